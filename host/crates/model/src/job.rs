@@ -1,0 +1,134 @@
+//! Jobs as the host sees them, whoever produced them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::id::{JobId, QueueName};
+use crate::retry::Backoff;
+
+/// Where a job is. BullMQ keeps the state as membership of a list or sorted set; these are those sets.
+///
+/// ```text
+/// add ─▶ Waiting | Prioritized | Delayed | WaitingChildren
+/// Delayed ─(time)─▶ Waiting ─(worker takes it)─▶ Active ─▶ Completed | Failed | Delayed (retry, defer) | Waiting (handed back)
+/// Failed | Completed ─(operator's retry)─▶ Waiting
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobState {
+    /// In `wait` (or, from a v5 producer on a paused queue, in `paused`).
+    Waiting,
+    /// In `prioritized`: waiting, ordered by priority.
+    Prioritized,
+    /// In `delayed` until its time comes.
+    Delayed,
+    /// A flow's parent whose children have not finished.
+    WaitingChildren,
+    /// A worker holds it and renews its lock.
+    Active,
+    /// Ended well.
+    Completed,
+    /// Ended badly; nothing more happens unless an operator retries it.
+    Failed,
+    /// The hash exists but no list or set holds it: the trace of a bug or of a v5/v6 pause mix.
+    Unknown,
+}
+
+/// A job to be added. Absent options take the queue's values from its owner's manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NewJob {
+    /// Where to.
+    pub queue: QueueName,
+    /// The job's name: what kind of work this is.
+    pub name: String,
+    /// One JSON document.
+    pub data: String,
+    /// De-duplicates while a job with this id is known. Not a whole number, no `:`.
+    pub id: Option<JobId>,
+    /// Start no earlier than this.
+    pub delay: Option<Duration>,
+    /// 1 (first) to 2097152 (last); absent means before all prioritized jobs, as in BullMQ.
+    pub priority: Option<u32>,
+    /// How often it may run in all.
+    pub attempts: Option<u32>,
+    /// How long to wait between attempts.
+    pub backoff: Option<Backoff>,
+    /// Keep only one job per key while it waits, or for so long.
+    pub deduplication: Option<Deduplication>,
+    /// Travels with the job through queue, guest and outside calls.
+    pub trace: Trace,
+}
+
+/// One job per key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Deduplication {
+    /// The key, for example `kpi`.
+    pub key: String,
+    /// For how long; absent means while the first one is unfinished.
+    pub ttl: Option<Duration>,
+}
+
+/// What ties a job to the request that caused it. Kept in BullMQ's telemetry option (`opts.tm`), which other workers ignore.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Trace {
+    /// One id from HTTP through queue to guest and outside call. Absent on jobs of other producers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// The value of `x-platform` that the job was made under.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+}
+
+/// Platform of requests that name none, as in the old backend.
+pub const DEFAULT_PLATFORM: &str = "my-analytics-school";
+
+/// What identifies one job over time. Ids restart at 1 after a flush of Redis, so the time of creation belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct JobKey {
+    /// BullMQ's key prefix, usually `bull`.
+    pub prefix: String,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Its id in that queue.
+    pub id: JobId,
+    /// When it was made, Unix milliseconds (BullMQ's `timestamp`).
+    pub created_ms: u64,
+}
+
+impl JobKey {
+    /// The same for all attempts of this job, different for any other job ever: 64 hexadecimal digits.
+    pub fn idempotency_key(&self) -> String {
+        let mut hash = Sha256::new();
+        // Lengths first, so that no two different keys concatenate to the same bytes.
+        for part in [&self.prefix, self.queue.as_str(), self.id.as_str()] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        hash.update(self.created_ms.to_be_bytes());
+        hex::encode(hash.finalize())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: &str, created_ms: u64) -> JobKey {
+        JobKey {
+            prefix: "bull".into(),
+            queue: "emailQueue".parse().expect("valid"),
+            id: id.parse().expect("valid"),
+            created_ms,
+        }
+    }
+
+    #[test]
+    fn an_id_used_again_after_a_flush_gets_another_idempotency_key() {
+        assert_eq!(key("1", 5).idempotency_key(), key("1", 5).idempotency_key());
+        assert_ne!(key("1", 5).idempotency_key(), key("1", 6).idempotency_key());
+        assert_ne!(key("1", 5).idempotency_key(), key("2", 5).idempotency_key());
+    }
+}

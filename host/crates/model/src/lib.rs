@@ -1,0 +1,15 @@
+//! The words that every other crate speaks: ids, manifest, outcomes, retry rules and the guest's view of the host.
+//!
+//! Owns types and pure rules. Never does I/O, never reads the clock, and knows nothing of Redis, SQL, HTTP clients or wasm.
+//! Parsing is the only thing that can fail here, and each failure names the field.
+
+pub mod attempt;
+pub mod capability;
+pub mod egress;
+pub mod id;
+pub mod job;
+pub mod manifest;
+pub mod outcome;
+pub mod retry;
+
+pub use id::{InvalidId, JobId, PluginName, QueueName, RevisionDigest};

@@ -1,0 +1,605 @@
+//! The manifest: what a plugin is, what it asks for, and which queues it serves.
+//!
+//! Written as `plugin.toml`, carried in the component file as canonical JSON (`{"format":1,…}`, schemas inlined). Both go through
+//! [`Manifest::from_value`], so they cannot differ in what they accept. Unknown keys are refused: a typo must not silently drop a limit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::egress::UrlPattern;
+use crate::id::{PluginName, QueueName};
+use crate::retry::{Backoff, BackoffKind};
+
+/// The only packed format so far.
+pub const FORMAT: u32 = 1;
+/// Largest packed manifest, in bytes.
+pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
+
+/// A checked manifest. Build one with [`Manifest::from_toml`] or [`Manifest::from_packed`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of this layout; [`FORMAT`].
+    pub format: u32,
+    /// The plugin's name.
+    pub name: PluginName,
+    /// Its version, for people; revisions are told apart by digest.
+    pub version: semver::Version,
+    /// Which WIT version it was built against, for example `0.1`.
+    pub wit: String,
+    /// One line for lists.
+    #[serde(default)]
+    pub description: String,
+    /// Limits of one call.
+    #[serde(default)]
+    pub limits: Limits,
+    /// The operator's settings and their JSON Schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<SettingsSpec>,
+    /// Secrets that the host uses on the plugin's behalf.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretSpec>,
+    /// Outbound HTTP; nothing else goes out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<EgressRule>,
+    /// Queues of others that it may add to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enqueue: Option<EnqueueSpec>,
+    /// Key-value space.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv: Option<KvSpec>,
+    /// Mail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smtp: Option<SmtpSpec>,
+    /// Queues whose jobs it handles.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queues: Vec<QueueSpec>,
+    /// Tables it may use. Read, but not served yet: see [`Manifest::not_served`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql: Option<Value>,
+    /// Audit trails. Read, but not served yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Value>,
+    /// Schedules. Read, but not served yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<Value>,
+    /// HTTP routes. Read, but not served yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Value>,
+    /// Inbound webhooks. Read, but not served yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub webhooks: Vec<Value>,
+}
+
+/// Limits of one call. Absent values take the host's defaults; the host's ceilings apply to all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Linear memory, in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<u32>,
+    /// Wall clock, outside calls included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// Calls of this plugin at once, per process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<u32>,
+}
+
+/// The operator's settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettingsSpec {
+    /// JSON Schema, draft 2020-12. A path in plugin.toml, the document itself when packed.
+    pub schema: Value,
+}
+
+/// A secret by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretSpec {
+    /// Upper case, as in an environment variable.
+    pub name: String,
+}
+
+/// One outbound rule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EgressRule {
+    /// See [`UrlPattern`].
+    pub url: String,
+    /// Upper case. At least one.
+    pub methods: Vec<String>,
+    /// Credentials that the host fills in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<EgressAuth>,
+    /// Default 10 s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// After decompression; default 1 MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_response_bytes: Option<u64>,
+    /// Addresses that are otherwise blocked and allowed here: IPs or CIDR networks, for a service on the same network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_addresses: Vec<String>,
+}
+
+/// Credentials by secret name, put in by the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum EgressAuth {
+    /// `Authorization: Basic`.
+    Basic {
+        /// Secret with the user name.
+        username: String,
+        /// Secret with the password.
+        password: String,
+    },
+    /// `Authorization: Bearer`.
+    Bearer {
+        /// Secret with the token.
+        token: String,
+    },
+    /// A header of its own.
+    Header {
+        /// Header name, lower case.
+        name: String,
+        /// Secret with the value.
+        value: String,
+    },
+    /// A query parameter.
+    Query {
+        /// Parameter name.
+        name: String,
+        /// Secret with the value.
+        value: String,
+    },
+}
+
+impl EgressAuth {
+    /// The secrets it uses.
+    pub fn secrets(&self) -> Vec<&str> {
+        match self {
+            Self::Basic { username, password } => vec![username, password],
+            Self::Bearer { token } => vec![token],
+            Self::Header { value, .. } | Self::Query { value, .. } => vec![value],
+        }
+    }
+}
+
+/// Queues of others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnqueueSpec {
+    /// By name.
+    pub queues: BTreeSet<QueueName>,
+}
+
+/// Key-value space: the plugin's own, and perhaps more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KvSpec {
+    /// Shared prefixes besides its own space. Keys that begin with one go there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefixes: Vec<String>,
+    /// For values without their own; default 7 days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_ttl_s: Option<u64>,
+}
+
+/// Mail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmtpSpec {
+    /// Whether it sends mail.
+    pub allowed: bool,
+}
+
+/// A queue whose jobs the plugin handles. Values fill what a job's producer left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueueSpec {
+    /// Its name.
+    pub name: QueueName,
+    /// Jobs at once, per process; default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// Attempts in all; default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// Between attempts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<BackoffSpec>,
+    /// At most so many jobs per time, spread evenly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<RateSpec>,
+    /// How long BullMQ keeps finished jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RetentionSpec>,
+    /// What its jobs look like, for documentation and for `job add`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<JobSpec>,
+}
+
+/// A kind of job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// The job's name.
+    pub name: String,
+    /// One line.
+    #[serde(default)]
+    pub description: String,
+    /// JSON Schema of its data. A path in plugin.toml, the document itself when packed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Value>,
+}
+
+/// Backoff as the manifest writes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackoffSpec {
+    /// `fixed` or `exponential`.
+    #[serde(rename = "type")]
+    pub kind: BackoffKind,
+    /// The first delay.
+    pub delay_ms: u64,
+    /// No delay is longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_ms: Option<u64>,
+    /// 0.0 to 1.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<f64>,
+}
+
+impl From<&BackoffSpec> for Backoff {
+    fn from(spec: &BackoffSpec) -> Self {
+        Self {
+            kind: spec.kind,
+            delay: Duration::from_millis(spec.delay_ms),
+            max: spec.max_ms.map(Duration::from_millis),
+            jitter: spec.jitter,
+        }
+    }
+}
+
+/// A rate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateSpec {
+    /// So many jobs…
+    pub max: u64,
+    /// …in so long.
+    pub per_ms: u64,
+}
+
+/// How long finished jobs stay in Redis.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionSpec {
+    /// Completed ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed: Option<KeepSpec>,
+    /// Failed ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<KeepSpec>,
+}
+
+/// Whichever is reached first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeepSpec {
+    /// Seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_s: Option<u64>,
+    /// Jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
+/// Why a manifest is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// Not TOML or not JSON, an unknown key, a wrong type.
+    #[error("the manifest cannot be read: {0}")]
+    Unreadable(String),
+    /// A file that it names is missing or broken.
+    #[error("{key}: cannot use {path}: {reason}")]
+    File {
+        /// Where the manifest names it.
+        key: String,
+        /// As written.
+        path: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// A value that makes no sense, or two that contradict each other.
+    #[error("{key}: {reason}")]
+    Invalid {
+        /// Path of the key, for example `egress[0].url`.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+fn invalid(key: impl Into<String>, reason: impl Into<String>) -> ManifestError {
+    ManifestError::Invalid { key: key.into(), reason: reason.into() }
+}
+
+impl Manifest {
+    /// Reads `plugin.toml`. `read_file` gives the text of a file named in it, relative to the manifest's folder.
+    pub fn from_toml(
+        text: &str,
+        read_file: impl Fn(&str) -> Result<String, String>,
+    ) -> Result<Self, ManifestError> {
+        let mut value: Value = toml::from_str(text).map_err(|e| ManifestError::Unreadable(e.to_string()))?;
+        if value.get("format").is_some() {
+            return Err(invalid("format", "is added by packing, not written by hand"));
+        }
+        value["format"] = FORMAT.into();
+        for (key, schema) in schema_slots(&mut value) {
+            let Some(path) = schema.as_str().map(str::to_owned) else { continue };
+            let file_error = |reason: String| ManifestError::File { key: key.clone(), path: path.clone(), reason };
+            let text = read_file(&path).map_err(file_error)?;
+            *schema = serde_json::from_str(&text).map_err(|e| file_error(e.to_string()))?;
+        }
+        Self::from_value(value)
+    }
+
+    /// Reads the content of a `patchbay:manifest` section.
+    pub fn from_packed(bytes: &[u8]) -> Result<Self, ManifestError> {
+        if bytes.len() > MAX_MANIFEST_BYTES {
+            return Err(ManifestError::Unreadable(format!("larger than {MAX_MANIFEST_BYTES} bytes")));
+        }
+        let value = serde_json::from_slice(bytes).map_err(|e| ManifestError::Unreadable(e.to_string()))?;
+        Self::from_value(value)
+    }
+
+    /// The content of a `patchbay:manifest` section: the same manifest always gives the same bytes.
+    pub fn to_packed(&self) -> Vec<u8> {
+        // Through `Value`, whose maps are sorted, so that nested schemas are canonical too.
+        let value = serde_json::to_value(self).expect("a manifest is plain data");
+        serde_json::to_vec(&value).expect("a value is plain data")
+    }
+
+    fn from_value(value: Value) -> Result<Self, ManifestError> {
+        let manifest: Self = serde_json::from_value(value).map_err(|e| ManifestError::Unreadable(e.to_string()))?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Sections that this host reads but does not serve yet. A revision that needs one is refused at staging rather than half-run.
+    pub fn not_served(&self) -> Vec<&'static str> {
+        let sections = [
+            (self.sql.is_some(), "sql"),
+            (self.audit.is_some(), "audit"),
+            (!self.schedules.is_empty(), "schedules"),
+            (!self.routes.is_empty(), "routes"),
+            (!self.webhooks.is_empty(), "webhooks"),
+        ];
+        sections.into_iter().filter_map(|(used, name)| used.then_some(name)).collect()
+    }
+
+    /// Interfaces of `patchbay:plugin` that the manifest asks for. `log`, `progress` and `settings` are everybody's.
+    pub fn asked_interfaces(&self) -> BTreeSet<&'static str> {
+        let mut asked = BTreeSet::from(["types", "log", "progress", "settings"]);
+        let optional = [
+            (!self.secrets.is_empty(), "secrets"),
+            (!self.egress.is_empty(), "http"),
+            (self.enqueue.is_some(), "queue"),
+            (self.kv.is_some(), "kv"),
+            (self.smtp.as_ref().is_some_and(|smtp| smtp.allowed), "smtp"),
+            (self.sql.is_some(), "sql"),
+            (self.audit.is_some(), "audit"),
+        ];
+        asked.extend(optional.into_iter().filter_map(|(used, name)| used.then_some(name)));
+        asked
+    }
+
+    /// The queue's entry, if the plugin handles that queue.
+    pub fn queue(&self, name: &QueueName) -> Option<&QueueSpec> {
+        self.queues.iter().find(|queue| &queue.name == name)
+    }
+
+    fn check(&self) -> Result<(), ManifestError> {
+        if self.format != FORMAT {
+            return Err(invalid("format", format!("this host reads format {FORMAT}")));
+        }
+        if self.wit != "0.1" {
+            return Err(invalid("wit", "this host serves WIT version \"0.1\""));
+        }
+        self.check_limits()?;
+        self.check_schemas()?;
+        self.check_secrets_and_egress()?;
+        self.check_queues()
+    }
+
+    fn check_limits(&self) -> Result<(), ManifestError> {
+        for (key, zero) in [
+            ("limits.memory_mb", self.limits.memory_mb == Some(0)),
+            ("limits.deadline_ms", self.limits.deadline_ms == Some(0)),
+            ("limits.max_concurrency", self.limits.max_concurrency == Some(0)),
+        ] {
+            if zero {
+                return Err(invalid(key, "must be at least 1"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_schemas(&self) -> Result<(), ManifestError> {
+        let settings = self.settings.iter().map(|spec| ("settings.schema".to_owned(), &spec.schema));
+        let jobs = self.queues.iter().flat_map(|queue| {
+            let schema = |job: &'_ JobSpec| format!("queues.{}.jobs.{}.schema", queue.name, job.name);
+            queue.jobs.iter().filter_map(move |job| Some((schema(job), job.schema.as_ref()?)))
+        });
+        for (key, schema) in settings.chain(jobs) {
+            jsonschema::meta::validate(schema).map_err(|e| invalid(&key, format!("not a JSON Schema: {e}")))?;
+            // Compiled once here so that a `$ref` that leads nowhere is found at packing, not during a call.
+            jsonschema::validator_for(schema).map_err(|e| invalid(&key, e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn check_secrets_and_egress(&self) -> Result<(), ManifestError> {
+        let mut secrets = BTreeSet::new();
+        for (i, secret) in self.secrets.iter().enumerate() {
+            let key = format!("secrets[{i}].name");
+            let valid = !secret.name.is_empty()
+                && secret.name.len() <= 64
+                && secret.name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+            if !valid {
+                return Err(invalid(key, "1 to 64 of A-Z, 0-9 and '_'"));
+            }
+            if !secrets.insert(secret.name.as_str()) {
+                return Err(invalid(key, "named twice"));
+            }
+        }
+        let mut seen: BTreeMap<(String, String, usize), usize> = BTreeMap::new();
+        for (i, rule) in self.egress.iter().enumerate() {
+            let key = format!("egress[{i}]");
+            let pattern =
+                UrlPattern::parse(&rule.url).map_err(|e| invalid(format!("{key}.url"), e.to_string()))?;
+            if rule.methods.is_empty() {
+                return Err(invalid(format!("{key}.methods"), "name at least one method"));
+            }
+            for method in &rule.methods {
+                if method.is_empty() || !method.chars().all(|c| c.is_ascii_uppercase()) {
+                    return Err(invalid(format!("{key}.methods"), "methods are upper case, such as \"GET\""));
+                }
+                let place = (pattern.origin(), method.clone(), pattern.literal_prefix_len());
+                let same_prefix = seen.insert(place, i);
+                if let Some(other) = same_prefix.filter(|&j| self.egress[j].url == rule.url) {
+                    return Err(invalid(format!("{key}.url"), format!("the same as egress[{other}] for {method}")));
+                }
+            }
+            for secret in rule.auth.iter().flat_map(EgressAuth::secrets) {
+                if !secrets.contains(secret) {
+                    return Err(invalid(format!("{key}.auth"), format!("{secret} is not among [[secrets]]")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_queues(&self) -> Result<(), ManifestError> {
+        let mut names = BTreeSet::new();
+        for (i, queue) in self.queues.iter().enumerate() {
+            let key = |field: &str| format!("queues[{i}].{field}");
+            if !names.insert(&queue.name) {
+                return Err(invalid(key("name"), format!("{} is named twice", queue.name)));
+            }
+            if queue.concurrency == Some(0) {
+                return Err(invalid(key("concurrency"), "must be at least 1"));
+            }
+            if let (Some(most), Some(wanted)) = (self.limits.max_concurrency, queue.concurrency)
+                && wanted > most
+            {
+                return Err(invalid(key("concurrency"), format!("{wanted} is more than limits.max_concurrency = {most}")));
+            }
+            if queue.attempts == Some(0) {
+                return Err(invalid(key("attempts"), "must be at least 1"));
+            }
+            if let Some(backoff) = &queue.backoff {
+                if backoff.jitter.is_some_and(|j| !(0.0..=1.0).contains(&j)) {
+                    return Err(invalid(key("backoff.jitter"), "must be between 0.0 and 1.0"));
+                }
+                if backoff.max_ms.is_some_and(|max| max < backoff.delay_ms) {
+                    return Err(invalid(key("backoff.max_ms"), "is less than delay_ms"));
+                }
+            }
+            if queue.rate.as_ref().is_some_and(|rate| rate.max == 0 || rate.per_ms == 0) {
+                return Err(invalid(key("rate"), "max and per_ms must be at least 1"));
+            }
+            let mut jobs = BTreeSet::new();
+            if let Some(twice) = queue.jobs.iter().find(|job| !jobs.insert(&job.name)) {
+                return Err(invalid(key("jobs"), format!("{} is named twice", twice.name)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every place where plugin.toml may name a schema file, with its key.
+fn schema_slots(value: &mut Value) -> Vec<(String, &mut Value)> {
+    let mut slots = Vec::new();
+    let Some(root) = value.as_object_mut() else { return slots };
+    for (section, content) in root {
+        match (section.as_str(), content) {
+            ("settings", Value::Object(settings)) => {
+                slots.extend(settings.get_mut("schema").map(|schema| ("settings.schema".to_owned(), schema)));
+            }
+            ("queues", Value::Array(queues)) => {
+                for (i, queue) in queues.iter_mut().enumerate() {
+                    let jobs = queue.get_mut("jobs").and_then(Value::as_array_mut).into_iter().flatten();
+                    for (j, job) in jobs.enumerate() {
+                        let schema = job.get_mut("schema");
+                        slots.extend(schema.map(|schema| (format!("queues[{i}].jobs[{j}].schema"), schema)));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    slots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "name = \"email\"\nversion = \"1.0.0\"\nwit = \"0.1\"\n";
+
+    fn read(text: &str) -> Result<Manifest, ManifestError> {
+        Manifest::from_toml(text, |path| match path {
+            "settings.schema.json" => Ok(r#"{"type":"object"}"#.into()),
+            "broken.json" => Ok("{".into()),
+            _ => Err("no such file".into()),
+        })
+    }
+
+    fn refused(addition: &str) -> String {
+        read(&format!("{MINIMAL}{addition}")).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn a_packed_manifest_reads_back_the_same_and_always_has_the_same_bytes() {
+        let text = format!("{MINIMAL}[settings]\nschema = \"settings.schema.json\"\n[[queues]]\nname = \"emailQueue\"\n");
+        let manifest = read(&text).expect("valid");
+        let packed = manifest.to_packed();
+        assert_eq!(Manifest::from_packed(&packed).expect("valid"), manifest);
+        assert_eq!(Manifest::from_packed(&packed).expect("valid").to_packed(), packed);
+    }
+
+    #[test]
+    fn a_typo_is_refused_and_named() {
+        assert!(refused("[limits]\nmemory_mbb = 64\n").contains("memory_mbb"));
+    }
+
+    #[test]
+    fn contradictions_are_refused_and_named() {
+        assert!(refused("[[queues]]\nname = \"a\"\n[[queues]]\nname = \"a\"\n").contains("named twice"));
+        let concurrency = "[limits]\nmax_concurrency = 2\n[[queues]]\nname = \"a\"\nconcurrency = 3\n";
+        assert!(refused(concurrency).contains("more than limits.max_concurrency"));
+        let auth = "[[egress]]\nurl = \"https://a.example/**\"\nmethods = [\"GET\"]\nauth = { bearer = { token = \"T\" } }\n";
+        assert!(refused(auth).contains("T is not among [[secrets]]"));
+        let backoff = "[[queues]]\nname = \"a\"\nbackoff = { type = \"fixed\", delay_ms = 5, max_ms = 1 }\n";
+        assert!(refused(backoff).contains("less than delay_ms"));
+    }
+
+    #[test]
+    fn schema_files_that_are_missing_or_broken_are_named() {
+        assert!(refused("[settings]\nschema = \"missing.json\"\n").contains("missing.json"));
+        assert!(refused("[settings]\nschema = \"broken.json\"\n").contains("broken.json"));
+    }
+
+    #[test]
+    fn an_unknown_wit_version_is_refused() {
+        let text = MINIMAL.replace("0.1\"", "0.9\"");
+        assert!(read(&text).expect_err("refused").to_string().contains("WIT version"));
+    }
+}

@@ -1,0 +1,177 @@
+//! What a call into a guest can end in. The kinds are kept apart everywhere: each asks for something different of the caller.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest failure message kept, in bytes. Longer ones are cut at a character boundary.
+pub const MAX_MESSAGE_BYTES: usize = 4 * 1024;
+/// Longest failure details kept, in bytes. Longer ones are dropped: half a JSON document helps nobody.
+pub const MAX_DETAILS_BYTES: usize = 16 * 1024;
+/// Longest failure code, in bytes.
+pub const MAX_CODE_BYTES: usize = 64;
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The guest's result: one JSON document.
+    Completed(String),
+    /// The guest says what went wrong and when to try again.
+    Failed(Failure),
+    /// The guest broke: panic, unreachable code, out-of-bounds access, stack overflow.
+    Trapped(String),
+    /// The wall clock ran out, outside calls included.
+    Deadline(Duration),
+    /// The guest asked for more memory than its limit, in bytes, and then gave up.
+    MemoryLimit(u64),
+    /// The result is not JSON or too large. Never retried: it would be the same again.
+    InvalidResult(String),
+    /// Ours, not the guest's: no slot, lost lock, shutting down. Burns no attempt.
+    HostFault(String),
+}
+
+/// A failure that the plugin declared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Stable, kebab-case: `invalid-input`, `bad-credentials`, `rate-limited`, …
+    pub code: String,
+    /// For an operator.
+    pub message: String,
+    /// When to try again.
+    pub retry: Retry,
+    /// Machine-readable detail as JSON, for example `{"field":"to"}`.
+    pub details: Option<String>,
+}
+
+/// When the host should try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Retry {
+    /// By the queue's backoff, while attempts remain.
+    Backoff,
+    /// After this long, while attempts remain.
+    After(Duration),
+    /// Never: the job fails now.
+    Never,
+    /// The outside is down, not the job: try after this long without using up an attempt.
+    Defer(Duration),
+}
+
+/// [`Outcome`] without its content: a stable word for storage, metrics and logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutcomeKind {
+    /// See [`Outcome::Completed`].
+    Completed,
+    /// See [`Outcome::Failed`].
+    Failed,
+    /// See [`Outcome::Trapped`].
+    Trapped,
+    /// See [`Outcome::Deadline`].
+    Deadline,
+    /// See [`Outcome::MemoryLimit`].
+    MemoryLimit,
+    /// See [`Outcome::InvalidResult`].
+    InvalidResult,
+    /// See [`Outcome::HostFault`].
+    HostFault,
+}
+
+impl OutcomeKind {
+    /// The stable word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Trapped => "trapped",
+            Self::Deadline => "deadline",
+            Self::MemoryLimit => "memory-limit",
+            Self::InvalidResult => "invalid-result",
+            Self::HostFault => "host-fault",
+        }
+    }
+}
+
+impl Outcome {
+    /// Its kind.
+    pub fn kind(&self) -> OutcomeKind {
+        match self {
+            Self::Completed(_) => OutcomeKind::Completed,
+            Self::Failed(_) => OutcomeKind::Failed,
+            Self::Trapped(_) => OutcomeKind::Trapped,
+            Self::Deadline(_) => OutcomeKind::Deadline,
+            Self::MemoryLimit(_) => OutcomeKind::MemoryLimit,
+            Self::InvalidResult(_) => OutcomeKind::InvalidResult,
+            Self::HostFault(_) => OutcomeKind::HostFault,
+        }
+    }
+
+    /// The failure code: the guest's own, or the kind's word. Absent when completed.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Completed(_) => None,
+            Self::Failed(failure) => Some(&failure.code),
+            other => Some(other.kind().as_str()),
+        }
+    }
+
+    /// One line for an operator: BullMQ's `failedReason`. Absent when completed.
+    pub fn reason(&self) -> Option<String> {
+        Some(match self {
+            Self::Completed(_) => return None,
+            Self::Failed(failure) => format!("{}: {}", failure.code, failure.message),
+            Self::Trapped(message) => format!("trapped: {message}"),
+            Self::Deadline(limit) => format!("deadline: the call was ended after {} ms", limit.as_millis()),
+            Self::MemoryLimit(bytes) => format!("memory-limit: the plugin needed more than its {} MiB", bytes >> 20),
+            Self::InvalidResult(message) => format!("invalid-result: {message}"),
+            Self::HostFault(message) => format!("host-fault: {message}"),
+        })
+    }
+}
+
+impl Failure {
+    /// Brings what a guest wrote within the contract's limits: code made kebab-case, message cut, oversized or broken details dropped.
+    pub fn sanitized(mut self) -> Self {
+        self.code = kebab_case(&self.code);
+        truncate(&mut self.message, MAX_MESSAGE_BYTES);
+        let usable = |details: &String| {
+            details.len() <= MAX_DETAILS_BYTES && serde_json::from_str::<serde::de::IgnoredAny>(details).is_ok()
+        };
+        self.details = self.details.filter(usable);
+        self
+    }
+}
+
+fn kebab_case(code: &str) -> String {
+    let mut text: String =
+        code.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    text.truncate(MAX_CODE_BYTES);
+    let text = text.trim_matches('-');
+    if text.is_empty() { "unspecified".into() } else { text.into() }
+}
+
+/// Cuts at a character boundary.
+pub fn truncate(text: &mut String, max_bytes: usize) {
+    if text.len() > max_bytes {
+        let end = (0..=max_bytes).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+        text.truncate(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_writes_is_brought_within_limits() {
+        let failure = Failure {
+            code: "Bad Credentials!".into(),
+            message: "é".repeat(MAX_MESSAGE_BYTES),
+            retry: Retry::Never,
+            details: Some("{".into()),
+        }
+        .sanitized();
+        assert_eq!(failure.code, "bad-credentials");
+        assert_eq!(failure.message.len(), MAX_MESSAGE_BYTES);
+        assert_eq!(failure.details, None);
+    }
+}

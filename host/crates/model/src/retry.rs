@@ -1,0 +1,188 @@
+//! When a job runs again. The host decides every retry: BullMQ's own backoff knows neither a maximum nor our outcomes.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::{Outcome, Retry};
+
+/// Longest wait that a guest may ask for with `after-ms`.
+pub const MAX_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long after its first attempt a job may still be deferred without burning attempts.
+pub const MAX_DEFER_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Longest backoff when nothing says otherwise: doubling must end somewhere, and a day is the longest outage we plan for.
+pub const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(24 * 3600);
+/// Share of a delay that is random when neither job nor manifest says so: jobs that failed together must not come back together.
+pub const DEFAULT_JITTER: f64 = 0.2;
+/// Wait after a fault of ours, which burns no attempt.
+pub const HOST_FAULT_DELAY: Duration = Duration::from_secs(1);
+
+/// How delays grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackoffKind {
+    /// The same delay each time.
+    Fixed,
+    /// Doubled after each attempt.
+    Exponential,
+}
+
+/// How long to wait between attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Backoff {
+    /// How it grows.
+    pub kind: BackoffKind,
+    /// The first delay.
+    pub delay: Duration,
+    /// No delay is longer than this.
+    pub max: Option<Duration>,
+    /// 0.0 to 1.0: share of the delay that is random; 1.0 is full jitter. Absent: [`DEFAULT_JITTER`].
+    pub jitter: Option<f64>,
+}
+
+impl Backoff {
+    /// The delay after `attempts_made` attempts (1 after the first); `random` is uniform in 0.0..1.0.
+    pub fn delay_after(&self, attempts_made: u32, random: f64) -> Duration {
+        let max = self.max.unwrap_or(DEFAULT_MAX_BACKOFF);
+        let base = match self.kind {
+            BackoffKind::Fixed => self.delay,
+            BackoffKind::Exponential => {
+                self.delay.saturating_mul(2u32.saturating_pow(attempts_made.saturating_sub(1)))
+            }
+        };
+        let jitter = self.jitter.unwrap_or(DEFAULT_JITTER).clamp(0.0, 1.0);
+        base.min(max).mul_f64(1.0 - jitter * random)
+    }
+}
+
+/// What a job may use, after the job's own options and the manifest were merged (the job's win).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryPolicy {
+    /// How often it may run in all, at least 1.
+    pub attempts: u32,
+    /// Between attempts; absent means at once, as in BullMQ.
+    pub backoff: Option<Backoff>,
+}
+
+impl RetryPolicy {
+    /// The job's own values where it has them, else the manifest's, else one attempt.
+    ///
+    /// BullMQ's producers write `attempts: 0` when the caller gave none, so 0 counts as absent.
+    pub fn merge(job: (Option<u32>, Option<Backoff>), manifest: (Option<u32>, Option<Backoff>)) -> Self {
+        Self {
+            attempts: job.0.filter(|&n| n > 0).or(manifest.0).unwrap_or(1).max(1),
+            backoff: job.1.or(manifest.1),
+        }
+    }
+}
+
+/// What to do with a job whose call has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Done.
+    Complete,
+    /// Run again after this long; the attempt counts.
+    RetryAfter(Duration),
+    /// Run again after this long; the attempt does not count.
+    Defer(Duration),
+    /// Failed for good.
+    Fail,
+}
+
+/// Decides. `attempts_made` counts this attempt; `since_first` is the time since the job's first attempt began; `random` is uniform in 0.0..1.0.
+pub fn decide(
+    outcome: &Outcome,
+    policy: &RetryPolicy,
+    attempts_made: u32,
+    since_first: Duration,
+    random: f64,
+) -> Verdict {
+    let counted = |delay: Option<Duration>| {
+        if attempts_made >= policy.attempts {
+            return Verdict::Fail;
+        }
+        let backoff = || policy.backoff.map_or(Duration::ZERO, |b| b.delay_after(attempts_made, random));
+        Verdict::RetryAfter(delay.unwrap_or_else(backoff))
+    };
+    let deferred = |delay: Duration| {
+        if since_first < MAX_DEFER_AGE { Verdict::Defer(delay) } else { counted(None) }
+    };
+    match outcome {
+        Outcome::Completed(_) => Verdict::Complete,
+        Outcome::InvalidResult(_) => Verdict::Fail,
+        Outcome::Trapped(_) | Outcome::Deadline(_) | Outcome::MemoryLimit(_) => counted(None),
+        Outcome::HostFault(_) => deferred(HOST_FAULT_DELAY),
+        Outcome::Failed(failure) => match failure.retry {
+            Retry::Never => Verdict::Fail,
+            Retry::Backoff => counted(None),
+            Retry::After(delay) => counted(Some(delay.min(MAX_AFTER))),
+            Retry::Defer(delay) => deferred(delay.min(MAX_DEFER_AGE)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Failure;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn failed(retry: Retry) -> Outcome {
+        Outcome::Failed(Failure { code: "unavailable".into(), message: String::new(), retry, details: None })
+    }
+
+    fn policy(attempts: u32) -> RetryPolicy {
+        let backoff = Backoff {
+            kind: BackoffKind::Exponential,
+            delay: Duration::from_secs(1),
+            max: Some(Duration::from_secs(10)),
+            jitter: Some(0.0),
+        };
+        RetryPolicy { attempts, backoff: Some(backoff) }
+    }
+
+    #[test]
+    fn exponential_delays_double_up_to_the_maximum() {
+        let backoff = policy(9).backoff.expect("set");
+        let delays: Vec<u64> = (1..=6).map(|n| backoff.delay_after(n, 0.5).as_secs()).collect();
+        assert_eq!(delays, [1, 2, 4, 8, 10, 10]);
+        assert_eq!(backoff.delay_after(u32::MAX, 0.5).as_secs(), 10);
+    }
+
+    #[test]
+    fn full_jitter_spreads_over_the_whole_delay() {
+        let backoff = Backoff { jitter: Some(1.0), ..policy(2).backoff.expect("set") };
+        assert_eq!(backoff.delay_after(1, 0.0), Duration::from_secs(1));
+        assert_eq!(backoff.delay_after(1, 1.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_job_with_attempts_left_is_retried_and_one_without_fails() {
+        let outcome = failed(Retry::Backoff);
+        assert_eq!(decide(&outcome, &policy(3), 1, MINUTE, 0.0), Verdict::RetryAfter(Duration::from_secs(1)));
+        assert_eq!(decide(&outcome, &policy(3), 3, MINUTE, 0.0), Verdict::Fail);
+    }
+
+    #[test]
+    fn never_fails_at_once_whatever_attempts_remain() {
+        assert_eq!(decide(&failed(Retry::Never), &policy(9), 1, MINUTE, 0.0), Verdict::Fail);
+        assert_eq!(decide(&Outcome::InvalidResult(String::new()), &policy(9), 1, MINUTE, 0.0), Verdict::Fail);
+    }
+
+    #[test]
+    fn deferring_burns_no_attempt_for_a_day_and_counts_afterwards() {
+        let outcome = failed(Retry::Defer(MINUTE));
+        assert_eq!(decide(&outcome, &policy(1), 1, MINUTE, 0.0), Verdict::Defer(MINUTE));
+        assert_eq!(decide(&outcome, &policy(1), 1, MAX_DEFER_AGE, 0.0), Verdict::Fail);
+        assert_eq!(decide(&outcome, &policy(2), 1, MAX_DEFER_AGE, 0.0), Verdict::RetryAfter(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_job_that_sets_no_attempts_takes_the_manifests() {
+        let ours = policy(5).backoff;
+        assert_eq!(RetryPolicy::merge((Some(0), None), (Some(5), ours)).attempts, 5);
+        assert_eq!(RetryPolicy::merge((Some(2), None), (Some(5), ours)).attempts, 2);
+        assert_eq!(RetryPolicy::merge((None, None), (None, None)), RetryPolicy { attempts: 1, backoff: None });
+    }
+}
