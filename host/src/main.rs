@@ -1,1 +1,9 @@
-fn main(){}
+//! `patchbay`: see `patchbay --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Two providers are linked (ring, aws-lc); without a choice the first TLS connection would panic. The error means that one is installed.
+    let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    patchbay::cli::main()
+}

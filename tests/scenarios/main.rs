@@ -1,1 +1,8 @@
-//! Scenarios.
+//! The host from outside: the real binary, a real Postgres, Redis and mail server, and real BullMQ clients.
+
+mod bad_input;
+mod harness;
+mod health;
+mod mail;
+mod recovery;
+mod swap;

@@ -1,0 +1,209 @@
+//! Builds every service from the configuration, and takes them down in order. The only place where parts are wired together.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use patchbay_capability::{Egress, MailTransport, SecretSource, SecretValue, Services};
+use patchbay_model::PluginName;
+use patchbay_queue::{AttemptStream, Queues};
+use patchbay_runtime::{CompilerCommand, Runtime};
+use patchbay_store::Store;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::health::Health;
+use crate::http::{AppState, Operator};
+use crate::plugins::Plugins;
+use crate::settings::Settings;
+use crate::work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
+use crate::{http, recorder};
+
+/// How long open HTTP requests may take to finish at the end of a drain.
+const HTTP_GRACE: Duration = Duration::from_secs(5);
+
+/// A running host.
+pub struct Host {
+    address: SocketAddr,
+    store: Store,
+    attempts: AttemptStream,
+    supervisor: Arc<Supervisor>,
+    health: Arc<Health>,
+    drain_limit: Duration,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+    server: JoinHandle<()>,
+}
+
+impl Host {
+    /// Connects, migrates, loads the active plugins, and begins to serve and to work.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let store = Store::connect(config.store()).await.context("cannot use Postgres")?;
+        store.migrate().await.context("cannot migrate the database")?;
+        let queues = Queues::connect(config.queues()).await.context("cannot use Redis")?;
+        let runtime = Runtime::new(runtime_config(&config)?).context("cannot start the sandbox")?;
+
+        let mail = MailTransport::new(config.mail()).context("mail")?;
+        let services = Arc::new(Services {
+            key_value: Arc::new(queues.kv()),
+            enqueue: Arc::new(queues.clone()),
+            secrets: Arc::new(EnvironmentSecrets(config.clone())),
+            mail: Arc::new(mail),
+            egress: Arc::new(Egress::new(config.egress()).context("egress")?),
+        });
+        let settings = Arc::new(Settings::default());
+        let host_name = host_name();
+        let executor = WasmExecutor::new(
+            Arc::clone(&runtime),
+            services,
+            Arc::clone(&settings),
+            config.default_deadline(),
+        );
+        let work = Work::new(Arc::new(executor), queues.attempts(), host_name.clone(), config.max_jobs());
+        let defaults = WorkerDefaults {
+            lock: config.lock(),
+            renew: config.renew(),
+            max_stalls: config.max_stalls(),
+            host: host_name,
+        };
+        let supervisor = Arc::new(Supervisor::new(queues.clone(), work, Arc::clone(&runtime), defaults));
+        let drain_limit = config.drain_limit();
+        let plugins =
+            Arc::new(Plugins::new(store.clone(), runtime, settings, Arc::clone(&supervisor), drain_limit));
+        plugins.converge().await.context("cannot read the active plugins")?;
+        let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
+
+        let state = AppState {
+            store: store.clone(),
+            queues: queues.clone(),
+            plugins: Arc::clone(&plugins),
+            health: Arc::clone(&health),
+            operator: config.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
+            environment: config.environment().into(),
+            max_component_bytes: config.max_component_bytes(),
+        };
+        if state.operator.is_none() {
+            warn!("no operator is configured: /api/admin answers 403; set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD");
+        }
+        let listener = TcpListener::bind(config.listen())
+            .await
+            .with_context(|| format!("cannot listen on {}", config.listen()))?;
+        let address = listener.local_addr()?;
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, http::router(state), stop.clone()));
+        let tasks = vec![
+            tokio::spawn(plugins.run(stop.clone())),
+            tokio::spawn(recorder::run(queues.attempts(), store.clone(), stop.clone())),
+        ];
+        info!(%address, "patchbay is up");
+        Ok(Self {
+            address,
+            store,
+            attempts: queues.attempts(),
+            supervisor,
+            health,
+            drain_limit,
+            stop,
+            tasks,
+            server,
+        })
+    }
+
+    /// Where HTTP is served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until SIGTERM or SIGINT, then drains: no new jobs at once, running ones to their end or the drain limit.
+    pub async fn run_until_signal(self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM: draining"),
+            _ = interrupt.recv() => info!("SIGINT: draining"),
+        }
+        self.shut_down().await
+    }
+
+    /// Drains and stops. Probes and operators are served until the last job has ended.
+    pub async fn shut_down(self) -> anyhow::Result<()> {
+        self.health.set_draining();
+        let left = self.supervisor.drain(self.drain_limit).await;
+        self.stop.cancel();
+        for task in self.tasks {
+            task.await.ok();
+        }
+        // What the drain produced; anything beyond stays in the stream for the next process.
+        if let Err(error) = recorder::flush(&self.attempts, &self.store).await {
+            warn!(error = format!("{error:#}"), "attempts stay in Redis until the next start");
+        }
+        if tokio::time::timeout(HTTP_GRACE, self.server).await.is_err() {
+            warn!("HTTP requests were still open at the end");
+        }
+        self.store.close().await;
+        info!(jobs_left = left, "stopped");
+        Ok(())
+    }
+}
+
+async fn serve(listener: TcpListener, router: axum::Router, stop: CancellationToken) {
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the HTTP server ended");
+    }
+}
+
+/// Secrets from the environment, until there is a vault.
+struct EnvironmentSecrets(Config);
+
+impl SecretSource for EnvironmentSecrets {
+    fn get(&self, plugin: &PluginName, name: &str) -> Option<SecretValue> {
+        self.0.plugin_secret(plugin, name).map(SecretValue::new)
+    }
+}
+
+fn runtime_config(config: &Config) -> anyhow::Result<patchbay_runtime::RuntimeConfig> {
+    let cache_dir = config.cache_dir();
+    let compiler = CompilerCommand {
+        program: std::env::current_exe().context("cannot find our own executable, which compiles plugins")?,
+        args: vec!["__compile".into()],
+    };
+    let cache_key = cache_key(&cache_dir)?;
+    Ok(config.runtime(compiler, cache_key))
+}
+
+/// The key that binds cached machine code to this installation: made once, readable by nobody else.
+fn cache_key(cache_dir: &Path) -> anyhow::Result<[u8; 32]> {
+    use std::io::Write;
+    use std::os::unix::fs::DirBuilderExt;
+    let path = cache_dir.join("key");
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cache_dir);
+    made.with_context(|| format!("cannot make the cache directory {}", cache_dir.display()))?;
+    // Two processes may start at once: whoever links its complete file first wins, and both read that one.
+    let mut fresh = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .tempfile_in(cache_dir)
+        .with_context(|| format!("cannot write to {}", cache_dir.display()))?;
+    fresh.write_all(&rand::random::<[u8; 32]>())?;
+    fresh.as_file().sync_all()?;
+    if let Err(error) = fresh.persist_noclobber(&path)
+        && error.error.kind() != std::io::ErrorKind::AlreadyExists
+    {
+        bail!("cannot write {}: {}", path.display(), error.error);
+    }
+    let key = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    <[u8; 32]>::try_from(key.as_slice())
+        .map_err(|_| anyhow::anyhow!("{} is damaged: delete it, and the cache is rebuilt", path.display()))
+}
+
+/// `hostname:pid`, as it stands in records and lists of workers.
+fn host_name() -> String {
+    let system = rustix::system::uname();
+    format!("{}:{}", system.nodename().to_string_lossy(), std::process::id())
+}

@@ -1,0 +1,241 @@
+//! /api/admin/plugins: push, list, activate, roll back, settings.
+
+use axum::body::Body;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::{Extension, Json};
+use http::StatusCode;
+use patchbay_model::{PluginName, RevisionDigest};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::audited;
+use crate::http::AppState;
+use crate::http::auth::Actor;
+use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
+use crate::plugins::{Activated, Staged};
+
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(list, push))
+        .routes(routes!(revisions))
+        .routes(routes!(activate))
+        .routes(routes!(rollback))
+        .routes(routes!(deactivate))
+        .routes(routes!(delete))
+        .routes(routes!(settings, set_settings))
+}
+
+/// A plugin in a list.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct PluginSummary {
+    name: String,
+    /// Of the active revision; of the newest when none is active.
+    version: String,
+    /// Of the same revision.
+    digest: String,
+    active: bool,
+    description: String,
+    queues: Vec<String>,
+    /// How many revisions are kept.
+    revisions: usize,
+    /// Why the active revision does not run on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<String>,
+}
+
+/// A revision in a list.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct RevisionSummary {
+    digest: String,
+    version: String,
+    /// `staged`, `active` or `retired`.
+    state: String,
+    created_at: String,
+    created_by: String,
+    activated_at: Option<String>,
+    size_bytes: i64,
+    /// Attempts that it ran, as far as they are remembered.
+    attempts: i64,
+}
+
+/// All plugins.
+#[utoipa::path(get, path = "/plugins", tag = "plugins", security(("operator" = [])), responses(
+    (status = 200, body = Success<Vec<PluginSummary>>), (status = 401, body = ErrorBody),
+))]
+async fn list(State(state): State<AppState>) -> ApiResult<Vec<PluginSummary>> {
+    let rows = state.store.revisions(None).await?;
+    let mut plugins: Vec<PluginSummary> = Vec::new();
+    // Newest first, so the first row of a plugin is its newest revision.
+    for row in rows {
+        let active = row.state == "active";
+        let known = plugins.iter().position(|plugin| plugin.name == row.plugin.as_str());
+        let summary = PluginSummary {
+            name: row.plugin.to_string(),
+            version: row.version,
+            digest: row.digest.to_string(),
+            active,
+            description: row.manifest["description"].as_str().unwrap_or_default().to_owned(),
+            queues: queue_names(&row.manifest),
+            revisions: 1,
+            failure: state.plugins.failure(&row.plugin),
+        };
+        match known {
+            Some(i) if active => plugins[i] = PluginSummary { revisions: plugins[i].revisions + 1, ..summary },
+            Some(i) => plugins[i].revisions += 1,
+            None => plugins.push(summary),
+        }
+    }
+    plugins.sort_by(|a, b| a.name.cmp(&b.name));
+    ok(plugins)
+}
+
+fn queue_names(manifest: &Value) -> Vec<String> {
+    let queues = manifest["queues"].as_array().into_iter().flatten();
+    queues.filter_map(|queue| queue["name"].as_str().map(str::to_owned)).collect()
+}
+
+/// Stage a component file. Nothing runs on it until it is activated.
+#[utoipa::path(post, path = "/plugins", tag = "plugins", security(("operator" = [])),
+    request_body(content = Vec<u8>, content_type = "application/wasm"), responses(
+    (status = 200, body = Success<Staged>),
+    (status = 409, description = "clashes with another plugin", body = ErrorBody),
+    (status = 413, description = "too large", body = ErrorBody),
+    (status = 422, description = "rejected, with the reason", body = ErrorBody),
+))]
+async fn push(State(state): State<AppState>, Extension(actor): Extension<Actor>, body: Body) -> ApiResult<Staged> {
+    let limit = state.max_component_bytes;
+    let component = axum::body::to_bytes(body, limit).await.map_err(|_| {
+        let message = format!("the component file is larger than {} MiB, or the upload broke off", limit >> 20);
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
+    })?;
+    let digest = RevisionDigest::of(&component).to_string();
+    let details = json!({ "digest": digest, "bytes": component.len() });
+    audited(&state, &actor, "plugin.push", &digest, details, state.plugins.stage(&component, &actor.0)).await
+}
+
+/// All revisions of a plugin, newest first.
+#[utoipa::path(get, path = "/plugins/{name}/revisions", tag = "plugins", security(("operator" = [])),
+    params(("name" = String, Path)), responses(
+    (status = 200, body = Success<Vec<RevisionSummary>>), (status = 404, body = ErrorBody),
+))]
+async fn revisions(State(state): State<AppState>, Path(name): Path<String>) -> ApiResult<Vec<RevisionSummary>> {
+    let plugin: PluginName = name.parse()?;
+    let rows = state.store.revisions(Some(&plugin)).await?;
+    if rows.is_empty() {
+        return Err(ApiError::not_found(format!("no plugin is called {plugin}")));
+    }
+    let attempts = state.store.attempts_by_revision(&plugin).await?;
+    ok(rows
+        .into_iter()
+        .map(|row| RevisionSummary {
+            attempts: attempts.iter().find(|(digest, _)| digest == &row.digest).map_or(0, |(_, count)| *count),
+            digest: row.digest.to_string(),
+            version: row.version,
+            state: row.state,
+            created_at: row.created_at.to_rfc3339(),
+            created_by: row.created_by,
+            activated_at: row.activated_at.map(|at| at.to_rfc3339()),
+            size_bytes: row.size_bytes,
+        })
+        .collect())
+}
+
+/// Which revision.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Activate {
+    /// Its digest, or an unambiguous beginning of at least 4 digits.
+    digest: String,
+}
+
+/// Make a revision the active one. Running calls finish on the old one.
+#[utoipa::path(post, path = "/plugins/{name}/activate", tag = "plugins", security(("operator" = [])),
+    params(("name" = String, Path)), request_body = Activate, responses(
+    (status = 200, body = Success<Activated>), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+    (status = 422, body = ErrorBody),
+))]
+async fn activate(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    body: Result<Json<Activate>, JsonRejection>,
+) -> ApiResult<Activated> {
+    let plugin: PluginName = name.parse()?;
+    let Json(Activate { digest }) = body?;
+    let details = json!({ "digest": digest });
+    let act = state.plugins.activate(&plugin, &digest, &actor.0);
+    audited(&state, &actor, "plugin.activate", &name, details, act).await
+}
+
+/// Activate the revision that was active before.
+#[utoipa::path(post, path = "/plugins/{name}/rollback", tag = "plugins", security(("operator" = [])),
+    params(("name" = String, Path)), responses(
+    (status = 200, body = Success<Activated>), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+))]
+async fn rollback(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+) -> ApiResult<Activated> {
+    let plugin: PluginName = name.parse()?;
+    let act = state.plugins.rollback(&plugin, &actor.0);
+    audited(&state, &actor, "plugin.rollback", &name, json!({}), act).await
+}
+
+/// Stop a plugin. Its queues wait until a revision is activated again.
+#[utoipa::path(post, path = "/plugins/{name}/deactivate", tag = "plugins", security(("operator" = [])),
+    params(("name" = String, Path)), responses((status = 200), (status = 404, body = ErrorBody)))]
+async fn deactivate(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+) -> ApiResult<()> {
+    let plugin: PluginName = name.parse()?;
+    let act = state.plugins.deactivate(&plugin, &actor.0);
+    audited(&state, &actor, "plugin.deactivate", &name, json!({}), act).await
+}
+
+/// Forget a revision that is not active.
+#[utoipa::path(delete, path = "/plugins/{name}/revisions/{digest}", tag = "plugins", security(("operator" = [])),
+    params(("name" = String, Path), ("digest" = String, Path)), responses(
+    (status = 200), (status = 404, body = ErrorBody), (status = 409, description = "it is active", body = ErrorBody),
+))]
+async fn delete(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    Path((name, digest)): Path<(String, String)>,
+) -> ApiResult<RevisionDigest> {
+    let plugin: PluginName = name.parse()?;
+    let act = state.plugins.delete(&plugin, &digest, &actor.0);
+    audited(&state, &actor, "plugin.delete", &name, json!({ "digest": digest }), act).await
+}
+
+/// The stored settings, without defaults.
+#[utoipa::path(get, path = "/plugins/{name}/settings", tag = "plugins", security(("operator" = [])),
+    params(("name" = String, Path)), responses((status = 200, body = Success<Value>)))]
+async fn settings(State(state): State<AppState>, Path(name): Path<String>) -> ApiResult<Value> {
+    let plugin: PluginName = name.parse()?;
+    ok(state.store.settings(&plugin).await?)
+}
+
+/// Replace the settings. They take effect on the next call.
+#[utoipa::path(put, path = "/plugins/{name}/settings", tag = "plugins", security(("operator" = [])),
+    params(("name" = String, Path)), request_body = Value, responses(
+    (status = 200), (status = 400, description = "they do not fit the schema", body = ErrorBody),
+))]
+async fn set_settings(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    body: Result<Json<Value>, JsonRejection>,
+) -> ApiResult<()> {
+    let plugin: PluginName = name.parse()?;
+    let Json(value) = body?;
+    let act = state.plugins.set_settings(&plugin, &value, &actor.0);
+    audited(&state, &actor, "plugin.settings", &name, json!({}), act).await
+}

@@ -1,0 +1,184 @@
+//! One error envelope: `{"success":false,"code","message","details"?}`.
+//!
+//! `message` is for the client; the cause is logged once, here, and never sent.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use patchbay_model::InvalidId;
+use patchbay_queue::QueueError;
+use patchbay_store::StoreError;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::plugins::PluginError;
+
+/// What a failed request answers.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+/// The envelope of every error.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct ErrorBody {
+    /// Always false.
+    success: bool,
+    /// Stable, kebab-case.
+    code: &'static str,
+    /// For people; says what to do next where that is known.
+    message: String,
+    /// Machine-readable detail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Value>,
+}
+
+/// The envelope of every success.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct Success<T> {
+    /// Always true.
+    success: bool,
+    /// The answer.
+    data: T,
+}
+
+pub(crate) type ApiResult<T> = Result<Json<Success<T>>, ApiError>;
+
+pub(crate) fn ok<T>(data: T) -> ApiResult<T> {
+    Ok(Json(Success { success: true, data }))
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, body: ErrorBody { success: false, code, message: message.into(), details: None } }
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", message)
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid-input", message)
+    }
+
+    pub(crate) fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal Server Error")
+    }
+
+    fn unavailable(what: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", format!("{what} does not answer; try again"))
+    }
+
+    fn with_details(mut self, details: Value) -> Self {
+        self.body.details = Some(details);
+        self
+    }
+
+    /// The client-safe message, for the audit trail.
+    pub(crate) fn message(&self) -> &str {
+        &self.body.message
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+fn log_chain(error: &dyn std::error::Error) {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    tracing::error!(error = %text, "request failed");
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::NotFound(message) => Self::not_found(message.clone()),
+            StoreError::Conflict(message) => Self::new(StatusCode::CONFLICT, "conflict", message.clone()),
+            StoreError::Unavailable(_) => {
+                log_chain(&error);
+                Self::unavailable("Postgres")
+            }
+            _ => {
+                log_chain(&error);
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<QueueError> for ApiError {
+    fn from(error: QueueError) -> Self {
+        match &error {
+            QueueError::NotFound { .. } => Self::not_found(error.to_string()),
+            QueueError::WrongState { .. } => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
+            QueueError::Invalid(message) => Self::invalid(message.clone()),
+            QueueError::MemoryFull(message) => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "redis-full", message.clone())
+            }
+            QueueError::Unavailable(_) => {
+                log_chain(&error);
+                Self::unavailable("Redis")
+            }
+            _ => {
+                log_chain(&error);
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<PluginError> for ApiError {
+    fn from(error: PluginError) -> Self {
+        match error {
+            PluginError::Rejected(rejection) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "rejected", rejection.to_string())
+            }
+            PluginError::NotFound(message) => Self::not_found(message),
+            PluginError::Conflict(message) => Self::new(StatusCode::CONFLICT, "conflict", message),
+            PluginError::Settings(violations) => {
+                let message = format!("settings do not fit the plugin's schema: {}", violations.join("; "));
+                Self::invalid(message).with_details(violations.into())
+            }
+            PluginError::Runtime(error) => {
+                log_chain(&error);
+                Self::internal()
+            }
+            PluginError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<InvalidId> for ApiError {
+    fn from(error: InvalidId) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> Self {
+        let code = if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE { "too-large" } else { "invalid-input" };
+        Self::new(rejection.status(), code, rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        Self::invalid(rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::invalid(rejection.body_text())
+    }
+}

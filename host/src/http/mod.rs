@@ -1,0 +1,105 @@
+//! HTTP: the only way in for operators, probes and API clients.
+//!
+//! Owns routing, envelopes, identity and request ids. Decides nothing about queues or plugins: handlers translate between HTTP and
+//! [`crate::plugins`], [`patchbay_queue`] and [`patchbay_store`], and every error leaves through [`error::ApiError`].
+
+mod admin;
+mod auth;
+mod error;
+mod health;
+mod request_id;
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use patchbay_queue::Queues;
+use patchbay_store::Store;
+use serde_json::json;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::health::Health;
+use crate::plugins::Plugins;
+
+pub use auth::Operator;
+
+/// Largest body of an ordinary request. Job data is limited to 1 MiB; the rest is its envelope.
+const MAX_BODY_BYTES: usize = 2 << 20;
+
+/// Everything that handlers use.
+#[derive(Clone)]
+pub struct AppState {
+    /// Postgres.
+    pub store: Store,
+    /// Redis.
+    pub queues: Queues,
+    /// Staging, activation, rollback.
+    pub plugins: Arc<Plugins>,
+    /// Probes.
+    pub health: Arc<Health>,
+    /// Who may use /api/admin; nobody when absent.
+    pub operator: Option<Arc<Operator>>,
+    /// `NODE_ENV` of old, shown by the health check.
+    pub environment: Arc<str>,
+    /// Largest component file.
+    pub max_component_bytes: usize,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Patchbay", description = "Operations of a Patchbay host: health, queues and plugins."),
+    modifiers(&BasicAuth),
+)]
+struct Api;
+
+struct BasicAuth;
+
+impl utoipa::Modify for BasicAuth {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let basic = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Basic).build());
+        openapi.components.get_or_insert_default().add_security_scheme("operator", basic);
+    }
+}
+
+fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Api::openapi())
+        .merge(health::router())
+        .nest("/api/admin", admin::router(state))
+}
+
+/// The OpenAPI 3.1 document, as pretty JSON: what `/api/openapi.json` serves and the repository keeps a copy of.
+pub fn openapi_json(document: &utoipa::openapi::OpenApi) -> String {
+    serde_json::to_string_pretty(document).unwrap_or_default()
+}
+
+/// The whole service.
+pub fn router(state: AppState) -> Router {
+    let (router, document) = api_router(&state).split_for_parts();
+    let document: Arc<str> = openapi_json(&document).into();
+    router
+        .route(
+            "/api/openapi.json",
+            axum::routing::get(move || async move { ([("content-type", "application/json")], document.to_string()) }),
+        )
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(CatchPanicLayer::custom(|_| error::ApiError::internal().into_response()))
+        .layer(middleware::from_fn(request_id::trace))
+        .with_state(state)
+}
+
+/// As the old backend answered: clients match on it.
+async fn not_found(request: Request) -> Response {
+    let body = json!({ "success": false, "message": "Route not found", "path": request.uri().path() });
+    (http::StatusCode::NOT_FOUND, Json(body)).into_response()
+}
+
+async fn method_not_allowed() -> error::ApiError {
+    error::ApiError::new(http::StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path does not serve that method")
+}

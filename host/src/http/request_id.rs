@@ -1,0 +1,49 @@
+//! A request id for every request, and the correlation id that travels on to jobs, guests and outside calls.
+
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use patchbay_model::job::{DEFAULT_PLATFORM, Trace};
+use tracing::Instrument;
+use uuid::Uuid;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+const PLATFORM: HeaderName = HeaderName::from_static("x-platform");
+
+/// Opens the request's span, answers with its id, and leaves a [`Trace`] for handlers that enqueue.
+pub(super) async fn trace(mut request: Request, next: Next) -> Response {
+    let request_id = Uuid::now_v7().to_string();
+    let correlation_id = acceptable(request.headers(), &CORRELATION_ID).unwrap_or_else(|| request_id.clone());
+    let platform = acceptable(request.headers(), &PLATFORM).unwrap_or_else(|| DEFAULT_PLATFORM.to_owned());
+    let span = tracing::info_span!(
+        "request",
+        method = %request.method(),
+        // The path only: query strings may carry tokens.
+        path = %request.uri().path(),
+        request_id,
+        correlation_id,
+        platform,
+    );
+    request.extensions_mut().insert(Trace { correlation_id: Some(correlation_id), platform: Some(platform) });
+    let started = std::time::Instant::now();
+    async move {
+        let mut response = next.run(request).await;
+        let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
+        tracing::debug!(status = response.status().as_u16(), elapsed_ms, "answered");
+        if let Ok(value) = HeaderValue::from_str(&request_id) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        response
+    }
+    .instrument(span)
+    .await
+}
+
+/// A header that clients choose ends up in logs and in Redis: short and plain, or ignored.
+fn acceptable(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let text = headers.get(name)?.to_str().ok()?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    ((1..=64).contains(&text.len()) && text.chars().all(plain)).then(|| text.to_owned())
+}

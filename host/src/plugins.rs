@@ -1,0 +1,351 @@
+//! The plugins of this host: staging, activation, rollback, and convergence on what Postgres says is active.
+//!
+//! Owns the rule that a swap either completes or leaves the incumbent untouched: a revision is loaded (checked, compiled, self-tested)
+//! before Postgres learns of it, and again from Postgres before the registry does. Operators' actions and other processes' actions
+//! take the same path, [`Plugins::converge`]; it takes no input.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use patchbay_model::manifest::Manifest;
+use patchbay_model::{PluginName, QueueName, RevisionDigest};
+use patchbay_runtime::{LoadError, Rejection, Revision, Runtime, RuntimeError};
+use patchbay_store::{RevisionRow, Store, StoreError};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::settings::{self, Settings};
+use crate::work::Supervisor;
+
+/// Convergence without a notification: bounds how long a lost one goes unnoticed.
+const RECONCILE_EVERY: Duration = Duration::from_secs(3);
+/// Without a successful look at Postgres for this long, the process may run outdated plugins.
+pub const STALE_AFTER: Duration = Duration::from_secs(15);
+
+/// Why an operation on plugins did not happen. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PluginError {
+    /// The component file is not acceptable.
+    #[error("{0}")]
+    Rejected(#[from] Rejection),
+    /// No such plugin or revision, or an ambiguous digest.
+    #[error("{0}")]
+    NotFound(String),
+    /// It clashes with the present state.
+    #[error("{0}")]
+    Conflict(String),
+    /// Settings that the plugin's schema does not allow.
+    #[error("settings do not fit the plugin's schema")]
+    Settings(Vec<String>),
+    /// The sandbox itself failed.
+    #[error("the sandbox failed")]
+    Runtime(#[source] RuntimeError),
+    /// Postgres.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A staged revision, as its uploader sees it.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Staged {
+    /// The plugin's name.
+    #[schema(value_type = String)]
+    pub plugin: PluginName,
+    /// From its manifest.
+    pub version: String,
+    /// SHA-256 of the file.
+    #[schema(value_type = String)]
+    pub digest: RevisionDigest,
+    /// False when this very file was here already.
+    pub created: bool,
+    /// What it asks for.
+    pub asks: Value,
+}
+
+/// What an activation did.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Activated {
+    /// The plugin's name.
+    #[schema(value_type = String)]
+    pub plugin: PluginName,
+    /// From its manifest.
+    pub version: String,
+    /// Now active.
+    #[schema(value_type = String)]
+    pub digest: RevisionDigest,
+    /// Active until now.
+    #[schema(value_type = Option<String>)]
+    pub previous: Option<RevisionDigest>,
+    /// Granted with it: all that it asked for.
+    pub granted: Value,
+}
+
+/// The plugins of this process.
+pub struct Plugins {
+    store: Store,
+    runtime: Arc<Runtime>,
+    settings: Arc<Settings>,
+    supervisor: Arc<Supervisor>,
+    drain_limit: Duration,
+    /// One convergence at a time.
+    converging: Mutex<()>,
+    converged_at: StdMutex<Option<Instant>>,
+    /// Why an active revision does not run here.
+    failures: StdMutex<HashMap<PluginName, String>>,
+}
+
+impl Plugins {
+    /// Loads nothing yet; see [`Plugins::converge`].
+    pub fn new(
+        store: Store,
+        runtime: Arc<Runtime>,
+        settings: Arc<Settings>,
+        supervisor: Arc<Supervisor>,
+        drain_limit: Duration,
+    ) -> Self {
+        Self {
+            store,
+            runtime,
+            settings,
+            supervisor,
+            drain_limit,
+            converging: Mutex::default(),
+            converged_at: StdMutex::default(),
+            failures: StdMutex::default(),
+        }
+    }
+
+    /// Checks, compiles and self-tests a component file and keeps it as a revision. Nothing runs on it yet.
+    pub async fn stage(&self, component: &[u8], actor: &str) -> Result<Staged, PluginError> {
+        let inspected = self.runtime.inspect(component)?;
+        let manifest = &inspected.manifest;
+        self.refuse_clashes(manifest).await?;
+        let revision = self.runtime.load(component).await.map_err(load_error)?;
+        let created = self
+            .store
+            .put_revision(patchbay_store::NewRevision {
+                plugin: manifest.name.clone(),
+                digest: revision.digest(),
+                version: manifest.version.to_string(),
+                manifest: manifest_value(manifest),
+                component: component.to_vec(),
+                actor: actor.to_owned(),
+            })
+            .await?;
+        info!(plugin = %manifest.name, revision = %revision.digest(), created, "revision staged");
+        Ok(Staged {
+            plugin: manifest.name.clone(),
+            version: manifest.version.to_string(),
+            digest: revision.digest(),
+            created,
+            asks: asks(manifest),
+        })
+    }
+
+    /// Makes a staged or retired revision the active one, here and (through Postgres) everywhere.
+    pub async fn activate(&self, plugin: &PluginName, digest: &str, actor: &str) -> Result<Activated, PluginError> {
+        let row = self.find(plugin, digest).await?;
+        let manifest = row_manifest(&row)?;
+        self.refuse_clashes(&manifest).await?;
+        self.refuse_settings_that_do_not_fit(plugin, &manifest).await?;
+        // Loaded before anybody hears of it: a revision that this host cannot run must not become the active one.
+        self.load(&row.digest).await?;
+        let granted = asks(&manifest);
+        let activation = self.store.activate(plugin, &row.digest, &granted, actor).await?;
+        info!(plugin = %plugin, revision = %row.digest, "revision activated");
+        self.converge().await?;
+        Ok(Activated {
+            plugin: plugin.clone(),
+            version: row.version,
+            digest: row.digest,
+            previous: activation.previous,
+            granted,
+        })
+    }
+
+    /// Activates the revision that was active before: the same path as any activation.
+    pub async fn rollback(&self, plugin: &PluginName, actor: &str) -> Result<Activated, PluginError> {
+        let target = self.store.rollback_target(plugin).await?.ok_or_else(|| {
+            PluginError::Conflict(format!("{plugin} has no earlier active revision to go back to"))
+        })?;
+        self.activate(plugin, &target.to_string(), actor).await
+    }
+
+    /// Stops the plugin: its queues wait.
+    pub async fn deactivate(&self, plugin: &PluginName, actor: &str) -> Result<(), PluginError> {
+        self.store.deactivate(plugin, actor).await?;
+        Ok(self.converge().await?)
+    }
+
+    /// Forgets a revision that is not active.
+    pub async fn delete(&self, plugin: &PluginName, digest: &str, actor: &str) -> Result<RevisionDigest, PluginError> {
+        let row = self.find(plugin, digest).await?;
+        self.store.delete_revision(&row.digest, actor).await?;
+        Ok(row.digest)
+    }
+
+    /// Stores settings that fit the active revision's schema (or, before any activation, the newest one's).
+    pub async fn set_settings(&self, plugin: &PluginName, value: &Value, actor: &str) -> Result<(), PluginError> {
+        let rows = self.store.revisions(Some(plugin)).await?;
+        let row = rows.iter().find(|row| row.state == "active").or(rows.first());
+        let row = row.ok_or_else(|| PluginError::NotFound(format!("no plugin is called {plugin}")))?;
+        let violations = settings::violations(&row_manifest(row)?, value);
+        if !violations.is_empty() {
+            return Err(PluginError::Settings(violations));
+        }
+        self.store.set_settings(plugin, value, actor).await?;
+        Ok(self.converge().await?)
+    }
+
+    /// The revision of `plugin` that this digest, or unambiguous beginning of one, names.
+    pub async fn find(&self, plugin: &PluginName, digest: &str) -> Result<RevisionRow, PluginError> {
+        let usable = digest.len() >= 4 && digest.chars().all(|c| c.is_ascii_hexdigit());
+        if !usable {
+            return Err(PluginError::NotFound("a digest is given by at least its first 4 hexadecimal digits".into()));
+        }
+        let mut rows = self.store.find_revisions(plugin, &digest.to_ascii_lowercase()).await?;
+        match rows.len() {
+            0 => Err(PluginError::NotFound(format!("{plugin} has no revision {digest}"))),
+            1 => Ok(rows.remove(0)),
+            n => Err(PluginError::Conflict(format!("{digest} is the beginning of {n} revisions: give more digits"))),
+        }
+    }
+
+    /// Queues that active plugins of this process handle.
+    pub fn queues(&self) -> Vec<QueueName> {
+        let revisions = self.runtime.registry().snapshot();
+        revisions.iter().flat_map(|revision| revision.manifest().queues.iter().map(|queue| queue.name.clone())).collect()
+    }
+
+    /// Why the active revision of a plugin does not run here, if so.
+    pub fn failure(&self, plugin: &PluginName) -> Option<String> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).get(plugin).cloned()
+    }
+
+    /// Whether this process may run outdated plugins: it has not seen Postgres for [`STALE_AFTER`].
+    pub fn is_stale(&self) -> bool {
+        let at = *self.converged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        at.is_none_or(|at| at.elapsed() > STALE_AFTER)
+    }
+
+    /// Makes registry, settings and workers match Postgres. A revision that cannot be loaded leaves the incumbent running.
+    pub async fn converge(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.converging.lock().await;
+        let active = self.store.active_set().await?;
+        let registry = self.runtime.registry();
+        let mut failures = HashMap::new();
+        for row in &active {
+            let current = registry.get(&row.plugin);
+            let revision = match current.filter(|revision| revision.digest() == row.digest) {
+                Some(current) => current,
+                None => match self.load(&row.digest).await {
+                    Ok(revision) => revision,
+                    Err(error) => {
+                        error!(plugin = %row.plugin, revision = %row.digest, error = %error, "active revision cannot be loaded; the previous one keeps running");
+                        failures.insert(row.plugin.clone(), error.to_string());
+                        continue;
+                    }
+                },
+            };
+            // Settings first: the new revision must not see a call without its settings.
+            self.settings.publish(&row.plugin, settings::effective(revision.manifest(), &row.settings));
+            if registry.get(&row.plugin).is_none_or(|running| running.digest() != row.digest) {
+                let previous = registry.publish(revision);
+                info!(plugin = %row.plugin, revision = %row.digest, previous = previous.map(|p| p.digest().to_string()), "revision takes over");
+            }
+        }
+        for running in registry.snapshot() {
+            if !active.iter().any(|row| &row.plugin == running.plugin()) {
+                registry.remove(running.plugin());
+                info!(plugin = %running.plugin(), "plugin stopped");
+            }
+        }
+        *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = failures;
+        self.supervisor.reconcile(self.drain_limit).await;
+        *self.converged_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Converges on each notification, and every few seconds without one, until cancelled.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut changes = self.store.changes();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = changes.wait(RECONCILE_EVERY) => {}
+            }
+            if let Err(error) = self.converge().await {
+                error!(error = %error, "cannot read the active plugins; running on with the last known ones");
+            }
+        }
+    }
+
+    async fn load(&self, digest: &RevisionDigest) -> Result<Arc<Revision>, PluginError> {
+        let component = self.store.component(digest).await?;
+        let component = component.ok_or_else(|| PluginError::NotFound(format!("revision {digest} is gone")))?;
+        self.runtime.load(&component).await.map_err(load_error)
+    }
+
+    /// One plugin owns a queue.
+    async fn refuse_clashes(&self, manifest: &Manifest) -> Result<(), PluginError> {
+        for row in self.store.revisions(None).await? {
+            if row.state != "active" || row.plugin == manifest.name {
+                continue;
+            }
+            let other = row_manifest(&row)?;
+            let clash: Option<&QueueName> =
+                manifest.queues.iter().map(|queue| &queue.name).find(|name| other.queue(name).is_some());
+            if let Some(queue) = clash {
+                return Err(PluginError::Conflict(format!(
+                    "{} and {} both want queue {queue}: one plugin owns a queue",
+                    manifest.name, other.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn refuse_settings_that_do_not_fit(&self, plugin: &PluginName, manifest: &Manifest) -> Result<(), PluginError> {
+        let stored = self.store.settings(plugin).await?;
+        let violations = settings::violations(manifest, &Value::Object(settings::effective(manifest, &stored)));
+        if violations.is_empty() { Ok(()) } else { Err(PluginError::Settings(violations)) }
+    }
+}
+
+fn load_error(error: LoadError) -> PluginError {
+    match error {
+        LoadError::Rejected(rejection) => PluginError::Rejected(rejection),
+        LoadError::Host(error) => PluginError::Runtime(error),
+    }
+}
+
+fn manifest_value(manifest: &Manifest) -> Value {
+    serde_json::to_value(manifest).unwrap_or(Value::Null)
+}
+
+fn row_manifest(row: &RevisionRow) -> Result<Manifest, PluginError> {
+    Manifest::from_packed(row.manifest.to_string().as_bytes())
+        .map_err(|error| PluginError::Conflict(format!("the stored manifest of {} cannot be read: {error}", row.plugin)))
+}
+
+/// What a manifest asks for, as an operator reads it.
+pub fn asks(manifest: &Manifest) -> Value {
+    let egress: Vec<Value> = manifest
+        .egress
+        .iter()
+        .map(|rule| json!({ "url": rule.url, "methods": rule.methods, "allowAddresses": rule.allow_addresses }))
+        .collect();
+    let smtp = manifest.smtp.as_ref().is_some_and(|smtp| smtp.allowed);
+    json!({
+        "queues": manifest.queues.iter().map(|queue| &queue.name).collect::<Vec<_>>(),
+        "secrets": manifest.secrets.iter().map(|secret| &secret.name).collect::<Vec<_>>(),
+        "egress": egress,
+        "enqueue": manifest.enqueue.as_ref().map(|spec| &spec.queues),
+        "kv": manifest.kv.as_ref().map(|spec| &spec.prefixes),
+        "smtp": smtp,
+    })
+}

@@ -1,0 +1,184 @@
+//! The work path: a delivered job → the active revision → the verdict → the record → the settlement.
+//!
+//! Owns the order of those steps and nothing else: the queue crate owns Redis, the runtime owns the sandbox, `model::retry` owns the
+//! decision. Never touches Postgres: the record of an attempt goes to a Redis stream first (see [`crate::recorder`]), so that a job
+//! neither waits for the database nor loses its history when a process is killed.
+
+mod supervisor;
+mod wasm;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::Utc;
+use patchbay_model::attempt::AttemptRecord;
+use patchbay_model::outcome::{Failure, Outcome, Retry};
+use patchbay_model::retry::{RetryPolicy, Verdict, decide};
+use patchbay_model::{PluginName, RevisionDigest};
+use patchbay_queue::{AttemptStream, Delivery, Disposition, Handler};
+use tokio::sync::{RwLock, Semaphore};
+use tracing::{Instrument, warn};
+
+pub use supervisor::{Supervisor, WorkerDefaults};
+pub use wasm::WasmExecutor;
+
+/// A job that stalled this often is suspected of killing its host: it runs alone, so that it takes no other job with it.
+const STALLS_BEFORE_RUNNING_ALONE: u32 = 2;
+
+/// Runs the code of one job. The host has one ([`WasmExecutor`]); the benchmark has another, native one, on the same work path.
+#[async_trait]
+pub trait Executor: Send + Sync + 'static {
+    /// Runs it to its end. Never fails: whatever happens is an [`Outcome`].
+    async fn execute(&self, delivery: &Delivery) -> Execution;
+
+    /// What a job of this queue may use, without running it.
+    fn policy(&self, delivery: &Delivery) -> RetryPolicy;
+}
+
+/// What running a job gave.
+#[derive(Debug)]
+pub struct Execution {
+    /// Who ran it; absent when no plugin was reached.
+    pub ran_by: Option<(PluginName, RevisionDigest)>,
+    /// What the job may still use.
+    pub policy: RetryPolicy,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The guest's backtrace.
+    pub stack: Option<String>,
+}
+
+/// Handles every delivery of every queue of this process.
+pub struct Work {
+    executor: Arc<dyn Executor>,
+    attempts: AttemptStream,
+    host: String,
+    /// Host-wide limit over all queues.
+    slots: Semaphore,
+    /// Ordinary jobs read, suspected ones write.
+    alone: RwLock<()>,
+}
+
+impl Work {
+    /// `host` names this process in records; `max_jobs` limits jobs at once over all queues.
+    pub fn new(executor: Arc<dyn Executor>, attempts: AttemptStream, host: String, max_jobs: usize) -> Arc<Self> {
+        Arc::new(Self { executor, attempts, host, slots: Semaphore::new(max_jobs), alone: RwLock::new(()) })
+    }
+
+    async fn run(&self, delivery: Delivery) -> Disposition {
+        let started_at = Utc::now();
+        let execution = match &delivery.data_invalid {
+            Some(reason) => Execution {
+                ran_by: None,
+                policy: self.executor.policy(&delivery),
+                outcome: Outcome::Failed(Failure {
+                    code: "invalid-input".into(),
+                    message: reason.clone(),
+                    retry: Retry::Never,
+                    details: None,
+                }),
+                stack: None,
+            },
+            None => self.executor.execute(&delivery).await,
+        };
+        let verdict = decide(
+            &execution.outcome,
+            &execution.policy,
+            delivery.attempts_made + 1,
+            since_first_deferral(&delivery),
+            rand::random(),
+        );
+        let record = self.record(&delivery, &execution, verdict, started_at);
+        if let Err(error) = self.attempts.append(&record).await {
+            // Redis is away: then the settlement fails too, the job is delivered again and recorded then.
+            warn!(error = %error, job = %delivery.key.id, queue = %delivery.key.queue, "attempt not recorded");
+        }
+        disposition(execution, verdict)
+    }
+
+    fn record(
+        &self,
+        delivery: &Delivery,
+        execution: &Execution,
+        verdict: Verdict,
+        started_at: chrono::DateTime<Utc>,
+    ) -> AttemptRecord {
+        let (plugin, revision) = execution.ran_by.clone().unzip();
+        AttemptRecord {
+            job: delivery.key.clone(),
+            started: delivery.started,
+            attempt: delivery.attempts_made + 1,
+            name: delivery.name.clone(),
+            plugin,
+            revision,
+            host: self.host.clone(),
+            started_at,
+            finished_at: Utc::now(),
+            outcome: execution.outcome.kind(),
+            verdict: verdict.into(),
+            code: execution.outcome.code().map(str::to_owned),
+            message: execution.outcome.reason(),
+            stack: execution.stack.clone(),
+            correlation_id: correlation_id(delivery),
+        }
+    }
+}
+
+#[async_trait]
+impl Handler for Work {
+    async fn handle(&self, delivery: Delivery) -> Disposition {
+        let span = tracing::info_span!(
+            "attempt",
+            queue = %delivery.key.queue,
+            job = %delivery.key.id,
+            name = %delivery.name,
+            attempt = delivery.attempts_made + 1,
+            correlation_id = %correlation_id(&delivery),
+        );
+        async {
+            // The lock is renewed meanwhile, so waiting here costs the job nothing.
+            let Ok(_slot) = self.slots.acquire().await else { return Disposition::HandBack };
+            if delivery.stalled >= STALLS_BEFORE_RUNNING_ALONE {
+                let _alone = self.alone.write().await;
+                self.run(delivery).await
+            } else {
+                let _with_others = self.alone.read().await;
+                self.run(delivery).await
+            }
+        }
+        .instrument(span)
+        .await
+    }
+}
+
+/// The producer's correlation id, or one that every attempt of the job shares.
+pub(crate) fn correlation_id(delivery: &Delivery) -> String {
+    match &delivery.trace.correlation_id {
+        Some(id) => id.clone(),
+        None => format!("job:{}:{}", delivery.key.queue, delivery.key.id),
+    }
+}
+
+fn since_first_deferral(delivery: &Delivery) -> Duration {
+    let now_ms = u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0);
+    delivery.first_deferred_at_ms.map_or(Duration::ZERO, |first| Duration::from_millis(now_ms.saturating_sub(first)))
+}
+
+fn disposition(execution: Execution, verdict: Verdict) -> Disposition {
+    let reason = execution.outcome.reason().unwrap_or_default();
+    // The first line of a stack trace is the error itself, as JavaScript writes it and Bull Board shows it.
+    let stack = vec![match execution.stack {
+        Some(frames) => format!("{reason}\n{frames}"),
+        None => reason.clone(),
+    }];
+    match verdict {
+        Verdict::Complete => match execution.outcome {
+            Outcome::Completed(value) => Disposition::Complete { value },
+            _ => Disposition::Fail { reason, stack },
+        },
+        Verdict::RetryAfter(delay) => Disposition::Retry { delay, reason, stack },
+        Verdict::Defer(delay) => Disposition::Defer { delay, reason, stack },
+        Verdict::Fail => Disposition::Fail { reason, stack },
+    }
+}

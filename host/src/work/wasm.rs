@@ -1,0 +1,104 @@
+//! Runs a job in the sandbox: the active revision of the queue's owner, with the capabilities that its manifest asks for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use patchbay_capability::{Call, JobContext, Services};
+use patchbay_model::job::DEFAULT_PLATFORM;
+use patchbay_model::outcome::Outcome;
+use patchbay_model::retry::RetryPolicy;
+use patchbay_queue::Delivery;
+use patchbay_runtime::{JobCall, Runtime};
+
+use super::{Execution, Executor, correlation_id};
+use crate::settings::Settings;
+
+/// The host's executor.
+pub struct WasmExecutor {
+    runtime: Arc<Runtime>,
+    services: Arc<Services>,
+    settings: Arc<Settings>,
+    default_deadline: Duration,
+}
+
+impl WasmExecutor {
+    /// `default_deadline` is for plugins that name none.
+    pub fn new(
+        runtime: Arc<Runtime>,
+        services: Arc<Services>,
+        settings: Arc<Settings>,
+        default_deadline: Duration,
+    ) -> Self {
+        Self { runtime, services, settings, default_deadline }
+    }
+}
+
+#[async_trait]
+impl Executor for WasmExecutor {
+    async fn execute(&self, delivery: &Delivery) -> Execution {
+        // Looked up per call, not per worker: this is what makes a swap take effect on the next job.
+        let Some(revision) = self.runtime.registry().owner_of(&delivery.key.queue) else {
+            return Execution {
+                ran_by: None,
+                policy: self.policy(delivery),
+                outcome: Outcome::HostFault(format!("no active plugin handles {}", delivery.key.queue)),
+                stack: None,
+            };
+        };
+        let policy = policy(delivery, Some(revision.manifest()));
+        let idempotency_key = delivery.key.idempotency_key();
+        let correlation_id = correlation_id(delivery);
+        let platform = delivery.trace.platform.clone().unwrap_or_else(|| DEFAULT_PLATFORM.to_owned());
+        let deadline =
+            revision.manifest().limits.deadline_ms.map_or(self.default_deadline, Duration::from_millis);
+        let mut trace = delivery.trace.clone();
+        trace.correlation_id = Some(correlation_id.clone());
+        let capabilities = self.services.for_call(Call {
+            manifest: Arc::clone(revision.manifest()),
+            settings: self.settings.of(revision.plugin()),
+            job: Some(JobContext {
+                sink: Arc::new(delivery.job.clone()),
+                queue: delivery.key.queue.clone(),
+                id: delivery.key.id.clone(),
+                idempotency_key: idempotency_key.clone(),
+                trace,
+            }),
+            deadline: Instant::now() + deadline,
+            revision: revision.digest(),
+            span: tracing::Span::current(),
+        });
+        let call = JobCall {
+            id: delivery.key.id.to_string(),
+            queue: delivery.key.queue.to_string(),
+            name: delivery.name.clone(),
+            data: delivery.data.clone(),
+            attempt: delivery.attempts_made + 1,
+            max_attempts: policy.attempts,
+            enqueued_at_ms: delivery.key.created_ms,
+            idempotency_key,
+            correlation_id,
+            platform,
+            schedule_id: delivery.schedule_id.clone(),
+            cancel: delivery.lost.clone(),
+        };
+        let report = revision.run_job(call, capabilities).await;
+        Execution {
+            ran_by: Some((revision.plugin().clone(), revision.digest())),
+            policy,
+            outcome: report.outcome,
+            stack: report.stack,
+        }
+    }
+
+    fn policy(&self, delivery: &Delivery) -> RetryPolicy {
+        let owner = self.runtime.registry().owner_of(&delivery.key.queue);
+        policy(delivery, owner.as_ref().map(|revision| revision.manifest().as_ref()))
+    }
+}
+
+fn policy(delivery: &Delivery, manifest: Option<&patchbay_model::manifest::Manifest>) -> RetryPolicy {
+    let spec = manifest.and_then(|manifest| manifest.queue(&delivery.key.queue));
+    let fallback = spec.map_or((None, None), |spec| (spec.attempts, spec.backoff.as_ref().map(Into::into)));
+    RetryPolicy::merge(delivery.retry, fallback)
+}

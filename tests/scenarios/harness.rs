@@ -1,0 +1,234 @@
+//! A host from outside: the real binary as a child process, with a database and Redis prefixes of its own.
+//!
+//! Waits are on signals (a log line, a state, a mail), each with a deadline; nothing sleeps and hopes.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use patchbay::dev::MailCatcher;
+use serde_json::{Value, json};
+use sqlx::{Connection, Executor, PgConnection};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+pub const USER: &str = "operator";
+pub const PASSWORD: &str = "test-password";
+
+/// One test's world: database, prefixes, mail server.
+pub struct World {
+    pub database_url: String,
+    pub redis_url: String,
+    pub prefix: String,
+    pub mail: MailCatcher,
+    pub dir: tempfile::TempDir,
+}
+
+/// A running host.
+pub struct Host {
+    pub child: Child,
+    pub url: String,
+    pub http: reqwest::Client,
+}
+
+fn required(name: &str) -> anyhow::Result<String> {
+    std::env::var(name).with_context(|| format!("run `make test`, or set {name}"))
+}
+
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+impl World {
+    pub async fn new() -> anyhow::Result<Self> {
+        // The first test of this process installs it; the error of later ones means that it is there.
+        let _already = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let name = format!("t{}", uuid::Uuid::new_v4().simple());
+        let mut url: reqwest::Url = required("PATCHBAY_TEST_DATABASE_URL")?.parse()?;
+        let mut admin = PgConnection::connect(url.as_str()).await?;
+        admin.execute(sqlx::AssertSqlSafe(format!("create database {name}"))).await?;
+        url.set_path(&name);
+        let dir = tempfile::tempdir()?;
+        let mail = MailCatcher::start(&dir.path().join("mail")).await?;
+        Ok(Self {
+            database_url: url.into(),
+            redis_url: required("PATCHBAY_TEST_REDIS_URL")?,
+            prefix: name,
+            mail,
+            dir,
+        })
+    }
+
+    /// A host with everything configured; `env` is added to it.
+    pub async fn host(&self, env: &[(&str, &str)]) -> anyhow::Result<Host> {
+        let binary = std::env::var("PATCHBAY_BIN")
+            .map_or_else(|_| repository().join("target/debug/patchbay"), |path| repository().join(path));
+        let mut command = Command::new(binary);
+        command
+            .arg("serve")
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap_or_default())
+            .env("DATABASE_URL", &self.database_url)
+            .env("REDIS_URL", &self.redis_url)
+            .env("PATCHBAY_REDIS_PREFIX", &self.prefix)
+            .env("PATCHBAY_REDIS_OWN_PREFIX", format!("{}-own", self.prefix))
+            .env("PATCHBAY_HTTP_LISTEN", "127.0.0.1:0")
+            .env("PATCHBAY_MAIL_HOST", self.mail.address.ip().to_string())
+            .env("PATCHBAY_MAIL_PORT", self.mail.address.port().to_string())
+            .env("PATCHBAY_MAIL_TLS", "none")
+            .env("BULL_BOARD_USERNAME", USER)
+            .env("BULL_BOARD_PASSWORD", PASSWORD)
+            // Shared by all tests: compiled code is content-addressed, and compiling it once is enough.
+            .env("PATCHBAY_RUNTIME_CACHE_DIR", std::env::temp_dir().join("patchbay-test-cache"))
+            .env("PATCHBAY_LOG_FORMAT", "json")
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command.envs(env.iter().copied());
+        let mut child = command.spawn().context("cannot start the host: build it first (`make test` does)")?;
+        let stdout = child.stdout.take().context("stdout")?;
+        let stderr = child.stderr.take().context("stderr")?;
+        let (found, address) = tokio::sync::oneshot::channel();
+        tokio::spawn(watch(stdout, Some(found)));
+        tokio::spawn(watch(stderr, None));
+        let address = match tokio::time::timeout(Duration::from_secs(60), address).await {
+            Ok(Ok(address)) => address,
+            _ => bail!("the host did not come up; its output is above"),
+        };
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
+        Ok(Host { child, url: format!("http://{address}"), http })
+    }
+
+    pub async fn redis(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {
+        Ok(redis::Client::open(self.redis_url.as_str())?.get_multiplexed_async_connection().await?)
+    }
+
+    pub async fn database(&self) -> anyhow::Result<PgConnection> {
+        Ok(PgConnection::connect(&self.database_url).await?)
+    }
+}
+
+/// Passes the child's log on (cargo shows it when the test fails) and finds the line that tells the address.
+async fn watch(output: impl tokio::io::AsyncRead + Unpin, mut found: Option<tokio::sync::oneshot::Sender<String>>) {
+    let mut lines = BufReader::new(output).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Some(address) = address_in(&line)
+            && let Some(found) = found.take()
+        {
+            found.send(address).ok();
+        }
+        eprintln!("host: {line}");
+    }
+}
+
+fn address_in(line: &str) -> Option<String> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let fields = line.get("fields").unwrap_or(&line);
+    (fields["message"] == "patchbay is up").then(|| fields["address"].as_str().map(str::to_owned))?
+}
+
+impl Host {
+    pub async fn get(&self, path: &str) -> anyhow::Result<(u16, Value)> {
+        self.request(self.http.get(self.url.clone() + path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> anyhow::Result<(u16, Value)> {
+        self.request(self.http.post(self.url.clone() + path).json(&body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> anyhow::Result<(u16, Value)> {
+        self.request(self.http.put(self.url.clone() + path).json(&body)).await
+    }
+
+    pub async fn push(&self, component: Vec<u8>) -> anyhow::Result<(u16, Value)> {
+        self.request(self.http.post(format!("{}/api/admin/plugins", self.url)).body(component)).await
+    }
+
+    async fn request(&self, request: reqwest::RequestBuilder) -> anyhow::Result<(u16, Value)> {
+        let response = request.basic_auth(USER, Some(PASSWORD)).send().await?;
+        Ok((response.status().as_u16(), response.json().await?))
+    }
+
+    /// Pushes and activates; gives the digest.
+    pub async fn deploy(&self, plugin: &str, component: Vec<u8>) -> anyhow::Result<String> {
+        let (status, staged) = self.push(component).await?;
+        anyhow::ensure!(status == 200, "push: {status} {staged}");
+        let digest = staged["data"]["digest"].as_str().context("digest")?.to_owned();
+        let (status, answer) =
+            self.post(&format!("/api/admin/plugins/{plugin}/activate"), json!({ "digest": digest })).await?;
+        anyhow::ensure!(status == 200, "activate: {status} {answer}");
+        Ok(digest)
+    }
+
+    pub async fn add(&self, queue: &str, job: Value) -> anyhow::Result<String> {
+        let (status, answer) = self.post(&format!("/api/admin/queues/{queue}/jobs"), job).await?;
+        anyhow::ensure!(status == 200, "add: {status} {answer}");
+        Ok(answer["data"]["id"].as_str().context("id")?.to_owned())
+    }
+
+    /// The job's story once it is in `state`.
+    pub async fn job_in(&self, queue: &str, id: &str, state: &str) -> anyhow::Result<Value> {
+        let path = format!("/api/admin/queues/{queue}/jobs/{id}");
+        until(Duration::from_secs(30), &format!("job {id} in {state}"), async || {
+            let (_, answer) = self.get(&path).await?;
+            Ok((answer["data"]["job"]["state"] == state).then(|| answer["data"].clone()))
+        })
+        .await
+    }
+
+    /// SIGTERM, then the exit.
+    pub async fn stop(mut self) -> anyhow::Result<std::process::ExitStatus> {
+        let pid = rustix::process::Pid::from_raw(self.child.id().context("running")?.try_into()?).context("pid")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        Ok(tokio::time::timeout(Duration::from_secs(40), self.child.wait()).await??)
+    }
+}
+
+/// Asks again and again until there is an answer: for states that are only visible from outside.
+pub async fn until<T>(
+    limit: Duration,
+    what: &str,
+    mut ask: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
+        }
+        if Instant::now() > deadline {
+            bail!("not within {limit:?}: {what}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The packed email plugin that `make test` has built.
+pub fn email_plugin() -> anyhow::Result<Vec<u8>> {
+    let dir = std::env::var("PATCHBAY_TEST_PLUGINS").unwrap_or_else(|_| "plugins/email/dist".into());
+    let dir = repository().join(dir);
+    let file = std::fs::read_dir(&dir)
+        .with_context(|| format!("no packed plugin in {}: run `make test`", dir.display()))?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "wasm"));
+    Ok(std::fs::read(file.context("no packed plugin: run `make test`")?)?)
+}
+
+/// The same plugin as another file: a custom section more gives it another digest.
+pub fn variant(component: &[u8], tag: &str) -> Vec<u8> {
+    let mut out = component.to_vec();
+    let name = b"test-variant";
+    let length = 1 + name.len() + tag.len();
+    assert!(length < 128, "a one-byte length");
+    out.extend([0, length as u8, name.len() as u8]);
+    out.extend(name);
+    out.extend(tag.as_bytes());
+    out
+}
+
+pub fn mail_job(n: usize) -> Value {
+    json!({ "to": format!("person{n}@example.com"), "subject": format!("Message {n}"), "text": "Hello", "html": "<p>Hello</p>" })
+}
