@@ -1,1 +1,19 @@
-//! .
+//! BullMQ queues on Redis, wire-compatible with Node's producers, workers and Bull Board.
+//!
+//! Owns redis and bullmq-official; knows nothing of wasm or Postgres. Upstream's Lua scripts do every transition. When Redis is away,
+//! calls fail with [`QueueError::Unavailable`] and workers are rebuilt as soon as it is back.
+
+mod attempts;
+mod error;
+mod kv;
+mod queues;
+mod scripts;
+mod view;
+mod worker;
+
+pub use attempts::AttemptStream;
+pub use error::QueueError;
+pub use kv::Kv;
+pub use queues::{Queues, RedisConfig, ServerFacts};
+pub use view::{JobView, QueueCounts};
+pub use worker::{Delivery, Disposition, Handler, JobHandle, Keep, WorkerConfig, WorkerHandle};

@@ -1,0 +1,58 @@
+//! A plain key-value space in Redis, for guests. Keys arrive already prefixed by plugin.
+
+use std::time::Duration;
+
+use redis::AsyncCommands;
+use redis::aio::ConnectionManager;
+
+use crate::QueueError;
+
+/// Key-value access.
+#[derive(Clone)]
+pub struct Kv {
+    pub(crate) connection: ConnectionManager,
+    pub(crate) prefix: String,
+}
+
+impl Kv {
+    fn key(&self, key: &str) -> String {
+        format!("{}:kv:{key}", self.prefix)
+    }
+
+    /// The value, if any.
+    pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, QueueError> {
+        Ok(self.connection.clone().get(self.key(key)).await?)
+    }
+
+    /// Writes.
+    pub async fn set(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), QueueError> {
+        let ttl = ttl.as_millis() as u64;
+        Ok(self.connection.clone().pset_ex(self.key(key), value, ttl.max(1)).await?)
+    }
+
+    /// Writes only when absent; false when there was a value.
+    pub async fn set_if_absent(&self, key: &str, value: &[u8], ttl: Duration) -> Result<bool, QueueError> {
+        let mut command = redis::cmd("SET");
+        command.arg(self.key(key)).arg(value).arg("PX").arg((ttl.as_millis() as u64).max(1)).arg("NX");
+        let set: Option<String> = command.query_async(&mut self.connection.clone()).await?;
+        Ok(set.is_some())
+    }
+
+    /// Whether there was one.
+    pub async fn delete(&self, key: &str) -> Result<bool, QueueError> {
+        let deleted: u64 = self.connection.clone().del(self.key(key)).await?;
+        Ok(deleted > 0)
+    }
+
+    /// The new value; the ttl applies only when the key is made.
+    pub async fn increment(&self, key: &str, by: i64, ttl: Duration) -> Result<i64, QueueError> {
+        let key = self.key(key);
+        let mut pipe = redis::pipe();
+        // One transaction: a key without a ttl would stay for ever if the process died in between.
+        pipe.atomic()
+            .cmd("SET").arg(&key).arg(0).arg("PX").arg((ttl.as_millis() as u64).max(1)).arg("NX").ignore()
+            .cmd("INCRBY").arg(&key).arg(by);
+        let (value,): (i64,) = pipe.query_async(&mut self.connection.clone()).await?;
+        Ok(value)
+    }
+}

@@ -1,0 +1,349 @@
+//! Adding, reading and repairing jobs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bullmq::options::RedisConnectionOptions;
+use bullmq::types::BackoffStrategy;
+use bullmq::{BulkJob, DeduplicationOptions, JobOptions, Queue, QueueKeys, QueueOptions};
+use patchbay_model::job::{JobState, NewJob};
+use patchbay_model::retry::BackoffKind;
+use patchbay_model::{JobId, QueueName};
+use redis::AsyncCommands;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use tokio::sync::Mutex;
+
+use crate::{AttemptStream, Handler, JobView, Kv, QueueCounts, QueueError, WorkerConfig, WorkerHandle, scripts};
+
+/// Largest job data, in bytes: BullMQ keeps it in Redis memory, and every reader loads it whole.
+pub(crate) const MAX_DATA_BYTES: usize = 1 << 20;
+/// A reply later than this is no reply: callers need an answer before their own limits.
+const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
+/// Share of maxmemory above which new jobs are refused.
+const FULL: f64 = 0.85;
+
+/// Where Redis is.
+#[derive(Debug, Clone)]
+pub struct RedisConfig {
+    /// `redis://…`
+    pub url: String,
+    /// BullMQ's, usually `bull`.
+    pub prefix: String,
+    /// Ours, for what BullMQ does not know.
+    pub own_prefix: String,
+}
+
+/// What `doctor` wants to know.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct ServerFacts {
+    pub version: String,
+    pub aof_enabled: bool,
+    pub used_memory: u64,
+    /// 0 means no limit.
+    pub maxmemory: u64,
+    pub maxmemory_policy: String,
+    /// Our clock minus Redis's.
+    pub clock_skew_ms: i64,
+}
+
+/// All queues of one Redis. Cheap to clone.
+#[derive(Clone)]
+pub struct Queues {
+    pub(crate) config: Arc<RedisConfig>,
+    pub(crate) connection: ConnectionManager,
+    client: redis::Client,
+    producers: Arc<Mutex<HashMap<QueueName, Arc<Queue>>>>,
+}
+
+impl Queues {
+    /// Connects; fails when Redis is away.
+    pub async fn connect(config: RedisConfig) -> Result<Self, QueueError> {
+        let client = redis::Client::open(config.url.as_str())?;
+        let manager = ConnectionManagerConfig::new()
+            .set_response_timeout(Some(RESPONSE_LIMIT))
+            .set_connection_timeout(Some(Duration::from_secs(2)))
+            .set_number_of_retries(3)
+            .set_max_delay(Duration::from_millis(500));
+        let connection = ConnectionManager::new_with_config(client.clone(), manager).await?;
+        Ok(Self { config: Arc::new(config), connection, client, producers: Arc::default() })
+    }
+
+    pub(crate) fn connection_options(&self) -> RedisConnectionOptions {
+        RedisConnectionOptions::new().url(self.config.url.clone())
+    }
+
+    pub(crate) fn keys(&self, queue: &QueueName) -> QueueKeys {
+        QueueKeys::new(queue.as_str(), Some(&self.config.prefix))
+    }
+
+    /// A round trip.
+    pub async fn ping(&self) -> Result<Duration, QueueError> {
+        let started = Instant::now();
+        let _: String = redis::cmd("PING").query_async(&mut self.connection.clone()).await?;
+        Ok(started.elapsed())
+    }
+
+    /// Our clock minus Redis's, corrected by half the round trip.
+    pub async fn clock_skew_ms(&self) -> Result<i64, QueueError> {
+        let started = Instant::now();
+        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.connection.clone()).await?;
+        let ours = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64);
+        let half_trip = started.elapsed().as_millis() as i64 / 2;
+        Ok(ours - half_trip - (seconds * 1_000 + micros / 1_000))
+    }
+
+    /// Facts about the server.
+    pub async fn server(&self) -> Result<ServerFacts, QueueError> {
+        let info: String = redis::cmd("INFO").query_async(&mut self.connection.clone()).await?;
+        let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
+        let text = |name: &str| fields.get(name).map_or(String::new(), |value| (*value).to_owned());
+        Ok(ServerFacts {
+            version: text("redis_version"),
+            aof_enabled: text("aof_enabled") == "1",
+            used_memory: text("used_memory").parse().unwrap_or(0),
+            maxmemory: text("maxmemory").parse().unwrap_or(0),
+            maxmemory_policy: text("maxmemory_policy"),
+            clock_skew_ms: self.clock_skew_ms().await?,
+        })
+    }
+
+    /// Adds jobs; each queue's all or none, queues in order.
+    pub async fn add(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>, QueueError> {
+        self.refuse_when_full().await?;
+        let mut by_queue: Vec<(QueueName, Vec<(usize, BulkJob)>)> = Vec::new();
+        let total = jobs.len();
+        for (place, job) in jobs.into_iter().enumerate() {
+            let queue = job.queue.clone();
+            let job = (place, bulk(job)?);
+            match by_queue.iter_mut().find(|(name, _)| name == &queue) {
+                Some((_, list)) => list.push(job),
+                None => by_queue.push((queue, vec![job])),
+            }
+        }
+        let mut ids: Vec<Option<JobId>> = vec![None; total];
+        for (queue, list) in by_queue {
+            let (places, list): (Vec<usize>, Vec<BulkJob>) = list.into_iter().unzip();
+            let added = self.producer(&queue).await?.add_bulk(list).await?;
+            for (place, job) in places.into_iter().zip(added) {
+                ids[place] = job.id().parse().ok();
+            }
+        }
+        ids.into_iter().map(|id| id.ok_or_else(|| QueueError::Invalid("BullMQ gave no usable id".into()))).collect()
+    }
+
+    async fn refuse_when_full(&self) -> Result<(), QueueError> {
+        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connection.clone()).await?;
+        let field = |name: &str| {
+            info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')?.parse::<f64>().ok())
+        };
+        match (field("used_memory"), field("maxmemory")) {
+            (Some(used), Some(limit)) if limit > 0.0 && used > limit * FULL => Err(QueueError::MemoryFull(
+                "Redis is nearly full: no new jobs are taken; remove finished jobs or raise maxmemory".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    async fn producer(&self, queue: &QueueName) -> Result<Arc<Queue>, QueueError> {
+        let mut producers = self.producers.lock().await;
+        if let Some(known) = producers.get(queue) {
+            return Ok(Arc::clone(known));
+        }
+        let options = QueueOptions::new().connection(self.connection_options()).prefix(self.config.prefix.clone());
+        let made = Arc::new(Queue::with_options(queue.as_str(), options).await?);
+        producers.insert(queue.clone(), Arc::clone(&made));
+        Ok(made)
+    }
+
+    /// Every queue that has left a trace in Redis.
+    pub async fn list(&self) -> Result<Vec<QueueName>, QueueError> {
+        let pattern = format!("{}:*:meta", self.config.prefix);
+        let mut connection = self.connection.clone();
+        let mut found = Vec::new();
+        let mut cursor = 0u64;
+        loop {
+            let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
+                .arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1_000)
+                .query_async(&mut connection)
+                .await?;
+            let prefix = format!("{}:", self.config.prefix);
+            found.extend(keys.iter().filter_map(|key| key.strip_prefix(&prefix)?.strip_suffix(":meta")?.parse().ok()));
+            cursor = next;
+            if cursor == 0 {
+                found.sort();
+                found.dedup();
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Jobs per state, in one round trip.
+    pub async fn counts(&self, queue: &QueueName) -> Result<QueueCounts, QueueError> {
+        let keys = self.keys(queue);
+        let mut pipe = redis::pipe();
+        pipe.llen(keys.wait()).llen(keys.paused()).zcard(keys.prioritized()).zcard(keys.delayed()).llen(keys.active())
+            .zcard(keys.waiting_children()).zcard(keys.completed()).zcard(keys.failed()).hexists(keys.meta(), "paused");
+        let (wait, paused_list, prioritized, delayed, active, waiting_children, completed, failed, paused): (
+            u64, u64, u64, u64, u64, u64, u64, u64, bool,
+        ) = pipe.query_async(&mut self.connection.clone()).await?;
+        Ok(QueueCounts {
+            waiting: wait + paused_list,
+            prioritized,
+            delayed,
+            active,
+            waiting_children,
+            completed,
+            failed,
+            paused,
+        })
+    }
+
+    /// One job.
+    pub async fn job(&self, queue: &QueueName, id: &JobId) -> Result<Option<JobView>, QueueError> {
+        let fields: HashMap<String, String> =
+            self.connection.clone().hgetall(self.keys(queue).job_key(id.as_str())).await?;
+        if !fields.contains_key("timestamp") {
+            return Ok(None);
+        }
+        let state = self.state(queue, id).await?;
+        Ok(Some(JobView::new(id.to_string(), state, fields)))
+    }
+
+    /// Where a job is, by asking every list and set at once.
+    async fn state(&self, queue: &QueueName, id: &JobId) -> Result<JobState, QueueError> {
+        let keys = self.keys(queue);
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        for set in [keys.completed(), keys.failed(), keys.delayed(), keys.prioritized(), keys.waiting_children()] {
+            pipe.zscore(set, id.as_str());
+        }
+        for list in [keys.active(), keys.wait(), keys.paused()] {
+            pipe.cmd("LPOS").arg(list).arg(id.as_str());
+        }
+        let (sets, lists): ([Option<f64>; 5], [Option<i64>; 3]) = {
+            let reply: (
+                Option<f64>, Option<f64>, Option<f64>, Option<f64>, Option<f64>,
+                Option<i64>, Option<i64>, Option<i64>,
+            ) = pipe.query_async(&mut self.connection.clone()).await?;
+            ([reply.0, reply.1, reply.2, reply.3, reply.4], [reply.5, reply.6, reply.7])
+        };
+        let states = [
+            (sets[0].is_some(), JobState::Completed),
+            (sets[1].is_some(), JobState::Failed),
+            (sets[2].is_some(), JobState::Delayed),
+            (sets[3].is_some(), JobState::Prioritized),
+            (sets[4].is_some(), JobState::WaitingChildren),
+            (lists[0].is_some(), JobState::Active),
+            (lists[1].is_some() || lists[2].is_some(), JobState::Waiting),
+        ];
+        Ok(states.into_iter().find_map(|(there, state)| there.then_some(state)).unwrap_or(JobState::Unknown))
+    }
+
+    /// Log lines, oldest first.
+    pub async fn job_logs(&self, queue: &QueueName, id: &JobId, most: u64) -> Result<Vec<String>, QueueError> {
+        let key = format!("{}:logs", self.keys(queue).job_key(id.as_str()));
+        Ok(self.connection.clone().lrange(key, 0, most as isize - 1).await?)
+    }
+
+    /// Jobs in one state: next to run first, or newest first when finished.
+    pub async fn jobs(
+        &self,
+        queue: &QueueName,
+        state: JobState,
+        offset: u64,
+        limit: u64,
+    ) -> Result<Vec<JobView>, QueueError> {
+        let keys = self.keys(queue);
+        let (from, to) = (offset as isize, (offset + limit) as isize - 1);
+        let mut connection = self.connection.clone();
+        let ids: Vec<String> = match state {
+            // Lists are filled from the left and taken from the right.
+            JobState::Waiting => connection.lrange(keys.wait(), -to - 1, -from - 1).await?,
+            JobState::Active => connection.lrange(keys.active(), -to - 1, -from - 1).await?,
+            JobState::Prioritized => connection.zrange(keys.prioritized(), from, to).await?,
+            JobState::Delayed => connection.zrange(keys.delayed(), from, to).await?,
+            JobState::WaitingChildren => connection.zrange(keys.waiting_children(), from, to).await?,
+            JobState::Completed => connection.zrevrange(keys.completed(), from, to).await?,
+            JobState::Failed => connection.zrevrange(keys.failed(), from, to).await?,
+            JobState::Unknown => return Err(QueueError::Invalid("no list holds jobs in state unknown".into())),
+        };
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for id in &ids {
+            pipe.hgetall(keys.job_key(id));
+        }
+        let hashes: Vec<HashMap<String, String>> = pipe.query_async(&mut connection).await?;
+        Ok(ids.into_iter().zip(hashes).map(|(id, fields)| JobView::new(id, state, fields)).collect())
+    }
+
+    /// Puts a finished job back, with fresh attempts.
+    pub async fn retry(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
+        let not_found = || QueueError::NotFound { queue: queue.to_string(), id: id.to_string() };
+        let job = self.job(queue, id).await?.ok_or_else(not_found)?;
+        let keys = self.keys(queue);
+        let (set, property) = match job.state {
+            JobState::Failed => (keys.failed(), "failedReason"),
+            JobState::Completed => (keys.completed(), "returnvalue"),
+            state => return Err(QueueError::WrongState { state }),
+        };
+        let prev = if job.state == JobState::Failed { "failed" } else { "completed" };
+        let code: i64 = scripts::REPROCESS
+            .key(keys.job_key(id.as_str())).key(keys.events()).key(set).key(keys.wait()).key(keys.meta())
+            .key(keys.active()).key(keys.marker()).key(keys.prioritized()).key(keys.pc())
+            .arg(id.as_str()).arg("LPUSH").arg(property).arg(prev).arg("1").arg("0")
+            .invoke_async(&mut self.connection.clone())
+            .await?;
+        match code {
+            1 => Ok(()),
+            -1 => Err(not_found()),
+            _ => Err(QueueError::WrongState { state: self.state(queue, id).await? }),
+        }
+    }
+
+    /// Key-value space for guests.
+    pub fn kv(&self) -> Kv {
+        Kv { connection: self.connection.clone(), prefix: self.config.own_prefix.clone() }
+    }
+
+    /// The stream of finished attempts.
+    pub fn attempts(&self) -> AttemptStream {
+        AttemptStream {
+            connection: self.connection.clone(),
+            blocking: self.client.clone(),
+            key: format!("{}:attempts", self.config.own_prefix),
+            consumer: format!("pid-{}", std::process::id()),
+        }
+    }
+
+    /// Works on a queue until the handle is drained.
+    pub fn spawn_worker(&self, config: WorkerConfig, handler: Arc<dyn Handler>) -> WorkerHandle {
+        WorkerHandle::spawn(self.clone(), config, handler)
+    }
+}
+
+fn bulk(job: NewJob) -> Result<BulkJob, QueueError> {
+    if job.data.len() > MAX_DATA_BYTES {
+        return Err(QueueError::Invalid(format!("the data is larger than {MAX_DATA_BYTES} bytes")));
+    }
+    let data: serde_json::Value =
+        serde_json::from_str(&job.data).map_err(|error| QueueError::Invalid(format!("the data is not JSON: {error}")))?;
+    let mut options = JobOptions::new();
+    options.delay = job.delay.map(|delay| delay.as_millis() as u64);
+    options.priority = job.priority;
+    options.attempts = job.attempts;
+    options.backoff = job.backoff.map(|backoff| match backoff.kind {
+        BackoffKind::Fixed => BackoffStrategy::Fixed(backoff.delay.as_millis() as u64),
+        BackoffKind::Exponential => BackoffStrategy::Exponential(backoff.delay.as_millis() as u64),
+    });
+    options.job_id = job.id.map(|id| id.to_string());
+    options.deduplication = job.deduplication.map(|once| DeduplicationOptions {
+        id: once.key,
+        ttl: once.ttl.map(|ttl| ttl.as_millis() as u64),
+        ..Default::default()
+    });
+    Ok(BulkJob::with_options(job.name, data, options))
+}

@@ -1,0 +1,72 @@
+//! Jobs and counts as operators read them, straight from Redis's hashes: also what a parser would refuse.
+
+use std::collections::HashMap;
+
+use patchbay_model::job::JobState;
+use serde::Serialize;
+
+/// Jobs per state.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct QueueCounts {
+    pub waiting: u64,
+    pub prioritized: u64,
+    pub delayed: u64,
+    pub active: u64,
+    #[serde(rename = "waitingChildren")]
+    pub waiting_children: u64,
+    pub completed: u64,
+    pub failed: u64,
+    /// Paused by an operator, for every worker everywhere.
+    pub paused: bool,
+}
+
+/// One job, its texts as they stand in Redis.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct JobView {
+    pub id: String,
+    pub name: String,
+    pub state: JobState,
+    /// Raw: may not be JSON.
+    pub data: String,
+    pub opts: String,
+    pub timestamp: Option<u64>,
+    pub processed_on: Option<u64>,
+    pub finished_on: Option<u64>,
+    pub attempts_made: u32,
+    pub attempts_started: u32,
+    pub stalled: u32,
+    pub progress: Option<String>,
+    pub return_value: Option<String>,
+    pub failed_reason: Option<String>,
+    /// One text per failed attempt.
+    pub stacktrace: Vec<String>,
+    pub processed_by: Option<String>,
+}
+
+impl JobView {
+    pub(crate) fn new(id: String, state: JobState, mut fields: HashMap<String, String>) -> Self {
+        let number = |text: Option<String>| text.and_then(|text| text.parse().ok());
+        let count = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0);
+        Self {
+            id,
+            state,
+            name: fields.remove("name").unwrap_or_default(),
+            data: fields.remove("data").unwrap_or_default(),
+            opts: fields.remove("opts").unwrap_or_default(),
+            timestamp: number(fields.remove("timestamp")),
+            processed_on: number(fields.remove("processedOn")),
+            finished_on: number(fields.remove("finishedOn")),
+            attempts_made: count(fields.remove("atm")),
+            attempts_started: count(fields.remove("ats")),
+            stalled: count(fields.remove("stc")),
+            progress: fields.remove("progress"),
+            return_value: fields.remove("returnvalue"),
+            failed_reason: fields.remove("failedReason"),
+            stacktrace: fields.remove("stacktrace").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+            processed_by: fields.remove("pb"),
+        }
+    }
+}

@@ -1,0 +1,579 @@
+//! Taking jobs: one BullMQ worker per queue, rebuilt when Redis comes back.
+//!
+//! Processor mode of the crate only. Every retry is ours (`moveToDelayed` by upstream's script, then `Err(Delayed)`), so the crate's own
+//! retry rules never apply. Locks are renewed here, off the guest's threads; a lost lock cancels the guest.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bullmq::types::{BackoffStrategy, KeepJobs, RemoveOnFinish};
+use bullmq::{Job, QueueKeys, RateLimiterOptions, Worker, WorkerOptions};
+use futures::FutureExt;
+use patchbay_model::QueueName;
+use patchbay_model::job::{JobKey, Trace};
+use patchbay_model::retry::{Backoff, BackoffKind};
+use redis::AsyncCommands;
+use redis::aio::ConnectionManager;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::queues::MAX_DATA_BYTES;
+use crate::{Queues, scripts};
+
+/// How often Redis is asked whether it is there; bounds how late its return is noticed.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// No answer for this long counts as away (a half-open connection never answers).
+const WATCH_LIMIT: Duration = Duration::from_secs(2);
+/// Traces kept on a job, as in BullMQ's own default order of magnitude.
+const MAX_TRACES: usize = 10;
+
+/// How to work on a queue.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Which.
+    pub queue: QueueName,
+    /// Jobs at once.
+    pub concurrency: usize,
+    /// Lock on a job.
+    pub lock: Duration,
+    /// How often it is renewed.
+    pub renew: Duration,
+    /// How often stalled jobs are looked for.
+    pub stalled_interval: Duration,
+    /// Stalls before a job fails.
+    pub max_stalls: u32,
+    /// Completed jobs to keep.
+    pub keep_completed: Keep,
+    /// Failed jobs to keep.
+    pub keep_failed: Keep,
+    /// At most so many per time; spread evenly.
+    pub rate: Option<(u64, Duration)>,
+    /// Name of this process in lists of workers.
+    pub host: String,
+}
+
+/// Whichever is reached first; nothing set keeps all.
+#[derive(Debug, Clone, Default)]
+pub struct Keep {
+    /// No longer than this.
+    pub age: Option<Duration>,
+    /// No more than this.
+    pub count: Option<u64>,
+}
+
+/// Runs jobs.
+#[async_trait]
+pub trait Handler: Send + Sync + 'static {
+    /// Runs one to its end.
+    async fn handle(&self, delivery: Delivery) -> Disposition;
+}
+
+/// A job that was taken.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Its identity.
+    pub key: JobKey,
+    /// Its kind.
+    pub name: String,
+    /// One JSON document.
+    pub data: String,
+    /// Why it must not run: its data or options cannot be read. They stay in Redis as they are.
+    pub data_invalid: Option<String>,
+    /// Attempts and backoff that the producer set.
+    pub retry: (Option<u32>, Option<Backoff>),
+    /// What caused it.
+    pub trace: Trace,
+    /// Counted attempts before this one.
+    pub attempts_made: u32,
+    /// Starts, this one included.
+    pub started: u32,
+    /// How often it stalled.
+    pub stalled: u32,
+    /// When it was first deferred, Unix milliseconds.
+    pub first_deferred_at_ms: Option<u64>,
+    /// The scheduler that made it.
+    pub schedule_id: Option<String>,
+    /// To write logs and progress.
+    pub job: JobHandle,
+    /// Cancelled when the lock is lost: another worker may have the job.
+    pub lost: CancellationToken,
+}
+
+/// What to do with it now.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum Disposition {
+    /// Done; the value is JSON.
+    Complete { value: String },
+    /// Failed for good.
+    Fail { reason: String, stack: Vec<String> },
+    /// Again later; the attempt counts.
+    Retry { delay: Duration, reason: String, stack: Vec<String> },
+    /// Again later; the attempt does not count.
+    Defer { delay: Duration, reason: String, stack: Vec<String> },
+    /// Back to the front of the queue as if never taken.
+    HandBack,
+}
+
+/// Writes to a running job.
+#[derive(Clone)]
+pub struct JobHandle {
+    connection: ConnectionManager,
+    job_key: String,
+    events_key: String,
+    id: String,
+}
+
+impl std::fmt::Debug for JobHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("JobHandle").field(&self.id).finish()
+    }
+}
+
+impl JobHandle {
+    /// One line into the job's log. Best effort: a lost log line must not fail a job.
+    pub async fn log(&self, line: &str) {
+        let written: redis::RedisResult<()> =
+            self.connection.clone().rpush(format!("{}:logs", self.job_key), line).await;
+        if let Err(error) = written {
+            warn!(%error, job = self.id, "job log line lost");
+        }
+    }
+
+    /// Progress as JSON. Best effort.
+    pub async fn progress(&self, json: &str) {
+        let mut pipe = redis::pipe();
+        pipe.hset(&self.job_key, "progress", json).ignore();
+        pipe.cmd("XADD").arg(&self.events_key).arg("*")
+            .arg("event").arg("progress").arg("jobId").arg(&self.id).arg("data").arg(json)
+            .ignore();
+        let written: redis::RedisResult<()> = pipe.query_async(&mut self.connection.clone()).await;
+        if let Err(error) = written {
+            warn!(%error, job = self.id, "job progress lost");
+        }
+    }
+}
+
+struct Inner {
+    queues: Queues,
+    config: WorkerConfig,
+    handler: Arc<dyn Handler>,
+    keys: QueueKeys,
+    current: Mutex<Option<Arc<Worker>>>,
+    locks: Mutex<HashMap<String, Lock>>,
+    running: AtomicUsize,
+    paused: AtomicBool,
+    healthy: AtomicBool,
+    concurrency: AtomicUsize,
+    stop: CancellationToken,
+}
+
+struct Lock {
+    token: String,
+    lost: CancellationToken,
+}
+
+/// A running worker.
+pub struct WorkerHandle {
+    inner: Arc<Inner>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl WorkerHandle {
+    pub(crate) fn spawn(queues: Queues, config: WorkerConfig, handler: Arc<dyn Handler>) -> Self {
+        let inner = Arc::new(Inner {
+            keys: queues.keys(&config.queue),
+            concurrency: AtomicUsize::new(config.concurrency.max(1)),
+            queues,
+            config,
+            handler,
+            current: Mutex::default(),
+            locks: Mutex::default(),
+            running: AtomicUsize::new(0),
+            paused: AtomicBool::new(false),
+            healthy: AtomicBool::new(true),
+            stop: CancellationToken::new(),
+        });
+        let tasks = vec![tokio::spawn(watch(Arc::clone(&inner))), tokio::spawn(renew(Arc::clone(&inner)))];
+        Self { inner, tasks }
+    }
+
+    /// Which queue.
+    pub fn queue(&self) -> &QueueName {
+        &self.inner.config.queue
+    }
+
+    /// Takes no more jobs; running ones go on. Local: other workers are not affected.
+    pub fn pause(&self) {
+        self.inner.paused.store(true, Ordering::Release);
+        if let Some(worker) = self.inner.current() {
+            worker.pause();
+        }
+    }
+
+    /// Takes jobs again.
+    pub fn resume(&self) {
+        self.inner.paused.store(false, Ordering::Release);
+        if let Some(worker) = self.inner.current() {
+            worker.resume();
+        }
+    }
+
+    /// Jobs that run now.
+    pub fn active(&self) -> usize {
+        self.inner.running.load(Ordering::Acquire)
+    }
+
+    /// Changes how many run at once.
+    pub fn set_concurrency(&self, concurrency: usize) {
+        self.inner.concurrency.store(concurrency.max(1), Ordering::Release);
+        // The crate grows only to its initial number of loops, so the worker is rebuilt by the watch.
+        self.inner.healthy.store(false, Ordering::Release);
+    }
+
+    /// Whether Redis answered lately.
+    pub fn healthy(&self) -> bool {
+        self.inner.healthy.load(Ordering::Acquire)
+    }
+
+    /// Stops taking jobs and waits for running ones. Gives how many still ran at the limit; they stop being renewed.
+    pub async fn drain(&self, limit: Duration) -> usize {
+        self.pause();
+        self.inner.stop.cancel();
+        if let Some(worker) = self.inner.take_current()
+            && let Err(error) = worker.close(limit.as_millis() as u64).await
+        {
+            warn!(%error, queue = %self.queue(), "worker did not close cleanly");
+        }
+        let left = self.active();
+        for task in &self.tasks {
+            task.abort();
+        }
+        left
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        self.inner.stop.cancel();
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Inner {
+    fn current(&self) -> Option<Arc<Worker>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn take_current(&self) -> Option<Arc<Worker>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    async fn build(self: &Arc<Self>) -> Result<(), bullmq::Error> {
+        let config = &self.config;
+        let mut options = WorkerOptions::new()
+            .connection(self.queues.connection_options())
+            .prefix(self.queues.config.prefix.clone())
+            .name(config.host.clone())
+            .concurrency(self.concurrency.load(Ordering::Acquire))
+            .lock_duration(config.lock)
+            .max_stalled_count(config.max_stalls)
+            .stalled_interval(config.stalled_interval)
+            .run_retry_delay(Duration::from_secs(1))
+            .remove_on_complete(keep(&config.keep_completed))
+            .remove_on_fail(keep(&config.keep_failed))
+            .skip_lock_renewal();
+        if let Some((max, per)) = config.rate {
+            // Even: BullMQ's window lets almost twice the limit through at its edge.
+            options = options.limiter(RateLimiterOptions { max: 1, duration: (per.as_millis() as u64 / max.max(1)).max(1) });
+        }
+        let inner = Arc::clone(self);
+        let processor = move |job: Job, _cancel| {
+            let inner = Arc::clone(&inner);
+            async move { inner.process(job).await }
+        };
+        let worker = Arc::new(Worker::with_options(config.queue.as_str(), processor, options).await?);
+        if self.paused.load(Ordering::Acquire) {
+            worker.pause();
+        }
+        // The crate's channel of events is unbounded: somebody must empty it.
+        let events = Arc::downgrade(&worker);
+        let queue = config.queue.clone();
+        tokio::spawn(async move {
+            while let Some(worker) = events.upgrade() {
+                let event = tokio::time::timeout(Duration::from_secs(5), worker.next_event()).await;
+                match event {
+                    Ok(Some(bullmq::worker::WorkerEvent::Error(error))) => warn!(%queue, %error, "worker"),
+                    Ok(Some(bullmq::worker::WorkerEvent::Stalled { job_id })) => warn!(%queue, job = job_id, "job stalled"),
+                    Ok(Some(bullmq::worker::WorkerEvent::Closed) | None) => return,
+                    Ok(Some(_)) | Err(_) => {}
+                }
+            }
+        });
+        let old = self.current.lock().unwrap_or_else(PoisonError::into_inner).replace(worker);
+        if let Some(old) = old {
+            // Its running jobs end in it; it takes no new ones.
+            tokio::spawn(async move { old.close(24 * 3_600_000).await.ok() });
+        }
+        Ok(())
+    }
+
+    async fn process(self: Arc<Self>, job: Job) -> Result<serde_json::Value, bullmq::Error> {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        let _running = Running(&self);
+        let id = job.id().to_owned();
+        let lost = CancellationToken::new();
+        if let Some(token) = job.token() {
+            let lock = Lock { token: token.to_owned(), lost: lost.clone() };
+            self.locks.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), lock);
+        }
+        let _lock = Unlock { inner: &self, id: &id };
+        let delivery = match self.delivery(&job, lost).await {
+            Ok(delivery) => delivery,
+            // Redis went away under us: the lock expires and the job is delivered again.
+            Err(error) => {
+                warn!(%error, job = id, "cannot read a job that was just taken");
+                return Err(bullmq::Error::Delayed);
+            }
+        };
+        let name = delivery.name.clone();
+        let handled = AssertUnwindSafe(self.handler.handle(delivery)).catch_unwind().await;
+        // A panic of ours would leave the job active for ever, with its lock renewed.
+        let disposition = handled.unwrap_or_else(|_| {
+            error!(job = id, name, "the host panicked while running a job");
+            let reason = "host-fault: the host panicked".to_owned();
+            Disposition::Defer { delay: Duration::from_secs(5), stack: vec![reason.clone()], reason }
+        });
+        self.settle(&job, disposition).await
+    }
+
+    async fn delivery(&self, job: &Job, lost: CancellationToken) -> Result<Delivery, redis::RedisError> {
+        let job_key = self.keys.job_key(job.id());
+        let opts = job.opts();
+        let mut data = job.data().to_string();
+        let mut invalid = None;
+        let (mut stalled, mut first_deferred) = (0, None);
+        // The crate turns data that is not JSON into null and odd options into none: only then are the raw texts worth a round trip.
+        let suspicious = job.data().is_null() || (opts.attempts.is_none() && opts.backoff.is_none());
+        if suspicious || job.attempts_started() > 1 {
+            let (raw_data, raw_opts, stc, pfd): (Option<String>, Option<String>, Option<u32>, Option<u64>) = self
+                .queues
+                .connection
+                .clone()
+                .hmget(&job_key, &["data", "opts", "stc", "pfd"])
+                .await?;
+            (stalled, first_deferred) = (stc.unwrap_or(0), pfd);
+            let raw_data = raw_data.unwrap_or_default();
+            if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&raw_data) {
+                invalid = Some(format!("the job's data is not JSON: {error}"));
+            } else if let Some(Err(error)) = raw_opts.map(|raw| serde_json::from_str::<bullmq::JobOptions>(&raw)) {
+                invalid = Some(format!("the job's options cannot be read: {error}"));
+            }
+            data = raw_data;
+        }
+        if data.len() > MAX_DATA_BYTES {
+            invalid = Some(format!("the job's data is larger than {MAX_DATA_BYTES} bytes"));
+            data = String::new();
+        }
+        let unusable = |error| redis::RedisError::from((redis::ErrorKind::Client, "job id", format!("{error}")));
+        Ok(Delivery {
+            key: JobKey {
+                prefix: self.queues.config.prefix.clone(),
+                queue: self.config.queue.clone(),
+                id: job.id().parse().map_err(unusable)?,
+                created_ms: job.timestamp(),
+            },
+            name: job.name().to_owned(),
+            data,
+            data_invalid: invalid,
+            retry: (opts.attempts, opts.backoff.as_ref().and_then(backoff)),
+            trace: Trace::default(),
+            attempts_made: job.attempts_made(),
+            started: job.attempts_started(),
+            stalled,
+            first_deferred_at_ms: first_deferred,
+            schedule_id: job.repeat_job_key().map(str::to_owned),
+            job: JobHandle {
+                connection: self.queues.connection.clone(),
+                job_key,
+                events_key: self.keys.events(),
+                id: job.id().to_owned(),
+            },
+            lost,
+        })
+    }
+
+    async fn settle(&self, job: &Job, disposition: Disposition) -> Result<serde_json::Value, bullmq::Error> {
+        match disposition {
+            Disposition::Complete { value } => Ok(serde_json::from_str(&value)?),
+            Disposition::Fail { reason, stack } => {
+                let traces = self.traces(job, stack).await?;
+                let _: redis::Value = scripts::SAVE_STACKTRACE
+                    .key(self.keys.job_key(job.id()))
+                    .arg(traces)
+                    .arg(&reason)
+                    .invoke_async(&mut self.queues.connection.clone())
+                    .await?;
+                Err(bullmq::Error::Unrecoverable(reason))
+            }
+            Disposition::Retry { delay, reason, stack } => self.delay(job, delay, &reason, stack, true).await,
+            Disposition::Defer { delay, reason, stack } => {
+                let key = self.keys.job_key(job.id());
+                let _: bool = self.queues.connection.clone().hset_nx(key, "pfd", now_ms()).await?;
+                self.delay(job, delay, &reason, stack, false).await
+            }
+            Disposition::HandBack => {
+                job.move_to_wait(job.token()).await?;
+                Err(bullmq::Error::Delayed)
+            }
+        }
+    }
+
+    async fn delay(
+        &self,
+        job: &Job,
+        delay: Duration,
+        reason: &str,
+        stack: Vec<String>,
+        counts: bool,
+    ) -> Result<serde_json::Value, bullmq::Error> {
+        let traces = self.traces(job, stack).await?;
+        let keys = &self.keys;
+        let code: i64 = scripts::MOVE_TO_DELAYED
+            .key(keys.marker()).key(keys.active()).key(keys.prioritized()).key(keys.delayed())
+            .key(keys.job_key(job.id())).key(keys.events()).key(keys.meta()).key(keys.stalled())
+            .key(keys.wait()).key(keys.limiter()).key(keys.pc())
+            .arg(keys.key_prefix()).arg(now_ms()).arg(job.id()).arg(job.token().unwrap_or_default())
+            .arg(delay.as_millis() as u64).arg(if counts { "0" } else { "1" })
+            .arg(packed(&["failedReason", reason, "stacktrace", &traces])).arg("0").arg("")
+            .invoke_async(&mut self.queues.connection.clone())
+            .await?;
+        if code < 0 {
+            warn!(job = job.id(), code, "the job could not be delayed; its lock was lost");
+        }
+        Err(bullmq::Error::Delayed)
+    }
+
+    /// The job's stack traces with this one added, as BullMQ stores them.
+    async fn traces(&self, job: &Job, stack: Vec<String>) -> Result<String, bullmq::Error> {
+        let known: Option<String> = if job.attempts_started() > 1 {
+            self.queues.connection.clone().hget(self.keys.job_key(job.id()), "stacktrace").await?
+        } else {
+            None
+        };
+        let mut traces: Vec<String> = known.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        traces.extend(stack);
+        let surplus = traces.len().saturating_sub(MAX_TRACES);
+        Ok(serde_json::to_string(&traces[surplus..])?)
+    }
+}
+
+struct Running<'a>(&'a Inner);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+struct Unlock<'a> {
+    inner: &'a Inner,
+    id: &'a str,
+}
+
+impl Drop for Unlock<'_> {
+    fn drop(&mut self) {
+        self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(self.id);
+    }
+}
+
+/// Builds the worker, and builds it again when Redis was away: the crate's own reconnect backs off to seconds and is private.
+async fn watch(inner: Arc<Inner>) {
+    inner.healthy.store(false, Ordering::Release);
+    while !inner.stop.is_cancelled() {
+        let answered = matches!(tokio::time::timeout(WATCH_LIMIT, inner.queues.ping()).await, Ok(Ok(_)));
+        let was_healthy = inner.healthy.load(Ordering::Acquire);
+        if !answered {
+            inner.healthy.store(false, Ordering::Release);
+        } else if !was_healthy {
+            match inner.build().await {
+                Ok(()) => {
+                    inner.healthy.store(true, Ordering::Release);
+                    info!(queue = %inner.config.queue, "worker connected");
+                }
+                Err(error) => warn!(%error, queue = %inner.config.queue, "worker cannot start"),
+            }
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// Renews every lock of this worker in one pipeline.
+async fn renew(inner: Arc<Inner>) {
+    let lock_ms = inner.config.lock.as_millis() as u64;
+    loop {
+        tokio::time::sleep(inner.config.renew).await;
+        let held: Vec<(String, String, CancellationToken)> = {
+            let locks = inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.iter().map(|(id, lock)| (id.clone(), lock.token.clone(), lock.lost.clone())).collect()
+        };
+        for (id, token, lost) in held {
+            let key = format!("{}:lock", inner.keys.job_key(&id));
+            let mut connection = inner.queues.connection.clone();
+            let owner: redis::RedisResult<Option<String>> = connection.get(&key).await;
+            match owner {
+                Ok(Some(owner)) if owner == token => {
+                    let mut pipe = redis::pipe();
+                    pipe.cmd("PEXPIRE").arg(&key).arg(lock_ms).ignore().srem(inner.keys.stalled(), &id).ignore();
+                    let _: redis::RedisResult<()> = pipe.query_async(&mut connection).await;
+                }
+                Ok(_) => {
+                    warn!(job = id, queue = %inner.config.queue, "lock lost: the call is cancelled");
+                    lost.cancel();
+                }
+                // Redis is away: nobody else can take the job either.
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+fn keep(keep: &Keep) -> RemoveOnFinish {
+    if keep.age.is_none() && keep.count.is_none() {
+        return RemoveOnFinish::Bool(false);
+    }
+    // Seconds, whatever the crate's documentation says: the script multiplies by 1,000.
+    let age = keep.age.map(|age| age.as_secs());
+    RemoveOnFinish::Options(KeepJobs { age, count: keep.count.map(|count| count as usize), limit: None })
+}
+
+fn backoff(strategy: &BackoffStrategy) -> Option<Backoff> {
+    let (kind, delay) = match strategy {
+        BackoffStrategy::Fixed(ms) => (BackoffKind::Fixed, *ms),
+        BackoffStrategy::Exponential(ms) => (BackoffKind::Exponential, *ms),
+        BackoffStrategy::Custom(_) => return None,
+    };
+    Some(Backoff { kind, delay: Duration::from_millis(delay), max: None, jitter: None })
+}
+
+/// A msgpack array of short texts, as `updateJobFields` of the scripts wants it.
+fn packed(texts: &[&str]) -> Vec<u8> {
+    let mut out = Vec::new();
+    // Writing to a Vec cannot fail.
+    let _ = rmp::encode::write_array_len(&mut out, texts.len() as u32);
+    for text in texts {
+        let _ = rmp::encode::write_str(&mut out, text);
+    }
+    out
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+}
