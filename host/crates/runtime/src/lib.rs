@@ -1,1 +1,24 @@
-//! .
+//! The sandbox: component files in, calls with a deadline out.
+//!
+//! Owns wasmtime: engine, limits, one call, the registry (atomic swap) and the bindings per WIT version. Knows no Redis, SQL or HTTP
+//! client: what a guest may do outside is behind [`patchbay_model::capability::Capabilities`]. Nothing a guest does can block a thread of
+//! the host, outlive its deadline or grow past its memory limit; each way of failing is an outcome of its own.
+
+mod cache;
+mod call;
+mod compile;
+mod engine;
+mod error;
+mod inspect;
+mod registry;
+mod revision;
+mod runtime;
+mod v0_1;
+
+pub use call::{CallReport, JobCall};
+pub use compile::compile_child;
+pub use error::{LoadError, Rejection, RuntimeError};
+pub use inspect::{Inspected, pack};
+pub use registry::Registry;
+pub use revision::Revision;
+pub use runtime::{CompilerCommand, HostLimits, Runtime, RuntimeConfig};

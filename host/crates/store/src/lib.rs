@@ -1,1 +1,14 @@
-//! .
+//! Postgres: what happened, and what is meant to run.
+//!
+//! Owns sqlx and the schema `patchbay`. Never knows Redis or wasm. Failures are told apart by what the caller does next, and their text
+//! carries neither SQL nor connection strings.
+
+mod attempts;
+mod error;
+mod revisions;
+mod store;
+
+pub use attempts::AttemptRow;
+pub use error::StoreError;
+pub use revisions::{Activation, ActiveRow, NewRevision, RevisionRow};
+pub use store::{Changes, DatabaseFacts, MigrationReport, Store, StoreConfig};

@@ -1,0 +1,75 @@
+//! Compiled code on disk, bound to its component by a keyed MAC: a file that somebody else wrote, or that belongs to another component
+//! or engine, is a miss.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use hmac::{Hmac, KeyInit, Mac};
+use patchbay_model::RevisionDigest;
+use sha2::Sha256;
+
+use crate::RuntimeError;
+
+const MAC_BYTES: usize = 32;
+
+pub(crate) struct Cache {
+    dir: PathBuf,
+    key: [u8; 32],
+    /// Engine settings and version that the code is tied to.
+    engine: Vec<u8>,
+}
+
+impl Cache {
+    pub(crate) fn open(dir: &Path, key: [u8; 32], engine: Vec<u8>) -> Result<Self, RuntimeError> {
+        let io = |source| RuntimeError::Io { what: "cannot use the cache directory", source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+        let metadata = fs::metadata(dir).map_err(io)?;
+        let ours = metadata.uid() == rustix::process::geteuid().as_raw();
+        if !ours || metadata.mode() & 0o022 != 0 {
+            return Err(io(std::io::Error::other("others own it or may write to it; make it yours with mode 0700")));
+        }
+        Ok(Self { dir: dir.to_owned(), key, engine })
+    }
+
+    fn path(&self, digest: &RevisionDigest) -> PathBuf {
+        self.dir.join(format!("{digest}.cwasm"))
+    }
+
+    fn mac(&self, digest: &RevisionDigest, code: &[u8]) -> Hmac<Sha256> {
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.key).expect("HMAC takes any key");
+        mac.update(digest.as_bytes());
+        mac.update(&(self.engine.len() as u64).to_be_bytes());
+        mac.update(&self.engine);
+        mac.update(&(code.len() as u64).to_be_bytes());
+        mac.update(code);
+        mac
+    }
+
+    /// The code, if the file is ours and whole.
+    pub(crate) fn get(&self, digest: &RevisionDigest) -> Option<Vec<u8>> {
+        let mut file = fs::read(self.path(digest)).ok()?;
+        let code = file.split_off(MAC_BYTES.min(file.len()));
+        let genuine = self.mac(digest, &code).verify_slice(&file).is_ok();
+        if !genuine {
+            tracing::warn!(revision = %digest, "cached code does not match and is compiled again");
+        }
+        genuine.then_some(code)
+    }
+
+    /// Written whole or not at all. Failing costs only the next start its speed.
+    pub(crate) fn put(&self, digest: &RevisionDigest, code: &[u8]) {
+        let write = || -> std::io::Result<()> {
+            let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+            file.write_all(&self.mac(digest, code).finalize().into_bytes())?;
+            file.write_all(code)?;
+            file.as_file().sync_all()?;
+            file.persist(self.path(digest))?;
+            Ok(())
+        };
+        if let Err(error) = write() {
+            tracing::warn!(%error, "compiled code is not cached");
+        }
+    }
+}

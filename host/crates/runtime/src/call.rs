@@ -1,0 +1,284 @@
+//! One call: slot, fresh store, deadline, outcome.
+//!
+//! Three layers end a guest: the epoch callback (it spins), the timeout around the call (it waits), and dropping the store (it is gone).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use patchbay_model::capability::{Capabilities, LogLevel};
+use patchbay_model::outcome::{Outcome, truncate};
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::ResourceTable;
+use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use crate::v0_1;
+use crate::Revision;
+
+/// Longest guest backtrace that is kept, in frames: recursion has thousands, and the first ones tell the story.
+const MAX_FRAMES: usize = 50;
+
+/// A job for a guest.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct JobCall {
+    pub id: String,
+    pub queue: String,
+    pub name: String,
+    /// One JSON document.
+    pub data: String,
+    pub attempt: u32,
+    pub max_attempts: u32,
+    pub enqueued_at_ms: u64,
+    pub idempotency_key: String,
+    pub correlation_id: String,
+    pub platform: String,
+    pub schedule_id: Option<String>,
+    /// Ends the call as a host fault.
+    pub cancel: CancellationToken,
+}
+
+/// How a call went.
+#[derive(Debug)]
+pub struct CallReport {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The guest's backtrace with function names.
+    pub stack: Option<String>,
+    /// Wall clock.
+    pub duration: Duration,
+    /// Largest linear memory.
+    pub peak_memory_bytes: u64,
+    /// Lines beyond the log limit.
+    pub dropped_log_lines: u64,
+}
+
+/// A store's data.
+pub(crate) struct State {
+    pub(crate) capabilities: Arc<dyn Capabilities>,
+    /// Where capabilities run: connections belong to the host's own threads.
+    pub(crate) host: tokio::runtime::Handle,
+    pub(crate) log: Arc<LogBudget>,
+    wasi: WasiCtx,
+    table: ResourceTable,
+    memory: Memory,
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl State {
+    /// Runs a capability on the host's threads; it ends when the guest's call does.
+    pub(crate) async fn outside<T: Send + 'static>(
+        &mut self,
+        act: impl Future<Output = T> + Send + 'static,
+    ) -> wasmtime::Result<T> {
+        let mut task = AbortOnDrop(self.host.spawn(act));
+        Ok((&mut task.0).await?)
+    }
+}
+
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// One budget for log lines, stdout and stderr of a call.
+pub(crate) struct LogBudget {
+    left: AtomicUsize,
+    dropped: AtomicU64,
+}
+
+impl LogBudget {
+    /// Whether a line of this length still fits; counts it if not.
+    pub(crate) fn take(&self, bytes: usize) -> bool {
+        let fits = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok();
+        if !fits {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        fits
+    }
+}
+
+/// Grants memory up to the limit, and remembers that it refused: guests abort on a refusal, which then is no ordinary trap.
+struct Memory {
+    limit: usize,
+    peak: usize,
+    refused: bool,
+}
+
+impl ResourceLimiter for Memory {
+    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let granted = desired <= self.limit;
+        self.refused |= !granted;
+        if granted {
+            self.peak = self.peak.max(desired);
+        }
+        Ok(granted)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= 100_000)
+    }
+}
+
+pub(crate) async fn run_job(revision: Arc<Revision>, job: JobCall, capabilities: Arc<dyn Capabilities>) -> CallReport {
+    let started = Instant::now();
+    let failed = |outcome| CallReport {
+        outcome,
+        stack: None,
+        duration: started.elapsed(),
+        peak_memory_bytes: 0,
+        dropped_log_lines: 0,
+    };
+    let limit = revision.deadline();
+    let slots = Arc::clone(&revision.runtime.slots);
+    // Before the pool, so that a full pool is a wait and not an error; bounded, so that the wait is not for ever.
+    let Ok(Ok(_slot)) = tokio::time::timeout(limit, slots.acquire_owned()).await else {
+        return failed(Outcome::HostFault("no free slot for the call".into()));
+    };
+    let Some(guests) = revision.runtime.guests() else {
+        return failed(Outcome::HostFault("the sandbox is shutting down".into()));
+    };
+    let host = tokio::runtime::Handle::current();
+    let cancel = job.cancel.clone();
+    let mut task = AbortOnDrop(guests.spawn(call(revision, job, capabilities, host, limit)));
+    tokio::select! {
+        ended = &mut task.0 => match ended {
+            Ok(report) => report,
+            Err(error) => failed(Outcome::HostFault(format!("the call broke: {error}"))),
+        },
+        () = cancel.cancelled() => failed(Outcome::HostFault("the job's lock was lost".into())),
+    }
+}
+
+async fn call(
+    revision: Arc<Revision>,
+    job: JobCall,
+    capabilities: Arc<dyn Capabilities>,
+    host: tokio::runtime::Handle,
+    limit: Duration,
+) -> CallReport {
+    let started = Instant::now();
+    let deadline = started + limit;
+    let limits = &revision.runtime.config.limits;
+    let log = Arc::new(LogBudget { left: AtomicUsize::new(limits.max_log_bytes), dropped: AtomicU64::new(0) });
+    let memory_limit = revision.memory_bytes();
+    let state = State {
+        wasi: wasi(&capabilities, &log),
+        capabilities,
+        host,
+        log: Arc::clone(&log),
+        table: ResourceTable::new(),
+        memory: Memory { limit: memory_limit, peak: 0, refused: false },
+    };
+    let mut store = Store::new(revision.runtime.engine(), state);
+    store.limiter(|state| &mut state.memory);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(move |_| {
+        Ok(if Instant::now() >= deadline {
+            UpdateDeadline::Interrupt
+        } else {
+            // Not `Yield`: that starves tokio's timers.
+            UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
+        })
+    });
+    let deadline_ms = u64::try_from(now_ms().saturating_add(limit.as_millis())).unwrap_or(u64::MAX);
+    let ended = tokio::time::timeout(limit, v0_1::run(&revision.jobs, &mut store, job, deadline_ms)).await;
+    let refused = store.data().memory.refused;
+    let peak_memory_bytes = store.data().memory.peak as u64;
+    drop(store);
+    let (outcome, stack) = match ended {
+        Err(_) => (Outcome::Deadline(limit), None),
+        Ok(Ok(Ok(value))) => (checked(value, limits.max_result_bytes), None),
+        Ok(Ok(Err(failure))) => (Outcome::Failed(failure.sanitized()), None),
+        Ok(Err(error)) => broken(&error, refused, memory_limit, limit),
+    };
+    CallReport {
+        outcome,
+        stack,
+        duration: started.elapsed(),
+        peak_memory_bytes,
+        dropped_log_lines: log.dropped.load(Ordering::Relaxed),
+    }
+}
+
+fn now_ms() -> u128 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_millis())
+}
+
+fn checked(value: String, max_bytes: usize) -> Outcome {
+    if value.len() > max_bytes {
+        return Outcome::InvalidResult(format!("{} bytes; the limit is {max_bytes}", value.len()));
+    }
+    match serde_json::from_str::<serde::de::IgnoredAny>(&value) {
+        Ok(_) => Outcome::Completed(value),
+        Err(error) => Outcome::InvalidResult(format!("not JSON: {error}")),
+    }
+}
+
+fn broken(error: &wasmtime::Error, refused: bool, memory: usize, limit: Duration) -> (Outcome, Option<String>) {
+    let trap = error.downcast_ref::<Trap>();
+    let stack = error.downcast_ref::<WasmBacktrace>().map(frames);
+    let outcome = match trap {
+        Some(Trap::Interrupt) => Outcome::Deadline(limit),
+        _ if refused => Outcome::MemoryLimit(memory as u64),
+        Some(trap) => {
+            let place = stack.as_deref().and_then(|stack| stack.lines().next()).unwrap_or_default().trim().to_owned();
+            Outcome::Trapped(format!("{trap} {place}").trim().to_owned())
+        }
+        // Not the guest: an instance could not be made, or a capability's task broke.
+        None => Outcome::HostFault(format!("{error:#}").lines().next().unwrap_or_default().to_owned()),
+    };
+    (outcome, stack)
+}
+
+fn frames(backtrace: &WasmBacktrace) -> String {
+    let lines = backtrace.frames().iter().take(MAX_FRAMES).map(|frame| {
+        let name = frame.func_name().map_or_else(
+            || format!("function {}", frame.func_index()),
+            |name| rustc_demangle::demangle(name).to_string(),
+        );
+        format!("    at {name} (+0x{:x})", frame.module_offset().unwrap_or_default())
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Nothing but clocks and randomness: no environment, no arguments, no files, no sockets, no names.
+fn wasi(capabilities: &Arc<dyn Capabilities>, log: &Arc<LogBudget>) -> WasiCtx {
+    let output = |level| crate::v0_1::Output::new(Arc::clone(capabilities), Arc::clone(log), level);
+    WasiCtx::builder()
+        .stdout(output(LogLevel::Info))
+        .stderr(output(LogLevel::Warn))
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .socket_addr_check(|_, _| Box::pin(async { false }))
+        .max_random_size(1 << 20)
+        .build()
+}
+
+/// Longest log line.
+const MAX_LINE_BYTES: usize = 8 * 1024;
+
+/// One line under the call's budget.
+pub(crate) fn log_line(
+    capabilities: &dyn Capabilities,
+    budget: &LogBudget,
+    level: LogLevel,
+    mut line: String,
+    fields: &[(String, String)],
+) {
+    let bytes = line.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    if budget.take(bytes + 1) {
+        truncate(&mut line, MAX_LINE_BYTES);
+        capabilities.log(level, &line, fields);
+    }
+}

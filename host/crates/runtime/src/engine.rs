@@ -1,0 +1,70 @@
+//! The engine: the only place where a wasmtime `Config` is built, so that compile child and host agree on every setting.
+
+use std::time::Duration;
+
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::RuntimeError;
+
+/// Length of one epoch: how late a spinning guest is noticed.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+/// The pool must hold the core instances, memories and tables of the largest toolchain's output (CPython: 14 core instances).
+const CORE_INSTANCES_PER_COMPONENT: u32 = 16;
+
+fn config() -> Config {
+    let mut config = Config::new();
+    config.wasm_component_model(true);
+    // WASI 0.2 only: without the machinery of 0.3 a call costs half.
+    config.concurrency_support(false);
+    config.epoch_interruption(true);
+    // Reading DWARF costs milliseconds of CPU per panic and per cancelled call; names come from the name section for free.
+    config.wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
+    config
+}
+
+/// For compiling only.
+pub(crate) fn compiler() -> Result<Engine, RuntimeError> {
+    Engine::new(&config()).map_err(|error| RuntimeError::Engine(format!("{error:#}")))
+}
+
+/// For running: pooled where the address space allows, else on demand. Both run the same compiled code.
+pub(crate) fn runner(calls: u32, max_memory_bytes: usize) -> Result<Engine, RuntimeError> {
+    let mut pool = PoolingAllocationConfig::default();
+    let cores = calls.saturating_mul(CORE_INSTANCES_PER_COMPONENT);
+    pool.total_component_instances(calls)
+        .total_core_instances(cores)
+        .total_memories(calls.saturating_mul(2))
+        .total_tables(calls.saturating_mul(4))
+        .total_stacks(calls)
+        .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
+        .max_memories_per_component(2)
+        .max_tables_per_component(4)
+        .table_elements(20_000)
+        .max_memory_size(max_memory_bytes);
+    let mut pooled = config();
+    pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    match Engine::new(&pooled) {
+        Ok(engine) => Ok(engine),
+        Err(error) => {
+            tracing::warn!(error = format!("{error:#}"), "no pooled instances here; calls cost a little more");
+            compiler()
+        }
+    }
+}
+
+/// Advances the epoch from a thread of its own, so that no amount of work on async threads delays it. Ends with the engine.
+pub(crate) fn start_ticker(engine: &Engine) -> Result<(), RuntimeError> {
+    let weak = engine.weak();
+    let ticker = move || {
+        while let Some(engine) = weak.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(TICK);
+        }
+    };
+    std::thread::Builder::new()
+        .name("epoch".into())
+        .spawn(ticker)
+        .map(drop)
+        .map_err(|source| RuntimeError::Io { what: "cannot start the epoch thread", source })
+}

@@ -1,0 +1,55 @@
+//! Why a component file is refused, and why the sandbox itself failed.
+
+use patchbay_model::manifest::ManifestError;
+
+/// The file's fault. The text is for whoever uploaded it.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Rejection {
+    #[error("the file is larger than the {0} MiB that this host accepts")]
+    TooLarge(usize),
+    #[error("not a WebAssembly component: {0}")]
+    NotAComponent(String),
+    #[error("the component has no patchbay:manifest section; make it with `patchbay plugin pack`")]
+    NoManifest,
+    #[error("the component has more than one patchbay:manifest section")]
+    DoubledManifest,
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("the manifest asks for parts that this host does not serve yet: {0}")]
+    NotServed(String),
+    #[error("the component exports none of patchbay:plugin's interfaces (wrong world); it exports: {0}")]
+    NoExport(String),
+    #[error("the manifest names queues, but the component does not export patchbay:plugin/jobs@0.1.0")]
+    NoJobs,
+    #[error("the component imports {import}, but its manifest does not ask for that")]
+    NotAsked { import: String },
+    #[error("the component imports {import}, which this host does not have")]
+    Unknown { import: String },
+    #[error("the component cannot be compiled: {0}")]
+    Compile(String),
+    #[error("the component does not fit the host: {0}")]
+    Link(String),
+    #[error("the self-test failed: {0}")]
+    SelfTest(String),
+}
+
+/// Ours: try again, or call somebody.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum RuntimeError {
+    #[error("the engine cannot be made: {0}")]
+    Engine(String),
+    #[error("{what}: {source}")]
+    Io { what: &'static str, source: std::io::Error },
+}
+
+/// Either.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum LoadError {
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    #[error(transparent)]
+    Host(#[from] RuntimeError),
+}

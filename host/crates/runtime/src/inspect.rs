@@ -1,0 +1,142 @@
+//! What a component file says about itself, read without compiling it; and packing, which puts the manifest in.
+
+use patchbay_model::RevisionDigest;
+use patchbay_model::manifest::Manifest;
+use wasmparser::{Parser, Payload};
+
+use crate::Rejection;
+
+const SECTION: &str = "patchbay:manifest";
+const PACKAGE: &str = "patchbay:plugin/";
+const EXPORTS: [&str; 1] = ["patchbay:plugin/jobs@0.1.0"];
+
+/// A readable component file.
+#[derive(Debug)]
+pub struct Inspected {
+    /// Of the whole file.
+    pub digest: RevisionDigest,
+    /// From its section.
+    pub manifest: Manifest,
+    /// Names, versions included.
+    pub exports: Vec<String>,
+    /// Names, versions included.
+    pub imports: Vec<String>,
+    /// Core instances that one instance of it makes: what a call takes from the pool.
+    pub core_instances: u32,
+}
+
+struct Sections {
+    manifests: Vec<Vec<u8>>,
+    exports: Vec<String>,
+    imports: Vec<String>,
+    core_instances: u32,
+}
+
+fn read(component: &[u8]) -> Result<Sections, Rejection> {
+    let broken = |error: wasmparser::BinaryReaderError| Rejection::NotAComponent(error.to_string());
+    if !Parser::is_component(component) {
+        let kind = if Parser::is_core_wasm(component) { "this is a core module" } else { "unknown file type" };
+        return Err(Rejection::NotAComponent(kind.into()));
+    }
+    // Also finds truncation: every section is validated.
+    wasmparser::Validator::new().validate_all(component).map_err(broken)?;
+    let mut sections = Sections { manifests: vec![], exports: vec![], imports: vec![], core_instances: 0 };
+    let mut depth = 0u32;
+    for payload in Parser::new(0).parse_all(component) {
+        match payload.map_err(broken)? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::InstanceSection(reader) => sections.core_instances += reader.count(),
+            Payload::CustomSection(custom) if depth == 0 && custom.name() == SECTION => {
+                sections.manifests.push(custom.data().to_vec());
+            }
+            Payload::ComponentImportSection(reader) if depth == 0 => {
+                for import in reader {
+                    sections.imports.push(import.map_err(broken)?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(reader) if depth == 0 => {
+                for export in reader {
+                    sections.exports.push(export.map_err(broken)?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(sections)
+}
+
+pub(crate) fn inspect(component: &[u8], max_bytes: usize) -> Result<Inspected, Rejection> {
+    if component.len() > max_bytes {
+        return Err(Rejection::TooLarge(max_bytes >> 20));
+    }
+    let sections = read(component)?;
+    let manifest = match sections.manifests.as_slice() {
+        [] => return Err(Rejection::NoManifest),
+        [one] => Manifest::from_packed(one)?,
+        _ => return Err(Rejection::DoubledManifest),
+    };
+    let not_served = manifest.not_served();
+    if !not_served.is_empty() {
+        return Err(Rejection::NotServed(not_served.join(", ")));
+    }
+    check_imports(&manifest, &sections.imports)?;
+    if !sections.exports.iter().any(|name| EXPORTS.contains(&name.as_str())) {
+        if !manifest.queues.is_empty() && sections.exports.iter().any(|name| name.starts_with(PACKAGE)) {
+            return Err(Rejection::NoJobs);
+        }
+        return Err(Rejection::NoExport(sections.exports.join(", ")));
+    }
+    Ok(Inspected {
+        digest: RevisionDigest::of(component),
+        manifest,
+        exports: sections.exports,
+        imports: sections.imports,
+        core_instances: sections.core_instances.max(1),
+    })
+}
+
+/// Imports ⊆ asked. Every toolchain imports parts of WASI that it never uses; those are linked and lead nowhere.
+fn check_imports(manifest: &Manifest, imports: &[String]) -> Result<(), Rejection> {
+    let asked = manifest.asked_interfaces();
+    for import in imports {
+        if let Some(rest) = import.strip_prefix(PACKAGE) {
+            let interface = rest.split('@').next().unwrap_or_default();
+            if !asked.contains(interface) {
+                return Err(Rejection::NotAsked { import: import.clone() });
+            }
+        } else if import.starts_with("wasi:http/") || !import.starts_with("wasi:") {
+            return Err(Rejection::Unknown { import: import.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Puts the manifest into a component that has none.
+pub fn pack(component: &[u8], manifest: &Manifest) -> Result<Vec<u8>, Rejection> {
+    if !read(component)?.manifests.is_empty() {
+        return Err(Rejection::DoubledManifest);
+    }
+    let content = manifest.to_packed();
+    let mut body = Vec::with_capacity(content.len() + SECTION.len() + 4);
+    leb128(&mut body, SECTION.len());
+    body.extend(SECTION.as_bytes());
+    body.extend(content);
+    let mut packed = component.to_vec();
+    packed.push(0);
+    leb128(&mut packed, body.len());
+    packed.extend(body);
+    Ok(packed)
+}
+
+/// Lengths in a wasm file.
+fn leb128(out: &mut Vec<u8>, mut value: usize) {
+    loop {
+        let low = (value & 0x7f) as u8;
+        value >>= 7;
+        if value == 0 {
+            return out.push(low);
+        }
+        out.push(low | 0x80);
+    }
+}

@@ -1,0 +1,166 @@
+//! The sandbox of one process: engine, guest threads, slots, cache and registry.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use wasmtime::Engine;
+use wasmtime::component::{Component, Linker};
+
+use crate::cache::Cache;
+use crate::call::State;
+use crate::{Inspected, LoadError, Registry, Rejection, Revision, RuntimeError, compile, engine, inspect, v0_1};
+
+/// How to run the compiler: this very binary with a hidden subcommand.
+#[derive(Debug, Clone)]
+pub struct CompilerCommand {
+    /// The binary.
+    pub program: PathBuf,
+    /// Before input, output and memory limit.
+    pub args: Vec<String>,
+}
+
+/// Defaults for manifests that are silent, and ceilings for those that are not.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct HostLimits {
+    pub default_memory_mb: u32,
+    pub max_memory_mb: u32,
+    pub default_deadline: Duration,
+    pub max_deadline: Duration,
+    pub max_result_bytes: usize,
+    pub max_log_bytes: usize,
+    pub max_component_bytes: usize,
+}
+
+/// What the sandbox is built from.
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
+    /// For compiled code; made with mode 0700.
+    pub cache_dir: PathBuf,
+    /// Absent: compile in this process.
+    pub compiler: Option<CompilerCommand>,
+    /// Longest compilation.
+    pub compile_timeout: Duration,
+    /// Address space of the compiler.
+    pub compile_memory_bytes: u64,
+    /// Calls at once.
+    pub max_calls: usize,
+    /// Threads that guests run on.
+    pub worker_threads: usize,
+    /// Limits.
+    pub limits: HostLimits,
+    /// Authenticates cached code.
+    pub cache_key: [u8; 32],
+}
+
+/// The sandbox.
+pub struct Runtime {
+    pub(crate) config: RuntimeConfig,
+    pub(crate) slots: Arc<Semaphore>,
+    engine: Engine,
+    linker: Linker<State>,
+    cache: Cache,
+    registry: Registry,
+    /// Guests have threads of their own: lock renewal, health and HTTP never wait for a spinning one. Taken out on drop.
+    guests: Option<tokio::runtime::Runtime>,
+}
+
+impl Runtime {
+    /// Builds the engine and starts its clock.
+    pub fn new(config: RuntimeConfig) -> Result<Arc<Self>, RuntimeError> {
+        let calls = u32::try_from(config.max_calls.max(1)).unwrap_or(u32::MAX);
+        let engine = engine::runner(calls, (config.limits.max_memory_mb as usize) << 20)?;
+        engine::start_ticker(&engine)?;
+        let mut linker = Linker::new(&engine);
+        v0_1::link(&mut linker).map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
+        let guests = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.worker_threads.max(1))
+            .thread_name("guest")
+            .enable_all()
+            .build()
+            .map_err(|source| RuntimeError::Io { what: "cannot start the guests' threads", source })?;
+        let cache = Cache::open(&config.cache_dir, config.cache_key, compatibility(&engine))?;
+        Ok(Arc::new(Self {
+            slots: Arc::new(Semaphore::new(config.max_calls.max(1))),
+            config,
+            engine,
+            linker,
+            cache,
+            registry: Registry::default(),
+            guests: Some(guests),
+        }))
+    }
+
+    /// Reads a component file without compiling it.
+    pub fn inspect(&self, component: &[u8]) -> Result<Inspected, Rejection> {
+        inspect::inspect(component, self.config.limits.max_component_bytes)
+    }
+
+    /// Checks, compiles (or takes from the cache) and links a component file. Nothing calls it yet.
+    pub async fn load(self: &Arc<Self>, component: &[u8]) -> Result<Arc<Revision>, LoadError> {
+        let inspected = self.inspect(component)?;
+        let code = match self.cache.get(&inspected.digest) {
+            Some(code) => code,
+            None => {
+                let config = &self.config;
+                let code = compile::compile(
+                    component,
+                    config.compiler.as_ref(),
+                    config.compile_timeout,
+                    config.compile_memory_bytes,
+                )
+                .await?;
+                self.cache.put(&inspected.digest, &code);
+                code
+            }
+        };
+        let component = deserialize(&self.engine, &code)?;
+        let link = |error: wasmtime::Error| Rejection::Link(format!("{error:#}"));
+        let linked = self.linker.instantiate_pre(&component).map_err(link)?;
+        let jobs = v0_1::JobPluginPre::new(linked).map_err(link)?;
+        Ok(Arc::new(Revision::new(Arc::clone(self), inspected, jobs)))
+    }
+
+    /// The active revisions.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Calls that could start now.
+    pub fn free_calls(&self) -> usize {
+        self.slots.available_permits()
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn guests(&self) -> Option<tokio::runtime::Handle> {
+        self.guests.as_ref().map(|guests| guests.handle().clone())
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        // The ordinary drop blocks, which an async thread must not.
+        if let Some(guests) = self.guests.take() {
+            guests.shutdown_background();
+        }
+    }
+}
+
+fn compatibility(engine: &Engine) -> Vec<u8> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    hasher.finish().to_be_bytes().to_vec()
+}
+
+#[allow(unsafe_code)]
+fn deserialize(engine: &Engine, code: &[u8]) -> Result<Component, RuntimeError> {
+    // SAFETY: the bytes come from our own compiler in this call, or from a cache file whose MAC, keyed with a secret of this
+    // installation, was verified over exactly these bytes. Uploads of compiled code are never accepted.
+    unsafe { Component::deserialize(engine, code) }.map_err(|error| RuntimeError::Engine(format!("{error:#}")))
+}

@@ -1,0 +1,408 @@
+//! WIT 0.1: the generated bindings, adapted once to [`Capabilities`](patchbay_model::capability::Capabilities).
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use patchbay_model::capability::{self as model, Capabilities, LogLevel};
+use patchbay_model::job as model_job;
+use patchbay_model::outcome::{Failure, Retry};
+use patchbay_model::retry::{Backoff, BackoffKind};
+use tokio::io::AsyncWrite;
+use wasmtime::Store;
+use wasmtime::component::{HasSelf, Linker, Resource};
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+
+use crate::call::{JobCall, LogBudget, State, log_line};
+
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+mod bindings {
+    wasmtime::component::bindgen!({
+        path: "../../../wit/v0.1",
+        world: "job-plugin",
+        imports: { default: async | trappable },
+        exports: { default: async },
+    });
+}
+
+pub(crate) use bindings::JobPluginPre;
+use bindings::exports::patchbay::plugin::jobs::Job;
+use bindings::patchbay::plugin::{audit, http, kv, log, progress, queue, secrets, settings, smtp, sql, types};
+
+/// Everything that a component may import.
+pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    bindings::JobPlugin::add_to_linker::<_, HasSelf<_>>(linker, |state| state)
+}
+
+/// Instantiates and calls `jobs.run`.
+pub(crate) async fn run(
+    jobs: &JobPluginPre<State>,
+    store: &mut Store<State>,
+    job: JobCall,
+    deadline: u64,
+) -> wasmtime::Result<Result<String, Failure>> {
+    let instance = jobs.instantiate_async(&mut *store).await?;
+    let job = Job {
+        id: job.id,
+        queue: job.queue,
+        name: job.name,
+        data: job.data,
+        attempt: job.attempt,
+        max_attempts: job.max_attempts,
+        enqueued_at: job.enqueued_at_ms,
+        deadline,
+        idempotency_key: job.idempotency_key,
+        correlation_id: job.correlation_id,
+        platform: job.platform,
+        schedule_id: job.schedule_id,
+    };
+    let result = instance.patchbay_plugin_jobs().call_run(store, &job).await?;
+    Ok(result.map_err(|failure| Failure {
+        code: failure.code,
+        message: failure.message,
+        retry: match failure.retry {
+            types::Retry::Backoff => Retry::Backoff,
+            types::Retry::AfterMs(ms) => Retry::After(Duration::from_millis(ms)),
+            types::Retry::Never => Retry::Never,
+            types::Retry::DeferMs(ms) => Retry::Defer(Duration::from_millis(ms)),
+        },
+        details: failure.details,
+    }))
+}
+
+fn error(error: model::CapabilityError) -> types::CapabilityError {
+    types::CapabilityError { code: error.code.into(), message: error.message, retryable: error.retryable }
+}
+
+impl types::Host for State {}
+
+impl log::Host for State {
+    async fn write(&mut self, level: log::Level, message: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
+        let level = match level {
+            log::Level::Trace => LogLevel::Trace,
+            log::Level::Debug => LogLevel::Debug,
+            log::Level::Info => LogLevel::Info,
+            log::Level::Warn => LogLevel::Warn,
+            log::Level::Error => LogLevel::Error,
+        };
+        log_line(&*self.capabilities, &self.log, level, message, &fields);
+        Ok(())
+    }
+}
+
+impl progress::Host for State {
+    async fn report(&mut self, value: String) -> wasmtime::Result<()> {
+        self.capabilities.report_progress(value);
+        Ok(())
+    }
+}
+
+impl settings::Host for State {
+    async fn get(&mut self, name: String) -> wasmtime::Result<Option<String>> {
+        Ok(self.capabilities.setting(&name))
+    }
+    async fn all(&mut self) -> wasmtime::Result<String> {
+        Ok(self.capabilities.settings())
+    }
+}
+
+fn hash(kind: secrets::Hash) -> model::HashKind {
+    match kind {
+        secrets::Hash::Sha1 => model::HashKind::Sha1,
+        secrets::Hash::Sha256 => model::HashKind::Sha256,
+        secrets::Hash::Sha512 => model::HashKind::Sha512,
+    }
+}
+
+impl secrets::Host for State {
+    async fn is_configured(&mut self, name: String) -> wasmtime::Result<bool> {
+        Ok(self.capabilities.secret_is_configured(&name))
+    }
+    async fn verify_hmac(
+        &mut self,
+        name: String,
+        kind: secrets::Hash,
+        data: Vec<u8>,
+        mac: Vec<u8>,
+    ) -> wasmtime::Result<Result<bool, types::CapabilityError>> {
+        Ok(self.capabilities.verify_hmac(&name, hash(kind), &data, &mac).map_err(error))
+    }
+    async fn sign_hmac(
+        &mut self,
+        name: String,
+        kind: secrets::Hash,
+        data: Vec<u8>,
+    ) -> wasmtime::Result<Result<Vec<u8>, types::CapabilityError>> {
+        Ok(self.capabilities.sign_hmac(&name, hash(kind), &data).map_err(error))
+    }
+    async fn matches(
+        &mut self,
+        name: String,
+        candidate: Vec<u8>,
+    ) -> wasmtime::Result<Result<bool, types::CapabilityError>> {
+        Ok(self.capabilities.secret_matches(&name, &candidate).map_err(error))
+    }
+}
+
+impl http::Host for State {
+    async fn send(&mut self, request: http::Request) -> wasmtime::Result<Result<http::Response, http::Error>> {
+        let request = model::HttpRequest {
+            method: request.method,
+            url: request.url,
+            headers: request.headers,
+            body: request.body,
+            timeout: request.timeout_ms.map(Duration::from_millis),
+        };
+        let capabilities = Arc::clone(&self.capabilities);
+        let answer = self.outside(async move { capabilities.http(request).await }).await?;
+        Ok(match answer {
+            Ok(response) => {
+                Ok(http::Response { status: response.status, headers: response.headers, body: response.body })
+            }
+            Err(error) => Err(match error {
+                model::HttpError::Denied(text) => http::Error::Denied(text),
+                model::HttpError::Timeout(phase) => http::Error::Timeout(match phase {
+                    model::TimeoutPhase::Connecting => http::TimeoutPhase::Connecting,
+                    model::TimeoutPhase::AwaitingResponse => http::TimeoutPhase::AwaitingResponse,
+                    model::TimeoutPhase::ReadingBody => http::TimeoutPhase::ReadingBody,
+                }),
+                model::HttpError::Dns(text) => http::Error::Dns(text),
+                model::HttpError::Connect(text) => http::Error::Connect(text),
+                model::HttpError::Tls(text) => http::Error::Tls(text),
+                model::HttpError::TooLarge(bytes) => http::Error::TooLarge(bytes),
+                model::HttpError::BreakerOpen(ms) => http::Error::BreakerOpen(ms),
+                model::HttpError::Invalid(text) => http::Error::Invalid(text),
+                model::HttpError::Interrupted(sent) => http::Error::Interrupted(sent),
+                model::HttpError::Other(text) => http::Error::Other(text),
+            }),
+        })
+    }
+}
+
+type Answer<T> = wasmtime::Result<Result<T, types::CapabilityError>>;
+
+impl kv::Host for State {
+    async fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
+        let capabilities = Arc::clone(&self.capabilities);
+        Ok(self.outside(async move { capabilities.kv_get(&key).await }).await?.map_err(error))
+    }
+    async fn set(&mut self, key: String, value: Vec<u8>, ttl: Option<u64>) -> Answer<()> {
+        let capabilities = Arc::clone(&self.capabilities);
+        Ok(self.outside(async move { capabilities.kv_set(&key, value, ttl).await }).await?.map_err(error))
+    }
+    async fn set_if_absent(&mut self, key: String, value: Vec<u8>, ttl: Option<u64>) -> Answer<bool> {
+        let capabilities = Arc::clone(&self.capabilities);
+        Ok(self.outside(async move { capabilities.kv_set_if_absent(&key, value, ttl).await }).await?.map_err(error))
+    }
+    async fn delete(&mut self, key: String) -> Answer<bool> {
+        let capabilities = Arc::clone(&self.capabilities);
+        Ok(self.outside(async move { capabilities.kv_delete(&key).await }).await?.map_err(error))
+    }
+    async fn increment(&mut self, key: String, by: i64, ttl: Option<u64>) -> Answer<i64> {
+        let capabilities = Arc::clone(&self.capabilities);
+        Ok(self.outside(async move { capabilities.kv_increment(&key, by, ttl).await }).await?.map_err(error))
+    }
+}
+
+fn new_job(job: types::NewJob) -> Result<model_job::NewJob, model::CapabilityError> {
+    let invalid = |error: patchbay_model::InvalidId| model::CapabilityError::invalid(error.to_string());
+    Ok(model_job::NewJob {
+        queue: job.queue.parse().map_err(invalid)?,
+        name: job.name,
+        data: job.data,
+        id: job.id.map(|id| id.parse()).transpose().map_err(invalid)?,
+        delay: job.delay_ms.map(Duration::from_millis),
+        priority: job.priority,
+        attempts: job.attempts,
+        backoff: job.backoff.map(|backoff| Backoff {
+            kind: if backoff.kind == "fixed" { BackoffKind::Fixed } else { BackoffKind::Exponential },
+            delay: Duration::from_millis(backoff.delay_ms),
+            max: backoff.max_ms.map(Duration::from_millis),
+            jitter: Some(f64::from(backoff.jitter)),
+        }),
+        deduplication: job.deduplication.map(|once| model_job::Deduplication {
+            key: once.key,
+            ttl: once.ttl_ms.map(Duration::from_millis),
+        }),
+        trace: model_job::Trace::default(),
+    })
+}
+
+impl queue::Host for State {
+    async fn enqueue(&mut self, jobs: Vec<types::NewJob>) -> Answer<Vec<String>> {
+        let jobs = match jobs.into_iter().map(new_job).collect::<Result<Vec<_>, _>>() {
+            Ok(jobs) => jobs,
+            Err(invalid) => return Ok(Err(error(invalid))),
+        };
+        let capabilities = Arc::clone(&self.capabilities);
+        Ok(self.outside(async move { capabilities.enqueue(jobs).await }).await?.map_err(error))
+    }
+}
+
+fn refusals(refused: Vec<model::SmtpRefusal>) -> Vec<smtp::Refusal> {
+    refused
+        .into_iter()
+        .map(|refusal| smtp::Refusal {
+            recipient: refusal.recipient,
+            reply_code: refusal.reply_code,
+            enhanced_code: refusal.enhanced_code,
+            text: refusal.text,
+        })
+        .collect()
+}
+
+impl smtp::Host for State {
+    async fn send(
+        &mut self,
+        envelope: smtp::Envelope,
+        mime: Vec<u8>,
+    ) -> wasmtime::Result<Result<smtp::Receipt, smtp::SmtpFailure>> {
+        let envelope = model::Envelope { sender: envelope.sender, recipients: envelope.recipients };
+        let capabilities = Arc::clone(&self.capabilities);
+        let answer = self.outside(async move { capabilities.send_mail(envelope, mime).await }).await?;
+        Ok(answer
+            .map(|receipt| smtp::Receipt { reply: receipt.reply, refused: refusals(receipt.refused) })
+            .map_err(|failure| smtp::SmtpFailure {
+                phase: failure.phase.into(),
+                reply_code: failure.reply_code,
+                enhanced_code: failure.enhanced_code,
+                text: failure.text,
+                ambiguous: failure.ambiguous,
+                refused: refusals(failure.refused),
+            }))
+    }
+}
+
+/// Manifests that ask for these are refused at staging; whoever imports them all the same hears `denied`.
+const NOT_SERVED: &str = "this host does not serve it yet";
+
+fn sql_denied<T>() -> wasmtime::Result<Result<T, sql::Error>> {
+    Ok(Err(sql::Error { code: "denied".into(), message: NOT_SERVED.into(), constraint: None, retryable: false }))
+}
+
+impl sql::Host for State {
+    async fn query(&mut self, _: String, _: Vec<sql::Value>) -> wasmtime::Result<Result<sql::Rows, sql::Error>> {
+        sql_denied()
+    }
+    async fn execute(&mut self, _: String, _: Vec<sql::Value>) -> wasmtime::Result<Result<u64, sql::Error>> {
+        sql_denied()
+    }
+    async fn batch(
+        &mut self,
+        _: Vec<sql::Statement>,
+        _: Vec<types::NewJob>,
+    ) -> wasmtime::Result<Result<Vec<sql::Rows>, sql::Error>> {
+        sql_denied()
+    }
+    async fn begin(&mut self) -> wasmtime::Result<Result<Resource<sql::Transaction>, sql::Error>> {
+        sql_denied()
+    }
+}
+
+impl sql::HostTransaction for State {
+    async fn query(
+        &mut self,
+        _: Resource<sql::Transaction>,
+        _: String,
+        _: Vec<sql::Value>,
+    ) -> wasmtime::Result<Result<sql::Rows, sql::Error>> {
+        sql_denied()
+    }
+    async fn execute(
+        &mut self,
+        _: Resource<sql::Transaction>,
+        _: String,
+        _: Vec<sql::Value>,
+    ) -> wasmtime::Result<Result<u64, sql::Error>> {
+        sql_denied()
+    }
+    async fn enqueue(
+        &mut self,
+        _: Resource<sql::Transaction>,
+        _: Vec<types::NewJob>,
+    ) -> wasmtime::Result<Result<(), sql::Error>> {
+        sql_denied()
+    }
+    async fn commit(&mut self, _: Resource<sql::Transaction>) -> wasmtime::Result<Result<(), sql::Error>> {
+        sql_denied()
+    }
+    async fn drop(&mut self, _: Resource<sql::Transaction>) -> wasmtime::Result<()> {
+        Ok(())
+    }
+}
+
+impl audit::Host for State {
+    async fn append(&mut self, _: String, _: String, _: String) -> Answer<()> {
+        Ok(Err(error(model::CapabilityError::denied(NOT_SERVED))))
+    }
+}
+
+/// Stdout or stderr of a guest, line by line into its log.
+pub(crate) struct Output {
+    capabilities: Arc<dyn Capabilities>,
+    budget: Arc<LogBudget>,
+    level: LogLevel,
+    partial: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Output {
+    pub(crate) fn new(capabilities: Arc<dyn Capabilities>, budget: Arc<LogBudget>, level: LogLevel) -> Self {
+        Self { capabilities, budget, level, partial: Arc::default() }
+    }
+
+    fn line(&self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            let line = String::from_utf8_lossy(bytes).into_owned();
+            log_line(&*self.capabilities, &self.budget, self.level, line, &[]);
+        }
+    }
+}
+
+impl IsTerminal for Output {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Output {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(Self {
+            capabilities: Arc::clone(&self.capabilities),
+            budget: Arc::clone(&self.budget),
+            level: self.level,
+            partial: Arc::clone(&self.partial),
+        })
+    }
+}
+
+impl AsyncWrite for Output {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            partial.extend_from_slice(piece.strip_suffix(b"\n").unwrap_or(piece));
+            // A guest that never ends its line must not fill our memory.
+            if piece.ends_with(b"\n") || partial.len() > 8 * 1024 {
+                self.line(&partial);
+                partial.clear();
+            }
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = std::mem::take(&mut *partial);
+        drop(partial);
+        self.line(&rest);
+    }
+}

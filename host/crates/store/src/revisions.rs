@@ -1,0 +1,290 @@
+//! Plugins, revisions, activations and settings.
+
+use chrono::{DateTime, Utc};
+use patchbay_model::{PluginName, RevisionDigest};
+use serde_json::Value;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+
+use crate::store::CHANNEL;
+use crate::{Store, StoreError};
+
+const COLUMNS: &str = "select plugin, digest, version, manifest, state, created_at, created_by, activated_at, \
+    octet_length(component)::bigint as size_bytes from revisions";
+
+/// A revision to keep.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct NewRevision {
+    pub plugin: PluginName,
+    pub digest: RevisionDigest,
+    pub version: String,
+    pub manifest: Value,
+    pub component: Vec<u8>,
+    pub actor: String,
+}
+
+/// A revision without its file.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct RevisionRow {
+    pub plugin: PluginName,
+    pub digest: RevisionDigest,
+    pub version: String,
+    pub manifest: Value,
+    /// `staged`, `active` or `retired`.
+    pub state: String,
+    pub created_at: DateTime<Utc>,
+    pub created_by: String,
+    pub activated_at: Option<DateTime<Utc>>,
+    pub size_bytes: i64,
+}
+
+/// What an activation replaced.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Activation {
+    pub previous: Option<RevisionDigest>,
+    pub generation: i64,
+}
+
+/// An active revision.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct ActiveRow {
+    pub plugin: PluginName,
+    pub digest: RevisionDigest,
+    pub generation: i64,
+    pub settings: Value,
+}
+
+/// A value that our own tables hold but our own types refuse: damage.
+pub(crate) fn damaged(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    StoreError::Internal(sqlx::Error::Decode(Box::new(error)))
+}
+
+fn digest(row: &PgRow, column: &str) -> Result<RevisionDigest, StoreError> {
+    row.try_get::<String, _>(column)?.parse().map_err(damaged)
+}
+
+fn plugin(row: &PgRow) -> Result<PluginName, StoreError> {
+    row.try_get::<String, _>("plugin")?.parse().map_err(damaged)
+}
+
+fn revision(row: PgRow) -> Result<RevisionRow, StoreError> {
+    Ok(RevisionRow {
+        plugin: plugin(&row)?,
+        digest: digest(&row, "digest")?,
+        version: row.try_get("version")?,
+        manifest: row.try_get("manifest")?,
+        state: row.try_get("state")?,
+        created_at: row.try_get("created_at")?,
+        created_by: row.try_get("created_by")?,
+        activated_at: row.try_get("activated_at")?,
+        size_bytes: row.try_get("size_bytes")?,
+    })
+}
+
+async fn notify(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(connection).await?;
+    Ok(())
+}
+
+impl Store {
+    /// Keeps a revision; false when this very file was here already.
+    pub async fn put_revision(&self, new: NewRevision) -> Result<bool, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        sqlx::query("insert into plugins (name) values ($1) on conflict do nothing")
+            .bind(new.plugin.as_str())
+            .execute(&mut *tx)
+            .await?;
+        let done = sqlx::query(
+            "insert into revisions (digest, plugin, version, manifest, component, created_by) \
+             values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
+        )
+        .bind(new.digest.to_string())
+        .bind(new.plugin.as_str())
+        .bind(new.version)
+        .bind(new.manifest)
+        .bind(new.component)
+        .bind(new.actor)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Of one plugin or all, newest first.
+    pub async fn revisions(&self, plugin: Option<&PluginName>) -> Result<Vec<RevisionRow>, StoreError> {
+        let text = format!("{COLUMNS} where $1::text is null or plugin = $1 order by created_at desc");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(text)).bind(plugin.map(PluginName::as_str)).fetch_all(&self.pool).await?;
+        rows.into_iter().map(revision).collect()
+    }
+
+    /// Those of a plugin whose digest begins like this.
+    pub async fn find_revisions(&self, plugin: &PluginName, prefix: &str) -> Result<Vec<RevisionRow>, StoreError> {
+        let text = format!("{COLUMNS} where plugin = $1 and starts_with(digest, $2)");
+        let query = sqlx::query(sqlx::AssertSqlSafe(text)).bind(plugin.as_str()).bind(prefix);
+        query.fetch_all(&self.pool).await?.into_iter().map(revision).collect()
+    }
+
+    /// The file.
+    pub async fn component(&self, digest: &RevisionDigest) -> Result<Option<Vec<u8>>, StoreError> {
+        let query = sqlx::query_scalar("select component from revisions where digest = $1").bind(digest.to_string());
+        Ok(query.fetch_optional(&self.pool).await?)
+    }
+
+    /// Makes a revision the active one and tells every process.
+    pub async fn activate(
+        &self,
+        plugin: &PluginName,
+        digest: &RevisionDigest,
+        grants: &Value,
+        actor: &str,
+    ) -> Result<Activation, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let row = sqlx::query("select active from plugins where name = $1 for update")
+            .bind(plugin.as_str())
+            .fetch_optional(&mut *tx)
+            .await?
+            .ok_or_else(|| StoreError::NotFound(format!("no plugin is called {plugin}")))?;
+        let previous: Option<String> = row.try_get("active")?;
+        sqlx::query("update revisions set state = 'retired' where plugin = $1 and state = 'active'")
+            .bind(plugin.as_str())
+            .execute(&mut *tx)
+            .await?;
+        let found = sqlx::query(
+            "update revisions set state = 'active', activated_at = now() where plugin = $1 and digest = $2",
+        )
+        .bind(plugin.as_str())
+        .bind(digest.to_string())
+        .execute(&mut *tx)
+        .await?;
+        if found.rows_affected() == 0 {
+            return Err(StoreError::NotFound(format!("{plugin} has no revision {digest}")));
+        }
+        let generation: i64 = sqlx::query_scalar(
+            "update plugins set active = $2, generation = generation + 1 where name = $1 returning generation",
+        )
+        .bind(plugin.as_str())
+        .bind(digest.to_string())
+        .fetch_one(&mut *tx)
+        .await?;
+        sqlx::query("insert into activations (plugin, digest, grants, actor) values ($1, $2, $3, $4)")
+            .bind(plugin.as_str())
+            .bind(digest.to_string())
+            .bind(grants)
+            .bind(actor)
+            .execute(&mut *tx)
+            .await?;
+        notify(&mut tx).await?;
+        tx.commit().await?;
+        let previous = previous.map(|text| text.parse().map_err(damaged)).transpose()?;
+        Ok(Activation { previous, generation })
+    }
+
+    /// The revision that was last activated before the present one, if it is still kept.
+    pub async fn rollback_target(&self, plugin: &PluginName) -> Result<Option<RevisionDigest>, StoreError> {
+        let target: Option<String> = sqlx::query_scalar(
+            "select a.digest from activations a join plugins p on p.name = a.plugin \
+             join revisions r on r.digest = a.digest \
+             where a.plugin = $1 and a.digest is distinct from p.active order by a.id desc limit 1",
+        )
+        .bind(plugin.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        target.map(|text| text.parse().map_err(damaged)).transpose()
+    }
+
+    /// The plugin takes no more jobs anywhere.
+    pub async fn deactivate(&self, plugin: &PluginName, actor: &str) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let stopped = sqlx::query(
+            "update plugins set active = null, generation = generation + 1 where name = $1 and active is not null",
+        )
+        .bind(plugin.as_str())
+        .execute(&mut *tx)
+        .await?;
+        if stopped.rows_affected() == 0 {
+            return Err(StoreError::NotFound(format!("{plugin} is not active")));
+        }
+        sqlx::query("update revisions set state = 'retired' where plugin = $1 and state = 'active'")
+            .bind(plugin.as_str())
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("insert into activations (plugin, digest, grants, actor) values ($1, null, '{}', $2)")
+            .bind(plugin.as_str())
+            .bind(actor)
+            .execute(&mut *tx)
+            .await?;
+        notify(&mut tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Forgets a revision that is not active.
+    pub async fn delete_revision(&self, digest: &RevisionDigest, _actor: &str) -> Result<(), StoreError> {
+        let state: Option<String> = sqlx::query_scalar("delete from revisions where digest = $1 and state <> 'active' returning state")
+            .bind(digest.to_string())
+            .fetch_optional(&self.pool)
+            .await?;
+        if state.is_some() {
+            return Ok(());
+        }
+        match self.component(digest).await? {
+            Some(_) => Err(StoreError::Conflict("the revision is active: activate another one first".into())),
+            None => Err(StoreError::NotFound("no such revision".into())),
+        }
+    }
+
+    /// What should run.
+    pub async fn active_set(&self) -> Result<Vec<ActiveRow>, StoreError> {
+        let query = sqlx::query(
+            "select name as plugin, active as digest, generation, settings from plugins where active is not null",
+        );
+        let rows = query.fetch_all(&self.pool).await?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(ActiveRow {
+                    plugin: plugin(&row)?,
+                    digest: digest(&row, "digest")?,
+                    generation: row.try_get("generation")?,
+                    settings: row.try_get("settings")?,
+                })
+            })
+            .collect()
+    }
+
+    /// As stored, without defaults.
+    pub async fn settings(&self, plugin: &PluginName) -> Result<Value, StoreError> {
+        let query = sqlx::query_scalar("select settings from plugins where name = $1").bind(plugin.as_str());
+        let found: Option<Value> = query.fetch_optional(&self.pool).await?;
+        found.ok_or_else(|| StoreError::NotFound(format!("no plugin is called {plugin}")))
+    }
+
+    /// Replaces them and tells every process.
+    pub async fn set_settings(&self, plugin: &PluginName, settings: &Value, _actor: &str) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        sqlx::query("update plugins set settings = $2 where name = $1")
+            .bind(plugin.as_str())
+            .bind(settings)
+            .execute(&mut *tx)
+            .await?;
+        notify(&mut tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Records what an operator is about to do.
+    pub async fn begin_action(&self, actor: &str, action: &str, target: &str, details: &Value) -> Result<i64, StoreError> {
+        let query = sqlx::query_scalar(
+            "insert into operator_actions (actor, action, target, details) values ($1, $2, $3, $4) returning id",
+        );
+        Ok(query.bind(actor).bind(action).bind(target).bind(details).fetch_one(&self.pool).await?)
+    }
+
+    /// Records how it ended.
+    pub async fn finish_action(&self, id: i64, result: Result<&Value, &str>) -> Result<(), StoreError> {
+        let query = sqlx::query("update operator_actions set ended_at = now(), result = $2, error = $3 where id = $1");
+        query.bind(id).bind(result.ok()).bind(result.err()).execute(&self.pool).await?;
+        Ok(())
+    }
+}
