@@ -11,7 +11,7 @@ mod scripts;
 mod view;
 mod worker;
 
-pub use attempts::AttemptStream;
+pub use attempts::{AttemptStream, Entry};
 pub use error::QueueError;
 pub use kv::Kv;
 pub use queues::{Queues, RedisConfig, ServerFacts};

@@ -73,6 +73,9 @@ pub trait Handler: Send + Sync + 'static {
     async fn handle(&self, delivery: Delivery) -> Disposition;
 }
 
+/// BullMQ's own bound on its stream of events.
+const MAX_EVENTS: u64 = 10_000;
+
 /// A job that was taken.
 #[derive(Debug)]
 pub struct Delivery {
@@ -136,25 +139,21 @@ impl std::fmt::Debug for JobHandle {
 }
 
 impl JobHandle {
-    /// One line into the job's log. Best effort: a lost log line must not fail a job.
-    pub async fn log(&self, line: &str) {
-        let written: redis::RedisResult<()> =
-            self.connection.clone().rpush(format!("{}:logs", self.job_key), line).await;
-        if let Err(error) = written {
-            warn!(%error, job = self.id, "job log line lost");
-        }
-    }
-
-    /// Progress as JSON. Best effort.
-    pub async fn progress(&self, json: &str) {
+    /// Appends lines to the job's log and sets its progress (JSON), in one round trip. Best effort: losing them must not fail a job.
+    pub async fn write(&self, log_lines: &[String], progress: Option<&str>) {
         let mut pipe = redis::pipe();
-        pipe.hset(&self.job_key, "progress", json).ignore();
-        pipe.cmd("XADD").arg(&self.events_key).arg("*")
-            .arg("event").arg("progress").arg("jobId").arg(&self.id).arg("data").arg(json)
-            .ignore();
+        if !log_lines.is_empty() {
+            pipe.rpush(format!("{}:logs", self.job_key), log_lines).ignore();
+        }
+        if let Some(json) = progress {
+            pipe.hset(&self.job_key, "progress", json).ignore();
+            pipe.cmd("XADD").arg(&self.events_key).arg("MAXLEN").arg("~").arg(MAX_EVENTS).arg("*")
+                .arg("event").arg("progress").arg("jobId").arg(&self.id).arg("data").arg(json)
+                .ignore();
+        }
         let written: redis::RedisResult<()> = pipe.query_async(&mut self.connection.clone()).await;
         if let Err(error) = written {
-            warn!(%error, job = self.id, "job progress lost");
+            warn!(%error, job = self.id, "job output lost");
         }
     }
 }

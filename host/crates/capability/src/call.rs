@@ -1,0 +1,278 @@
+//! One call of one plugin: its manifest's rights, its settings, its limits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use patchbay_model::capability::{
+    Capabilities, CapabilityError, Envelope, HashKind, HttpError, HttpRequest, HttpResponse, LogLevel, SmtpFailure,
+    SmtpReceipt,
+};
+use patchbay_model::job::{NewJob, Trace};
+use patchbay_model::manifest::Manifest;
+use patchbay_model::{QueueName, RevisionDigest};
+use patchbay_queue::{JobHandle, Kv, QueueError, Queues};
+use serde_json::{Map, Value};
+use tracing::{Span, debug, error, info, trace, warn};
+
+use crate::job_output::JobOutput;
+use crate::mail::failure;
+use crate::{Egress, MailTransport, SecretSource, SecretValue};
+
+/// Guesses at a secret per call: enough for a rotation, too few to search.
+const MAX_SECRET_TRIES: u32 = 8;
+/// Jobs per `enqueue`: they are added in one atomic script, during which Redis does nothing else.
+const MAX_JOBS: usize = 1_000;
+/// Bytes per `enqueue` over all jobs' data.
+const MAX_JOB_BYTES: usize = 8 << 20;
+/// Largest value of a key.
+const MAX_KV_VALUE_BYTES: usize = 1 << 20;
+/// Longest key.
+const MAX_KV_KEY_BYTES: usize = 512;
+/// For values that a manifest gives no time to live.
+const DEFAULT_KV_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What all calls share.
+pub struct Services {
+    /// Other queues.
+    pub queues: Queues,
+    /// Key-value.
+    pub kv: Kv,
+    /// Secrets.
+    pub secrets: Arc<dyn SecretSource>,
+    /// Mail.
+    pub mail: MailTransport,
+    /// Outbound HTTP.
+    pub egress: Egress,
+}
+
+/// Who calls, and within what.
+pub struct Call {
+    /// The revision's manifest.
+    pub manifest: Arc<Manifest>,
+    /// The revision.
+    pub revision: RevisionDigest,
+    /// One snapshot for the whole call.
+    pub settings: Arc<Map<String, Value>>,
+    /// The job, when the call runs one.
+    pub job: Option<JobContext>,
+    /// Ends with the job's request and its guest.
+    pub trace: Trace,
+    /// When the call ends at the latest.
+    pub deadline: Instant,
+    /// Log lines and outside calls belong to it.
+    pub span: Span,
+}
+
+/// The job that a call runs.
+pub struct JobContext {
+    /// To write its log and progress.
+    pub handle: JobHandle,
+}
+
+/// The capabilities of one call.
+pub struct GuestCall {
+    services: Arc<Services>,
+    call: Call,
+    output: Option<JobOutput>,
+    secret_tries: AtomicU32,
+}
+
+impl Services {
+    /// To be made on the host's threads.
+    pub fn for_call(self: &Arc<Self>, mut call: Call) -> Arc<GuestCall> {
+        let output = call.job.take().map(|job| JobOutput::new(job.handle));
+        Arc::new(GuestCall { services: Arc::clone(self), call, output, secret_tries: AtomicU32::new(0) })
+    }
+}
+
+impl GuestCall {
+    /// Writes out what the guest logged. To be called when the guest has ended and before its job settles.
+    pub async fn finish(&self) {
+        if let Some(output) = &self.output {
+            output.finish().await;
+        }
+    }
+
+    fn secret(&self, name: &str) -> Result<SecretValue, CapabilityError> {
+        let manifest = &self.call.manifest;
+        if !manifest.secrets.iter().any(|secret| secret.name == name) {
+            return Err(CapabilityError::denied(format!("the manifest does not ask for the secret {name}")));
+        }
+        let value = self.services.secrets.get(&manifest.name, name);
+        value.ok_or_else(|| CapabilityError {
+            code: "not-configured",
+            message: format!("the secret {name} has no value"),
+            retryable: false,
+        })
+    }
+
+    /// The plugin's own space, or a shared one that the manifest names.
+    fn kv_key(&self, key: &str) -> Result<String, CapabilityError> {
+        let manifest = &self.call.manifest;
+        let Some(spec) = &manifest.kv else {
+            return Err(CapabilityError::denied("the manifest does not ask for kv"));
+        };
+        if key.is_empty() || key.len() > MAX_KV_KEY_BYTES {
+            return Err(CapabilityError::invalid(format!("a key has 1 to {MAX_KV_KEY_BYTES} bytes")));
+        }
+        if spec.prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())) {
+            return Ok(format!("shared:{key}"));
+        }
+        Ok(format!("plugin:{}:{key}", manifest.name))
+    }
+
+    fn ttl(&self, ttl_ms: Option<u64>) -> Duration {
+        let default = self.call.manifest.kv.as_ref().and_then(|spec| spec.default_ttl_s).map(Duration::from_secs);
+        ttl_ms.map(Duration::from_millis).or(default).unwrap_or(DEFAULT_KV_TTL)
+    }
+
+    fn may_add_to(&self, queue: &QueueName) -> bool {
+        let manifest = &self.call.manifest;
+        manifest.queue(queue).is_some()
+            || manifest.enqueue.as_ref().is_some_and(|spec| spec.queues.contains(queue))
+    }
+}
+
+fn queue_error(error: QueueError) -> CapabilityError {
+    match error {
+        QueueError::Invalid(message) => CapabilityError::invalid(message),
+        QueueError::MemoryFull(message) => CapabilityError::unavailable(message),
+        other => {
+            warn!(error = %other, cause = ?std::error::Error::source(&other), "capability failed");
+            CapabilityError::unavailable("Redis does not answer")
+        }
+    }
+}
+
+fn value_fits(value: &[u8]) -> Result<(), CapabilityError> {
+    if value.len() > MAX_KV_VALUE_BYTES {
+        return Err(CapabilityError::too_large(format!("a value has at most {MAX_KV_VALUE_BYTES} bytes")));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Capabilities for GuestCall {
+    fn log(&self, level: LogLevel, message: &str, fields: &[(String, String)]) {
+        let plugin = self.call.manifest.name.as_str();
+        let fields = fields.iter().map(|(name, value)| format!(" {name}={value}")).collect::<String>();
+        self.call.span.in_scope(|| match level {
+            LogLevel::Trace => trace!(target: "guest", plugin, fields = fields.trim_start(), "{message}"),
+            LogLevel::Debug => debug!(target: "guest", plugin, fields = fields.trim_start(), "{message}"),
+            LogLevel::Info => info!(target: "guest", plugin, fields = fields.trim_start(), "{message}"),
+            LogLevel::Warn => warn!(target: "guest", plugin, fields = fields.trim_start(), "{message}"),
+            LogLevel::Error => error!(target: "guest", plugin, fields = fields.trim_start(), "{message}"),
+        });
+        let label = match level {
+            LogLevel::Trace | LogLevel::Debug => return,
+            LogLevel::Info => "INFO",
+            LogLevel::Warn => "WARN",
+            LogLevel::Error => "ERROR",
+        };
+        if let Some(output) = &self.output {
+            output.line(format!("{label} {message}{fields}"));
+        }
+    }
+
+    fn report_progress(&self, value: String) {
+        // BullMQ takes a number or an object; anything else would break its readers.
+        let usable = matches!(serde_json::from_str::<Value>(&value), Ok(Value::Number(_) | Value::Object(_)));
+        if let (Some(output), true) = (&self.output, usable) {
+            output.progress(value);
+        }
+    }
+
+    fn setting(&self, name: &str) -> Option<String> {
+        self.call.settings.get(name).map(Value::to_string)
+    }
+
+    fn settings(&self) -> String {
+        serde_json::to_string(&*self.call.settings).unwrap_or_else(|_| "{}".into())
+    }
+
+    fn secret_is_configured(&self, name: &str) -> bool {
+        self.secret(name).is_ok()
+    }
+
+    fn verify_hmac(&self, name: &str, hash: HashKind, data: &[u8], mac: &[u8]) -> Result<bool, CapabilityError> {
+        Ok(self.secret(name)?.verify(hash, data, mac))
+    }
+
+    fn sign_hmac(&self, name: &str, hash: HashKind, data: &[u8]) -> Result<Vec<u8>, CapabilityError> {
+        Ok(self.secret(name)?.sign(hash, data))
+    }
+
+    fn secret_matches(&self, name: &str, candidate: &[u8]) -> Result<bool, CapabilityError> {
+        let secret = self.secret(name)?;
+        if self.secret_tries.fetch_add(1, Ordering::Relaxed) >= MAX_SECRET_TRIES {
+            return Err(CapabilityError::denied(format!("at most {MAX_SECRET_TRIES} tries per call")));
+        }
+        Ok(secret.matches(candidate))
+    }
+
+    async fn http(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let secrets = |name: &str| self.services.secrets.get(&self.call.manifest.name, name);
+        let remaining = self.call.deadline.saturating_duration_since(Instant::now());
+        let correlation = self.call.trace.correlation_id.as_deref();
+        let send = self.services.egress.send(
+            self.call.revision,
+            &self.call.manifest.egress,
+            &secrets,
+            request,
+            remaining,
+            correlation,
+        );
+        tracing::Instrument::instrument(send, self.call.span.clone()).await
+    }
+
+    async fn kv_get(&self, key: &str) -> Result<Option<Vec<u8>>, CapabilityError> {
+        self.services.kv.get(&self.kv_key(key)?).await.map_err(queue_error)
+    }
+
+    async fn kv_set(&self, key: &str, value: Vec<u8>, ttl_ms: Option<u64>) -> Result<(), CapabilityError> {
+        value_fits(&value)?;
+        self.services.kv.set(&self.kv_key(key)?, &value, self.ttl(ttl_ms)).await.map_err(queue_error)
+    }
+
+    async fn kv_set_if_absent(&self, key: &str, value: Vec<u8>, ttl_ms: Option<u64>) -> Result<bool, CapabilityError> {
+        value_fits(&value)?;
+        self.services.kv.set_if_absent(&self.kv_key(key)?, &value, self.ttl(ttl_ms)).await.map_err(queue_error)
+    }
+
+    async fn kv_delete(&self, key: &str) -> Result<bool, CapabilityError> {
+        self.services.kv.delete(&self.kv_key(key)?).await.map_err(queue_error)
+    }
+
+    async fn kv_increment(&self, key: &str, by: i64, ttl_ms: Option<u64>) -> Result<i64, CapabilityError> {
+        self.services.kv.increment(&self.kv_key(key)?, by, self.ttl(ttl_ms)).await.map_err(queue_error)
+    }
+
+    async fn enqueue(&self, mut jobs: Vec<NewJob>) -> Result<Vec<String>, CapabilityError> {
+        if jobs.len() > MAX_JOBS {
+            return Err(CapabilityError::too_large(format!("at most {MAX_JOBS} jobs at once")));
+        }
+        if jobs.iter().map(|job| job.data.len()).sum::<usize>() > MAX_JOB_BYTES {
+            return Err(CapabilityError::too_large(format!("at most {MAX_JOB_BYTES} bytes of job data at once")));
+        }
+        for job in &mut jobs {
+            if !self.may_add_to(&job.queue) {
+                let message = format!("the manifest does not ask to add to the queue {}", job.queue);
+                return Err(CapabilityError::denied(message));
+            }
+            job.trace = self.call.trace.clone();
+        }
+        let ids = self.services.queues.add(jobs).await.map_err(queue_error)?;
+        Ok(ids.into_iter().map(|id| id.to_string()).collect())
+    }
+
+    async fn send_mail(&self, envelope: Envelope, mime: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure> {
+        if !self.call.manifest.smtp.as_ref().is_some_and(|smtp| smtp.allowed) {
+            return Err(failure("denied", "the manifest does not ask for smtp"));
+        }
+        let remaining = self.call.deadline.saturating_duration_since(Instant::now());
+        let send = self.services.mail.send(envelope, &mime, remaining);
+        tracing::Instrument::instrument(send, self.call.span.clone()).await
+    }
+}

@@ -1,0 +1,99 @@
+//! A running job's log lines and progress, on their way to Redis.
+//!
+//! Guests write without waiting; one task per call, started by the first write, sends what has gathered, at most every 100 ms.
+//! [`JobOutput::finish`] sends the rest before the job settles, so that nothing is written to a job that BullMQ has removed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use patchbay_queue::JobHandle;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// Readers are people: more often helps nobody and costs Redis.
+const AT_MOST_EVERY: Duration = Duration::from_millis(100);
+
+pub(crate) struct JobOutput {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    job: JobHandle,
+    host: tokio::runtime::Handle,
+    pending: Mutex<Pending>,
+    finish: Notify,
+}
+
+#[derive(Default)]
+struct Pending {
+    lines: Vec<String>,
+    /// Only the latest matters.
+    progress: Option<String>,
+    finishing: bool,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl JobOutput {
+    /// To be made on the host's threads: guests' threads must not do I/O.
+    pub(crate) fn new(job: JobHandle) -> Self {
+        let shared = Shared {
+            job,
+            host: tokio::runtime::Handle::current(),
+            pending: Mutex::default(),
+            finish: Notify::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn line(&self, line: String) {
+        self.write(|pending| pending.lines.push(line));
+    }
+
+    pub(crate) fn progress(&self, json: String) {
+        self.write(|pending| pending.progress = Some(json));
+    }
+
+    fn write(&self, put: impl FnOnce(&mut Pending)) {
+        let mut pending = self.shared.lock();
+        put(&mut pending);
+        if pending.writer.is_none() && !pending.finishing {
+            pending.writer = Some(self.shared.host.spawn(send(Arc::clone(&self.shared))));
+        }
+    }
+
+    /// Sends what is left. Later writes are dropped.
+    pub(crate) async fn finish(&self) {
+        let writer = {
+            let mut pending = self.shared.lock();
+            pending.finishing = true;
+            pending.writer.take()
+        };
+        if let Some(writer) = writer {
+            self.shared.finish.notify_one();
+            // It ends by itself, and a panic in it loses log lines only.
+            writer.await.ok();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn send(shared: Arc<Shared>) {
+    loop {
+        let (lines, progress, finishing) = {
+            let mut pending = shared.lock();
+            (std::mem::take(&mut pending.lines), pending.progress.take(), pending.finishing)
+        };
+        if !lines.is_empty() || progress.is_some() {
+            shared.job.write(&lines, progress.as_deref()).await;
+        }
+        if finishing {
+            return;
+        }
+        let _whichever_comes_first = tokio::time::timeout(AT_MOST_EVERY, shared.finish.notified()).await;
+    }
+}
