@@ -51,13 +51,13 @@ impl Host {
 
         let mail = MailTransport::new(config.mail()).context("mail")?;
         let services = Arc::new(Services {
-            key_value: Arc::new(queues.kv()),
-            enqueue: Arc::new(queues.clone()),
+            queues: queues.clone(),
+            kv: queues.kv(),
             secrets: Arc::new(EnvironmentSecrets(config.clone())),
-            mail: Arc::new(mail),
-            egress: Arc::new(Egress::new(config.egress()).context("egress")?),
+            mail,
+            egress: Egress::new(config.egress()).context("egress.allow_addresses")?,
         });
-        let settings = Arc::new(Settings::default());
+        let settings = Arc::new(Settings::new(config.mail_from()));
         let host_name = host_name();
         let executor = WasmExecutor::new(
             Arc::clone(&runtime),

@@ -252,7 +252,7 @@ impl Plugins {
                 },
             };
             // Settings first: the new revision must not see a call without its settings.
-            self.settings.publish(&row.plugin, settings::effective(revision.manifest(), &row.settings));
+            self.settings.publish(&row.plugin, self.settings.effective(revision.manifest(), &row.settings));
             if registry.get(&row.plugin).is_none_or(|running| running.digest() != row.digest) {
                 let previous = registry.publish(revision);
                 info!(plugin = %row.plugin, revision = %row.digest, previous = previous.map(|p| p.digest().to_string()), "revision takes over");
@@ -311,7 +311,7 @@ impl Plugins {
 
     async fn refuse_settings_that_do_not_fit(&self, plugin: &PluginName, manifest: &Manifest) -> Result<(), PluginError> {
         let stored = self.store.settings(plugin).await?;
-        let violations = settings::violations(manifest, &Value::Object(settings::effective(manifest, &stored)));
+        let violations = settings::violations(manifest, &Value::Object(self.settings.effective(manifest, &stored)));
         if violations.is_empty() { Ok(()) } else { Err(PluginError::Settings(violations)) }
     }
 }

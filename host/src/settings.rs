@@ -12,12 +12,18 @@ use serde_json::{Map, Value};
 pub type Effective = Arc<Map<String, Value>>;
 
 /// The current settings of all active plugins.
-#[derive(Default)]
 pub struct Settings {
+    /// The mail account's sender.
+    mail_from: Option<String>,
     by_plugin: ArcSwap<HashMap<PluginName, Effective>>,
 }
 
 impl Settings {
+    /// `mail_from` is for plugins that send mail and have an unset setting `from`.
+    pub fn new(mail_from: Option<String>) -> Self {
+        Self { mail_from, by_plugin: ArcSwap::default() }
+    }
+
     /// Of one plugin; empty when there are none.
     pub fn of(&self, plugin: &PluginName) -> Effective {
         self.by_plugin.load().get(plugin).cloned().unwrap_or_default()
@@ -35,20 +41,21 @@ impl Settings {
             next
         });
     }
-}
 
-/// What was stored, with the schema's top-level defaults for what was not.
-pub fn effective(manifest: &Manifest, stored: &Value) -> Map<String, Value> {
-    let mut settings = stored.as_object().cloned().unwrap_or_default();
-    let properties = manifest.settings.as_ref().and_then(|spec| spec.schema.get("properties")).and_then(Value::as_object);
-    for (name, schema) in properties.into_iter().flatten() {
-        if let Some(default) = schema.get("default")
-            && !settings.contains_key(name)
-        {
-            settings.insert(name.clone(), default.clone());
+    /// What was stored; for what was not, the schema's top-level defaults, and the mail account's sender as `from`.
+    pub fn effective(&self, manifest: &Manifest, stored: &Value) -> Map<String, Value> {
+        let mut settings = stored.as_object().cloned().unwrap_or_default();
+        let properties = manifest.settings.as_ref().and_then(|spec| spec.schema.get("properties")).and_then(Value::as_object);
+        for (name, schema) in properties.into_iter().flatten() {
+            let from = || self.mail_from.clone().filter(|_| name == "from" && manifest.smtp.is_some()).map(Value::from);
+            if !settings.contains_key(name)
+                && let Some(default) = schema.get("default").cloned().or_else(from)
+            {
+                settings.insert(name.clone(), default);
+            }
         }
+        settings
     }
-    settings
 }
 
 /// Every violation of the plugin's schema, with the path of the value; empty when the settings are fine.

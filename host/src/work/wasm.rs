@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use patchbay_capability::{Call, JobContext, Services};
+use patchbay_capability::{Call, Services};
 use patchbay_model::job::DEFAULT_PLATFORM;
 use patchbay_model::outcome::Outcome;
 use patchbay_model::retry::RetryPolicy;
@@ -57,13 +57,8 @@ impl Executor for WasmExecutor {
         let capabilities = self.services.for_call(Call {
             manifest: Arc::clone(revision.manifest()),
             settings: self.settings.of(revision.plugin()),
-            job: Some(JobContext {
-                sink: Arc::new(delivery.job.clone()),
-                queue: delivery.key.queue.clone(),
-                id: delivery.key.id.clone(),
-                idempotency_key: idempotency_key.clone(),
-                trace,
-            }),
+            job: Some(delivery.job.clone()),
+            trace,
             deadline: Instant::now() + deadline,
             revision: revision.digest(),
             span: tracing::Span::current(),
@@ -82,7 +77,8 @@ impl Executor for WasmExecutor {
             schedule_id: delivery.schedule_id.clone(),
             cancel: delivery.lost.clone(),
         };
-        let report = revision.run_job(call, capabilities).await;
+        let report = revision.run_job(call, Arc::clone(&capabilities) as _).await;
+        capabilities.finish().await;
         Execution {
             ran_by: Some((revision.plugin().clone(), revision.digest())),
             policy,

@@ -55,20 +55,14 @@ pub struct Call {
     pub revision: RevisionDigest,
     /// One snapshot for the whole call.
     pub settings: Arc<Map<String, Value>>,
-    /// The job, when the call runs one.
-    pub job: Option<JobContext>,
+    /// To write the log and progress of the job, when the call runs one.
+    pub job: Option<JobHandle>,
     /// Ends with the job's request and its guest.
     pub trace: Trace,
     /// When the call ends at the latest.
     pub deadline: Instant,
     /// Log lines and outside calls belong to it.
     pub span: Span,
-}
-
-/// The job that a call runs.
-pub struct JobContext {
-    /// To write its log and progress.
-    pub handle: JobHandle,
 }
 
 /// The capabilities of one call.
@@ -82,7 +76,7 @@ pub struct GuestCall {
 impl Services {
     /// To be made on the host's threads.
     pub fn for_call(self: &Arc<Self>, mut call: Call) -> Arc<GuestCall> {
-        let output = call.job.take().map(|job| JobOutput::new(job.handle));
+        let output = call.job.take().map(JobOutput::new);
         Arc::new(GuestCall { services: Arc::clone(self), call, output, secret_tries: AtomicU32::new(0) })
     }
 }

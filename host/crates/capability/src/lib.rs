@@ -9,7 +9,7 @@ mod job_output;
 mod mail;
 mod secret;
 
-pub use call::{Call, GuestCall, JobContext, Services};
+pub use call::{Call, GuestCall, Services};
 pub use egress::{Egress, EgressConfig, EgressError};
 pub use mail::{MailConfig, MailError, MailTls, MailTransport};
 pub use secret::{SecretSource, SecretValue};

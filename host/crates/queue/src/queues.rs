@@ -109,6 +109,12 @@ impl Queues {
         })
     }
 
+    /// Ends the server, saving what it holds; for `patchbay dev`, which started it.
+    pub async fn shut_server_down(&self) {
+        // The reply is the end of the connection.
+        let _: redis::RedisResult<()> = redis::cmd("SHUTDOWN").query_async(&mut self.connection.clone()).await;
+    }
+
     /// Adds jobs; each queue's all or none, queues in order.
     pub async fn add(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>, QueueError> {
         self.refuse_when_full().await?;

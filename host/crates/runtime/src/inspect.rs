@@ -66,10 +66,8 @@ fn read(component: &[u8]) -> Result<Sections, Rejection> {
     Ok(sections)
 }
 
-pub(crate) fn inspect(component: &[u8], max_bytes: usize) -> Result<Inspected, Rejection> {
-    if component.len() > max_bytes {
-        return Err(Rejection::TooLarge(max_bytes >> 20));
-    }
+/// Reads and checks a packed component file, without compiling it.
+pub fn inspect(component: &[u8]) -> Result<Inspected, Rejection> {
     let sections = read(component)?;
     let manifest = match sections.manifests.as_slice() {
         [] => return Err(Rejection::NoManifest),

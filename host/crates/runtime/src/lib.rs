@@ -18,7 +18,7 @@ mod v0_1;
 pub use call::{CallReport, JobCall};
 pub use compile::compile_child;
 pub use error::{LoadError, Rejection, RuntimeError};
-pub use inspect::{Inspected, pack};
+pub use inspect::{Inspected, inspect, pack};
 pub use registry::Registry;
 pub use revision::Revision;
 pub use runtime::{CompilerCommand, HostLimits, Runtime, RuntimeConfig};

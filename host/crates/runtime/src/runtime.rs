@@ -95,7 +95,11 @@ impl Runtime {
 
     /// Reads a component file without compiling it.
     pub fn inspect(&self, component: &[u8]) -> Result<Inspected, Rejection> {
-        inspect::inspect(component, self.config.limits.max_component_bytes)
+        let limit = self.config.limits.max_component_bytes;
+        if component.len() > limit {
+            return Err(Rejection::TooLarge(limit >> 20));
+        }
+        inspect::inspect(component)
     }
 
     /// Checks, compiles (or takes from the cache) and links a component file. Nothing calls it yet.

@@ -1,0 +1,125 @@
+//! The HTTP client of `/api/admin`.
+
+use std::time::Duration;
+
+use clap::Args;
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::dev::DevState;
+
+/// Pushing compiles, which may take a minute on a small machine.
+const TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Where the host is, and who asks.
+#[derive(Debug, Args)]
+pub(crate) struct ClientArgs {
+    /// The host [default: the one that `patchbay dev` runs here, else http://127.0.0.1:8080]
+    #[arg(long, global = true, env = "PATCHBAY_URL", help_heading = "Connection")]
+    url: Option<String>,
+    /// Operator
+    #[arg(long, global = true, env = "PATCHBAY_USER", help_heading = "Connection")]
+    user: Option<String>,
+    /// The operator's password; better in the environment than on the command line
+    #[arg(long, global = true, env = "PATCHBAY_PASSWORD", hide_env_values = true, help_heading = "Connection")]
+    password: Option<String>,
+}
+
+/// Why a request had no success.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// The host answered, and said no.
+    #[error("{message} ({code})")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// Stable code.
+        code: String,
+        /// The host's words.
+        message: String,
+    },
+    /// Nobody answered.
+    #[error("no host answers at {url}: start one with `patchbay dev` or `patchbay serve`, or set PATCHBAY_URL")]
+    Unreachable {
+        /// Where it was looked for.
+        url: String,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// Something else answered.
+    #[error("{url} does not answer like a Patchbay host (HTTP {status})")]
+    NotPatchbay {
+        /// Where.
+        url: String,
+        /// HTTP status.
+        status: u16,
+    },
+}
+
+/// A connection to one host.
+pub(crate) struct Client {
+    url: String,
+    user: String,
+    password: Option<String>,
+    http: reqwest::Client,
+}
+
+impl Client {
+    pub(crate) fn new(url: String, user: String, password: Option<String>) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+        Ok(Self { url: url.trim_end_matches('/').to_owned(), user, password, http })
+    }
+
+    pub(super) fn from_args(args: &ClientArgs) -> anyhow::Result<Self> {
+        // The development host's credentials go to the development host only.
+        let dev = if args.url.is_none() { DevState::find() } else { None };
+        let url = args.url.clone().or_else(|| dev.as_ref().map(|dev| dev.url.clone()));
+        let url = url.unwrap_or_else(|| "http://127.0.0.1:8080".into());
+        let user = args.user.clone().or_else(|| dev.as_ref().map(|dev| dev.user.clone())).unwrap_or_default();
+        let password = args.password.clone().or_else(|| dev.map(|dev| dev.password));
+        Self::new(url, user, password)
+    }
+
+    /// `data` of the envelope.
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ClientError> {
+        let request = self.request(method, path);
+        self.send(match body {
+            Some(body) => request.json(&body),
+            None => request,
+        })
+        .await
+    }
+
+    pub(crate) async fn push(&self, component: Vec<u8>) -> Result<Value, ClientError> {
+        let request = self.request(Method::POST, "plugins").header("content-type", "application/wasm");
+        self.send(request.body(component)).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, format!("{}/api/admin/{path}", self.url));
+        request.basic_auth(&self.user, self.password.as_ref())
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
+        let unreachable = |source: reqwest::Error| ClientError::Unreachable { url: self.url.clone(), source: source.without_url() };
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status().as_u16();
+        let text = response.text().await.map_err(unreachable)?;
+        let not_patchbay = || ClientError::NotPatchbay { url: self.url.clone(), status };
+        let mut body: Value = serde_json::from_str(&text).map_err(|_| not_patchbay())?;
+        match body["success"].as_bool() {
+            Some(true) => Ok(body["data"].take()),
+            Some(false) => Err(ClientError::Refused {
+                status,
+                code: body["code"].as_str().unwrap_or("error").to_owned(),
+                message: body["message"].as_str().unwrap_or("the host refused").to_owned(),
+            }),
+            None => Err(not_patchbay()),
+        }
+    }
+}
+
+/// One segment of a path, whatever it contains.
+pub(super) fn segment(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+}

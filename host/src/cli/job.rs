@@ -1,0 +1,155 @@
+//! `patchbay job …` and `patchbay queue …`
+
+use anyhow::Context;
+use clap::Subcommand;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::Output;
+use super::client::{Client, ClientArgs, segment};
+use super::plugin::{items, text};
+
+#[derive(Subcommand)]
+pub(super) enum JobCommand {
+    /// Add a job
+    Add {
+        /// The queue, for example emailQueue
+        queue: String,
+        /// The job's name, for example send
+        name: String,
+        /// Its data, JSON; `-` reads standard input
+        #[arg(default_value = "{}")]
+        data: String,
+        /// Its id: a second job with it is not added while the first is known
+        #[arg(long)]
+        id: Option<String>,
+        /// Start no earlier than so many milliseconds from now
+        #[arg(long, value_name = "MS")]
+        delay_ms: Option<u64>,
+        /// 1 (first) to 2097152; jobs without one come first
+        #[arg(long)]
+        priority: Option<u32>,
+        /// How often it may run in all
+        #[arg(long)]
+        attempts: Option<u32>,
+    },
+    /// Show a job: state, data, failure, log and attempts
+    Show {
+        /// The queue
+        queue: String,
+        /// The job's id
+        id: String,
+    },
+    /// Put a failed or completed job back into its queue
+    Retry {
+        /// The queue
+        queue: String,
+        /// The job's id
+        id: String,
+    },
+    /// List the jobs of a queue in one state
+    List {
+        /// The queue
+        queue: String,
+        /// waiting, prioritized, delayed, waiting-children, active, completed or failed
+        #[arg(default_value = "failed")]
+        state: String,
+        /// At most so many
+        #[arg(long, default_value_t = 20)]
+        limit: u64,
+        /// Skip so many
+        #[arg(long, default_value_t = 0)]
+        offset: u64,
+    },
+}
+
+#[derive(Subcommand)]
+pub(super) enum QueueCommand {
+    /// List queues with the number of jobs in each state
+    List,
+}
+
+pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+    let client = Client::from_args(args)?;
+    match command {
+        JobCommand::Add { queue, name, data, id, delay_ms, priority, attempts } => {
+            let data = if data == "-" { std::io::read_to_string(std::io::stdin())? } else { data };
+            let data: Value = serde_json::from_str(&data).context("the data is not JSON")?;
+            let mut job = json!({ "name": name, "data": data });
+            for (key, value) in [
+                ("id", id.map(Value::from)),
+                ("delayMs", delay_ms.map(Value::from)),
+                ("priority", priority.map(Value::from)),
+                ("attempts", attempts.map(Value::from)),
+            ] {
+                if let Some(value) = value {
+                    job[key] = value;
+                }
+            }
+            let added = client.call(Method::POST, &format!("queues/{}/jobs", segment(&queue)), Some(job)).await?;
+            let id = text(&added, "id");
+            output.value(&format!("added: {queue} {id}\nlook at it with: patchbay job show {queue} {id}"), &added);
+        }
+        JobCommand::Show { queue, id } => {
+            let story = client.call(Method::GET, &format!("queues/{}/jobs/{}", segment(&queue), segment(&id)), None).await?;
+            output.value(&describe(&queue, &story), &story);
+        }
+        JobCommand::Retry { queue, id } => {
+            client.call(Method::POST, &format!("queues/{}/jobs/{}/retry", segment(&queue), segment(&id)), None).await?;
+            output.value(&format!("{queue} {id} is waiting again"), &json!({ "queue": queue, "id": id }));
+        }
+        JobCommand::List { queue, state, limit, offset } => {
+            let path = format!("queues/{}/jobs?state={}&limit={limit}&offset={offset}", segment(&queue), segment(&state));
+            let jobs = client.call(Method::GET, &path, None).await?;
+            let rows = items(&jobs).map(|job| {
+                let reason = text(job, "failedReason").chars().take(60).collect();
+                vec![text(job, "id"), text(job, "name"), job["attemptsMade"].to_string(), reason]
+            });
+            output.table(&["ID", "NAME", "ATTEMPTS", "FAILURE"], rows.collect(), &jobs);
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn run_queue(command: QueueCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+    let QueueCommand::List = command;
+    let queues = Client::from_args(args)?.call(Method::GET, "queues", None).await?;
+    let states = ["waiting", "active", "delayed", "prioritized", "completed", "failed"];
+    let rows = items(&queues).map(|queue| {
+        let counts = states.iter().map(|state| queue["counts"][state].to_string());
+        std::iter::once(text(queue, "name")).chain(counts).collect()
+    });
+    output.table(&["QUEUE", "WAITING", "ACTIVE", "DELAYED", "PRIORITIZED", "COMPLETED", "FAILED"], rows.collect(), &queues);
+    Ok(())
+}
+
+fn describe(queue: &str, story: &Value) -> String {
+    let job = &story["job"];
+    let mut lines = vec![format!("{queue} {}  {}  {}", text(job, "id"), text(job, "name"), text(job, "state"))];
+    for (label, name) in [("data", "data"), ("result", "returnValue"), ("failure", "failedReason")] {
+        if let Some(value) = job[name].as_str() {
+            lines.push(format!("{label}: {value}"));
+        }
+    }
+    let attempts: Vec<&Value> = items(&story["attempts"]).collect();
+    if !attempts.is_empty() {
+        lines.push("attempts:".into());
+    }
+    for attempt in attempts {
+        let why = attempt["message"].as_str().map(|message| format!("  {message}")).unwrap_or_default();
+        lines.push(format!(
+            "  {}  {}  revision {}{why}",
+            text(attempt, "finishedAt"), text(attempt, "outcome"),
+            super::plugin::short(attempt["revision"].as_str().unwrap_or("-"))
+        ));
+    }
+    if let Some(stack) = items(&job["stacktrace"]).last().and_then(Value::as_str) {
+        lines.push(format!("stack trace:\n{stack}"));
+    }
+    let logs: Vec<&str> = items(&story["logs"]).filter_map(Value::as_str).collect();
+    if !logs.is_empty() {
+        lines.push("log:".into());
+        lines.extend(logs.iter().map(|line| format!("  {line}")));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,188 @@
+//! The command line. `dev`, `serve`, `migrate`, `doctor`, `config` and `plugin pack|inspect` work here; every other command is an HTTP
+//! client of `/api/admin`, so that it works from a laptop and is audited like everything else.
+
+mod client;
+mod doctor;
+mod job;
+mod output;
+mod plugin;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser, Subcommand};
+use patchbay_store::Store;
+
+use crate::boot::Host;
+use crate::config::{Config, ConfigError};
+use crate::{dev, telemetry};
+
+pub(crate) use client::Client;
+pub(crate) use plugin::{activate_revision, short};
+use client::ClientError;
+use output::Output;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage
+  3  not found
+  4  refused: invalid input, wrong credentials, or in conflict with the present state
+  5  the host, Postgres or Redis cannot be reached";
+
+/// A WebAssembly plugin host for integrations and jobs.
+#[derive(Parser)]
+#[command(name = "patchbay", version, after_help = EXIT_CODES, max_term_width = 110)]
+struct Cli {
+    /// Print JSON for scripts instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    /// Configuration file [default: patchbay.toml here or in /etc/patchbay]
+    #[arg(long, global = true, value_name = "FILE", env = "PATCHBAY_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    client: client::ClientArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a host on this machine without any configuration: private Postgres and Redis, and a mail catcher
+    Dev(dev::DevArgs),
+    /// Run the host
+    Serve,
+    /// Bring the database schema up to date (safe while other hosts do the same)
+    Migrate {
+        /// Only list what is to be done; exit code 1 if there is something
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check configuration, Postgres, Redis, mail and plugins, and say how to mend what is wrong
+    Doctor,
+    /// Show every configuration key with its value and where it comes from
+    Config,
+    /// Make, deploy and roll back plugins
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
+    /// Add, show and retry jobs
+    #[command(subcommand)]
+    Job(job::JobCommand),
+    /// Look at queues
+    #[command(subcommand)]
+    Queue(job::QueueCommand),
+    /// Look at the mails that `patchbay dev` has caught
+    #[command(subcommand)]
+    Mail(dev::MailCommand),
+    /// Print a completion script for a shell, for example: patchbay completions bash > /etc/bash_completion.d/patchbay
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Compile one component (run by the host itself)
+    #[command(name = "__compile", hide = true)]
+    Compile {
+        #[arg(num_args = 3)]
+        arguments: Vec<std::ffi::OsString>,
+    },
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Before any thread or runtime exists: the child must be as small as it can.
+    if let Command::Compile { arguments } = cli.command {
+        return patchbay_runtime::compile_child(arguments.into_iter());
+    }
+    let output = Output { json: cli.json };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(run(cli, output));
+    runtime.shutdown_background();
+    match ended {
+        Ok(code) => code,
+        Err(error) => {
+            output.error(&error);
+            exit_code(&error)
+        }
+    }
+}
+
+async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
+    let config = || Config::from_process(cli.config.as_deref());
+    match cli.command {
+        Command::Dev(args) => dev::run(args, cli.config.as_deref()).await?,
+        Command::Serve => {
+            let config = config()?;
+            telemetry::start(config.log_as_json(), &config.log_filter())?;
+            Host::start(config).await?.run_until_signal().await?;
+        }
+        Command::Migrate { check } => return migrate(config()?, check, output).await,
+        Command::Doctor => return doctor::run(cli.config.as_deref(), output).await,
+        Command::Config => {
+            let shown = config()?.shown();
+            let rows = shown.iter().map(|key| {
+                let value = key.value.clone().unwrap_or_else(|| "-".into());
+                vec![key.key.to_owned(), value, key.source.clone().unwrap_or_default(), key.about.to_owned()]
+            });
+            output.table(&["KEY", "VALUE", "FROM", "MEANING"], rows.collect(), &shown);
+        }
+        Command::Plugin(command) => plugin::run(command, &cli.client, output).await?,
+        Command::Job(command) => job::run(command, &cli.client, output).await?,
+        Command::Queue(command) => job::run_queue(command, &cli.client, output).await?,
+        Command::Mail(command) => dev::run_mail(command, output.json)?,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "patchbay", &mut std::io::stdout());
+        }
+        Command::Compile { .. } => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn migrate(config: Config, check: bool, output: Output) -> anyhow::Result<ExitCode> {
+    let store = Store::connect(config.store()).await.context("cannot use Postgres")?;
+    if check {
+        let pending = store.pending_migrations().await?;
+        let text = if pending.is_empty() { "up to date".to_owned() } else { format!("to be applied: {}", pending.join(", ")) };
+        output.value(&text, &serde_json::json!({ "pending": pending }));
+        return Ok(if pending.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let report = store.migrate().await.context("cannot migrate the database")?;
+    let text = if report.applied.is_empty() { "up to date".to_owned() } else { format!("applied: {}", report.applied.join(", ")) };
+    output.value(&text, &serde_json::json!({ "applied": report.applied }));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.downcast_ref::<ConfigError>().is_some() {
+        return ExitCode::from(4);
+    }
+    let unreachable = error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(patchbay_store::StoreError::Unavailable(_)))
+            || matches!(cause.downcast_ref(), Some(patchbay_queue::QueueError::Unavailable(_)))
+    });
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Refused { status: 404, .. }) => ExitCode::from(3),
+        Some(ClientError::Refused { status, .. }) if *status < 500 => ExitCode::from(4),
+        Some(ClientError::Unreachable { .. }) => ExitCode::from(5),
+        _ if unreachable => ExitCode::from(5),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,301 @@
+//! `patchbay plugin …`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use patchbay_model::manifest::Manifest;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::Output;
+use super::client::{Client, ClientArgs, segment};
+
+#[derive(Subcommand)]
+pub(super) enum PluginCommand {
+    /// Put the manifest into a built component: DIR/plugin.toml + component → DIR/dist/NAME-VERSION.wasm
+    Pack {
+        /// Folder with plugin.toml
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+        /// The built component [default: target/wasm32-wasip2/release/NAME.wasm of the Cargo workspace around DIR]
+        #[arg(long, value_name = "FILE")]
+        component: Option<PathBuf>,
+        /// Where to write [default: DIR/dist/NAME-VERSION.wasm]
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Show what a packed file is and asks for
+    Inspect {
+        /// A packed component
+        file: PathBuf,
+    },
+    /// Upload a packed file: the host checks and compiles it, and keeps it as a staged revision
+    Push {
+        /// A packed component
+        file: PathBuf,
+        /// Activate it at once
+        #[arg(long)]
+        activate: bool,
+    },
+    /// List plugins
+    List,
+    /// List the revisions of a plugin, newest first
+    Revisions {
+        /// The plugin
+        plugin: String,
+    },
+    /// Make a revision the active one; running calls finish on the old one
+    Activate {
+        /// The plugin
+        plugin: String,
+        /// The revision's digest, or its first 4 digits and more
+        digest: String,
+    },
+    /// Activate the revision that was active before
+    Rollback {
+        /// The plugin
+        plugin: String,
+    },
+    /// Stop a plugin: its queues wait until a revision is activated again
+    Deactivate {
+        /// The plugin
+        plugin: String,
+    },
+    /// Forget a revision that is not active
+    Delete {
+        /// The plugin
+        plugin: String,
+        /// The revision's digest, or its first 4 digits and more
+        digest: String,
+    },
+    /// Read and change a plugin's settings
+    #[command(subcommand)]
+    Settings(SettingsCommand),
+}
+
+#[derive(Subcommand)]
+pub(super) enum SettingsCommand {
+    /// Show them as JSON, without the defaults
+    Get {
+        /// The plugin
+        plugin: String,
+    },
+    /// Change them: NAME=VALUE sets (VALUE is JSON, or else text), NAME= removes; they apply from the next call on
+    Set {
+        /// The plugin
+        plugin: String,
+        /// For example from=no-reply@example.com
+        #[arg(required = true, value_name = "NAME=VALUE")]
+        changes: Vec<String>,
+    },
+    /// Replace all of them by a JSON file (`-` reads standard input)
+    Replace {
+        /// The plugin
+        plugin: String,
+        /// A JSON object
+        file: PathBuf,
+    },
+}
+
+pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+    match command {
+        PluginCommand::Pack { dir, component, output: out } => return pack(&dir, component, out, output),
+        PluginCommand::Inspect { file } => return inspect(&file, output),
+        _ => {}
+    }
+    let client = Client::from_args(args)?;
+    match command {
+        PluginCommand::Pack { .. } | PluginCommand::Inspect { .. } => {}
+        PluginCommand::Push { file, activate } => {
+            let component = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            if !output.json {
+                eprintln!("pushing {} ({} KiB); the host checks and compiles it…", file.display(), component.len() >> 10);
+            }
+            let staged = client.push(component).await?;
+            let (plugin, digest) = (text(&staged, "plugin"), text(&staged, "digest"));
+            if !activate {
+                let known = if staged["created"] == true { "staged" } else { "was here already" };
+                let message = format!(
+                    "{known}: {plugin} {} {}\nasks for: {}\nactivate it with: patchbay plugin activate {plugin} {}",
+                    text(&staged, "version"), short(&digest), staged["asks"], short(&digest)
+                );
+                output.value(&message, &staged);
+                return Ok(());
+            }
+            let activated = activate_revision(&client, &plugin, &digest).await?;
+            output.value(&describe(&activated), &activated);
+        }
+        PluginCommand::List => {
+            let plugins = client.call(Method::GET, "plugins", None).await?;
+            let rows = items(&plugins).map(|plugin| {
+                let state = match (plugin["failure"].as_str(), plugin["active"] == true) {
+                    (Some(failure), _) => format!("failing: {failure}"),
+                    (None, true) => "active".into(),
+                    (None, false) => "inactive".into(),
+                };
+                vec![
+                    text(plugin, "name"), text(plugin, "version"), short(&text(plugin, "digest")), state,
+                    plugin["revisions"].to_string(), joined(&plugin["queues"]),
+                ]
+            });
+            output.table(&["PLUGIN", "VERSION", "DIGEST", "STATE", "REVISIONS", "QUEUES"], rows.collect(), &plugins);
+        }
+        PluginCommand::Revisions { plugin } => {
+            let revisions = client.call(Method::GET, &format!("plugins/{}/revisions", segment(&plugin)), None).await?;
+            let rows = items(&revisions).map(|revision| {
+                vec![
+                    short(&text(revision, "digest")), text(revision, "version"), text(revision, "state"),
+                    revision["attempts"].to_string(), text(revision, "createdAt"), text(revision, "createdBy"),
+                ]
+            });
+            output.table(&["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "BY"], rows.collect(), &revisions);
+        }
+        PluginCommand::Activate { plugin, digest } => {
+            let activated = activate_revision(&client, &plugin, &digest).await?;
+            output.value(&describe(&activated), &activated);
+        }
+        PluginCommand::Rollback { plugin } => {
+            let path = format!("plugins/{}/rollback", segment(&plugin));
+            let activated = client.call(Method::POST, &path, None).await?;
+            output.value(&describe(&activated), &activated);
+        }
+        PluginCommand::Deactivate { plugin } => {
+            let path = format!("plugins/{}/deactivate", segment(&plugin));
+            client.call(Method::POST, &path, None).await?;
+            output.value(&format!("{plugin} is stopped; its queues wait"), &json!({ "plugin": plugin, "active": false }));
+        }
+        PluginCommand::Delete { plugin, digest } => {
+            let path = format!("plugins/{}/revisions/{}", segment(&plugin), segment(&digest));
+            let deleted = client.call(Method::DELETE, &path, None).await?;
+            output.value(&format!("deleted {plugin} {}", short(deleted.as_str().unwrap_or(&digest))), &deleted);
+        }
+        PluginCommand::Settings(command) => settings(command, &client, output).await?,
+    }
+    Ok(())
+}
+
+pub(crate) async fn activate_revision(client: &Client, plugin: &str, digest: &str) -> anyhow::Result<Value> {
+    let path = format!("plugins/{}/activate", segment(plugin));
+    Ok(client.call(Method::POST, &path, Some(json!({ "digest": digest }))).await?)
+}
+
+async fn settings(command: SettingsCommand, client: &Client, output: Output) -> anyhow::Result<()> {
+    let path = |plugin: &str| format!("plugins/{}/settings", segment(plugin));
+    let (plugin, value) = match command {
+        SettingsCommand::Get { plugin } => {
+            let settings = client.call(Method::GET, &path(&plugin), None).await?;
+            Output { json: true }.value("", &settings);
+            return Ok(());
+        }
+        SettingsCommand::Set { plugin, changes } => {
+            let mut settings = client.call(Method::GET, &path(&plugin), None).await?;
+            for change in changes {
+                let Some((name, value)) = change.split_once('=') else {
+                    bail!("{change:?} is not NAME=VALUE");
+                };
+                if value.is_empty() {
+                    settings.as_object_mut().map(|settings| settings.remove(name));
+                } else {
+                    settings[name] = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+                }
+            }
+            (plugin, settings)
+        }
+        SettingsCommand::Replace { plugin, file } => {
+            let text = if file == Path::new("-") {
+                std::io::read_to_string(std::io::stdin())?
+            } else {
+                std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?
+            };
+            (plugin, serde_json::from_str(&text).context("not JSON")?)
+        }
+    };
+    client.call(Method::PUT, &path(&plugin), Some(value.clone())).await?;
+    output.value(&format!("settings of {plugin} changed; they apply from the next call on"), &value);
+    Ok(())
+}
+
+fn pack(dir: &Path, component: Option<PathBuf>, out: Option<PathBuf>, output: Output) -> anyhow::Result<()> {
+    let path = dir.join("plugin.toml");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let manifest = Manifest::from_toml(&text, |name| {
+        std::fs::read_to_string(dir.join(name)).map_err(|error| error.to_string())
+    })
+    .with_context(|| path.display().to_string())?;
+    let component = match component {
+        Some(file) => file,
+        None => built_component(dir, &manifest)?,
+    };
+    let bytes = std::fs::read(&component).with_context(|| format!("cannot read {}", component.display()))?;
+    let packed = patchbay_runtime::pack(&bytes, &manifest).with_context(|| component.display().to_string())?;
+    let inspected = patchbay_runtime::inspect(&packed)?;
+    let out = out.unwrap_or_else(|| dir.join("dist").join(format!("{}-{}.wasm", manifest.name, manifest.version)));
+    if let Some(parent) = out.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    // Whole or not at all: a host may be reading the old one.
+    let temporary = out.with_extension("tmp");
+    std::fs::write(&temporary, &packed).with_context(|| format!("cannot write {}", temporary.display()))?;
+    std::fs::rename(&temporary, &out)?;
+    let text = format!("{} ({} KiB, {})", out.display(), packed.len() >> 10, inspected.digest.short());
+    let value = json!({ "file": out, "bytes": packed.len(), "digest": inspected.digest, "plugin": manifest.name, "version": manifest.version });
+    output.value(&text, &value);
+    Ok(())
+}
+
+fn built_component(dir: &Path, manifest: &Manifest) -> anyhow::Result<PathBuf> {
+    let file = format!("target/wasm32-wasip2/release/{}.wasm", manifest.name.as_str().replace('-', "_"));
+    let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
+    let found = dir.ancestors().map(|ancestor| ancestor.join(&file)).find(|path| path.exists());
+    found.with_context(|| {
+        format!("no {file} in {} or above: build it with `cargo build --release --target wasm32-wasip2`, or name it with --component", dir.display())
+    })
+}
+
+fn inspect(file: &Path, output: Output) -> anyhow::Result<()> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let inspected = patchbay_runtime::inspect(&bytes).with_context(|| file.display().to_string())?;
+    let value = json!({
+        "digest": inspected.digest,
+        "manifest": inspected.manifest,
+        "asks": crate::plugins::asks(&inspected.manifest),
+        "exports": inspected.exports,
+        "imports": inspected.imports,
+    });
+    let text = format!(
+        "{} {} ({})\n{}\nasks for: {}\nexports:  {}\nimports:  {}",
+        inspected.manifest.name, inspected.manifest.version, inspected.digest, inspected.manifest.description,
+        value["asks"], inspected.exports.join(" "), inspected.imports.join(" "),
+    );
+    output.value(&text, &value);
+    Ok(())
+}
+
+fn describe(activated: &Value) -> String {
+    let previous = match activated["previous"].as_str() {
+        Some(previous) => format!("it replaces {}; back with: patchbay plugin rollback {}", short(previous), text(activated, "plugin")),
+        None => "it is the first one".into(),
+    };
+    format!(
+        "active: {} {} {}\ngranted: {}\n{previous}",
+        text(activated, "plugin"), text(activated, "version"), short(&text(activated, "digest")), activated["granted"]
+    )
+}
+
+pub(super) fn items(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+pub(super) fn text(value: &Value, name: &str) -> String {
+    value[name].as_str().unwrap_or_default().to_owned()
+}
+
+fn joined(value: &Value) -> String {
+    items(value).filter_map(Value::as_str).collect::<Vec<_>>().join(",")
+}
+
+/// As many digits as people compare.
+pub(crate) fn short(digest: &str) -> String {
+    digest.chars().take(12).collect()
+}

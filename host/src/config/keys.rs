@@ -1,0 +1,105 @@
+//! Every configuration key: its kind, default, environment names and meaning. `patchbay config` prints this table.
+
+/// What a value may be.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// A whole number within bounds.
+    Number(u64, u64),
+    /// `address:port`.
+    Listen,
+    /// One of these.
+    Choice(&'static [&'static str]),
+    /// Comma-separated in the environment, an array in the file.
+    List,
+}
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// Section and name, as in `patchbay.toml`.
+    pub path: &'static str,
+    /// What it may be.
+    pub kind: Kind,
+    /// Absent: unset, and the feature is off or derived.
+    pub default: Option<&'static str>,
+    /// Names that the old backend used, besides `PATCHBAY_<SECTION>_<KEY>`.
+    pub old_names: &'static [&'static str],
+    /// Never printed.
+    pub secret: bool,
+    /// For `patchbay config` and docs/operations/configuration.md.
+    pub about: &'static str,
+}
+
+impl Key {
+    /// `PATCHBAY_<SECTION>_<KEY>`.
+    pub fn variable(&self) -> String {
+        format!("PATCHBAY_{}", self.path.replace('.', "_").to_ascii_uppercase())
+    }
+}
+
+const fn key(path: &'static str, kind: Kind, default: Option<&'static str>, about: &'static str) -> Key {
+    Key { path, kind, default, old_names: &[], secret: false, about }
+}
+
+const fn old(mut key: Key, names: &'static [&'static str]) -> Key {
+    key.old_names = names;
+    key
+}
+
+const fn secret(mut key: Key) -> Key {
+    key.secret = true;
+    key
+}
+
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+/// All of them.
+pub const KEYS: &[Key] = &[
+    old(key("environment", Kind::Text, Some("development"), "Shown by the health check"), &["NODE_ENV"]),
+    key("http.listen", Kind::Listen, Some("127.0.0.1:8080"), "Address and port of HTTP; PORT alone means 0.0.0.0:PORT"),
+    secret(old(key("database.url", Kind::Text, None, "postgres://user:password@host:port/name; or the parts below"), &["DATABASE_URL"])),
+    old(key("database.host", Kind::Text, None, "Name or address"), &["DB_HOST"]),
+    old(key("database.port", Kind::Number(1, 65_535), Some("5432"), "Port"), &["DB_PORT"]),
+    old(key("database.username", Kind::Text, Some("postgres"), "Login"), &["DB_USERNAME", "DB_USER"]),
+    secret(old(key("database.password", Kind::Text, None, "Password"), &["DB_PASSWORD"])),
+    old(key("database.name", Kind::Text, Some("postgres"), "Database"), &["DB_NAME", "DB_DATABASE"]),
+    key("database.pool_min", Kind::Number(0, 1_000), Some("5"), "Connections kept open"),
+    key("database.pool_max", Kind::Number(1, 1_000), Some("20"), "Connections at most"),
+    secret(old(key("redis.url", Kind::Text, None, "redis://:password@host:port/db; or the parts below"), &["REDIS_URL"])),
+    old(key("redis.host", Kind::Text, None, "Name or address"), &["REDIS_HOST"]),
+    old(key("redis.port", Kind::Number(1, 65_535), Some("6379"), "Port"), &["REDIS_PORT"]),
+    secret(old(key("redis.password", Kind::Text, None, "Password"), &["REDIS_PASSWORD"])),
+    key("redis.prefix", Kind::Text, Some("bull"), "BullMQ's key prefix"),
+    key("redis.own_prefix", Kind::Text, Some("patchbay"), "Prefix of Patchbay's own keys"),
+    key("mail.host", Kind::Text, None, "Mail server; smtp.gmail.com when only EMAIL_USER is set, as in the old backend"),
+    key("mail.port", Kind::Number(1, 65_535), Some("465"), "Port"),
+    key("mail.tls", Kind::Choice(&["implicit", "starttls", "none"]), Some("implicit"), "implicit (465), starttls (587) or none"),
+    old(key("mail.username", Kind::Text, None, "Login at the mail server"), &["EMAIL_USER"]),
+    secret(old(key("mail.password", Kind::Text, None, "Password, or Gmail's app password"), &["EMAIL_PASS"])),
+    old(key("mail.from", Kind::Text, None, "Sender for mail plugins that set none; default: mail.username"), &["EMAIL_FROM"]),
+    old(key("mail.timeout_ms", Kind::Number(100, 600_000), Some("30000"), "For one whole conversation"), &["EMAIL_TIMEOUT_MS"]),
+    key("mail.max_message_mb", Kind::Number(1, 100), Some("25"), "Largest message"),
+    old(key("admin.username", Kind::Text, None, "Operator of /api/admin"), &["BULL_BOARD_USERNAME"]),
+    secret(old(key("admin.password", Kind::Text, None, "The operator's password"), &["BULL_BOARD_PASSWORD"])),
+    key("runtime.max_calls", Kind::Number(1, 10_000), Some("100"), "Plugin calls at once"),
+    key("runtime.threads", Kind::Number(1, 1_024), None, "Threads that plugins run on; default: one per processor"),
+    key("runtime.memory_mb", Kind::Number(1, 4_096), Some("64"), "Memory of a call whose manifest names none"),
+    key("runtime.max_memory_mb", Kind::Number(1, 4_096), Some("512"), "Most that a manifest may ask for"),
+    key("runtime.deadline_ms", Kind::Number(1, DAY_MS), Some("30000"), "Deadline of a call whose manifest names none"),
+    key("runtime.max_deadline_ms", Kind::Number(1, DAY_MS), Some("300000"), "Most that a manifest may ask for"),
+    key("runtime.max_component_mb", Kind::Number(1, 1_024), Some("64"), "Largest component file"),
+    key("runtime.cache_dir", Kind::Text, None, "Compiled plugins; default: $CACHE_DIRECTORY (systemd), else $XDG_CACHE_HOME or ~/.cache, /patchbay"),
+    key("runtime.compile_timeout_s", Kind::Number(1, 3_600), Some("120"), "Longest compilation"),
+    key("runtime.compile_memory_mb", Kind::Number(256, 65_536), Some("4096"), "Address space of the compiler"),
+    key("work.max_jobs", Kind::Number(1, 10_000), Some("100"), "Jobs at once over all queues"),
+    key("work.lock_s", Kind::Number(2, 3_600), Some("30"), "Lock on a running job: a crash recovers in about this time"),
+    key("work.renew_s", Kind::Number(1, 3_600), Some("10"), "How often locks are renewed; less than half of work.lock_s"),
+    key("work.max_stalls", Kind::Number(1, 1_000), Some("10"), "Crashes under a job before it fails as crashed-host"),
+    key("work.drain_limit_s", Kind::Number(1, 3_600), Some("20"), "Longest wait for running jobs after SIGTERM"),
+    key("work.stop_grace_s", Kind::Number(2, 3_600), Some("30"), "When the supervisor kills; more than work.drain_limit_s"),
+    key("egress.allow_addresses", Kind::List, None, "Private addresses or networks that plugins may call nevertheless"),
+    key("log.format", Kind::Choice(&["json", "text"]), None, "json or text; default: text on a terminal, json elsewhere"),
+    key("log.filter", Kind::Text, Some("info"), "As in RUST_LOG, for example info,guest=debug"),
+];

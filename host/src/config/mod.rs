@@ -1,0 +1,460 @@
+//! The configuration: `patchbay.toml` and the environment, which wins. The only reader of the environment.
+//!
+//! Everything wrong is reported at once, each with its key; nothing starts on a configuration that contradicts itself.
+
+mod keys;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use patchbay_capability::{EgressConfig, MailConfig, MailTls};
+use patchbay_model::PluginName;
+use patchbay_queue::RedisConfig;
+use patchbay_runtime::{CompilerCommand, HostLimits, RuntimeConfig};
+use patchbay_store::StoreConfig;
+
+pub use keys::{KEYS, Key, Kind};
+
+/// Our variables that are no configuration keys: read by the command line client, by tests, and for secrets.
+const OTHER_VARIABLES: &[&str] = &["PATCHBAY_URL", "PATCHBAY_USER", "PATCHBAY_PASSWORD", "PATCHBAY_CONFIG", "PATCHBAY_BIN"];
+const OTHER_PREFIXES: &[&str] = &["PATCHBAY_SECRET_", "PATCHBAY_TEST_"];
+/// Longest wait for a free database connection: a request that waits longer is better told so.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The contract's default limits.
+const MAX_RESULT_BYTES: usize = 1 << 20;
+const MAX_LOG_BYTES: usize = 1 << 20;
+
+/// A checked configuration.
+#[derive(Clone)]
+pub struct Config {
+    values: BTreeMap<&'static str, Setting>,
+    secrets: HashMap<String, String>,
+    cache_dir: PathBuf,
+}
+
+#[derive(Clone)]
+struct Setting {
+    value: String,
+    /// For people: a variable's name, the file, or `default`.
+    source: String,
+}
+
+/// Everything that is wrong, one line each.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration cannot be used:\n{}", .0.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+/// A key as it stands, for `patchbay config`.
+#[derive(Debug, serde::Serialize)]
+pub struct Shown {
+    /// Section and name.
+    pub key: &'static str,
+    /// `(set)` for secrets.
+    pub value: Option<String>,
+    /// Where it comes from.
+    pub source: Option<String>,
+    /// The variable that sets it.
+    pub variable: String,
+    /// What it means.
+    pub about: &'static str,
+}
+
+impl Config {
+    /// From the process's environment and the file that it names, or `patchbay.toml` here or in /etc/patchbay.
+    pub fn from_process(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let env: HashMap<String, String> = std::env::vars().collect();
+        let named = file.map(Path::to_owned).or_else(|| env.get("PATCHBAY_CONFIG").map(PathBuf::from));
+        let usual = ["patchbay.toml", "/etc/patchbay/patchbay.toml"].map(PathBuf::from);
+        let path = named.clone().or_else(|| usual.into_iter().find(|path| path.exists()));
+        let text = match &path {
+            None => None,
+            Some(path) => Some(
+                std::fs::read_to_string(path)
+                    .map_err(|error| ConfigError(vec![format!("cannot read {}: {error}", path.display())]))?,
+            ),
+        };
+        Self::load(text.as_deref(), &env)
+    }
+
+    /// Pure: from the text of a file and an environment.
+    pub fn load(file: Option<&str>, env: &HashMap<String, String>) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let mut values = BTreeMap::new();
+        for key in KEYS {
+            if let Some(default) = key.default {
+                values.insert(key.path, Setting { value: default.to_owned(), source: "default".into() });
+            }
+        }
+        read_file(file, &mut values, &mut problems);
+        read_environment(env, &mut values, &mut problems);
+        for key in KEYS {
+            if let Some(setting) = values.get(key.path)
+                && let Err(reason) = check(key, &setting.value)
+            {
+                let shown = if key.secret { String::new() } else { format!(" {:?}", setting.value) };
+                problems.push(format!("{} (from {}): value{shown} {reason}", key.path, setting.source));
+            }
+        }
+        let secrets = env.iter().filter_map(|(name, value)| Some((name.strip_prefix("PATCHBAY_SECRET_")?.to_owned(), value.clone())));
+        let config = Self { values, secrets: secrets.collect(), cache_dir: default_cache_dir(env) };
+        if problems.is_empty() {
+            config.find_contradictions(&mut problems);
+        }
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
+    }
+
+    fn find_contradictions(&self, problems: &mut Vec<String>) {
+        let number = |path| self.number(path);
+        for (url, part) in [("database.url", "database.host"), ("redis.url", "redis.host")] {
+            if let (Some(a), Some(b)) = (self.values.get(url), self.values.get(part)) {
+                problems.push(format!("{url} (from {}) and {part} (from {}) contradict each other: set one", a.source, b.source));
+            }
+        }
+        for (needed, what) in [("database", "DATABASE_URL or DB_HOST"), ("redis", "REDIS_URL or REDIS_HOST")] {
+            if !self.has(&format!("{needed}.url")) && !self.has(&format!("{needed}.host")) {
+                problems.push(format!("{needed}.url is not set: set {what} (`patchbay dev` needs neither)"));
+            }
+        }
+        for (name, password) in [("admin.username", "admin.password"), ("mail.username", "mail.password")] {
+            if self.has(name) != self.has(password) {
+                problems.push(format!("{name} and {password} belong together: set both or none"));
+            }
+        }
+        let must_not_exceed = [
+            ("database.pool_min", "database.pool_max"),
+            ("runtime.memory_mb", "runtime.max_memory_mb"),
+            ("runtime.deadline_ms", "runtime.max_deadline_ms"),
+        ];
+        for (small, large) in must_not_exceed {
+            if number(small) > number(large) {
+                problems.push(format!("{small} ({}) is more than {large} ({})", number(small), number(large)));
+            }
+        }
+        if number("work.renew_s") * 2 >= number("work.lock_s") {
+            let (renew, lock) = (number("work.renew_s"), number("work.lock_s"));
+            problems.push(format!("work.renew_s ({renew}) must be less than half of work.lock_s ({lock}), or locks are lost while jobs run"));
+        }
+        if number("work.drain_limit_s") >= number("work.stop_grace_s") {
+            let (drain, grace) = (number("work.drain_limit_s"), number("work.stop_grace_s"));
+            problems.push(format!("work.drain_limit_s ({drain}) must be less than work.stop_grace_s ({grace}), or the supervisor kills running jobs"));
+        }
+    }
+
+    /// The table of `patchbay config`.
+    pub fn shown(&self) -> Vec<Shown> {
+        let show = |key: &'static Key| {
+            let setting = self.values.get(key.path);
+            Shown {
+                key: key.path,
+                value: setting.map(|setting| if key.secret { "(set)".into() } else { setting.value.clone() }),
+                source: setting.map(|setting| setting.source.clone()),
+                variable: key.variable(),
+                about: key.about,
+            }
+        };
+        KEYS.iter().map(show).collect()
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.values.contains_key(path)
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        self.values.get(path).map(|setting| setting.value.clone())
+    }
+
+    /// Of a key with a default, or 0. Checked when loaded.
+    fn number(&self, path: &str) -> u64 {
+        self.values.get(path).and_then(|setting| setting.value.parse().ok()).unwrap_or_default()
+    }
+
+    fn seconds(&self, path: &str) -> Duration {
+        Duration::from_secs(self.number(path))
+    }
+
+    /// Shown by the health check.
+    pub fn environment(&self) -> String {
+        self.text("environment").unwrap_or_default()
+    }
+
+    /// Where to serve HTTP.
+    pub fn listen(&self) -> SocketAddr {
+        let listen = self.text("http.listen").and_then(|text| text.parse().ok());
+        listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)))
+    }
+
+    /// Postgres.
+    pub fn store(&self) -> StoreConfig {
+        let part = |name| percent_encoded(&self.text(name).unwrap_or_default());
+        let url = self.text("database.url").unwrap_or_else(|| {
+            let password = self.text("database.password").map(|text| format!(":{}", percent_encoded(&text)));
+            format!(
+                "postgres://{}{}@{}:{}/{}",
+                part("database.username"),
+                password.unwrap_or_default(),
+                self.text("database.host").unwrap_or_default(),
+                self.number("database.port"),
+                part("database.name"),
+            )
+        });
+        StoreConfig {
+            url,
+            min_connections: self.number("database.pool_min") as u32,
+            max_connections: self.number("database.pool_max") as u32,
+            acquire_timeout: ACQUIRE_TIMEOUT,
+        }
+    }
+
+    /// Redis.
+    pub fn queues(&self) -> RedisConfig {
+        let url = self.text("redis.url").unwrap_or_else(|| {
+            let password = self.text("redis.password").map(|text| format!(":{}@", percent_encoded(&text)));
+            let host = self.text("redis.host").unwrap_or_default();
+            format!("redis://{}{host}:{}/", password.unwrap_or_default(), self.number("redis.port"))
+        });
+        RedisConfig {
+            url,
+            prefix: self.text("redis.prefix").unwrap_or_default(),
+            own_prefix: self.text("redis.own_prefix").unwrap_or_default(),
+        }
+    }
+
+    /// The mail account, if there is one.
+    pub fn mail(&self) -> Option<MailConfig> {
+        let username = self.text("mail.username");
+        // The old backend knew Gmail only.
+        let host = self.text("mail.host").or_else(|| username.as_ref().map(|_| "smtp.gmail.com".to_owned()))?;
+        Some(MailConfig {
+            host,
+            port: self.number("mail.port") as u16,
+            tls: match self.text("mail.tls").as_deref() {
+                Some("none") => MailTls::None,
+                Some("starttls") => MailTls::StartTls,
+                _ => MailTls::Implicit,
+            },
+            username,
+            password: self.text("mail.password"),
+            timeout: Duration::from_millis(self.number("mail.timeout_ms")),
+            max_message_bytes: (self.number("mail.max_message_mb") as usize) << 20,
+        })
+    }
+
+    /// Sender of plugins that set none.
+    pub fn mail_from(&self) -> Option<String> {
+        self.text("mail.from").or_else(|| self.text("mail.username"))
+    }
+
+    /// The operator's exceptions.
+    pub fn egress(&self) -> EgressConfig {
+        let list = self.text("egress.allow_addresses").unwrap_or_default();
+        let allow_addresses = list.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
+        EgressConfig { allow_addresses: allow_addresses.collect() }
+    }
+
+    /// `PATCHBAY_SECRET_<PLUGIN>_<NAME>`, or for all plugins `PATCHBAY_SECRET_<NAME>`.
+    pub fn plugin_secret(&self, plugin: &PluginName, name: &str) -> Option<String> {
+        let own = format!("{}_{name}", plugin.as_str().replace('-', "_").to_ascii_uppercase());
+        self.secrets.get(&own).or_else(|| self.secrets.get(name)).cloned()
+    }
+
+    /// Name and password of the operator.
+    pub fn operator(&self) -> Option<(String, String)> {
+        self.text("admin.username").zip(self.text("admin.password"))
+    }
+
+    /// For manifests that name none.
+    pub fn default_deadline(&self) -> Duration {
+        Duration::from_millis(self.number("runtime.deadline_ms"))
+    }
+
+    /// Over all queues.
+    pub fn max_jobs(&self) -> usize {
+        self.number("work.max_jobs") as usize
+    }
+
+    /// On running jobs.
+    pub fn lock(&self) -> Duration {
+        self.seconds("work.lock_s")
+    }
+
+    /// Of those locks.
+    pub fn renew(&self) -> Duration {
+        self.seconds("work.renew_s")
+    }
+
+    /// Before a job fails.
+    pub fn max_stalls(&self) -> u32 {
+        self.number("work.max_stalls") as u32
+    }
+
+    /// After SIGTERM.
+    pub fn drain_limit(&self) -> Duration {
+        self.seconds("work.drain_limit_s")
+    }
+
+    /// Largest component file.
+    pub fn max_component_bytes(&self) -> usize {
+        (self.number("runtime.max_component_mb") as usize) << 20
+    }
+
+    /// Compiled plugins.
+    pub fn cache_dir(&self) -> PathBuf {
+        self.text("runtime.cache_dir").map_or_else(|| self.cache_dir.clone(), PathBuf::from)
+    }
+
+    /// The sandbox.
+    pub fn runtime(&self, compiler: CompilerCommand, cache_key: [u8; 32]) -> RuntimeConfig {
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        RuntimeConfig {
+            cache_dir: self.cache_dir(),
+            compiler: Some(compiler),
+            compile_timeout: self.seconds("runtime.compile_timeout_s"),
+            compile_memory_bytes: self.number("runtime.compile_memory_mb") << 20,
+            max_calls: self.number("runtime.max_calls") as usize,
+            worker_threads: if self.has("runtime.threads") { self.number("runtime.threads") as usize } else { processors() },
+            limits: HostLimits {
+                default_memory_mb: self.number("runtime.memory_mb") as u32,
+                max_memory_mb: self.number("runtime.max_memory_mb") as u32,
+                default_deadline: self.default_deadline(),
+                max_deadline: Duration::from_millis(self.number("runtime.max_deadline_ms")),
+                max_result_bytes: MAX_RESULT_BYTES,
+                max_log_bytes: MAX_LOG_BYTES,
+                max_component_bytes: self.max_component_bytes(),
+            },
+            cache_key,
+        }
+    }
+
+    /// Whether log lines are JSON; absent: decided by whether there is a terminal.
+    pub fn log_as_json(&self) -> Option<bool> {
+        self.text("log.format").map(|format| format == "json")
+    }
+
+    /// As in RUST_LOG.
+    pub fn log_filter(&self) -> String {
+        self.text("log.filter").unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.shown()).finish()
+    }
+}
+
+fn read_file(text: Option<&str>, values: &mut BTreeMap<&'static str, Setting>, problems: &mut Vec<String>) {
+    let Some(text) = text else { return };
+    let table: toml::Table = match toml::from_str(text) {
+        Ok(table) => table,
+        Err(error) => {
+            // The message quotes the line, which may hold a password; its position is enough.
+            let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            return problems.push(format!("patchbay.toml, line {line}: {}", error.message()));
+        }
+    };
+    let mut flat = Vec::new();
+    for (section, value) in table {
+        match value {
+            toml::Value::Table(keys) => flat.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value))),
+            value => flat.push((section, value)),
+        }
+    }
+    for (path, value) in flat {
+        let Some(key) = KEYS.iter().find(|key| key.path == path) else {
+            problems.push(format!("{path} (in patchbay.toml) is no known key{}", suggestion(&path)));
+            continue;
+        };
+        let value = match (value, key.kind) {
+            (toml::Value::String(text), _) => text,
+            (toml::Value::Integer(number), _) => number.to_string(),
+            (toml::Value::Array(items), Kind::List) => {
+                items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect::<Vec<_>>().join(",")
+            }
+            (other, _) => {
+                problems.push(format!("{path} (in patchbay.toml): a {} makes no sense here", other.type_str()));
+                continue;
+            }
+        };
+        values.insert(key.path, Setting { value, source: "patchbay.toml".into() });
+    }
+}
+
+fn read_environment(env: &HashMap<String, String>, values: &mut BTreeMap<&'static str, Setting>, problems: &mut Vec<String>) {
+    for key in KEYS {
+        let own = key.variable();
+        let names = std::iter::once(own.as_str()).chain(key.old_names.iter().copied());
+        // Empty means unset, as compose files and shells have it.
+        let given: Vec<(&str, &String)> =
+            names.filter_map(|name| Some((name, env.get(name).filter(|value| !value.is_empty())?))).collect();
+        if let Some(((first, value), others)) = given.split_first() {
+            if let Some((other, _)) = others.iter().find(|(_, other)| other != value) {
+                problems.push(format!("{}: {first} and {other} have different values: set one", key.path));
+            }
+            values.insert(key.path, Setting { value: (*value).clone(), source: (*first).to_owned() });
+        }
+    }
+    if let Some(port) = env.get("PORT").filter(|value| !value.is_empty())
+        && !env.contains_key("PATCHBAY_HTTP_LISTEN")
+    {
+        values.insert("http.listen", Setting { value: format!("0.0.0.0:{port}"), source: "PORT".into() });
+    }
+    let mut unknown: Vec<&String> = env
+        .keys()
+        .filter(|name| name.starts_with("PATCHBAY_"))
+        .filter(|name| !OTHER_VARIABLES.contains(&name.as_str()) && !OTHER_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+        .filter(|name| !KEYS.iter().any(|key| key.variable() == **name))
+        .collect();
+    unknown.sort();
+    for name in unknown {
+        let path = name.trim_start_matches("PATCHBAY_").to_ascii_lowercase().replacen('_', ".", 1);
+        problems.push(format!("{name} is no known variable{}", suggestion(&path)));
+    }
+}
+
+fn check(key: &Key, value: &str) -> Result<(), String> {
+    match key.kind {
+        Kind::Text | Kind::List => Ok(()),
+        Kind::Number(least, most) => match value.parse::<u64>() {
+            Ok(number) if (least..=most).contains(&number) => Ok(()),
+            _ => Err(format!("is not a whole number from {least} to {most}")),
+        },
+        Kind::Listen => value.parse::<SocketAddr>().map(drop).map_err(|_| "is not address:port, such as 127.0.0.1:8080".into()),
+        Kind::Choice(choices) if choices.contains(&value) => Ok(()),
+        Kind::Choice(choices) => Err(format!("is none of {}", choices.join(", "))),
+    }
+}
+
+/// The nearest known key, when a typo is likely.
+fn suggestion(path: &str) -> String {
+    let distance = |key: &Key| strsim::damerau_levenshtein(key.path, path);
+    let nearest = KEYS.iter().min_by_key(|key| distance(key)).filter(|key| distance(key) <= 3);
+    nearest.map_or_else(String::new, |key| format!("; did you mean {}?", key.path))
+}
+
+fn default_cache_dir(env: &HashMap<String, String>) -> PathBuf {
+    let set = |name: &str| env.get(name).filter(|value| !value.is_empty());
+    if let Some(dir) = set("CACHE_DIRECTORY") {
+        return PathBuf::from(dir);
+    }
+    let base = set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| set("HOME").map(|home| Path::new(home).join(".cache")));
+    base.unwrap_or_else(|| PathBuf::from("/var/cache")).join("patchbay")
+}
+
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte as char);
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

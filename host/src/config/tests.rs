@@ -1,0 +1,92 @@
+use super::*;
+
+fn env(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+const NEEDED: [(&str, &str); 2] = [("DATABASE_URL", "postgres://u:p@db/x"), ("REDIS_URL", "redis://r/")];
+
+fn with(extra: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    Config::load(None, &env(&[&NEEDED, extra].concat()))
+}
+
+fn problems(result: Result<Config, ConfigError>) -> String {
+    result.expect_err("should be refused").to_string()
+}
+
+#[test]
+fn the_old_backends_names_are_understood() {
+    let config = Config::load(
+        None,
+        &env(&[
+            ("DB_HOST", "db.local"), ("DB_PORT", "5433"), ("DB_USERNAME", "app"), ("DB_PASSWORD", "p@ss/word"), ("DB_NAME", "lms"),
+            ("REDIS_HOST", "redis.local"), ("REDIS_PORT", "6380"), ("EMAIL_USER", "us@example.com"), ("EMAIL_PASS", "abcd efgh"),
+            ("BULL_BOARD_USERNAME", "admin"), ("BULL_BOARD_PASSWORD", "pw"), ("NODE_ENV", "production"), ("PORT", "3000"),
+        ]),
+    )
+    .expect("a configuration");
+    assert_eq!(config.store().url, "postgres://app:p%40ss%2Fword@db.local:5433/lms");
+    assert_eq!((config.store().min_connections, config.store().max_connections), (5, 20));
+    assert_eq!(config.queues().url, "redis://redis.local:6380/");
+    let mail = config.mail().expect("an account");
+    assert_eq!((mail.host.as_str(), mail.port, mail.tls), ("smtp.gmail.com", 465, MailTls::Implicit));
+    assert_eq!(config.mail_from().as_deref(), Some("us@example.com"));
+    assert_eq!(config.operator(), Some(("admin".into(), "pw".into())));
+    assert_eq!(config.environment(), "production");
+    assert_eq!(config.listen().to_string(), "0.0.0.0:3000");
+}
+
+#[test]
+fn everything_wrong_is_reported_at_once_with_its_key() {
+    let text = problems(with(&[
+        ("PATCHBAY_WORK_LOCKS_S", "30"),
+        ("PATCHBAY_HTTP_LISTEN", "everywhere"),
+        ("PATCHBAY_RUNTIME_MEMORY_MB", "lots"),
+    ]));
+    assert!(text.contains("PATCHBAY_WORK_LOCKS_S is no known variable; did you mean work.lock_s?"), "{text}");
+    assert!(text.contains("http.listen (from PATCHBAY_HTTP_LISTEN)") && text.contains("runtime.memory_mb"), "{text}");
+}
+
+#[test]
+fn values_that_contradict_each_other_are_named() {
+    for (extra, expected) in [
+        (vec![("DB_HOST", "other")], "database.url (from DATABASE_URL) and database.host (from DB_HOST)"),
+        (vec![("PATCHBAY_WORK_RENEW_S", "15")], "work.renew_s (15) must be less than half of work.lock_s (30)"),
+        (vec![("PATCHBAY_WORK_DRAIN_LIMIT_S", "30")], "work.drain_limit_s (30) must be less than work.stop_grace_s (30)"),
+        (vec![("PATCHBAY_DATABASE_POOL_MIN", "21")], "database.pool_min (21) is more than database.pool_max (20)"),
+        (vec![("BULL_BOARD_USERNAME", "admin")], "admin.username and admin.password belong together"),
+        (vec![("NODE_ENV", "a"), ("PATCHBAY_ENVIRONMENT", "b")], "PATCHBAY_ENVIRONMENT and NODE_ENV have different values"),
+    ] {
+        let text = problems(with(&extra));
+        assert!(text.contains(expected), "{text}");
+    }
+    let nothing = problems(Config::load(None, &env(&[])));
+    assert!(nothing.contains("DATABASE_URL or DB_HOST") && nothing.contains("REDIS_URL or REDIS_HOST"), "{nothing}");
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_unknown_keys_in_it_are_refused() {
+    let file = "[redis]\nprefix = \"file\"\nown_prefix = \"mine\"\n[egress]\nallow_addresses = [\"10.0.0.0/8\", \"::1\"]\n";
+    let config = Config::load(Some(file), &env(&[&NEEDED[..], &[("PATCHBAY_REDIS_PREFIX", "env")]].concat())).expect("valid");
+    assert_eq!((config.queues().prefix.as_str(), config.queues().own_prefix.as_str()), ("env", "mine"));
+    assert_eq!(config.egress().allow_addresses, ["10.0.0.0/8", "::1"]);
+    let text = problems(Config::load(Some("[reddis]\nprefix = \"x\"\n"), &env(&NEEDED)));
+    assert!(text.contains("reddis.prefix (in patchbay.toml) is no known key; did you mean redis.prefix?"), "{text}");
+}
+
+#[test]
+fn secrets_are_found_by_plugin_first_and_never_printed() {
+    let config = with(&[
+        ("PATCHBAY_SECRET_API_KEY", "hidden-all"),
+        ("PATCHBAY_SECRET_MY_PLUGIN_API_KEY", "hidden-own"),
+        ("EMAIL_USER", "u"),
+        ("EMAIL_PASS", "hidden-mail"),
+    ])
+    .expect("valid");
+    let name = |text: &str| text.parse().expect("a name");
+    assert_eq!(config.plugin_secret(&name("my-plugin"), "API_KEY").as_deref(), Some("hidden-own"));
+    assert_eq!(config.plugin_secret(&name("other"), "API_KEY").as_deref(), Some("hidden-all"));
+    assert!(!format!("{config:?}").contains("hidden") && !format!("{config:?}").contains("postgres://"));
+    let broken = problems(Config::load(Some("[mail]\npassword = \"hidden\" oops\n"), &env(&NEEDED)));
+    assert!(!broken.contains("hidden") && broken.contains("line 2"), "{broken}");
+}

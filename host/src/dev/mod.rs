@@ -1,0 +1,235 @@
+//! `patchbay dev`: a whole installation on one machine, without configuration.
+//!
+//! Starts a private Postgres and Redis where none is configured, catches mail, and loads the plugins that are there. Everything it keeps
+//! is in one directory; everything it starts is stopped with it.
+
+mod mail_catcher;
+mod postgres;
+mod redis;
+mod state;
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+
+use crate::boot::Host;
+use crate::cli::Client;
+use crate::config::Config;
+use crate::telemetry;
+
+pub use mail_catcher::{CaughtMail, MailCatcher};
+pub(crate) use state::DevState;
+
+/// Options of `patchbay dev`.
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// Where everything is kept
+    #[arg(long, default_value = ".patchbay", value_name = "DIR")]
+    dir: PathBuf,
+    /// Folder whose */dist/*.wasm are pushed and activated
+    #[arg(long, default_value = "plugins", value_name = "DIR")]
+    plugins: PathBuf,
+}
+
+/// `patchbay mail …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum MailCommand {
+    /// List caught mails, newest last
+    List,
+    /// Print one as it was received
+    Show {
+        /// Its file, as listed
+        file: String,
+    },
+}
+
+pub(crate) fn run_mail(command: MailCommand, json: bool) -> anyhow::Result<()> {
+    let state = DevState::find().context("no `patchbay dev` has run here")?;
+    match command {
+        MailCommand::List => {
+            let mails = mail_catcher::read_all(&state.mail_dir)?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&mails)?);
+            } else if mails.is_empty() {
+                println!("no mail yet in {}", state.mail_dir.display());
+            }
+            for mail in mails.iter().filter(|_| !json) {
+                println!("{}  to {}  {}", mail.file, mail.to.join(", "), mail.subject);
+            }
+        }
+        MailCommand::Show { file } => {
+            let name = Path::new(&file).file_name().context("not a file name")?;
+            let path = state.mail_dir.join(name);
+            std::io::stdout().write_all(&std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?)?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()> {
+    let mut env: HashMap<String, String> = std::env::vars().collect();
+    let given = |env: &HashMap<String, String>, names: &[&str]| {
+        names.iter().any(|name| env.get(*name).is_some_and(|value| !value.is_empty()))
+    };
+    let own_postgres = !given(&env, &["DATABASE_URL", "DB_HOST", "PATCHBAY_DATABASE_URL", "PATCHBAY_DATABASE_HOST"]);
+    let own_redis = !given(&env, &["REDIS_URL", "REDIS_HOST", "PATCHBAY_REDIS_URL", "PATCHBAY_REDIS_HOST"]);
+    let own_mail = !given(&env, &["EMAIL_USER", "PATCHBAY_MAIL_HOST", "PATCHBAY_MAIL_USERNAME"]);
+
+    let mut missing = Vec::new();
+    let postgres_bin = own_postgres.then(postgres::find).and_then(|found| found.map_err(|need| missing.push(need)).ok());
+    let redis_bin = own_redis.then(redis::find).and_then(|found| found.map_err(|need| missing.push(need)).ok());
+    if !missing.is_empty() {
+        bail!("missing on this machine:\n  - {}", missing.join("\n  - "));
+    }
+
+    let mut state = DevState::open(&args.dir)?;
+    let mut database = None;
+    if let Some(bin) = postgres_bin {
+        let server = step("PostgreSQL", postgres::start(bin, &mut state)).await?;
+        env.insert("DATABASE_URL".into(), server.url());
+        database = Some(server);
+    }
+    let mut queue_server = None;
+    if let Some(bin) = redis_bin {
+        let server = step("Redis", redis::start(bin, &mut state)).await?;
+        env.insert("REDIS_URL".into(), server.url());
+        queue_server = Some(server);
+    }
+    let mut catcher = None;
+    if own_mail {
+        let mail = MailCatcher::start(&state.mail_dir).await.context("cannot start the mail catcher")?;
+        env.insert("PATCHBAY_MAIL_HOST".into(), mail.address.ip().to_string());
+        env.insert("PATCHBAY_MAIL_PORT".into(), mail.address.port().to_string());
+        env.insert("PATCHBAY_MAIL_TLS".into(), "none".into());
+        env.entry("EMAIL_FROM".into()).or_insert_with(|| "Patchbay <demo@patchbay.example>".into());
+        catcher = Some(mail);
+    }
+    if !given(&env, &["BULL_BOARD_USERNAME", "PATCHBAY_ADMIN_USERNAME"]) {
+        env.insert("PATCHBAY_ADMIN_USERNAME".into(), state.user.clone());
+        env.insert("PATCHBAY_ADMIN_PASSWORD".into(), state.password.clone());
+    }
+    env.entry("PATCHBAY_LOG_FILTER".into()).or_insert_with(|| "warn,patchbay=info,guest=info".into());
+    if !given(&env, &["PATCHBAY_HTTP_LISTEN", "PORT"]) {
+        env.insert("PATCHBAY_HTTP_LISTEN".into(), free_listen_address(8080)?);
+    }
+
+    let file = file.map(std::fs::read_to_string).transpose().context("cannot read the configuration file")?;
+    let outcome = async {
+        let config = Config::load(file.as_deref(), &env)?;
+        telemetry::start(config.log_as_json(), &config.log_filter())?;
+        let operator = config.operator();
+        let host = step("Patchbay", Host::start(config)).await?;
+        state.url = format!("http://{}", reachable(host.address()));
+        if let Some((user, password)) = operator {
+            (state.user, state.password) = (user, password);
+        }
+        state.save()?;
+        let loaded = load_plugins(&args.plugins, &state).await;
+        print_welcome(&state, &env, catcher.as_ref(), &loaded);
+        host.run_until_signal().await
+    }
+    .await;
+    // In any case: what was started is stopped.
+    if let Some(server) = queue_server {
+        server.stop().await;
+    }
+    if let Some(server) = database {
+        server.stop().await;
+    }
+    outcome
+}
+
+async fn step<T>(what: &str, act: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let started = Instant::now();
+    eprint!("starting {what}… ");
+    match act.await {
+        Ok(done) => {
+            eprintln!("{:.1} s", started.elapsed().as_secs_f64());
+            Ok(done)
+        }
+        Err(error) => {
+            eprintln!("failed");
+            Err(error)
+        }
+    }
+}
+
+/// The usual port if it is free, else any.
+fn free_listen_address(usual: u16) -> anyhow::Result<String> {
+    let bound = std::net::TcpListener::bind(("127.0.0.1", usual)).or_else(|_| std::net::TcpListener::bind("127.0.0.1:0"));
+    Ok(bound.context("no free port")?.local_addr()?.to_string())
+}
+
+/// A free port, for servers that are told theirs.
+fn free_port() -> anyhow::Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0").context("no free port")?.local_addr()?.port())
+}
+
+/// Where a client on this machine reaches a server that listens everywhere.
+fn reachable(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip([127, 0, 0, 1].into());
+    }
+    address
+}
+
+/// Pushes and activates the newest packed file of each plugin folder; gives one line per plugin.
+async fn load_plugins(dir: &Path, state: &DevState) -> Vec<String> {
+    let folders = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path().join("dist"));
+    let mut files: Vec<PathBuf> = folders.filter_map(|dist| newest_component(&dist)).collect();
+    files.sort();
+    let mut lines = Vec::new();
+    for file in files {
+        let line = match load_plugin(&file, state).await {
+            Ok(line) => line,
+            Err(error) => format!("{}: not loaded: {error:#}", file.display()),
+        };
+        lines.push(line);
+    }
+    lines
+}
+
+fn newest_component(dist: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(dist).ok()?.flatten().map(|entry| entry.path());
+    let components = entries.filter(|path| path.extension().is_some_and(|extension| extension == "wasm"));
+    components.max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok())
+}
+
+async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
+    let client = Client::new(state.url.clone(), state.user.clone(), Some(state.password.clone()))?;
+    let component = std::fs::read(file)?;
+    let name = file.display().to_string();
+    let staged = step(&name, async { Ok(client.push(component).await?) }).await?;
+    let (plugin, digest) = (staged["plugin"].as_str().unwrap_or_default(), staged["digest"].as_str().unwrap_or_default());
+    crate::cli::activate_revision(&client, plugin, digest).await?;
+    Ok(format!("{plugin} {} ({})", staged["version"].as_str().unwrap_or_default(), crate::cli::short(digest)))
+}
+
+fn print_welcome(state: &DevState, env: &HashMap<String, String>, mail: Option<&MailCatcher>, plugins: &[String]) {
+    let redis = env.get("REDIS_URL").map_or("as configured", String::as_str);
+    let database = env.get("DATABASE_URL").map_or("as configured", String::as_str);
+    println!();
+    println!("Patchbay runs.");
+    println!("  API       {}/api/admin   health: {0}/api/health   OpenAPI: {0}/api/openapi.json", state.url);
+    println!("  operator  {} / {}", state.user, state.password);
+    println!("  Postgres  {database}");
+    println!("  Redis     {redis}");
+    if let Some(mail) = mail {
+        println!("  mail      smtp://{} → {}", mail.address, state.mail_dir.display());
+    }
+    match plugins {
+        [] => println!("  plugins   none found; push one with: patchbay plugin push FILE --activate"),
+        some => some.iter().for_each(|line| println!("  plugin    {line}")),
+    }
+    println!();
+    println!("Try, in another terminal here:");
+    let program = std::env::args().next().unwrap_or_else(|| "patchbay".into());
+    println!(r#"  {program} job add emailQueue send '{{"to":"you@example.com","subject":"Hello","text":"It works"}}'"#);
+    println!("  {program} mail list");
+    println!("  {program} plugin list");
+    println!("Ctrl-C stops everything.");
+}

@@ -1,0 +1,75 @@
+//! What `patchbay dev` remembers between runs, and what commands on the same machine read: `.patchbay/dev.json`, for its owner only.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DevState {
+    #[serde(skip)]
+    pub(crate) dir: PathBuf,
+    pub(crate) url: String,
+    pub(crate) user: String,
+    pub(crate) password: String,
+    /// Of the private Postgres and Redis.
+    pub(crate) service_password: String,
+    pub(crate) redis_port: Option<u16>,
+    pub(crate) mail_dir: PathBuf,
+}
+
+impl DevState {
+    /// Reads what an earlier run left, or begins anew.
+    pub(super) fn open(dir: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let dir = dir.canonicalize()?;
+        if let Some(known) = Self::read(&dir) {
+            return Ok(known);
+        }
+        let state = Self {
+            url: String::new(),
+            user: "operator".into(),
+            password: random(),
+            service_password: random(),
+            redis_port: None,
+            mail_dir: dir.join("mail"),
+            dir,
+        };
+        state.save()?;
+        Ok(state)
+    }
+
+    fn read(dir: &Path) -> Option<Self> {
+        let text = std::fs::read_to_string(dir.join("dev.json")).ok()?;
+        let state: Self = serde_json::from_str(&text).ok()?;
+        Some(Self { dir: dir.to_owned(), ..state })
+    }
+
+    /// Of the development host in this directory or one above.
+    pub(crate) fn find() -> Option<Self> {
+        let here = std::env::current_dir().ok()?;
+        here.ancestors().find_map(|dir| Self::read(&dir.join(".patchbay")))
+    }
+
+    pub(super) fn save(&self) -> anyhow::Result<()> {
+        let path = self.dir.join("dev.json");
+        write_private(&path, serde_json::to_string_pretty(self)?.as_bytes())
+    }
+}
+
+/// For its owner's eyes, whole or not at all.
+pub(super) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let temporary = path.with_extension("tmp");
+    std::fs::remove_file(&temporary).ok();
+    let opened = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+    let mut file = opened.with_context(|| format!("cannot write {}", temporary.display()))?;
+    file.write_all(content)?;
+    std::fs::rename(&temporary, path)?;
+    Ok(())
+}
+
+fn random() -> String {
+    hex::encode(rand::random::<[u8; 12]>())
+}

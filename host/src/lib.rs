@@ -1,0 +1,15 @@
+//! Patchbay: a WebAssembly plugin host for integrations and jobs. See docs/ARCHITECTURE.md.
+//!
+//! A library only so that the binary, the tests and the benchmark share it; it promises no interface to others.
+
+pub mod boot;
+pub mod cli;
+pub mod config;
+pub mod dev;
+pub mod health;
+pub mod http;
+pub mod plugins;
+pub mod recorder;
+pub mod settings;
+pub mod telemetry;
+pub mod work;
