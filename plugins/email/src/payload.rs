@@ -1,0 +1,420 @@
+//! The jobs' data, and the message that each becomes. The shapes are described in schemas/.
+
+use base64::Engine;
+use chrono::{DateTime, FixedOffset};
+use patchbay_plugin::Failure;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::address::{Addresses, Mailbox};
+use crate::letter::Letter;
+use crate::message::{Attachment, Message};
+use crate::settings::{Brand, Settings};
+use crate::template::fill;
+
+/// Job data is at most 1 MiB, base64 included.
+const DEFAULT_MAX_ATTACHMENT_BYTES: usize = 700 * 1024;
+
+/// Who gets it: the same in every job.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Recipients {
+    to: Addresses,
+    cc: Option<Addresses>,
+    bcc: Option<Addresses>,
+    reply_to: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Send {
+    subject: String,
+    html: Option<String>,
+    text: Option<String>,
+    #[serde(default)]
+    attachments: Vec<AttachmentData>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AttachmentData {
+    filename: String,
+    content: String,
+    content_type: Option<String>,
+    cid: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct TemplateData {
+    template: Option<String>,
+    subject: Option<String>,
+    html: Option<String>,
+    text: Option<String>,
+    variables: Map<String, Value>,
+    #[serde(default)]
+    attachments: Vec<AttachmentData>,
+}
+
+/// A text or a number, shown as it is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Shown {
+    Text(String),
+    Number(serde_json::Number),
+}
+
+impl std::fmt::Display for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Number(number) => write!(f, "{number}"),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Otp {
+    otp: Shown,
+    name: Option<String>,
+    expires_in_minutes: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Credentials {
+    name: Option<String>,
+    username: Option<String>,
+    password: String,
+    login_url: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meeting {
+    name: Option<String>,
+    title: Option<String>,
+    with: Option<String>,
+    start_time: String,
+    end_time: Option<String>,
+    link: Option<String>,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PaymentReceipt {
+    name: Option<String>,
+    amount: Shown,
+    currency: Option<String>,
+    payment_id: Option<String>,
+    order_id: Option<String>,
+    item: Option<String>,
+    paid_at: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct DiscountDecision {
+    name: Option<String>,
+    decision: Decision,
+    discount: Option<Shown>,
+    item: Option<String>,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Decision {
+    Approved,
+    Rejected,
+}
+
+/// The message of a job.
+pub fn message(name: &str, data: &Value, settings: &Settings, brand: &Brand) -> Result<Message, Failure> {
+    let recipients: Recipients = read(data)?;
+    let to = recipients.to.parse("to")?;
+    let list = |field: &str, addresses: Option<Addresses>| match addresses {
+        Some(addresses) => addresses.parse(field),
+        None => Ok(Vec::new()),
+    };
+    let content = content(name, data, settings, brand, &to)?;
+    if content.subject.chars().any(|c| c == '\r' || c == '\n') {
+        return Err(Failure::invalid_input("subject", "contains a line break"));
+    }
+    Ok(Message {
+        from: brand.from.clone().or_else(|| settings.from.clone()),
+        cc: list("cc", recipients.cc)?,
+        bcc: list("bcc", recipients.bcc)?,
+        reply_to: recipients.reply_to.map(|text| Mailbox::parse("replyTo", &text)).transpose()?,
+        to,
+        subject: content.subject,
+        html: content.html,
+        text: content.text,
+        attachments: content.attachments,
+    })
+}
+
+struct Content {
+    subject: String,
+    html: Option<String>,
+    text: Option<String>,
+    attachments: Vec<Attachment>,
+}
+
+fn content(name: &str, data: &Value, settings: &Settings, brand: &Brand, to: &[Mailbox]) -> Result<Content, Failure> {
+    let letter = match name {
+        "send" => return send(read(data)?, settings),
+        "template" => return template(read(data)?, settings),
+        "otp" => otp(read(data)?),
+        "credentials" => credentials(read(data)?, to),
+        "meeting-booked" => meeting("Meeting booked", "A meeting was booked for you.", read(data)?, brand)?,
+        "meeting-reminder" => meeting("Meeting reminder", "Your meeting is coming up.", read(data)?, brand)?,
+        "meeting-cancelled" => meeting("Meeting cancelled", "A meeting was cancelled.", read(data)?, brand)?,
+        "payment-receipt" => payment_receipt(read(data)?, brand)?,
+        "discount-decision" => discount_decision(read(data)?),
+        _ => {
+            let reason = "is no job that this plugin knows; map it in the setting `mapping`";
+            return Err(Failure::invalid_input("name", reason));
+        }
+    };
+    Ok(Content {
+        subject: match &brand.name {
+            Some(brand) => format!("{} - {brand}", letter.title),
+            None => letter.title.clone(),
+        },
+        html: Some(letter.html(brand)),
+        text: Some(letter.text(brand)),
+        attachments: Vec::new(),
+    })
+}
+
+fn read<T: DeserializeOwned>(data: &Value) -> Result<T, Failure> {
+    // Through text, because only the text reader knows the path of what does not fit.
+    patchbay_plugin::parse(&data.to_string())
+}
+
+fn send(data: Send, settings: &Settings) -> Result<Content, Failure> {
+    if data.subject.trim().is_empty() {
+        return Err(Failure::invalid_input("subject", "is empty"));
+    }
+    if data.html.is_none() && data.text.is_none() {
+        return Err(Failure::invalid_input("text", "text or html is needed"));
+    }
+    let attachments = attachments(data.attachments, settings)?;
+    Ok(Content { subject: data.subject, html: data.html, text: data.text, attachments })
+}
+
+fn template(data: TemplateData, settings: &Settings) -> Result<Content, Failure> {
+    let known = match &data.template {
+        None => None,
+        Some(name) => Some(settings.templates.get(name).ok_or_else(|| {
+            Failure::invalid_input("template", "is not in the setting `templates`")
+        })?),
+    };
+    let subject = data.subject.as_deref().or(known.map(|known| known.subject.as_str()));
+    let html = data.html.as_deref().or(known.and_then(|known| known.html.as_deref()));
+    let text = data.text.as_deref().or(known.and_then(|known| known.text.as_deref()));
+    let subject = subject.ok_or_else(|| Failure::invalid_input("subject", "subject or template is needed"))?;
+    if html.is_none() && text.is_none() {
+        return Err(Failure::invalid_input("template", "template, html or text is needed"));
+    }
+    let variables = &data.variables;
+    Ok(Content {
+        subject: fill(subject, variables, false)?,
+        html: html.map(|html| fill(html, variables, true)).transpose()?,
+        text: text.map(|text| fill(text, variables, false)).transpose()?,
+        attachments: attachments(data.attachments, settings)?,
+    })
+}
+
+fn attachments(data: Vec<AttachmentData>, settings: &Settings) -> Result<Vec<Attachment>, Failure> {
+    let limit = settings.max_attachment_bytes.unwrap_or(DEFAULT_MAX_ATTACHMENT_BYTES);
+    let mut total = 0;
+    let mut attachments = Vec::with_capacity(data.len());
+    for (i, one) in data.into_iter().enumerate() {
+        let field = |name: &str| format!("attachments[{i}].{name}");
+        let compact: String = one.content.chars().filter(|c| !c.is_whitespace()).collect();
+        let content = base64::engine::general_purpose::STANDARD
+            .decode(compact)
+            .map_err(|_| Failure::invalid_input(&field("content"), "is not base64"))?;
+        total += content.len();
+        if total > limit {
+            return Err(Failure::invalid_input("attachments", &format!("are larger than {limit} bytes together")));
+        }
+        if one.filename.is_empty() || one.filename.chars().any(char::is_control) {
+            return Err(Failure::invalid_input(&field("filename"), "is empty or contains a control character"));
+        }
+        let content_type = one.content_type.unwrap_or_else(|| "application/octet-stream".into());
+        let plain = |c: char| c.is_ascii_alphanumeric() || "/.+-_; =\"".contains(c);
+        if !content_type.contains('/') || !content_type.chars().all(plain) {
+            return Err(Failure::invalid_input(&field("contentType"), "is not a media type"));
+        }
+        let cid_is_plain = |cid: &str| !cid.is_empty() && cid.chars().all(|c| c.is_ascii_graphic() && !"<>".contains(c));
+        if one.cid.as_deref().is_some_and(|cid| !cid_is_plain(cid)) {
+            return Err(Failure::invalid_input(&field("cid"), "has characters that a content id cannot have"));
+        }
+        attachments.push(Attachment { filename: one.filename, content_type, content, cid: one.cid });
+    }
+    Ok(attachments)
+}
+
+fn hello(name: Option<String>) -> String {
+    name.filter(|name| !name.is_empty()).map_or_else(|| "Hello,".into(), |name| format!("Hello {name},"))
+}
+
+fn otp(data: Otp) -> Letter {
+    let expiry = data.expires_in_minutes.map(|minutes| format!(" It is valid for {minutes} minutes."));
+    let text = format!("your one-time password is below.{} Do not share it with anybody.", expiry.unwrap_or_default());
+    Letter {
+        title: "Your one-time password".into(),
+        paragraphs: vec![hello(data.name), text],
+        highlight: Some(data.otp.to_string()),
+        ..Letter::default()
+    }
+}
+
+fn credentials(data: Credentials, to: &[Mailbox]) -> Letter {
+    let username = data.username.or_else(|| to.first().map(|first| first.address.clone())).unwrap_or_default();
+    Letter {
+        title: "Your account details".into(),
+        paragraphs: vec![hello(data.name), "your account is ready. Please change the password after your first login.".into()],
+        rows: vec![("Login", username), ("Password", data.password)],
+        button: data.login_url.filter(|url| is_web(url)).map(|url| ("Log in", url)),
+        ..Letter::default()
+    }
+}
+
+fn meeting(title: &str, text: &str, data: Meeting, brand: &Brand) -> Result<Letter, Failure> {
+    let rows = [
+        ("Subject", data.title),
+        ("With", data.with),
+        ("Starts", Some(time(&data.start_time, brand))),
+        ("Ends", data.end_time.map(|end| time(&end, brand))),
+        ("Reason", data.reason),
+    ];
+    Ok(Letter {
+        title: title.into(),
+        paragraphs: vec![hello(data.name), text.into()],
+        rows: present(rows),
+        button: data.link.filter(|url| is_web(url)).map(|url| ("Join the meeting", url)),
+        ..Letter::default()
+    })
+}
+
+fn payment_receipt(data: PaymentReceipt, brand: &Brand) -> Result<Letter, Failure> {
+    let amount = match &data.currency {
+        Some(currency) => format!("{currency} {}", data.amount),
+        None => data.amount.to_string(),
+    };
+    let rows = [
+        ("Amount", Some(amount)),
+        ("For", data.item),
+        ("Payment", data.payment_id),
+        ("Order", data.order_id),
+        ("Paid", data.paid_at.map(|at| time(&at, brand))),
+    ];
+    Ok(Letter {
+        title: "Payment receipt".into(),
+        paragraphs: vec![hello(data.name), "we have received your payment. Thank you.".into()],
+        rows: present(rows),
+        ..Letter::default()
+    })
+}
+
+fn discount_decision(data: DiscountDecision) -> Letter {
+    let (title, text) = match data.decision {
+        Decision::Approved => ("Discount approved", "the discount that you asked for was approved."),
+        Decision::Rejected => ("Discount not approved", "the discount that you asked for was not approved."),
+    };
+    let rows = [("Discount", data.discount.map(|discount| discount.to_string())), ("For", data.item), ("Reason", data.reason)];
+    Letter { title: title.into(), paragraphs: vec![hello(data.name), text.into()], rows: present(rows), ..Letter::default() }
+}
+
+fn present<const N: usize>(rows: [(&'static str, Option<String>); N]) -> Vec<(&'static str, String)> {
+    rows.into_iter().filter_map(|(label, value)| Some((label, value.filter(|value| !value.is_empty())?))).collect()
+}
+
+/// Only links that a browser opens: a `javascript:` address has no business in a mail.
+fn is_web(url: &str) -> bool {
+    url.starts_with("https://") || url.starts_with("http://")
+}
+
+/// In the brand's offset when it is a time that we understand, else as it was written.
+fn time(text: &str, brand: &Brand) -> String {
+    let Ok(at) = DateTime::parse_from_rfc3339(text) else { return text.to_owned() };
+    let offset = brand.utc_offset.as_deref().and_then(|offset| offset.parse::<FixedOffset>().ok());
+    let at = offset.map_or(at, |offset| at.with_timezone(&offset));
+    let zone = if at.offset().local_minus_utc() == 0 { "UTC".to_owned() } else { format!("UTC{}", at.format("%:z")) };
+    format!("{} ({zone})", at.format("%-d %B %Y, %H:%M"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn made(name: &str, data: Value) -> Result<Message, Failure> {
+        let brand = Brand { name: Some("Acme".into()), utc_offset: Some("+05:30".into()), ..Brand::default() };
+        message(name, &data, &Settings::default(), &brand)
+    }
+
+    /// One valid payload per job.
+    fn samples() -> Vec<(&'static str, &'static str, Value)> {
+        let to = "a@example.com";
+        vec![
+            ("send", "send", json!({ "to": [to], "subject": "s", "text": "t", "attachments": [{ "filename": "a.txt", "content": "aGk=" }] })),
+            ("template", "template", json!({ "to": to, "subject": "Hi {{name}}", "html": "<b>{{name}}</b>", "variables": { "name": "A" } })),
+            ("otp", "otp", json!({ "to": to, "otp": 1234, "expiresInMinutes": 10 })),
+            ("credentials", "credentials", json!({ "to": to, "password": "p", "loginUrl": "https://example.com" })),
+            ("meeting-booked", "meeting", json!({ "to": to, "startTime": "2026-01-02T03:04:05Z", "with": "B" })),
+            ("meeting-reminder", "meeting", json!({ "to": to, "startTime": "tomorrow at 5" })),
+            ("meeting-cancelled", "meeting", json!({ "to": to, "startTime": "2026-01-02T03:04:05Z", "reason": "ill" })),
+            ("payment-receipt", "payment-receipt", json!({ "to": to, "amount": 499.5, "currency": "INR", "paymentId": "pay_1" })),
+            ("discount-decision", "discount-decision", json!({ "to": to, "decision": "approved", "discount": "10 %" })),
+        ]
+    }
+
+    #[test]
+    fn every_job_becomes_a_message_and_its_schema_agrees() {
+        for (name, schema, data) in samples() {
+            let path = format!("{}/schemas/{schema}.json", env!("CARGO_MANIFEST_DIR"));
+            let schema: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("a schema")).expect("JSON");
+            let validator = jsonschema::validator_for(&schema).expect("a schema");
+            assert!(validator.is_valid(&data), "{name}: the schema refuses its sample");
+            let message = made(name, data.clone()).unwrap_or_else(|failure| panic!("{name}: {}", failure.message));
+            assert!(message.text.is_some() || message.html.is_some(), "{name}");
+            // What the schema requires, the code requires.
+            for field in schema["required"].as_array().expect("a list").iter().filter_map(Value::as_str) {
+                let mut without = data.clone();
+                without.as_object_mut().expect("an object").remove(field);
+                assert!(!validator.is_valid(&without), "{name} without {field}: the schema takes it");
+                let failure = made(name, without).expect_err("refused");
+                assert!(failure.code == "invalid-input" && failure.message.contains(field), "{name} without {field}: {}", failure.message);
+            }
+        }
+    }
+
+    #[test]
+    fn letters_carry_the_brand_and_local_times_and_escape_what_they_show() {
+        let message = made("meeting-booked", json!({ "to": "a@example.com", "name": "<i>", "startTime": "2026-01-02T03:04:05Z" })).expect("made");
+        assert_eq!(message.subject, "Meeting booked - Acme");
+        assert!(message.text.as_deref().is_some_and(|text| text.contains("2 January 2026, 08:34 (UTC+05:30)")));
+        assert!(message.html.as_deref().is_some_and(|html| html.contains("Hello &lt;i&gt;,")));
+    }
+
+    #[test]
+    fn what_a_mail_must_not_carry_is_refused_and_named() {
+        let send = |extra: Value| {
+            let mut data = json!({ "to": "a@example.com", "subject": "s", "text": "t" });
+            data.as_object_mut().expect("an object").extend(extra.as_object().cloned().expect("an object"));
+            made("send", data).expect_err("refused").message
+        };
+        assert!(send(json!({ "subject": "a\r\nBcc: x@example.com" })).starts_with("subject:"));
+        assert!(send(json!({ "attachments": [{ "filename": "a", "content": "***" }] })).starts_with("attachments[0].content:"));
+        assert!(send(json!({ "attachments": [{ "filename": "a", "content": "aGk=", "contentType": "x\r\ny/z" }] })).starts_with("attachments[0].contentType:"));
+        let large = base64::engine::general_purpose::STANDARD.encode(vec![0; DEFAULT_MAX_ATTACHMENT_BYTES + 1]);
+        assert!(send(json!({ "attachments": [{ "filename": "a", "content": large }] })).starts_with("attachments:"));
+        assert!(made("newsletter", json!({ "to": "a@example.com" })).expect_err("unknown").message.starts_with("name:"));
+    }
+}
