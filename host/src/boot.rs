@@ -59,12 +59,8 @@ impl Host {
         });
         let settings = Arc::new(Settings::new(config.mail_from()));
         let host_name = host_name();
-        let executor = WasmExecutor::new(
-            Arc::clone(&runtime),
-            services,
-            Arc::clone(&settings),
-            config.default_deadline(),
-        );
+        let executor =
+            WasmExecutor::new(Arc::clone(&runtime), services, Arc::clone(&settings), config.default_deadline());
         let work = Work::new(Arc::new(executor), queues.attempts(), host_name.clone(), config.max_jobs());
         let defaults = WorkerDefaults {
             lock: config.lock(),
@@ -74,8 +70,7 @@ impl Host {
         };
         let supervisor = Arc::new(Supervisor::new(queues.clone(), work, Arc::clone(&runtime), defaults));
         let drain_limit = config.drain_limit();
-        let plugins =
-            Arc::new(Plugins::new(store.clone(), runtime, settings, Arc::clone(&supervisor), drain_limit));
+        let plugins = Arc::new(Plugins::new(store.clone(), runtime, settings, Arc::clone(&supervisor), drain_limit));
         plugins.converge().await.context("cannot read the active plugins")?;
         let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
 
@@ -102,17 +97,7 @@ impl Host {
             tokio::spawn(recorder::run(queues.attempts(), store.clone(), stop.clone())),
         ];
         info!(%address, "patchbay is up");
-        Ok(Self {
-            address,
-            store,
-            attempts: queues.attempts(),
-            supervisor,
-            health,
-            drain_limit,
-            stop,
-            tasks,
-            server,
-        })
+        Ok(Self { address, store, attempts: queues.attempts(), supervisor, health, drain_limit, stop, tasks, server })
     }
 
     /// Where HTTP is served.

@@ -169,9 +169,10 @@ impl Plugins {
 
     /// Activates the revision that was active before: the same path as any activation.
     pub async fn rollback(&self, plugin: &PluginName, actor: &str) -> Result<Activated, PluginError> {
-        let target = self.store.rollback_target(plugin).await?.ok_or_else(|| {
-            PluginError::Conflict(format!("{plugin} has no earlier active revision to go back to"))
-        })?;
+        let target =
+            self.store.rollback_target(plugin).await?.ok_or_else(|| {
+                PluginError::Conflict(format!("{plugin} has no earlier active revision to go back to"))
+            })?;
         self.activate(plugin, &target.to_string(), actor).await
     }
 
@@ -218,7 +219,10 @@ impl Plugins {
     /// Queues that active plugins of this process handle.
     pub fn queues(&self) -> Vec<QueueName> {
         let revisions = self.runtime.registry().snapshot();
-        revisions.iter().flat_map(|revision| revision.manifest().queues.iter().map(|queue| queue.name.clone())).collect()
+        revisions
+            .iter()
+            .flat_map(|revision| revision.manifest().queues.iter().map(|queue| queue.name.clone()))
+            .collect()
     }
 
     /// Why the active revision of a plugin does not run here, if so.
@@ -309,7 +313,11 @@ impl Plugins {
         Ok(())
     }
 
-    async fn refuse_settings_that_do_not_fit(&self, plugin: &PluginName, manifest: &Manifest) -> Result<(), PluginError> {
+    async fn refuse_settings_that_do_not_fit(
+        &self,
+        plugin: &PluginName,
+        manifest: &Manifest,
+    ) -> Result<(), PluginError> {
         let stored = self.store.settings(plugin).await?;
         let violations = settings::violations(manifest, &Value::Object(self.settings.effective(manifest, &stored)));
         if violations.is_empty() { Ok(()) } else { Err(PluginError::Settings(violations)) }
@@ -328,8 +336,9 @@ fn manifest_value(manifest: &Manifest) -> Value {
 }
 
 fn row_manifest(row: &RevisionRow) -> Result<Manifest, PluginError> {
-    Manifest::from_packed(row.manifest.to_string().as_bytes())
-        .map_err(|error| PluginError::Conflict(format!("the stored manifest of {} cannot be read: {error}", row.plugin)))
+    Manifest::from_packed(row.manifest.to_string().as_bytes()).map_err(|error| {
+        PluginError::Conflict(format!("the stored manifest of {} cannot be read: {error}", row.plugin))
+    })
 }
 
 /// What a manifest asks for, as an operator reads it.

@@ -45,7 +45,8 @@ impl Settings {
     /// What was stored; for what was not, the schema's top-level defaults, and the mail account's sender as `from`.
     pub fn effective(&self, manifest: &Manifest, stored: &Value) -> Map<String, Value> {
         let mut settings = stored.as_object().cloned().unwrap_or_default();
-        let properties = manifest.settings.as_ref().and_then(|spec| spec.schema.get("properties")).and_then(Value::as_object);
+        let properties =
+            manifest.settings.as_ref().and_then(|spec| spec.schema.get("properties")).and_then(Value::as_object);
         for (name, schema) in properties.into_iter().flatten() {
             let from = || self.mail_from.clone().filter(|_| name == "from" && manifest.smtp.is_some()).map(Value::from);
             if !settings.contains_key(name)

@@ -51,13 +51,7 @@ impl World {
         url.set_path(&name);
         let dir = tempfile::tempdir()?;
         let mail = MailCatcher::start(&dir.path().join("mail")).await?;
-        Ok(Self {
-            database_url: url.into(),
-            redis_url: required("PATCHBAY_TEST_REDIS_URL")?,
-            prefix: name,
-            mail,
-            dir,
-        })
+        Ok(Self { database_url: url.into(), redis_url: required("PATCHBAY_TEST_REDIS_URL")?, prefix: name, mail, dir })
     }
 
     /// A host with everything configured; `env` is added to it.
@@ -77,6 +71,7 @@ impl World {
             .env("PATCHBAY_MAIL_HOST", self.mail.address.ip().to_string())
             .env("PATCHBAY_MAIL_PORT", self.mail.address.port().to_string())
             .env("PATCHBAY_MAIL_TLS", "none")
+            .env("EMAIL_FROM", "Tests <tests@patchbay.example>")
             .env("BULL_BOARD_USERNAME", USER)
             .env("BULL_BOARD_PASSWORD", PASSWORD)
             // Shared by all tests: compiled code is content-addressed, and compiling it once is enough.
@@ -137,10 +132,6 @@ impl Host {
 
     pub async fn post(&self, path: &str, body: Value) -> anyhow::Result<(u16, Value)> {
         self.request(self.http.post(self.url.clone() + path).json(&body)).await
-    }
-
-    pub async fn put(&self, path: &str, body: Value) -> anyhow::Result<(u16, Value)> {
-        self.request(self.http.put(self.url.clone() + path).json(&body)).await
     }
 
     pub async fn push(&self, component: Vec<u8>) -> anyhow::Result<(u16, Value)> {

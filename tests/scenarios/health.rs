@@ -27,7 +27,10 @@ async fn unknown_routes_answer_as_the_old_backend_did() -> anyhow::Result<()> {
     let host = world.host(&[]).await?;
     let (status, body) = host.get("/api/nothing/here").await?;
     assert_eq!(status, 404);
-    assert_eq!(body, serde_json::json!({ "success": false, "message": "Route not found", "path": "/api/nothing/here" }));
+    assert_eq!(
+        body,
+        serde_json::json!({ "success": false, "message": "Route not found", "path": "/api/nothing/here" })
+    );
     Ok(())
 }
 

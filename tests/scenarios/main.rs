@@ -1,5 +1,8 @@
 //! The host from outside: the real binary, a real Postgres, Redis and mail server, and real BullMQ clients.
 
+// A test binary has no outside that `pub` could mean.
+#![allow(unreachable_pub)]
+
 mod bad_input;
 mod harness;
 mod health;

@@ -14,9 +14,8 @@ fn main() {
         .current_dir(env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo metadata runs");
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        panic!("cargo metadata: {error}: {}", String::from_utf8_lossy(&output.stderr))
-    });
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("cargo metadata: {error}: {}", String::from_utf8_lossy(&output.stderr)));
     let package = metadata["packages"]
         .as_array()
         .and_then(|all| all.iter().find(|package| package["name"] == "bullmq-official"))

@@ -101,7 +101,8 @@ impl Client {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
-        let unreachable = |source: reqwest::Error| ClientError::Unreachable { url: self.url.clone(), source: source.without_url() };
+        let unreachable =
+            |source: reqwest::Error| ClientError::Unreachable { url: self.url.clone(), source: source.without_url() };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status().as_u16();
         let text = response.text().await.map_err(unreachable)?;

@@ -58,7 +58,12 @@ pub(super) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<E
                 store.close().await;
             }
         }
-        Err(error) => findings.bad("configuration", Level::Error, error.to_string(), "`patchbay config` and docs/operations/configuration.md list every key"),
+        Err(error) => findings.bad(
+            "configuration",
+            Level::Error,
+            error.to_string(),
+            "`patchbay config` and docs/operations/configuration.md list every key",
+        ),
     }
     let rows = findings.0.iter().map(|finding| {
         let mark = match finding.level {
@@ -77,17 +82,32 @@ pub(super) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<E
 fn check_config(config: &Config, findings: &mut Findings) {
     match config.operator() {
         Some(_) => findings.ok("operator", "configured"),
-        None => findings.bad("operator", Level::Warning, "nobody may use /api/admin", "set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD"),
+        None => findings.bad(
+            "operator",
+            Level::Warning,
+            "nobody may use /api/admin",
+            "set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD",
+        ),
     }
     match config.mail() {
         Some(mail) => findings.ok("mail", format!("{}:{}", mail.host, mail.port)),
-        None => findings.bad("mail", Level::Warning, "no account: plugins that send mail fail as not-configured", "set EMAIL_USER and EMAIL_PASS, or mail.host"),
+        None => findings.bad(
+            "mail",
+            Level::Warning,
+            "no account: plugins that send mail fail as not-configured",
+            "set EMAIL_USER and EMAIL_PASS, or mail.host",
+        ),
     }
     let cache = config.cache_dir();
     let writable = std::fs::create_dir_all(&cache).and_then(|()| tempfile::tempfile_in(&cache));
     match writable {
         Ok(_) => findings.ok("cache", cache.display().to_string()),
-        Err(error) => findings.bad("cache", Level::Error, format!("{}: {error}", cache.display()), "set runtime.cache_dir to a directory that only this user can write"),
+        Err(error) => findings.bad(
+            "cache",
+            Level::Error,
+            format!("{}: {error}", cache.display()),
+            "set runtime.cache_dir to a directory that only this user can write",
+        ),
     }
 }
 
@@ -113,7 +133,12 @@ async fn check_database(config: &Config, findings: &mut Findings) -> Option<Stor
         }
     };
     if facts.server_version_num < 150_000 {
-        findings.bad(CHECK, Level::Error, format!("version {}", facts.server_version), "Patchbay needs PostgreSQL 15 or newer");
+        findings.bad(
+            CHECK,
+            Level::Error,
+            format!("version {}", facts.server_version),
+            "Patchbay needs PostgreSQL 15 or newer",
+        );
     } else {
         findings.ok(CHECK, format!("version {}", facts.server_version));
     }
@@ -123,14 +148,25 @@ async fn check_database(config: &Config, findings: &mut Findings) -> Option<Stor
     }
     let most = i64::from(facts.max_connections);
     if facts.connections_in_use + pool_max > most {
-        let message = format!("{} of {most} connections are in use, and this host may take {pool_max} more", facts.connections_in_use);
+        let message = format!(
+            "{} of {most} connections are in use, and this host may take {pool_max} more",
+            facts.connections_in_use
+        );
         findings.bad(CHECK, Level::Warning, message, "lower database.pool_max or raise max_connections");
     } else {
-        findings.ok(CHECK, format!("connections: {} of {most} in use, {pool_max} at most for this host", facts.connections_in_use));
+        findings.ok(
+            CHECK,
+            format!("connections: {} of {most} in use, {pool_max} at most for this host", facts.connections_in_use),
+        );
     }
     match store.pending_migrations().await {
         Ok(pending) if pending.is_empty() => findings.ok(CHECK, "schema is up to date"),
-        Ok(pending) => findings.bad(CHECK, Level::Warning, format!("migrations to come: {}", pending.join(", ")), "run `patchbay migrate` (starting a host does it too)"),
+        Ok(pending) => findings.bad(
+            CHECK,
+            Level::Warning,
+            format!("migrations to come: {}", pending.join(", ")),
+            "run `patchbay migrate` (starting a host does it too)",
+        ),
         Err(error) => findings.bad(CHECK, Level::Error, format!("cannot read the schema: {error}"), mend),
     }
     Some(store)
@@ -171,7 +207,12 @@ async fn check_redis(config: &Config, findings: &mut Findings) {
         findings.ok(CHECK, format!("{used_mb} MiB used, no limit"));
     } else if facts.used_memory * 4 > facts.maxmemory * 3 {
         let message = format!("{used_mb} of {} MiB used", facts.maxmemory >> 20);
-        findings.bad(CHECK, Level::Warning, message, "above 85 % new jobs are refused: remove finished jobs or raise maxmemory");
+        findings.bad(
+            CHECK,
+            Level::Warning,
+            message,
+            "above 85 % new jobs are refused: remove finished jobs or raise maxmemory",
+        );
     } else {
         findings.ok(CHECK, format!("{used_mb} of {} MiB used", facts.maxmemory >> 20));
     }
@@ -194,7 +235,12 @@ async fn check_plugins(config: &Config, store: &Store, findings: &mut Findings) 
     };
     let active: Vec<_> = rows.iter().filter(|row| row.state == "active").collect();
     if active.is_empty() {
-        return findings.bad(CHECK, Level::Warning, "none is active: no queue is worked on", "patchbay plugin push FILE --activate");
+        return findings.bad(
+            CHECK,
+            Level::Warning,
+            "none is active: no queue is worked on",
+            "patchbay plugin push FILE --activate",
+        );
     }
     for row in active {
         let name = &row.plugin;
@@ -213,7 +259,12 @@ async fn check_plugins(config: &Config, store: &Store, findings: &mut Findings) 
             findings.ok(CHECK, format!("{name} {} {}", row.version, row.digest.short()));
         } else {
             let mend = format!("set PATCHBAY_SECRET_{}", missing.join(" and PATCHBAY_SECRET_"));
-            findings.bad(CHECK, Level::Warning, format!("{name}: secrets without a value: {}", missing.join(", ")), mend);
+            findings.bad(
+                CHECK,
+                Level::Warning,
+                format!("{name}: secrets without a value: {}", missing.join(", ")),
+                mend,
+            );
         }
     }
 }

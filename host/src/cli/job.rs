@@ -91,7 +91,8 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
             output.value(&format!("added: {queue} {id}\nlook at it with: patchbay job show {queue} {id}"), &added);
         }
         JobCommand::Show { queue, id } => {
-            let story = client.call(Method::GET, &format!("queues/{}/jobs/{}", segment(&queue), segment(&id)), None).await?;
+            let story =
+                client.call(Method::GET, &format!("queues/{}/jobs/{}", segment(&queue), segment(&id)), None).await?;
             output.value(&describe(&queue, &story), &story);
         }
         JobCommand::Retry { queue, id } => {
@@ -99,7 +100,8 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
             output.value(&format!("{queue} {id} is waiting again"), &json!({ "queue": queue, "id": id }));
         }
         JobCommand::List { queue, state, limit, offset } => {
-            let path = format!("queues/{}/jobs?state={}&limit={limit}&offset={offset}", segment(&queue), segment(&state));
+            let path =
+                format!("queues/{}/jobs?state={}&limit={limit}&offset={offset}", segment(&queue), segment(&state));
             let jobs = client.call(Method::GET, &path, None).await?;
             let rows = items(&jobs).map(|job| {
                 let reason = text(job, "failedReason").chars().take(60).collect();
@@ -119,7 +121,11 @@ pub(super) async fn run_queue(command: QueueCommand, args: &ClientArgs, output: 
         let counts = states.iter().map(|state| queue["counts"][state].to_string());
         std::iter::once(text(queue, "name")).chain(counts).collect()
     });
-    output.table(&["QUEUE", "WAITING", "ACTIVE", "DELAYED", "PRIORITIZED", "COMPLETED", "FAILED"], rows.collect(), &queues);
+    output.table(
+        &["QUEUE", "WAITING", "ACTIVE", "DELAYED", "PRIORITIZED", "COMPLETED", "FAILED"],
+        rows.collect(),
+        &queues,
+    );
     Ok(())
 }
 
@@ -139,7 +145,8 @@ fn describe(queue: &str, story: &Value) -> String {
         let why = attempt["message"].as_str().map(|message| format!("  {message}")).unwrap_or_default();
         lines.push(format!(
             "  {}  {}  revision {}{why}",
-            text(attempt, "finishedAt"), text(attempt, "outcome"),
+            text(attempt, "finishedAt"),
+            text(attempt, "outcome"),
             super::plugin::short(attempt["revision"].as_str().unwrap_or("-"))
         ));
     }

@@ -19,9 +19,9 @@ use crate::config::{Config, ConfigError};
 use crate::{dev, telemetry};
 
 pub(crate) use client::Client;
-pub(crate) use plugin::{activate_revision, short};
 use client::ClientError;
 use output::Output;
+pub(crate) use plugin::{activate_revision, short};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -150,12 +150,17 @@ async fn migrate(config: Config, check: bool, output: Output) -> anyhow::Result<
     let store = Store::connect(config.store()).await.context("cannot use Postgres")?;
     if check {
         let pending = store.pending_migrations().await?;
-        let text = if pending.is_empty() { "up to date".to_owned() } else { format!("to be applied: {}", pending.join(", ")) };
+        let text =
+            if pending.is_empty() { "up to date".to_owned() } else { format!("to be applied: {}", pending.join(", ")) };
         output.value(&text, &serde_json::json!({ "pending": pending }));
         return Ok(if pending.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let report = store.migrate().await.context("cannot migrate the database")?;
-    let text = if report.applied.is_empty() { "up to date".to_owned() } else { format!("applied: {}", report.applied.join(", ")) };
+    let text = if report.applied.is_empty() {
+        "up to date".to_owned()
+    } else {
+        format!("applied: {}", report.applied.join(", "))
+    };
     output.value(&text, &serde_json::json!({ "applied": report.applied }));
     Ok(ExitCode::SUCCESS)
 }

@@ -25,8 +25,7 @@ impl Output {
         };
         let widths: Vec<usize> = (0..head.len()).map(width).collect();
         for row in std::iter::once(&head).chain(&rows) {
-            let line: String =
-                row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
+            let line: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
             println!("{}", line.trim_end());
         }
     }

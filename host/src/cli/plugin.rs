@@ -110,7 +110,11 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
         PluginCommand::Push { file, activate } => {
             let component = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
             if !output.json {
-                eprintln!("pushing {} ({} KiB); the host checks and compiles it…", file.display(), component.len() >> 10);
+                eprintln!(
+                    "pushing {} ({} KiB); the host checks and compiles it…",
+                    file.display(),
+                    component.len() >> 10
+                );
             }
             let staged = client.push(component).await?;
             let (plugin, digest) = (text(&staged, "plugin"), text(&staged, "digest"));
@@ -118,7 +122,10 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
                 let known = if staged["created"] == true { "staged" } else { "was here already" };
                 let message = format!(
                     "{known}: {plugin} {} {}\nasks for: {}\nactivate it with: patchbay plugin activate {plugin} {}",
-                    text(&staged, "version"), short(&digest), staged["asks"], short(&digest)
+                    text(&staged, "version"),
+                    short(&digest),
+                    staged["asks"],
+                    short(&digest)
                 );
                 output.value(&message, &staged);
                 return Ok(());
@@ -135,8 +142,12 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
                     (None, false) => "inactive".into(),
                 };
                 vec![
-                    text(plugin, "name"), text(plugin, "version"), short(&text(plugin, "digest")), state,
-                    plugin["revisions"].to_string(), joined(&plugin["queues"]),
+                    text(plugin, "name"),
+                    text(plugin, "version"),
+                    short(&text(plugin, "digest")),
+                    state,
+                    plugin["revisions"].to_string(),
+                    joined(&plugin["queues"]),
                 ]
             });
             output.table(&["PLUGIN", "VERSION", "DIGEST", "STATE", "REVISIONS", "QUEUES"], rows.collect(), &plugins);
@@ -145,8 +156,12 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
             let revisions = client.call(Method::GET, &format!("plugins/{}/revisions", segment(&plugin)), None).await?;
             let rows = items(&revisions).map(|revision| {
                 vec![
-                    short(&text(revision, "digest")), text(revision, "version"), text(revision, "state"),
-                    revision["attempts"].to_string(), text(revision, "createdAt"), text(revision, "createdBy"),
+                    short(&text(revision, "digest")),
+                    text(revision, "version"),
+                    text(revision, "state"),
+                    revision["attempts"].to_string(),
+                    text(revision, "createdAt"),
+                    text(revision, "createdBy"),
                 ]
             });
             output.table(&["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "BY"], rows.collect(), &revisions);
@@ -163,7 +178,8 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
         PluginCommand::Deactivate { plugin } => {
             let path = format!("plugins/{}/deactivate", segment(&plugin));
             client.call(Method::POST, &path, None).await?;
-            output.value(&format!("{plugin} is stopped; its queues wait"), &json!({ "plugin": plugin, "active": false }));
+            output
+                .value(&format!("{plugin} is stopped; its queues wait"), &json!({ "plugin": plugin, "active": false }));
         }
         PluginCommand::Delete { plugin, digest } => {
             let path = format!("plugins/{}/revisions/{}", segment(&plugin), segment(&digest));
@@ -219,10 +235,9 @@ async fn settings(command: SettingsCommand, client: &Client, output: Output) -> 
 fn pack(dir: &Path, component: Option<PathBuf>, out: Option<PathBuf>, output: Output) -> anyhow::Result<()> {
     let path = dir.join("plugin.toml");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let manifest = Manifest::from_toml(&text, |name| {
-        std::fs::read_to_string(dir.join(name)).map_err(|error| error.to_string())
-    })
-    .with_context(|| path.display().to_string())?;
+    let manifest =
+        Manifest::from_toml(&text, |name| std::fs::read_to_string(dir.join(name)).map_err(|error| error.to_string()))
+            .with_context(|| path.display().to_string())?;
     let component = match component {
         Some(file) => file,
         None => built_component(dir, &manifest)?,
@@ -265,8 +280,13 @@ fn inspect(file: &Path, output: Output) -> anyhow::Result<()> {
     });
     let text = format!(
         "{} {} ({})\n{}\nasks for: {}\nexports:  {}\nimports:  {}",
-        inspected.manifest.name, inspected.manifest.version, inspected.digest, inspected.manifest.description,
-        value["asks"], inspected.exports.join(" "), inspected.imports.join(" "),
+        inspected.manifest.name,
+        inspected.manifest.version,
+        inspected.digest,
+        inspected.manifest.description,
+        value["asks"],
+        inspected.exports.join(" "),
+        inspected.imports.join(" "),
     );
     output.value(&text, &value);
     Ok(())
@@ -274,12 +294,19 @@ fn inspect(file: &Path, output: Output) -> anyhow::Result<()> {
 
 fn describe(activated: &Value) -> String {
     let previous = match activated["previous"].as_str() {
-        Some(previous) => format!("it replaces {}; back with: patchbay plugin rollback {}", short(previous), text(activated, "plugin")),
+        Some(previous) => format!(
+            "it replaces {}; back with: patchbay plugin rollback {}",
+            short(previous),
+            text(activated, "plugin")
+        ),
         None => "it is the first one".into(),
     };
     format!(
         "active: {} {} {}\ngranted: {}\n{previous}",
-        text(activated, "plugin"), text(activated, "version"), short(&text(activated, "digest")), activated["granted"]
+        text(activated, "plugin"),
+        text(activated, "version"),
+        short(&text(activated, "digest")),
+        activated["granted"]
     )
 }
 

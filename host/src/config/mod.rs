@@ -19,7 +19,8 @@ use patchbay_store::StoreConfig;
 pub use keys::{KEYS, Key, Kind};
 
 /// Our variables that are no configuration keys: read by the command line client, by tests, and for secrets.
-const OTHER_VARIABLES: &[&str] = &["PATCHBAY_URL", "PATCHBAY_USER", "PATCHBAY_PASSWORD", "PATCHBAY_CONFIG", "PATCHBAY_BIN"];
+const OTHER_VARIABLES: &[&str] =
+    &["PATCHBAY_URL", "PATCHBAY_USER", "PATCHBAY_PASSWORD", "PATCHBAY_CONFIG", "PATCHBAY_BIN"];
 const OTHER_PREFIXES: &[&str] = &["PATCHBAY_SECRET_", "PATCHBAY_TEST_"];
 /// Longest wait for a free database connection: a request that waits longer is better told so.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,7 +99,9 @@ impl Config {
                 problems.push(format!("{} (from {}): value{shown} {reason}", key.path, setting.source));
             }
         }
-        let secrets = env.iter().filter_map(|(name, value)| Some((name.strip_prefix("PATCHBAY_SECRET_")?.to_owned(), value.clone())));
+        let secrets = env
+            .iter()
+            .filter_map(|(name, value)| Some((name.strip_prefix("PATCHBAY_SECRET_")?.to_owned(), value.clone())));
         let config = Self { values, secrets: secrets.collect(), cache_dir: default_cache_dir(env) };
         if problems.is_empty() {
             config.find_contradictions(&mut problems);
@@ -110,7 +113,10 @@ impl Config {
         let number = |path| self.number(path);
         for (url, part) in [("database.url", "database.host"), ("redis.url", "redis.host")] {
             if let (Some(a), Some(b)) = (self.values.get(url), self.values.get(part)) {
-                problems.push(format!("{url} (from {}) and {part} (from {}) contradict each other: set one", a.source, b.source));
+                problems.push(format!(
+                    "{url} (from {}) and {part} (from {}) contradict each other: set one",
+                    a.source, b.source
+                ));
             }
         }
         for (needed, what) in [("database", "DATABASE_URL or DB_HOST"), ("redis", "REDIS_URL or REDIS_HOST")] {
@@ -314,7 +320,11 @@ impl Config {
             compile_timeout: self.seconds("runtime.compile_timeout_s"),
             compile_memory_bytes: self.number("runtime.compile_memory_mb") << 20,
             max_calls: self.number("runtime.max_calls") as usize,
-            worker_threads: if self.has("runtime.threads") { self.number("runtime.threads") as usize } else { processors() },
+            worker_threads: if self.has("runtime.threads") {
+                self.number("runtime.threads") as usize
+            } else {
+                processors()
+            },
             limits: HostLimits {
                 default_memory_mb: self.number("runtime.memory_mb") as u32,
                 max_memory_mb: self.number("runtime.max_memory_mb") as u32,
@@ -358,7 +368,9 @@ fn read_file(text: Option<&str>, values: &mut BTreeMap<&'static str, Setting>, p
     let mut flat = Vec::new();
     for (section, value) in table {
         match value {
-            toml::Value::Table(keys) => flat.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value))),
+            toml::Value::Table(keys) => {
+                flat.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)))
+            }
             value => flat.push((section, value)),
         }
     }
@@ -370,9 +382,11 @@ fn read_file(text: Option<&str>, values: &mut BTreeMap<&'static str, Setting>, p
         let value = match (value, key.kind) {
             (toml::Value::String(text), _) => text,
             (toml::Value::Integer(number), _) => number.to_string(),
-            (toml::Value::Array(items), Kind::List) => {
-                items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect::<Vec<_>>().join(",")
-            }
+            (toml::Value::Array(items), Kind::List) => items
+                .iter()
+                .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+                .collect::<Vec<_>>()
+                .join(","),
             (other, _) => {
                 problems.push(format!("{path} (in patchbay.toml): a {} makes no sense here", other.type_str()));
                 continue;
@@ -382,7 +396,11 @@ fn read_file(text: Option<&str>, values: &mut BTreeMap<&'static str, Setting>, p
     }
 }
 
-fn read_environment(env: &HashMap<String, String>, values: &mut BTreeMap<&'static str, Setting>, problems: &mut Vec<String>) {
+fn read_environment(
+    env: &HashMap<String, String>,
+    values: &mut BTreeMap<&'static str, Setting>,
+    problems: &mut Vec<String>,
+) {
     for key in KEYS {
         let own = key.variable();
         let names = std::iter::once(own.as_str()).chain(key.old_names.iter().copied());
@@ -404,7 +422,9 @@ fn read_environment(env: &HashMap<String, String>, values: &mut BTreeMap<&'stati
     let mut unknown: Vec<&String> = env
         .keys()
         .filter(|name| name.starts_with("PATCHBAY_"))
-        .filter(|name| !OTHER_VARIABLES.contains(&name.as_str()) && !OTHER_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+        .filter(|name| {
+            !OTHER_VARIABLES.contains(&name.as_str()) && !OTHER_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        })
         .filter(|name| !KEYS.iter().any(|key| key.variable() == **name))
         .collect();
     unknown.sort();
@@ -421,7 +441,9 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
             Ok(number) if (least..=most).contains(&number) => Ok(()),
             _ => Err(format!("is not a whole number from {least} to {most}")),
         },
-        Kind::Listen => value.parse::<SocketAddr>().map(drop).map_err(|_| "is not address:port, such as 127.0.0.1:8080".into()),
+        Kind::Listen => {
+            value.parse::<SocketAddr>().map(drop).map_err(|_| "is not address:port, such as 127.0.0.1:8080".into())
+        }
         Kind::Choice(choices) if choices.contains(&value) => Ok(()),
         Kind::Choice(choices) => Err(format!("is none of {}", choices.join(", "))),
     }
@@ -439,7 +461,8 @@ fn default_cache_dir(env: &HashMap<String, String>) -> PathBuf {
     if let Some(dir) = set("CACHE_DIRECTORY") {
         return PathBuf::from(dir);
     }
-    let base = set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| set("HOME").map(|home| Path::new(home).join(".cache")));
+    let base =
+        set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| set("HOME").map(|home| Path::new(home).join(".cache")));
     base.unwrap_or_else(|| PathBuf::from("/var/cache")).join("patchbay")
 }
 

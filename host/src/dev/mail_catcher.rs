@@ -51,11 +51,8 @@ impl MailCatcher {
     /// Listens on a free port of this machine and keeps mails in `dir`.
     pub async fn start(dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let inbox = Arc::new(Inbox {
-            dir: dir.to_owned(),
-            mails: Mutex::new(read_all(dir)?),
-            sequence: AtomicU64::new(0),
-        });
+        let inbox =
+            Arc::new(Inbox { dir: dir.to_owned(), mails: Mutex::new(read_all(dir)?), sequence: AtomicU64::new(0) });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let inbox_of_server = Arc::clone(&inbox);

@@ -64,7 +64,8 @@ pub(crate) fn run_mail(command: MailCommand, json: bool) -> anyhow::Result<()> {
         MailCommand::Show { file } => {
             let name = Path::new(&file).file_name().context("not a file name")?;
             let path = state.mail_dir.join(name);
-            std::io::stdout().write_all(&std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?)?;
+            std::io::stdout()
+                .write_all(&std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?)?;
         }
     }
     Ok(())
@@ -80,7 +81,8 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
     let own_mail = !given(&env, &["EMAIL_USER", "PATCHBAY_MAIL_HOST", "PATCHBAY_MAIL_USERNAME"]);
 
     let mut missing = Vec::new();
-    let postgres_bin = own_postgres.then(postgres::find).and_then(|found| found.map_err(|need| missing.push(need)).ok());
+    let postgres_bin =
+        own_postgres.then(postgres::find).and_then(|found| found.map_err(|need| missing.push(need)).ok());
     let redis_bin = own_redis.then(redis::find).and_then(|found| found.map_err(|need| missing.push(need)).ok());
     if !missing.is_empty() {
         bail!("missing on this machine:\n  - {}", missing.join("\n  - "));
@@ -160,7 +162,8 @@ async fn step<T>(what: &str, act: impl Future<Output = anyhow::Result<T>>) -> an
 
 /// The usual port if it is free, else any.
 fn free_listen_address(usual: u16) -> anyhow::Result<String> {
-    let bound = std::net::TcpListener::bind(("127.0.0.1", usual)).or_else(|_| std::net::TcpListener::bind("127.0.0.1:0"));
+    let bound =
+        std::net::TcpListener::bind(("127.0.0.1", usual)).or_else(|_| std::net::TcpListener::bind("127.0.0.1:0"));
     Ok(bound.context("no free port")?.local_addr()?.to_string())
 }
 
@@ -204,7 +207,8 @@ async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
     let component = std::fs::read(file)?;
     let name = file.display().to_string();
     let staged = step(&name, async { Ok(client.push(component).await?) }).await?;
-    let (plugin, digest) = (staged["plugin"].as_str().unwrap_or_default(), staged["digest"].as_str().unwrap_or_default());
+    let (plugin, digest) =
+        (staged["plugin"].as_str().unwrap_or_default(), staged["digest"].as_str().unwrap_or_default());
     crate::cli::activate_revision(&client, plugin, digest).await?;
     Ok(format!("{plugin} {} ({})", staged["version"].as_str().unwrap_or_default(), crate::cli::short(digest)))
 }

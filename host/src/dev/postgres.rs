@@ -86,8 +86,12 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
     let port = free_port()?;
     let mut start = command(&bin.join("pg_ctl"));
     start
-        .arg("-D").arg(&data).arg("-l").arg(data.join("server.log"))
-        .arg("-o").arg(format!("-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"))
+        .arg("-D")
+        .arg(&data)
+        .arg("-l")
+        .arg(data.join("server.log"))
+        .arg("-o")
+        .arg(format!("-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"))
         .args(["-w", "-t", "60", "start"])
         // The server would keep our pipes open, and waiting for their end would never end.
         .stdout(Stdio::null())
@@ -109,9 +113,11 @@ async fn initialise(bin: &Path, data: &Path, state: &DevState) -> anyhow::Result
         run(chown, "chown").await.context("as root, the system user postgres is needed")?;
     }
     let mut initdb = command(&bin.join("initdb"));
-    initdb
-        .arg("-D").arg(data).arg("-U").arg(USER).arg(format!("--pwfile={}", password_file.display()))
-        .args(["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"]);
+    initdb.arg("-D").arg(data).arg("-U").arg(USER).arg(format!("--pwfile={}", password_file.display())).args([
+        "--auth=scram-sha-256",
+        "--encoding=UTF8",
+        "--locale=C",
+    ]);
     let made = run(initdb, "initdb").await;
     std::fs::remove_file(&password_file).ok();
     made

@@ -74,7 +74,8 @@ async fn health(State(state): State<AppState>) -> Response {
     let probe = match tokio::spawn(async move { health.probe().await }).await {
         Ok(probe) => probe,
         Err(_) => {
-            let body = json!({ "success": false, "message": "Internal server error", "error": "the health check failed" });
+            let body =
+                json!({ "success": false, "message": "Internal server error", "error": "the health check failed" });
             return (StatusCode::INTERNAL_SERVER_ERROR, Json(body)).into_response();
         }
     };

@@ -67,9 +67,7 @@ impl utoipa::Modify for BasicAuth {
 }
 
 fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(Api::openapi())
-        .merge(health::router())
-        .nest("/api/admin", admin::router(state))
+    OpenApiRouter::with_openapi(Api::openapi()).merge(health::router()).nest("/api/admin", admin::router(state))
 }
 
 /// The OpenAPI 3.1 document, as pretty JSON: what `/api/openapi.json` serves and the repository keeps a copy of.
@@ -101,5 +99,9 @@ async fn not_found(request: Request) -> Response {
 }
 
 async fn method_not_allowed() -> error::ApiError {
-    error::ApiError::new(http::StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path does not serve that method")
+    error::ApiError::new(
+        http::StatusCode::METHOD_NOT_ALLOWED,
+        "method-not-allowed",
+        "this path does not serve that method",
+    )
 }

@@ -30,6 +30,10 @@ pub struct WorkerDefaults {
     pub host: String,
 }
 
+/// How often jobs without a lock are looked for. A crashed host's jobs run again after at most the lock and two of these: the first
+/// look marks, the second takes.
+const STALLED_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Finished jobs kept in Redis when the manifest is silent: enough for Bull Board, little enough for Redis. Postgres keeps the history.
 const KEEP_COMPLETED: Keep = Keep { age: Some(Duration::from_secs(24 * 3600)), count: Some(1_000) };
 const KEEP_FAILED: Keep = Keep { age: Some(Duration::from_secs(7 * 24 * 3600)), count: Some(5_000) };
@@ -40,7 +44,8 @@ pub struct Supervisor {
     work: Arc<Work>,
     runtime: Arc<Runtime>,
     defaults: WorkerDefaults,
-    workers: Mutex<HashMap<QueueName, Running>>,
+    /// None from the beginning of the drain on: there is no way back.
+    workers: Mutex<Option<HashMap<QueueName, Running>>>,
 }
 
 struct Running {
@@ -51,7 +56,7 @@ struct Running {
 impl Supervisor {
     /// Starts nothing yet.
     pub fn new(queues: Queues, work: Arc<Work>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
-        Self { queues, work, runtime, defaults, workers: Mutex::new(HashMap::new()) }
+        Self { queues, work, runtime, defaults, workers: Mutex::new(Some(HashMap::new())) }
     }
 
     /// Makes the workers match the active manifests.
@@ -65,8 +70,12 @@ impl Supervisor {
             .map(|spec| (spec.name.clone(), spec))
             .collect();
         let mut workers = self.workers.lock().await;
-        let outdated: Vec<QueueName> =
-            workers.iter().filter(|(name, running)| wanted.get(name) != Some(&running.spec)).map(|(name, _)| name.clone()).collect();
+        let Some(workers) = workers.as_mut() else { return };
+        let outdated: Vec<QueueName> = workers
+            .iter()
+            .filter(|(name, running)| wanted.get(name) != Some(&running.spec))
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in outdated {
             let Some(mut running) = workers.remove(&name) else { continue };
             if let Some(spec) = wanted.get(&name).filter(|spec| differs_only_in_concurrency(spec, &running.spec)) {
@@ -88,7 +97,8 @@ impl Supervisor {
     /// Stops fetching at once and waits for running jobs. Gives the number that still ran at the limit; their locks expire and
     /// another process takes them.
     pub async fn drain(&self, limit: Duration) -> usize {
-        let workers: Vec<Running> = self.workers.lock().await.drain().map(|(_, running)| running).collect();
+        let workers: Vec<Running> =
+            self.workers.lock().await.take().into_iter().flatten().map(|(_, running)| running).collect();
         for running in &workers {
             running.handle.pause();
         }
@@ -101,7 +111,14 @@ impl Supervisor {
 
     /// Jobs that run here now.
     pub async fn active(&self) -> usize {
-        self.workers.lock().await.values().map(|running| running.handle.active()).sum()
+        self.workers
+            .lock()
+            .await
+            .iter()
+            .flatten()
+            .map(|(_, running)| running)
+            .map(|running| running.handle.active())
+            .sum()
     }
 
     fn start(&self, spec: QueueSpec) -> Running {
@@ -111,7 +128,7 @@ impl Supervisor {
             concurrency: concurrency(&spec),
             lock: self.defaults.lock,
             renew: self.defaults.renew,
-            stalled_interval: self.defaults.lock,
+            stalled_interval: STALLED_INTERVAL,
             max_stalls: self.defaults.max_stalls,
             keep_completed: keep(retention.completed, KEEP_COMPLETED),
             keep_failed: keep(retention.failed, KEEP_FAILED),

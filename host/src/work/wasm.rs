@@ -50,8 +50,7 @@ impl Executor for WasmExecutor {
         let idempotency_key = delivery.key.idempotency_key();
         let correlation_id = correlation_id(delivery);
         let platform = delivery.trace.platform.clone().unwrap_or_else(|| DEFAULT_PLATFORM.to_owned());
-        let deadline =
-            revision.manifest().limits.deadline_ms.map_or(self.default_deadline, Duration::from_millis);
+        let deadline = revision.manifest().limits.deadline_ms.map_or(self.default_deadline, Duration::from_millis);
         let mut trace = delivery.trace.clone();
         trace.correlation_id = Some(correlation_id.clone());
         let capabilities = self.services.for_call(Call {

@@ -33,7 +33,10 @@ impl Mailbox {
             None => ("", text.trim()),
         };
         let plausible = address.split_once('@').is_some_and(|(local, domain)| {
-            !local.is_empty() && !domain.is_empty() && !domain.contains('@') && !address.contains([' ', '<', '>', ',', ';'])
+            !local.is_empty()
+                && !domain.is_empty()
+                && !domain.contains('@')
+                && !address.contains([' ', '<', '>', ',', ';'])
         });
         if !plausible {
             return Err(invalid("is not a mail address"));
@@ -52,7 +55,9 @@ impl Addresses {
     pub fn parse(&self, field: &str) -> Result<Vec<Mailbox>, Failure> {
         let texts: Vec<(String, &str)> = match self {
             Self::One(text) => split(text).into_iter().map(|part| (field.to_owned(), part)).collect(),
-            Self::Many(list) => list.iter().enumerate().map(|(i, text)| (format!("{field}[{i}]"), text.as_str())).collect(),
+            Self::Many(list) => {
+                list.iter().enumerate().map(|(i, text)| (format!("{field}[{i}]"), text.as_str())).collect()
+            }
         };
         let mut boxes: Vec<Mailbox> = Vec::with_capacity(texts.len());
         for (field, text) in texts {

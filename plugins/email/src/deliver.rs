@@ -43,9 +43,12 @@ pub fn deliver(job: &Job, settings: &Settings, message: Message) -> Result<Value
         let text = "no sender: set the plugin's setting `from`, or the host's mail.from";
         return Err(Failure::new("not-configured", text, Retry::Never));
     };
-    let from = Mailbox::parse("from", from).map_err(|failure| Failure::new("not-configured", failure.message, Retry::Never))?;
+    let from = Mailbox::parse("from", from)
+        .map_err(|failure| Failure::new("not-configured", failure.message, Retry::Never))?;
     let message_id = format!("{}@{}", &job.idempotency_key[..job.idempotency_key.len().min(40)], from.domain());
-    let settled = |address: &String| progress.taken.contains(address) || progress.refused.iter().any(|refused| &refused.recipient == address);
+    let settled = |address: &String| {
+        progress.taken.contains(address) || progress.refused.iter().any(|refused| &refused.recipient == address)
+    };
     let recipients: Vec<String> = message.recipients().into_iter().filter(|address| !settled(address)).collect();
     let mime = message.mime(&from, &message_id, now_s());
 
@@ -53,7 +56,9 @@ pub fn deliver(job: &Job, settings: &Settings, message: Message) -> Result<Value
     let (deferred, reply) = match smtp::send(&envelope, &mime) {
         Ok(receipt) => {
             let deferred = sort(&mut progress, receipt.refused);
-            let open = |address: &String| !progress.refused.iter().any(|refused| &refused.recipient == address) && !deferred.contains(address);
+            let open = |address: &String| {
+                !progress.refused.iter().any(|refused| &refused.recipient == address) && !deferred.contains(address)
+            };
             let taken: Vec<String> = recipients.into_iter().filter(|address| open(address)).collect();
             progress.taken.extend(taken);
             (deferred, shortened(&receipt.reply))
@@ -73,11 +78,19 @@ pub fn deliver(job: &Job, settings: &Settings, message: Message) -> Result<Value
 
     if !deferred.is_empty() && job.attempt < job.max_attempts {
         save(&key, &progress);
-        let text = format!("{} taken; {} recipients deferred by their server, tried again", progress.taken.len(), deferred.len());
+        let text = format!(
+            "{} taken; {} recipients deferred by their server, tried again",
+            progress.taken.len(),
+            deferred.len()
+        );
         return Err(Failure::new("deferred", text, Retry::Backoff));
     }
     let mut refused = progress.refused.clone();
-    refused.extend(deferred.into_iter().map(|recipient| Refused { recipient, code: 450, text: "deferred until the last attempt".into() }));
+    refused.extend(deferred.into_iter().map(|recipient| Refused {
+        recipient,
+        code: 450,
+        text: "deferred until the last attempt".into(),
+    }));
     let result = json!({ "messageId": format!("<{message_id}>"), "accepted": progress.taken, "rejected": refused, "response": reply });
     progress.result = Some(result.clone());
     save(&key, &progress);
@@ -212,7 +225,10 @@ mod tests {
         assert_eq!(case("data", Some(550), Some("5.4.5"), &[]), is("daily-limit", "defer an hour"));
         assert_eq!(case("rcpt", Some(550), Some("5.4.5"), &[(550, "5.4.5")]), is("daily-limit", "defer an hour"));
         assert_eq!(case("rcpt", Some(550), Some("5.1.1"), &[(550, "5.1.1")]), is("recipients-refused", "never"));
-        assert_eq!(case("rcpt", Some(550), Some("5.1.1"), &[(550, "5.1.1"), (452, "4.2.2")]), is("deferred", "backoff"));
+        assert_eq!(
+            case("rcpt", Some(550), Some("5.1.1"), &[(550, "5.1.1"), (452, "4.2.2")]),
+            is("deferred", "backoff")
+        );
         assert_eq!(case("data", Some(552), Some("5.2.3"), &[]), is("message-refused", "never"));
         assert_eq!(case("not-configured", None, None, &[]), is("not-configured", "never"));
         assert_eq!(case("connect", None, None, &[]), is("unavailable", "backoff"));

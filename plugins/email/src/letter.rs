@@ -24,7 +24,9 @@ impl Letter {
         let mut blocks: Vec<String> = self.paragraphs.clone();
         blocks.extend(self.highlight.clone());
         if !self.rows.is_empty() {
-            blocks.push(self.rows.iter().map(|(label, value)| format!("{label}: {value}")).collect::<Vec<_>>().join("\n"));
+            blocks.push(
+                self.rows.iter().map(|(label, value)| format!("{label}: {value}")).collect::<Vec<_>>().join("\n"),
+            );
         }
         blocks.extend(self.button.as_ref().map(|(label, url)| format!("{label}: {url}")));
         blocks.push(format!("--\n{}", signature(brand).join("\n")));
@@ -45,7 +47,10 @@ impl Letter {
         }
         if !self.rows.is_empty() {
             let row = |(label, value): &(&str, String)| {
-                format!("<tr><td style=\"padding:4px 16px 4px 0;color:#666\">{label}</td><td>{}</td></tr>", escape(value))
+                format!(
+                    "<tr><td style=\"padding:4px 16px 4px 0;color:#666\">{label}</td><td>{}</td></tr>",
+                    escape(value)
+                )
             };
             body.push_str(&format!("<table>{}</table>", self.rows.iter().map(row).collect::<String>()));
         }

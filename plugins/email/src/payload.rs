@@ -207,9 +207,12 @@ fn send(data: Send, settings: &Settings) -> Result<Content, Failure> {
 fn template(data: TemplateData, settings: &Settings) -> Result<Content, Failure> {
     let known = match &data.template {
         None => None,
-        Some(name) => Some(settings.templates.get(name).ok_or_else(|| {
-            Failure::invalid_input("template", "is not in the setting `templates`")
-        })?),
+        Some(name) => Some(
+            settings
+                .templates
+                .get(name)
+                .ok_or_else(|| Failure::invalid_input("template", "is not in the setting `templates`"))?,
+        ),
     };
     let subject = data.subject.as_deref().or(known.map(|known| known.subject.as_str()));
     let html = data.html.as_deref().or(known.and_then(|known| known.html.as_deref()));
@@ -249,7 +252,8 @@ fn attachments(data: Vec<AttachmentData>, settings: &Settings) -> Result<Vec<Att
         if !content_type.contains('/') || !content_type.chars().all(plain) {
             return Err(Failure::invalid_input(&field("contentType"), "is not a media type"));
         }
-        let cid_is_plain = |cid: &str| !cid.is_empty() && cid.chars().all(|c| c.is_ascii_graphic() && !"<>".contains(c));
+        let cid_is_plain =
+            |cid: &str| !cid.is_empty() && cid.chars().all(|c| c.is_ascii_graphic() && !"<>".contains(c));
         if one.cid.as_deref().is_some_and(|cid| !cid_is_plain(cid)) {
             return Err(Failure::invalid_input(&field("cid"), "has characters that a content id cannot have"));
         }
@@ -277,7 +281,10 @@ fn credentials(data: Credentials, to: &[Mailbox]) -> Letter {
     let username = data.username.or_else(|| to.first().map(|first| first.address.clone())).unwrap_or_default();
     Letter {
         title: "Your account details".into(),
-        paragraphs: vec![hello(data.name), "your account is ready. Please change the password after your first login.".into()],
+        paragraphs: vec![
+            hello(data.name),
+            "your account is ready. Please change the password after your first login.".into(),
+        ],
         rows: vec![("Login", username), ("Password", data.password)],
         button: data.login_url.filter(|url| is_web(url)).map(|url| ("Log in", url)),
         ..Letter::default()
@@ -326,8 +333,14 @@ fn discount_decision(data: DiscountDecision) -> Letter {
         Decision::Approved => ("Discount approved", "the discount that you asked for was approved."),
         Decision::Rejected => ("Discount not approved", "the discount that you asked for was not approved."),
     };
-    let rows = [("Discount", data.discount.map(|discount| discount.to_string())), ("For", data.item), ("Reason", data.reason)];
-    Letter { title: title.into(), paragraphs: vec![hello(data.name), text.into()], rows: present(rows), ..Letter::default() }
+    let rows =
+        [("Discount", data.discount.map(|discount| discount.to_string())), ("For", data.item), ("Reason", data.reason)];
+    Letter {
+        title: title.into(),
+        paragraphs: vec![hello(data.name), text.into()],
+        rows: present(rows),
+        ..Letter::default()
+    }
 }
 
 fn present<const N: usize>(rows: [(&'static str, Option<String>); N]) -> Vec<(&'static str, String)> {
@@ -363,14 +376,26 @@ mod tests {
     fn samples() -> Vec<(&'static str, &'static str, Value)> {
         let to = "a@example.com";
         vec![
-            ("send", "send", json!({ "to": [to], "subject": "s", "text": "t", "attachments": [{ "filename": "a.txt", "content": "aGk=" }] })),
-            ("template", "template", json!({ "to": to, "subject": "Hi {{name}}", "html": "<b>{{name}}</b>", "variables": { "name": "A" } })),
+            (
+                "send",
+                "send",
+                json!({ "to": [to], "subject": "s", "text": "t", "attachments": [{ "filename": "a.txt", "content": "aGk=" }] }),
+            ),
+            (
+                "template",
+                "template",
+                json!({ "to": to, "subject": "Hi {{name}}", "html": "<b>{{name}}</b>", "variables": { "name": "A" } }),
+            ),
             ("otp", "otp", json!({ "to": to, "otp": 1234, "expiresInMinutes": 10 })),
             ("credentials", "credentials", json!({ "to": to, "password": "p", "loginUrl": "https://example.com" })),
             ("meeting-booked", "meeting", json!({ "to": to, "startTime": "2026-01-02T03:04:05Z", "with": "B" })),
             ("meeting-reminder", "meeting", json!({ "to": to, "startTime": "tomorrow at 5" })),
             ("meeting-cancelled", "meeting", json!({ "to": to, "startTime": "2026-01-02T03:04:05Z", "reason": "ill" })),
-            ("payment-receipt", "payment-receipt", json!({ "to": to, "amount": 499.5, "currency": "INR", "paymentId": "pay_1" })),
+            (
+                "payment-receipt",
+                "payment-receipt",
+                json!({ "to": to, "amount": 499.5, "currency": "INR", "paymentId": "pay_1" }),
+            ),
             ("discount-decision", "discount-decision", json!({ "to": to, "decision": "approved", "discount": "10 %" })),
         ]
     }
@@ -390,14 +415,22 @@ mod tests {
                 without.as_object_mut().expect("an object").remove(field);
                 assert!(!validator.is_valid(&without), "{name} without {field}: the schema takes it");
                 let failure = made(name, without).expect_err("refused");
-                assert!(failure.code == "invalid-input" && failure.message.contains(field), "{name} without {field}: {}", failure.message);
+                assert!(
+                    failure.code == "invalid-input" && failure.message.contains(field),
+                    "{name} without {field}: {}",
+                    failure.message
+                );
             }
         }
     }
 
     #[test]
     fn letters_carry_the_brand_and_local_times_and_escape_what_they_show() {
-        let message = made("meeting-booked", json!({ "to": "a@example.com", "name": "<i>", "startTime": "2026-01-02T03:04:05Z" })).expect("made");
+        let message = made(
+            "meeting-booked",
+            json!({ "to": "a@example.com", "name": "<i>", "startTime": "2026-01-02T03:04:05Z" }),
+        )
+        .expect("made");
         assert_eq!(message.subject, "Meeting booked - Acme");
         assert!(message.text.as_deref().is_some_and(|text| text.contains("2 January 2026, 08:34 (UTC+05:30)")));
         assert!(message.html.as_deref().is_some_and(|html| html.contains("Hello &lt;i&gt;,")));
@@ -411,10 +444,18 @@ mod tests {
             made("send", data).expect_err("refused").message
         };
         assert!(send(json!({ "subject": "a\r\nBcc: x@example.com" })).starts_with("subject:"));
-        assert!(send(json!({ "attachments": [{ "filename": "a", "content": "***" }] })).starts_with("attachments[0].content:"));
-        assert!(send(json!({ "attachments": [{ "filename": "a", "content": "aGk=", "contentType": "x\r\ny/z" }] })).starts_with("attachments[0].contentType:"));
+        assert!(
+            send(json!({ "attachments": [{ "filename": "a", "content": "***" }] }))
+                .starts_with("attachments[0].content:")
+        );
+        assert!(
+            send(json!({ "attachments": [{ "filename": "a", "content": "aGk=", "contentType": "x\r\ny/z" }] }))
+                .starts_with("attachments[0].contentType:")
+        );
         let large = base64::engine::general_purpose::STANDARD.encode(vec![0; DEFAULT_MAX_ATTACHMENT_BYTES + 1]);
         assert!(send(json!({ "attachments": [{ "filename": "a", "content": large }] })).starts_with("attachments:"));
-        assert!(made("newsletter", json!({ "to": "a@example.com" })).expect_err("unknown").message.starts_with("name:"));
+        assert!(
+            made("newsletter", json!({ "to": "a@example.com" })).expect_err("unknown").message.starts_with("name:")
+        );
     }
 }

@@ -21,9 +21,15 @@ pub fn fill(template: &str, variables: &Map<String, Value>, html: bool) -> Resul
             Some(Value::String(text)) => text.clone(),
             Some(value @ (Value::Number(_) | Value::Bool(_))) => value.to_string(),
             Some(_) => return Err(Failure::invalid_input(&format!("variables.{name}"), "is not a text or number")),
-            None => return Err(Failure::invalid_input(&format!("variables.{name}"), "is missing; the template needs it")),
+            None => {
+                return Err(Failure::invalid_input(&format!("variables.{name}"), "is missing; the template needs it"));
+            }
         };
-        if html { out.push_str(&escape(&text)) } else { out.push_str(&text) }
+        if html {
+            out.push_str(&escape(&text))
+        } else {
+            out.push_str(&text)
+        }
         rest = behind;
     }
     out.push_str(rest);
@@ -50,7 +56,10 @@ mod tests {
     use super::*;
 
     fn variables() -> Map<String, Value> {
-        serde_json::json!({ "name": "A <b>", "order": { "id": 7 }, "list": [] }).as_object().cloned().expect("an object")
+        serde_json::json!({ "name": "A <b>", "order": { "id": 7 }, "list": [] })
+            .as_object()
+            .cloned()
+            .expect("an object")
     }
 
     #[test]
@@ -61,7 +70,10 @@ mod tests {
 
     #[test]
     fn a_missing_variable_is_an_error_that_names_it() {
-        assert_eq!(fill("{{order.total}}", &variables(), false).expect_err("missing").message, "variables.order.total: is missing; the template needs it");
+        assert_eq!(
+            fill("{{order.total}}", &variables(), false).expect_err("missing").message,
+            "variables.order.total: is missing; the template needs it"
+        );
         assert!(fill("{{list}}", &variables(), false).is_err());
         assert!(fill("{{name", &variables(), false).is_err());
     }

@@ -32,8 +32,8 @@ pub mod bindings {
     });
 }
 
-pub use bindings::patchbay::plugin::{http, kv, log, progress, queue, secrets, smtp};
 pub use bindings::patchbay::plugin::types::{Failure, Retry};
+pub use bindings::patchbay::plugin::{http, kv, log, progress, queue, secrets, smtp};
 
 /// A job to run. The fields are those of the contract.
 pub type Job = bindings::exports::patchbay::plugin::jobs::Job;
@@ -59,7 +59,7 @@ macro_rules! export_jobs {
                     <$plugin as $crate::Jobs>::run(job).map(|value| value.to_string())
                 }
             }
-            $crate::bindings::export_bindings!(Exported with_types_in $crate::bindings);
+    $crate::bindings::export_bindings!(Exported with_types_in $crate::bindings);
         };
     };
 }
@@ -101,7 +101,10 @@ impl Failure {
     /// The job's data is wrong; never retried.
     pub fn invalid_input(field: &str, reason: &str) -> Self {
         let message = if field.is_empty() { reason.to_owned() } else { format!("{field}: {reason}") };
-        Self { details: Some(json!({ "field": field }).to_string()), ..Self::new("invalid-input", message, Retry::Never) }
+        Self {
+            details: Some(json!({ "field": field }).to_string()),
+            ..Self::new("invalid-input", message, Retry::Never)
+        }
     }
 }
 

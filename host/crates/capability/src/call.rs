@@ -124,8 +124,7 @@ impl GuestCall {
 
     fn may_add_to(&self, queue: &QueueName) -> bool {
         let manifest = &self.call.manifest;
-        manifest.queue(queue).is_some()
-            || manifest.enqueue.as_ref().is_some_and(|spec| spec.queues.contains(queue))
+        manifest.queue(queue).is_some() || manifest.enqueue.as_ref().is_some_and(|spec| spec.queues.contains(queue))
     }
 }
 

@@ -36,12 +36,8 @@ struct Pending {
 impl JobOutput {
     /// To be made on the host's threads: guests' threads must not do I/O.
     pub(crate) fn new(job: JobHandle) -> Self {
-        let shared = Shared {
-            job,
-            host: tokio::runtime::Handle::current(),
-            pending: Mutex::default(),
-            finish: Notify::new(),
-        };
+        let shared =
+            Shared { job, host: tokio::runtime::Handle::current(), pending: Mutex::default(), finish: Notify::new() };
         Self { shared: Arc::new(shared) }
     }
 

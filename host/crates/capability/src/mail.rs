@@ -72,7 +72,14 @@ struct Account {
 }
 
 pub(crate) fn failure(phase: &'static str, text: impl Into<String>) -> SmtpFailure {
-    SmtpFailure { phase, reply_code: None, enhanced_code: None, text: text.into(), ambiguous: false, refused: Vec::new() }
+    SmtpFailure {
+        phase,
+        reply_code: None,
+        enhanced_code: None,
+        text: text.into(),
+        ambiguous: false,
+        refused: Vec::new(),
+    }
 }
 
 /// How far a conversation got; outlives it when its time runs out.
@@ -113,8 +120,19 @@ impl MailTransport {
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         // Counts only: addresses are personal data.
         match &result {
-            Ok(receipt) => debug!(recipients = envelope.recipients.len(), refused = receipt.refused.len(), elapsed_ms, "mail taken"),
-            Err(error) => warn!(phase = error.phase, reply_code = error.reply_code, ambiguous = error.ambiguous, elapsed_ms, "mail not taken"),
+            Ok(receipt) => debug!(
+                recipients = envelope.recipients.len(),
+                refused = receipt.refused.len(),
+                elapsed_ms,
+                "mail taken"
+            ),
+            Err(error) => warn!(
+                phase = error.phase,
+                reply_code = error.reply_code,
+                ambiguous = error.ambiguous,
+                elapsed_ms,
+                "mail not taken"
+            ),
         }
         result
     }
@@ -235,7 +253,10 @@ impl Account {
             connection.auth(&mechanisms, credentials).await.map_err(|error| broken("auth", &error, Vec::new()))?;
         }
         if utf8 && !connection.server_info().supports_feature(Extension::SmtpUtfEight) {
-            return Err(failure("mail", "an address has characters beyond ASCII, and the mail server does not take such addresses"));
+            return Err(failure(
+                "mail",
+                "an address has characters beyond ASCII, and the mail server does not take such addresses",
+            ));
         }
         progress.phase = "mail";
         let begun = connection.command(Mail::new(Some(sender.clone()), parameters)).await;
@@ -292,7 +313,8 @@ fn reply(error: &Error) -> (Option<u16>, Option<String>, String) {
 
 fn is_enhanced(word: &str) -> bool {
     let parts: Vec<&str> = word.split('.').collect();
-    parts.len() == 3 && parts.iter().all(|part| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit()))
+    parts.len() == 3
+        && parts.iter().all(|part| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]

@@ -46,10 +46,8 @@ impl UrlPattern {
             return Err(PatternError::Scheme);
         }
         let host = url.host_str().filter(|h| !h.contains('*')).ok_or(PatternError::Extra)?.to_owned();
-        let extra = !url.username().is_empty()
-            || url.password().is_some()
-            || url.query().is_some()
-            || url.fragment().is_some();
+        let extra =
+            !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some();
         if extra {
             return Err(PatternError::Extra);
         }
@@ -139,7 +137,9 @@ mod tests {
     #[test]
     fn scheme_host_and_port_are_exact() {
         assert!(matches("https://a.example/**", "https://A.example:443/x"));
-        for url in ["http://a.example/x", "https://a.example:444/x", "https://b.a.example/x", "https://a.example.evil/x"] {
+        for url in
+            ["http://a.example/x", "https://a.example:444/x", "https://b.a.example/x", "https://a.example.evil/x"]
+        {
             assert!(!matches("https://a.example/**", url), "{url}");
         }
     }

@@ -332,10 +332,7 @@ fn invalid(key: impl Into<String>, reason: impl Into<String>) -> ManifestError {
 
 impl Manifest {
     /// Reads `plugin.toml`. `read_file` gives the text of a file named in it, relative to the manifest's folder.
-    pub fn from_toml(
-        text: &str,
-        read_file: impl Fn(&str) -> Result<String, String>,
-    ) -> Result<Self, ManifestError> {
+    pub fn from_toml(text: &str, read_file: impl Fn(&str) -> Result<String, String>) -> Result<Self, ManifestError> {
         let mut value: Value = toml::from_str(text).map_err(|e| ManifestError::Unreadable(e.to_string()))?;
         if value.get("format").is_some() {
             return Err(invalid("format", "is added by packing, not written by hand"));
@@ -462,8 +459,7 @@ impl Manifest {
         let mut seen: BTreeMap<(String, String, usize), usize> = BTreeMap::new();
         for (i, rule) in self.egress.iter().enumerate() {
             let key = format!("egress[{i}]");
-            let pattern =
-                UrlPattern::parse(&rule.url).map_err(|e| invalid(format!("{key}.url"), e.to_string()))?;
+            let pattern = UrlPattern::parse(&rule.url).map_err(|e| invalid(format!("{key}.url"), e.to_string()))?;
             if rule.methods.is_empty() {
                 return Err(invalid(format!("{key}.methods"), "name at least one method"));
             }
@@ -499,7 +495,10 @@ impl Manifest {
             if let (Some(most), Some(wanted)) = (self.limits.max_concurrency, queue.concurrency)
                 && wanted > most
             {
-                return Err(invalid(key("concurrency"), format!("{wanted} is more than limits.max_concurrency = {most}")));
+                return Err(invalid(
+                    key("concurrency"),
+                    format!("{wanted} is more than limits.max_concurrency = {most}"),
+                ));
             }
             if queue.attempts == Some(0) {
                 return Err(invalid(key("attempts"), "must be at least 1"));
@@ -568,7 +567,8 @@ mod tests {
 
     #[test]
     fn a_packed_manifest_reads_back_the_same_and_always_has_the_same_bytes() {
-        let text = format!("{MINIMAL}[settings]\nschema = \"settings.schema.json\"\n[[queues]]\nname = \"emailQueue\"\n");
+        let text =
+            format!("{MINIMAL}[settings]\nschema = \"settings.schema.json\"\n[[queues]]\nname = \"emailQueue\"\n");
         let manifest = read(&text).expect("valid");
         let packed = manifest.to_packed();
         assert_eq!(Manifest::from_packed(&packed).expect("valid"), manifest);
@@ -585,7 +585,8 @@ mod tests {
         assert!(refused("[[queues]]\nname = \"a\"\n[[queues]]\nname = \"a\"\n").contains("named twice"));
         let concurrency = "[limits]\nmax_concurrency = 2\n[[queues]]\nname = \"a\"\nconcurrency = 3\n";
         assert!(refused(concurrency).contains("more than limits.max_concurrency"));
-        let auth = "[[egress]]\nurl = \"https://a.example/**\"\nmethods = [\"GET\"]\nauth = { bearer = { token = \"T\" } }\n";
+        let auth =
+            "[[egress]]\nurl = \"https://a.example/**\"\nmethods = [\"GET\"]\nauth = { bearer = { token = \"T\" } }\n";
         assert!(refused(auth).contains("T is not among [[secrets]]"));
         let backoff = "[[queues]]\nname = \"a\"\nbackoff = { type = \"fixed\", delay_ms = 5, max_ms = 1 }\n";
         assert!(refused(backoff).contains("less than delay_ms"));

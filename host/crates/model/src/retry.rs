@@ -46,9 +46,7 @@ impl Backoff {
         let max = self.max.unwrap_or(DEFAULT_MAX_BACKOFF);
         let base = match self.kind {
             BackoffKind::Fixed => self.delay,
-            BackoffKind::Exponential => {
-                self.delay.saturating_mul(2u32.saturating_pow(attempts_made.saturating_sub(1)))
-            }
+            BackoffKind::Exponential => self.delay.saturating_mul(2u32.saturating_pow(attempts_made.saturating_sub(1))),
         };
         let jitter = self.jitter.unwrap_or(DEFAULT_JITTER).clamp(0.0, 1.0);
         base.min(max).mul_f64(1.0 - jitter * random)
@@ -69,10 +67,7 @@ impl RetryPolicy {
     ///
     /// BullMQ's producers write `attempts: 0` when the caller gave none, so 0 counts as absent.
     pub fn merge(job: (Option<u32>, Option<Backoff>), manifest: (Option<u32>, Option<Backoff>)) -> Self {
-        Self {
-            attempts: job.0.filter(|&n| n > 0).or(manifest.0).unwrap_or(1).max(1),
-            backoff: job.1.or(manifest.1),
-        }
+        Self { attempts: job.0.filter(|&n| n > 0).or(manifest.0).unwrap_or(1).max(1), backoff: job.1.or(manifest.1) }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use patchbay_model::attempt::AttemptRecord;
 use redis::aio::ConnectionManager;
-use redis::streams::{StreamAutoClaimReply, StreamReadReply, StreamId};
+use redis::streams::{StreamAutoClaimReply, StreamId, StreamReadReply};
 
 use crate::QueueError;
 
@@ -39,7 +39,11 @@ impl AttemptStream {
     pub async fn read(&self, most: usize, block: Duration) -> Result<Vec<Entry>, QueueError> {
         let mut connection = self.connection.clone();
         let made: redis::RedisResult<()> = redis::cmd("XGROUP")
-            .arg("CREATE").arg(&self.key).arg(GROUP).arg("0").arg("MKSTREAM")
+            .arg("CREATE")
+            .arg(&self.key)
+            .arg(GROUP)
+            .arg("0")
+            .arg("MKSTREAM")
             .query_async(&mut connection)
             .await;
         if let Err(error) = made
@@ -52,7 +56,13 @@ impl AttemptStream {
             return Ok(own);
         }
         let claimed: StreamAutoClaimReply = redis::cmd("XAUTOCLAIM")
-            .arg(&self.key).arg(GROUP).arg(&self.consumer).arg(IDLE_MS).arg("0").arg("COUNT").arg(most)
+            .arg(&self.key)
+            .arg(GROUP)
+            .arg(&self.consumer)
+            .arg(IDLE_MS)
+            .arg("0")
+            .arg("COUNT")
+            .arg(most)
             .query_async(&mut connection)
             .await?;
         if !claimed.claimed.is_empty() {
@@ -61,9 +71,12 @@ impl AttemptStream {
         if block.is_zero() {
             return self.read_group(&mut connection, ">", most, None).await;
         }
-        let mut blocking = self.blocking.get_multiplexed_async_connection_with_config(
-            &redis::AsyncConnectionConfig::new().set_response_timeout(Some(block + Duration::from_secs(2))),
-        ).await?;
+        let mut blocking = self
+            .blocking
+            .get_multiplexed_async_connection_with_config(
+                &redis::AsyncConnectionConfig::new().set_response_timeout(Some(block + Duration::from_secs(2))),
+            )
+            .await?;
         self.read_group(&mut blocking, ">", most, Some(block)).await
     }
 

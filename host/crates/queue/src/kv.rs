@@ -50,8 +50,16 @@ impl Kv {
         let mut pipe = redis::pipe();
         // One transaction: a key without a ttl would stay for ever if the process died in between.
         pipe.atomic()
-            .cmd("SET").arg(&key).arg(0).arg("PX").arg((ttl.as_millis() as u64).max(1)).arg("NX").ignore()
-            .cmd("INCRBY").arg(&key).arg(by);
+            .cmd("SET")
+            .arg(&key)
+            .arg(0)
+            .arg("PX")
+            .arg((ttl.as_millis() as u64).max(1))
+            .arg("NX")
+            .ignore()
+            .cmd("INCRBY")
+            .arg(&key)
+            .arg(by);
         let (value,): (i64,) = pipe.query_async(&mut self.connection.clone()).await?;
         Ok(value)
     }

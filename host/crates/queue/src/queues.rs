@@ -171,7 +171,11 @@ impl Queues {
         let mut cursor = 0u64;
         loop {
             let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
-                .arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1_000)
+                .arg(cursor)
+                .arg("MATCH")
+                .arg(&pattern)
+                .arg("COUNT")
+                .arg(1_000)
                 .query_async(&mut connection)
                 .await?;
             let prefix = format!("{}:", self.config.prefix);
@@ -189,10 +193,25 @@ impl Queues {
     pub async fn counts(&self, queue: &QueueName) -> Result<QueueCounts, QueueError> {
         let keys = self.keys(queue);
         let mut pipe = redis::pipe();
-        pipe.llen(keys.wait()).llen(keys.paused()).zcard(keys.prioritized()).zcard(keys.delayed()).llen(keys.active())
-            .zcard(keys.waiting_children()).zcard(keys.completed()).zcard(keys.failed()).hexists(keys.meta(), "paused");
+        pipe.llen(keys.wait())
+            .llen(keys.paused())
+            .zcard(keys.prioritized())
+            .zcard(keys.delayed())
+            .llen(keys.active())
+            .zcard(keys.waiting_children())
+            .zcard(keys.completed())
+            .zcard(keys.failed())
+            .hexists(keys.meta(), "paused");
         let (wait, paused_list, prioritized, delayed, active, waiting_children, completed, failed, paused): (
-            u64, u64, u64, u64, u64, u64, u64, u64, bool,
+            u64,
+            u64,
+            u64,
+            u64,
+            u64,
+            u64,
+            u64,
+            u64,
+            bool,
         ) = pipe.query_async(&mut self.connection.clone()).await?;
         Ok(QueueCounts {
             waiting: wait + paused_list,
@@ -230,8 +249,14 @@ impl Queues {
         }
         let (sets, lists): ([Option<f64>; 5], [Option<i64>; 3]) = {
             let reply: (
-                Option<f64>, Option<f64>, Option<f64>, Option<f64>, Option<f64>,
-                Option<i64>, Option<i64>, Option<i64>,
+                Option<f64>,
+                Option<f64>,
+                Option<f64>,
+                Option<f64>,
+                Option<f64>,
+                Option<i64>,
+                Option<i64>,
+                Option<i64>,
             ) = pipe.query_async(&mut self.connection.clone()).await?;
             ([reply.0, reply.1, reply.2, reply.3, reply.4], [reply.5, reply.6, reply.7])
         };
@@ -298,9 +323,21 @@ impl Queues {
         };
         let prev = if job.state == JobState::Failed { "failed" } else { "completed" };
         let code: i64 = scripts::REPROCESS
-            .key(keys.job_key(id.as_str())).key(keys.events()).key(set).key(keys.wait()).key(keys.meta())
-            .key(keys.active()).key(keys.marker()).key(keys.prioritized()).key(keys.pc())
-            .arg(id.as_str()).arg("LPUSH").arg(property).arg(prev).arg("1").arg("0")
+            .key(keys.job_key(id.as_str()))
+            .key(keys.events())
+            .key(set)
+            .key(keys.wait())
+            .key(keys.meta())
+            .key(keys.active())
+            .key(keys.marker())
+            .key(keys.prioritized())
+            .key(keys.pc())
+            .arg(id.as_str())
+            .arg("LPUSH")
+            .arg(property)
+            .arg(prev)
+            .arg("1")
+            .arg("0")
             .invoke_async(&mut self.connection.clone())
             .await?;
         match code {
@@ -335,8 +372,8 @@ fn bulk(job: NewJob) -> Result<BulkJob, QueueError> {
     if job.data.len() > MAX_DATA_BYTES {
         return Err(QueueError::Invalid(format!("the data is larger than {MAX_DATA_BYTES} bytes")));
     }
-    let data: serde_json::Value =
-        serde_json::from_str(&job.data).map_err(|error| QueueError::Invalid(format!("the data is not JSON: {error}")))?;
+    let data: serde_json::Value = serde_json::from_str(&job.data)
+        .map_err(|error| QueueError::Invalid(format!("the data is not JSON: {error}")))?;
     let mut options = JobOptions::new();
     options.delay = job.delay.map(|delay| delay.as_millis() as u64);
     options.priority = job.priority;

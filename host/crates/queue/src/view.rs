@@ -65,7 +65,10 @@ impl JobView {
             progress: fields.remove("progress"),
             return_value: fields.remove("returnvalue"),
             failed_reason: fields.remove("failedReason"),
-            stacktrace: fields.remove("stacktrace").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+            stacktrace: fields
+                .remove("stacktrace")
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default(),
             processed_by: fields.remove("pb"),
         }
     }

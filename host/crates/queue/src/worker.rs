@@ -147,8 +147,18 @@ impl JobHandle {
         }
         if let Some(json) = progress {
             pipe.hset(&self.job_key, "progress", json).ignore();
-            pipe.cmd("XADD").arg(&self.events_key).arg("MAXLEN").arg("~").arg(MAX_EVENTS).arg("*")
-                .arg("event").arg("progress").arg("jobId").arg(&self.id).arg("data").arg(json)
+            pipe.cmd("XADD")
+                .arg(&self.events_key)
+                .arg("MAXLEN")
+                .arg("~")
+                .arg(MAX_EVENTS)
+                .arg("*")
+                .arg("event")
+                .arg("progress")
+                .arg("jobId")
+                .arg(&self.id)
+                .arg("data")
+                .arg(json)
                 .ignore();
         }
         let written: redis::RedisResult<()> = pipe.query_async(&mut self.connection.clone()).await;
@@ -244,10 +254,13 @@ impl WorkerHandle {
     pub async fn drain(&self, limit: Duration) -> usize {
         self.pause();
         self.inner.stop.cancel();
-        if let Some(worker) = self.inner.take_current()
-            && let Err(error) = worker.close(limit.as_millis() as u64).await
-        {
-            warn!(%error, queue = %self.queue(), "worker did not close cleanly");
+        if let Some(worker) = self.inner.take_current() {
+            tokio::select! {
+                closed = worker.close(limit.as_millis() as u64) => if let Err(error) = closed {
+                    warn!(%error, queue = %self.queue(), "worker did not close cleanly");
+                },
+                () = self.inner.wake_fetcher() => {}
+            }
         }
         let left = self.active();
         for task in &self.tasks {
@@ -275,6 +288,18 @@ impl Inner {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// A worker without jobs waits in Redis for a marker, for seconds, and notices nothing else: this marker wakes it. To other
+    /// workers it costs one look into an empty queue. Never returns.
+    async fn wake_fetcher(&self) {
+        loop {
+            let woken: redis::RedisResult<()> = self.queues.connection.clone().zadd(self.keys.marker(), "0", 0).await;
+            if let Err(error) = woken {
+                warn!(%error, queue = %self.config.queue, "cannot wake the worker");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     async fn build(self: &Arc<Self>) -> Result<(), bullmq::Error> {
         let config = &self.config;
         let mut options = WorkerOptions::new()
@@ -291,7 +316,8 @@ impl Inner {
             .skip_lock_renewal();
         if let Some((max, per)) = config.rate {
             // Even: BullMQ's window lets almost twice the limit through at its edge.
-            options = options.limiter(RateLimiterOptions { max: 1, duration: (per.as_millis() as u64 / max.max(1)).max(1) });
+            options =
+                options.limiter(RateLimiterOptions { max: 1, duration: (per.as_millis() as u64 / max.max(1)).max(1) });
         }
         let inner = Arc::clone(self);
         let processor = move |job: Job, _cancel| {
@@ -310,7 +336,9 @@ impl Inner {
                 let event = tokio::time::timeout(Duration::from_secs(5), worker.next_event()).await;
                 match event {
                     Ok(Some(bullmq::worker::WorkerEvent::Error(error))) => warn!(%queue, %error, "worker"),
-                    Ok(Some(bullmq::worker::WorkerEvent::Stalled { job_id })) => warn!(%queue, job = job_id, "job stalled"),
+                    Ok(Some(bullmq::worker::WorkerEvent::Stalled { job_id })) => {
+                        warn!(%queue, job = job_id, "job stalled")
+                    }
                     Ok(Some(bullmq::worker::WorkerEvent::Closed) | None) => return,
                     Ok(Some(_)) | Err(_) => {}
                 }
@@ -362,12 +390,8 @@ impl Inner {
         // The crate turns data that is not JSON into null and odd options into none: only then are the raw texts worth a round trip.
         let suspicious = job.data().is_null() || (opts.attempts.is_none() && opts.backoff.is_none());
         if suspicious || job.attempts_started() > 1 {
-            let (raw_data, raw_opts, stc, pfd): (Option<String>, Option<String>, Option<u32>, Option<u64>) = self
-                .queues
-                .connection
-                .clone()
-                .hmget(&job_key, &["data", "opts", "stc", "pfd"])
-                .await?;
+            let (raw_data, raw_opts, stc, pfd): (Option<String>, Option<String>, Option<u32>, Option<u64>) =
+                self.queues.connection.clone().hmget(&job_key, &["data", "opts", "stc", "pfd"]).await?;
             (stalled, first_deferred) = (stc.unwrap_or(0), pfd);
             let raw_data = raw_data.unwrap_or_default();
             if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&raw_data) {
@@ -446,12 +470,26 @@ impl Inner {
         let traces = self.traces(job, stack).await?;
         let keys = &self.keys;
         let code: i64 = scripts::MOVE_TO_DELAYED
-            .key(keys.marker()).key(keys.active()).key(keys.prioritized()).key(keys.delayed())
-            .key(keys.job_key(job.id())).key(keys.events()).key(keys.meta()).key(keys.stalled())
-            .key(keys.wait()).key(keys.limiter()).key(keys.pc())
-            .arg(keys.key_prefix()).arg(now_ms()).arg(job.id()).arg(job.token().unwrap_or_default())
-            .arg(delay.as_millis() as u64).arg(if counts { "0" } else { "1" })
-            .arg(packed(&["failedReason", reason, "stacktrace", &traces])).arg("0").arg("")
+            .key(keys.marker())
+            .key(keys.active())
+            .key(keys.prioritized())
+            .key(keys.delayed())
+            .key(keys.job_key(job.id()))
+            .key(keys.events())
+            .key(keys.meta())
+            .key(keys.stalled())
+            .key(keys.wait())
+            .key(keys.limiter())
+            .key(keys.pc())
+            .arg(keys.key_prefix())
+            .arg(now_ms())
+            .arg(job.id())
+            .arg(job.token().unwrap_or_default())
+            .arg(delay.as_millis() as u64)
+            .arg(if counts { "0" } else { "1" })
+            .arg(packed(&["failedReason", reason, "stacktrace", &traces]))
+            .arg("0")
+            .arg("")
             .invoke_async(&mut self.queues.connection.clone())
             .await?;
         if code < 0 {

@@ -13,8 +13,8 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use crate::v0_1;
 use crate::Revision;
+use crate::v0_1;
 
 /// Longest guest backtrace that is kept, in frames: recursion has thousands, and the first ones tell the story.
 const MAX_FRAMES: usize = 50;

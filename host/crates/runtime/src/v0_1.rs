@@ -79,7 +79,12 @@ fn error(error: model::CapabilityError) -> types::CapabilityError {
 impl types::Host for State {}
 
 impl log::Host for State {
-    async fn write(&mut self, level: log::Level, message: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
+    async fn write(
+        &mut self,
+        level: log::Level,
+        message: String,
+        fields: Vec<(String, String)>,
+    ) -> wasmtime::Result<()> {
         let level = match level {
             log::Level::Trace => LogLevel::Trace,
             log::Level::Debug => LogLevel::Debug,
@@ -222,10 +227,9 @@ fn new_job(job: types::NewJob) -> Result<model_job::NewJob, model::CapabilityErr
             max: backoff.max_ms.map(Duration::from_millis),
             jitter: Some(f64::from(backoff.jitter)),
         }),
-        deduplication: job.deduplication.map(|once| model_job::Deduplication {
-            key: once.key,
-            ttl: once.ttl_ms.map(Duration::from_millis),
-        }),
+        deduplication: job
+            .deduplication
+            .map(|once| model_job::Deduplication { key: once.key, ttl: once.ttl_ms.map(Duration::from_millis) }),
         trace: model_job::Trace::default(),
     })
 }
@@ -262,16 +266,16 @@ impl smtp::Host for State {
         let envelope = model::Envelope { sender: envelope.sender, recipients: envelope.recipients };
         let capabilities = Arc::clone(&self.capabilities);
         let answer = self.outside(async move { capabilities.send_mail(envelope, mime).await }).await?;
-        Ok(answer
-            .map(|receipt| smtp::Receipt { reply: receipt.reply, refused: refusals(receipt.refused) })
-            .map_err(|failure| smtp::SmtpFailure {
+        Ok(answer.map(|receipt| smtp::Receipt { reply: receipt.reply, refused: refusals(receipt.refused) }).map_err(
+            |failure| smtp::SmtpFailure {
                 phase: failure.phase.into(),
                 reply_code: failure.reply_code,
                 enhanced_code: failure.enhanced_code,
                 text: failure.text,
                 ambiguous: failure.ambiguous,
                 refused: refusals(failure.refused),
-            }))
+            },
+        ))
     }
 }
 

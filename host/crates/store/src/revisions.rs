@@ -117,7 +117,8 @@ impl Store {
     /// Of one plugin or all, newest first.
     pub async fn revisions(&self, plugin: Option<&PluginName>) -> Result<Vec<RevisionRow>, StoreError> {
         let text = format!("{COLUMNS} where $1::text is null or plugin = $1 order by created_at desc");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(text)).bind(plugin.map(PluginName::as_str)).fetch_all(&self.pool).await?;
+        let rows =
+            sqlx::query(sqlx::AssertSqlSafe(text)).bind(plugin.map(PluginName::as_str)).fetch_all(&self.pool).await?;
         rows.into_iter().map(revision).collect()
     }
 
@@ -223,10 +224,11 @@ impl Store {
 
     /// Forgets a revision that is not active.
     pub async fn delete_revision(&self, digest: &RevisionDigest, _actor: &str) -> Result<(), StoreError> {
-        let state: Option<String> = sqlx::query_scalar("delete from revisions where digest = $1 and state <> 'active' returning state")
-            .bind(digest.to_string())
-            .fetch_optional(&self.pool)
-            .await?;
+        let state: Option<String> =
+            sqlx::query_scalar("delete from revisions where digest = $1 and state <> 'active' returning state")
+                .bind(digest.to_string())
+                .fetch_optional(&self.pool)
+                .await?;
         if state.is_some() {
             return Ok(());
         }
@@ -274,7 +276,13 @@ impl Store {
     }
 
     /// Records what an operator is about to do.
-    pub async fn begin_action(&self, actor: &str, action: &str, target: &str, details: &Value) -> Result<i64, StoreError> {
+    pub async fn begin_action(
+        &self,
+        actor: &str,
+        action: &str,
+        target: &str,
+        details: &Value,
+    ) -> Result<i64, StoreError> {
         let query = sqlx::query_scalar(
             "insert into operator_actions (actor, action, target, details) values ($1, $2, $3, $4) returning id",
         );

@@ -27,11 +27,7 @@ const MAX_LOGS_SHOWN: u64 = 500;
 const MAX_PAGE: u64 = 200;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
-        .routes(routes!(list))
-        .routes(routes!(jobs, add))
-        .routes(routes!(show))
-        .routes(routes!(retry))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(jobs, add)).routes(routes!(show)).routes(routes!(retry))
 }
 
 /// A queue and its counts.
@@ -161,10 +157,7 @@ struct JobStory {
     params(("queue" = String, Path), ("id" = String, Path)), responses(
     (status = 200, body = Success<Object>), (status = 404, body = ErrorBody),
 ))]
-async fn show(
-    State(state): State<AppState>,
-    Path((queue, id)): Path<(String, String)>,
-) -> ApiResult<JobStory> {
+async fn show(State(state): State<AppState>, Path((queue, id)): Path<(String, String)>) -> ApiResult<JobStory> {
     let (queue, id): (QueueName, JobId) = (queue.parse()?, id.parse()?);
     let job = state.queues.job(&queue, &id).await?;
     let job = job.ok_or_else(|| ApiError::not_found(format!("{queue} has no job {id} in Redis")))?;

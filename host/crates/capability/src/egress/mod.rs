@@ -176,8 +176,18 @@ fn literal(url: &Url) -> Option<IpAddr> {
 
 /// Headers that the connection owns: a guest that sets them could smuggle a second request or reach another virtual host.
 const OWNED_BY_THE_HOST: &[&str] = &[
-    "host", "connection", "content-length", "expect", "keep-alive", "proxy-authenticate", "proxy-authorization",
-    "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+    "host",
+    "connection",
+    "content-length",
+    "expect",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 fn checked_headers(request: &HttpRequest, auth: Option<&EgressAuth>) -> Result<HeaderMap, HttpError> {
@@ -205,7 +215,8 @@ fn inject(
     url: &mut Url,
 ) -> Result<(), HttpError> {
     let secret = |name: &str| {
-        secrets(name).ok_or_else(|| HttpError::Denied(format!("the secret {name} has no value; ask the operator to set it")))
+        secrets(name)
+            .ok_or_else(|| HttpError::Denied(format!("the secret {name} has no value; ask the operator to set it")))
     };
     let sensitive = |text: String| {
         let unusable = |_| HttpError::Denied("a secret of this rule cannot be put into a header".into());
@@ -223,7 +234,8 @@ fn inject(
             headers.insert("authorization", sensitive(format!("Bearer {}", secret(token)?.expose()))?);
         }
         EgressAuth::Header { name, value } => {
-            let name = HeaderName::from_str(name).map_err(|_| HttpError::Denied("the rule's header name is unusable".into()))?;
+            let name = HeaderName::from_str(name)
+                .map_err(|_| HttpError::Denied("the rule's header name is unusable".into()))?;
             headers.insert(name, sensitive(secret(value)?.expose().to_owned())?);
         }
         EgressAuth::Query { name, value } => {
@@ -237,11 +249,16 @@ fn inject(
     Ok(())
 }
 
-async fn exchange(request: reqwest::RequestBuilder, limit: Duration, max_bytes: u64) -> Result<HttpResponse, HttpError> {
+async fn exchange(
+    request: reqwest::RequestBuilder,
+    limit: Duration,
+    max_bytes: u64,
+) -> Result<HttpResponse, HttpError> {
     let deadline = tokio::time::Instant::now() + limit;
     let sent = tokio::time::timeout_at(deadline, request.send()).await;
     // Whether it was still connecting cannot be known from here: the cautious answer is that it may have been sent.
-    let mut response = sent.map_err(|_| HttpError::Timeout(TimeoutPhase::AwaitingResponse))?.map_err(|e| classify(&e))?;
+    let mut response =
+        sent.map_err(|_| HttpError::Timeout(TimeoutPhase::AwaitingResponse))?.map_err(|e| classify(&e))?;
     let status = response.status().as_u16();
     let headers = response.headers().iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
     let headers = headers.collect();

@@ -65,7 +65,9 @@ async fn credentials_are_put_in_by_the_host_and_cannot_be_set_by_the_guest() {
 async fn what_no_rule_names_is_denied_without_a_connection() {
     let address = server().await;
     let rule = || rule(format!("http://{address}/v1/**"), None);
-    for url in [format!("http://{address}/v2/echo"), format!("http://{address}/v1/%2e%2e/x"), "http://example.com/v1/x".into()] {
+    for url in
+        [format!("http://{address}/v2/echo"), format!("http://{address}/v1/%2e%2e/x"), "http://example.com/v1/x".into()]
+    {
         assert!(matches!(send(rule(), request(url)).await, Err(HttpError::Denied(_))));
     }
     let mut delete = request(format!("http://{address}/v1/echo"));

@@ -63,7 +63,8 @@ async fn a_mail_that_one_recipient_takes_is_sent_and_lists_the_refused() {
     let mail = server(&[("RCPT TO:<b@", "550 5.1.1 no such user"), ("DOT", "250 2.0.0 OK 1 - gsmtp")]).await;
     let receipt = send(&mail, &["a@example.com", "b@example.com", "nonsense"]).await.expect("taken");
     assert_eq!(receipt.reply, "2.0.0 OK 1 - gsmtp");
-    let codes: Vec<_> = receipt.refused.iter().map(|r| (r.recipient.as_str(), r.reply_code, r.enhanced_code.as_deref())).collect();
+    let codes: Vec<_> =
+        receipt.refused.iter().map(|r| (r.recipient.as_str(), r.reply_code, r.enhanced_code.as_deref())).collect();
     assert_eq!(codes, [("nonsense", 553, Some("5.1.3")), ("b@example.com", 550, Some("5.1.1"))]);
 }
 
@@ -71,7 +72,10 @@ async fn a_mail_that_one_recipient_takes_is_sent_and_lists_the_refused() {
 async fn refused_credentials_are_told_apart_from_refused_recipients() {
     let mail = server(&[("AUTH", "535-5.7.8 not accepted\r\n535 5.7.8 see help")]).await;
     let failure = send(&mail, &["a@example.com"]).await.expect_err("refused");
-    assert_eq!((failure.phase, failure.reply_code, failure.enhanced_code.as_deref()), ("auth", Some(535), Some("5.7.8")));
+    assert_eq!(
+        (failure.phase, failure.reply_code, failure.enhanced_code.as_deref()),
+        ("auth", Some(535), Some("5.7.8"))
+    );
     let mail = server(&[("RCPT", "451 4.3.0 later")]).await;
     let failure = send(&mail, &["a@example.com"]).await.expect_err("refused");
     assert_eq!((failure.phase, failure.reply_code, failure.refused.len()), ("rcpt", Some(451), 1));
@@ -81,7 +85,8 @@ async fn refused_credentials_are_told_apart_from_refused_recipients() {
 async fn only_silence_after_the_final_dot_is_ambiguous() {
     let cut = send(&server(&[("DOT", "-")]).await, &["a@example.com"]).await.expect_err("cut");
     assert!(cut.ambiguous && cut.phase == "data", "{cut:?}");
-    let refused = send(&server(&[("DOT", "550 5.4.5 daily limit")]).await, &["a@example.com"]).await.expect_err("refused");
+    let refused =
+        send(&server(&[("DOT", "550 5.4.5 daily limit")]).await, &["a@example.com"]).await.expect_err("refused");
     assert!(!refused.ambiguous && refused.reply_code == Some(550), "{refused:?}");
     let early = send(&server(&[("MAIL", "-")]).await, &["a@example.com"]).await.expect_err("cut");
     assert!(!early.ambiguous && early.phase == "mail", "{early:?}");
