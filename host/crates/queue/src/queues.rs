@@ -247,27 +247,17 @@ impl Queues {
         for list in [keys.active(), keys.wait(), keys.paused()] {
             pipe.cmd("LPOS").arg(list).arg(id.as_str());
         }
-        let (sets, lists): ([Option<f64>; 5], [Option<i64>; 3]) = {
-            let reply: (
-                Option<f64>,
-                Option<f64>,
-                Option<f64>,
-                Option<f64>,
-                Option<f64>,
-                Option<i64>,
-                Option<i64>,
-                Option<i64>,
-            ) = pipe.query_async(&mut self.connection.clone()).await?;
-            ([reply.0, reply.1, reply.2, reply.3, reply.4], [reply.5, reply.6, reply.7])
-        };
+        type Places =
+            (Option<f64>, Option<f64>, Option<f64>, Option<f64>, Option<f64>, Option<i64>, Option<i64>, Option<i64>);
+        let places: Places = pipe.query_async(&mut self.connection.clone()).await?;
         let states = [
-            (sets[0].is_some(), JobState::Completed),
-            (sets[1].is_some(), JobState::Failed),
-            (sets[2].is_some(), JobState::Delayed),
-            (sets[3].is_some(), JobState::Prioritized),
-            (sets[4].is_some(), JobState::WaitingChildren),
-            (lists[0].is_some(), JobState::Active),
-            (lists[1].is_some() || lists[2].is_some(), JobState::Waiting),
+            (places.0.is_some(), JobState::Completed),
+            (places.1.is_some(), JobState::Failed),
+            (places.2.is_some(), JobState::Delayed),
+            (places.3.is_some(), JobState::Prioritized),
+            (places.4.is_some(), JobState::WaitingChildren),
+            (places.5.is_some(), JobState::Active),
+            (places.6.is_some() || places.7.is_some(), JobState::Waiting),
         ];
         Ok(states.into_iter().find_map(|(there, state)| there.then_some(state)).unwrap_or(JobState::Unknown))
     }
