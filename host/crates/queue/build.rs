@@ -1,10 +1,18 @@
-//! Embeds the two of BullMQ's own scripts that we call ourselves, from the package that Cargo fetched: no copy in the repository.
+//! Embeds those of BullMQ's own scripts that we call ourselves, from the package that Cargo fetched: no copy in the repository.
 
 use std::path::PathBuf;
 use std::process::Command;
 use std::{env, fs};
 
-const SCRIPTS: [&str; 3] = ["moveToDelayed-11.lua", "saveStacktrace-1.lua", "reprocessJob-9.lua"];
+const SCRIPTS: [&str; 7] = [
+    "addStandardJob-9.lua",
+    "addDelayedJob-6.lua",
+    "addPrioritizedJob-9.lua",
+    "extendLocks-1.lua",
+    "moveToDelayed-11.lua",
+    "saveStacktrace-1.lua",
+    "reprocessJob-9.lua",
+];
 
 fn main() {
     let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".into());

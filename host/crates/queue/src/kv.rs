@@ -6,12 +6,14 @@ use redis::AsyncCommands;
 use redis::aio::ConnectionManager;
 
 use crate::QueueError;
+use crate::memory::Memory;
 
 /// Key-value access.
 #[derive(Clone)]
 pub struct Kv {
     pub(crate) connection: ConnectionManager,
     pub(crate) prefix: String,
+    pub(crate) memory: Memory,
 }
 
 impl Kv {
@@ -24,14 +26,16 @@ impl Kv {
         Ok(self.connection.clone().get(self.key(key)).await?)
     }
 
-    /// Writes.
+    /// Writes. Refused while Redis is nearly full, as are the other writes.
     pub async fn set(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), QueueError> {
+        self.memory.refuse_when_full().await?;
         let ttl = ttl.as_millis() as u64;
         Ok(self.connection.clone().pset_ex(self.key(key), value, ttl.max(1)).await?)
     }
 
     /// Writes only when absent; false when there was a value.
     pub async fn set_if_absent(&self, key: &str, value: &[u8], ttl: Duration) -> Result<bool, QueueError> {
+        self.memory.refuse_when_full().await?;
         let mut command = redis::cmd("SET");
         command.arg(self.key(key)).arg(value).arg("PX").arg((ttl.as_millis() as u64).max(1)).arg("NX");
         let set: Option<String> = command.query_async(&mut self.connection.clone()).await?;
@@ -46,6 +50,7 @@ impl Kv {
 
     /// The new value; the ttl applies only when the key is made.
     pub async fn increment(&self, key: &str, by: i64, ttl: Duration) -> Result<i64, QueueError> {
+        self.memory.refuse_when_full().await?;
         let key = self.key(key);
         let mut pipe = redis::pipe();
         // One transaction: a key without a ttl would stay for ever if the process died in between.

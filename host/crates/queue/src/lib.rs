@@ -3,9 +3,12 @@
 //! Owns redis and bullmq-official; knows nothing of wasm or Postgres. Upstream's Lua scripts do every transition. When Redis is away,
 //! calls fail with [`QueueError::Unavailable`] and workers are rebuilt as soon as it is back.
 
+mod add;
 mod attempts;
 mod error;
 mod kv;
+mod memory;
+mod opts;
 mod queues;
 mod scripts;
 mod view;

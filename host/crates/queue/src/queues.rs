@@ -1,27 +1,21 @@
-//! Adding, reading and repairing jobs.
+//! One Redis: connection, reading and repairing jobs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bullmq::QueueKeys;
 use bullmq::options::RedisConnectionOptions;
-use bullmq::types::BackoffStrategy;
-use bullmq::{BulkJob, DeduplicationOptions, JobOptions, Queue, QueueKeys, QueueOptions};
-use patchbay_model::job::{JobState, NewJob};
-use patchbay_model::retry::BackoffKind;
+use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
 use redis::AsyncCommands;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use tokio::sync::Mutex;
 
+use crate::memory::Memory;
 use crate::{AttemptStream, Handler, JobView, Kv, QueueCounts, QueueError, WorkerConfig, WorkerHandle, scripts};
 
-/// Largest job data, in bytes: BullMQ keeps it in Redis memory, and every reader loads it whole.
-pub(crate) const MAX_DATA_BYTES: usize = 1 << 20;
 /// A reply later than this is no reply: callers need an answer before their own limits.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
-/// Share of maxmemory above which new jobs are refused.
-const FULL: f64 = 0.85;
 
 /// Where Redis is.
 #[derive(Debug, Clone)]
@@ -54,7 +48,7 @@ pub struct Queues {
     pub(crate) config: Arc<RedisConfig>,
     pub(crate) connection: ConnectionManager,
     client: redis::Client,
-    producers: Arc<Mutex<HashMap<QueueName, Arc<Queue>>>>,
+    pub(crate) memory: Memory,
 }
 
 impl Queues {
@@ -67,7 +61,8 @@ impl Queues {
             .set_number_of_retries(3)
             .set_max_delay(Duration::from_millis(500));
         let connection = ConnectionManager::new_with_config(client.clone(), manager).await?;
-        Ok(Self { config: Arc::new(config), connection, client, producers: Arc::default() })
+        let memory = Memory::new(connection.clone());
+        Ok(Self { config: Arc::new(config), connection, client, memory })
     }
 
     pub(crate) fn connection_options(&self) -> RedisConnectionOptions {
@@ -113,54 +108,6 @@ impl Queues {
     pub async fn shut_server_down(&self) {
         // The reply is the end of the connection.
         let _: redis::RedisResult<()> = redis::cmd("SHUTDOWN").query_async(&mut self.connection.clone()).await;
-    }
-
-    /// Adds jobs; each queue's all or none, queues in order.
-    pub async fn add(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>, QueueError> {
-        self.refuse_when_full().await?;
-        let mut by_queue: Vec<(QueueName, Vec<(usize, BulkJob)>)> = Vec::new();
-        let total = jobs.len();
-        for (place, job) in jobs.into_iter().enumerate() {
-            let queue = job.queue.clone();
-            let job = (place, bulk(job)?);
-            match by_queue.iter_mut().find(|(name, _)| name == &queue) {
-                Some((_, list)) => list.push(job),
-                None => by_queue.push((queue, vec![job])),
-            }
-        }
-        let mut ids: Vec<Option<JobId>> = vec![None; total];
-        for (queue, list) in by_queue {
-            let (places, list): (Vec<usize>, Vec<BulkJob>) = list.into_iter().unzip();
-            let added = self.producer(&queue).await?.add_bulk(list).await?;
-            for (place, job) in places.into_iter().zip(added) {
-                ids[place] = job.id().parse().ok();
-            }
-        }
-        ids.into_iter().map(|id| id.ok_or_else(|| QueueError::Invalid("BullMQ gave no usable id".into()))).collect()
-    }
-
-    async fn refuse_when_full(&self) -> Result<(), QueueError> {
-        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connection.clone()).await?;
-        let field = |name: &str| {
-            info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')?.parse::<f64>().ok())
-        };
-        match (field("used_memory"), field("maxmemory")) {
-            (Some(used), Some(limit)) if limit > 0.0 && used > limit * FULL => Err(QueueError::MemoryFull(
-                "Redis is nearly full: no new jobs are taken; remove finished jobs or raise maxmemory".into(),
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    async fn producer(&self, queue: &QueueName) -> Result<Arc<Queue>, QueueError> {
-        let mut producers = self.producers.lock().await;
-        if let Some(known) = producers.get(queue) {
-            return Ok(Arc::clone(known));
-        }
-        let options = QueueOptions::new().connection(self.connection_options()).prefix(self.config.prefix.clone());
-        let made = Arc::new(Queue::with_options(queue.as_str(), options).await?);
-        producers.insert(queue.clone(), Arc::clone(&made));
-        Ok(made)
     }
 
     /// Every queue that has left a trace in Redis.
@@ -339,7 +286,7 @@ impl Queues {
 
     /// Key-value space for guests.
     pub fn kv(&self) -> Kv {
-        Kv { connection: self.connection.clone(), prefix: self.config.own_prefix.clone() }
+        Kv { connection: self.connection.clone(), prefix: self.config.own_prefix.clone(), memory: self.memory.clone() }
     }
 
     /// The stream of finished attempts.
@@ -356,27 +303,4 @@ impl Queues {
     pub fn spawn_worker(&self, config: WorkerConfig, handler: Arc<dyn Handler>) -> WorkerHandle {
         WorkerHandle::spawn(self.clone(), config, handler)
     }
-}
-
-fn bulk(job: NewJob) -> Result<BulkJob, QueueError> {
-    if job.data.len() > MAX_DATA_BYTES {
-        return Err(QueueError::Invalid(format!("the data is larger than {MAX_DATA_BYTES} bytes")));
-    }
-    let data: serde_json::Value = serde_json::from_str(&job.data)
-        .map_err(|error| QueueError::Invalid(format!("the data is not JSON: {error}")))?;
-    let mut options = JobOptions::new();
-    options.delay = job.delay.map(|delay| delay.as_millis() as u64);
-    options.priority = job.priority;
-    options.attempts = job.attempts;
-    options.backoff = job.backoff.map(|backoff| match backoff.kind {
-        BackoffKind::Fixed => BackoffStrategy::Fixed(backoff.delay.as_millis() as u64),
-        BackoffKind::Exponential => BackoffStrategy::Exponential(backoff.delay.as_millis() as u64),
-    });
-    options.job_id = job.id.map(|id| id.to_string());
-    options.deduplication = job.deduplication.map(|once| DeduplicationOptions {
-        id: once.key,
-        ttl: once.ttl.map(|ttl| ttl.as_millis() as u64),
-        ..Default::default()
-    });
-    Ok(BulkJob::with_options(job.name, data, options))
 }

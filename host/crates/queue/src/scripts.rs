@@ -4,9 +4,27 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
-pub(crate) static MOVE_TO_DELAYED: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!(concat!(env!("OUT_DIR"), "/moveToDelayed-11.lua"))));
-pub(crate) static SAVE_STACKTRACE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!(concat!(env!("OUT_DIR"), "/saveStacktrace-1.lua"))));
-pub(crate) static REPROCESS: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!(concat!(env!("OUT_DIR"), "/reprocessJob-9.lua"))));
+macro_rules! script {
+    ($(#[$doc:meta])* $name:ident, $file:literal) => {
+        $(#[$doc])*
+        pub(crate) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new(include_str!(concat!(env!("OUT_DIR"), "/", $file, ".lua"))));
+    };
+}
+
+script!(
+    /// The crate's own producer drops the telemetry option and re-writes the data.
+    ADD_STANDARD, "addStandardJob-9"
+);
+script!(ADD_DELAYED, "addDelayedJob-6");
+script!(ADD_PRIORITIZED, "addPrioritizedJob-9");
+script!(
+    /// All of a worker's locks in one round trip.
+    EXTEND_LOCKS, "extendLocks-1"
+);
+script!(
+    /// The crate's own retry does not count attempts.
+    MOVE_TO_DELAYED, "moveToDelayed-11"
+);
+script!(SAVE_STACKTRACE, "saveStacktrace-1");
+script!(REPROCESS, "reprocessJob-9");

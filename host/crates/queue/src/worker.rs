@@ -10,19 +10,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use bullmq::types::{BackoffStrategy, KeepJobs, RemoveOnFinish};
+use bullmq::types::{KeepJobs, RemoveOnFinish};
 use bullmq::{Job, QueueKeys, RateLimiterOptions, Worker, WorkerOptions};
 use futures::FutureExt;
 use patchbay_model::QueueName;
 use patchbay_model::job::{JobKey, Trace};
-use patchbay_model::retry::{Backoff, BackoffKind};
+use patchbay_model::retry::Backoff;
 use redis::AsyncCommands;
 use redis::aio::ConnectionManager;
+use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::queues::MAX_DATA_BYTES;
+use crate::add::MAX_DATA_BYTES;
+use crate::opts::JobOpts;
 use crate::{Queues, scripts};
 
 /// How often Redis is asked whether it is there; bounds how late its return is noticed.
@@ -383,23 +385,18 @@ impl Inner {
 
     async fn delivery(&self, job: &Job, lost: CancellationToken) -> Result<Delivery, redis::RedisError> {
         let job_key = self.keys.job_key(job.id());
-        let opts = job.opts();
-        let mut data = job.data().to_string();
+        // From the raw texts: the crate's reader turns data that is not JSON into null, rounds large numbers, and replaces all
+        // options by defaults when one of them is odd.
+        let (data, opts, stalled, first_deferred): (Option<String>, Option<String>, Option<u32>, Option<u64>) =
+            self.queues.connection.clone().hmget(&job_key, &["data", "opts", "stc", "pfd"]).await?;
+        let mut data = data.unwrap_or_default();
         let mut invalid = None;
-        let (mut stalled, mut first_deferred) = (0, None);
-        // The crate turns data that is not JSON into null and odd options into none: only then are the raw texts worth a round trip.
-        let suspicious = job.data().is_null() || (opts.attempts.is_none() && opts.backoff.is_none());
-        if suspicious || job.attempts_started() > 1 {
-            let (raw_data, raw_opts, stc, pfd): (Option<String>, Option<String>, Option<u32>, Option<u64>) =
-                self.queues.connection.clone().hmget(&job_key, &["data", "opts", "stc", "pfd"]).await?;
-            (stalled, first_deferred) = (stc.unwrap_or(0), pfd);
-            let raw_data = raw_data.unwrap_or_default();
-            if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&raw_data) {
-                invalid = Some(format!("the job's data is not JSON: {error}"));
-            } else if let Some(Err(error)) = raw_opts.map(|raw| serde_json::from_str::<bullmq::JobOptions>(&raw)) {
-                invalid = Some(format!("the job's options cannot be read: {error}"));
-            }
-            data = raw_data;
+        let opts = JobOpts::parse(opts.as_deref().unwrap_or("{}")).unwrap_or_else(|reason| {
+            invalid = Some(reason);
+            JobOpts::default()
+        });
+        if let Err(error) = serde_json::from_str::<&RawValue>(&data) {
+            invalid = Some(format!("the job's data is not JSON: {error}"));
         }
         if data.len() > MAX_DATA_BYTES {
             invalid = Some(format!("the job's data is larger than {MAX_DATA_BYTES} bytes"));
@@ -416,11 +413,11 @@ impl Inner {
             name: job.name().to_owned(),
             data,
             data_invalid: invalid,
-            retry: (opts.attempts, opts.backoff.as_ref().and_then(backoff)),
-            trace: Trace::default(),
+            retry: (opts.attempts, opts.backoff),
+            trace: opts.trace,
             attempts_made: job.attempts_made(),
             started: job.attempts_started(),
-            stalled,
+            stalled: stalled.unwrap_or(0),
             first_deferred_at_ms: first_deferred,
             schedule_id: job.repeat_job_key().map(str::to_owned),
             job: JobHandle {
@@ -469,6 +466,8 @@ impl Inner {
     ) -> Result<serde_json::Value, bullmq::Error> {
         let traces = self.traces(job, stack).await?;
         let keys = &self.keys;
+        let fields = rmp_serde::to_vec(&["failedReason", reason, "stacktrace", &traces])
+            .map_err(|error| bullmq::Error::InvalidConfig(error.to_string()))?;
         let code: i64 = scripts::MOVE_TO_DELAYED
             .key(keys.marker())
             .key(keys.active())
@@ -487,7 +486,7 @@ impl Inner {
             .arg(job.token().unwrap_or_default())
             .arg(delay.as_millis() as u64)
             .arg(if counts { "0" } else { "1" })
-            .arg(packed(&["failedReason", reason, "stacktrace", &traces]))
+            .arg(fields)
             .arg("0")
             .arg("")
             .invoke_async(&mut self.queues.connection.clone())
@@ -552,7 +551,7 @@ async fn watch(inner: Arc<Inner>) {
     }
 }
 
-/// Renews every lock of this worker in one pipeline.
+/// Renews every lock of this worker in one round trip.
 async fn renew(inner: Arc<Inner>) {
     let lock_ms = inner.config.lock.as_millis() as u64;
     loop {
@@ -561,23 +560,31 @@ async fn renew(inner: Arc<Inner>) {
             let locks = inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
             locks.iter().map(|(id, lock)| (id.clone(), lock.token.clone(), lock.lost.clone())).collect()
         };
-        for (id, token, lost) in held {
-            let key = format!("{}:lock", inner.keys.job_key(&id));
-            let mut connection = inner.queues.connection.clone();
-            let owner: redis::RedisResult<Option<String>> = connection.get(&key).await;
-            match owner {
-                Ok(Some(owner)) if owner == token => {
-                    let mut pipe = redis::pipe();
-                    pipe.cmd("PEXPIRE").arg(&key).arg(lock_ms).ignore().srem(inner.keys.stalled(), &id).ignore();
-                    let _: redis::RedisResult<()> = pipe.query_async(&mut connection).await;
-                }
-                Ok(_) => {
+        if held.is_empty() {
+            continue;
+        }
+        let tokens: Vec<&str> = held.iter().map(|(_, token, _)| token.as_str()).collect();
+        let ids: Vec<&str> = held.iter().map(|(id, ..)| id.as_str()).collect();
+        let (Ok(packed_tokens), Ok(packed_ids)) = (rmp_serde::to_vec(&tokens), rmp_serde::to_vec(&ids)) else {
+            continue;
+        };
+        let refused: redis::RedisResult<Vec<String>> = scripts::EXTEND_LOCKS
+            .key(inner.keys.stalled())
+            .arg(inner.keys.key_prefix())
+            .arg(packed_tokens)
+            .arg(packed_ids)
+            .arg(lock_ms)
+            .invoke_async(&mut inner.queues.connection.clone())
+            .await;
+        match refused {
+            Ok(refused) => {
+                for (id, _, lost) in held.iter().filter(|(id, ..)| refused.contains(id)) {
                     warn!(job = id, queue = %inner.config.queue, "lock lost: the call is cancelled");
                     lost.cancel();
                 }
-                // Redis is away: nobody else can take the job either.
-                Err(_) => break,
             }
+            // Redis is away: nobody else can take the jobs either.
+            Err(error) => warn!(%error, queue = %inner.config.queue, "locks not renewed"),
         }
     }
 }
@@ -589,26 +596,6 @@ fn keep(keep: &Keep) -> RemoveOnFinish {
     // Seconds, whatever the crate's documentation says: the script multiplies by 1,000.
     let age = keep.age.map(|age| age.as_secs());
     RemoveOnFinish::Options(KeepJobs { age, count: keep.count.map(|count| count as usize), limit: None })
-}
-
-fn backoff(strategy: &BackoffStrategy) -> Option<Backoff> {
-    let (kind, delay) = match strategy {
-        BackoffStrategy::Fixed(ms) => (BackoffKind::Fixed, *ms),
-        BackoffStrategy::Exponential(ms) => (BackoffKind::Exponential, *ms),
-        BackoffStrategy::Custom(_) => return None,
-    };
-    Some(Backoff { kind, delay: Duration::from_millis(delay), max: None, jitter: None })
-}
-
-/// A msgpack array of short texts, as `updateJobFields` of the scripts wants it.
-fn packed(texts: &[&str]) -> Vec<u8> {
-    let mut out = Vec::new();
-    // Writing to a Vec cannot fail.
-    let _ = rmp::encode::write_array_len(&mut out, texts.len() as u32);
-    for text in texts {
-        let _ = rmp::encode::write_str(&mut out, text);
-    }
-    out
 }
 
 fn now_ms() -> u64 {

@@ -10,6 +10,7 @@ use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{JobView, QueueCounts};
 use patchbay_store::AttemptRow;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -89,8 +90,8 @@ struct AddJob {
     /// The kind of work.
     name: String,
     /// Its input.
-    #[serde(default)]
-    data: serde_json::Value,
+    #[schema(value_type = Object)]
+    data: Option<Box<RawValue>>,
     /// Not a whole number, no `:`.
     id: Option<String>,
     /// Start no earlier than this from now, milliseconds.
@@ -126,7 +127,8 @@ async fn add(
     let job = NewJob {
         queue: queue.clone(),
         name: body.name,
-        data: body.data.to_string(),
+        // As it was written: a number that we could not represent must not be rounded on its way.
+        data: body.data.map_or_else(|| "{}".to_owned(), |data| data.get().to_owned()),
         id: body.id.map(|id| id.parse()).transpose()?,
         delay: body.delay_ms.map(Duration::from_millis),
         priority: body.priority,

@@ -1,0 +1,62 @@
+//! Redis's memory: when it is nearly full, nothing new is taken, so that running jobs can still settle.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::aio::ConnectionManager;
+
+use crate::QueueError;
+
+/// Share of maxmemory above which new jobs and values are refused.
+const FULL: f64 = 0.85;
+/// How old the last look may be: memory fills slowly, and asking costs a round trip.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub(crate) struct Memory {
+    connection: ConnectionManager,
+    last: Arc<Mutex<Option<(Instant, bool)>>>,
+}
+
+impl Memory {
+    pub(crate) fn new(connection: ConnectionManager) -> Self {
+        Self { connection, last: Arc::default() }
+    }
+
+    pub(crate) async fn refuse_when_full(&self) -> Result<(), QueueError> {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = match last {
+            Some((at, full)) if at.elapsed() < LOOK_EVERY => full,
+            _ => {
+                let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connection.clone()).await?;
+                let full = is_full(&info);
+                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), full));
+                full
+            }
+        };
+        if full {
+            let text = "Redis is nearly full: nothing new is taken; remove finished jobs or raise maxmemory";
+            return Err(QueueError::MemoryFull(text.into()));
+        }
+        Ok(())
+    }
+}
+
+fn is_full(info: &str) -> bool {
+    let field = |name: &str| {
+        info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')?.parse::<f64>().ok())
+    };
+    matches!((field("used_memory"), field("maxmemory")), (Some(used), Some(limit)) if limit > 0.0 && used > limit * FULL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_is_relative_to_a_limit_and_no_limit_is_never_full() {
+        assert!(is_full("used_memory:90\r\nmaxmemory:100\r\n"));
+        assert!(!is_full("used_memory:80\r\nmaxmemory:100\r\n"));
+        assert!(!is_full("used_memory:80\r\nmaxmemory:0\r\n"));
+    }
+}

@@ -1,0 +1,196 @@
+//! A job's options as BullMQ stores them, as far as a worker needs them.
+//!
+//! Read strictly from the raw text: upstream's reader replaces all options by defaults when one of them is odd, and a job that asked for
+//! five attempts must not silently get one.
+
+use std::time::Duration;
+
+use patchbay_model::job::{NewJob, Trace};
+use patchbay_model::retry::{Backoff, BackoffKind};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+/// What a worker needs to know.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct JobOpts {
+    pub(crate) attempts: Option<u32>,
+    pub(crate) backoff: Option<Backoff>,
+    pub(crate) trace: Trace,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    attempts: Option<u32>,
+    backoff: Option<RawBackoff>,
+    /// BullMQ's telemetry metadata: a text that only telemetry reads.
+    tm: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawBackoff {
+    Delay(f64),
+    Full {
+        #[serde(rename = "type")]
+        kind: String,
+        delay: Option<f64>,
+        jitter: Option<f64>,
+        /// Ours: BullMQ has no maximum and ignores it.
+        #[serde(rename = "maxDelay")]
+        max_delay: Option<f64>,
+    },
+}
+
+impl JobOpts {
+    /// Reads the hash field `opts`. The error is for operators.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let raw: Raw =
+            serde_json::from_str(text).map_err(|error| format!("the job's options cannot be read: {error}"))?;
+        Ok(Self {
+            attempts: raw.attempts,
+            backoff: raw.backoff.map(backoff).transpose()?,
+            trace: raw.tm.map(trace).unwrap_or_default(),
+        })
+    }
+}
+
+fn backoff(raw: RawBackoff) -> Result<Backoff, String> {
+    let millis = |ms: f64| {
+        Duration::try_from_secs_f64(ms / 1e3)
+            .map_err(|_| "the job's options cannot be read: a backoff delay is no length of time".to_owned())
+    };
+    match raw {
+        RawBackoff::Delay(ms) => Ok(Backoff { kind: BackoffKind::Fixed, delay: millis(ms)?, max: None, jitter: None }),
+        RawBackoff::Full { kind, delay, jitter, max_delay } => {
+            let kind = match kind.as_str() {
+                "fixed" => BackoffKind::Fixed,
+                "exponential" => BackoffKind::Exponential,
+                other => {
+                    return Err(format!(
+                        "the job's options cannot be read: backoff {other:?} needs its producer's own code"
+                    ));
+                }
+            };
+            Ok(Backoff { kind, delay: millis(delay.unwrap_or(0.0))?, max: max_delay.map(millis).transpose()?, jitter })
+        }
+    }
+}
+
+/// Ours, or another producer's OpenTelemetry context, whose trace id ties the job to its request as well.
+fn trace(tm: Value) -> Trace {
+    let tm = match tm {
+        Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::Null),
+        other => other,
+    };
+    if let Some(trace_id) = tm["traceparent"].as_str().and_then(|parent| parent.split('-').nth(1)) {
+        return Trace { correlation_id: Some(trace_id.to_owned()), platform: None };
+    }
+    serde_json::from_value(tm).unwrap_or_default()
+}
+
+/// Options for BullMQ's scripts, under the short names that they use.
+pub(crate) fn encode(job: &NewJob) -> Value {
+    let mut opts = Map::new();
+    if let Some(delay) = job.delay {
+        opts.insert("delay".into(), (delay.as_millis() as u64).into());
+    }
+    if let Some(priority) = job.priority {
+        opts.insert("priority".into(), priority.into());
+    }
+    if let Some(attempts) = job.attempts {
+        opts.insert("attempts".into(), attempts.into());
+    }
+    if let Some(backoff) = &job.backoff {
+        let kind = match backoff.kind {
+            BackoffKind::Fixed => "fixed",
+            BackoffKind::Exponential => "exponential",
+        };
+        let mut value = json!({ "type": kind, "delay": backoff.delay.as_millis() as u64 });
+        if let Some(jitter) = backoff.jitter {
+            value["jitter"] = jitter.into();
+        }
+        if let Some(max) = backoff.max {
+            value["maxDelay"] = (max.as_millis() as u64).into();
+        }
+        opts.insert("backoff".into(), value);
+    }
+    if let Some(id) = &job.id {
+        opts.insert("jobId".into(), id.as_str().into());
+    }
+    if let Some(once) = &job.deduplication {
+        let mut value = json!({ "id": once.key });
+        if let Some(ttl) = once.ttl {
+            value["ttl"] = (ttl.as_millis() as u64).into();
+        }
+        opts.insert("de".into(), value);
+    }
+    if job.trace != Trace::default() {
+        // A text within a text, as BullMQ's own telemetry writes it.
+        opts.insert("tm".into(), json!(job.trace).to_string().into());
+    }
+    Value::Object(opts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_producers_write_is_read() {
+        let opts = JobOpts::parse(
+            r#"{"attempts":3,"backoff":{"type":"exponential","delay":1000,"jitter":0.5},"delay":0,"removeOnComplete":true}"#,
+        );
+        let opts = opts.expect("options");
+        assert_eq!(opts.attempts, Some(3));
+        let backoff = opts.backoff.expect("a backoff");
+        assert_eq!(
+            (backoff.kind, backoff.delay, backoff.jitter),
+            (BackoffKind::Exponential, Duration::from_secs(1), Some(0.5))
+        );
+        assert_eq!(
+            JobOpts::parse(r#"{"backoff":2000}"#).expect("options").backoff.map(|b| b.delay),
+            Some(Duration::from_secs(2))
+        );
+        assert_eq!(JobOpts::parse("{}"), Ok(JobOpts::default()));
+        let traced = r#"{"tm":"{\"traceparent\":\"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\"}"}"#;
+        let traced = JobOpts::parse(traced).expect("options").trace.correlation_id;
+        assert_eq!(traced.as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+    }
+
+    #[test]
+    fn one_odd_option_is_an_error_and_not_a_default() {
+        for odd in [
+            r#"{"attempts":"many"}"#,
+            r#"{"attempts":-1}"#,
+            r#"{"backoff":{"type":"mine"}}"#,
+            r#"{"backoff":-5}"#,
+            "[]",
+            "nonsense",
+        ] {
+            assert!(JobOpts::parse(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn what_we_write_we_read() {
+        let job = NewJob {
+            queue: "q".parse().expect("a name"),
+            name: "n".into(),
+            data: "{}".into(),
+            id: None,
+            delay: None,
+            priority: None,
+            attempts: Some(4),
+            backoff: Some(Backoff {
+                kind: BackoffKind::Fixed,
+                delay: Duration::from_millis(5),
+                max: Some(Duration::from_secs(1)),
+                jitter: Some(0.25),
+            }),
+            deduplication: None,
+            trace: Trace { correlation_id: Some("c".into()), platform: Some("p".into()) },
+        };
+        let read = JobOpts::parse(&encode(&job).to_string()).expect("options");
+        assert_eq!(read, JobOpts { attempts: job.attempts, backoff: job.backoff, trace: job.trace });
+    }
+}
