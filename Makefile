@@ -14,7 +14,7 @@ run: ## Build everything and run a host on this machine, with the email plugin
 
 test: ## Build everything and run all tests against a private Postgres and Redis
 	@scripts/setup test
-	@scripts/build
+	@scripts/build test
 	@scripts/test
 
 check: ## Style: formatting, clippy, rustdoc, licences
@@ -27,7 +27,7 @@ bench: ## Measure: against native code, Node's bullmq and Extism, side by side
 
 chaos: ## The outage and swap tests at full length (about 15 minutes)
 	@scripts/setup test
-	@scripts/build
+	@scripts/build test
 	@PATCHBAY_TEST_FULL=1 scripts/test
 
 release: ## The optimised binary: target/release/patchbay
@@ -35,4 +35,4 @@ release: ## The optimised binary: target/release/patchbay
 	@cargo build --release --workspace --bins
 
 clean: ## Remove everything that was built, and what `make run` keeps
-	@rm -rf target plugins/target tests/guests/target bench/target plugins/*/dist tests/interop/node_modules .patchbay
+	@rm -rf target plugins/target tests/guests/target bench/target plugins/*/dist tests/guests/*/dist tests/interop/node_modules .patchbay

@@ -125,6 +125,7 @@ impl Plugins {
         let manifest = &inspected.manifest;
         self.refuse_clashes(manifest).await?;
         let revision = self.runtime.load(component).await.map_err(load_error)?;
+        revision.self_test().await?;
         let created = self
             .store
             .put_revision(patchbay_store::NewRevision {

@@ -49,10 +49,7 @@ async fn data_that_is_not_json_fails_the_job_and_is_kept() -> anyhow::Result<()>
     let mut redis = world.redis().await?;
     let key = format!("{}:emailQueue:{id}", world.prefix);
     let _: () = redis.hset(&key, "data", "{not json").await?;
-    // Promote it as an operator of Bull Board would: by hand, so that only the data is odd.
-    let _: () = redis.zrem(format!("{}:emailQueue:delayed", world.prefix), &id).await?;
-    let _: () = redis.lpush(format!("{}:emailQueue:wait", world.prefix), &id).await?;
-    let _: () = redis.zadd(format!("{}:emailQueue:marker", world.prefix), "0", 0).await?;
+    world.promote("emailQueue", &id).await?;
     let story = host.job_in("emailQueue", &id, "failed").await?;
     assert!(story["job"]["failedReason"].as_str().is_some_and(|reason| reason.starts_with("invalid-input")));
     assert_eq!(story["job"]["data"], "{not json");

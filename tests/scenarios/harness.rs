@@ -101,6 +101,14 @@ impl World {
         Ok(redis::Client::open(self.redis_url.as_str())?.get_multiplexed_async_connection().await?)
     }
 
+    /// Moves a delayed job to the front of its queue, as any BullMQ client may.
+    pub async fn promote(&self, queue: &str, id: &str) -> anyhow::Result<()> {
+        let key = |name: &str| format!("{}:{queue}:{name}", self.prefix);
+        let mut pipe = redis::pipe();
+        pipe.zrem(key("delayed"), id).rpush(key("wait"), id).zadd(key("marker"), "0", 0);
+        Ok(pipe.query_async(&mut self.redis().await?).await?)
+    }
+
     pub async fn database(&self) -> anyhow::Result<PgConnection> {
         Ok(PgConnection::connect(&self.database_url).await?)
     }
@@ -198,7 +206,20 @@ pub async fn until<T>(
 
 /// The packed email plugin that `make test` has built.
 pub fn email_plugin() -> anyhow::Result<Vec<u8>> {
-    let dir = std::env::var("PATCHBAY_TEST_PLUGINS").unwrap_or_else(|_| "plugins/email/dist".into());
+    packed("plugins/email/dist")
+}
+
+/// The guest that misbehaves on request.
+pub fn hostile_plugin() -> anyhow::Result<Vec<u8>> {
+    packed("tests/guests/hostile/dist")
+}
+
+/// Whether to run at the length that the figures ask for (`make chaos`), or in a short form.
+pub fn full_length() -> bool {
+    std::env::var_os("PATCHBAY_TEST_FULL").is_some()
+}
+
+fn packed(dir: &str) -> anyhow::Result<Vec<u8>> {
     let dir = repository().join(dir);
     let file = std::fs::read_dir(&dir)
         .with_context(|| format!("no packed plugin in {}: run `make test`", dir.display()))?

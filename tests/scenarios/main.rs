@@ -8,4 +8,5 @@ mod harness;
 mod health;
 mod mail;
 mod recovery;
+mod sandbox;
 mod swap;

@@ -10,6 +10,8 @@ use patchbay_queue::JobHandle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+/// Kept with the job, in Redis, per call. The host's own log has all lines.
+const MAX_LOG_BYTES: usize = 64 * 1024;
 /// Readers are people: more often helps nobody and costs Redis.
 const AT_MOST_EVERY: Duration = Duration::from_millis(100);
 
@@ -27,6 +29,8 @@ struct Shared {
 #[derive(Default)]
 struct Pending {
     lines: Vec<String>,
+    log_bytes: usize,
+    dropped_lines: u64,
     /// Only the latest matters.
     progress: Option<String>,
     finishing: bool,
@@ -42,7 +46,14 @@ impl JobOutput {
     }
 
     pub(crate) fn line(&self, line: String) {
-        self.write(|pending| pending.lines.push(line));
+        self.write(|pending| {
+            pending.log_bytes += line.len();
+            if pending.log_bytes <= MAX_LOG_BYTES {
+                pending.lines.push(line);
+            } else {
+                pending.dropped_lines += 1;
+            }
+        });
     }
 
     pub(crate) fn progress(&self, json: String) {
@@ -62,6 +73,10 @@ impl JobOutput {
         let writer = {
             let mut pending = self.shared.lock();
             pending.finishing = true;
+            if pending.dropped_lines > 0 {
+                let note = format!("{} more lines are in the host's log only", pending.dropped_lines);
+                pending.lines.push(note);
+            }
             pending.writer.take()
         };
         if let Some(writer) = writer {

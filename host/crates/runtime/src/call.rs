@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use patchbay_model::capability::{Capabilities, LogLevel};
 use patchbay_model::outcome::{Outcome, truncate};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::Revision;
-use crate::v0_1;
 
 /// Longest guest backtrace that is kept, in frames: recursion has thousands, and the first ones tell the story.
 const MAX_FRAMES: usize = 50;
@@ -129,7 +129,19 @@ impl ResourceLimiter for Memory {
     }
 }
 
-pub(crate) async fn run_job(revision: Arc<Revision>, job: JobCall, capabilities: Arc<dyn Capabilities>) -> CallReport {
+/// Which export, with what.
+pub(crate) enum Entry {
+    Job(Box<JobCall>),
+    SelfTest,
+}
+
+pub(crate) async fn run(
+    revision: Arc<Revision>,
+    entry: Entry,
+    capabilities: Arc<dyn Capabilities>,
+    limit: Duration,
+    cancel: CancellationToken,
+) -> CallReport {
     let started = Instant::now();
     let failed = |outcome| CallReport {
         outcome,
@@ -138,18 +150,15 @@ pub(crate) async fn run_job(revision: Arc<Revision>, job: JobCall, capabilities:
         peak_memory_bytes: 0,
         dropped_log_lines: 0,
     };
-    let limit = revision.deadline();
-    let slots = Arc::clone(&revision.runtime.slots);
     // Before the pool, so that a full pool is a wait and not an error; bounded, so that the wait is not for ever.
-    let Ok(Ok(_slot)) = tokio::time::timeout(limit, slots.acquire_owned()).await else {
+    let Ok(_slots) = tokio::time::timeout(limit, take_slots(&revision)).await else {
         return failed(Outcome::HostFault("no free slot for the call".into()));
     };
     let Some(guests) = revision.runtime.guests() else {
         return failed(Outcome::HostFault("the sandbox is shutting down".into()));
     };
     let host = tokio::runtime::Handle::current();
-    let cancel = job.cancel.clone();
-    let mut task = AbortOnDrop(guests.spawn(call(revision, job, capabilities, host, limit)));
+    let mut task = AbortOnDrop(guests.spawn(call(revision, entry, capabilities, host, limit)));
     tokio::select! {
         ended = &mut task.0 => match ended {
             Ok(report) => report,
@@ -159,9 +168,18 @@ pub(crate) async fn run_job(revision: Arc<Revision>, job: JobCall, capabilities:
     }
 }
 
+/// The plugin's own limit first: who waits for that one must not hold a place in the pool. Semaphores are never closed.
+async fn take_slots(revision: &Revision) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>) {
+    let own = match &revision.concurrency {
+        Some(concurrency) => Arc::clone(concurrency).acquire_owned().await.ok(),
+        None => None,
+    };
+    (own, Arc::clone(&revision.runtime.slots).acquire_many_owned(revision.weight).await.ok())
+}
+
 async fn call(
     revision: Arc<Revision>,
-    job: JobCall,
+    entry: Entry,
     capabilities: Arc<dyn Capabilities>,
     host: tokio::runtime::Handle,
     limit: Duration,
@@ -191,7 +209,7 @@ async fn call(
         })
     });
     let deadline_ms = u64::try_from(now_ms().saturating_add(limit.as_millis())).unwrap_or(u64::MAX);
-    let ended = tokio::time::timeout(limit, v0_1::run(&revision.jobs, &mut store, job, deadline_ms)).await;
+    let ended = tokio::time::timeout(limit, revision.exports.run(&mut store, entry, deadline_ms)).await;
     let refused = store.data().memory.refused;
     let peak_memory_bytes = store.data().memory.peak as u64;
     drop(store);

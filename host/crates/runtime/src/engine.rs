@@ -8,8 +8,16 @@ use crate::RuntimeError;
 
 /// Length of one epoch: how late a spinning guest is noticed.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
-/// The pool must hold the core instances, memories and tables of the largest toolchain's output (CPython: 14 core instances).
-const CORE_INSTANCES_PER_COMPONENT: u32 = 16;
+/// The pool is counted in core instances, of which a component has several (Rust 3, C 4, JS 4, QuickJS 9, CPython 14). A call takes at
+/// least this many, so that as many calls fit as were configured…
+pub(crate) const LEAST_WEIGHT: u32 = 4;
+/// …and a component with more is refused at staging, not when its first call finds the pool too small.
+pub(crate) const MOST_WEIGHT: u32 = 16;
+
+/// Weight of all calls that may run at once.
+pub(crate) fn capacity(calls: u32) -> u32 {
+    calls.saturating_mul(LEAST_WEIGHT).max(MOST_WEIGHT)
+}
 
 fn config() -> Config {
     let mut config = Config::new();
@@ -30,15 +38,16 @@ pub(crate) fn compiler() -> Result<Engine, RuntimeError> {
 /// For running: pooled where the address space allows, else on demand. Both run the same compiled code.
 pub(crate) fn runner(calls: u32, max_memory_bytes: usize) -> Result<Engine, RuntimeError> {
     let mut pool = PoolingAllocationConfig::default();
-    let cores = calls.saturating_mul(CORE_INSTANCES_PER_COMPONENT);
+    let capacity = capacity(calls);
+    let calls = capacity / LEAST_WEIGHT;
     pool.total_component_instances(calls)
-        .total_core_instances(cores)
-        .total_memories(calls.saturating_mul(2))
-        .total_tables(calls.saturating_mul(4))
+        .total_core_instances(capacity)
+        .total_memories(capacity / 2)
+        .total_tables(capacity)
         .total_stacks(calls)
-        .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
-        .max_memories_per_component(2)
-        .max_tables_per_component(4)
+        .max_core_instances_per_component(MOST_WEIGHT)
+        .max_memories_per_component(MOST_WEIGHT / 2)
+        .max_tables_per_component(MOST_WEIGHT)
         .table_elements(20_000)
         .max_memory_size(max_memory_bytes);
     let mut pooled = config();

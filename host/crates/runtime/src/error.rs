@@ -26,6 +26,8 @@ pub enum Rejection {
     NotAsked { import: String },
     #[error("the component imports {import}, which this host does not have")]
     Unknown { import: String },
+    #[error("the component is made of too many parts: {0}")]
+    TooManyParts(String),
     #[error("the component cannot be compiled: {0}")]
     Compile(String),
     #[error("the component does not fit the host: {0}")]

@@ -4,7 +4,7 @@ use patchbay_model::RevisionDigest;
 use patchbay_model::manifest::Manifest;
 use wasmparser::{Parser, Payload};
 
-use crate::Rejection;
+use crate::{Rejection, engine};
 
 const SECTION: &str = "patchbay:manifest";
 const PACKAGE: &str = "patchbay:plugin/";
@@ -21,15 +21,25 @@ pub struct Inspected {
     pub exports: Vec<String>,
     /// Names, versions included.
     pub imports: Vec<String>,
-    /// Core instances that one instance of it makes: what a call takes from the pool.
-    pub core_instances: u32,
+    /// What one call of it takes from the pool.
+    pub(crate) weight: u32,
 }
 
+impl Inspected {
+    /// Whether it exports `lifecycle.self-test`.
+    pub(crate) fn is_tested(&self) -> bool {
+        self.exports.iter().any(|name| name == "patchbay:plugin/lifecycle@0.1.0")
+    }
+}
+
+#[derive(Default)]
 struct Sections {
     manifests: Vec<Vec<u8>>,
     exports: Vec<String>,
     imports: Vec<String>,
     core_instances: u32,
+    memories: u32,
+    tables: u32,
 }
 
 fn read(component: &[u8]) -> Result<Sections, Rejection> {
@@ -40,13 +50,21 @@ fn read(component: &[u8]) -> Result<Sections, Rejection> {
     }
     // Also finds truncation: every section is validated.
     wasmparser::Validator::new().validate_all(component).map_err(broken)?;
-    let mut sections = Sections { manifests: vec![], exports: vec![], imports: vec![], core_instances: 0 };
+    let mut sections = Sections::default();
     let mut depth = 0u32;
     for payload in Parser::new(0).parse_all(component) {
         match payload.map_err(broken)? {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::InstanceSection(reader) => sections.core_instances += reader.count(),
+            Payload::InstanceSection(reader) => {
+                for instance in reader {
+                    // The other kind only gives names to what is there.
+                    let made = matches!(instance.map_err(broken)?, wasmparser::Instance::Instantiate { .. });
+                    sections.core_instances += u32::from(made);
+                }
+            }
+            Payload::MemorySection(reader) => sections.memories += reader.count(),
+            Payload::TableSection(reader) => sections.tables += reader.count(),
             Payload::CustomSection(custom) if depth == 0 && custom.name() == SECTION => {
                 sections.manifests.push(custom.data().to_vec());
             }
@@ -85,12 +103,20 @@ pub fn inspect(component: &[u8]) -> Result<Inspected, Rejection> {
         }
         return Err(Rejection::NoExport(sections.exports.join(", ")));
     }
+    let weight = sections.core_instances.max(sections.tables).max(sections.memories * 2).max(engine::LEAST_WEIGHT);
+    if weight > engine::MOST_WEIGHT {
+        let parts = format!(
+            "{} core instances, {} memories and {} tables per call",
+            sections.core_instances, sections.memories, sections.tables
+        );
+        return Err(Rejection::TooManyParts(parts));
+    }
     Ok(Inspected {
         digest: RevisionDigest::of(component),
         manifest,
         exports: sections.exports,
         imports: sections.imports,
-        core_instances: sections.core_instances.max(1),
+        weight,
     })
 }
 

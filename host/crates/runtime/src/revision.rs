@@ -3,25 +3,41 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use patchbay_model::capability::Capabilities;
+use patchbay_model::capability::{Capabilities, DenyAll};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, RevisionDigest};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
-use crate::call::{self, CallReport, JobCall, State};
-use crate::v0_1::JobPluginPre;
-use crate::{Inspected, Runtime};
+use crate::call::{self, CallReport, Entry, JobCall};
+use crate::v0_1::Exports;
+use crate::{Inspected, Rejection, Runtime};
+
+/// The contract's.
+const SELF_TEST_LIMIT: Duration = Duration::from_secs(5);
 
 /// A revision of a plugin.
 pub struct Revision {
     pub(crate) runtime: Arc<Runtime>,
-    pub(crate) jobs: JobPluginPre<State>,
+    pub(crate) exports: Exports,
+    pub(crate) weight: u32,
+    /// Calls of this revision at once, when its manifest limits them.
+    pub(crate) concurrency: Option<Arc<Semaphore>>,
     digest: RevisionDigest,
     manifest: Arc<Manifest>,
 }
 
 impl Revision {
-    pub(crate) fn new(runtime: Arc<Runtime>, inspected: Inspected, jobs: JobPluginPre<State>) -> Self {
-        Self { runtime, jobs, digest: inspected.digest, manifest: Arc::new(inspected.manifest) }
+    pub(crate) fn new(runtime: Arc<Runtime>, inspected: Inspected, exports: Exports) -> Self {
+        let concurrency = inspected.manifest.limits.max_concurrency;
+        Self {
+            runtime,
+            exports,
+            weight: inspected.weight,
+            concurrency: concurrency.map(|most| Arc::new(Semaphore::new(most as usize))),
+            digest: inspected.digest,
+            manifest: Arc::new(inspected.manifest),
+        }
     }
 
     /// SHA-256 of its file.
@@ -52,6 +68,17 @@ impl Revision {
 
     /// Runs one job in a fresh instance. Never fails and never takes longer than the deadline: whatever happens is an outcome.
     pub async fn run_job(self: &Arc<Self>, job: JobCall, capabilities: Arc<dyn Capabilities>) -> CallReport {
-        call::run_job(Arc::clone(self), job, capabilities).await
+        let (limit, cancel) = (self.deadline(), job.cancel.clone());
+        call::run(Arc::clone(self), Entry::Job(Box::new(job)), capabilities, limit, cancel).await
+    }
+
+    /// Runs the plugin's own test, when it has one, with nothing outside reachable.
+    pub async fn self_test(self: &Arc<Self>) -> Result<(), Rejection> {
+        if !self.exports.is_tested() {
+            return Ok(());
+        }
+        let never = CancellationToken::new();
+        let report = call::run(Arc::clone(self), Entry::SelfTest, Arc::new(DenyAll), SELF_TEST_LIMIT, never).await;
+        report.outcome.reason().map_or(Ok(()), |reason| Err(Rejection::SelfTest(reason)))
     }
 }

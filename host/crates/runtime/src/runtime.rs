@@ -58,6 +58,7 @@ pub struct RuntimeConfig {
 /// The sandbox.
 pub struct Runtime {
     pub(crate) config: RuntimeConfig,
+    /// In core instances; see [`engine::LEAST_WEIGHT`].
     pub(crate) slots: Arc<Semaphore>,
     engine: Engine,
     linker: Linker<State>,
@@ -83,7 +84,7 @@ impl Runtime {
             .map_err(|source| RuntimeError::Io { what: "cannot start the guests' threads", source })?;
         let cache = Cache::open(&config.cache_dir, config.cache_key, compatibility(&engine))?;
         Ok(Arc::new(Self {
-            slots: Arc::new(Semaphore::new(config.max_calls.max(1))),
+            slots: Arc::new(Semaphore::new(engine::capacity(calls) as usize)),
             config,
             engine,
             linker,
@@ -123,8 +124,8 @@ impl Runtime {
         let component = deserialize(&self.engine, &code)?;
         let link = |error: wasmtime::Error| Rejection::Link(format!("{error:#}"));
         let linked = self.linker.instantiate_pre(&component).map_err(link)?;
-        let jobs = v0_1::JobPluginPre::new(linked).map_err(link)?;
-        Ok(Arc::new(Revision::new(Arc::clone(self), inspected, jobs)))
+        let exports = v0_1::Exports::new(linked, inspected.is_tested()).map_err(link)?;
+        Ok(Arc::new(Revision::new(Arc::clone(self), inspected, exports)))
     }
 
     /// The active revisions.
@@ -132,9 +133,10 @@ impl Runtime {
         &self.registry
     }
 
-    /// Calls that could start now.
-    pub fn free_calls(&self) -> usize {
-        self.slots.available_permits()
+    /// Share of the pool that is free: 1.0 when nothing runs.
+    pub fn free_share(&self) -> f64 {
+        let calls = u32::try_from(self.config.max_calls.max(1)).unwrap_or(u32::MAX);
+        self.slots.available_permits() as f64 / f64::from(engine::capacity(calls))
     }
 
     pub(crate) fn engine(&self) -> &Engine {

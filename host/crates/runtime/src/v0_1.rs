@@ -11,10 +11,10 @@ use patchbay_model::outcome::{Failure, Retry};
 use patchbay_model::retry::{Backoff, BackoffKind};
 use tokio::io::AsyncWrite;
 use wasmtime::Store;
-use wasmtime::component::{HasSelf, Linker, Resource};
+use wasmtime::component::{HasSelf, InstancePre, Linker, Resource};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 
-use crate::call::{JobCall, LogBudget, State, log_line};
+use crate::call::{Entry, JobCall, LogBudget, State, log_line};
 
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 mod bindings {
@@ -26,7 +26,29 @@ mod bindings {
     });
 }
 
-pub(crate) use bindings::JobPluginPre;
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+mod tested {
+    wasmtime::component::bindgen!({
+        path: "../../../wit/v0.1",
+        world: "tested-plugin",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: {
+            "patchbay:plugin/types": super::bindings::patchbay::plugin::types,
+            "patchbay:plugin/log": super::bindings::patchbay::plugin::log,
+            "patchbay:plugin/progress": super::bindings::patchbay::plugin::progress,
+            "patchbay:plugin/settings": super::bindings::patchbay::plugin::settings,
+            "patchbay:plugin/secrets": super::bindings::patchbay::plugin::secrets,
+            "patchbay:plugin/http": super::bindings::patchbay::plugin::http,
+            "patchbay:plugin/sql": super::bindings::patchbay::plugin::sql,
+            "patchbay:plugin/kv": super::bindings::patchbay::plugin::kv,
+            "patchbay:plugin/queue": super::bindings::patchbay::plugin::queue,
+            "patchbay:plugin/smtp": super::bindings::patchbay::plugin::smtp,
+            "patchbay:plugin/audit": super::bindings::patchbay::plugin::audit,
+        },
+    });
+}
+
 use bindings::exports::patchbay::plugin::jobs::Job;
 use bindings::patchbay::plugin::{audit, http, kv, log, progress, queue, secrets, settings, smtp, sql, types};
 
@@ -36,40 +58,76 @@ pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     bindings::JobPlugin::add_to_linker::<_, HasSelf<_>>(linker, |state| state)
 }
 
-/// Instantiates and calls `jobs.run`.
-pub(crate) async fn run(
-    jobs: &JobPluginPre<State>,
-    store: &mut Store<State>,
-    job: JobCall,
-    deadline: u64,
-) -> wasmtime::Result<Result<String, Failure>> {
-    let instance = jobs.instantiate_async(&mut *store).await?;
-    let job = Job {
-        id: job.id,
-        queue: job.queue,
-        name: job.name,
-        data: job.data,
-        attempt: job.attempt,
-        max_attempts: job.max_attempts,
-        enqueued_at: job.enqueued_at_ms,
-        deadline,
-        idempotency_key: job.idempotency_key,
-        correlation_id: job.correlation_id,
-        platform: job.platform,
-        schedule_id: job.schedule_id,
-    };
-    let result = instance.patchbay_plugin_jobs().call_run(store, &job).await?;
-    Ok(result.map_err(|failure| Failure {
-        code: failure.code,
-        message: failure.message,
-        retry: match failure.retry {
-            types::Retry::Backoff => Retry::Backoff,
-            types::Retry::AfterMs(ms) => Retry::After(Duration::from_millis(ms)),
-            types::Retry::Never => Retry::Never,
-            types::Retry::DeferMs(ms) => Retry::Defer(Duration::from_millis(ms)),
-        },
-        details: failure.details,
-    }))
+/// What a component exports of this version, ready to be instantiated.
+pub(crate) struct Exports {
+    jobs: bindings::JobPluginPre<State>,
+    lifecycle: Option<tested::TestedPluginPre<State>>,
+}
+
+impl Exports {
+    pub(crate) fn new(linked: InstancePre<State>, is_tested: bool) -> wasmtime::Result<Self> {
+        let lifecycle = is_tested.then(|| tested::TestedPluginPre::new(linked.clone())).transpose()?;
+        Ok(Self { jobs: bindings::JobPluginPre::new(linked)?, lifecycle })
+    }
+
+    pub(crate) fn is_tested(&self) -> bool {
+        self.lifecycle.is_some()
+    }
+
+    /// Instantiates and calls. A self-test gives `null`.
+    pub(crate) async fn run(
+        &self,
+        store: &mut Store<State>,
+        entry: Entry,
+        deadline: u64,
+    ) -> wasmtime::Result<Result<String, Failure>> {
+        match entry {
+            Entry::Job(job) => self.run_job(store, *job, deadline).await,
+            Entry::SelfTest => {
+                let Some(lifecycle) = &self.lifecycle else { return Ok(Ok("null".into())) };
+                let instance = lifecycle.instantiate_async(&mut *store).await?;
+                let result = instance.patchbay_plugin_lifecycle().call_self_test(store).await?;
+                let failure =
+                    |message| Failure { code: "self-test".into(), message, retry: Retry::Never, details: None };
+                Ok(result.map(|()| "null".into()).map_err(failure))
+            }
+        }
+    }
+
+    async fn run_job(
+        &self,
+        store: &mut Store<State>,
+        job: JobCall,
+        deadline: u64,
+    ) -> wasmtime::Result<Result<String, Failure>> {
+        let instance = self.jobs.instantiate_async(&mut *store).await?;
+        let job = Job {
+            id: job.id,
+            queue: job.queue,
+            name: job.name,
+            data: job.data,
+            attempt: job.attempt,
+            max_attempts: job.max_attempts,
+            enqueued_at: job.enqueued_at_ms,
+            deadline,
+            idempotency_key: job.idempotency_key,
+            correlation_id: job.correlation_id,
+            platform: job.platform,
+            schedule_id: job.schedule_id,
+        };
+        let result = instance.patchbay_plugin_jobs().call_run(store, &job).await?;
+        Ok(result.map_err(|failure| Failure {
+            code: failure.code,
+            message: failure.message,
+            retry: match failure.retry {
+                types::Retry::Backoff => Retry::Backoff,
+                types::Retry::AfterMs(ms) => Retry::After(Duration::from_millis(ms)),
+                types::Retry::Never => Retry::Never,
+                types::Retry::DeferMs(ms) => Retry::Defer(Duration::from_millis(ms)),
+            },
+            details: failure.details,
+        }))
+    }
 }
 
 fn error(error: model::CapabilityError) -> types::CapabilityError {

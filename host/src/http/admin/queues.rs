@@ -10,8 +10,8 @@ use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{JobView, QueueCounts};
 use patchbay_store::AttemptRow;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use serde_json::json;
+use serde_json::value::RawValue;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 

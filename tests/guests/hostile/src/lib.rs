@@ -1,0 +1,126 @@
+//! Each job name is one kind of misbehaviour (or, for comparison, of good behaviour).
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use patchbay_plugin::{Failure, Job, Jobs, Retry, Value, http, json, kv, log, progress, queue, secrets};
+
+struct Hostile;
+
+#[inline(never)]
+#[allow(unconditional_recursion)]
+fn recurse(depth: u64) -> u64 {
+    let frame = black_box([depth; 64]);
+    recurse(depth + 1) + frame[(depth % 64) as usize]
+}
+
+#[inline(never)]
+fn panic_here() -> ! {
+    panic!("on request");
+}
+
+fn data(job: &Job) -> Value {
+    job.parse().unwrap_or(Value::Null)
+}
+
+impl Jobs for Hostile {
+    fn run(job: Job) -> Result<Value, Failure> {
+        match job.name.as_str() {
+            "noop" => Ok(Value::Null),
+            "echo" => Ok(json!({
+                "data": data(&job), "attempt": job.attempt, "maxAttempts": job.max_attempts, "key": job.idempotency_key,
+                "correlationId": job.correlation_id, "platform": job.platform,
+            })),
+            "panic" => panic_here(),
+            "loop" => loop {
+                black_box(1);
+            },
+            "memory" => {
+                let mut hoard: Vec<Vec<u8>> = Vec::new();
+                loop {
+                    hoard.push(black_box(vec![1; 1 << 20]));
+                }
+            }
+            "recurse" => Ok(recurse(0).into()),
+            "sleep" => {
+                std::thread::sleep(Duration::from_secs(3_600));
+                Ok(Value::Null)
+            }
+            // Inside an outside call: a server that takes the connection and never answers.
+            "outside" => {
+                let url = data(&job)["url"].as_str().unwrap_or("http://127.0.0.1:9/").to_owned();
+                let request = http::Request { method: "GET".into(), url, headers: vec![], body: None, timeout_ms: None };
+                match http::send(&request) {
+                    Ok(response) => Ok(json!({ "status": response.status, "body": String::from_utf8_lossy(&response.body) })),
+                    Err(error) => Err(Failure::new("outside", format!("{error:?}"), Retry::Never)),
+                }
+            }
+            "log" => {
+                let line = "x".repeat(1_000);
+                for _ in 0..1_000_000 {
+                    log::write(log::Level::Info, &line, &[]);
+                }
+                Ok(Value::Null)
+            }
+            "print" => {
+                for i in 0..3 {
+                    println!("line {i}");
+                }
+                eprint!("no newline");
+                Ok(Value::Null)
+            }
+            "big-result" => Ok("x".repeat(10 << 20).into()),
+            "spin" => {
+                let spin = Duration::from_millis(data(&job)["ms"].as_u64().unwrap_or(5));
+                let started = Instant::now();
+                while started.elapsed() < spin {
+                    black_box(1);
+                }
+                Ok(Value::Null)
+            }
+            "fail" => {
+                let ms = data(&job)["ms"].as_u64().unwrap_or(1_000);
+                let retry = match data(&job)["retry"].as_str() {
+                    Some("after") => Retry::AfterMs(ms),
+                    Some("defer") => Retry::DeferMs(ms),
+                    Some("never") => Retry::Never,
+                    _ => Retry::Backoff,
+                };
+                Err(Failure::new("on-request", "failed on request", retry))
+            }
+            "progress" => {
+                for percent in 0..=100 {
+                    progress::report(&percent.to_string());
+                }
+                patchbay_plugin::info!("half way");
+                Ok(Value::Null)
+            }
+            "kv" => {
+                let first = kv::set_if_absent("mark", b"1", None).map_err(denied)?;
+                let count = kv::increment("count", 2, None).map_err(denied)?;
+                let value = kv::get("mark").map_err(denied)?;
+                Ok(json!({ "first": first, "count": count, "value": value.map(|v| v.len()), "deleted": kv::delete("mark").map_err(denied)? }))
+            }
+            "secret" => Ok(json!({
+                "configured": secrets::is_configured("TOKEN"),
+                "other": secrets::matches("OTHER", b"x").map_err(denied).map_err(|failure| failure.code).err(),
+                "matches": (0..10).map(|_| secrets::matches("TOKEN", b"s3cret").is_ok()).filter(|ok| *ok).count(),
+            })),
+            "enqueue" => {
+                let queue = data(&job)["queue"].as_str().unwrap_or("otherQueue").to_owned();
+                let new = |n: u32| queue::NewJob {
+                    queue: queue.clone(), name: format!("child-{n}"), data: "{}".into(), id: None, delay_ms: None,
+                    priority: None, attempts: None, backoff: None, deduplication: None,
+                };
+                Ok(json!(queue::enqueue(&[new(1), new(2)]).map_err(denied)?))
+            }
+            other => Err(Failure::invalid_input("name", other)),
+        }
+    }
+}
+
+fn denied(error: patchbay_plugin::bindings::patchbay::plugin::types::CapabilityError) -> Failure {
+    Failure::new(&error.code, error.message, Retry::Never)
+}
+
+patchbay_plugin::export_jobs!(Hostile);
