@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use patchbay::dev::MailCatcher;
+use patchbay_model::manifest::Manifest;
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -212,6 +213,17 @@ pub fn email_plugin() -> anyhow::Result<Vec<u8>> {
 /// The guest that misbehaves on request.
 pub fn hostile_plugin() -> anyhow::Result<Vec<u8>> {
     packed("tests/guests/hostile/dist")
+}
+
+/// The same, allowed to call a server of the test.
+pub fn hostile_plugin_calling(address: std::net::SocketAddr) -> anyhow::Result<Vec<u8>> {
+    let guests = repository().join("tests/guests");
+    let manifest =
+        std::fs::read_to_string(guests.join("hostile/plugin.toml"))?.replace("127.0.0.1:9/", &format!("{address}/"));
+    let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
+    let component =
+        std::fs::read(guests.join("target/wasm32-wasip2/release/hostile.wasm")).context("run `make test`")?;
+    Ok(patchbay_runtime::pack(&component, &manifest)?)
 }
 
 /// Whether to run at the length that the figures ask for (`make chaos`), or in a short form.

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::{Value, json};
 use sqlx::Row;
+use tokio::sync::oneshot::error::TryRecvError;
 
-use crate::harness::{Host, World, full_length, hostile_plugin, until};
+use crate::harness::{Host, World, full_length, hostile_plugin, hostile_plugin_calling, until};
 
 /// The guest's own, in its plugin.toml.
 const DEADLINE_MS: i64 = 200;
@@ -36,25 +37,33 @@ fn anonymous_kib(pid: u32) -> anyhow::Result<i64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
+/// What a process gives back, it must have given back after five seconds; there is no signal for it.
+async fn quiet() {
+    tokio::time::sleep(Duration::from_secs(5)).await;
+}
+
 #[tokio::test]
 async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_nothing_behind() -> anyhow::Result<()> {
     // Lines beyond the job's own log are of no interest here.
-    let (world, host) = world_with_hostile_guest(&[("PATCHBAY_LOG_FILTER", "info,guest=off")]).await?;
-    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let world = World::new().await?;
+    let host = world.host(&[("PATCHBAY_LOG_FILTER", "info,guest=off")]).await?;
+    let silent = silent_server().await?;
+    host.deploy("hostile", hostile_plugin_calling(silent)?).await?;
     let kinds: [(&str, &[&str]); 7] = [
         ("panic", &["trapped"]),
         ("loop", &["deadline"]),
         ("memory", &["memory-limit"]),
         ("recurse", &["trapped"]),
-        ("sleep", &["deadline"]),
+        ("outside", &["deadline"]),
         // A gigabyte of lines: whether it ends in time depends on the machine, how it ends does not.
         ("log", &["completed", "deadline"]),
         ("big-result", &["invalid-result"]),
     ];
+    let job = |kind: &str| json!({ "name": kind, "data": { "url": format!("http://{silent}/") } });
     let calls = if full_length() { 10_000 } else { 560 };
     // Warm: threads, pools and caches that a process makes once are not what a guest left behind.
     for (kind, _) in kinds {
-        host.add("hostileQueue", json!({ "name": kind })).await?;
+        host.add("hostileQueue", job(kind)).await?;
     }
     let mut database = world.database().await?;
     let mut finished = async |count: i64| {
@@ -66,13 +75,14 @@ async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_n
     };
     finished(7).await?;
     let pid = host.child.id().context("running")?;
+    quiet().await;
     let before = anonymous_kib(pid)?;
 
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
     let (http, url) = (host.http.clone(), format!("{}/api/health", host.url));
     let probe = tokio::spawn(async move {
         let mut slowest = Duration::ZERO;
-        while stopped.try_recv().is_err() {
+        while stopped.try_recv() == Err(TryRecvError::Empty) {
             let started = Instant::now();
             let healthy = http.get(&url).send().await.is_ok_and(|response| response.status() == 200);
             slowest = slowest.max(if healthy { started.elapsed() } else { Duration::MAX });
@@ -81,7 +91,7 @@ async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_n
         slowest
     });
     for n in 0..calls {
-        host.add("hostileQueue", json!({ "name": kinds[n % kinds.len()].0 })).await?;
+        host.add("hostileQueue", job(kinds[n % kinds.len()].0)).await?;
     }
     finished(calls as i64 + 7).await?;
     drop(stop);
@@ -109,14 +119,33 @@ async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_n
     println!("slowest health probe: {slowest_probe:?}");
     assert!(slowest_probe <= Duration::from_millis(100), "a health probe took {slowest_probe:?}");
 
-    // Quiet for five seconds, as the target has it; then everything must be back.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    quiet().await;
     let grown = anonymous_kib(pid)? - before;
     println!("anonymous memory: {before} KiB before, {grown:+} KiB after");
     assert!(grown <= 20 * 1024, "{grown} KiB more than before");
     let story = run(&host, "noop", json!({}), "completed").await?;
     assert_eq!(story["job"]["attemptsMade"], 1, "slots are back");
-    drop(silent);
+    Ok(())
+}
+
+/// Takes connections and never answers.
+async fn silent_server() -> anyhow::Result<std::net::SocketAddr> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((connection, _)) = listener.accept().await {
+            open.push(connection);
+        }
+    });
+    Ok(address)
+}
+
+#[tokio::test]
+async fn a_guest_that_sleeps_is_ended_at_its_deadline_too() -> anyhow::Result<()> {
+    let (_world, host) = world_with_hostile_guest(&[]).await?;
+    let story = run(&host, "sleep", json!({}), "failed").await?;
+    assert_eq!(story["job"]["failedReason"], "deadline: the call was ended after 200 ms");
     Ok(())
 }
 

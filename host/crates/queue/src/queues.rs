@@ -174,39 +174,35 @@ impl Queues {
 
     /// One job.
     pub async fn job(&self, queue: &QueueName, id: &JobId) -> Result<Option<JobView>, QueueError> {
-        let fields: HashMap<String, String> =
-            self.connection.clone().hgetall(self.keys(queue).job_key(id.as_str())).await?;
-        if !fields.contains_key("timestamp") {
-            return Ok(None);
-        }
-        let state = self.state(queue, id).await?;
-        Ok(Some(JobView::new(id.to_string(), state, fields)))
-    }
-
-    /// Where a job is, by asking every list and set at once.
-    async fn state(&self, queue: &QueueName, id: &JobId) -> Result<JobState, QueueError> {
         let keys = self.keys(queue);
+        // In one transaction, so that state and fields belong together: every list and set is asked, since only membership tells.
         let mut pipe = redis::pipe();
-        pipe.atomic();
+        pipe.atomic().hgetall(keys.job_key(id.as_str()));
         for set in [keys.completed(), keys.failed(), keys.delayed(), keys.prioritized(), keys.waiting_children()] {
             pipe.zscore(set, id.as_str());
         }
         for list in [keys.active(), keys.wait(), keys.paused()] {
             pipe.cmd("LPOS").arg(list).arg(id.as_str());
         }
-        type Places =
-            (Option<f64>, Option<f64>, Option<f64>, Option<f64>, Option<f64>, Option<i64>, Option<i64>, Option<i64>);
-        let places: Places = pipe.query_async(&mut self.connection.clone()).await?;
+        type Score = Option<f64>;
+        type Place = Option<i64>;
+        type Reply = (HashMap<String, String>, Score, Score, Score, Score, Score, Place, Place, Place);
+        let (fields, completed, failed, delayed, prioritized, children, active, wait, paused): Reply =
+            pipe.query_async(&mut self.connection.clone()).await?;
+        if !fields.contains_key("timestamp") {
+            return Ok(None);
+        }
         let states = [
-            (places.0.is_some(), JobState::Completed),
-            (places.1.is_some(), JobState::Failed),
-            (places.2.is_some(), JobState::Delayed),
-            (places.3.is_some(), JobState::Prioritized),
-            (places.4.is_some(), JobState::WaitingChildren),
-            (places.5.is_some(), JobState::Active),
-            (places.6.is_some() || places.7.is_some(), JobState::Waiting),
+            (completed.is_some(), JobState::Completed),
+            (failed.is_some(), JobState::Failed),
+            (delayed.is_some(), JobState::Delayed),
+            (prioritized.is_some(), JobState::Prioritized),
+            (children.is_some(), JobState::WaitingChildren),
+            (active.is_some(), JobState::Active),
+            (wait.is_some() || paused.is_some(), JobState::Waiting),
         ];
-        Ok(states.into_iter().find_map(|(there, state)| there.then_some(state)).unwrap_or(JobState::Unknown))
+        let state = states.into_iter().find_map(|(there, state)| there.then_some(state)).unwrap_or(JobState::Unknown);
+        Ok(Some(JobView::new(id.to_string(), state, fields)))
     }
 
     /// Log lines, oldest first.
@@ -280,7 +276,9 @@ impl Queues {
         match code {
             1 => Ok(()),
             -1 => Err(not_found()),
-            _ => Err(QueueError::WrongState { state: self.state(queue, id).await? }),
+            _ => Err(QueueError::WrongState {
+                state: self.job(queue, id).await?.map_or(JobState::Unknown, |job| job.state),
+            }),
         }
     }
 
