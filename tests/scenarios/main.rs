@@ -8,5 +8,6 @@ mod harness;
 mod health;
 mod mail;
 mod recovery;
+mod redis_server;
 mod sandbox;
 mod swap;

@@ -46,7 +46,7 @@ impl Queues {
     }
 
     async fn run(&self, additions: &[Addition]) -> Result<Vec<JobId>, QueueError> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection.get();
         let replies: Vec<redis::Value> = if let [one] = additions {
             let mut call = one.script.prepare_invoke();
             for key in &one.keys {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use patchbay_model::attempt::AttemptRecord;
-use redis::aio::ConnectionManager;
 use redis::streams::{StreamAutoClaimReply, StreamId, StreamReadReply};
 
 use crate::QueueError;
+use crate::connection::Connection;
 
 const GROUP: &str = "store";
 /// Entries of a reader that has been silent this long belong to a dead process.
@@ -15,7 +15,7 @@ const IDLE_MS: u64 = 30_000;
 /// One stream for all queues of this installation.
 #[derive(Clone)]
 pub struct AttemptStream {
-    pub(crate) connection: ConnectionManager,
+    pub(crate) connection: Connection,
     /// Reads block, so they have a connection of their own.
     pub(crate) blocking: redis::Client,
     pub(crate) key: String,
@@ -31,13 +31,13 @@ impl AttemptStream {
         let json = serde_json::to_string(record).map_err(|e| QueueError::Invalid(e.to_string()))?;
         let mut command = redis::cmd("XADD");
         command.arg(&self.key).arg("*").arg("r").arg(json);
-        let _: String = command.query_async(&mut self.connection.clone()).await?;
+        let _: String = command.query_async(&mut self.connection.get()).await?;
         Ok(())
     }
 
     /// Entries that nobody has acknowledged: our own first, then those of dead readers, then new ones. A zero `block` does not wait.
     pub async fn read(&self, most: usize, block: Duration) -> Result<Vec<Entry>, QueueError> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection.get();
         let made: redis::RedisResult<()> = redis::cmd("XGROUP")
             .arg("CREATE")
             .arg(&self.key)
@@ -105,7 +105,7 @@ impl AttemptStream {
         let mut pipe = redis::pipe();
         pipe.cmd("XACK").arg(&self.key).arg(GROUP).arg(ids).ignore();
         pipe.cmd("XDEL").arg(&self.key).arg(ids).ignore();
-        Ok(pipe.query_async(&mut self.connection.clone()).await?)
+        Ok(pipe.query_async(&mut self.connection.get()).await?)
     }
 }
 

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use redis::AsyncCommands;
-use redis::aio::ConnectionManager;
 
 use crate::QueueError;
+use crate::connection::Connection;
 use crate::memory::Memory;
 
 /// Key-value access.
 #[derive(Clone)]
 pub struct Kv {
-    pub(crate) connection: ConnectionManager,
+    pub(crate) connection: Connection,
     pub(crate) prefix: String,
     pub(crate) memory: Memory,
 }
@@ -23,14 +23,14 @@ impl Kv {
 
     /// The value, if any.
     pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, QueueError> {
-        Ok(self.connection.clone().get(self.key(key)).await?)
+        Ok(self.connection.get().get(self.key(key)).await?)
     }
 
     /// Writes. Refused while Redis is nearly full, as are the other writes.
     pub async fn set(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), QueueError> {
         self.memory.refuse_when_full().await?;
         let ttl = ttl.as_millis() as u64;
-        Ok(self.connection.clone().pset_ex(self.key(key), value, ttl.max(1)).await?)
+        Ok(self.connection.get().pset_ex(self.key(key), value, ttl.max(1)).await?)
     }
 
     /// Writes only when absent; false when there was a value.
@@ -38,13 +38,13 @@ impl Kv {
         self.memory.refuse_when_full().await?;
         let mut command = redis::cmd("SET");
         command.arg(self.key(key)).arg(value).arg("PX").arg((ttl.as_millis() as u64).max(1)).arg("NX");
-        let set: Option<String> = command.query_async(&mut self.connection.clone()).await?;
+        let set: Option<String> = command.query_async(&mut self.connection.get()).await?;
         Ok(set.is_some())
     }
 
     /// Whether there was one.
     pub async fn delete(&self, key: &str) -> Result<bool, QueueError> {
-        let deleted: u64 = self.connection.clone().del(self.key(key)).await?;
+        let deleted: u64 = self.connection.get().del(self.key(key)).await?;
         Ok(deleted > 0)
     }
 
@@ -65,7 +65,7 @@ impl Kv {
             .cmd("INCRBY")
             .arg(&key)
             .arg(by);
-        let (value,): (i64,) = pipe.query_async(&mut self.connection.clone()).await?;
+        let (value,): (i64,) = pipe.query_async(&mut self.connection.get()).await?;
         Ok(value)
     }
 }

@@ -5,6 +5,7 @@
 
 mod add;
 mod attempts;
+mod connection;
 mod error;
 mod kv;
 mod memory;

@@ -3,9 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::aio::ConnectionManager;
-
 use crate::QueueError;
+use crate::connection::Connection;
 
 /// Share of maxmemory above which new jobs and values are refused.
 const FULL: f64 = 0.85;
@@ -14,12 +13,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub(crate) struct Memory {
-    connection: ConnectionManager,
+    connection: Connection,
     last: Arc<Mutex<Option<(Instant, bool)>>>,
 }
 
 impl Memory {
-    pub(crate) fn new(connection: ConnectionManager) -> Self {
+    pub(crate) fn new(connection: Connection) -> Self {
         Self { connection, last: Arc::default() }
     }
 
@@ -28,7 +27,7 @@ impl Memory {
         let full = match last {
             Some((at, full)) if at.elapsed() < LOOK_EVERY => full,
             _ => {
-                let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connection.clone()).await?;
+                let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connection.get()).await?;
                 let full = is_full(&info);
                 *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), full));
                 full

@@ -9,13 +9,10 @@ use bullmq::options::RedisConnectionOptions;
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
 use redis::AsyncCommands;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 
+use crate::connection::Connection;
 use crate::memory::Memory;
 use crate::{AttemptStream, Handler, JobView, Kv, QueueCounts, QueueError, WorkerConfig, WorkerHandle, scripts};
-
-/// A reply later than this is no reply: callers need an answer before their own limits.
-const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where Redis is.
 #[derive(Debug, Clone)]
@@ -46,7 +43,7 @@ pub struct ServerFacts {
 #[derive(Clone)]
 pub struct Queues {
     pub(crate) config: Arc<RedisConfig>,
-    pub(crate) connection: ConnectionManager,
+    pub(crate) connection: Connection,
     client: redis::Client,
     pub(crate) memory: Memory,
 }
@@ -55,12 +52,7 @@ impl Queues {
     /// Connects; fails when Redis is away.
     pub async fn connect(config: RedisConfig) -> Result<Self, QueueError> {
         let client = redis::Client::open(config.url.as_str())?;
-        let manager = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(RESPONSE_LIMIT))
-            .set_connection_timeout(Some(Duration::from_secs(2)))
-            .set_number_of_retries(3)
-            .set_max_delay(Duration::from_millis(500));
-        let connection = ConnectionManager::new_with_config(client.clone(), manager).await?;
+        let connection = Connection::open(client.clone()).await?;
         let memory = Memory::new(connection.clone());
         Ok(Self { config: Arc::new(config), connection, client, memory })
     }
@@ -76,14 +68,14 @@ impl Queues {
     /// A round trip.
     pub async fn ping(&self) -> Result<Duration, QueueError> {
         let started = Instant::now();
-        let _: String = redis::cmd("PING").query_async(&mut self.connection.clone()).await?;
+        self.connection.ping().await?;
         Ok(started.elapsed())
     }
 
     /// Our clock minus Redis's, corrected by half the round trip.
     pub async fn clock_skew_ms(&self) -> Result<i64, QueueError> {
         let started = Instant::now();
-        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.connection.clone()).await?;
+        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.connection.get()).await?;
         let ours = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64);
         let half_trip = started.elapsed().as_millis() as i64 / 2;
         Ok(ours - half_trip - (seconds * 1_000 + micros / 1_000))
@@ -91,7 +83,7 @@ impl Queues {
 
     /// Facts about the server.
     pub async fn server(&self) -> Result<ServerFacts, QueueError> {
-        let info: String = redis::cmd("INFO").query_async(&mut self.connection.clone()).await?;
+        let info: String = redis::cmd("INFO").query_async(&mut self.connection.get()).await?;
         let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
         let text = |name: &str| fields.get(name).map_or(String::new(), |value| (*value).to_owned());
         Ok(ServerFacts {
@@ -107,13 +99,13 @@ impl Queues {
     /// Ends the server, saving what it holds; for `patchbay dev`, which started it.
     pub async fn shut_server_down(&self) {
         // The reply is the end of the connection.
-        let _: redis::RedisResult<()> = redis::cmd("SHUTDOWN").query_async(&mut self.connection.clone()).await;
+        let _: redis::RedisResult<()> = redis::cmd("SHUTDOWN").query_async(&mut self.connection.get()).await;
     }
 
     /// Every queue that has left a trace in Redis.
     pub async fn list(&self) -> Result<Vec<QueueName>, QueueError> {
         let pattern = format!("{}:*:meta", self.config.prefix);
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection.get();
         let mut found = Vec::new();
         let mut cursor = 0u64;
         loop {
@@ -159,7 +151,7 @@ impl Queues {
             u64,
             u64,
             bool,
-        ) = pipe.query_async(&mut self.connection.clone()).await?;
+        ) = pipe.query_async(&mut self.connection.get()).await?;
         Ok(QueueCounts {
             waiting: wait + paused_list,
             prioritized,
@@ -188,7 +180,7 @@ impl Queues {
         type Place = Option<i64>;
         type Reply = (HashMap<String, String>, Score, Score, Score, Score, Score, Place, Place, Place);
         let (fields, completed, failed, delayed, prioritized, children, active, wait, paused): Reply =
-            pipe.query_async(&mut self.connection.clone()).await?;
+            pipe.query_async(&mut self.connection.get()).await?;
         if !fields.contains_key("timestamp") {
             return Ok(None);
         }
@@ -208,7 +200,7 @@ impl Queues {
     /// Log lines, oldest first.
     pub async fn job_logs(&self, queue: &QueueName, id: &JobId, most: u64) -> Result<Vec<String>, QueueError> {
         let key = format!("{}:logs", self.keys(queue).job_key(id.as_str()));
-        Ok(self.connection.clone().lrange(key, 0, most as isize - 1).await?)
+        Ok(self.connection.get().lrange(key, 0, most as isize - 1).await?)
     }
 
     /// Jobs in one state: next to run first, or newest first when finished.
@@ -221,7 +213,7 @@ impl Queues {
     ) -> Result<Vec<JobView>, QueueError> {
         let keys = self.keys(queue);
         let (from, to) = (offset as isize, (offset + limit) as isize - 1);
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection.get();
         let ids: Vec<String> = match state {
             // Lists are filled from the left and taken from the right.
             JobState::Waiting => connection.lrange(keys.wait(), -to - 1, -from - 1).await?,
@@ -271,7 +263,7 @@ impl Queues {
             .arg(prev)
             .arg("1")
             .arg("0")
-            .invoke_async(&mut self.connection.clone())
+            .invoke_async(&mut self.connection.get())
             .await?;
         match code {
             1 => Ok(()),

@@ -17,20 +17,18 @@ use patchbay_model::QueueName;
 use patchbay_model::job::{JobKey, Trace};
 use patchbay_model::retry::Backoff;
 use redis::AsyncCommands;
-use redis::aio::ConnectionManager;
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::add::MAX_DATA_BYTES;
+use crate::connection::Connection;
 use crate::opts::JobOpts;
 use crate::{Queues, scripts};
 
 /// How often Redis is asked whether it is there; bounds how late its return is noticed.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-/// No answer for this long counts as away (a half-open connection never answers).
-const WATCH_LIMIT: Duration = Duration::from_secs(2);
 /// Traces kept on a job, as in BullMQ's own default order of magnitude.
 const MAX_TRACES: usize = 10;
 
@@ -128,7 +126,7 @@ pub enum Disposition {
 /// Writes to a running job.
 #[derive(Clone)]
 pub struct JobHandle {
-    connection: ConnectionManager,
+    connection: Connection,
     job_key: String,
     events_key: String,
     id: String,
@@ -163,7 +161,7 @@ impl JobHandle {
                 .arg(json)
                 .ignore();
         }
-        let written: redis::RedisResult<()> = pipe.query_async(&mut self.connection.clone()).await;
+        let written: redis::RedisResult<()> = pipe.query_async(&mut self.connection.get()).await;
         if let Err(error) = written {
             warn!(%error, job = self.id, "job output lost");
         }
@@ -294,7 +292,7 @@ impl Inner {
     /// workers it costs one look into an empty queue. Never returns.
     async fn wake_fetcher(&self) {
         loop {
-            let woken: redis::RedisResult<()> = self.queues.connection.clone().zadd(self.keys.marker(), "0", 0).await;
+            let woken: redis::RedisResult<()> = self.queues.connection.get().zadd(self.keys.marker(), "0", 0).await;
             if let Err(error) = woken {
                 warn!(%error, queue = %self.config.queue, "cannot wake the worker");
             }
@@ -388,7 +386,7 @@ impl Inner {
         // From the raw texts: the crate's reader turns data that is not JSON into null, rounds large numbers, and replaces all
         // options by defaults when one of them is odd.
         let (data, opts, stalled, first_deferred): (Option<String>, Option<String>, Option<u32>, Option<u64>) =
-            self.queues.connection.clone().hmget(&job_key, &["data", "opts", "stc", "pfd"]).await?;
+            self.queues.connection.get().hmget(&job_key, &["data", "opts", "stc", "pfd"]).await?;
         let mut data = data.unwrap_or_default();
         let mut invalid = None;
         let opts = JobOpts::parse(opts.as_deref().unwrap_or("{}")).unwrap_or_else(|reason| {
@@ -439,14 +437,14 @@ impl Inner {
                     .key(self.keys.job_key(job.id()))
                     .arg(traces)
                     .arg(&reason)
-                    .invoke_async(&mut self.queues.connection.clone())
+                    .invoke_async(&mut self.queues.connection.get())
                     .await?;
                 Err(bullmq::Error::Unrecoverable(reason))
             }
             Disposition::Retry { delay, reason, stack } => self.delay(job, delay, &reason, stack, true).await,
             Disposition::Defer { delay, reason, stack } => {
                 let key = self.keys.job_key(job.id());
-                let _: bool = self.queues.connection.clone().hset_nx(key, "pfd", now_ms()).await?;
+                let _: bool = self.queues.connection.get().hset_nx(key, "pfd", now_ms()).await?;
                 self.delay(job, delay, &reason, stack, false).await
             }
             Disposition::HandBack => {
@@ -489,7 +487,7 @@ impl Inner {
             .arg(fields)
             .arg("0")
             .arg("")
-            .invoke_async(&mut self.queues.connection.clone())
+            .invoke_async(&mut self.queues.connection.get())
             .await?;
         if code < 0 {
             warn!(job = job.id(), code, "the job could not be delayed; its lock was lost");
@@ -500,7 +498,7 @@ impl Inner {
     /// The job's stack traces with this one added, as BullMQ stores them.
     async fn traces(&self, job: &Job, stack: Vec<String>) -> Result<String, bullmq::Error> {
         let known: Option<String> = if job.attempts_started() > 1 {
-            self.queues.connection.clone().hget(self.keys.job_key(job.id()), "stacktrace").await?
+            self.queues.connection.get().hget(self.keys.job_key(job.id()), "stacktrace").await?
         } else {
             None
         };
@@ -533,9 +531,12 @@ impl Drop for Unlock<'_> {
 /// Builds the worker, and builds it again when Redis was away: the crate's own reconnect backs off to seconds and is private.
 async fn watch(inner: Arc<Inner>) {
     inner.healthy.store(false, Ordering::Release);
+    let mut replaced = 0;
     while !inner.stop.is_cancelled() {
-        let answered = matches!(tokio::time::timeout(WATCH_LIMIT, inner.queues.ping()).await, Ok(Ok(_)));
-        let was_healthy = inner.healthy.load(Ordering::Acquire);
+        let answered = inner.queues.ping().await.is_ok();
+        let now_replaced = inner.queues.connection.times_replaced();
+        let was_healthy = inner.healthy.load(Ordering::Acquire) && now_replaced == replaced;
+        replaced = now_replaced;
         if !answered {
             inner.healthy.store(false, Ordering::Release);
         } else if !was_healthy {
@@ -574,7 +575,7 @@ async fn renew(inner: Arc<Inner>) {
             .arg(packed_tokens)
             .arg(packed_ids)
             .arg(lock_ms)
-            .invoke_async(&mut inner.queues.connection.clone())
+            .invoke_async(&mut inner.queues.connection.get())
             .await;
         match refused {
             Ok(refused) => {

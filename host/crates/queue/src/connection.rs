@@ -1,0 +1,70 @@
+//! Our shared connection to Redis, replaced when it goes silent.
+//!
+//! The client library reconnects when a connection breaks, but not when it merely stops answering, as behind a dead router: then every
+//! call would time out for as long as the system's TCP keeps the connection.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use tracing::warn;
+
+use crate::QueueError;
+
+/// A reply later than this is no reply: callers need an answer before their own limits.
+const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// A connection that does not answer `PING` for this long is silent. Redis answers in microseconds, and under load in milliseconds;
+/// below the time limit of health probes, so that they replace it, too.
+const SILENCE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Cheap to clone; all clones share the connection.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    client: redis::Client,
+    current: Arc<ArcSwap<ConnectionManager>>,
+    replaced: Arc<AtomicU64>,
+}
+
+impl Connection {
+    pub(crate) async fn open(client: redis::Client) -> Result<Self, QueueError> {
+        let current = Arc::new(ArcSwap::from_pointee(connect(&client).await?));
+        Ok(Self { client, current, replaced: Arc::default() })
+    }
+
+    /// To send commands over.
+    pub(crate) fn get(&self) -> ConnectionManager {
+        ConnectionManager::clone(&self.current.load())
+    }
+
+    /// How often it was replaced. Other connections of the same age are as silent.
+    pub(crate) fn times_replaced(&self) -> u64 {
+        self.replaced.load(Ordering::Acquire)
+    }
+
+    /// A round trip. When there is no answer, the connection is replaced: the next commands go over a fresh one.
+    pub(crate) async fn ping(&self) -> Result<(), QueueError> {
+        let mut connection = self.get();
+        let command = redis::cmd("PING");
+        let ping = command.query_async::<String>(&mut connection);
+        if let Ok(answer) = tokio::time::timeout(SILENCE_LIMIT, ping).await {
+            return answer.map(drop).map_err(QueueError::from);
+        }
+        let fresh = connect(&self.client).await?;
+        warn!("Redis was silent; reconnected");
+        self.current.store(Arc::new(fresh));
+        self.replaced.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+async fn connect(client: &redis::Client) -> Result<ConnectionManager, QueueError> {
+    let config = ConnectionManagerConfig::new()
+        .set_response_timeout(Some(RESPONSE_LIMIT))
+        .set_connection_timeout(Some(CONNECT_LIMIT))
+        .set_number_of_retries(3)
+        .set_max_delay(Duration::from_millis(500));
+    Ok(ConnectionManager::new_with_config(client.clone(), config).await?)
+}

@@ -1,0 +1,120 @@
+//! A Redis of a test's own, which it may stop and start, and a connection to it that may go silent.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use crate::harness::until;
+
+/// A private server with an append-only file, as production has it.
+pub struct RedisServer {
+    pub url: String,
+    port: u16,
+    dir: PathBuf,
+    child: Option<Child>,
+}
+
+impl RedisServer {
+    pub async fn start_new(dir: &Path) -> anyhow::Result<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let dir = dir.join("redis");
+        std::fs::create_dir_all(&dir)?;
+        let mut server = Self { url: format!("redis://127.0.0.1:{port}/"), port, dir, child: None };
+        server.start().await?;
+        Ok(server)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Returns when it answers.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        let child = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction"])
+            .args(["--port", &self.port.to_string(), "--logfile", "server.log"])
+            .current_dir(&self.dir)
+            .kill_on_drop(true)
+            .spawn()
+            .context("redis-server")?;
+        self.child = Some(child);
+        let url = self.url.clone();
+        until(Duration::from_secs(20), "Redis answers", async || {
+            let client = redis::Client::open(url.as_str())?;
+            let Ok(mut connection) = client.get_multiplexed_async_connection().await else { return Ok(None) };
+            let answer: redis::RedisResult<String> = redis::cmd("PING").query_async(&mut connection).await;
+            Ok(answer.is_ok().then_some(()))
+        })
+        .await
+    }
+
+    /// As a restart by an operator: it writes what it has.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let mut child = self.child.take().context("running")?;
+        let pid = rustix::process::Pid::from_raw(child.id().context("running")?.try_into()?).context("pid")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        child.wait().await?;
+        Ok(())
+    }
+}
+
+/// Forwards to a server until it is told to go silent: then connections stay open and nothing moves, as behind a dead router.
+/// Later connections work.
+pub struct SilentProxy {
+    pub address: SocketAddr,
+    generation: Arc<watch::Sender<u64>>,
+}
+
+impl SilentProxy {
+    pub async fn start(server: SocketAddr) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let generation = Arc::new(watch::Sender::new(0));
+        let current = Arc::clone(&generation);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(upstream) = TcpStream::connect(server).await else { continue };
+                let (client_read, client_write) = client.into_split();
+                let (server_read, server_write) = upstream.into_split();
+                tokio::spawn(forward(client_read, server_write, current.subscribe()));
+                tokio::spawn(forward(server_read, client_write, current.subscribe()));
+            }
+        });
+        Ok(Self { address, generation })
+    }
+
+    /// All connections that are open now.
+    pub fn go_silent(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+}
+
+async fn forward(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut generation: watch::Receiver<u64>,
+) {
+    generation.mark_unchanged();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        tokio::select! {
+            biased;
+            _ = generation.changed() => break,
+            read = from.read(&mut buffer) => {
+                let Ok(n @ 1..) = read else { return };
+                if to.write_all(&buffer[..n]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+    // Both halves stay open and unused.
+    std::future::pending::<()>().await;
+}
