@@ -65,6 +65,11 @@ impl Queues {
         QueueKeys::new(queue.as_str(), Some(&self.config.prefix))
     }
 
+    /// BullMQ's key prefix.
+    pub fn prefix(&self) -> &str {
+        &self.config.prefix
+    }
+
     /// A round trip.
     pub async fn ping(&self) -> Result<Duration, QueueError> {
         let started = Instant::now();

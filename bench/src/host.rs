@@ -1,0 +1,9 @@
+//! The host's own binary, built by this workspace.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    patchbay::cli::main()
+}

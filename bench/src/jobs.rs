@@ -1,0 +1,99 @@
+//! Jobs per second.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use patchbay_model::job::{NewJob, Trace};
+use patchbay_queue::Queues;
+
+use crate::statistics::{Spread, verdict};
+use crate::world::{QUEUE, Who, World};
+
+/// Adding in one go is bounded by the host's own limit on a transaction.
+const CHUNK: usize = 500;
+
+/// Name, milliseconds of computing, concurrency, jobs, targets for wasm/native and wasm/node.
+type Case = (&'static str, u64, usize, usize, Option<f64>, Option<f64>);
+
+const CASES: [Case; 4] = [
+    ("no-op, concurrency 1", 0, 1, 600, Some(0.75), Some(1.0)),
+    ("no-op, concurrency 10", 0, 10, 3_000, Some(0.85), Some(0.9)),
+    ("no-op, concurrency 100", 0, 100, 3_000, Some(0.85), Some(0.9)),
+    ("5 ms of computing, concurrency 10", 5, 10, 300, None, Some(1.7)),
+];
+
+pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
+    println!("jobs per second (0.5 KB of data, attempts recorded)");
+    for (name, ms, concurrency, jobs, native_target, node_target) in CASES {
+        let everybody = [Who::Wasm, Who::Native, Who::Node];
+        let mut rates: [Vec<f64>; 3] = Default::default();
+        for pair in 0..=pairs {
+            // Each goes first equally often.
+            for turn in 0..3 {
+                let i = (turn + pair) % 3;
+                let rate = rate(world, everybody[i], ms, concurrency, jobs).await?;
+                // The first round warms everything up.
+                if pair > 0 {
+                    rates[i].push(rate);
+                }
+            }
+        }
+        let ratio = |other: usize| Spread::of(rates[0].iter().zip(&rates[other]).map(|(wasm, other)| wasm / other).collect());
+        let [wasm, native, node] = [0, 1, 2].map(|i| Spread::of(rates[i].clone()));
+        println!("  {name}");
+        println!("    wasm {wasm}/s, native {native}/s, node {node}/s");
+        let (to_native, to_node) = (ratio(1), ratio(2));
+        let target = |ratio: Spread, target: Option<f64>| target.map_or(String::new(), |t| format!("  {}", verdict(ratio.median, t, true)));
+        println!("    wasm / native {to_native}{}", target(to_native, native_target));
+        println!("    wasm / node   {to_node}{}", target(to_node, node_target));
+    }
+    Ok(())
+}
+
+/// From a tenth of the jobs on, so that starting a worker does not count.
+async fn rate(world: &World, who: Who, ms: u64, concurrency: usize, jobs: usize) -> anyhow::Result<f64> {
+    let queues = world.fresh_queues().await?;
+    add(&queues, ms, jobs).await?;
+    let completed = format!("{}:{QUEUE}:completed", world.prefix(&queues));
+    let mut redis = world.redis().await?;
+    let worker = world.start(who, &queues, concurrency).await?;
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let mut first: Option<(Instant, usize)> = None;
+    let rate = loop {
+        let done: usize = redis::cmd("ZCARD").arg(&completed).query_async(&mut redis).await?;
+        let now = Instant::now();
+        match first {
+            None if done >= jobs / 10 => first = Some((now, done)),
+            Some((since, before)) if done >= jobs => break (done - before) as f64 / (now - since).as_secs_f64(),
+            _ if now > deadline => bail!("{who:?} completed {done} of {jobs} jobs in two minutes"),
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    world.stop(worker).await?;
+    let _: () = redis::cmd("FLUSHDB").query_async(&mut redis).await?;
+    Ok(rate)
+}
+
+pub fn job(ms: u64) -> NewJob {
+    let filler = "x".repeat(480);
+    NewJob {
+        queue: QUEUE.parse().expect("a queue name"),
+        name: if ms > 0 { "spin".into() } else { "noop".into() },
+        data: format!(r#"{{"ms":{ms},"filler":"{filler}"}}"#),
+        id: None,
+        delay: None,
+        priority: None,
+        attempts: None,
+        backoff: None,
+        deduplication: None,
+        trace: Trace::default(),
+    }
+}
+
+async fn add(queues: &Queues, ms: u64, jobs: usize) -> anyhow::Result<()> {
+    for chunk in (0..jobs).collect::<Vec<_>>().chunks(CHUNK) {
+        queues.add(chunk.iter().map(|_| job(ms)).collect()).await?;
+    }
+    Ok(())
+}

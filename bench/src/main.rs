@@ -1,0 +1,41 @@
+//! `make bench`: ratios measured side by side in one run, as the median of interleaved pairs with its spread.
+//!
+//! Absolute figures belong to the machine; the ratios are what is claimed. Interleaving cancels what changes slowly (heat, neighbours).
+
+mod instantiate;
+mod jobs;
+mod latency;
+mod process;
+mod statistics;
+mod world;
+
+use anyhow::Context;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Interleaved pairs per comparison; `PATCHBAY_BENCH_PAIRS` for a quick look.
+fn pairs() -> usize {
+    std::env::var("PATCHBAY_BENCH_PAIRS").ok().and_then(|text| text.parse().ok()).unwrap_or(15)
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let pairs = pairs();
+    let guest = std::fs::read(std::env::var("PATCHBAY_BENCH_GUEST").context("run this with `make bench`")?)?;
+    println!("{pairs} interleaved pairs per comparison; medians, and in brackets the quartiles");
+    println!();
+    instantiate::run(&guest, pairs).await?;
+    for durable in [true, false] {
+        let world = world::World::new(durable, &guest).await?;
+        println!();
+        println!("## Redis {}", if durable { "with an append-only file (everysec)" } else { "without persistence" });
+        jobs::run(&world, pairs).await?;
+        latency::run(&world, pairs).await?;
+        if durable {
+            process::run(&world, pairs).await?;
+        }
+    }
+    Ok(())
+}

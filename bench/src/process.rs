@@ -1,0 +1,83 @@
+//! The host as a process: memory when idle, and how long until it is healthy.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::statistics::{Spread, verdict};
+use crate::world::World;
+
+pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
+    // The first start compiles the plugin and fills the cache.
+    let (mut host, url, _) = start(world).await?;
+    let pushed = reqwest::Client::builder().no_proxy().build()?;
+    let push = pushed.post(format!("{url}/api/admin/plugins")).basic_auth("bench", Some("bench"));
+    let staged: serde_json::Value = serde_json::from_str(&push.body(std::fs::read(world.guest_file.path())?).send().await?.text().await?)?;
+    let digest = staged["data"]["digest"].as_str().with_context(|| staged.to_string())?;
+    let activate = pushed.post(format!("{url}/api/admin/plugins/hostile/activate")).basic_auth("bench", Some("bench"));
+    let body = serde_json::json!({ "digest": digest }).to_string();
+    activate.header("content-type", "application/json").body(body).send().await?.error_for_status()?;
+    host.kill().await?;
+
+    let (mut starts, mut memory) = (Vec::new(), Vec::new());
+    for _ in 0..pairs {
+        let (mut host, _, until_healthy) = start(world).await?;
+        starts.push(until_healthy.as_secs_f64() * 1e3);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        memory.push(resident_mib(host.id().context("running")?)?);
+        host.kill().await?;
+    }
+    let (starts, memory) = (Spread::of(starts), Spread::of(memory));
+    println!("the process, with one active plugin and a warm cache");
+    println!("  start to healthy: {starts} ms  {}", verdict(starts.median, 500.0, false));
+    println!("  resident when idle: {memory} MiB  {}", verdict(memory.median, 80.0, false));
+    Ok(())
+}
+
+async fn start(world: &World) -> anyhow::Result<(Child, String, Duration)> {
+    let binary = std::env::current_exe()?.with_file_name("host");
+    let started = Instant::now();
+    let mut host = Command::new(binary)
+        .arg("serve")
+        .env_clear()
+        .env("DATABASE_URL", &world.database_url)
+        .env("REDIS_URL", &world.redis_url)
+        .env("BULL_BOARD_USERNAME", "bench")
+        .env("BULL_BOARD_PASSWORD", "bench")
+        .env("PATCHBAY_HTTP_LISTEN", "127.0.0.1:0")
+        .env("PATCHBAY_LOG_FORMAT", "json")
+        .env("PATCHBAY_RUNTIME_CACHE_DIR", world.dir.path().join("host-cache"))
+        .current_dir(world.dir.path())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = BufReader::new(host.stdout.take().context("stdout")?).lines();
+    let url = loop {
+        let line = lines.next_line().await?.context("the host ended")?;
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        if line["message"] == "patchbay is up" {
+            break format!("http://{}", line["address"].as_str().context("an address")?);
+        }
+    };
+    // Its log must go somewhere.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    loop {
+        if http.get(format!("{url}/api/health")).send().await.is_ok_and(|response| response.status() == 200) {
+            return Ok((host, url, started.elapsed()));
+        }
+        if started.elapsed() > Duration::from_secs(30) {
+            bail!("the host does not become healthy");
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn resident_mib(pid: u32) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+}

@@ -1,0 +1,262 @@
+//! What all measurements share: services, the sandbox with the guest, and Node's worker.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use async_trait::async_trait;
+use patchbay::settings::Settings;
+use patchbay::work::{Execution, Executor, WasmExecutor, Work};
+use patchbay_capability::{Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services};
+use patchbay_model::outcome::Outcome;
+use patchbay_model::retry::RetryPolicy;
+use patchbay_model::{PluginName, QueueName};
+use patchbay_queue::{Delivery, Keep, Queues, RedisConfig, WorkerConfig, WorkerHandle};
+use patchbay_runtime::{HostLimits, Runtime, RuntimeConfig};
+use patchbay_store::{Store, StoreConfig};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+/// The guest's queue in its manifest.
+pub const QUEUE: &str = "hostileQueue";
+
+/// Who works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// A fresh instance per job.
+    Wasm,
+    /// A closure on the same work path.
+    Native,
+    /// Node's `bullmq`.
+    Node,
+}
+
+pub struct World {
+    pub redis_url: String,
+    pub database_url: String,
+    pub guest_file: tempfile::NamedTempFile,
+    pub dir: tempfile::TempDir,
+    runtime: Arc<Runtime>,
+    store: Store,
+    node: Mutex<Node>,
+    sequence: AtomicU64,
+    _redis: Child,
+}
+
+struct Node {
+    _child: Child,
+    input: ChildStdin,
+    output: tokio::io::Lines<BufReader<ChildStdout>>,
+}
+
+/// A worker that runs; stop it before the next one.
+pub enum Worker {
+    Ours { handle: WorkerHandle, stop: CancellationToken, recorder: tokio::task::JoinHandle<()> },
+    Node,
+}
+
+struct NoSecrets;
+
+impl SecretSource for NoSecrets {
+    fn get(&self, _: &PluginName, _: &str) -> Option<SecretValue> {
+        None
+    }
+}
+
+/// As the sandbox does it: on threads of their own, since a closure that computes must not hold up the host either.
+struct NativeExecutor {
+    threads: tokio::runtime::Handle,
+}
+
+#[async_trait]
+impl Executor for NativeExecutor {
+    async fn execute(&self, delivery: &Delivery) -> Execution {
+        let spin = spin(&delivery.data);
+        let work = move || {
+            let started = Instant::now();
+            while started.elapsed() < spin {
+                std::hint::black_box(1);
+            }
+            "null".to_owned()
+        };
+        // A no-op is a plain closure call; only work that computes goes to the other threads.
+        let value = if spin.is_zero() {
+            work()
+        } else {
+            self.threads.spawn(async move { work() }).await.unwrap_or_default()
+        };
+        Execution { ran_by: None, policy: self.policy(delivery), outcome: Outcome::Completed(value), stack: None }
+    }
+
+    fn policy(&self, delivery: &Delivery) -> RetryPolicy {
+        RetryPolicy::merge(delivery.retry, (None, None))
+    }
+}
+
+fn spin(data: &str) -> Duration {
+    let data: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
+    Duration::from_millis(data["ms"].as_u64().unwrap_or(0))
+}
+
+impl World {
+    pub async fn new(durable: bool, guest: &[u8]) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let redis = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendfsync", "everysec", "--port", &port.to_string()])
+            .args(["--appendonly", if durable { "yes" } else { "no" }, "--logfile", "redis.log"])
+            .current_dir(dir.path())
+            .kill_on_drop(true)
+            .spawn()?;
+        let redis_url = format!("redis://127.0.0.1:{port}/");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            if Instant::now() > deadline {
+                bail!("redis-server does not start");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let runtime = Runtime::new(RuntimeConfig {
+            cache_dir: dir.path().join("cache"),
+            compiler: None,
+            compile_timeout: Duration::from_secs(120),
+            compile_memory_bytes: 4 << 30,
+            max_calls: 100,
+            worker_threads: std::thread::available_parallelism().map_or(2, usize::from),
+            limits: limits(),
+            cache_key: [7; 32],
+        })?;
+        let revision = runtime.load(guest).await?;
+        runtime.registry().publish(revision);
+        let database_url = std::env::var("PATCHBAY_TEST_DATABASE_URL").context("run this with `make bench`")?;
+        let store = Store::connect(StoreConfig {
+            url: database_url.clone(),
+            min_connections: 5,
+            max_connections: 20,
+            acquire_timeout: Duration::from_secs(5),
+        })
+        .await?;
+        store.migrate().await?;
+        let guest_file = tempfile::NamedTempFile::new()?;
+        std::fs::write(guest_file.path(), guest)?;
+        let node = Mutex::new(Node::start(&redis_url)?);
+        Ok(Self { redis_url, database_url, guest_file, dir, runtime, store, node, sequence: AtomicU64::new(0), _redis: redis })
+    }
+
+    /// Queues under a key prefix that nobody used before.
+    pub async fn fresh_queues(&self) -> anyhow::Result<Queues> {
+        let n = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let config = RedisConfig { url: self.redis_url.clone(), prefix: format!("b{n}"), own_prefix: format!("p{n}") };
+        Ok(Queues::connect(config).await?)
+    }
+
+    pub async fn redis(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {
+        Ok(redis::Client::open(self.redis_url.as_str())?.get_multiplexed_async_connection().await?)
+    }
+
+    pub fn prefix(&self, queues: &Queues) -> String {
+        queues.prefix().to_owned()
+    }
+
+    /// Starts working on the queue.
+    pub async fn start(&self, who: Who, queues: &Queues, concurrency: usize) -> anyhow::Result<Worker> {
+        if who == Who::Node {
+            let prefix = self.prefix(queues);
+            self.node.lock().await.tell(&format!("start {prefix} {QUEUE} {concurrency}")).await?;
+            return Ok(Worker::Node);
+        }
+        let executor: Arc<dyn Executor> = if who == Who::Wasm {
+            let services = Arc::new(Services {
+                queues: queues.clone(),
+                kv: queues.kv(),
+                secrets: Arc::new(NoSecrets),
+                mail: MailTransport::new(None)?,
+                egress: Egress::new(EgressConfig::default())?,
+            });
+            let settings = Arc::new(Settings::new(None));
+            Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, Duration::from_secs(30)))
+        } else {
+            Arc::new(NativeExecutor { threads: native_threads() })
+        };
+        let work = Work::new(executor, queues.attempts(), "bench".into(), 100);
+        let stop = CancellationToken::new();
+        let recorder = tokio::spawn(patchbay::recorder::run(queues.attempts(), self.store.clone(), stop.clone()));
+        let queue: QueueName = QUEUE.parse()?;
+        let config = WorkerConfig {
+            queue,
+            concurrency,
+            lock: Duration::from_secs(30),
+            renew: Duration::from_secs(10),
+            stalled_interval: Duration::from_secs(30),
+            max_stalls: 10,
+            keep_completed: Keep::default(),
+            keep_failed: Keep::default(),
+            rate: None,
+            host: "bench".into(),
+        };
+        Ok(Worker::Ours { handle: queues.spawn_worker(config, work), stop, recorder })
+    }
+
+    pub async fn stop(&self, worker: Worker) -> anyhow::Result<()> {
+        match worker {
+            Worker::Node => self.node.lock().await.tell("stop").await,
+            Worker::Ours { handle, stop, recorder } => {
+                handle.drain(Duration::from_secs(10)).await;
+                stop.cancel();
+                recorder.await?;
+                Ok(())
+            }
+        }
+    }
+}
+
+pub fn limits() -> HostLimits {
+    HostLimits {
+        default_memory_mb: 64,
+        max_memory_mb: 64,
+        default_deadline: Duration::from_secs(30),
+        max_deadline: Duration::from_secs(300),
+        max_result_bytes: 1 << 20,
+        max_log_bytes: 1 << 20,
+        max_component_bytes: 64 << 20,
+    }
+}
+
+fn native_threads() -> tokio::runtime::Handle {
+    static THREADS: std::sync::OnceLock<tokio::runtime::Runtime> = std::sync::OnceLock::new();
+    let threads = THREADS.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread().thread_name("native").build().expect("threads can be made")
+    });
+    threads.handle().clone()
+}
+
+impl Node {
+    fn start(redis_url: &str) -> anyhow::Result<Self> {
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/interop/bench-worker.mjs");
+        let mut child = Command::new("node")
+            .arg(script)
+            .env("REDIS_URL", redis_url)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("node")?;
+        let input = child.stdin.take().context("stdin")?;
+        let output = BufReader::new(child.stdout.take().context("stdout")?).lines();
+        Ok(Self { _child: child, input, output })
+    }
+
+    async fn tell(&mut self, command: &str) -> anyhow::Result<()> {
+        self.input.write_all(format!("{command}\n").as_bytes()).await?;
+        let answer = self.output.next_line().await?.context("node ended")?;
+        if answer != "ok" {
+            bail!("node: {answer}");
+        }
+        Ok(())
+    }
+}
