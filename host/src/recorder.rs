@@ -1,11 +1,17 @@
 //! Copies finished attempts from the Redis stream to Postgres.
 //!
-//! Acknowledges after the commit, so a kill at any point repeats a batch instead of losing it, and repeating changes nothing.
+//! On the way, backtraces get files and lines where the plugin's file carries debug information: the job has settled by then, and nobody
+//! waits. Acknowledges after the commit, so a kill at any point repeats a batch instead of losing it, and repeating changes nothing.
 //! While Postgres is away the stream grows; jobs go on.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use patchbay_model::RevisionDigest;
+use patchbay_model::attempt::AttemptRecord;
 use patchbay_queue::AttemptStream;
+use patchbay_runtime::Symbols;
 use patchbay_store::Store;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -53,11 +59,12 @@ async fn copy(stream: &AttemptStream, store: &Store, block: Duration) -> anyhow:
     if entries.is_empty() {
         return Ok(0);
     }
+    let mut backtraces = Backtraces::new(store);
     let mut ids = Vec::with_capacity(entries.len());
     let mut records = Vec::with_capacity(entries.len());
     for (id, entry) in entries {
         match entry {
-            Ok(record) => records.push(record),
+            Ok(record) => records.push(backtraces.resolve(record).await),
             // Written by something else than a Patchbay: keeping it would block the stream for ever.
             Err(reason) => error!(%reason, "an entry of the attempt stream cannot be read and is dropped"),
         }
@@ -66,4 +73,37 @@ async fn copy(stream: &AttemptStream, store: &Store, block: Duration) -> anyhow:
     store.record_attempts(&records).await?;
     stream.ack(&ids).await?;
     Ok(ids.len())
+}
+
+/// Debug information of the revisions in one batch.
+struct Backtraces<'a> {
+    store: &'a Store,
+    known: HashMap<RevisionDigest, Option<Arc<Symbols>>>,
+}
+
+impl<'a> Backtraces<'a> {
+    fn new(store: &'a Store) -> Self {
+        Self { store, known: HashMap::new() }
+    }
+
+    async fn resolve(&mut self, mut record: AttemptRecord) -> AttemptRecord {
+        if let (Some(stack), Some(revision)) = (&record.stack, record.revision)
+            && let Some(symbols) = self.symbols(revision).await
+        {
+            record.stack = Some(symbols.resolve(stack));
+        }
+        record
+    }
+
+    /// Without them a backtrace keeps its names: no reason to lose the record.
+    async fn symbols(&mut self, revision: RevisionDigest) -> Option<Arc<Symbols>> {
+        if let Some(known) = self.known.get(&revision) {
+            return known.clone();
+        }
+        let component = self.store.component(&revision).await.ok().flatten();
+        let read = tokio::task::spawn_blocking(move || component.and_then(|bytes| Symbols::of(&bytes)).map(Arc::new));
+        let symbols = read.await.ok().flatten();
+        self.known.insert(revision, symbols.clone());
+        symbols
+    }
 }

@@ -157,6 +157,13 @@ async fn a_panic_leaves_a_backtrace_with_names_in_the_jobs_stack_trace() -> anyh
     assert!(trace.contains("panic_here"), "{trace}");
     let reason = story["job"]["failedReason"].as_str().context("a reason")?;
     assert!(reason.starts_with("trapped:"), "{reason}");
+    let path = format!("/api/admin/queues/hostileQueue/jobs/{}", story["job"]["id"].as_str().context("an id")?);
+    let stack = until(Duration::from_secs(10), "the attempt in Postgres", async || {
+        Ok(host.get(&path).await?.1["data"]["attempts"][0]["stack"].as_str().map(str::to_owned))
+    })
+    .await?;
+    let line = stack.lines().find(|line| line.contains("panic_here")).context("the frame")?;
+    assert!(line.contains("hostile/src/lib.rs:"), "file and line from the debug information: {line}");
     let logs = story["logs"].to_string();
     assert!(logs.contains("on request"), "the panic's message is in the job's log: {logs}");
     Ok(())

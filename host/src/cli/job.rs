@@ -150,7 +150,9 @@ fn describe(queue: &str, story: &Value) -> String {
             super::plugin::short(attempt["revision"].as_str().unwrap_or("-"))
         ));
     }
-    if let Some(stack) = items(&job["stacktrace"]).last().and_then(Value::as_str) {
+    // The remembered one names files and lines where the plugin's file does; the job's own names functions.
+    let remembered = items(&story["attempts"]).find_map(|attempt| attempt["stack"].as_str());
+    if let Some(stack) = remembered.or_else(|| items(&job["stacktrace"]).last().and_then(Value::as_str)) {
         lines.push(format!("stack trace:\n{stack}"));
     }
     let logs: Vec<&str> = items(&story["logs"]).filter_map(Value::as_str).collect();

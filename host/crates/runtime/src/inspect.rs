@@ -70,12 +70,12 @@ fn read(component: &[u8]) -> Result<Sections, Rejection> {
             }
             Payload::ComponentImportSection(reader) if depth == 0 => {
                 for import in reader {
-                    sections.imports.push(import.map_err(broken)?.name.0.to_owned());
+                    sections.imports.push(import.map_err(broken)?.name.name.to_owned());
                 }
             }
             Payload::ComponentExportSection(reader) if depth == 0 => {
                 for export in reader {
-                    sections.exports.push(export.map_err(broken)?.name.0.to_owned());
+                    sections.exports.push(export.map_err(broken)?.name.name.to_owned());
                 }
             }
             _ => {}

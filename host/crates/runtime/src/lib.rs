@@ -13,6 +13,7 @@ mod inspect;
 mod registry;
 mod revision;
 mod runtime;
+mod symbols;
 mod v0_1;
 
 pub use call::{CallReport, JobCall};
@@ -22,3 +23,4 @@ pub use inspect::{Inspected, inspect, pack};
 pub use registry::Registry;
 pub use revision::Revision;
 pub use runtime::{CompilerCommand, HostLimits, Runtime, RuntimeConfig};
+pub use symbols::Symbols;
