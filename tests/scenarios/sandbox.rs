@@ -286,3 +286,36 @@ async fn data_reaches_the_guest_as_it_was_written_and_odd_options_fail_the_job()
     assert_eq!(kept, large.len(), "the data is kept as it was");
     Ok(())
 }
+
+/// Answers 200 under /allowed, whatever comes.
+async fn answering_server() -> anyhow::Result<std::net::SocketAddr> {
+    let app = axum::Router::new().route("/allowed/{*rest}", axum::routing::any(|| async { "hello" }));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Ok(address)
+}
+
+#[tokio::test]
+async fn both_http_interfaces_go_through_the_same_gate() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let server = answering_server().await?;
+    host.deploy("hostile", hostile_plugin_calling(server)?).await?;
+    let story = run(&host, "outside", json!({ "url": format!("http://{server}/allowed/x") }), "completed").await?;
+    assert_eq!(result(&story)?, json!({ "status": 200, "body": "hello" }));
+    let data = json!({ "authority": server.to_string(), "path": "/allowed/x", "times": 20 });
+    for _ in 0..5 {
+        let story = run(&host, "wasi-http", data.clone(), "completed").await?;
+        assert_eq!(result(&story)?, json!(vec![200; 20]), "no request breaks");
+    }
+    let elsewhere = answering_server().await?;
+    let story = run(&host, "wasi-http", json!({ "authority": elsewhere.to_string() }), "failed").await?;
+    assert!(
+        story["job"]["failedReason"].as_str().is_some_and(|reason| reason.contains("HttpRequestDenied")),
+        "{story}"
+    );
+    let story = run(&host, "outside", json!({ "url": format!("http://{elsewhere}/allowed/x") }), "failed").await?;
+    assert!(story["job"]["failedReason"].as_str().is_some_and(|reason| reason.contains("Denied")), "{story}");
+    Ok(())
+}

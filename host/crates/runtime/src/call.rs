@@ -13,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::Revision;
+use crate::wasi_http::Hooks;
 
 /// Longest guest backtrace that is kept, in frames: recursion has thousands, and the first ones tell the story.
 const MAX_FRAMES: usize = 50;
@@ -61,6 +63,8 @@ pub(crate) struct State {
     pub(crate) host: tokio::runtime::Handle,
     pub(crate) log: Arc<LogBudget>,
     wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: Hooks,
     table: ResourceTable,
     memory: Memory,
 }
@@ -68,6 +72,12 @@ pub(crate) struct State {
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
     }
 }
 
@@ -82,7 +92,7 @@ impl State {
     }
 }
 
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+pub(crate) struct AbortOnDrop<T>(pub(crate) tokio::task::JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
@@ -191,6 +201,8 @@ async fn call(
     let memory_limit = revision.memory_bytes();
     let state = State {
         wasi: wasi(&capabilities, &log),
+        http: WasiHttpCtx::new(),
+        hooks: Hooks { capabilities: Arc::clone(&capabilities), host: host.clone() },
         capabilities,
         host,
         log: Arc::clone(&log),

@@ -129,7 +129,12 @@ fn check_imports(manifest: &Manifest, imports: &[String]) -> Result<(), Rejectio
             if !asked.contains(interface) {
                 return Err(Rejection::NotAsked { import: import.clone() });
             }
-        } else if import.starts_with("wasi:http/") || !import.starts_with("wasi:") {
+        } else if import.starts_with("wasi:http/") {
+            // The same gate as `patchbay:plugin/http`, so the same question.
+            if !asked.contains("http") {
+                return Err(Rejection::NotAsked { import: import.clone() });
+            }
+        } else if !import.starts_with("wasi:") {
             return Err(Rejection::Unknown { import: import.clone() });
         }
     }

@@ -15,6 +15,7 @@ mod revision;
 mod runtime;
 mod symbols;
 mod v0_1;
+mod wasi_http;
 
 pub use call::{CallReport, JobCall};
 pub use compile::compile_child;

@@ -55,6 +55,7 @@ use bindings::patchbay::plugin::{audit, http, kv, log, progress, queue, secrets,
 /// Everything that a component may import.
 pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     bindings::JobPlugin::add_to_linker::<_, HasSelf<_>>(linker, |state| state)
 }
 

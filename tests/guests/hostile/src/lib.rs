@@ -58,6 +58,14 @@ impl Jobs for Hostile {
                     Err(error) => Err(Failure::new("outside", format!("{error:?}"), Retry::Never)),
                 }
             }
+            // A standard client's interface.
+            "wasi-http" => {
+                let data = data(&job);
+                let (authority, path) = (data["authority"].as_str().unwrap_or_default(), data["path"].as_str().unwrap_or("/"));
+                let statuses: Result<Vec<u16>, Failure> =
+                    (0..data["times"].as_u64().unwrap_or(1)).map(|_| wasi_get(authority, path)).collect();
+                Ok(json!(statuses?))
+            }
             "log" => {
                 let line = "x".repeat(1_000);
                 for _ in 0..1_000_000 {
@@ -119,6 +127,21 @@ impl Jobs for Hostile {
             }
             other => Err(Failure::invalid_input("name", other)),
         }
+    }
+}
+
+fn wasi_get(authority: &str, path: &str) -> Result<u16, Failure> {
+    use wasip2::http::outgoing_handler::handle;
+    use wasip2::http::types::{Fields, OutgoingRequest, Scheme};
+    let failed = |what: String| Failure::new("outside", what, Retry::Never);
+    let request = OutgoingRequest::new(Fields::new());
+    let set = request.set_scheme(Some(&Scheme::Http)).and_then(|()| request.set_authority(Some(authority)));
+    set.and_then(|()| request.set_path_with_query(Some(path))).map_err(|()| failed("not a URL".into()))?;
+    let response = handle(request, None).map_err(|error| failed(format!("{error:?}")))?;
+    response.subscribe().block();
+    match response.get() {
+        Some(Ok(Ok(response))) => Ok(response.status()),
+        other => Err(failed(format!("{other:?}"))),
     }
 }
 
