@@ -28,6 +28,9 @@ use crate::{http, recorder};
 /// How long open HTTP requests may take to finish at the end of a drain.
 const HTTP_GRACE: Duration = Duration::from_secs(5);
 
+/// More than NTP leaves, less than does harm; beyond [`crate::health`]'s limit the host is not ready.
+const SKEW_TO_WARN_ABOUT_MS: i64 = 500;
+
 /// A running host.
 pub struct Host {
     address: SocketAddr,
@@ -72,6 +75,7 @@ impl Host {
         let drain_limit = config.drain_limit();
         let plugins = Arc::new(Plugins::new(store.clone(), runtime, settings, Arc::clone(&supervisor), drain_limit));
         plugins.converge().await.context("cannot read the active plugins")?;
+        let worked_queues = plugins.queues().len();
         let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
 
         let state = AppState {
@@ -96,6 +100,13 @@ impl Host {
             tokio::spawn(plugins.run(stop.clone())),
             tokio::spawn(recorder::run(queues.attempts(), store.clone(), stop.clone())),
         ];
+        info!(
+            postgres_at_most = config.store().max_connections,
+            // One shared and one for reading attempts; each worker has two of its own.
+            redis = 2 + 2 * worked_queues,
+            "connections of this host"
+        );
+        warn_about_skew(&queues).await;
         info!(%address, "patchbay is up");
         Ok(Self { address, store, attempts: queues.attempts(), supervisor, health, drain_limit, stop, tasks, server })
     }
@@ -134,6 +145,16 @@ impl Host {
         self.store.close().await;
         info!(jobs_left = left, "stopped");
         Ok(())
+    }
+}
+
+/// Delays, locks and schedules mean Redis's clock.
+async fn warn_about_skew(queues: &Queues) {
+    match queues.clock_skew_ms().await {
+        Ok(skew_ms) if skew_ms.abs() > SKEW_TO_WARN_ABOUT_MS => {
+            warn!(skew_ms, "this machine's clock is not Redis's: synchronise both with NTP");
+        }
+        Ok(_) | Err(_) => {}
     }
 }
 

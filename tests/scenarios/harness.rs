@@ -41,6 +41,12 @@ fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// The host's binary, as `make test` has built it.
+pub fn binary() -> PathBuf {
+    std::env::var("PATCHBAY_BIN")
+        .map_or_else(|_| repository().join("target/debug/patchbay"), |path| repository().join(path))
+}
+
 impl World {
     pub async fn new() -> anyhow::Result<Self> {
         // The first test of this process installs it; the error of later ones means that it is there.
@@ -57,9 +63,7 @@ impl World {
 
     /// A host with everything configured; `env` is added to it.
     pub async fn host(&self, env: &[(&str, &str)]) -> anyhow::Result<Host> {
-        let binary = std::env::var("PATCHBAY_BIN")
-            .map_or_else(|_| repository().join("target/debug/patchbay"), |path| repository().join(path));
-        let mut command = Command::new(binary);
+        let mut command = Command::new(binary());
         command
             .arg("serve")
             .env_clear()

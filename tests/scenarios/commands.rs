@@ -1,0 +1,216 @@
+//! The command line, as an operator or a script uses it.
+
+use std::process::Output;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::harness::{Host, PASSWORD, USER, World, binary, email_plugin, hostile_plugin, variant};
+
+/// Runs `patchbay` against the host.
+async fn patchbay(host: &Host, args: &[&str]) -> anyhow::Result<Output> {
+    let mut command = tokio::process::Command::new(binary());
+    command.args(args).env("PATCHBAY_URL", &host.url).env("PATCHBAY_USER", USER).env("PATCHBAY_PASSWORD", PASSWORD);
+    Ok(command.output().await?)
+}
+
+async fn json_of(host: &Host, args: &[&str]) -> anyhow::Result<Value> {
+    let output = patchbay(host, args).await?;
+    anyhow::ensure!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+#[tokio::test]
+async fn a_plugins_whole_life_by_commands() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let write = |name: &str, bytes: Vec<u8>| -> anyhow::Result<String> {
+        let path = world.dir.path().join(name);
+        std::fs::write(&path, bytes)?;
+        Ok(path.to_str().context("a path")?.to_owned())
+    };
+    let first = write("first.wasm", email_plugin()?)?;
+    let second = write("second.wasm", variant(&email_plugin()?, "second"))?;
+    let activated = json_of(&host, &["--json", "plugin", "push", &first, "--activate"]).await?;
+    let staged = json_of(&host, &["--json", "plugin", "push", &second]).await?;
+    assert_eq!(staged["created"], true);
+    let digest = staged["digest"].as_str().context("a digest")?;
+    let swapped = json_of(&host, &["--json", "plugin", "activate", "email", &digest[..8]]).await?;
+    assert_eq!(swapped["previous"], activated["digest"]);
+    let back = json_of(&host, &["--json", "plugin", "rollback", "email"]).await?;
+    assert_eq!(back["digest"], activated["digest"]);
+    let refused =
+        patchbay(&host, &["plugin", "delete", "email", activated["digest"].as_str().context("a digest")?]).await?;
+    assert_eq!(refused.status.code(), Some(4), "the active revision is not deleted");
+    json_of(&host, &["--json", "plugin", "delete", "email", digest]).await?;
+    let listed = json_of(&host, &["--json", "plugin", "list"]).await?;
+    assert_eq!((&listed[0]["active"], &listed[0]["revisions"]), (&json!(true), &json!(1)));
+
+    json_of(&host, &["--json", "plugin", "settings", "set", "email", "from=Ops <ops@example.com>", "deferMinutes=5"])
+        .await?;
+    let settings = json_of(&host, &["--json", "plugin", "settings", "get", "email"]).await?;
+    assert_eq!(settings, json!({ "from": "Ops <ops@example.com>", "deferMinutes": 5 }));
+    let wrong = patchbay(&host, &["plugin", "settings", "set", "email", "deferMinutes=soon"]).await?;
+    assert_eq!(wrong.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("/deferMinutes"), "it names the setting");
+
+    let added = json_of(
+        &host,
+        &["--json", "job", "add", "emailQueue", "send", r#"{"to":"a@example.com","subject":"s","text":"t"}"#],
+    )
+    .await?;
+    let id = added["id"].as_str().context("an id")?;
+    host.job_in("emailQueue", id, "completed").await?;
+    assert_eq!(world.mail.list()[0].from, "ops@example.com");
+    json_of(&host, &["--json", "plugin", "deactivate", "email"]).await?;
+    let waiting = json_of(&host, &["--json", "job", "add", "emailQueue", "send", "{}"]).await?;
+    let shown =
+        json_of(&host, &["--json", "job", "show", "emailQueue", waiting["id"].as_str().context("an id")?]).await?;
+    assert_eq!(shown["job"]["state"], "waiting", "a stopped plugin's queue waits");
+    Ok(())
+}
+
+#[tokio::test]
+async fn exit_codes_tell_scripts_what_happened() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let mut host = world.host(&[]).await?;
+    let code = async |host: &Host, args: &[&str]| anyhow::Ok(patchbay(host, args).await?.status.code());
+    assert_eq!(code(&host, &["queue", "list"]).await?, Some(0));
+    assert_eq!(code(&host, &["queue", "lists"]).await?, Some(2));
+    assert_eq!(code(&host, &["job", "show", "emailQueue", "4711"]).await?, Some(3));
+    assert_eq!(code(&host, &["job", "retry", "emailQueue", "4711"]).await?, Some(3));
+    assert_eq!(code(&host, &["job", "add", "a:b", "x"]).await?, Some(4));
+    assert_eq!(code(&host, &["--password", "wrong", "queue", "list"]).await?, Some(4));
+    host.child.kill().await?;
+    assert_eq!(code(&host, &["queue", "list"]).await?, Some(5));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_failed_job_is_put_back_and_runs_with_fresh_attempts() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    let id = host.add("hostileQueue", json!({ "name": "fail", "data": { "retry": "never" } })).await?;
+    host.job_in("hostileQueue", &id, "failed").await?;
+    let (status, _) = host.post(&format!("/api/admin/queues/hostileQueue/jobs/{id}/retry"), json!({})).await?;
+    assert_eq!(status, 200);
+    crate::harness::until(std::time::Duration::from_secs(10), "a second start", async || {
+        let (_, story) = host.get(&format!("/api/admin/queues/hostileQueue/jobs/{id}")).await?;
+        let job = &story["data"]["job"];
+        Ok((job["state"] == "failed" && job["attemptsStarted"] == 2).then(|| assert_eq!(job["attemptsMade"], 1)))
+    })
+    .await?;
+    let (status, answer) = host.get("/api/admin/queues/hostileQueue/jobs?state=failed").await?;
+    assert_eq!((status, answer["data"].as_array().map(Vec::len)), (200, Some(1)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn jobs_with_ids_delays_and_priorities_are_added_as_bullmq_adds_them() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let twice = json!({ "name": "n", "id": "order-1" });
+    assert_eq!(host.add("q", twice.clone()).await?, "order-1");
+    assert_eq!(host.add("q", twice).await?, "order-1", "known: not added again");
+    host.add("q", json!({ "name": "n", "delayMs": 60_000 })).await?;
+    host.add("q", json!({ "name": "n", "priority": 5 })).await?;
+    let (_, queues) = host.get("/api/admin/queues").await?;
+    let counts = &queues["data"][0]["counts"];
+    assert_eq!(
+        (&counts["waiting"], &counts["delayed"], &counts["prioritized"]),
+        (&json!(1), &json!(1), &json!(1)),
+        "{counts}"
+    );
+    for (job, field) in [
+        (json!({ "name": "n", "id": "12" }), "whole number"),
+        (json!({ "name": "n", "priority": 3_000_000 }), "priority"),
+        (json!({ "name": "n", "attempts": 0 }), "attempt"),
+        (json!({ "name": "" }), "name"),
+        (json!({ "name": "n", "delay": 5 }), "delay"),
+    ] {
+        let (status, answer) = host.post("/api/admin/queues/q/jobs", job).await?;
+        assert!((400..=422).contains(&status), "{answer}");
+        assert!(answer["message"].as_str().is_some_and(|message| message.contains(field)), "{answer}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn migrating_is_safe_when_several_start_at_once() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let run = |args: &'static [&'static str]| {
+        let mut command = tokio::process::Command::new(binary());
+        command.args(args).env("DATABASE_URL", &world.database_url).env("REDIS_URL", &world.redis_url);
+        async move { command.output().await }
+    };
+    let check = run(&["migrate", "--check"]).await?;
+    assert_eq!(check.status.code(), Some(1), "there is something to do");
+    let all = futures::future::try_join_all((0..4).map(|_| run(&["--json", "migrate"]))).await?;
+    let mut applied = 0;
+    for output in all {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout)?;
+        applied += report["applied"].as_array().map_or(0, Vec::len);
+    }
+    assert_eq!(applied, 2, "each migration ran once");
+    assert_eq!(run(&["migrate", "--check"]).await?.status.code(), Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn doctor_says_what_is_wrong_and_how_to_mend_it() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let doctor = |redis: String| {
+        let mut command = tokio::process::Command::new(binary());
+        command.args(["--json", "doctor"]).env("DATABASE_URL", &world.database_url).env("REDIS_URL", redis);
+        command.env("PATCHBAY_RUNTIME_CACHE_DIR", world.dir.path().join("cache"));
+        async move { command.output().await }
+    };
+    let healthy = doctor(world.redis_url.clone()).await?;
+    let findings: Vec<Value> = serde_json::from_slice(&healthy.stdout)?;
+    assert!(healthy.status.success(), "{findings:?}");
+    let messages: Vec<&str> = findings.iter().filter_map(|finding| finding["message"].as_str()).collect();
+    assert!(
+        messages.contains(&"append-only file is on") && messages.contains(&"maxmemory-policy is noeviction"),
+        "{messages:?}"
+    );
+    assert!(findings.iter().all(|finding| finding["level"] == "ok" || finding["mend"].is_string()), "{findings:?}");
+    let away = doctor("redis://127.0.0.1:1/".into()).await?;
+    assert_eq!(away.status.code(), Some(1));
+    let findings: Vec<Value> = serde_json::from_slice(&away.stdout)?;
+    let redis = findings.iter().find(|finding| finding["check"] == "redis").context("a finding")?;
+    assert!(
+        redis["level"] == "error" && redis["mend"].as_str().is_some_and(|mend| mend.contains("REDIS_URL")),
+        "{redis}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_configuration_that_contradicts_itself_stops_the_start_and_names_the_keys() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let mut command = tokio::process::Command::new(binary());
+    command.arg("serve").env("DATABASE_URL", &world.database_url).env("REDIS_URL", &world.redis_url);
+    command.env("PATCHBAY_WORK_DRAIN_LIMIT_S", "60").env("PATCHBAY_HTTP_LISTENS", "x");
+    let output = command.output().await?;
+    assert_eq!(output.status.code(), Some(4));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("PATCHBAY_HTTP_LISTENS is no known variable; did you mean http.listen?"), "{text}");
+    Ok(())
+}
+
+/// `PATCHBAY_TEST_UPDATE=1` writes the file anew.
+#[tokio::test]
+async fn the_openapi_file_in_the_repository_is_what_the_host_serves() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let served = host.http.get(format!("{}/api/openapi.json", host.url)).send().await?.text().await? + "\n";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
+    if std::env::var_os("PATCHBAY_TEST_UPDATE").is_some() {
+        std::fs::write(path, &served)?;
+    }
+    let kept = std::fs::read_to_string(path).context("docs/openapi.json")?;
+    assert!(kept == served, "docs/openapi.json is out of date: PATCHBAY_TEST_UPDATE=1 scripts/test -E 'test(openapi)'");
+    Ok(())
+}
