@@ -32,13 +32,14 @@ pub async fn run(guest: &[u8], pairs: usize) -> anyhow::Result<()> {
     let manifest = extism::Manifest::new([extism::Wasm::data(wat::parse_str(EXTISM_NOOP)?)]);
     let compiled = extism::CompiledPlugin::new(extism::PluginBuilder::new(manifest).with_wasi(true))?;
     let payload = "x".repeat(500);
+    let data = format!(r#"{{"filler":"{payload}"}}"#);
 
     let (mut ours, mut extism) = (Vec::new(), Vec::new());
     for pair in 0..=pairs {
         let mut a = Vec::with_capacity(CALLS);
         for _ in 0..CALLS {
             let started = Instant::now();
-            let report = revision.run_job(call(&payload), Arc::new(DenyAll)).await;
+            let report = revision.run_job(call("noop", &data), Arc::new(DenyAll)).await;
             a.push(started.elapsed().as_secs_f64() * 1e6);
             anyhow::ensure!(report.outcome.reason().is_none(), "{:?}", report.outcome);
         }
@@ -60,7 +61,8 @@ pub async fn run(guest: &[u8], pairs: usize) -> anyhow::Result<()> {
     }
     println!("instantiate and call a no-op, fresh each time ({CALLS} calls per sample), µs");
     for (name, q) in [("p50", 0.5), ("p99", 0.99)] {
-        let of = |samples: &[Vec<f64>]| -> Vec<f64> { samples.iter().map(|times| percentile(times.clone(), q)).collect() };
+        let of =
+            |samples: &[Vec<f64>]| -> Vec<f64> { samples.iter().map(|times| percentile(times.clone(), q)).collect() };
         let (a, b) = (of(&ours), of(&extism));
         let ratio = Spread::of(a.iter().zip(&b).map(|(a, b)| a / b).collect());
         let target = if name == "p50" { format!("  {}", verdict(ratio.median, 0.2, false)) } else { String::new() };
@@ -69,12 +71,12 @@ pub async fn run(guest: &[u8], pairs: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn call(payload: &str) -> JobCall {
+pub fn call(name: &str, data: &str) -> JobCall {
     JobCall {
         id: "1".into(),
         queue: "hostileQueue".into(),
-        name: "noop".into(),
-        data: format!(r#"{{"filler":"{payload}"}}"#),
+        name: name.into(),
+        data: data.into(),
         attempt: 1,
         max_attempts: 1,
         enqueued_at_ms: 0,

@@ -38,12 +38,15 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
                 }
             }
         }
-        let ratio = |other: usize| Spread::of(rates[0].iter().zip(&rates[other]).map(|(wasm, other)| wasm / other).collect());
+        let ratio =
+            |other: usize| Spread::of(rates[0].iter().zip(&rates[other]).map(|(wasm, other)| wasm / other).collect());
         let [wasm, native, node] = [0, 1, 2].map(|i| Spread::of(rates[i].clone()));
         println!("  {name}");
         println!("    wasm {wasm}/s, native {native}/s, node {node}/s");
         let (to_native, to_node) = (ratio(1), ratio(2));
-        let target = |ratio: Spread, target: Option<f64>| target.map_or(String::new(), |t| format!("  {}", verdict(ratio.median, t, true)));
+        let target = |ratio: Spread, target: Option<f64>| {
+            target.map_or(String::new(), |t| format!("  {}", verdict(ratio.median, t, true)))
+        };
         println!("    wasm / native {to_native}{}", target(to_native, native_target));
         println!("    wasm / node   {to_node}{}", target(to_node, node_target));
     }
@@ -53,7 +56,7 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
 /// From a tenth of the jobs on, so that starting a worker does not count.
 async fn rate(world: &World, who: Who, ms: u64, concurrency: usize, jobs: usize) -> anyhow::Result<f64> {
     let queues = world.fresh_queues().await?;
-    add(&queues, ms, jobs).await?;
+    add(&queues, ms, ms * world.wasm_per_ms, jobs).await?;
     let completed = format!("{}:{QUEUE}:completed", world.prefix(&queues));
     let mut redis = world.redis().await?;
     let worker = world.start(who, &queues, concurrency).await?;
@@ -75,12 +78,12 @@ async fn rate(world: &World, who: Who, ms: u64, concurrency: usize, jobs: usize)
     Ok(rate)
 }
 
-pub fn job(ms: u64) -> NewJob {
+pub fn job(ms: u64, iterations: u64) -> NewJob {
     let filler = "x".repeat(480);
     NewJob {
         queue: QUEUE.parse().expect("a queue name"),
-        name: if ms > 0 { "spin".into() } else { "noop".into() },
-        data: format!(r#"{{"ms":{ms},"filler":"{filler}"}}"#),
+        name: if ms > 0 { "compute".into() } else { "noop".into() },
+        data: format!(r#"{{"ms":{ms},"iterations":{iterations},"filler":"{filler}"}}"#),
         id: None,
         delay: None,
         priority: None,
@@ -91,9 +94,9 @@ pub fn job(ms: u64) -> NewJob {
     }
 }
 
-async fn add(queues: &Queues, ms: u64, jobs: usize) -> anyhow::Result<()> {
+async fn add(queues: &Queues, ms: u64, iterations: u64, jobs: usize) -> anyhow::Result<()> {
     for chunk in (0..jobs).collect::<Vec<_>>().chunks(CHUNK) {
-        queues.add(chunk.iter().map(|_| job(ms)).collect()).await?;
+        queues.add(chunk.iter().map(|_| job(ms, iterations)).collect()).await?;
     }
     Ok(())
 }

@@ -25,7 +25,9 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
             }
         }
     }
-    let of = |samples: &[Vec<f64>], q: f64| -> Vec<f64> { samples.iter().map(|times| percentile(times.clone(), q)).collect() };
+    let of = |samples: &[Vec<f64>], q: f64| -> Vec<f64> {
+        samples.iter().map(|times| percentile(times.clone(), q)).collect()
+    };
     println!("from adding to completion, concurrency 10, one job at a time ({JOBS} jobs per sample), ms");
     for (name, q) in [("p50", 0.5), ("p99", 0.99)] {
         let (a, b) = (of(&ours, q), of(&node, q));
@@ -46,7 +48,7 @@ async fn sample(world: &World, who: Who) -> anyhow::Result<Vec<f64>> {
     // The first ten find out that a worker is there.
     for n in 0..JOBS + 10 {
         let started = Instant::now();
-        queues.add(vec![job(0)]).await?;
+        queues.add(vec![job(0, 0)]).await?;
         last = completed(&mut redis, &events, last).await?;
         if n >= 10 {
             times.push(started.elapsed().as_secs_f64() * 1e3);
@@ -60,7 +62,11 @@ async fn sample(world: &World, who: Who) -> anyhow::Result<Vec<f64>> {
 }
 
 /// The place in the stream behind the next `completed` event.
-async fn completed(redis: &mut redis::aio::MultiplexedConnection, events: &str, mut last: String) -> anyhow::Result<String> {
+async fn completed(
+    redis: &mut redis::aio::MultiplexedConnection,
+    events: &str,
+    mut last: String,
+) -> anyhow::Result<String> {
     loop {
         let options = StreamReadOptions::default().block(400);
         let reply: Option<StreamReadReply> = redis.xread_options(&[events], &[&last], &options).await?;

@@ -15,7 +15,8 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
     let (mut host, url, _) = start(world).await?;
     let pushed = reqwest::Client::builder().no_proxy().build()?;
     let push = pushed.post(format!("{url}/api/admin/plugins")).basic_auth("bench", Some("bench"));
-    let staged: serde_json::Value = serde_json::from_str(&push.body(std::fs::read(world.guest_file.path())?).send().await?.text().await?)?;
+    let staged: serde_json::Value =
+        serde_json::from_str(&push.body(std::fs::read(world.guest_file.path())?).send().await?.text().await?)?;
     let digest = staged["data"]["digest"].as_str().with_context(|| staged.to_string())?;
     let activate = pushed.post(format!("{url}/api/admin/plugins/hostile/activate")).basic_auth("bench", Some("bench"));
     let body = serde_json::json!({ "digest": digest }).to_string();

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use patchbay::settings::Settings;
 use patchbay::work::{Execution, Executor, WasmExecutor, Work};
 use patchbay_capability::{Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services};
+use patchbay_model::capability::DenyAll;
 use patchbay_model::outcome::Outcome;
 use patchbay_model::retry::RetryPolicy;
 use patchbay_model::{PluginName, QueueName};
@@ -42,6 +43,8 @@ pub struct World {
     pub guest_file: tempfile::NamedTempFile,
     pub dir: tempfile::TempDir,
     runtime: Arc<Runtime>,
+    native_per_ms: u64,
+    pub wasm_per_ms: u64,
     store: Store,
     node: Mutex<Node>,
     sequence: AtomicU64,
@@ -71,24 +74,19 @@ impl SecretSource for NoSecrets {
 /// As the sandbox does it: on threads of their own, since a closure that computes must not hold up the host either.
 struct NativeExecutor {
     threads: tokio::runtime::Handle,
+    iterations_per_ms: u64,
 }
 
 #[async_trait]
 impl Executor for NativeExecutor {
     async fn execute(&self, delivery: &Delivery) -> Execution {
-        let spin = spin(&delivery.data);
-        let work = move || {
-            let started = Instant::now();
-            while started.elapsed() < spin {
-                std::hint::black_box(1);
-            }
+        let ms = milliseconds(&delivery.data);
+        // A no-op is a plain closure call; only what computes goes to the other threads.
+        let value = if ms == 0 {
             "null".to_owned()
-        };
-        // A no-op is a plain closure call; only work that computes goes to the other threads.
-        let value = if spin.is_zero() {
-            work()
         } else {
-            self.threads.spawn(async move { work() }).await.unwrap_or_default()
+            let iterations = ms * self.iterations_per_ms;
+            self.threads.spawn(async move { (compute(iterations) == 0).to_string() }).await.unwrap_or_default()
         };
         Execution { ran_by: None, policy: self.policy(delivery), outcome: Outcome::Completed(value), stack: None }
     }
@@ -98,9 +96,28 @@ impl Executor for NativeExecutor {
     }
 }
 
-fn spin(data: &str) -> Duration {
+fn milliseconds(data: &str) -> u64 {
     let data: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
-    Duration::from_millis(data["ms"].as_u64().unwrap_or(0))
+    data["ms"].as_u64().unwrap_or(0)
+}
+
+/// The guest's job `compute`, natively.
+fn compute(iterations: u64) -> u64 {
+    (0..iterations).fold(1, |x: u64, i| std::hint::black_box(x.rotate_left(5) ^ i))
+}
+
+/// How much computing a millisecond holds when nothing else runs: each side does its own 5 ms.
+async fn iterations_per_ms<F: Future<Output = anyhow::Result<()>>>(run: impl Fn(u64) -> F) -> anyhow::Result<u64> {
+    let mut iterations = 100_000;
+    loop {
+        let started = Instant::now();
+        run(iterations).await?;
+        let took_ms = started.elapsed().as_secs_f64() * 1e3;
+        if took_ms > 40.0 {
+            return Ok((iterations as f64 / took_ms) as u64);
+        }
+        iterations *= 2;
+    }
 }
 
 impl World {
@@ -132,6 +149,17 @@ impl World {
             cache_key: [7; 32],
         })?;
         let revision = runtime.load(guest).await?;
+        let wasm_per_ms = iterations_per_ms(|iterations| {
+            let job = crate::instantiate::call("compute", &format!(r#"{{"iterations":{iterations}}}"#));
+            let report = revision.run_job(job, Arc::new(DenyAll));
+            async { report.await.outcome.reason().map_or(Ok(()), |reason| bail!("{reason}")) }
+        })
+        .await?;
+        let native_per_ms = iterations_per_ms(|iterations| async move {
+            std::hint::black_box(compute(iterations));
+            Ok(())
+        })
+        .await?;
         runtime.registry().publish(revision);
         let database_url = std::env::var("PATCHBAY_TEST_DATABASE_URL").context("run this with `make bench`")?;
         let store = Store::connect(StoreConfig {
@@ -145,7 +173,19 @@ impl World {
         let guest_file = tempfile::NamedTempFile::new()?;
         std::fs::write(guest_file.path(), guest)?;
         let node = Mutex::new(Node::start(&redis_url)?);
-        Ok(Self { redis_url, database_url, guest_file, dir, runtime, store, node, sequence: AtomicU64::new(0), _redis: redis })
+        Ok(Self {
+            redis_url,
+            database_url,
+            guest_file,
+            dir,
+            runtime,
+            native_per_ms,
+            wasm_per_ms,
+            store,
+            node,
+            sequence: AtomicU64::new(0),
+            _redis: redis,
+        })
     }
 
     /// Queues under a key prefix that nobody used before.
@@ -181,7 +221,7 @@ impl World {
             let settings = Arc::new(Settings::new(None));
             Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, Duration::from_secs(30)))
         } else {
-            Arc::new(NativeExecutor { threads: native_threads() })
+            Arc::new(NativeExecutor { threads: native_threads(), iterations_per_ms: self.native_per_ms })
         };
         let work = Work::new(executor, queues.attempts(), "bench".into(), 100);
         let stop = CancellationToken::new();

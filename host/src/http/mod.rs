@@ -1,7 +1,7 @@
 //! HTTP: the only way in for operators, probes and API clients.
 //!
 //! Owns routing, envelopes, identity and request ids. Decides nothing about queues or plugins: handlers translate between HTTP and
-//! [`crate::plugins`], [`patchbay_queue`] and [`patchbay_store`], and every error leaves through [`error::ApiError`].
+//! [`crate::plugins`], [`patchbay_queue`] and [`patchbay_store`], and every error leaves through `error::ApiError`.
 
 mod admin;
 mod auth;

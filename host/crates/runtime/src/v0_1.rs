@@ -1,4 +1,4 @@
-//! WIT 0.1: the generated bindings, adapted once to [`Capabilities`](patchbay_model::capability::Capabilities).
+//! WIT 0.1: the generated bindings, adapted once to `Capabilities` of the model.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};

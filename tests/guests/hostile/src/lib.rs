@@ -52,16 +52,20 @@ impl Jobs for Hostile {
             // Inside an outside call: a server that takes the connection and never answers.
             "outside" => {
                 let url = data(&job)["url"].as_str().unwrap_or("http://127.0.0.1:9/").to_owned();
-                let request = http::Request { method: "GET".into(), url, headers: vec![], body: None, timeout_ms: None };
+                let request =
+                    http::Request { method: "GET".into(), url, headers: vec![], body: None, timeout_ms: None };
                 match http::send(&request) {
-                    Ok(response) => Ok(json!({ "status": response.status, "body": String::from_utf8_lossy(&response.body) })),
+                    Ok(response) => {
+                        Ok(json!({ "status": response.status, "body": String::from_utf8_lossy(&response.body) }))
+                    }
                     Err(error) => Err(Failure::new("outside", format!("{error:?}"), Retry::Never)),
                 }
             }
             // A standard client's interface.
             "wasi-http" => {
                 let data = data(&job);
-                let (authority, path) = (data["authority"].as_str().unwrap_or_default(), data["path"].as_str().unwrap_or("/"));
+                let (authority, path) =
+                    (data["authority"].as_str().unwrap_or_default(), data["path"].as_str().unwrap_or("/"));
                 let statuses: Result<Vec<u16>, Failure> =
                     (0..data["times"].as_u64().unwrap_or(1)).map(|_| wasi_get(authority, path)).collect();
                 Ok(json!(statuses?))
@@ -89,6 +93,14 @@ impl Jobs for Hostile {
                 }
                 Ok(Value::Null)
             }
+            // A fixed amount of computing; the benchmark chooses it so that it takes 5 ms alone.
+            "compute" => {
+                let mut x = 1u64;
+                for i in 0..data(&job)["iterations"].as_u64().unwrap_or(1) {
+                    x = black_box(x.rotate_left(5) ^ i);
+                }
+                Ok(Value::from(x == 0))
+            }
             "fail" => {
                 let ms = data(&job)["ms"].as_u64().unwrap_or(1_000);
                 let retry = match data(&job)["retry"].as_str() {
@@ -110,7 +122,9 @@ impl Jobs for Hostile {
                 let first = kv::set_if_absent("mark", b"1", None).map_err(denied)?;
                 let count = kv::increment("count", 2, None).map_err(denied)?;
                 let value = kv::get("mark").map_err(denied)?;
-                Ok(json!({ "first": first, "count": count, "value": value.map(|v| v.len()), "deleted": kv::delete("mark").map_err(denied)? }))
+                Ok(
+                    json!({ "first": first, "count": count, "value": value.map(|v| v.len()), "deleted": kv::delete("mark").map_err(denied)? }),
+                )
             }
             "secret" => Ok(json!({
                 "configured": secrets::is_configured("TOKEN"),
@@ -120,8 +134,15 @@ impl Jobs for Hostile {
             "enqueue" => {
                 let queue = data(&job)["queue"].as_str().unwrap_or("otherQueue").to_owned();
                 let new = |n: u32| queue::NewJob {
-                    queue: queue.clone(), name: format!("child-{n}"), data: "{}".into(), id: None, delay_ms: None,
-                    priority: None, attempts: None, backoff: None, deduplication: None,
+                    queue: queue.clone(),
+                    name: format!("child-{n}"),
+                    data: "{}".into(),
+                    id: None,
+                    delay_ms: None,
+                    priority: None,
+                    attempts: None,
+                    backoff: None,
+                    deduplication: None,
                 };
                 Ok(json!(queue::enqueue(&[new(1), new(2)]).map_err(denied)?))
             }
