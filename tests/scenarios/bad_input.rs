@@ -1,9 +1,9 @@
 //! What should not be accepted is refused with the reason, and nothing is lost or changed by it.
 
 use redis::AsyncCommands;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{World, email_plugin};
+use crate::harness::{World, email_plugin, hostile_component};
 
 #[tokio::test]
 async fn files_that_are_no_plugins_are_rejected_with_the_reason() -> anyhow::Result<()> {
@@ -16,15 +16,70 @@ async fn files_that_are_no_plugins_are_rejected_with_the_reason() -> anyhow::Res
         assert_eq!(status, 422, "{answer}");
         assert!(answer["message"].as_str().is_some_and(|message| message.contains(reason)), "{answer}");
     }
-    let mut doubled = email_plugin()?;
-    let manifest = b"{}";
-    doubled.extend([0, (1 + 17 + manifest.len()) as u8, 17]);
-    doubled.extend(b"patchbay:manifest");
-    doubled.extend(manifest);
+    let doubled = with_manifest(email_plugin()?, b"{}");
     let (status, answer) = host.push(doubled).await?;
     assert_eq!(status, 422, "{answer}");
     let (_, plugins) = host.get("/api/admin/plugins").await?;
     assert_eq!(plugins["data"], json!([]), "nothing was kept");
+    Ok(())
+}
+
+/// Appends a manifest section, whatever it says.
+fn with_manifest(mut component: Vec<u8>, manifest: &[u8]) -> Vec<u8> {
+    let name = b"patchbay:manifest";
+    let mut length = 1 + name.len() + manifest.len();
+    component.push(0);
+    while length >= 0x80 {
+        component.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    component.push(length as u8);
+    component.push(name.len() as u8);
+    component.extend(name);
+    component.extend(manifest);
+    component
+}
+
+#[tokio::test]
+async fn a_plugin_that_asks_for_less_than_it_imports_or_contradicts_itself_is_rejected() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("email", email_plugin()?).await?;
+    let manifest = |extra: Value| {
+        let mut manifest = json!({
+            "format": 1, "name": "hostile", "version": "1.0.0", "wit": "0.1",
+            "secrets": [{ "name": "TOKEN" }], "enqueue": { "queues": ["otherQueue"] },
+            "egress": [{ "url": "https://example.com/**", "methods": ["GET"] }],
+            "queues": [{ "name": "hostileQueue" }], "kv": {},
+        });
+        for (key, value) in extra.as_object().into_iter().flatten() {
+            manifest[key] = value.clone();
+        }
+        manifest.to_string().into_bytes()
+    };
+    for (extra, status, reason) in [
+        (json!({ "kv": null }), 422, "imports patchbay:plugin/kv@0.1.0, but its manifest does not ask for that"),
+        (json!({ "egress": [] }), 422, "does not ask for that"),
+        (json!({ "queues": [{ "name": "hostileQueue", "attempts": 0 }] }), 422, "attempts"),
+        (json!({ "queues": [{ "name": "q" }, { "name": "q" }] }), 422, "queues"),
+        (json!({ "wit": "0.9" }), 422, "wit"),
+        (json!({ "limitz": {} }), 422, "limitz"),
+        (json!({ "routes": [{}] }), 422, "does not serve yet: routes"),
+        (json!({ "queues": [{ "name": "emailQueue" }] }), 409, "hostile and email both want queue emailQueue"),
+    ] {
+        let (answered, answer) = host.push(with_manifest(hostile_component()?, &manifest(extra.clone()))).await?;
+        assert_eq!(answered, status, "{extra}: {answer}");
+        assert!(answer["message"].as_str().is_some_and(|message| message.contains(reason)), "{extra}: {answer}");
+    }
+    // A component of another world: valid, and of no use here.
+    let other_world = with_manifest(b"\0asm\x0d\0\x01\0".to_vec(), &manifest(json!({})));
+    let (status, answer) = host.push(other_world).await?;
+    assert!(
+        status == 422 && answer["message"].as_str().is_some_and(|message| message.contains("wrong world")),
+        "{answer}"
+    );
+    let (_, plugins) = host.get("/api/admin/plugins").await?;
+    assert_eq!(plugins["data"].as_array().map(Vec::len), Some(1), "only the incumbent is there");
     Ok(())
 }
 

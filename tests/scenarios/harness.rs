@@ -225,9 +225,13 @@ pub fn hostile_plugin_calling(address: std::net::SocketAddr) -> anyhow::Result<V
     let manifest =
         std::fs::read_to_string(guests.join("hostile/plugin.toml"))?.replace("127.0.0.1:9/", &format!("{address}/"));
     let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
-    let component =
-        std::fs::read(guests.join("target/wasm32-wasip2/release/hostile.wasm")).context("run `make test`")?;
-    Ok(patchbay_runtime::pack(&component, &manifest)?)
+    Ok(patchbay_runtime::pack(&hostile_component()?, &manifest)?)
+}
+
+/// As the compiler made it, without a manifest.
+pub fn hostile_component() -> anyhow::Result<Vec<u8>> {
+    let file = repository().join("tests/guests/target/wasm32-wasip2/release/hostile.wasm");
+    std::fs::read(file).context("run `make test`")
 }
 
 /// Whether to run at the length that the figures ask for (`make chaos`), or in a short form.
