@@ -12,7 +12,7 @@ mod world;
 use anyhow::Context;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Interleaved pairs per comparison; `PATCHBAY_BENCH_PAIRS` for a quick look.
 fn pairs() -> usize {

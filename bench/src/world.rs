@@ -223,7 +223,7 @@ impl World {
         } else {
             Arc::new(NativeExecutor { threads: native_threads(), iterations_per_ms: self.native_per_ms })
         };
-        let work = Work::new(executor, queues.attempts(), "bench".into(), 100);
+        let work = Work::new(executor, "bench".into(), 100);
         let stop = CancellationToken::new();
         let recorder = tokio::spawn(patchbay::recorder::run(queues.attempts(), self.store.clone(), stop.clone()));
         let queue: QueueName = QUEUE.parse()?;

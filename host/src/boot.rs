@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use patchbay_capability::{Egress, MailTransport, SecretSource, SecretValue, Services};
 use patchbay_model::PluginName;
-use patchbay_queue::{AttemptStream, Queues};
+use patchbay_queue::{Queues};
 use patchbay_runtime::{CompilerCommand, Runtime};
 use patchbay_store::Store;
 use tokio::net::TcpListener;
@@ -35,7 +35,7 @@ const SKEW_TO_WARN_ABOUT_MS: i64 = 500;
 pub struct Host {
     address: SocketAddr,
     store: Store,
-    attempts: AttemptStream,
+    queues: Queues,
     supervisor: Arc<Supervisor>,
     health: Arc<Health>,
     drain_limit: Duration,
@@ -64,7 +64,7 @@ impl Host {
         let host_name = host_name();
         let executor =
             WasmExecutor::new(Arc::clone(&runtime), services, Arc::clone(&settings), config.default_deadline());
-        let work = Work::new(Arc::new(executor), queues.attempts(), host_name.clone(), config.max_jobs());
+        let work = Work::new(Arc::new(executor), host_name.clone(), config.max_jobs());
         let defaults = WorkerDefaults {
             lock: config.lock(),
             renew: config.renew(),
@@ -102,13 +102,13 @@ impl Host {
         ];
         info!(
             postgres_at_most = config.store().max_connections,
-            // One shared and one for reading attempts; each worker has two of its own.
-            redis = 2 + 2 * worked_queues,
+            // One shared, one for reading attempts, and each worker's own to wait on.
+            redis = 2 + worked_queues,
             "connections of this host"
         );
         warn_about_skew(&queues).await;
         info!(%address, "patchbay is up");
-        Ok(Self { address, store, attempts: queues.attempts(), supervisor, health, drain_limit, stop, tasks, server })
+        Ok(Self { address, store, queues, supervisor, health, drain_limit, stop, tasks, server })
     }
 
     /// Where HTTP is served.
@@ -136,7 +136,7 @@ impl Host {
             task.await.ok();
         }
         // What the drain produced; anything beyond stays in the stream for the next process.
-        if let Err(error) = recorder::flush(&self.attempts, &self.store).await {
+        if let Err(error) = recorder::flush(self.queues.attempts(), &self.store).await {
             warn!(error = format!("{error:#}"), "attempts stay in Redis until the next start");
         }
         if tokio::time::timeout(HTTP_GRACE, self.server).await.is_err() {

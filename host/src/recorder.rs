@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use patchbay_model::RevisionDigest;
 use patchbay_model::attempt::AttemptRecord;
-use patchbay_queue::AttemptStream;
+use patchbay_queue::AttemptReader;
 use patchbay_runtime::Symbols;
 use patchbay_store::Store;
 use tokio_util::sync::CancellationToken;
@@ -24,10 +24,10 @@ const BLOCK: Duration = Duration::from_secs(2);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// Runs until cancelled.
-pub async fn run(stream: AttemptStream, store: Store, stop: CancellationToken) {
+pub async fn run(mut stream: AttemptReader, store: Store, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let step = async {
-            if let Err(error) = copy_batch(&stream, &store).await {
+            if let Err(error) = copy(&mut stream, &store, BLOCK).await {
                 warn!(error = format!("{error:#}"), "attempts not copied to Postgres; trying again");
                 tokio::time::sleep(PAUSE_AFTER_ERROR).await;
             }
@@ -40,21 +40,17 @@ pub async fn run(stream: AttemptStream, store: Store, stop: CancellationToken) {
 }
 
 /// Copies what is there, for the end of a drain and for tests. Gives the number of entries taken from the stream.
-pub async fn flush(stream: &AttemptStream, store: &Store) -> anyhow::Result<usize> {
+pub async fn flush(mut stream: AttemptReader, store: &Store) -> anyhow::Result<usize> {
     let mut total = 0;
     loop {
-        match copy(stream, store, Duration::ZERO).await? {
+        match copy(&mut stream, store, Duration::ZERO).await? {
             0 => return Ok(total),
             n => total += n,
         }
     }
 }
 
-async fn copy_batch(stream: &AttemptStream, store: &Store) -> anyhow::Result<()> {
-    copy(stream, store, BLOCK).await.map(drop)
-}
-
-async fn copy(stream: &AttemptStream, store: &Store, block: Duration) -> anyhow::Result<usize> {
+async fn copy(stream: &mut AttemptReader, store: &Store, block: Duration) -> anyhow::Result<usize> {
     let entries = stream.read(BATCH, block).await?;
     if entries.is_empty() {
         return Ok(0);
@@ -70,7 +66,10 @@ async fn copy(stream: &AttemptStream, store: &Store, block: Duration) -> anyhow:
         }
         ids.push(id);
     }
-    store.record_attempts(&records).await?;
+    if let Err(error) = store.record_attempts(&records).await {
+        stream.put_back();
+        return Err(error.into());
+    }
     stream.ack(&ids).await?;
     Ok(ids.len())
 }

@@ -4,26 +4,23 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::{env, fs};
 
-const SCRIPTS: [&str; 7] = [
-    "addStandardJob-9.lua",
+const SCRIPTS: [&str; 11] = [
     "addDelayedJob-6.lua",
     "addPrioritizedJob-9.lua",
+    "addStandardJob-9.lua",
     "extendLocks-1.lua",
+    "moveJobFromActiveToWait-9.lua",
+    "moveStalledJobsToWait-9.lua",
+    "moveToActive-11.lua",
     "moveToDelayed-11.lua",
-    "saveStacktrace-1.lua",
+    "moveToFinished-14.lua",
     "reprocessJob-9.lua",
+    "updateJobScheduler-12.lua",
 ];
 
 fn main() {
-    let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let output = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--offline", "--filter-platform"])
-        .arg(env::var("TARGET").expect("cargo sets TARGET"))
-        .current_dir(env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo metadata runs");
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("cargo metadata: {error}: {}", String::from_utf8_lossy(&output.stderr)));
+    // Without the network where that is enough; on a new machine, cargo has not fetched yet what other packages' tests need.
+    let metadata = metadata(&["--offline"]).or_else(|_| metadata(&[])).unwrap_or_else(|error| panic!("cargo metadata: {error}"));
     let package = metadata["packages"]
         .as_array()
         .and_then(|all| all.iter().find(|package| package["name"] == "bullmq-official"))
@@ -39,4 +36,15 @@ fn main() {
     }
     println!("cargo::rerun-if-changed={}", commands.display());
     println!("cargo::rerun-if-changed=build.rs");
+}
+
+fn metadata(flags: &[&str]) -> Result<serde_json::Value, String> {
+    let output = Command::new(env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
+        .args(["metadata", "--format-version", "1", "--filter-platform"])
+        .arg(env::var("TARGET").expect("cargo sets TARGET"))
+        .args(flags)
+        .current_dir(env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"))
+        .output()
+        .map_err(|error| error.to_string())?;
+    serde_json::from_slice(&output.stdout).map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())
 }

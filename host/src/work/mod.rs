@@ -1,8 +1,8 @@
 //! The work path: a delivered job → the active revision → the verdict → the record → the settlement.
 //!
 //! Owns the order of those steps and nothing else: the queue crate owns Redis, the runtime owns the sandbox, `model::retry` owns the
-//! decision. Never touches Postgres: the record of an attempt goes to a Redis stream first (see [`crate::recorder`]), so that a job
-//! neither waits for the database nor loses its history when a process is killed.
+//! decision. Never touches Postgres: the record of an attempt goes to a Redis stream in one transaction with the settlement (see
+//! [`crate::recorder`]), so that a job neither waits for the database nor loses its history when a process is killed.
 
 mod supervisor;
 mod wasm;
@@ -16,9 +16,9 @@ use patchbay_model::attempt::AttemptRecord;
 use patchbay_model::outcome::{Failure, Outcome, Retry};
 use patchbay_model::retry::{RetryPolicy, Verdict, decide};
 use patchbay_model::{PluginName, RevisionDigest};
-use patchbay_queue::{AttemptStream, Delivery, Disposition, Handler};
+use patchbay_queue::{Delivery, Disposition, Handler, Settlement};
 use tokio::sync::{RwLock, Semaphore};
-use tracing::{Instrument, warn};
+use tracing::Instrument;
 
 pub use supervisor::{Supervisor, WorkerDefaults};
 pub use wasm::WasmExecutor;
@@ -52,7 +52,6 @@ pub struct Execution {
 /// Handles every delivery of every queue of this process.
 pub struct Work {
     executor: Arc<dyn Executor>,
-    attempts: AttemptStream,
     host: String,
     /// Host-wide limit over all queues.
     slots: Semaphore,
@@ -62,19 +61,19 @@ pub struct Work {
 
 impl Work {
     /// `host` names this process in records; `max_jobs` limits jobs at once over all queues.
-    pub fn new(executor: Arc<dyn Executor>, attempts: AttemptStream, host: String, max_jobs: usize) -> Arc<Self> {
-        Arc::new(Self { executor, attempts, host, slots: Semaphore::new(max_jobs), alone: RwLock::new(()) })
+    pub fn new(executor: Arc<dyn Executor>, host: String, max_jobs: usize) -> Arc<Self> {
+        Arc::new(Self { executor, host, slots: Semaphore::new(max_jobs), alone: RwLock::new(()) })
     }
 
-    async fn run(&self, delivery: Delivery) -> Disposition {
+    async fn run(&self, delivery: Delivery) -> Settlement {
         let started_at = Utc::now();
-        let execution = match &delivery.data_invalid {
-            Some(reason) => Execution {
+        let execution = match &delivery.refusal {
+            Some(refusal) => Execution {
                 ran_by: None,
                 policy: self.executor.policy(&delivery),
                 outcome: Outcome::Failed(Failure {
-                    code: "invalid-input".into(),
-                    message: reason.clone(),
+                    code: refusal.code().into(),
+                    message: refusal.message().into(),
                     retry: Retry::Never,
                     details: None,
                 }),
@@ -90,11 +89,7 @@ impl Work {
             rand::random(),
         );
         let record = self.record(&delivery, &execution, verdict, started_at);
-        if let Err(error) = self.attempts.append(&record).await {
-            // Redis is away: then the settlement fails too, the job is delivered again and recorded then.
-            warn!(error = %error, job = %delivery.key.id, queue = %delivery.key.queue, "attempt not recorded");
-        }
-        disposition(execution, verdict)
+        Settlement { disposition: disposition(execution, verdict), record: Some(record) }
     }
 
     fn record(
@@ -127,7 +122,7 @@ impl Work {
 
 #[async_trait]
 impl Handler for Work {
-    async fn handle(&self, delivery: Delivery) -> Disposition {
+    async fn handle(&self, delivery: Delivery) -> Settlement {
         let span = tracing::info_span!(
             "attempt",
             queue = %delivery.key.queue,
@@ -138,7 +133,9 @@ impl Handler for Work {
         );
         async {
             // The lock is renewed meanwhile, so waiting here costs the job nothing.
-            let Ok(_slot) = self.slots.acquire().await else { return Disposition::HandBack };
+            let Ok(_slot) = self.slots.acquire().await else {
+                return Settlement { disposition: Disposition::HandBack, record: None };
+            };
             if delivery.stalled >= STALLS_BEFORE_RUNNING_ALONE {
                 let _alone = self.alone.write().await;
                 self.run(delivery).await
@@ -168,10 +165,10 @@ fn since_first_deferral(delivery: &Delivery) -> Duration {
 fn disposition(execution: Execution, verdict: Verdict) -> Disposition {
     let reason = execution.outcome.reason().unwrap_or_default();
     // The first line of a stack trace is the error itself, as JavaScript writes it and Bull Board shows it.
-    let stack = vec![match execution.stack {
+    let stack = match execution.stack {
         Some(frames) => format!("{reason}\n{frames}"),
         None => reason.clone(),
-    }];
+    };
     match verdict {
         Verdict::Complete => match execution.outcome {
             Outcome::Completed(value) => Disposition::Complete { value },

@@ -11,5 +11,6 @@ pub mod job;
 pub mod manifest;
 pub mod outcome;
 pub mod retry;
+pub mod schedule;
 
 pub use id::{InvalidId, JobId, PluginName, QueueName, RevisionDigest};

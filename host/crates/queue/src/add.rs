@@ -8,25 +8,19 @@ use patchbay_model::{JobId, QueueName};
 use redis::Script;
 use serde_json::value::RawValue;
 
-use crate::{QueueError, Queues, opts, scripts};
+use crate::scripts::{self, Call};
+use crate::{QueueError, Queues, opts};
 
 /// Largest job data, in bytes: BullMQ keeps it in Redis memory, and every reader loads it whole.
 pub(crate) const MAX_DATA_BYTES: usize = 1 << 20;
 /// BullMQ's: priorities are kept in the upper bits of a score.
 const MAX_PRIORITY: u32 = 2_097_152;
 
-/// One call of one script.
-struct Addition {
-    script: &'static Script,
-    keys: Vec<String>,
-    args: Vec<Vec<u8>>,
-}
-
 impl Queues {
     /// Adds jobs; each queue's all or none, queues in order. Refused while Redis is nearly full.
     pub async fn add(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>, QueueError> {
         self.memory.refuse_when_full().await?;
-        let mut by_queue: Vec<(QueueName, Vec<(usize, Addition)>)> = Vec::new();
+        let mut by_queue: Vec<(QueueName, Vec<(usize, Call)>)> = Vec::new();
         let mut ids: Vec<Option<JobId>> = vec![None; jobs.len()];
         // All are checked before the first one is added.
         for (place, job) in jobs.into_iter().enumerate() {
@@ -37,7 +31,7 @@ impl Queues {
             }
         }
         for (_, list) in by_queue {
-            let (places, additions): (Vec<usize>, Vec<Addition>) = list.into_iter().unzip();
+            let (places, additions): (Vec<usize>, Vec<Call>) = list.into_iter().unzip();
             for (place, id) in places.into_iter().zip(self.run(&additions).await?) {
                 ids[place] = Some(id);
             }
@@ -45,39 +39,28 @@ impl Queues {
         ids.into_iter().map(|id| id.ok_or_else(|| QueueError::Invalid("BullMQ gave no id".into()))).collect()
     }
 
-    async fn run(&self, additions: &[Addition]) -> Result<Vec<JobId>, QueueError> {
+    async fn run(&self, additions: &[Call]) -> Result<Vec<JobId>, QueueError> {
         let mut connection = self.connection.get();
         let replies: Vec<redis::Value> = if let [one] = additions {
-            let mut call = one.script.prepare_invoke();
-            for key in &one.keys {
-                call.key(key);
-            }
-            for arg in &one.args {
-                call.arg(arg.as_slice());
-            }
-            vec![call.invoke_async(&mut connection).await?]
+            vec![one.invoke(&mut connection).await?]
         } else {
-            // In one transaction, where a script that Redis does not know yet could not be sent after all.
+            // All or none of the queue's jobs, so in one transaction; there a script that Redis does not know could not be sent after all.
             for script in [&*scripts::ADD_STANDARD, &*scripts::ADD_DELAYED, &*scripts::ADD_PRIORITIZED] {
-                if additions.iter().any(|addition| std::ptr::eq(addition.script, script)) {
-                    script.prepare_invoke().load_async(&mut connection).await?;
+                if let Some(addition) = additions.iter().find(|addition| addition.is_of(script)) {
+                    addition.load(&mut connection).await?;
                 }
             }
             let mut pipe = redis::pipe();
             pipe.atomic();
             for addition in additions {
-                let command =
-                    pipe.cmd("EVALSHA").arg(addition.script.get_hash()).arg(addition.keys.len()).arg(&addition.keys);
-                for arg in &addition.args {
-                    command.arg(arg.as_slice());
-                }
+                pipe.add_command(addition.command());
             }
             pipe.query_async(&mut connection).await?
         };
         replies.into_iter().map(id).collect()
     }
 
-    fn addition(&self, job: &NewJob) -> Result<Addition, QueueError> {
+    fn addition(&self, job: &NewJob) -> Result<Call, QueueError> {
         check(job)?;
         let keys = self.keys(&job.queue);
         let (script, script_keys) = script_for(job, &keys);
@@ -99,12 +82,10 @@ impl Queues {
         );
         let packed =
             |error: rmp_serde::encode::Error| QueueError::Invalid(format!("the job cannot be written: {error}"));
-        let args = vec![
-            rmp_serde::to_vec(&head).map_err(packed)?,
-            job.data.clone().into_bytes(),
-            rmp_serde::to_vec_named(&opts::encode(job)).map_err(packed)?,
-        ];
-        Ok(Addition { script, keys: script_keys, args })
+        Ok(Call::new(script, &script_keys)
+            .arg(rmp_serde::to_vec(&head).map_err(packed)?)
+            .arg(&job.data)
+            .arg(rmp_serde::to_vec_named(&opts::encode(job)).map_err(packed)?))
     }
 }
 

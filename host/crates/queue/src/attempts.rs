@@ -1,83 +1,108 @@
-//! The stream of finished attempts: written before a job settles, read by whoever copies it to Postgres.
+//! The stream of finished attempts: written by the settlement of a job, read by whoever copies it to Postgres.
 
 use std::time::Duration;
 
 use patchbay_model::attempt::AttemptRecord;
+use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamAutoClaimReply, StreamId, StreamReadReply};
+use tokio::time::Instant;
 
 use crate::QueueError;
 use crate::connection::Connection;
 
 const GROUP: &str = "store";
-/// Entries of a reader that has been silent this long belong to a dead process.
-const IDLE_MS: u64 = 30_000;
-
-/// One stream for all queues of this installation.
-#[derive(Clone)]
-pub struct AttemptStream {
-    pub(crate) connection: Connection,
-    /// Reads block, so they have a connection of their own.
-    pub(crate) blocking: redis::Client,
-    pub(crate) key: String,
-    pub(crate) consumer: String,
-}
+/// Entries of a reader that has been silent this long belong to a dead process. Also how often they are looked for.
+const IDLE: Duration = Duration::from_secs(30);
+/// Beyond the server's own limit on a blocking command, the connection is silent.
+const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 
 /// An entry: its id, and the record or why it cannot be read.
 pub type Entry = (String, Result<AttemptRecord, String>);
 
-impl AttemptStream {
-    /// Appends; durable as far as Redis is.
-    pub async fn append(&self, record: &AttemptRecord) -> Result<(), QueueError> {
-        let json = serde_json::to_string(record).map_err(|e| QueueError::Invalid(e.to_string()))?;
-        let mut command = redis::cmd("XADD");
-        command.arg(&self.key).arg("*").arg("r").arg(json);
-        let _: String = command.query_async(&mut self.connection.get()).await?;
-        Ok(())
+/// The command that appends a record.
+pub(crate) fn append(key: &str, record: &AttemptRecord) -> redis::RedisResult<redis::Cmd> {
+    let json = serde_json::to_string(record)
+        .map_err(|error| (redis::ErrorKind::Client, "the record cannot be written", error.to_string()))?;
+    let mut command = redis::cmd("XADD");
+    command.arg(key).arg("*").arg("r").arg(json);
+    Ok(command)
+}
+
+/// Reads one installation's stream, of all queues. Several readers share the entries.
+pub struct AttemptReader {
+    connection: Connection,
+    key: String,
+    consumer: String,
+    /// Reads that wait have a connection of their own, kept between reads.
+    blocking: Option<MultiplexedConnection>,
+    /// Own entries that were read and not acknowledged: after a start, or after an error of ours.
+    unfinished: bool,
+    look_for_dead: Instant,
+}
+
+impl AttemptReader {
+    pub(crate) fn new(connection: Connection, key: String) -> Self {
+        let consumer = format!("pid-{}", std::process::id());
+        Self { connection, key, consumer, blocking: None, unfinished: true, look_for_dead: Instant::now() }
     }
 
     /// Entries that nobody has acknowledged: our own first, then those of dead readers, then new ones. A zero `block` does not wait.
-    pub async fn read(&self, most: usize, block: Duration) -> Result<Vec<Entry>, QueueError> {
+    pub async fn read(&mut self, most: usize, block: Duration) -> Result<Vec<Entry>, QueueError> {
+        let read = self.try_read(most, block).await;
+        if read.is_err() {
+            self.blocking = None;
+            self.unfinished = true;
+        }
+        Ok(read?.into_iter().map(decode).collect())
+    }
+
+    async fn try_read(&mut self, most: usize, block: Duration) -> redis::RedisResult<Vec<StreamId>> {
         let mut connection = self.connection.get();
-        let made: redis::RedisResult<()> = redis::cmd("XGROUP")
-            .arg("CREATE")
-            .arg(&self.key)
-            .arg(GROUP)
-            .arg("0")
-            .arg("MKSTREAM")
-            .query_async(&mut connection)
-            .await;
-        if let Err(error) = made
-            && error.code() != Some("BUSYGROUP")
-        {
-            return Err(error.into());
+        if self.unfinished {
+            self.make_group().await?;
+            let own = self.read_group(&mut connection, "0", most, None).await?;
+            if !own.is_empty() {
+                return Ok(own);
+            }
+            self.unfinished = false;
         }
-        let own = self.read_group(&mut connection, "0", most, None).await?;
-        if !own.is_empty() {
-            return Ok(own);
+        if self.look_for_dead <= Instant::now() {
+            let mut command = redis::cmd("XAUTOCLAIM");
+            command.arg(&self.key).arg(GROUP).arg(&self.consumer).arg(IDLE.as_millis() as u64);
+            command.arg("0").arg("COUNT").arg(most);
+            let claimed: StreamAutoClaimReply = command.query_async(&mut connection).await?;
+            if !claimed.claimed.is_empty() {
+                return Ok(claimed.claimed);
+            }
+            self.look_for_dead = Instant::now() + IDLE;
         }
-        let claimed: StreamAutoClaimReply = redis::cmd("XAUTOCLAIM")
-            .arg(&self.key)
-            .arg(GROUP)
-            .arg(&self.consumer)
-            .arg(IDLE_MS)
-            .arg("0")
-            .arg("COUNT")
-            .arg(most)
-            .query_async(&mut connection)
-            .await?;
-        if !claimed.claimed.is_empty() {
-            return Ok(claimed.claimed.into_iter().map(decode).collect());
+        let at_once = self.read_group(&mut connection, ">", most, None).await?;
+        if !at_once.is_empty() || block.is_zero() {
+            return Ok(at_once);
         }
-        if block.is_zero() {
-            return self.read_group(&mut connection, ">", most, None).await;
+        let mut blocking = match &self.blocking {
+            Some(connection) => connection.clone(),
+            None => self.open(block).await?,
+        };
+        let waited = self.read_group(&mut blocking, ">", most, Some(block)).await?;
+        self.blocking = Some(blocking);
+        Ok(waited)
+    }
+
+    async fn make_group(&self) -> redis::RedisResult<()> {
+        let mut command = redis::cmd("XGROUP");
+        command.arg("CREATE").arg(&self.key).arg(GROUP).arg("0").arg("MKSTREAM");
+        match command.query_async(&mut self.connection.get()).await {
+            Err(error) if error.code() != Some("BUSYGROUP") => Err(error),
+            Ok(()) | Err(_) => Ok(()),
         }
-        let mut blocking = self
-            .blocking
-            .get_multiplexed_async_connection_with_config(
-                &redis::AsyncConnectionConfig::new().set_response_timeout(Some(block + Duration::from_secs(2))),
-            )
-            .await?;
-        self.read_group(&mut blocking, ">", most, Some(block)).await
+    }
+
+    async fn open(&self, block: Duration) -> redis::RedisResult<MultiplexedConnection> {
+        let config = redis::AsyncConnectionConfig::new()
+            .set_response_timeout(Some(block + SILENCE_LIMIT))
+            .set_connection_timeout(Some(SILENCE_LIMIT));
+        self.connection.client().get_multiplexed_async_connection_with_config(&config).await
     }
 
     async fn read_group(
@@ -86,7 +111,7 @@ impl AttemptStream {
         from: &str,
         most: usize,
         block: Option<Duration>,
-    ) -> Result<Vec<Entry>, QueueError> {
+    ) -> redis::RedisResult<Vec<StreamId>> {
         let mut command = redis::cmd("XREADGROUP");
         command.arg("GROUP").arg(GROUP).arg(&self.consumer).arg("COUNT").arg(most);
         if let Some(block) = block {
@@ -94,18 +119,22 @@ impl AttemptStream {
         }
         command.arg("STREAMS").arg(&self.key).arg(from);
         let reply: Option<StreamReadReply> = command.query_async(connection).await?;
-        Ok(reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).map(decode).collect())
+        Ok(reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect())
     }
 
-    /// Forgets entries that Postgres has.
-    pub async fn ack(&self, ids: &[String]) -> Result<(), QueueError> {
-        if ids.is_empty() {
-            return Ok(());
-        }
+    /// Forgets entries that Postgres has. Without it they are read again.
+    pub async fn ack(&mut self, ids: &[String]) -> Result<(), QueueError> {
         let mut pipe = redis::pipe();
         pipe.cmd("XACK").arg(&self.key).arg(GROUP).arg(ids).ignore();
         pipe.cmd("XDEL").arg(&self.key).arg(ids).ignore();
-        Ok(pipe.query_async(&mut self.connection.get()).await?)
+        let acknowledged: redis::RedisResult<()> = pipe.query_async(&mut self.connection.get()).await;
+        self.unfinished |= acknowledged.is_err();
+        Ok(acknowledged?)
+    }
+
+    /// What was read could not be kept: read it again.
+    pub fn put_back(&mut self) {
+        self.unfinished = true;
     }
 }
 

@@ -1,7 +1,7 @@
 //! BullMQ queues on Redis, wire-compatible with Node's producers, workers and Bull Board.
 //!
 //! Owns redis and bullmq-official; knows nothing of wasm or Postgres. Upstream's Lua scripts do every transition. When Redis is away,
-//! calls fail with [`QueueError::Unavailable`] and workers are rebuilt as soon as it is back.
+//! calls fail with [`QueueError::Unavailable`] and workers go on as soon as it is back.
 
 mod add;
 mod attempts;
@@ -15,9 +15,9 @@ mod scripts;
 mod view;
 mod worker;
 
-pub use attempts::{AttemptStream, Entry};
+pub use attempts::{AttemptReader, Entry};
 pub use error::QueueError;
 pub use kv::Kv;
 pub use queues::{Queues, RedisConfig, ServerFacts};
 pub use view::{JobView, QueueCounts};
-pub use worker::{Delivery, Disposition, Handler, JobHandle, Keep, WorkerConfig, WorkerHandle};
+pub use worker::{Delivery, Disposition, Handler, JobHandle, Keep, Refusal, Settlement, WorkerConfig, WorkerHandle};

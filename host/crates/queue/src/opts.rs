@@ -16,14 +16,19 @@ pub(crate) struct JobOpts {
     pub(crate) attempts: Option<u32>,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) trace: Trace,
+    remove_on_complete: Option<Value>,
+    remove_on_fail: Option<Value>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Raw {
     attempts: Option<u32>,
     backoff: Option<RawBackoff>,
     /// BullMQ's telemetry metadata: a text that only telemetry reads.
     tm: Option<Value>,
+    remove_on_complete: Option<Value>,
+    remove_on_fail: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -50,7 +55,14 @@ impl JobOpts {
             attempts: raw.attempts,
             backoff: raw.backoff.map(backoff).transpose()?,
             trace: raw.tm.map(trace).unwrap_or_default(),
+            remove_on_complete: raw.remove_on_complete,
+            remove_on_fail: raw.remove_on_fail,
         })
+    }
+
+    /// How long the job wants to stay once it is in this state (`completed` or `failed`).
+    pub(crate) fn retention(&self, state: &str) -> Option<&Value> {
+        if state == "completed" { self.remove_on_complete.as_ref() } else { self.remove_on_fail.as_ref() }
     }
 }
 
@@ -191,6 +203,6 @@ mod tests {
             trace: Trace { correlation_id: Some("c".into()), platform: Some("p".into()) },
         };
         let read = JobOpts::parse(&encode(&job).to_string()).expect("options");
-        assert_eq!(read, JobOpts { attempts: job.attempts, backoff: job.backoff, trace: job.trace });
+        assert_eq!((read.attempts, read.backoff, read.trace), (job.attempts, job.backoff, job.trace));
     }
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bullmq::QueueKeys;
-use bullmq::options::RedisConnectionOptions;
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
 use redis::AsyncCommands;
 
 use crate::connection::Connection;
 use crate::memory::Memory;
-use crate::{AttemptStream, Handler, JobView, Kv, QueueCounts, QueueError, WorkerConfig, WorkerHandle, scripts};
+use crate::scripts::{self, Call};
+use crate::{AttemptReader, Handler, JobView, Kv, QueueCounts, QueueError, WorkerConfig, WorkerHandle};
 
 /// Where Redis is.
 #[derive(Debug, Clone)]
@@ -44,7 +44,6 @@ pub struct ServerFacts {
 pub struct Queues {
     pub(crate) config: Arc<RedisConfig>,
     pub(crate) connection: Connection,
-    client: redis::Client,
     pub(crate) memory: Memory,
 }
 
@@ -52,13 +51,9 @@ impl Queues {
     /// Connects; fails when Redis is away.
     pub async fn connect(config: RedisConfig) -> Result<Self, QueueError> {
         let client = redis::Client::open(config.url.as_str())?;
-        let connection = Connection::open(client.clone()).await?;
+        let connection = Connection::open(client).await?;
         let memory = Memory::new(connection.clone());
-        Ok(Self { config: Arc::new(config), connection, client, memory })
-    }
-
-    pub(crate) fn connection_options(&self) -> RedisConnectionOptions {
-        RedisConnectionOptions::new().url(self.config.url.clone())
+        Ok(Self { config: Arc::new(config), connection, memory })
     }
 
     pub(crate) fn keys(&self, queue: &QueueName) -> QueueKeys {
@@ -252,24 +247,28 @@ impl Queues {
             state => return Err(QueueError::WrongState { state }),
         };
         let prev = if job.state == JobState::Failed { "failed" } else { "completed" };
-        let code: i64 = scripts::REPROCESS
-            .key(keys.job_key(id.as_str()))
-            .key(keys.events())
-            .key(set)
-            .key(keys.wait())
-            .key(keys.meta())
-            .key(keys.active())
-            .key(keys.marker())
-            .key(keys.prioritized())
-            .key(keys.pc())
-            .arg(id.as_str())
-            .arg("LPUSH")
-            .arg(property)
-            .arg(prev)
-            .arg("1")
-            .arg("0")
-            .invoke_async(&mut self.connection.get())
-            .await?;
+        let code: i64 = Call::new(
+            &scripts::REPROCESS,
+            &[
+                keys.job_key(id.as_str()),
+                keys.events(),
+                set,
+                keys.wait(),
+                keys.meta(),
+                keys.active(),
+                keys.marker(),
+                keys.prioritized(),
+                keys.pc(),
+            ],
+        )
+        .arg(id.as_str())
+        .arg("LPUSH")
+        .arg(property)
+        .arg(prev)
+        .arg("1")
+        .arg("0")
+        .invoke(&mut self.connection.get())
+        .await?;
         match code {
             1 => Ok(()),
             -1 => Err(not_found()),
@@ -284,14 +283,13 @@ impl Queues {
         Kv { connection: self.connection.clone(), prefix: self.config.own_prefix.clone(), memory: self.memory.clone() }
     }
 
-    /// The stream of finished attempts.
-    pub fn attempts(&self) -> AttemptStream {
-        AttemptStream {
-            connection: self.connection.clone(),
-            blocking: self.client.clone(),
-            key: format!("{}:attempts", self.config.own_prefix),
-            consumer: format!("pid-{}", std::process::id()),
-        }
+    /// Reads the stream of finished attempts.
+    pub fn attempts(&self) -> AttemptReader {
+        AttemptReader::new(self.connection.clone(), self.attempts_key())
+    }
+
+    pub(crate) fn attempts_key(&self) -> String {
+        format!("{}:attempts", self.config.own_prefix)
     }
 
     /// Works on a queue until the handle is drained.

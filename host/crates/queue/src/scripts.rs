@@ -1,8 +1,9 @@
-//! Upstream's scripts that the crate keeps private, embedded by build.rs.
+//! Upstream's scripts, embedded by build.rs, and calls of them.
 
 use std::sync::LazyLock;
 
-use redis::Script;
+use redis::aio::ConnectionManager;
+use redis::{ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind, ToRedisArgs};
 
 macro_rules! script {
     ($(#[$doc:meta])* $name:ident, $file:literal) => {
@@ -12,19 +13,71 @@ macro_rules! script {
     };
 }
 
-script!(
-    /// The crate's own producer drops the telemetry option and re-writes the data.
-    ADD_STANDARD, "addStandardJob-9"
-);
 script!(ADD_DELAYED, "addDelayedJob-6");
 script!(ADD_PRIORITIZED, "addPrioritizedJob-9");
+script!(ADD_STANDARD, "addStandardJob-9");
 script!(
     /// All of a worker's locks in one round trip.
     EXTEND_LOCKS, "extendLocks-1"
 );
+script!(MOVE_STALLED_TO_WAIT, "moveStalledJobsToWait-9");
+script!(MOVE_TO_ACTIVE, "moveToActive-11");
+script!(MOVE_TO_DELAYED, "moveToDelayed-11");
+script!(MOVE_TO_FINISHED, "moveToFinished-14");
 script!(
-    /// The crate's own retry does not count attempts.
-    MOVE_TO_DELAYED, "moveToDelayed-11"
+    /// Its name says nothing of it: hands a job back that was taken.
+    MOVE_TO_WAIT, "moveJobFromActiveToWait-9"
 );
-script!(SAVE_STACKTRACE, "saveStacktrace-1");
 script!(REPROCESS, "reprocessJob-9");
+script!(UPDATE_JOB_SCHEDULER, "updateJobScheduler-12");
+
+/// One call of one script.
+pub(crate) struct Call {
+    script: &'static Script,
+    command: redis::Cmd,
+}
+
+impl Call {
+    pub(crate) fn new(script: &'static Script, keys: &[impl AsRef<str>]) -> Self {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(script.get_hash()).arg(keys.len());
+        for key in keys {
+            command.arg(key.as_ref());
+        }
+        Self { script, command }
+    }
+
+    pub(crate) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// For a pipeline; see [`is_unknown`].
+    pub(crate) fn command(&self) -> redis::Cmd {
+        self.command.clone()
+    }
+
+    pub(crate) fn is_of(&self, script: &Script) -> bool {
+        self.script.get_hash() == script.get_hash()
+    }
+
+    /// Makes the script known to Redis.
+    pub(crate) async fn load(&self, connection: &mut ConnectionManager) -> RedisResult<()> {
+        self.script.prepare_invoke().load_async(connection).await.map(drop)
+    }
+
+    pub(crate) async fn invoke<T: FromRedisValue>(&self, connection: &mut ConnectionManager) -> RedisResult<T> {
+        match self.command.query_async(connection).await {
+            Err(error) if is_unknown(&error) => {
+                self.load(connection).await?;
+                self.command.query_async(connection).await
+            }
+            answered => answered,
+        }
+    }
+}
+
+/// Redis forgets scripts when it restarts.
+pub(crate) fn is_unknown(error: &redis::RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}

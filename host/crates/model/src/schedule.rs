@@ -1,0 +1,110 @@
+//! When a schedule is due: cron expressions with time zones.
+//!
+//! One cron engine everywhere (croner, which bullmq-official uses too), so that a preview and the queue never disagree. Five fields, or six
+//! with seconds first; weekdays 0 to 7. Where daylight saving skips a tick's time, it comes at the first valid instant; where a time comes
+//! twice, once.
+
+use chrono::{TimeZone, Utc};
+use chrono_tz::Tz;
+use croner::Cron;
+use croner::errors::CronError;
+use croner::parser::{CronParser, Seconds};
+
+/// Why there is no schedule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSchedule {
+    /// No cron expression.
+    #[error("cannot read the cron expression {pattern:?}: {reason}")]
+    Pattern {
+        /// As written.
+        pattern: String,
+        /// Croner's.
+        reason: String,
+    },
+    /// No IANA time zone.
+    #[error("there is no time zone {0:?}; name one like Asia/Kolkata")]
+    Zone(String),
+    /// A time outside the calendar.
+    #[error("{0} is no point in time")]
+    Time(u64),
+}
+
+/// The first tick after a time, both in Unix milliseconds; none when there will be no other (31 February). No zone means UTC.
+pub fn next_tick(pattern: &str, zone: Option<&str>, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
+    let cron = parse(pattern)?;
+    let zone: Tz = match zone {
+        None => Tz::UTC,
+        Some(name) => name.parse().map_err(|_| InvalidSchedule::Zone(name.to_owned()))?,
+    };
+    let after = i64::try_from(after_ms).ok().and_then(|ms| Utc.timestamp_millis_opt(ms).single());
+    let after = after.ok_or(InvalidSchedule::Time(after_ms))?.with_timezone(&zone);
+    match cron.find_next_occurrence(&after, false) {
+        Ok(next) => Ok(u64::try_from(next.timestamp_millis()).ok()),
+        Err(CronError::TimeSearchLimitExceeded) => Ok(None),
+        Err(error) => Err(unreadable(pattern, &error)),
+    }
+}
+
+fn parse(pattern: &str) -> Result<Cron, InvalidSchedule> {
+    let parser = CronParser::builder().seconds(Seconds::Optional).build();
+    parser.parse(pattern).map_err(|error| unreadable(pattern, &error))
+}
+
+fn unreadable(pattern: &str, error: &CronError) -> InvalidSchedule {
+    InvalidSchedule::Pattern { pattern: pattern.to_owned(), reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    fn ticks(pattern: &str, zone: &str, from: &str, count: usize) -> Vec<String> {
+        let zone_of = zone.parse::<Tz>().expect("a zone");
+        let mut at = DateTime::parse_from_rfc3339(from).expect("a time").timestamp_millis() as u64;
+        (0..count)
+            .map(|_| {
+                at = next_tick(pattern, Some(zone), at).expect("valid").expect("there is one");
+                Utc.timestamp_millis_opt(at as i64).single().expect("a time").with_timezone(&zone_of).to_rfc3339()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn five_fields_a_weekday_of_seven_and_a_zone_are_understood() {
+        assert_eq!(
+            ticks("59 23 * * *", "Asia/Kolkata", "2026-11-24T00:00:00Z", 2),
+            ["2026-11-24T23:59:00+05:30", "2026-11-25T23:59:00+05:30"]
+        );
+        let sunday = ticks("0 3 * * 7", "UTC", "2026-11-24T00:00:00Z", 1);
+        assert_eq!(sunday, ticks("0 3 * * 0", "UTC", "2026-11-24T00:00:00Z", 1));
+        assert_eq!(sunday, ["2026-11-29T03:00:00+00:00"]);
+    }
+
+    #[test]
+    fn a_time_that_daylight_saving_skips_comes_at_the_first_valid_instant() {
+        // Berlin goes from 02:00 to 03:00 on 29 March 2026.
+        assert_eq!(
+            ticks("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00:00Z", 2),
+            ["2026-03-29T03:00:00+02:00", "2026-03-30T02:30:00+02:00"]
+        );
+    }
+
+    #[test]
+    fn a_time_that_comes_twice_is_one_tick() {
+        // Berlin goes from 03:00 back to 02:00 on 25 October 2026.
+        assert_eq!(
+            ticks("30 2 * * *", "Europe/Berlin", "2026-10-24T12:00:00Z", 2),
+            ["2026-10-25T02:30:00+02:00", "2026-10-26T02:30:00+01:00"]
+        );
+    }
+
+    #[test]
+    fn what_never_comes_and_what_cannot_be_read_are_told_apart() {
+        assert_eq!(next_tick("0 0 31 2 *", None, 0), Ok(None));
+        assert!(matches!(next_tick("61 * * * *", None, 0), Err(InvalidSchedule::Pattern { .. })));
+        assert!(matches!(next_tick("* * * * * * * *", None, 0), Err(InvalidSchedule::Pattern { .. })));
+        assert_eq!(next_tick("* * * * *", Some("Asia/Calcuta"), 0), Err(InvalidSchedule::Zone("Asia/Calcuta".into())));
+    }
+}

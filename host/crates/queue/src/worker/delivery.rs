@@ -1,0 +1,133 @@
+//! A taken job as its handler sees it, read from the raw fields of its hash: data that is not JSON and options that are odd must reach an
+//! operator as they are, and not as defaults.
+
+use patchbay_model::job::{JobKey, Trace};
+use patchbay_model::retry::Backoff;
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+
+use super::fetch::Taken;
+use super::{Inner, JobHandle};
+use crate::add::MAX_DATA_BYTES;
+use crate::opts::JobOpts;
+
+/// A job that was taken.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Its identity.
+    pub key: JobKey,
+    /// Its kind.
+    pub name: String,
+    /// One JSON document.
+    pub data: String,
+    /// Why it must not run. Its data and options stay in Redis as they are.
+    pub refusal: Option<Refusal>,
+    /// Attempts and backoff that the producer set.
+    pub retry: (Option<u32>, Option<Backoff>),
+    /// What caused it.
+    pub trace: Trace,
+    /// Counted attempts before this one.
+    pub attempts_made: u32,
+    /// Starts, this one included.
+    pub started: u32,
+    /// How often it stalled.
+    pub stalled: u32,
+    /// When it was first deferred, Unix milliseconds.
+    pub first_deferred_at_ms: Option<u64>,
+    /// The scheduler that made it.
+    pub schedule_id: Option<String>,
+    /// To write logs and progress.
+    pub job: JobHandle,
+    /// Cancelled when the lock is lost: another worker may have the job.
+    pub lost: CancellationToken,
+}
+
+/// Why a job must not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its data or options cannot be read.
+    Unreadable(String),
+    /// It stalled too often, or a flow decided so: BullMQ's own text.
+    Condemned(String),
+}
+
+/// What BullMQ writes when a job stalled more often than it may.
+const STALLED_TOO_OFTEN: &str = "job stalled more than allowable limit";
+
+impl Refusal {
+    /// The failure code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "invalid-input",
+            Self::Condemned(reason) if reason == STALLED_TOO_OFTEN => "crashed-host",
+            Self::Condemned(_) => "failed-by-flow",
+        }
+    }
+
+    /// For an operator.
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Unreadable(reason) | Self::Condemned(reason) => reason,
+        }
+    }
+}
+
+impl Inner {
+    /// Never fails: what is wrong with a job becomes its refusal. Fails only for an id that no job of ours can have.
+    pub(super) fn delivery(
+        &self,
+        taken: &Taken,
+        opts: &Result<JobOpts, String>,
+        lost: CancellationToken,
+    ) -> Result<Delivery, patchbay_model::InvalidId> {
+        let field = |name: &str| taken.fields.get(name).map(String::as_str);
+        let number = |name: &str| field(name).and_then(|text| text.parse::<u64>().ok());
+        let count = |name: &str| number(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+        let data = field("data").unwrap_or_default();
+        let (retry, trace) = match opts {
+            Ok(opts) => ((opts.attempts, opts.backoff), opts.trace.clone()),
+            Err(_) => ((None, None), Trace::default()),
+        };
+        let refusal = refusal(data, opts, field("defa"));
+        let id: patchbay_model::JobId = taken.id.parse()?;
+        Ok(Delivery {
+            key: JobKey {
+                prefix: self.queues.config.prefix.clone(),
+                queue: self.config.queue.clone(),
+                id: id.clone(),
+                created_ms: number("timestamp").unwrap_or(0),
+            },
+            name: field("name").unwrap_or_default().to_owned(),
+            data: if refusal.is_none() { data.to_owned() } else { String::new() },
+            refusal,
+            retry,
+            trace,
+            attempts_made: count("atm"),
+            started: count("ats"),
+            stalled: count("stc"),
+            first_deferred_at_ms: number("pfd"),
+            schedule_id: field("rjk").map(str::to_owned),
+            job: JobHandle {
+                connection: self.queues.connection.clone(),
+                job_key: format!("{}{id}", self.names.prefix),
+                events_key: self.names.keys.events(),
+                id,
+            },
+            lost,
+        })
+    }
+}
+
+fn refusal(data: &str, opts: &Result<JobOpts, String>, condemned: Option<&str>) -> Option<Refusal> {
+    if let Some(reason) = condemned {
+        return Some(Refusal::Condemned(reason.to_owned()));
+    }
+    if let Err(reason) = opts {
+        return Some(Refusal::Unreadable(reason.clone()));
+    }
+    if data.len() > MAX_DATA_BYTES {
+        return Some(Refusal::Unreadable(format!("the job's data is larger than {MAX_DATA_BYTES} bytes")));
+    }
+    let unreadable = serde_json::from_str::<&RawValue>(data).err()?;
+    Some(Refusal::Unreadable(format!("the job's data is not JSON: {unreadable}")))
+}

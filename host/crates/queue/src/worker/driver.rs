@@ -1,0 +1,215 @@
+//! One task per worker that starts jobs while there is room, and otherwise waits for whichever comes first: a marker in Redis, a rate
+//! limit's or a delay's end, a job of ours that ended, an order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use redis::aio::MultiplexedConnection;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::fetch::{IDLE, Look, Next, Taken};
+use super::{Control, Inner};
+
+/// Between tries while Redis is away: its return is noticed about as soon.
+const RETRY_EVERY: Duration = Duration::from_millis(200);
+/// Beyond the server's own limit on a blocking command, the connection is silent.
+const SILENCE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Runs until the worker is told to stop.
+pub(super) async fn drive(inner: Arc<Inner>) {
+    let mut control = inner.control.subscribe();
+    let mut replacements = inner.queues.connection.replacements();
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    let mut marker = Marker::new(Arc::clone(&inner));
+    let mut running = 0;
+    let mut look = Look::Now;
+    let mut chains: u64 = 0;
+    let mut away = false;
+    loop {
+        let Control { concurrency, paused, stopping } = *control.borrow_and_update();
+        if stopping {
+            break;
+        }
+        let room = !paused && running < concurrency;
+        if room && is_due(look) {
+            chains += 1;
+            let token = format!("{}:{chains}", inner.id);
+            match inner.fetch(&token).await {
+                Ok(Next::Job(taken)) => {
+                    running += 1;
+                    inner.running.spawn(chain(Arc::clone(&inner), token, taken, Ended(ended.clone(), Look::Now)));
+                }
+                Ok(Next::Nothing(later)) => look = later,
+                Err(error) => {
+                    if !std::mem::replace(&mut away, true) {
+                        warn!(%error, queue = %inner.config.queue, "no jobs can be taken; trying again");
+                    }
+                    marker.reset();
+                    tokio::time::sleep(RETRY_EVERY).await;
+                    continue;
+                }
+            }
+            if std::mem::take(&mut away) {
+                info!(queue = %inner.config.queue, "jobs can be taken again");
+            }
+            continue;
+        }
+        tokio::select! {
+            changed = control.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                look = Look::Now;
+            }
+            Some(after) = ends.recv() => {
+                running -= 1;
+                look = sooner(look, after);
+            }
+            popped = marker.wait(), if room || marker.is_waiting() => match popped {
+                Ok(true) if room => look = Look::Now,
+                Ok(true) => inner.pass_marker_on().await,
+                Ok(false) => {}
+                Err(_) => {
+                    marker.reset();
+                    tokio::time::sleep(RETRY_EVERY).await;
+                    look = Look::Now;
+                }
+            },
+            Ok(()) = replacements.changed() => {
+                marker.reset();
+                look = Look::Now;
+            }
+            () = sleep_until(look), if room => look = Look::Now,
+        }
+    }
+    // Whoever else works here must not wait for the marker that we may have taken while leaving.
+    if marker.is_waiting() {
+        drop(marker);
+        inner.pass_marker_on().await;
+    }
+}
+
+fn is_due(look: Look) -> bool {
+    matches!(look, Look::Now)
+}
+
+fn sooner(a: Look, b: Look) -> Look {
+    match (a, b) {
+        (Look::At(a), Look::At(b)) => Look::At(a.min(b)),
+        _ => Look::Now,
+    }
+}
+
+async fn sleep_until(look: Look) {
+    if let Look::At(at) = look {
+        tokio::time::sleep_until(at).await;
+    }
+}
+
+/// Jobs one after another, each fetched by the settlement of the one before, until there is none.
+async fn chain(inner: Arc<Inner>, token: String, mut taken: Box<Taken>, mut ended: Ended) {
+    ended.1 = loop {
+        match inner.process(&token, *taken).await {
+            Next::Job(next) => taken = next,
+            Next::Nothing(look) => break look,
+        }
+    };
+}
+
+/// Tells the driver in any case, and in which case to look at once.
+struct Ended(mpsc::UnboundedSender<Look>, Look);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.send(self.1).ok();
+    }
+}
+
+impl Inner {
+    async fn pass_marker_on(&self) {
+        let mut command = redis::cmd("ZADD");
+        command.arg(&self.names.marker).arg(0).arg("0");
+        let passed: redis::RedisResult<()> = command.query_async(&mut self.queues.connection.get()).await;
+        if let Err(error) = passed {
+            warn!(%error, queue = %self.config.queue, "other workers may notice a job late");
+        }
+    }
+}
+
+type Popped = (Option<MultiplexedConnection>, redis::RedisResult<bool>);
+
+/// The blocking wait for a marker, on a connection of its own that carries the worker's name in Redis's list of clients.
+struct Marker {
+    inner: Arc<Inner>,
+    connection: Option<MultiplexedConnection>,
+    waiting: Option<BoxFuture<'static, Popped>>,
+}
+
+impl Marker {
+    fn new(inner: Arc<Inner>) -> Self {
+        Self { inner, connection: None, waiting: None }
+    }
+
+    /// Closes the connection, and with it a wait on Redis's side.
+    fn reset(&mut self) {
+        self.waiting = None;
+        self.connection = None;
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Whether there was a marker within [`IDLE`]. May be dropped and called again: the wait goes on.
+    async fn wait(&mut self) -> redis::RedisResult<bool> {
+        let waiting = self.waiting.get_or_insert_with(|| pop(Arc::clone(&self.inner), self.connection.take()).boxed());
+        let (connection, popped) = waiting.await;
+        self.waiting = None;
+        self.connection = connection;
+        popped
+    }
+}
+
+async fn pop(inner: Arc<Inner>, connection: Option<MultiplexedConnection>) -> Popped {
+    let mut connection = match connection {
+        Some(connection) => connection,
+        None => match connect(&inner).await {
+            Ok(connection) => connection,
+            Err(error) => return (None, Err(error)),
+        },
+    };
+    let mut command = redis::cmd("BZPOPMIN");
+    command.arg(&inner.names.marker).arg(IDLE.as_secs());
+    let popped: redis::RedisResult<redis::Value> = command.query_async(&mut connection).await;
+    (Some(connection), popped.map(|value| value != redis::Value::Nil))
+}
+
+async fn connect(inner: &Inner) -> redis::RedisResult<MultiplexedConnection> {
+    let config = redis::AsyncConnectionConfig::new()
+        .set_response_timeout(Some(IDLE + SILENCE_LIMIT))
+        .set_connection_timeout(Some(SILENCE_LIMIT));
+    let mut connection =
+        inner.queues.connection.client().get_multiplexed_async_connection_with_config(&config).await?;
+    // By this name BullMQ's `getWorkers` and Bull Board find workers. Redis takes no spaces in it.
+    let name = inner.names.keys.client_name(&format!(":w:{}", inner.config.host.replace(char::is_whitespace, "-")));
+    redis::cmd("CLIENT").arg("SETNAME").arg(name).query_async::<()>(&mut connection).await?;
+    Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn the_sooner_look_wins() {
+        let now = Instant::now();
+        let later = now + IDLE;
+        assert_eq!(sooner(Look::At(later), Look::At(now)), Look::At(now));
+        assert_eq!(sooner(Look::At(now), Look::Now), Look::Now);
+    }
+}

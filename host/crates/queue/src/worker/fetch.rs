@@ -1,0 +1,192 @@
+//! Taking the next job, and what BullMQ's scripts answer when asked for one.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bullmq::QueueKeys;
+use redis::Value;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::{Inner, now_ms};
+use crate::scripts::{self, Call};
+
+/// How long a worker without jobs waits before it looks again unasked: BullMQ's own `drainDelay`. Bounds what a lost marker costs.
+pub(super) const IDLE: Duration = Duration::from_secs(5);
+
+/// The queue's keys in the orders that the scripts want, made once.
+pub(super) struct Names {
+    pub(super) keys: QueueKeys,
+    /// wait, active, prioritized, events, stalled, limiter, delayed, paused, meta, pc.
+    pub(super) moving: [String; 10],
+    pub(super) marker: String,
+    /// `prefix:queue:`
+    pub(super) prefix: String,
+}
+
+impl Names {
+    pub(super) fn new(keys: &QueueKeys) -> Self {
+        Self {
+            moving: [
+                keys.wait(),
+                keys.active(),
+                keys.prioritized(),
+                keys.events(),
+                keys.stalled(),
+                keys.limiter(),
+                keys.delayed(),
+                keys.paused(),
+                keys.meta(),
+                keys.pc(),
+            ],
+            marker: keys.marker(),
+            prefix: keys.key_prefix(),
+            keys: keys.clone(),
+        }
+    }
+}
+
+/// A job as the script gave it: the fields of its hash, raw.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) id: String,
+    pub(super) fields: HashMap<String, String>,
+}
+
+/// What there is to do next.
+#[derive(Debug)]
+pub(super) enum Next {
+    Job(Box<Taken>),
+    Nothing(Look),
+}
+
+/// When to look into the queue again, unless a marker comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    Now,
+    At(Instant),
+}
+
+impl Look {
+    pub(super) fn idle() -> Self {
+        Self::At(Instant::now() + IDLE)
+    }
+
+    /// When a rate limit or a delay ends; never later than an idle worker looks anyway.
+    pub(super) fn in_ms(ms: u64) -> Self {
+        Self::At(Instant::now() + Duration::from_millis(ms).min(IDLE))
+    }
+}
+
+/// Options that the scripts take, as MessagePack.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct FetchOpts<'a> {
+    /// Whoever has it holds the lock.
+    pub(super) token: &'a str,
+    pub(super) lock_duration: u64,
+    /// Stands in the job as `processedBy`.
+    pub(super) name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) limiter: Option<Limiter>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct Limiter {
+    max: u64,
+    /// Milliseconds.
+    duration: u64,
+}
+
+impl Limiter {
+    /// Even: BullMQ's window lets almost twice the limit through at its edge, so the window holds one job, or one millisecond's.
+    pub(super) fn even(max: u64, per: Duration) -> Self {
+        let (max, per_ms) = (max.max(1), (per.as_millis() as u64).max(1));
+        match per_ms / max {
+            0 => Self { max: max / per_ms, duration: 1 },
+            duration => Self { max: 1, duration },
+        }
+    }
+}
+
+impl Inner {
+    pub(super) fn fetch_opts<'a>(&'a self, token: &'a str) -> FetchOpts<'a> {
+        FetchOpts {
+            token,
+            lock_duration: self.config.lock.as_millis() as u64,
+            name: &self.config.host,
+            limiter: self.config.rate.map(|(max, per)| Limiter::even(max, per)),
+        }
+    }
+
+    /// Takes a job under this token, if there is one to take now.
+    pub(super) async fn fetch(&self, token: &str) -> redis::RedisResult<Next> {
+        let mut keys = self.names.moving.to_vec();
+        keys.push(self.names.marker.clone());
+        let opts = rmp_serde::to_vec_named(&self.fetch_opts(token)).map_err(unwritable)?;
+        let call = Call::new(&scripts::MOVE_TO_ACTIVE, &keys).arg(&self.names.prefix).arg(now_ms()).arg(opts);
+        let reply = call.invoke(&mut self.queues.connection.get()).await?;
+        next(reply)?.map_err(|code| refused(format!("code {code}")))
+    }
+}
+
+/// Reads `[fields, id, ms until the rate limit ends, Unix ms of the next delayed job]`, or 0 for nothing; a negative number is the script's
+/// refusal.
+pub(super) fn next(reply: Value) -> redis::RedisResult<Result<Next, i64>> {
+    let parts = match reply {
+        Value::Int(code) if code < 0 => return Ok(Err(code)),
+        Value::Array(parts) => parts,
+        _ => return Ok(Ok(Next::Nothing(Look::idle()))),
+    };
+    let mut parts = parts.into_iter();
+    let (Some(fields), Some(id), limited_ms, delayed_until) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Ok(Ok(Next::Nothing(Look::idle())));
+    };
+    if let Value::Array(flat) = fields {
+        let id: String = redis::from_redis_value(id)?;
+        let mut fields = HashMap::with_capacity(flat.len() / 2);
+        let mut flat = flat.into_iter();
+        while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
+            fields.insert(text(name)?, text(value)?);
+        }
+        return Ok(Ok(Next::Job(Box::new(Taken { id, fields }))));
+    }
+    let number = |value: Option<Value>| value.and_then(|value| redis::from_redis_value::<u64>(value).ok()).unwrap_or(0);
+    let look = match (number(limited_ms), number(delayed_until)) {
+        (0, 0) => Look::idle(),
+        (0, until) => Look::in_ms(until.saturating_sub(now_ms())),
+        (ms, _) => Look::in_ms(ms),
+    };
+    Ok(Ok(Next::Nothing(look)))
+}
+
+/// Bytes that are no text are replaced: data like that is no JSON either, and is refused as such.
+fn text(value: Value) -> redis::RedisResult<String> {
+    match value {
+        Value::BulkString(bytes) => Ok(String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())),
+        other => Ok(redis::from_redis_value(other)?),
+    }
+}
+
+fn refused(detail: String) -> redis::RedisError {
+    (redis::ErrorKind::UnexpectedReturnType, "BullMQ refused to give a job", detail).into()
+}
+
+pub(super) fn unwritable(error: rmp_serde::encode::Error) -> redis::RedisError {
+    (redis::ErrorKind::Client, "arguments cannot be written", error.to_string()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_become_even() {
+        let even = |max, per_ms| Limiter::even(max, Duration::from_millis(per_ms));
+        assert_eq!(even(180, 60_000), Limiter { max: 1, duration: 333 });
+        assert_eq!(even(5_000, 1_000), Limiter { max: 5, duration: 1 });
+        assert_eq!(even(0, 0), Limiter { max: 1, duration: 1 });
+    }
+}

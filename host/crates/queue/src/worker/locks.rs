@@ -1,0 +1,112 @@
+//! Locks on the jobs that run here, and the rescue of jobs whose worker has died.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{Inner, now_ms};
+use crate::scripts::{self, Call};
+
+/// By job id.
+#[derive(Default)]
+pub(super) struct Locks(Mutex<HashMap<String, Lock>>);
+
+#[derive(Clone)]
+struct Lock {
+    token: String,
+    lost: CancellationToken,
+}
+
+/// Renewed until dropped.
+pub(super) struct Held<'a> {
+    locks: &'a Locks,
+    id: &'a str,
+}
+
+impl Locks {
+    pub(super) fn hold<'a>(&'a self, id: &'a str, token: &str, lost: CancellationToken) -> Held<'a> {
+        self.with(|locks| locks.insert(id.to_owned(), Lock { token: token.to_owned(), lost }));
+        Held { locks: self, id }
+    }
+
+    fn all(&self) -> Vec<(String, Lock)> {
+        self.with(|locks| locks.iter().map(|(id, lock)| (id.clone(), lock.clone())).collect())
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut HashMap<String, Lock>) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.locks.with(|locks| locks.remove(self.id));
+    }
+}
+
+/// Renews every lock of this worker in one round trip.
+pub(super) async fn renew(inner: Arc<Inner>) {
+    loop {
+        tokio::time::sleep(inner.config.renew).await;
+        let held = inner.locks.all();
+        if held.is_empty() {
+            continue;
+        }
+        match extend(&inner, &held).await {
+            Ok(refused) => {
+                for (id, lock) in held.iter().filter(|(id, _)| refused.contains(id)) {
+                    // A job that settled while we asked has no lock either, and nobody to be told.
+                    if inner.locks.with(|locks| locks.contains_key(id)) {
+                        warn!(job = id, queue = %inner.config.queue, "lock lost: the call is cancelled");
+                        lock.lost.cancel();
+                    }
+                }
+            }
+            // Redis is away: nobody else can take the jobs either.
+            Err(error) => warn!(%error, queue = %inner.config.queue, "locks not renewed"),
+        }
+    }
+}
+
+async fn extend(inner: &Inner, held: &[(String, Lock)]) -> redis::RedisResult<Vec<String>> {
+    let tokens: Vec<&str> = held.iter().map(|(_, lock)| lock.token.as_str()).collect();
+    let ids: Vec<&str> = held.iter().map(|(id, _)| id.as_str()).collect();
+    Call::new(&scripts::EXTEND_LOCKS, &[inner.names.keys.stalled()])
+        .arg(&inner.names.prefix)
+        .arg(rmp_serde::to_vec(&tokens).map_err(super::fetch::unwritable)?)
+        .arg(rmp_serde::to_vec(&ids).map_err(super::fetch::unwritable)?)
+        .arg(inner.config.lock.as_millis() as u64)
+        .invoke(&mut inner.queues.connection.get())
+        .await
+}
+
+/// Puts jobs back whose lock has expired. Two looks are needed: the first marks what is active, the second takes what is still marked.
+pub(super) async fn rescue_stalled(inner: Arc<Inner>) {
+    let keys = &inner.names.keys;
+    let names = [
+        keys.stalled(),
+        keys.wait(),
+        keys.active(),
+        keys.stalled_check(),
+        keys.meta(),
+        keys.paused(),
+        keys.marker(),
+        keys.events(),
+        keys.repeat(),
+    ];
+    loop {
+        let call = Call::new(&scripts::MOVE_STALLED_TO_WAIT, &names)
+            .arg(inner.config.max_stalls)
+            .arg(&inner.names.prefix)
+            .arg(now_ms())
+            .arg(inner.config.stalled_interval.as_millis() as u64);
+        match call.invoke::<Vec<String>>(&mut inner.queues.connection.get()).await {
+            Ok(ids) if ids.is_empty() => {}
+            Ok(ids) => warn!(queue = %inner.config.queue, jobs = ?ids, "stalled: their worker died or lost Redis; back in the queue"),
+            Err(error) => warn!(%error, queue = %inner.config.queue, "stalled jobs were not looked for"),
+        }
+        tokio::time::sleep(inner.config.stalled_interval).await;
+    }
+}
