@@ -23,11 +23,15 @@ const BLOCK: Duration = Duration::from_secs(2);
 /// Wait after an error; both sides reconnect by themselves meanwhile.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
+/// Debug information is megabytes per revision; more revisions than this rarely fail at the same time.
+const MAX_SYMBOLS: usize = 4;
+
 /// Runs until cancelled.
 pub async fn run(mut stream: AttemptReader, store: Store, stop: CancellationToken) {
+    let mut backtraces = Backtraces::new(&store);
     while !stop.is_cancelled() {
         let step = async {
-            if let Err(error) = copy(&mut stream, &store, BLOCK).await {
+            if let Err(error) = copy(&mut stream, &mut backtraces, BLOCK).await {
                 warn!(error = format!("{error:#}"), "attempts not copied to Postgres; trying again");
                 tokio::time::sleep(PAUSE_AFTER_ERROR).await;
             }
@@ -42,20 +46,24 @@ pub async fn run(mut stream: AttemptReader, store: Store, stop: CancellationToke
 /// Copies what is there, for the end of a drain and for tests. Gives the number of entries taken from the stream.
 pub async fn flush(mut stream: AttemptReader, store: &Store) -> anyhow::Result<usize> {
     let mut total = 0;
+    let mut backtraces = Backtraces::new(store);
     loop {
-        match copy(&mut stream, store, Duration::ZERO).await? {
+        match copy(&mut stream, &mut backtraces, Duration::ZERO).await? {
             0 => return Ok(total),
             n => total += n,
         }
     }
 }
 
-async fn copy(stream: &mut AttemptReader, store: &Store, block: Duration) -> anyhow::Result<usize> {
+async fn copy(
+    stream: &mut AttemptReader,
+    backtraces: &mut Backtraces<'_>,
+    block: Duration,
+) -> anyhow::Result<usize> {
     let entries = stream.read(BATCH, block).await?;
     if entries.is_empty() {
         return Ok(0);
     }
-    let mut backtraces = Backtraces::new(store);
     let mut ids = Vec::with_capacity(entries.len());
     let mut records = Vec::with_capacity(entries.len());
     for (id, entry) in entries {
@@ -66,7 +74,7 @@ async fn copy(stream: &mut AttemptReader, store: &Store, block: Duration) -> any
         }
         ids.push(id);
     }
-    if let Err(error) = store.record_attempts(&records).await {
+    if let Err(error) = backtraces.store.record_attempts(&records).await {
         stream.put_back();
         return Err(error.into());
     }
@@ -74,7 +82,7 @@ async fn copy(stream: &mut AttemptReader, store: &Store, block: Duration) -> any
     Ok(ids.len())
 }
 
-/// Debug information of the revisions in one batch.
+/// Debug information of the revisions that failed lately.
 struct Backtraces<'a> {
     store: &'a Store,
     known: HashMap<RevisionDigest, Option<Arc<Symbols>>>,
@@ -102,6 +110,9 @@ impl<'a> Backtraces<'a> {
         let component = self.store.component(&revision).await.ok().flatten();
         let read = tokio::task::spawn_blocking(move || component.and_then(|bytes| Symbols::of(&bytes)).map(Arc::new));
         let symbols = read.await.ok().flatten();
+        if self.known.len() >= MAX_SYMBOLS {
+            self.known.clear();
+        }
         self.known.insert(revision, symbols.clone());
         symbols
     }
