@@ -71,23 +71,16 @@ impl SecretSource for NoSecrets {
     }
 }
 
-/// As the sandbox does it: on threads of their own, since a closure that computes must not hold up the host either.
+/// On the same threads as the sandbox.
 struct NativeExecutor {
-    threads: tokio::runtime::Handle,
     iterations_per_ms: u64,
 }
 
 #[async_trait]
 impl Executor for NativeExecutor {
     async fn execute(&self, delivery: &Delivery) -> Execution {
-        let ms = milliseconds(&delivery.data);
-        // A no-op is a plain closure call; only what computes goes to the other threads.
-        let value = if ms == 0 {
-            "null".to_owned()
-        } else {
-            let iterations = ms * self.iterations_per_ms;
-            self.threads.spawn(async move { (compute(iterations) == 0).to_string() }).await.unwrap_or_default()
-        };
+        let iterations = milliseconds(&delivery.data) * self.iterations_per_ms;
+        let value = if iterations == 0 { "null".to_owned() } else { (compute(iterations) == 0).to_string() };
         Execution { ran_by: None, policy: self.policy(delivery), outcome: Outcome::Completed(value), stack: None }
     }
 
@@ -212,6 +205,7 @@ impl World {
         }
         let executor: Arc<dyn Executor> = if who == Who::Wasm {
             let services = Arc::new(Services {
+                host: tokio::runtime::Handle::current(),
                 queues: queues.clone(),
                 kv: queues.kv(),
                 secrets: Arc::new(NoSecrets),
@@ -221,7 +215,7 @@ impl World {
             let settings = Arc::new(Settings::new(None));
             Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, Duration::from_secs(30)))
         } else {
-            Arc::new(NativeExecutor { threads: native_threads(), iterations_per_ms: self.native_per_ms })
+            Arc::new(NativeExecutor { iterations_per_ms: self.native_per_ms })
         };
         let work = Work::new(executor, "bench".into(), 100);
         let stop = CancellationToken::new();
@@ -238,6 +232,7 @@ impl World {
             keep_failed: Keep::default(),
             rate: None,
             host: "bench".into(),
+            threads: self.runtime.guests(),
         };
         Ok(Worker::Ours { handle: queues.spawn_worker(config, work), stop, recorder })
     }
@@ -265,14 +260,6 @@ pub fn limits() -> HostLimits {
         max_log_bytes: 1 << 20,
         max_component_bytes: 64 << 20,
     }
-}
-
-fn native_threads() -> tokio::runtime::Handle {
-    static THREADS: std::sync::OnceLock<tokio::runtime::Runtime> = std::sync::OnceLock::new();
-    let threads = THREADS.get_or_init(|| {
-        tokio::runtime::Builder::new_multi_thread().thread_name("native").build().expect("threads can be made")
-    });
-    threads.handle().clone()
 }
 
 impl Node {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use patchbay_capability::{Egress, MailTransport, SecretSource, SecretValue, Services};
 use patchbay_model::PluginName;
-use patchbay_queue::{Queues};
+use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
 use patchbay_store::Store;
 use tokio::net::TcpListener;
@@ -54,6 +54,7 @@ impl Host {
 
         let mail = MailTransport::new(config.mail()).context("mail")?;
         let services = Arc::new(Services {
+            host: tokio::runtime::Handle::current(),
             queues: queues.clone(),
             kv: queues.kv(),
             secrets: Arc::new(EnvironmentSecrets(config.clone())),

@@ -55,11 +55,7 @@ pub async fn flush(mut stream: AttemptReader, store: &Store) -> anyhow::Result<u
     }
 }
 
-async fn copy(
-    stream: &mut AttemptReader,
-    backtraces: &mut Backtraces<'_>,
-    block: Duration,
-) -> anyhow::Result<usize> {
+async fn copy(stream: &mut AttemptReader, backtraces: &mut Backtraces<'_>, block: Duration) -> anyhow::Result<usize> {
     let entries = stream.read(BATCH, block).await?;
     if entries.is_empty() {
         return Ok(0);

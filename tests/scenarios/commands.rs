@@ -153,7 +153,8 @@ async fn migrating_is_safe_when_several_start_at_once() -> anyhow::Result<()> {
         let report: Value = serde_json::from_slice(&output.stdout)?;
         applied += report["applied"].as_array().map_or(0, Vec::len);
     }
-    assert_eq!(applied, 2, "each migration ran once");
+    let migrations = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations"))?.count();
+    assert_eq!(applied, migrations, "each migration ran once");
     assert_eq!(run(&["migrate", "--check"]).await?.status.code(), Some(0));
     Ok(())
 }

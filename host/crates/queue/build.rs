@@ -20,7 +20,8 @@ const SCRIPTS: [&str; 11] = [
 
 fn main() {
     // Without the network where that is enough; on a new machine, cargo has not fetched yet what other packages' tests need.
-    let metadata = metadata(&["--offline"]).or_else(|_| metadata(&[])).unwrap_or_else(|error| panic!("cargo metadata: {error}"));
+    let metadata =
+        metadata(&["--offline"]).or_else(|_| metadata(&[])).unwrap_or_else(|error| panic!("cargo metadata: {error}"));
     let package = metadata["packages"]
         .as_array()
         .and_then(|all| all.iter().find(|package| package["name"] == "bullmq-official"))

@@ -1,4 +1,4 @@
-//! `patchbay job …` and `patchbay queue …`
+//! `patchbay job …`
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -63,12 +63,6 @@ pub(super) enum JobCommand {
     },
 }
 
-#[derive(Subcommand)]
-pub(super) enum QueueCommand {
-    /// List queues with the number of jobs in each state
-    List,
-}
-
 pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     match command {
@@ -110,22 +104,6 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
             output.table(&["ID", "NAME", "ATTEMPTS", "FAILURE"], rows.collect(), &jobs);
         }
     }
-    Ok(())
-}
-
-pub(super) async fn run_queue(command: QueueCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
-    let QueueCommand::List = command;
-    let queues = Client::from_args(args)?.call(Method::GET, "queues", None).await?;
-    let states = ["waiting", "active", "delayed", "prioritized", "completed", "failed"];
-    let rows = items(&queues).map(|queue| {
-        let counts = states.iter().map(|state| queue["counts"][state].to_string());
-        std::iter::once(text(queue, "name")).chain(counts).collect()
-    });
-    output.table(
-        &["QUEUE", "WAITING", "ACTIVE", "DELAYED", "PRIORITIZED", "COMPLETED", "FAILED"],
-        rows.collect(),
-        &queues,
-    );
     Ok(())
 }
 

@@ -6,6 +6,7 @@ mod doctor;
 mod job;
 mod output;
 mod plugin;
+mod queue;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -72,7 +73,7 @@ enum Command {
     Job(job::JobCommand),
     /// Look at queues
     #[command(subcommand)]
-    Queue(job::QueueCommand),
+    Queue(queue::QueueCommand),
     /// Look at the mails that `patchbay dev` has caught
     #[command(subcommand)]
     Mail(dev::MailCommand),
@@ -136,7 +137,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         }
         Command::Plugin(command) => plugin::run(command, &cli.client, output).await?,
         Command::Job(command) => job::run(command, &cli.client, output).await?,
-        Command::Queue(command) => job::run_queue(command, &cli.client, output).await?,
+        Command::Queue(command) => queue::run(command, &cli.client, output).await?,
         Command::Mail(command) => dev::run_mail(command, output.json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "patchbay", &mut std::io::stdout());

@@ -134,6 +134,7 @@ impl Supervisor {
             keep_failed: keep(retention.failed, KEEP_FAILED),
             rate: spec.rate.as_ref().map(|rate| (rate.max, Duration::from_millis(rate.per_ms))),
             host: self.defaults.host.clone(),
+            threads: self.runtime.guests(),
         };
         info!(queue = %spec.name, concurrency = config.concurrency, "worker starting");
         let handle = Arc::new(self.queues.spawn_worker(config, Arc::clone(&self.work) as _));

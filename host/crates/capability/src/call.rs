@@ -35,6 +35,8 @@ const DEFAULT_KV_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What all calls share.
 pub struct Services {
+    /// The host's threads: guests' threads do no I/O.
+    pub host: tokio::runtime::Handle,
     /// Other queues.
     pub queues: Queues,
     /// Key-value.
@@ -74,9 +76,9 @@ pub struct GuestCall {
 }
 
 impl Services {
-    /// To be made on the host's threads.
+    /// From any thread.
     pub fn for_call(self: &Arc<Self>, mut call: Call) -> Arc<GuestCall> {
-        let output = call.job.take().map(JobOutput::new);
+        let output = call.job.take().map(|job| JobOutput::new(job, self.host.clone()));
         Arc::new(GuestCall { services: Arc::clone(self), call, output, secret_tries: AtomicU32::new(0) })
     }
 }

@@ -38,10 +38,9 @@ struct Pending {
 }
 
 impl JobOutput {
-    /// To be made on the host's threads: guests' threads must not do I/O.
-    pub(crate) fn new(job: JobHandle) -> Self {
-        let shared =
-            Shared { job, host: tokio::runtime::Handle::current(), pending: Mutex::default(), finish: Notify::new() };
+    /// `host`: the host's threads, since guests' threads must not do I/O.
+    pub(crate) fn new(job: JobHandle, host: tokio::runtime::Handle) -> Self {
+        let shared = Shared { job, host, pending: Mutex::default(), finish: Notify::new() };
         Self { shared: Arc::new(shared) }
     }
 

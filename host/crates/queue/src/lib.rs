@@ -7,6 +7,7 @@ mod add;
 mod attempts;
 mod connection;
 mod error;
+mod jobs;
 mod kv;
 mod memory;
 mod opts;

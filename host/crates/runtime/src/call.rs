@@ -164,16 +164,18 @@ pub(crate) async fn run(
     let Ok(_slots) = tokio::time::timeout(limit, take_slots(&revision)).await else {
         return failed(Outcome::HostFault("no free slot for the call".into()));
     };
-    let Some(guests) = revision.runtime.guests() else {
-        return failed(Outcome::HostFault("the sandbox is shutting down".into()));
+    let guests = revision.runtime.guests();
+    let already_there = tokio::runtime::Handle::current().id() == guests.id();
+    let call = call(revision, entry, capabilities, limit);
+    let ended = async {
+        if already_there {
+            return call.await;
+        }
+        let mut task = AbortOnDrop(guests.spawn(call));
+        (&mut task.0).await.unwrap_or_else(|error| failed(Outcome::HostFault(format!("the call broke: {error}"))))
     };
-    let host = tokio::runtime::Handle::current();
-    let mut task = AbortOnDrop(guests.spawn(call(revision, entry, capabilities, host, limit)));
     tokio::select! {
-        ended = &mut task.0 => match ended {
-            Ok(report) => report,
-            Err(error) => failed(Outcome::HostFault(format!("the call broke: {error}"))),
-        },
+        report = ended => report,
         () = cancel.cancelled() => failed(Outcome::HostFault("the job's lock was lost".into())),
     }
 }
@@ -191,7 +193,6 @@ async fn call(
     revision: Arc<Revision>,
     entry: Entry,
     capabilities: Arc<dyn Capabilities>,
-    host: tokio::runtime::Handle,
     limit: Duration,
 ) -> CallReport {
     let started = Instant::now();
@@ -199,6 +200,7 @@ async fn call(
     let limits = &revision.runtime.config.limits;
     let log = Arc::new(LogBudget { left: AtomicUsize::new(limits.max_log_bytes), dropped: AtomicU64::new(0) });
     let memory_limit = revision.memory_bytes();
+    let host = revision.runtime.host.clone();
     let state = State {
         wasi: wasi(&capabilities, &log),
         http: WasiHttpCtx::new(),

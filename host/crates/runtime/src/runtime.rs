@@ -64,12 +64,14 @@ pub struct Runtime {
     linker: Linker<State>,
     cache: Cache,
     registry: Registry,
-    /// Guests have threads of their own: lock renewal, health and HTTP never wait for a spinning one. Taken out on drop.
+    /// Guests have threads of their own: lock renewal, health and HTTP never wait for a spinning one. Absent only while dropping.
     guests: Option<tokio::runtime::Runtime>,
+    /// Where capabilities run: connections belong to the host's own threads.
+    pub(crate) host: tokio::runtime::Handle,
 }
 
 impl Runtime {
-    /// Builds the engine and starts its clock.
+    /// Builds the engine and starts its clock. To be called on the host's threads.
     pub fn new(config: RuntimeConfig) -> Result<Arc<Self>, RuntimeError> {
         let calls = u32::try_from(config.max_calls.max(1)).unwrap_or(u32::MAX);
         let engine = engine::runner(calls, (config.limits.max_memory_mb as usize) << 20)?;
@@ -92,6 +94,7 @@ impl Runtime {
             cache,
             registry: Registry::default(),
             guests: Some(guests),
+            host: tokio::runtime::Handle::current(),
         }))
     }
 
@@ -144,8 +147,9 @@ impl Runtime {
         &self.engine
     }
 
-    pub(crate) fn guests(&self) -> Option<tokio::runtime::Handle> {
-        self.guests.as_ref().map(|guests| guests.handle().clone())
+    /// The guests' threads. Whoever calls a guest from there saves two hops between threads; from elsewhere, the call goes there by itself.
+    pub fn guests(&self) -> tokio::runtime::Handle {
+        self.guests.as_ref().map_or_else(|| self.host.clone(), |guests| guests.handle().clone())
     }
 }
 

@@ -90,29 +90,40 @@ impl Store {
         // One parameter for all rows: thousands of them cost more to bind and to plan than to insert. Postgres refuses NUL in text,
         // and no record may block the ones behind it.
         let rows = rows.replace("\\u0000", "\\ufffd");
+        // What each revision ran is counted in the same statement: a batch that comes twice counts once.
         let insert = sqlx::query(
-            "insert into attempts select * from json_to_recordset($1::json) as rows (prefix text, queue text, job_id text, \
-             job_created_ms bigint, started integer, attempt integer, name text, plugin text, revision text, host text, \
+            "with added as (insert into attempts select * from json_to_recordset($1::json) as rows (prefix text, queue text, \
+             job_id text, job_created_ms bigint, started integer, attempt integer, name text, plugin text, revision text, host text, \
              started_at timestamptz, finished_at timestamptz, outcome text, verdict text, code text, message text, stack text, \
-             correlation_id text) on conflict do nothing",
+             correlation_id text) on conflict do nothing returning plugin, revision), \
+             counted as (insert into revision_attempts as known select plugin, revision, count(*) from added \
+             where plugin is not null and revision is not null group by plugin, revision order by plugin, revision \
+             on conflict (plugin, revision) do update set attempts = known.attempts + excluded.attempts) \
+             select count(*) from added",
         );
-        Ok(insert.bind(rows).execute(&self.pool).await?.rows_affected())
+        let added: i64 = insert.bind(rows).fetch_one(&self.pool).await?.try_get(0)?;
+        Ok(added.unsigned_abs())
     }
 
-    /// The newest attempts of a job, oldest first.
-    pub async fn attempts(&self, queue: &QueueName, job: &JobId, most: i64) -> Result<Vec<AttemptRow>, StoreError> {
+    /// The newest attempts of a job, oldest first. `prefix` is BullMQ's key prefix.
+    pub async fn attempts(
+        &self,
+        prefix: &str,
+        queue: &QueueName,
+        job: &JobId,
+        most: i64,
+    ) -> Result<Vec<AttemptRow>, StoreError> {
         let query = sqlx::query_as(
-            "select * from (select * from attempts where queue = $1 and job_id = $2 order by started_at desc limit $3) a \
-             order by started_at",
+            "select * from (select * from attempts where prefix = $1 and queue = $2 and job_id = $3 \
+             order by started_at desc limit $4) a order by started_at",
         );
-        Ok(query.bind(queue.as_str()).bind(job.as_str()).bind(most).fetch_all(&self.pool).await?)
+        let query = query.bind(prefix).bind(queue.as_str()).bind(job.as_str()).bind(most);
+        Ok(query.fetch_all(&self.pool).await?)
     }
 
     /// How many attempts each revision of a plugin ran.
     pub async fn attempts_by_revision(&self, plugin: &PluginName) -> Result<Vec<(RevisionDigest, i64)>, StoreError> {
-        let query = sqlx::query(
-            "select revision, count(*) as n from attempts where plugin = $1 and revision is not null group by revision",
-        );
+        let query = sqlx::query("select revision, attempts as n from revision_attempts where plugin = $1");
         let rows = query.bind(plugin.as_str()).fetch_all(&self.pool).await?;
         rows.into_iter()
             .map(|row| Ok((row.try_get::<String, _>("revision")?.parse().map_err(damaged)?, row.try_get("n")?)))

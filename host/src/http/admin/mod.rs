@@ -1,5 +1,7 @@
 //! /api/admin: what operators do. Basic auth on every route; every change leaves an action row before it happens and completes it after.
 
+mod add;
+mod jobs;
 mod plugins;
 mod queues;
 
@@ -16,6 +18,8 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .merge(plugins::router())
         .merge(queues::router())
+        .merge(jobs::router())
+        .merge(add::router())
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::require))
 }
 

@@ -40,7 +40,8 @@ pub(super) async fn drive(inner: Arc<Inner>) {
             match inner.fetch(&token).await {
                 Ok(Next::Job(taken)) => {
                     running += 1;
-                    inner.running.spawn(chain(Arc::clone(&inner), token, taken, Ended(ended.clone(), Look::Now)));
+                    let jobs = chain(Arc::clone(&inner), token, taken, Ended(ended.clone(), Look::Now));
+                    inner.running.spawn_on(jobs, &inner.config.threads);
                 }
                 Ok(Next::Nothing(later)) => look = later,
                 Err(error) => {
@@ -191,8 +192,7 @@ async fn connect(inner: &Inner) -> redis::RedisResult<MultiplexedConnection> {
     let config = redis::AsyncConnectionConfig::new()
         .set_response_timeout(Some(IDLE + SILENCE_LIMIT))
         .set_connection_timeout(Some(SILENCE_LIMIT));
-    let mut connection =
-        inner.queues.connection.client().get_multiplexed_async_connection_with_config(&config).await?;
+    let mut connection = inner.queues.connection.client().get_multiplexed_async_connection_with_config(&config).await?;
     // By this name BullMQ's `getWorkers` and Bull Board find workers. Redis takes no spaces in it.
     let name = inner.names.keys.client_name(&format!(":w:{}", inner.config.host.replace(char::is_whitespace, "-")));
     redis::cmd("CLIENT").arg("SETNAME").arg(name).query_async::<()>(&mut connection).await?;

@@ -164,8 +164,9 @@ pub(super) fn next(reply: Value) -> redis::RedisResult<Result<Next, i64>> {
 /// Bytes that are no text are replaced: data like that is no JSON either, and is refused as such.
 fn text(value: Value) -> redis::RedisResult<String> {
     match value {
-        Value::BulkString(bytes) => Ok(String::from_utf8(bytes)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())),
+        Value::BulkString(bytes) => {
+            Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+        }
         other => Ok(redis::from_redis_value(other)?),
     }
 }

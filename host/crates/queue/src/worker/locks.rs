@@ -104,7 +104,9 @@ pub(super) async fn rescue_stalled(inner: Arc<Inner>) {
             .arg(inner.config.stalled_interval.as_millis() as u64);
         match call.invoke::<Vec<String>>(&mut inner.queues.connection.get()).await {
             Ok(ids) if ids.is_empty() => {}
-            Ok(ids) => warn!(queue = %inner.config.queue, jobs = ?ids, "stalled: their worker died or lost Redis; back in the queue"),
+            Ok(ids) => {
+                warn!(queue = %inner.config.queue, jobs = ?ids, "stalled: their worker died or lost Redis; back in the queue")
+            }
             Err(error) => warn!(%error, queue = %inner.config.queue, "stalled jobs were not looked for"),
         }
         tokio::time::sleep(inner.config.stalled_interval).await;

@@ -53,6 +53,8 @@ pub struct WorkerConfig {
     pub rate: Option<(u64, Duration)>,
     /// Name of this process in lists of workers.
     pub host: String,
+    /// Where jobs run. The worker's own duties stay where it was started, so that a job that computes holds up no lock.
+    pub threads: tokio::runtime::Handle,
 }
 
 /// Whichever is reached first; nothing set keeps all.

@@ -84,9 +84,9 @@ impl Inner {
                 Ok(Err(code @ (PENDING_CHILDREN | FAILED_CHILDREN))) => {
                     let mut failure = fail(format!("invalid-result: it has children that are not done (code {code})"));
                     // The stream has this attempt already, and keeps what came first.
-                    failure.record = settlement.record.map(|record| {
-                        patchbay_model::attempt::AttemptRecord { verdict: VerdictKind::Fail, ..record }
-                    });
+                    failure.record = settlement
+                        .record
+                        .map(|record| patchbay_model::attempt::AttemptRecord { verdict: VerdictKind::Fail, ..record });
                     return Box::pin(self.settle(job, failure, lost)).await;
                 }
                 Ok(Err(code)) => {

@@ -1,0 +1,95 @@
+//! /api/admin/queues/{queue}/jobs: list, show and retry jobs.
+
+use axum::Extension;
+use axum::extract::{Path, Query, State};
+use patchbay_model::job::JobState;
+use patchbay_model::{JobId, QueueName};
+use patchbay_queue::JobView;
+use patchbay_store::AttemptRow;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::audited;
+use crate::http::AppState;
+use crate::http::auth::Actor;
+use crate::http::error::{ApiError, ApiResult, ErrorBody, ok};
+
+/// Attempts shown with a job. A job that ran more often has a problem that the newest ones show.
+const MAX_ATTEMPTS_SHOWN: i64 = 100;
+/// Log lines shown with a job.
+const MAX_LOGS_SHOWN: u64 = 500;
+/// Longest page of a list.
+const MAX_PAGE: u64 = 200;
+
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(jobs)).routes(routes!(show)).routes(routes!(retry))
+}
+
+/// Which jobs.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+struct Page {
+    /// `waiting`, `prioritized`, `delayed`, `waiting-children`, `active`, `completed` or `failed`.
+    #[param(value_type = String)]
+    state: JobState,
+    /// From this place on; default 0.
+    #[serde(default)]
+    offset: u64,
+    /// At most 200; default 20.
+    limit: Option<u64>,
+}
+
+/// Jobs in one state.
+#[utoipa::path(get, path = "/queues/{queue}/jobs", tag = "queues", security(("operator" = [])),
+    params(("queue" = String, Path), Page), responses((status = 200, body = Success<Vec<Object>>), (status = 400, body = ErrorBody)))]
+async fn jobs(
+    State(state): State<AppState>,
+    Path(queue): Path<String>,
+    page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
+) -> ApiResult<Vec<JobView>> {
+    let queue: QueueName = queue.parse()?;
+    let Query(page) = page?;
+    let limit = page.limit.unwrap_or(20).min(MAX_PAGE);
+    ok(state.queues.jobs(&queue, page.state, page.offset, limit).await?)
+}
+
+/// A job with its whole story.
+#[derive(Debug, Serialize)]
+struct JobStory {
+    job: JobView,
+    logs: Vec<String>,
+    /// From Postgres: also those that BullMQ has forgotten. The newest may be missing for a second.
+    attempts: Vec<AttemptRow>,
+}
+
+/// Show a job: its data, state, failure, logs and attempts.
+#[utoipa::path(get, path = "/queues/{queue}/jobs/{id}", tag = "queues", security(("operator" = [])),
+    params(("queue" = String, Path), ("id" = String, Path)), responses(
+    (status = 200, body = Success<Object>), (status = 404, body = ErrorBody),
+))]
+async fn show(State(state): State<AppState>, Path((queue, id)): Path<(String, String)>) -> ApiResult<JobStory> {
+    let (queue, id): (QueueName, JobId) = (queue.parse()?, id.parse()?);
+    let job = state.queues.job(&queue, &id).await?;
+    let job = job.ok_or_else(|| ApiError::not_found(format!("{queue} has no job {id} in Redis")))?;
+    let logs = state.queues.job_logs(&queue, &id, MAX_LOGS_SHOWN).await?;
+    let attempts = state.store.attempts(state.queues.prefix(), &queue, &id, MAX_ATTEMPTS_SHOWN).await?;
+    ok(JobStory { job, logs, attempts })
+}
+
+/// Put a failed or completed job back into the queue.
+#[utoipa::path(post, path = "/queues/{queue}/jobs/{id}/retry", tag = "queues", security(("operator" = [])),
+    params(("queue" = String, Path), ("id" = String, Path)), responses(
+    (status = 200), (status = 404, body = ErrorBody), (status = 409, description = "it is not finished", body = ErrorBody),
+))]
+async fn retry(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    Path((queue, id)): Path<(String, String)>,
+) -> ApiResult<()> {
+    let target = format!("{queue}/{id}");
+    let (queue, id): (QueueName, JobId) = (queue.parse()?, id.parse()?);
+    let act = state.queues.retry(&queue, &id);
+    audited(&state, &actor, "job.retry", &target, json!({}), act).await
+}
