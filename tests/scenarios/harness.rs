@@ -37,7 +37,7 @@ fn required(name: &str) -> anyhow::Result<String> {
     std::env::var(name).with_context(|| format!("run `make test`, or set {name}"))
 }
 
-fn repository() -> PathBuf {
+pub fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod commands;
+mod dev;
 mod harness;
 mod health;
 mod mail;

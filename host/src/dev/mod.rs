@@ -147,17 +147,10 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
 
 async fn step<T>(what: &str, act: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let started = Instant::now();
-    eprint!("starting {what}… ");
-    match act.await {
-        Ok(done) => {
-            eprintln!("{:.1} s", started.elapsed().as_secs_f64());
-            Ok(done)
-        }
-        Err(error) => {
-            eprintln!("failed");
-            Err(error)
-        }
-    }
+    eprintln!("starting {what}…");
+    let done = act.await?;
+    eprintln!("  {what} is up after {:.1} s", started.elapsed().as_secs_f64());
+    Ok(done)
 }
 
 /// The usual port if it is free, else any.

@@ -1,0 +1,70 @@
+//! `patchbay dev` as a newcomer uses it: a whole installation from nothing, and nothing left running afterwards.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::harness::{binary, repository, until};
+
+/// The program in `dir`, untouched by this process's environment.
+fn patchbay(dir: &Path) -> Command {
+    let mut command = Command::new(std::path::absolute(binary()).expect("the current directory exists"));
+    command.current_dir(dir).env_clear().env("PATH", std::env::var("PATH").unwrap_or_default());
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+async fn json_of(dir: &Path, args: &[&str]) -> anyhow::Result<Value> {
+    let output = patchbay(dir).arg("--json").args(args).output().await?;
+    anyhow::ensure!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+#[tokio::test]
+async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> anyhow::Result<()> {
+    let home = tempfile::tempdir()?;
+    let dir = home.path().canonicalize()?;
+    let plugins = repository().join("plugins").canonicalize()?;
+    let mut dev = patchbay(&dir).arg("dev").arg("--plugins").arg(plugins).stdout(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(dev.stdout.take().context("stdout")?).lines();
+    let welcome = tokio::time::timeout(Duration::from_secs(120), async {
+        let mut text = String::new();
+        while let Some(line) = lines.next_line().await? {
+            text.push_str(&line);
+            text.push('\n');
+            if line.contains("Ctrl-C stops everything") {
+                return anyhow::Ok(text);
+            }
+        }
+        anyhow::bail!("it ended after: {text}")
+    });
+    let welcome = welcome.await.context("it does not come up")??;
+    assert!(welcome.contains("plugin    email "), "{welcome}");
+
+    let mail = r#"{"to":"you@example.com","subject":"Hello","text":"It works"}"#;
+    json_of(&dir, &["job", "add", "emailQueue", "send", mail]).await?;
+    let caught = until(Duration::from_secs(30), "the mail", async || {
+        let mails = json_of(&dir, &["mail", "list"]).await?;
+        Ok(mails.get(0).map(|mail| mail["subject"].clone()))
+    });
+    assert_eq!(caught.await?, "Hello");
+
+    let pid = rustix::process::Pid::from_raw(dev.id().context("running")?.try_into()?).context("pid")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+    let ended = tokio::time::timeout(Duration::from_secs(60), dev.wait()).await??;
+    assert!(ended.success(), "{ended}");
+    let redis: reqwest::Url =
+        welcome.split_whitespace().find(|word| word.starts_with("redis://")).context("Redis")?.parse()?;
+    let address = (redis.host_str().context("host")?.to_owned(), redis.port().context("port")?);
+    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "Redis is stopped");
+    // As root, Postgres keeps its data where its own user can reach it.
+    let name = hex::encode(&Sha256::digest(dir.join(".patchbay").as_os_str().as_encoded_bytes())[..6]);
+    std::fs::remove_dir_all(Path::new("/var/lib/patchbay-dev").join(name)).ok();
+    Ok(())
+}
