@@ -74,7 +74,7 @@ async fn rate(world: &World, who: Who, ms: u64, concurrency: usize, jobs: usize)
         tokio::time::sleep(Duration::from_millis(2)).await;
     };
     world.stop(worker).await?;
-    let _: () = redis::cmd("FLUSHDB").query_async(&mut redis).await?;
+    world.flush().await?;
     Ok(rate)
 }
 
@@ -94,7 +94,7 @@ pub fn job(ms: u64, iterations: u64) -> NewJob {
     }
 }
 
-async fn add(queues: &Queues, ms: u64, iterations: u64, jobs: usize) -> anyhow::Result<()> {
+pub async fn add(queues: &Queues, ms: u64, iterations: u64, jobs: usize) -> anyhow::Result<()> {
     for chunk in (0..jobs).collect::<Vec<_>>().chunks(CHUNK) {
         queues.add(chunk.iter().map(|_| job(ms, iterations)).collect()).await?;
     }

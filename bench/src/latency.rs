@@ -57,7 +57,7 @@ async fn sample(world: &World, who: Who) -> anyhow::Result<Vec<f64>> {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     world.stop(worker).await?;
-    let _: () = redis::cmd("FLUSHDB").query_async(&mut redis).await?;
+    world.flush().await?;
     Ok(times)
 }
 

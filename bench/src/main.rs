@@ -2,6 +2,8 @@
 //!
 //! Absolute figures belong to the machine; the ratios are what is claimed. Interleaving cancels what changes slowly (heat, neighbours).
 
+mod deep;
+mod enqueue;
 mod instantiate;
 mod jobs;
 mod latency;
@@ -34,6 +36,8 @@ async fn main() -> anyhow::Result<()> {
         jobs::run(&world, pairs).await?;
         latency::run(&world, pairs).await?;
         if durable {
+            enqueue::run(&world, pairs).await?;
+            deep::run(&world, pairs.min(5)).await?;
             process::run(&world, pairs).await?;
         }
     }

@@ -192,6 +192,11 @@ impl World {
         Ok(redis::Client::open(self.redis_url.as_str())?.get_multiplexed_async_connection().await?)
     }
 
+    /// Redis as it was at the start.
+    pub async fn flush(&self) -> anyhow::Result<()> {
+        Ok(redis::cmd("FLUSHDB").query_async(&mut self.redis().await?).await?)
+    }
+
     pub fn prefix(&self, queues: &Queues) -> String {
         queues.prefix().to_owned()
     }
@@ -237,9 +242,16 @@ impl World {
         Ok(Worker::Ours { handle: queues.spawn_worker(config, work), stop, recorder })
     }
 
+    /// Node adds so many jobs, so many at once; gives how long it took.
+    pub async fn add_by_node(&self, queues: &Queues, jobs: usize, bulk: usize) -> anyhow::Result<Duration> {
+        let command = format!("add {} {QUEUE} {jobs} {bulk}", self.prefix(queues));
+        let ms: f64 = self.node.lock().await.tell(&command).await?.parse()?;
+        Ok(Duration::from_secs_f64(ms / 1e3))
+    }
+
     pub async fn stop(&self, worker: Worker) -> anyhow::Result<()> {
         match worker {
-            Worker::Node => self.node.lock().await.tell("stop").await,
+            Worker::Node => self.node.lock().await.tell("stop").await.map(drop),
             Worker::Ours { handle, stop, recorder } => {
                 handle.drain(Duration::from_secs(10)).await;
                 stop.cancel();
@@ -278,12 +290,11 @@ impl Node {
         Ok(Self { _child: child, input, output })
     }
 
-    async fn tell(&mut self, command: &str) -> anyhow::Result<()> {
+    /// Gives what stands behind its `ok`.
+    async fn tell(&mut self, command: &str) -> anyhow::Result<String> {
         self.input.write_all(format!("{command}\n").as_bytes()).await?;
         let answer = self.output.next_line().await?.context("node ended")?;
-        if answer != "ok" {
-            bail!("node: {answer}");
-        }
-        Ok(())
+        let said = answer.strip_prefix("ok").with_context(|| format!("node: {answer}"))?;
+        Ok(said.trim().to_owned())
     }
 }

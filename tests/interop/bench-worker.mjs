@@ -1,6 +1,7 @@
-// Node's worker for `make bench`. Commands on standard input: "start PREFIX QUEUE CONCURRENCY" and "stop"; each answers "ok".
+// Node's side of `make bench`. Commands on standard input: "start PREFIX QUEUE CONCURRENCY", "stop", and "add PREFIX QUEUE JOBS BULK" (so many
+// jobs, so many at once); each answers "ok", the last one with its milliseconds.
 import { createInterface } from "node:readline";
-import { Worker } from "bullmq";
+import { Queue, Worker } from "bullmq";
 import IORedis from "ioredis";
 
 let worker, connection;
@@ -24,8 +25,27 @@ const process_ = async (job) => {
   const ms = job.data.ms ?? 0;
   return ms > 0 ? compute(ms * perMs) === 0 : null;
 };
+const add = async (prefix, name, jobs, bulk) => {
+  const client = new IORedis(process.env.REDIS_URL, { maxRetriesPerRequest: null });
+  const queue = new Queue(name, { connection: client, prefix });
+  await queue.waitUntilReady();
+  const data = { filler: "x".repeat(480) };
+  const start = performance.now();
+  for (let added = 0; added < jobs; added += bulk) {
+    if (bulk === 1) await queue.add("noop", data);
+    else await queue.addBulk(Array.from({ length: bulk }, () => ({ name: "noop", data })));
+  }
+  const took = performance.now() - start;
+  await queue.close();
+  client.disconnect();
+  return took;
+};
 for await (const line of createInterface({ input: process.stdin })) {
-  const [command, prefix, queue, concurrency] = line.split(" ");
+  const [command, prefix, queue, concurrency, bulk] = line.split(" ");
+  if (command === "add") {
+    console.log(`ok ${await add(prefix, queue, Number(concurrency), Number(bulk))}`);
+    continue;
+  }
   if (command === "start") {
     connection = new IORedis(process.env.REDIS_URL, { maxRetriesPerRequest: null });
     worker = new Worker(queue, process_, { connection, prefix, concurrency: Number(concurrency) });
