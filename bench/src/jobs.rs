@@ -53,6 +53,38 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// No-ops by one side alone, for a profiler to watch: `PATCHBAY_BENCH_PROFILE=wasm`, `native` or `node`.
+pub async fn profile(world: &World, who: &str) -> anyhow::Result<()> {
+    let who = match who {
+        "wasm" => Who::Wasm,
+        "native" => Who::Native,
+        "node" => Who::Node,
+        other => bail!("nobody is called {other}"),
+    };
+    for _ in 0..5 {
+        let jobs = 30_000;
+        let before = (world.redis_cpu()?, own_cpu()?);
+        let rate = rate(world, who, 0, 10, jobs).await?;
+        let per_job = |now: f64, before: f64| (now - before) * 1e6 / jobs as f64;
+        let (redis, own) = (per_job(world.redis_cpu()?, before.0), per_job(own_cpu()?, before.1));
+        println!("{who:?}: {rate:.0} jobs/s; processor time per job, adding included: Redis {redis:.0} µs, this process {own:.0} µs");
+    }
+    Ok(())
+}
+
+fn own_cpu() -> anyhow::Result<f64> {
+    cpu_seconds(std::process::id())
+}
+
+/// Of a process, since its start.
+pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // Behind the command's name, which may hold anything: user and system time are the 12th and 13th, in ticks of 10 ms.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|text| text.parse::<u64>().ok()).sum();
+    Ok(ticks as f64 / 100.0)
+}
+
 /// From a tenth of the jobs on, so that starting a worker does not count.
 async fn rate(world: &World, who: Who, ms: u64, concurrency: usize, jobs: usize) -> anyhow::Result<f64> {
     let queues = world.fresh_queues().await?;

@@ -26,6 +26,9 @@ async fn main() -> anyhow::Result<()> {
     let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let pairs = pairs();
     let guest = std::fs::read(std::env::var("PATCHBAY_BENCH_GUEST").context("run this with `make bench`")?)?;
+    if let Ok(who) = std::env::var("PATCHBAY_BENCH_PROFILE") {
+        return jobs::profile(&world::World::new(true, &guest).await?, &who).await;
+    }
     println!("{pairs} interleaved pairs per comparison; medians, and in brackets the quartiles");
     println!();
     instantiate::run(&guest, pairs).await?;

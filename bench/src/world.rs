@@ -48,7 +48,7 @@ pub struct World {
     store: Store,
     node: Mutex<Node>,
     sequence: AtomicU64,
-    _redis: Child,
+    redis_server: Child,
 }
 
 struct Node {
@@ -177,7 +177,7 @@ impl World {
             store,
             node,
             sequence: AtomicU64::new(0),
-            _redis: redis,
+            redis_server: redis,
         })
     }
 
@@ -192,9 +192,14 @@ impl World {
         Ok(redis::Client::open(self.redis_url.as_str())?.get_multiplexed_async_connection().await?)
     }
 
+    /// Processor time of Redis so far, in seconds.
+    pub fn redis_cpu(&self) -> anyhow::Result<f64> {
+        crate::jobs::cpu_seconds(self.redis_server.id().context("Redis runs")?)
+    }
+
     /// Redis as it was at the start.
     pub async fn flush(&self) -> anyhow::Result<()> {
-        Ok(redis::cmd("FLUSHDB").query_async(&mut self.redis().await?).await?)
+        Ok(redis::cmd("FLUSHDB").arg("ASYNC").query_async(&mut self.redis().await?).await?)
     }
 
     pub fn prefix(&self, queues: &Queues) -> String {
