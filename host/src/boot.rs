@@ -86,6 +86,7 @@ impl Host {
             health: Arc::clone(&health),
             operator: config.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
             environment: config.environment().into(),
+            node_may_be_bullmq_5: config.node_may_be_bullmq_5(),
             max_component_bytes: config.max_component_bytes(),
         };
         if state.operator.is_none() {

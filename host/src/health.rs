@@ -52,6 +52,19 @@ pub enum NotReady {
     Stale,
 }
 
+impl NotReady {
+    /// The stable word.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::Database => "database",
+            Self::Redis => "redis",
+            Self::Skewed => "skewed",
+            Self::Stale => "stale",
+        }
+    }
+}
+
 /// Health of this process.
 pub struct Health {
     store: Store,

@@ -6,6 +6,7 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod dev;
+pub mod diagnosis;
 pub mod health;
 pub mod http;
 pub mod plugins;

@@ -226,6 +226,11 @@ impl Plugins {
             .collect()
     }
 
+    /// The active plugin of this process that handles a queue.
+    pub fn handler_of(&self, queue: &QueueName) -> Option<PluginName> {
+        self.runtime.registry().owner_of(queue).map(|revision| revision.plugin().clone())
+    }
+
     /// Why the active revision of a plugin does not run here, if so.
     pub fn failure(&self, plugin: &PluginName) -> Option<String> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).get(plugin).cloned()

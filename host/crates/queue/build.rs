@@ -4,17 +4,27 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::{env, fs};
 
-const SCRIPTS: [&str; 11] = [
+const SCRIPTS: [&str; 21] = [
     "addDelayedJob-6.lua",
     "addPrioritizedJob-9.lua",
     "addStandardJob-9.lua",
+    "changeDelay-4.lua",
+    "changePriority-7.lua",
+    "cleanJobsInSet-3.lua",
+    "drain-5.lua",
     "extendLocks-1.lua",
     "moveJobFromActiveToWait-9.lua",
+    "moveJobsToWait-8.lua",
     "moveStalledJobsToWait-9.lua",
     "moveToActive-11.lua",
     "moveToDelayed-11.lua",
     "moveToFinished-14.lua",
+    "obliterate-2.lua",
+    "pause-7.lua",
+    "promote-9.lua",
+    "removeJob-2.lua",
     "reprocessJob-9.lua",
+    "updateData-1.lua",
     "updateJobScheduler-12.lua",
 ];
 

@@ -42,10 +42,44 @@ pub(super) enum JobCommand {
     },
     /// Put a failed or completed job back into its queue
     Retry {
-        /// The queue
-        queue: String,
-        /// The job's id
-        id: String,
+        #[command(flatten)]
+        job: JobRef,
+    },
+    /// Forget a job that does not run; its history stays
+    Remove {
+        #[command(flatten)]
+        job: JobRef,
+    },
+    /// Run a delayed job now
+    Promote {
+        #[command(flatten)]
+        job: JobRef,
+    },
+    /// End a job that runs, in whichever host process it does; it fails for good
+    Kill {
+        #[command(flatten)]
+        job: JobRef,
+    },
+    /// Replace the data of a job that does not run
+    SetData {
+        #[command(flatten)]
+        job: JobRef,
+        /// JSON; `-` reads standard input
+        data: String,
+    },
+    /// Change when a delayed job starts
+    SetDelay {
+        #[command(flatten)]
+        job: JobRef,
+        /// From now, milliseconds
+        delay_ms: u64,
+    },
+    /// Change the priority of a job that waits
+    SetPriority {
+        #[command(flatten)]
+        job: JobRef,
+        /// 1 (first) to 2097152; 0 is before all of them
+        priority: u32,
     },
     /// List the jobs of a queue in one state
     List {
@@ -61,6 +95,31 @@ pub(super) enum JobCommand {
         #[arg(long, default_value_t = 0)]
         offset: u64,
     },
+}
+
+/// One job.
+#[derive(clap::Args)]
+pub(super) struct JobRef {
+    /// Its queue
+    queue: String,
+    /// Its id
+    id: String,
+}
+
+impl JobRef {
+    fn path(&self, action: &str) -> String {
+        format!("queues/{}/jobs/{}{action}", segment(&self.queue), segment(&self.id))
+    }
+
+    fn value(&self) -> Value {
+        json!({ "queue": self.queue, "id": self.id })
+    }
+}
+
+impl std::fmt::Display for JobRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.queue, self.id)
+    }
 }
 
 pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
@@ -89,9 +148,35 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
                 client.call(Method::GET, &format!("queues/{}/jobs/{}", segment(&queue), segment(&id)), None).await?;
             output.value(&describe(&queue, &story), &story);
         }
-        JobCommand::Retry { queue, id } => {
-            client.call(Method::POST, &format!("queues/{}/jobs/{}/retry", segment(&queue), segment(&id)), None).await?;
-            output.value(&format!("{queue} {id} is waiting again"), &json!({ "queue": queue, "id": id }));
+        JobCommand::Retry { job } => {
+            client.call(Method::POST, &job.path("/retry"), None).await?;
+            output.value(&format!("{job} is waiting again"), &job.value());
+        }
+        JobCommand::Remove { job } => {
+            client.call(Method::DELETE, &job.path(""), None).await?;
+            output.value(&format!("{job} is removed; its history stays"), &job.value());
+        }
+        JobCommand::Promote { job } => {
+            client.call(Method::POST, &job.path("/promote"), None).await?;
+            output.value(&format!("{job} is due now"), &job.value());
+        }
+        JobCommand::Kill { job } => {
+            client.call(Method::POST, &job.path("/kill"), None).await?;
+            output.value(&format!("{job} was ended and has failed"), &job.value());
+        }
+        JobCommand::SetData { job, data } => {
+            let data = if data == "-" { std::io::read_to_string(std::io::stdin())? } else { data };
+            let data: Value = serde_json::from_str(&data).context("the data is not JSON")?;
+            client.call(Method::PUT, &job.path("/data"), Some(data)).await?;
+            output.value(&format!("{job} has other data now"), &job.value());
+        }
+        JobCommand::SetDelay { job, delay_ms } => {
+            client.call(Method::PUT, &job.path("/delay"), Some(json!({ "delayMs": delay_ms }))).await?;
+            output.value(&format!("{job} is due in {delay_ms} ms"), &job.value());
+        }
+        JobCommand::SetPriority { job, priority } => {
+            client.call(Method::PUT, &job.path("/priority"), Some(json!({ "priority": priority }))).await?;
+            output.value(&format!("{job} has priority {priority} now"), &job.value());
         }
         JobCommand::List { queue, state, limit, offset } => {
             let path =

@@ -1,30 +1,257 @@
-//! `patchbay queue`.
+//! `patchbay queue …`
 
+use anyhow::bail;
 use clap::Subcommand;
 use reqwest::Method;
+use serde_json::{Value, json};
 
-use super::client::{Client, ClientArgs};
+use super::client::{Client, ClientArgs, segment};
 use super::output::Output;
 use super::plugin::{items, text};
 
 #[derive(Subcommand)]
 pub(super) enum QueueCommand {
-    /// List queues with the number of jobs in each state
+    /// List queues with the number of jobs in each state and the age of the oldest that waits
     List,
+    /// Show a queue: counts, limits, workers; rates and durations by name of job
+    Show {
+        /// Which
+        queue: String,
+    },
+    /// Say why a queue does not move, and what to do next
+    Why {
+        /// Which
+        queue: String,
+    },
+    /// Stop all workers everywhere from taking jobs; running ones go on
+    Pause {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Let workers take jobs again
+    Resume {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Remove the jobs that wait
+    Drain {
+        /// Which
+        queue: String,
+        /// Delayed jobs, too; those of schedules stay
+        #[arg(long)]
+        delayed: bool,
+        /// Without it nothing is done
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Remove jobs in one state
+    Clean {
+        /// Which
+        queue: String,
+        /// waiting, prioritized, delayed, completed or failed
+        state: String,
+        /// At least so old, in seconds
+        #[arg(long, default_value_t = 0)]
+        older_than_s: u64,
+        /// At most so many
+        #[arg(long, default_value_t = 10_000)]
+        limit: u64,
+    },
+    /// Put all failed (or completed) jobs back into the queue
+    RetryAll {
+        /// Which
+        queue: String,
+        /// failed or completed
+        #[arg(long, default_value = "failed")]
+        state: String,
+    },
+    /// Run all delayed jobs now; those of schedules stay
+    PromoteAll {
+        /// Which
+        queue: String,
+    },
+    /// Remove a queue with all its jobs, finished ones included; history stays
+    Obliterate {
+        /// Which
+        queue: String,
+        /// The queue's name, once more
+        #[arg(long, value_name = "QUEUE")]
+        confirm: String,
+    },
+    /// Limit how many jobs run at once over all workers everywhere
+    Concurrency {
+        /// Which
+        queue: String,
+        /// So many; absent: no limit
+        max: Option<u32>,
+    },
+    /// Limit how many jobs start per time over all workers everywhere
+    RateLimit {
+        /// Which
+        queue: String,
+        /// So many; absent: no limit
+        max: Option<u64>,
+        /// In so many milliseconds
+        #[arg(long, default_value_t = 1_000)]
+        per_ms: u64,
+    },
 }
 
+/// One queue, or all of them.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Which {
+    /// Which
+    queue: Option<String>,
+    /// Every queue
+    #[arg(long)]
+    all: bool,
+}
+
+impl Which {
+    fn path(&self, action: &str) -> String {
+        match &self.queue {
+            Some(queue) => format!("queues/{}/{action}", segment(queue)),
+            None => format!("queues/{action}"),
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.queue.as_deref().unwrap_or("every queue")
+    }
+}
+
+const STATES: [&str; 7] = ["waiting", "active", "delayed", "prioritized", "waitingChildren", "completed", "failed"];
+
 pub(super) async fn run(command: QueueCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
-    let QueueCommand::List = command;
-    let queues = Client::from_args(args)?.call(Method::GET, "queues", None).await?;
-    let states = ["waiting", "active", "delayed", "prioritized", "completed", "failed"];
-    let rows = items(&queues).map(|queue| {
-        let counts = states.iter().map(|state| queue["counts"][state].to_string());
-        std::iter::once(text(queue, "name")).chain(counts).collect()
-    });
-    output.table(
-        &["QUEUE", "WAITING", "ACTIVE", "DELAYED", "PRIORITIZED", "COMPLETED", "FAILED"],
-        rows.collect(),
-        &queues,
-    );
+    let client = Client::from_args(args)?;
+    let post = async |path: String, body: Option<Value>| client.call(Method::POST, &path, body).await;
+    match command {
+        QueueCommand::List => {
+            let queues = client.call(Method::GET, "queues", None).await?;
+            let rows = items(&queues).map(|queue| {
+                let counts = STATES.iter().map(|state| queue["counts"][state].to_string());
+                let paused = if queue["counts"]["paused"] == true { "paused" } else { "" };
+                let age = queue["oldestWaitingMs"].as_u64().map_or_else(String::new, age);
+                std::iter::once(text(queue, "name")).chain(counts).chain([age, paused.to_owned()]).collect()
+            });
+            let head = [
+                "QUEUE", "WAITING", "ACTIVE", "DELAYED", "PRIORITIZED", "CHILDREN", "COMPLETED", "FAILED", "OLDEST", "",
+            ];
+            output.table(&head, rows.collect(), &queues);
+        }
+        QueueCommand::Show { queue } => {
+            let story = client.call(Method::GET, &format!("queues/{}", segment(&queue)), None).await?;
+            output.value(&describe(&story), &story);
+        }
+        QueueCommand::Why { queue } => {
+            let reasons = client.call(Method::GET, &format!("queues/{}/why", segment(&queue)), None).await?;
+            let lines: Vec<String> = items(&reasons)
+                .map(|reason| format!("{}\n  next: {}", text(reason, "message"), text(reason, "next")))
+                .collect();
+            output.value(&lines.join("\n"), &reasons);
+        }
+        QueueCommand::Pause { which } => {
+            let done = post(which.path("pause"), None).await?;
+            output.value(&format!("paused: {}", which.name()), &done);
+        }
+        QueueCommand::Resume { which } => {
+            let done = post(which.path("resume"), None).await?;
+            output.value(&format!("takes jobs again: {}", which.name()), &done);
+        }
+        QueueCommand::Drain { queue, delayed, yes } => {
+            if !yes {
+                bail!("nothing was removed: this forgets every job that waits in {queue}; say --yes if that is meant");
+            }
+            let done = post(format!("queues/{}/drain", segment(&queue)), Some(json!({ "delayed": delayed }))).await?;
+            output.value(&format!("{} jobs removed from {queue}", done["count"]), &done);
+        }
+        QueueCommand::Clean { queue, state, older_than_s, limit } => {
+            let body = json!({ "state": state, "olderThanMs": older_than_s.saturating_mul(1_000), "limit": limit });
+            let done = post(format!("queues/{}/clean", segment(&queue)), Some(body)).await?;
+            output.value(&format!("{} {state} jobs removed from {queue}", done["count"]), &done);
+        }
+        QueueCommand::RetryAll { queue, state } => {
+            let done = post(format!("queues/{}/put-back", segment(&queue)), Some(json!({ "state": state }))).await?;
+            output.value(&format!("{} jobs of {queue} wait again", done["count"]), &done);
+        }
+        QueueCommand::PromoteAll { queue } => {
+            let body = json!({ "state": "delayed" });
+            let done = post(format!("queues/{}/put-back", segment(&queue)), Some(body)).await?;
+            output.value(&format!("{} jobs of {queue} are due now", done["count"]), &done);
+        }
+        QueueCommand::Obliterate { queue, confirm } => {
+            let body = json!({ "confirm": confirm });
+            let done = post(format!("queues/{}/obliterate", segment(&queue)), Some(body)).await?;
+            output.value(&format!("{queue} is gone, with {} jobs; its history stays", done["count"]), &done);
+        }
+        QueueCommand::Concurrency { queue, max } => {
+            let path = format!("queues/{}/concurrency", segment(&queue));
+            client.call(Method::PUT, &path, Some(json!({ "max": max }))).await?;
+            let said = max.map_or("no limit on jobs at once".to_owned(), |max| format!("at most {max} jobs at once"));
+            output.value(&format!("{queue}: {said}"), &json!({ "queue": queue, "max": max }));
+        }
+        QueueCommand::RateLimit { queue, max, per_ms } => {
+            let path = format!("queues/{}/rate-limit", segment(&queue));
+            client.call(Method::PUT, &path, Some(json!({ "max": max, "perMs": per_ms }))).await?;
+            let said = max.map_or("no rate limit".to_owned(), |max| format!("at most {max} jobs in {per_ms} ms"));
+            output.value(&format!("{queue}: {said}"), &json!({ "queue": queue, "max": max, "perMs": per_ms }));
+        }
+    }
     Ok(())
+}
+
+fn describe(story: &Value) -> String {
+    let counts = STATES.iter().map(|state| format!("{state} {}", story["counts"][state]));
+    let mut lines = vec![text(story, "name"), format!("  {}", counts.collect::<Vec<_>>().join(", "))];
+    if story["counts"]["paused"] == true {
+        lines.push("  paused".into());
+    }
+    if let Some(ms) = story["oldestWaitingMs"].as_u64() {
+        lines.push(format!("  oldest has waited {}", age(ms)));
+    }
+    if let Some(max) = story["concurrency"].as_u64() {
+        lines.push(format!("  at most {max} at once"));
+    }
+    if let [Value::Number(max), Value::Number(per)] = story["rate"].as_array().map_or(&[][..], Vec::as_slice) {
+        lines.push(format!("  at most {max} in {per} ms"));
+    }
+    lines.push(format!("  plugin: {}", story["plugin"].as_str().unwrap_or("none active on this host")));
+    let workers: Vec<&str> = items(&story["workers"]).filter_map(Value::as_str).collect();
+    lines.push(format!("  workers: {}", if workers.is_empty() { "none".into() } else { workers.join(", ") }));
+    for job in items(&story["jobs"]) {
+        let ms = |name: &str| job[name].as_f64().unwrap_or(0.0);
+        lines.push(format!(
+            "  {}: {} in the last minute, {} in 15 minutes, {} in a day ({} did not complete); {:.0} / {:.0} / {:.0} ms (p50 / p95 / p99)",
+            text(job, "name"),
+            job["lastMinute"],
+            job["last15Minutes"],
+            job["lastDay"],
+            job["notCompleted"],
+            ms("p50Ms"),
+            ms("p95Ms"),
+            ms("p99Ms")
+        ));
+    }
+    lines.join("\n")
+}
+
+/// Rounded to what an operator decides by.
+fn age(ms: u64) -> String {
+    match ms / 1_000 {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7_200 => format!("{} min", s / 60),
+        s @ 7_200..172_800 => format!("{} h", s / 3_600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::age;
+
+    #[test]
+    fn ages_are_rounded() {
+        assert_eq!([5_000, 130_000, 7_300_000, 200_000_000].map(age), ["5 s", "2 min", "2 h", "2 d"]);
+    }
 }

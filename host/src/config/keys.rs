@@ -78,6 +78,12 @@ pub const KEYS: &[Key] = &[
     old(key("redis.port", Kind::Number(1, 65_535), Some("6379"), "Port"), &["REDIS_PORT"]),
     secret(old(key("redis.password", Kind::Text, None, "Password"), &["REDIS_PASSWORD"])),
     key("redis.prefix", Kind::Text, Some("bull"), "BullMQ's key prefix"),
+    key(
+        "redis.node_bullmq_major",
+        Kind::Choice(&["none", "5", "6"]),
+        Some("6"),
+        "BullMQ's major version on the Node side; with 5, operations that would lose jobs are refused",
+    ),
     key("redis.own_prefix", Kind::Text, Some("patchbay"), "Prefix of Patchbay's own keys"),
     key(
         "mail.host",

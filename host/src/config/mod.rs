@@ -276,6 +276,11 @@ impl Config {
         Duration::from_millis(self.number("runtime.deadline_ms"))
     }
 
+    /// Whether BullMQ 5 works on the same queues.
+    pub fn node_may_be_bullmq_5(&self) -> bool {
+        self.text("redis.node_bullmq_major").as_deref() == Some("5")
+    }
+
     /// Over all queues.
     pub fn max_jobs(&self) -> usize {
         self.number("work.max_jobs") as usize

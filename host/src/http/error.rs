@@ -120,7 +120,11 @@ impl From<QueueError> for ApiError {
     fn from(error: QueueError) -> Self {
         match &error {
             QueueError::NotFound { .. } => Self::not_found(error.to_string()),
-            QueueError::WrongState { .. } => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
+            QueueError::WrongState { .. }
+            | QueueError::Running { .. }
+            | QueueError::Scheduled { .. }
+            | QueueError::NotKilled { .. }
+            | QueueError::Busy { .. } => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
             QueueError::Invalid(message) => Self::invalid(message.clone()),
             QueueError::MemoryFull(message) => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "redis-full", message.clone())

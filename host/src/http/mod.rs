@@ -46,6 +46,8 @@ pub struct AppState {
     pub operator: Option<Arc<Operator>>,
     /// `NODE_ENV` of old, shown by the health check.
     pub environment: Arc<str>,
+    /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
+    pub node_may_be_bullmq_5: bool,
     /// Largest component file.
     pub max_component_bytes: usize,
 }

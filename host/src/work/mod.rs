@@ -81,6 +81,7 @@ impl Work {
             },
             None => self.executor.execute(&delivery).await,
         };
+        let execution = unless_killed(execution, &delivery);
         let verdict = decide(
             &execution.outcome,
             &execution.policy,
@@ -154,6 +155,22 @@ pub(crate) fn correlation_id(delivery: &Delivery) -> String {
     match &delivery.trace.correlation_id {
         Some(id) => id.clone(),
         None => format!("job:{}:{}", delivery.key.queue, delivery.key.id),
+    }
+}
+
+/// Whatever a call ended in when it was cut short: the operator's order is why.
+fn unless_killed(execution: Execution, delivery: &Delivery) -> Execution {
+    match (delivery.end.killed_by(), &execution.outcome) {
+        (Some(operator), Outcome::HostFault(_)) => Execution {
+            outcome: Outcome::Failed(Failure {
+                code: "killed".into(),
+                message: format!("ended by {operator}"),
+                retry: Retry::Never,
+                details: None,
+            }),
+            ..execution
+        },
+        _ => execution,
     }
 }
 

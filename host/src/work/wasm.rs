@@ -74,7 +74,7 @@ impl Executor for WasmExecutor {
             correlation_id,
             platform,
             schedule_id: delivery.schedule_id.clone(),
-            cancel: delivery.lost.clone(),
+            cancel: delivery.end.now.clone(),
         };
         let report = revision.run_job(call, Arc::clone(&capabilities) as _).await;
         capabilities.finish().await;

@@ -36,6 +36,21 @@ pub enum JobState {
     Unknown,
 }
 
+impl std::fmt::Display for JobState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Waiting => "waiting",
+            Self::Prioritized => "prioritized",
+            Self::Delayed => "delayed",
+            Self::WaitingChildren => "waiting-children",
+            Self::Active => "active",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
 /// A job to be added. Absent options take the queue's values from its owner's manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NewJob {

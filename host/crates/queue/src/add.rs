@@ -94,12 +94,7 @@ fn check(job: &NewJob) -> Result<(), QueueError> {
     if job.name.is_empty() || job.name.len() > 256 {
         return invalid("a job's name has 1 to 256 bytes".into());
     }
-    if job.data.len() > MAX_DATA_BYTES {
-        return invalid(format!("the data is larger than {MAX_DATA_BYTES} bytes"));
-    }
-    if let Err(error) = serde_json::from_str::<&RawValue>(&job.data) {
-        return invalid(format!("the data is not JSON: {error}"));
-    }
+    check_data(&job.data)?;
     if let Some(id) = &job.id {
         let text = id.as_str();
         // Whole numbers are BullMQ's own ids, and a colon separates the parts of its keys.
@@ -107,11 +102,26 @@ fn check(job: &NewJob) -> Result<(), QueueError> {
             return invalid("a job's own id is no whole number and has no ':'".into());
         }
     }
-    if job.priority.is_some_and(|priority| priority > MAX_PRIORITY) {
-        return invalid(format!("a priority is at most {MAX_PRIORITY}"));
-    }
+    check_priority(job.priority.unwrap_or(0))?;
     if job.attempts == Some(0) {
         return invalid("a job needs at least one attempt".into());
+    }
+    Ok(())
+}
+
+pub(crate) fn check_data(data: &str) -> Result<(), QueueError> {
+    if data.len() > MAX_DATA_BYTES {
+        return Err(QueueError::Invalid(format!("the data is larger than {MAX_DATA_BYTES} bytes")));
+    }
+    match serde_json::from_str::<&RawValue>(data) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(QueueError::Invalid(format!("the data is not JSON: {error}"))),
+    }
+}
+
+pub(crate) fn check_priority(priority: u32) -> Result<(), QueueError> {
+    if priority > MAX_PRIORITY {
+        return Err(QueueError::Invalid(format!("a priority is at most {MAX_PRIORITY}")));
     }
     Ok(())
 }

@@ -17,10 +17,36 @@ pub enum QueueError {
         id: String,
     },
     /// The job is not in a state that allows this.
-    #[error("the job is {state:?}; only completed and failed jobs can be retried")]
+    #[error("the job is {state}; {rule}")]
     WrongState {
         /// Where it is.
         state: JobState,
+        /// What the operation needs.
+        rule: &'static str,
+    },
+    /// It runs: wait, or kill it first.
+    #[error("job {id} runs now: kill it first, or wait for its end")]
+    Running {
+        /// The job.
+        id: String,
+    },
+    /// A schedule made it, and counts on it.
+    #[error("job {id} is the next tick of a schedule: run the schedule now, or change or remove it instead")]
+    Scheduled {
+        /// The job.
+        id: String,
+    },
+    /// Nobody ended it in time.
+    #[error("it still runs on {worker}, which is no Patchbay host or cannot be reached; end it there")]
+    NotKilled {
+        /// The worker's name.
+        worker: String,
+    },
+    /// Jobs of the queue run: wait, or pause it first.
+    #[error("{active} jobs of the queue run now: pause it and wait for their end, or kill them")]
+    Busy {
+        /// How many.
+        active: u64,
     },
     /// The caller's mistake.
     #[error("{0}")]

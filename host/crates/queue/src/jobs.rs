@@ -1,4 +1,4 @@
-//! Reading and repairing single jobs.
+//! Reading jobs.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,6 @@ use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
 use redis::AsyncCommands;
 
-use crate::scripts::{self, Call};
 use crate::{JobView, QueueError, Queues};
 
 impl Queues {
@@ -80,47 +79,5 @@ impl Queues {
         }
         let hashes: Vec<HashMap<String, String>> = pipe.query_async(&mut connection).await?;
         Ok(ids.into_iter().zip(hashes).map(|(id, fields)| JobView::new(id, state, fields)).collect())
-    }
-
-    /// Puts a finished job back, with fresh attempts.
-    pub async fn retry(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
-        let not_found = || QueueError::NotFound { queue: queue.to_string(), id: id.to_string() };
-        let job = self.job(queue, id).await?.ok_or_else(not_found)?;
-        let keys = self.keys(queue);
-        let (set, property) = match job.state {
-            JobState::Failed => (keys.failed(), "failedReason"),
-            JobState::Completed => (keys.completed(), "returnvalue"),
-            state => return Err(QueueError::WrongState { state }),
-        };
-        let prev = if job.state == JobState::Failed { "failed" } else { "completed" };
-        let code: i64 = Call::new(
-            &scripts::REPROCESS,
-            &[
-                keys.job_key(id.as_str()),
-                keys.events(),
-                set,
-                keys.wait(),
-                keys.meta(),
-                keys.active(),
-                keys.marker(),
-                keys.prioritized(),
-                keys.pc(),
-            ],
-        )
-        .arg(id.as_str())
-        .arg("LPUSH")
-        .arg(property)
-        .arg(prev)
-        .arg("1")
-        .arg("0")
-        .invoke(&mut self.connection.get())
-        .await?;
-        match code {
-            1 => Ok(()),
-            -1 => Err(not_found()),
-            _ => Err(QueueError::WrongState {
-                state: self.job(queue, id).await?.map_or(JobState::Unknown, |job| job.state),
-            }),
-        }
     }
 }

@@ -8,9 +8,13 @@ mod attempts;
 mod connection;
 mod error;
 mod jobs;
+mod kill;
 mod kv;
+mod maintain;
 mod memory;
+mod operate;
 mod opts;
+mod overview;
 mod queues;
 mod scripts;
 mod view;
@@ -19,6 +23,13 @@ mod worker;
 pub use attempts::{AttemptReader, Entry};
 pub use error::QueueError;
 pub use kv::Kv;
+pub use overview::QueueOverview;
 pub use queues::{Queues, RedisConfig, ServerFacts};
 pub use view::{JobView, QueueCounts};
-pub use worker::{Delivery, Disposition, Handler, JobHandle, Keep, Refusal, Settlement, WorkerConfig, WorkerHandle};
+pub use worker::{Delivery, Disposition, End, Handler, JobHandle, Keep, Refusal, Settlement, WorkerConfig, WorkerHandle};
+
+/// Of this machine; compared with Redis's own by [`Queues::clock_skew_ms`].
+fn now_ms() -> u64 {
+    use std::time::{SystemTime, UNIX_EPOCH};
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+}

@@ -23,6 +23,14 @@ impl Memory {
     }
 
     pub(crate) async fn refuse_when_full(&self) -> Result<(), QueueError> {
+        if self.is_full().await? {
+            let text = "Redis is nearly full: nothing new is taken; remove finished jobs or raise maxmemory";
+            return Err(QueueError::MemoryFull(text.into()));
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn is_full(&self) -> Result<bool, QueueError> {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let full = match last {
             Some((at, full)) if at.elapsed() < LOOK_EVERY => full,
@@ -33,11 +41,7 @@ impl Memory {
                 full
             }
         };
-        if full {
-            let text = "Redis is nearly full: nothing new is taken; remove finished jobs or raise maxmemory";
-            return Err(QueueError::MemoryFull(text.into()));
-        }
-        Ok(())
+        Ok(full)
     }
 }
 

@@ -1,13 +1,15 @@
 //! One Redis: connection, facts about it, and its queues.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bullmq::QueueKeys;
 use patchbay_model::QueueName;
+use tokio::sync::broadcast;
 
 use crate::connection::Connection;
+use crate::kill::{self, Kill};
 use crate::memory::Memory;
 use crate::{AttemptReader, Handler, Kv, QueueCounts, QueueError, WorkerConfig, WorkerHandle};
 
@@ -42,6 +44,8 @@ pub struct Queues {
     pub(crate) config: Arc<RedisConfig>,
     pub(crate) connection: Connection,
     pub(crate) memory: Memory,
+    /// Made with the first worker.
+    kills: Arc<OnceLock<broadcast::Sender<Arc<Kill>>>>,
 }
 
 impl Queues {
@@ -50,11 +54,16 @@ impl Queues {
         let client = redis::Client::open(config.url.as_str())?;
         let connection = Connection::open(client).await?;
         let memory = Memory::new(connection.clone());
-        Ok(Self { config: Arc::new(config), connection, memory })
+        Ok(Self { config: Arc::new(config), connection, memory, kills: Arc::default() })
     }
 
     pub(crate) fn keys(&self, queue: &QueueName) -> QueueKeys {
         QueueKeys::new(queue.as_str(), Some(&self.config.prefix))
+    }
+
+    /// Whether Redis is so full that new jobs are refused.
+    pub async fn is_full(&self) -> Result<bool, QueueError> {
+        self.memory.is_full().await
     }
 
     /// BullMQ's key prefix.
@@ -173,6 +182,18 @@ impl Queues {
 
     pub(crate) fn attempts_key(&self) -> String {
         format!("{}:attempts", self.config.own_prefix)
+    }
+
+    /// Orders to end a job that runs in this process.
+    pub(crate) fn kills(&self) -> broadcast::Receiver<Arc<Kill>> {
+        let mut first = None;
+        let orders = self.kills.get_or_init(|| {
+            let (orders, receiver) = broadcast::channel(64);
+            first = Some(receiver);
+            tokio::spawn(kill::listen(self.connection.clone(), self.config.own_prefix.clone(), orders.clone()));
+            orders
+        });
+        first.unwrap_or_else(|| orders.subscribe())
     }
 
     /// Works on a queue until the handle is drained.

@@ -16,10 +16,15 @@ macro_rules! script {
 script!(ADD_DELAYED, "addDelayedJob-6");
 script!(ADD_PRIORITIZED, "addPrioritizedJob-9");
 script!(ADD_STANDARD, "addStandardJob-9");
+script!(CHANGE_DELAY, "changeDelay-4");
+script!(CHANGE_PRIORITY, "changePriority-7");
+script!(CLEAN, "cleanJobsInSet-3");
+script!(DRAIN, "drain-5");
 script!(
     /// All of a worker's locks in one round trip.
     EXTEND_LOCKS, "extendLocks-1"
 );
+script!(MOVE_JOBS_TO_WAIT, "moveJobsToWait-8");
 script!(MOVE_STALLED_TO_WAIT, "moveStalledJobsToWait-9");
 script!(MOVE_TO_ACTIVE, "moveToActive-11");
 script!(MOVE_TO_DELAYED, "moveToDelayed-11");
@@ -28,7 +33,12 @@ script!(
     /// Its name says nothing of it: hands a job back that was taken.
     MOVE_TO_WAIT, "moveJobFromActiveToWait-9"
 );
+script!(OBLITERATE, "obliterate-2");
+script!(PAUSE, "pause-7");
+script!(PROMOTE, "promote-9");
+script!(REMOVE_JOB, "removeJob-2");
 script!(REPROCESS, "reprocessJob-9");
+script!(UPDATE_DATA, "updateData-1");
 script!(UPDATE_JOB_SCHEDULER, "updateJobScheduler-12");
 
 /// One call of one script.

@@ -21,6 +21,19 @@ pub struct QueueCounts {
     pub paused: bool,
 }
 
+impl QueueCounts {
+    /// Jobs in any state.
+    pub fn total(&self) -> u64 {
+        self.waiting
+            + self.prioritized
+            + self.delayed
+            + self.active
+            + self.waiting_children
+            + self.completed
+            + self.failed
+    }
+}
+
 /// One job, its texts as they stand in Redis.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -44,6 +57,8 @@ pub struct JobView {
     /// One text per failed attempt.
     pub stacktrace: Vec<String>,
     pub processed_by: Option<String>,
+    /// The schedule whose tick it is.
+    pub schedule_id: Option<String>,
 }
 
 impl JobView {
@@ -70,6 +85,7 @@ impl JobView {
                 .and_then(|text| serde_json::from_str(&text).ok())
                 .unwrap_or_default(),
             processed_by: fields.remove("pb"),
+            schedule_id: fields.remove("rjk"),
         }
     }
 }

@@ -176,7 +176,7 @@ pub(crate) async fn run(
     };
     tokio::select! {
         report = ended => report,
-        () = cancel.cancelled() => failed(Outcome::HostFault("the job's lock was lost".into())),
+        () = cancel.cancelled() => failed(Outcome::HostFault("the call was cancelled: its job is no longer ours, or was killed".into())),
     }
 }
 

@@ -6,9 +6,11 @@
 mod attempts;
 mod error;
 mod revisions;
+mod statistics;
 mod store;
 
 pub use attempts::AttemptRow;
 pub use error::StoreError;
 pub use revisions::{Activation, ActiveRow, NewRevision, RevisionRow};
+pub use statistics::{ActionRow, JobStatistics};
 pub use store::{Changes, DatabaseFacts, MigrationReport, Store, StoreConfig};

@@ -1,19 +1,15 @@
-//! /api/admin/queues/{queue}/jobs: list, show and retry jobs.
+//! /api/admin/queues/{queue}/jobs: list and show jobs.
 
-use axum::Extension;
 use axum::extract::{Path, Query, State};
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::JobView;
 use patchbay_store::AttemptRow;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::audited;
 use crate::http::AppState;
-use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, ok};
 
 /// Attempts shown with a job. A job that ran more often has a problem that the newest ones show.
@@ -24,7 +20,7 @@ const MAX_LOGS_SHOWN: u64 = 500;
 const MAX_PAGE: u64 = 200;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(jobs)).routes(routes!(show)).routes(routes!(retry))
+    OpenApiRouter::new().routes(routes!(jobs)).routes(routes!(show))
 }
 
 /// Which jobs.
@@ -76,20 +72,4 @@ async fn show(State(state): State<AppState>, Path((queue, id)): Path<(String, St
     let logs = state.queues.job_logs(&queue, &id, MAX_LOGS_SHOWN).await?;
     let attempts = state.store.attempts(state.queues.prefix(), &queue, &id, MAX_ATTEMPTS_SHOWN).await?;
     ok(JobStory { job, logs, attempts })
-}
-
-/// Put a failed or completed job back into the queue.
-#[utoipa::path(post, path = "/queues/{queue}/jobs/{id}/retry", tag = "queues", security(("operator" = [])),
-    params(("queue" = String, Path), ("id" = String, Path)), responses(
-    (status = 200), (status = 404, body = ErrorBody), (status = 409, description = "it is not finished", body = ErrorBody),
-))]
-async fn retry(
-    State(state): State<AppState>,
-    Extension(actor): Extension<Actor>,
-    Path((queue, id)): Path<(String, String)>,
-) -> ApiResult<()> {
-    let target = format!("{queue}/{id}");
-    let (queue, id): (QueueName, JobId) = (queue.parse()?, id.parse()?);
-    let act = state.queues.retry(&queue, &id);
-    audited(&state, &actor, "job.retry", &target, json!({}), act).await
 }

@@ -2,6 +2,8 @@
 
 mod add;
 mod jobs;
+mod maintain;
+mod operate;
 mod plugins;
 mod queues;
 
@@ -18,7 +20,9 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .merge(plugins::router())
         .merge(queues::router())
+        .merge(maintain::router())
         .merge(jobs::router())
+        .merge(operate::router())
         .merge(add::router())
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::require))
 }

@@ -1,38 +1,93 @@
-//! /api/admin/queues: what there is, and how much.
+//! /api/admin/queues: what there is, how it stands, why it does not move.
 
-use axum::extract::State;
-use patchbay_queue::QueueCounts;
+use std::collections::BTreeSet;
+
+use axum::extract::{Path, State};
+use patchbay_model::QueueName;
+use patchbay_queue::QueueOverview;
+use patchbay_store::JobStatistics;
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::diagnosis::{self, Reason, Seen};
 use crate::http::AppState;
-use crate::http::error::{ApiResult, Success, ok};
+use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(show)).routes(routes!(why))
 }
 
-/// A queue and its counts.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-struct QueueSummary {
-    name: String,
-    #[schema(value_type = Object)]
-    counts: QueueCounts,
-}
-
-/// Every queue in Redis and in active manifests.
+/// Every queue in Redis, in active manifests, and with history.
 #[utoipa::path(get, path = "/queues", tag = "queues", security(("operator" = [])), responses(
-    (status = 200, body = Success<Vec<QueueSummary>>),
+    (status = 200, body = Success<Vec<Object>>),
 ))]
-async fn list(State(state): State<AppState>) -> ApiResult<Vec<QueueSummary>> {
-    let mut names = state.queues.list().await?;
+async fn list(State(state): State<AppState>) -> ApiResult<Vec<QueueOverview>> {
+    let names: Vec<QueueName> = names(&state).await?.into_iter().collect();
+    ok(state.queues.overview(&names).await?)
+}
+
+pub(super) async fn names(state: &AppState) -> Result<BTreeSet<QueueName>, ApiError> {
+    let mut names: BTreeSet<QueueName> = state.queues.list().await?.into_iter().collect();
     names.extend(state.plugins.queues());
-    names.sort();
-    names.dedup();
-    let mut queues = Vec::with_capacity(names.len());
-    for name in names {
-        queues.push(QueueSummary { counts: state.queues.counts(&name).await?, name: name.to_string() });
+    names.extend(state.store.queues_with_history(state.queues.prefix()).await?);
+    Ok(names)
+}
+
+/// Parses the name, and refuses one that nobody knows: a typo must not look like an empty queue.
+pub(super) async fn known(state: &AppState, queue: &str) -> Result<QueueName, ApiError> {
+    let queue: QueueName = queue.parse()?;
+    if names(state).await?.contains(&queue) {
+        return Ok(queue);
     }
-    ok(queues)
+    Err(ApiError::not_found(format!("there is no queue {queue}; see: patchbay queue list")))
+}
+
+/// A queue.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct QueueStory {
+    #[serde(flatten)]
+    overview: QueueOverview,
+    /// The plugin that handles it, active on this host.
+    plugin: Option<String>,
+    /// Ours and others'.
+    workers: Vec<String>,
+    /// The last day's attempts by name of job.
+    jobs: Vec<JobStatistics>,
+}
+
+async fn overview(state: &AppState, queue: &QueueName) -> Result<QueueOverview, ApiError> {
+    let overview = state.queues.overview(std::slice::from_ref(queue)).await?.into_iter().next();
+    overview.ok_or_else(ApiError::internal)
+}
+
+/// Show a queue: counts, ages, limits, workers; rates and durations by name of job.
+#[utoipa::path(get, path = "/queues/{queue}", tag = "queues", security(("operator" = [])),
+    params(("queue" = String, Path)), responses((status = 200, body = Success<Object>), (status = 404, body = ErrorBody)))]
+async fn show(State(state): State<AppState>, Path(queue): Path<String>) -> ApiResult<QueueStory> {
+    let queue = known(&state, &queue).await?;
+    ok(QueueStory {
+        overview: overview(&state, &queue).await?,
+        plugin: state.plugins.handler_of(&queue).map(|plugin| plugin.to_string()),
+        workers: state.queues.workers(&queue).await?,
+        jobs: state.store.job_statistics(state.queues.prefix(), &queue).await?,
+    })
+}
+
+/// Say why a queue does not move, and what to do next.
+#[utoipa::path(get, path = "/queues/{queue}/why", tag = "queues", security(("operator" = [])),
+    params(("queue" = String, Path)), responses((status = 200, body = Success<Vec<Reason>>), (status = 404, body = ErrorBody)))]
+async fn why(State(state): State<AppState>, Path(queue): Path<String>) -> ApiResult<Vec<Reason>> {
+    let queue = known(&state, &queue).await?;
+    let last = state.store.last_action(&["queue.pause", "queue.resume"], &[queue.as_str(), "*"]).await?;
+    let seen = Seen {
+        queue: overview(&state, &queue).await?,
+        workers: state.queues.workers(&queue).await?,
+        plugin: state.plugins.handler_of(&queue).map(|plugin| plugin.to_string()),
+        paused_by: last.filter(|action| action.action == "queue.pause"),
+        not_ready: state.health.not_ready().await,
+        redis_full: state.queues.is_full().await?,
+    };
+    ok(diagnosis::diagnose(&seen))
 }

@@ -4,10 +4,9 @@
 use patchbay_model::job::{JobKey, Trace};
 use patchbay_model::retry::Backoff;
 use serde_json::value::RawValue;
-use tokio_util::sync::CancellationToken;
 
 use super::fetch::Taken;
-use super::{Inner, JobHandle};
+use super::{End, Inner, JobHandle};
 use crate::add::MAX_DATA_BYTES;
 use crate::opts::JobOpts;
 
@@ -38,8 +37,8 @@ pub struct Delivery {
     pub schedule_id: Option<String>,
     /// To write logs and progress.
     pub job: JobHandle,
-    /// Cancelled when the lock is lost: another worker may have the job.
-    pub lost: CancellationToken,
+    /// Whether it must end now, and why.
+    pub end: End,
 }
 
 /// Why a job must not run.
@@ -78,7 +77,7 @@ impl Inner {
         &self,
         taken: &Taken,
         opts: &Result<JobOpts, String>,
-        lost: CancellationToken,
+        end: End,
     ) -> Result<Delivery, patchbay_model::InvalidId> {
         let field = |name: &str| taken.fields.get(name).map(String::as_str);
         let number = |name: &str| field(name).and_then(|text| text.parse::<u64>().ok());
@@ -113,7 +112,7 @@ impl Inner {
                 events_key: self.names.keys.events(),
                 id,
             },
-            lost,
+            end,
         })
     }
 }

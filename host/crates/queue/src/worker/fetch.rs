@@ -8,7 +8,8 @@ use redis::Value;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Inner, now_ms};
+use super::Inner;
+use crate::now_ms;
 use crate::scripts::{self, Call};
 
 /// How long a worker without jobs waits before it looks again unasked: BullMQ's own `drainDelay`. Bounds what a lost marker costs.

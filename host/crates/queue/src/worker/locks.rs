@@ -1,12 +1,14 @@
 //! Locks on the jobs that run here, and the rescue of jobs whose worker has died.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{Inner, now_ms};
+use super::Inner;
+use crate::now_ms;
 use crate::scripts::{self, Call};
 
 /// By job id.
@@ -16,7 +18,33 @@ pub(super) struct Locks(Mutex<HashMap<String, Lock>>);
 #[derive(Clone)]
 struct Lock {
     token: String,
-    lost: CancellationToken,
+    end: End,
+}
+
+/// Why a running call must end, once there is a reason.
+#[derive(Debug, Clone, Default)]
+pub struct End {
+    /// Cancelled when the lock was lost, so that another worker may have the job, or when an operator killed the job.
+    pub now: CancellationToken,
+    killed_by: Arc<OnceLock<String>>,
+}
+
+impl End {
+    /// The operator who killed the job.
+    pub fn killed_by(&self) -> Option<&str> {
+        self.killed_by.get().map(String::as_str)
+    }
+
+    /// Then nothing is left to be settled here.
+    pub(super) fn lock_is_lost(&self) -> bool {
+        self.now.is_cancelled() && self.killed_by().is_none()
+    }
+
+    fn kill(&self, by: &str) {
+        // The first order counts.
+        self.killed_by.set(by.to_owned()).ok();
+        self.now.cancel();
+    }
 }
 
 /// Renewed until dropped.
@@ -26,8 +54,8 @@ pub(super) struct Held<'a> {
 }
 
 impl Locks {
-    pub(super) fn hold<'a>(&'a self, id: &'a str, token: &str, lost: CancellationToken) -> Held<'a> {
-        self.with(|locks| locks.insert(id.to_owned(), Lock { token: token.to_owned(), lost }));
+    pub(super) fn hold<'a>(&'a self, id: &'a str, token: &str, end: End) -> Held<'a> {
+        self.with(|locks| locks.insert(id.to_owned(), Lock { token: token.to_owned(), end }));
         Held { locks: self, id }
     }
 
@@ -60,7 +88,7 @@ pub(super) async fn renew(inner: Arc<Inner>) {
                     // A job that settled while we asked has no lock either, and nobody to be told.
                     if inner.locks.with(|locks| locks.contains_key(id)) {
                         warn!(job = id, queue = %inner.config.queue, "lock lost: the call is cancelled");
-                        lock.lost.cancel();
+                        lock.end.now.cancel();
                     }
                 }
             }
@@ -80,6 +108,25 @@ async fn extend(inner: &Inner, held: &[(String, Lock)]) -> redis::RedisResult<Ve
         .arg(inner.config.lock.as_millis() as u64)
         .invoke(&mut inner.queues.connection.get())
         .await
+}
+
+/// Ends jobs of this worker as operators order.
+pub(super) async fn obey_kills(inner: Arc<Inner>) {
+    let mut kills = inner.queues.kills();
+    loop {
+        match kills.recv().await {
+            Ok(order) if order.queue == inner.config.queue => {
+                let end = inner.locks.with(|locks| locks.get(order.id.as_str()).map(|lock| lock.end.clone()));
+                if let Some(end) = end {
+                    warn!(job = %order.id, queue = %order.queue, by = order.by, "killed by an operator");
+                    end.kill(&order.by);
+                }
+            }
+            // Others' queues; or orders came faster than we could look at them, and whoever gave them sees that.
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
 }
 
 /// Puts jobs back whose lock has expired. Two looks are needed: the first marks what is active, the second takes what is still marked.

@@ -15,7 +15,7 @@ mod schedule;
 mod settle;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use patchbay_model::QueueName;
@@ -29,6 +29,7 @@ use crate::Queues;
 
 pub use delivery::{Delivery, Refusal};
 pub use job_handle::JobHandle;
+pub use locks::End;
 
 /// How to work on a queue.
 #[derive(Debug, Clone)]
@@ -148,6 +149,7 @@ impl WorkerHandle {
             driver.spawn(driver::drive(Arc::clone(&inner))),
             tokio::spawn(locks::renew(Arc::clone(&inner))),
             tokio::spawn(locks::rescue_stalled(Arc::clone(&inner))),
+            tokio::spawn(locks::obey_kills(Arc::clone(&inner))),
         ];
         driver.close();
         Self { inner, driver, tasks }
@@ -204,8 +206,4 @@ impl Drop for WorkerHandle {
         self.inner.control.send_modify(|control| control.stopping = true);
         self.abort();
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }

@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 use tracing::warn;
 
 use super::fetch::{Taken, unwritable};
-use super::{Inner, now_ms};
+use super::Inner;
+use crate::now_ms;
 use crate::scripts::{self, Call};
 
 /// Options that belong to one tick and not to the next.

@@ -8,12 +8,12 @@ use patchbay_model::attempt::VerdictKind;
 use redis::Value;
 use serde::Serialize;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::fetch::{self, FetchOpts, Look, Next, Taken, unwritable};
 use super::retention::KeepJobs;
-use super::{Disposition, Inner, Settlement, now_ms};
+use super::{Disposition, End, Inner, Settlement};
+use crate::now_ms;
 use crate::attempts;
 use crate::opts::JobOpts;
 use crate::scripts::{self, Call};
@@ -51,16 +51,16 @@ struct Settling<'a> {
 impl Inner {
     /// Runs a job and settles it. Gives what the settlement fetched.
     pub(super) async fn process(&self, token: &str, taken: Taken) -> Next {
-        let lost = CancellationToken::new();
-        let held = self.locks.hold(&taken.id, token, lost.clone());
+        let end = End::default();
+        let held = self.locks.hold(&taken.id, token, end.clone());
         self.schedule_next_tick(&taken).await;
         let opts = JobOpts::parse(taken.fields.get("opts").map_or("{}", String::as_str));
-        let settlement = match self.delivery(&taken, &opts, lost.clone()) {
+        let settlement = match self.delivery(&taken, &opts, end.clone()) {
             Ok(delivery) => self.run(delivery).await,
             // Not even its failure could be recorded.
             Err(error) => fail(format!("invalid-input: {error}")),
         };
-        let next = self.settle(Settling { token, taken: &taken, opts: opts.as_ref().ok() }, settlement, &lost).await;
+        let next = self.settle(Settling { token, taken: &taken, opts: opts.as_ref().ok() }, settlement, &end).await;
         drop(held);
         next
     }
@@ -76,7 +76,7 @@ impl Inner {
         })
     }
 
-    async fn settle(&self, job: Settling<'_>, settlement: Settlement, lost: &CancellationToken) -> Next {
+    async fn settle(&self, job: Settling<'_>, settlement: Settlement, end: &End) -> Next {
         let give_up = Instant::now() + self.config.lock;
         loop {
             match self.try_settle(&job, &settlement).await {
@@ -87,14 +87,14 @@ impl Inner {
                     failure.record = settlement
                         .record
                         .map(|record| patchbay_model::attempt::AttemptRecord { verdict: VerdictKind::Fail, ..record });
-                    return Box::pin(self.settle(job, failure, lost)).await;
+                    return Box::pin(self.settle(job, failure, end)).await;
                 }
                 Ok(Err(code)) => {
                     warn!(job = job.taken.id, queue = %self.config.queue, code, "not settled: its lock was lost or it was removed");
                     return Next::Nothing(Look::Now);
                 }
                 // Trying again is safe: a settlement that did arrive has released the lock.
-                Err(error) if Instant::now() < give_up && !lost.is_cancelled() => {
+                Err(error) if Instant::now() < give_up && !end.lock_is_lost() => {
                     warn!(%error, job = job.taken.id, queue = %self.config.queue, "not settled yet; trying again");
                     tokio::time::sleep(RETRY_EVERY).await;
                 }

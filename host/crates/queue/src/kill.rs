@@ -1,0 +1,101 @@
+//! Ending a job that runs, in whichever process it does.
+//!
+//! Every process with workers hears of each kill over one channel and looks whether it holds that job; who holds none does nothing. A kill
+//! that nobody hears changes nothing: the caller sees that the job still runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use patchbay_model::job::JobState;
+use patchbay_model::{JobId, QueueName};
+use redis::AsyncCommands;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::connection::Connection;
+use crate::{QueueError, Queues};
+
+/// How long a kill may take: the guest is dropped at once, and its job settled in one round trip.
+const LIMIT: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const RECONNECT_EVERY: Duration = Duration::from_secs(1);
+
+/// An order to end a job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Kill {
+    pub(crate) queue: QueueName,
+    pub(crate) id: JobId,
+    /// Who ordered it.
+    pub(crate) by: String,
+}
+
+impl Queues {
+    /// Ends a running job; it fails for good, with the operator's name. Waits until it has.
+    pub async fn kill(&self, queue: &QueueName, id: &JobId, by: &str) -> Result<(), QueueError> {
+        const RULE: &str = "only running jobs can be killed";
+        let state = async || -> Result<Option<(JobState, Option<String>)>, QueueError> {
+            Ok(self.job(queue, id).await?.map(|job| (job.state, job.processed_by)))
+        };
+        match state().await? {
+            None => return Err(QueueError::NotFound { queue: queue.to_string(), id: id.to_string() }),
+            Some((JobState::Active, _)) => {}
+            Some((state, _)) => return Err(QueueError::WrongState { state, rule: RULE }),
+        }
+        let order = Kill { queue: queue.clone(), id: id.clone(), by: by.to_owned() };
+        let order = serde_json::to_string(&order).map_err(|error| QueueError::Invalid(error.to_string()))?;
+        self.connection.get().publish::<_, _, ()>(channel(&self.config.own_prefix), order).await?;
+        let give_up = Instant::now() + LIMIT;
+        loop {
+            match state().await? {
+                Some((JobState::Active, worker)) if Instant::now() > give_up => {
+                    let worker = worker.unwrap_or_else(|| "an unnamed worker".into());
+                    return Err(QueueError::NotKilled { worker });
+                }
+                Some((JobState::Active, _)) => tokio::time::sleep(LOOK_EVERY).await,
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+fn channel(own_prefix: &str) -> String {
+    format!("{own_prefix}:kill")
+}
+
+/// Passes orders on to this process's workers until nobody listens any more.
+pub(crate) async fn listen(connection: Connection, own_prefix: String, orders: broadcast::Sender<Arc<Kill>>) {
+    let mut replacements = connection.replacements();
+    while orders.receiver_count() > 0 {
+        if let Err(error) = pass_on(&connection, &channel(&own_prefix), &orders, &mut replacements).await {
+            warn!(%error, "kills are not heard; reconnecting");
+        }
+        tokio::time::sleep(RECONNECT_EVERY).await;
+    }
+}
+
+async fn pass_on(
+    connection: &Connection,
+    channel: &str,
+    orders: &broadcast::Sender<Arc<Kill>>,
+    replacements: &mut tokio::sync::watch::Receiver<u64>,
+) -> redis::RedisResult<()> {
+    let mut subscription = connection.client().get_async_pubsub().await?;
+    subscription.subscribe(channel).await?;
+    let mut messages = subscription.on_message();
+    loop {
+        tokio::select! {
+            message = messages.next() => {
+                let Some(message) = message else { return Ok(()) };
+                match serde_json::from_slice(message.get_payload_bytes()) {
+                    Ok(order) => drop(orders.send(Arc::new(order))),
+                    Err(error) => warn!(%error, "a kill that cannot be read"),
+                }
+            }
+            // Other connections were silent: this one is as old.
+            _ = replacements.changed() => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What operators do to a whole queue. Large ones are worked on in batches, so that Redis serves others in between; each gives the number
+//! of jobs that it moved or removed.
+
+use std::time::Duration;
+
+use patchbay_model::QueueName;
+use patchbay_model::job::JobState;
+use redis::AsyncCommands;
+
+use crate::scripts::{self, Call};
+use crate::{QueueError, Queues, now_ms};
+
+/// Jobs per call of a script: some milliseconds, during which Redis does nothing else.
+const BATCH: u64 = 1_000;
+
+impl Queues {
+    /// No worker anywhere takes jobs from it any more; running ones go on.
+    pub async fn pause(&self, queue: &QueueName) -> Result<(), QueueError> {
+        let keys = self.keys(queue);
+        self.pause_or_resume([keys.wait(), keys.paused()], "paused", queue).await.map(drop)
+    }
+
+    /// Workers take jobs again, those that a BullMQ 5 producer has put aside meanwhile included.
+    pub async fn resume(&self, queue: &QueueName) -> Result<(), QueueError> {
+        let keys = self.keys(queue);
+        // Put aside in the thousands, they come back in several steps.
+        while self.pause_or_resume([keys.paused(), keys.wait()], "resumed", queue).await? > 0 {}
+        Ok(())
+    }
+
+    async fn pause_or_resume(&self, lists: [String; 2], to: &str, queue: &QueueName) -> Result<u64, QueueError> {
+        let keys = self.keys(queue);
+        let [from, into] = lists;
+        let names =
+            [from, into, keys.meta(), keys.prioritized(), keys.events(), keys.delayed(), keys.marker()];
+        let call = Call::new(&scripts::PAUSE, &names).arg(to).arg("1");
+        Ok(call.invoke(&mut self.connection.get()).await?)
+    }
+
+    /// Removes what waits; delayed jobs too if asked. Jobs of schedules stay.
+    pub async fn drain(&self, queue: &QueueName, delayed: bool) -> Result<u64, QueueError> {
+        let keys = self.keys(queue);
+        let waiting = async || -> Result<u64, QueueError> {
+            let counts = self.counts(queue).await?;
+            Ok(counts.waiting + counts.prioritized + if delayed { counts.delayed } else { 0 })
+        };
+        let before = waiting().await?;
+        let names = [keys.wait(), keys.paused(), keys.delayed(), keys.prioritized(), keys.repeat()];
+        let call = Call::new(&scripts::DRAIN, &names).arg(keys.key_prefix()).arg(u8::from(delayed));
+        call.invoke::<redis::Value>(&mut self.connection.get()).await?;
+        Ok(before.saturating_sub(waiting().await?))
+    }
+
+    /// Removes jobs in one state that are at least so old, at most so many.
+    pub async fn clean(
+        &self,
+        queue: &QueueName,
+        state: JobState,
+        older_than: Duration,
+        most: u64,
+    ) -> Result<u64, QueueError> {
+        let keys = self.keys(queue);
+        let (set, name) = match state {
+            JobState::Waiting => (keys.wait(), "wait"),
+            JobState::Prioritized => (keys.prioritized(), "prioritized"),
+            JobState::Delayed => (keys.delayed(), "delayed"),
+            JobState::Completed => (keys.completed(), "completed"),
+            JobState::Failed => (keys.failed(), "failed"),
+            JobState::Active | JobState::WaitingChildren | JobState::Unknown => {
+                return Err(QueueError::Invalid(format!("jobs in state {state} cannot be cleaned away")));
+            }
+        };
+        let before = now_ms().saturating_sub(older_than.as_millis() as u64);
+        let mut cleaned = 0;
+        while cleaned < most {
+            let batch = BATCH.min(most - cleaned);
+            let call = Call::new(&scripts::CLEAN, &[set.clone(), keys.events(), keys.repeat()]);
+            let call = call.arg(keys.key_prefix()).arg(before).arg(batch).arg(name);
+            let removed: Vec<String> = call.invoke(&mut self.connection.get()).await?;
+            cleaned += removed.len() as u64;
+            if (removed.len() as u64) < batch {
+                break;
+            }
+        }
+        Ok(cleaned)
+    }
+
+    /// Puts every failed or completed job back into the queue, or every delayed one that no schedule made.
+    pub async fn move_all_to_wait(&self, queue: &QueueName, state: JobState) -> Result<u64, QueueError> {
+        let keys = self.keys(queue);
+        let (set, name) = match state {
+            JobState::Failed => (keys.failed(), "failed"),
+            JobState::Completed => (keys.completed(), "completed"),
+            JobState::Delayed => return self.promote_all(queue).await,
+            other => return Err(QueueError::Invalid(format!("jobs in state {other} cannot be put back"))),
+        };
+        // Those that fail again meanwhile are not taken a second time.
+        let until = now_ms();
+        let mut moved = 0;
+        loop {
+            let there: u64 = self.connection.get().zcount(&set, 0, until).await?;
+            let names = [
+                keys.key_prefix(),
+                keys.events(),
+                set.clone(),
+                keys.wait(),
+                keys.paused(),
+                keys.meta(),
+                keys.active(),
+                keys.marker(),
+            ];
+            let call = Call::new(&scripts::MOVE_JOBS_TO_WAIT, &names).arg(BATCH).arg(until).arg(name);
+            let unfinished: u64 = call.invoke(&mut self.connection.get()).await?;
+            moved += there.min(BATCH);
+            if unfinished == 0 || there <= BATCH {
+                return Ok(moved);
+            }
+        }
+    }
+
+    /// One by one: the script for all would take jobs of schedules, too, and ignore priorities.
+    async fn promote_all(&self, queue: &QueueName) -> Result<u64, QueueError> {
+        let keys = self.keys(queue);
+        let ids: Vec<String> = self.connection.get().zrange(keys.delayed(), 0, -1).await?;
+        let mut promoted = 0;
+        for id in ids {
+            let Ok(id) = id.parse() else { continue };
+            match self.promote(queue, &id).await {
+                Ok(()) => promoted += 1,
+                // It has started or was removed meanwhile, or belongs to a schedule.
+                Err(QueueError::Scheduled { .. } | QueueError::NotFound { .. } | QueueError::WrongState { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(promoted)
+    }
+
+    /// Removes the queue with all its jobs, finished ones included; history stays. Running jobs are a reason to refuse.
+    pub async fn obliterate(&self, queue: &QueueName) -> Result<u64, QueueError> {
+        let keys = self.keys(queue);
+        let counts = self.counts(queue).await?;
+        if counts.active > 0 {
+            return Err(QueueError::Busy { active: counts.active });
+        }
+        self.pause(queue).await?;
+        loop {
+            let call = Call::new(&scripts::OBLITERATE, &[keys.meta(), keys.base() + ":"]).arg(BATCH).arg("");
+            match call.invoke::<i64>(&mut self.connection.get()).await? {
+                0 => return Ok(counts.total()),
+                code if code < 0 => {
+                    // A job was taken between our look and the pause.
+                    if !counts.paused {
+                        self.resume(queue).await?;
+                    }
+                    return Err(QueueError::Busy { active: 1 });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// How many jobs of the queue may run at once over all workers everywhere; none: no limit.
+    pub async fn set_concurrency(&self, queue: &QueueName, most: Option<u32>) -> Result<(), QueueError> {
+        let meta = self.keys(queue).meta();
+        let mut connection = self.connection.get();
+        match most {
+            Some(0) => return Err(QueueError::Invalid("a limit of 0 would stop the queue: pause it instead".into())),
+            Some(most) => connection.hset::<_, _, _, ()>(meta, "concurrency", most).await?,
+            None => connection.hdel::<_, _, ()>(meta, "concurrency").await?,
+        }
+        Ok(())
+    }
+
+    /// How many jobs of the queue may start per time over all workers everywhere; none: no limit but the workers' own.
+    pub async fn set_rate(&self, queue: &QueueName, rate: Option<(u64, Duration)>) -> Result<(), QueueError> {
+        let meta = self.keys(queue).meta();
+        let mut connection = self.connection.get();
+        match rate {
+            Some((max, per)) if max == 0 || per.is_zero() => {
+                return Err(QueueError::Invalid("a rate needs at least one job and one millisecond".into()));
+            }
+            Some((max, per)) => {
+                let fields = [("max", max), ("duration", per.as_millis() as u64)];
+                connection.hset_multiple::<_, _, _, ()>(meta, &fields).await?;
+            }
+            None => connection.hdel::<_, _, ()>(meta, &["max", "duration"]).await?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! What operators do to one job. Each is one of upstream's scripts, so nothing is half-done; a job that changes state in between is
+//! refused, not harmed.
+
+use std::time::Duration;
+
+use patchbay_model::job::JobState;
+use patchbay_model::{JobId, QueueName};
+
+use crate::add::{check_data, check_priority};
+use crate::scripts::{self, Call};
+use crate::{JobView, QueueError, Queues, now_ms};
+
+impl Queues {
+    /// Puts a finished job back, with fresh attempts.
+    pub async fn retry(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
+        let job = self.known_job(queue, id).await?;
+        let keys = self.keys(queue);
+        let (set, property, previous) = match job.state {
+            JobState::Failed => (keys.failed(), "failedReason", "failed"),
+            JobState::Completed => (keys.completed(), "returnvalue", "completed"),
+            state => return Err(wrong_state(state, "only completed and failed jobs can be retried")),
+        };
+        let names = [
+            keys.job_key(id.as_str()),
+            keys.events(),
+            set,
+            keys.wait(),
+            keys.meta(),
+            keys.active(),
+            keys.marker(),
+            keys.prioritized(),
+            keys.pc(),
+        ];
+        let call = Call::new(&scripts::REPROCESS, &names).arg(id.as_str()).arg("LPUSH").arg(property).arg(previous);
+        // Attempts made are forgotten; attempts started are not: they tell apart what history remembers.
+        let code: i64 = call.arg("1").arg("0").invoke(&mut self.connection.get()).await?;
+        self.moved(code, 1, queue, id, "only completed and failed jobs can be retried").await
+    }
+
+    /// Forgets a job that does not run.
+    pub async fn remove(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
+        self.known_job(queue, id).await?;
+        let keys = self.keys(queue);
+        let call = Call::new(&scripts::REMOVE_JOB, &[keys.job_key(id.as_str()), keys.repeat()]);
+        let call = call.arg(id.as_str()).arg("0").arg(keys.key_prefix());
+        match call.invoke::<i64>(&mut self.connection.get()).await? {
+            1 => Ok(()),
+            OF_A_SCHEDULE => Err(QueueError::Scheduled { id: id.to_string() }),
+            _ => Err(QueueError::Running { id: id.to_string() }),
+        }
+    }
+
+    /// Runs a delayed job now. Not one of a schedule: that would run the tick early and skip it later.
+    pub async fn promote(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
+        let job = self.known_job(queue, id).await?;
+        if job.schedule_id.is_some() {
+            return Err(QueueError::Scheduled { id: id.to_string() });
+        }
+        let keys = self.keys(queue);
+        let names = [
+            keys.delayed(),
+            keys.wait(),
+            keys.paused(),
+            keys.meta(),
+            keys.prioritized(),
+            keys.active(),
+            keys.pc(),
+            keys.events(),
+            keys.marker(),
+        ];
+        let call = Call::new(&scripts::PROMOTE, &names).arg(keys.key_prefix()).arg(id.as_str());
+        let code = call.invoke(&mut self.connection.get()).await?;
+        self.moved(code, 0, queue, id, "only delayed jobs can be promoted").await
+    }
+
+    /// Starts a delayed job so long from now.
+    pub async fn set_delay(&self, queue: &QueueName, id: &JobId, delay: Duration) -> Result<(), QueueError> {
+        let job = self.known_job(queue, id).await?;
+        if job.schedule_id.is_some() {
+            return Err(QueueError::Scheduled { id: id.to_string() });
+        }
+        let keys = self.keys(queue);
+        let names = [keys.delayed(), keys.meta(), keys.marker(), keys.events()];
+        let call = Call::new(&scripts::CHANGE_DELAY, &names).arg(delay.as_millis() as u64).arg(now_ms());
+        let call = call.arg(id.as_str()).arg(keys.job_key(id.as_str()));
+        let code = call.invoke(&mut self.connection.get()).await?;
+        self.moved(code, 0, queue, id, "only delayed jobs have a delay to change").await
+    }
+
+    /// 0 is before all prioritized jobs.
+    pub async fn set_priority(&self, queue: &QueueName, id: &JobId, priority: u32) -> Result<(), QueueError> {
+        const RULE: &str = "only waiting, prioritized and delayed jobs have a priority to change";
+        check_priority(priority)?;
+        let job = self.known_job(queue, id).await?;
+        if !matches!(job.state, JobState::Waiting | JobState::Prioritized | JobState::Delayed) {
+            return Err(wrong_state(job.state, RULE));
+        }
+        let keys = self.keys(queue);
+        let names = [
+            keys.wait(),
+            keys.paused(),
+            keys.meta(),
+            keys.prioritized(),
+            keys.active(),
+            keys.pc(),
+            keys.marker(),
+        ];
+        let call = Call::new(&scripts::CHANGE_PRIORITY, &names).arg(priority).arg(keys.key_prefix()).arg(id.as_str());
+        let code = call.arg("0").invoke(&mut self.connection.get()).await?;
+        self.moved(code, 0, queue, id, RULE).await
+    }
+
+    /// Replaces a job's data (one JSON document). A running job has read its own already.
+    pub async fn set_data(&self, queue: &QueueName, id: &JobId, data: &str) -> Result<(), QueueError> {
+        const RULE: &str = "a running job has read its data already";
+        check_data(data)?;
+        let job = self.known_job(queue, id).await?;
+        if job.state == JobState::Active {
+            return Err(wrong_state(job.state, RULE));
+        }
+        let call = Call::new(&scripts::UPDATE_DATA, &[self.keys(queue).job_key(id.as_str())]).arg(data);
+        let code = call.invoke(&mut self.connection.get()).await?;
+        self.moved(code, 0, queue, id, RULE).await
+    }
+
+    async fn known_job(&self, queue: &QueueName, id: &JobId) -> Result<JobView, QueueError> {
+        self.job(queue, id).await?.ok_or_else(|| not_found(queue, id))
+    }
+
+    /// What a script's code means: done, gone, or no longer in the state that it takes jobs from.
+    async fn moved(
+        &self,
+        code: i64,
+        done: i64,
+        queue: &QueueName,
+        id: &JobId,
+        rule: &'static str,
+    ) -> Result<(), QueueError> {
+        match code {
+            code if code == done => Ok(()),
+            MISSING => Err(not_found(queue, id)),
+            _ => Err(wrong_state(self.known_job(queue, id).await?.state, rule)),
+        }
+    }
+}
+
+/// The scripts' answers.
+const MISSING: i64 = -1;
+const OF_A_SCHEDULE: i64 = -8;
+
+fn not_found(queue: &QueueName, id: &JobId) -> QueueError {
+    QueueError::NotFound { queue: queue.to_string(), id: id.to_string() }
+}
+
+fn wrong_state(state: JobState, rule: &'static str) -> QueueError {
+    QueueError::WrongState { state, rule }
+}

@@ -1,0 +1,84 @@
+//! What the history says about queues: which there were, how fast they are, and who paused them.
+
+use chrono::{DateTime, Utc};
+use patchbay_model::QueueName;
+use serde::Serialize;
+
+use crate::{Store, StoreError};
+
+/// Attempts of one kind of job over the last day.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct JobStatistics {
+    /// The job's name.
+    pub name: String,
+    /// Attempts that ended in the last minute.
+    pub last_minute: i64,
+    /// In the last quarter of an hour.
+    pub last_15_minutes: i64,
+    /// In the last day.
+    pub last_day: i64,
+    /// Of the last day's, those that did not complete.
+    pub not_completed: i64,
+    /// Median duration of the last day's, milliseconds.
+    pub p50_ms: f64,
+    /// 95th percentile.
+    pub p95_ms: f64,
+    /// 99th percentile.
+    pub p99_ms: f64,
+}
+
+/// An operator's action.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct ActionRow {
+    /// Who.
+    pub actor: String,
+    /// For example `queue.pause`.
+    pub action: String,
+    /// To what.
+    pub target: String,
+    /// When it began.
+    pub began_at: DateTime<Utc>,
+}
+
+impl Store {
+    /// Every queue with at least one remembered attempt. `prefix` is BullMQ's.
+    pub async fn queues_with_history(&self, prefix: &str) -> Result<Vec<QueueName>, StoreError> {
+        // From one queue's first row to the next one's, along the primary key: as many steps as there are queues, whatever the number of
+        // attempts.
+        let query = sqlx::query_scalar::<_, Option<String>>(
+            "with recursive known as ( \
+             (select min(queue) as queue from attempts where prefix = $1) union all \
+             select (select min(queue) from attempts where prefix = $1 and queue > known.queue) from known \
+             where known.queue is not null) select queue from known where queue is not null",
+        );
+        let names = query.bind(prefix).fetch_all(&self.pool).await?;
+        Ok(names.into_iter().flatten().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Per kind of job, the busiest first.
+    pub async fn job_statistics(&self, prefix: &str, queue: &QueueName) -> Result<Vec<JobStatistics>, StoreError> {
+        let query = sqlx::query_as(
+            "select name, count(*) filter (where finished_at > now() - interval '1 minute') as last_minute, \
+             count(*) filter (where finished_at > now() - interval '15 minutes') as last_15_minutes, \
+             count(*) as last_day, count(*) filter (where outcome <> 'completed') as not_completed, \
+             percentile_cont(0.5) within group (order by ms) as p50_ms, \
+             percentile_cont(0.95) within group (order by ms) as p95_ms, \
+             percentile_cont(0.99) within group (order by ms) as p99_ms \
+             from (select name, outcome, finished_at, (extract(epoch from finished_at - started_at) * 1000)::float8 as ms \
+             from attempts where prefix = $1 and queue = $2 and finished_at > now() - interval '1 day') of_last_day \
+             group by name order by count(*) desc, name",
+        );
+        Ok(query.bind(prefix).bind(queue.as_str()).fetch_all(&self.pool).await?)
+    }
+
+    /// The last of these actions on any of these targets that was carried out.
+    pub async fn last_action(&self, actions: &[&str], targets: &[&str]) -> Result<Option<ActionRow>, StoreError> {
+        let query = sqlx::query_as(
+            "select actor, action, target, began_at from operator_actions \
+             where action = any($1) and target = any($2) and ended_at is not null and error is null order by id desc limit 1",
+        );
+        Ok(query.bind(actions).bind(targets).fetch_optional(&self.pool).await?)
+    }
+}

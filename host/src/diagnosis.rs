@@ -1,0 +1,178 @@
+//! Why a queue does not move: reasons in the order in which an operator should look at them, each with what to do next.
+//!
+//! Owns the rules and nothing else: [`diagnose`] is a pure function of what was seen.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use patchbay_queue::QueueOverview;
+use patchbay_store::ActionRow;
+use serde::Serialize;
+
+use crate::health::NotReady;
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Seen {
+    /// The queue in Redis.
+    pub queue: QueueOverview,
+    /// Names of its workers.
+    pub workers: Vec<String>,
+    /// The plugin that handles it, active on this host.
+    pub plugin: Option<String>,
+    /// Who paused it last, when that was done through us.
+    pub paused_by: Option<ActionRow>,
+    /// Why this host takes no work.
+    pub not_ready: Vec<NotReady>,
+    /// Whether Redis is nearly full.
+    pub redis_full: bool,
+}
+
+/// One reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reason {
+    /// Stable, kebab-case.
+    pub code: &'static str,
+    /// What is the case.
+    pub message: String,
+    /// What to do next.
+    pub next: String,
+}
+
+/// Every reason that applies; one that says so when nothing is wrong.
+pub fn diagnose(seen: &Seen) -> Vec<Reason> {
+    let queue = &seen.queue;
+    let name = &queue.name;
+    let counts = &queue.counts;
+    let waiting = counts.waiting + counts.prioritized;
+    let mut reasons = Vec::new();
+    let mut because = |code, message: String, next: String| reasons.push(Reason { code, message, next });
+    if counts.paused {
+        let who = seen.paused_by.as_ref().map_or_else(
+            || "by another BullMQ client, such as Bull Board".to_owned(),
+            |action| format!("by {} at {}", action.actor, time(action.began_at)),
+        );
+        because("paused", format!("the queue is paused {who}"), format!("patchbay queue resume {name}"));
+    }
+    if queue.put_aside > 0 && !counts.paused {
+        because(
+            "put-aside",
+            format!("{} jobs lie in the list where BullMQ 5 puts jobs of a paused queue", queue.put_aside),
+            format!("patchbay queue resume {name} (it puts them back; a resume by BullMQ 5 would lose others)"),
+        );
+    }
+    if let Some(ms) = queue.rate_limited_ms {
+        because("rate-limited", format!("its rate limit is reached for {ms} ms more"), "wait, or raise the rate".into());
+    }
+    if queue.concurrency.is_some_and(|most| counts.active >= most) {
+        because(
+            "concurrency-reached",
+            format!("{} jobs run, as many as the queue allows over all workers", counts.active),
+            format!("wait, or: patchbay queue concurrency {name} N"),
+        );
+    }
+    if seen.redis_full {
+        let next = "patchbay queue clean, or raise maxmemory; running jobs still settle";
+        because("redis-full", "Redis is nearly full: new jobs are refused".into(), next.into());
+    }
+    for reason in &seen.not_ready {
+        let message = format!("this host takes no work or cannot be trusted with it: {}", reason.code());
+        because("host-not-ready", message, "patchbay doctor on its machine".into());
+    }
+    match (&seen.plugin, seen.workers.is_empty()) {
+        (None, true) => because(
+            "no-worker",
+            "no active plugin handles it, and no other worker is connected".into(),
+            "patchbay plugin list; activate the plugin that should, or start the Node worker".into(),
+        ),
+        (Some(plugin), true) => because(
+            "no-worker",
+            format!("plugin {plugin} handles it, but no worker is connected to Redis"),
+            "wait some seconds; then look at the host's log for this queue".into(),
+        ),
+        (_, false) => {}
+    }
+    if waiting == 0 && counts.delayed > 0 {
+        let due = queue.next_delayed_at.and_then(|ms| DateTime::from_timestamp_millis(i64::try_from(ms).ok()?));
+        let due = due.map_or_else(|| "later".to_owned(), time);
+        because(
+            "only-delayed",
+            format!("nothing waits; the next of {} delayed jobs is due at {due}", counts.delayed),
+            format!("wait, or: patchbay job promote {name} ID"),
+        );
+    }
+    if !reasons.is_empty() {
+        return reasons;
+    }
+    vec![match (waiting, counts.active) {
+        (0, 0) => Reason { code: "empty", message: "nothing waits".into(), next: "look at the producer".into() },
+        (0, _) => Reason { code: "moving", message: "everything that was waiting runs".into(), next: "nothing".into() },
+        (_, 0) => Reason {
+            code: "about-to-start",
+            message: format!("{waiting} jobs wait and {} workers are connected", seen.workers.len()),
+            next: "ask again; a killed host's jobs come back after about 30 s".into(),
+        },
+        (_, active) => Reason {
+            code: "busy",
+            message: format!("{waiting} jobs wait behind {active} that run: all workers are busy"),
+            next: "wait, raise the concurrency, or start another host".into(),
+        },
+    }]
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use patchbay_queue::QueueCounts;
+
+    use super::*;
+
+    fn seen(counts: QueueCounts) -> Seen {
+        Seen {
+            queue: QueueOverview {
+                name: "emailQueue".parse().expect("a name"),
+                counts,
+                oldest_waiting_ms: None,
+                next_delayed_at: None,
+                concurrency: None,
+                rate: None,
+                rate_limited_ms: None,
+                put_aside: 0,
+            },
+            workers: vec!["host:1".into()],
+            plugin: Some("email".into()),
+            paused_by: None,
+            not_ready: Vec::new(),
+            redis_full: false,
+        }
+    }
+
+    fn codes(seen: &Seen) -> Vec<&'static str> {
+        diagnose(seen).into_iter().map(|reason| reason.code).collect()
+    }
+
+    #[test]
+    fn a_queue_without_trouble_says_so() {
+        assert_eq!(codes(&seen(QueueCounts::default())), ["empty"]);
+        assert_eq!(codes(&seen(QueueCounts { waiting: 5, active: 2, ..QueueCounts::default() })), ["busy"]);
+    }
+
+    #[test]
+    fn several_reasons_are_all_told() {
+        let mut seen = seen(QueueCounts { waiting: 5, paused: true, ..QueueCounts::default() });
+        seen.workers.clear();
+        seen.plugin = None;
+        seen.redis_full = true;
+        assert_eq!(codes(&seen), ["paused", "redis-full", "no-worker"]);
+    }
+
+    #[test]
+    fn jobs_that_are_only_delayed_are_told_from_jobs_that_wait() {
+        let mut seen = seen(QueueCounts { delayed: 3, ..QueueCounts::default() });
+        seen.queue.next_delayed_at = Some(1_000);
+        assert_eq!(codes(&seen), ["only-delayed"]);
+        assert!(diagnose(&seen)[0].message.contains("1970-01-01T00:00:01Z"));
+    }
+}
