@@ -61,7 +61,11 @@ pub fn diagnose(seen: &Seen) -> Vec<Reason> {
         );
     }
     if let Some(ms) = queue.rate_limited_ms {
-        because("rate-limited", format!("its rate limit is reached for {ms} ms more"), "wait, or raise the rate".into());
+        because(
+            "rate-limited",
+            format!("its rate limit is reached for {ms} ms more"),
+            "wait, or raise the rate".into(),
+        );
     }
     if queue.concurrency.is_some_and(|most| counts.active >= most) {
         because(

@@ -151,7 +151,7 @@ impl Host {
         self.request(self.http.post(format!("{}/api/admin/plugins", self.url)).body(component)).await
     }
 
-    async fn request(&self, request: reqwest::RequestBuilder) -> anyhow::Result<(u16, Value)> {
+    pub async fn request(&self, request: reqwest::RequestBuilder) -> anyhow::Result<(u16, Value)> {
         let response = request.basic_auth(USER, Some(PASSWORD)).send().await?;
         Ok((response.status().as_u16(), response.json().await?))
     }
@@ -221,9 +221,12 @@ pub fn hostile_plugin() -> anyhow::Result<Vec<u8>> {
 
 /// The same, allowed to call a server of the test.
 pub fn hostile_plugin_calling(address: std::net::SocketAddr) -> anyhow::Result<Vec<u8>> {
-    let guests = repository().join("tests/guests");
-    let manifest =
-        std::fs::read_to_string(guests.join("hostile/plugin.toml"))?.replace("127.0.0.1:9/", &format!("{address}/"));
+    hostile_plugin_with(|manifest| manifest.replace("127.0.0.1:9/", &format!("{address}/")))
+}
+
+/// The same under another manifest.
+pub fn hostile_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
+    let manifest = change(std::fs::read_to_string(repository().join("tests/guests/hostile/plugin.toml"))?);
     let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
     Ok(patchbay_runtime::pack(&hostile_component()?, &manifest)?)
 }

@@ -9,6 +9,7 @@ mod dev;
 mod harness;
 mod health;
 mod mail;
+mod operations;
 mod recovery;
 mod redis_server;
 mod sandbox;

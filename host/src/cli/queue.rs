@@ -136,7 +136,16 @@ pub(super) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
                 std::iter::once(text(queue, "name")).chain(counts).chain([age, paused.to_owned()]).collect()
             });
             let head = [
-                "QUEUE", "WAITING", "ACTIVE", "DELAYED", "PRIORITIZED", "CHILDREN", "COMPLETED", "FAILED", "OLDEST", "",
+                "QUEUE",
+                "WAITING",
+                "ACTIVE",
+                "DELAYED",
+                "PRIORITIZED",
+                "CHILDREN",
+                "COMPLETED",
+                "FAILED",
+                "OLDEST",
+                "",
             ];
             output.table(&head, rows.collect(), &queues);
         }

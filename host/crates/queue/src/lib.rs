@@ -26,7 +26,9 @@ pub use kv::Kv;
 pub use overview::QueueOverview;
 pub use queues::{Queues, RedisConfig, ServerFacts};
 pub use view::{JobView, QueueCounts};
-pub use worker::{Delivery, Disposition, End, Handler, JobHandle, Keep, Refusal, Settlement, WorkerConfig, WorkerHandle};
+pub use worker::{
+    Delivery, Disposition, End, Handler, JobHandle, Keep, Refusal, Settlement, WorkerConfig, WorkerHandle,
+};
 
 /// Of this machine; compared with Redis's own by [`Queues::clock_skew_ms`].
 fn now_ms() -> u64 {

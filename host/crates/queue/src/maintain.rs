@@ -31,8 +31,7 @@ impl Queues {
     async fn pause_or_resume(&self, lists: [String; 2], to: &str, queue: &QueueName) -> Result<u64, QueueError> {
         let keys = self.keys(queue);
         let [from, into] = lists;
-        let names =
-            [from, into, keys.meta(), keys.prioritized(), keys.events(), keys.delayed(), keys.marker()];
+        let names = [from, into, keys.meta(), keys.prioritized(), keys.events(), keys.delayed(), keys.marker()];
         let call = Call::new(&scripts::PAUSE, &names).arg(to).arg("1");
         Ok(call.invoke(&mut self.connection.get()).await?)
     }

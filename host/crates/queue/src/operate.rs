@@ -96,15 +96,8 @@ impl Queues {
             return Err(wrong_state(job.state, RULE));
         }
         let keys = self.keys(queue);
-        let names = [
-            keys.wait(),
-            keys.paused(),
-            keys.meta(),
-            keys.prioritized(),
-            keys.active(),
-            keys.pc(),
-            keys.marker(),
-        ];
+        let names =
+            [keys.wait(), keys.paused(), keys.meta(), keys.prioritized(), keys.active(), keys.pc(), keys.marker()];
         let call = Call::new(&scripts::CHANGE_PRIORITY, &names).arg(priority).arg(keys.key_prefix()).arg(id.as_str());
         let code = call.arg("0").invoke(&mut self.connection.get()).await?;
         self.moved(code, 0, queue, id, RULE).await

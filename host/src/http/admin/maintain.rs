@@ -167,8 +167,7 @@ async fn clean(
     let (queue, Json(body)) = (known(&state, &queue).await?, body?);
     let details = json!({ "state": body.state, "olderThanMs": body.older_than_ms, "limit": body.limit });
     let (age, most) = (Duration::from_millis(body.older_than_ms), body.limit.unwrap_or(DEFAULT_CLEAN));
-    let act =
-        async { Ok::<_, ApiError>(Done { count: state.queues.clean(&queue, body.state, age, most).await? }) };
+    let act = async { Ok::<_, ApiError>(Done { count: state.queues.clean(&queue, body.state, age, most).await? }) };
     audited(&state, &actor, "queue.clean", queue.as_str(), details, act).await
 }
 

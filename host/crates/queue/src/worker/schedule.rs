@@ -5,8 +5,8 @@ use patchbay_model::schedule::next_tick;
 use serde_json::{Map, Value};
 use tracing::warn;
 
-use super::fetch::{Taken, unwritable};
 use super::Inner;
+use super::fetch::{Taken, unwritable};
 use crate::now_ms;
 use crate::scripts::{self, Call};
 

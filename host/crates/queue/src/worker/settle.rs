@@ -13,8 +13,8 @@ use tracing::{error, warn};
 use super::fetch::{self, FetchOpts, Look, Next, Taken, unwritable};
 use super::retention::KeepJobs;
 use super::{Disposition, End, Inner, Settlement};
-use crate::now_ms;
 use crate::attempts;
+use crate::now_ms;
 use crate::opts::JobOpts;
 use crate::scripts::{self, Call};
 

@@ -1,0 +1,288 @@
+//! What operators do to jobs and queues, and what the host refuses because it would harm.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use redis::AsyncCommands;
+use serde_json::{Value, json};
+
+use crate::harness::{Host, World, full_length, hostile_plugin, hostile_plugin_with, until};
+
+const QUEUE: &str = "hostileQueue";
+
+impl Host {
+    async fn put(&self, path: &str, body: Value) -> anyhow::Result<(u16, Value)> {
+        self.request(self.http.put(self.url.clone() + path).json(&body)).await
+    }
+
+    async fn delete(&self, path: &str) -> anyhow::Result<(u16, Value)> {
+        self.request(self.http.delete(self.url.clone() + path)).await
+    }
+
+    /// Codes of the reasons why the queue does not move.
+    async fn why(&self, queue: &str) -> anyhow::Result<Vec<String>> {
+        let (status, answer) = self.get(&format!("/api/admin/queues/{queue}/why")).await?;
+        anyhow::ensure!(status == 200, "{answer}");
+        let reasons = answer["data"].as_array().context("reasons")?;
+        Ok(reasons.iter().filter_map(|reason| reason["code"].as_str().map(str::to_owned)).collect())
+    }
+
+    /// POST to the queue; gives the count of the answer.
+    async fn act(&self, action: &str, body: Value) -> anyhow::Result<u64> {
+        let (status, answer) = self.post(&format!("/api/admin/queues/{QUEUE}/{action}"), body).await?;
+        anyhow::ensure!(status == 200, "{action}: {answer}");
+        answer["data"]["count"].as_u64().context("a count")
+    }
+}
+
+async fn world_with_host(env: &[(&str, &str)]) -> anyhow::Result<(World, Host)> {
+    let world = World::new().await?;
+    let host = world.host(env).await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    Ok((world, host))
+}
+
+fn job(id: &str) -> String {
+    format!("/api/admin/queues/{QUEUE}/jobs/{id}")
+}
+
+#[tokio::test]
+async fn why_tells_who_paused_a_queue_until_it_is_resumed() -> anyhow::Result<()> {
+    let (_world, host) = world_with_host(&[]).await?;
+    assert_eq!(host.why(QUEUE).await?, ["empty"]);
+    host.act("pause", json!({})).await?;
+    let id = host.add(QUEUE, json!({ "name": "noop" })).await?;
+    assert_eq!(host.why(QUEUE).await?, ["paused"]);
+    let (_, answer) = host.get(&format!("/api/admin/queues/{QUEUE}/why")).await?;
+    assert!(answer["data"][0]["message"].as_str().is_some_and(|text| text.contains("by operator at")), "{answer}");
+    let (_, queues) = host.get("/api/admin/queues").await?;
+    let queue = queues["data"].as_array().and_then(|all| all.iter().find(|queue| queue["name"] == QUEUE));
+    let queue = queue.context("the queue")?;
+    assert_eq!((&queue["counts"]["waiting"], &queue["counts"]["paused"]), (&json!(1), &json!(true)));
+    assert!(queue["oldestWaitingMs"].is_u64(), "{queue}");
+    host.act("resume", json!({})).await?;
+    host.job_in(QUEUE, &id, "completed").await?;
+    let (status, story) = host.get(&format!("/api/admin/queues/{QUEUE}")).await?;
+    assert_eq!(status, 200);
+    assert_eq!(
+        (&story["data"]["plugin"], story["data"]["workers"].as_array().map(Vec::len)),
+        (&json!("hostile"), Some(1))
+    );
+    until(Duration::from_secs(10), "statistics", async || {
+        let (_, story) = host.get(&format!("/api/admin/queues/{QUEUE}")).await?;
+        Ok((story["data"]["jobs"][0]["lastMinute"] == 1).then_some(()))
+    })
+    .await?;
+
+    host.post("/api/admin/plugins/hostile/deactivate", json!({})).await?;
+    until(Duration::from_secs(10), "no worker", async || Ok((host.why(QUEUE).await? == ["no-worker"]).then_some(())))
+        .await?;
+    assert_eq!(host.get("/api/admin/queues/emailQeue/why").await?.0, 404, "a typo is no empty queue");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_waiting_job_is_edited_promoted_and_removed() -> anyhow::Result<()> {
+    let (_world, host) = world_with_host(&[]).await?;
+    let hour = json!({ "name": "echo", "data": { "n": 1 }, "delayMs": 3_600_000 });
+    let id = host.add(QUEUE, hour.clone()).await?;
+    assert_eq!(host.why(QUEUE).await?, ["only-delayed"]);
+    assert_eq!(host.put(&(job(&id) + "/data"), json!({ "n": 2 })).await?.0, 200);
+    assert_eq!(host.put(&(job(&id) + "/priority"), json!({ "priority": 3 })).await?.0, 200);
+    assert_eq!(host.put(&(job(&id) + "/priority"), json!({ "priority": 2_097_153 })).await?.0, 400);
+    assert_eq!(host.put(&(job(&id) + "/delay"), json!({ "delayMs": 7_200_000 })).await?.0, 200);
+    assert_eq!(host.post(&(job(&id) + "/promote"), json!({})).await?.0, 200);
+    let story = host.job_in(QUEUE, &id, "completed").await?;
+    let result: Value = serde_json::from_str(story["job"]["returnValue"].as_str().context("a result")?)?;
+    assert_eq!(result["data"], json!({ "n": 2 }), "it ran with its new data");
+
+    // What would make no sense is refused, and says why.
+    let (status, answer) = host.post(&(job(&id) + "/promote"), json!({})).await?;
+    assert_eq!(status, 409, "{answer}");
+    assert_eq!(answer["message"], "the job is completed; only delayed jobs can be promoted");
+    assert_eq!(host.put(&(job(&id) + "/delay"), json!({ "delayMs": 1 })).await?.0, 409);
+    assert_eq!(host.post(&(job(&id) + "/kill"), json!({})).await?.0, 409);
+    assert_eq!(host.delete(&job(&id)).await?.0, 200);
+    for gone in [host.delete(&job(&id)).await?, host.post(&(job(&id) + "/retry"), json!({})).await?] {
+        assert_eq!(gone.0, 404, "{}", gone.1);
+    }
+    let big = json!({ "filler": "x".repeat(1 << 20) });
+    let id = host.add(QUEUE, hour).await?;
+    assert_eq!(host.put(&(job(&id) + "/data"), big).await?.0, 400, "more than a job may carry");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_next_tick_of_a_schedule_is_neither_promoted_nor_removed() -> anyhow::Result<()> {
+    let (world, host) = world_with_host(&[]).await?;
+    // As any BullMQ client leaves it.
+    let mut redis = world.redis().await?;
+    let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
+    let tick = 4_102_444_800_000_u64;
+    let id = format!("repeat:nightly:{tick}");
+    redis.zadd::<_, _, _, ()>(key("repeat"), "nightly", tick).await?;
+    redis.hset_multiple::<_, _, _, ()>(key("repeat:nightly"), &[("name", "noop"), ("every", "1000")]).await?;
+    let fields = [("name", "noop"), ("data", "{}"), ("opts", "{}"), ("timestamp", "1"), ("rjk", "nightly")];
+    redis.hset_multiple::<_, _, _, ()>(key(&id), &fields).await?;
+    redis.zadd::<_, _, _, ()>(key("delayed"), &id, tick * 4096).await?;
+
+    for refused in [host.post(&(job(&id) + "/promote"), json!({})).await?, host.delete(&job(&id)).await?] {
+        assert_eq!(refused.0, 409, "{}", refused.1);
+        assert!(refused.1["message"].as_str().is_some_and(|text| text.contains("next tick of a schedule")));
+    }
+    assert_eq!(host.act("put-back", json!({ "state": "delayed" })).await?, 0);
+    assert_eq!(host.act("drain", json!({ "delayed": true })).await?, 0);
+    host.job_in(QUEUE, &id, "delayed").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn whole_queues_are_cleaned_drained_put_back_and_obliterated() -> anyhow::Result<()> {
+    let (world, host) = world_with_host(&[]).await?;
+    let never = json!({ "name": "fail", "data": { "retry": "never" } });
+    let ids = [host.add(QUEUE, never.clone()).await?, host.add(QUEUE, never).await?];
+    for id in &ids {
+        host.job_in(QUEUE, id, "failed").await?;
+    }
+    assert_eq!(host.act("put-back", json!({ "state": "failed" })).await?, 2);
+    for id in &ids {
+        until(Duration::from_secs(10), "a second attempt", async || {
+            let (_, story) = host.get(&job(id)).await?;
+            Ok((story["data"]["attempts"].as_array().is_some_and(|all| all.len() == 2)).then_some(()))
+        })
+        .await?;
+    }
+    assert_eq!(host.act("clean", json!({ "state": "failed", "olderThanMs": 3_600_000 })).await?, 0);
+    assert_eq!(host.act("clean", json!({ "state": "failed" })).await?, 2);
+    let (status, _) = host.post(&format!("/api/admin/queues/{QUEUE}/clean"), json!({ "state": "asleep" })).await?;
+    assert!((400..500).contains(&status), "{status}");
+
+    host.act("pause", json!({})).await?;
+    for n in 0..3 {
+        host.add(QUEUE, json!({ "name": "noop", "priority": n })).await?;
+    }
+    host.add(QUEUE, json!({ "name": "noop", "delayMs": 3_600_000 })).await?;
+    assert_eq!(host.act("drain", json!({})).await?, 3);
+    assert_eq!(host.act("drain", json!({ "delayed": true })).await?, 1);
+    host.add(QUEUE, json!({ "name": "noop" })).await?;
+    let path = format!("/api/admin/queues/{QUEUE}/obliterate");
+    assert_eq!(host.post(&path, json!({ "confirm": "hostile" })).await?.0, 400, "not the queue's name");
+    assert_eq!(host.post(&path, json!({ "confirm": QUEUE })).await?.1["data"]["count"], 1);
+    let keys: Vec<String> = world.redis().await?.keys(format!("{}:{QUEUE}:*", world.prefix)).await?;
+    assert!(keys.iter().all(|key| key.ends_with(":stalled-check")), "{keys:?}");
+
+    // The queue lives on with its plugin, and every action has left a row with its count.
+    let id = host.add(QUEUE, json!({ "name": "noop" })).await?;
+    host.job_in(QUEUE, &id, "completed").await?;
+    let counts: Vec<(String, Option<i64>)> = sqlx::query_as(
+        "select action, (result->>'count')::bigint from patchbay.operator_actions where action like 'queue.%' and error is null order by id",
+    )
+    .fetch_all(&mut world.database().await?)
+    .await?;
+    let of =
+        |action: &str| counts.iter().filter(|(name, _)| name == action).filter_map(|(_, n)| *n).collect::<Vec<_>>();
+    assert_eq!((of("queue.put-back"), of("queue.clean"), of("queue.drain")), (vec![2], vec![0, 2], vec![3, 1]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn limits_over_all_workers_hold_and_why_names_them() -> anyhow::Result<()> {
+    let (_world, host) = world_with_host(&[]).await?;
+    let path = |limit: &str| format!("/api/admin/queues/{QUEUE}/{limit}");
+    assert_eq!(host.put(&path("rate-limit"), json!({ "max": 1, "perMs": 60_000 })).await?.0, 200);
+    assert_eq!(host.put(&path("rate-limit"), json!({ "max": 0 })).await?.0, 400);
+    assert_eq!(host.put(&path("concurrency"), json!({ "max": 0 })).await?.0, 400);
+    let first = host.add(QUEUE, json!({ "name": "noop" })).await?;
+    host.job_in(QUEUE, &first, "completed").await?;
+    let second = host.add(QUEUE, json!({ "name": "noop" })).await?;
+    until(Duration::from_secs(5), "the limit", async || Ok((host.why(QUEUE).await? == ["rate-limited"]).then_some(())))
+        .await?;
+    assert_eq!(host.put(&path("rate-limit"), json!({})).await?.0, 200);
+    host.job_in(QUEUE, &second, "completed").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_running_job_is_killed_by_another_host_than_the_one_that_runs_it() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let patient = hostile_plugin_with(|manifest| manifest.replace("deadline_ms = 200", "deadline_ms = 60_000"))?;
+    let host = world.host(&[]).await?;
+    host.deploy("hostile", patient).await?;
+    let id = host.add(QUEUE, json!({ "name": "sleep" })).await?;
+    host.job_in(QUEUE, &id, "active").await?;
+    // Its own worker has no jobs to take, and the job is the first host's.
+    let other = world.host(&[]).await?;
+    let started = Instant::now();
+    let (status, answer) = other.post(&(job(&id) + "/kill"), json!({})).await?;
+    assert_eq!(status, 200, "{answer}");
+    assert!(started.elapsed() < Duration::from_secs(2), "it took {:?}", started.elapsed());
+    let story = host.job_in(QUEUE, &id, "failed").await?;
+    assert_eq!(story["job"]["failedReason"], "killed: ended by operator");
+    until(Duration::from_secs(10), "its attempt", async || {
+        let (_, story) = host.get(&job(&id)).await?;
+        Ok((story["data"]["attempts"][0]["code"] == "killed").then_some(()))
+    })
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn beside_bullmq_5_pausing_is_refused_and_jobs_it_put_aside_come_back() -> anyhow::Result<()> {
+    let (world, host) = world_with_host(&[("PATCHBAY_REDIS_NODE_BULLMQ_MAJOR", "5")]).await?;
+    let (status, answer) = host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
+    assert_eq!((status, &answer["code"]), (409, &json!("mixed-fleet")), "{answer}");
+    assert_eq!(host.post("/api/admin/queues/pause", json!({})).await?.0, 409);
+    // As BullMQ 5 pauses: jobs that wait move to `paused`, and new ones go there.
+    let mut redis = world.redis().await?;
+    let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
+    redis.hset::<_, _, _, ()>(key("meta"), "paused", "1").await?;
+    let id = host.add(QUEUE, json!({ "name": "noop" })).await?;
+    redis.rename::<_, _, ()>(key("wait"), key("paused")).await?;
+    redis.hdel::<_, _, ()>(key("meta"), "paused").await?;
+    assert_eq!(host.why(QUEUE).await?, ["put-aside"]);
+    host.act("resume", json!({})).await?;
+    host.job_in(QUEUE, &id, "completed").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_urgent_job_starts_within_a_second_behind_tens_of_thousands_of_others() -> anyhow::Result<()> {
+    let (world, host) = world_with_host(&[]).await?;
+    let waiting = if full_length() { 50_000 } else { 5_000 };
+    host.act("pause", json!({})).await?;
+    let queues = patchbay_queue::Queues::connect(patchbay_queue::RedisConfig {
+        url: world.redis_url.clone(),
+        prefix: world.prefix.clone(),
+        own_prefix: format!("{}-own", world.prefix),
+    })
+    .await?;
+    let reminder = patchbay_model::job::NewJob {
+        queue: QUEUE.parse()?,
+        name: "spin".into(),
+        data: r#"{"ms":20}"#.into(),
+        id: None,
+        delay: None,
+        priority: Some(10),
+        attempts: None,
+        backoff: None,
+        deduplication: None,
+        trace: patchbay_model::job::Trace::default(),
+    };
+    for _ in 0..waiting / 500 {
+        queues.add(vec![reminder.clone(); 500]).await?;
+    }
+    host.act("resume", json!({})).await?;
+    until(Duration::from_secs(10), "all workers are busy", async || {
+        let (_, story) = host.get(&format!("/api/admin/queues/{QUEUE}")).await?;
+        Ok((story["data"]["counts"]["active"].as_u64() >= Some(8)).then_some(()))
+    })
+    .await?;
+    assert_eq!(host.why(QUEUE).await?, ["busy"]);
+    let started = Instant::now();
+    let otp = host.add(QUEUE, json!({ "name": "noop" })).await?;
+    host.job_in(QUEUE, &otp, "completed").await?;
+    let took = started.elapsed();
+    println!("it was done after {took:?}, behind {waiting} others");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    Ok(())
+}
