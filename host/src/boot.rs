@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::health::Health;
 use crate::http::{AppState, Operator};
 use crate::plugins::Plugins;
+use crate::schedule::Schedules;
 use crate::settings::Settings;
 use crate::work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
 use crate::{http, recorder};
@@ -75,6 +76,11 @@ impl Host {
         let supervisor = Arc::new(Supervisor::new(queues.clone(), work, Arc::clone(&runtime), defaults));
         let drain_limit = config.drain_limit();
         let plugins = Arc::new(Plugins::new(store.clone(), runtime, settings, Arc::clone(&supervisor), drain_limit));
+        let schedules = Schedules::new(store.clone(), queues.clone());
+        plugins.when_changed({
+            let schedules = Arc::clone(&schedules);
+            move || schedules.changed()
+        });
         plugins.converge().await.context("cannot read the active plugins")?;
         let worked_queues = plugins.queues().len();
         let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
@@ -83,6 +89,7 @@ impl Host {
             store: store.clone(),
             queues: queues.clone(),
             plugins: Arc::clone(&plugins),
+            schedules: Arc::clone(&schedules),
             health: Arc::clone(&health),
             operator: config.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
             environment: config.environment().into(),
@@ -100,6 +107,7 @@ impl Host {
         let server = tokio::spawn(serve(listener, http::router(state), stop.clone()));
         let tasks = vec![
             tokio::spawn(plugins.run(stop.clone())),
+            tokio::spawn(schedules.run(stop.clone())),
             tokio::spawn(recorder::run(queues.attempts(), store.clone(), stop.clone())),
         ];
         info!(

@@ -11,6 +11,7 @@ pub mod health;
 pub mod http;
 pub mod plugins;
 pub mod recorder;
+pub mod schedule;
 pub mod settings;
 pub mod telemetry;
 pub mod work;

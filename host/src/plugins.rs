@@ -4,8 +4,8 @@
 //! before Postgres learns of it, and again from Postgres before the registry does. Operators' actions and other processes' actions
 //! take the same path, [`Plugins::converge`]; it takes no input.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex as StdMutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use patchbay_model::manifest::Manifest;
@@ -94,6 +94,8 @@ pub struct Plugins {
     /// One convergence at a time.
     converging: Mutex<()>,
     converged_at: StdMutex<Option<Instant>>,
+    /// Told when the active set of this process has changed.
+    on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Why an active revision does not run here.
     failures: StdMutex<HashMap<PluginName, String>>,
 }
@@ -115,8 +117,14 @@ impl Plugins {
             drain_limit,
             converging: Mutex::default(),
             converged_at: StdMutex::default(),
+            on_change: OnceLock::new(),
             failures: StdMutex::default(),
         }
+    }
+
+    /// Who is told when the active set of this process has changed; one, before the first convergence.
+    pub fn when_changed(&self, tell: impl Fn() + Send + Sync + 'static) {
+        self.on_change.set(Box::new(tell)).ok();
     }
 
     /// Checks, compiles and self-tests a component file and keeps it as a revision. Nothing runs on it yet.
@@ -248,6 +256,7 @@ impl Plugins {
         let active = self.store.active_set().await?;
         let registry = self.runtime.registry();
         let mut failures = HashMap::new();
+        let mut changed = false;
         for row in &active {
             let current = registry.get(&row.plugin);
             let revision = match current.filter(|revision| revision.digest() == row.digest) {
@@ -265,17 +274,22 @@ impl Plugins {
             self.settings.publish(&row.plugin, self.settings.effective(revision.manifest(), &row.settings));
             if registry.get(&row.plugin).is_none_or(|running| running.digest() != row.digest) {
                 let previous = registry.publish(revision);
+                changed = true;
                 info!(plugin = %row.plugin, revision = %row.digest, previous = previous.map(|p| p.digest().to_string()), "revision takes over");
             }
         }
         for running in registry.snapshot() {
             if !active.iter().any(|row| &row.plugin == running.plugin()) {
                 registry.remove(running.plugin());
+                changed = true;
                 info!(plugin = %running.plugin(), "plugin stopped");
             }
         }
         *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = failures;
         self.supervisor.reconcile(self.drain_limit).await;
+        if let (true, Some(tell)) = (changed, self.on_change.get()) {
+            tell();
+        }
         *self.converged_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Ok(())
     }
@@ -312,6 +326,14 @@ impl Plugins {
             if let Some(queue) = clash {
                 return Err(PluginError::Conflict(format!(
                     "{} and {} both want queue {queue}: one plugin owns a queue",
+                    manifest.name, other.name
+                )));
+            }
+            let schedules =
+                |manifest: &Manifest| manifest.schedules.iter().map(|spec| spec.id.clone()).collect::<HashSet<_>>();
+            if let Some(id) = schedules(manifest).intersection(&schedules(&other)).next() {
+                return Err(PluginError::Conflict(format!(
+                    "{} and {} both want schedule {id}: one plugin owns a schedule",
                     manifest.name, other.name
                 )));
             }
@@ -356,6 +378,7 @@ pub fn asks(manifest: &Manifest) -> Value {
         .collect();
     let smtp = manifest.smtp.as_ref().is_some_and(|smtp| smtp.allowed);
     json!({
+        "schedules": manifest.schedules.iter().map(|schedule| &schedule.id).collect::<Vec<_>>(),
         "queues": manifest.queues.iter().map(|queue| &queue.name).collect::<Vec<_>>(),
         "secrets": manifest.secrets.iter().map(|secret| &secret.name).collect::<Vec<_>>(),
         "egress": egress,

@@ -214,6 +214,11 @@ pub fn email_plugin() -> anyhow::Result<Vec<u8>> {
     packed("plugins/email/dist")
 }
 
+/// The placeholder that comes with the schedules of the old backend.
+pub fn echo_plugin() -> anyhow::Result<Vec<u8>> {
+    packed("plugins/echo/dist")
+}
+
 /// The guest that misbehaves on request.
 pub fn hostile_plugin() -> anyhow::Result<Vec<u8>> {
     packed("tests/guests/hostile/dist")

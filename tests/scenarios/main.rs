@@ -13,4 +13,5 @@ mod operations;
 mod recovery;
 mod redis_server;
 mod sandbox;
+mod schedules;
 mod swap;

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::{env, fs};
 
-const SCRIPTS: [&str; 21] = [
+const SCRIPTS: [&str; 23] = [
     "addDelayedJob-6.lua",
+    "addJobScheduler-11.lua",
     "addPrioritizedJob-9.lua",
     "addStandardJob-9.lua",
     "changeDelay-4.lua",
@@ -23,6 +24,7 @@ const SCRIPTS: [&str; 21] = [
     "pause-7.lua",
     "promote-9.lua",
     "removeJob-2.lua",
+    "removeJobScheduler-3.lua",
     "reprocessJob-9.lua",
     "updateData-1.lua",
     "updateJobScheduler-12.lua",

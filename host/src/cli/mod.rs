@@ -7,6 +7,7 @@ mod job;
 mod output;
 mod plugin;
 mod queue;
+mod schedule;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -71,9 +72,12 @@ enum Command {
     /// Add, show and retry jobs
     #[command(subcommand)]
     Job(job::JobCommand),
-    /// Look at queues
+    /// Look at queues, and act on whole ones
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Jobs that come by themselves: list, make, change, pause, run now
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Look at the mails that `patchbay dev` has caught
     #[command(subcommand)]
     Mail(dev::MailCommand),
@@ -138,6 +142,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Plugin(command) => plugin::run(command, &cli.client, output).await?,
         Command::Job(command) => job::run(command, &cli.client, output).await?,
         Command::Queue(command) => queue::run(command, &cli.client, output).await?,
+        Command::Schedule(command) => schedule::run(command, &cli.client, output).await?,
         Command::Mail(command) => dev::run_mail(command, output.json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "patchbay", &mut std::io::stdout());

@@ -25,6 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::health::Health;
 use crate::plugins::Plugins;
+use crate::schedule::Schedules;
 
 pub use auth::Operator;
 
@@ -40,6 +41,8 @@ pub struct AppState {
     pub queues: Queues,
     /// Staging, activation, rollback.
     pub plugins: Arc<Plugins>,
+    /// Jobs that come by themselves.
+    pub schedules: Arc<Schedules>,
     /// Probes.
     pub health: Arc<Health>,
     /// Who may use /api/admin; nobody when absent.

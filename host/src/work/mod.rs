@@ -16,7 +16,7 @@ use patchbay_model::attempt::AttemptRecord;
 use patchbay_model::outcome::{Failure, Outcome, Retry};
 use patchbay_model::retry::{RetryPolicy, Verdict, decide};
 use patchbay_model::{PluginName, RevisionDigest};
-use patchbay_queue::{Delivery, Disposition, Handler, Settlement};
+use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
 use tokio::sync::{RwLock, Semaphore};
 use tracing::Instrument;
 
@@ -71,12 +71,7 @@ impl Work {
             Some(refusal) => Execution {
                 ran_by: None,
                 policy: self.executor.policy(&delivery),
-                outcome: Outcome::Failed(Failure {
-                    code: refusal.code().into(),
-                    message: refusal.message().into(),
-                    retry: Retry::Never,
-                    details: None,
-                }),
+                outcome: refused(refusal),
                 stack: None,
             },
             None => self.executor.execute(&delivery).await,
@@ -155,6 +150,19 @@ pub(crate) fn correlation_id(delivery: &Delivery) -> String {
     match &delivery.trace.correlation_id {
         Some(id) => id.clone(),
         None => format!("job:{}:{}", delivery.key.queue, delivery.key.id),
+    }
+}
+
+/// Leaving out a missed tick is what its schedule asks for; everything else is a failure.
+fn refused(refusal: &Refusal) -> Outcome {
+    match refusal {
+        Refusal::Missed(why) => Outcome::Completed(serde_json::json!({ "skipped": why }).to_string()),
+        Refusal::Unreadable(_) | Refusal::Condemned(_) => Outcome::Failed(Failure {
+            code: refusal.code().into(),
+            message: refusal.message().into(),
+            retry: Retry::Never,
+            details: None,
+        }),
     }
 }
 

@@ -89,6 +89,12 @@ text_id! {
 }
 
 text_id! {
+    /// A schedule, such as `exotel-reconcile`. Part of job ids and Redis keys, whose parts `:` separates.
+    ScheduleId, "schedule id", "1 to 100 printable characters without ':' and spaces",
+    |text| (1..=100).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic() && c != ':')
+}
+
+text_id! {
     /// A plugin, such as `email`. Becomes part of Redis keys, role names and paths, hence the narrow alphabet.
     PluginName, "plugin name", "a lower-case letter, then 1 to 38 of a-z, 0-9 and '-'",
     |text| (2..=39).contains(&text.len())

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::egress::UrlPattern;
-use crate::id::{PluginName, QueueName};
+use crate::id::{PluginName, QueueName, ScheduleId};
 use crate::retry::{Backoff, BackoffKind};
+use crate::schedule::{Missed, Rhythm};
 
 /// The only packed format so far.
 pub const FORMAT: u32 = 1;
@@ -63,9 +64,9 @@ pub struct Manifest {
     /// Audit trails. Read, but not served yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Value>,
-    /// Schedules. Read, but not served yet.
+    /// Jobs that come by themselves, in queues of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub schedules: Vec<Value>,
+    pub schedules: Vec<ScheduleSpec>,
     /// HTTP routes. Read, but not served yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Value>,
@@ -238,6 +239,49 @@ pub struct JobSpec {
     pub schema: Option<Value>,
 }
 
+/// A job that comes by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleSpec {
+    /// Stable over revisions: the same id replaces, never stacks.
+    pub id: ScheduleId,
+    /// One of the plugin's own queues.
+    pub queue: QueueName,
+    /// Name of its jobs.
+    pub name: String,
+    /// Their data; default `{}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Value>,
+    /// Milliseconds between ticks; this or `cron`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_ms: Option<u64>,
+    /// Five fields, or six with seconds first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cron: Option<String>,
+    /// IANA time zone of `cron`; default UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tz: Option<String>,
+    /// What becomes of a tick that nobody could run in its time.
+    #[serde(default)]
+    pub missed: Missed,
+    /// One line.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}
+
+impl ScheduleSpec {
+    /// When it ticks; refused are none, both, and one that never comes.
+    pub fn rhythm(&self) -> Result<Rhythm, String> {
+        let rhythm = match (self.every_ms, &self.cron) {
+            (Some(ms), None) if self.tz.is_none() => Rhythm::Every(Duration::from_millis(ms)),
+            (None, Some(pattern)) => Rhythm::Cron { pattern: pattern.clone(), zone: self.tz.clone() },
+            _ => return Err("it needs either every_ms, or cron with an optional tz".into()),
+        };
+        rhythm.preview(&self.id, 0, 1).map_err(|error| error.to_string())?;
+        Ok(rhythm)
+    }
+}
+
 /// Backoff as the manifest writes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -374,7 +418,6 @@ impl Manifest {
         let sections = [
             (self.sql.is_some(), "sql"),
             (self.audit.is_some(), "audit"),
-            (!self.schedules.is_empty(), "schedules"),
             (!self.routes.is_empty(), "routes"),
             (!self.webhooks.is_empty(), "webhooks"),
         ];
@@ -412,7 +455,26 @@ impl Manifest {
         self.check_limits()?;
         self.check_schemas()?;
         self.check_secrets_and_egress()?;
-        self.check_queues()
+        self.check_queues()?;
+        self.check_schedules()
+    }
+
+    fn check_schedules(&self) -> Result<(), ManifestError> {
+        let mut ids = BTreeSet::new();
+        for (i, schedule) in self.schedules.iter().enumerate() {
+            let key = |field: &str| format!("schedules[{i}].{field}");
+            if !ids.insert(&schedule.id) {
+                return Err(invalid(key("id"), format!("{} is named twice", schedule.id)));
+            }
+            if self.queue(&schedule.queue).is_none() {
+                return Err(invalid(key("queue"), format!("{} is not one of the plugin's own queues", schedule.queue)));
+            }
+            if schedule.name.is_empty() {
+                return Err(invalid(key("name"), "must not be empty"));
+            }
+            schedule.rhythm().map_err(|reason| invalid(format!("schedules[{i}]"), reason))?;
+        }
+        Ok(())
     }
 
     fn check_limits(&self) -> Result<(), ManifestError> {

@@ -4,11 +4,14 @@
 //! with seconds first; weekdays 0 to 7. Where daylight saving skips a tick's time, it comes at the first valid instant; where a time comes
 //! twice, once.
 
+use std::time::Duration;
+
 use chrono::{TimeZone, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds};
+use serde::{Deserialize, Serialize};
 
 /// Why there is no schedule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,9 +27,85 @@ pub enum InvalidSchedule {
     /// No IANA time zone.
     #[error("there is no time zone {0:?}; name one like Asia/Kolkata")]
     Zone(String),
+    /// Neither or both.
+    #[error("it needs either an interval, or a cron expression with an optional time zone")]
+    Ambiguous,
+    /// Such as 31 February.
+    #[error("it never comes")]
+    Never,
+    /// Below [`LEAST_EVERY`].
+    #[error("an interval has at least 1000 ms")]
+    TooOften,
     /// A time outside the calendar.
     #[error("{0} is no point in time")]
     Time(u64),
+}
+
+pub use crate::id::ScheduleId;
+
+/// Shortest interval between ticks: below it, a queue of ordinary jobs is meant.
+pub const LEAST_EVERY: Duration = Duration::from_secs(1);
+
+/// What becomes of a tick that nobody could run within a minute of its time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Missed {
+    /// It is left out.
+    #[default]
+    Skip,
+    /// It runs once, late.
+    Once,
+}
+
+/// When a schedule ticks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rhythm {
+    /// At intervals.
+    Every(Duration),
+    /// As a clock on the wall says.
+    Cron {
+        /// Five fields, or six with seconds first.
+        pattern: String,
+        /// IANA name; none means UTC.
+        zone: Option<String>,
+    },
+}
+
+impl Rhythm {
+    /// Ticks of different schedules do not come together: each has a place of its own within the interval, given by its id.
+    pub fn offset(&self, id: &ScheduleId) -> Duration {
+        use sha2::{Digest, Sha256};
+        let Self::Every(every) = self else { return Duration::ZERO };
+        let digest = Sha256::digest(id.as_str());
+        let number = digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        // 0 would mean that none was chosen.
+        Duration::from_millis(1.max(number % (every.as_millis() as u64).max(1)))
+    }
+
+    /// The first tick after a time, both in Unix milliseconds; none when there will be no other.
+    pub fn next_after(&self, id: &ScheduleId, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
+        match self {
+            Self::Every(every) if *every < LEAST_EVERY => Err(InvalidSchedule::TooOften),
+            Self::Every(every) => {
+                let (every, offset) = (every.as_millis() as u64, self.offset(id).as_millis() as u64);
+                let slot = after_ms / every * every + offset;
+                Ok(Some(if slot > after_ms { slot } else { slot + every }))
+            }
+            Self::Cron { pattern, zone } => next_tick(pattern, zone.as_deref(), after_ms),
+        }
+    }
+
+    /// The next ticks after a time, in Unix milliseconds, at most so many. One that never comes is refused.
+    pub fn preview(&self, id: &ScheduleId, after_ms: u64, most: usize) -> Result<Vec<u64>, InvalidSchedule> {
+        let mut ticks = Vec::with_capacity(most);
+        let mut at = after_ms;
+        while ticks.len() < most {
+            let Some(next) = self.next_after(id, at)? else { break };
+            ticks.push(next);
+            at = next;
+        }
+        if ticks.is_empty() { Err(InvalidSchedule::Never) } else { Ok(ticks) }
+    }
 }
 
 /// The first tick after a time, both in Unix milliseconds; none when there will be no other (31 February). No zone means UTC.
@@ -98,6 +177,19 @@ mod tests {
             ticks("30 2 * * *", "Europe/Berlin", "2026-10-24T12:00:00Z", 2),
             ["2026-10-25T02:30:00+02:00", "2026-10-26T02:30:00+01:00"]
         );
+    }
+
+    #[test]
+    fn intervals_are_spread_by_id_and_keep_their_place() {
+        let every = Rhythm::Every(Duration::from_secs(900));
+        let (a, b): (ScheduleId, ScheduleId) = ("kpi".parse().expect("an id"), "cleanup".parse().expect("an id"));
+        let ticks = every.preview(&a, 1_000_000_000, 3).expect("it comes");
+        assert_eq!((ticks[1] - ticks[0], ticks[2] - ticks[1]), (900_000, 900_000));
+        assert_eq!(Ok(Some(ticks[2])), every.next_after(&a, ticks[1]));
+        assert_ne!(ticks, every.preview(&b, 1_000_000_000, 3).expect("it comes"));
+        assert_eq!(Rhythm::Every(Duration::from_millis(999)).next_after(&a, 0), Err(InvalidSchedule::TooOften));
+        let never = Rhythm::Cron { pattern: "0 0 30 2 *".into(), zone: None };
+        assert_eq!(never.preview(&a, 0, 5), Err(InvalidSchedule::Never));
     }
 
     #[test]

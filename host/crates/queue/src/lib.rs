@@ -16,6 +16,7 @@ mod operate;
 mod opts;
 mod overview;
 mod queues;
+mod schedulers;
 mod scripts;
 mod view;
 mod worker;
@@ -25,6 +26,7 @@ pub use error::QueueError;
 pub use kv::Kv;
 pub use overview::QueueOverview;
 pub use queues::{Queues, RedisConfig, ServerFacts};
+pub use schedulers::{SchedulerSpec, SchedulerView};
 pub use view::{JobView, QueueCounts};
 pub use worker::{
     Delivery, Disposition, End, Handler, JobHandle, Keep, Refusal, Settlement, WorkerConfig, WorkerHandle,

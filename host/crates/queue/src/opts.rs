@@ -18,6 +18,8 @@ pub(crate) struct JobOpts {
     pub(crate) trace: Trace,
     remove_on_complete: Option<Value>,
     remove_on_fail: Option<Value>,
+    /// Ours: of a schedule that leaves out missed ticks.
+    pub(crate) skip_missed: bool,
 }
 
 #[derive(Deserialize)]
@@ -29,6 +31,8 @@ struct Raw {
     tm: Option<Value>,
     remove_on_complete: Option<Value>,
     remove_on_fail: Option<Value>,
+    #[serde(default)]
+    skip_missed: bool,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +61,7 @@ impl JobOpts {
             trace: raw.tm.map(trace).unwrap_or_default(),
             remove_on_complete: raw.remove_on_complete,
             remove_on_fail: raw.remove_on_fail,
+            skip_missed: raw.skip_missed,
         })
     }
 

@@ -13,6 +13,7 @@ macro_rules! script {
     };
 }
 
+script!(ADD_JOB_SCHEDULER, "addJobScheduler-11");
 script!(ADD_DELAYED, "addDelayedJob-6");
 script!(ADD_PRIORITIZED, "addPrioritizedJob-9");
 script!(ADD_STANDARD, "addStandardJob-9");
@@ -37,6 +38,7 @@ script!(OBLITERATE, "obliterate-2");
 script!(PAUSE, "pause-7");
 script!(PROMOTE, "promote-9");
 script!(REMOVE_JOB, "removeJob-2");
+script!(REMOVE_JOB_SCHEDULER, "removeJobScheduler-3");
 script!(REPROCESS, "reprocessJob-9");
 script!(UPDATE_DATA, "updateData-1");
 script!(UPDATE_JOB_SCHEDULER, "updateJobScheduler-12");

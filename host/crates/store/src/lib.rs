@@ -6,11 +6,13 @@
 mod attempts;
 mod error;
 mod revisions;
+mod schedules;
 mod statistics;
 mod store;
 
 pub use attempts::AttemptRow;
 pub use error::StoreError;
 pub use revisions::{Activation, ActiveRow, NewRevision, RevisionRow};
+pub use schedules::{ScheduleFields, ScheduleRow};
 pub use statistics::{ActionRow, JobStatistics};
 pub use store::{Changes, DatabaseFacts, MigrationReport, Store, StoreConfig};

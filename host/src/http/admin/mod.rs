@@ -6,6 +6,7 @@ mod maintain;
 mod operate;
 mod plugins;
 mod queues;
+mod schedules;
 
 use axum::middleware;
 use serde::Serialize;
@@ -21,6 +22,7 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(plugins::router())
         .merge(queues::router())
         .merge(maintain::router())
+        .merge(schedules::router())
         .merge(jobs::router())
         .merge(operate::router())
         .merge(add::router())

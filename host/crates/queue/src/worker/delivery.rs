@@ -1,6 +1,8 @@
 //! A taken job as its handler sees it, read from the raw fields of its hash: data that is not JSON and options that are odd must reach an
 //! operator as they are, and not as defaults.
 
+use std::time::Duration;
+
 use patchbay_model::job::{JobKey, Trace};
 use patchbay_model::retry::Backoff;
 use serde_json::value::RawValue;
@@ -8,7 +10,9 @@ use serde_json::value::RawValue;
 use super::fetch::Taken;
 use super::{End, Inner, JobHandle};
 use crate::add::MAX_DATA_BYTES;
+use crate::now_ms;
 use crate::opts::JobOpts;
+use crate::schedulers::MISSED_AFTER;
 
 /// A job that was taken.
 #[derive(Debug)]
@@ -46,6 +50,8 @@ pub struct Delivery {
 pub enum Refusal {
     /// Its data or options cannot be read.
     Unreadable(String),
+    /// It is a tick of a schedule that nobody could run in its time, and the schedule leaves those out.
+    Missed(String),
     /// It stalled too often, or a flow decided so: BullMQ's own text.
     Condemned(String),
 }
@@ -58,6 +64,7 @@ impl Refusal {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unreadable(_) => "invalid-input",
+            Self::Missed(_) => "missed",
             Self::Condemned(reason) if reason == STALLED_TOO_OFTEN => "crashed-host",
             Self::Condemned(_) => "failed-by-flow",
         }
@@ -66,7 +73,7 @@ impl Refusal {
     /// For an operator.
     pub fn message(&self) -> &str {
         match self {
-            Self::Unreadable(reason) | Self::Condemned(reason) => reason,
+            Self::Unreadable(reason) | Self::Missed(reason) | Self::Condemned(reason) => reason,
         }
     }
 }
@@ -87,7 +94,9 @@ impl Inner {
             Ok(opts) => ((opts.attempts, opts.backoff), opts.trace.clone()),
             Err(_) => ((None, None), Trace::default()),
         };
-        let refusal = refusal(data, opts, field("defa"));
+        // Only before its first start: a tick that ran and is retried was not missed.
+        let tick = taken.id.rsplit_once(':').and_then(|(_, tick)| tick.parse().ok()).filter(|_| count("ats") <= 1);
+        let refusal = refusal(data, opts, field("defa"), tick);
         let id: patchbay_model::JobId = taken.id.parse()?;
         Ok(Delivery {
             key: JobKey {
@@ -117,12 +126,21 @@ impl Inner {
     }
 }
 
-fn refusal(data: &str, opts: &Result<JobOpts, String>, condemned: Option<&str>) -> Option<Refusal> {
+fn refusal(data: &str, opts: &Result<JobOpts, String>, condemned: Option<&str>, tick: Option<u64>) -> Option<Refusal> {
     if let Some(reason) = condemned {
         return Some(Refusal::Condemned(reason.to_owned()));
     }
-    if let Err(reason) = opts {
-        return Some(Refusal::Unreadable(reason.clone()));
+    let opts = match opts {
+        Ok(opts) => opts,
+        Err(reason) => return Some(Refusal::Unreadable(reason.clone())),
+    };
+    if let Some(tick) = tick.filter(|_| opts.skip_missed) {
+        let late = Duration::from_millis(now_ms().saturating_sub(tick));
+        if late > MISSED_AFTER {
+            let text =
+                format!("left out: it was due {} s ago, and its schedule leaves out missed ticks", late.as_secs());
+            return Some(Refusal::Missed(text));
+        }
     }
     if data.len() > MAX_DATA_BYTES {
         return Some(Refusal::Unreadable(format!("the job's data is larger than {MAX_DATA_BYTES} bytes")));

@@ -176,7 +176,7 @@ fn refused(detail: String) -> redis::RedisError {
     (redis::ErrorKind::UnexpectedReturnType, "BullMQ refused to give a job", detail).into()
 }
 
-pub(super) fn unwritable(error: rmp_serde::encode::Error) -> redis::RedisError {
+pub(crate) fn unwritable(error: rmp_serde::encode::Error) -> redis::RedisError {
     (redis::ErrorKind::Client, "arguments cannot be written", error.to_string()).into()
 }
 

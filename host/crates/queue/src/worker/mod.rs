@@ -28,6 +28,7 @@ use uuid::Uuid;
 use crate::Queues;
 
 pub use delivery::{Delivery, Refusal};
+pub(crate) use fetch::unwritable;
 pub use job_handle::JobHandle;
 pub use locks::End;
 

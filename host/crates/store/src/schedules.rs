@@ -1,0 +1,186 @@
+//! Schedules as they are wanted: from manifests, and from operators.
+
+use chrono::{DateTime, Utc};
+use patchbay_model::PluginName;
+use patchbay_model::schedule::ScheduleId;
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use crate::{Store, StoreError};
+
+/// A wanted schedule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct ScheduleRow {
+    /// Its id.
+    pub id: String,
+    /// Where its jobs go.
+    pub queue: String,
+    /// What they are called.
+    pub name: String,
+    /// One JSON document.
+    pub data: String,
+    /// Milliseconds between ticks; this or `cron`.
+    pub every_ms: Option<i64>,
+    /// Cron expression.
+    pub cron: Option<String>,
+    /// Its zone; none means UTC.
+    pub tz: Option<String>,
+    /// `skip` or `once`.
+    pub missed: String,
+    /// One line.
+    pub description: String,
+    /// Whose manifest names it.
+    pub plugin: Option<String>,
+    /// An operator has changed it.
+    pub overridden: bool,
+    /// Who paused it.
+    pub paused_by: Option<String>,
+    /// When.
+    pub paused_at: Option<DateTime<Utc>>,
+    /// Last change.
+    pub updated_at: DateTime<Utc>,
+    /// By whom.
+    pub updated_by: String,
+}
+
+/// What a schedule does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct ScheduleFields {
+    pub id: ScheduleId,
+    pub queue: String,
+    pub name: String,
+    pub data: String,
+    pub every_ms: Option<i64>,
+    pub cron: Option<String>,
+    pub tz: Option<String>,
+    pub missed: String,
+    pub description: String,
+}
+
+const COLUMNS: &str = "id, queue, name, data, every_ms, cron, tz, missed, description, plugin, overridden, paused_by, paused_at, \
+                       updated_at, updated_by";
+
+impl Store {
+    /// All, by id.
+    pub async fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
+        let text = format!("select {COLUMNS} from schedules order by id");
+        Ok(sqlx::query_as(sqlx::AssertSqlSafe(text)).fetch_all(&self.pool).await?)
+    }
+
+    /// One.
+    pub async fn schedule(&self, id: &ScheduleId) -> Result<ScheduleRow, StoreError> {
+        let text = format!("select {COLUMNS} from schedules where id = $1");
+        let row = sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(id.as_str()).fetch_optional(&self.pool).await?;
+        row.ok_or_else(|| StoreError::NotFound(format!("there is no schedule {id}")))
+    }
+
+    /// An operator's new one. An id that is taken is a conflict.
+    pub async fn create_schedule(&self, fields: &ScheduleFields, actor: &str) -> Result<(), StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        if insert(&mut connection, fields, None, actor).await? {
+            return Ok(());
+        }
+        Err(StoreError::Conflict(format!("there is a schedule {} already: edit it instead", fields.id)))
+    }
+
+    /// An operator's change.
+    pub async fn change_schedule(&self, fields: &ScheduleFields, actor: &str) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "update schedules set queue = $2, name = $3, data = $4, every_ms = $5, cron = $6, tz = $7, missed = $8, description = $9, \
+             overridden = plugin is not null, updated_at = now(), updated_by = $10 where id = $1",
+        );
+        let changed = bind(query, fields).bind(actor).execute(&self.pool).await?.rows_affected();
+        found(changed, &fields.id)
+    }
+
+    /// Stops its ticks, or lets them come again.
+    pub async fn pause_schedule(&self, id: &ScheduleId, paused: bool, actor: &str) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "update schedules set paused_by = case when $2 then $3 end, paused_at = case when $2 then now() end, updated_at = now(), \
+             updated_by = $3 where id = $1",
+        );
+        found(query.bind(id.as_str()).bind(paused).bind(actor).execute(&self.pool).await?.rows_affected(), id)
+    }
+
+    /// Forgets an operator's own. A plugin's would come back with the next look at its manifest.
+    pub async fn delete_schedule(&self, id: &ScheduleId) -> Result<(), StoreError> {
+        let row = self.schedule(id).await?;
+        if let Some(plugin) = row.plugin {
+            let text = format!("{id} belongs to plugin {plugin}: pause it, or take it out of the plugin's manifest");
+            return Err(StoreError::Conflict(text));
+        }
+        sqlx::query("delete from schedules where id = $1 and plugin is null")
+            .bind(id.as_str())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Makes a plugin's schedules those of its manifest, except for what operators changed. An id that is taken by somebody else is left
+    /// alone; staging has refused it.
+    pub async fn sync_schedules(&self, plugin: &PluginName, wanted: &[ScheduleFields]) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let ids: Vec<&str> = wanted.iter().map(|fields| fields.id.as_str()).collect();
+        sqlx::query("delete from schedules where plugin = $1 and not (id = any($2))")
+            .bind(plugin.as_str())
+            .bind(&ids)
+            .execute(&mut *transaction)
+            .await?;
+        for fields in wanted {
+            if insert(&mut transaction, fields, Some(plugin), plugin.as_str()).await? {
+                continue;
+            }
+            let query = sqlx::query(
+                "update schedules set queue = $2, name = $3, data = $4, every_ms = $5, cron = $6, tz = $7, missed = $8, description = $9, \
+                 updated_at = now(), updated_by = $10 where id = $1 and plugin = $10 and not overridden and \
+                 (queue, name, data, every_ms, cron, tz, missed, description) is distinct from ($2, $3, $4, $5, $6, $7, $8, $9)",
+            );
+            bind(query, fields).bind(plugin.as_str()).execute(&mut *transaction).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// Plugins that have schedules.
+    pub async fn plugins_with_schedules(&self) -> Result<Vec<PluginName>, StoreError> {
+        let names: Vec<String> = sqlx::query_scalar("select distinct plugin from schedules where plugin is not null")
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
+    }
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+fn bind<'q>(query: Query<'q>, fields: &'q ScheduleFields) -> Query<'q> {
+    query
+        .bind(fields.id.as_str())
+        .bind(&fields.queue)
+        .bind(&fields.name)
+        .bind(&fields.data)
+        .bind(fields.every_ms)
+        .bind(&fields.cron)
+        .bind(&fields.tz)
+        .bind(&fields.missed)
+        .bind(&fields.description)
+}
+
+/// Whether it was new.
+async fn insert(
+    connection: &mut PgConnection,
+    fields: &ScheduleFields,
+    plugin: Option<&PluginName>,
+    actor: &str,
+) -> Result<bool, StoreError> {
+    let query = sqlx::query(
+        "insert into schedules (id, queue, name, data, every_ms, cron, tz, missed, description, plugin, created_by, updated_by) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11) on conflict (id) do nothing",
+    );
+    let query = bind(query, fields).bind(plugin.map(PluginName::as_str)).bind(actor);
+    Ok(query.execute(connection).await?.rows_affected() == 1)
+}
+
+fn found(rows: u64, id: &ScheduleId) -> Result<(), StoreError> {
+    if rows == 0 { Err(StoreError::NotFound(format!("there is no schedule {id}"))) } else { Ok(()) }
+}

@@ -1,0 +1,204 @@
+//! `patchbay schedule …`
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::client::{Client, ClientArgs, segment};
+use super::output::Output;
+use super::plugin::{items, text};
+
+#[derive(Subcommand)]
+pub(super) enum ScheduleCommand {
+    /// List schedules with their next tick
+    List,
+    /// Show a schedule with its next five ticks
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Make a schedule
+    Add {
+        /// Its id; stable, so that the same schedule is never made twice
+        id: String,
+        /// Where its jobs go
+        queue: String,
+        /// What they are called
+        name: String,
+        #[command(flatten)]
+        when: When,
+        #[command(flatten)]
+        rest: Rest,
+    },
+    /// Change a schedule; what is not named stays. A plugin's stays changed when the plugin is updated
+    Edit {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        when: When,
+        #[command(flatten)]
+        rest: Rest,
+    },
+    /// Stop its ticks; one that runs goes on
+    Pause {
+        /// Its id
+        id: String,
+    },
+    /// Let it tick again
+    Resume {
+        /// Its id
+        id: String,
+    },
+    /// Run its job now, besides its ticks
+    Run {
+        /// Its id
+        id: String,
+    },
+    /// Remove an operator's schedule; a plugin's is paused instead
+    Remove {
+        /// Its id
+        id: String,
+    },
+    /// Show the next five ticks of what might be scheduled; changes nothing
+    Preview {
+        #[command(flatten)]
+        when: When,
+    },
+}
+
+/// When it ticks.
+#[derive(Args)]
+pub(super) struct When {
+    /// Milliseconds between ticks
+    #[arg(long, conflicts_with = "cron")]
+    every_ms: Option<u64>,
+    /// Cron expression: five fields, or six with seconds first
+    #[arg(long)]
+    cron: Option<String>,
+    /// IANA time zone of the cron expression, for example Asia/Kolkata [default: UTC]
+    #[arg(long, requires = "cron")]
+    tz: Option<String>,
+}
+
+/// What else there is to say.
+#[derive(Args)]
+pub(super) struct Rest {
+    /// The jobs' data, JSON
+    #[arg(long)]
+    data: Option<String>,
+    /// What becomes of a tick that nobody could run within a minute: skip or once
+    #[arg(long, value_parser = ["skip", "once"])]
+    missed: Option<String>,
+    /// One line for lists
+    #[arg(long)]
+    description: Option<String>,
+}
+
+fn body(when: When, rest: Option<Rest>) -> anyhow::Result<Value> {
+    let mut body = json!({ "everyMs": when.every_ms, "cron": when.cron, "tz": when.tz });
+    if let Some(rest) = rest {
+        let data =
+            rest.data.map(|data| serde_json::from_str::<Value>(&data)).transpose().context("the data is not JSON")?;
+        body["data"] = data.unwrap_or(Value::Null);
+        body["missed"] = rest.missed.into();
+        body["description"] = rest.description.into();
+    }
+    // What is absent stays.
+    if let Value::Object(fields) = &mut body {
+        fields.retain(|_, value| !value.is_null());
+    }
+    Ok(body)
+}
+
+pub(super) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+    let client = Client::from_args(args)?;
+    let path = |id: &str, action: &str| format!("schedules/{}{action}", segment(id));
+    match command {
+        ScheduleCommand::List => {
+            let schedules = client.call(Method::GET, "schedules", None).await?;
+            let rows = items(&schedules).map(|schedule| {
+                let cells = ["id", "queue", "name"].map(|name| text(schedule, name));
+                cells.into_iter().chain([rhythm(schedule), state(schedule), owner(schedule)]).collect()
+            });
+            output.table(&["ID", "QUEUE", "JOB", "WHEN", "NEXT", "OF"], rows.collect(), &schedules);
+        }
+        ScheduleCommand::Show { id } => {
+            let schedule = client.call(Method::GET, &path(&id, ""), None).await?;
+            output.value(&describe(&schedule), &schedule);
+        }
+        ScheduleCommand::Add { id, queue, name, when, rest } => {
+            let mut body = body(when, Some(rest))?;
+            (body["id"], body["queue"], body["name"]) = (id.into(), queue.into(), name.into());
+            let schedule = client.call(Method::POST, "schedules", Some(body)).await?;
+            output.value(&describe(&schedule), &schedule);
+        }
+        ScheduleCommand::Edit { id, when, rest } => {
+            let schedule = client.call(Method::PATCH, &path(&id, ""), Some(body(when, Some(rest))?)).await?;
+            output.value(&describe(&schedule), &schedule);
+        }
+        ScheduleCommand::Pause { id } => {
+            let schedule = client.call(Method::POST, &path(&id, "/pause"), None).await?;
+            output.value(&format!("{id} ticks no more; again with: patchbay schedule resume {id}"), &schedule);
+        }
+        ScheduleCommand::Resume { id } => {
+            let schedule = client.call(Method::POST, &path(&id, "/resume"), None).await?;
+            output.value(&describe(&schedule), &schedule);
+        }
+        ScheduleCommand::Run { id } => {
+            let job = client.call(Method::POST, &path(&id, "/run"), None).await?;
+            let (queue, job_id) = (text(&job, "queue"), text(&job, "id"));
+            output
+                .value(&format!("added: {queue} {job_id}\nlook at it with: patchbay job show {queue} {job_id}"), &job);
+        }
+        ScheduleCommand::Remove { id } => {
+            client.call(Method::DELETE, &path(&id, ""), None).await?;
+            output.value(&format!("{id} is removed"), &json!({ "id": id }));
+        }
+        ScheduleCommand::Preview { when } => {
+            let ticks = client.call(Method::POST, "schedules/preview", Some(body(when, None)?)).await?;
+            let lines: Vec<&str> = items(&ticks).filter_map(Value::as_str).collect();
+            output.value(&lines.join("\n"), &ticks);
+        }
+    }
+    Ok(())
+}
+
+fn rhythm(schedule: &Value) -> String {
+    match (schedule["everyMs"].as_u64(), schedule["cron"].as_str()) {
+        (Some(ms), _) if ms % 60_000 == 0 => format!("every {} min", ms / 60_000),
+        (Some(ms), _) => format!("every {ms} ms"),
+        (None, cron) => format!("{} {}", cron.unwrap_or_default(), schedule["tz"].as_str().unwrap_or("UTC")),
+    }
+}
+
+fn state(schedule: &Value) -> String {
+    if let Some(who) = schedule["pausedBy"].as_str() {
+        return format!("paused by {who}");
+    }
+    match (schedule["overdueMs"].as_u64(), schedule["nextAt"].as_str()) {
+        (Some(ms), _) => format!("OVERDUE since {} s", ms / 1_000),
+        (None, Some(next)) => next.to_owned(),
+        (None, None) => "not in place yet".into(),
+    }
+}
+
+fn owner(schedule: &Value) -> String {
+    match (schedule["plugin"].as_str(), schedule["overridden"] == true) {
+        (Some(plugin), true) => format!("{plugin} (changed by an operator)"),
+        (Some(plugin), false) => plugin.to_owned(),
+        (None, _) => "operators".into(),
+    }
+}
+
+fn describe(schedule: &Value) -> String {
+    let name = |name| text(schedule, name);
+    let mut lines = vec![
+        format!("{}  {} {}  {}", name("id"), name("queue"), name("name"), rhythm(schedule)),
+        format!("  next: {}", state(schedule)),
+    ];
+    lines.extend(items(&schedule["next"]).filter_map(Value::as_str).map(|tick| format!("  then: {tick}")).skip(1));
+    lines.push(format!("  missed ticks: {}, of: {}", name("missed"), owner(schedule)));
+    lines.push(format!("  data: {}", name("data")));
+    lines.join("\n")
+}

@@ -1,0 +1,63 @@
+//! Schedules: what is wanted stands in Postgres, what ticks next in Redis.
+//!
+//! Owns the translation between the two and the reconciler that makes Redis match. Never runs a job: a tick is an ordinary job of its queue.
+//! When Postgres is away the known schedules go on ticking, since each tick makes the next one.
+
+mod reconcile;
+
+use std::time::Duration;
+
+use patchbay_model::QueueName;
+use patchbay_model::manifest::{Manifest, ScheduleSpec};
+use patchbay_model::schedule::{InvalidSchedule, Missed, Rhythm};
+use patchbay_queue::SchedulerSpec;
+use patchbay_store::{ScheduleFields, ScheduleRow};
+
+pub use reconcile::Schedules;
+
+/// What a stored schedule means. Checked when it was stored; fails for rows that somebody else wrote.
+pub(crate) fn spec(row: &ScheduleRow) -> Result<(QueueName, SchedulerSpec), String> {
+    let rhythm = rhythm(row.every_ms.and_then(|ms| u64::try_from(ms).ok()), row.cron.as_deref(), row.tz.as_deref())
+        .map_err(|error| error.to_string())?;
+    let spec = SchedulerSpec {
+        id: row.id.parse().map_err(|error: patchbay_model::InvalidId| error.to_string())?,
+        name: row.name.clone(),
+        data: row.data.clone(),
+        rhythm,
+        skip_missed: row.missed == word(Missed::Skip),
+    };
+    let queue = row.queue.parse().map_err(|error: patchbay_model::InvalidId| error.to_string())?;
+    Ok((queue, spec))
+}
+
+/// Either an interval, or a cron expression with an optional zone.
+pub(crate) fn rhythm(every_ms: Option<u64>, cron: Option<&str>, tz: Option<&str>) -> Result<Rhythm, InvalidSchedule> {
+    match (every_ms, cron) {
+        (Some(ms), None) if tz.is_none() => Ok(Rhythm::Every(Duration::from_millis(ms))),
+        (None, Some(pattern)) => Ok(Rhythm::Cron { pattern: pattern.to_owned(), zone: tz.map(str::to_owned) }),
+        _ => Err(InvalidSchedule::Ambiguous),
+    }
+}
+
+pub(crate) fn word(missed: Missed) -> &'static str {
+    match missed {
+        Missed::Skip => "skip",
+        Missed::Once => "once",
+    }
+}
+
+/// A manifest's schedules as they are stored.
+fn wanted(manifest: &Manifest) -> Vec<ScheduleFields> {
+    let fields = |spec: &ScheduleSpec| ScheduleFields {
+        id: spec.id.clone(),
+        queue: spec.queue.to_string(),
+        name: spec.name.clone(),
+        data: spec.data.as_ref().map_or_else(|| "{}".to_owned(), ToString::to_string),
+        every_ms: spec.every_ms.and_then(|ms| i64::try_from(ms).ok()),
+        cron: spec.cron.clone(),
+        tz: spec.tz.clone(),
+        missed: word(spec.missed).to_owned(),
+        description: spec.description.clone(),
+    };
+    manifest.schedules.iter().map(fields).collect()
+}

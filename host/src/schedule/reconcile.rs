@@ -1,0 +1,143 @@
+//! Makes Redis tick as Postgres wants.
+//!
+//! Takes no input and is idempotent: it compares, and mends what differs, however it came about (a new revision, an operator, a flushed
+//! Redis, a scheduler whose tick has vanished). Several hosts may do it at once: a scheduler's id and tick name its job, so the same tick
+//! cannot be made twice. What stands as wanted is left alone, since putting it again would move its next tick.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use patchbay_model::manifest::Manifest;
+use patchbay_model::{PluginName, QueueName};
+use patchbay_queue::{Queues, SchedulerSpec, SchedulerView};
+use patchbay_store::{Store, StoreError};
+use tokio::sync::{Mutex, Notify};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{spec, wanted};
+
+/// Without being told; bounds how long a dead schedule stays dead.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// The schedules of this installation.
+pub struct Schedules {
+    store: Store,
+    queues: Queues,
+    changed: Notify,
+    /// One reconciliation at a time in this process.
+    reconciling: Mutex<()>,
+}
+
+impl Schedules {
+    /// Does nothing yet; see [`Schedules::run`].
+    pub fn new(store: Store, queues: Queues) -> Arc<Self> {
+        Arc::new(Self { store, queues, changed: Notify::new(), reconciling: Mutex::default() })
+    }
+
+    /// To be called after a change, so that nobody waits for the next round.
+    pub fn changed(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Reconciles until cancelled.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            if let Err(error) = self.reconcile().await {
+                error!(error = format!("{error:#}"), "schedules are not reconciled; those that tick go on");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(EVERY) => {}
+            }
+        }
+    }
+
+    /// Once.
+    pub async fn reconcile(&self) -> anyhow::Result<()> {
+        let _one_at_a_time = self.reconciling.lock().await;
+        self.take_over_manifests().await?;
+        let mut by_queue: HashMap<QueueName, Vec<(SchedulerSpec, bool)>> = HashMap::new();
+        let mut ours = HashSet::new();
+        for row in self.store.schedules().await? {
+            match spec(&row) {
+                Ok((queue, spec)) => {
+                    ours.insert(row.id.clone());
+                    by_queue.entry(queue).or_default().push((spec, row.paused_by.is_some()));
+                }
+                Err(reason) => warn!(schedule = row.id, reason, "a stored schedule cannot be used"),
+            }
+        }
+        // Also where nothing is wanted any more: what was ours must go.
+        for queue in self.queues.list().await? {
+            by_queue.entry(queue).or_default();
+        }
+        let known = self.queues.known_schedules().await?;
+        for (queue, wanted) in by_queue {
+            let there = self.queues.schedulers(&queue).await?;
+            self.mend(&queue, &wanted, &there).await?;
+            for stray in there.iter().filter(|view| known.contains(&view.id) && !is_wanted(&wanted, view)) {
+                // Ours once, and wanted no more here: removed, paused, or moved to another queue.
+                self.queues.remove_scheduler(&queue, &stray.id).await?;
+                info!(%queue, schedule = stray.id, "schedule taken out");
+            }
+        }
+        Ok(self.queues.set_known_schedules(&ours).await?)
+    }
+
+    async fn mend(
+        &self,
+        queue: &QueueName,
+        wanted: &[(SchedulerSpec, bool)],
+        there: &[SchedulerView],
+    ) -> anyhow::Result<()> {
+        for (spec, paused) in wanted {
+            let view = there.iter().find(|view| view.id == spec.id.as_str());
+            match (paused, view) {
+                (true, None) => {}
+                (true, Some(_)) => {
+                    self.queues.remove_scheduler(queue, spec.id.as_str()).await?;
+                    info!(%queue, schedule = %spec.id, "schedule paused");
+                }
+                (false, Some(view)) if spec.stands_as(view) => {}
+                (false, _) => match self.queues.put_scheduler(queue, spec).await {
+                    Ok(()) => info!(%queue, schedule = %spec.id, "schedule put in place"),
+                    // The others must not suffer.
+                    Err(error) => warn!(%queue, schedule = %spec.id, %error, "schedule not put in place"),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Active manifests' schedules become rows; those of plugins that are active no more go.
+    async fn take_over_manifests(&self) -> Result<(), StoreError> {
+        let mut gone: HashSet<PluginName> = self.store.plugins_with_schedules().await?.into_iter().collect();
+        for row in self.store.revisions(None).await? {
+            if row.state != "active" {
+                continue;
+            }
+            match Manifest::from_packed(row.manifest.to_string().as_bytes()) {
+                Ok(manifest) if manifest.schedules.is_empty() && !gone.contains(&row.plugin) => {}
+                Ok(manifest) => {
+                    gone.remove(&row.plugin);
+                    self.store.sync_schedules(&row.plugin, &wanted(&manifest)).await?;
+                }
+                Err(error) => {
+                    gone.remove(&row.plugin);
+                    warn!(plugin = %row.plugin, %error, "its stored manifest cannot be read; its schedules stay");
+                }
+            }
+        }
+        for plugin in gone {
+            self.store.sync_schedules(&plugin, &[]).await?;
+        }
+        Ok(())
+    }
+}
+
+fn is_wanted(wanted: &[(SchedulerSpec, bool)], view: &SchedulerView) -> bool {
+    wanted.iter().any(|(spec, paused)| spec.id.as_str() == view.id && !paused)
+}

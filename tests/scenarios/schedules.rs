@@ -1,0 +1,259 @@
+//! Jobs that come by themselves: they cannot stack, and they cannot die.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::Context;
+use redis::AsyncCommands;
+use serde_json::{Value, json};
+
+use crate::harness::{Host, World, echo_plugin, full_length, hostile_plugin, hostile_plugin_with, until};
+
+const QUEUE: &str = "hostileQueue";
+/// A crashed host's jobs come back after about two of these instead of after half a minute.
+const SHORT_LOCKS: &[(&str, &str)] = &[("PATCHBAY_WORK_LOCK_S", "3"), ("PATCHBAY_WORK_RENEW_S", "1")];
+
+impl Host {
+    async fn schedule(&self, id: &str) -> anyhow::Result<Value> {
+        let (status, answer) = self.get(&format!("/api/admin/schedules/{id}")).await?;
+        anyhow::ensure!(status == 200, "{answer}");
+        Ok(answer["data"].clone())
+    }
+
+    async fn schedules(&self) -> anyhow::Result<Vec<Value>> {
+        let (_, answer) = self.get("/api/admin/schedules").await?;
+        Ok(answer["data"].as_array().context("a list")?.clone())
+    }
+}
+
+async fn world_with_host(env: &[(&str, &str)]) -> anyhow::Result<(World, Host)> {
+    let world = World::new().await?;
+    let host = world.host(env).await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    Ok((world, host))
+}
+
+fn every_second(id: &str) -> Value {
+    json!({ "id": id, "queue": QUEUE, "name": "noop", "everyMs": 1_000 })
+}
+
+/// Completed ticks by job id, each with how often it completed.
+async fn completed(world: &World, id: &str) -> anyhow::Result<HashMap<String, i64>> {
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "select job_id, count(*) from patchbay.attempts where job_id like $1 and verdict = 'complete' group by job_id",
+    )
+    .bind(format!("repeat:{id}:%"))
+    .fetch_all(&mut world.database().await?)
+    .await?;
+    Ok(rows.into_iter().collect())
+}
+
+async fn ticks(world: &World, id: &str, at_least: usize) -> anyhow::Result<()> {
+    until(Duration::from_secs(30), &format!("{at_least} ticks of {id}"), async || {
+        Ok((completed(world, id).await?.len() >= at_least).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_schedule_is_made_changed_paused_run_and_removed() -> anyhow::Result<()> {
+    let (world, host) = world_with_host(&[]).await?;
+    let (status, made) = host.post("/api/admin/schedules", every_second("beat")).await?;
+    assert_eq!(status, 200, "{made}");
+    assert!(made["data"]["nextAt"].is_string(), "{made}");
+    assert_eq!(host.post("/api/admin/schedules", every_second("beat")).await?.0, 409, "an id is taken once");
+    ticks(&world, "beat", 2).await?;
+    assert_eq!(host.schedule("beat").await?["next"].as_array().map(Vec::len), Some(5));
+
+    let patch = host.http.patch(format!("{}/api/admin/schedules/beat", host.url));
+    let nightly = json!({ "cron": "59 23 * * *", "tz": "Asia/Kolkata" });
+    let (status, changed) = host.request(patch.json(&nightly)).await?;
+    assert_eq!(status, 200, "{changed}");
+    assert!(changed["data"]["nextAt"].as_str().is_some_and(|at| at.ends_with("T18:29:00.000Z")), "{changed}");
+    assert_eq!(changed["data"]["everyMs"], Value::Null);
+
+    let (status, paused) = host.post("/api/admin/schedules/beat/pause", json!({})).await?;
+    assert_eq!(
+        (status, &paused["data"]["pausedBy"], &paused["data"]["nextAt"]),
+        (200, &json!("operator"), &Value::Null)
+    );
+    let (_, ran) = host.post("/api/admin/schedules/beat/run", json!({})).await?;
+    host.job_in(QUEUE, ran["data"]["id"].as_str().context("an id")?, "completed").await?;
+    let (_, resumed) = host.post("/api/admin/schedules/beat/resume", json!({})).await?;
+    assert!(resumed["data"]["nextAt"].is_string(), "{resumed}");
+
+    let remove = host.http.delete(format!("{}/api/admin/schedules/beat", host.url));
+    assert_eq!(host.request(remove).await?.0, 200);
+    assert_eq!(host.get("/api/admin/schedules/beat").await?.0, 404);
+    let left: Vec<String> = world.redis().await?.zrange(format!("{}:{QUEUE}:repeat", world.prefix), 0, -1).await?;
+    assert!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_never_comes_or_cannot_be_read_is_refused_and_nothing_is_stored() -> anyhow::Result<()> {
+    let (_world, host) = world_with_host(&[]).await?;
+    let with = |change: Value| {
+        let mut body = json!({ "id": "odd", "queue": QUEUE, "name": "noop" });
+        body.as_object_mut().expect("an object").extend(change.as_object().expect("an object").clone());
+        body
+    };
+    for (change, says) in [
+        (json!({ "cron": "0 0 31 2 *" }), "never comes"),
+        (json!({ "cron": "61 * * * *" }), "cannot read the cron expression"),
+        (json!({ "cron": "0 0 * * *", "tz": "Asia/Calcuta" }), "no time zone"),
+        (json!({ "everyMs": 10 }), "at least 1000 ms"),
+        (json!({ "everyMs": 5_000, "cron": "* * * * *" }), "either an interval, or a cron expression"),
+        (json!({}), "either an interval, or a cron expression"),
+        (json!({ "everyMs": 5_000, "id": "a:b" }), "schedule id"),
+    ] {
+        let (status, answer) = host.post("/api/admin/schedules", with(change)).await?;
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer["message"].as_str().is_some_and(|text| text.contains(says)), "{says}: {answer}");
+    }
+    let (status, answer) =
+        host.post("/api/admin/schedules", with(json!({ "queue": "nobodys", "everyMs": 5_000 }))).await?;
+    assert_eq!(status, 404, "{answer}");
+    assert!(host.schedules().await?.is_empty());
+
+    let never = hostile_plugin_with(|manifest| {
+        manifest + "\n[[schedules]]\nid = \"x\"\nqueue = \"hostileQueue\"\nname = \"noop\"\ncron = \"0 0 30 2 *\"\n"
+    });
+    assert!(
+        never.is_err_and(|error| error.to_string().contains("schedules[0]")),
+        "the manifest is refused, and says where"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_plugins_schedules_come_change_and_go_with_its_revisions() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let scheduled = |every_ms: u64| {
+        hostile_plugin_with(|manifest| {
+            format!(
+                "{manifest}\n[[schedules]]\nid = \"pulse\"\nqueue = \"{QUEUE}\"\nname = \"noop\"\nevery_ms = {every_ms}\n"
+            )
+        })
+    };
+    let every = async |ms: Option<u64>| {
+        until(Duration::from_secs(10), &format!("every {ms:?}"), async || {
+            let schedules = host.schedules().await?;
+            let seen = schedules.first().and_then(|schedule| {
+                schedule["nextAt"].as_str()?;
+                schedule["everyMs"].as_u64()
+            });
+            Ok((seen == ms && schedules.len() == usize::from(ms.is_some())).then_some(()))
+        })
+        .await
+    };
+    host.deploy("hostile", scheduled(1_000)?).await?;
+    every(Some(1_000)).await?;
+    ticks(&world, "pulse", 1).await?;
+    host.deploy("hostile", scheduled(3_600_000)?).await?;
+    every(Some(3_600_000)).await?;
+    host.post("/api/admin/plugins/hostile/rollback", json!({})).await?;
+    every(Some(1_000)).await?;
+
+    // A plugin's schedule is not removed, and an operator's change outlives the next revision.
+    let remove = host.http.delete(format!("{}/api/admin/schedules/pulse", host.url));
+    assert_eq!(host.request(remove).await?.0, 409);
+    let patch = host.http.patch(format!("{}/api/admin/schedules/pulse", host.url));
+    assert_eq!(host.request(patch.json(&json!({ "everyMs": 2_000 }))).await?.0, 200);
+    host.deploy("hostile", scheduled(7_200_000)?).await?;
+    every(Some(2_000)).await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    every(None).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_schedule_whose_tick_has_vanished_ticks_again() -> anyhow::Result<()> {
+    let (world, host) = world_with_host(&[]).await?;
+    let hourly = json!({ "id": "hourly", "queue": QUEUE, "name": "noop", "everyMs": 3_600_000 });
+    host.post("/api/admin/schedules", hourly).await?;
+    let mut redis = world.redis().await?;
+    let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
+    let jobs: Vec<String> = redis.zrange(key("delayed"), 0, -1).await?;
+    let [tick] = jobs.as_slice() else { anyhow::bail!("one tick: {jobs:?}") };
+    redis.zrem::<_, _, ()>(key("delayed"), tick).await?;
+    redis.del::<_, ()>(key(tick)).await?;
+    // Any change wakes the reconciler; without one it comes by itself within 30 s.
+    host.post("/api/admin/schedules", every_second("other")).await?;
+    until(Duration::from_secs(10), "its tick", async || {
+        let exists: bool = redis.exists(key(tick)).await?;
+        let delayed: Vec<String> = redis.zrange(key("delayed"), 0, -1).await?;
+        Ok((exists || delayed.iter().any(|id| id.starts_with("repeat:hourly:"))).then_some(()))
+    })
+    .await?;
+    assert!(host.schedule("hourly").await?["nextAt"].is_string());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tick_that_was_missed_is_left_out_or_run_once_as_its_schedule_says() -> anyhow::Result<()> {
+    let (world, host) = world_with_host(&[]).await?;
+    let mut redis = world.redis().await?;
+    let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
+    for (id, opts) in [("repeat:skips:1000", r#"{"skipMissed":true}"#), ("repeat:once:1000", "{}")] {
+        let fields = [("name", "echo"), ("data", "{}"), ("opts", opts), ("timestamp", "1000")];
+        redis.hset_multiple::<_, _, _, ()>(key(id), &fields).await?;
+        redis.lpush::<_, _, ()>(key("wait"), id).await?;
+    }
+    redis.zadd::<_, _, _, ()>(key("marker"), "0", 0).await?;
+    let skipped = host.job_in(QUEUE, "repeat:skips:1000", "completed").await?;
+    assert!(skipped["job"]["returnValue"].as_str().is_some_and(|text| text.contains("leaves out missed ticks")));
+    let ran = host.job_in(QUEUE, "repeat:once:1000", "completed").await?;
+    assert!(ran["job"]["returnValue"].as_str().is_some_and(|text| text.contains("correlationId")), "{ran}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_placeholder_lists_the_fourteen_schedules_of_the_old_backend() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("echo", echo_plugin()?).await?;
+    let schedules = until(Duration::from_secs(20), "fourteen schedules in place", async || {
+        let schedules = host.schedules().await?;
+        Ok((schedules.iter().filter(|schedule| schedule["nextAt"].is_string()).count() == 14).then_some(schedules))
+    })
+    .await?;
+    let warnings = schedules.iter().find(|schedule| schedule["id"] == "warning-processing").context("warnings")?;
+    assert_eq!((&warnings["cron"], &warnings["tz"]), (&json!("59 23 * * *"), &json!("Asia/Kolkata")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn three_killed_hosts_lose_no_schedule_and_run_no_tick_twice() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let first = world.host(SHORT_LOCKS).await?;
+    first.deploy("hostile", hostile_plugin()?).await?;
+    let ids = ["a", "b", "c", "d"];
+    for id in ids {
+        first.post("/api/admin/schedules", every_second(id)).await?;
+    }
+    let mut hosts = vec![first, world.host(SHORT_LOCKS).await?, world.host(SHORT_LOCKS).await?];
+    let kills = if full_length() { 200 } else { 8 };
+    for n in 0..kills {
+        // At a random moment of a second that holds four ticks: time itself is what is under test.
+        tokio::time::sleep(Duration::from_millis(rand::random_range(0..700))).await;
+        let mut killed = hosts.remove(n % 3);
+        killed.child.kill().await?;
+        hosts.push(world.host(SHORT_LOCKS).await?);
+    }
+    let last_kill = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis() as u64;
+    for id in ids {
+        until(Duration::from_secs(40), &format!("{id} ticks after the last kill"), async || {
+            let done = completed(&world, id).await?;
+            let newest = done.keys().filter_map(|job| job.rsplit(':').next()?.parse::<u64>().ok()).max();
+            Ok(newest.is_some_and(|tick| tick > last_kill).then_some(()))
+        })
+        .await?;
+        let done = completed(&world, id).await?;
+        let twice: Vec<_> = done.iter().filter(|(_, times)| **times > 1).collect();
+        println!("{id}: {} ticks after {kills} kills", done.len());
+        assert!(twice.is_empty(), "{id}: ticks that completed more than once: {twice:?}");
+    }
+    Ok(())
+}
