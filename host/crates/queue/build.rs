@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::{env, fs};
 
-const SCRIPTS: [&str; 11] = [
+const SCRIPTS: [&str; 13] = [
     "addDelayedJob-6.lua",
+    "addParentJob-6.lua",
     "addPrioritizedJob-9.lua",
     "addStandardJob-9.lua",
     "extendLocks-1.lua",
@@ -14,6 +15,7 @@ const SCRIPTS: [&str; 11] = [
     "moveToActive-11.lua",
     "moveToDelayed-11.lua",
     "moveToFinished-14.lua",
+    "releaseParentIfNoPendingDependencies-2.lua",
     "reprocessJob-9.lua",
     "updateJobScheduler-12.lua",
 ];

@@ -7,6 +7,7 @@ mod add;
 mod attempts;
 mod connection;
 mod error;
+mod flow;
 mod jobs;
 mod kv;
 mod memory;
@@ -21,4 +22,6 @@ pub use error::QueueError;
 pub use kv::Kv;
 pub use queues::{Queues, RedisConfig, ServerFacts};
 pub use view::{JobView, QueueCounts};
-pub use worker::{Delivery, Disposition, Handler, JobHandle, Keep, Refusal, Settlement, WorkerConfig, WorkerHandle};
+pub use worker::{
+    Delivery, Disposition, Gate, Handler, JobHandle, Keep, Pass, Refusal, Settlement, Unlimited, WorkerConfig, WorkerHandle,
+};

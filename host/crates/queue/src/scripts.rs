@@ -14,6 +14,7 @@ macro_rules! script {
 }
 
 script!(ADD_DELAYED, "addDelayedJob-6");
+script!(ADD_PARENT, "addParentJob-6");
 script!(ADD_PRIORITIZED, "addPrioritizedJob-9");
 script!(ADD_STANDARD, "addStandardJob-9");
 script!(
@@ -27,6 +28,10 @@ script!(MOVE_TO_FINISHED, "moveToFinished-14");
 script!(
     /// Its name says nothing of it: hands a job back that was taken.
     MOVE_TO_WAIT, "moveJobFromActiveToWait-9"
+);
+script!(
+    /// After a whole tree was added: whoever's children were all done already, long ago, need not wait.
+    RELEASE_PARENT, "releaseParentIfNoPendingDependencies-2"
 );
 script!(REPROCESS, "reprocessJob-9");
 script!(UPDATE_JOB_SCHEDULER, "updateJobScheduler-12");
@@ -57,8 +62,8 @@ impl Call {
         self.command.clone()
     }
 
-    pub(crate) fn is_of(&self, script: &Script) -> bool {
-        self.script.get_hash() == script.get_hash()
+    pub(crate) fn is_same_script(&self, other: &Self) -> bool {
+        self.script.get_hash() == other.script.get_hash()
     }
 
     /// Makes the script known to Redis.

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::fetch::Taken;
-use super::{Inner, JobHandle};
+use super::{Inner, JobHandle, now_ms};
 use crate::add::MAX_DATA_BYTES;
 use crate::opts::JobOpts;
 
@@ -49,6 +49,8 @@ pub enum Refusal {
     Unreadable(String),
     /// It stalled too often, or a flow decided so: BullMQ's own text.
     Condemned(String),
+    /// Its time had passed when it was taken.
+    Expired(String),
 }
 
 /// What BullMQ writes when a job stalled more often than it may.
@@ -61,13 +63,14 @@ impl Refusal {
             Self::Unreadable(_) => "invalid-input",
             Self::Condemned(reason) if reason == STALLED_TOO_OFTEN => "crashed-host",
             Self::Condemned(_) => "failed-by-flow",
+            Self::Expired(_) => "expired",
         }
     }
 
     /// For an operator.
     pub fn message(&self) -> &str {
         match self {
-            Self::Unreadable(reason) | Self::Condemned(reason) => reason,
+            Self::Unreadable(reason) | Self::Condemned(reason) | Self::Expired(reason) => reason,
         }
     }
 }
@@ -122,8 +125,12 @@ fn refusal(data: &str, opts: &Result<JobOpts, String>, condemned: Option<&str>) 
     if let Some(reason) = condemned {
         return Some(Refusal::Condemned(reason.to_owned()));
     }
-    if let Err(reason) = opts {
-        return Some(Refusal::Unreadable(reason.clone()));
+    let expires_at_ms = match opts {
+        Ok(opts) => opts.expires_at_ms,
+        Err(reason) => return Some(Refusal::Unreadable(reason.clone())),
+    };
+    if let Some(late_ms) = expires_at_ms.and_then(|at| now_ms().checked_sub(at)).filter(|&late_ms| late_ms > 0) {
+        return Some(Refusal::Expired(format!("taken {late_ms} ms after the time after which it must not run")));
     }
     if data.len() > MAX_DATA_BYTES {
         return Some(Refusal::Unreadable(format!("the job's data is larger than {MAX_DATA_BYTES} bytes")));
