@@ -16,7 +16,7 @@ use tracing::warn;
 
 /// All places of this process.
 #[derive(Debug)]
-pub struct Slots {
+pub(super) struct Slots {
     shared: Arc<Semaphore>,
     /// Queues that stand in line.
     waiting: AtomicUsize,
@@ -48,7 +48,7 @@ struct QueueGate(Arc<QueueSlots>);
 
 impl Slots {
     /// For so many jobs at once.
-    pub fn new(max_jobs: usize) -> Arc<Self> {
+    pub(super) fn new(max_jobs: usize) -> Arc<Self> {
         Arc::new(Self {
             shared: Arc::new(Semaphore::new(max_jobs)),
             waiting: AtomicUsize::new(0),
@@ -59,7 +59,7 @@ impl Slots {
 
     /// The gate of one queue's worker; its reservation ends with it. Reservations beyond the limit are cut and warned of: manifests of
     /// different plugins cannot know of each other.
-    pub fn of_queue(self: &Arc<Self>, queue: &QueueName, wanted: usize) -> Arc<dyn Gate> {
+    pub(super) fn of_queue(self: &Arc<Self>, queue: &QueueName, wanted: usize) -> Arc<dyn Gate> {
         let own = Arc::new(Semaphore::new(0));
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let reserved = wanted.min(ledger.reservable);

@@ -1,7 +1,9 @@
 //! /api/admin: what operators do. Basic auth on every route; every change leaves an action row before it happens and completes it after.
 
 mod add;
+mod flow;
 mod jobs;
+mod new_job;
 mod plugins;
 mod queues;
 
@@ -20,6 +22,7 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(queues::router())
         .merge(jobs::router())
         .merge(add::router())
+        .merge(flow::router())
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::require))
 }
 
