@@ -94,7 +94,9 @@ impl AddArgs {
             })
         });
         let removal = |flag: &str, wish: Option<String>| {
-            wish.map(|wish| serde_json::from_str::<Value>(&wish)).transpose().with_context(|| format!("{flag} is not JSON"))
+            wish.map(|wish| serde_json::from_str::<Value>(&wish))
+                .transpose()
+                .with_context(|| format!("{flag} is not JSON"))
         };
         let options = [
             ("name", Some(self.name.into())),

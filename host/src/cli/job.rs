@@ -4,8 +4,8 @@ use clap::Subcommand;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::add::{self, AddArgs};
 use super::Output;
+use super::add::{self, AddArgs};
 use super::client::{Client, ClientArgs, segment};
 use super::plugin::{items, text};
 

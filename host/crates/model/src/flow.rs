@@ -186,10 +186,8 @@ mod tests {
         let mut wide = Flow::leaf(job("root"));
         wide.children = (0..MAX_NODES).map(|_| Flow::leaf(job("child"))).collect();
         assert_eq!(wide.check(), Err(InvalidFlow::TooMany));
-        let deep = (0..MAX_DEPTH).fold(Flow::leaf(job("end")), |child, _| Flow {
-            children: vec![child],
-            ..Flow::leaf(job("level"))
-        });
+        let deep = (0..MAX_DEPTH)
+            .fold(Flow::leaf(job("end")), |child, _| Flow { children: vec![child], ..Flow::leaf(job("level")) });
         assert_eq!(deep.check(), Err(InvalidFlow::TooDeep));
         let twin = Flow::leaf(NewJob { id: Some("x".parse().expect("an id")), ..job("twin") });
         let twins = Flow { children: vec![twin.clone(), twin], ..Flow::leaf(job("root")) };

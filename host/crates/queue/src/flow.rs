@@ -64,14 +64,8 @@ impl Tree<'_> {
         };
         let keys = self.queues.keys(&job.queue);
         let (script, names) = if is_parent {
-            let names = vec![
-                keys.meta(),
-                keys.id(),
-                keys.delayed(),
-                keys.waiting_children(),
-                keys.completed(),
-                keys.events(),
-            ];
+            let names =
+                vec![keys.meta(), keys.id(), keys.delayed(), keys.waiting_children(), keys.completed(), keys.events()];
             (&*scripts::ADD_PARENT, names)
         } else {
             add::script_for(job, &keys)

@@ -14,6 +14,7 @@ mod memory;
 mod opts;
 mod queues;
 mod scripts;
+mod traces;
 mod view;
 mod worker;
 
@@ -23,5 +24,6 @@ pub use kv::Kv;
 pub use queues::{Queues, RedisConfig, ServerFacts};
 pub use view::{JobView, QueueCounts};
 pub use worker::{
-    Delivery, Disposition, Gate, Handler, JobHandle, Keep, Pass, Refusal, Settlement, Unlimited, WorkerConfig, WorkerHandle,
+    Delivery, Disposition, Gate, Handler, JobHandle, Keep, Pass, Refusal, Settlement, Unlimited, WorkerConfig,
+    WorkerHandle,
 };

@@ -139,11 +139,9 @@ pub(crate) fn encode(job: &NewJob) -> Value {
         if let Some(ttl) = once.ttl {
             value["ttl"] = (ttl.as_millis() as u64).into();
         }
-        for (name, set) in [
-            ("extend", once.extend),
-            ("replace", once.replace),
-            ("keepLastIfActive", once.keep_last_if_active),
-        ] {
+        for (name, set) in
+            [("extend", once.extend), ("replace", once.replace), ("keepLastIfActive", once.keep_last_if_active)]
+        {
             if set {
                 value[name] = true.into();
             }

@@ -244,7 +244,11 @@ impl Inner {
     /// Whether a settlement takes the next job: not when paused, not when fewer may run now than do, not when its place is wanted.
     fn fetches_next(&self, job: &Settling<'_>) -> &'static str {
         let control = *self.control.borrow();
-        if job.yields || control.paused || control.stopping || self.running.len() > control.concurrency { "0" } else { "1" }
+        if job.yields || control.paused || control.stopping || self.running.len() > control.concurrency {
+            "0"
+        } else {
+            "1"
+        }
     }
 }
 
