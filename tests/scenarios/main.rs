@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod commands;
+mod features;
 mod harness;
 mod health;
 mod mail;

@@ -28,7 +28,7 @@ mod tests {
 
     #[test]
     fn the_manifest_fills_what_the_producer_left_out_and_nothing_else() {
-        let text = "name = \"a\"\nversion = \"1.0.0\"\nwit = \"0.1\"\n[[queues]]\nname = \"q\"\nattempts = 4\n\
+        let text = "name = \"filling\"\nversion = \"1.0.0\"\nwit = \"0.1\"\n[[queues]]\nname = \"q\"\nattempts = 4\n\
                     [[queues.jobs]]\nname = \"slow\"\npriority = 9\nexpires_after_ms = 100\n";
         let manifest = Manifest::from_toml(text, |_| Err("no files".into())).expect("valid");
         let spec = &manifest.queues[0];
