@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use patchbay_model::job::{NewJob, Trace};
+use patchbay_model::job::NewJob;
 use patchbay_queue::Queues;
 
 use crate::statistics::{Spread, verdict};
@@ -112,18 +112,9 @@ async fn rate(world: &World, who: Who, ms: u64, concurrency: usize, jobs: usize)
 
 pub fn job(ms: u64, iterations: u64) -> NewJob {
     let filler = "x".repeat(480);
-    NewJob {
-        queue: QUEUE.parse().expect("a queue name"),
-        name: if ms > 0 { "compute".into() } else { "noop".into() },
-        data: format!(r#"{{"ms":{ms},"iterations":{iterations},"filler":"{filler}"}}"#),
-        id: None,
-        delay: None,
-        priority: None,
-        attempts: None,
-        backoff: None,
-        deduplication: None,
-        trace: Trace::default(),
-    }
+    let name = if ms > 0 { "compute" } else { "noop" };
+    let data = format!(r#"{{"ms":{ms},"iterations":{iterations},"filler":"{filler}"}}"#);
+    NewJob::new(QUEUE.parse().expect("a queue name"), name, data)
 }
 
 pub async fn add(queues: &Queues, ms: u64, iterations: u64, jobs: usize) -> anyhow::Result<()> {

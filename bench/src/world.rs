@@ -227,7 +227,7 @@ impl World {
         } else {
             Arc::new(NativeExecutor { iterations_per_ms: self.native_per_ms })
         };
-        let work = Work::new(executor, "bench".into(), 100);
+        let work = Work::new(executor, "bench".into());
         let stop = CancellationToken::new();
         let recorder = tokio::spawn(patchbay::recorder::run(queues.attempts(), self.store.clone(), stop.clone()));
         let queue: QueueName = QUEUE.parse()?;
@@ -243,6 +243,7 @@ impl World {
             rate: None,
             host: "bench".into(),
             threads: self.runtime.guests(),
+            gate: Arc::new(patchbay_queue::Unlimited),
         };
         Ok(Worker::Ours { handle: queues.spawn_worker(config, work), stop, recorder })
     }

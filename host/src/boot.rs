@@ -66,11 +66,12 @@ impl Host {
         let host_name = host_name();
         let executor =
             WasmExecutor::new(Arc::clone(&runtime), services, Arc::clone(&settings), config.default_deadline());
-        let work = Work::new(Arc::new(executor), host_name.clone(), config.max_jobs());
+        let work = Work::new(Arc::new(executor), host_name.clone());
         let defaults = WorkerDefaults {
             lock: config.lock(),
             renew: config.renew(),
             max_stalls: config.max_stalls(),
+            max_jobs: config.max_jobs(),
             host: host_name,
         };
         let supervisor = Arc::new(Supervisor::new(queues.clone(), work, Arc::clone(&runtime), defaults));

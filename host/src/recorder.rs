@@ -1,6 +1,7 @@
 //! Copies finished attempts from the Redis stream to Postgres.
 //!
-//! On the way, backtraces get files and lines where the plugin's file carries debug information: the job has settled by then, and nobody
+//! On the way, backtraces get files and lines where the plugin's file carries debug information, in Postgres and in the job's own
+//! `stacktrace`: the job has settled by then, and nobody
 //! waits. Acknowledges after the commit, so a kill at any point repeats a batch instead of losing it, and repeating changes nothing.
 //! While Postgres is away the stream grows; jobs go on.
 
@@ -14,7 +15,7 @@ use patchbay_queue::AttemptReader;
 use patchbay_runtime::Symbols;
 use patchbay_store::Store;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 /// Rows per insert: large enough to keep up with thousands of jobs per second, small enough to commit in milliseconds.
 const BATCH: usize = 500;
@@ -62,9 +63,20 @@ async fn copy(stream: &mut AttemptReader, backtraces: &mut Backtraces<'_>, block
     }
     let mut ids = Vec::with_capacity(entries.len());
     let mut records = Vec::with_capacity(entries.len());
+    let mut better = Vec::new();
     for (id, entry) in entries {
         match entry {
-            Ok(record) => records.push(backtraces.resolve(record).await),
+            Ok(record) => {
+                let (names_only, message) = (record.stack.clone(), record.message.clone());
+                let record = backtraces.resolve(record).await;
+                if let (Some(old), Some(message), Some(new)) = (names_only, message, &record.stack)
+                    && old != *new
+                {
+                    let text = |stack: &str| format!("{message}\n{stack}");
+                    better.push((record.job.clone(), text(&old), text(new)));
+                }
+                records.push(record);
+            }
             // Written by something else than a Patchbay: keeping it would block the stream for ever.
             Err(reason) => error!(%reason, "an entry of the attempt stream cannot be read and is dropped"),
         }
@@ -75,6 +87,13 @@ async fn copy(stream: &mut AttemptReader, backtraces: &mut Backtraces<'_>, block
         return Err(error.into());
     }
     stream.ack(&ids).await?;
+    for (job, old, new) in better {
+        // Only Bull Board's view of it: the record has it already.
+        if let Err(error) = stream.replace_trace(&job, &old, &new).await {
+            debug!(%error, job = %job.id, "its stack trace keeps names only");
+            break;
+        }
+    }
     Ok(ids.len())
 }
 

@@ -6,6 +6,7 @@
 mod bad_input;
 mod commands;
 mod dev;
+mod features;
 mod harness;
 mod health;
 mod mail;

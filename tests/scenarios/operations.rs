@@ -256,18 +256,8 @@ async fn an_urgent_job_starts_within_a_second_behind_tens_of_thousands_of_others
         own_prefix: format!("{}-own", world.prefix),
     })
     .await?;
-    let reminder = patchbay_model::job::NewJob {
-        queue: QUEUE.parse()?,
-        name: "spin".into(),
-        data: r#"{"ms":20}"#.into(),
-        id: None,
-        delay: None,
-        priority: Some(10),
-        attempts: None,
-        backoff: None,
-        deduplication: None,
-        trace: patchbay_model::job::Trace::default(),
-    };
+    let new = patchbay_model::job::NewJob::new;
+    let reminder = patchbay_model::job::NewJob { priority: Some(10), ..new(QUEUE.parse()?, "spin", r#"{"ms":20}"#) };
     for _ in 0..waiting / 500 {
         queues.add(vec![reminder.clone(); 500]).await?;
     }

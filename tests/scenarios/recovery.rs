@@ -53,18 +53,7 @@ async fn time_to_work(world: &World, direct: &str) -> anyhow::Result<Duration> {
     .await?;
     let before = world.mail.count();
     queues
-        .add(vec![patchbay_model::job::NewJob {
-            queue: "emailQueue".parse()?,
-            name: "send".into(),
-            data: mail_job(before).to_string(),
-            id: None,
-            delay: None,
-            priority: None,
-            attempts: None,
-            backoff: None,
-            deduplication: None,
-            trace: Default::default(),
-        }])
+        .add(vec![patchbay_model::job::NewJob::new("emailQueue".parse()?, "send", mail_job(before).to_string())])
         .await?;
     until(Duration::from_secs(60), "the mail", async || Ok((world.mail.count() > before).then_some(()))).await?;
     Ok(started.elapsed())

@@ -164,6 +164,12 @@ async fn a_panic_leaves_a_backtrace_with_names_in_the_jobs_stack_trace() -> anyh
     .await?;
     let line = stack.lines().find(|line| line.contains("panic_here")).context("the frame")?;
     assert!(line.contains("hostile/src/lib.rs:"), "file and line from the debug information: {line}");
+    // And BullMQ's own, which Bull Board shows.
+    until(Duration::from_secs(10), "file and line in the job's stack trace", async || {
+        let job = host.get(&path).await?.1["data"]["job"].clone();
+        Ok(job["stacktrace"][0].as_str().is_some_and(|trace| trace.contains("hostile/src/lib.rs:")).then_some(()))
+    })
+    .await?;
     let logs = story["logs"].to_string();
     assert!(logs.contains("on request"), "the panic's message is in the job's log: {logs}");
     Ok(())

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::{env, fs};
 
-const SCRIPTS: [&str; 23] = [
+const SCRIPTS: [&str; 25] = [
     "addDelayedJob-6.lua",
     "addJobScheduler-11.lua",
+    "addParentJob-6.lua",
     "addPrioritizedJob-9.lua",
     "addStandardJob-9.lua",
     "changeDelay-4.lua",
@@ -23,6 +24,7 @@ const SCRIPTS: [&str; 23] = [
     "obliterate-2.lua",
     "pause-7.lua",
     "promote-9.lua",
+    "releaseParentIfNoPendingDependencies-2.lua",
     "removeJob-2.lua",
     "removeJobScheduler-3.lua",
     "reprocessJob-9.lua",

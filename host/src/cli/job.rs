@@ -6,32 +6,18 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::Output;
+use super::add::{self, AddArgs};
 use super::client::{Client, ClientArgs, segment};
 use super::plugin::{items, text};
 
 #[derive(Subcommand)]
 pub(super) enum JobCommand {
     /// Add a job
-    Add {
-        /// The queue, for example emailQueue
-        queue: String,
-        /// The job's name, for example send
-        name: String,
-        /// Its data, JSON; `-` reads standard input
-        #[arg(default_value = "{}")]
-        data: String,
-        /// Its id: a second job with it is not added while the first is known
-        #[arg(long)]
-        id: Option<String>,
-        /// Start no earlier than so many milliseconds from now
-        #[arg(long, value_name = "MS")]
-        delay_ms: Option<u64>,
-        /// 1 (first) to 2097152; jobs without one come first
-        #[arg(long)]
-        priority: Option<u32>,
-        /// How often it may run in all
-        #[arg(long)]
-        attempts: Option<u32>,
+    Add(Box<AddArgs>),
+    /// Add a tree of jobs: a parent waits for its children and sees their results
+    Flow {
+        /// JSON: {"queue": …, "job": {"name": …, "data": …}, "onFailure": …, "children": [more of the same]}; `-` reads standard input
+        tree: String,
     },
     /// Show a job: state, data, failure, log and attempts
     Show {
@@ -125,24 +111,8 @@ impl std::fmt::Display for JobRef {
 pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     match command {
-        JobCommand::Add { queue, name, data, id, delay_ms, priority, attempts } => {
-            let data = if data == "-" { std::io::read_to_string(std::io::stdin())? } else { data };
-            let data: Value = serde_json::from_str(&data).context("the data is not JSON")?;
-            let mut job = json!({ "name": name, "data": data });
-            for (key, value) in [
-                ("id", id.map(Value::from)),
-                ("delayMs", delay_ms.map(Value::from)),
-                ("priority", priority.map(Value::from)),
-                ("attempts", attempts.map(Value::from)),
-            ] {
-                if let Some(value) = value {
-                    job[key] = value;
-                }
-            }
-            let added = client.call(Method::POST, &format!("queues/{}/jobs", segment(&queue)), Some(job)).await?;
-            let id = text(&added, "id");
-            output.value(&format!("added: {queue} {id}\nlook at it with: patchbay job show {queue} {id}"), &added);
-        }
+        JobCommand::Add(args) => add::add(*args, &client, output).await?,
+        JobCommand::Flow { tree } => add::flow(tree, &client, output).await?,
         JobCommand::Show { queue, id } => {
             let story =
                 client.call(Method::GET, &format!("queues/{}/jobs/{}", segment(&queue), segment(&id)), None).await?;

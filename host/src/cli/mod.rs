@@ -1,6 +1,7 @@
 //! The command line. `dev`, `serve`, `migrate`, `doctor`, `config` and `plugin pack|inspect` work here; every other command is an HTTP
 //! client of `/api/admin`, so that it works from a laptop and is audited like everything else.
 
+mod add;
 mod client;
 mod doctor;
 mod job;

@@ -4,6 +4,7 @@
 //! decision. Never touches Postgres: the record of an attempt goes to a Redis stream in one transaction with the settlement (see
 //! [`crate::recorder`]), so that a job neither waits for the database nor loses its history when a process is killed.
 
+mod slots;
 mod supervisor;
 mod wasm;
 
@@ -17,7 +18,7 @@ use patchbay_model::outcome::{Failure, Outcome, Retry};
 use patchbay_model::retry::{RetryPolicy, Verdict, decide};
 use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
-use tokio::sync::{RwLock, Semaphore};
+use tokio::sync::RwLock;
 use tracing::Instrument;
 
 pub use supervisor::{Supervisor, WorkerDefaults};
@@ -53,16 +54,14 @@ pub struct Execution {
 pub struct Work {
     executor: Arc<dyn Executor>,
     host: String,
-    /// Host-wide limit over all queues.
-    slots: Semaphore,
     /// Ordinary jobs read, suspected ones write.
     alone: RwLock<()>,
 }
 
 impl Work {
-    /// `host` names this process in records; `max_jobs` limits jobs at once over all queues.
-    pub fn new(executor: Arc<dyn Executor>, host: String, max_jobs: usize) -> Arc<Self> {
-        Arc::new(Self { executor, host, slots: Semaphore::new(max_jobs), alone: RwLock::new(()) })
+    /// `host` names this process in records.
+    pub fn new(executor: Arc<dyn Executor>, host: String) -> Arc<Self> {
+        Arc::new(Self { executor, host, alone: RwLock::new(()) })
     }
 
     async fn run(&self, delivery: Delivery) -> Settlement {
@@ -128,10 +127,6 @@ impl Handler for Work {
             correlation_id = %correlation_id(&delivery),
         );
         async {
-            // The lock is renewed meanwhile, so waiting here costs the job nothing.
-            let Ok(_slot) = self.slots.acquire().await else {
-                return Settlement { disposition: Disposition::HandBack, record: None };
-            };
             if delivery.stalled >= STALLS_BEFORE_RUNNING_ALONE {
                 let _alone = self.alone.write().await;
                 self.run(delivery).await
@@ -157,7 +152,7 @@ pub(crate) fn correlation_id(delivery: &Delivery) -> String {
 fn refused(refusal: &Refusal) -> Outcome {
     match refusal {
         Refusal::Missed(why) => Outcome::Completed(serde_json::json!({ "skipped": why }).to_string()),
-        Refusal::Unreadable(_) | Refusal::Condemned(_) => Outcome::Failed(Failure {
+        Refusal::Unreadable(_) | Refusal::Condemned(_) | Refusal::Expired(_) => Outcome::Failed(Failure {
             code: refusal.code().into(),
             message: refusal.message().into(),
             retry: Retry::Never,

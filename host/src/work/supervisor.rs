@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use super::Work;
+use super::slots::Slots;
 
 /// What a queue gets when its manifest is silent, and what no manifest may choose.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct WorkerDefaults {
     pub renew: Duration,
     /// Stalls before a job fails as `crashed-host`.
     pub max_stalls: u32,
+    /// Jobs at once over all queues.
+    pub max_jobs: usize,
     /// Name of this process.
     pub host: String,
 }
@@ -42,6 +45,7 @@ const KEEP_FAILED: Keep = Keep { age: Some(Duration::from_secs(7 * 24 * 3600)), 
 pub struct Supervisor {
     queues: Queues,
     work: Arc<Work>,
+    slots: Arc<Slots>,
     runtime: Arc<Runtime>,
     defaults: WorkerDefaults,
     /// None from the beginning of the drain on: there is no way back.
@@ -56,7 +60,8 @@ struct Running {
 impl Supervisor {
     /// Starts nothing yet.
     pub fn new(queues: Queues, work: Arc<Work>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
-        Self { queues, work, runtime, defaults, workers: Mutex::new(Some(HashMap::new())) }
+        let slots = Slots::new(defaults.max_jobs);
+        Self { queues, work, slots, runtime, defaults, workers: Mutex::new(Some(HashMap::new())) }
     }
 
     /// Makes the workers match the active manifests.
@@ -69,6 +74,7 @@ impl Supervisor {
             .flat_map(|revision| revision.manifest().queues.clone())
             .map(|spec| (spec.name.clone(), spec))
             .collect();
+        self.queues.set_defaults(wanted.clone());
         let mut workers = self.workers.lock().await;
         let Some(workers) = workers.as_mut() else { return };
         let outdated: Vec<QueueName> = workers
@@ -135,6 +141,7 @@ impl Supervisor {
             rate: spec.rate.as_ref().map(|rate| (rate.max, Duration::from_millis(rate.per_ms))),
             host: self.defaults.host.clone(),
             threads: self.runtime.guests(),
+            gate: self.slots.of_queue(&spec.name, spec.reserved.unwrap_or(0) as usize),
         };
         info!(queue = %spec.name, concurrency = config.concurrency, "worker starting");
         let handle = Arc::new(self.queues.spawn_worker(config, Arc::clone(&self.work) as _));
@@ -152,5 +159,5 @@ fn keep(spec: Option<KeepSpec>, default: Keep) -> Keep {
 
 /// Everything else that a worker is built from; attempts, backoff and schemas are read per call.
 fn differs_only_in_concurrency(a: &QueueSpec, b: &QueueSpec) -> bool {
-    a.rate == b.rate && a.retention == b.retention
+    a.rate == b.rate && a.reserved == b.reserved && a.retention == b.retention
 }

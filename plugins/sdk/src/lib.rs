@@ -33,7 +33,7 @@ pub mod bindings {
 }
 
 pub use bindings::patchbay::plugin::types::{Failure, Retry};
-pub use bindings::patchbay::plugin::{http, kv, log, progress, queue, secrets, smtp};
+pub use bindings::patchbay::plugin::{flows, http, kv, log, progress, queue, secrets, smtp};
 
 /// A job to run. The fields are those of the contract.
 pub type Job = bindings::exports::patchbay::plugin::jobs::Job;
@@ -104,6 +104,27 @@ impl Failure {
         Self {
             details: Some(json!({ "field": field }).to_string()),
             ..Self::new("invalid-input", message, Retry::Never)
+        }
+    }
+}
+
+impl queue::NewJob {
+    /// A job without options: absent ones take the queue's values from its owner's manifest.
+    pub fn new(queue: &str, name: &str, data: &Value) -> Self {
+        Self {
+            queue: queue.to_owned(),
+            name: name.to_owned(),
+            data: data.to_string(),
+            id: None,
+            delay_ms: None,
+            priority: None,
+            attempts: None,
+            backoff: None,
+            deduplication: None,
+            lifo: false,
+            expires_at: None,
+            keep_completed: None,
+            keep_failed: None,
         }
     }
 }

@@ -9,6 +9,7 @@ use patchbay_model::capability::{
     Capabilities, CapabilityError, Envelope, HashKind, HttpError, HttpRequest, HttpResponse, LogLevel, SmtpFailure,
     SmtpReceipt,
 };
+use patchbay_model::flow::{ChildResult, Flow};
 use patchbay_model::job::{NewJob, Trace};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{QueueName, RevisionDigest};
@@ -71,6 +72,7 @@ pub struct Call {
 pub struct GuestCall {
     services: Arc<Services>,
     call: Call,
+    job: Option<JobHandle>,
     output: Option<JobOutput>,
     secret_tries: AtomicU32,
 }
@@ -78,8 +80,9 @@ pub struct GuestCall {
 impl Services {
     /// From any thread.
     pub fn for_call(self: &Arc<Self>, mut call: Call) -> Arc<GuestCall> {
-        let output = call.job.take().map(|job| JobOutput::new(job, self.host.clone()));
-        Arc::new(GuestCall { services: Arc::clone(self), call, output, secret_tries: AtomicU32::new(0) })
+        let job = call.job.take();
+        let output = job.clone().map(|job| JobOutput::new(job, self.host.clone()));
+        Arc::new(GuestCall { services: Arc::clone(self), call, job, output, secret_tries: AtomicU32::new(0) })
     }
 }
 
@@ -122,6 +125,23 @@ impl GuestCall {
     fn ttl(&self, ttl_ms: Option<u64>) -> Duration {
         let default = self.call.manifest.kv.as_ref().and_then(|spec| spec.default_ttl_s).map(Duration::from_secs);
         ttl_ms.map(Duration::from_millis).or(default).unwrap_or(DEFAULT_KV_TTL)
+    }
+
+    /// Checks a guest's jobs and ties them to what caused them.
+    fn prepare<'a>(&self, jobs: impl Iterator<Item = &'a mut NewJob>) -> Result<(), CapabilityError> {
+        let mut bytes = 0;
+        for job in jobs {
+            bytes += job.data.len();
+            if bytes > MAX_JOB_BYTES {
+                return Err(CapabilityError::too_large(format!("at most {MAX_JOB_BYTES} bytes of job data at once")));
+            }
+            if !self.may_add_to(&job.queue) {
+                let message = format!("the manifest does not ask to add to the queue {}", job.queue);
+                return Err(CapabilityError::denied(message));
+            }
+            job.trace = self.call.trace.clone();
+        }
+        Ok(())
     }
 
     fn may_add_to(&self, queue: &QueueName) -> bool {
@@ -241,18 +261,20 @@ impl Capabilities for GuestCall {
         if jobs.len() > MAX_JOBS {
             return Err(CapabilityError::too_large(format!("at most {MAX_JOBS} jobs at once")));
         }
-        if jobs.iter().map(|job| job.data.len()).sum::<usize>() > MAX_JOB_BYTES {
-            return Err(CapabilityError::too_large(format!("at most {MAX_JOB_BYTES} bytes of job data at once")));
-        }
-        for job in &mut jobs {
-            if !self.may_add_to(&job.queue) {
-                let message = format!("the manifest does not ask to add to the queue {}", job.queue);
-                return Err(CapabilityError::denied(message));
-            }
-            job.trace = self.call.trace.clone();
-        }
+        self.prepare(jobs.iter_mut())?;
         let ids = self.services.queues.add(jobs).await.map_err(queue_error)?;
         Ok(ids.into_iter().map(|id| id.to_string()).collect())
+    }
+
+    async fn enqueue_flow(&self, mut flow: Flow) -> Result<Vec<String>, CapabilityError> {
+        self.prepare(flow.jobs_mut().into_iter())?;
+        let added = self.services.queues.add_flow(flow).await.map_err(queue_error)?;
+        Ok(added.into_iter().map(|(_, id)| id.to_string()).collect())
+    }
+
+    async fn children(&self) -> Result<Vec<ChildResult>, CapabilityError> {
+        let Some(job) = &self.job else { return Ok(Vec::new()) };
+        job.children().await.map_err(queue_error)
     }
 
     async fn send_mail(&self, envelope: Envelope, mime: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure> {

@@ -5,6 +5,7 @@
 
 use async_trait::async_trait;
 
+use crate::flow::{ChildResult, Flow};
 use crate::job::NewJob;
 
 /// Header or form fields: order and repetition are kept.
@@ -220,6 +221,10 @@ pub trait Capabilities: Send + Sync + 'static {
 
     /// The ids, in order. Each queue's jobs are added all or none.
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<String>, CapabilityError>;
+    /// Adds a tree, all or nothing; the ids, parents before their children.
+    async fn enqueue_flow(&self, flow: Flow) -> Result<Vec<String>, CapabilityError>;
+    /// What became of the children of the job that runs.
+    async fn children(&self) -> Result<Vec<ChildResult>, CapabilityError>;
 
     /// Hands a finished MIME message to the mail server.
     async fn send_mail(&self, envelope: Envelope, mime: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure>;
@@ -272,6 +277,12 @@ impl Capabilities for DenyAll {
         Err(CapabilityError::denied(DENIED))
     }
     async fn enqueue(&self, _: Vec<NewJob>) -> Result<Vec<String>, CapabilityError> {
+        Err(CapabilityError::denied(DENIED))
+    }
+    async fn enqueue_flow(&self, _: Flow) -> Result<Vec<String>, CapabilityError> {
+        Err(CapabilityError::denied(DENIED))
+    }
+    async fn children(&self) -> Result<Vec<ChildResult>, CapabilityError> {
         Err(CapabilityError::denied(DENIED))
     }
     async fn send_mail(&self, _: Envelope, _: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure> {

@@ -51,7 +51,10 @@ impl std::fmt::Display for JobState {
     }
 }
 
-/// A job to be added. Absent options take the queue's values from its owner's manifest.
+/// BullMQ's: priorities are kept in the upper bits of a score.
+pub const MAX_PRIORITY: u32 = 2_097_152;
+
+/// A job to be added. Absent options take the queue's values from its owner's manifest. [`NewJob::new`] has none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NewJob {
     /// Where to.
@@ -72,17 +75,63 @@ pub struct NewJob {
     pub backoff: Option<Backoff>,
     /// Keep only one job per key while it waits, or for so long.
     pub deduplication: Option<Deduplication>,
+    /// Before everything that waits without priority, instead of behind it.
+    pub lifo: bool,
+    /// Do not run after this, Unix milliseconds: taken later, the job fails for good as `expired`.
+    pub expires_at_ms: Option<u64>,
+    /// How long it stays once it is completed.
+    pub keep_completed: Option<Keep>,
+    /// How long it stays once it has failed.
+    pub keep_failed: Option<Keep>,
     /// Travels with the job through queue, guest and outside calls.
     pub trace: Trace,
 }
 
-/// One job per key.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+impl NewJob {
+    /// A job without options.
+    pub fn new(queue: QueueName, name: impl Into<String>, data: impl Into<String>) -> Self {
+        Self {
+            queue,
+            name: name.into(),
+            data: data.into(),
+            id: None,
+            delay: None,
+            priority: None,
+            attempts: None,
+            backoff: None,
+            deduplication: None,
+            lifo: false,
+            expires_at_ms: None,
+            keep_completed: None,
+            keep_failed: None,
+            trace: Trace::default(),
+        }
+    }
+}
+
+/// How long finished jobs stay in Redis: whichever is reached first; nothing set keeps all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// No longer than this.
+    pub age: Option<Duration>,
+    /// No more than this; 0 keeps none.
+    pub count: Option<u64>,
+}
+
+/// One job per key. BullMQ's modes: without `ttl` while the first is unfinished; with one, throttled; with `extend` and `replace`,
+/// debounced.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Deduplication {
     /// The key, for example `kpi`.
     pub key: String,
     /// For how long; absent means while the first one is unfinished.
     pub ttl: Option<Duration>,
+    /// Each repeat starts the time anew.
+    pub extend: bool,
+    /// While the first is still delayed, the newest takes its place.
+    pub replace: bool,
+    /// A repeat that comes while the first one runs is kept, and runs after it.
+    pub keep_last_if_active: bool,
 }
 
 /// What ties a job to the request that caused it. Kept in BullMQ's telemetry option (`opts.tm`), which other workers ignore.

@@ -6,6 +6,8 @@
 pub mod attempt;
 pub mod capability;
 pub mod egress;
+pub mod fill;
+pub mod flow;
 pub mod id;
 pub mod job;
 pub mod manifest;

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::egress::UrlPattern;
 use crate::id::{PluginName, QueueName, ScheduleId};
+use crate::job::MAX_PRIORITY;
 use crate::retry::{Backoff, BackoffKind};
 use crate::schedule::{Missed, Rhythm};
 
@@ -208,6 +209,9 @@ pub struct QueueSpec {
     /// Jobs at once, per process; default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
+    /// Of the host-wide limit on jobs at once, so many places are this queue's alone; default 0. At most `concurrency`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved: Option<u32>,
     /// Attempts in all; default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
@@ -234,6 +238,12 @@ pub struct JobSpec {
     /// One line.
     #[serde(default)]
     pub description: String,
+    /// For jobs whose producer set none: 1 (first) to 2097152 (last). Without one they come before all that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// A job that has not started so long after it could have fails as `expired`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_after_ms: Option<u64>,
     /// JSON Schema of its data. A path in plugin.toml, the document itself when packed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<Value>,
@@ -424,9 +434,10 @@ impl Manifest {
         sections.into_iter().filter_map(|(used, name)| used.then_some(name)).collect()
     }
 
-    /// Interfaces of `patchbay:plugin` that the manifest asks for. `log`, `progress` and `settings` are everybody's.
+    /// Interfaces of `patchbay:plugin` that the manifest asks for. `log`, `progress`, `settings` and `flows` (which adds only to queues that
+    /// the manifest names) are everybody's.
     pub fn asked_interfaces(&self) -> BTreeSet<&'static str> {
-        let mut asked = BTreeSet::from(["types", "log", "progress", "settings"]);
+        let mut asked = BTreeSet::from(["types", "log", "progress", "settings", "flows"]);
         let optional = [
             (!self.secrets.is_empty(), "secrets"),
             (!self.egress.is_empty(), "http"),
@@ -562,6 +573,10 @@ impl Manifest {
                     format!("{wanted} is more than limits.max_concurrency = {most}"),
                 ));
             }
+            let concurrency = queue.concurrency.unwrap_or(1);
+            if let Some(reserved) = queue.reserved.filter(|&reserved| reserved > concurrency) {
+                return Err(invalid(key("reserved"), format!("{reserved} is more than concurrency = {concurrency}")));
+            }
             if queue.attempts == Some(0) {
                 return Err(invalid(key("attempts"), "must be at least 1"));
             }
@@ -575,6 +590,14 @@ impl Manifest {
             }
             if queue.rate.as_ref().is_some_and(|rate| rate.max == 0 || rate.per_ms == 0) {
                 return Err(invalid(key("rate"), "max and per_ms must be at least 1"));
+            }
+            for (j, job) in queue.jobs.iter().enumerate() {
+                if job.priority.is_some_and(|priority| !(1..=MAX_PRIORITY).contains(&priority)) {
+                    return Err(invalid(key(&format!("jobs[{j}].priority")), format!("must be 1 to {MAX_PRIORITY}")));
+                }
+                if job.expires_after_ms == Some(0) {
+                    return Err(invalid(key(&format!("jobs[{j}].expires_after_ms")), "must be at least 1"));
+                }
             }
             let mut jobs = BTreeSet::new();
             if let Some(twice) = queue.jobs.iter().find(|job| !jobs.insert(&job.name)) {
@@ -647,6 +670,10 @@ mod tests {
         assert!(refused("[[queues]]\nname = \"a\"\n[[queues]]\nname = \"a\"\n").contains("named twice"));
         let concurrency = "[limits]\nmax_concurrency = 2\n[[queues]]\nname = \"a\"\nconcurrency = 3\n";
         assert!(refused(concurrency).contains("more than limits.max_concurrency"));
+        let reserved = "[[queues]]\nname = \"a\"\nconcurrency = 2\nreserved = 3\n";
+        assert!(refused(reserved).contains("queues[0].reserved: 3 is more than concurrency = 2"));
+        let priority = "[[queues]]\nname = \"a\"\n[[queues.jobs]]\nname = \"j\"\npriority = 0\n";
+        assert!(refused(priority).contains("queues[0].jobs[0].priority"));
         let auth =
             "[[egress]]\nurl = \"https://a.example/**\"\nmethods = [\"GET\"]\nauth = { bearer = { token = \"T\" } }\n";
         assert!(refused(auth).contains("T is not among [[secrets]]"));

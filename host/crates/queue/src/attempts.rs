@@ -30,11 +30,13 @@ pub(crate) fn append(key: &str, record: &AttemptRecord) -> redis::RedisResult<re
 
 /// Reads one installation's stream, of all queues. Several readers share the entries.
 pub struct AttemptReader {
-    connection: Connection,
+    pub(crate) connection: Connection,
     key: String,
     consumer: String,
     /// Reads that wait have a connection of their own, kept between reads.
     blocking: Option<MultiplexedConnection>,
+    /// For [`AttemptReader::replace_trace`].
+    pub(crate) editing: Option<MultiplexedConnection>,
     /// Own entries that were read and not acknowledged: after a start, or after an error of ours.
     unfinished: bool,
     look_for_dead: Instant,
@@ -43,7 +45,15 @@ pub struct AttemptReader {
 impl AttemptReader {
     pub(crate) fn new(connection: Connection, key: String) -> Self {
         let consumer = format!("pid-{}", std::process::id());
-        Self { connection, key, consumer, blocking: None, unfinished: true, look_for_dead: Instant::now() }
+        Self {
+            connection,
+            key,
+            consumer,
+            blocking: None,
+            editing: None,
+            unfinished: true,
+            look_for_dead: Instant::now(),
+        }
     }
 
     /// Entries that nobody has acknowledged: our own first, then those of dead readers, then new ones. A zero `block` does not wait.

@@ -7,6 +7,7 @@ mod add;
 mod attempts;
 mod connection;
 mod error;
+mod flow;
 mod jobs;
 mod kill;
 mod kv;
@@ -18,6 +19,7 @@ mod overview;
 mod queues;
 mod schedulers;
 mod scripts;
+mod traces;
 mod view;
 mod worker;
 
@@ -29,7 +31,8 @@ pub use queues::{Queues, RedisConfig, ServerFacts};
 pub use schedulers::{SchedulerSpec, SchedulerView};
 pub use view::{JobView, QueueCounts};
 pub use worker::{
-    Delivery, Disposition, End, Handler, JobHandle, Keep, Refusal, Settlement, WorkerConfig, WorkerHandle,
+    Delivery, Disposition, End, Gate, Handler, JobHandle, Keep, Pass, Refusal, Settlement, Unlimited, WorkerConfig,
+    WorkerHandle,
 };
 
 /// Of this machine; compared with Redis's own by [`Queues::clock_skew_ms`].

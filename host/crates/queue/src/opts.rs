@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use patchbay_model::job::{NewJob, Trace};
+use patchbay_model::job::{Keep, NewJob, Trace};
 use patchbay_model::retry::{Backoff, BackoffKind};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -16,6 +16,8 @@ pub(crate) struct JobOpts {
     pub(crate) attempts: Option<u32>,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) trace: Trace,
+    /// Unix milliseconds.
+    pub(crate) expires_at_ms: Option<u64>,
     remove_on_complete: Option<Value>,
     remove_on_fail: Option<Value>,
     /// Ours: of a schedule that leaves out missed ticks.
@@ -29,6 +31,8 @@ struct Raw {
     backoff: Option<RawBackoff>,
     /// BullMQ's telemetry metadata: a text that only telemetry reads.
     tm: Option<Value>,
+    /// Ours: do not run after this. BullMQ ignores it.
+    exp: Option<u64>,
     remove_on_complete: Option<Value>,
     remove_on_fail: Option<Value>,
     #[serde(default)]
@@ -59,6 +63,7 @@ impl JobOpts {
             attempts: raw.attempts,
             backoff: raw.backoff.map(backoff).transpose()?,
             trace: raw.tm.map(trace).unwrap_or_default(),
+            expires_at_ms: raw.exp,
             remove_on_complete: raw.remove_on_complete,
             remove_on_fail: raw.remove_on_fail,
             skip_missed: raw.skip_missed,
@@ -139,13 +144,42 @@ pub(crate) fn encode(job: &NewJob) -> Value {
         if let Some(ttl) = once.ttl {
             value["ttl"] = (ttl.as_millis() as u64).into();
         }
+        for (name, set) in
+            [("extend", once.extend), ("replace", once.replace), ("keepLastIfActive", once.keep_last_if_active)]
+        {
+            if set {
+                value[name] = true.into();
+            }
+        }
         opts.insert("de".into(), value);
+    }
+    if job.lifo {
+        opts.insert("lifo".into(), true.into());
+    }
+    if let Some(at) = job.expires_at_ms {
+        opts.insert("exp".into(), at.into());
+    }
+    for (name, keep) in [("removeOnComplete", job.keep_completed), ("removeOnFail", job.keep_failed)] {
+        if let Some(keep) = keep {
+            opts.insert(name.into(), removal(keep));
+        }
     }
     if job.trace != Trace::default() {
         // A text within a text, as BullMQ's own telemetry writes it.
         opts.insert("tm".into(), json!(job.trace).to_string().into());
     }
     Value::Object(opts)
+}
+
+/// As BullMQ's producers write it: `true`, `false`, a number, or `{count, age}` with the age in seconds.
+fn removal(keep: Keep) -> Value {
+    match (keep.age, keep.count) {
+        (None, None) => false.into(),
+        (_, Some(0)) => true.into(),
+        (None, Some(count)) => count.into(),
+        (Some(age), None) => json!({ "age": age.as_secs() }),
+        (Some(age), Some(count)) => json!({ "age": age.as_secs(), "count": count }),
+    }
 }
 
 #[cfg(test)]
@@ -191,12 +225,6 @@ mod tests {
     #[test]
     fn what_we_write_we_read() {
         let job = NewJob {
-            queue: "q".parse().expect("a name"),
-            name: "n".into(),
-            data: "{}".into(),
-            id: None,
-            delay: None,
-            priority: None,
             attempts: Some(4),
             backoff: Some(Backoff {
                 kind: BackoffKind::Fixed,
@@ -204,10 +232,18 @@ mod tests {
                 max: Some(Duration::from_secs(1)),
                 jitter: Some(0.25),
             }),
-            deduplication: None,
+            expires_at_ms: Some(5),
+            keep_completed: Some(Keep { age: Some(Duration::from_secs(9)), count: Some(3) }),
+            keep_failed: Some(Keep::default()),
             trace: Trace { correlation_id: Some("c".into()), platform: Some("p".into()) },
+            ..NewJob::new("q".parse().expect("a name"), "n", "{}")
         };
         let read = JobOpts::parse(&encode(&job).to_string()).expect("options");
-        assert_eq!((read.attempts, read.backoff, read.trace), (job.attempts, job.backoff, job.trace));
+        assert_eq!(read.retention("completed"), Some(&json!({ "age": 9, "count": 3 })));
+        assert_eq!(read.retention("failed"), Some(&json!(false)));
+        assert_eq!(
+            (read.attempts, read.backoff, read.expires_at_ms, read.trace),
+            (job.attempts, job.backoff, job.expires_at_ms, job.trace)
+        );
     }
 }

@@ -4,13 +4,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use bullmq::QueueKeys;
 use patchbay_model::QueueName;
+use patchbay_model::job::NewJob;
+use patchbay_model::manifest::QueueSpec;
 use tokio::sync::broadcast;
 
 use crate::connection::Connection;
 use crate::kill::{self, Kill};
 use crate::memory::Memory;
+use crate::now_ms;
 use crate::{AttemptReader, Handler, Kv, QueueCounts, QueueError, WorkerConfig, WorkerHandle};
 
 /// Where Redis is.
@@ -46,6 +50,8 @@ pub struct Queues {
     pub(crate) memory: Memory,
     /// Made with the first worker.
     kills: Arc<OnceLock<broadcast::Sender<Arc<Kill>>>>,
+    /// What the active manifests say of queues.
+    defaults: Arc<ArcSwap<HashMap<QueueName, QueueSpec>>>,
 }
 
 impl Queues {
@@ -54,7 +60,19 @@ impl Queues {
         let client = redis::Client::open(config.url.as_str())?;
         let connection = Connection::open(client).await?;
         let memory = Memory::new(connection.clone());
-        Ok(Self { config: Arc::new(config), connection, memory, kills: Arc::default() })
+        Ok(Self { config: Arc::new(config), connection, memory, kills: Arc::default(), defaults: Arc::default() })
+    }
+
+    /// What jobs get whose producers left it out, from now on and for all clones.
+    pub fn set_defaults(&self, specs: HashMap<QueueName, QueueSpec>) {
+        self.defaults.store(Arc::new(specs));
+    }
+
+    /// Queues that no active plugin handles have no defaults.
+    pub(crate) fn fill(&self, job: &mut NewJob) {
+        if let Some(spec) = self.defaults.load().get(&job.queue) {
+            spec.fill(job, now_ms());
+        }
     }
 
     pub(crate) fn keys(&self, queue: &QueueName) -> QueueKeys {

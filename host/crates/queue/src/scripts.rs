@@ -15,6 +15,7 @@ macro_rules! script {
 
 script!(ADD_JOB_SCHEDULER, "addJobScheduler-11");
 script!(ADD_DELAYED, "addDelayedJob-6");
+script!(ADD_PARENT, "addParentJob-6");
 script!(ADD_PRIORITIZED, "addPrioritizedJob-9");
 script!(ADD_STANDARD, "addStandardJob-9");
 script!(CHANGE_DELAY, "changeDelay-4");
@@ -39,6 +40,10 @@ script!(PAUSE, "pause-7");
 script!(PROMOTE, "promote-9");
 script!(REMOVE_JOB, "removeJob-2");
 script!(REMOVE_JOB_SCHEDULER, "removeJobScheduler-3");
+script!(
+    /// After a whole tree was added: whoever's children were all done already, long ago, need not wait.
+    RELEASE_PARENT, "releaseParentIfNoPendingDependencies-2"
+);
 script!(REPROCESS, "reprocessJob-9");
 script!(UPDATE_DATA, "updateData-1");
 script!(UPDATE_JOB_SCHEDULER, "updateJobScheduler-12");
@@ -69,8 +74,8 @@ impl Call {
         self.command.clone()
     }
 
-    pub(crate) fn is_of(&self, script: &Script) -> bool {
-        self.script.get_hash() == script.get_hash()
+    pub(crate) fn is_same_script(&self, other: &Self) -> bool {
+        self.script.get_hash() == other.script.get_hash()
     }
 
     /// Makes the script known to Redis.

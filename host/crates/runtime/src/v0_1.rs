@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use patchbay_model::capability::{self as model, Capabilities, LogLevel};
+use patchbay_model::flow::{ChildFailure, Flow};
 use patchbay_model::job as model_job;
 use patchbay_model::outcome::{Failure, Retry};
 use patchbay_model::retry::{Backoff, BackoffKind};
@@ -43,6 +44,7 @@ mod tested {
             "patchbay:plugin/sql": super::bindings::patchbay::plugin::sql,
             "patchbay:plugin/kv": super::bindings::patchbay::plugin::kv,
             "patchbay:plugin/queue": super::bindings::patchbay::plugin::queue,
+            "patchbay:plugin/flows": super::bindings::patchbay::plugin::flows,
             "patchbay:plugin/smtp": super::bindings::patchbay::plugin::smtp,
             "patchbay:plugin/audit": super::bindings::patchbay::plugin::audit,
         },
@@ -50,7 +52,7 @@ mod tested {
 }
 
 use bindings::exports::patchbay::plugin::jobs::Job;
-use bindings::patchbay::plugin::{audit, http, kv, log, progress, queue, secrets, settings, smtp, sql, types};
+use bindings::patchbay::plugin::{audit, flows, http, kv, log, progress, queue, secrets, settings, smtp, sql, types};
 
 /// Everything that a component may import.
 pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -280,17 +282,73 @@ fn new_job(job: types::NewJob) -> Result<model_job::NewJob, model::CapabilityErr
         delay: job.delay_ms.map(Duration::from_millis),
         priority: job.priority,
         attempts: job.attempts,
-        backoff: job.backoff.map(|backoff| Backoff {
-            kind: if backoff.kind == "fixed" { BackoffKind::Fixed } else { BackoffKind::Exponential },
-            delay: Duration::from_millis(backoff.delay_ms),
-            max: backoff.max_ms.map(Duration::from_millis),
-            jitter: Some(f64::from(backoff.jitter)),
+        backoff: job.backoff.map(backoff).transpose()?,
+        deduplication: job.deduplication.map(|once| model_job::Deduplication {
+            key: once.key,
+            ttl: once.ttl_ms.map(Duration::from_millis),
+            extend: once.extend,
+            replace: once.replace,
+            keep_last_if_active: once.keep_last_if_active,
         }),
-        deduplication: job
-            .deduplication
-            .map(|once| model_job::Deduplication { key: once.key, ttl: once.ttl_ms.map(Duration::from_millis) }),
+        lifo: job.lifo,
+        expires_at_ms: job.expires_at,
+        keep_completed: job.keep_completed.map(keep),
+        keep_failed: job.keep_failed.map(keep),
         trace: model_job::Trace::default(),
     })
+}
+
+fn backoff(backoff: types::Backoff) -> Result<Backoff, model::CapabilityError> {
+    let kind = match backoff.kind.as_str() {
+        "fixed" => BackoffKind::Fixed,
+        "exponential" => BackoffKind::Exponential,
+        other => return Err(model::CapabilityError::invalid(format!("no kind of backoff: {other}"))),
+    };
+    Ok(Backoff {
+        kind,
+        delay: Duration::from_millis(backoff.delay_ms),
+        max: backoff.max_ms.map(Duration::from_millis),
+        jitter: Some(f64::from(backoff.jitter)),
+    })
+}
+
+fn keep(retention: types::Retention) -> model_job::Keep {
+    model_job::Keep { age: retention.age_ms.map(Duration::from_millis), count: retention.count }
+}
+
+fn flow(nodes: Vec<flows::Node>) -> Result<Flow, model::CapabilityError> {
+    let invalid = |text: String| model::CapabilityError::invalid(text);
+    let node = |node: flows::Node| {
+        let on_failure = match node.on_failure {
+            None => ChildFailure::default(),
+            Some(name) => ChildFailure::parse(&name).ok_or_else(|| invalid(format!("no on-failure: {name}")))?,
+        };
+        Ok((new_job(node.job)?, on_failure, node.parent.map(|place| place as usize)))
+    };
+    let list = nodes.into_iter().map(node).collect::<Result<Vec<_>, model::CapabilityError>>()?;
+    Flow::from_list(list).map_err(|error| invalid(error.to_string()))
+}
+
+impl flows::Host for State {
+    async fn enqueue(&mut self, nodes: Vec<flows::Node>) -> Answer<Vec<String>> {
+        let flow = match flow(nodes) {
+            Ok(flow) => flow,
+            Err(invalid) => return Ok(Err(error(invalid))),
+        };
+        let capabilities = Arc::clone(&self.capabilities);
+        Ok(self.outside(async move { capabilities.enqueue_flow(flow).await }).await?.map_err(error))
+    }
+
+    async fn children(&mut self) -> Answer<Vec<flows::Child>> {
+        let capabilities = Arc::clone(&self.capabilities);
+        let children = self.outside(async move { capabilities.children().await }).await?;
+        let child = |child: patchbay_model::flow::ChildResult| flows::Child {
+            id: child.id,
+            queue: child.queue,
+            outcome: child.outcome,
+        };
+        Ok(children.map(|all| all.into_iter().map(child).collect()).map_err(error))
+    }
 }
 
 impl queue::Host for State {

@@ -1,8 +1,10 @@
 //! /api/admin: what operators do. Basic auth on every route; every change leaves an action row before it happens and completes it after.
 
 mod add;
+mod flow;
 mod jobs;
 mod maintain;
+mod new_job;
 mod operate;
 mod plugins;
 mod queues;
@@ -26,6 +28,7 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(jobs::router())
         .merge(operate::router())
         .merge(add::router())
+        .merge(flow::router())
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::require))
 }
 

@@ -288,18 +288,7 @@ async fn run(
 ) -> ApiResult<Ran> {
     let id: ScheduleId = id.parse()?;
     let (queue, spec) = spec(&state.store.schedule(&id).await?).map_err(ApiError::invalid)?;
-    let job = NewJob {
-        queue: queue.clone(),
-        name: spec.name,
-        data: spec.data,
-        id: None,
-        delay: None,
-        priority: None,
-        attempts: None,
-        backoff: None,
-        deduplication: None,
-        trace,
-    };
+    let job = NewJob { trace, ..NewJob::new(queue.clone(), spec.name, spec.data) };
     let act = async {
         let ids = state.queues.add(vec![job]).await?;
         let id = ids.into_iter().next().ok_or_else(ApiError::internal)?;

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use patchbay_plugin::{Failure, Job, Jobs, Retry, Value, http, json, kv, log, progress, queue, secrets};
+use patchbay_plugin::{Failure, Job, Jobs, Retry, Value, flows, http, json, kv, log, progress, queue, secrets};
 
 struct Hostile;
 
@@ -132,18 +132,34 @@ impl Jobs for Hostile {
             })),
             "enqueue" => {
                 let queue = data(&job)["queue"].as_str().unwrap_or("otherQueue").to_owned();
-                let new = |n: u32| queue::NewJob {
-                    queue: queue.clone(),
-                    name: format!("child-{n}"),
-                    data: "{}".into(),
-                    id: None,
-                    delay_ms: None,
-                    priority: None,
-                    attempts: None,
-                    backoff: None,
-                    deduplication: None,
-                };
+                let new = |n: u32| queue::NewJob::new(&queue, &format!("child-{n}"), &json!({}));
                 Ok(json!(queue::enqueue(&[new(1), new(2)]).map_err(denied)?))
+            }
+            // A parent with two children in this queue, one of which fails; `parent` instead of the first's own.
+            "enqueue-flow" => {
+                let node = |name: &str, parent, on_failure: Option<&str>| flows::Node {
+                    job: queue::NewJob::new("hostileQueue", name, &json!({ "name": name })),
+                    parent,
+                    on_failure: on_failure.map(str::to_owned),
+                };
+                let mut nodes = vec![
+                    node("children", None, None),
+                    node("echo", Some(0), None),
+                    node("fail", Some(0), Some("ignore")),
+                ];
+                if let Some(parent) = data(&job)["parent"].as_u64() {
+                    nodes[1].parent = u32::try_from(parent).ok();
+                }
+                nodes[2].job.data = json!({ "retry": "never" }).to_string();
+                Ok(json!(flows::enqueue(&nodes).map_err(denied)?))
+            }
+            "children" => {
+                let children = flows::children().map_err(denied)?;
+                let child = |child: &flows::Child| match &child.outcome {
+                    Ok(result) => json!({ "id": child.id, "queue": child.queue, "result": result }),
+                    Err(reason) => json!({ "id": child.id, "queue": child.queue, "failure": reason }),
+                };
+                Ok(children.iter().map(child).collect())
             }
             other => Err(Failure::invalid_input("name", other)),
         }

@@ -54,6 +54,8 @@ pub enum Refusal {
     Missed(String),
     /// It stalled too often, or a flow decided so: BullMQ's own text.
     Condemned(String),
+    /// Its time had passed when it was taken.
+    Expired(String),
 }
 
 /// What BullMQ writes when a job stalled more often than it may.
@@ -67,13 +69,14 @@ impl Refusal {
             Self::Missed(_) => "missed",
             Self::Condemned(reason) if reason == STALLED_TOO_OFTEN => "crashed-host",
             Self::Condemned(_) => "failed-by-flow",
+            Self::Expired(_) => "expired",
         }
     }
 
     /// For an operator.
     pub fn message(&self) -> &str {
         match self {
-            Self::Unreadable(reason) | Self::Missed(reason) | Self::Condemned(reason) => reason,
+            Self::Unreadable(reason) | Self::Missed(reason) | Self::Condemned(reason) | Self::Expired(reason) => reason,
         }
     }
 }
@@ -141,6 +144,10 @@ fn refusal(data: &str, opts: &Result<JobOpts, String>, condemned: Option<&str>, 
                 format!("left out: it was due {} s ago, and its schedule leaves out missed ticks", late.as_secs());
             return Some(Refusal::Missed(text));
         }
+    }
+    let expires_at_ms = opts.expires_at_ms;
+    if let Some(late_ms) = expires_at_ms.and_then(|at| now_ms().checked_sub(at)).filter(|&late_ms| late_ms > 0) {
+        return Some(Refusal::Expired(format!("taken {late_ms} ms after the time after which it must not run")));
     }
     if data.len() > MAX_DATA_BYTES {
         return Some(Refusal::Unreadable(format!("the job's data is larger than {MAX_DATA_BYTES} bytes")));

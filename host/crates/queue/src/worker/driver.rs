@@ -1,5 +1,5 @@
 //! One task per worker that starts jobs while there is room, and otherwise waits for whichever comes first: a marker in Redis, a rate
-//! limit's or a delay's end, a job of ours that ended, an order.
+//! limit's or a delay's end, a job of ours that ended, a place under a limit shared with other workers, an order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::fetch::{IDLE, Look, Next, Taken};
-use super::{Control, Inner};
+use super::{Control, Inner, Pass};
 
 /// Between tries while Redis is away: its return is noticed about as soon.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
@@ -28,19 +28,32 @@ pub(super) async fn drive(inner: Arc<Inner>) {
     let mut look = Look::Now;
     let mut chains: u64 = 0;
     let mut away = false;
+    // A place beyond our own concurrency: one that we have, or our place in the line for one.
+    let mut pass = None;
+    let mut entering = None;
     loop {
         let Control { concurrency, paused, stopping } = *control.borrow_and_update();
         if stopping {
             break;
         }
         let room = !paused && running < concurrency;
-        if room && is_due(look) {
+        let wants = room && is_due(look);
+        if !wants {
+            (pass, entering) = (None, None);
+        } else if pass.is_none() && entering.is_none() {
+            pass = inner.config.gate.try_enter();
+            if pass.is_none() {
+                entering = Some(inner.config.gate.enter());
+            }
+        }
+        if let Some(entered) = pass.take() {
             chains += 1;
             let token = format!("{}:{chains}", inner.id);
             match inner.fetch(&token).await {
                 Ok(Next::Job(taken)) => {
                     running += 1;
-                    let jobs = chain(Arc::clone(&inner), token, taken, Ended(ended.clone(), Look::Now));
+                    let ended = Ended(ended.clone(), Look::Now);
+                    let jobs = chain(Arc::clone(&inner), token, taken, ended, entered);
                     inner.running.spawn_on(jobs, &inner.config.threads);
                 }
                 Ok(Next::Nothing(later)) => look = later,
@@ -58,7 +71,13 @@ pub(super) async fn drive(inner: Arc<Inner>) {
             }
             continue;
         }
+        // Waiting for a place, we leave markers to whoever has one.
+        let looks = room && !wants;
         tokio::select! {
+            entered = enter(&mut entering), if wants => {
+                pass = Some(entered);
+                entering = None;
+            }
             changed = control.changed() => {
                 if changed.is_err() {
                     break;
@@ -69,8 +88,8 @@ pub(super) async fn drive(inner: Arc<Inner>) {
                 running -= 1;
                 look = sooner(look, after);
             }
-            popped = marker.wait(), if room || marker.is_waiting() => match popped {
-                Ok(true) if room => look = Look::Now,
+            popped = marker.wait(), if looks || marker.is_waiting() => match popped {
+                Ok(true) if looks => look = Look::Now,
                 Ok(true) => inner.pass_marker_on().await,
                 Ok(false) => {}
                 Err(_) => {
@@ -83,13 +102,20 @@ pub(super) async fn drive(inner: Arc<Inner>) {
                 marker.reset();
                 look = Look::Now;
             }
-            () = sleep_until(look), if room => look = Look::Now,
+            () = sleep_until(look), if looks => look = Look::Now,
         }
     }
     // Whoever else works here must not wait for the marker that we may have taken while leaving.
     if marker.is_waiting() {
         drop(marker);
         inner.pass_marker_on().await;
+    }
+}
+
+async fn enter(entering: &mut Option<BoxFuture<'static, Box<dyn Pass>>>) -> Box<dyn Pass> {
+    match entering {
+        Some(entering) => entering.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -111,9 +137,9 @@ async fn sleep_until(look: Look) {
 }
 
 /// Jobs one after another, each fetched by the settlement of the one before, until there is none.
-async fn chain(inner: Arc<Inner>, token: String, mut taken: Box<Taken>, mut ended: Ended) {
+async fn chain(inner: Arc<Inner>, token: String, mut taken: Box<Taken>, mut ended: Ended, pass: Box<dyn Pass>) {
     ended.1 = loop {
-        match inner.process(&token, *taken).await {
+        match inner.process(&token, *taken, &*pass).await {
             Next::Job(next) => taken = next,
             Next::Nothing(look) => break look,
         }

@@ -1,8 +1,12 @@
-//! What a running job writes: log lines and progress.
+//! What a running job writes and reads: log lines, progress, its children's results.
+
+use std::collections::HashMap;
 
 use patchbay_model::JobId;
+use patchbay_model::flow::ChildResult;
 use tracing::warn;
 
+use crate::QueueError;
 use crate::connection::Connection;
 
 /// BullMQ's own bound on its stream of events.
@@ -24,6 +28,26 @@ impl std::fmt::Debug for JobHandle {
 }
 
 impl JobHandle {
+    /// What became of the job's children, ordered by key: results, and failures that its flow said to ignore.
+    pub async fn children(&self) -> Result<Vec<ChildResult>, QueueError> {
+        let mut pipe = redis::pipe();
+        for part in ["processed", "failed"] {
+            pipe.hgetall(format!("{}:{part}", self.job_key));
+        }
+        type Hash = HashMap<String, String>;
+        let (processed, failed): (Hash, Hash) = pipe.query_async(&mut self.connection.get()).await?;
+        let done = processed.into_iter().map(|(key, value)| (key, Ok(value)));
+        let mut outcomes: Vec<_> = done.chain(failed.into_iter().map(|(key, reason)| (key, Err(reason)))).collect();
+        outcomes.sort();
+        let result = |(key, outcome): (String, Result<String, String>)| {
+            // `prefix:queue:id`; neither a queue's name nor a child's id has a colon, a prefix may have.
+            let mut parts = key.rsplitn(3, ':');
+            let id = parts.next().unwrap_or_default().to_owned();
+            ChildResult { id, queue: parts.next().unwrap_or_default().to_owned(), outcome }
+        };
+        Ok(outcomes.into_iter().map(result).collect())
+    }
+
     /// Appends lines to the job's log and sets its progress (JSON), in one round trip. Best effort: losing them must not fail a job.
     pub async fn write(&self, log_lines: &[String], progress: Option<&str>) {
         let mut pipe = redis::pipe();

@@ -8,6 +8,7 @@
 mod delivery;
 mod driver;
 mod fetch;
+mod gate;
 mod job_handle;
 mod locks;
 mod retention;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use patchbay_model::QueueName;
 use patchbay_model::attempt::AttemptRecord;
+pub use patchbay_model::job::Keep;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
@@ -29,6 +31,7 @@ use crate::Queues;
 
 pub use delivery::{Delivery, Refusal};
 pub(crate) use fetch::unwritable;
+pub use gate::{Gate, Pass, Unlimited};
 pub use job_handle::JobHandle;
 pub use locks::End;
 
@@ -57,15 +60,8 @@ pub struct WorkerConfig {
     pub host: String,
     /// Where jobs run. The worker's own duties stay where it was started, so that a job that computes holds up no lock.
     pub threads: tokio::runtime::Handle,
-}
-
-/// Whichever is reached first; nothing set keeps all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Keep {
-    /// No longer than this.
-    pub age: Option<Duration>,
-    /// No more than this; 0 keeps none.
-    pub count: Option<u64>,
+    /// Asked before a job is taken.
+    pub gate: Arc<dyn Gate>,
 }
 
 /// Runs jobs.

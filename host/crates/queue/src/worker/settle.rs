@@ -12,7 +12,7 @@ use tracing::{error, warn};
 
 use super::fetch::{self, FetchOpts, Look, Next, Taken, unwritable};
 use super::retention::KeepJobs;
-use super::{Disposition, End, Inner, Settlement};
+use super::{Disposition, End, Inner, Pass, Settlement};
 use crate::attempts;
 use crate::now_ms;
 use crate::opts::JobOpts;
@@ -46,11 +46,13 @@ struct Settling<'a> {
     token: &'a str,
     taken: &'a Taken,
     opts: Option<&'a JobOpts>,
+    /// Another worker waits for this one's place, so no next job is taken.
+    yields: bool,
 }
 
 impl Inner {
     /// Runs a job and settles it. Gives what the settlement fetched.
-    pub(super) async fn process(&self, token: &str, taken: Taken) -> Next {
+    pub(super) async fn process(&self, token: &str, taken: Taken, pass: &dyn Pass) -> Next {
         let end = End::default();
         let held = self.locks.hold(&taken.id, token, end.clone());
         self.schedule_next_tick(&taken).await;
@@ -60,7 +62,8 @@ impl Inner {
             // Not even its failure could be recorded.
             Err(error) => fail(format!("invalid-input: {error}")),
         };
-        let next = self.settle(Settling { token, taken: &taken, opts: opts.as_ref().ok() }, settlement, &end).await;
+        let job = Settling { token, taken: &taken, opts: opts.as_ref().ok(), yields: pass.is_wanted() };
+        let next = self.settle(job, settlement, &end).await;
         drop(held);
         next
     }
@@ -131,6 +134,8 @@ impl Inner {
             return Ok(Ok(Next::Nothing(Look::Now)));
         }
         Ok(match fetch::next(reply)? {
+            // Not asked for one, so this says nothing of the queue.
+            Ok(Next::Nothing(_)) if job.yields => Ok(Next::Nothing(Look::Now)),
             // `moveToDelayed` does not tell when the next delayed job is due, and this one may be that.
             Ok(Next::Nothing(_)) if !settlement.disposition.is_final() => Ok(Next::Nothing(Look::Now)),
             next => next,
@@ -203,7 +208,7 @@ impl Inner {
             .arg(property)
             .arg(value)
             .arg(target)
-            .arg(self.fetches_next())
+            .arg(self.fetches_next(job))
             .arg(&self.names.prefix)
             .arg(rmp_serde::to_vec_named(&opts).map_err(unwritable)?)
             .arg(fields))
@@ -232,14 +237,18 @@ impl Inner {
             .arg(delay.as_millis() as u64)
             .arg(if counts { "0" } else { "1" })
             .arg(rmp_serde::to_vec(fields).map_err(unwritable)?)
-            .arg(self.fetches_next())
+            .arg(self.fetches_next(job))
             .arg(rmp_serde::to_vec_named(&self.fetch_opts(job.token)).map_err(unwritable)?))
     }
 
-    /// Whether a settlement takes the next job: not when paused, and not when fewer may run now than do.
-    fn fetches_next(&self) -> &'static str {
+    /// Whether a settlement takes the next job: not when paused, not when fewer may run now than do, not when its place is wanted.
+    fn fetches_next(&self, job: &Settling<'_>) -> &'static str {
         let control = *self.control.borrow();
-        if control.paused || control.stopping || self.running.len() > control.concurrency { "0" } else { "1" }
+        if job.yields || control.paused || control.stopping || self.running.len() > control.concurrency {
+            "0"
+        } else {
+            "1"
+        }
     }
 }
 

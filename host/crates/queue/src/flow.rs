@@ -1,0 +1,111 @@
+//! Adding a tree of jobs, as BullMQ's own flow producer does: one transaction, parents before their children, so that either the whole
+//! tree is there or nothing of it.
+//!
+//! Every job of a tree has an id before it is written (a UUID where its producer gave none): its children name it.
+
+use patchbay_model::flow::{ChildFailure, Flow};
+use patchbay_model::{JobId, QueueName};
+use uuid::Uuid;
+
+use crate::add::{self, Parent};
+use crate::now_ms;
+use crate::scripts::{self, Call};
+use crate::{QueueError, Queues};
+
+/// Bytes of all data of one tree: it is written in one transaction.
+const MAX_FLOW_BYTES: usize = 16 << 20;
+
+impl Queues {
+    /// Adds a tree; all or nothing. Gives its jobs' places, parents before their children. Refused while Redis is nearly full.
+    pub async fn add_flow(&self, mut flow: Flow) -> Result<Vec<(QueueName, JobId)>, QueueError> {
+        self.memory.refuse_when_full().await?;
+        flow.check().map_err(|error| QueueError::Invalid(error.to_string()))?;
+        let mut bytes = 0;
+        for job in flow.jobs_mut() {
+            self.fill(job);
+            add::check(job)?;
+            bytes += job.data.len();
+        }
+        if bytes > MAX_FLOW_BYTES {
+            return Err(QueueError::Invalid(format!("a flow's data has at most {MAX_FLOW_BYTES} bytes in all")));
+        }
+        let mut tree = Tree { queues: self, additions: Vec::new(), releases: Vec::new(), places: Vec::new() };
+        tree.add(&flow, None)?;
+        let Tree { mut additions, releases, places, .. } = tree;
+        let jobs = additions.len();
+        additions.extend(releases);
+        for reply in self.transaction(&additions).await?.into_iter().take(jobs) {
+            add::id(reply)?;
+        }
+        Ok(places)
+    }
+}
+
+struct Tree<'a> {
+    queues: &'a Queues,
+    additions: Vec<Call>,
+    /// For children that exist already and are done: no event of theirs will come.
+    releases: Vec<Call>,
+    places: Vec<(QueueName, JobId)>,
+}
+
+impl Tree<'_> {
+    /// No deeper than the tree, which is checked.
+    fn add(&mut self, node: &Flow, parent: Option<&Parent>) -> Result<(), QueueError> {
+        let job = &node.job;
+        let is_parent = !node.children.is_empty();
+        refuse_deduplication(node, parent.is_some())?;
+        let id = match &job.id {
+            Some(id) => id.clone(),
+            None => Uuid::new_v4()
+                .to_string()
+                .parse()
+                .map_err(|error: patchbay_model::InvalidId| QueueError::Invalid(error.to_string()))?,
+        };
+        let keys = self.queues.keys(&job.queue);
+        let (script, names) = if is_parent {
+            let names =
+                vec![keys.meta(), keys.id(), keys.delayed(), keys.waiting_children(), keys.completed(), keys.events()];
+            (&*scripts::ADD_PARENT, names)
+        } else {
+            add::script_for(job, &keys)
+        };
+        self.additions.push(add::call(script, &names, &keys, job, id.as_str(), parent)?);
+        self.places.push((job.queue.clone(), id.clone()));
+        if is_parent {
+            let key = keys.job_key(id.as_str());
+            let names = [key.clone(), format!("{key}:dependencies")];
+            let release = Call::new(&scripts::RELEASE_PARENT, &names);
+            self.releases.push(release.arg(keys.base()).arg(id.as_str()).arg(now_ms()));
+        }
+        for child in &node.children {
+            let parent = Parent { queue_key: keys.base(), id: id.clone(), on_failure: option(child.on_failure) };
+            self.add(child, Some(&parent))?;
+        }
+        Ok(())
+    }
+}
+
+/// A repeat of a parent would leave its children to a job that knows nothing of them, and one that is kept for later has no parent: BullMQ
+/// refuses the second, we both.
+fn refuse_deduplication(node: &Flow, has_parent: bool) -> Result<(), QueueError> {
+    let Some(once) = &node.job.deduplication else { return Ok(()) };
+    if !node.children.is_empty() {
+        return Err(QueueError::Invalid("a job with children cannot be de-duplicated".into()));
+    }
+    if has_parent && once.keep_last_if_active {
+        return Err(QueueError::Invalid("a flow's child cannot be kept for later (keepLastIfActive)".into()));
+    }
+    Ok(())
+}
+
+/// BullMQ's short name.
+fn option(on_failure: ChildFailure) -> Option<&'static str> {
+    match on_failure {
+        ChildFailure::Wait => None,
+        ChildFailure::FailParent => Some("fpof"),
+        ChildFailure::ContinueParent => Some("cpof"),
+        ChildFailure::Ignore => Some("idof"),
+        ChildFailure::Remove => Some("rdof"),
+    }
+}

@@ -1,0 +1,260 @@
+//! The host-wide limit on jobs at once, shared by all queues.
+//!
+//! Each queue may have places of its own (`reserved`); the rest is everybody's, given in the order of asking. A queue stands in that line
+//! once, however many jobs it has, so none starves: who holds a shared place while another queue waits gives it up after its job. Never
+//! knows of jobs. What is reserved is taken from the shared places; a reservation made while they are in use is filled as they come free.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use patchbay_model::QueueName;
+use patchbay_queue::{Gate, Pass};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::warn;
+
+/// All places of this process.
+#[derive(Debug)]
+pub(super) struct Slots {
+    shared: Arc<Semaphore>,
+    /// Queues that stand in line.
+    waiting: AtomicUsize,
+    ledger: Mutex<Ledger>,
+    /// As in the ledger; read without its lock each time that a place comes free.
+    owed: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Ledger {
+    /// Places that may still be reserved; one stays shared, so that queues without a reservation go on.
+    reservable: usize,
+    /// One entry per reserved place that is still shared.
+    owed: Vec<Arc<Semaphore>>,
+}
+
+/// One queue's way to its own places and the shared ones.
+#[derive(Debug)]
+struct QueueSlots {
+    slots: Arc<Slots>,
+    own: Arc<Semaphore>,
+    reserved: usize,
+    waiting: AtomicUsize,
+}
+
+/// What a worker holds.
+#[derive(Debug, Clone)]
+struct QueueGate(Arc<QueueSlots>);
+
+impl Slots {
+    /// For so many jobs at once.
+    pub(super) fn new(max_jobs: usize) -> Arc<Self> {
+        Arc::new(Self {
+            shared: Arc::new(Semaphore::new(max_jobs)),
+            waiting: AtomicUsize::new(0),
+            ledger: Mutex::new(Ledger { reservable: max_jobs.saturating_sub(1), owed: Vec::new() }),
+            owed: AtomicUsize::new(0),
+        })
+    }
+
+    /// The gate of one queue's worker; its reservation ends with it. Reservations beyond the limit are cut and warned of: manifests of
+    /// different plugins cannot know of each other.
+    pub(super) fn of_queue(self: &Arc<Self>, queue: &QueueName, wanted: usize) -> Arc<dyn Gate> {
+        let own = Arc::new(Semaphore::new(0));
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let reserved = wanted.min(ledger.reservable);
+        if reserved < wanted {
+            warn!(%queue, wanted, reserved, "the host-wide limit on jobs has too few places for all reservations");
+        }
+        ledger.reservable -= reserved;
+        let free = self.shared.forget_permits(reserved);
+        own.add_permits(free);
+        ledger.owed.extend((free..reserved).map(|_| Arc::clone(&own)));
+        self.owed.store(ledger.owed.len(), Ordering::Release);
+        drop(ledger);
+        let slots = Arc::clone(self);
+        Arc::new(QueueGate(Arc::new(QueueSlots { slots, own, reserved, waiting: AtomicUsize::new(0) })))
+    }
+
+    fn give_back(&self, permit: OwnedSemaphorePermit) {
+        if self.owed.load(Ordering::Acquire) > 0 {
+            let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(own) = ledger.owed.pop() {
+                self.owed.store(ledger.owed.len(), Ordering::Release);
+                permit.forget();
+                own.add_permits(1);
+            }
+        }
+    }
+}
+
+impl Drop for QueueSlots {
+    /// Every pass holds this, so all places are back by now.
+    fn drop(&mut self) {
+        let mut ledger = self.slots.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = ledger.owed.len();
+        ledger.owed.retain(|own| !Arc::ptr_eq(own, &self.own));
+        let never_given = before - ledger.owed.len();
+        self.slots.owed.store(ledger.owed.len(), Ordering::Release);
+        ledger.reservable += self.reserved;
+        self.slots.shared.add_permits(self.reserved - never_given);
+    }
+}
+
+impl Gate for QueueGate {
+    fn try_enter(&self) -> Option<Box<dyn Pass>> {
+        let own = Arc::clone(&self.0.own).try_acquire_owned().ok().map(Place::Own);
+        let place = own.or_else(|| Arc::clone(&self.0.slots.shared).try_acquire_owned().ok().map(Place::shared))?;
+        Some(Box::new(QueuePass { place, queue: Arc::clone(&self.0) }))
+    }
+
+    fn enter(&self) -> BoxFuture<'static, Box<dyn Pass>> {
+        // Counted from now on, and not only once it is polled.
+        let line = InLine::join(&self.0);
+        async move {
+            let queue = Arc::clone(&line.0);
+            // Neither is ever closed.
+            let place = tokio::select! {
+                biased;
+                Ok(permit) = Arc::clone(&queue.own).acquire_owned() => Place::Own(permit),
+                Ok(permit) = Arc::clone(&queue.slots.shared).acquire_owned() => Place::shared(permit),
+                else => std::future::pending().await,
+            };
+            drop(line);
+            Box::new(QueuePass { place, queue }) as Box<dyn Pass>
+        }
+        .boxed()
+    }
+}
+
+/// A queue that waits.
+struct InLine(Arc<QueueSlots>);
+
+impl InLine {
+    fn join(queue: &Arc<QueueSlots>) -> Self {
+        queue.waiting.fetch_add(1, Ordering::Relaxed);
+        queue.slots.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(queue))
+    }
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.slots.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug)]
+enum Place {
+    /// Held for its `Drop`.
+    Own(#[allow(dead_code)] OwnedSemaphorePermit),
+    /// Absent only while it is dropped.
+    Shared(Option<OwnedSemaphorePermit>),
+}
+
+impl Place {
+    fn shared(permit: OwnedSemaphorePermit) -> Self {
+        Self::Shared(Some(permit))
+    }
+}
+
+struct QueuePass {
+    place: Place,
+    queue: Arc<QueueSlots>,
+}
+
+impl Pass for QueuePass {
+    fn is_wanted(&self) -> bool {
+        let all = self.queue.slots.waiting.load(Ordering::Relaxed);
+        matches!(self.place, Place::Shared(_)) && all > self.queue.waiting.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for QueuePass {
+    fn drop(&mut self) {
+        if let Place::Shared(permit) = &mut self.place
+            && let Some(permit) = permit.take()
+        {
+            self.queue.slots.give_back(permit);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(slots: &Arc<Slots>, name: &str, reserved: usize) -> Arc<dyn Gate> {
+        slots.of_queue(&name.parse().expect("a name"), reserved)
+    }
+
+    fn taken(gate: &Arc<dyn Gate>) -> Vec<Box<dyn Pass>> {
+        std::iter::from_fn(|| gate.try_enter()).collect()
+    }
+
+    #[test]
+    fn reserved_places_are_nobody_elses_and_the_rest_is_everybodys() {
+        let slots = Slots::new(5);
+        let (a, b) = (queue(&slots, "a", 2), queue(&slots, "b", 0));
+        let of_b = taken(&b);
+        assert_eq!(of_b.len(), 3);
+        assert_eq!(taken(&a).len(), 2);
+        drop(of_b);
+        assert_eq!(taken(&a).len(), 5);
+    }
+
+    #[test]
+    fn a_reservation_made_while_all_are_in_use_is_filled_as_they_come_free_and_ends_with_its_queue() {
+        let slots = Slots::new(2);
+        let b = queue(&slots, "b", 0);
+        let of_b = taken(&b);
+        assert_eq!(of_b.len(), 2);
+        let a = queue(&slots, "a", 1);
+        assert_eq!(taken(&a).len(), 0);
+        drop(of_b);
+        assert_eq!(taken(&b).len(), 1);
+        drop(a);
+        assert_eq!(taken(&b).len(), 2);
+    }
+
+    #[test]
+    fn reservations_leave_one_place_to_all() {
+        let slots = Slots::new(3);
+        let (a, b) = (queue(&slots, "a", 9), queue(&slots, "b", 1));
+        assert_eq!(taken(&b).len(), 1);
+        assert_eq!(taken(&a).len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_waits_is_next_and_another_queue_is_told_so() {
+        let slots = Slots::new(1);
+        let (a, b) = (queue(&slots, "a", 0), queue(&slots, "b", 0));
+        let first = a.try_enter().expect("a place");
+        let mut more = a.enter();
+        assert!((&mut more).now_or_never().is_none());
+        assert!(!first.is_wanted(), "a queue does not give way to itself");
+        let mut other = b.enter();
+        assert!((&mut other).now_or_never().is_none());
+        assert!(first.is_wanted());
+        drop(first);
+        let second = more.now_or_never().expect("first in line");
+        assert!(second.is_wanted());
+        drop(second);
+        assert!(a.try_enter().is_none(), "it is in the hands of the one in line");
+        assert!(!other.now_or_never().expect("its turn").is_wanted());
+    }
+
+    #[tokio::test]
+    async fn who_leaves_the_line_holds_nobody_up() {
+        let slots = Slots::new(1);
+        let (a, b) = (queue(&slots, "a", 0), queue(&slots, "b", 0));
+        let first = a.try_enter().expect("a place");
+        let mut gone = b.enter();
+        assert!((&mut gone).now_or_never().is_none());
+        drop(gone);
+        assert!(!first.is_wanted());
+        drop(first);
+        assert!(a.try_enter().is_some());
+    }
+}
