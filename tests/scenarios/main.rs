@@ -7,6 +7,7 @@ mod bad_input;
 mod commands;
 mod harness;
 mod health;
+mod interop;
 mod mail;
 mod recovery;
 mod redis_server;
