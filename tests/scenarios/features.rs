@@ -184,7 +184,7 @@ async fn a_job_taken_after_its_time_fails_for_good_and_never_runs() -> anyhow::R
 async fn a_manifest_fills_attempts_backoff_priority_and_expiry_of_jobs_that_leave_them_out() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    let queues = "[[queues]]\nname = \"hostileQueue\"\nattempts = 6\nbackoff = { type = \"fixed\", delay_ms = 70, jitter = 0.0 }\n\
+    let queues = "[[queues]]\nname = \"hostileQueue\"\nattempts = 6\nbackoff = { type = \"fixed\", delay_ms = 70, jitter = 0.5 }\n\
                   [[queues.jobs]]\nname = \"noop\"\npriority = 40\nexpires_after_ms = 90_000\n";
     host.deploy("hostile", hostile_with(queues)?).await?;
     let opts = async |job: Value| {
@@ -194,7 +194,7 @@ async fn a_manifest_fills_attempts_backoff_priority_and_expiry_of_jobs_that_leav
     };
     let filled = opts(json!({ "name": "noop" })).await?;
     assert_eq!((&filled["attempts"], &filled["priority"]), (&json!(6), &json!(40)), "{filled}");
-    assert_eq!(filled["backoff"], json!({ "type": "fixed", "delay": 70, "jitter": 0.0 }));
+    assert_eq!(filled["backoff"], json!({ "type": "fixed", "delay": 70, "jitter": 0.5 }));
     assert!(filled["exp"].as_u64().is_some_and(|at| at > now_ms() + 60_000), "{filled}");
     let own = opts(json!({ "name": "noop", "attempts": 2, "priority": 0 })).await?;
     assert_eq!((&own["attempts"], &own["priority"]), (&json!(2), &json!(0)), "{own}");

@@ -9,6 +9,7 @@ mod dev;
 mod features;
 mod harness;
 mod health;
+mod interop;
 mod mail;
 mod operations;
 mod recovery;

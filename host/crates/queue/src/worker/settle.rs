@@ -20,6 +20,8 @@ use crate::scripts::{self, Call};
 
 /// Traces kept on a job, as in BullMQ's own default order of magnitude.
 const MAX_TRACES: usize = 10;
+/// Two weeks: the longest that BullMQ itself names. One number per minute in which a job ended, and per minute before it.
+const METRICS_MINUTES: &str = "20160";
 /// Wait after a panic of ours, which burns no attempt.
 const AFTER_OUR_PANIC: Duration = Duration::from_secs(5);
 /// Between tries to settle while Redis is away.
@@ -37,7 +39,7 @@ struct FinishOpts<'a> {
     keep_jobs: KeepJobs,
     /// For the event `retries-exhausted`.
     attempts: u32,
-    /// Empty: BullMQ's own per-minute counts are not kept.
+    /// Minutes for which finished jobs are counted, for `getMetrics` and Bull Board; BullMQ keeps none when it is empty.
     max_metrics_size: &'static str,
 }
 
@@ -192,7 +194,7 @@ impl Inner {
             fetch: self.fetch_opts(job.token),
             keep_jobs: wish.unwrap_or_else(|| default.into()),
             attempts: job.opts.and_then(|opts| opts.attempts).unwrap_or(1),
-            max_metrics_size: "",
+            max_metrics_size: METRICS_MINUTES,
         };
         let mut names = self.names.moving.to_vec();
         names.extend([
