@@ -168,9 +168,10 @@ async fn every_mode_of_deduplication_does_what_bullmq_says() -> anyhow::Result<(
 async fn a_job_taken_after_its_time_fails_for_good_and_never_runs() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    let id = host.add("hostileQueue", json!({ "name": "noop", "attempts": 3, "expiresAtMs": now_ms() + 300 })).await?;
+    let expires_at = now_ms() + 300;
+    let id = host.add("hostileQueue", json!({ "name": "noop", "attempts": 3, "expiresAtMs": expires_at })).await?;
     let soon = host.add("hostileQueue", json!({ "name": "noop", "expiresAtMs": now_ms() + 60_000 })).await?;
-    tokio::time::sleep(Duration::from_millis(310)).await;
+    until(Duration::from_secs(5), "its time", async || Ok((now_ms() > expires_at).then_some(()))).await?;
     host.deploy("hostile", hostile_plugin()?).await?;
     let story = host.job_in("hostileQueue", &id, "failed").await?;
     let reason = story["job"]["failedReason"].as_str().context("reason")?;

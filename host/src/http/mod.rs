@@ -8,6 +8,7 @@ mod auth;
 mod error;
 mod health;
 mod request_id;
+mod unread;
 
 use std::sync::Arc;
 
@@ -92,6 +93,7 @@ pub fn router(state: AppState) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn(unread::read_the_rest))
         .layer(CatchPanicLayer::custom(|_| error::ApiError::internal().into_response()))
         .layer(middleware::from_fn(request_id::trace))
         .with_state(state)

@@ -12,7 +12,8 @@ pub const MAX_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const MAX_DEFER_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Longest backoff when nothing says otherwise: doubling must end somewhere, and a day is the longest outage we plan for.
 pub const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(24 * 3600);
-/// Share of a delay that is random when neither job nor manifest says so: jobs that failed together must not come back together.
+/// Share by which a delay is lengthened at random when nothing is said of jitter: jobs that failed together must not come back together,
+/// and none may come back sooner than its producer asked.
 pub const DEFAULT_JITTER: f64 = 0.2;
 /// Wait after a fault of ours, which burns no attempt.
 pub const HOST_FAULT_DELAY: Duration = Duration::from_secs(1);
@@ -36,7 +37,7 @@ pub struct Backoff {
     pub delay: Duration,
     /// No delay is longer than this.
     pub max: Option<Duration>,
-    /// 0.0 to 1.0: share of the delay that is random; 1.0 is full jitter. Absent: [`DEFAULT_JITTER`].
+    /// 0.0 to 1.0: share of the delay that is random, as in BullMQ; 1.0 is full jitter. Absent: [`DEFAULT_JITTER`], on top.
     pub jitter: Option<f64>,
 }
 
@@ -48,8 +49,15 @@ impl Backoff {
             BackoffKind::Fixed => self.delay,
             BackoffKind::Exponential => self.delay.saturating_mul(2u32.saturating_pow(attempts_made.saturating_sub(1))),
         };
-        let jitter = self.jitter.unwrap_or(DEFAULT_JITTER).clamp(0.0, 1.0);
-        base.min(max).mul_f64(1.0 - jitter * random)
+        let base = base.min(max);
+        match self.jitter {
+            Some(jitter) => base.mul_f64(1.0 - jitter.clamp(0.0, 1.0) * random),
+            None => {
+                let longer = base.mul_f64(1.0 + DEFAULT_JITTER * random);
+                // At the maximum there is room below only.
+                if longer <= max { longer } else { base.mul_f64(1.0 - DEFAULT_JITTER * random) }
+            }
+        }
     }
 }
 
@@ -150,6 +158,14 @@ mod tests {
         let backoff = Backoff { jitter: Some(1.0), ..policy(2).backoff.expect("set") };
         assert_eq!(backoff.delay_after(1, 0.0), Duration::from_secs(1));
         assert_eq!(backoff.delay_after(1, 1.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn without_a_word_about_jitter_no_retry_comes_sooner_than_asked_and_none_later_than_the_maximum() {
+        let backoff = Backoff { jitter: None, max: Some(Duration::from_secs(8)), ..policy(9).backoff.expect("set") };
+        assert_eq!(backoff.delay_after(2, 0.0), Duration::from_secs(2));
+        assert_eq!(backoff.delay_after(2, 0.5), Duration::from_millis(2_200));
+        assert_eq!(backoff.delay_after(4, 0.5), Duration::from_millis(7_200));
     }
 
     #[test]

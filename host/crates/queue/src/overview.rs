@@ -40,6 +40,9 @@ fn read_as<T: redis::FromRedisValue>(value: redis::Value) -> redis::RedisResult<
 impl Queues {
     /// In the order of `names`; one that Redis does not know is empty.
     pub async fn overview(&self, names: &[QueueName]) -> Result<Vec<QueueOverview>, QueueError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut connection = self.connection.get();
         let mut pipe = redis::pipe();
         for name in names {
@@ -66,8 +69,7 @@ impl Queues {
                 pipe.hget(keys.job_key(id.unwrap_or_default()), "timestamp");
             }
         }
-        let times: Vec<Option<u64>> =
-            if names.is_empty() { Vec::new() } else { pipe.query_async(&mut connection).await? };
+        let times: Vec<Option<u64>> = pipe.query_async(&mut connection).await?;
         let now = now_ms();
         let overview = names.iter().zip(read).zip(times.chunks(2)).map(|((name, (counts, limits, edges)), times)| {
             let (paused, concurrency, max, duration) = limits;
