@@ -8,7 +8,7 @@ use anyhow::Context;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::harness::{binary, repository, until};
 
@@ -26,12 +26,13 @@ async fn json_of(dir: &Path, args: &[&str]) -> anyhow::Result<Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-#[tokio::test]
-async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> anyhow::Result<()> {
-    let home = tempfile::tempdir()?;
-    let dir = home.path().canonicalize()?;
+fn start_dev(dir: &Path) -> anyhow::Result<Child> {
     let plugins = repository().join("plugins").canonicalize()?;
-    let mut dev = patchbay(&dir).arg("dev").arg("--plugins").arg(plugins).stdout(Stdio::piped()).spawn()?;
+    Ok(patchbay(dir).arg("dev").arg("--plugins").arg(plugins).stdout(Stdio::piped()).spawn()?)
+}
+
+/// What it says when everything runs.
+async fn up(dev: &mut Child) -> anyhow::Result<String> {
     let mut lines = BufReader::new(dev.stdout.take().context("stdout")?).lines();
     let welcome = tokio::time::timeout(Duration::from_secs(120), async {
         let mut text = String::new();
@@ -39,12 +40,31 @@ async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> 
             text.push_str(&line);
             text.push('\n');
             if line.contains("Ctrl-C stops everything") {
-                return anyhow::Ok(text);
+                return Ok(text);
             }
         }
         anyhow::bail!("it ended after: {text}")
     });
-    let welcome = welcome.await.context("it does not come up")??;
+    let welcome = welcome.await.context("it does not come up")?;
+    // Its log must go somewhere.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    welcome
+}
+
+async fn interrupt(mut dev: Child) -> anyhow::Result<()> {
+    let pid = rustix::process::Pid::from_raw(dev.id().context("running")?.try_into()?).context("pid")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+    let ended = tokio::time::timeout(Duration::from_secs(60), dev.wait()).await??;
+    anyhow::ensure!(ended.success(), "{ended}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> anyhow::Result<()> {
+    let home = tempfile::tempdir()?;
+    let dir = home.path().canonicalize()?;
+    let mut dev = start_dev(&dir)?;
+    let welcome = up(&mut dev).await?;
     assert!(welcome.contains("plugin    email "), "{welcome}");
 
     let mail = r#"{"to":"you@example.com","subject":"Hello","text":"It works"}"#;
@@ -55,14 +75,18 @@ async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> 
     });
     assert_eq!(caught.await?, "Hello");
 
-    let pid = rustix::process::Pid::from_raw(dev.id().context("running")?.try_into()?).context("pid")?;
-    rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
-    let ended = tokio::time::timeout(Duration::from_secs(60), dev.wait()).await??;
-    assert!(ended.success(), "{ended}");
+    interrupt(dev).await?;
     let redis: reqwest::Url =
         welcome.split_whitespace().find(|word| word.starts_with("redis://")).context("Redis")?.parse()?;
     let address = (redis.host_str().context("host")?.to_owned(), redis.port().context("port")?);
     assert!(tokio::net::TcpStream::connect(address).await.is_err(), "Redis is stopped");
+
+    // Deleting the directory is a fresh start, whatever was kept elsewhere.
+    std::fs::remove_dir_all(dir.join(".patchbay"))?;
+    let mut again = start_dev(&dir)?;
+    let welcome = up(&mut again).await?;
+    assert!(welcome.contains("Patchbay runs."), "{welcome}");
+    interrupt(again).await?;
     // As root, Postgres keeps its data where its own user can reach it.
     let name = hex::encode(&Sha256::digest(dir.join(".patchbay").as_os_str().as_encoded_bytes())[..6]);
     std::fs::remove_dir_all(Path::new("/var/lib/patchbay-dev").join(name)).ok();

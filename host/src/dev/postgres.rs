@@ -76,6 +76,9 @@ fn data_dir(dir: &Path) -> PathBuf {
 
 pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<Postgres> {
     let data = data_dir(&state.dir);
+    if state.is_new && data.exists() {
+        forget(&bin, &data).await?;
+    }
     if !data.join("PG_VERSION").exists() {
         initialise(&bin, &data, state).await?;
     }
@@ -101,6 +104,16 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
         bail!("Postgres does not start; see {}", data.join("server.log").display());
     }
     Ok(Postgres { bin, data, port, password: state.service_password.clone() })
+}
+
+/// Data whose passwords were deleted with the directory that it belonged to (`make clean` does so): nobody can use it any more.
+async fn forget(bin: &Path, data: &Path) -> anyhow::Result<()> {
+    if running_port(bin, data).await.is_some() {
+        let mut stop = command(&bin.join("pg_ctl"));
+        stop.arg("-D").arg(data).args(["-m", "immediate", "-w", "stop"]);
+        run(stop, "pg_ctl stop").await?;
+    }
+    std::fs::remove_dir_all(data).with_context(|| format!("cannot remove {}", data.display()))
 }
 
 async fn initialise(bin: &Path, data: &Path, state: &DevState) -> anyhow::Result<()> {

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct DevState {
     #[serde(skip)]
     pub(crate) dir: PathBuf,
+    /// Nothing was there: data that is kept elsewhere belongs to a directory that was deleted.
+    #[serde(skip)]
+    pub(crate) is_new: bool,
     pub(crate) url: String,
     pub(crate) user: String,
     pub(crate) password: String,
@@ -29,6 +32,7 @@ impl DevState {
             return Ok(known);
         }
         let state = Self {
+            is_new: true,
             url: String::new(),
             user: "operator".into(),
             password: random(),
@@ -50,7 +54,9 @@ impl DevState {
     /// Of the development host in this directory or one above.
     pub(crate) fn find() -> Option<Self> {
         let here = std::env::current_dir().ok()?;
-        here.ancestors().find_map(|dir| Self::read(&dir.join(".patchbay")))
+        // Without an address it has never come up.
+        let known = here.ancestors().find_map(|dir| Self::read(&dir.join(".patchbay")));
+        known.filter(|state| !state.url.is_empty())
     }
 
     pub(super) fn save(&self) -> anyhow::Result<()> {
