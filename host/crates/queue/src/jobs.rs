@@ -59,7 +59,7 @@ impl Queues {
         let keys = self.keys(queue);
         let (from, to) = (offset as isize, (offset + limit) as isize - 1);
         let mut connection = self.connection.get();
-        let ids: Vec<String> = match state {
+        let mut ids: Vec<String> = match state {
             // Lists are filled from the left and taken from the right.
             JobState::Waiting => connection.lrange(keys.wait(), -to - 1, -from - 1).await?,
             JobState::Active => connection.lrange(keys.active(), -to - 1, -from - 1).await?,
@@ -70,6 +70,10 @@ impl Queues {
             JobState::Failed => connection.zrevrange(keys.failed(), from, to).await?,
             JobState::Unknown => return Err(QueueError::Invalid("no list holds jobs in state unknown".into())),
         };
+        if matches!(state, JobState::Waiting | JobState::Active) {
+            // Redis gives them from left to right.
+            ids.reverse();
+        }
         if ids.is_empty() {
             return Ok(Vec::new());
         }
