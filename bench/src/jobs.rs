@@ -67,7 +67,9 @@ pub async fn profile(world: &World, who: &str) -> anyhow::Result<()> {
         let rate = rate(world, who, 0, 10, jobs).await?;
         let per_job = |now: f64, before: f64| (now - before) * 1e6 / jobs as f64;
         let (redis, own) = (per_job(world.redis_cpu()?, before.0), per_job(own_cpu()?, before.1));
-        println!("{who:?}: {rate:.0} jobs/s; processor time per job, adding included: Redis {redis:.0} µs, this process {own:.0} µs");
+        println!(
+            "{who:?}: {rate:.0} jobs/s; processor time per job, adding included: Redis {redis:.0} µs, this process {own:.0} µs"
+        );
     }
     Ok(())
 }

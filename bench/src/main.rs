@@ -7,6 +7,7 @@ mod enqueue;
 mod instantiate;
 mod jobs;
 mod latency;
+mod overview;
 mod process;
 mod statistics;
 mod world;
@@ -40,6 +41,7 @@ async fn main() -> anyhow::Result<()> {
         latency::run(&world, pairs).await?;
         if durable {
             enqueue::run(&world, pairs).await?;
+            overview::run(&world, pairs).await?;
             deep::run(&world, pairs.min(5)).await?;
             process::run(&world, pairs).await?;
         }
