@@ -102,7 +102,11 @@ async fn rate(world: &World, who: Who, ms: u64, concurrency: usize, jobs: usize)
         match first {
             None if done >= jobs / 10 => first = Some((now, done)),
             Some((since, before)) if done >= jobs => break (done - before) as f64 / (now - since).as_secs_f64(),
-            _ if now > deadline => bail!("{who:?} completed {done} of {jobs} jobs in two minutes"),
+            _ if now > deadline => {
+                let failed: usize =
+                    redis::cmd("ZCARD").arg(completed.replace("completed", "failed")).query_async(&mut redis).await?;
+                bail!("{who:?} completed {done} of {jobs} jobs in two minutes, and {failed} failed")
+            }
             _ => {}
         }
         tokio::time::sleep(Duration::from_millis(2)).await;

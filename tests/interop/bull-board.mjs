@@ -7,7 +7,7 @@ import express from "express";
 import IORedis from "ioredis";
 
 const connection = new IORedis(process.env.REDIS_URL, { maxRetriesPerRequest: null });
-const queue = new Queue("emailQueue", { connection, prefix: process.env.PREFIX ?? "bull" });
+const queue = new Queue(process.env.QUEUE ?? "emailQueue", { connection, prefix: process.env.PREFIX ?? "bull" });
 const serverAdapter = new ExpressAdapter();
 serverAdapter.setBasePath("/admin/queues");
 createBullBoard({ queues: [new BullMQAdapter(queue)], serverAdapter });

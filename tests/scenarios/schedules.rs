@@ -210,6 +210,41 @@ async fn a_tick_that_was_missed_is_left_out_or_run_once_as_its_schedule_says() -
 }
 
 #[tokio::test]
+async fn legacy_repeatables_are_listed_first_and_become_schedules_then() -> anyhow::Result<()> {
+    let (world, host) = world_with_host(&[]).await?;
+    let mut redis = world.redis().await?;
+    let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
+    // As BullMQ 4 and early 5 leave them: the key is the definition, the job is named after its hash.
+    let soon = 4_102_444_800_000_u64;
+    for (member, hash) in
+        [("noop:daily::Asia/Kolkata:59 23 * * *", "aa"), ("echo::::1000", "bb"), ("noop:x:99::5000", "cc")]
+    {
+        let job = format!("repeat:{hash}:{soon}");
+        redis.zadd::<_, _, _, ()>(key("repeat"), member, soon).await?;
+        let fields = [("name", "n"), ("data", r#"{"n":1}"#), ("opts", "{}"), ("timestamp", "1"), ("rjk", member)];
+        redis.hset_multiple::<_, _, _, ()>(key(&job), &fields).await?;
+        redis.zadd::<_, _, _, ()>(key("delayed"), &job, soon * 4096).await?;
+    }
+    let path = format!("/api/admin/queues/{QUEUE}/migrate-repeatables");
+    let (status, looked) = host.post(&path, json!({ "dryRun": true })).await?;
+    assert_eq!((status, looked["data"].as_array().map(Vec::len)), (200, Some(3)), "{looked}");
+    assert!(host.schedules().await?.is_empty(), "a dry run changes nothing");
+    let (_, done) = host.post(&path, json!({ "dryRun": false })).await?;
+    let reasons: Vec<&Value> =
+        done["data"].as_array().context("a list")?.iter().filter(|one| one["schedule"].is_null()).collect();
+    assert_eq!(reasons.len(), 1, "one ends at a certain time: {done}");
+    ticks(&world, &format!("{QUEUE}-echo"), 1).await?;
+    let daily = host.schedule("daily").await?;
+    assert_eq!(
+        (&daily["cron"], &daily["tz"], &daily["data"]),
+        (&json!("59 23 * * *"), &json!("Asia/Kolkata"), &json!(r#"{"n":1}"#))
+    );
+    let (_, left) = host.post(&path, json!({ "dryRun": true })).await?;
+    assert_eq!(left["data"].as_array().map(Vec::len), Some(1), "{left}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_placeholder_lists_the_fourteen_schedules_of_the_old_backend() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;

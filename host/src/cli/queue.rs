@@ -78,6 +78,14 @@ pub(super) enum QueueCommand {
         #[arg(long, value_name = "QUEUE")]
         confirm: String,
     },
+    /// List repeatables from before BullMQ had job schedulers, and what they would become; make them schedules with --apply
+    MigrateRepeatables {
+        /// Which
+        queue: String,
+        /// Do it
+        #[arg(long)]
+        apply: bool,
+    },
     /// Limit how many jobs run at once over all workers everywhere
     Concurrency {
         /// Which
@@ -193,6 +201,18 @@ pub(super) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
             let body = json!({ "confirm": confirm });
             let done = post(format!("queues/{}/obliterate", segment(&queue)), Some(body)).await?;
             output.value(&format!("{queue} is gone, with {} jobs; its history stays", done["count"]), &done);
+        }
+        QueueCommand::MigrateRepeatables { queue, apply } => {
+            let path = format!("queues/{}/migrate-repeatables", segment(&queue));
+            let migrated = post(path, Some(json!({ "dryRun": !apply }))).await?;
+            let rows = items(&migrated).map(|one| {
+                let becomes = match (one["schedule"].as_str(), one["reason"].as_str()) {
+                    (Some(id), _) => format!("schedule {id}"),
+                    (None, reason) => format!("stays: {}", reason.unwrap_or_default()),
+                };
+                vec![text(&one["repeatable"], "key"), becomes]
+            });
+            output.table(&["REPEATABLE", if apply { "BECAME" } else { "WOULD BECOME" }], rows.collect(), &migrated);
         }
         QueueCommand::Concurrency { queue, max } => {
             let path = format!("queues/{}/concurrency", segment(&queue));

@@ -3,6 +3,7 @@
 mod add;
 mod flow;
 mod jobs;
+mod legacy;
 mod maintain;
 mod new_job;
 mod operate;
@@ -25,6 +26,7 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(queues::router())
         .merge(maintain::router())
         .merge(schedules::router())
+        .merge(legacy::router())
         .merge(jobs::router())
         .merge(operate::router())
         .merge(add::router())

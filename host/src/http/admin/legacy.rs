@@ -1,0 +1,98 @@
+//! /api/admin/queues/{queue}/migrate-repeatables: legacy repeatables become schedules.
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::{Extension, Json};
+use patchbay_model::schedule::ScheduleId;
+use patchbay_queue::LegacyRepeatable;
+use patchbay_store::ScheduleFields;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::audited;
+use super::queues::known;
+use crate::http::AppState;
+use crate::http::auth::Actor;
+use crate::http::error::{ApiError, ApiResult, ErrorBody};
+use crate::schedule::rhythm;
+
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(migrate))
+}
+
+/// Look, or do it.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Migrate {
+    /// True changes nothing.
+    dry_run: bool,
+}
+
+/// What becomes, or became, of one.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Migrated {
+    repeatable: LegacyRepeatable,
+    /// The schedule that takes its place.
+    schedule: Option<String>,
+    /// Why none does; it stays as it is.
+    reason: Option<String>,
+}
+
+/// Make legacy repeatables schedules with the same rhythm, name and data, and take them out.
+#[utoipa::path(post, path = "/queues/{queue}/migrate-repeatables", tag = "schedules", security(("operator" = [])),
+    params(("queue" = String, Path)), request_body = Migrate,
+    responses((status = 200, body = Success<Vec<Object>>), (status = 404, body = ErrorBody)))]
+async fn migrate(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    Path(queue): Path<String>,
+    body: Result<Json<Migrate>, JsonRejection>,
+) -> ApiResult<Vec<Migrated>> {
+    let (queue, Json(body)) = (known(&state, &queue).await?, body?);
+    let act = async {
+        let mut migrated = Vec::new();
+        for repeatable in state.queues.legacy_repeatables(&queue).await? {
+            let (schedule, reason) = match fields(queue.as_str(), &repeatable) {
+                Err(reason) => (None, Some(reason)),
+                Ok(fields) if body.dry_run => (Some(fields.id.to_string()), None),
+                Ok(fields) => match state.store.create_schedule(&fields, &actor.0).await {
+                    Ok(()) => {
+                        // The schedule is stored first: a crash in between leaves both, and a second try says so.
+                        state.queues.remove_legacy(&queue, &repeatable).await?;
+                        (Some(fields.id.to_string()), None)
+                    }
+                    Err(error) => (None, Some(ApiError::from(error).message().to_owned())),
+                },
+            };
+            migrated.push(Migrated { repeatable, schedule, reason });
+        }
+        state.schedules.changed();
+        Ok::<_, ApiError>(migrated)
+    };
+    audited(&state, &actor, "queue.migrate-repeatables", queue.as_str(), json!({ "dryRun": body.dry_run }), act).await
+}
+
+fn fields(queue: &str, repeatable: &LegacyRepeatable) -> Result<ScheduleFields, String> {
+    if repeatable.ends_at.is_some() {
+        return Err("it ends at a certain time, which schedules do not".into());
+    }
+    let id = repeatable.id.clone().unwrap_or_else(|| format!("{queue}-{}", repeatable.name));
+    let id: ScheduleId = id.parse().map_err(|error: patchbay_model::InvalidId| error.to_string())?;
+    rhythm(repeatable.every_ms, repeatable.pattern.as_deref(), repeatable.zone.as_deref())
+        .and_then(|rhythm| rhythm.preview(&id, 0, 1))
+        .map_err(|error| error.to_string())?;
+    Ok(ScheduleFields {
+        id,
+        queue: queue.to_owned(),
+        name: repeatable.name.clone(),
+        data: repeatable.data.clone().unwrap_or_else(|| "{}".into()),
+        every_ms: repeatable.every_ms.and_then(|ms| i64::try_from(ms).ok()),
+        cron: repeatable.pattern.clone(),
+        tz: repeatable.zone.clone(),
+        missed: "skip".into(),
+        description: "was a repeatable of BullMQ".into(),
+    })
+}

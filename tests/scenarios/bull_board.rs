@@ -1,0 +1,70 @@
+//! The real Bull Board in a real browser, on queues that the host works.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::harness::{World, hostile_plugin, repository, until};
+
+const QUEUE: &str = "hostileQueue";
+
+#[tokio::test]
+async fn a_person_at_bull_board_sees_failures_logs_and_schedules_and_can_act_on_them() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    let failed = host.add(QUEUE, json!({ "name": "panic" })).await?;
+    let logged = host.add(QUEUE, json!({ "name": "print" })).await?;
+    let delayed = host.add(QUEUE, json!({ "name": "noop", "delayMs": 3_600_000 })).await?;
+    let hourly = json!({ "id": "hourly", "queue": QUEUE, "name": "noop", "everyMs": 3_600_000 });
+    host.post("/api/admin/schedules", hourly).await?;
+    host.job_in(QUEUE, &logged, "completed").await?;
+    // Files and lines come a moment after the job has settled.
+    until(Duration::from_secs(10), "files and lines", async || {
+        let (_, story) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs/{failed}")).await?;
+        Ok(story["data"]["job"]["stacktrace"][0].as_str().is_some_and(|stack| stack.contains("lib.rs:")).then_some(()))
+    })
+    .await?;
+
+    let shots = repository().join("target/bull-board");
+    std::fs::create_dir_all(&shots)?;
+    let node = |script: &str| {
+        let mut command = Command::new("node");
+        command.arg(script).current_dir(repository().join("tests/interop"));
+        command.env("REDIS_URL", &world.redis_url).env("PREFIX", &world.prefix).env("QUEUE", QUEUE);
+        command.stdout(Stdio::piped()).kill_on_drop(true);
+        command
+    };
+    let mut board = node("bull-board.mjs").spawn()?;
+    let mut lines = BufReader::new(board.stdout.take().context("stdout")?).lines();
+    let port = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await??.context("a port")?;
+    let mut browser = node("bull-board-browser.mjs");
+    browser.args([&failed, &logged, &delayed]).env("SHOTS", shots.canonicalize()?);
+    browser.env("BOARD", format!("http://127.0.0.1:{}/admin/queues", port.trim())).stderr(Stdio::piped());
+    let output = tokio::time::timeout(Duration::from_secs(150), browser.output()).await??;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let seen: Value = serde_json::from_slice(&output.stdout)?;
+    let shows = |page: &str, text: &str| seen[page].as_str().is_some_and(|shown| shown.contains(text));
+    assert!(shows("overview", QUEUE), "{}", seen["overview"]);
+    assert!(shows("failed", "panic") && shows("failed", "trapped: wasm trap"), "{}", seen["failed"]);
+    assert!(shows("job", "panic_here") && shows("job", "lib.rs:"), "the stack trace: {}", seen["job"]);
+    assert!(shows("logs", "INFO line 0") && shows("logs", "WARN no newline"), "{}", seen["logs"]);
+    assert!(shows("schedulers", "hourly") && shows("schedulers", "every 1h"), "{}", seen["schedulers"]);
+
+    // What was clicked has happened: promoted, run besides its ticks, retried.
+    host.job_in(QUEUE, &delayed, "completed").await?;
+    until(Duration::from_secs(10), "the schedule's job and the second attempt", async || {
+        let (_, queue) = host.get(&format!("/api/admin/queues/{QUEUE}")).await?;
+        let (_, story) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs/{failed}")).await?;
+        let attempts = story["data"]["attempts"].as_array().map_or(0, Vec::len);
+        Ok((queue["data"]["counts"]["completed"] == 3 && attempts == 2).then_some(()))
+    })
+    .await?;
+    assert!(host.get("/api/admin/schedules/hourly").await?.1["data"]["nextAt"].is_string(), "it ticks on");
+    board.kill().await?;
+    Ok(())
+}
