@@ -282,7 +282,11 @@ impl World {
             }
         };
         tokio::time::timeout(Duration::from_secs(10), ran).await.expect("a job waits, so one runs");
-        assert_eq!(lock(&self.handler.ran)[before..], [expected.clone()], "the next in line, and only that");
+        assert_eq!(
+            lock(&self.handler.ran)[before..],
+            *std::slice::from_ref(&expected),
+            "the next in line, and only that"
+        );
         match end {
             End::Complete => self.model.completed.push((priority, expected)),
             End::Fail => self.model.failed.push((priority, expected)),
