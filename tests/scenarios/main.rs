@@ -15,6 +15,7 @@ mod mail;
 mod operations;
 mod recovery;
 mod redis_server;
+mod runbook;
 mod sandbox;
 mod schedules;
 mod swap;

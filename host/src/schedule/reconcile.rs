@@ -64,21 +64,22 @@ impl Schedules {
         for row in self.store.schedules().await? {
             match spec(&row) {
                 Ok((queue, spec)) => {
-                    ours.insert(row.id.clone());
+                    ours.insert((queue.clone(), row.id.clone()));
                     by_queue.entry(queue).or_default().push((spec, row.paused_by.is_some()));
                 }
                 Err(reason) => warn!(schedule = row.id, reason, "a stored schedule cannot be used"),
             }
         }
         // Also where nothing is wanted any more: what was ours must go.
-        for queue in self.queues.list().await? {
-            by_queue.entry(queue).or_default();
-        }
         let known = self.queues.known_schedules().await?;
+        for (queue, _) in &known {
+            by_queue.entry(queue.clone()).or_default();
+        }
         for (queue, wanted) in by_queue {
             let there = self.queues.schedulers(&queue).await?;
             self.mend(&queue, &wanted, &there).await?;
-            for stray in there.iter().filter(|view| known.contains(&view.id) && !is_wanted(&wanted, view)) {
+            let is_ours = |view: &SchedulerView| known.contains(&(queue.clone(), view.id.clone()));
+            for stray in there.iter().filter(|view| is_ours(view) && !is_wanted(&wanted, view)) {
                 // Ours once, and wanted no more here: removed, paused, or moved to another queue.
                 self.queues.remove_scheduler(&queue, &stray.id).await?;
                 info!(%queue, schedule = stray.id, "schedule taken out");

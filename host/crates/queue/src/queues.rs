@@ -126,7 +126,12 @@ impl Queues {
         let _: redis::RedisResult<()> = redis::cmd("SHUTDOWN").query_async(&mut self.connection.get()).await;
     }
 
-    /// Every queue that has left a trace in Redis.
+    /// Whether the queue has left a trace in Redis.
+    pub async fn exists(&self, queue: &QueueName) -> Result<bool, QueueError> {
+        Ok(redis::AsyncCommands::exists(&mut self.connection.get(), self.keys(queue).meta()).await?)
+    }
+
+    /// Every queue that has left a trace in Redis. Looks through all keys: for people, not for every request.
     pub async fn list(&self) -> Result<Vec<QueueName>, QueueError> {
         let pattern = format!("{}:*:meta", self.config.prefix);
         let mut connection = self.connection.get();

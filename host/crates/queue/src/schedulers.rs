@@ -173,17 +173,22 @@ impl Queues {
         }
     }
 
-    /// Ids of the schedulers that are ours: the others are another client's business.
-    pub async fn known_schedules(&self) -> Result<HashSet<String>, QueueError> {
-        Ok(self.connection.get().smembers(self.schedules_key()).await?)
+    /// The schedulers that are ours, by queue and id: the others are another client's business.
+    pub async fn known_schedules(&self) -> Result<HashSet<(QueueName, String)>, QueueError> {
+        let known: Vec<String> = self.connection.get().smembers(self.schedules_key()).await?;
+        // Neither names nor ids have a colon.
+        let parse =
+            |text: &String| text.split_once(':').and_then(|(queue, id)| Some((queue.parse().ok()?, id.to_owned())));
+        Ok(known.iter().filter_map(parse).collect())
     }
 
     /// Remembers them.
-    pub async fn set_known_schedules(&self, ids: &HashSet<String>) -> Result<(), QueueError> {
+    pub async fn set_known_schedules(&self, known: &HashSet<(QueueName, String)>) -> Result<(), QueueError> {
         let mut pipe = redis::pipe();
         pipe.atomic().del(self.schedules_key()).ignore();
-        if !ids.is_empty() {
-            pipe.sadd(self.schedules_key(), ids).ignore();
+        if !known.is_empty() {
+            let known: Vec<String> = known.iter().map(|(queue, id)| format!("{queue}:{id}")).collect();
+            pipe.sadd(self.schedules_key(), known).ignore();
         }
         Ok(pipe.query_async(&mut self.connection.get()).await?)
     }

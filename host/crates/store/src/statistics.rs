@@ -57,6 +57,12 @@ impl Store {
         Ok(names.into_iter().flatten().filter_map(|name| name.parse().ok()).collect())
     }
 
+    /// Whether the queue has at least one remembered attempt.
+    pub async fn has_history(&self, prefix: &str, queue: &QueueName) -> Result<bool, StoreError> {
+        let query = sqlx::query_scalar("select exists (select from attempts where prefix = $1 and queue = $2)");
+        Ok(query.bind(prefix).bind(queue.as_str()).fetch_one(&self.pool).await?)
+    }
+
     /// Per kind of job, the busiest first.
     pub async fn job_statistics(&self, prefix: &str, queue: &QueueName) -> Result<Vec<JobStatistics>, StoreError> {
         let query = sqlx::query_as(

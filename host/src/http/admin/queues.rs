@@ -37,7 +37,10 @@ pub(super) async fn names(state: &AppState) -> Result<BTreeSet<QueueName>, ApiEr
 /// Parses the name, and refuses one that nobody knows: a typo must not look like an empty queue.
 pub(super) async fn known(state: &AppState, queue: &str) -> Result<QueueName, ApiError> {
     let queue: QueueName = queue.parse()?;
-    if names(state).await?.contains(&queue) {
+    let known = state.plugins.handler_of(&queue).is_some()
+        || state.queues.exists(&queue).await?
+        || state.store.has_history(state.queues.prefix(), &queue).await?;
+    if known {
         return Ok(queue);
     }
     Err(ApiError::not_found(format!("there is no queue {queue}; see: patchbay queue list")))

@@ -1,0 +1,96 @@
+//! docs/operations/runbook-a.md as a drill: the trouble is caused, then the document's own commands are run, and its own lines expected.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::json;
+
+use crate::harness::{Host, PASSWORD, USER, World, binary, hostile_plugin, repository, until};
+use crate::redis_server::RedisServer;
+
+const QUEUE: &str = "hostileQueue";
+
+/// A command of the document, with the lines that it shows.
+struct Step {
+    command: String,
+    shows: Vec<String>,
+}
+
+/// The steps under the heading that begins with `letter`.
+fn steps(document: &str, letter: char) -> Vec<Step> {
+    let section =
+        document.split("\n## ").find(|section| section.starts_with(&format!("{letter}. "))).unwrap_or_default();
+    let mut steps: Vec<Step> = Vec::new();
+    for block in section.split("```console\n").skip(1) {
+        let block = block.split("```").next().unwrap_or_default();
+        for line in block.lines() {
+            match (line.strip_prefix("$ "), steps.last_mut()) {
+                (Some(command), _) => steps.push(Step { command: command.to_owned(), shows: Vec::new() }),
+                (None, Some(step)) => step.shows.push(line.trim().to_owned()),
+                (None, None) => {}
+            }
+        }
+    }
+    steps
+}
+
+impl Step {
+    /// Runs it until it shows its lines: what it looks at may take a moment.
+    async fn run(&self, host: &Host, names: &[(&str, &str)]) -> anyhow::Result<()> {
+        let fill = |text: &str| names.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value));
+        let command = fill(&self.command);
+        let mut words = command.split_whitespace();
+        anyhow::ensure!(words.next() == Some("patchbay"), "{command}");
+        let args: Vec<&str> = words.collect();
+        let mut said = String::new();
+        let shown = until(Duration::from_secs(15), &command, async || {
+            let mut patchbay = tokio::process::Command::new(binary());
+            patchbay.args(&args).env("PATCHBAY_URL", &host.url);
+            patchbay.env("PATCHBAY_USER", USER).env("PATCHBAY_PASSWORD", PASSWORD);
+            let output = patchbay.output().await?;
+            said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            Ok(self.shows.iter().all(|line| said.contains(&fill(line))).then_some(()))
+        });
+        shown.await.with_context(|| format!("{command} showed:\n{said}instead of:\n{}", self.shows.join("\n")))
+    }
+}
+
+#[tokio::test]
+async fn runbook_a_finds_and_mends_what_it_says() -> anyhow::Result<()> {
+    let document = std::fs::read_to_string(repository().join("docs/operations/runbook-a.md"))?;
+    let mut world = World::new().await?;
+    let mut redis = RedisServer::start_new(world.dir.path()).await?;
+    world.redis_url = redis.url.clone();
+    let host = world.host(&[]).await?;
+    let digest = host.deploy("hostile", hostile_plugin()?).await?;
+    let drill = async |letter: char, job: &str| {
+        let names = [("QUEUE", QUEUE), ("JOB", job), ("PLUGIN", "hostile"), ("DIGEST", &digest[..12])];
+        let steps = steps(&document, letter);
+        anyhow::ensure!(!steps.is_empty(), "section {letter} has commands");
+        for step in steps {
+            // The last one of C is for when Redis is back.
+            if letter == 'C' && step.shows.iter().any(|line| line == "nothing waits") {
+                break;
+            }
+            step.run(&host, &names).await?;
+        }
+        anyhow::Ok(())
+    };
+
+    host.post("/api/admin/plugins/hostile/deactivate", json!({})).await?;
+    let waiting = host.add(QUEUE, json!({ "name": "noop" })).await?;
+    drill('A', &waiting).await?;
+
+    let poison = host.add(QUEUE, json!({ "name": "panic" })).await?;
+    host.job_in(QUEUE, &poison, "failed").await?;
+    drill('B', &poison).await?;
+
+    redis.stop().await?;
+    drill('C', "none").await?;
+    redis.start().await?;
+    let recovery = steps(&document, 'C').pop().context("how to know that it is mended")?;
+    recovery.run(&host, &[("QUEUE", QUEUE)]).await?;
+    let after = host.add(QUEUE, json!({ "name": "noop" })).await?;
+    host.job_in(QUEUE, &after, "completed").await?;
+    Ok(())
+}
