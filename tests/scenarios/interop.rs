@@ -146,3 +146,8 @@ async fn npm_bullmq_6_and_the_host_understand_each_other() -> anyhow::Result<()>
 async fn npm_bullmq_5_and_the_host_understand_each_other() -> anyhow::Result<()> {
     run("npm bullmq 5.81", &["node", "client.mjs", "bullmq5"]).await
 }
+
+#[tokio::test]
+async fn pypi_bullmq_and_the_host_understand_each_other() -> anyhow::Result<()> {
+    run("PyPI bullmq 3.4", &[".venv/bin/python", "client.py"]).await
+}
