@@ -12,7 +12,7 @@ use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
 use patchbay_store::Store;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -43,11 +43,15 @@ pub struct Host {
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     server: JoinHandle<()>,
+    /// Listened to from the start: whoever sees that we are up may signal at once.
+    terminate: Signal,
+    interrupt: Signal,
 }
 
 impl Host {
     /// Connects, migrates, loads the active plugins, and begins to serve and to work.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let store = Store::connect(config.store()).await.context("cannot use Postgres")?;
         store.migrate().await.context("cannot migrate the database")?;
         let queues = Queues::connect(config.queues()).await.context("cannot use Redis")?;
@@ -119,7 +123,7 @@ impl Host {
         );
         warn_about_skew(&queues).await;
         info!(%address, "patchbay is up");
-        Ok(Self { address, store, queues, supervisor, health, drain_limit, stop, tasks, server })
+        Ok(Self { address, store, queues, supervisor, health, drain_limit, stop, tasks, server, terminate, interrupt })
     }
 
     /// Where HTTP is served.
@@ -128,12 +132,10 @@ impl Host {
     }
 
     /// Serves until SIGTERM or SIGINT, then drains: no new jobs at once, running ones to their end or the drain limit.
-    pub async fn run_until_signal(self) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    pub async fn run_until_signal(mut self) -> anyhow::Result<()> {
         tokio::select! {
-            _ = terminate.recv() => info!("SIGTERM: draining"),
-            _ = interrupt.recv() => info!("SIGINT: draining"),
+            _ = self.terminate.recv() => info!("SIGTERM: draining"),
+            _ = self.interrupt.recv() => info!("SIGINT: draining"),
         }
         self.shut_down().await
     }
