@@ -112,7 +112,10 @@ impl<'a> Backtraces<'a> {
         if let (Some(stack), Some(revision)) = (&record.stack, record.revision)
             && let Some(symbols) = self.symbols(revision).await
         {
-            record.stack = Some(symbols.resolve(stack));
+            // Fifty frames of a batch of panics are a tenth of a second of computing, which health probes must not wait for.
+            let names = stack.clone();
+            let resolved = tokio::task::spawn_blocking(move || symbols.resolve(&names)).await;
+            record.stack = resolved.ok().or(record.stack);
         }
         record
     }
