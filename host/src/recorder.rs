@@ -112,7 +112,7 @@ impl<'a> Backtraces<'a> {
         if let (Some(stack), Some(revision)) = (&record.stack, record.revision)
             && let Some(symbols) = self.symbols(revision).await
         {
-            // Fifty frames of a batch of panics are a tenth of a second of computing, which health probes must not wait for.
+            // Computing, fifty frames each for a batch of panics: not on the threads that answer health probes.
             let names = stack.clone();
             let resolved = tokio::task::spawn_blocking(move || symbols.resolve(&names)).await;
             record.stack = resolved.ok().or(record.stack);

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use bullmq::QueueKeys;
 use patchbay_model::QueueName;
 use patchbay_model::schedule::{Rhythm, ScheduleId};
 use redis::AsyncCommands;
@@ -141,19 +142,8 @@ impl Queues {
         of_tick["prevMillis"] = json!(next);
         of_tick["repeatJobKey"] = json!(spec.id.as_str());
         let packed = |value: &Value| rmp_serde::to_vec_named(value).map_err(unwritable);
-        let names = [
-            keys.repeat(),
-            keys.delayed(),
-            keys.wait(),
-            keys.paused(),
-            keys.meta(),
-            keys.prioritized(),
-            keys.marker(),
-            keys.id(),
-            keys.events(),
-            keys.pc(),
-            keys.active(),
-        ];
+        let mut names = places(&keys).to_vec();
+        names.push(keys.active());
         let call = Call::new(&scripts::ADD_JOB_SCHEDULER, &names)
             .arg(next)
             .arg(packed(&Value::Object(definition))?)
@@ -204,6 +194,22 @@ impl Queues {
         let code: i64 = call.arg(id).arg(keys.key_prefix()).invoke(&mut self.connection.get()).await?;
         Ok(code == 0)
     }
+}
+
+/// The keys that making a tick touches, in the order in which the scripts want them first.
+pub(crate) fn places(keys: &QueueKeys) -> [String; 10] {
+    [
+        keys.repeat(),
+        keys.delayed(),
+        keys.wait(),
+        keys.paused(),
+        keys.meta(),
+        keys.prioritized(),
+        keys.marker(),
+        keys.id(),
+        keys.events(),
+        keys.pc(),
+    ]
 }
 
 /// Ticks that are later than this were missed: the host, the plugin or Redis was away.

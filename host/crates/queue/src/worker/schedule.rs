@@ -8,6 +8,7 @@ use tracing::warn;
 use super::Inner;
 use super::fetch::{Taken, unwritable};
 use crate::now_ms;
+use crate::schedulers::places;
 use crate::scripts::{self, Call};
 
 /// Options that belong to one tick and not to the next.
@@ -27,20 +28,8 @@ impl Inner {
 
     async fn update_scheduler(&self, id: &str, producer: &str, tick: u64, opts: &Value) -> redis::RedisResult<()> {
         let keys = &self.names.keys;
-        let names = [
-            keys.repeat(),
-            keys.delayed(),
-            keys.wait(),
-            keys.paused(),
-            keys.meta(),
-            keys.prioritized(),
-            keys.marker(),
-            keys.id(),
-            keys.events(),
-            keys.pc(),
-            keys.job_key(producer),
-            keys.active(),
-        ];
+        let mut names = places(keys).to_vec();
+        names.extend([keys.job_key(producer), keys.active()]);
         let _next_job: Option<String> = Call::new(&scripts::UPDATE_JOB_SCHEDULER, &names)
             .arg(tick)
             .arg(id)
