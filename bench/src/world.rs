@@ -51,8 +51,9 @@ pub struct World {
     redis_server: Child,
 }
 
-struct Node {
-    _child: Child,
+/// A process of Node that does as it is told.
+pub struct Node {
+    child: Child,
     input: ChildStdin,
     output: tokio::io::Lines<BufReader<ChildStdout>>,
 }
@@ -281,7 +282,7 @@ pub fn limits() -> HostLimits {
 }
 
 impl Node {
-    fn start(redis_url: &str) -> anyhow::Result<Self> {
+    pub fn start(redis_url: &str) -> anyhow::Result<Self> {
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/interop/bench-worker.mjs");
         let mut child = Command::new("node")
             .arg(script)
@@ -293,11 +294,16 @@ impl Node {
             .context("node")?;
         let input = child.stdin.take().context("stdin")?;
         let output = BufReader::new(child.stdout.take().context("stdout")?).lines();
-        Ok(Self { _child: child, input, output })
+        Ok(Self { child, input, output })
+    }
+
+    /// Its process.
+    pub fn id(&self) -> anyhow::Result<u32> {
+        self.child.id().context("node runs")
     }
 
     /// Gives what stands behind its `ok`.
-    async fn tell(&mut self, command: &str) -> anyhow::Result<String> {
+    pub async fn tell(&mut self, command: &str) -> anyhow::Result<String> {
         self.input.write_all(format!("{command}\n").as_bytes()).await?;
         let answer = self.output.next_line().await?.context("node ended")?;
         let said = answer.strip_prefix("ok").with_context(|| format!("node: {answer}"))?;

@@ -51,6 +51,7 @@ pub struct Host {
 impl Host {
     /// Connects, migrates, loads the active plugins, and begins to serve and to work.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        yield_to_other_services();
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let store = Store::connect(config.store()).await.context("cannot use Postgres")?;
         store.migrate().await.context("cannot migrate the database")?;
@@ -158,6 +159,17 @@ impl Host {
         self.store.close().await;
         info!(jobs_left = left, "stopped");
         Ok(())
+    }
+}
+
+/// Where Linux groups processes by session (sched_autogroup, sched(7)), the lower priority of guests' threads counts among this process's
+/// threads only, and spinning guests keep Postgres on the same machine waiting for up to seconds. A session of our own, as a service
+/// manager gives, may be made nicer as a whole; one that belongs to a terminal is not ours to change.
+fn yield_to_other_services() {
+    let leads = rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid());
+    if leads {
+        // Where there is no such file, there are no such groups.
+        std::fs::write("/proc/self/autogroup", "5").ok();
     }
 }
 

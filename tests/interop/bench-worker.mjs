@@ -1,5 +1,7 @@
-// Node's side of `make bench`. Commands on standard input: "start PREFIX QUEUE CONCURRENCY", "stop", and "add PREFIX QUEUE JOBS BULK" (so many
-// jobs, so many at once); each answers "ok", the last one with its milliseconds.
+// Node's side of `make bench`. Commands on standard input, each answered with "ok":
+//   start PREFIX QUEUE CONCURRENCY   one worker, until "stop"
+//   idle PREFIX QUEUES               so many queues with a worker each, until this process ends
+//   add PREFIX QUEUE JOBS BULK       so many jobs, so many at once; the answer carries its milliseconds
 import { createInterface } from "node:readline";
 import { Queue, Worker } from "bullmq";
 import IORedis from "ioredis";
@@ -46,7 +48,13 @@ for await (const line of createInterface({ input: process.stdin })) {
     console.log(`ok ${await add(prefix, queue, Number(concurrency), Number(bulk))}`);
     continue;
   }
-  if (command === "start") {
+  if (command === "idle") {
+    const workers = Array.from({ length: Number(queue) }, (_, n) => {
+      const connection = new IORedis(process.env.REDIS_URL, { maxRetriesPerRequest: null });
+      return new Worker(`queue${n}`, process_, { connection, prefix });
+    });
+    await Promise.all(workers.map((worker) => worker.waitUntilReady()));
+  } else if (command === "start") {
     connection = new IORedis(process.env.REDIS_URL, { maxRetriesPerRequest: null });
     worker = new Worker(queue, process_, { connection, prefix, concurrency: Number(concurrency) });
     worker.on("error", (error) => console.error(error));

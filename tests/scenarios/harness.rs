@@ -63,8 +63,10 @@ impl World {
 
     /// A host with everything configured; `env` is added to it.
     pub async fn host(&self, env: &[(&str, &str)]) -> anyhow::Result<Host> {
-        let mut command = Command::new(binary());
+        // A session of its own, as a service manager gives it.
+        let mut command = Command::new("setsid");
         command
+            .arg(binary())
             .arg("serve")
             .env_clear()
             .env("PATH", std::env::var("PATH").unwrap_or_default())
