@@ -65,7 +65,7 @@ impl Host {
             kv: queues.kv(),
             secrets: Arc::new(EnvironmentSecrets(config.clone())),
             mail,
-            egress: Egress::new(config.egress()).context("egress.allow_addresses")?,
+            egress: Egress::new(config.egress()).context("cannot make outside calls")?,
         });
         let settings = Arc::new(Settings::new(config.mail_from()));
         let host_name = host_name();

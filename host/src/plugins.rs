@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex as StdMutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use patchbay_model::manifest::Manifest;
+use patchbay_model::manifest::{EgressAuth, Manifest};
 use patchbay_model::{PluginName, QueueName, RevisionDigest};
 use patchbay_runtime::{LoadError, Rejection, Revision, Runtime, RuntimeError};
 use patchbay_store::{RevisionRow, Store, StoreError};
@@ -374,7 +374,14 @@ pub fn asks(manifest: &Manifest) -> Value {
     let egress: Vec<Value> = manifest
         .egress
         .iter()
-        .map(|rule| json!({ "url": rule.url, "methods": rule.methods, "allowAddresses": rule.allow_addresses }))
+        .map(|rule| {
+            let mut asked = json!({ "url": rule.url, "methods": rule.methods, "allowAddresses": rule.allow_addresses });
+            // Credentials go there, too.
+            if let Some(EgressAuth::OAuth2 { token_url, .. }) = &rule.auth {
+                asked["tokenUrl"] = json!(token_url);
+            }
+            asked
+        })
         .collect();
     let smtp = manifest.smtp.as_ref().is_some_and(|smtp| smtp.allowed);
     json!({

@@ -149,6 +149,12 @@ pub const KEYS: &[Key] = &[
     ),
     key("egress.allow_addresses", Kind::List, None, "Private addresses or networks that plugins may call nevertheless"),
     key(
+        "egress.ca_file",
+        Kind::Text,
+        None,
+        "PEM file of certificates that plugins' outside calls trust besides the system's",
+    ),
+    key(
         "log.format",
         Kind::Choice(&["json", "text"]),
         None,

@@ -253,11 +253,14 @@ impl Config {
         self.text("mail.from").or_else(|| self.text("mail.username"))
     }
 
-    /// The operator's exceptions.
+    /// The operator's exceptions and trust roots.
     pub fn egress(&self) -> EgressConfig {
         let list = self.text("egress.allow_addresses").unwrap_or_default();
         let allow_addresses = list.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
-        EgressConfig { allow_addresses: allow_addresses.collect() }
+        EgressConfig {
+            allow_addresses: allow_addresses.collect(),
+            ca_file: self.text("egress.ca_file").map(PathBuf::from),
+        }
     }
 
     /// `PATCHBAY_SECRET_<PLUGIN>_<NAME>`, or for all plugins `PATCHBAY_SECRET_<NAME>`.

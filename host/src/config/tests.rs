@@ -82,12 +82,12 @@ fn values_that_contradict_each_other_are_named() {
 
 #[test]
 fn the_environment_wins_over_the_file_and_unknown_keys_in_it_are_refused() {
-    let file =
-        "[redis]\nprefix = \"file\"\nown_prefix = \"mine\"\n[egress]\nallow_addresses = [\"10.0.0.0/8\", \"::1\"]\n";
+    let file = "[redis]\nprefix = \"file\"\nown_prefix = \"mine\"\n[egress]\nallow_addresses = [\"10.0.0.0/8\", \"::1\"]\nca_file = \"ca.pem\"\n";
     let config =
         Config::load(Some(file), &env(&[&NEEDED[..], &[("PATCHBAY_REDIS_PREFIX", "env")]].concat())).expect("valid");
     assert_eq!((config.queues().prefix.as_str(), config.queues().own_prefix.as_str()), ("env", "mine"));
     assert_eq!(config.egress().allow_addresses, ["10.0.0.0/8", "::1"]);
+    assert_eq!(config.egress().ca_file.as_deref(), Some(std::path::Path::new("ca.pem")));
     let text = problems(Config::load(Some("[reddis]\nprefix = \"x\"\n"), &env(&NEEDED)));
     assert!(text.contains("reddis.prefix (in patchbay.toml) is no known key; did you mean redis.prefix?"), "{text}");
 }

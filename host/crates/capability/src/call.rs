@@ -230,8 +230,7 @@ impl Capabilities for GuestCall {
     async fn http(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let secrets = |name: &str| self.services.secrets.get(&self.call.manifest.name, name);
         let correlation = self.call.trace.correlation_id.as_deref();
-        let send =
-            self.services.egress.send(self.call.revision, &self.call.manifest.egress, &secrets, request, correlation);
+        let send = self.services.egress.send(self.call.revision, &self.call.manifest, &secrets, request, correlation);
         tracing::Instrument::instrument(send, self.call.span.clone()).await
     }
 

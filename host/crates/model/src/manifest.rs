@@ -3,13 +3,13 @@
 //! Written as `plugin.toml`, carried in the component file as canonical JSON (`{"format":1,…}`, schemas inlined). Both go through
 //! [`Manifest::from_value`], so they cannot differ in what they accept. Unknown keys are refused: a typo must not silently drop a limit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::egress::UrlPattern;
+pub use crate::egress::{EgressAuth, EgressRule};
 use crate::id::{PluginName, QueueName, ScheduleId};
 use crate::job::MAX_PRIORITY;
 use crate::retry::{Backoff, BackoffKind};
@@ -105,71 +105,6 @@ pub struct SettingsSpec {
 pub struct SecretSpec {
     /// Upper case, as in an environment variable.
     pub name: String,
-}
-
-/// One outbound rule.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EgressRule {
-    /// See [`UrlPattern`].
-    pub url: String,
-    /// Upper case. At least one.
-    pub methods: Vec<String>,
-    /// Credentials that the host fills in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub auth: Option<EgressAuth>,
-    /// Default 10 s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout_ms: Option<u64>,
-    /// After decompression; default 1 MiB.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_response_bytes: Option<u64>,
-    /// Addresses that are otherwise blocked and allowed here: IPs or CIDR networks, for a service on the same network.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allow_addresses: Vec<String>,
-}
-
-/// Credentials by secret name, put in by the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
-pub enum EgressAuth {
-    /// `Authorization: Basic`.
-    Basic {
-        /// Secret with the user name.
-        username: String,
-        /// Secret with the password.
-        password: String,
-    },
-    /// `Authorization: Bearer`.
-    Bearer {
-        /// Secret with the token.
-        token: String,
-    },
-    /// A header of its own.
-    Header {
-        /// Header name, lower case.
-        name: String,
-        /// Secret with the value.
-        value: String,
-    },
-    /// A query parameter.
-    Query {
-        /// Parameter name.
-        name: String,
-        /// Secret with the value.
-        value: String,
-    },
-}
-
-impl EgressAuth {
-    /// The secrets it uses.
-    pub fn secrets(&self) -> Vec<&str> {
-        match self {
-            Self::Basic { username, password } => vec![username, password],
-            Self::Bearer { token } => vec![token],
-            Self::Header { value, .. } | Self::Query { value, .. } => vec![value],
-        }
-    }
 }
 
 /// Queues of others.
@@ -529,30 +464,7 @@ impl Manifest {
                 return Err(invalid(key, "named twice"));
             }
         }
-        let mut seen: BTreeMap<(String, String, usize), usize> = BTreeMap::new();
-        for (i, rule) in self.egress.iter().enumerate() {
-            let key = format!("egress[{i}]");
-            let pattern = UrlPattern::parse(&rule.url).map_err(|e| invalid(format!("{key}.url"), e.to_string()))?;
-            if rule.methods.is_empty() {
-                return Err(invalid(format!("{key}.methods"), "name at least one method"));
-            }
-            for method in &rule.methods {
-                if method.is_empty() || !method.chars().all(|c| c.is_ascii_uppercase()) {
-                    return Err(invalid(format!("{key}.methods"), "methods are upper case, such as \"GET\""));
-                }
-                let place = (pattern.origin(), method.clone(), pattern.literal_prefix_len());
-                let same_prefix = seen.insert(place, i);
-                if let Some(other) = same_prefix.filter(|&j| self.egress[j].url == rule.url) {
-                    return Err(invalid(format!("{key}.url"), format!("the same as egress[{other}] for {method}")));
-                }
-            }
-            for secret in rule.auth.iter().flat_map(EgressAuth::secrets) {
-                if !secrets.contains(secret) {
-                    return Err(invalid(format!("{key}.auth"), format!("{secret} is not among [[secrets]]")));
-                }
-            }
-        }
-        Ok(())
+        crate::egress::check(&self.egress, &secrets).map_err(|(key, reason)| invalid(key, reason))
     }
 
     fn check_queues(&self) -> Result<(), ManifestError> {

@@ -34,16 +34,21 @@ fn is_public(address: IpAddr) -> bool {
         IpAddr::V4(v4) => is_public_v4(v4),
         IpAddr::V6(v6) => match embedded_v4(v6) {
             Some(v4) => is_public_v4(v4),
-            // Global unicast is 2000::/3; of it, documentation and ORCHID are not for anybody.
-            None => {
-                let segments = v6.segments();
-                let global = segments[0] & 0xe000 == 0x2000;
-                let documentation = segments[0] == 0x2001 && segments[1] == 0x0db8 || segments[0] == 0x3fff;
-                let special = segments[0] == 0x2001 && segments[1] < 0x0200;
-                global && !documentation && !special
-            }
+            None => is_public_v6(v6),
         },
     }
+}
+
+/// Global unicast is 2000::/3; of it, documentation, ORCHID and tunnels are not for anybody.
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let segments = address.segments();
+    let global = segments[0] & 0xe000 == 0x2000;
+    let documentation = segments[0] == 0x2001 && segments[1] == 0x0db8 || segments[0] == 0x3fff;
+    // 2001::/23: Teredo (2001::/32), benchmarking, ORCHID and other protocol assignments.
+    let special = segments[0] == 0x2001 && segments[1] < 0x0200;
+    // 6to4 is obsolete (RFC 7526), and whichever relay is near would decide where a packet goes.
+    let six_to_four = segments[0] == 0x2002;
+    global && !documentation && !special && !six_to_four
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
@@ -51,18 +56,14 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !BLOCKED_V4.iter().any(|(network, length)| (bits ^ network.to_bits()) >> (32 - u32::from(*length)) == 0)
 }
 
-/// The IPv4 address that a translator or tunnel would really connect to.
+/// The IPv4 address that a translator would really connect to. Translators with a prefix of their own (64:ff9b:1::/48) are not public.
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = address.segments();
-    let tail = || Some(Ipv4Addr::from_bits(u32::from(s[6]) << 16 | u32::from(s[7])));
     match s {
-        // v4-mapped, v4-compatible, v4-translated.
-        [0, 0, 0, 0, 0, 0xffff, _, _] | [0, 0, 0, 0, 0xffff, 0, _, _] => tail(),
-        [0, 0, 0, 0, 0, 0, high, _] if high != 0 => tail(),
-        // NAT64: well-known and local-use prefixes.
-        [0x64, 0xff9b, ..] => tail(),
-        // 6to4.
-        [0x2002, high, low, ..] => Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))),
+        // v4-mapped, v4-translated, NAT64 with the well-known prefix.
+        [0, 0, 0, 0, 0, 0xffff, _, _] | [0, 0, 0, 0, 0xffff, 0, _, _] | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => {
+            Some(Ipv4Addr::from_bits(u32::from(s[6]) << 16 | u32::from(s[7])))
+        }
         _ => None,
     }
 }
@@ -103,8 +104,20 @@ mod tests {
             "::ffff:0:127.0.0.1",
             "64:ff9b::10.0.0.1",
             "64:ff9b:1::a00:1",
+            "::8.8.8.8",
+            "64:ff9b::169.254.169.254",
+            "64:ff9b:1::8.8.8.8",
+            "64:ff9b:0:1::8.8.8.8",
+            "::ffff:169.254.169.254",
             "2002:7f00:1::",
+            "2002:a9fe:a9fe::1",
+            "2002:808:808::1",
             "2001:0:7f00:1::",
+            "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+            "2001:2::1",
+            "2001:20::1",
+            "3fff::1",
+            "5f00::1",
             "fc00::1",
             "fd00:ec2::254",
             "fe80::1",

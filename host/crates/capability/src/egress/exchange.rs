@@ -1,0 +1,92 @@
+//! One request and its response over the network, bounded in time and size.
+
+use std::error::Error as StdError;
+use std::io;
+
+use patchbay_model::capability::{HttpError, HttpResponse, TimeoutPhase};
+use reqwest::Client;
+use reqwest::header::CONTENT_ENCODING;
+use tokio::time::{Instant, timeout_at};
+
+use super::request::Outgoing;
+use super::resolver::ResolutionError;
+
+/// Sends the request as it is. The deadline covers everything up to the last byte of the body; `max_bytes` counts after decompression.
+pub(super) async fn exchange(
+    client: &Client,
+    request: Outgoing,
+    deadline: Instant,
+    max_bytes: u64,
+) -> Result<HttpResponse, HttpError> {
+    let mut outgoing = client.request(request.method, request.url).headers(request.headers);
+    if let Some(body) = request.body {
+        outgoing = outgoing.body(body);
+    }
+    // Whether it was still connecting cannot be known from here: the cautious answer is that it may have been sent.
+    let sent = timeout_at(deadline, outgoing.send()).await;
+    let mut response =
+        sent.map_err(|_| HttpError::Timeout(TimeoutPhase::AwaitingResponse))?.map_err(|e| classify(&e))?;
+    // The client takes the header away from what it decompressed.
+    let still_encoded = response.headers().get_all(CONTENT_ENCODING).iter().any(|coding| coding != "identity");
+    let status = response.status().as_u16();
+    let headers = response.headers().iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
+    let headers = headers.collect();
+    let mut body = Vec::new();
+    loop {
+        let chunk = timeout_at(deadline, response.chunk()).await;
+        let chunk = chunk.map_err(|_| HttpError::Timeout(TimeoutPhase::ReadingBody))?;
+        let Some(chunk) = chunk.map_err(|_| HttpError::Interrupted(true))? else { break };
+        if (body.len() + chunk.len()) as u64 > max_bytes {
+            return Err(HttpError::TooLarge(max_bytes));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    if still_encoded && !body.is_empty() {
+        return Err(HttpError::Other("the response has a content coding that was not asked for".into()));
+    }
+    Ok(HttpResponse { status, headers, body })
+}
+
+/// By the cause, which reqwest hides in the chain. URLs are left out: they may carry credentials.
+fn classify(error: &reqwest::Error) -> HttpError {
+    let mut source = StdError::source(error);
+    while let Some(cause) = source {
+        if let Some(resolution) = cause.downcast_ref::<ResolutionError>() {
+            return match resolution {
+                ResolutionError::Blocked(_) => HttpError::Denied(resolution.to_string()),
+                ResolutionError::NotFound(_) => HttpError::Dns(resolution.to_string()),
+            };
+        }
+        if let Some(tls) = tls_error(cause) {
+            return HttpError::Tls(tls.to_string());
+        }
+        source = cause.source();
+    }
+    if error.is_connect() {
+        HttpError::Connect(chain(error))
+    } else if error.is_builder() {
+        HttpError::Invalid("the request cannot be written as HTTP".into())
+    } else {
+        HttpError::Interrupted(true)
+    }
+}
+
+/// An I/O error does not name what it wraps as its source, and wraps others of its kind.
+fn tls_error<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(tls) = cause.downcast_ref() {
+        return Some(tls);
+    }
+    let wrapped = cause.downcast_ref::<io::Error>()?.get_ref()?;
+    tls_error(wrapped)
+}
+
+/// The innermost cause.
+pub(super) fn chain(error: &dyn StdError) -> String {
+    let mut source = error.source();
+    let mut text = String::new();
+    while let Some(cause) = source {
+        text = cause.to_string();
+        source = cause.source();
+    }
+    if text.is_empty() { "the request failed".into() } else { text }
+}

@@ -1,0 +1,135 @@
+//! Credentials that the host puts into a request on the guest's behalf.
+//!
+//! Whatever a rule's `auth` fills in, the guest may not: a second value would leave it to the server which one counts.
+
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use patchbay_model::capability::HttpError;
+use patchbay_model::manifest::EgressAuth;
+use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
+use url::form_urlencoded;
+
+use super::request::Outgoing;
+use crate::SecretValue;
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Looks secrets up by name.
+pub(super) type Secrets<'a> = &'a (dyn Fn(&str) -> Option<SecretValue> + Sync);
+
+/// The secret's value, or an error that names it.
+pub(super) fn secret(secrets: Secrets<'_>, name: &str) -> Result<SecretValue, HttpError> {
+    secrets(name)
+        .ok_or_else(|| HttpError::Denied(format!("the secret {name} has no value; ask the operator to set it")))
+}
+
+/// Puts credentials in; gives back what must not come back with the response. OAuth2 tokens are [`super::oauth2`]'s.
+pub(super) fn put_in(
+    auth: &EgressAuth,
+    secrets: Secrets<'_>,
+    request: &mut Outgoing,
+) -> Result<Vec<SecretValue>, HttpError> {
+    match auth {
+        EgressAuth::Basic { username, password } => {
+            let (username, password) = (secret(secrets, username)?, secret(secrets, password)?);
+            // RFC 7617: the server splits at the first colon.
+            if username.expose().contains(':') {
+                return Err(unusable());
+            }
+            let pair = basic(username.expose(), password.expose());
+            request.headers.insert(AUTHORIZATION, sensitive(format!("Basic {pair}"))?);
+            Ok(vec![username, password, SecretValue::new(pair)])
+        }
+        EgressAuth::Bearer { token } => {
+            let token = secret(secrets, token)?;
+            bearer(request, &token)?;
+            Ok(vec![token])
+        }
+        EgressAuth::Header { name, value } => {
+            let value = secret(secrets, value)?;
+            let name = HeaderName::from_str(name)
+                .map_err(|_| HttpError::Denied("the rule's header name is unusable".into()))?;
+            request.headers.insert(name, sensitive(value.expose().to_owned())?);
+            Ok(vec![value])
+        }
+        EgressAuth::Query { name, value } => {
+            let value = secret(secrets, value)?;
+            if names_field(request.url.query().unwrap_or_default().as_bytes(), name) {
+                return Err(HttpError::Invalid(format!("query parameter {name:?}: the host fills it in")));
+            }
+            request.url.query_pairs_mut().append_pair(name, value.expose());
+            Ok(vec![value])
+        }
+        EgressAuth::Form { name, value } => {
+            let value = secret(secrets, value)?;
+            add_field(request, name, &value)?;
+            Ok(vec![value])
+        }
+        EgressAuth::OAuth2 { .. } => Ok(Vec::new()),
+    }
+}
+
+/// `Authorization: Bearer`.
+pub(super) fn bearer(request: &mut Outgoing, token: &SecretValue) -> Result<(), HttpError> {
+    request.headers.insert(AUTHORIZATION, sensitive(format!("Bearer {}", token.expose()))?);
+    Ok(())
+}
+
+/// What follows `Basic `.
+pub(super) fn basic(username: &str, password: &str) -> String {
+    STANDARD.encode(format!("{username}:{password}"))
+}
+
+/// A header value that nobody's debug output shows.
+pub(super) fn sensitive(text: String) -> Result<HeaderValue, HttpError> {
+    let mut value = HeaderValue::from_str(&text).map_err(|_| unusable())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn unusable() -> HttpError {
+    HttpError::Denied("a secret of this rule cannot be sent in the way that the rule names".into())
+}
+
+fn add_field(request: &mut Outgoing, name: &str, value: &SecretValue) -> Result<(), HttpError> {
+    let invalid = |what: &str| Err(HttpError::Invalid(format!("the host fills in the form field {name:?}: {what}")));
+    let mut body = request.body.take().unwrap_or_default();
+    if request.headers.contains_key(CONTENT_ENCODING) {
+        return invalid("the body must not be compressed");
+    }
+    let types: Vec<&HeaderValue> = request.headers.get_all(CONTENT_TYPE).iter().collect();
+    match types.as_slice() {
+        [] if body.is_empty() => {
+            request.headers.insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
+        }
+        [one] if is_form(one) => {}
+        _ => return invalid("the body must be application/x-www-form-urlencoded in UTF-8"),
+    }
+    if names_field(&body, name) {
+        return invalid("the request must not have it");
+    }
+    if !body.is_empty() {
+        body.push(b'&');
+    }
+    let field = form_urlencoded::Serializer::new(String::new()).append_pair(name, value.expose()).finish();
+    body.extend_from_slice(field.as_bytes());
+    // The content length follows from the body, which is whole.
+    request.body = Some(body);
+    Ok(())
+}
+
+fn is_form(content_type: &HeaderValue) -> bool {
+    let text = content_type.to_str().unwrap_or_default();
+    let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
+    let parameters = parameters.trim().to_ascii_lowercase().replace('"', "");
+    essence.trim().eq_ignore_ascii_case(FORM) && matches!(parameters.as_str(), "" | "charset=utf-8")
+}
+
+/// Whether a server could find the field there. Old ones split at `;`, too.
+fn names_field(encoded: &[u8], name: &str) -> bool {
+    encoded
+        .split(|byte| b"&;".contains(byte))
+        .any(|pair| form_urlencoded::parse(pair).any(|(field, _)| field.trim() == name))
+}

@@ -1,0 +1,121 @@
+//! Finds a credential in a response: services that echo requests must not hand a guest what the host put in.
+//!
+//! Searched are headers and body, as they are and percent-decoded, for each secret raw, JSON-escaped and in both alphabets of base64 at
+//! all three alignments (so also inside a longer encoded text). This catches echoes, not a server that conspires with the guest: one
+//! that reverses or encrypts what it got is not found, which is why a rule names the servers that get a credential.
+
+use std::collections::BTreeSet;
+
+use aho_corasick::AhoCorasick;
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use patchbay_model::capability::HttpResponse;
+
+use crate::SecretValue;
+
+/// Shorter ones are in every other text, and no protection anyway.
+const MIN_BYTES: usize = 6;
+
+/// Whether the response repeats one of the secrets.
+pub(super) fn echoes(response: &HttpResponse, secrets: &[SecretValue]) -> bool {
+    let needles: BTreeSet<Vec<u8>> = secrets.iter().flat_map(|secret| spellings(secret.expose())).collect();
+    if needles.is_empty() {
+        return false;
+    }
+    // Fails only for gigabytes of needles.
+    let Ok(searcher) = AhoCorasick::new(needles) else { return true };
+    let found = |text: &[u8]| {
+        let decode = || percent_encoding::percent_decode(text).collect::<Vec<u8>>();
+        searcher.is_match(text) || text.contains(&b'%') && searcher.is_match(&decode())
+    };
+    found(&response.body) || response.headers.iter().any(|(_, value)| found(value))
+}
+
+fn spellings(secret: &str) -> Vec<Vec<u8>> {
+    if secret.len() < MIN_BYTES {
+        return Vec::new();
+    }
+    let json = serde_json::to_string(secret).unwrap_or_default();
+    let json = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or_default().to_owned();
+    let mut spellings: Vec<Vec<u8>> = [secret.to_owned(), json.replace('/', "\\/"), json, secret.replace(' ', "+")]
+        .into_iter()
+        .map(String::into_bytes)
+        .collect();
+    for before in 0..3 {
+        spellings.push(within_base64(&STANDARD_NO_PAD, secret, before));
+        spellings.push(within_base64(&URL_SAFE_NO_PAD, secret, before));
+    }
+    spellings.retain(|spelling| spelling.len() >= MIN_BYTES);
+    spellings
+}
+
+/// The characters that depend on the secret alone when so many bytes (modulo 3) stand before it.
+fn within_base64(alphabet: &impl Engine, secret: &str, before: usize) -> Vec<u8> {
+    let mut bytes = vec![0; before];
+    bytes.extend_from_slice(secret.as_bytes());
+    let encoded = alphabet.encode(&bytes).into_bytes();
+    // 8 bits per byte before, 6 per character, rounded up; at the end a character that is not full.
+    let first = (8 * before).div_ceil(6);
+    let last = encoded.len() - usize::from(!bytes.len().is_multiple_of(3));
+    encoded[first..last].to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "s3cr/t+\"é key?>~";
+
+    fn found(body: impl AsRef<[u8]>) -> bool {
+        let response = HttpResponse { status: 200, headers: Vec::new(), body: body.as_ref().to_vec() };
+        echoes(&response, &[SecretValue::new(SECRET.into())])
+    }
+
+    fn percent(text: &str, lower: bool) -> String {
+        let encode = |byte: u8| if lower { format!("%{byte:02x}") } else { format!("%{byte:02X}") };
+        let plain = |byte: u8| byte.is_ascii_alphanumeric().then(|| char::from(byte).to_string());
+        text.bytes().map(|byte| plain(byte).unwrap_or_else(|| encode(byte))).collect()
+    }
+
+    #[test]
+    fn a_secret_is_found_raw_and_in_every_common_encoding() {
+        assert!(found(SECRET));
+        assert!(found(format!("…{SECRET}…")));
+        assert!(found(serde_json::json!({ "key": SECRET }).to_string()));
+        assert!(found(serde_json::json!({ "key": SECRET }).to_string().replace('/', "\\/")));
+        assert!(found(format!("q={}", percent(SECRET, false))));
+        assert!(found(format!("q={}", percent(SECRET, true))));
+        assert!(found(percent(SECRET, false).replace("%20", "+")));
+        assert!(found(SECRET.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>()), "even letters");
+    }
+
+    #[test]
+    fn a_secret_is_found_in_base64_wherever_it_begins_in_the_encoded_text() {
+        for before in ["", "x", "xy", "xyz", "user:"] {
+            for after in ["", "1", "22", "333"] {
+                let text = format!("{before}{SECRET}{after}");
+                for encoded in [STANDARD_NO_PAD.encode(&text), URL_SAFE_NO_PAD.encode(&text)] {
+                    assert!(found(format!("<{encoded}>")), "{before} {after}");
+                    assert!(found(percent(&encoded, false)), "{before} {after}, and percent-encoded");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_texts_and_short_secrets_are_no_echo() {
+        assert!(!found("an ordinary answer with 100% of what was asked for"));
+        assert!(!found(&SECRET[1..]));
+        assert!(!found(STANDARD_NO_PAD.encode(&SECRET[..8])));
+        let response = HttpResponse { status: 200, headers: Vec::new(), body: b"admin".to_vec() };
+        assert!(!echoes(&response, &[SecretValue::new("admin".into())]));
+        assert!(!echoes(&response, &[SecretValue::new(String::new())]));
+    }
+
+    #[test]
+    fn headers_are_searched_too() {
+        let headers = vec![("location".to_owned(), format!("/x?key={}", percent(SECRET, false)).into_bytes())];
+        let response = HttpResponse { status: 302, headers, body: Vec::new() };
+        assert!(echoes(&response, &[SecretValue::new(SECRET.into())]));
+    }
+}

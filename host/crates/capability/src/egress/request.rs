@@ -1,0 +1,93 @@
+//! What a guest may put into a request, before any credential is.
+
+use std::str::FromStr;
+
+use patchbay_model::capability::{HttpError, HttpRequest};
+use patchbay_model::egress::Target;
+use patchbay_model::manifest::EgressAuth;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, Url};
+
+/// Servers take about 100.
+const MAX_HEADERS: usize = 128;
+/// Over all names and values; servers take 8 to 32 KiB.
+const MAX_HEADER_BYTES: usize = 64 << 10;
+
+/// Headers that the connection owns: a guest that sets them could smuggle a second request or reach another virtual host.
+const OWNED_BY_THE_HOST: &[&str] = &[
+    "host",
+    "connection",
+    "content-length",
+    "expect",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// A request on its way out.
+#[derive(Clone)]
+pub(super) struct Outgoing {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Option<Vec<u8>>,
+}
+
+/// Method and URL, in the spelling that is matched and sent.
+pub(super) fn parse(request: &HttpRequest) -> Result<(Method, Target), HttpError> {
+    let method = Method::from_bytes(request.method.as_bytes());
+    let method = method.map_err(|_| HttpError::Invalid("not a method".into()))?;
+    let target = Target::parse(&request.url).map_err(|error| HttpError::Invalid(format!("the URL: {error}")))?;
+    Ok((method, target))
+}
+
+/// The request without credentials.
+pub(super) fn outgoing(
+    request: HttpRequest,
+    method: Method,
+    target: Target,
+    auth: Option<&EgressAuth>,
+) -> Result<Outgoing, HttpError> {
+    let headers = headers(&request, auth)?;
+    Ok(Outgoing { method, url: target.into_url(), headers, body: request.body })
+}
+
+fn headers(request: &HttpRequest, auth: Option<&EgressAuth>) -> Result<HeaderMap, HttpError> {
+    let bytes: usize = request.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if request.headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+        let limit = format!("at most {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes together");
+        return Err(HttpError::Invalid(limit));
+    }
+    let injected = match auth {
+        Some(EgressAuth::Basic { .. } | EgressAuth::Bearer { .. } | EgressAuth::OAuth2 { .. }) => {
+            Some("authorization".to_owned())
+        }
+        Some(EgressAuth::Header { name, .. }) => Some(as_servers_read(name)),
+        Some(EgressAuth::Query { .. } | EgressAuth::Form { .. }) | None => None,
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in &request.headers {
+        let refused = |reason: &str| HttpError::Invalid(format!("header {name:?}: {reason}"));
+        let parsed = HeaderName::from_str(name).map_err(|_| refused("not a header name"))?;
+        let read = as_servers_read(parsed.as_str());
+        if OWNED_BY_THE_HOST.contains(&read.as_str()) || injected.as_ref() == Some(&read) {
+            return Err(refused("the host fills it in"));
+        }
+        // The host decompresses and must be able to read what it checks: only its own codings are offered.
+        if parsed == reqwest::header::ACCEPT_ENCODING {
+            continue;
+        }
+        headers.append(parsed, HeaderValue::from_bytes(value).map_err(|_| refused("not a header value"))?);
+    }
+    Ok(headers)
+}
+
+/// Case does not matter, and behind gateways `_` and `-` are the same.
+fn as_servers_read(name: &str) -> String {
+    name.to_ascii_lowercase().replace('_', "-")
+}
