@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::Row;
 use tokio::sync::oneshot::error::TryRecvError;
 
-use crate::harness::{Host, World, full_length, hostile_plugin, hostile_plugin_calling, until};
+use crate::harness::{Host, World, full_length, hostile_plugin, hostile_plugin_calling, hostile_plugin_with, until};
 
 /// The guest's own, in its plugin.toml.
 const DEADLINE_MS: i64 = 200;
@@ -326,5 +326,68 @@ async fn both_http_interfaces_go_through_the_same_gate() -> anyhow::Result<()> {
     );
     let story = run(&host, "outside", json!({ "url": format!("http://{elsewhere}/allowed/x") }), "failed").await?;
     assert!(story["job"]["failedReason"].as_str().is_some_and(|reason| reason.contains("Denied")), "{story}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_proxy_in_the_environment_is_not_used_and_an_echoed_secret_reaches_neither_guest_nor_job()
+-> anyhow::Result<()> {
+    let echo = |headers: axum::http::HeaderMap| async move { format!("{headers:?}") };
+    let app = axum::Router::new()
+        .route("/echo", axum::routing::any(echo))
+        .route("/fine", axum::routing::any(|| async { "fine" }));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let server = listener.local_addr()?;
+    tokio::spawn(async move { axum::serve(listener, app).await });
+
+    let world = World::new().await?;
+    // Nothing listens there: a host that used it would reach nothing.
+    let proxy = "http://127.0.0.1:9";
+    let env = [
+        ("HTTP_PROXY", proxy),
+        ("http_proxy", proxy),
+        ("HTTPS_PROXY", proxy),
+        ("ALL_PROXY", proxy),
+        ("PATCHBAY_SECRET_HOSTILE_TOKEN", "s3cret-of-the-host"),
+    ];
+    let host = world.host(&env).await?;
+    let plugin = hostile_plugin_with(|manifest| {
+        let auth = "methods = [\"GET\"]\nauth = { bearer = { token = \"TOKEN\" } }";
+        manifest.replace("127.0.0.1:9/", &format!("{server}/")).replacen("methods = [\"GET\"]", auth, 1)
+    })?;
+    host.deploy("hostile", plugin).await?;
+    let story = run(&host, "outside", json!({ "url": format!("http://{server}/fine") }), "completed").await?;
+    assert_eq!(result(&story)?, json!({ "status": 200, "body": "fine" }));
+    let story = run(&host, "outside", json!({ "url": format!("http://{server}/echo") }), "failed").await?;
+    let reason = story["job"]["failedReason"].as_str().context("a reason")?;
+    assert!(reason.contains("repeats a credential"), "{reason}");
+    assert!(!story.to_string().contains("s3cret-of-the-host"), "{story}");
+    let data = json!({ "authority": server.to_string(), "path": "/echo" });
+    let story = run(&host, "wasi-http", data, "failed").await?;
+    assert!(
+        story["job"]["failedReason"].as_str().is_some_and(|reason| reason.contains("HttpRequestDenied")),
+        "{story}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_with_a_malformed_ca_file_does_not_start_and_names_the_key() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let file = world.dir.path().join("ca.pem");
+    std::fs::write(&file, "no certificate")?;
+    let output = tokio::process::Command::new(crate::harness::binary())
+        .arg("serve")
+        .env_clear()
+        .env("DATABASE_URL", &world.database_url)
+        .env("REDIS_URL", &world.redis_url)
+        .env("PATCHBAY_HTTP_LISTEN", "127.0.0.1:0")
+        .env("PATCHBAY_RUNTIME_CACHE_DIR", world.dir.path())
+        .env("PATCHBAY_EGRESS_CA_FILE", &file)
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(Duration::from_secs(30), output).await??;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success() && text.contains("egress.ca_file"), "{text}");
     Ok(())
 }
