@@ -243,7 +243,7 @@ impl World {
             keep_failed: Keep::default(),
             rate: None,
             host: "bench".into(),
-            threads: self.runtime.guests(),
+            threads: queues.job_threads(self.runtime.guests()).await?,
             gate: Arc::new(patchbay_queue::Unlimited),
         };
         Ok(Worker::Ours { handle: queues.spawn_worker(config, work), stop, recorder })

@@ -13,6 +13,7 @@ mod health;
 mod interop;
 mod mail;
 mod operations;
+mod poison;
 mod recovery;
 mod redis_server;
 mod runbook;
