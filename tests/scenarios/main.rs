@@ -8,6 +8,7 @@ mod bull_board;
 mod commands;
 mod dev;
 mod features;
+mod grants;
 mod harness;
 mod health;
 mod interop;

@@ -67,6 +67,7 @@ impl Egress {
         &self,
         revision: RevisionDigest,
         rules: &[EgressRule],
+        permitted: &(dyn Fn(&EgressRule) -> Result<(), String> + Sync),
         secrets: &(dyn Fn(&str) -> Option<SecretValue> + Sync),
         request: HttpRequest,
         correlation_id: Option<&str>,
@@ -77,6 +78,7 @@ impl Egress {
             let place = url.host_str().unwrap_or_default();
             HttpError::Denied(format!("no egress rule of the manifest allows {method} {place}{}", url.path()))
         })?;
+        permitted(rule).map_err(HttpError::Denied)?;
         let allowed = self.allowed_by(rule)?;
         if let Some(address) = literal(&url)
             && !address::permitted(address, &allowed)

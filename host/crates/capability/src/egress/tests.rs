@@ -46,7 +46,7 @@ async fn send(rule: EgressRule, request: HttpRequest) -> Result<HttpResponse, Ht
     let egress = Egress::new(EgressConfig::default()).expect("a configuration");
     let secrets = |name: &str| Some(SecretValue::new(format!("value of {name}")));
     let revision = RevisionDigest::of(b"test");
-    egress.send(revision, &[rule], &secrets, request, Some("c-1")).await
+    egress.send(revision, &[rule], &|_| Ok(()), &secrets, request, Some("c-1")).await
 }
 
 #[tokio::test]
@@ -116,6 +116,6 @@ async fn a_secret_without_a_value_is_named_and_nothing_is_sent() {
     let rule = rule(format!("http://{address}/v1/**"), Some(EgressAuth::Bearer { token: "TOKEN".into() }));
     let request = request(format!("http://{address}/v1/echo"));
     let revision = RevisionDigest::of(b"test");
-    let answer = egress.send(revision, &[rule], &no_secrets, request, None).await;
+    let answer = egress.send(revision, &[rule], &|_| Ok(()), &no_secrets, request, None).await;
     assert!(matches!(answer, Err(HttpError::Denied(text)) if text.contains("TOKEN")));
 }
