@@ -65,7 +65,7 @@ async fn activate(world: &World, component: Vec<u8>) -> anyhow::Result<Child> {
     let staged: serde_json::Value = serde_json::from_str(&push.send().await?.text().await?)?;
     let digest = staged["data"]["digest"].as_str().with_context(|| staged.to_string())?;
     let activate = http.post(format!("{url}/api/admin/plugins/hostile/activate")).basic_auth("bench", Some("bench"));
-    let body = serde_json::json!({ "digest": digest }).to_string();
+    let body = serde_json::json!({ "digest": digest, "grant": true }).to_string();
     activate.header("content-type", "application/json").body(body).send().await?.error_for_status()?;
     Ok(host)
 }

@@ -222,9 +222,10 @@ impl World {
                 secrets: Arc::new(NoSecrets),
                 mail: MailTransport::new(None)?,
                 egress: Egress::new(EgressConfig::default())?,
+                uses: Arc::default(),
             });
-            let settings = Arc::new(Settings::new(None));
-            Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, Duration::from_secs(30)))
+            let (settings, grants) = (Arc::new(Settings::new(None)), Arc::default());
+            Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, grants, Duration::from_secs(30)))
         } else {
             Arc::new(NativeExecutor { iterations_per_ms: self.native_per_ms })
         };
@@ -243,7 +244,7 @@ impl World {
             keep_failed: Keep::default(),
             rate: None,
             host: "bench".into(),
-            threads: self.runtime.guests(),
+            threads: queues.job_threads(self.runtime.guests()).await?,
             gate: Arc::new(patchbay_queue::Unlimited),
         };
         Ok(Worker::Ours { handle: queues.spawn_worker(config, work), stop, recorder })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use patchbay_capability::{Egress, MailTransport, SecretSource, SecretValue, Services};
+use patchbay_capability::{Egress, GrantUses, MailTransport, SecretSource, SecretValue, Services};
 use patchbay_model::PluginName;
 use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::grants::{self, Grants};
 use crate::health::Health;
 use crate::http::{AppState, Operator};
 use crate::plugins::Plugins;
@@ -59,6 +60,7 @@ impl Host {
         let runtime = Runtime::new(runtime_config(&config)?).context("cannot start the sandbox")?;
 
         let mail = MailTransport::new(config.mail()).context("mail")?;
+        let uses = Arc::new(GrantUses::default());
         let services = Arc::new(Services {
             host: tokio::runtime::Handle::current(),
             queues: queues.clone(),
@@ -66,11 +68,18 @@ impl Host {
             secrets: Arc::new(EnvironmentSecrets(config.clone())),
             mail,
             egress: Egress::new(config.egress()).context("cannot make outside calls")?,
+            uses: Arc::clone(&uses),
         });
         let settings = Arc::new(Settings::new(config.mail_from()));
         let host_name = host_name();
-        let executor =
-            WasmExecutor::new(Arc::clone(&runtime), services, Arc::clone(&settings), config.default_deadline());
+        let grants = Arc::new(Grants::default());
+        let executor = WasmExecutor::new(
+            Arc::clone(&runtime),
+            services,
+            Arc::clone(&settings),
+            Arc::clone(&grants),
+            config.default_deadline(),
+        );
         let work = Work::new(Arc::new(executor), host_name.clone());
         let defaults = WorkerDefaults {
             lock: config.lock(),
@@ -79,9 +88,11 @@ impl Host {
             max_jobs: config.max_jobs(),
             host: host_name,
         };
-        let supervisor = Arc::new(Supervisor::new(queues.clone(), work, Arc::clone(&runtime), defaults));
+        let threads = queues.job_threads(runtime.guests()).await.context("cannot use Redis")?;
+        let supervisor = Arc::new(Supervisor::new(queues.clone(), work, Arc::clone(&runtime), threads, defaults));
         let drain_limit = config.drain_limit();
-        let plugins = Arc::new(Plugins::new(store.clone(), runtime, settings, Arc::clone(&supervisor), drain_limit));
+        let plugins =
+            Arc::new(Plugins::new(store.clone(), runtime, settings, grants, Arc::clone(&supervisor), drain_limit));
         let schedules = Schedules::new(store.clone(), queues.clone());
         plugins.when_changed({
             let schedules = Arc::clone(&schedules);
@@ -114,12 +125,13 @@ impl Host {
         let tasks = vec![
             tokio::spawn(plugins.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),
+            tokio::spawn(grants::count_uses(uses, store.clone(), stop.clone())),
             tokio::spawn(recorder::run(queues.attempts(), store.clone(), stop.clone())),
         ];
         info!(
             postgres_at_most = config.store().max_connections,
-            // One shared, one for reading attempts, and each worker's own to wait on.
-            redis = 2 + worked_queues,
+            // One shared, one for reading attempts, one for settling jobs, and each worker's own to wait on.
+            redis = 3 + worked_queues,
             "connections of this host"
         );
         warn_about_skew(&queues).await;

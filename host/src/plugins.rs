@@ -4,10 +4,11 @@
 //! before Postgres learns of it, and again from Postgres before the registry does. Operators' actions and other processes' actions
 //! take the same path, [`Plugins::converge`]; it takes no input.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex as StdMutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use patchbay_model::grant::Ask;
 use patchbay_model::manifest::{EgressAuth, Manifest};
 use patchbay_model::{PluginName, QueueName, RevisionDigest};
 use patchbay_runtime::{LoadError, Rejection, Revision, Runtime, RuntimeError};
@@ -18,6 +19,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::grants::Grants;
 use crate::settings::{self, Settings};
 use crate::work::Supervisor;
 
@@ -38,6 +40,14 @@ pub enum PluginError {
     /// It clashes with the present state.
     #[error("{0}")]
     Conflict(String),
+    /// It asks for what no operator has granted.
+    #[error("{} asks for what it is not granted: {}", .plugin, joined(.missing))]
+    NotGranted {
+        /// The plugin.
+        plugin: PluginName,
+        /// What it lacks.
+        missing: Vec<Ask>,
+    },
     /// Settings that the plugin's schema does not allow.
     #[error("settings do not fit the plugin's schema")]
     Settings(Vec<String>),
@@ -64,10 +74,14 @@ pub struct Staged {
     pub created: bool,
     /// What it asks for.
     pub asks: Value,
+    /// What of it no operator has granted yet.
+    #[schema(value_type = Vec<String>)]
+    pub missing: Vec<Ask>,
 }
 
 /// What an activation did.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Activated {
     /// The plugin's name.
     #[schema(value_type = String)]
@@ -80,8 +94,32 @@ pub struct Activated {
     /// Active until now.
     #[schema(value_type = Option<String>)]
     pub previous: Option<RevisionDigest>,
-    /// Granted with it: all that it asked for.
+    /// What it asks for, all of it granted.
     pub granted: Value,
+    /// Granted with this activation.
+    #[schema(value_type = Vec<String>)]
+    pub newly_granted: Vec<Ask>,
+}
+
+/// One thing that a plugin asks for or is granted.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GrantStory {
+    /// Its text: give it to grant and revoke.
+    #[schema(value_type = String)]
+    pub ask: Ask,
+    /// The active revision asks for it.
+    pub asked_by_active: bool,
+    /// The newest revision asks for it.
+    pub asked_by_newest: bool,
+    /// Who granted it; absent when it is not granted.
+    pub granted_by: Option<String>,
+    /// When.
+    pub granted_at: Option<String>,
+    /// Within the last 30 days, late by some seconds.
+    pub uses: i64,
+    /// The last day of those on which it was used.
+    pub last_used: Option<String>,
 }
 
 /// The plugins of this process.
@@ -89,6 +127,7 @@ pub struct Plugins {
     store: Store,
     runtime: Arc<Runtime>,
     settings: Arc<Settings>,
+    grants: Arc<Grants>,
     supervisor: Arc<Supervisor>,
     drain_limit: Duration,
     /// One convergence at a time.
@@ -106,6 +145,7 @@ impl Plugins {
         store: Store,
         runtime: Arc<Runtime>,
         settings: Arc<Settings>,
+        grants: Arc<Grants>,
         supervisor: Arc<Supervisor>,
         drain_limit: Duration,
     ) -> Self {
@@ -113,6 +153,7 @@ impl Plugins {
             store,
             runtime,
             settings,
+            grants,
             supervisor,
             drain_limit,
             converging: Mutex::default(),
@@ -152,19 +193,31 @@ impl Plugins {
             digest: revision.digest(),
             created,
             asks: asks(manifest),
+            missing: self.missing(manifest).await?,
         })
     }
 
-    /// Makes a staged or retired revision the active one, here and (through Postgres) everywhere.
-    pub async fn activate(&self, plugin: &PluginName, digest: &str, actor: &str) -> Result<Activated, PluginError> {
+    /// Makes a staged or retired revision the active one, here and (through Postgres) everywhere. One that asks for more than is granted
+    /// waits, unless the rest is granted with it.
+    pub async fn activate(
+        &self,
+        plugin: &PluginName,
+        digest: &str,
+        grant: bool,
+        actor: &str,
+    ) -> Result<Activated, PluginError> {
         let row = self.find(plugin, digest).await?;
         let manifest = row_manifest(&row)?;
         self.refuse_clashes(&manifest).await?;
         self.refuse_settings_that_do_not_fit(plugin, &manifest).await?;
+        let missing = self.missing(&manifest).await?;
+        if !missing.is_empty() && !grant {
+            return Err(PluginError::NotGranted { plugin: plugin.clone(), missing });
+        }
         // Loaded before anybody hears of it: a revision that this host cannot run must not become the active one.
         self.load(&row.digest).await?;
         let granted = asks(&manifest);
-        let activation = self.store.activate(plugin, &row.digest, &granted, actor).await?;
+        let activation = self.store.activate(plugin, &row.digest, &granted, &missing, actor).await?;
         info!(plugin = %plugin, revision = %row.digest, "revision activated");
         self.converge().await?;
         Ok(Activated {
@@ -173,6 +226,7 @@ impl Plugins {
             digest: row.digest,
             previous: activation.previous,
             granted,
+            newly_granted: missing,
         })
     }
 
@@ -182,7 +236,7 @@ impl Plugins {
             self.store.rollback_target(plugin).await?.ok_or_else(|| {
                 PluginError::Conflict(format!("{plugin} has no earlier active revision to go back to"))
             })?;
-        self.activate(plugin, &target.to_string(), actor).await
+        self.activate(plugin, &target.to_string(), false, actor).await
     }
 
     /// Stops the plugin: its queues wait.
@@ -209,6 +263,81 @@ impl Plugins {
         }
         self.store.set_settings(plugin, value, actor).await?;
         Ok(self.converge().await?)
+    }
+
+    /// What the plugin asks for, is granted, and uses.
+    pub async fn grants(&self, plugin: &PluginName) -> Result<Vec<GrantStory>, PluginError> {
+        let rows = self.known(plugin).await?;
+        let asks = |row: Option<&RevisionRow>| {
+            row.map(row_manifest).transpose().map(|m| m.map(|m| m.asks()).unwrap_or_default())
+        };
+        let (active, newest) = (asks(rows.iter().find(|row| row.state == "active"))?, asks(rows.first())?);
+        let mut stories: BTreeMap<Ask, GrantStory> = BTreeMap::new();
+        let mut story = |ask: Ask, fill: &dyn Fn(&mut GrantStory)| {
+            fill(stories.entry(ask.clone()).or_insert_with(|| GrantStory {
+                asked_by_active: active.contains(&ask),
+                asked_by_newest: newest.contains(&ask),
+                ask,
+                granted_by: None,
+                granted_at: None,
+                uses: 0,
+                last_used: None,
+            }));
+        };
+        for row in self.store.grants(plugin).await? {
+            story(row.ask.clone(), &|story| {
+                story.granted_by.clone_from(&row.granted_by);
+                story.granted_at = row.granted_at.map(|at| at.to_rfc3339());
+                story.uses = row.uses;
+                story.last_used = row.last_used.map(|day| day.to_string());
+            });
+        }
+        for ask in active.union(&newest) {
+            story(ask.clone(), &|_| {});
+        }
+        Ok(stories.into_values().collect())
+    }
+
+    /// Grants; what no revision asks for is refused, since it is a typo. Takes effect with the next call.
+    pub async fn grant(&self, plugin: &PluginName, asks: &[Ask], actor: &str) -> Result<(), PluginError> {
+        let mut asked = BTreeSet::new();
+        for row in self.known(plugin).await? {
+            asked.extend(row_manifest(&row)?.asks());
+        }
+        if let Some(unknown) = asks.iter().find(|ask| !asked.contains(ask)) {
+            return Err(PluginError::NotFound(format!(
+                "no revision of {plugin} asks for {unknown:?}; see: patchbay plugin grants {plugin}",
+                unknown = unknown.as_str()
+            )));
+        }
+        self.store.grant(plugin, asks, actor).await?;
+        Ok(self.converge().await?)
+    }
+
+    /// Takes grants back; calls that have begun keep theirs.
+    pub async fn revoke(&self, plugin: &PluginName, asks: &[Ask]) -> Result<Vec<Ask>, PluginError> {
+        self.known(plugin).await?;
+        let granted = self.store.granted(plugin).await?;
+        if let Some(unknown) = asks.iter().find(|ask| !granted.contains(ask)) {
+            return Err(PluginError::NotFound(format!("{plugin} is not granted {:?}", unknown.as_str())));
+        }
+        let revoked = self.store.revoke(plugin, asks).await?;
+        self.converge().await?;
+        Ok(revoked)
+    }
+
+    /// What of its asks is not granted.
+    async fn missing(&self, manifest: &Manifest) -> Result<Vec<Ask>, StoreError> {
+        let granted: HashSet<Ask> = self.store.granted(&manifest.name).await?.into_iter().collect();
+        Ok(manifest.asks().into_iter().filter(|ask| !granted.contains(ask)).collect())
+    }
+
+    async fn known(&self, plugin: &PluginName) -> Result<Vec<RevisionRow>, PluginError> {
+        let rows = self.store.revisions(Some(plugin)).await?;
+        if rows.is_empty() {
+            return Err(PluginError::NotFound(format!("no plugin is called {plugin}")));
+        }
+        Ok(rows)
     }
 
     /// The revision of `plugin` that this digest, or unambiguous beginning of one, names.
@@ -270,7 +399,14 @@ impl Plugins {
                     }
                 },
             };
-            // Settings first: the new revision must not see a call without its settings.
+            let mut granted: HashSet<Ask> = row.granted.iter().cloned().collect();
+            if !row.grants_adopted {
+                let asks: Vec<Ask> = revision.manifest().asks().into_iter().collect();
+                self.store.adopt_grants(&row.plugin, &asks).await?;
+                granted.extend(asks);
+            }
+            self.grants.publish(&row.plugin, Arc::new(granted));
+            // Settings and grants first: the new revision must not see a call without them.
             self.settings.publish(&row.plugin, self.settings.effective(revision.manifest(), &row.settings));
             if registry.get(&row.plugin).is_none_or(|running| running.digest() != row.digest) {
                 let previous = registry.publish(revision);
@@ -350,6 +486,10 @@ impl Plugins {
         let violations = settings::violations(manifest, &Value::Object(self.settings.effective(manifest, &stored)));
         if violations.is_empty() { Ok(()) } else { Err(PluginError::Settings(violations)) }
     }
+}
+
+fn joined(asks: &[Ask]) -> String {
+    asks.iter().map(|ask| format!("{:?}", ask.as_str())).collect::<Vec<_>>().join(", ")
 }
 
 fn load_error(error: LoadError) -> PluginError {

@@ -31,7 +31,7 @@ async fn a_plugins_whole_life_by_commands() -> anyhow::Result<()> {
     };
     let first = write("first.wasm", email_plugin()?)?;
     let second = write("second.wasm", variant(&email_plugin()?, "second"))?;
-    let activated = json_of(&host, &["--json", "plugin", "push", &first, "--activate"]).await?;
+    let activated = json_of(&host, &["--json", "plugin", "push", &first, "--activate", "--grant"]).await?;
     let staged = json_of(&host, &["--json", "plugin", "push", &second]).await?;
     assert_eq!(staged["created"], true);
     let digest = staged["digest"].as_str().context("a digest")?;

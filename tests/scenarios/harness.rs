@@ -163,8 +163,9 @@ impl Host {
         let (status, staged) = self.push(component).await?;
         anyhow::ensure!(status == 200, "push: {status} {staged}");
         let digest = staged["data"]["digest"].as_str().context("digest")?.to_owned();
-        let (status, answer) =
-            self.post(&format!("/api/admin/plugins/{plugin}/activate"), json!({ "digest": digest })).await?;
+        let (status, answer) = self
+            .post(&format!("/api/admin/plugins/{plugin}/activate"), json!({ "digest": digest, "grant": true }))
+            .await?;
         anyhow::ensure!(status == 200, "activate: {status} {answer}");
         Ok(digest)
     }

@@ -91,6 +91,33 @@ async fn a_schedule_is_made_changed_paused_run_and_removed() -> anyhow::Result<(
 }
 
 #[tokio::test]
+async fn a_tick_that_waits_in_a_paused_queue_goes_with_its_schedule() -> anyhow::Result<()> {
+    let (world, host) = world_with_host(&[]).await?;
+    for undo in ["pause", "remove"] {
+        host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
+        host.post("/api/admin/schedules", every_second("beat")).await?;
+        let wait = format!("{}:{QUEUE}:wait", world.prefix);
+        let delayed: Vec<String> =
+            world.redis().await?.zrange(format!("{}:{QUEUE}:delayed", world.prefix), 0, -1).await?;
+        // As another host does when it is due.
+        let tick = delayed.first().context("a tick")?;
+        world.promote(QUEUE, tick).await?;
+        assert_eq!(world.redis().await?.llen::<_, usize>(&wait).await?, 1);
+        let url = format!("{}/api/admin/schedules/beat", host.url);
+        if undo == "pause" {
+            assert_eq!(host.post("/api/admin/schedules/beat/pause", json!({})).await?.0, 200);
+        }
+        if undo == "remove" {
+            assert_eq!(host.request(host.http.delete(&url)).await?.0, 200);
+        }
+        assert_eq!(world.redis().await?.llen::<_, usize>(&wait).await?, 0, "{undo}");
+        host.request(host.http.delete(&url)).await?;
+        host.post(&format!("/api/admin/queues/{QUEUE}/resume"), json!({})).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_never_comes_or_cannot_be_read_is_refused_and_nothing_is_stored() -> anyhow::Result<()> {
     let (_world, host) = world_with_host(&[]).await?;
     let with = |change: Value| {

@@ -37,6 +37,9 @@ pub(super) enum PluginCommand {
         /// Activate it at once
         #[arg(long)]
         activate: bool,
+        /// Grant what it asks for with the activation
+        #[arg(long, requires = "activate")]
+        grant: bool,
     },
     /// List plugins
     List,
@@ -51,6 +54,33 @@ pub(super) enum PluginCommand {
         plugin: String,
         /// The revision's digest, or its first 4 digits and more
         digest: String,
+        /// Grant what it asks for and is not granted
+        #[arg(long)]
+        grant: bool,
+    },
+    /// List what a plugin asks for, is granted, and has used in the last 30 days
+    Grants {
+        /// The plugin
+        plugin: String,
+    },
+    /// Grant what a revision asks for; it takes effect on the next call
+    Grant {
+        /// The plugin
+        plugin: String,
+        /// As `plugin grants` lists them, for example "secret API_KEY"
+        #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ASK")]
+        asks: Vec<String>,
+        /// All that the active and the newest revision ask for
+        #[arg(long)]
+        all: bool,
+    },
+    /// Take grants back: the next call is denied, without a swap
+    Revoke {
+        /// The plugin
+        plugin: String,
+        /// As `plugin grants` lists them
+        #[arg(required = true, value_name = "ASK")]
+        asks: Vec<String>,
     },
     /// Activate the revision that was active before
     Rollback {
@@ -107,7 +137,7 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
     let client = Client::from_args(args)?;
     match command {
         PluginCommand::Pack { .. } | PluginCommand::Inspect { .. } => {}
-        PluginCommand::Push { file, activate } => {
+        PluginCommand::Push { file, activate, grant } => {
             let component = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
             if !output.json {
                 eprintln!(
@@ -120,17 +150,23 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
             let (plugin, digest) = (text(&staged, "plugin"), text(&staged, "digest"));
             if !activate {
                 let known = if staged["created"] == true { "staged" } else { "was here already" };
+                let missing: String =
+                    items(&staged["missing"]).filter_map(Value::as_str).map(|ask| format!("\n  {ask}")).collect();
+                let (waits, grant) = if missing.is_empty() {
+                    (String::new(), "")
+                } else {
+                    (format!("\nit is not granted yet:{missing}"), " --grant")
+                };
                 let message = format!(
-                    "{known}: {plugin} {} {}\nasks for: {}\nactivate it with: patchbay plugin activate {plugin} {}",
+                    "{known}: {plugin} {} {}{waits}\nactivate it with: patchbay plugin activate {plugin} {}{grant}",
                     text(&staged, "version"),
                     short(&digest),
-                    staged["asks"],
                     short(&digest)
                 );
                 output.value(&message, &staged);
                 return Ok(());
             }
-            let activated = activate_revision(&client, &plugin, &digest).await?;
+            let activated = activate_revision(&client, &plugin, &digest, grant).await?;
             output.value(&describe(&activated), &activated);
         }
         PluginCommand::List => {
@@ -166,9 +202,39 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
             });
             output.table(&["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "BY"], rows.collect(), &revisions);
         }
-        PluginCommand::Activate { plugin, digest } => {
-            let activated = activate_revision(&client, &plugin, &digest).await?;
+        PluginCommand::Activate { plugin, digest, grant } => {
+            let activated = activate_revision(&client, &plugin, &digest, grant).await?;
             output.value(&describe(&activated), &activated);
+        }
+        PluginCommand::Grants { plugin } => {
+            let grants = client.call(Method::GET, &grants_path(&plugin), None).await?;
+            let rows = items(&grants).map(|grant| {
+                let asked = match (grant["askedByActive"] == true, grant["askedByNewest"] == true) {
+                    (true, _) => "yes",
+                    (false, true) => "by the newest revision",
+                    (false, false) => "no",
+                };
+                let granted = grant["grantedBy"].as_str().map_or("no".into(), |by| format!("by {by}"));
+                vec![text(grant, "ask"), asked.into(), granted, grant["uses"].to_string(), text(grant, "lastUsed")]
+            });
+            output.table(&["ASK", "ASKED FOR", "GRANTED", "USES (30 DAYS)", "LAST USED"], rows.collect(), &grants);
+        }
+        PluginCommand::Grant { plugin, asks, all } => {
+            let asks = if all {
+                let grants = client.call(Method::GET, &grants_path(&plugin), None).await?;
+                items(&grants).filter(|grant| grant["grantedBy"].is_null()).map(|grant| text(grant, "ask")).collect()
+            } else {
+                asks
+            };
+            client.call(Method::POST, &grants_path(&plugin), Some(json!({ "asks": asks }))).await?;
+            let done = if asks.is_empty() { "everything was granted already".into() } else { asks.join("\n") };
+            output.value(&format!("granted to {plugin}:\n{done}"), &json!({ "plugin": plugin, "granted": asks }));
+        }
+        PluginCommand::Revoke { plugin, asks } => {
+            let path = format!("{}/revoke", grants_path(&plugin));
+            client.call(Method::POST, &path, Some(json!({ "asks": asks }))).await?;
+            let message = format!("revoked from {plugin}; calls from now on are denied:\n{}", asks.join("\n"));
+            output.value(&message, &json!({ "plugin": plugin, "revoked": asks }));
         }
         PluginCommand::Rollback { plugin } => {
             let path = format!("plugins/{}/rollback", segment(&plugin));
@@ -191,9 +257,18 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
     Ok(())
 }
 
-pub(crate) async fn activate_revision(client: &Client, plugin: &str, digest: &str) -> anyhow::Result<Value> {
+pub(crate) async fn activate_revision(
+    client: &Client,
+    plugin: &str,
+    digest: &str,
+    grant: bool,
+) -> anyhow::Result<Value> {
     let path = format!("plugins/{}/activate", segment(plugin));
-    Ok(client.call(Method::POST, &path, Some(json!({ "digest": digest }))).await?)
+    Ok(client.call(Method::POST, &path, Some(json!({ "digest": digest, "grant": grant }))).await?)
+}
+
+fn grants_path(plugin: &str) -> String {
+    format!("plugins/{}/grants", segment(plugin))
 }
 
 async fn settings(command: SettingsCommand, client: &Client, output: Output) -> anyhow::Result<()> {
@@ -301,12 +376,13 @@ fn describe(activated: &Value) -> String {
         ),
         None => "it is the first one".into(),
     };
+    let granted: String =
+        items(&activated["newlyGranted"]).filter_map(Value::as_str).map(|ask| format!("granted: {ask}\n")).collect();
     format!(
-        "active: {} {} {}\ngranted: {}\n{previous}",
+        "active: {} {} {}\n{granted}{previous}",
         text(activated, "plugin"),
         text(activated, "version"),
         short(&text(activated, "digest")),
-        activated["granted"]
     )
 }
 

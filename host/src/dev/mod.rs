@@ -202,7 +202,7 @@ async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
     let staged = step(&name, async { Ok(client.push(component).await?) }).await?;
     let (plugin, digest) =
         (staged["plugin"].as_str().unwrap_or_default(), staged["digest"].as_str().unwrap_or_default());
-    crate::cli::activate_revision(&client, plugin, digest).await?;
+    crate::cli::activate_revision(&client, plugin, digest, true).await?;
     Ok(format!("{plugin} {} ({})", staged["version"].as_str().unwrap_or_default(), crate::cli::short(digest)))
 }
 
@@ -219,7 +219,7 @@ fn print_welcome(state: &DevState, env: &HashMap<String, String>, mail: Option<&
         println!("  mail      smtp://{} → {}", mail.address, state.mail_dir.display());
     }
     match plugins {
-        [] => println!("  plugins   none found; push one with: patchbay plugin push FILE --activate"),
+        [] => println!("  plugins   none found; push one with: patchbay plugin push FILE --activate --grant"),
         some => some.iter().for_each(|line| println!("  plugin    {line}")),
     }
     println!();

@@ -7,6 +7,7 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use patchbay_model::InvalidId;
+use patchbay_model::grant::Ask;
 use patchbay_queue::QueueError;
 use patchbay_store::StoreError;
 use serde::Serialize;
@@ -149,6 +150,14 @@ impl From<PluginError> for ApiError {
             }
             PluginError::NotFound(message) => Self::not_found(message),
             PluginError::Conflict(message) => Self::new(StatusCode::CONFLICT, "conflict", message),
+            PluginError::NotGranted { ref plugin, ref missing } => {
+                let message = format!(
+                    "{error}; look at it, then activate with --grant, or: patchbay plugin grant {plugin} ASK; patchbay plugin grants {plugin}"
+                );
+                let missing: Vec<&str> = missing.iter().map(Ask::as_str).collect();
+                Self::new(StatusCode::CONFLICT, "not-granted", message)
+                    .with_details(serde_json::json!({ "missing": missing }))
+            }
             PluginError::Settings(violations) => {
                 let message = format!("settings do not fit the plugin's schema: {}", violations.join("; "));
                 Self::invalid(message).with_details(violations.into())

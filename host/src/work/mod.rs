@@ -18,14 +18,10 @@ use patchbay_model::outcome::{Failure, Outcome, Retry};
 use patchbay_model::retry::{RetryPolicy, Verdict, decide};
 use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
-use tokio::sync::RwLock;
 use tracing::Instrument;
 
 pub use supervisor::{Supervisor, WorkerDefaults};
 pub use wasm::WasmExecutor;
-
-/// A job that stalled this often is suspected of killing its host: it runs alone, so that it takes no other job with it.
-const STALLS_BEFORE_RUNNING_ALONE: u32 = 2;
 
 /// Runs the code of one job. The host has one ([`WasmExecutor`]); the benchmark has another, native one, on the same work path.
 #[async_trait]
@@ -54,14 +50,12 @@ pub struct Execution {
 pub struct Work {
     executor: Arc<dyn Executor>,
     host: String,
-    /// Ordinary jobs read, suspected ones write.
-    alone: RwLock<()>,
 }
 
 impl Work {
     /// `host` names this process in records.
     pub fn new(executor: Arc<dyn Executor>, host: String) -> Arc<Self> {
-        Arc::new(Self { executor, host, alone: RwLock::new(()) })
+        Arc::new(Self { executor, host })
     }
 
     async fn run(&self, delivery: Delivery) -> Settlement {
@@ -126,17 +120,7 @@ impl Handler for Work {
             attempt = delivery.attempts_made + 1,
             correlation_id = %correlation_id(&delivery),
         );
-        async {
-            if delivery.stalled >= STALLS_BEFORE_RUNNING_ALONE {
-                let _alone = self.alone.write().await;
-                self.run(delivery).await
-            } else {
-                let _with_others = self.alone.read().await;
-                self.run(delivery).await
-            }
-        }
-        .instrument(span)
-        .await
+        self.run(delivery).instrument(span).await
     }
 }
 

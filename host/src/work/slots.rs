@@ -2,16 +2,16 @@
 //!
 //! Each queue may have places of its own (`reserved`); the rest is everybody's, given in the order of asking. A queue stands in that line
 //! once, however many jobs it has, so none starves: who holds a shared place while another queue waits gives it up after its job. Never
-//! knows of jobs. What is reserved is taken from the shared places; a reservation made while they are in use is filled as they come free.
+//! knows of jobs. A job that must run alone closes the whole for the time. What is reserved is taken from the shared places; a reservation made while they are in use is filled as they come free.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use patchbay_model::QueueName;
 use patchbay_queue::{Gate, Pass};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
 /// All places of this process.
@@ -23,6 +23,12 @@ pub(super) struct Slots {
     ledger: Mutex<Ledger>,
     /// As in the ledger; read without its lock each time that a place comes free.
     owed: AtomicUsize,
+    /// Places in use, reserved ones included.
+    used: AtomicUsize,
+    /// One job runs alone, or waits until the others have ended.
+    closed: AtomicBool,
+    /// The last but one place came free, or the whole was opened again.
+    changed: Notify,
 }
 
 #[derive(Debug)]
@@ -54,6 +60,9 @@ impl Slots {
             waiting: AtomicUsize::new(0),
             ledger: Mutex::new(Ledger { reservable: max_jobs.saturating_sub(1), owed: Vec::new() }),
             owed: AtomicUsize::new(0),
+            used: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            changed: Notify::new(),
         })
     }
 
@@ -74,6 +83,36 @@ impl Slots {
         drop(ledger);
         let slots = Arc::clone(self);
         Arc::new(QueueGate(Arc::new(QueueSlots { slots, own, reserved, waiting: AtomicUsize::new(0) })))
+    }
+
+    /// Counts a place as used, unless all are kept free. In this order (and sequentially consistent): who closes sees every place that
+    /// was taken before, and waits for it.
+    fn use_place(&self) -> bool {
+        self.used.fetch_add(1, Ordering::SeqCst);
+        let open = !self.closed.load(Ordering::SeqCst);
+        if !open {
+            self.free_place();
+        }
+        open
+    }
+
+    fn free_place(&self) {
+        if self.used.fetch_sub(1, Ordering::SeqCst) == 2 && self.closed.load(Ordering::SeqCst) {
+            self.changed.notify_waiters();
+        }
+    }
+
+    async fn until(&self, holds: impl Fn() -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if holds() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     fn give_back(&self, permit: OwnedSemaphorePermit) {
@@ -103,9 +142,12 @@ impl Drop for QueueSlots {
 
 impl Gate for QueueGate {
     fn try_enter(&self) -> Option<Box<dyn Pass>> {
+        if self.0.slots.closed.load(Ordering::Relaxed) {
+            return None;
+        }
         let own = Arc::clone(&self.0.own).try_acquire_owned().ok().map(Place::Own);
         let place = own.or_else(|| Arc::clone(&self.0.slots.shared).try_acquire_owned().ok().map(Place::shared))?;
-        Some(Box::new(QueuePass { place, queue: Arc::clone(&self.0) }))
+        QueuePass::new(place, &self.0).map(|pass| Box::new(pass) as Box<dyn Pass>)
     }
 
     fn enter(&self) -> BoxFuture<'static, Box<dyn Pass>> {
@@ -113,15 +155,20 @@ impl Gate for QueueGate {
         let line = InLine::join(&self.0);
         async move {
             let queue = Arc::clone(&line.0);
-            // Neither is ever closed.
-            let place = tokio::select! {
-                biased;
-                Ok(permit) = Arc::clone(&queue.own).acquire_owned() => Place::Own(permit),
-                Ok(permit) = Arc::clone(&queue.slots.shared).acquire_owned() => Place::shared(permit),
-                else => std::future::pending().await,
-            };
-            drop(line);
-            Box::new(QueuePass { place, queue }) as Box<dyn Pass>
+            loop {
+                queue.slots.until(|| !queue.slots.closed.load(Ordering::SeqCst)).await;
+                // Neither is ever closed.
+                let place = tokio::select! {
+                    biased;
+                    Ok(permit) = Arc::clone(&queue.own).acquire_owned() => Place::Own(permit),
+                    Ok(permit) = Arc::clone(&queue.slots.shared).acquire_owned() => Place::shared(permit),
+                    else => std::future::pending().await,
+                };
+                if let Some(pass) = QueuePass::new(place, &queue) {
+                    drop(line);
+                    return Box::new(pass) as Box<dyn Pass>;
+                }
+            }
         }
         .boxed()
     }
@@ -157,6 +204,14 @@ impl Place {
     fn shared(permit: OwnedSemaphorePermit) -> Self {
         Self::Shared(Some(permit))
     }
+
+    fn leave(&mut self, slots: &Slots) {
+        if let Self::Shared(permit) = self
+            && let Some(permit) = permit.take()
+        {
+            slots.give_back(permit);
+        }
+    }
 }
 
 struct QueuePass {
@@ -164,8 +219,47 @@ struct QueuePass {
     queue: Arc<QueueSlots>,
 }
 
+impl QueuePass {
+    /// Nothing, and the place is free again, when no place is given.
+    fn new(mut place: Place, queue: &Arc<QueueSlots>) -> Option<Self> {
+        if !queue.slots.use_place() {
+            place.leave(&queue.slots);
+            return None;
+        }
+        Some(Self { place, queue: Arc::clone(queue) })
+    }
+}
+
+/// Opens the whole again.
+struct Alone<'a>(&'a Slots);
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.0.closed.store(false, Ordering::SeqCst);
+        self.0.changed.notify_waiters();
+    }
+}
+
 impl Pass for QueuePass {
+    fn alone(&self) -> Option<BoxFuture<'_, Box<dyn Send + '_>>> {
+        let slots = &*self.queue.slots;
+        if slots.closed.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        let alone = Alone(slots);
+        Some(
+            async move {
+                slots.until(|| slots.used.load(Ordering::SeqCst) == 1).await;
+                Box::new(alone) as Box<dyn Send + '_>
+            }
+            .boxed(),
+        )
+    }
+
     fn is_wanted(&self) -> bool {
+        if self.queue.slots.closed.load(Ordering::Relaxed) {
+            return true;
+        }
         let all = self.queue.slots.waiting.load(Ordering::Relaxed);
         matches!(self.place, Place::Shared(_)) && all > self.queue.waiting.load(Ordering::Relaxed)
     }
@@ -173,11 +267,8 @@ impl Pass for QueuePass {
 
 impl Drop for QueuePass {
     fn drop(&mut self) {
-        if let Place::Shared(permit) = &mut self.place
-            && let Some(permit) = permit.take()
-        {
-            self.queue.slots.give_back(permit);
-        }
+        self.place.leave(&self.queue.slots);
+        self.queue.slots.free_place();
     }
 }
 
@@ -243,6 +334,25 @@ mod tests {
         drop(second);
         assert!(a.try_enter().is_none(), "it is in the hands of the one in line");
         assert!(!other.now_or_never().expect("its turn").is_wanted());
+    }
+
+    #[tokio::test]
+    async fn a_job_that_must_run_alone_waits_for_the_others_and_keeps_new_ones_out() {
+        let slots = Slots::new(3);
+        let (a, b) = (queue(&slots, "a", 1), queue(&slots, "b", 0));
+        let (suspect, other) = (a.try_enter().expect("a place"), b.try_enter().expect("a place"));
+        let mut alone = suspect.alone().expect("nobody else is");
+        assert!(other.alone().is_none(), "one at a time");
+        assert!((&mut alone).now_or_never().is_none(), "the other one runs");
+        assert!(other.is_wanted() && b.try_enter().is_none(), "and fetches nothing more");
+        let mut later = b.enter();
+        assert!((&mut later).now_or_never().is_none());
+        drop(other);
+        let alone = alone.now_or_never().expect("alone now");
+        assert!((&mut later).now_or_never().is_none());
+        drop(alone);
+        assert!(later.now_or_never().is_some());
+        assert_eq!(taken(&a).len(), 2, "no place was lost");
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use patchbay_model::QueueName;
 use patchbay_model::manifest::{KeepSpec, QueueSpec};
-use patchbay_queue::{Keep, Queues, WorkerConfig, WorkerHandle};
+use patchbay_queue::{JobThreads, Keep, Queues, WorkerConfig, WorkerHandle};
 use patchbay_runtime::Runtime;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -33,9 +33,9 @@ pub struct WorkerDefaults {
     pub host: String,
 }
 
-/// How often jobs without a lock are looked for. A crashed host's jobs run again after at most the lock and two of these: the first
-/// look marks, the second takes.
-const STALLED_INTERVAL: Duration = Duration::from_secs(5);
+/// How often jobs without a lock are looked for, as a share of the lock: each 5 s when the lock lasts 30 s. A crashed host's jobs run
+/// again after at most the lock and two of these: the first look marks, the second takes.
+const LOOKS_PER_LOCK: u32 = 6;
 
 /// Finished jobs kept in Redis when the manifest is silent: enough for Bull Board, little enough for Redis. Postgres keeps the history.
 const KEEP_COMPLETED: Keep = Keep { age: Some(Duration::from_secs(24 * 3600)), count: Some(1_000) };
@@ -47,6 +47,7 @@ pub struct Supervisor {
     work: Arc<Work>,
     slots: Arc<Slots>,
     runtime: Arc<Runtime>,
+    threads: JobThreads,
     defaults: WorkerDefaults,
     /// None from the beginning of the drain on: there is no way back.
     workers: Mutex<Option<HashMap<QueueName, Running>>>,
@@ -59,9 +60,15 @@ struct Running {
 
 impl Supervisor {
     /// Starts nothing yet.
-    pub fn new(queues: Queues, work: Arc<Work>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
+    pub fn new(
+        queues: Queues,
+        work: Arc<Work>,
+        runtime: Arc<Runtime>,
+        threads: JobThreads,
+        defaults: WorkerDefaults,
+    ) -> Self {
         let slots = Slots::new(defaults.max_jobs);
-        Self { queues, work, slots, runtime, defaults, workers: Mutex::new(Some(HashMap::new())) }
+        Self { queues, work, slots, runtime, threads, defaults, workers: Mutex::new(Some(HashMap::new())) }
     }
 
     /// Makes the workers match the active manifests.
@@ -134,13 +141,13 @@ impl Supervisor {
             concurrency: concurrency(&spec),
             lock: self.defaults.lock,
             renew: self.defaults.renew,
-            stalled_interval: STALLED_INTERVAL,
+            stalled_interval: self.defaults.lock / LOOKS_PER_LOCK,
             max_stalls: self.defaults.max_stalls,
             keep_completed: keep(retention.completed, KEEP_COMPLETED),
             keep_failed: keep(retention.failed, KEEP_FAILED),
             rate: spec.rate.as_ref().map(|rate| (rate.max, Duration::from_millis(rate.per_ms))),
             host: self.defaults.host.clone(),
-            threads: self.runtime.guests(),
+            threads: self.threads.clone(),
             gate: self.slots.of_queue(&spec.name, spec.reserved.unwrap_or(0) as usize),
         };
         info!(queue = %spec.name, concurrency = config.concurrency, "worker starting");

@@ -12,6 +12,7 @@ use patchbay_queue::Delivery;
 use patchbay_runtime::{JobCall, Runtime};
 
 use super::{Execution, Executor, correlation_id};
+use crate::grants::Grants;
 use crate::settings::Settings;
 
 /// The host's executor.
@@ -19,6 +20,7 @@ pub struct WasmExecutor {
     runtime: Arc<Runtime>,
     services: Arc<Services>,
     settings: Arc<Settings>,
+    grants: Arc<Grants>,
     default_deadline: Duration,
 }
 
@@ -28,9 +30,10 @@ impl WasmExecutor {
         runtime: Arc<Runtime>,
         services: Arc<Services>,
         settings: Arc<Settings>,
+        grants: Arc<Grants>,
         default_deadline: Duration,
     ) -> Self {
-        Self { runtime, services, settings, default_deadline }
+        Self { runtime, services, settings, grants, default_deadline }
     }
 }
 
@@ -56,6 +59,7 @@ impl Executor for WasmExecutor {
         let capabilities = self.services.for_call(Call {
             manifest: Arc::clone(revision.manifest()),
             settings: self.settings.of(revision.plugin()),
+            granted: self.grants.of(revision.plugin()),
             job: Some(delivery.job.clone()),
             trace,
             deadline: Instant::now() + deadline,

@@ -10,8 +10,9 @@ use patchbay_model::capability::{
     SmtpReceipt,
 };
 use patchbay_model::flow::{ChildResult, Flow};
+use patchbay_model::grant::{Ask, Granted};
 use patchbay_model::job::{NewJob, Trace};
-use patchbay_model::manifest::Manifest;
+use patchbay_model::manifest::{EgressRule, Manifest};
 use patchbay_model::{QueueName, RevisionDigest};
 use patchbay_queue::{JobHandle, Kv, QueueError, Queues};
 use serde_json::{Map, Value};
@@ -19,7 +20,7 @@ use tracing::{Span, debug, error, info, trace, warn};
 
 use crate::job_output::JobOutput;
 use crate::mail::failure;
-use crate::{Egress, MailTransport, SecretSource, SecretValue};
+use crate::{Egress, GrantUses, MailTransport, SecretSource, SecretValue};
 
 /// Guesses at a secret per call: enough for a rotation, too few to search.
 const MAX_SECRET_TRIES: u32 = 8;
@@ -48,6 +49,8 @@ pub struct Services {
     pub mail: MailTransport,
     /// Outbound HTTP.
     pub egress: Egress,
+    /// Counted here.
+    pub uses: Arc<GrantUses>,
 }
 
 /// Who calls, and within what.
@@ -58,6 +61,8 @@ pub struct Call {
     pub revision: RevisionDigest,
     /// One snapshot for the whole call.
     pub settings: Arc<Map<String, Value>>,
+    /// Likewise.
+    pub granted: Granted,
     /// To write the log and progress of the job, when the call runs one.
     pub job: Option<JobHandle>,
     /// Ends with the job's request and its guest.
@@ -94,11 +99,21 @@ impl GuestCall {
         }
     }
 
+    /// Counts the use, when it is granted.
+    fn check(&self, ask: Ask) -> Result<(), String> {
+        if !self.call.granted.contains(&ask) {
+            return Err(format!("an operator has not granted {ask:?}", ask = ask.as_str()));
+        }
+        self.services.uses.count(&self.call.manifest.name, ask);
+        Ok(())
+    }
+
     fn secret(&self, name: &str) -> Result<SecretValue, CapabilityError> {
         let manifest = &self.call.manifest;
         if !manifest.secrets.iter().any(|secret| secret.name == name) {
             return Err(CapabilityError::denied(format!("the manifest does not ask for the secret {name}")));
         }
+        self.check(Ask::secret(name)).map_err(CapabilityError::denied)?;
         let value = self.services.secrets.get(&manifest.name, name);
         value.ok_or_else(|| CapabilityError {
             code: "not-configured",
@@ -116,9 +131,11 @@ impl GuestCall {
         if key.is_empty() || key.len() > MAX_KV_KEY_BYTES {
             return Err(CapabilityError::invalid(format!("a key has 1 to {MAX_KV_KEY_BYTES} bytes")));
         }
-        if spec.prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())) {
+        if let Some(prefix) = spec.prefixes.iter().find(|prefix| key.starts_with(prefix.as_str())) {
+            self.check(Ask::shared_kv(prefix)).map_err(CapabilityError::denied)?;
             return Ok(format!("shared:{key}"));
         }
+        self.check(Ask::kv()).map_err(CapabilityError::denied)?;
         Ok(format!("plugin:{}:{key}", manifest.name))
     }
 
@@ -135,18 +152,21 @@ impl GuestCall {
             if bytes > MAX_JOB_BYTES {
                 return Err(CapabilityError::too_large(format!("at most {MAX_JOB_BYTES} bytes of job data at once")));
             }
-            if !self.may_add_to(&job.queue) {
-                let message = format!("the manifest does not ask to add to the queue {}", job.queue);
-                return Err(CapabilityError::denied(message));
-            }
+            self.may_add_to(&job.queue).map_err(CapabilityError::denied)?;
             job.trace = self.call.trace.clone();
         }
         Ok(())
     }
 
-    fn may_add_to(&self, queue: &QueueName) -> bool {
+    fn may_add_to(&self, queue: &QueueName) -> Result<(), String> {
         let manifest = &self.call.manifest;
-        manifest.queue(queue).is_some() || manifest.enqueue.as_ref().is_some_and(|spec| spec.queues.contains(queue))
+        if manifest.queue(queue).is_some() {
+            return Ok(());
+        }
+        if !manifest.enqueue.as_ref().is_some_and(|spec| spec.queues.contains(queue)) {
+            return Err(format!("the manifest does not ask to add to the queue {queue}"));
+        }
+        self.check(Ask::enqueue(queue))
     }
 }
 
@@ -228,9 +248,18 @@ impl Capabilities for GuestCall {
     }
 
     async fn http(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let secrets = |name: &str| self.services.secrets.get(&self.call.manifest.name, name);
+        // A rule's own secrets, granted with it or one by one.
+        let secrets = |name: &str| self.secret(name).ok();
+        let permitted = |rule: &EgressRule| self.check(Ask::http(rule));
         let correlation = self.call.trace.correlation_id.as_deref();
-        let send = self.services.egress.send(self.call.revision, &self.call.manifest, &secrets, request, correlation);
+        let send = self.services.egress.send(
+            self.call.revision,
+            &self.call.manifest,
+            &permitted,
+            &secrets,
+            request,
+            correlation,
+        );
         tracing::Instrument::instrument(send, self.call.span.clone()).await
     }
 
@@ -280,6 +309,7 @@ impl Capabilities for GuestCall {
         if !self.call.manifest.smtp.as_ref().is_some_and(|smtp| smtp.allowed) {
             return Err(failure("denied", "the manifest does not ask for smtp"));
         }
+        self.check(Ask::smtp()).map_err(|reason| failure("denied", &reason))?;
         let remaining = self.call.deadline.saturating_duration_since(Instant::now());
         let send = self.services.mail.send(envelope, &mime, remaining);
         tracing::Instrument::instrument(send, self.call.span.clone()).await

@@ -8,6 +8,7 @@ pub mod capability;
 pub mod egress;
 pub mod fill;
 pub mod flow;
+pub mod grant;
 pub mod id;
 pub mod job;
 pub mod manifest;

@@ -15,7 +15,7 @@ use crate::connection::Connection;
 use crate::kill::{self, Kill};
 use crate::memory::Memory;
 use crate::now_ms;
-use crate::{AttemptReader, Handler, Kv, QueueCounts, QueueError, WorkerConfig, WorkerHandle};
+use crate::{AttemptReader, Handler, Kv, QueueError, WorkerConfig, WorkerHandle};
 
 /// Where Redis is.
 #[derive(Debug, Clone)]
@@ -155,42 +155,6 @@ impl Queues {
                 return Ok(found);
             }
         }
-    }
-
-    /// Jobs per state, in one round trip.
-    pub async fn counts(&self, queue: &QueueName) -> Result<QueueCounts, QueueError> {
-        let keys = self.keys(queue);
-        let mut pipe = redis::pipe();
-        pipe.llen(keys.wait())
-            .llen(keys.paused())
-            .zcard(keys.prioritized())
-            .zcard(keys.delayed())
-            .llen(keys.active())
-            .zcard(keys.waiting_children())
-            .zcard(keys.completed())
-            .zcard(keys.failed())
-            .hexists(keys.meta(), "paused");
-        let (wait, paused_list, prioritized, delayed, active, waiting_children, completed, failed, paused): (
-            u64,
-            u64,
-            u64,
-            u64,
-            u64,
-            u64,
-            u64,
-            u64,
-            bool,
-        ) = pipe.query_async(&mut self.connection.get()).await?;
-        Ok(QueueCounts {
-            waiting: wait + paused_list,
-            prioritized,
-            delayed,
-            active,
-            waiting_children,
-            completed,
-            failed,
-            paused,
-        })
     }
 
     /// Key-value space for guests.

@@ -8,15 +8,16 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use bullmq::QueueKeys;
-use patchbay_model::QueueName;
+use patchbay_model::job::JobState;
 use patchbay_model::schedule::{Rhythm, ScheduleId};
+use patchbay_model::{JobId, QueueName};
 use redis::AsyncCommands;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::scripts::{self, Call};
 use crate::worker::unwritable;
-use crate::{QueueError, Queues, now_ms};
+use crate::{JobView, QueueError, Queues, now_ms};
 
 /// What a scheduler makes, and when.
 #[derive(Debug, Clone, PartialEq)]
@@ -187,12 +188,31 @@ impl Queues {
         format!("{}:schedules", self.config.own_prefix)
     }
 
-    /// Whether it was there. Its next tick does not come; one that runs goes on.
+    /// Whether it was there. Its next tick does not come, not even one that is due and waits behind other jobs or in a paused queue; one
+    /// that runs goes on.
     pub async fn remove_scheduler(&self, queue: &QueueName, id: &str) -> Result<bool, QueueError> {
         let keys = self.keys(queue);
+        let mut connection = self.connection.get();
+        let tick: Option<f64> = connection.zscore(keys.repeat(), id).await?;
         let call = Call::new(&scripts::REMOVE_JOB_SCHEDULER, &[keys.repeat(), keys.delayed(), keys.events()]);
-        let code: i64 = call.arg(id).arg(keys.key_prefix()).invoke(&mut self.connection.get()).await?;
+        let code: i64 = call.arg(id).arg(keys.key_prefix()).invoke(&mut connection).await?;
+        // BullMQ's script takes out a tick that is delayed only.
+        if let Some(tick) = tick.and_then(|tick| format!("repeat:{id}:{tick}").parse().ok()) {
+            self.remove_if_it_waits(queue, &tick).await?;
+        }
         Ok(code == 0)
+    }
+
+    async fn remove_if_it_waits(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
+        let waits = |job: &JobView| matches!(job.state, JobState::Waiting | JobState::Prioritized);
+        if !self.job(queue, id).await?.as_ref().is_some_and(waits) {
+            return Ok(());
+        }
+        match self.remove(queue, id).await {
+            // A worker was quicker.
+            Err(QueueError::Running { .. } | QueueError::NotFound { .. }) => Ok(()),
+            done => done,
+        }
     }
 }
 

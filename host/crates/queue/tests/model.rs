@@ -171,7 +171,7 @@ impl World {
             keep_failed: Keep::default(),
             rate: None,
             host: "model".into(),
-            threads: tokio::runtime::Handle::current(),
+            threads: queues.job_threads(tokio::runtime::Handle::current()).await.expect("Redis answers"),
             gate: Arc::new(Unlimited),
         };
         let worker = Arc::new(queues.spawn_worker(config, Arc::clone(&handler) as _));

@@ -5,6 +5,7 @@
 
 mod attempts;
 mod error;
+mod grants;
 mod revisions;
 mod schedules;
 mod statistics;
@@ -12,6 +13,7 @@ mod store;
 
 pub use attempts::AttemptRow;
 pub use error::StoreError;
+pub use grants::{GrantRow, USES_DAYS};
 pub use revisions::{Activation, ActiveRow, NewRevision, RevisionRow};
 pub use schedules::{ScheduleFields, ScheduleRow};
 pub use statistics::{ActionRow, JobStatistics};

@@ -1,6 +1,7 @@
 //! Plugins, revisions, activations and settings.
 
 use chrono::{DateTime, Utc};
+use patchbay_model::grant::Ask;
 use patchbay_model::{PluginName, RevisionDigest};
 use serde_json::Value;
 use sqlx::postgres::PgRow;
@@ -56,6 +57,9 @@ pub struct ActiveRow {
     pub digest: RevisionDigest,
     pub generation: i64,
     pub settings: Value,
+    pub granted: Vec<Ask>,
+    /// False for a plugin from before grants existed, until its own are adopted.
+    pub grants_adopted: bool,
 }
 
 /// A value that our own tables hold but our own types refuse: damage.
@@ -85,7 +89,7 @@ fn revision(row: PgRow) -> Result<RevisionRow, StoreError> {
     })
 }
 
-async fn notify(connection: &mut PgConnection) -> Result<(), StoreError> {
+pub(crate) async fn notify(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(connection).await?;
     Ok(())
 }
@@ -135,12 +139,13 @@ impl Store {
         Ok(query.fetch_optional(&self.pool).await?)
     }
 
-    /// Makes a revision the active one and tells every process.
+    /// Makes a revision the active one, grants what is given with it, and tells every process.
     pub async fn activate(
         &self,
         plugin: &PluginName,
         digest: &RevisionDigest,
         grants: &Value,
+        newly_granted: &[Ask],
         actor: &str,
     ) -> Result<Activation, StoreError> {
         let mut tx = self.pool.begin().await?;
@@ -178,6 +183,7 @@ impl Store {
             .bind(actor)
             .execute(&mut *tx)
             .await?;
+        crate::grants::grant(&mut tx, plugin, newly_granted, actor).await?;
         notify(&mut tx).await?;
         tx.commit().await?;
         let previous = previous.map(|text| text.parse().map_err(damaged)).transpose()?;
@@ -241,7 +247,8 @@ impl Store {
     /// What should run.
     pub async fn active_set(&self) -> Result<Vec<ActiveRow>, StoreError> {
         let query = sqlx::query(
-            "select name as plugin, active as digest, generation, settings from plugins where active is not null",
+            "select name as plugin, active as digest, generation, settings, grants_adopted, \
+             array(select ask from grants where plugin = name) as granted from plugins where active is not null",
         );
         let rows = query.fetch_all(&self.pool).await?;
         rows.into_iter()
@@ -251,6 +258,8 @@ impl Store {
                     digest: digest(&row, "digest")?,
                     generation: row.try_get("generation")?,
                     settings: row.try_get("settings")?,
+                    granted: row.try_get::<Vec<String>, _>("granted")?.into_iter().map(Ask::new).collect(),
+                    grants_adopted: row.try_get("grants_adopted")?,
                 })
             })
             .collect()

@@ -5,6 +5,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use http::StatusCode;
+use patchbay_model::grant::Ask;
 use patchbay_model::{PluginName, RevisionDigest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use super::audited;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
-use crate::plugins::{Activated, Staged};
+use crate::plugins::{Activated, GrantStory, Staged};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -26,6 +27,8 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(deactivate))
         .routes(routes!(delete))
         .routes(routes!(settings, set_settings))
+        .routes(routes!(grants, grant))
+        .routes(routes!(revoke))
 }
 
 /// A plugin in a list.
@@ -151,6 +154,9 @@ async fn revisions(State(state): State<AppState>, Path(name): Path<String>) -> A
 struct Activate {
     /// Its digest, or an unambiguous beginning of at least 4 digits.
     digest: String,
+    /// Grant with it what it asks for and is not granted. Without that, such a revision is refused as `not-granted`.
+    #[serde(default)]
+    grant: bool,
 }
 
 /// Make a revision the active one. Running calls finish on the old one.
@@ -166,9 +172,9 @@ async fn activate(
     body: Result<Json<Activate>, JsonRejection>,
 ) -> ApiResult<Activated> {
     let plugin: PluginName = name.parse()?;
-    let Json(Activate { digest }) = body?;
-    let details = json!({ "digest": digest });
-    let act = state.plugins.activate(&plugin, &digest, &actor.0);
+    let Json(Activate { digest, grant }) = body?;
+    let details = json!({ "digest": digest, "grant": grant });
+    let act = state.plugins.activate(&plugin, &digest, grant, &actor.0);
     audited(&state, &actor, "plugin.activate", &name, details, act).await
 }
 
@@ -238,4 +244,52 @@ async fn set_settings(
     let Json(value) = body?;
     let act = state.plugins.set_settings(&plugin, &value, &actor.0);
     audited(&state, &actor, "plugin.settings", &name, json!({}), act).await
+}
+
+/// What a plugin asks for, is granted, and has used in the last 30 days.
+#[utoipa::path(get, path = "/plugins/{name}/grants", tag = "plugins", security(("operator" = [])),
+    params(("name" = String, Path)), responses((status = 200, body = Success<Vec<GrantStory>>), (status = 404, body = ErrorBody)))]
+async fn grants(State(state): State<AppState>, Path(name): Path<String>) -> ApiResult<Vec<GrantStory>> {
+    ok(state.plugins.grants(&name.parse()?).await?)
+}
+
+/// What is granted or revoked.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Asks {
+    /// As they stand in the list of grants.
+    #[schema(value_type = Vec<String>, min_items = 1)]
+    asks: Vec<Ask>,
+}
+
+/// Grant to a plugin what one of its revisions asks for. Takes effect on the next call.
+#[utoipa::path(post, path = "/plugins/{name}/grants", tag = "plugins", security(("operator" = [])),
+    params(("name" = String, Path)), request_body = Asks,
+    responses((status = 200), (status = 404, description = "no such plugin, or nothing of it asks for that", body = ErrorBody)))]
+async fn grant(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    body: Result<Json<Asks>, JsonRejection>,
+) -> ApiResult<()> {
+    let plugin: PluginName = name.parse()?;
+    let Json(Asks { asks }) = body?;
+    let act = state.plugins.grant(&plugin, &asks, &actor.0);
+    audited(&state, &actor, "plugin.grant", &name, json!({ "asks": asks }), act).await
+}
+
+/// Take grants back. The next call is denied, on every host within a second; calls that run keep theirs.
+#[utoipa::path(post, path = "/plugins/{name}/grants/revoke", tag = "plugins", security(("operator" = [])),
+    params(("name" = String, Path)), request_body = Asks,
+    responses((status = 200, body = Success<Vec<String>>), (status = 404, description = "not granted", body = ErrorBody)))]
+async fn revoke(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    body: Result<Json<Asks>, JsonRejection>,
+) -> ApiResult<Vec<Ask>> {
+    let plugin: PluginName = name.parse()?;
+    let Json(Asks { asks }) = body?;
+    let act = state.plugins.revoke(&plugin, &asks);
+    audited(&state, &actor, "plugin.revoke", &name, json!({ "asks": asks }), act).await
 }

@@ -109,6 +109,7 @@ impl Egress {
         &self,
         revision: RevisionDigest,
         manifest: &Arc<Manifest>,
+        permitted: &(dyn Fn(&EgressRule) -> Result<(), String> + Sync),
         secrets: Secrets<'_>,
         request: HttpRequest,
         correlation_id: Option<&str>,
@@ -120,6 +121,7 @@ impl Egress {
             let place = url.host_str().unwrap_or_default();
             HttpError::Denied(format!("no egress rule of the manifest allows {method} {place}{}", url.path()))
         })?;
+        permitted(rule).map_err(HttpError::Denied)?;
         let outlet = self.pool.outlet(revision, manifest, place)?;
         outlet.permits(target.url())?;
         let limit = rule.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);

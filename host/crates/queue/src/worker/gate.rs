@@ -19,6 +19,10 @@ pub trait Gate: Debug + Send + Sync + 'static {
 pub trait Pass: Send + Sync + 'static {
     /// Whether another worker waits for it: then the settlement of this job fetches no next one. Asked once per job.
     fn is_wanted(&self) -> bool;
+
+    /// Waits until no other job runs in this process, and keeps it so until what it gives is dropped. Nothing when another job runs alone
+    /// already, or waits to.
+    fn alone(&self) -> Option<BoxFuture<'_, Box<dyn Send + '_>>>;
 }
 
 /// No limit but the worker's own concurrency.
@@ -38,5 +42,9 @@ impl Gate for Unlimited {
 impl Pass for Unlimited {
     fn is_wanted(&self) -> bool {
         false
+    }
+
+    fn alone(&self) -> Option<BoxFuture<'_, Box<dyn Send + '_>>> {
+        Some(std::future::ready(Box::new(()) as Box<dyn Send + '_>).boxed())
     }
 }

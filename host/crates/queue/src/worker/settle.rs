@@ -22,6 +22,8 @@ use crate::scripts::{self, Call};
 const MAX_TRACES: usize = 10;
 /// Two weeks: the longest that BullMQ itself names. One number per minute in which a job ended, and per minute before it.
 const METRICS_MINUTES: &str = "20160";
+/// A job that stalled this often is suspected of killing its host: it runs alone, so that it takes no other job with it.
+const STALLS_BEFORE_RUNNING_ALONE: u32 = 2;
 /// Wait after a panic of ours, which burns no attempt.
 const AFTER_OUR_PANIC: Duration = Duration::from_secs(5);
 /// Between tries to settle while Redis is away.
@@ -60,6 +62,9 @@ impl Inner {
         self.schedule_next_tick(&taken).await;
         let opts = JobOpts::parse(taken.fields.get("opts").map_or("{}", String::as_str));
         let settlement = match self.delivery(&taken, &opts, end.clone()) {
+            Ok(delivery) if delivery.stalled >= STALLS_BEFORE_RUNNING_ALONE => {
+                self.run_alone(delivery, pass, &end).await
+            }
             Ok(delivery) => self.run(delivery).await,
             // Not even its failure could be recorded.
             Err(error) => fail(format!("invalid-input: {error}")),
@@ -68,6 +73,19 @@ impl Inner {
         let next = self.settle(job, settlement, &end).await;
         drop(held);
         next
+    }
+
+    async fn run_alone(&self, delivery: super::Delivery, pass: &dyn Pass, end: &End) -> Settlement {
+        let Some(alone) = pass.alone() else {
+            // Two suspects: if one kills us, the other must not be here. This process takes no job until the first has ended.
+            return Settlement { disposition: Disposition::HandBack, record: None };
+        };
+        let _alone = tokio::select! {
+            alone = alone => Some(alone),
+            // Killed, or its lock is lost: it does not run at all.
+            () = end.now.cancelled() => None,
+        };
+        self.run(delivery).await
     }
 
     async fn run(&self, delivery: super::Delivery) -> Settlement {
@@ -113,7 +131,7 @@ impl Inner {
 
     async fn try_settle(&self, job: &Settling<'_>, settlement: &Settlement) -> redis::RedisResult<Result<Next, i64>> {
         let call = self.settling_call(job, &settlement.disposition)?;
-        let mut connection = self.queues.connection.get();
+        let mut connection = self.config.threads.connection.get();
         let reply = match &settlement.record {
             None => call.invoke(&mut connection).await?,
             Some(record) => {

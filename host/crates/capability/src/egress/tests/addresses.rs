@@ -117,7 +117,7 @@ async fn the_operator_opens_networks_for_all_rules_and_nothing_beside_them() {
     });
     let manifest = manifest(&rules);
     let call = async |rule: &EgressRule| {
-        egress.send(RevisionDigest::of(b"test"), &manifest, &known, get(&rule.url), None).await
+        egress.send(RevisionDigest::of(b"test"), &manifest, &GRANTED, &known, get(&rule.url), None).await
     };
     assert!(call(&rules[0]).await.is_ok());
     assert!(matches!(call(&rules[1]).await, Err(HttpError::Denied(_))));

@@ -152,6 +152,9 @@ fn value(name: &str) -> String {
     format!("v4lue+of/{name}?")
 }
 
+/// What an operator says to every rule.
+const GRANTED: fn(&EgressRule) -> Result<(), String> = |_| Ok(());
+
 fn known(name: &str) -> Option<SecretValue> {
     Some(SecretValue::new(value(name)))
 }
@@ -179,7 +182,7 @@ impl Plugin {
 
     async fn send_with(&self, secrets: Secrets<'_>, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let revision = RevisionDigest::of(b"test");
-        self.egress.send(revision, &self.manifest, secrets, request, Some("c-1")).await
+        self.egress.send(revision, &self.manifest, &GRANTED, secrets, request, Some("c-1")).await
     }
 }
 

@@ -1,0 +1,149 @@
+//! What plugins ask for and operators grant, one thing at a time.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::QueueName;
+use crate::manifest::{EgressAuth, EgressRule, Manifest};
+
+/// One thing that a plugin asks for, as operators read and write it: `secret EXOTEL_API_KEY`, `http GET https://api.example.com/**`,
+/// `enqueue emailQueue`, `kv`, `kv shared:`, `smtp`. Two that differ in anything that matters differ in their text: a rule that
+/// sends other credentials, or to other addresses, is another ask.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Ask(String);
+
+/// What a plugin may do at the moment.
+pub type Granted = Arc<HashSet<Ask>>;
+
+impl Ask {
+    /// From its text; nothing is wrong with any text, but only one that a manifest asks for means something.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// To use a secret.
+    pub fn secret(name: &str) -> Self {
+        Self(format!("secret {name}"))
+    }
+
+    /// To call out under this rule.
+    pub fn http(rule: &EgressRule) -> Self {
+        let mut methods = rule.methods.clone();
+        methods.sort();
+        methods.dedup();
+        let mut text = format!("http {} {}", methods.join(","), rule.url);
+        if let Some(auth) = &rule.auth {
+            let kind = match auth {
+                EgressAuth::Basic { .. } => "basic".to_owned(),
+                EgressAuth::Bearer { .. } => "bearer".to_owned(),
+                EgressAuth::Header { name, .. } => format!("header {name}"),
+                EgressAuth::Query { name, .. } => format!("query {name}"),
+                EgressAuth::Form { name, .. } => format!("form {name}"),
+                // The client's secret goes there.
+                EgressAuth::OAuth2 { token_url, scope, .. } => {
+                    let scope = scope.as_ref().map(|scope| format!(" for {scope:?}")).unwrap_or_default();
+                    format!("oauth2 by {token_url}{scope}")
+                }
+            };
+            text += &format!(" as {kind} ({})", auth.secrets().join(", "));
+        }
+        if !rule.allow_addresses.is_empty() {
+            let mut addresses = rule.allow_addresses.clone();
+            addresses.sort();
+            text += &format!(" at {}", addresses.join(","));
+        }
+        Self(text)
+    }
+
+    /// To add to another's queue.
+    pub fn enqueue(queue: &QueueName) -> Self {
+        Self(format!("enqueue {queue}"))
+    }
+
+    /// To keep values in its own space.
+    pub fn kv() -> Self {
+        Self("kv".into())
+    }
+
+    /// To read and write the values that plugins share under this prefix.
+    pub fn shared_kv(prefix: &str) -> Self {
+        Self(format!("kv {prefix}"))
+    }
+
+    /// To send mail.
+    pub fn smtp() -> Self {
+        Self("smtp".into())
+    }
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Manifest {
+    /// Everything that an operator must grant before the plugin may do it. Its own queues and schedules are not among it: whoever
+    /// activates the plugin wants them.
+    pub fn asks(&self) -> BTreeSet<Ask> {
+        let mut asks: BTreeSet<Ask> = self.secrets.iter().map(|secret| Ask::secret(&secret.name)).collect();
+        asks.extend(self.egress.iter().map(Ask::http));
+        asks.extend(self.enqueue.iter().flat_map(|spec| &spec.queues).map(Ask::enqueue));
+        if let Some(kv) = &self.kv {
+            asks.insert(Ask::kv());
+            asks.extend(kv.prefixes.iter().map(|prefix| Ask::shared_kv(prefix)));
+        }
+        if self.smtp.as_ref().is_some_and(|smtp| smtp.allowed) {
+            asks.insert(Ask::smtp());
+        }
+        asks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(text: &str) -> EgressRule {
+        serde_json::from_str(text).expect("a rule")
+    }
+
+    #[test]
+    fn a_rule_that_reaches_more_or_carries_other_credentials_is_another_ask() {
+        let plain = Ask::http(&rule(r#"{"url":"https://a.example/**","methods":["POST","GET"]}"#));
+        assert_eq!(plain.as_str(), "http GET,POST https://a.example/**");
+        let others = [
+            r#"{"url":"https://a.example/**","methods":["GET"]}"#,
+            r#"{"url":"https://a.example/**","methods":["GET","POST"],"allow_addresses":["10.0.0.0/8"]}"#,
+            r#"{"url":"https://a.example/**","methods":["GET","POST"],"auth":{"bearer":{"token":"T"}}}"#,
+        ];
+        let asks: HashSet<Ask> = others.iter().map(|text| Ask::http(&rule(text))).chain([plain]).collect();
+        assert_eq!(asks.len(), 4);
+        assert!(asks.contains(&Ask::new("http GET,POST https://a.example/** as bearer (T)")));
+    }
+
+    #[test]
+    fn a_token_endpoint_or_scope_that_changes_is_another_ask() {
+        let oauth2 = |token_url: &str, scope: &str| {
+            let auth = serde_json::json!({ "oauth2": {
+                "token_url": token_url, "client_id": "ID", "client_secret": "SECRET", "scope": scope,
+            }});
+            let json = serde_json::json!({ "url": "https://a.example/**", "methods": ["GET"], "auth": auth });
+            Ask::http(&rule(&json.to_string()))
+        };
+        let asked = oauth2("https://login.example/token", "a");
+        assert_ne!(asked, oauth2("https://login.evil/token", "a"), "the client's secret goes there");
+        assert_ne!(asked, oauth2("https://login.example/token", "a b"));
+        let text = "http GET https://a.example/** as oauth2 by https://login.example/token for \"a\" (ID, SECRET)";
+        assert_eq!(asked.as_str(), text);
+    }
+}
