@@ -244,7 +244,7 @@ impl World {
             keep_failed: Keep::default(),
             rate: None,
             host: "bench".into(),
-            threads: queues.job_threads(self.runtime.guests()).await?,
+            threads: self.runtime.guests(),
             gate: Arc::new(patchbay_queue::Unlimited),
         };
         Ok(Worker::Ours { handle: queues.spawn_worker(config, work), stop, recorder })

@@ -88,8 +88,7 @@ impl Host {
             max_jobs: config.max_jobs(),
             host: host_name,
         };
-        let threads = queues.job_threads(runtime.guests()).await.context("cannot use Redis")?;
-        let supervisor = Arc::new(Supervisor::new(queues.clone(), work, Arc::clone(&runtime), threads, defaults));
+        let supervisor = Arc::new(Supervisor::new(queues.clone(), work, Arc::clone(&runtime), defaults));
         let drain_limit = config.drain_limit();
         let plugins =
             Arc::new(Plugins::new(store.clone(), runtime, settings, grants, Arc::clone(&supervisor), drain_limit));
@@ -130,8 +129,8 @@ impl Host {
         ];
         info!(
             postgres_at_most = config.store().max_connections,
-            // One shared, one for reading attempts, one for settling jobs, and each worker's own to wait on.
-            redis = 3 + worked_queues,
+            // One shared, one for reading attempts, and each worker's own to wait on.
+            redis = 2 + worked_queues,
             "connections of this host"
         );
         warn_about_skew(&queues).await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use patchbay_model::QueueName;
 use patchbay_model::manifest::{KeepSpec, QueueSpec};
-use patchbay_queue::{JobThreads, Keep, Queues, WorkerConfig, WorkerHandle};
+use patchbay_queue::{Keep, Queues, WorkerConfig, WorkerHandle};
 use patchbay_runtime::Runtime;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -47,7 +47,6 @@ pub struct Supervisor {
     work: Arc<Work>,
     slots: Arc<Slots>,
     runtime: Arc<Runtime>,
-    threads: JobThreads,
     defaults: WorkerDefaults,
     /// None from the beginning of the drain on: there is no way back.
     workers: Mutex<Option<HashMap<QueueName, Running>>>,
@@ -60,15 +59,9 @@ struct Running {
 
 impl Supervisor {
     /// Starts nothing yet.
-    pub fn new(
-        queues: Queues,
-        work: Arc<Work>,
-        runtime: Arc<Runtime>,
-        threads: JobThreads,
-        defaults: WorkerDefaults,
-    ) -> Self {
+    pub fn new(queues: Queues, work: Arc<Work>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
         let slots = Slots::new(defaults.max_jobs);
-        Self { queues, work, slots, runtime, threads, defaults, workers: Mutex::new(Some(HashMap::new())) }
+        Self { queues, work, slots, runtime, defaults, workers: Mutex::new(Some(HashMap::new())) }
     }
 
     /// Makes the workers match the active manifests.
@@ -147,7 +140,7 @@ impl Supervisor {
             keep_failed: keep(retention.failed, KEEP_FAILED),
             rate: spec.rate.as_ref().map(|rate| (rate.max, Duration::from_millis(rate.per_ms))),
             host: self.defaults.host.clone(),
-            threads: self.threads.clone(),
+            threads: self.runtime.guests(),
             gate: self.slots.of_queue(&spec.name, spec.reserved.unwrap_or(0) as usize),
         };
         info!(queue = %spec.name, concurrency = config.concurrency, "worker starting");

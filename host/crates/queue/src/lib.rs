@@ -33,8 +33,8 @@ pub use queues::{Queues, RedisConfig, ServerFacts};
 pub use schedulers::{SchedulerSpec, SchedulerView};
 pub use view::{JobView, QueueCounts};
 pub use worker::{
-    Delivery, Disposition, End, Gate, Handler, JobHandle, JobThreads, Keep, Pass, Refusal, Settlement, Unlimited,
-    WorkerConfig, WorkerHandle,
+    Delivery, Disposition, End, Gate, Handler, JobHandle, Keep, Pass, Refusal, Settlement, Unlimited, WorkerConfig,
+    WorkerHandle,
 };
 
 /// Of this machine; compared with Redis's own by [`Queues::clock_skew_ms`].

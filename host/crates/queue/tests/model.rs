@@ -171,7 +171,7 @@ impl World {
             keep_failed: Keep::default(),
             rate: None,
             host: "model".into(),
-            threads: queues.job_threads(tokio::runtime::Handle::current()).await.expect("Redis answers"),
+            threads: tokio::runtime::Handle::current(),
             gate: Arc::new(Unlimited),
         };
         let worker = Arc::new(queues.spawn_worker(config, Arc::clone(&handler) as _));

@@ -54,7 +54,7 @@ pub(super) async fn drive(inner: Arc<Inner>) {
                     running += 1;
                     let ended = Ended(ended.clone(), Look::Now);
                     let jobs = chain(Arc::clone(&inner), token, taken, ended, entered);
-                    inner.running.spawn_on(jobs, &inner.config.threads.handle);
+                    inner.running.spawn_on(jobs, &inner.config.threads);
                 }
                 Ok(Next::Nothing(later)) => look = later,
                 Err(error) => {

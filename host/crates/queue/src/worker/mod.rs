@@ -14,7 +14,6 @@ mod locks;
 mod retention;
 mod schedule;
 mod settle;
-mod threads;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +34,6 @@ pub(crate) use fetch::unwritable;
 pub use gate::{Gate, Pass, Unlimited};
 pub use job_handle::JobHandle;
 pub use locks::End;
-pub use threads::JobThreads;
 
 /// How to work on a queue.
 #[derive(Debug, Clone)]
@@ -61,7 +59,7 @@ pub struct WorkerConfig {
     /// Name of this process in lists of workers.
     pub host: String,
     /// Where jobs run. The worker's own duties stay where it was started, so that a job that computes holds up no lock.
-    pub threads: JobThreads,
+    pub threads: tokio::runtime::Handle,
     /// Asked before a job is taken.
     pub gate: Arc<dyn Gate>,
 }

@@ -131,7 +131,7 @@ impl Inner {
 
     async fn try_settle(&self, job: &Settling<'_>, settlement: &Settlement) -> redis::RedisResult<Result<Next, i64>> {
         let call = self.settling_call(job, &settlement.disposition)?;
-        let mut connection = self.config.threads.connection.get();
+        let mut connection = self.queues.connection.get();
         let reply = match &settlement.record {
             None => call.invoke(&mut connection).await?,
             Some(record) => {
