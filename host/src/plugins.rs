@@ -387,6 +387,10 @@ impl Plugins {
         let mut failures = HashMap::new();
         let mut changed = false;
         for row in &active {
+            // Whatever becomes of the revision: what was revoked, the incumbent must not do either.
+            if row.grants_adopted {
+                self.grants.publish(&row.plugin, Arc::new(row.granted.iter().cloned().collect()));
+            }
             let current = registry.get(&row.plugin);
             let revision = match current.filter(|revision| revision.digest() == row.digest) {
                 Some(current) => current,
@@ -399,14 +403,12 @@ impl Plugins {
                     }
                 },
             };
-            let mut granted: HashSet<Ask> = row.granted.iter().cloned().collect();
             if !row.grants_adopted {
                 let asks: Vec<Ask> = revision.manifest().asks().into_iter().collect();
                 self.store.adopt_grants(&row.plugin, &asks).await?;
-                granted.extend(asks);
+                self.grants.publish(&row.plugin, Arc::new(asks.into_iter().collect()));
             }
-            self.grants.publish(&row.plugin, Arc::new(granted));
-            // Settings and grants first: the new revision must not see a call without them.
+            // Settings first, too: the new revision must not see a call without them.
             self.settings.publish(&row.plugin, self.settings.effective(revision.manifest(), &row.settings));
             if registry.get(&row.plugin).is_none_or(|running| running.digest() != row.digest) {
                 let previous = registry.publish(revision);
