@@ -177,11 +177,19 @@ impl Host {
 /// threads only, and spinning guests keep Postgres on the same machine waiting for up to seconds. A session of our own, as a service
 /// manager gives, may be made nicer as a whole; one that belongs to a terminal is not ours to change.
 fn yield_to_other_services() {
-    let leads = rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid());
-    if leads {
+    if session_of_this_process() == Some(std::process::id()) {
         // Where there is no such file, there are no such groups.
         std::fs::write("/proc/self/autogroup", "5").ok();
     }
+}
+
+/// The sixth field of /proc/self/stat (proc(5)). Not `getsid`: it answers 0 where a container's session was opened outside its process
+/// namespace, which rustix takes for impossible and panics.
+fn session_of_this_process() -> Option<u32> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is the command in parentheses and may hold anything, even parentheses.
+    let (_, after_command) = stat.rsplit_once(')')?;
+    after_command.split_ascii_whitespace().nth(3)?.parse().ok()
 }
 
 /// Delays, locks and schedules mean Redis's clock.
