@@ -141,6 +141,12 @@ impl Store {
     /// Forgets every version and tells every process.
     pub async fn delete_secret(&self, plugin: &PluginName, name: &SecretName) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
+        // Or a rotation under way would leave its new version behind.
+        sqlx::query("select from secret_names where plugin = $1 and name = $2 for update")
+            .bind(plugin.as_str())
+            .bind(name.as_str())
+            .execute(&mut *tx)
+            .await?;
         if delete(&mut tx, plugin, name).await? == 0 {
             return Err(not_kept(plugin, name));
         }
