@@ -218,7 +218,7 @@ impl Keys {
             return Ok(());
         };
         Err(ConfigError(vec![format!(
-            "{} is the wrong key: it opens none of the {} secrets in the database. Its id is {}; they were sealed with key {}. \
+            "{} is the wrong key: it opens none of the secrets in the database ({}). Its id is {}; they were sealed with key {}. \
              Configure that key; while rotating, as secrets.old_key_file. Should it be lost: a host without any key starts, and there \
              `patchbay secret remove` makes room for new values",
             self.named,

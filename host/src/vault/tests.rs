@@ -121,7 +121,10 @@ fn only_a_key_that_opens_nothing_is_refused_as_the_wrong_one() {
     let (right, wrong) = (keys(&['a']), keys(&['b']));
     let rows = [row(&right, "exotel", "API_KEY", 1, "value"), row(&right, "exotel", "API_TOKEN", 1, "value")];
     let text = wrong.refuse_wrong(&rows).expect_err("should be refused").to_string();
-    assert!(text.contains("secrets.key is the wrong key") && text.contains("none of the 2 secrets"), "{text}");
+    assert!(
+        text.contains("secrets.key is the wrong key") && text.contains("none of the secrets in the database (2)"),
+        "{text}"
+    );
     assert!(right.refuse_wrong(&rows).is_ok() && wrong.refuse_wrong(&[]).is_ok());
     assert!(Keys::load([None, None]).expect("no keys").refuse_wrong(&rows).is_ok());
     let mixed = [rows[0].clone(), row(&wrong, "exotel", "API_TOKEN", 1, "value")];
