@@ -67,8 +67,8 @@ pub enum Worker {
 struct NoSecrets;
 
 impl SecretSource for NoSecrets {
-    fn get(&self, _: &PluginName, _: &str) -> Option<SecretValue> {
-        None
+    fn current(&self, _: &PluginName, _: &str) -> Vec<SecretValue> {
+        Vec::new()
     }
 }
 

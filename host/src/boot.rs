@@ -10,7 +10,7 @@ use patchbay_capability::{Egress, GrantUses, MailTransport, SecretSource, Secret
 use patchbay_model::PluginName;
 use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
-use patchbay_store::Store;
+use patchbay_store::{Changes, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -24,11 +24,15 @@ use crate::http::{AppState, Operator};
 use crate::plugins::Plugins;
 use crate::schedule::Schedules;
 use crate::settings::Settings;
+use crate::vault::{Keys, Vault};
 use crate::work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
 use crate::{http, recorder};
 
 /// How long open HTTP requests may take to finish at the end of a drain.
 const HTTP_GRACE: Duration = Duration::from_secs(5);
+
+/// Between two attempts to listen for changes when Postgres is away.
+const LISTEN_FOR: Duration = Duration::from_secs(3);
 
 /// More than NTP leaves, less than does harm; beyond [`crate::health`]'s limit the host is not ready.
 const SKEW_TO_WARN_ABOUT_MS: i64 = 500;
@@ -53,9 +57,11 @@ impl Host {
     /// Connects, migrates, loads the active plugins, and begins to serve and to work.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         yield_to_other_services();
+        let keys = Keys::load(config.master_keys())?;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let store = Store::connect(config.store()).await.context("cannot use Postgres")?;
         store.migrate().await.context("cannot migrate the database")?;
+        let vault = Vault::open(store.clone(), keys, EnvironmentSecrets(config.clone())).await?;
         let queues = Queues::connect(config.queues()).await.context("cannot use Redis")?;
         let runtime = Runtime::new(runtime_config(&config)?).context("cannot start the sandbox")?;
 
@@ -65,7 +71,7 @@ impl Host {
             host: tokio::runtime::Handle::current(),
             queues: queues.clone(),
             kv: queues.kv(),
-            secrets: Arc::new(EnvironmentSecrets(config.clone())),
+            secrets: Arc::clone(&vault) as Arc<dyn SecretSource>,
             mail,
             egress: Egress::new(config.egress()).context("cannot make outside calls")?,
             uses: Arc::clone(&uses),
@@ -106,6 +112,7 @@ impl Host {
             queues: queues.clone(),
             plugins: Arc::clone(&plugins),
             schedules: Arc::clone(&schedules),
+            vault: Arc::clone(&vault),
             health: Arc::clone(&health),
             operator: config.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
             environment: config.environment().into(),
@@ -122,7 +129,9 @@ impl Host {
         let stop = CancellationToken::new();
         let server = tokio::spawn(serve(listener, http::router(state), stop.clone()));
         let tasks = vec![
+            tokio::spawn(pass_on_changes(store.changes(), Arc::clone(&plugins), Arc::clone(&vault), stop.clone())),
             tokio::spawn(plugins.run(stop.clone())),
+            tokio::spawn(vault.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),
             tokio::spawn(grants::count_uses(uses, store.clone(), stop.clone())),
             tokio::spawn(recorder::run(queues.attempts(), store.clone(), stop.clone())),
@@ -209,12 +218,24 @@ async fn serve(listener: TcpListener, router: axum::Router, stop: CancellationTo
     }
 }
 
-/// Secrets from the environment, until there is a vault.
+/// Tells those who follow Postgres that something has changed. Each looks by itself, so that a long compilation keeps no secret waiting.
+async fn pass_on_changes(mut changes: Changes, plugins: Arc<Plugins>, vault: Arc<Vault>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = changes.wait(LISTEN_FOR) => {}
+        }
+        vault.changed();
+        plugins.changed();
+    }
+}
+
+/// Secrets from the environment: what the vault does not hold.
 struct EnvironmentSecrets(Config);
 
 impl SecretSource for EnvironmentSecrets {
-    fn get(&self, plugin: &PluginName, name: &str) -> Option<SecretValue> {
-        self.0.plugin_secret(plugin, name).map(SecretValue::new)
+    fn current(&self, plugin: &PluginName, name: &str) -> Vec<SecretValue> {
+        self.0.plugin_secret(plugin, name).map(SecretValue::new).into_iter().collect()
     }
 }
 

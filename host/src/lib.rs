@@ -15,4 +15,5 @@ pub mod recorder;
 pub mod schedule;
 pub mod settings;
 pub mod telemetry;
+pub mod vault;
 pub mod work;

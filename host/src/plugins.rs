@@ -15,7 +15,7 @@ use patchbay_runtime::{LoadError, Rejection, Revision, Runtime, RuntimeError};
 use patchbay_store::{RevisionRow, Store, StoreError};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -130,6 +130,8 @@ pub struct Plugins {
     grants: Arc<Grants>,
     supervisor: Arc<Supervisor>,
     drain_limit: Duration,
+    /// Something may have changed.
+    woken: Notify,
     /// One convergence at a time.
     converging: Mutex<()>,
     converged_at: StdMutex<Option<Instant>>,
@@ -156,6 +158,7 @@ impl Plugins {
             grants,
             supervisor,
             drain_limit,
+            woken: Notify::new(),
             converging: Mutex::default(),
             converged_at: StdMutex::default(),
             on_change: OnceLock::new(),
@@ -432,13 +435,18 @@ impl Plugins {
         Ok(())
     }
 
-    /// Converges on each notification, and every few seconds without one, until cancelled.
+    /// To be called when something may have changed, so that nobody waits for the next round.
+    pub fn changed(&self) {
+        self.woken.notify_one();
+    }
+
+    /// Converges when told, and every few seconds without it, until cancelled.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let mut changes = self.store.changes();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = changes.wait(RECONCILE_EVERY) => {}
+                () = self.woken.notified() => {}
+                () = tokio::time::sleep(RECONCILE_EVERY) => {}
             }
             if let Err(error) = self.converge().await {
                 error!(error = %error, "cannot read the active plugins; running on with the last known ones");

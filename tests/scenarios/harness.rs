@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -31,6 +32,8 @@ pub struct Host {
     pub child: Child,
     pub url: String,
     pub http: reqwest::Client,
+    /// All that it has printed so far.
+    pub log: Arc<Mutex<String>>,
 }
 
 fn required(name: &str) -> anyhow::Result<String> {
@@ -94,14 +97,15 @@ impl World {
         let stdout = child.stdout.take().context("stdout")?;
         let stderr = child.stderr.take().context("stderr")?;
         let (found, address) = tokio::sync::oneshot::channel();
-        tokio::spawn(watch(stdout, Some(found)));
-        tokio::spawn(watch(stderr, None));
+        let log = Arc::new(Mutex::new(String::new()));
+        tokio::spawn(watch(stdout, Some(found), Arc::clone(&log)));
+        tokio::spawn(watch(stderr, None, Arc::clone(&log)));
         let address = match tokio::time::timeout(Duration::from_secs(60), address).await {
             Ok(Ok(address)) => address,
             _ => bail!("the host did not come up; its output is above"),
         };
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
-        Ok(Host { child, url: format!("http://{address}"), http })
+        Ok(Host { child, url: format!("http://{address}"), http, log })
     }
 
     pub async fn redis(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {
@@ -122,7 +126,11 @@ impl World {
 }
 
 /// Passes the child's log on (cargo shows it when the test fails) and finds the line that tells the address.
-async fn watch(output: impl tokio::io::AsyncRead + Unpin, mut found: Option<tokio::sync::oneshot::Sender<String>>) {
+async fn watch(
+    output: impl tokio::io::AsyncRead + Unpin,
+    mut found: Option<tokio::sync::oneshot::Sender<String>>,
+    log: Arc<Mutex<String>>,
+) {
     let mut lines = BufReader::new(output).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         if let Some(address) = address_in(&line)
@@ -131,6 +139,9 @@ async fn watch(output: impl tokio::io::AsyncRead + Unpin, mut found: Option<toki
             found.send(address).ok();
         }
         eprintln!("host: {line}");
+        let mut log = log.lock().expect("no writer panics");
+        log.push_str(&line);
+        log.push('\n');
     }
 }
 

@@ -9,6 +9,7 @@ mod output;
 mod plugin;
 mod queue;
 mod schedule;
+mod secret;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -79,6 +80,9 @@ enum Command {
     /// Jobs that come by themselves: list, make, change, pause, run now
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
+    /// Secrets of plugins: set, rotate, list, remove; nothing shows a value
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
     /// Look at the mails that `patchbay dev` has caught
     #[command(subcommand)]
     Mail(dev::MailCommand),
@@ -144,6 +148,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Job(command) => job::run(command, &cli.client, output).await?,
         Command::Queue(command) => queue::run(command, &cli.client, output).await?,
         Command::Schedule(command) => schedule::run(command, &cli.client, output).await?,
+        Command::Secret(command) => secret::run(command, &cli.client, output).await?,
         Command::Mail(command) => dev::run_mail(command, output.json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "patchbay", &mut std::io::stdout());

@@ -13,6 +13,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// Comma-separated in the environment, an array in the file.
     List,
+    /// A master key of the vault.
+    MasterKey,
 }
 
 /// One key.
@@ -154,6 +156,15 @@ pub const KEYS: &[Key] = &[
         None,
         "PEM file of certificates that plugins' outside calls trust besides the system's",
     ),
+    key(
+        "secrets.key_file",
+        Kind::Text,
+        None,
+        "File with the master key of the vault: 32 random bytes as hexadecimal digits or base64, for its owner only",
+    ),
+    secret(key("secrets.key", Kind::MasterKey, None, "The same key itself; better in a file")),
+    key("secrets.old_key_file", Kind::Text, None, "While the master key is rotated: the one before it"),
+    secret(key("secrets.old_key", Kind::MasterKey, None, "The same key itself")),
     key(
         "log.format",
         Kind::Choice(&["json", "text"]),

@@ -15,6 +15,9 @@ use patchbay_model::PluginName;
 use patchbay_queue::RedisConfig;
 use patchbay_runtime::{CompilerCommand, HostLimits, RuntimeConfig};
 use patchbay_store::StoreConfig;
+use zeroize::Zeroizing;
+
+use crate::vault::{self, KeySource};
 
 pub use keys::{KEYS, Key, Kind};
 
@@ -111,7 +114,13 @@ impl Config {
 
     fn find_contradictions(&self, problems: &mut Vec<String>) {
         let number = |path| self.number(path);
-        for (url, part) in [("database.url", "database.host"), ("redis.url", "redis.host")] {
+        let exclusive = [
+            ("database.url", "database.host"),
+            ("redis.url", "redis.host"),
+            ("secrets.key_file", "secrets.key"),
+            ("secrets.old_key_file", "secrets.old_key"),
+        ];
+        for (url, part) in exclusive {
             if let (Some(a), Some(b)) = (self.values.get(url), self.values.get(part)) {
                 problems.push(format!(
                     "{url} (from {}) and {part} (from {}) contradict each other: set one",
@@ -127,6 +136,11 @@ impl Config {
         for (name, password) in [("admin.username", "admin.password"), ("mail.username", "mail.password")] {
             if self.has(name) != self.has(password) {
                 problems.push(format!("{name} and {password} belong together: set both or none"));
+            }
+        }
+        for old in ["secrets.old_key_file", "secrets.old_key"] {
+            if self.has(old) && !self.has("secrets.key_file") && !self.has("secrets.key") {
+                problems.push(format!("{old} is set and no new key: set secrets.key_file"));
             }
         }
         let must_not_exceed = [
@@ -261,6 +275,14 @@ impl Config {
             allow_addresses: allow_addresses.collect(),
             ca_file: self.text("egress.ca_file").map(PathBuf::from),
         }
+    }
+
+    /// The master key of the vault, and the one before it.
+    pub fn master_keys(&self) -> [Option<KeySource>; 2] {
+        [("secrets.key_file", "secrets.key"), ("secrets.old_key_file", "secrets.old_key")].map(|(file, key)| {
+            let path = self.text(file).map(|path| KeySource::File { key: file, path: path.into() });
+            path.or_else(|| Some(KeySource::Text { key, text: Zeroizing::new(self.text(key)?) }))
+        })
     }
 
     /// `PATCHBAY_SECRET_<PLUGIN>_<NAME>`, or for all plugins `PATCHBAY_SECRET_<NAME>`.
@@ -452,6 +474,10 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
         Kind::Listen => {
             value.parse::<SocketAddr>().map(drop).map_err(|_| "is not address:port, such as 127.0.0.1:8080".into())
         }
+        Kind::MasterKey => match vault::parse_key(value) {
+            Some(_) => Ok(()),
+            None => Err(format!("is not a key: {}", vault::KEY_FORM)),
+        },
         Kind::Choice(choices) if choices.contains(&value) => Ok(()),
         Kind::Choice(choices) => Err(format!("is none of {}", choices.join(", "))),
     }

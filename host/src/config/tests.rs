@@ -6,6 +6,9 @@ fn env(pairs: &[(&str, &str)]) -> HashMap<String, String> {
 
 const NEEDED: [(&str, &str); 2] = [("DATABASE_URL", "postgres://u:p@db/x"), ("REDIS_URL", "redis://r/")];
 
+/// A master key.
+const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
 fn with(extra: &[(&str, &str)]) -> Result<Config, ConfigError> {
     Config::load(None, &env(&[&NEEDED, extra].concat()))
 }
@@ -66,6 +69,11 @@ fn values_that_contradict_each_other_are_named() {
             vec![("PATCHBAY_WORK_DRAIN_LIMIT_S", "30")],
             "work.drain_limit_s (30) must be less than work.stop_grace_s (30)",
         ),
+        (
+            vec![("PATCHBAY_SECRETS_KEY_FILE", "/run/key"), ("PATCHBAY_SECRETS_KEY", KEY)],
+            "secrets.key_file (from PATCHBAY_SECRETS_KEY_FILE) and secrets.key (from PATCHBAY_SECRETS_KEY)",
+        ),
+        (vec![("PATCHBAY_SECRETS_OLD_KEY", KEY)], "secrets.old_key is set and no new key"),
         (vec![("PATCHBAY_DATABASE_POOL_MIN", "21")], "database.pool_min (21) is more than database.pool_max (20)"),
         (vec![("BULL_BOARD_USERNAME", "admin")], "admin.username and admin.password belong together"),
         (
@@ -107,4 +115,13 @@ fn secrets_are_found_by_plugin_first_and_never_printed() {
     assert!(!format!("{config:?}").contains("hidden") && !format!("{config:?}").contains("u:p@db"));
     let broken = problems(Config::load(Some("[mail]\npassword = \"hidden\" oops\n"), &env(&NEEDED)));
     assert!(!broken.contains("hidden") && broken.contains("line 2"), "{broken}");
+}
+
+#[test]
+fn a_malformed_master_key_is_refused_by_name_and_never_shown() {
+    let text = problems(with(&[("PATCHBAY_SECRETS_KEY", "hunter2")]));
+    assert!(text.contains("secrets.key (from PATCHBAY_SECRETS_KEY): value is not a key"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    let config = with(&[("PATCHBAY_SECRETS_KEY", KEY)]).expect("valid");
+    assert!(!format!("{config:?}").contains(KEY) && matches!(config.master_keys(), [Some(_), None]));
 }

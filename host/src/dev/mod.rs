@@ -121,7 +121,11 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
 
     let file = file.map(std::fs::read_to_string).transpose().context("cannot read the configuration file")?;
     let outcome = async {
-        let config = Config::load(file.as_deref(), &env)?;
+        let mut config = Config::load(file.as_deref(), &env)?;
+        if config.master_keys().iter().all(Option::is_none) {
+            env.insert("PATCHBAY_SECRETS_KEY_FILE".into(), state.master_key_file()?.display().to_string());
+            config = Config::load(file.as_deref(), &env)?;
+        }
         telemetry::start(config.log_as_json(), &config.log_filter())?;
         let operator = config.operator();
         let host = step("Patchbay", Host::start(config)).await?;

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::plugins::PluginError;
+use crate::vault::VaultError;
 
 /// What a failed request answers.
 #[derive(Debug)]
@@ -167,6 +168,15 @@ impl From<PluginError> for ApiError {
                 Self::internal()
             }
             PluginError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<VaultError> for ApiError {
+    fn from(error: VaultError) -> Self {
+        match error {
+            VaultError::NoKey => Self::new(StatusCode::CONFLICT, "no-vault-key", error.to_string()),
+            VaultError::Store(error) => error.into(),
         }
     }
 }

@@ -27,6 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::health::Health;
 use crate::plugins::Plugins;
 use crate::schedule::Schedules;
+use crate::vault::Vault;
 
 pub use auth::Operator;
 
@@ -44,6 +45,8 @@ pub struct AppState {
     pub plugins: Arc<Plugins>,
     /// Jobs that come by themselves.
     pub schedules: Arc<Schedules>,
+    /// Secrets.
+    pub vault: Arc<Vault>,
     /// Probes.
     pub health: Arc<Health>,
     /// Who may use /api/admin; nobody when absent.

@@ -108,18 +108,22 @@ impl GuestCall {
         Ok(())
     }
 
-    fn secret(&self, name: &str) -> Result<SecretValue, CapabilityError> {
+    /// Every current version, the newest first; at least one.
+    fn secret(&self, name: &str) -> Result<Vec<SecretValue>, CapabilityError> {
         let manifest = &self.call.manifest;
         if !manifest.secrets.iter().any(|secret| secret.name == name) {
             return Err(CapabilityError::denied(format!("the manifest does not ask for the secret {name}")));
         }
         self.check(Ask::secret(name)).map_err(CapabilityError::denied)?;
-        let value = self.services.secrets.get(&manifest.name, name);
-        value.ok_or_else(|| CapabilityError {
-            code: "not-configured",
-            message: format!("the secret {name} has no value"),
-            retryable: false,
-        })
+        let versions = self.services.secrets.current(&manifest.name, name);
+        if versions.is_empty() {
+            return Err(CapabilityError {
+                code: "not-configured",
+                message: format!("the secret {name} has no value"),
+                retryable: false,
+            });
+        }
+        Ok(versions)
     }
 
     /// The plugin's own space, or a shared one that the manifest names.
@@ -232,24 +236,26 @@ impl Capabilities for GuestCall {
     }
 
     fn verify_hmac(&self, name: &str, hash: HashKind, data: &[u8], mac: &[u8]) -> Result<bool, CapabilityError> {
-        Ok(self.secret(name)?.verify(hash, data, mac))
+        let versions = self.secret(name)?;
+        // Each is tried, so that the time does not tell which one fits.
+        Ok(versions.iter().fold(false, |fits, version| fits | version.verify(hash, data, mac)))
     }
 
     fn sign_hmac(&self, name: &str, hash: HashKind, data: &[u8]) -> Result<Vec<u8>, CapabilityError> {
-        Ok(self.secret(name)?.sign(hash, data))
+        Ok(self.secret(name)?[0].sign(hash, data))
     }
 
     fn secret_matches(&self, name: &str, candidate: &[u8]) -> Result<bool, CapabilityError> {
-        let secret = self.secret(name)?;
+        let versions = self.secret(name)?;
         if self.secret_tries.fetch_add(1, Ordering::Relaxed) >= MAX_SECRET_TRIES {
             return Err(CapabilityError::denied(format!("at most {MAX_SECRET_TRIES} tries per call")));
         }
-        Ok(secret.matches(candidate))
+        Ok(versions.iter().fold(false, |fits, version| fits | version.matches(candidate)))
     }
 
     async fn http(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         // A rule's own secrets, granted with it or one by one.
-        let secrets = |name: &str| self.secret(name).ok();
+        let secrets = |name: &str| self.secret(name).ok()?.into_iter().next();
         let permitted = |rule: &EgressRule| self.check(Ask::http(rule));
         let correlation = self.call.trace.correlation_id.as_deref();
         let send = self.services.egress.send(

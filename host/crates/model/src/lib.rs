@@ -16,4 +16,4 @@ pub mod outcome;
 pub mod retry;
 pub mod schedule;
 
-pub use id::{InvalidId, JobId, PluginName, QueueName, RevisionDigest};
+pub use id::{InvalidId, JobId, PluginName, QueueName, RevisionDigest, SecretName};

@@ -8,6 +8,7 @@ mod error;
 mod grants;
 mod revisions;
 mod schedules;
+mod secrets;
 mod statistics;
 mod store;
 
@@ -16,5 +17,6 @@ pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
 pub use revisions::{Activation, ActiveRow, NewRevision, RevisionRow};
 pub use schedules::{ScheduleFields, ScheduleRow};
+pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use statistics::{ActionRow, JobStatistics};
 pub use store::{Changes, DatabaseFacts, MigrationReport, Store, StoreConfig};

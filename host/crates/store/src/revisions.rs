@@ -89,6 +89,7 @@ fn revision(row: PgRow) -> Result<RevisionRow, StoreError> {
     })
 }
 
+/// Tells every process to look again.
 pub(crate) async fn notify(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(connection).await?;
     Ok(())

@@ -10,6 +10,7 @@ mod operate;
 mod plugins;
 mod queues;
 mod schedules;
+mod secrets;
 
 use axum::middleware;
 use serde::Serialize;
@@ -26,6 +27,7 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(queues::router())
         .merge(maintain::router())
         .merge(schedules::router())
+        .merge(secrets::router())
         .merge(legacy::router())
         .merge(jobs::router())
         .merge(operate::router())
