@@ -13,5 +13,6 @@ pub mod plugins;
 pub mod recorder;
 pub mod schedule;
 pub mod settings;
+pub mod signature;
 pub mod telemetry;
 pub mod work;

@@ -3,6 +3,8 @@
 //! Owns the rule that a swap either completes or leaves the incumbent untouched: a revision is loaded (checked, compiled, self-tested)
 //! before Postgres learns of it, and again from Postgres before the registry does. Operators' actions and other processes' actions
 //! take the same path, [`Plugins::converge`]; it takes no input.
+//!
+//! Nothing looks into a file before its signature is checked, where this host trusts keys; Postgres is not believed about either.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex as StdMutex, OnceLock, PoisonError};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, QueueName, RevisionDigest};
 use patchbay_runtime::{LoadError, Rejection, Revision, Runtime, RuntimeError};
-use patchbay_store::{RevisionRow, Store, StoreError};
+use patchbay_store::{NewSignature, RevisionRow, SignatureRow, Store, StoreError};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::settings::{self, Settings};
+use crate::signature::{Signature, Standing, TrustedKeys, Untrusted};
 use crate::work::Supervisor;
 
 /// Convergence without a notification: bounds how long a lost one goes unnoticed.
@@ -32,6 +35,12 @@ pub enum PluginError {
     /// The component file is not acceptable.
     #[error("{0}")]
     Rejected(#[from] Rejection),
+    /// Nobody whom this host trusts vouches for the file.
+    #[error("{0}")]
+    Untrusted(#[from] Untrusted),
+    /// Postgres holds something else than what was staged.
+    #[error("{0}")]
+    Damaged(String),
     /// No such plugin or revision, or an ambiguous digest.
     #[error("{0}")]
     NotFound(String),
@@ -64,6 +73,22 @@ pub struct Staged {
     pub created: bool,
     /// What it asks for.
     pub asks: Value,
+    /// Who vouches for it, as far as this host can tell.
+    pub signatures: Vec<Signed>,
+}
+
+/// A signature of a revision.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Signed {
+    /// The first 16 hexadecimal digits of the SHA-256 of the public key, as the signature claims.
+    pub key_id: String,
+    /// What it is worth here.
+    pub standing: Standing,
+    /// Who pushed it.
+    pub added_by: String,
+    /// When.
+    pub added_at: String,
 }
 
 /// What an activation did.
@@ -91,6 +116,7 @@ pub struct Plugins {
     settings: Arc<Settings>,
     supervisor: Arc<Supervisor>,
     drain_limit: Duration,
+    trusted: TrustedKeys,
     /// One convergence at a time.
     converging: Mutex<()>,
     converged_at: StdMutex<Option<Instant>>,
@@ -108,6 +134,7 @@ impl Plugins {
         settings: Arc<Settings>,
         supervisor: Arc<Supervisor>,
         drain_limit: Duration,
+        trusted: TrustedKeys,
     ) -> Self {
         Self {
             store,
@@ -115,6 +142,7 @@ impl Plugins {
             settings,
             supervisor,
             drain_limit,
+            trusted,
             converging: Mutex::default(),
             converged_at: StdMutex::default(),
             on_change: OnceLock::new(),
@@ -128,7 +156,17 @@ impl Plugins {
     }
 
     /// Checks, compiles and self-tests a component file and keeps it as a revision. Nothing runs on it yet.
-    pub async fn stage(&self, component: &[u8], actor: &str) -> Result<Staged, PluginError> {
+    ///
+    /// A file that is here already gets the signatures that it did not have.
+    pub async fn stage(
+        &self,
+        component: &[u8],
+        signatures: &[Signature],
+        actor: &str,
+    ) -> Result<Staged, PluginError> {
+        let digest = RevisionDigest::of(component);
+        let kept: Vec<Signature> = self.store.signatures(&digest).await?.iter().filter_map(Signature::from_row).collect();
+        self.trusted.check_upload(&digest, signatures, &kept)?;
         let inspected = self.runtime.inspect(component)?;
         let manifest = &inspected.manifest;
         self.refuse_clashes(manifest).await?;
@@ -142,6 +180,7 @@ impl Plugins {
                 version: manifest.version.to_string(),
                 manifest: manifest_value(manifest),
                 component: component.to_vec(),
+                signatures: signatures.iter().map(|signature| self.to_keep(&digest, signature)).collect(),
                 actor: actor.to_owned(),
             })
             .await?;
@@ -152,18 +191,40 @@ impl Plugins {
             digest: revision.digest(),
             created,
             asks: asks(manifest),
+            signatures: self.signed(&self.store.signatures(&digest).await?),
         })
+    }
+
+    /// These signatures as this host sees them.
+    pub fn signed(&self, rows: &[SignatureRow]) -> Vec<Signed> {
+        let signed = |row: &SignatureRow| Signed {
+            key_id: row.key_id.clone(),
+            standing: Signature::from_row(row)
+                .map_or(Standing::Wrong, |signature| self.trusted.standing(&row.digest, &signature)),
+            added_by: row.added_by.clone(),
+            added_at: row.added_at.to_rfc3339(),
+        };
+        rows.iter().map(signed).collect()
+    }
+
+    fn to_keep(&self, digest: &RevisionDigest, signature: &Signature) -> NewSignature {
+        NewSignature {
+            key_id: signature.key.to_string(),
+            bytes: signature.bytes,
+            verified: self.trusted.standing(digest, signature) == Standing::Trusted,
+        }
     }
 
     /// Makes a staged or retired revision the active one, here and (through Postgres) everywhere.
     pub async fn activate(&self, plugin: &PluginName, digest: &str, actor: &str) -> Result<Activated, PluginError> {
         let row = self.find(plugin, digest).await?;
-        let manifest = row_manifest(&row)?;
-        self.refuse_clashes(&manifest).await?;
-        self.refuse_settings_that_do_not_fit(plugin, &manifest).await?;
-        // Loaded before anybody hears of it: a revision that this host cannot run must not become the active one.
-        self.load(&row.digest).await?;
-        let granted = asks(&manifest);
+        // Loaded before anybody hears of it: a revision that this host cannot run must not become the active one. From here on its own
+        // manifest counts, which the signature covers, and not the copy in its row.
+        let revision = self.load(plugin, &row.digest).await?;
+        let manifest = revision.manifest();
+        self.refuse_clashes(manifest).await?;
+        self.refuse_settings_that_do_not_fit(plugin, manifest).await?;
+        let granted = asks(manifest);
         let activation = self.store.activate(plugin, &row.digest, &granted, actor).await?;
         info!(plugin = %plugin, revision = %row.digest, "revision activated");
         self.converge().await?;
@@ -261,7 +322,7 @@ impl Plugins {
             let current = registry.get(&row.plugin);
             let revision = match current.filter(|revision| revision.digest() == row.digest) {
                 Some(current) => current,
-                None => match self.load(&row.digest).await {
+                None => match self.load(&row.plugin, &row.digest).await {
                     Ok(revision) => revision,
                     Err(error) => {
                         error!(plugin = %row.plugin, revision = %row.digest, error = %error, "active revision cannot be loaded; the previous one keeps running");
@@ -308,10 +369,26 @@ impl Plugins {
         }
     }
 
-    async fn load(&self, digest: &RevisionDigest) -> Result<Arc<Revision>, PluginError> {
+    /// The one way from Postgres into the registry. What stands there may be another file than the one that was staged.
+    async fn load(&self, plugin: &PluginName, digest: &RevisionDigest) -> Result<Arc<Revision>, PluginError> {
         let component = self.store.component(digest).await?;
         let component = component.ok_or_else(|| PluginError::NotFound(format!("revision {digest} is gone")))?;
-        self.runtime.load(&component).await.map_err(load_error)
+        let found = RevisionDigest::of(&component);
+        if found != *digest {
+            let (found, wanted) = (found.short(), digest.short());
+            let message = format!("the stored file of revision {wanted} has changed: it is {found} now; push it again");
+            return Err(PluginError::Damaged(message));
+        }
+        if self.trusted.are_required() {
+            let kept: Vec<Signature> = self.store.signatures(digest).await?.iter().filter_map(Signature::from_row).collect();
+            self.trusted.check(digest, &kept)?;
+        }
+        let revision = self.runtime.load(&component).await.map_err(load_error)?;
+        if revision.plugin() != plugin {
+            let message = format!("revision {} is of plugin {}, not of {plugin}", digest.short(), revision.plugin());
+            return Err(PluginError::Damaged(message));
+        }
+        Ok(revision)
     }
 
     /// One plugin owns a queue.

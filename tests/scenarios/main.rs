@@ -18,4 +18,5 @@ mod redis_server;
 mod runbook;
 mod sandbox;
 mod schedules;
+mod signatures;
 mod swap;

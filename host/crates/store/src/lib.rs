@@ -7,6 +7,7 @@ mod attempts;
 mod error;
 mod revisions;
 mod schedules;
+mod signatures;
 mod statistics;
 mod store;
 
@@ -14,5 +15,6 @@ pub use attempts::AttemptRow;
 pub use error::StoreError;
 pub use revisions::{Activation, ActiveRow, NewRevision, RevisionRow};
 pub use schedules::{ScheduleFields, ScheduleRow};
+pub use signatures::{NewSignature, SignatureRow};
 pub use statistics::{ActionRow, JobStatistics};
 pub use store::{Changes, DatabaseFacts, MigrationReport, Store, StoreConfig};
