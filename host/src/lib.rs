@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod dev;
 pub mod diagnosis;
+pub mod difference;
 pub mod health;
 pub mod http;
 pub mod plugins;

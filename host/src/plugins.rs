@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::difference::Described;
 use crate::settings::{self, Settings};
 use crate::signature::{Signature, Standing, TrustedKeys, Untrusted};
 use crate::work::Supervisor;
@@ -286,6 +287,24 @@ impl Plugins {
         }
     }
 
+    /// What the stored file of a revision says about itself.
+    pub async fn describe(
+        &self,
+        plugin: &PluginName,
+        digest: &str,
+    ) -> Result<(RevisionDigest, Described), PluginError> {
+        let digest = self.find(plugin, digest).await?.digest;
+        let inspected = self.runtime.inspect(&self.stored(&digest).await?)?;
+        let described =
+            Described { manifest: inspected.manifest, imports: inspected.imports, exports: inspected.exports };
+        Ok((digest, described))
+    }
+
+    /// The revision of a plugin that takes new calls in this process.
+    pub fn running(&self, plugin: &PluginName) -> Option<RevisionDigest> {
+        self.runtime.registry().get(plugin).map(|revision| revision.digest())
+    }
+
     /// Queues that active plugins of this process handle.
     pub fn queues(&self) -> Vec<QueueName> {
         let revisions = self.runtime.registry().snapshot();
@@ -371,14 +390,7 @@ impl Plugins {
 
     /// The one way from Postgres into the registry. What stands there may be another file than the one that was staged.
     async fn load(&self, plugin: &PluginName, digest: &RevisionDigest) -> Result<Arc<Revision>, PluginError> {
-        let component = self.store.component(digest).await?;
-        let component = component.ok_or_else(|| PluginError::NotFound(format!("revision {digest} is gone")))?;
-        let found = RevisionDigest::of(&component);
-        if found != *digest {
-            let (found, wanted) = (found.short(), digest.short());
-            let message = format!("the stored file of revision {wanted} has changed: it is {found} now; push it again");
-            return Err(PluginError::Damaged(message));
-        }
+        let component = self.stored(digest).await?;
         if self.trusted.are_required() {
             let kept: Vec<Signature> = self.store.signatures(digest).await?.iter().filter_map(Signature::from_row).collect();
             self.trusted.check(digest, &kept)?;
@@ -389,6 +401,19 @@ impl Plugins {
             return Err(PluginError::Damaged(message));
         }
         Ok(revision)
+    }
+
+    /// The file, if it still is the one that was staged.
+    async fn stored(&self, digest: &RevisionDigest) -> Result<Vec<u8>, PluginError> {
+        let component = self.store.component(digest).await?;
+        let component = component.ok_or_else(|| PluginError::NotFound(format!("revision {digest} is gone")))?;
+        let found = RevisionDigest::of(&component);
+        if found != *digest {
+            let (found, wanted) = (found.short(), digest.short());
+            let message = format!("the stored file of revision {wanted} has changed: it is {found} now; push it again");
+            return Err(PluginError::Damaged(message));
+        }
+        Ok(component)
     }
 
     /// One plugin owns a queue.

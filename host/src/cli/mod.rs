@@ -8,6 +8,7 @@ mod job;
 mod output;
 mod plugin;
 mod queue;
+mod revisions;
 mod schedule;
 mod signing;
 

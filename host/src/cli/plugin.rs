@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs, segment};
-use super::{Output, signing};
+use super::{Output, revisions, signing};
 
 #[derive(Subcommand)]
 pub(super) enum PluginCommand {
@@ -55,6 +55,25 @@ pub(super) enum PluginCommand {
     Revisions {
         /// The plugin
         plugin: String,
+    },
+    /// Show which revision is active, which one runs on this host, and why they differ
+    Status {
+        /// The plugin
+        plugin: String,
+    },
+    /// List activations, rollbacks (`reactivated`) and deactivations, newest first
+    History {
+        /// The plugin
+        plugin: String,
+    },
+    /// Show what changed between two revisions: + new, - gone, ~ changed
+    Diff {
+        /// The plugin
+        plugin: String,
+        /// The older revision's digest, or its first 4 digits and more
+        from: String,
+        /// The newer one's
+        to: String,
     },
     /// Make a revision the active one; running calls finish on the old one
     Activate {
@@ -187,6 +206,9 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
             });
             output.table(&["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "BY", "SIGNED BY"], rows.collect(), &revisions);
         }
+        PluginCommand::Status { plugin } => revisions::status(&plugin, &client, output).await?,
+        PluginCommand::History { plugin } => revisions::history(&plugin, &client, output).await?,
+        PluginCommand::Diff { plugin, from, to } => revisions::diff(&plugin, &from, &to, &client, output).await?,
         PluginCommand::Activate { plugin, digest } => {
             let activated = activate_revision(&client, &plugin, &digest).await?;
             output.value(&describe(&activated), &activated);
@@ -344,7 +366,7 @@ fn joined(value: &Value) -> String {
 }
 
 /// Key ids, with what is to be known about each.
-fn signers(signatures: &Value) -> String {
+pub(super) fn signers(signatures: &Value) -> String {
     let signer = |signature: &Value| match signature["standing"].as_str() {
         Some("trusted") => text(signature, "keyId"),
         standing => format!("{} ({})", text(signature, "keyId"), standing.unwrap_or("unchecked").replace('-', " ")),

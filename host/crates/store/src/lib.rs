@@ -13,7 +13,7 @@ mod store;
 
 pub use attempts::AttemptRow;
 pub use error::StoreError;
-pub use revisions::{Activation, ActiveRow, NewRevision, RevisionRow};
+pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use schedules::{ScheduleFields, ScheduleRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use statistics::{ActionRow, JobStatistics};

@@ -49,6 +49,19 @@ pub struct Activation {
     pub generation: i64,
 }
 
+/// A change of which revision is active.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct ActivationRow {
+    /// Absent: the plugin was stopped.
+    pub digest: Option<RevisionDigest>,
+    /// Absent when the revision is not kept any more.
+    pub version: Option<String>,
+    pub grants: Value,
+    pub actor: String,
+    pub at: DateTime<Utc>,
+}
+
 /// An active revision.
 #[derive(Debug)]
 #[allow(missing_docs)]
@@ -247,6 +260,27 @@ impl Store {
             Some(_) => Err(StoreError::Conflict("the revision is active: activate another one first".into())),
             None => Err(StoreError::NotFound("no such revision".into())),
         }
+    }
+
+    /// Everything that ever happened to a plugin's active revision, oldest first.
+    pub async fn activations(&self, plugin: &PluginName) -> Result<Vec<ActivationRow>, StoreError> {
+        let query = sqlx::query(
+            "select a.digest, a.grants, a.actor, a.at, r.version from activations a left join revisions r using (digest) \
+             where a.plugin = $1 order by a.id",
+        );
+        let rows = query.bind(plugin.as_str()).fetch_all(&self.pool).await?;
+        rows.into_iter()
+            .map(|row| {
+                let digest: Option<String> = row.try_get("digest")?;
+                Ok(ActivationRow {
+                    digest: digest.map(|text| text.parse().map_err(damaged)).transpose()?,
+                    version: row.try_get("version")?,
+                    grants: row.try_get("grants")?,
+                    actor: row.try_get("actor")?,
+                    at: row.try_get("at")?,
+                })
+            })
+            .collect()
     }
 
     /// What should run.

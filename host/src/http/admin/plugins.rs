@@ -51,11 +51,11 @@ struct PluginSummary {
 /// A revision in a list.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct RevisionSummary {
-    digest: String,
+pub(super) struct RevisionSummary {
+    pub(super) digest: String,
     version: String,
     /// `staged`, `active` or `retired`.
-    state: String,
+    pub(super) state: String,
     created_at: String,
     created_by: String,
     activated_at: Option<String>,
@@ -157,18 +157,22 @@ fn signatures(headers: &HeaderMap) -> Result<Vec<Signature>, ApiError> {
     (status = 200, body = Success<Vec<RevisionSummary>>), (status = 404, body = ErrorBody),
 ))]
 async fn revisions(State(state): State<AppState>, Path(name): Path<String>) -> ApiResult<Vec<RevisionSummary>> {
-    let plugin: PluginName = name.parse()?;
-    let rows = state.store.revisions(Some(&plugin)).await?;
+    ok(revision_summaries(&state, &name.parse()?).await?)
+}
+
+/// Newest first; a plugin without revisions is not found.
+pub(super) async fn revision_summaries(state: &AppState, plugin: &PluginName) -> Result<Vec<RevisionSummary>, ApiError> {
+    let rows = state.store.revisions(Some(plugin)).await?;
     if rows.is_empty() {
         return Err(ApiError::not_found(format!("no plugin is called {plugin}")));
     }
-    let attempts = state.store.attempts_by_revision(&plugin).await?;
-    let signatures = state.store.signatures_of(&plugin).await?;
+    let attempts = state.store.attempts_by_revision(plugin).await?;
+    let signatures = state.store.signatures_of(plugin).await?;
     let signed = |digest: &RevisionDigest| {
         let rows: Vec<_> = signatures.iter().filter(|row| &row.digest == digest).cloned().collect();
         state.plugins.signed(&rows)
     };
-    ok(rows
+    Ok(rows
         .into_iter()
         .map(|row| RevisionSummary {
             attempts: attempts.iter().find(|(digest, _)| digest == &row.digest).map_or(0, |(_, count)| *count),
