@@ -75,9 +75,7 @@ fn parts(described: &Described) -> BTreeMap<(String, Option<String>), Value> {
             // Each queue by itself, so that one more is one change.
             ("enqueue", Value::Object(fields)) => {
                 let queues = fields.get("queues").and_then(Value::as_array).into_iter().flatten();
-                parts.extend(queues.map(|queue| {
-                    ((part.clone(), queue.as_str().map(str::to_owned)), json!(true))
-                }));
+                parts.extend(queues.map(|queue| ((part.clone(), queue.as_str().map(str::to_owned)), json!(true))));
             }
             ("limits", Value::Object(fields)) => {
                 parts.extend(fields.into_iter().map(|(field, value)| ((part.clone(), Some(field)), value)));

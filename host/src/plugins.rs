@@ -159,14 +159,10 @@ impl Plugins {
     /// Checks, compiles and self-tests a component file and keeps it as a revision. Nothing runs on it yet.
     ///
     /// A file that is here already gets the signatures that it did not have.
-    pub async fn stage(
-        &self,
-        component: &[u8],
-        signatures: &[Signature],
-        actor: &str,
-    ) -> Result<Staged, PluginError> {
+    pub async fn stage(&self, component: &[u8], signatures: &[Signature], actor: &str) -> Result<Staged, PluginError> {
         let digest = RevisionDigest::of(component);
-        let kept: Vec<Signature> = self.store.signatures(&digest).await?.iter().filter_map(Signature::from_row).collect();
+        let kept: Vec<Signature> =
+            self.store.signatures(&digest).await?.iter().filter_map(Signature::from_row).collect();
         self.trusted.check_upload(&digest, signatures, &kept)?;
         let inspected = self.runtime.inspect(component)?;
         let manifest = &inspected.manifest;
@@ -392,7 +388,8 @@ impl Plugins {
     async fn load(&self, plugin: &PluginName, digest: &RevisionDigest) -> Result<Arc<Revision>, PluginError> {
         let component = self.stored(digest).await?;
         if self.trusted.are_required() {
-            let kept: Vec<Signature> = self.store.signatures(digest).await?.iter().filter_map(Signature::from_row).collect();
+            let kept: Vec<Signature> =
+                self.store.signatures(digest).await?.iter().filter_map(Signature::from_row).collect();
             self.trusted.check(digest, &kept)?;
         }
         let revision = self.runtime.load(&component).await.map_err(load_error)?;

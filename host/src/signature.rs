@@ -103,11 +103,10 @@ impl FromStr for PublicKey {
         let encoded = text
             .strip_prefix(KEY_PREFIX)
             .ok_or_else(|| format_error(format!("a public key is {KEY_PREFIX} and 44 characters of base64")))?;
-        let bytes: [u8; 32] = STANDARD
-            .decode(encoded)
-            .ok()
-            .and_then(|bytes| bytes.try_into().ok())
-            .ok_or_else(|| format_error(format!("after {KEY_PREFIX} come 44 characters: the base64 of 32 bytes")))?;
+        let bytes: [u8; 32] =
+            STANDARD.decode(encoded).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
+                format_error(format!("after {KEY_PREFIX} come 44 characters: the base64 of 32 bytes"))
+            })?;
         let key = VerifyingKey::from_bytes(&bytes).map_err(|_| format_error("these 32 bytes are no Ed25519 key"))?;
         Self::strong(key)
     }
@@ -252,11 +251,15 @@ pub enum Standing {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Untrusted {
-    #[error("the plugin is not signed; this host runs plugins that are signed by {trusted} (sign it with `patchbay plugin sign`)")]
+    #[error(
+        "the plugin is not signed; this host runs plugins that are signed by {trusted} (sign it with `patchbay plugin sign`)"
+    )]
     Unsigned { trusted: String },
     #[error("the plugin is signed by {keys} only; this host trusts {trusted}")]
     UnknownKey { keys: String, trusted: String },
-    #[error("the signature by {key} does not fit the plugin: the file has changed since, or the signature is of another file")]
+    #[error(
+        "the signature by {key} does not fit the plugin: the file has changed since, or the signature is of another file"
+    )]
     Wrong { key: KeyId },
 }
 
@@ -344,7 +347,8 @@ mod tests {
     const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH\n-----END PRIVATE KEY-----\n";
     const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=\n-----END PUBLIC KEY-----\n";
     const ONE_LINE: &str = "ed25519:6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";
-    const SIGNATURE: &str = "fe812c12f3ab4ce6:bdsr4JlcU4VQIUGzQT/ylt5rF9Vc9X1cpODi4tt8Bfvz1p8AT3dJxOgKwsn8j5bFCeo2DRI8rdhQ5XK0FBs2AQ==";
+    const SIGNATURE: &str =
+        "fe812c12f3ab4ce6:bdsr4JlcU4VQIUGzQT/ylt5rF9Vc9X1cpODi4tt8Bfvz1p8AT3dJxOgKwsn8j5bFCeo2DRI8rdhQ5XK0FBs2AQ==";
 
     fn file() -> RevisionDigest {
         RevisionDigest::of(b"component")

@@ -126,10 +126,11 @@ async fn unsigned_changed_and_wrongly_signed_files_are_refused_and_nothing_is_ke
     .fetch_one(&mut database)
     .await?;
     assert_eq!(kept, 0, "nothing was kept");
-    let actions: i64 =
-        sqlx::query_scalar("select count(*) from patchbay.operator_actions where action = 'plugin.push' and error is not null")
-            .fetch_one(&mut database)
-            .await?;
+    let actions: i64 = sqlx::query_scalar(
+        "select count(*) from patchbay.operator_actions where action = 'plugin.push' and error is not null",
+    )
+    .fetch_one(&mut database)
+    .await?;
     assert_eq!(actions, 6, "every refusal is on record");
     Ok(())
 }
@@ -347,6 +348,9 @@ async fn a_host_whose_trusted_keys_cannot_be_read_does_not_start_and_names_the_k
     let output = command.output().await?;
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{errors}");
-    assert!(errors.contains("plugins.trusted_keys_file (from PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE), missing:"), "{errors}");
+    assert!(
+        errors.contains("plugins.trusted_keys_file (from PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE), missing:"),
+        "{errors}"
+    );
     Ok(())
 }

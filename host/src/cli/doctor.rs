@@ -253,7 +253,8 @@ async fn check_plugins(config: &Config, store: &Store, findings: &mut Findings) 
             let kept = store.signatures(&row.digest).await.unwrap_or_default();
             let kept: Vec<_> = kept.iter().filter_map(signature::Signature::from_row).collect();
             if let Err(reason) = trusted.check(&row.digest, &kept) {
-                let mend = "sign it (`patchbay plugin sign`) and push it again, or trust its key (plugins.trusted_keys)";
+                let mend =
+                    "sign it (`patchbay plugin sign`) and push it again, or trust its key (plugins.trusted_keys)";
                 findings.bad("signatures", Level::Error, format!("{name}: {reason}"), mend);
             }
         }

@@ -204,7 +204,11 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
                     signers(&revision["signatures"]),
                 ]
             });
-            output.table(&["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "BY", "SIGNED BY"], rows.collect(), &revisions);
+            output.table(
+                &["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "BY", "SIGNED BY"],
+                rows.collect(),
+                &revisions,
+            );
         }
         PluginCommand::Status { plugin } => revisions::status(&plugin, &client, output).await?,
         PluginCommand::History { plugin } => revisions::history(&plugin, &client, output).await?,

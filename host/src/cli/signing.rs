@@ -85,7 +85,8 @@ pub(super) fn sign(args: &Sign, output: Output) -> anyhow::Result<()> {
     std::fs::write(&temporary, text).with_context(|| format!("cannot write {}", temporary.display()))?;
     std::fs::rename(&temporary, &out).with_context(|| format!("cannot write {}", out.display()))?;
     let (manifest, digest, id) = (&inspected.manifest, inspected.digest, key.public().id());
-    let message = format!("{}: {} {} ({}) signed by {id}", out.display(), manifest.name, manifest.version, digest.short());
+    let message =
+        format!("{}: {} {} ({}) signed by {id}", out.display(), manifest.name, manifest.version, digest.short());
     let value = json!({
         "file": out, "plugin": manifest.name, "version": manifest.version, "digest": digest, "keyId": id.to_string(),
     });

@@ -153,7 +153,12 @@ pub const KEYS: &[Key] = &[
         None,
         "Public keys (ed25519:…): only plugins that one of them has signed are accepted and run; none: no signature is required",
     ),
-    key("plugins.trusted_keys_file", Kind::Text, None, "File with more of them, one a line or in PEM; read at the start"),
+    key(
+        "plugins.trusted_keys_file",
+        Kind::Text,
+        None,
+        "File with more of them, one a line or in PEM; read at the start",
+    ),
     key("egress.allow_addresses", Kind::List, None, "Private addresses or networks that plugins may call nevertheless"),
     key(
         "log.format",

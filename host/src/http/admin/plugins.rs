@@ -161,7 +161,10 @@ async fn revisions(State(state): State<AppState>, Path(name): Path<String>) -> A
 }
 
 /// Newest first; a plugin without revisions is not found.
-pub(super) async fn revision_summaries(state: &AppState, plugin: &PluginName) -> Result<Vec<RevisionSummary>, ApiError> {
+pub(super) async fn revision_summaries(
+    state: &AppState,
+    plugin: &PluginName,
+) -> Result<Vec<RevisionSummary>, ApiError> {
     let rows = state.store.revisions(Some(plugin)).await?;
     if rows.is_empty() {
         return Err(ApiError::not_found(format!("no plugin is called {plugin}")));
