@@ -456,7 +456,7 @@ mod tests {
         let good = key().sign(&file());
         assert_eq!(none.standing(&file(), &good), Standing::Unchecked);
         let trusted = TrustedKeys::new([key().public()]);
-        assert_eq!(trusted.check(&file(), &[good.clone()]), Ok(()));
+        assert_eq!(trusted.check(&file(), std::slice::from_ref(&good)), Ok(()));
         assert!(matches!(trusted.check(&file(), &[]), Err(Untrusted::Unsigned { .. })));
         let stranger = PrivateKey::generate();
         assert!(matches!(
@@ -464,7 +464,7 @@ mod tests {
             Err(Untrusted::UnknownKey { keys, .. }) if keys == stranger.public().id().to_string()
         ));
         let other_file = key().sign(&RevisionDigest::of(b"other"));
-        assert!(matches!(trusted.check(&file(), &[other_file.clone()]), Err(Untrusted::Wrong { .. })));
+        assert!(matches!(trusted.check(&file(), std::slice::from_ref(&other_file)), Err(Untrusted::Wrong { .. })));
         // The id is a claim: a stranger's signature under a trusted id is a wrong one.
         let claimed = Signature { key: key().public().id(), ..stranger.sign(&file()) };
         assert_eq!(trusted.standing(&file(), &claimed), Standing::Wrong);

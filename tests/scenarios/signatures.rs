@@ -214,6 +214,9 @@ async fn a_file_or_signature_changed_in_the_database_is_not_loaded_and_the_incum
     let reason = failure(&host).await?;
     assert!(reason.contains("does not fit the plugin"), "{reason}");
     assert_eq!(ran_on(&host).await?, second_digest);
+    let (_, status) = host.get("/api/admin/plugins/email/status").await?;
+    assert_eq!((&status["data"]["active"], &status["data"]["running"]), (&json!(third_digest), &json!(second_digest)));
+    assert_eq!(status["data"]["failure"], reason);
     sqlx::query("delete from patchbay.revision_signatures where digest = $1")
         .bind(&third_digest)
         .execute(&mut database)
