@@ -177,7 +177,7 @@ impl Plugins {
                 version: manifest.version.to_string(),
                 manifest: manifest_value(manifest),
                 component: component.to_vec(),
-                signatures: signatures.iter().map(|signature| self.to_keep(&digest, signature)).collect(),
+                signatures: signatures.iter().map(to_keep).collect(),
                 actor: actor.to_owned(),
             })
             .await?;
@@ -202,14 +202,6 @@ impl Plugins {
             added_at: row.added_at.to_rfc3339(),
         };
         rows.iter().map(signed).collect()
-    }
-
-    fn to_keep(&self, digest: &RevisionDigest, signature: &Signature) -> NewSignature {
-        NewSignature {
-            key_id: signature.key.to_string(),
-            bytes: signature.bytes,
-            verified: self.trusted.standing(digest, signature) == Standing::Trusted,
-        }
     }
 
     /// Makes a staged or retired revision the active one, here and (through Postgres) everywhere.
@@ -456,6 +448,10 @@ fn load_error(error: LoadError) -> PluginError {
         LoadError::Rejected(rejection) => PluginError::Rejected(rejection),
         LoadError::Host(error) => PluginError::Runtime(error),
     }
+}
+
+fn to_keep(signature: &Signature) -> NewSignature {
+    NewSignature { key_id: signature.key.to_string(), bytes: signature.bytes }
 }
 
 fn manifest_value(manifest: &Manifest) -> Value {

@@ -251,11 +251,9 @@ pub enum Standing {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Untrusted {
-    #[error(
-        "the plugin is not signed; this host runs plugins that are signed by {trusted} (sign it with `patchbay plugin sign`)"
-    )]
+    #[error("the plugin is not signed; it must be signed by a trusted key ({trusted}): see `patchbay plugin sign`")]
     Unsigned { trusted: String },
-    #[error("the plugin is signed by {keys} only; this host trusts {trusted}")]
+    #[error("the plugin is signed by {keys} and by no trusted key ({trusted})")]
     UnknownKey { keys: String, trusted: String },
     #[error(
         "the signature by {key} does not fit the plugin: the file has changed since, or the signature is of another file"

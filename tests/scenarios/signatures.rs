@@ -101,7 +101,7 @@ async fn unsigned_changed_and_wrongly_signed_files_are_refused_and_nothing_is_ke
     let claimed = Signature { key: key.public().id(), ..signed(&plugin, &stranger) };
     let cases: [(&str, &[u8], Vec<Signature>, &str); 6] = [
         ("unsigned", &plugin, vec![], "the plugin is not signed"),
-        ("a stranger's", &plugin, vec![signed(&plugin, &stranger)], "this host trusts"),
+        ("a stranger's", &plugin, vec![signed(&plugin, &stranger)], "by no trusted key"),
         ("changed after signing", &changed, vec![good.clone()], "does not fit the plugin"),
         ("a stranger's under a trusted id", &plugin, vec![claimed.clone()], "does not fit the plugin"),
         ("one good and one wrong", &plugin, vec![good.clone(), claimed], "does not fit the plugin"),
@@ -164,10 +164,17 @@ async fn without_trusted_keys_nothing_is_required_and_a_given_signature_is_kept_
     let host = world.host(&[]).await?;
     let plugin = email_plugin()?;
     host.deploy("email", plugin.clone()).await?;
+    // A stale .sig file, which nobody notices here, and then the right one.
+    let stale = signed(b"an earlier build", &key);
+    let (status, staged) = push(&host, &plugin, &[stale]).await?;
+    assert_eq!(status, 200, "{staged}");
     let (status, staged) = push(&host, &plugin, &[signed(&plugin, &key)]).await?;
     assert_eq!((status, &staged["data"]["created"]), (200, &json!(false)), "{staged}");
     assert_eq!(staged["data"]["signatures"][0]["keyId"], key.public().id().to_string());
     assert_eq!(staged["data"]["signatures"][0]["standing"], "unchecked");
+    assert!(host.stop().await?.success());
+    let host = world.host(&[(TRUSTED, &key.public().to_string())]).await?;
+    assert_eq!(ran_on(&host).await?, staged["data"]["digest"].as_str().context("digest")?);
     Ok(())
 }
 

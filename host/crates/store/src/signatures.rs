@@ -14,8 +14,6 @@ use crate::{Store, StoreError};
 pub struct NewSignature {
     pub key_id: String,
     pub bytes: [u8; 64],
-    /// Whether the caller has verified it: only then it takes the place of another one by the same key.
-    pub verified: bool,
 }
 
 /// A kept signature.
@@ -39,7 +37,8 @@ fn signature(row: PgRow) -> Result<SignatureRow, StoreError> {
     })
 }
 
-/// Within the transaction that keeps the revision: never one without the other.
+/// Within the transaction that keeps the revision: never one without the other. The last one by a key counts: the one before may have been
+/// a stale one, which only those who trust the key can tell.
 pub(crate) async fn add(
     connection: &mut PgConnection,
     digest: &RevisionDigest,
@@ -51,13 +50,12 @@ pub(crate) async fn add(
             "insert into revision_signatures as kept (digest, key_id, signature, added_by) values ($1, $2, $3, $4) \
              on conflict (digest, key_id) do update \
              set signature = excluded.signature, added_by = excluded.added_by, added_at = now() \
-             where $5 and kept.signature <> excluded.signature",
+             where kept.signature <> excluded.signature",
         )
         .bind(digest.to_string())
         .bind(&new.key_id)
         .bind(new.bytes.as_slice())
         .bind(actor)
-        .bind(new.verified)
         .execute(&mut *connection)
         .await?;
     }
