@@ -9,7 +9,7 @@ use patchbay_model::RevisionDigest;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
-use crate::harness::{Host, PASSWORD, USER, World, binary, email_plugin, mail_job, until, variant};
+use crate::harness::{Host, PASSWORD, USER, World, binary, email_plugin, hostile_plugin, mail_job, until, variant};
 
 const TRUSTED: &str = "PATCHBAY_PLUGINS_TRUSTED_KEYS";
 
@@ -240,6 +240,22 @@ async fn a_file_or_signature_changed_in_the_database_is_not_loaded_and_the_incum
     let (status, answer) = push(&host, &third, &[signed(&third, &key)]).await?;
     assert_eq!(status, 200, "{answer}");
     takes_over(&host, &third_digest).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_signed_plugin_does_not_run_under_the_name_of_another_one() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let key = PrivateKey::generate();
+    let host = world.host(&[(TRUSTED, &key.public().to_string())]).await?;
+    let incumbent = deploy(&host, &email_plugin()?, &key).await?;
+    let other = hostile_plugin()?;
+    let (status, staged) = push(&host, &other, &[signed(&other, &key)]).await?;
+    assert_eq!(status, 200, "{staged}");
+    make_active(&mut world.database().await?, staged["data"]["digest"].as_str().context("digest")?).await?;
+    let reason = failure(&host).await?;
+    assert!(reason.contains("is of plugin hostile, not of email"), "{reason}");
+    assert_eq!(ran_on(&host).await?, incumbent);
     Ok(())
 }
 
