@@ -285,6 +285,12 @@ async fn keys_are_rotated_without_a_gap_and_a_withdrawn_key_stops_its_plugins_at
     let host = world.host(&[(TRUSTED, &last.public().to_string())]).await?;
     let reason = failure(&host).await?;
     assert!(reason.contains(&last.public().id().to_string()), "{reason}");
+    let mut doctor = tokio::process::Command::new(binary());
+    doctor.args(["--json", "doctor"]).current_dir(world.dir.path()).env(TRUSTED, last.public().to_string());
+    doctor.env("DATABASE_URL", &world.database_url).env("REDIS_URL", &world.redis_url);
+    let found: Value = serde_json::from_slice(&doctor.output().await?.stdout)?;
+    let found = found.as_array().context("findings")?.iter().filter(|finding| finding["check"] == "signatures");
+    assert_eq!(found.map(|finding| &finding["level"]).collect::<Vec<_>>(), ["ok", "error"]);
     let waiting = host.add("emailQueue", json!({ "name": "send", "data": mail_job(2) })).await?;
     let (_, story) = host.get(&format!("/api/admin/queues/emailQueue/jobs/{waiting}")).await?;
     assert_eq!(story["data"]["job"]["state"], "waiting", "its queues wait");
