@@ -96,8 +96,19 @@ impl Host {
         };
         let supervisor = Arc::new(Supervisor::new(queues.clone(), work, Arc::clone(&runtime), defaults));
         let drain_limit = config.drain_limit();
-        let plugins =
-            Arc::new(Plugins::new(store.clone(), runtime, settings, grants, Arc::clone(&supervisor), drain_limit));
+        let trusted = config.trusted_keys();
+        if trusted.are_required() {
+            info!(keys = trusted.ids(), "plugins must be signed by one of these keys");
+        }
+        let plugins = Arc::new(Plugins::new(
+            store.clone(),
+            runtime,
+            settings,
+            grants,
+            Arc::clone(&supervisor),
+            drain_limit,
+            trusted,
+        ));
         let schedules = Schedules::new(store.clone(), queues.clone());
         plugins.when_changed({
             let schedules = Arc::clone(&schedules);

@@ -3,6 +3,8 @@
 //! Owns the rule that a swap either completes or leaves the incumbent untouched: a revision is loaded (checked, compiled, self-tested)
 //! before Postgres learns of it, and again from Postgres before the registry does. Operators' actions and other processes' actions
 //! take the same path, [`Plugins::converge`]; it takes no input.
+//!
+//! Nothing looks into a file before its signature is checked, where this host trusts keys; Postgres is not believed about either.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex as StdMutex, OnceLock, PoisonError};
@@ -12,15 +14,17 @@ use patchbay_model::grant::Ask;
 use patchbay_model::manifest::{EgressAuth, Manifest};
 use patchbay_model::{PluginName, QueueName, RevisionDigest};
 use patchbay_runtime::{LoadError, Rejection, Revision, Runtime, RuntimeError};
-use patchbay_store::{RevisionRow, Store, StoreError};
+use patchbay_store::{NewSignature, RevisionRow, SignatureRow, Store, StoreError};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::difference::Described;
 use crate::grants::Grants;
 use crate::settings::{self, Settings};
+use crate::signature::{Signature, Standing, TrustedKeys, Untrusted};
 use crate::work::Supervisor;
 
 /// Convergence without a notification: bounds how long a lost one goes unnoticed.
@@ -34,6 +38,12 @@ pub enum PluginError {
     /// The component file is not acceptable.
     #[error("{0}")]
     Rejected(#[from] Rejection),
+    /// Nobody whom this host trusts vouches for the file.
+    #[error("{0}")]
+    Untrusted(#[from] Untrusted),
+    /// Postgres holds something else than what was staged.
+    #[error("{0}")]
+    Damaged(String),
     /// No such plugin or revision, or an ambiguous digest.
     #[error("{0}")]
     NotFound(String),
@@ -77,6 +87,22 @@ pub struct Staged {
     /// What of it no operator has granted yet.
     #[schema(value_type = Vec<String>)]
     pub missing: Vec<Ask>,
+    /// Who vouches for it, as far as this host can tell.
+    pub signatures: Vec<Signed>,
+}
+
+/// A signature of a revision.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Signed {
+    /// The first 16 hexadecimal digits of the SHA-256 of the public key, as the signature claims.
+    pub key_id: String,
+    /// What it is worth here.
+    pub standing: Standing,
+    /// Who pushed it.
+    pub added_by: String,
+    /// When.
+    pub added_at: String,
 }
 
 /// What an activation did.
@@ -132,6 +158,7 @@ pub struct Plugins {
     drain_limit: Duration,
     /// Something may have changed.
     woken: Notify,
+    trusted: TrustedKeys,
     /// One convergence at a time.
     converging: Mutex<()>,
     converged_at: StdMutex<Option<Instant>>,
@@ -150,6 +177,7 @@ impl Plugins {
         grants: Arc<Grants>,
         supervisor: Arc<Supervisor>,
         drain_limit: Duration,
+        trusted: TrustedKeys,
     ) -> Self {
         Self {
             store,
@@ -159,6 +187,7 @@ impl Plugins {
             supervisor,
             drain_limit,
             woken: Notify::new(),
+            trusted,
             converging: Mutex::default(),
             converged_at: StdMutex::default(),
             on_change: OnceLock::new(),
@@ -172,7 +201,13 @@ impl Plugins {
     }
 
     /// Checks, compiles and self-tests a component file and keeps it as a revision. Nothing runs on it yet.
-    pub async fn stage(&self, component: &[u8], actor: &str) -> Result<Staged, PluginError> {
+    ///
+    /// A file that is here already gets the signatures that it did not have.
+    pub async fn stage(&self, component: &[u8], signatures: &[Signature], actor: &str) -> Result<Staged, PluginError> {
+        let digest = RevisionDigest::of(component);
+        let kept: Vec<Signature> =
+            self.store.signatures(&digest).await?.iter().filter_map(Signature::from_row).collect();
+        self.trusted.check_upload(&digest, signatures, &kept)?;
         let inspected = self.runtime.inspect(component)?;
         let manifest = &inspected.manifest;
         self.refuse_clashes(manifest).await?;
@@ -186,6 +221,7 @@ impl Plugins {
                 version: manifest.version.to_string(),
                 manifest: manifest_value(manifest),
                 component: component.to_vec(),
+                signatures: signatures.iter().map(to_keep).collect(),
                 actor: actor.to_owned(),
             })
             .await?;
@@ -197,7 +233,20 @@ impl Plugins {
             created,
             asks: asks(manifest),
             missing: self.missing(manifest).await?,
+            signatures: self.signed(&self.store.signatures(&digest).await?),
         })
+    }
+
+    /// These signatures as this host sees them.
+    pub fn signed(&self, rows: &[SignatureRow]) -> Vec<Signed> {
+        let signed = |row: &SignatureRow| Signed {
+            key_id: row.key_id.clone(),
+            standing: Signature::from_row(row)
+                .map_or(Standing::Wrong, |signature| self.trusted.standing(&row.digest, &signature)),
+            added_by: row.added_by.clone(),
+            added_at: row.added_at.to_rfc3339(),
+        };
+        rows.iter().map(signed).collect()
     }
 
     /// Makes a staged or retired revision the active one, here and (through Postgres) everywhere. One that asks for more than is granted
@@ -210,16 +259,17 @@ impl Plugins {
         actor: &str,
     ) -> Result<Activated, PluginError> {
         let row = self.find(plugin, digest).await?;
-        let manifest = row_manifest(&row)?;
-        self.refuse_clashes(&manifest).await?;
-        self.refuse_settings_that_do_not_fit(plugin, &manifest).await?;
-        let missing = self.missing(&manifest).await?;
+        // Loaded before anybody hears of it: a revision that this host cannot run must not become the active one. From here on its own
+        // manifest counts, which the signature covers, and not the copy in its row.
+        let revision = self.load(plugin, &row.digest).await?;
+        let manifest = revision.manifest();
+        self.refuse_clashes(manifest).await?;
+        self.refuse_settings_that_do_not_fit(plugin, manifest).await?;
+        let missing = self.missing(manifest).await?;
         if !missing.is_empty() && !grant {
             return Err(PluginError::NotGranted { plugin: plugin.clone(), missing });
         }
-        // Loaded before anybody hears of it: a revision that this host cannot run must not become the active one.
-        self.load(&row.digest).await?;
-        let granted = asks(&manifest);
+        let granted = asks(manifest);
         let activation = self.store.activate(plugin, &row.digest, &granted, &missing, actor).await?;
         info!(plugin = %plugin, revision = %row.digest, "revision activated");
         self.converge().await?;
@@ -357,6 +407,24 @@ impl Plugins {
         }
     }
 
+    /// What the stored file of a revision says about itself.
+    pub async fn describe(
+        &self,
+        plugin: &PluginName,
+        digest: &str,
+    ) -> Result<(RevisionDigest, Described), PluginError> {
+        let digest = self.find(plugin, digest).await?.digest;
+        let inspected = self.runtime.inspect(&self.stored(&digest).await?)?;
+        let described =
+            Described { manifest: inspected.manifest, imports: inspected.imports, exports: inspected.exports };
+        Ok((digest, described))
+    }
+
+    /// The revision of a plugin that takes new calls in this process.
+    pub fn running(&self, plugin: &PluginName) -> Option<RevisionDigest> {
+        self.runtime.registry().get(plugin).map(|revision| revision.digest())
+    }
+
     /// Queues that active plugins of this process handle.
     pub fn queues(&self) -> Vec<QueueName> {
         let revisions = self.runtime.registry().snapshot();
@@ -397,7 +465,7 @@ impl Plugins {
             let current = registry.get(&row.plugin);
             let revision = match current.filter(|revision| revision.digest() == row.digest) {
                 Some(current) => current,
-                None => match self.load(&row.digest).await {
+                None => match self.load(&row.plugin, &row.digest).await {
                     Ok(revision) => revision,
                     Err(error) => {
                         error!(plugin = %row.plugin, revision = %row.digest, error = %error, "active revision cannot be loaded; the previous one keeps running");
@@ -454,10 +522,34 @@ impl Plugins {
         }
     }
 
-    async fn load(&self, digest: &RevisionDigest) -> Result<Arc<Revision>, PluginError> {
+    /// The one way from Postgres into the registry. What stands there may be another file than the one that was staged.
+    async fn load(&self, plugin: &PluginName, digest: &RevisionDigest) -> Result<Arc<Revision>, PluginError> {
+        // Over the digest, so that a revision that nobody vouches for costs no reading of its file at each convergence.
+        if self.trusted.are_required() {
+            let kept: Vec<Signature> =
+                self.store.signatures(digest).await?.iter().filter_map(Signature::from_row).collect();
+            self.trusted.check(digest, &kept)?;
+        }
+        let component = self.stored(digest).await?;
+        let revision = self.runtime.load(&component).await.map_err(load_error)?;
+        if revision.plugin() != plugin {
+            let message = format!("revision {} is of plugin {}, not of {plugin}", digest.short(), revision.plugin());
+            return Err(PluginError::Damaged(message));
+        }
+        Ok(revision)
+    }
+
+    /// The file, if it still is the one that was staged.
+    async fn stored(&self, digest: &RevisionDigest) -> Result<Vec<u8>, PluginError> {
         let component = self.store.component(digest).await?;
         let component = component.ok_or_else(|| PluginError::NotFound(format!("revision {digest} is gone")))?;
-        self.runtime.load(&component).await.map_err(load_error)
+        let found = RevisionDigest::of(&component);
+        if found != *digest {
+            let (found, wanted) = (found.short(), digest.short());
+            let message = format!("the stored file of revision {wanted} has changed: it is {found} now; push it again");
+            return Err(PluginError::Damaged(message));
+        }
+        Ok(component)
     }
 
     /// One plugin owns a queue.
@@ -507,6 +599,10 @@ fn load_error(error: LoadError) -> PluginError {
         LoadError::Rejected(rejection) => PluginError::Rejected(rejection),
         LoadError::Host(error) => PluginError::Runtime(error),
     }
+}
+
+fn to_keep(signature: &Signature) -> NewSignature {
+    NewSignature { key_id: signature.key.to_string(), bytes: signature.bytes }
 }
 
 fn manifest_value(manifest: &Manifest) -> Value {

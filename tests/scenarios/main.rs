@@ -21,4 +21,5 @@ mod runbook;
 mod sandbox;
 mod schedules;
 mod secrets;
+mod signatures;
 mod swap;

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::Output;
 use crate::config::Config;
+use crate::signature;
 use crate::vault::{KeySource, Keys, readable_by_others};
 
 const SECRETS: &str = "secrets";
@@ -304,8 +305,21 @@ async fn check_plugins(config: &Config, store: &Store, kept: &[SecretRow], findi
             "patchbay plugin push FILE --activate",
         );
     }
+    let trusted = config.trusted_keys();
+    if trusted.are_required() {
+        findings.ok("signatures", format!("required, by one of {}", trusted.ids()));
+    }
     for row in active {
         let name = &row.plugin;
+        if trusted.are_required() {
+            let kept = store.signatures(&row.digest).await.unwrap_or_default();
+            let kept: Vec<_> = kept.iter().filter_map(signature::Signature::from_row).collect();
+            if let Err(reason) = trusted.check(&row.digest, &kept) {
+                let mend =
+                    "sign it (`patchbay plugin sign`) and push it again, or trust its key (plugins.trusted_keys)";
+                findings.bad("signatures", Level::Error, format!("{name}: {reason}"), mend);
+            }
+        }
         let Ok(manifest) = Manifest::from_packed(row.manifest.to_string().as_bytes()) else {
             let mend = format!("push it again, or: patchbay plugin rollback {name}");
             findings.bad(CHECK, Level::Error, format!("{name}: this version cannot read its manifest"), mend);

@@ -1,5 +1,5 @@
-//! The command line. `dev`, `serve`, `migrate`, `doctor`, `config` and `plugin pack|inspect` work here; every other command is an HTTP
-//! client of `/api/admin`, so that it works from a laptop and is audited like everything else.
+//! The command line. `dev`, `serve`, `migrate`, `doctor`, `config` and `plugin pack|inspect|keygen|sign|verify` work here; every other
+//! command is an HTTP client of `/api/admin`, so that it works from a laptop and is audited like everything else.
 
 mod add;
 mod client;
@@ -8,8 +8,10 @@ mod job;
 mod output;
 mod plugin;
 mod queue;
+mod revisions;
 mod schedule;
 mod secret;
+mod signing;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +28,7 @@ pub(crate) use client::Client;
 use client::ClientError;
 use output::Output;
 pub(crate) use plugin::{activate_revision, short};
+pub(crate) use signing::signatures_for;
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -149,6 +149,18 @@ pub const KEYS: &[Key] = &[
         Some("30"),
         "When the supervisor kills; more than work.drain_limit_s",
     ),
+    key(
+        "plugins.trusted_keys",
+        Kind::List,
+        None,
+        "Public keys (ed25519:…): only plugins that one of them has signed are accepted and run; none: no signature is required",
+    ),
+    key(
+        "plugins.trusted_keys_file",
+        Kind::Text,
+        None,
+        "File with more of them, one a line or in PEM; read at the start",
+    ),
     key("egress.allow_addresses", Kind::List, None, "Private addresses or networks that plugins may call nevertheless"),
     key(
         "egress.ca_file",

@@ -19,6 +19,8 @@ use zeroize::Zeroizing;
 
 use crate::vault::{self, KeySource};
 
+use crate::signature::{TrustedKeys, read_public_keys};
+
 pub use keys::{KEYS, Key, Kind};
 
 /// Our variables that are no configuration keys: read by the command line client, by tests, and for secrets.
@@ -37,6 +39,7 @@ pub struct Config {
     values: BTreeMap<&'static str, Setting>,
     secrets: HashMap<String, String>,
     cache_dir: PathBuf,
+    trusted_keys: TrustedKeys,
 }
 
 #[derive(Clone)]
@@ -83,8 +86,16 @@ impl Config {
         Self::load(text.as_deref(), &env)
     }
 
-    /// Pure: from the text of a file and an environment.
+    /// From the text of a file and an environment. The only other thing that is read is the file of trusted keys.
     pub fn load(file: Option<&str>, env: &HashMap<String, String>) -> Result<Self, ConfigError> {
+        Self::load_with(file, env, |path| std::fs::read_to_string(path).map_err(|error| error.to_string()))
+    }
+
+    fn load_with(
+        file: Option<&str>,
+        env: &HashMap<String, String>,
+        read: impl Fn(&str) -> Result<String, String>,
+    ) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let mut values = BTreeMap::new();
         for key in KEYS {
@@ -105,7 +116,8 @@ impl Config {
         let secrets = env
             .iter()
             .filter_map(|(name, value)| Some((name.strip_prefix("PATCHBAY_SECRET_")?.to_owned(), value.clone())));
-        let config = Self { values, secrets: secrets.collect(), cache_dir: default_cache_dir(env) };
+        let trusted_keys = trusted_keys(&values, read, &mut problems);
+        let config = Self { values, secrets: secrets.collect(), cache_dir: default_cache_dir(env), trusted_keys };
         if problems.is_empty() {
             config.find_contradictions(&mut problems);
         }
@@ -285,6 +297,11 @@ impl Config {
         })
     }
 
+    /// Whose signatures let a plugin run.
+    pub fn trusted_keys(&self) -> TrustedKeys {
+        self.trusted_keys.clone()
+    }
+
     /// `PATCHBAY_SECRET_<PLUGIN>_<NAME>`, or for all plugins `PATCHBAY_SECRET_<NAME>`.
     pub fn plugin_secret(&self, plugin: &PluginName, name: &str) -> Option<String> {
         let own = format!("{}_{name}", plugin.as_str().replace('-', "_").to_ascii_uppercase());
@@ -462,6 +479,36 @@ fn read_environment(
         let path = name.trim_start_matches("PATCHBAY_").to_ascii_lowercase().replacen('_', ".", 1);
         problems.push(format!("{name} is no known variable{}", suggestion(&path)));
     }
+}
+
+/// From the list and from the file. A key that says nothing is refused: it may have been meant to trust nobody, and would trust everybody.
+fn trusted_keys(
+    values: &BTreeMap<&'static str, Setting>,
+    read: impl Fn(&str) -> Result<String, String>,
+    problems: &mut Vec<String>,
+) -> TrustedKeys {
+    let mut keys = Vec::new();
+    if let Some(Setting { value, source }) = values.get("plugins.trusted_keys") {
+        let texts: Vec<&str> = value.split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
+        if texts.is_empty() {
+            problems.push(format!(
+                "plugins.trusted_keys (from {source}) is empty: leave it out if plugins need no signature, or name a key"
+            ));
+        }
+        for (at, text) in texts.iter().enumerate() {
+            match text.parse() {
+                Ok(key) => keys.push(key),
+                Err(error) => problems.push(format!("plugins.trusted_keys (from {source}), key {}: {error}", at + 1)),
+            }
+        }
+    }
+    if let Some(Setting { value, source }) = values.get("plugins.trusted_keys_file") {
+        match read(value).and_then(|text| read_public_keys(&text).map_err(|error| error.to_string())) {
+            Ok(found) => keys.extend(found),
+            Err(error) => problems.push(format!("plugins.trusted_keys_file (from {source}), {value}: {error}")),
+        }
+    }
+    TrustedKeys::new(keys)
 }
 
 fn check(key: &Key, value: &str) -> Result<(), String> {

@@ -125,3 +125,49 @@ fn a_malformed_master_key_is_refused_by_name_and_never_shown() {
     let config = with(&[("PATCHBAY_SECRETS_KEY", KEY)]).expect("valid");
     assert!(!format!("{config:?}").contains(KEY) && matches!(config.master_keys(), [Some(_), None]));
 }
+
+const TRUSTED: &str = "ed25519:6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";
+const TRUSTED_PEM: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=\n-----END PUBLIC KEY-----\n";
+
+#[test]
+fn trusted_keys_come_from_a_list_and_from_a_file_and_each_counts_once() {
+    assert!(!with(&[]).expect("valid").trusted_keys().are_required());
+    let other = crate::signature::PrivateKey::generate().public();
+    let file = format!("[plugins]\ntrusted_keys = [\"{TRUSTED}\", \"{other}\"]\n");
+    let config = Config::load(Some(&file), &env(&NEEDED)).expect("valid");
+    assert_eq!(config.trusted_keys().ids(), format!("fe812c12f3ab4ce6, {}", other.id()));
+    let both = [("PATCHBAY_PLUGINS_TRUSTED_KEYS", TRUSTED), ("PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE", "/keys")];
+    let config = Config::load_with(None, &env(&[&NEEDED[..], &both].concat()), |path| {
+        assert_eq!(path, "/keys");
+        Ok(format!("# ours\n{other}\n{TRUSTED_PEM}"))
+    })
+    .expect("valid");
+    assert_eq!(config.trusted_keys().ids(), format!("fe812c12f3ab4ce6, {}", other.id()));
+}
+
+#[test]
+fn trusted_keys_that_are_none_stop_the_start_and_are_named() {
+    let broken = format!("{TRUSTED},ed25519:nonsense");
+    for (value, expected) in [
+        (broken.as_str(), "plugins.trusted_keys (from PATCHBAY_PLUGINS_TRUSTED_KEYS), key 2: after ed25519:"),
+        (" , ", "plugins.trusted_keys (from PATCHBAY_PLUGINS_TRUSTED_KEYS) is empty"),
+        ("ed25519:AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "key 1: this public key is weak"),
+    ] {
+        let text = problems(with(&[("PATCHBAY_PLUGINS_TRUSTED_KEYS", value)]));
+        assert!(text.contains(expected), "{text}");
+    }
+    let empty = problems(Config::load(Some("[plugins]\ntrusted_keys = []\n"), &env(&NEEDED)));
+    assert!(empty.contains("plugins.trusted_keys (from patchbay.toml) is empty"), "{empty}");
+    let in_file = |content: Result<String, String>| {
+        let env = env(&[&NEEDED[..], &[("PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE", "keys")]].concat());
+        problems(Config::load_with(None, &env, |_| content.clone()))
+    };
+    for (content, expected) in [
+        (Err("No such file or directory".to_owned()), "keys: No such file"),
+        (Ok("# later\n".to_owned()), "keys: there is no public key in it"),
+        (Ok(format!("{TRUSTED}\n-----BEGIN PRIVATE KEY-----\n")), "keys: line 2: this is a private key"),
+    ] {
+        let text = in_file(content);
+        assert!(text.contains("plugins.trusted_keys_file (from") && text.contains(expected), "{text}");
+    }
+}

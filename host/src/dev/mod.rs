@@ -203,7 +203,8 @@ async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
     let client = Client::new(state.url.clone(), state.user.clone(), Some(state.password.clone()))?;
     let component = std::fs::read(file)?;
     let name = file.display().to_string();
-    let staged = step(&name, async { Ok(client.push(component).await?) }).await?;
+    let signatures = crate::cli::signatures_for(file, None)?;
+    let staged = step(&name, async { Ok(client.push(component, &signatures).await?) }).await?;
     let (plugin, digest) =
         (staged["plugin"].as_str().unwrap_or_default(), staged["digest"].as_str().unwrap_or_default());
     crate::cli::activate_revision(&client, plugin, digest, true).await?;

@@ -149,6 +149,10 @@ impl From<PluginError> for ApiError {
             PluginError::Rejected(rejection) => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "rejected", rejection.to_string())
             }
+            PluginError::Untrusted(reason) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "untrusted", reason.to_string())
+            }
+            PluginError::Damaged(message) => Self::new(StatusCode::CONFLICT, "damaged", message),
             PluginError::NotFound(message) => Self::not_found(message),
             PluginError::Conflict(message) => Self::new(StatusCode::CONFLICT, "conflict", message),
             PluginError::NotGranted { ref plugin, ref missing } => {

@@ -9,14 +9,16 @@ mod grants;
 mod revisions;
 mod schedules;
 mod secrets;
+mod signatures;
 mod statistics;
 mod store;
 
 pub use attempts::AttemptRow;
 pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
-pub use revisions::{Activation, ActiveRow, NewRevision, RevisionRow};
+pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use schedules::{ScheduleFields, ScheduleRow};
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
+pub use signatures::{NewSignature, SignatureRow};
 pub use statistics::{ActionRow, JobStatistics};
 pub use store::{Changes, DatabaseFacts, MigrationReport, Store, StoreConfig};

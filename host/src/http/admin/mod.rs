@@ -9,6 +9,7 @@ mod new_job;
 mod operate;
 mod plugins;
 mod queues;
+mod revisions;
 mod schedules;
 mod secrets;
 
@@ -24,6 +25,7 @@ use super::error::{ApiError, ApiResult, ok};
 pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .merge(plugins::router())
+        .merge(revisions::router())
         .merge(queues::router())
         .merge(maintain::router())
         .merge(schedules::router())
