@@ -10,6 +10,7 @@ pub mod diagnosis;
 pub mod grants;
 pub mod health;
 pub mod http;
+pub mod outbox;
 pub mod plugins;
 pub mod recorder;
 pub mod schedule;

@@ -12,7 +12,7 @@ use patchbay_model::grant::Ask;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, QueueName, RevisionDigest};
 use patchbay_runtime::{LoadError, Rejection, Revision, Runtime, RuntimeError};
-use patchbay_store::{RevisionRow, Store, StoreError};
+use patchbay_store::{PluginSql, RevisionRow, RoleError, Store, StoreError, Wanted};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -54,6 +54,9 @@ pub enum PluginError {
     /// The sandbox itself failed.
     #[error("the sandbox failed")]
     Runtime(#[source] RuntimeError),
+    /// The rights on tables that it asks for.
+    #[error(transparent)]
+    Sql(#[from] RoleError),
     /// Postgres.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -125,6 +128,7 @@ pub struct GrantStory {
 /// The plugins of this process.
 pub struct Plugins {
     store: Store,
+    sql: PluginSql,
     runtime: Arc<Runtime>,
     settings: Arc<Settings>,
     grants: Arc<Grants>,
@@ -143,6 +147,7 @@ impl Plugins {
     /// Loads nothing yet; see [`Plugins::converge`].
     pub fn new(
         store: Store,
+        sql: PluginSql,
         runtime: Arc<Runtime>,
         settings: Arc<Settings>,
         grants: Arc<Grants>,
@@ -151,6 +156,7 @@ impl Plugins {
     ) -> Self {
         Self {
             store,
+            sql,
             runtime,
             settings,
             grants,
@@ -173,6 +179,7 @@ impl Plugins {
         let inspected = self.runtime.inspect(component)?;
         let manifest = &inspected.manifest;
         self.refuse_clashes(manifest).await?;
+        self.sql.check(&tables(manifest, |_| true)).await?;
         let revision = self.runtime.load(component).await.map_err(load_error)?;
         revision.self_test().await?;
         let created = self
@@ -216,6 +223,8 @@ impl Plugins {
         }
         // Loaded before anybody hears of it: a revision that this host cannot run must not become the active one.
         self.load(&row.digest).await?;
+        // Likewise: one whose rights Postgres does not give.
+        self.sql.prepare(plugin, &tables(&manifest, |_| true)).await?;
         let granted = asks(&manifest);
         let activation = self.store.activate(plugin, &row.digest, &granted, &missing, actor).await?;
         info!(plugin = %plugin, revision = %row.digest, "revision activated");
@@ -311,7 +320,8 @@ impl Plugins {
             )));
         }
         self.store.grant(plugin, asks, actor).await?;
-        Ok(self.converge().await?)
+        self.converge().await?;
+        self.sql_in_order(plugin)
     }
 
     /// Takes grants back; calls that have begun keep theirs.
@@ -323,7 +333,15 @@ impl Plugins {
         }
         let revoked = self.store.revoke(plugin, asks).await?;
         self.converge().await?;
+        self.sql_in_order(plugin)?;
         Ok(revoked)
+    }
+
+    /// Whether its database login is what its grants say. If not, the plugin runs no statement; the grants stand.
+    fn sql_in_order(&self, plugin: &PluginName) -> Result<(), PluginError> {
+        self.sql.problem(plugin).map_or(Ok(()), |reason| {
+            Err(PluginError::Sql(RoleError::Refused(format!("{plugin} runs no SQL until this is solved: {reason}"))))
+        })
     }
 
     /// What of its asks is not granted.
@@ -404,6 +422,10 @@ impl Plugins {
                 let asks: Vec<Ask> = revision.manifest().asks().into_iter().collect();
                 self.store.adopt_grants(&row.plugin, &asks).await?;
                 granted.extend(asks);
+            }
+            let tables = tables(revision.manifest(), |ask| granted.contains(ask));
+            if let Err(error) = self.sql.reconcile(&row.plugin, &tables).await {
+                error!(plugin = %row.plugin, %error, "the plugin's database login is not in order; it runs no SQL");
             }
             self.grants.publish(&row.plugin, Arc::new(granted));
             // Settings and grants first: the new revision must not see a call without them.
@@ -488,6 +510,13 @@ impl Plugins {
     }
 }
 
+/// The tables of a manifest, as far as they are granted.
+fn tables(manifest: &Manifest, is_granted: impl Fn(&Ask) -> bool) -> Wanted {
+    let accesses = manifest.sql.iter().flat_map(|spec| spec.accesses());
+    let granted = accesses.filter(|(table, access)| is_granted(&Ask::sql(table, access)));
+    granted.map(|(table, access)| (table.clone(), access.clone())).collect()
+}
+
 fn joined(asks: &[Ask]) -> String {
     asks.iter().map(|ask| format!("{:?}", ask.as_str())).collect::<Vec<_>>().join(", ")
 }
@@ -524,6 +553,7 @@ pub fn asks(manifest: &Manifest) -> Value {
         "egress": egress,
         "enqueue": manifest.enqueue.as_ref().map(|spec| &spec.queues),
         "kv": manifest.kv.as_ref().map(|spec| &spec.prefixes),
+        "sql": manifest.sql.as_ref().map(|spec| &spec.tables),
         "smtp": smtp,
     })
 }

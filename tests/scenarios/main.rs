@@ -20,4 +20,5 @@ mod redis_server;
 mod runbook;
 mod sandbox;
 mod schedules;
+mod sql;
 mod swap;

@@ -147,6 +147,12 @@ pub const KEYS: &[Key] = &[
         Some("30"),
         "When the supervisor kills; more than work.drain_limit_s",
     ),
+    key(
+        "sql.max_connections",
+        Kind::Number(1, 1_000),
+        Some("10"),
+        "Database connections of all plugins together, besides database.pool_max; at most two per plugin",
+    ),
     key("egress.allow_addresses", Kind::List, None, "Private addresses or networks that plugins may call nevertheless"),
     key(
         "log.format",

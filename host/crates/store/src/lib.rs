@@ -6,6 +6,7 @@
 mod attempts;
 mod error;
 mod grants;
+mod plugin_sql;
 mod revisions;
 mod schedules;
 mod statistics;
@@ -14,6 +15,7 @@ mod store;
 pub use attempts::AttemptRow;
 pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
+pub use plugin_sql::{OutboxBatch, OutboxEntry, PluginSql, RoleError, Wanted};
 pub use revisions::{Activation, ActiveRow, NewRevision, RevisionRow};
 pub use schedules::{ScheduleFields, ScheduleRow};
 pub use statistics::{ActionRow, JobStatistics};
