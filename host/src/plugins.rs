@@ -223,8 +223,14 @@ impl Plugins {
         }
         // Loaded before anybody hears of it: a revision that this host cannot run must not become the active one.
         self.load(&row.digest).await?;
-        // Likewise: one whose rights Postgres does not give.
-        self.sql.prepare(plugin, &tables(&manifest, |_| true)).await?;
+        // Likewise: one whose rights Postgres does not give. The incumbent keeps its own until it is replaced.
+        let mut rights = tables(&manifest, |_| true);
+        if let Some(incumbent) = self.runtime.registry().get(plugin) {
+            let granted = self.store.granted(plugin).await?;
+            let kept = tables(incumbent.manifest(), |ask| granted.contains(ask));
+            rights.extend(kept.into_iter().filter(|right| !rights.contains(right)).collect::<Wanted>());
+        }
+        self.sql.prepare(plugin, &rights).await?;
         let granted = asks(&manifest);
         let activation = self.store.activate(plugin, &row.digest, &granted, &missing, actor).await?;
         info!(plugin = %plugin, revision = %row.digest, "revision activated");

@@ -531,3 +531,61 @@ async fn a_host_whose_login_may_not_grant_hands_the_statements_to_the_administra
     database.close().await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_host_that_owns_the_tables_and_may_create_logins_needs_no_administrator() -> anyhow::Result<()> {
+    let world = world().await?;
+    let mut database = world.database().await?;
+    let login = format!("host_{}", world.prefix);
+    for text in [
+        format!("create role {login} login createrole"),
+        format!("grant create on database {} to {login}", world.prefix),
+        format!("alter schema crm owner to {login}"),
+        format!("alter table crm.leads owner to {login}"),
+        format!("alter table crm.calls owner to {login}"),
+    ] {
+        database.execute(sqlx::AssertSqlSafe(text)).await?;
+    }
+    let url = world.database_url.replace("postgres@", &format!("{login}@"));
+    let host = world.host(&[("DATABASE_URL", &url)]).await?;
+    host.deploy("statements", statements_plugin(|manifest| manifest.replace("10_000", "500"))?).await?;
+    let insert = json!({ "execute": "insert into crm.calls (lead, note) values (1, 'x')" });
+    assert_eq!(run(&host, "each", json!([insert])).await?, json!([1]));
+    assert_eq!(query(&host, "select phone from crm.leads").await?["code"], "42501");
+    host.add(QUEUE, json!({ "name": "each", "data": [{ "query": "select pg_sleep(60) from set_config('statement_timeout', '0', true)" }] }))
+        .await?;
+    until(Duration::from_secs(10), "it sleeps", async || Ok((count(&mut database, SLEEPS).await? == 1).then_some(())))
+        .await?;
+    until(
+        Duration::from_secs(5),
+        "it was ended",
+        async || Ok((count(&mut database, SLEEPS).await? == 0).then_some(())),
+    )
+    .await?;
+    let asks = json!({ "asks": ["sql insert crm.calls"] });
+    assert_eq!(host.post(&format!("{GRANTS}/revoke"), asks).await?.0, 200);
+    assert_eq!(run(&host, "each", json!([insert])).await?[0]["code"], "42501");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_revision_changes_the_rights_and_a_refused_one_leaves_the_old_ones() -> anyhow::Result<()> {
+    let (world, host) = world_and_host().await?;
+    let mut database = world.database().await?;
+    let swapped = "\"crm.leads\" = [\"select(id, phone)\"]";
+    let change =
+        |manifest: String| manifest.replace("\"crm.leads\" = [\"select(id, name)\", \"update(name)\"]", swapped);
+    let second = statements_plugin(change)?;
+    let (_, staged) = host.push(second).await?;
+    database.execute("alter table crm.leads rename phone to renamed").await?;
+    let activate = json!({ "digest": staged["data"]["digest"], "grant": true });
+    let path = "/api/admin/plugins/statements/activate";
+    let (status, refused) = host.post(path, activate.clone()).await?;
+    assert_eq!((status, &refused["code"]), (409, &json!("database-rights")), "{refused}");
+    assert_eq!(query(&host, "select name from crm.leads where id = 2").await?, json!([["Ravi"]]));
+    database.execute("alter table crm.leads rename renamed to phone").await?;
+    assert_eq!(host.post(path, activate).await?.0, 200);
+    assert_eq!(query(&host, "select phone from crm.leads where id = 2").await?, json!([["+91 2"]]));
+    assert_eq!(query(&host, "select name from crm.leads where id = 2").await?["code"], "42501");
+    Ok(())
+}

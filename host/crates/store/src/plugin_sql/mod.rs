@@ -99,17 +99,13 @@ impl PluginSql {
         }
     }
 
-    /// Before an activation: adds rights to those that the active revision has, so that neither lacks any.
+    /// Before an activation: the login gets these rights, or the activation is refused. What is too much for the revision that stays active
+    /// after all, the next [`PluginSql::reconcile`] takes back.
     pub async fn prepare(&self, plugin: &PluginName, wanted: &Wanted) -> Result<(), RoleError> {
         roles::check_tables(&self.0.pool, wanted).await?;
-        let mut all = match self.access(plugin) {
-            Some(Access::Ready(present)) => present,
-            _ => Wanted::new(),
-        };
-        all.extend(wanted.iter().filter(|access| !all.contains(access)).cloned().collect::<Wanted>());
-        roles::reconcile(&self.0.pool, &self.0.installation, plugin, &all).await?;
+        roles::reconcile(&self.0.pool, &self.0.installation, plugin, wanted).await?;
         if self.access(plugin).is_some() {
-            self.set_access(plugin, Access::Ready(all));
+            self.set_access(plugin, Access::Ready(wanted.clone()));
         }
         Ok(())
     }
