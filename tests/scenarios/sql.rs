@@ -515,6 +515,13 @@ async fn a_host_whose_login_may_not_grant_hands_the_statements_to_the_administra
     let (status, refused) = host.post(path, activate.clone()).await?;
     assert_eq!((status, &refused["code"]), (409, &json!("database-rights")), "{refused}");
     let statements = refused["details"]["statements"].as_array().context("statements")?.clone();
+    let texts: Vec<&str> = statements.iter().filter_map(Value::as_str).collect();
+    assert!(texts[0].starts_with("create role \"pb_") && texts[0].contains("SCRAM-SHA-256$"), "{texts:?}");
+    assert!(texts[1..].iter().all(|text| text.starts_with("grant ")), "{texts:?}");
+    assert!(
+        texts.iter().any(|text| text.starts_with("grant select (\"id\") on table \"crm\".\"leads\" to ")),
+        "{texts:?}"
+    );
     for statement in &statements {
         database.execute(sqlx::AssertSqlSafe(statement.as_str().context("text")?.to_owned())).await?;
     }

@@ -204,7 +204,7 @@ async fn plan(
         return Ok(None);
     }
     let mut statements = Vec::new();
-    let mut oid = 0i64;
+    let mut oid = None;
     match &known {
         None => {
             statements.push(format!(
@@ -220,7 +220,7 @@ async fn plan(
             }
         }
         Some(row) => {
-            oid = row.try_get("oid")?;
+            oid = Some(row.try_get::<i64, _>("oid")?);
             if !row.try_get::<bool, _>("fits")? {
                 statements.push(format!(
                     "alter role {quoted_role} login noinherit nosuperuser nocreatedb nocreaterole noreplication nobypassrls"
@@ -236,7 +236,11 @@ async fn plan(
         }
     }
     let wanted = rights(&mut *connection, wanted).await?;
-    let actual = actual(&mut *connection, oid).await?;
+    // Not with 0 for a login that is not there yet: that means everybody.
+    let actual = match oid {
+        Some(oid) => actual(&mut *connection, oid).await?,
+        None => BTreeSet::new(),
+    };
     statements
         .extend(actual.difference(&wanted).map(|right| format!("revoke {} from {quoted_role} cascade", right.text())));
     statements.extend(wanted.difference(&actual).map(|right| format!("grant {} to {quoted_role}", right.text())));
