@@ -596,3 +596,26 @@ async fn a_new_revision_changes_the_rights_and_a_refused_one_leaves_the_old_ones
     assert_eq!(query(&host, "select name from crm.leads where id = 2").await?["code"], "42501");
     Ok(())
 }
+
+#[tokio::test]
+async fn jobs_of_a_commit_reach_their_queue_although_the_host_is_killed_before_it_relays_them() -> anyhow::Result<()> {
+    let (world, mut host) = world_and_host().await?;
+    let mut database = world.database().await?;
+    // Relays read this table; plugins do not.
+    let mut gate = world.database().await?;
+    let mut closed = gate.begin().await?;
+    closed.execute("lock table patchbay.outbox_nonces in access exclusive mode").await?;
+    let batch = json!({ "statements": [], "jobs": [{ "name": "noop", "queue": "otherQueue" }] });
+    assert_eq!(run(&host, "batch", batch).await?, json!([]));
+    assert_eq!(count(&mut database, "select count(*) from patchbay_outbox.jobs").await?, 1);
+    host.child.kill().await?;
+    let other = world.host(&[]).await?;
+    closed.rollback().await?;
+    until(Duration::from_secs(20), "the outbox is empty", async || {
+        Ok((count(&mut database, "select count(*) from patchbay_outbox.jobs").await? == 0).then_some(()))
+    })
+    .await?;
+    let waiting = other.get("/api/admin/queues/otherQueue/jobs?state=waiting").await?.1["data"].to_string();
+    assert_eq!(waiting.matches("\"id\":\"outbox-").count(), 1, "{waiting}");
+    Ok(())
+}
