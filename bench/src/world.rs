@@ -219,6 +219,7 @@ impl World {
                 host: tokio::runtime::Handle::current(),
                 queues: queues.clone(),
                 kv: queues.kv(),
+                sql: Arc::new(patchbay_model::capability::DenyAll),
                 secrets: Arc::new(NoSecrets),
                 mail: MailTransport::new(None)?,
                 egress: Egress::new(EgressConfig::default())?,

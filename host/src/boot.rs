@@ -10,7 +10,7 @@ use patchbay_capability::{Egress, GrantUses, MailTransport, SecretSource, Secret
 use patchbay_model::PluginName;
 use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
-use patchbay_store::{Changes, Store};
+use patchbay_store::{Changes, PluginSql, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -26,7 +26,7 @@ use crate::schedule::Schedules;
 use crate::settings::Settings;
 use crate::vault::{Keys, Vault};
 use crate::work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
-use crate::{http, recorder};
+use crate::{http, outbox, recorder};
 
 /// How long open HTTP requests may take to finish at the end of a drain.
 const HTTP_GRACE: Duration = Duration::from_secs(5);
@@ -65,12 +65,14 @@ impl Host {
         let queues = Queues::connect(config.queues()).await.context("cannot use Redis")?;
         let runtime = Runtime::new(runtime_config(&config)?).context("cannot start the sandbox")?;
 
+        let sql = PluginSql::new(&store, config.sql_max_connections()).await.context("cannot use Postgres")?;
         let mail = MailTransport::new(config.mail()).context("mail")?;
         let uses = Arc::new(GrantUses::default());
         let services = Arc::new(Services {
             host: tokio::runtime::Handle::current(),
             queues: queues.clone(),
             kv: queues.kv(),
+            sql: Arc::new(sql.clone()),
             secrets: Arc::clone(&vault) as Arc<dyn SecretSource>,
             mail,
             egress: Egress::new(config.egress()).context("cannot make outside calls")?,
@@ -102,6 +104,7 @@ impl Host {
         }
         let plugins = Arc::new(Plugins::new(
             store.clone(),
+            sql.clone(),
             runtime,
             settings,
             grants,
@@ -145,10 +148,12 @@ impl Host {
             tokio::spawn(vault.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),
             tokio::spawn(grants::count_uses(uses, store.clone(), stop.clone())),
+            tokio::spawn(outbox::relay(sql, queues.clone(), stop.clone())),
             tokio::spawn(recorder::run(queues.attempts(), store.clone(), stop.clone())),
         ];
         info!(
             postgres_at_most = config.store().max_connections,
+            postgres_of_plugins_at_most = config.sql_max_connections(),
             // One shared, one for reading attempts, and each worker's own to wait on.
             redis = 2 + worked_queues,
             "connections of this host"

@@ -10,11 +10,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex as StdMutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use patchbay_model::grant::Ask;
+use patchbay_model::grant::{Ask, Granted};
 use patchbay_model::manifest::{EgressAuth, Manifest};
 use patchbay_model::{PluginName, QueueName, RevisionDigest};
 use patchbay_runtime::{LoadError, Rejection, Revision, Runtime, RuntimeError};
-use patchbay_store::{NewSignature, RevisionRow, SignatureRow, Store, StoreError};
+use patchbay_store::{
+    ActiveRow, NewSignature, PluginSql, RevisionRow, RoleError, SignatureRow, Store, StoreError, Wanted,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify};
@@ -64,6 +66,9 @@ pub enum PluginError {
     /// The sandbox itself failed.
     #[error("the sandbox failed")]
     Runtime(#[source] RuntimeError),
+    /// The rights on tables that it asks for.
+    #[error(transparent)]
+    Sql(#[from] RoleError),
     /// Postgres.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -151,6 +156,7 @@ pub struct GrantStory {
 /// The plugins of this process.
 pub struct Plugins {
     store: Store,
+    sql: PluginSql,
     runtime: Arc<Runtime>,
     settings: Arc<Settings>,
     grants: Arc<Grants>,
@@ -172,6 +178,7 @@ impl Plugins {
     /// Loads nothing yet; see [`Plugins::converge`].
     pub fn new(
         store: Store,
+        sql: PluginSql,
         runtime: Arc<Runtime>,
         settings: Arc<Settings>,
         grants: Arc<Grants>,
@@ -181,6 +188,7 @@ impl Plugins {
     ) -> Self {
         Self {
             store,
+            sql,
             runtime,
             settings,
             grants,
@@ -211,6 +219,7 @@ impl Plugins {
         let inspected = self.runtime.inspect(component)?;
         let manifest = &inspected.manifest;
         self.refuse_clashes(manifest).await?;
+        self.sql.check(&tables(manifest, |_| true)).await?;
         let revision = self.runtime.load(component).await.map_err(load_error)?;
         revision.self_test().await?;
         let created = self
@@ -269,6 +278,14 @@ impl Plugins {
         if !missing.is_empty() && !grant {
             return Err(PluginError::NotGranted { plugin: plugin.clone(), missing });
         }
+        // Likewise: one whose rights Postgres does not give. The incumbent keeps its own until it is replaced.
+        let mut rights = tables(manifest, |_| true);
+        if let Some(incumbent) = self.runtime.registry().get(plugin) {
+            let granted = self.store.granted(plugin).await?;
+            let kept = tables(incumbent.manifest(), |ask| granted.contains(ask));
+            rights.extend(kept.into_iter().filter(|right| !rights.contains(right)).collect::<Wanted>());
+        }
+        self.sql.prepare(plugin, &rights).await?;
         let granted = asks(manifest);
         let activation = self.store.activate(plugin, &row.digest, &granted, &missing, actor).await?;
         info!(plugin = %plugin, revision = %row.digest, "revision activated");
@@ -364,7 +381,8 @@ impl Plugins {
             )));
         }
         self.store.grant(plugin, asks, actor).await?;
-        Ok(self.converge().await?)
+        self.converge().await?;
+        self.sql_in_order(plugin)
     }
 
     /// Takes grants back; calls that have begun keep theirs.
@@ -376,7 +394,15 @@ impl Plugins {
         }
         let revoked = self.store.revoke(plugin, asks).await?;
         self.converge().await?;
+        self.sql_in_order(plugin)?;
         Ok(revoked)
+    }
+
+    /// Whether its database login is what its grants say. If not, the plugin runs no statement; the grants stand.
+    fn sql_in_order(&self, plugin: &PluginName) -> Result<(), PluginError> {
+        self.sql.problem(plugin).map_or(Ok(()), |reason| {
+            Err(PluginError::Sql(RoleError::Refused(format!("{plugin} runs no SQL until this is solved: {reason}"))))
+        })
     }
 
     /// What of its asks is not granted.
@@ -457,11 +483,11 @@ impl Plugins {
         let registry = self.runtime.registry();
         let mut failures = HashMap::new();
         let mut changed = false;
+        // What was revoked must not wait until a revision is compiled.
+        for row in active.iter().filter(|row| row.grants_adopted) {
+            self.grants.publish(&row.plugin, Arc::new(row.granted.iter().cloned().collect()));
+        }
         for row in &active {
-            // Whatever becomes of the revision: what was revoked, the incumbent must not do either.
-            if row.grants_adopted {
-                self.grants.publish(&row.plugin, Arc::new(row.granted.iter().cloned().collect()));
-            }
             let current = registry.get(&row.plugin);
             let revision = match current.filter(|revision| revision.digest() == row.digest) {
                 Some(current) => current,
@@ -470,16 +496,15 @@ impl Plugins {
                     Err(error) => {
                         error!(plugin = %row.plugin, revision = %row.digest, error = %error, "active revision cannot be loaded; the previous one keeps running");
                         failures.insert(row.plugin.clone(), error.to_string());
+                        if let Some(incumbent) = registry.get(&row.plugin).filter(|_| row.grants_adopted) {
+                            self.permit(row, incumbent.manifest()).await?;
+                        }
                         continue;
                     }
                 },
             };
-            if !row.grants_adopted {
-                let asks: Vec<Ask> = revision.manifest().asks().into_iter().collect();
-                self.store.adopt_grants(&row.plugin, &asks).await?;
-                self.grants.publish(&row.plugin, Arc::new(asks.into_iter().collect()));
-            }
-            // Settings first, too: the new revision must not see a call without them.
+            // Grants and settings first: the new revision must not see a call without them.
+            self.permit(row, revision.manifest()).await?;
             self.settings.publish(&row.plugin, self.settings.effective(revision.manifest(), &row.settings));
             if registry.get(&row.plugin).is_none_or(|running| running.digest() != row.digest) {
                 let previous = registry.publish(revision);
@@ -500,6 +525,23 @@ impl Plugins {
             tell();
         }
         *self.converged_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Makes what is granted hold for the next calls, and for the plugin's database login.
+    async fn permit(&self, row: &ActiveRow, manifest: &Manifest) -> Result<(), StoreError> {
+        let granted: Granted = if row.grants_adopted {
+            Arc::new(row.granted.iter().cloned().collect())
+        } else {
+            let asks: Vec<Ask> = manifest.asks().into_iter().collect();
+            self.store.adopt_grants(&row.plugin, &asks).await?;
+            Arc::new(asks.into_iter().collect())
+        };
+        self.grants.publish(&row.plugin, Arc::clone(&granted));
+        let tables = tables(manifest, |ask| granted.contains(ask));
+        if let Err(error) = self.sql.reconcile(&row.plugin, &tables).await {
+            error!(plugin = %row.plugin, %error, "the plugin's database login is not in order; it runs no SQL");
+        }
         Ok(())
     }
 
@@ -590,6 +632,13 @@ impl Plugins {
     }
 }
 
+/// The tables of a manifest, as far as they are granted.
+fn tables(manifest: &Manifest, is_granted: impl Fn(&Ask) -> bool) -> Wanted {
+    let accesses = manifest.sql.iter().flat_map(|spec| spec.accesses());
+    let granted = accesses.filter(|(table, access)| is_granted(&Ask::sql(table, access)));
+    granted.map(|(table, access)| (table.clone(), access.clone())).collect()
+}
+
 fn joined(asks: &[Ask]) -> String {
     asks.iter().map(|ask| format!("{:?}", ask.as_str())).collect::<Vec<_>>().join(", ")
 }
@@ -637,6 +686,7 @@ pub fn asks(manifest: &Manifest) -> Value {
         "egress": egress,
         "enqueue": manifest.enqueue.as_ref().map(|spec| &spec.queues),
         "kv": manifest.kv.as_ref().map(|spec| &spec.prefixes),
+        "sql": manifest.sql.as_ref().map(|spec| &spec.tables),
         "smtp": smtp,
     })
 }

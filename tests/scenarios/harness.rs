@@ -250,6 +250,14 @@ pub fn hostile_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Res
     Ok(patchbay_runtime::pack(&hostile_component()?, &manifest)?)
 }
 
+/// The guest that runs SQL as its jobs say, under a changed manifest.
+pub fn statements_plugin(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
+    let manifest = std::fs::read_to_string(repository().join("tests/guests/statements/plugin.toml"))?;
+    let manifest = Manifest::from_toml(&change(manifest), |file| Err(format!("{file} is not expected")))?;
+    let file = repository().join("tests/guests/target/wasm32-wasip2/release/statements.wasm");
+    Ok(patchbay_runtime::pack(&std::fs::read(file).context("run `make test`")?, &manifest)?)
+}
+
 /// As the compiler made it, without a manifest.
 pub fn hostile_component() -> anyhow::Result<Vec<u8>> {
     let file = repository().join("tests/guests/target/wasm32-wasip2/release/hostile.wasm");

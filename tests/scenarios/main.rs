@@ -22,4 +22,5 @@ mod sandbox;
 mod schedules;
 mod secrets;
 mod signatures;
+mod sql;
 mod swap;

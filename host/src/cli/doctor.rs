@@ -118,7 +118,8 @@ fn check_config(config: &Config, findings: &mut Findings) {
 
 async fn check_database(config: &Config, findings: &mut Findings) -> Option<Store> {
     const CHECK: &str = "postgres";
-    let pool_max = i64::from(config.store().max_connections);
+    // Plugins' logins open theirs besides.
+    let pool_max = i64::from(config.store().max_connections) + config.sql_max_connections() as i64;
     let mend = "check DATABASE_URL (or DB_HOST, DB_PORT, DB_USERNAME, DB_PASSWORD, DB_NAME), and that Postgres runs";
     let connected = tokio::time::timeout(LIMIT, async {
         let store = Store::connect(config.store()).await?;
@@ -157,7 +158,12 @@ async fn check_database(config: &Config, findings: &mut Findings) -> Option<Stor
             "{} of {most} connections are in use, and this host may take {pool_max} more",
             facts.connections_in_use
         );
-        findings.bad(CHECK, Level::Warning, message, "lower database.pool_max or raise max_connections");
+        findings.bad(
+            CHECK,
+            Level::Warning,
+            message,
+            "lower database.pool_max or sql.max_connections, or raise max_connections",
+        );
     } else {
         findings.ok(
             CHECK,

@@ -161,6 +161,12 @@ pub const KEYS: &[Key] = &[
         None,
         "File with more of them, one a line or in PEM; read at the start",
     ),
+    key(
+        "sql.max_connections",
+        Kind::Number(1, 1_000),
+        Some("10"),
+        "Database connections of all plugins together, besides database.pool_max; at most two per plugin",
+    ),
     key("egress.allow_addresses", Kind::List, None, "Private addresses or networks that plugins may call nevertheless"),
     key(
         "egress.ca_file",

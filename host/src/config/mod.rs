@@ -279,6 +279,11 @@ impl Config {
         self.text("mail.from").or_else(|| self.text("mail.username"))
     }
 
+    /// Database connections of all plugins together.
+    pub fn sql_max_connections(&self) -> usize {
+        self.number("sql.max_connections") as usize
+    }
+
     /// The operator's exceptions and trust roots.
     pub fn egress(&self) -> EgressConfig {
         let list = self.text("egress.allow_addresses").unwrap_or_default();

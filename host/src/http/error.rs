@@ -9,7 +9,7 @@ use http::StatusCode;
 use patchbay_model::InvalidId;
 use patchbay_model::grant::Ask;
 use patchbay_queue::QueueError;
-use patchbay_store::StoreError;
+use patchbay_store::{RoleError, StoreError};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -171,6 +171,14 @@ impl From<PluginError> for ApiError {
                 log_chain(&error);
                 Self::internal()
             }
+            PluginError::Sql(RoleError::NeedsAdministrator { ref statements, .. }) => {
+                let details = serde_json::json!({ "statements": statements });
+                Self::new(StatusCode::CONFLICT, "database-rights", error.to_string()).with_details(details)
+            }
+            PluginError::Sql(RoleError::Refused(message)) => {
+                Self::new(StatusCode::CONFLICT, "database-rights", message)
+            }
+            PluginError::Sql(RoleError::Store(error)) => error.into(),
             PluginError::Store(error) => error.into(),
         }
     }

@@ -15,5 +15,6 @@ pub mod manifest;
 pub mod outcome;
 pub mod retry;
 pub mod schedule;
+pub mod sql;
 
 pub use id::{InvalidId, JobId, PluginName, QueueName, RevisionDigest, SecretName};

@@ -16,6 +16,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::Revision;
+use crate::v0_1::Transactions;
 use crate::wasi_http::Hooks;
 
 /// Longest guest backtrace that is kept, in frames: recursion has thousands, and the first ones tell the story.
@@ -66,6 +67,7 @@ pub(crate) struct State {
     http: WasiHttpCtx,
     hooks: Hooks,
     table: ResourceTable,
+    pub(crate) transactions: Transactions,
     memory: Memory,
 }
 
@@ -209,6 +211,7 @@ async fn call(
         host,
         log: Arc::clone(&log),
         table: ResourceTable::new(),
+        transactions: Transactions::default(),
         memory: Memory { limit: memory_limit, peak: 0, refused: false },
     };
     let mut store = Store::new(revision.runtime.engine(), state);

@@ -48,12 +48,16 @@ pub struct DatabaseFacts {
 pub struct Store {
     pub(crate) pool: PgPool,
     options: PgConnectOptions,
+    /// Where Postgres is, without anything of the host's own sessions.
+    pub(crate) base: PgConnectOptions,
 }
 
 impl Store {
     /// Connects; fails when Postgres is away.
     pub async fn connect(config: StoreConfig) -> Result<Self, StoreError> {
-        let options = PgConnectOptions::from_str(&config.url)?
+        let base = PgConnectOptions::from_str(&config.url)?;
+        let options = base
+            .clone()
             .application_name("patchbay")
             // Nothing of ours takes seconds; a statement that does must not hold its connection for ever.
             .options([("search_path", "patchbay,public"), ("statement_timeout", "30s")]);
@@ -63,7 +67,7 @@ impl Store {
             .acquire_timeout(config.acquire_timeout)
             .connect_with(options.clone())
             .await?;
-        Ok(Self { pool, options })
+        Ok(Self { pool, options, base })
     }
 
     /// Brings the schema up to date. Safe when several hosts start at once.
