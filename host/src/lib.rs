@@ -10,6 +10,7 @@ pub mod diagnosis;
 pub mod grants;
 pub mod health;
 pub mod http;
+pub mod metrics;
 pub mod plugins;
 pub mod recorder;
 pub mod schedule;

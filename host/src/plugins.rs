@@ -379,6 +379,11 @@ impl Plugins {
         at.is_none_or(|at| at.elapsed() > STALE_AFTER)
     }
 
+    /// Since the last successful look at Postgres; absent before the first.
+    pub fn converged_ago(&self) -> Option<Duration> {
+        self.converged_at.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+    }
+
     /// Makes registry, settings and workers match Postgres. A revision that cannot be loaded leaves the incumbent running.
     pub async fn converge(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.converging.lock().await;

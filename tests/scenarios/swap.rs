@@ -27,7 +27,8 @@ async fn five_revisions_one_after_another_lose_and_fail_no_mail() -> anyhow::Res
     }
     for digest in &digests {
         let enough = world.mail.count() + total / 10;
-        let (status, answer) = host.post("/api/admin/plugins/email/activate", json!({ "digest": digest, "grant": true })).await?;
+        let (status, answer) =
+            host.post("/api/admin/plugins/email/activate", json!({ "digest": digest, "grant": true })).await?;
         anyhow::ensure!(status == 200, "activate: {status} {answer}");
         until(Duration::from_secs(120), "further completions", async || {
             Ok((world.mail.count() >= enough).then_some(()))

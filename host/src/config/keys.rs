@@ -149,6 +149,18 @@ pub const KEYS: &[Key] = &[
     ),
     key("egress.allow_addresses", Kind::List, None, "Private addresses or networks that plugins may call nevertheless"),
     key(
+        "metrics.require_operator",
+        Kind::Choice(&["true", "false"]),
+        Some("true"),
+        "Whether /metrics asks for the operator's credentials; false only where nobody else reaches the listener",
+    ),
+    key(
+        "metrics.keep_retired_s",
+        Kind::Number(0, 86_400),
+        Some("300"),
+        "How long the series of a retired, idle revision are still shown; longer than two scrapes",
+    ),
+    key(
         "log.format",
         Kind::Choice(&["json", "text"]),
         None,

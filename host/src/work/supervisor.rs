@@ -134,6 +134,12 @@ impl Supervisor {
             .sum()
     }
 
+    /// The same by queue; nothing from the beginning of the drain on.
+    pub async fn active_by_queue(&self) -> Vec<(QueueName, usize)> {
+        let workers = self.workers.lock().await;
+        workers.iter().flatten().map(|(name, running)| (name.clone(), running.handle.active())).collect()
+    }
+
     fn start(&self, spec: QueueSpec) -> Running {
         let retention = spec.retention.clone().unwrap_or_default();
         let config = WorkerConfig {
