@@ -286,6 +286,39 @@ async fn a_swap_begins_new_series_and_the_old_ones_go_when_their_last_call_has_e
 }
 
 #[tokio::test]
+async fn calls_beyond_the_pool_are_shown_as_waiting_and_killed_ones_are_counted_once() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    // The smallest pool: 16 slots.
+    let host = world.host(&[("PATCHBAY_RUNTIME_MAX_CALLS", "1")]).await?;
+    host.deploy("hostile", hostile_plugin_with(|m| m.replace("deadline_ms = 200", "deadline_ms = 120_000"))?).await?;
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        ids.push(host.add("hostileQueue", json!({ "name": "sleep" })).await?);
+    }
+    let page = until(Duration::from_secs(30), "two calls behind four", async || {
+        let page = scrape(&host).await?;
+        Ok((page.value("patchbay_calls_waiting", &[])? == 2.0).then_some(page))
+    })
+    .await?;
+    assert_eq!(page.value("patchbay_calls_in_flight", &[])?, 4.0);
+    let slots = (page.value("patchbay_pool_slots_in_use", &[])?, page.value("patchbay_pool_slots", &[])?);
+    assert_eq!(slots, (16.0, 16.0));
+    for id in ids {
+        let (status, answer) = host.post(&format!("/api/admin/queues/hostileQueue/jobs/{id}/kill"), json!({})).await?;
+        ensure!(status == 200, "kill: {status} {answer}");
+    }
+    let page = until(Duration::from_secs(30), "no call", async || {
+        let page = scrape(&host).await?;
+        let busy = page.value("patchbay_calls_waiting", &[])? + page.value("patchbay_calls_in_flight", &[])?;
+        let ended = page.value("patchbay_calls_total", &[("outcome", "host-fault")])?;
+        Ok((busy == 0.0 && ended == 6.0).then_some(page))
+    })
+    .await?;
+    assert_eq!(page.value("patchbay_call_duration_seconds_count", &[])?, 6.0);
+    Ok(())
+}
+
+#[tokio::test]
 async fn outside_calls_are_counted_without_what_is_secret_or_personal() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[("PATCHBAY_SECRET_HOSTILE_TOKEN", "s3cret-t0ken")]).await?;
