@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
+use patchbay::metrics::Meters;
 use patchbay::settings::Settings;
 use patchbay::work::{Execution, Executor, WasmExecutor, Work};
 use patchbay_capability::{Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services};
@@ -226,7 +227,9 @@ impl World {
                 uses: Arc::default(),
             });
             let (settings, grants) = (Arc::new(Settings::new(None)), Arc::default());
-            Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, grants, Duration::from_secs(30)))
+            let meters = Arc::new(Meters::new(Arc::clone(&self.runtime), Duration::ZERO));
+            let limit = Duration::from_secs(30);
+            Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, grants, meters, limit))
         } else {
             Arc::new(NativeExecutor { iterations_per_ms: self.native_per_ms })
         };

@@ -20,7 +20,8 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::grants::{self, Grants};
 use crate::health::Health;
-use crate::http::{AppState, Operator};
+use crate::http::{AppState, MetricsPage, Operator};
+use crate::metrics::{Exposition, Meters};
 use crate::plugins::Plugins;
 use crate::schedule::Schedules;
 use crate::settings::Settings;
@@ -44,7 +45,6 @@ pub struct Host {
     queues: Queues,
     supervisor: Arc<Supervisor>,
     health: Arc<Health>,
-    drain_limit: Duration,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     server: JoinHandle<()>,
@@ -81,11 +81,13 @@ impl Host {
         let settings = Arc::new(Settings::new(config.mail_from()));
         let host_name = host_name();
         let grants = Arc::new(Grants::default());
+        let meters = Arc::new(Meters::new(Arc::clone(&runtime), config.keep_retired_metrics()));
         let executor = WasmExecutor::new(
             Arc::clone(&runtime),
             services,
             Arc::clone(&settings),
             Arc::clone(&grants),
+            Arc::clone(&meters),
             config.default_deadline(),
         );
         let work = Work::new(Arc::new(executor), host_name.clone());
@@ -94,10 +96,10 @@ impl Host {
             renew: config.renew(),
             max_stalls: config.max_stalls(),
             max_jobs: config.max_jobs(),
+            drain_limit: config.drain_limit(),
             host: host_name,
         };
         let supervisor = Arc::new(Supervisor::new(queues.clone(), work, Arc::clone(&runtime), defaults));
-        let drain_limit = config.drain_limit();
         let trusted = config.trusted_keys();
         if trusted.are_required() {
             info!(keys = trusted.ids(), "plugins must be signed by one of these keys");
@@ -105,22 +107,33 @@ impl Host {
         let plugins = Arc::new(Plugins::new(
             store.clone(),
             sql.clone(),
-            runtime,
+            Arc::clone(&runtime),
             settings,
             grants,
             Arc::clone(&supervisor),
-            drain_limit,
             trusted,
         ));
         let schedules = Schedules::new(store.clone(), queues.clone());
         plugins.when_changed({
-            let schedules = Arc::clone(&schedules);
-            move || schedules.changed()
+            let (schedules, meters) = (Arc::clone(&schedules), Arc::clone(&meters));
+            move || {
+                schedules.changed();
+                meters.reconcile();
+            }
         });
         plugins.converge().await.context("cannot read the active plugins")?;
         let worked_queues = plugins.queues().len();
         let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
 
+        let metrics = Exposition::new(
+            meters,
+            runtime,
+            Arc::clone(&supervisor),
+            Arc::clone(&plugins),
+            Arc::clone(&health),
+            queues.clone(),
+            config.max_jobs(),
+        );
         let state = AppState {
             store: store.clone(),
             queues: queues.clone(),
@@ -128,13 +141,16 @@ impl Host {
             schedules: Arc::clone(&schedules),
             vault: Arc::clone(&vault),
             health: Arc::clone(&health),
+            metrics: Arc::new(MetricsPage { exposition: metrics, needs_operator: config.metrics_need_operator() }),
             operator: config.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
             environment: config.environment().into(),
             node_may_be_bullmq_5: config.node_may_be_bullmq_5(),
             max_component_bytes: config.max_component_bytes(),
         };
         if state.operator.is_none() {
-            warn!("no operator is configured: /api/admin answers 403; set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD");
+            warn!(
+                "no operator is configured: /api/admin and, unless metrics.require_operator is false, /metrics answer 403; set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD"
+            );
         }
         let listener = TcpListener::bind(config.listen())
             .await
@@ -160,7 +176,7 @@ impl Host {
         );
         warn_about_skew(&queues).await;
         info!(%address, "patchbay is up");
-        Ok(Self { address, store, queues, supervisor, health, drain_limit, stop, tasks, server, terminate, interrupt })
+        Ok(Self { address, store, queues, supervisor, health, stop, tasks, server, terminate, interrupt })
     }
 
     /// Where HTTP is served.
@@ -180,7 +196,7 @@ impl Host {
     /// Drains and stops. Probes and operators are served until the last job has ended.
     pub async fn shut_down(self) -> anyhow::Result<()> {
         self.health.set_draining();
-        let left = self.supervisor.drain(self.drain_limit).await;
+        let left = self.supervisor.drain().await;
         self.stop.cancel();
         for task in self.tasks {
             task.await.ok();

@@ -161,7 +161,6 @@ pub struct Plugins {
     settings: Arc<Settings>,
     grants: Arc<Grants>,
     supervisor: Arc<Supervisor>,
-    drain_limit: Duration,
     /// Something may have changed.
     woken: Notify,
     trusted: TrustedKeys,
@@ -183,7 +182,6 @@ impl Plugins {
         settings: Arc<Settings>,
         grants: Arc<Grants>,
         supervisor: Arc<Supervisor>,
-        drain_limit: Duration,
         trusted: TrustedKeys,
     ) -> Self {
         Self {
@@ -193,7 +191,6 @@ impl Plugins {
             settings,
             grants,
             supervisor,
-            drain_limit,
             woken: Notify::new(),
             trusted,
             converging: Mutex::default(),
@@ -476,6 +473,11 @@ impl Plugins {
         at.is_none_or(|at| at.elapsed() > STALE_AFTER)
     }
 
+    /// Since the last successful look at Postgres; absent before the first.
+    pub fn converged_ago(&self) -> Option<Duration> {
+        self.converged_at.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+    }
+
     /// Makes registry, settings and workers match Postgres. A revision that cannot be loaded leaves the incumbent running.
     pub async fn converge(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.converging.lock().await;
@@ -520,7 +522,7 @@ impl Plugins {
             }
         }
         *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = failures;
-        self.supervisor.reconcile(self.drain_limit).await;
+        self.supervisor.reconcile().await;
         if let (true, Some(tell)) = (changed, self.on_change.get()) {
             tell();
         }

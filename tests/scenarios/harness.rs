@@ -156,6 +156,16 @@ impl Host {
         self.request(self.http.get(self.url.clone() + path)).await
     }
 
+    /// The page for Prometheus.
+    pub async fn metrics(&self) -> anyhow::Result<String> {
+        let request = self.http.get(format!("{}/metrics", self.url)).basic_auth(USER, Some(PASSWORD));
+        let response = request.send().await?;
+        anyhow::ensure!(response.status() == 200, "{}", response.status());
+        let kind = response.headers()["content-type"].to_str()?;
+        anyhow::ensure!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+        Ok(response.text().await?)
+    }
+
     pub async fn post(&self, path: &str, body: Value) -> anyhow::Result<(u16, Value)> {
         self.request(self.http.post(self.url.clone() + path).json(&body)).await
     }

@@ -13,6 +13,7 @@ mod harness;
 mod health;
 mod interop;
 mod mail;
+mod metrics;
 mod operations;
 mod poison;
 mod recovery;

@@ -58,6 +58,17 @@ async fn count(connection: &mut PgConnection, text: &str) -> anyhow::Result<i64>
 }
 
 #[tokio::test]
+async fn statements_are_counted_with_the_other_calls_of_a_revision() -> anyhow::Result<()> {
+    let (_world, host) = world_and_host().await?;
+    run(&host, "each", json!([{ "query": "select 1" }, { "query": "select 2" }])).await?;
+    let page = host.metrics().await?;
+    let series = "patchbay_host_call_duration_seconds_count{";
+    let counted = page.lines().find(|line| line.starts_with(series) && line.contains("capability=\"sql\""));
+    assert_eq!(counted.and_then(|line| line.rsplit(' ').next()), Some("2"), "{page}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn values_of_every_type_go_in_and_come_out_as_the_contract_says() -> anyhow::Result<()> {
     let (_world, host) = world_and_host().await?;
     let one = |text: &str, parameters: Value| json!({ "query": text, "parameters": parameters });

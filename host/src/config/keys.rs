@@ -184,6 +184,18 @@ pub const KEYS: &[Key] = &[
     key("secrets.old_key_file", Kind::Text, None, "While the master key is rotated: the one before it"),
     secret(key("secrets.old_key", Kind::MasterKey, None, "The same key itself")),
     key(
+        "metrics.require_operator",
+        Kind::Choice(&["true", "false"]),
+        Some("true"),
+        "Whether /metrics asks for the operator's credentials; false only where nobody else reaches the listener",
+    ),
+    key(
+        "metrics.keep_retired_s",
+        Kind::Number(0, 86_400),
+        Some("300"),
+        "How long the series of a retired, idle revision are still shown; longer than two scrapes",
+    ),
+    key(
         "log.format",
         Kind::Choice(&["json", "text"]),
         None,

@@ -390,6 +390,16 @@ impl Config {
         }
     }
 
+    /// Whether /metrics is for the operator only.
+    pub fn metrics_need_operator(&self) -> bool {
+        self.text("metrics.require_operator").as_deref() != Some("false")
+    }
+
+    /// Series of retired revisions.
+    pub fn keep_retired_metrics(&self) -> Duration {
+        self.seconds("metrics.keep_retired_s")
+    }
+
     /// Whether log lines are JSON; absent: decided by whether there is a terminal.
     pub fn log_as_json(&self) -> Option<bool> {
         self.text("log.format").map(|format| format == "json")
@@ -434,6 +444,7 @@ fn read_file(text: Option<&str>, values: &mut BTreeMap<&'static str, Setting>, p
         let value = match (value, key.kind) {
             (toml::Value::String(text), _) => text,
             (toml::Value::Integer(number), _) => number.to_string(),
+            (toml::Value::Boolean(answer), Kind::Choice(choices)) if choices.contains(&"true") => answer.to_string(),
             (toml::Value::Array(items), Kind::List) => items
                 .iter()
                 .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))

@@ -13,6 +13,7 @@ use patchbay_runtime::{JobCall, Runtime};
 
 use super::{Execution, Executor, correlation_id};
 use crate::grants::Grants;
+use crate::metrics::{Metered, Meters};
 use crate::settings::Settings;
 
 /// The host's executor.
@@ -21,6 +22,7 @@ pub struct WasmExecutor {
     services: Arc<Services>,
     settings: Arc<Settings>,
     grants: Arc<Grants>,
+    meters: Arc<Meters>,
     default_deadline: Duration,
 }
 
@@ -31,9 +33,10 @@ impl WasmExecutor {
         services: Arc<Services>,
         settings: Arc<Settings>,
         grants: Arc<Grants>,
+        meters: Arc<Meters>,
         default_deadline: Duration,
     ) -> Self {
-        Self { runtime, services, settings, grants, default_deadline }
+        Self { runtime, services, settings, grants, meters, default_deadline }
     }
 }
 
@@ -66,6 +69,7 @@ impl Executor for WasmExecutor {
             revision: revision.digest(),
             span: tracing::Span::current(),
         });
+        let meters = self.meters.enter(&revision);
         let call = JobCall {
             id: delivery.key.id.to_string(),
             queue: delivery.key.queue.to_string(),
@@ -78,9 +82,12 @@ impl Executor for WasmExecutor {
             correlation_id,
             platform,
             schedule_id: delivery.schedule_id.clone(),
+            occupancy: meters.occupancy(),
             cancel: delivery.end.now.clone(),
         };
-        let report = revision.run_job(call, Arc::clone(&capabilities) as _).await;
+        let metered = Metered::new(Arc::clone(&capabilities) as _, Arc::clone(&meters));
+        let report = revision.run_job(call, metered as _).await;
+        meters.count(&report);
         capabilities.finish().await;
         Execution {
             ran_by: Some((revision.plugin().clone(), revision.digest())),
