@@ -10,7 +10,7 @@ use patchbay_capability::{Egress, GrantUses, MailTransport, SecretSource, Secret
 use patchbay_model::PluginName;
 use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
-use patchbay_store::{Changes, PluginSql, Store};
+use patchbay_store::{Changes, PluginSql, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -21,8 +21,9 @@ use crate::config::Config;
 use crate::grants::{self, Grants};
 use crate::health::Health;
 use crate::http::{AppState, MetricsPage, Operator};
+use crate::local_copy::LocalCopy;
 use crate::metrics::{Exposition, Meters};
-use crate::plugins::Plugins;
+use crate::plugins::{Parts, Plugins};
 use crate::schedule::Schedules;
 use crate::settings::Settings;
 use crate::vault::{Keys, Vault};
@@ -35,6 +36,9 @@ const HTTP_GRACE: Duration = Duration::from_secs(5);
 /// Between two attempts to listen for changes when Postgres is away.
 const LISTEN_FOR: Duration = Duration::from_secs(3);
 
+/// At the start; a host that waits longer for Postgres than its supervisor for it is of no use.
+const MIGRATION_CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
 /// More than NTP leaves, less than does harm; beyond [`crate::health`]'s limit the host is not ready.
 const SKEW_TO_WARN_ABOUT_MS: i64 = 500;
 
@@ -45,6 +49,7 @@ pub struct Host {
     queues: Queues,
     supervisor: Arc<Supervisor>,
     health: Arc<Health>,
+    plugins: Arc<Plugins>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     server: JoinHandle<()>,
@@ -59,13 +64,23 @@ impl Host {
         yield_to_other_services();
         let keys = Keys::load(config.master_keys())?;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let store = Store::connect(config.store()).await.context("cannot use Postgres")?;
-        store.migrate().await.context("cannot migrate the database")?;
-        let vault = Vault::open(store.clone(), keys, EnvironmentSecrets(config.clone())).await?;
+        let store = Store::new(config.store()).context("cannot use Postgres")?;
+        let runtime_config = runtime_config(&config)?;
+        let copy = LocalCopy::new(&runtime_config.cache_dir, runtime_config.cache_key, &config.store().url);
+        let is_away = match migrate(&store).await {
+            Ok(()) => false,
+            Err(error) if is_away(&error) && Plugins::has_copy(&copy) => {
+                warn!("Postgres does not answer: starting with what this host last saw of it");
+                true
+            }
+            Err(error) => return Err(error),
+        };
+        let environment = EnvironmentSecrets(config.clone());
+        let vault = Vault::open(store.clone(), keys, environment, copy.clone(), is_away).await?;
         let queues = Queues::connect(config.queues()).await.context("cannot use Redis")?;
-        let runtime = Runtime::new(runtime_config(&config)?).context("cannot start the sandbox")?;
+        let runtime = Runtime::new(runtime_config).context("cannot start the sandbox")?;
 
-        let sql = PluginSql::new(&store, config.sql_max_connections()).await.context("cannot use Postgres")?;
+        let sql = PluginSql::new(&store, config.sql_max_connections());
         let mail = MailTransport::new(config.mail()).context("mail")?;
         let uses = Arc::new(GrantUses::default());
         let services = Arc::new(Services {
@@ -97,22 +112,24 @@ impl Host {
             max_stalls: config.max_stalls(),
             max_jobs: config.max_jobs(),
             drain_limit: config.drain_limit(),
-            host: host_name,
+            host: host_name.clone(),
         };
         let supervisor = Arc::new(Supervisor::new(queues.clone(), work, Arc::clone(&runtime), defaults));
         let trusted = config.trusted_keys();
         if trusted.are_required() {
             info!(keys = trusted.ids(), "plugins must be signed by one of these keys");
         }
-        let plugins = Arc::new(Plugins::new(
-            store.clone(),
-            sql.clone(),
-            Arc::clone(&runtime),
+        let plugins = Arc::new(Plugins::new(Parts {
+            store: store.clone(),
+            sql: sql.clone(),
+            runtime: Arc::clone(&runtime),
             settings,
             grants,
-            Arc::clone(&supervisor),
+            supervisor: Arc::clone(&supervisor),
             trusted,
-        ));
+            copy,
+            host: host_name,
+        }));
         let schedules = Schedules::new(store.clone(), queues.clone());
         plugins.when_changed({
             let (schedules, meters) = (Arc::clone(&schedules), Arc::clone(&meters));
@@ -121,7 +138,12 @@ impl Host {
                 meters.reconcile();
             }
         });
-        plugins.converge().await.context("cannot read the active plugins")?;
+        if is_away {
+            let running = plugins.start_from_copy().await;
+            info!(plugins = running, "started from the local copy");
+        } else {
+            plugins.converge().await.context("cannot read the active plugins")?;
+        }
         let worked_queues = plugins.queues().len();
         let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
 
@@ -159,8 +181,9 @@ impl Host {
         let stop = CancellationToken::new();
         let server = tokio::spawn(serve(listener, http::router(state), stop.clone()));
         let tasks = vec![
+            tokio::spawn(migrate_when_back(is_away, store.clone(), Arc::clone(&plugins), stop.clone())),
             tokio::spawn(pass_on_changes(store.changes(), Arc::clone(&plugins), Arc::clone(&vault), stop.clone())),
-            tokio::spawn(plugins.run(stop.clone())),
+            tokio::spawn(Arc::clone(&plugins).run(stop.clone())),
             tokio::spawn(vault.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),
             tokio::spawn(grants::count_uses(uses, store.clone(), stop.clone())),
@@ -176,7 +199,7 @@ impl Host {
         );
         warn_about_skew(&queues).await;
         info!(%address, "patchbay is up");
-        Ok(Self { address, store, queues, supervisor, health, stop, tasks, server, terminate, interrupt })
+        Ok(Self { address, store, queues, supervisor, health, plugins, stop, tasks, server, terminate, interrupt })
     }
 
     /// Where HTTP is served.
@@ -200,6 +223,9 @@ impl Host {
         self.stop.cancel();
         for task in self.tasks {
             task.await.ok();
+        }
+        if let Err(error) = self.plugins.leave().await {
+            warn!(%error, "the others hear of this end later");
         }
         // What the drain produced; anything beyond stays in the stream for the next process.
         if let Err(error) = recorder::flush(self.queues.attempts(), &self.store).await {
@@ -231,6 +257,37 @@ fn session_of_this_process() -> Option<u32> {
     // The second field is the command in parentheses and may hold anything, even parentheses.
     let (_, after_command) = stat.rsplit_once(')')?;
     after_command.split_ascii_whitespace().nth(3)?.parse().ok()
+}
+
+async fn migrate(store: &Store) -> anyhow::Result<()> {
+    let connected = tokio::time::timeout(MIGRATION_CONNECT_LIMIT, store.ping());
+    connected.await.map_err(|_| StoreError::no_answer()).flatten().context("cannot use Postgres")?;
+    store.migrate().await.context("cannot migrate the database")?;
+    Ok(())
+}
+
+fn is_away(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<StoreError>(), Some(StoreError::Unavailable(_)))
+}
+
+/// After a start without Postgres. Until then whatever needs it fails and is tried again.
+async fn migrate_when_back(is_away: bool, store: Store, plugins: Arc<Plugins>, stop: CancellationToken) {
+    let mut waits = is_away;
+    while waits {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LISTEN_FOR) => {}
+        }
+        match store.migrate().await {
+            Ok(_) => waits = false,
+            Err(StoreError::Unavailable(_)) => {}
+            Err(error) => tracing::error!(%error, "the database cannot be migrated"),
+        }
+    }
+    if is_away {
+        info!("Postgres answers again");
+        plugins.changed();
+    }
 }
 
 /// Delays, locks and schedules mean Redis's clock.

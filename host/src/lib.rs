@@ -11,6 +11,7 @@ pub mod difference;
 pub mod grants;
 pub mod health;
 pub mod http;
+pub mod local_copy;
 pub mod metrics;
 pub mod outbox;
 pub mod plugins;

@@ -25,6 +25,7 @@ use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use crate::config::ConfigError;
+use crate::local_copy::LocalCopy;
 
 /// Without a notification; bounds how long a lost one goes unnoticed.
 const REFRESH_EVERY: Duration = Duration::from_secs(3);
@@ -32,6 +33,8 @@ const REFRESH_EVERY: Duration = Duration::from_secs(3);
 const USE_GRAIN_MS: i64 = 30_000;
 /// Rows per transaction of a rekeying.
 const REKEY_STEP: i64 = 100;
+/// Name of the local copy of the sealed secrets.
+const COPY: &str = "secrets.json";
 /// Longest value. Room for a private key; what is larger is no secret but a file.
 pub const MAX_VALUE_BYTES: usize = 64 << 10;
 /// Domain of everything that is derived from a master key.
@@ -275,16 +278,27 @@ pub struct Vault {
     /// For what the vault does not hold.
     fallback: Box<dyn SecretSource>,
     opened: ArcSwap<Opened>,
-    /// One refresh at a time.
-    refreshing: Mutex<()>,
+    copy: LocalCopy,
+    /// One refresh at a time. What the local copy holds: seal and end of each version.
+    copied: Mutex<Vec<(Vec<u8>, Option<DateTime<Utc>>)>>,
     changed: Notify,
 }
 
 impl Vault {
-    /// Opens what is there. Refuses a key that opens nothing of it.
-    pub async fn open(store: Store, keys: Keys, fallback: impl SecretSource) -> anyhow::Result<Arc<Self>> {
-        store.forget_ended_secrets().await?;
-        let rows = store.secrets(None).await?;
+    /// Opens what is there. Refuses a key that opens nothing of it. While Postgres is away, what was there when this host last saw it.
+    pub async fn open(
+        store: Store,
+        keys: Keys,
+        fallback: impl SecretSource,
+        copy: LocalCopy,
+        is_away: bool,
+    ) -> anyhow::Result<Arc<Self>> {
+        let rows = if is_away {
+            copy.load(COPY).unwrap_or_default()
+        } else {
+            store.forget_ended_secrets().await?;
+            store.secrets(None).await?
+        };
         keys.refuse_wrong(&rows)?;
         if keys.is_empty() && !rows.is_empty() {
             error!(
@@ -297,10 +311,11 @@ impl Vault {
             keys,
             fallback: Box::new(fallback),
             opened: ArcSwap::default(),
-            refreshing: Mutex::default(),
+            copy,
+            copied: Mutex::default(),
             changed: Notify::new(),
         };
-        vault.refresh().await?;
+        vault.hold(&rows);
         Ok(Arc::new(vault))
     }
 
@@ -400,17 +415,27 @@ impl Vault {
 
     /// Makes this process hold what Postgres holds. A version that is known stays; a seal that is new is opened.
     pub async fn refresh(&self) -> Result<(), StoreError> {
-        let _one_at_a_time = self.refreshing.lock().await;
+        let mut copied = self.copied.lock().await;
         let rows = self.store.secrets(None).await?;
+        self.hold(&rows);
+        let current: Vec<_> = rows.iter().map(|row| (row.sealed.nonce.clone(), row.ends_at)).collect();
+        if *copied != current {
+            *copied = current;
+            let copy = self.copy.clone();
+            tokio::task::spawn_blocking(move || copy.save(COPY, &rows)).await.ok();
+        }
+        Ok(())
+    }
+
+    fn hold(&self, rows: &[SecretRow]) {
         let known: HashMap<i64, Arc<Entry>> =
             self.entries(|entry| Some((entry.id, Arc::clone(entry)))).into_iter().collect();
         let mut next = Opened::new();
         for row in rows {
-            let entry = self.entry(&row, known.get(&row.id));
-            next.entry(row.plugin).or_default().entry(row.name.into()).or_default().push(entry);
+            let entry = self.entry(row, known.get(&row.id));
+            next.entry(row.plugin.clone()).or_default().entry(row.name.to_string()).or_default().push(entry);
         }
         self.opened.store(Arc::new(next));
-        Ok(())
     }
 
     fn entry(&self, row: &SecretRow, known: Option<&Arc<Entry>>) -> Arc<Entry> {

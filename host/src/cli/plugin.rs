@@ -221,11 +221,16 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
                     text(plugin, "version"),
                     short(&text(plugin, "digest")),
                     state,
+                    format!("{} of {}", plugin["hosts"]["running"], plugin["hosts"]["of"]),
                     plugin["revisions"].to_string(),
                     joined(&plugin["queues"]),
                 ]
             });
-            output.table(&["PLUGIN", "VERSION", "DIGEST", "STATE", "REVISIONS", "QUEUES"], rows.collect(), &plugins);
+            output.table(
+                &["PLUGIN", "VERSION", "DIGEST", "STATE", "HOSTS", "REVISIONS", "QUEUES"],
+                rows.collect(),
+                &plugins,
+            );
         }
         PluginCommand::Revisions { plugin } => {
             let revisions = client.call(Method::GET, &format!("plugins/{}/revisions", segment(&plugin)), None).await?;
@@ -426,11 +431,39 @@ fn describe(activated: &Value) -> String {
     let granted: String =
         items(&activated["newlyGranted"]).filter_map(Value::as_str).map(|ask| format!("granted: {ask}\n")).collect();
     format!(
-        "active: {} {} {}\n{granted}{previous}",
+        "active: {} {} {}\n{granted}{previous}{}",
         text(activated, "plugin"),
         text(activated, "version"),
         short(&text(activated, "digest")),
+        elsewhere(activated),
     )
+}
+
+/// What other processes have not done yet; nothing to say when all follow.
+fn elsewhere(activated: &Value) -> String {
+    let hosts: Vec<&Value> = items(&activated["hosts"]).collect();
+    let behind: Vec<&&Value> = hosts.iter().filter(|host| host["isCurrent"] != true).collect();
+    if behind.is_empty() {
+        return String::new();
+    }
+    let lines: String = behind.iter().map(|host| format!("\n  {}: {}", text(host, "host"), host_state(host))).collect();
+    format!(
+        "\nincomplete: it runs on {} of {} hosts; look again with: patchbay plugin status {}{lines}",
+        hosts.len() - behind.len(),
+        hosts.len(),
+        text(activated, "plugin"),
+    )
+}
+
+/// How a plugin fares in one process, in words.
+pub(super) fn host_state(host: &Value) -> String {
+    let running = host["running"].as_str().map_or_else(|| "nothing".into(), short);
+    match (host["silentS"].as_u64(), host["failure"].as_str()) {
+        (Some(silent), _) => format!("runs {running} and has been silent for {silent} s: killed, or cut off"),
+        (None, Some(failure)) => format!("runs {running}: {failure}"),
+        (None, None) if host["isCurrent"] == true => format!("runs {running}"),
+        (None, None) => format!("runs {running} still"),
+    }
 }
 
 pub(super) fn items(value: &Value) -> impl Iterator<Item = &Value> {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::Output;
 use super::client::{Client, segment};
-use super::plugin::{items, short, signers, text};
+use super::plugin::{host_state, items, short, signers, text};
 
 pub(super) async fn status(plugin: &str, client: &Client, output: Output) -> anyhow::Result<()> {
     let status = client.call(Method::GET, &format!("plugins/{}/status", segment(plugin)), None).await?;
@@ -18,6 +18,9 @@ pub(super) async fn status(plugin: &str, client: &Client, output: Output) -> any
     println!("running: {} on this host", digest("running"));
     if let Some(failure) = status["failure"].as_str() {
         println!("failure: {failure}");
+    }
+    for host in items(&status["hosts"]) {
+        println!("  {} ({}): {}", text(host, "host"), text(host, "version"), host_state(host));
     }
     println!();
     let rows = items(&status["revisions"]).map(|revision| {

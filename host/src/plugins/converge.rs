@@ -8,23 +8,41 @@ use patchbay_model::grant::{Ask, Granted};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_runtime::Revision;
-use patchbay_store::{ActiveRow, StoreError};
+use patchbay_store::{ActiveRow, Failure, StoreError};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::permissions::tables;
 use super::{PluginError, Plugins};
+use crate::local_copy::LocalCopy;
 use crate::signature::Signature;
 
+/// Name of the local copy of the active plugins.
+const COPY: &str = "plugins.json";
 /// Convergence without a notification: bounds how long a lost one goes unnoticed.
 const RECONCILE_EVERY: Duration = Duration::from_secs(3);
 /// Without a successful look at Postgres for this long, the process may run outdated plugins.
 pub const STALE_AFTER: Duration = Duration::from_secs(15);
 
+/// An active plugin, as far as a start without Postgres needs it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct CopiedPlugin {
+    plugin: PluginName,
+    digest: RevisionDigest,
+    /// As stored, without defaults.
+    settings: Value,
+    granted: Vec<Ask>,
+    /// In the form of `.sig` files.
+    signatures: Vec<String>,
+}
+
 impl Plugins {
     /// Why the active revision of a plugin does not run here, if so.
     pub fn failure(&self, plugin: &PluginName) -> Option<String> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).get(plugin).cloned()
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.get(plugin).map(|failure| failure.reason.clone())
     }
 
     /// Whether this process may run outdated plugins: it has not seen Postgres for [`STALE_AFTER`].
@@ -57,7 +75,7 @@ impl Plugins {
                     Ok(revision) => revision,
                     Err(error) => {
                         error!(plugin = %row.plugin, revision = %row.digest, error = %error, "active revision cannot be loaded; the previous one keeps running");
-                        failures.insert(row.plugin.clone(), error.to_string());
+                        failures.insert(row.plugin.clone(), Failure { digest: row.digest, reason: error.to_string() });
                         if let Some(incumbent) = registry.get(&row.plugin).filter(|_| row.grants_adopted) {
                             self.permit(row, incumbent.manifest()).await?;
                         }
@@ -87,6 +105,82 @@ impl Plugins {
             tell();
         }
         *self.converged_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.report().await?;
+        self.keep_copy(&active).await
+    }
+
+    /// Whether [`Plugins::start_from_copy`] has anything to start.
+    pub fn has_copy(copy: &LocalCopy) -> bool {
+        copy.load::<Vec<CopiedPlugin>>(COPY).is_some()
+    }
+
+    /// Runs what this process last saw as active: for a start while Postgres is away. Gives the number of plugins that run.
+    pub async fn start_from_copy(&self) -> usize {
+        let _one_at_a_time = self.converging.lock().await;
+        let registry = self.runtime.registry();
+        let copied: Vec<CopiedPlugin> = self.copy.load(COPY).unwrap_or_default();
+        for plugin in &copied {
+            match self.load_copied(plugin).await {
+                Ok(revision) => {
+                    self.grants.publish(&plugin.plugin, Arc::new(plugin.granted.iter().cloned().collect()));
+                    let settings = self.settings.effective(revision.manifest(), &plugin.settings);
+                    self.settings.publish(&plugin.plugin, settings);
+                    registry.publish(revision);
+                }
+                Err(error) => {
+                    error!(plugin = %plugin.plugin, revision = %plugin.digest, %error, "the local copy of an active revision cannot be loaded");
+                    let failure = Failure { digest: plugin.digest, reason: error.to_string() };
+                    self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(plugin.plugin.clone(), failure);
+                }
+            }
+        }
+        self.supervisor.reconcile().await;
+        if let Some(tell) = self.on_change.get() {
+            tell();
+        }
+        registry.snapshot().len()
+    }
+
+    async fn load_copied(&self, plugin: &CopiedPlugin) -> Result<Arc<Revision>, PluginError> {
+        let signatures: Vec<Signature> = plugin.signatures.iter().filter_map(|text| text.parse().ok()).collect();
+        self.check_signatures(&plugin.digest, &signatures)?;
+        let component = self.copy.component(&plugin.digest);
+        let component = component.ok_or_else(|| PluginError::NotFound("its file is not here".into()))?;
+        self.load_file(&plugin.plugin, &plugin.digest, &component).await
+    }
+
+    /// Keeps what now runs here for a start without Postgres.
+    async fn keep_copy(&self, active: &[ActiveRow]) -> Result<(), StoreError> {
+        let mut copied = self.copied.lock().await;
+        let running = active.iter().filter(|row| self.running(&row.plugin) == Some(row.digest));
+        let mut current: Vec<CopiedPlugin> = running
+            .map(|row| CopiedPlugin {
+                plugin: row.plugin.clone(),
+                digest: row.digest,
+                settings: row.settings.clone(),
+                granted: row.granted.clone(),
+                signatures: copied
+                    .iter()
+                    .find(|plugin| plugin.digest == row.digest)
+                    .map(|plugin| plugin.signatures.clone())
+                    .unwrap_or_default(),
+            })
+            .collect();
+        if *copied == current {
+            return Ok(());
+        }
+        for plugin in &mut current {
+            let rows = self.store.signatures(&plugin.digest).await?;
+            plugin.signatures =
+                rows.iter().filter_map(Signature::from_row).map(|signature| signature.to_string()).collect();
+        }
+        copied.clone_from(&current);
+        let copy = self.copy.clone();
+        let write = tokio::task::spawn_blocking(move || {
+            copy.save(COPY, &current);
+            copy.keep_only(&current.iter().map(|plugin| plugin.digest).collect::<Vec<_>>());
+        });
+        write.await.ok();
         Ok(())
     }
 
@@ -127,15 +221,35 @@ impl Plugins {
     }
 
     /// The one way from Postgres into the registry. What stands there may be another file than the one that was staged.
-    pub(super) async fn load(&self, plugin: &PluginName, digest: &RevisionDigest) -> Result<Arc<Revision>, PluginError> {
+    pub(super) async fn load(
+        &self,
+        plugin: &PluginName,
+        digest: &RevisionDigest,
+    ) -> Result<Arc<Revision>, PluginError> {
         // Over the digest, so that a revision that nobody vouches for costs no reading of its file at each convergence.
         if self.trusted.are_required() {
             let kept: Vec<Signature> =
                 self.store.signatures(digest).await?.iter().filter_map(Signature::from_row).collect();
-            self.trusted.check(digest, &kept)?;
+            self.check_signatures(digest, &kept)?;
         }
         let component = self.stored(digest).await?;
-        let revision = self.runtime.load(&component).await?;
+        let revision = self.load_file(plugin, digest, &component).await?;
+        let (copy, digest) = (self.copy.clone(), *digest);
+        tokio::task::spawn_blocking(move || copy.keep_component(&digest, &component)).await.ok();
+        Ok(revision)
+    }
+
+    fn check_signatures(&self, digest: &RevisionDigest, kept: &[Signature]) -> Result<(), PluginError> {
+        if self.trusted.are_required() { Ok(self.trusted.check(digest, kept)?) } else { Ok(()) }
+    }
+
+    async fn load_file(
+        &self,
+        plugin: &PluginName,
+        digest: &RevisionDigest,
+        component: &[u8],
+    ) -> Result<Arc<Revision>, PluginError> {
+        let revision = self.runtime.load(component).await?;
         if revision.plugin() != plugin {
             let message = format!("revision {} is of plugin {}, not of {plugin}", digest.short(), revision.plugin());
             return Err(PluginError::Damaged(message));

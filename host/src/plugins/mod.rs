@@ -8,6 +8,7 @@
 
 mod converge;
 mod error;
+mod fleet;
 mod permissions;
 mod view;
 
@@ -18,20 +19,37 @@ use std::time::Instant;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, QueueName, RevisionDigest};
 use patchbay_runtime::Runtime;
-use patchbay_store::{NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
+use patchbay_store::{Failure, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
 use serde_json::Value;
 use tokio::sync::{Mutex, Notify};
 use tracing::info;
 
+use self::converge::CopiedPlugin;
 pub use self::converge::STALE_AFTER;
 pub use self::error::PluginError;
 use self::permissions::tables;
-pub use self::view::{Activated, GrantStory, Signed, Staged, asks};
+pub use self::view::{Activated, GrantStory, HostState, Signed, Staged, asks};
 use crate::difference::Described;
 use crate::grants::Grants;
+use crate::local_copy::LocalCopy;
 use crate::settings::{self, Settings};
 use crate::signature::{Signature, Standing, TrustedKeys};
 use crate::work::Supervisor;
+
+/// What the plugins of a process are made of.
+#[allow(missing_docs)]
+pub struct Parts {
+    pub store: Store,
+    pub sql: PluginSql,
+    pub runtime: Arc<Runtime>,
+    pub settings: Arc<Settings>,
+    pub grants: Arc<Grants>,
+    pub supervisor: Arc<Supervisor>,
+    pub trusted: TrustedKeys,
+    pub copy: LocalCopy,
+    /// Name of this process.
+    pub host: String,
+}
 
 /// The plugins of this process.
 pub struct Plugins {
@@ -44,26 +62,24 @@ pub struct Plugins {
     /// Something may have changed.
     woken: Notify,
     trusted: TrustedKeys,
+    copy: LocalCopy,
+    /// What was last written there.
+    copied: Mutex<Vec<CopiedPlugin>>,
+    /// Name of this process.
+    host: String,
     /// One convergence at a time.
     converging: Mutex<()>,
     converged_at: StdMutex<Option<Instant>>,
     /// Told when the active set of this process has changed.
     on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Why an active revision does not run here.
-    failures: StdMutex<HashMap<PluginName, String>>,
+    failures: StdMutex<HashMap<PluginName, Failure>>,
 }
 
 impl Plugins {
     /// Loads nothing yet; see [`Plugins::converge`].
-    pub fn new(
-        store: Store,
-        sql: PluginSql,
-        runtime: Arc<Runtime>,
-        settings: Arc<Settings>,
-        grants: Arc<Grants>,
-        supervisor: Arc<Supervisor>,
-        trusted: TrustedKeys,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, sql, runtime, settings, grants, supervisor, trusted, copy, host } = parts;
         Self {
             store,
             sql,
@@ -71,8 +87,11 @@ impl Plugins {
             settings,
             grants,
             supervisor,
-            woken: Notify::new(),
             trusted,
+            copy,
+            copied: Mutex::default(),
+            host,
+            woken: Notify::new(),
             converging: Mutex::default(),
             converged_at: StdMutex::default(),
             on_change: OnceLock::new(),
@@ -171,6 +190,7 @@ impl Plugins {
             plugin: plugin.clone(),
             version: row.version,
             digest: row.digest,
+            hosts: self.wait_for_fleet(plugin, &row.digest).await?,
             previous: activation.previous,
             granted,
             newly_granted: missing,

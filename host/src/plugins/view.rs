@@ -64,6 +64,27 @@ pub struct Activated {
     /// Granted with this activation.
     #[schema(value_type = Vec<String>)]
     pub newly_granted: Vec<Ask>,
+    /// How it fares in every process, about a second later at most.
+    pub hosts: Vec<HostState>,
+}
+
+/// How the active revision of a plugin fares in one process.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostState {
+    /// `hostname:pid`.
+    pub host: String,
+    /// Of its binary.
+    pub version: String,
+    /// The revision that takes its calls there; absent when none does.
+    #[schema(value_type = Option<String>)]
+    pub running: Option<RevisionDigest>,
+    /// Whether that is the active one.
+    pub is_current: bool,
+    /// Why it is not.
+    pub failure: Option<String>,
+    /// Nothing was heard of the process for so long, seconds: it was killed, or is cut off and runs on with what it last saw.
+    pub silent_s: Option<u64>,
 }
 
 /// One thing that a plugin asks for or is granted.

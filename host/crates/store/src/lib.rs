@@ -6,6 +6,7 @@
 mod attempts;
 mod error;
 mod grants;
+mod hosts;
 mod plugin_sql;
 mod revisions;
 mod schedules;
@@ -17,6 +18,7 @@ mod store;
 pub use attempts::AttemptRow;
 pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
+pub use hosts::{Failure, HostRow, Report, Running};
 pub use plugin_sql::{OutboxBatch, OutboxEntry, PluginSql, RoleError, Wanted};
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use schedules::{ScheduleFields, ScheduleRow};

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use patchbay_model::{PluginName, SecretName};
+use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
@@ -13,7 +14,7 @@ use crate::{Store, StoreError};
 const COLUMNS: &str = "select id, plugin, name, version, key_id, nonce, ciphertext, created_at, created_by, ends_at, last_used_at from secrets";
 
 /// A value that only the master key opens.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedSecret {
     /// Which master key.
     pub key_id: String,
@@ -24,7 +25,7 @@ pub struct SealedSecret {
 }
 
 /// One version of one secret.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct SecretRow {
     pub id: i64,

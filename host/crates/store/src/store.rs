@@ -55,6 +55,13 @@ pub struct Store {
 impl Store {
     /// Connects; fails when Postgres is away.
     pub async fn connect(config: StoreConfig) -> Result<Self, StoreError> {
+        let store = Self::new(config)?;
+        store.ping().await?;
+        Ok(store)
+    }
+
+    /// Connects when it is used.
+    pub fn new(config: StoreConfig) -> Result<Self, StoreError> {
         let base = PgConnectOptions::from_str(&config.url)?;
         let options = base
             .clone()
@@ -65,8 +72,7 @@ impl Store {
             .min_connections(config.min_connections)
             .max_connections(config.max_connections)
             .acquire_timeout(config.acquire_timeout)
-            .connect_with(options.clone())
-            .await?;
+            .connect_lazy_with(options.clone());
         Ok(Self { pool, options, base })
     }
 
@@ -78,7 +84,8 @@ impl Store {
         sqlx::query("select pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut connection).await?;
         connection.execute("create schema if not exists patchbay").await?;
         let before = applied(&mut connection).await?;
-        sqlx::migrate!("../../../migrations").set_locking(false).run(&mut connection).await?;
+        // Not `run`: it takes what is not `Send` for every lifetime, and the caller may be a task.
+        sqlx::migrate!("../../../migrations").set_locking(false).run_direct(None, &mut connection, false).await?;
         let after = applied(&mut connection).await?;
         connection.close().await?;
         Ok(MigrationReport { applied: after.into_iter().filter(|name| !before.contains(name)).collect() })

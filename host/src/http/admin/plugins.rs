@@ -7,6 +7,7 @@ use axum::{Extension, Json};
 use http::{HeaderMap, StatusCode};
 use patchbay_model::grant::Ask;
 use patchbay_model::{PluginName, RevisionDigest};
+use patchbay_store::HostRow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
@@ -49,6 +50,15 @@ struct PluginSummary {
     /// Why the active revision does not run on this host.
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
+    /// Processes that answer, and how many of them run the active revision.
+    hosts: HostCount,
+}
+
+/// How far an activation has come.
+#[derive(Debug, Default, Serialize, utoipa::ToSchema)]
+struct HostCount {
+    running: usize,
+    of: usize,
 }
 
 /// A revision in a list.
@@ -75,12 +85,17 @@ pub(super) struct RevisionSummary {
 ))]
 async fn list(State(state): State<AppState>) -> ApiResult<Vec<PluginSummary>> {
     let rows = state.store.revisions(None).await?;
+    let hosts = state.store.hosts().await?;
+    let answering: Vec<_> = hosts.iter().filter(|host| host.silent_for.is_none()).collect();
     let mut plugins: Vec<PluginSummary> = Vec::new();
     // Newest first, so the first row of a plugin is its newest revision.
     for row in rows {
         let active = row.state == "active";
         let known = plugins.iter().position(|plugin| plugin.name == row.plugin.as_str());
+        let runs =
+            |host: &&&HostRow| host.plugins.get(&row.plugin).is_some_and(|running| running.digest == Some(row.digest));
         let summary = PluginSummary {
+            hosts: HostCount { running: answering.iter().filter(runs).count(), of: answering.len() },
             name: row.plugin.to_string(),
             version: row.version,
             digest: row.digest.to_string(),

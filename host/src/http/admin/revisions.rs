@@ -12,6 +12,7 @@ use super::plugins::{RevisionSummary, revision_summaries};
 use crate::difference::Change;
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
+use crate::plugins::HostState;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(status)).routes(routes!(history)).routes(routes!(diff))
@@ -27,6 +28,8 @@ struct Status {
     running: Option<String>,
     /// Why the active revision does not run on this host.
     failure: Option<String>,
+    /// Every process; empty when no revision is active.
+    hosts: Vec<HostState>,
     /// Newest first.
     revisions: Vec<RevisionSummary>,
 }
@@ -39,8 +42,14 @@ struct Status {
 async fn status(State(state): State<AppState>, Path(name): Path<String>) -> ApiResult<Status> {
     let plugin: PluginName = name.parse()?;
     let revisions = revision_summaries(&state, &plugin).await?;
+    let running = revisions.iter().find(|revision| revision.state == "active");
+    let hosts = match running.and_then(|revision| revision.digest.parse().ok()) {
+        Some(active) => state.plugins.hosts(&plugin, &active).await?,
+        None => Vec::new(),
+    };
     ok(Status {
-        active: revisions.iter().find(|revision| revision.state == "active").map(|revision| revision.digest.clone()),
+        hosts,
+        active: running.map(|revision| revision.digest.clone()),
         running: state.plugins.running(&plugin).map(|digest| digest.to_string()),
         failure: state.plugins.failure(&plugin),
         revisions,

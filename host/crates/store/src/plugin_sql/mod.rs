@@ -23,7 +23,7 @@ use patchbay_model::PluginName;
 use patchbay_model::sql::{PluginDatabase, SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgPool};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::{Store, StoreError};
 use installation::Installation;
@@ -51,7 +51,8 @@ pub struct PluginSql(Arc<Inner>);
 struct Inner {
     pool: PgPool,
     base: PgConnectOptions,
-    installation: Installation,
+    /// Read with the first need of it, so that a host starts while Postgres is away.
+    installation: OnceCell<Installation>,
     pools: Arc<Pools>,
     access: Mutex<HashMap<PluginName, Access>>,
     committed: Notify,
@@ -59,15 +60,23 @@ struct Inner {
 
 impl PluginSql {
     /// `max_connections` over all plugins of this process. Opens none yet.
-    pub async fn new(store: &Store, max_connections: usize) -> Result<Self, StoreError> {
-        Ok(Self(Arc::new(Inner {
+    pub fn new(store: &Store, max_connections: usize) -> Self {
+        Self(Arc::new(Inner {
             pool: store.pool.clone(),
             base: store.base.clone(),
-            installation: Installation::load(&store.pool).await?,
+            installation: OnceCell::new(),
             pools: Pools::new(store.pool.clone(), max_connections),
             access: Mutex::default(),
             committed: Notify::new(),
-        })))
+        }))
+    }
+
+    async fn installation(&self) -> Result<&Installation, StoreError> {
+        self.0.installation.get_or_try_init(|| Installation::load(&self.0.pool)).await
+    }
+
+    async fn installation_for_guest(&self) -> Result<&Installation, SqlError> {
+        self.installation().await.map_err(|_| SqlError::unavailable("Postgres does not answer"))
     }
 
     /// Whether a plugin may be given these rights without getting more by it.
@@ -80,7 +89,7 @@ impl PluginSql {
         if matches!(self.access(plugin), Some(Access::Ready(present)) if &present == wanted) {
             return Ok(());
         }
-        let done = roles::reconcile(&self.0.pool, &self.0.installation, plugin, wanted).await;
+        let done = async { roles::reconcile(&self.0.pool, self.installation().await?, plugin, wanted).await }.await;
         self.set_access(
             plugin,
             match &done {
@@ -103,7 +112,7 @@ impl PluginSql {
     /// after all, the next [`PluginSql::reconcile`] takes back.
     pub async fn prepare(&self, plugin: &PluginName, wanted: &Wanted) -> Result<(), RoleError> {
         roles::check_tables(&self.0.pool, wanted).await?;
-        roles::reconcile(&self.0.pool, &self.0.installation, plugin, wanted).await?;
+        roles::reconcile(&self.0.pool, self.installation().await?, plugin, wanted).await?;
         if self.access(plugin).is_some() {
             self.set_access(plugin, Access::Ready(wanted.clone()));
         }
@@ -127,20 +136,23 @@ impl PluginSql {
     async fn lease(&self, plugin: &PluginName) -> Result<Lease, SqlError> {
         match self.access(plugin) {
             Some(Access::Ready(wanted)) if !wanted.is_empty() => {}
-            Some(Access::Ready(_)) | None => return Err(SqlError::denied("no table is granted")),
+            Some(Access::Ready(_)) => return Err(SqlError::denied("no table is granted")),
+            // A start while Postgres is away.
+            None => return Err(SqlError::unavailable("the plugin's database login has not been looked at yet")),
             Some(Access::Blocked(_)) => {
                 return Err(SqlError::unavailable(
                     "the plugin's database login is not in order; the host's log says why",
                 ));
             }
         }
-        let role = self.0.installation.role(plugin);
+        let installation = self.installation_for_guest().await?;
+        let role = installation.role(plugin);
         let options = self
             .0
             .base
             .clone()
             .username(&role)
-            .password(&self.0.installation.password(&role))
+            .password(&installation.password(&role))
             .application_name(&format!("patchbay plugin {plugin}"))
             // Names have schemas; what anybody may create elsewhere is not found by accident.
             .options([("search_path", "pg_catalog"), ("client_min_messages", "error")])
@@ -204,7 +216,8 @@ impl PluginDatabase for PluginSql {
             let done = async {
                 let answers = run_all(&mut lease, statements, &mut Budget::default()).await?;
                 if let Some(jobs) = &jobs {
-                    outbox::write(lease.connection()?, &self.0.installation, plugin, jobs).await?;
+                    let installation = self.installation_for_guest().await?;
+                    outbox::write(lease.connection()?, installation, plugin, jobs).await?;
                 }
                 Ok(answers)
             };

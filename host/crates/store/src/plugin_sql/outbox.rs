@@ -90,11 +90,12 @@ impl PluginSql {
         if rows.is_empty() {
             return Ok(None);
         }
+        let installation = self.installation().await?;
         let mut batch = OutboxBatch { tx, entries: Vec::new(), forged: Vec::new() };
         let mut seen = HashSet::new();
         for row in rows {
             let (id, plugin): (i64, String) = (row.try_get("id")?, row.try_get("plugin")?);
-            match self.entry(id, &plugin, &row, &mut seen)? {
+            match entry(installation, id, &plugin, &row, &mut seen)? {
                 Ok(entry) => batch.entries.push(entry),
                 Err(reason) => {
                     // Claimed, and by nobody to be believed.
@@ -110,37 +111,37 @@ impl PluginSql {
         }
         Ok(Some(batch))
     }
+}
 
-    fn entry(
-        &self,
-        id: i64,
-        plugin: &str,
-        row: &sqlx::postgres::PgRow,
-        seen: &mut HashSet<Uuid>,
-    ) -> Result<Result<OutboxEntry, &'static str>, StoreError> {
-        let (nonce, payload): (Uuid, String) = (row.try_get("nonce")?, row.try_get("payload")?);
-        let (grants, mac): (String, Vec<u8>) = (row.try_get("grants")?, row.try_get("mac")?);
-        let issued_ms = row.try_get("issued_ms")?;
-        let right = self.0.installation.outbox_mac(plugin, nonce.as_bytes(), issued_ms, &grants, &payload);
-        if !bool::from(right[..].ct_eq(&mac)) {
-            return Ok(Err("forged: its MAC is not the host's"));
-        }
-        if row.try_get("used")? || !seen.insert(nonce) {
-            return Ok(Err("replayed: its jobs were added before"));
-        }
-        if row.try_get("outlived")? {
-            return Ok(Err("too old to be told from a replayed one"));
-        }
-        let (Ok(plugin), Ok(mut jobs)) = (plugin.parse(), serde_json::from_str::<Vec<NewJob>>(&payload)) else {
-            return Ok(Err("unreadable: written by another version"));
-        };
-        for (place, job) in jobs.iter_mut().enumerate() {
-            if job.id.is_none() {
-                job.id = format!("outbox-{}-{place}", nonce.simple()).parse().ok();
-            }
-        }
-        Ok(Ok(OutboxEntry { plugin, jobs, row: id, nonce }))
+fn entry(
+    installation: &Installation,
+    id: i64,
+    plugin: &str,
+    row: &sqlx::postgres::PgRow,
+    seen: &mut HashSet<Uuid>,
+) -> Result<Result<OutboxEntry, &'static str>, StoreError> {
+    let (nonce, payload): (Uuid, String) = (row.try_get("nonce")?, row.try_get("payload")?);
+    let (grants, mac): (String, Vec<u8>) = (row.try_get("grants")?, row.try_get("mac")?);
+    let issued_ms = row.try_get("issued_ms")?;
+    let right = installation.outbox_mac(plugin, nonce.as_bytes(), issued_ms, &grants, &payload);
+    if !bool::from(right[..].ct_eq(&mac)) {
+        return Ok(Err("forged: its MAC is not the host's"));
     }
+    if row.try_get("used")? || !seen.insert(nonce) {
+        return Ok(Err("replayed: its jobs were added before"));
+    }
+    if row.try_get("outlived")? {
+        return Ok(Err("too old to be told from a replayed one"));
+    }
+    let (Ok(plugin), Ok(mut jobs)) = (plugin.parse(), serde_json::from_str::<Vec<NewJob>>(&payload)) else {
+        return Ok(Err("unreadable: written by another version"));
+    };
+    for (place, job) in jobs.iter_mut().enumerate() {
+        if job.id.is_none() {
+            job.id = format!("outbox-{}-{place}", nonce.simple()).parse().ok();
+        }
+    }
+    Ok(Ok(OutboxEntry { plugin, jobs, row: id, nonce }))
 }
 
 impl OutboxBatch {

@@ -100,7 +100,7 @@ impl SqlTransaction for Open {
     }
 
     async fn enqueue(&self, jobs: SqlJobs) -> Result<(), SqlError> {
-        let (installation, plugin) = (&self.sql.0.installation, &self.plugin);
+        let (installation, plugin) = (self.sql.installation_for_guest().await?, &self.plugin);
         self.step(async |lease, _| outbox::write(lease.connection()?, installation, plugin, &jobs).await).await?;
         self.has_jobs.store(true, Ordering::SeqCst);
         Ok(())
