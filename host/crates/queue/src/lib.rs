@@ -6,6 +6,7 @@
 mod add;
 mod attempts;
 mod connection;
+mod damage;
 mod error;
 mod flow;
 mod jobs;
@@ -26,6 +27,7 @@ mod worker;
 
 pub use attempts::{AttemptReader, Entry};
 pub use error::QueueError;
+pub use jobs::MAX_LISTED;
 pub use kv::Kv;
 pub use legacy::LegacyRepeatable;
 pub use overview::QueueOverview;
