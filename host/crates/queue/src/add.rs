@@ -9,6 +9,7 @@ use redis::Script;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::batch::Addition;
 use crate::now_ms;
 use crate::scripts::{self, Call};
 use crate::{QueueError, Queues, opts};
@@ -25,7 +26,7 @@ impl Queues {
     /// Refused while Redis is nearly full.
     pub async fn add(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>, QueueError> {
         self.memory.refuse_when_full().await?;
-        let mut by_queue: Vec<(QueueName, Vec<(usize, Call)>)> = Vec::new();
+        let mut by_queue: Vec<(QueueName, Vec<(usize, Addition)>)> = Vec::new();
         let mut ids: Vec<Option<JobId>> = vec![None; jobs.len()];
         // All are checked before the first one is added.
         for (place, mut job) in jobs.into_iter().enumerate() {
@@ -37,46 +38,19 @@ impl Queues {
             }
         }
         for (_, list) in by_queue {
-            let (places, additions): (Vec<usize>, Vec<Call>) = list.into_iter().unzip();
-            for (place, id) in places.into_iter().zip(self.run(&additions).await?) {
+            let (places, additions): (Vec<usize>, Vec<Addition>) = list.into_iter().unzip();
+            for (place, id) in places.into_iter().zip(self.add_all(&additions, &[]).await?) {
                 ids[place] = Some(id);
             }
         }
         ids.into_iter().map(|id| id.ok_or_else(|| QueueError::Invalid("BullMQ gave no id".into()))).collect()
     }
 
-    async fn run(&self, additions: &[Call]) -> Result<Vec<JobId>, QueueError> {
-        let replies = match additions {
-            [one] => vec![one.invoke(&mut self.connection.get()).await?],
-            all => self.transaction(all).await?,
-        };
-        replies.into_iter().map(id).collect()
-    }
-
-    /// All or none, in one transaction; there a script that Redis does not know could not be sent after all.
-    pub(crate) async fn transaction(&self, calls: &[Call]) -> Result<Vec<redis::Value>, QueueError> {
-        let mut connection = self.connection.get();
-        let mut loaded: Vec<&Call> = Vec::new();
-        for call in calls {
-            if !loaded.iter().any(|known| known.is_same_script(call)) {
-                call.load(&mut connection).await?;
-                loaded.push(call);
-            }
-        }
-        let mut pipe = redis::pipe();
-        pipe.atomic();
-        for call in calls {
-            pipe.add_command(call.command());
-        }
-        Ok(pipe.query_async(&mut connection).await?)
-    }
-
-    fn addition(&self, job: &NewJob) -> Result<Call, QueueError> {
+    fn addition(&self, job: &NewJob) -> Result<Addition, QueueError> {
         check(job)?;
         let keys = self.keys(&job.queue);
         let (script, script_keys) = script_for(job, &keys);
-        let id = job.id.as_ref().map_or("", JobId::as_str);
-        call(script, &script_keys, &keys, job, id, None)
+        addition(script, &script_keys, &keys, job, job.id.clone(), None)
     }
 }
 
@@ -89,15 +63,15 @@ pub(crate) struct Parent {
     pub(crate) on_failure: Option<&'static str>,
 }
 
-/// A call of one of the scripts that add a job.
-pub(crate) fn call(
+/// With a call of one of the scripts that add a job.
+pub(crate) fn addition(
     script: &'static Script,
     script_keys: &[String],
     keys: &QueueKeys,
     job: &NewJob,
-    id: &str,
+    id: Option<JobId>,
     parent: Option<&Parent>,
-) -> Result<Call, QueueError> {
+) -> Result<Addition, QueueError> {
     let deduplication = job.deduplication.as_ref().map(|once| format!("{}:de:{}", keys.base(), once.key));
     let mut opts = opts::encode(job);
     let parent_key = parent.map(|parent| format!("{}:{}", parent.queue_key, parent.id));
@@ -113,7 +87,7 @@ pub(crate) fn call(
     // Prefix, id, name, time, three for a parent, scheduler, de-duplication; and whether more of a flow follows.
     let head = (
         keys.key_prefix(),
-        id,
+        id.as_ref().map_or("", JobId::as_str),
         &job.name,
         now_ms(),
         &parent_key,
@@ -124,10 +98,11 @@ pub(crate) fn call(
         parent.is_some(),
     );
     let packed = |error: rmp_serde::encode::Error| QueueError::Invalid(format!("the job cannot be written: {error}"));
-    Ok(Call::new(script, script_keys)
+    let call = Call::new(script, script_keys)
         .arg(rmp_serde::to_vec(&head).map_err(packed)?)
         .arg(&job.data)
-        .arg(rmp_serde::to_vec_named::<Value>(&opts).map_err(packed)?))
+        .arg(rmp_serde::to_vec_named::<Value>(&opts).map_err(packed)?);
+    Ok(Addition { call, queue: job.queue.clone(), id, deduplication })
 }
 
 pub(crate) fn check(job: &NewJob) -> Result<(), QueueError> {

@@ -5,6 +5,7 @@
 
 mod add;
 mod attempts;
+mod batch;
 mod connection;
 mod damage;
 mod error;
