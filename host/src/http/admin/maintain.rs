@@ -277,9 +277,9 @@ async fn concurrency(
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Rate {
-    /// Jobs; absent or null: no limit.
+    /// Jobs, at most 2147483648; absent or null: no limit.
     max: Option<u64>,
-    /// Milliseconds; default 1000.
+    /// Milliseconds, at most a day; default 1000.
     per_ms: Option<u64>,
 }
 
