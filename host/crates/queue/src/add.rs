@@ -18,6 +18,8 @@ use crate::{QueueError, Queues, opts};
 pub(crate) const MAX_DATA_BYTES: usize = 1 << 20;
 /// Longest wait before a job starts: BullMQ keeps times times 4,096 as floating-point numbers, which are exact for some years to come.
 const MAX_DELAY: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
+/// Most finished jobs that an option may ask to keep: Lua counts exactly that far, and no Redis holds so many.
+const MAX_KEPT: u64 = 1 << 53;
 /// Longest key of a de-duplication: it becomes part of a Redis key.
 const MAX_DEDUPLICATION_BYTES: usize = 512;
 
@@ -122,8 +124,18 @@ pub(crate) fn check(job: &NewJob) -> Result<(), QueueError> {
     if job.attempts == Some(0) {
         return invalid("a job needs at least one attempt".into());
     }
-    if job.delay.is_some_and(|delay| delay > MAX_DELAY) {
-        return invalid("a delay is at most five years".into());
+    for (what, time) in [
+        ("a delay", job.delay),
+        ("a backoff's delay", job.backoff.map(|backoff| backoff.delay)),
+        ("a backoff's maximum", job.backoff.and_then(|backoff| backoff.max)),
+        ("a de-duplication's time", job.deduplication.as_ref().and_then(|once| once.ttl)),
+        ("the time that a completed job stays", job.keep_completed.and_then(|keep| keep.age)),
+        ("the time that a failed job stays", job.keep_failed.and_then(|keep| keep.age)),
+    ] {
+        time.map_or(Ok(()), |time| check_delay(what, time))?;
+    }
+    if [job.keep_completed, job.keep_failed].iter().flatten().any(|keep| keep.count > Some(MAX_KEPT)) {
+        return invalid(format!("at most {MAX_KEPT} finished jobs are kept by number; leave it out to keep all"));
     }
     if let Some(backoff) = &job.backoff {
         if backoff.jitter.is_some_and(|jitter| !(0.0..=1.0).contains(&jitter)) {
@@ -138,6 +150,9 @@ pub(crate) fn check(job: &NewJob) -> Result<(), QueueError> {
         if at <= starts {
             return invalid("the job would expire before it could start".into());
         }
+        if at > starts.saturating_add(MAX_DELAY.as_millis() as u64) {
+            return invalid("a job expires at most five years after it could start".into());
+        }
     }
     job.deduplication.as_ref().map_or(Ok(()), check_deduplication)
 }
@@ -150,6 +165,14 @@ pub(crate) fn check_data(data: &str) -> Result<(), QueueError> {
         Ok(_) => Ok(()),
         Err(error) => Err(QueueError::Invalid(format!("the data is not JSON: {error}"))),
     }
+}
+
+/// Five years at most, of whatever is waited for.
+pub(crate) fn check_delay(what: &str, time: Duration) -> Result<(), QueueError> {
+    if time > MAX_DELAY {
+        return Err(QueueError::Invalid(format!("{what} is at most five years")));
+    }
+    Ok(())
 }
 
 pub(crate) fn check_priority(priority: u32) -> Result<(), QueueError> {
@@ -217,6 +240,7 @@ pub(crate) fn id(reply: redis::Value) -> Result<JobId, QueueError> {
 
 #[cfg(test)]
 mod tests {
+    use patchbay_model::job::Keep;
     use patchbay_model::retry::{Backoff, BackoffKind};
 
     use super::*;
@@ -245,6 +269,11 @@ mod tests {
             (once(|once| once.key.clear()), "id"),
             (once(|once| once.extend = true), "extend"),
             (once(|once| once.ttl = Some(Duration::ZERO)), "1 ms"),
+            (NewJob { expires_at_ms: Some(u64::MAX), ..job() }, "five years"),
+            (NewJob { keep_failed: Some(Keep { age: Some(Duration::MAX), count: None }), ..job() }, "five years"),
+            (NewJob { keep_completed: Some(Keep { age: None, count: Some(u64::MAX) }), ..job() }, "kept by number"),
+            (once(|once| once.ttl = Some(Duration::from_millis(u64::MAX))), "five years"),
+            (backoff(0.5, u64::MAX), "five years"),
             (backoff(1.5, 10), "jitter"),
             (backoff(0.5, 1), "maximum"),
         ] {

@@ -7,7 +7,7 @@ use bullmq::QueueKeys;
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
 
-use crate::add::{check_data, check_priority};
+use crate::add::{check_data, check_delay, check_priority};
 use crate::scripts::{self, Call};
 use crate::{JobView, QueueError, Queues, damage, now_ms};
 
@@ -90,6 +90,7 @@ impl Queues {
 
     /// Starts a delayed job so long from now.
     pub async fn set_delay(&self, queue: &QueueName, id: &JobId, delay: Duration) -> Result<(), QueueError> {
+        check_delay("a delay", delay)?;
         let job = self.known_job(queue, id).await?;
         if job.schedule_id.is_some() {
             return Err(QueueError::Scheduled { id: id.to_string() });
