@@ -170,7 +170,9 @@ impl Host {
         Ok(digest)
     }
 
-    pub async fn add(&self, queue: &str, job: Value) -> anyhow::Result<String> {
+    /// Also to a queue that nobody knows yet.
+    pub async fn add(&self, queue: &str, mut job: Value) -> anyhow::Result<String> {
+        job["newQueue"] = true.into();
         let (status, answer) = self.post(&format!("/api/admin/queues/{queue}/jobs"), job).await?;
         anyhow::ensure!(status == 200, "add: {status} {answer}");
         Ok(answer["data"]["id"].as_str().context("id")?.to_owned())
