@@ -107,7 +107,8 @@ pub(crate) fn addition(
     Ok(Addition { call, queue: job.queue.clone(), id, deduplication })
 }
 
-pub(crate) fn check(job: &NewJob) -> Result<(), QueueError> {
+/// What [`Queues::add`] would refuse in a job, whatever Redis holds.
+pub fn check(job: &NewJob) -> Result<(), QueueError> {
     let invalid = |message: String| Err(QueueError::Invalid(message));
     if job.name.is_empty() || job.name.len() > 256 {
         return invalid("a job's name has 1 to 256 bytes".into());

@@ -26,6 +26,7 @@ mod traces;
 mod view;
 mod worker;
 
+pub use add::check as check_job;
 pub use attempts::{AttemptReader, Entry};
 pub use error::QueueError;
 pub use jobs::MAX_LISTED;
