@@ -149,6 +149,14 @@ impl Host {
         self.request(self.http.post(self.url.clone() + path).json(&body)).await
     }
 
+    pub async fn put(&self, path: &str, body: Value) -> anyhow::Result<(u16, Value)> {
+        self.request(self.http.put(self.url.clone() + path).json(&body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> anyhow::Result<(u16, Value)> {
+        self.request(self.http.delete(self.url.clone() + path)).await
+    }
+
     pub async fn push(&self, component: Vec<u8>) -> anyhow::Result<(u16, Value)> {
         self.request(self.http.post(format!("{}/api/admin/plugins", self.url)).body(component)).await
     }

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bull_board;
 mod commands;
+mod damaged;
 mod dev;
 mod features;
 mod grants;
