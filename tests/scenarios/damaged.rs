@@ -153,6 +153,27 @@ async fn a_settlement_that_stops_half_way_leaves_the_job_among_the_failed() -> a
 }
 
 #[tokio::test]
+async fn a_worker_takes_nothing_from_a_queue_whose_lists_are_none_and_loses_nothing() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let id = host.add(QUEUE, json!({ "name": "noop", "delayMs": 1 })).await?;
+    let mut redis = world.redis().await?;
+    let wait = format!("{}:{QUEUE}:wait", world.prefix);
+    redis.set::<_, _, ()>(&wait, "x").await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    // What a worker writes first.
+    until(Duration::from_secs(10), "a worker", async || {
+        let there: bool = redis.exists(format!("{}:{QUEUE}:stalled-check", world.prefix)).await?;
+        Ok(there.then_some(()))
+    })
+    .await?;
+    host.job_in(QUEUE, &id, "delayed").await?;
+    redis.del::<_, ()>(&wait).await?;
+    host.job_in(QUEUE, &id, "completed").await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_flow_or_job_for_a_damaged_queue_leaves_nothing_behind() -> anyhow::Result<()> {
     let (world, host) = world_with_host().await?;
     let mut redis = world.redis().await?;

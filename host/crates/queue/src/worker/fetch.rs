@@ -1,6 +1,7 @@
 //! Taking the next job, and what BullMQ's scripts answer when asked for one.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bullmq::QueueKeys;
@@ -9,6 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Inner;
+use crate::damage::shape;
 use crate::scripts::{self, Call};
 use crate::{QueueError, now_ms};
 
@@ -122,6 +124,10 @@ impl Inner {
 
     /// Takes a job under this token, if there is one to take now.
     pub(super) async fn fetch(&self, token: &str) -> Result<Next, QueueError> {
+        // BullMQ's script takes a thousand delayed jobs out of their set before it meets a list that is none, and they would be nowhere.
+        if self.suspicious.load(Ordering::Relaxed) {
+            self.queues.check_types(&shape(&self.names.keys)).await?;
+        }
         let mut keys = self.names.moving.to_vec();
         keys.push(self.names.marker.clone());
         let opts = rmp_serde::to_vec_named(&self.fetch_opts(token)).map_err(unwritable)?;
@@ -130,11 +136,17 @@ impl Inner {
         let taken = reply.and_then(|reply| next(reply)?.map_err(|code| refused(format!("code {code}"))));
         match taken.map_err(QueueError::from) {
             // The script took a job and stopped at it: it is ours, and its damage is its own.
-            Err(error) if error.is_damage() => match self.half_taken(token, None).await? {
-                Some(taken) => Ok(Next::Job(Box::new(taken))),
-                None => Err(error),
-            },
-            taken => taken,
+            Err(error) if error.is_damage() => {
+                self.suspicious.store(true, Ordering::Relaxed);
+                match self.half_taken(token, None).await? {
+                    Some(taken) => Ok(Next::Job(Box::new(taken))),
+                    None => Err(error),
+                }
+            }
+            taken => {
+                self.suspicious.fetch_and(taken.is_err(), Ordering::Relaxed);
+                taken
+            }
         }
     }
 }
