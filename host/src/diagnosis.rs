@@ -46,6 +46,10 @@ pub fn diagnose(seen: &Seen) -> Vec<Reason> {
     let waiting = counts.waiting + counts.prioritized;
     let mut reasons = Vec::new();
     let mut because = |code, message: String, next: String| reasons.push(Reason { code, message, next });
+    if let Some(error) = &queue.error {
+        let next = "repair or remove that key with redis-cli; jobs there may not be taken until then";
+        because("damaged-data", format!("what Redis holds of the queue is damaged: {error}"), next.into());
+    }
     if counts.paused {
         let who = seen.paused_by.as_ref().map_or_else(
             || "by another BullMQ client, such as Bull Board".to_owned(),
@@ -144,6 +148,7 @@ mod tests {
                 rate: None,
                 rate_limited_ms: None,
                 put_aside: 0,
+                error: None,
             },
             workers: vec!["host:1".into()],
             plugin: Some("email".into()),

@@ -67,7 +67,7 @@ function world(check) {
     queue,
     keep,
     add: (job, data = {}, opts = {}) => queue.add(job, data, opts),
-    hostAdds: async (job) => (await api(`/queues/${check}/jobs`, job)).id,
+    hostAdds: async (job) => (await api(`/queues/${check}/jobs`, { newQueue: true, ...job })).id,
     ended: (id, state = "completed", on = queue) =>
       until(`job ${id} ${state}`, async () => ((await on.getJobState(id)) === state ? on.getJob(id) : null)),
     // From the beginning: "from now on" begins when its first read arrives, which may be after the job has ended.

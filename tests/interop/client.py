@@ -82,7 +82,7 @@ class World:
         return await self.queue.add(name, {} if data is None else data, opts or {})
 
     async def host_adds(self, **job):
-        return (await api(f"/queues/{self.check}/jobs", job))["id"]
+        return (await api(f"/queues/{self.check}/jobs", {"newQueue": True, **job}))["id"]
 
     async def ended(self, job, state="completed", on=None):
         queue, job_id = on or self.queue, getattr(job, "id", job)

@@ -207,14 +207,14 @@ async fn jobs_and_flows_that_make_no_sense_are_refused_and_nothing_is_added() ->
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     let with = |key: &str, value: Value| {
-        let mut job = json!({ "name": "n" });
+        let mut job = json!({ "name": "n", "newQueue": true });
         job[key] = value;
         job
     };
     let big = "x".repeat(5 << 20);
     for (job, reason) in [
-        (json!({ "name": "n", "data": big }), ""),
-        (json!({ "name": "n", "data": "x".repeat((1 << 20) + 1) }), "larger"),
+        (json!({ "name": "n", "newQueue": true, "data": big }), ""),
+        (json!({ "name": "n", "newQueue": true, "data": "x".repeat((1 << 20) + 1) }), "larger"),
         (with("priority", 2_097_153.into()), "priority"),
         (with("priority", json!(-1)), "priority"),
         (with("backoff", json!({ "type": "mine", "delayMs": 1 })), "mine"),
@@ -224,7 +224,7 @@ async fn jobs_and_flows_that_make_no_sense_are_refused_and_nothing_is_added() ->
         (with("deduplication", json!({ "id": "" })), "id"),
         (with("deduplication", json!({ "id": "k", "extend": true })), "extend"),
         (with("expiresAtMs", (now_ms() - 1).into()), "expire"),
-        (json!({ "name": "n", "delayMs": 60_000, "expiresAtMs": now_ms() + 1_000 }), "expire"),
+        (json!({ "name": "n", "newQueue": true, "delayMs": 60_000, "expiresAtMs": now_ms() + 1_000 }), "expire"),
         (with("removeOnFail", json!("yes")), "removeOnFail"),
         (with("removeOnComplete", json!({ "age_s": 5 })), "removeOnComplete"),
         (with("attempts", 0.into()), "attempt"),
@@ -234,26 +234,31 @@ async fn jobs_and_flows_that_make_no_sense_are_refused_and_nothing_is_added() ->
         assert!((400..500).contains(&status), "{reason}: {status} {answer}");
         assert!(answer["message"].as_str().is_some_and(|message| message.contains(reason)), "{reason}: {answer}");
     }
-    let leaf = || json!({ "queue": IDLE, "job": { "name": "n" } });
-    let deep =
-        (0..MAX_DEPTH).fold(leaf(), |child, _| json!({ "queue": IDLE, "job": { "name": "n" }, "children": [child] }));
+    let leaf = || json!({ "queue": IDLE, "job": { "name": "n", "newQueue": true } });
+    let deep = (0..MAX_DEPTH).fold(
+        leaf(),
+        |child, _| json!({ "queue": IDLE, "job": { "name": "n", "newQueue": true }, "children": [child] }),
+    );
     let wide = |children: usize| {
         let children: Vec<Value> = (0..children).map(|_| leaf()).collect();
-        json!({ "queue": IDLE, "job": { "name": "n" }, "children": children })
+        json!({ "queue": IDLE, "job": { "name": "n", "newQueue": true }, "children": children })
     };
-    let twin = json!({ "queue": IDLE, "job": { "name": "n", "id": "twin" } });
-    let twins = json!({ "queue": IDLE, "job": { "name": "n" }, "children": [twin, twin] });
-    let bad_child = json!({ "queue": IDLE, "job": { "name": "n", "priority": 9_999_999 } });
-    let once = json!({ "name": "n", "deduplication": { "id": "k" } });
+    let twin = json!({ "queue": IDLE, "job": { "name": "n", "newQueue": true, "id": "twin" } });
+    let twins = json!({ "queue": IDLE, "job": { "name": "n", "newQueue": true }, "children": [twin, twin] });
+    let bad_child = json!({ "queue": IDLE, "job": { "name": "n", "newQueue": true, "priority": 9_999_999 } });
+    let once = json!({ "name": "n", "newQueue": true, "deduplication": { "id": "k" } });
     for (flow, reason) in [
         (deep, "levels"),
         (wide(MAX_NODES), "1000 jobs"),
         (wide(10_000), "1000 jobs"),
         (twins, "twice"),
-        (json!({ "queue": IDLE, "job": { "name": "n" }, "children": [leaf(), bad_child] }), "priority"),
+        (
+            json!({ "queue": IDLE, "job": { "name": "n", "newQueue": true }, "children": [leaf(), bad_child] }),
+            "priority",
+        ),
         (json!({ "queue": IDLE, "job": once, "children": [leaf()] }), "de-duplicated"),
-        (json!({ "queue": IDLE, "job": { "name": "n" }, "onFailure": "explode" }), "explode"),
-        (json!({ "queue": "a:b", "job": { "name": "n" } }), ""),
+        (json!({ "queue": IDLE, "job": { "name": "n", "newQueue": true }, "onFailure": "explode" }), "explode"),
+        (json!({ "queue": "a:b", "job": { "name": "n", "newQueue": true } }), ""),
     ] {
         let (status, answer) = host.post("/api/admin/flows", flow).await?;
         assert!((400..500).contains(&status), "{reason}: {status} {answer}");
@@ -295,7 +300,7 @@ async fn node_finishes_the_children_of_our_flow_and_we_those_of_nodes() -> anyho
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     host.deploy("hostile", hostile_with("[[queues]]\nname = \"hostileQueue\"\nconcurrency = 3\n")?).await?;
-    let child = |name: &str| json!({ "queue": "nodeQueue", "job": { "name": name } });
+    let child = |name: &str| json!({ "queue": "nodeQueue", "job": { "name": name, "newQueue": true } });
     let flow = json!({
         "queue": "hostileQueue", "job": { "name": "children" }, "children": [child("one"), child("two")]
     });

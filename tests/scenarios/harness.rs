@@ -170,6 +170,14 @@ impl Host {
         self.request(self.http.post(self.url.clone() + path).json(&body)).await
     }
 
+    pub async fn put(&self, path: &str, body: Value) -> anyhow::Result<(u16, Value)> {
+        self.request(self.http.put(self.url.clone() + path).json(&body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> anyhow::Result<(u16, Value)> {
+        self.request(self.http.delete(self.url.clone() + path)).await
+    }
+
     pub async fn push(&self, component: Vec<u8>) -> anyhow::Result<(u16, Value)> {
         self.request(self.http.post(format!("{}/api/admin/plugins", self.url)).body(component)).await
     }
@@ -191,7 +199,9 @@ impl Host {
         Ok(digest)
     }
 
-    pub async fn add(&self, queue: &str, job: Value) -> anyhow::Result<String> {
+    /// Also to a queue that nobody knows yet.
+    pub async fn add(&self, queue: &str, mut job: Value) -> anyhow::Result<String> {
+        job["newQueue"] = true.into();
         let (status, answer) = self.post(&format!("/api/admin/queues/{queue}/jobs"), job).await?;
         anyhow::ensure!(status == 200, "add: {status} {answer}");
         Ok(answer["data"]["id"].as_str().context("id")?.to_owned())

@@ -6,8 +6,10 @@
 mod bad_input;
 mod bull_board;
 mod commands;
+mod damaged;
 mod dev;
 mod features;
+mod fleet;
 mod grants;
 mod harness;
 mod health;

@@ -11,14 +11,6 @@ use crate::harness::{Host, World, full_length, hostile_plugin, hostile_plugin_wi
 const QUEUE: &str = "hostileQueue";
 
 impl Host {
-    async fn put(&self, path: &str, body: Value) -> anyhow::Result<(u16, Value)> {
-        self.request(self.http.put(self.url.clone() + path).json(&body)).await
-    }
-
-    async fn delete(&self, path: &str) -> anyhow::Result<(u16, Value)> {
-        self.request(self.http.delete(self.url.clone() + path)).await
-    }
-
     /// Codes of the reasons why the queue does not move.
     async fn why(&self, queue: &str) -> anyhow::Result<Vec<String>> {
         let (status, answer) = self.get(&format!("/api/admin/queues/{queue}/why")).await?;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -66,10 +67,11 @@ impl RedisServer {
 }
 
 /// Forwards to a server until it is told to go silent: then connections stay open and nothing moves, as behind a dead router.
-/// Later connections work.
+/// Later connections work. Or until it refuses: then there is no server any more.
 pub struct SilentProxy {
     pub address: SocketAddr,
     generation: Arc<watch::Sender<u64>>,
+    refuses: Arc<AtomicBool>,
 }
 
 impl SilentProxy {
@@ -78,8 +80,13 @@ impl SilentProxy {
         let address = listener.local_addr()?;
         let generation = Arc::new(watch::Sender::new(0));
         let current = Arc::clone(&generation);
+        let refuses = Arc::new(AtomicBool::new(false));
+        let refusing = Arc::clone(&refuses);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                if refusing.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let Ok(upstream) = TcpStream::connect(server).await else { continue };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = upstream.into_split();
@@ -87,7 +94,12 @@ impl SilentProxy {
                 tokio::spawn(forward(server_read, client_write, current.subscribe()));
             }
         });
-        Ok(Self { address, generation })
+        Ok(Self { address, generation, refuses })
+    }
+
+    /// From now on every new connection is closed at once, or none any more.
+    pub fn refuse(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::SeqCst);
     }
 
     /// All connections that are open now.

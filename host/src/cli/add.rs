@@ -69,6 +69,9 @@ pub(super) struct AddArgs {
     /// Likewise once it has failed for good
     #[arg(long, value_name = "JSON")]
     remove_on_fail: Option<String>,
+    /// Make the queue if nobody knows it yet
+    #[arg(long)]
+    new_queue: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -111,6 +114,7 @@ impl AddArgs {
             ("expiresAtMs", self.expires_at_ms.map(Value::from)),
             ("removeOnComplete", removal("--remove-on-complete", self.remove_on_complete)?),
             ("removeOnFail", removal("--remove-on-fail", self.remove_on_fail)?),
+            ("newQueue", self.new_queue.then_some(true.into())),
         ];
         let given = options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
         Ok(Value::Object(given.collect::<Map<_, _>>()))

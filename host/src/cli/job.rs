@@ -165,7 +165,9 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
 fn describe(queue: &str, story: &Value) -> String {
     let job = &story["job"];
     let mut lines = vec![format!("{queue} {}  {}  {}", text(job, "id"), text(job, "name"), text(job, "state"))];
-    for (label, name) in [("data", "data"), ("result", "returnValue"), ("failure", "failedReason")] {
+    for (label, name) in
+        [("data", "data"), ("result", "returnValue"), ("failure", "failedReason"), ("damage", "damage")]
+    {
         if let Some(value) = job[name].as_str() {
             lines.push(format!("{label}: {value}"));
         }

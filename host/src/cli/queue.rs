@@ -140,8 +140,10 @@ pub(super) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
             let rows = items(&queues).map(|queue| {
                 let counts = STATES.iter().map(|state| queue["counts"][state].to_string());
                 let paused = if queue["counts"]["paused"] == true { "paused" } else { "" };
+                let notes = [paused, queue["error"].as_str().unwrap_or_default()];
+                let notes = notes.into_iter().filter(|note| !note.is_empty()).collect::<Vec<_>>().join(", ");
                 let age = queue["oldestWaitingMs"].as_u64().map_or_else(String::new, age);
-                std::iter::once(text(queue, "name")).chain(counts).chain([age, paused.to_owned()]).collect()
+                std::iter::once(text(queue, "name")).chain(counts).chain([age, notes]).collect()
             });
             let head = [
                 "QUEUE",
@@ -171,10 +173,12 @@ pub(super) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
         QueueCommand::Pause { which } => {
             let done = post(which.path("pause"), None).await?;
             output.value(&format!("paused: {}", which.name()), &done);
+            all_done(&done)?;
         }
         QueueCommand::Resume { which } => {
             let done = post(which.path("resume"), None).await?;
             output.value(&format!("takes jobs again: {}", which.name()), &done);
+            all_done(&done)?;
         }
         QueueCommand::Drain { queue, delayed, yes } => {
             if !yes {
@@ -230,11 +234,24 @@ pub(super) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
     Ok(())
 }
 
+/// Of every queue, some may not have been.
+fn all_done(done: &Value) -> anyhow::Result<()> {
+    let failures: Vec<String> =
+        items(&done["failures"]).map(|one| format!("{}: {}", text(one, "queue"), text(one, "message"))).collect();
+    if !failures.is_empty() {
+        bail!("not done for {} queues:\n{}", failures.len(), failures.join("\n"));
+    }
+    Ok(())
+}
+
 fn describe(story: &Value) -> String {
     let counts = STATES.iter().map(|state| format!("{state} {}", story["counts"][state]));
     let mut lines = vec![text(story, "name"), format!("  {}", counts.collect::<Vec<_>>().join(", "))];
     if story["counts"]["paused"] == true {
         lines.push("  paused".into());
+    }
+    if let Some(error) = story["error"].as_str() {
+        lines.push(format!("  damaged: {error}"));
     }
     if let Some(ms) = story["oldestWaitingMs"].as_u64() {
         lines.push(format!("  oldest has waited {}", age(ms)));

@@ -135,6 +135,10 @@ impl From<QueueError> for ApiError {
                 log_chain(&error);
                 Self::unavailable("Redis")
             }
+            QueueError::Damaged { .. } => {
+                log_chain(&error);
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged-data", error.to_string())
+            }
             _ => {
                 log_chain(&error);
                 Self::internal()

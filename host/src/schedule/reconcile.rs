@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, QueueName};
-use patchbay_queue::{Queues, SchedulerSpec, SchedulerView};
+use patchbay_queue::{QueueError, Queues, SchedulerSpec, SchedulerView};
 use patchbay_store::{Store, StoreError};
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
@@ -76,16 +76,34 @@ impl Schedules {
             by_queue.entry(queue.clone()).or_default();
         }
         for (queue, wanted) in by_queue {
-            let there = self.queues.schedulers(&queue).await?;
-            self.mend(&queue, &wanted, &there).await?;
-            let is_ours = |view: &SchedulerView| known.contains(&(queue.clone(), view.id.clone()));
-            for stray in there.iter().filter(|view| is_ours(view) && !is_wanted(&wanted, view)) {
-                // Ours once, and wanted no more here: removed, paused, or moved to another queue.
-                self.queues.remove_scheduler(&queue, &stray.id).await?;
-                info!(%queue, schedule = stray.id, "schedule taken out");
+            match self.mend_queue(&queue, &wanted, &known).await {
+                Ok(()) => {}
+                // The others must not suffer; what is ours there stays known, so that it goes when it can.
+                Err(error @ QueueError::Damaged { .. }) => {
+                    error!(%queue, %error, "the schedules of a queue are not reconciled");
+                    ours.extend(known.iter().filter(|(other, _)| other == &queue).cloned());
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(self.queues.set_known_schedules(&ours).await?)
+    }
+
+    async fn mend_queue(
+        &self,
+        queue: &QueueName,
+        wanted: &[(SchedulerSpec, bool)],
+        known: &HashSet<(QueueName, String)>,
+    ) -> Result<(), QueueError> {
+        let there = self.queues.schedulers(queue).await?;
+        self.mend(queue, wanted, &there).await?;
+        let is_ours = |view: &SchedulerView| known.contains(&(queue.clone(), view.id.clone()));
+        for stray in there.iter().filter(|view| is_ours(view) && !is_wanted(wanted, view)) {
+            // Ours once, and wanted no more here: removed, paused, or moved to another queue.
+            self.queues.remove_scheduler(queue, &stray.id).await?;
+            info!(%queue, schedule = stray.id, "schedule taken out");
+        }
+        Ok(())
     }
 
     async fn mend(
@@ -93,7 +111,7 @@ impl Schedules {
         queue: &QueueName,
         wanted: &[(SchedulerSpec, bool)],
         there: &[SchedulerView],
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), QueueError> {
         for (spec, paused) in wanted {
             let view = there.iter().find(|view| view.id == spec.id.as_str());
             match (paused, view) {

@@ -73,7 +73,7 @@ impl Work {
         let verdict = decide(
             &execution.outcome,
             &execution.policy,
-            delivery.attempts_made + 1,
+            delivery.attempts_made.saturating_add(1),
             since_first_deferral(&delivery),
             rand::random(),
         );
@@ -92,7 +92,7 @@ impl Work {
         AttemptRecord {
             job: delivery.key.clone(),
             started: delivery.started,
-            attempt: delivery.attempts_made + 1,
+            attempt: delivery.attempts_made.saturating_add(1),
             name: delivery.name.clone(),
             plugin,
             revision,
@@ -117,7 +117,7 @@ impl Handler for Work {
             queue = %delivery.key.queue,
             job = %delivery.key.id,
             name = %delivery.name,
-            attempt = delivery.attempts_made + 1,
+            attempt = delivery.attempts_made.saturating_add(1),
             correlation_id = %correlation_id(&delivery),
         );
         self.run(delivery).instrument(span).await

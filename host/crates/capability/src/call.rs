@@ -242,7 +242,10 @@ fn queue_error(error: QueueError) -> CapabilityError {
         QueueError::MemoryFull(message) => CapabilityError::unavailable(message),
         other => {
             warn!(error = %other, cause = ?std::error::Error::source(&other), "capability failed");
-            CapabilityError::unavailable("Redis does not answer")
+            match other {
+                QueueError::Damaged { .. } => CapabilityError::unavailable("what Redis holds there is damaged"),
+                _ => CapabilityError::unavailable("Redis does not answer"),
+            }
         }
     }
 }

@@ -36,6 +36,9 @@ pub enum InvalidSchedule {
     /// Below [`LEAST_EVERY`].
     #[error("an interval has at least 1000 ms")]
     TooOften,
+    /// Above [`MOST_EVERY`].
+    #[error("an interval has at most ten years (315360000000 ms)")]
+    TooSeldom,
     /// A time outside the calendar.
     #[error("{0} is no point in time")]
     Time(u64),
@@ -45,6 +48,9 @@ pub use crate::id::ScheduleId;
 
 /// Shortest interval between ticks: below it, a queue of ordinary jobs is meant.
 pub const LEAST_EVERY: Duration = Duration::from_secs(1);
+
+/// Longest interval between ticks: BullMQ counts times in floating-point numbers, and nobody waits longer.
+pub const MOST_EVERY: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 
 /// What becomes of a tick that nobody could run within a minute of its time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,10 +92,12 @@ impl Rhythm {
     pub fn next_after(&self, id: &ScheduleId, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
         match self {
             Self::Every(every) if *every < LEAST_EVERY => Err(InvalidSchedule::TooOften),
+            Self::Every(every) if *every > MOST_EVERY => Err(InvalidSchedule::TooSeldom),
             Self::Every(every) => {
                 let (every, offset) = (every.as_millis() as u64, self.offset(id).as_millis() as u64);
-                let slot = after_ms / every * every + offset;
-                Ok(Some(if slot > after_ms { slot } else { slot + every }))
+                let slot = (after_ms / every * every).checked_add(offset);
+                let next = slot.and_then(|slot| if slot > after_ms { Some(slot) } else { slot.checked_add(every) });
+                next.map(Some).ok_or(InvalidSchedule::Time(after_ms))
             }
             Self::Cron { pattern, zone } => next_tick(pattern, zone.as_deref(), after_ms),
         }
@@ -188,6 +196,11 @@ mod tests {
         assert_eq!(Ok(Some(ticks[2])), every.next_after(&a, ticks[1]));
         assert_ne!(ticks, every.preview(&b, 1_000_000_000, 3).expect("it comes"));
         assert_eq!(Rhythm::Every(Duration::from_millis(999)).next_after(&a, 0), Err(InvalidSchedule::TooOften));
+        for beyond in [MOST_EVERY + Duration::from_millis(1), Duration::from_millis(i64::MAX as u64), Duration::MAX] {
+            assert_eq!(Rhythm::Every(beyond).preview(&a, 1_000_000_000, 5), Err(InvalidSchedule::TooSeldom));
+        }
+        assert!(Rhythm::Every(MOST_EVERY).preview(&a, 1_000_000_000, 5).is_ok());
+        assert_eq!(every.next_after(&a, u64::MAX), Err(InvalidSchedule::Time(u64::MAX)));
         let never = Rhythm::Cron { pattern: "0 0 30 2 *".into(), zone: None };
         assert_eq!(never.preview(&a, 0, 5), Err(InvalidSchedule::Never));
     }

@@ -9,6 +9,7 @@ use redis::Script;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::batch::Addition;
 use crate::now_ms;
 use crate::scripts::{self, Call};
 use crate::{QueueError, Queues, opts};
@@ -17,6 +18,8 @@ use crate::{QueueError, Queues, opts};
 pub(crate) const MAX_DATA_BYTES: usize = 1 << 20;
 /// Longest wait before a job starts: BullMQ keeps times times 4,096 as floating-point numbers, which are exact for some years to come.
 const MAX_DELAY: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
+/// Most finished jobs that an option may ask to keep: Lua counts exactly that far, and no Redis holds so many.
+const MAX_KEPT: u64 = 1 << 53;
 /// Longest key of a de-duplication: it becomes part of a Redis key.
 const MAX_DEDUPLICATION_BYTES: usize = 512;
 
@@ -25,7 +28,7 @@ impl Queues {
     /// Refused while Redis is nearly full.
     pub async fn add(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>, QueueError> {
         self.memory.refuse_when_full().await?;
-        let mut by_queue: Vec<(QueueName, Vec<(usize, Call)>)> = Vec::new();
+        let mut by_queue: Vec<(QueueName, Vec<(usize, Addition)>)> = Vec::new();
         let mut ids: Vec<Option<JobId>> = vec![None; jobs.len()];
         // All are checked before the first one is added.
         for (place, mut job) in jobs.into_iter().enumerate() {
@@ -37,8 +40,8 @@ impl Queues {
             }
         }
         for (_, list) in by_queue {
-            let (places, additions): (Vec<usize>, Vec<Call>) = list.into_iter().unzip();
-            for (place, id) in places.into_iter().zip(self.run(&additions).await?) {
+            let (places, additions): (Vec<usize>, Vec<Addition>) = list.into_iter().unzip();
+            for (place, id) in places.into_iter().zip(self.add_all(&additions, &[]).await?) {
                 ids[place] = Some(id);
             }
         }
@@ -55,38 +58,11 @@ impl Queues {
         Ok(())
     }
 
-    async fn run(&self, additions: &[Call]) -> Result<Vec<JobId>, QueueError> {
-        let replies = match additions {
-            [one] => vec![one.invoke(&mut self.connection.get()).await?],
-            all => self.transaction(all).await?,
-        };
-        replies.into_iter().map(id).collect()
-    }
-
-    /// All or none, in one transaction; there a script that Redis does not know could not be sent after all.
-    pub(crate) async fn transaction(&self, calls: &[Call]) -> Result<Vec<redis::Value>, QueueError> {
-        let mut connection = self.connection.get();
-        let mut loaded: Vec<&Call> = Vec::new();
-        for call in calls {
-            if !loaded.iter().any(|known| known.is_same_script(call)) {
-                call.load(&mut connection).await?;
-                loaded.push(call);
-            }
-        }
-        let mut pipe = redis::pipe();
-        pipe.atomic();
-        for call in calls {
-            pipe.add_command(call.command());
-        }
-        Ok(pipe.query_async(&mut connection).await?)
-    }
-
-    fn addition(&self, job: &NewJob) -> Result<Call, QueueError> {
+    fn addition(&self, job: &NewJob) -> Result<Addition, QueueError> {
         check(job)?;
         let keys = self.keys(&job.queue);
         let (script, script_keys) = script_for(job, &keys);
-        let id = job.id.as_ref().map_or("", JobId::as_str);
-        call(script, &script_keys, &keys, job, id, None)
+        addition(script, &script_keys, &keys, job, job.id.clone(), None)
     }
 }
 
@@ -99,15 +75,15 @@ pub(crate) struct Parent {
     pub(crate) on_failure: Option<&'static str>,
 }
 
-/// A call of one of the scripts that add a job.
-pub(crate) fn call(
+/// With a call of one of the scripts that add a job.
+pub(crate) fn addition(
     script: &'static Script,
     script_keys: &[String],
     keys: &QueueKeys,
     job: &NewJob,
-    id: &str,
+    id: Option<JobId>,
     parent: Option<&Parent>,
-) -> Result<Call, QueueError> {
+) -> Result<Addition, QueueError> {
     let deduplication = job.deduplication.as_ref().map(|once| format!("{}:de:{}", keys.base(), once.key));
     let mut opts = opts::encode(job);
     let parent_key = parent.map(|parent| format!("{}:{}", parent.queue_key, parent.id));
@@ -123,7 +99,7 @@ pub(crate) fn call(
     // Prefix, id, name, time, three for a parent, scheduler, de-duplication; and whether more of a flow follows.
     let head = (
         keys.key_prefix(),
-        id,
+        id.as_ref().map_or("", JobId::as_str),
         &job.name,
         now_ms(),
         &parent_key,
@@ -134,13 +110,15 @@ pub(crate) fn call(
         parent.is_some(),
     );
     let packed = |error: rmp_serde::encode::Error| QueueError::Invalid(format!("the job cannot be written: {error}"));
-    Ok(Call::new(script, script_keys)
+    let call = Call::new(script, script_keys)
         .arg(rmp_serde::to_vec(&head).map_err(packed)?)
         .arg(&job.data)
-        .arg(rmp_serde::to_vec_named::<Value>(&opts).map_err(packed)?))
+        .arg(rmp_serde::to_vec_named::<Value>(&opts).map_err(packed)?);
+    Ok(Addition { call, queue: job.queue.clone(), id, deduplication })
 }
 
-pub(crate) fn check(job: &NewJob) -> Result<(), QueueError> {
+/// What [`Queues::add`] would refuse in a job, whatever Redis holds.
+pub fn check(job: &NewJob) -> Result<(), QueueError> {
     let invalid = |message: String| Err(QueueError::Invalid(message));
     if job.name.is_empty() || job.name.len() > 256 {
         return invalid("a job's name has 1 to 256 bytes".into());
@@ -157,8 +135,18 @@ pub(crate) fn check(job: &NewJob) -> Result<(), QueueError> {
     if job.attempts == Some(0) {
         return invalid("a job needs at least one attempt".into());
     }
-    if job.delay.is_some_and(|delay| delay > MAX_DELAY) {
-        return invalid("a delay is at most five years".into());
+    for (what, time) in [
+        ("a delay", job.delay),
+        ("a backoff's delay", job.backoff.map(|backoff| backoff.delay)),
+        ("a backoff's maximum", job.backoff.and_then(|backoff| backoff.max)),
+        ("a de-duplication's time", job.deduplication.as_ref().and_then(|once| once.ttl)),
+        ("the time that a completed job stays", job.keep_completed.and_then(|keep| keep.age)),
+        ("the time that a failed job stays", job.keep_failed.and_then(|keep| keep.age)),
+    ] {
+        time.map_or(Ok(()), |time| check_delay(what, time))?;
+    }
+    if [job.keep_completed, job.keep_failed].iter().flatten().any(|keep| keep.count > Some(MAX_KEPT)) {
+        return invalid(format!("at most {MAX_KEPT} finished jobs are kept by number; leave it out to keep all"));
     }
     if let Some(backoff) = &job.backoff {
         if backoff.jitter.is_some_and(|jitter| !(0.0..=1.0).contains(&jitter)) {
@@ -173,6 +161,9 @@ pub(crate) fn check(job: &NewJob) -> Result<(), QueueError> {
         if at <= starts {
             return invalid("the job would expire before it could start".into());
         }
+        if at > starts.saturating_add(MAX_DELAY.as_millis() as u64) {
+            return invalid("a job expires at most five years after it could start".into());
+        }
     }
     job.deduplication.as_ref().map_or(Ok(()), check_deduplication)
 }
@@ -185,6 +176,14 @@ pub(crate) fn check_data(data: &str) -> Result<(), QueueError> {
         Ok(_) => Ok(()),
         Err(error) => Err(QueueError::Invalid(format!("the data is not JSON: {error}"))),
     }
+}
+
+/// Five years at most, of whatever is waited for.
+pub(crate) fn check_delay(what: &str, time: Duration) -> Result<(), QueueError> {
+    if time > MAX_DELAY {
+        return Err(QueueError::Invalid(format!("{what} is at most five years")));
+    }
+    Ok(())
 }
 
 pub(crate) fn check_priority(priority: u32) -> Result<(), QueueError> {
@@ -252,6 +251,7 @@ pub(crate) fn id(reply: redis::Value) -> Result<JobId, QueueError> {
 
 #[cfg(test)]
 mod tests {
+    use patchbay_model::job::Keep;
     use patchbay_model::retry::{Backoff, BackoffKind};
 
     use super::*;
@@ -280,6 +280,11 @@ mod tests {
             (once(|once| once.key.clear()), "id"),
             (once(|once| once.extend = true), "extend"),
             (once(|once| once.ttl = Some(Duration::ZERO)), "1 ms"),
+            (NewJob { expires_at_ms: Some(u64::MAX), ..job() }, "five years"),
+            (NewJob { keep_failed: Some(Keep { age: Some(Duration::MAX), count: None }), ..job() }, "five years"),
+            (NewJob { keep_completed: Some(Keep { age: None, count: Some(u64::MAX) }), ..job() }, "kept by number"),
+            (once(|once| once.ttl = Some(Duration::from_millis(u64::MAX))), "five years"),
+            (backoff(0.5, u64::MAX), "five years"),
             (backoff(1.5, 10), "jitter"),
             (backoff(0.5, 1), "maximum"),
         ] {

@@ -1,6 +1,7 @@
 //! What can go wrong with a queue, by what the caller does next.
 
 use patchbay_model::job::JobState;
+use redis::ErrorKind;
 
 /// Errors of this crate. The text is safe for clients: no URLs, no data.
 #[derive(Debug, thiserror::Error)]
@@ -54,23 +55,125 @@ pub enum QueueError {
     /// Redis is nearly full; running jobs still settle, new ones are refused.
     #[error("{0}")]
     MemoryFull(String),
+    /// What Redis holds is not as BullMQ keeps it: somebody else wrote there. Trying again does not help.
+    #[error(
+        "what Redis holds is damaged: {what}; it stays so until somebody repairs or removes it (patchbay queue list names damaged queues)"
+    )]
+    Damaged {
+        /// What is wrong, and where that is known.
+        what: String,
+        /// What Redis said; absent when we saw it ourselves.
+        #[source]
+        source: Option<redis::RedisError>,
+    },
     /// BullMQ's script refused.
     #[error("BullMQ refused")]
     BullMq(#[source] bullmq::Error),
 }
 
+impl QueueError {
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. })
+    }
+
+    fn full() -> Self {
+        Self::MemoryFull("Redis is full: remove finished jobs or raise maxmemory".into())
+    }
+}
+
+/// Redis's codes for a server that cannot serve us now, whatever was asked. Every other code is about the data that was asked for.
+const CANNOT_SERVE: [&str; 14] = [
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MOVED",
+    "ASK",
+    "BUSY",
+    "MISCONF",
+    "NOREPLICAS",
+    "NOAUTH",
+    "NOPERM",
+    "WRONGPASS",
+    "NOSCRIPT",
+];
+
 impl From<redis::RedisError> for QueueError {
     fn from(error: redis::RedisError) -> Self {
-        Self::Unavailable(error)
+        // Of a pipeline, the first one tells.
+        if let Some((_, first)) = error.clone().into_server_errors().as_deref().and_then(<[_]>::first) {
+            let (code, detail) = (first.code(), first.details().unwrap_or_default());
+            // Before Redis 7, errors within scripts have no code of their own.
+            if code == "OOM" || detail.contains("OOM command not allowed") {
+                return Self::full();
+            }
+            if CANNOT_SERVE.contains(&code) {
+                return Self::Unavailable(error);
+            }
+            return Self::Damaged { what: said(code, detail), source: Some(error) };
+        }
+        match error.kind() {
+            // The text of such an error may quote the value.
+            ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
+                Self::Damaged { what: "a value is not of the form that it should have".into(), source: Some(error) }
+            }
+            ErrorKind::Client => Self::Invalid("what was given cannot be written to Redis".into()),
+            _ => Self::Unavailable(error),
+        }
     }
+}
+
+/// Without the place in the script that found it.
+pub(crate) fn said(code: &str, detail: &str) -> String {
+    let detail = detail.split(" script: ").next().unwrap_or_default();
+    format!("{code} {detail}").trim_end().to_owned()
 }
 
 impl From<bullmq::Error> for QueueError {
     fn from(error: bullmq::Error) -> Self {
         match error {
-            bullmq::Error::Redis(error) => Self::Unavailable(error),
+            bullmq::Error::Redis(error) => error.into(),
             bullmq::Error::InvalidConfig(message) => Self::Invalid(message),
             other => Self::BullMq(other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(reply: &[u8]) -> QueueError {
+        let reply = redis::parse_redis_value(reply).expect("a reply");
+        reply.extract_error().expect_err("an error").into()
+    }
+
+    #[test]
+    fn an_error_about_data_is_not_told_as_a_redis_that_does_not_answer() {
+        for reply in [
+            &b"-LOADING Redis is loading the dataset in memory\r\n"[..],
+            b"-READONLY You can't write against a read only replica.\r\n",
+            b"-MASTERDOWN Link with MASTER is down\r\n",
+            b"-MISCONF Redis is configured to save RDB snapshots\r\n",
+        ] {
+            assert!(matches!(told(reply), QueueError::Unavailable(_)), "{}", told(reply));
+        }
+        for reply in [
+            &b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"[..],
+            b"-ERR Error running script (call to f_1): @user_script:1: -OOM command not allowed\r\n",
+        ] {
+            assert!(matches!(told(reply), QueueError::MemoryFull(_)), "{}", told(reply));
+        }
+        let wrong = told(
+            b"-WRONGTYPE Operation against a key holding the wrong kind of value script: 1f, on @user_script:9.\r\n",
+        );
+        assert!(wrong.is_damage() && wrong.to_string().contains("holding the wrong kind of value;"), "{wrong}");
+        assert!(told(b"-ERR hash value is not an integer\r\n").is_damage());
+        let unreadable = redis::from_redis_value::<u64>(redis::Value::BulkString(b"secret".to_vec()));
+        let unreadable = QueueError::from(redis::RedisError::from(unreadable.expect_err("no number")));
+        assert!(unreadable.is_damage() && !unreadable.to_string().contains("secret"), "{unreadable}");
+        let away: redis::RedisError = std::io::Error::from(std::io::ErrorKind::TimedOut).into();
+        assert!(matches!(QueueError::from(away), QueueError::Unavailable(_)));
     }
 }

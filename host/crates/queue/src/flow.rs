@@ -8,6 +8,7 @@ use patchbay_model::{JobId, QueueName};
 use uuid::Uuid;
 
 use crate::add::{self, Parent};
+use crate::batch::Addition;
 use crate::now_ms;
 use crate::scripts::{self, Call};
 use crate::{QueueError, Queues};
@@ -31,19 +32,15 @@ impl Queues {
         }
         let mut tree = Tree { queues: self, additions: Vec::new(), releases: Vec::new(), places: Vec::new() };
         tree.add(&flow, None)?;
-        let Tree { mut additions, releases, places, .. } = tree;
-        let jobs = additions.len();
-        additions.extend(releases);
-        for reply in self.transaction(&additions).await?.into_iter().take(jobs) {
-            add::id(reply)?;
-        }
+        let Tree { additions, releases, places, .. } = tree;
+        self.add_all(&additions, &releases).await?;
         Ok(places)
     }
 }
 
 struct Tree<'a> {
     queues: &'a Queues,
-    additions: Vec<Call>,
+    additions: Vec<Addition>,
     /// For children that exist already and are done: no event of theirs will come.
     releases: Vec<Call>,
     places: Vec<(QueueName, JobId)>,
@@ -70,7 +67,7 @@ impl Tree<'_> {
         } else {
             add::script_for(job, &keys)
         };
-        self.additions.push(add::call(script, &names, &keys, job, id.as_str(), parent)?);
+        self.additions.push(add::addition(script, &names, &keys, job, Some(id.clone()), parent)?);
         self.places.push((job.queue.clone(), id.clone()));
         if is_parent {
             let key = keys.job_key(id.as_str());

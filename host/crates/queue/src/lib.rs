@@ -5,7 +5,9 @@
 
 mod add;
 mod attempts;
+mod batch;
 mod connection;
+mod damage;
 mod error;
 mod flow;
 mod jobs;
@@ -24,8 +26,10 @@ mod traces;
 mod view;
 mod worker;
 
+pub use add::check as check_job;
 pub use attempts::{AttemptReader, Entry};
 pub use error::QueueError;
+pub use jobs::MAX_LISTED;
 pub use kv::Kv;
 pub use legacy::LegacyRepeatable;
 pub use overview::QueueOverview;

@@ -12,6 +12,10 @@ use crate::{QueueError, Queues, now_ms};
 
 /// Jobs per call of a script: some milliseconds, during which Redis does nothing else.
 const BATCH: u64 = 1_000;
+/// Largest rate over all workers: BullMQ's script holds each start against it.
+const MAX_RATE: u64 = 1 << 31;
+/// A limit that is reached stays so for as long: what stands still longer is paused.
+const MAX_RATE_TIME: Duration = Duration::from_secs(24 * 3_600);
 
 impl Queues {
     /// No worker anywhere takes jobs from it any more; running ones go on.
@@ -172,18 +176,24 @@ impl Queues {
 
     /// How many jobs of the queue may start per time over all workers everywhere; none: no limit but the workers' own.
     pub async fn set_rate(&self, queue: &QueueName, rate: Option<(u64, Duration)>) -> Result<(), QueueError> {
-        let meta = self.keys(queue).meta();
-        let mut connection = self.connection.get();
+        let keys = self.keys(queue);
+        let mut pipe = redis::pipe();
+        // What has started under the old rate no longer counts: else its time would have to end first.
+        pipe.atomic().del(keys.limiter()).ignore();
         match rate {
-            Some((max, per)) if max == 0 || per.is_zero() => {
-                return Err(QueueError::Invalid("a rate needs at least one job and one millisecond".into()));
+            Some((max, per)) if !(1..=MAX_RATE).contains(&max) || per.as_millis() == 0 || per > MAX_RATE_TIME => {
+                let text = format!("a rate is 1 to {MAX_RATE} jobs in 1 ms to one day; to stop the queue, pause it");
+                return Err(QueueError::Invalid(text));
             }
             Some((max, per)) => {
                 let fields = [("max", max), ("duration", per.as_millis() as u64)];
-                connection.hset_multiple::<_, _, _, ()>(meta, &fields).await?;
+                pipe.hset_multiple(keys.meta(), &fields).ignore();
             }
-            None => connection.hdel::<_, _, ()>(meta, &["max", "duration"]).await?,
+            None => {
+                pipe.hdel(keys.meta(), &["max", "duration"]).ignore();
+            }
         }
+        pipe.query_async::<()>(&mut self.connection.get()).await?;
         Ok(())
     }
 }

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use bullmq::QueueKeys;
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
 
-use crate::add::{check_data, check_priority};
+use crate::add::{check_data, check_delay, check_priority};
 use crate::scripts::{self, Call};
-use crate::{JobView, QueueError, Queues, now_ms};
+use crate::{JobView, QueueError, Queues, damage, now_ms};
 
 impl Queues {
     /// Puts a finished job back, with fresh attempts.
@@ -41,13 +42,27 @@ impl Queues {
     pub async fn remove(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
         self.known_job(queue, id).await?;
         let keys = self.keys(queue);
-        let call = Call::new(&scripts::REMOVE_JOB, &[keys.job_key(id.as_str()), keys.repeat()]);
-        let call = call.arg(id.as_str()).arg("0").arg(keys.key_prefix());
-        match call.invoke::<i64>(&mut self.connection.get()).await? {
-            1 => Ok(()),
-            OF_A_SCHEDULE => Err(QueueError::Scheduled { id: id.to_string() }),
-            _ => Err(QueueError::Running { id: id.to_string() }),
+        // A name in a list that is one of the queue's own keys: the script would remove that.
+        if damage::shape(&keys).iter().any(|(key, _)| key == &keys.job_key(id.as_str())) {
+            return self.remove_by_hand(&keys, id, false).await;
         }
+        match removal(&keys, id).invoke::<i64>(&mut self.connection.get()).await.map_err(QueueError::from) {
+            Ok(1) => Ok(()),
+            Ok(OF_A_SCHEDULE) => Err(QueueError::Scheduled { id: id.to_string() }),
+            Ok(_) => Err(QueueError::Running { id: id.to_string() }),
+            // The script looks for the job's lock before anything that can stop it half-way, so nobody runs this one.
+            Err(error) if error.is_damage() => self.remove_by_hand(&keys, id, true).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn remove_by_hand(&self, keys: &QueueKeys, id: &JobId, with_keys: bool) -> Result<(), QueueError> {
+        tracing::warn!(job = %id, queue = keys.name(), "what Redis holds of the job is damaged: removed without BullMQ's script");
+        let mut pipe = redis::pipe();
+        pipe.atomic().ignore_errors();
+        damage::take_away(&mut pipe, keys, id.as_str().as_bytes(), with_keys);
+        pipe.query_async::<redis::Value>(&mut self.connection.get()).await?;
+        Ok(())
     }
 
     /// Runs a delayed job now. Not one of a schedule: that would run the tick early and skip it later.
@@ -75,6 +90,7 @@ impl Queues {
 
     /// Starts a delayed job so long from now.
     pub async fn set_delay(&self, queue: &QueueName, id: &JobId, delay: Duration) -> Result<(), QueueError> {
+        check_delay("a delay", delay)?;
         let job = self.known_job(queue, id).await?;
         if job.schedule_id.is_some() {
             return Err(QueueError::Scheduled { id: id.to_string() });
@@ -135,6 +151,12 @@ impl Queues {
             _ => Err(wrong_state(self.known_job(queue, id).await?.state, rule)),
         }
     }
+}
+
+/// Forgets a job without its children.
+pub(crate) fn removal(keys: &QueueKeys, id: &JobId) -> Call {
+    let call = Call::new(&scripts::REMOVE_JOB, &[keys.job_key(id.as_str()), keys.repeat()]);
+    call.arg(id.as_str()).arg("0").arg(keys.key_prefix())
 }
 
 /// The scripts' answers.

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use bullmq::QueueKeys;
 use patchbay_model::QueueName;
+use redis::{RedisResult, Value};
 use serde::Serialize;
 
+use crate::damage::read;
 use crate::{QueueCounts, QueueError, Queues, now_ms};
 
 /// One queue.
@@ -28,16 +30,49 @@ pub struct QueueOverview {
     pub rate_limited_ms: Option<u64>,
     /// Jobs that a BullMQ 5 producer has put aside while the queue was paused.
     pub put_aside: u64,
+    /// What of it cannot be read, and why; that counts as nothing above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Replies about one queue, in the order of its questions; the first that cannot be read is remembered with its key.
+struct Replies<'a> {
+    replies: &'a mut dyn Iterator<Item = RedisResult<Value>>,
+    error: Option<String>,
+}
+
+impl Replies<'_> {
+    /// Nothing for what cannot be read.
+    fn next<T: redis::FromRedisValue + Default>(&mut self, key: &str) -> Result<T, QueueError> {
+        Ok(read(self.replies.next().unwrap_or(Ok(Value::Nil)))?.unwrap_or_else(|what| {
+            self.note(format!("{key}: {what}"));
+            T::default()
+        }))
+    }
+
+    fn note(&mut self, error: String) {
+        self.error.get_or_insert(error);
+    }
+
+    /// A limit, written by whoever; `None` also when it is no number.
+    fn limit(&mut self, key: &str, name: &str, value: Option<Vec<u8>>) -> Option<u64> {
+        let value = value?;
+        let number = std::str::from_utf8(&value).ok().and_then(|value| value.parse().ok());
+        if number.is_none() {
+            self.note(format!("{key}: {name} is no number, so no worker takes jobs; set it anew"));
+        }
+        number
+    }
 }
 
 /// Of `wait`, `paused`, `prioritized`, `delayed`, `active`, `waiting-children`, `completed`, `failed`.
 type Lengths = (u64, u64, u64, u64, u64, u64, u64, u64);
-type Limits = (Option<u8>, Option<u64>, Option<u64>, Option<u64>);
-type Edges = (Option<String>, Vec<String>, Vec<(String, f64)>, i64, Option<u64>);
 
-fn read_as<T: redis::FromRedisValue>(value: redis::Value) -> redis::RedisResult<T> {
+fn read_as<T: redis::FromRedisValue>(value: Value) -> RedisResult<T> {
     Ok(redis::from_redis_value(value)?)
 }
+
+type Standing = (QueueOverview, Vec<Vec<u8>>);
 
 /// Asks for a queue's [`Lengths`].
 fn ask_lengths(pipe: &mut redis::Pipeline, keys: &QueueKeys) {
@@ -69,6 +104,8 @@ impl Queues {
         }
         let mut connection = self.connection.get();
         let mut pipe = redis::pipe();
+        // One queue's damage must not hide the others.
+        pipe.ignore_errors();
         for name in names {
             let keys = self.keys(name);
             ask_lengths(&mut pipe, &keys);
@@ -76,41 +113,76 @@ impl Queues {
             pipe.lindex(keys.wait(), -1).zrange(keys.prioritized(), 0, 0).zrange_withscores(keys.delayed(), 0, 0);
             pipe.pttl(keys.limiter()).get(keys.limiter());
         }
-        let mut replies = pipe.query_async::<Vec<redis::Value>>(&mut connection).await?.into_iter();
-        let mut read = Vec::with_capacity(names.len());
-        for _ in names {
-            let lengths: Lengths = read_as(redis::Value::Array(replies.by_ref().take(8).collect()))?;
-            let limits: Limits = read_as(replies.next().unwrap_or(redis::Value::Nil))?;
-            let edges: Edges = read_as(redis::Value::Array(replies.by_ref().take(5).collect()))?;
-            read.push((lengths, limits, edges));
+        let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut connection).await?;
+        let mut replies = replies.into_iter();
+        let mut standings = Vec::with_capacity(names.len());
+        for name in names {
+            standings.push(self.standing(name, &mut Replies { replies: &mut replies, error: None })?);
         }
         // The next jobs to run are the oldest of their kind.
         let mut pipe = redis::pipe();
-        for (name, (_, _, edges)) in names.iter().zip(&read) {
-            let keys = self.keys(name);
-            for id in [edges.0.as_deref(), edges.1.first().map(String::as_str)] {
-                pipe.hget(keys.job_key(id.unwrap_or_default()), "timestamp");
+        pipe.ignore_errors();
+        for (queue, oldest) in &standings {
+            let prefix = self.keys(&queue.name).key_prefix();
+            for id in oldest {
+                pipe.hget([prefix.as_bytes(), id].concat(), "timestamp");
             }
         }
-        let times: Vec<Option<u64>> = pipe.query_async(&mut connection).await?;
+        let times: Vec<RedisResult<Value>> =
+            if pipe.is_empty() { Vec::new() } else { pipe.query_async(&mut connection).await? };
+        let mut times = times.into_iter();
         let now = now_ms();
-        let overview = names.iter().zip(read).zip(times.chunks(2)).map(|((name, (lengths, limits, edges)), times)| {
-            let (paused, concurrency, max, duration) = limits;
-            let (_, _, next_delayed, limiter_ms, taken) = edges;
-            let limited = limiter_ms > 0 && max.unwrap_or(1) <= taken.unwrap_or(0);
-            QueueOverview {
-                name: name.clone(),
-                counts: counts(lengths, paused.is_some()),
-                oldest_waiting_ms: times.iter().flatten().min().map(|&at| now.saturating_sub(at)),
-                // The score's lower bits only order jobs of one millisecond.
-                next_delayed_at: next_delayed.first().map(|(_, score)| (score / 4096.0) as u64),
-                concurrency,
-                rate: max.zip(duration),
-                rate_limited_ms: limited.then_some(limiter_ms.unsigned_abs()),
-                put_aside: lengths.1,
+        let mut overview = Vec::with_capacity(names.len());
+        for (mut queue, oldest) in standings {
+            let mut made = Vec::new();
+            for reply in times.by_ref().take(oldest.len()) {
+                // A job without a readable time has no age; what is wrong with it shows when it is looked at.
+                made.extend(read::<Option<u64>>(reply)?.ok().flatten());
             }
-        });
-        Ok(overview.collect())
+            queue.oldest_waiting_ms = made.into_iter().min().map(|at| now.saturating_sub(at));
+            overview.push(queue);
+        }
+        Ok(overview)
+    }
+
+    /// A queue, but for its jobs' ages, and the ids of the jobs that have waited longest.
+    fn standing(&self, name: &QueueName, replies: &mut Replies<'_>) -> Result<Standing, QueueError> {
+        let keys = self.keys(name);
+        let mut length = |key: String| replies.next::<u64>(&key);
+        let lengths: Lengths = (
+            length(keys.wait())?,
+            length(keys.paused())?,
+            length(keys.prioritized())?,
+            length(keys.delayed())?,
+            length(keys.active())?,
+            length(keys.waiting_children())?,
+            length(keys.completed())?,
+            length(keys.failed())?,
+        );
+        let meta = keys.meta();
+        let mut limits = replies.next::<Vec<Option<Vec<u8>>>>(&meta)?.into_iter();
+        let paused = limits.next().flatten().is_some();
+        let [concurrency, max, duration] =
+            ["concurrency", "max", "duration"].map(|limit| replies.limit(&meta, limit, limits.next().flatten()));
+        let oldest: Option<Vec<u8>> = replies.next(&keys.wait())?;
+        let first: Vec<Vec<u8>> = replies.next(&keys.prioritized())?;
+        let next_delayed: Vec<(Vec<u8>, f64)> = replies.next(&keys.delayed())?;
+        let limiter_ms: i64 = replies.next(&keys.limiter())?;
+        let taken: Option<u64> = replies.next(&keys.limiter())?;
+        let limited = limiter_ms > 0 && max.unwrap_or(1) <= taken.unwrap_or(0);
+        let overview = QueueOverview {
+            name: name.clone(),
+            counts: counts(lengths, paused),
+            oldest_waiting_ms: None,
+            // The score's lower bits only order jobs of one millisecond.
+            next_delayed_at: next_delayed.first().map(|(_, score)| (score / 4096.0) as u64),
+            concurrency,
+            rate: max.zip(duration),
+            rate_limited_ms: limited.then_some(limiter_ms.unsigned_abs()),
+            put_aside: lengths.1,
+            error: replies.error.take(),
+        };
+        Ok((overview, oldest.into_iter().chain(first).collect()))
     }
 
     /// Names of the queue's workers, ours and others'; an unnamed one is called `unnamed`.

@@ -158,7 +158,7 @@ impl Queues {
         let mut found = Vec::new();
         let mut cursor = 0u64;
         loop {
-            let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
+            let (next, keys): (u64, Vec<Vec<u8>>) = redis::cmd("SCAN")
                 .arg(cursor)
                 .arg("MATCH")
                 .arg(&pattern)
@@ -167,7 +167,9 @@ impl Queues {
                 .query_async(&mut connection)
                 .await?;
             let prefix = format!("{}:", self.config.prefix);
-            found.extend(keys.iter().filter_map(|key| key.strip_prefix(&prefix)?.strip_suffix(":meta")?.parse().ok()));
+            // What is no text is no queue's name.
+            let keys = keys.iter().filter_map(|key| std::str::from_utf8(key).ok());
+            found.extend(keys.filter_map(|key| key.strip_prefix(&prefix)?.strip_suffix(":meta")?.parse().ok()));
             cursor = next;
             if cursor == 0 {
                 found.sort();

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use patchbay_model::job::JobState;
 use serde::Serialize;
 
+use crate::damage::text;
+
 /// Jobs per state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)]
@@ -59,10 +61,23 @@ pub struct JobView {
     pub processed_by: Option<String>,
     /// The schedule whose tick it is.
     pub schedule_id: Option<String>,
+    /// What is wrong with what Redis holds of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
 }
 
+/// The fields of a job's hash, or why they cannot be read.
+pub(crate) type Hash = Result<HashMap<Vec<u8>, Vec<u8>>, String>;
+
 impl JobView {
-    pub(crate) fn new(id: String, state: JobState, mut fields: HashMap<String, String>) -> Self {
+    pub(crate) fn new(id: String, state: JobState, hash: Hash) -> Self {
+        let damage = match &hash {
+            Err(what) => Some(what.clone()),
+            Ok(fields) if !fields.contains_key(&b"timestamp"[..]) => Some("its hash is missing or incomplete".into()),
+            Ok(_) => None,
+        };
+        let fields = hash.unwrap_or_default().into_iter();
+        let mut fields: HashMap<String, String> = fields.map(|(name, value)| (text(&name), text(&value))).collect();
         let number = |text: Option<String>| text.and_then(|text| text.parse().ok());
         let count = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0);
         Self {
@@ -86,6 +101,7 @@ impl JobView {
                 .unwrap_or_default(),
             processed_by: fields.remove("pb"),
             schedule_id: fields.remove("rjk"),
+            damage,
         }
     }
 }

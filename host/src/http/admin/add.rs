@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 
 use super::audited;
 use super::new_job::AddJob;
+use super::queues::refuse_unknown;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success};
@@ -30,7 +31,8 @@ struct Added {
 /// Add a job.
 #[utoipa::path(post, path = "/queues/{queue}/jobs", tag = "queues", security(("operator" = [])),
     params(("queue" = String, Path)), request_body = AddJob, responses(
-    (status = 200, body = Success<Added>), (status = 400, body = ErrorBody), (status = 413, body = ErrorBody),
+    (status = 200, body = Success<Added>), (status = 400, body = ErrorBody),
+    (status = 404, description = "nobody knows the queue", body = ErrorBody), (status = 413, body = ErrorBody),
 ))]
 async fn add(
     State(state): State<AppState>,
@@ -41,6 +43,9 @@ async fn add(
 ) -> ApiResult<Added> {
     let queue: QueueName = queue.parse()?;
     let Json(body) = body?;
+    if !body.new_queue {
+        refuse_unknown(&state, &queue).await?;
+    }
     let details = json!({ "name": body.name });
     let job = body.into_job(queue.clone(), trace)?;
     let act = async {

@@ -1,5 +1,7 @@
 //! POST /api/admin/flows: add a tree of jobs.
 
+use std::collections::BTreeSet;
+
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::{Extension, Json};
@@ -13,6 +15,7 @@ use utoipa_axum::routes;
 
 use super::audited;
 use super::new_job::AddJob;
+use super::queues::refuse_unknown;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success};
@@ -40,6 +43,19 @@ struct FlowNode {
 }
 
 impl FlowNode {
+    /// The queues that must be known: all but those that it says may be new.
+    fn places(&self) -> Result<BTreeSet<QueueName>, ApiError> {
+        let mut places = BTreeSet::new();
+        let mut nodes = vec![self];
+        while let Some(node) = nodes.pop() {
+            if !node.job.new_queue {
+                places.insert(node.queue.parse()?);
+            }
+            nodes.extend(&node.children);
+        }
+        Ok(places)
+    }
+
     fn into_flow(self, trace: &Trace, depth: usize) -> Result<Flow, ApiError> {
         if depth > MAX_DEPTH {
             return Err(ApiError::invalid(InvalidFlow::TooDeep.to_string()));
@@ -70,7 +86,8 @@ struct AddedNode {
 
 /// Add a tree of jobs, all or nothing.
 #[utoipa::path(post, path = "/flows", tag = "queues", security(("operator" = [])), request_body = FlowNode, responses(
-    (status = 200, body = Success<AddedFlow>), (status = 400, body = ErrorBody), (status = 413, body = ErrorBody),
+    (status = 200, body = Success<AddedFlow>), (status = 400, body = ErrorBody),
+    (status = 404, description = "nobody knows one of the queues", body = ErrorBody), (status = 413, body = ErrorBody),
 ))]
 async fn add(
     State(state): State<AppState>,
@@ -80,7 +97,11 @@ async fn add(
 ) -> ApiResult<AddedFlow> {
     let Json(body) = body?;
     let (target, details) = (body.queue.clone(), json!({ "name": body.job.name }));
+    let places = body.places()?;
     let flow = body.into_flow(&trace, 1)?;
+    for queue in &places {
+        refuse_unknown(&state, queue).await?;
+    }
     let act = async {
         let added = state.queues.add_flow(flow).await?;
         let node = |(queue, id): (QueueName, patchbay_model::JobId)| AddedNode {

@@ -3,12 +3,13 @@
 use axum::extract::{Path, Query, State};
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
-use patchbay_queue::JobView;
+use patchbay_queue::{JobView, MAX_LISTED};
 use patchbay_store::AttemptRow;
 use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::queues::known;
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, ok};
 
@@ -16,8 +17,6 @@ use crate::http::error::{ApiError, ApiResult, ErrorBody, ok};
 const MAX_ATTEMPTS_SHOWN: i64 = 100;
 /// Log lines shown with a job.
 const MAX_LOGS_SHOWN: u64 = 500;
-/// Longest page of a list.
-const MAX_PAGE: u64 = 200;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(jobs)).routes(routes!(show))
@@ -30,24 +29,25 @@ struct Page {
     /// `waiting`, `prioritized`, `delayed`, `waiting-children`, `active`, `completed` or `failed`.
     #[param(value_type = String)]
     state: JobState,
-    /// From this place on; default 0.
+    /// From this place on, at most 2147483648; default 0.
     #[serde(default)]
     offset: u64,
-    /// At most 200; default 20.
+    /// At least 1; more than 200 mean 200; default 20.
     limit: Option<u64>,
 }
 
 /// Jobs in one state.
 #[utoipa::path(get, path = "/queues/{queue}/jobs", tag = "queues", security(("operator" = [])),
-    params(("queue" = String, Path), Page), responses((status = 200, body = Success<Vec<Object>>), (status = 400, body = ErrorBody)))]
+    params(("queue" = String, Path), Page), responses((status = 200, body = Success<Vec<Object>>), (status = 400, body = ErrorBody),
+    (status = 404, body = ErrorBody)))]
 async fn jobs(
     State(state): State<AppState>,
     Path(queue): Path<String>,
     page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
 ) -> ApiResult<Vec<JobView>> {
-    let queue: QueueName = queue.parse()?;
     let Query(page) = page?;
-    let limit = page.limit.unwrap_or(20).min(MAX_PAGE);
+    let queue = known(&state, &queue).await?;
+    let limit = page.limit.unwrap_or(20).min(MAX_LISTED);
     ok(state.queues.jobs(&queue, page.state, page.offset, limit).await?)
 }
 
@@ -66,7 +66,7 @@ struct JobStory {
     (status = 200, body = Success<Object>), (status = 404, body = ErrorBody),
 ))]
 async fn show(State(state): State<AppState>, Path((queue, id)): Path<(String, String)>) -> ApiResult<JobStory> {
-    let (queue, id): (QueueName, JobId) = (queue.parse()?, id.parse()?);
+    let (queue, id): (QueueName, JobId) = (known(&state, &queue).await?, id.parse()?);
     let job = state.queues.job(&queue, &id).await?;
     let job = job.ok_or_else(|| ApiError::not_found(format!("{queue} has no job {id} in Redis")))?;
     let logs = state.queues.job_logs(&queue, &id, MAX_LOGS_SHOWN).await?;

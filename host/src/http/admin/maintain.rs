@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use patchbay_model::QueueName;
 use patchbay_model::job::JobState;
+use patchbay_queue::QueueError;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
@@ -89,31 +90,61 @@ async fn resume(
     audited(&state, &actor, "queue.resume", queue.as_str(), json!({}), act).await
 }
 
+/// What was done to every queue.
+#[derive(Debug, Default, Serialize, utoipa::ToSchema)]
+struct AllDone {
+    /// Queues.
+    count: u64,
+    /// Those to which it could not be done.
+    failures: Vec<Failure>,
+}
+
+/// A queue to which something could not be done.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct Failure {
+    queue: String,
+    message: String,
+}
+
+impl AllDone {
+    /// Goes on where a queue's own data is in the way; not where Redis is.
+    fn note(&mut self, queue: &QueueName, done: Result<(), QueueError>) -> Result<(), ApiError> {
+        match done {
+            Ok(()) => self.count += 1,
+            Err(error @ QueueError::Damaged { .. }) => {
+                self.failures.push(Failure { queue: queue.to_string(), message: error.to_string() });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
 /// Pause every queue.
 #[utoipa::path(post, path = "/queues/pause", tag = "queues", security(("operator" = [])),
-    responses((status = 200, body = Success<Done>), (status = 409, body = ErrorBody)))]
-async fn pause_all(State(state): State<AppState>, Extension(actor): Extension<Actor>) -> ApiResult<Done> {
+    responses((status = 200, body = Success<AllDone>), (status = 409, body = ErrorBody)))]
+async fn pause_all(State(state): State<AppState>, Extension(actor): Extension<Actor>) -> ApiResult<AllDone> {
     let act = async {
         refuse_in_a_mixed_fleet(&state)?;
-        let names = names(&state).await?;
-        for queue in &names {
-            state.queues.pause(queue).await?;
+        let mut done = AllDone::default();
+        for queue in names(&state).await? {
+            done.note(&queue, state.queues.pause(&queue).await)?;
         }
-        Ok::<_, ApiError>(Done { count: names.len() as u64 })
+        Ok::<_, ApiError>(done)
     };
     audited(&state, &actor, "queue.pause", "*", json!({}), act).await
 }
 
 /// Resume every queue.
 #[utoipa::path(post, path = "/queues/resume", tag = "queues", security(("operator" = [])),
-    responses((status = 200, body = Success<Done>)))]
-async fn resume_all(State(state): State<AppState>, Extension(actor): Extension<Actor>) -> ApiResult<Done> {
+    responses((status = 200, body = Success<AllDone>)))]
+async fn resume_all(State(state): State<AppState>, Extension(actor): Extension<Actor>) -> ApiResult<AllDone> {
     let act = async {
-        let names = names(&state).await?;
-        for queue in &names {
-            state.queues.resume(queue).await?;
+        let mut done = AllDone::default();
+        for queue in names(&state).await? {
+            done.note(&queue, state.queues.resume(&queue).await)?;
         }
-        Ok::<_, ApiError>(Done { count: names.len() as u64 })
+        Ok::<_, ApiError>(done)
     };
     audited(&state, &actor, "queue.resume", "*", json!({}), act).await
 }
@@ -246,9 +277,9 @@ async fn concurrency(
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Rate {
-    /// Jobs; absent or null: no limit.
+    /// Jobs, at most 2147483648; absent or null: no limit.
     max: Option<u64>,
-    /// Milliseconds; default 1000.
+    /// Milliseconds, at most a day; default 1000.
     per_ms: Option<u64>,
 }
 

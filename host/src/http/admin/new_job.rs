@@ -5,7 +5,7 @@ use std::time::Duration;
 use patchbay_model::QueueName;
 use patchbay_model::job::{Deduplication, Keep, NewJob, Trace};
 use patchbay_model::retry::{Backoff, BackoffKind};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -17,7 +17,8 @@ use crate::http::error::ApiError;
 pub(super) struct AddJob {
     /// The kind of work.
     pub(super) name: String,
-    /// Its input.
+    /// Its input, whatever JSON it is; default `{}`.
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Object)]
     data: Option<Box<RawValue>>,
     /// Not a whole number, no `:`.
@@ -43,6 +44,14 @@ pub(super) struct AddJob {
     /// Likewise for a job that has failed for good.
     #[schema(value_type = Object)]
     remove_on_fail: Option<Value>,
+    /// Make the queue if nobody knows it; without, that is refused as a typo.
+    #[serde(default)]
+    pub(super) new_queue: bool,
+}
+
+/// `null` is a value of its own, as in BullMQ, and not the absence of one.
+pub(super) fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
 }
 
 /// How long to wait between attempts.

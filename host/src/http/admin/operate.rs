@@ -13,9 +13,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::audited;
+use super::queues::known;
 use crate::http::AppState;
 use crate::http::auth::Actor;
-use crate::http::error::{ApiResult, ErrorBody};
+use crate::http::error::{ApiError, ApiResult, ErrorBody};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -28,9 +29,9 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(set_priority))
 }
 
-/// Parsed, with the text that the audit trail shows.
-fn target(queue: &str, id: &str) -> Result<(QueueName, JobId, String), patchbay_model::InvalidId> {
-    Ok((queue.parse()?, id.parse()?, format!("{queue}/{id}")))
+/// Parsed, of a queue that is known, with the text that the audit trail shows.
+async fn target(state: &AppState, queue: &str, id: &str) -> Result<(QueueName, JobId, String), ApiError> {
+    Ok((known(state, queue).await?, id.parse()?, format!("{queue}/{id}")))
 }
 
 /// Put a failed or completed job back into the queue.
@@ -43,7 +44,7 @@ async fn retry(
     Extension(actor): Extension<Actor>,
     Path((queue, id)): Path<(String, String)>,
 ) -> ApiResult<()> {
-    let (queue, id, target) = target(&queue, &id)?;
+    let (queue, id, target) = target(&state, &queue, &id).await?;
     audited(&state, &actor, "job.retry", &target, json!({}), state.queues.retry(&queue, &id)).await
 }
 
@@ -57,7 +58,7 @@ async fn remove(
     Extension(actor): Extension<Actor>,
     Path((queue, id)): Path<(String, String)>,
 ) -> ApiResult<()> {
-    let (queue, id, target) = target(&queue, &id)?;
+    let (queue, id, target) = target(&state, &queue, &id).await?;
     audited(&state, &actor, "job.remove", &target, json!({}), state.queues.remove(&queue, &id)).await
 }
 
@@ -71,7 +72,7 @@ async fn promote(
     Extension(actor): Extension<Actor>,
     Path((queue, id)): Path<(String, String)>,
 ) -> ApiResult<()> {
-    let (queue, id, target) = target(&queue, &id)?;
+    let (queue, id, target) = target(&state, &queue, &id).await?;
     audited(&state, &actor, "job.promote", &target, json!({}), state.queues.promote(&queue, &id)).await
 }
 
@@ -85,7 +86,7 @@ async fn kill(
     Extension(actor): Extension<Actor>,
     Path((queue, id)): Path<(String, String)>,
 ) -> ApiResult<()> {
-    let (queue, id, target) = target(&queue, &id)?;
+    let (queue, id, target) = target(&state, &queue, &id).await?;
     audited(&state, &actor, "job.kill", &target, json!({}), state.queues.kill(&queue, &id, &actor.0)).await
 }
 
@@ -100,7 +101,7 @@ async fn set_data(
     Path((queue, id)): Path<(String, String)>,
     body: Result<Json<Box<RawValue>>, JsonRejection>,
 ) -> ApiResult<()> {
-    let (queue, id, target) = target(&queue, &id)?;
+    let (queue, id, target) = target(&state, &queue, &id).await?;
     let Json(data) = body?;
     // Data may be personal: the trail says that it was changed, not to what.
     let details = json!({ "bytes": data.get().len() });
@@ -126,7 +127,7 @@ async fn set_delay(
     Path((queue, id)): Path<(String, String)>,
     body: Result<Json<Delay>, JsonRejection>,
 ) -> ApiResult<()> {
-    let (queue, id, target) = target(&queue, &id)?;
+    let (queue, id, target) = target(&state, &queue, &id).await?;
     let Json(Delay { delay_ms }) = body?;
     let act = state.queues.set_delay(&queue, &id, Duration::from_millis(delay_ms));
     audited(&state, &actor, "job.set-delay", &target, json!({ "delayMs": delay_ms }), act).await
@@ -151,7 +152,7 @@ async fn set_priority(
     Path((queue, id)): Path<(String, String)>,
     body: Result<Json<Priority>, JsonRejection>,
 ) -> ApiResult<()> {
-    let (queue, id, target) = target(&queue, &id)?;
+    let (queue, id, target) = target(&state, &queue, &id).await?;
     let Json(Priority { priority }) = body?;
     let act = state.queues.set_priority(&queue, &id, priority);
     audited(&state, &actor, "job.set-priority", &target, json!({ "priority": priority }), act).await

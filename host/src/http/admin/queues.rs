@@ -37,13 +37,22 @@ pub(super) async fn names(state: &AppState) -> Result<BTreeSet<QueueName>, ApiEr
 /// Parses the name, and refuses one that nobody knows: a typo must not look like an empty queue.
 pub(super) async fn known(state: &AppState, queue: &str) -> Result<QueueName, ApiError> {
     let queue: QueueName = queue.parse()?;
-    let known = state.plugins.handler_of(&queue).is_some()
-        || state.queues.exists(&queue).await?
-        || state.store.has_history(state.queues.prefix(), &queue).await?;
+    refuse_unknown(state, &queue).await?;
+    Ok(queue)
+}
+
+/// One that neither an active manifest names nor Redis nor history knows.
+pub(super) async fn refuse_unknown(state: &AppState, queue: &QueueName) -> Result<(), ApiError> {
+    let known = state.plugins.handler_of(queue).is_some()
+        || state.queues.exists(queue).await?
+        || state.store.has_history(state.queues.prefix(), queue).await?;
     if known {
-        return Ok(queue);
+        return Ok(());
     }
-    Err(ApiError::not_found(format!("there is no queue {queue}; see: patchbay queue list")))
+    let message = format!(
+        "there is no queue {queue}; see: patchbay queue list; adding a job can make it (newQueue, --new-queue)"
+    );
+    Err(ApiError::new(http::StatusCode::NOT_FOUND, "unknown-queue", message))
 }
 
 /// A queue.

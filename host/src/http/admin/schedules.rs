@@ -9,7 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_model::QueueName;
 use patchbay_model::job::{NewJob, Trace};
 use patchbay_model::schedule::{Missed, Rhythm, ScheduleId};
-use patchbay_queue::SchedulerView;
+use patchbay_queue::{QueueError, SchedulerView, check_job};
 use patchbay_store::{ScheduleFields, ScheduleRow};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -18,6 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::audited;
+use super::new_job::given;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
@@ -81,7 +82,12 @@ async fn list(State(state): State<AppState>) -> ApiResult<Vec<ScheduleStory>> {
     let mut there: HashMap<String, Vec<SchedulerView>> = HashMap::new();
     for row in &rows {
         if let (false, Ok(queue)) = (there.contains_key(&row.queue), row.queue.parse::<QueueName>()) {
-            there.insert(row.queue.clone(), state.queues.schedulers(&queue).await?);
+            let schedulers = match state.queues.schedulers(&queue).await {
+                // None of them is in place there; the list of queues says why.
+                Err(QueueError::Damaged { .. }) => Vec::new(),
+                schedulers => schedulers?,
+            };
+            there.insert(row.queue.clone(), schedulers);
         }
     }
     ok(rows
@@ -117,9 +123,10 @@ struct Wanted {
     /// What they are called.
     name: Option<String>,
     /// Their data.
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Object)]
     data: Option<Box<RawValue>>,
-    /// Milliseconds between ticks; this or `cron`.
+    /// Milliseconds between ticks, 1000 to 315360000000 (ten years); this or `cron`.
     every_ms: Option<u64>,
     /// Five fields, or six with seconds first.
     cron: Option<String>,
@@ -132,12 +139,11 @@ struct Wanted {
     description: Option<String>,
 }
 
-/// Checked: it ticks at least once more, and its queue is known.
+/// Checked: it ticks at least once more, its queue is known, and its jobs could be added.
 async fn checked(state: &AppState, fields: ScheduleFields) -> Result<ScheduleFields, ApiError> {
-    super::queues::known(state, &fields.queue).await?;
-    if fields.name.is_empty() {
-        return Err(ApiError::invalid("name: the job needs a name"));
-    }
+    let queue = super::queues::known(state, &fields.queue).await?;
+    // Each tick is such a job.
+    check_job(&NewJob::new(queue, fields.name.as_str(), fields.data.as_str()))?;
     let every = fields.every_ms.and_then(|ms| u64::try_from(ms).ok());
     rhythm(every, fields.cron.as_deref(), fields.tz.as_deref())
         .and_then(|rhythm| rhythm.preview(&fields.id, now_ms(), 1))

@@ -87,6 +87,7 @@ impl Inner {
         &self,
         taken: &Taken,
         opts: &Result<JobOpts, String>,
+        damage: Option<String>,
         end: End,
     ) -> Result<Delivery, patchbay_model::InvalidId> {
         let field = |name: &str| taken.fields.get(name).map(String::as_str);
@@ -99,7 +100,7 @@ impl Inner {
         };
         // Only before its first start: a tick that ran and is retried was not missed.
         let tick = taken.id.rsplit_once(':').and_then(|(_, tick)| tick.parse().ok()).filter(|_| count("ats") <= 1);
-        let refusal = refusal(data, opts, field("defa"), tick);
+        let refusal = refusal(data, opts, damage, field("defa"), tick);
         let id: patchbay_model::JobId = taken.id.parse()?;
         Ok(Delivery {
             key: JobKey {
@@ -129,9 +130,18 @@ impl Inner {
     }
 }
 
-fn refusal(data: &str, opts: &Result<JobOpts, String>, condemned: Option<&str>, tick: Option<u64>) -> Option<Refusal> {
+fn refusal(
+    data: &str,
+    opts: &Result<JobOpts, String>,
+    damage: Option<String>,
+    condemned: Option<&str>,
+    tick: Option<u64>,
+) -> Option<Refusal> {
     if let Some(reason) = condemned {
         return Some(Refusal::Condemned(reason.to_owned()));
+    }
+    if let Some(what) = damage {
+        return Some(Refusal::Unreadable(format!("the job's hash in Redis was damaged: {what}")));
     }
     let opts = match opts {
         Ok(opts) => opts,

@@ -1,6 +1,7 @@
 //! Taking the next job, and what BullMQ's scripts answer when asked for one.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bullmq::QueueKeys;
@@ -9,8 +10,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Inner;
-use crate::now_ms;
+use crate::damage::shape;
 use crate::scripts::{self, Call};
+use crate::{QueueError, now_ms};
 
 /// How long a worker without jobs waits before it looks again unasked: BullMQ's own `drainDelay`. Bounds what a lost marker costs.
 pub(super) const IDLE: Duration = Duration::from_secs(5);
@@ -121,13 +123,31 @@ impl Inner {
     }
 
     /// Takes a job under this token, if there is one to take now.
-    pub(super) async fn fetch(&self, token: &str) -> redis::RedisResult<Next> {
+    pub(super) async fn fetch(&self, token: &str) -> Result<Next, QueueError> {
+        // BullMQ's script takes a thousand delayed jobs out of their set before it meets a list that is none, and they would be nowhere.
+        if self.suspicious.load(Ordering::Relaxed) {
+            self.queues.check_types(&shape(&self.names.keys)).await?;
+        }
         let mut keys = self.names.moving.to_vec();
         keys.push(self.names.marker.clone());
         let opts = rmp_serde::to_vec_named(&self.fetch_opts(token)).map_err(unwritable)?;
         let call = Call::new(&scripts::MOVE_TO_ACTIVE, &keys).arg(&self.names.prefix).arg(now_ms()).arg(opts);
-        let reply = call.invoke(&mut self.queues.connection.get()).await?;
-        next(reply)?.map_err(|code| refused(format!("code {code}")))
+        let reply: redis::RedisResult<Value> = call.invoke(&mut self.queues.connection.get()).await;
+        let taken = reply.and_then(|reply| next(reply)?.map_err(|code| refused(format!("code {code}"))));
+        match taken.map_err(QueueError::from) {
+            // The script took a job and stopped at it: it is ours, and its damage is its own.
+            Err(error) if error.is_damage() => {
+                self.suspicious.store(true, Ordering::Relaxed);
+                match self.half_taken(token, None).await? {
+                    Some(taken) => Ok(Next::Job(Box::new(taken))),
+                    None => Err(error),
+                }
+            }
+            taken => {
+                self.suspicious.fetch_and(taken.is_err(), Ordering::Relaxed);
+                taken
+            }
+        }
     }
 }
 
@@ -146,12 +166,7 @@ pub(super) fn next(reply: Value) -> redis::RedisResult<Result<Next, i64>> {
     };
     if let Value::Array(flat) = fields {
         let id: String = redis::from_redis_value(id)?;
-        let mut fields = HashMap::with_capacity(flat.len() / 2);
-        let mut flat = flat.into_iter();
-        while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
-            fields.insert(text(name)?, text(value)?);
-        }
-        return Ok(Ok(Next::Job(Box::new(Taken { id, fields }))));
+        return Ok(Ok(Next::Job(Box::new(Taken { id, fields: hash(flat)? }))));
     }
     let number = |value: Option<Value>| value.and_then(|value| redis::from_redis_value::<u64>(value).ok()).unwrap_or(0);
     let look = match (number(limited_ms), number(delayed_until)) {
@@ -160,6 +175,16 @@ pub(super) fn next(reply: Value) -> redis::RedisResult<Result<Next, i64>> {
         (ms, _) => Look::in_ms(ms),
     };
     Ok(Ok(Next::Nothing(look)))
+}
+
+/// Names and values in turn.
+pub(super) fn hash(flat: Vec<Value>) -> redis::RedisResult<HashMap<String, String>> {
+    let mut fields = HashMap::with_capacity(flat.len() / 2);
+    let mut flat = flat.into_iter();
+    while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
+        fields.insert(text(name)?, text(value)?);
+    }
+    Ok(fields)
 }
 
 /// Bytes that are no text are replaced: data like that is no JSON either, and is refused as such.

@@ -5,6 +5,7 @@
 //! apply. Locks are renewed off the guests' threads, and a lost lock cancels the guest ([`locks`]). When Redis is away, settlements are
 //! tried again while the lock lasts, and fetching goes on as soon as it is back.
 
+mod damage;
 mod delivery;
 mod driver;
 mod fetch;
@@ -16,6 +17,7 @@ mod schedule;
 mod settle;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -107,6 +109,8 @@ struct Inner {
     /// One task per job that runs, or that a settlement has fetched next.
     running: TaskTracker,
     id: Uuid,
+    /// Whether the types of the queue's keys are looked at before a job is taken: at first, and once a script has stopped at them.
+    suspicious: AtomicBool,
 }
 
 /// What the worker may do now.
@@ -137,6 +141,7 @@ impl WorkerHandle {
             }),
             running: TaskTracker::new(),
             id: Uuid::new_v4(),
+            suspicious: AtomicBool::new(true),
             queues,
             config,
             handler,

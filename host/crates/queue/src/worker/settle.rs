@@ -14,10 +14,9 @@ use tracing::{error, warn};
 use super::fetch::{self, FetchOpts, Look, Next, Taken, unwritable};
 use super::retention::KeepJobs;
 use super::{Disposition, End, Inner, Pass, Settlement};
-use crate::attempts;
-use crate::now_ms;
 use crate::opts::JobOpts;
 use crate::scripts::{self, Call};
+use crate::{QueueError, attempts, now_ms};
 
 /// Traces kept on a job, as in BullMQ's own default order of magnitude.
 const MAX_TRACES: usize = 10;
@@ -47,9 +46,9 @@ struct FinishOpts<'a> {
 }
 
 /// What settling needs to know of a job.
-struct Settling<'a> {
-    token: &'a str,
-    taken: &'a Taken,
+pub(super) struct Settling<'a> {
+    pub(super) token: &'a str,
+    pub(super) taken: &'a Taken,
     opts: Option<&'a JobOpts>,
     /// Another worker waits for this one's place, so no next job is taken.
     yields: bool,
@@ -57,12 +56,14 @@ struct Settling<'a> {
 
 impl Inner {
     /// Runs a job and settles it. Gives what the settlement fetched.
-    pub(super) async fn process(&self, token: &str, taken: Taken, pass: &dyn Pass) -> Next {
+    pub(super) async fn process(&self, token: &str, mut taken: Taken, pass: &dyn Pass) -> Next {
         let end = End::default();
-        let held = self.locks.hold(&taken.id, token, end.clone());
+        let id = taken.id.clone();
+        let held = self.locks.hold(&id, token, end.clone());
         self.schedule_next_tick(&taken).await;
+        let damage = self.repair(&mut taken).await;
         let opts = JobOpts::parse(taken.fields.get("opts").map_or("{}", String::as_str));
-        let settlement = match self.delivery(&taken, &opts, end.clone()) {
+        let settlement = match self.delivery(&taken, &opts, damage, end.clone()) {
             Ok(delivery) if delivery.stalled >= STALLS_BEFORE_RUNNING_ALONE => {
                 self.run_alone(delivery, pass, &end).await
             }
@@ -117,6 +118,10 @@ impl Inner {
                     self.queues.unsettled.lost.fetch_add(1, Ordering::Relaxed);
                     warn!(job = job.taken.id, queue = %self.config.queue, code, "not settled: its lock was lost or it was removed");
                     return Next::Nothing(Look::Now);
+                }
+                // Trying again would find the job in no list, or stop at the same place.
+                Err(error) if QueueError::from(error.clone()).is_damage() => {
+                    return self.settle_by_hand(&job, &settlement.disposition, error).await;
                 }
                 // Trying again is safe: a settlement that did arrive has released the lock.
                 Err(error) if Instant::now() < give_up && !end.lock_is_lost() => {
