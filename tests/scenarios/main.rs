@@ -21,3 +21,4 @@ mod runbook;
 mod sandbox;
 mod schedules;
 mod swap;
+mod unbroken;
