@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -27,7 +28,7 @@ use crate::settings::Settings;
 use crate::work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
 use crate::{http, recorder};
 
-/// How long open HTTP requests may take to finish at the end of a drain.
+/// How long open HTTP requests, and operations whose clients have left, may take to finish at the end of a drain.
 const HTTP_GRACE: Duration = Duration::from_secs(5);
 
 /// More than NTP leaves, less than does harm; beyond [`crate::health`]'s limit the host is not ready.
@@ -44,6 +45,7 @@ pub struct Host {
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     server: JoinHandle<()>,
+    operations: TaskTracker,
     /// Listened to from the start: whoever sees that we are up may signal at once.
     terminate: Signal,
     interrupt: Signal,
@@ -101,6 +103,7 @@ impl Host {
         let worked_queues = plugins.queues().len();
         let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
 
+        let operations = TaskTracker::new();
         let state = AppState {
             store: store.clone(),
             queues: queues.clone(),
@@ -111,6 +114,7 @@ impl Host {
             environment: config.environment().into(),
             node_may_be_bullmq_5: config.node_may_be_bullmq_5(),
             max_component_bytes: config.max_component_bytes(),
+            operations: operations.clone(),
         };
         if state.operator.is_none() {
             warn!("no operator is configured: /api/admin answers 403; set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD");
@@ -135,7 +139,20 @@ impl Host {
         );
         warn_about_skew(&queues).await;
         info!(%address, "patchbay is up");
-        Ok(Self { address, store, queues, supervisor, health, drain_limit, stop, tasks, server, terminate, interrupt })
+        Ok(Self {
+            address,
+            store,
+            queues,
+            supervisor,
+            health,
+            drain_limit,
+            stop,
+            tasks,
+            server,
+            operations,
+            terminate,
+            interrupt,
+        })
     }
 
     /// Where HTTP is served.
@@ -164,8 +181,13 @@ impl Host {
         if let Err(error) = recorder::flush(self.queues.attempts(), &self.store).await {
             warn!(error = format!("{error:#}"), "attempts stay in Redis until the next start");
         }
-        if tokio::time::timeout(HTTP_GRACE, self.server).await.is_err() {
-            warn!("HTTP requests were still open at the end");
+        let served = async {
+            self.server.await.ok();
+            self.operations.close();
+            self.operations.wait().await;
+        };
+        if tokio::time::timeout(HTTP_GRACE, served).await.is_err() {
+            warn!("HTTP requests or operations were still open at the end");
         }
         self.store.close().await;
         info!(jobs_left = left, "stopped");

@@ -19,6 +19,7 @@ use axum::{Json, Router};
 use patchbay_queue::Queues;
 use patchbay_store::Store;
 use serde_json::json;
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -54,6 +55,8 @@ pub struct AppState {
     pub node_may_be_bullmq_5: bool,
     /// Largest component file.
     pub max_component_bytes: usize,
+    /// What operators do just now, whether or not their clients still wait for it.
+    pub operations: TaskTracker,
 }
 
 #[derive(OpenApi)]

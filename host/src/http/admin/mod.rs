@@ -11,9 +11,15 @@ mod plugins;
 mod queues;
 mod schedules;
 
-use axum::middleware;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use serde::Serialize;
 use serde_json::Value;
+use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::AppState;
@@ -31,7 +37,23 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(operate::router())
         .merge(add::router())
         .merge(flow::router())
+        .route_layer(middleware::from_fn_with_state(state.clone(), to_the_end))
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::require))
+}
+
+/// A client that leaves takes its request along, and an operation would stop wherever it waits just then. So what may change something
+/// runs in a task of its own, and the host ends after it.
+async fn to_the_end(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    match state.operations.spawn(next.run(request).in_current_span()).await {
+        Ok(response) => response,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_cancelled) => ApiError::internal().into_response(),
+        },
+    }
 }
 
 /// Records who does what before doing it, and how it ended.
@@ -44,7 +66,13 @@ async fn audited<T: Serialize, E: Into<ApiError>>(
     act: impl Future<Output = Result<T, E>>,
 ) -> ApiResult<T> {
     let id = state.store.begin_action(&actor.0, action, target, &details).await?;
-    let result = act.await.map_err(Into::<ApiError>::into);
+    let result = match AssertUnwindSafe(act).catch_unwind().await {
+        Ok(result) => result.map_err(Into::<ApiError>::into),
+        Err(panic) => {
+            state.store.finish_action(id, Err("a fault of the host")).await.ok();
+            resume_unwind(panic)
+        }
+    };
     let recorded = match &result {
         Ok(data) => state.store.finish_action(id, Ok(&serde_json::to_value(data).unwrap_or(Value::Null))).await,
         Err(error) => state.store.finish_action(id, Err(error.message())).await,
