@@ -124,7 +124,9 @@ impl Host {
             .with_context(|| format!("cannot listen on {}", config.listen()))?;
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, http::router(state), stop.clone()));
+        let limits = config.http_limits();
+        let router = http::router(state, limits.body_timeout);
+        let server = tokio::spawn(http::serve(listener, router, limits, stop.clone()));
         let tasks = vec![
             tokio::spawn(plugins.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),
@@ -221,13 +223,6 @@ async fn warn_about_skew(queues: &Queues) {
             warn!(skew_ms, "this machine's clock is not Redis's: synchronise both with NTP");
         }
         Ok(_) | Err(_) => {}
-    }
-}
-
-async fn serve(listener: TcpListener, router: axum::Router, stop: CancellationToken) {
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the HTTP server ended");
     }
 }
 

@@ -1,15 +1,16 @@
 //! What hostile clients, odd jobs and absent services must not break.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use base64::Engine;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 use sqlx::Executor;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Host, PASSWORD, USER, World, hostile_plugin, until};
+use crate::harness::{Host, PASSWORD, USER, World, email_plugin, hostile_plugin, until};
 
 #[tokio::test]
 async fn one_record_that_postgres_refuses_does_not_hold_up_the_others() -> anyhow::Result<()> {
@@ -117,5 +118,110 @@ async fn a_host_that_is_stopped_first_ends_what_operators_began() -> anyhow::Res
     assert!(host.stop().await?.success());
     assert_eq!(ended(&world, "queue.obliterate").await?, (None, json!({ "count": MANY + 1 })));
     assert_eq!(keys_of(&world, "bigQueue").await?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_or_stored_is_refused_in_the_one_error_shape() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("email", email_plugin()?).await?;
+    let nul = "a\0b";
+    let job = |name: &str| json!({ "name": name, "data": {} });
+    let queue = "/api/admin/queues/emailQueue";
+    let digest = json!({ "digest": nul });
+    for (method, path, body) in [
+        ("POST", format!("{queue}/jobs"), job(nul)),
+        ("POST", format!("{queue}/jobs"), json!({ "name": "send", "data": { "text": nul } })),
+        ("POST", format!("{queue}/jobs"), json!({ "name": "send", nul: 1 })),
+        (
+            "POST",
+            "/api/admin/flows".into(),
+            json!({ "queue": "emailQueue", "job": job("a"), "children": [{ "queue": "q", "job": job(nul) }] }),
+        ),
+        (
+            "POST",
+            "/api/admin/schedules".into(),
+            json!({ "id": "s", "queue": "emailQueue", "name": nul, "everyMs": 60_000 }),
+        ),
+        ("POST", "/api/admin/plugins/email/activate".into(), digest),
+        ("POST", "/api/admin/plugins/email/grants".into(), json!({ "asks": [nul] })),
+        ("PUT", "/api/admin/plugins/email/settings".into(), json!({ "from": nul })),
+        ("DELETE", "/api/admin/plugins/email/revisions/a%00b".into(), json!({})),
+        ("DELETE", "/api/admin/plugins/email/revisions/a%FFb".into(), json!({})),
+        ("DELETE", format!("{queue}/jobs/%ff"), json!({})),
+        ("GET", format!("{queue}/jobs?state=%00"), json!({})),
+        ("GET", "/api/admin/queues/%80/why".into(), json!({})),
+        ("GET", "/api/admin/schedules/%C3%28".into(), json!({})),
+    ] {
+        let request = host.http.request(method.parse()?, host.url.clone() + &path).json(&body);
+        let (status, answer) = host.request(request).await.with_context(|| format!("{method} {path}"))?;
+        assert_eq!((status, &answer["code"]), (400, &json!("invalid-input")), "{method} {path}: {answer}");
+        assert!(answer["success"] == false && answer["message"].is_string(), "{answer}");
+    }
+    let (_, schedules) = host.get("/api/admin/schedules").await?;
+    assert_eq!(schedules["data"], json!([]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn clients_that_dawdle_are_cut_off() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let limits = [("PATCHBAY_HTTP_HEADER_TIMEOUT_MS", "300"), ("PATCHBAY_HTTP_BODY_TIMEOUT_MS", "300")];
+    let host = world.host(&limits).await?;
+    let started = Instant::now();
+    let cut_off = async |sent: String| {
+        let mut client = connect(&host).await?;
+        client.write_all(sent.as_bytes()).await?;
+        let mut answer = String::new();
+        // A reset is as good an end as any.
+        tokio::time::timeout(Duration::from_secs(5), client.read_to_string(&mut answer)).await?.ok();
+        anyhow::Ok(answer)
+    };
+    let unfinished = |path, content_type| {
+        let request = raw("POST", path, r#"{"name":"a"}"#).replace("application/json", content_type);
+        request[..request.len() - 1].to_owned()
+    };
+    let job = unfinished("/api/admin/queues/emailQueue/jobs", "application/json");
+    let plugin = unfinished("/api/admin/plugins", "application/wasm");
+    let half_a_line = "GET /api/hea".to_owned();
+    let half_a_head = "GET /api/health HTTP/1.1\r\nhost: ".to_owned();
+    let (nothing, half_a_line, half_a_head, job, plugin) = tokio::try_join!(
+        cut_off(String::new()),
+        cut_off(half_a_line),
+        cut_off(half_a_head),
+        cut_off(job),
+        cut_off(plugin),
+    )?;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    for answer in [nothing, half_a_line, half_a_head] {
+        assert_eq!(answer, "");
+    }
+    for answer in [job, plugin] {
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(answer.contains(r#""success":false,"code":"request-timeout""#), "{answer}");
+    }
+    assert_eq!(host.get("/api/health").await?.0, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_wait_for_a_place() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[("PATCHBAY_HTTP_MAX_CONNECTIONS", "1")]).await?;
+    let ask = async |client: &mut TcpStream| {
+        client.write_all(b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n").await?;
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let mut first = connect(&host).await?;
+    assert_eq!(&ask(&mut first).await?, b"HTTP/1.1 200");
+    let mut second = connect(&host).await?;
+    assert!(tokio::time::timeout(Duration::from_millis(200), ask(&mut second)).await.is_err(), "it waits");
+    drop(first);
+    let mut answer = [0; 12];
+    second.read_exact(&mut answer).await?;
+    assert_eq!(&answer, b"HTTP/1.1 200");
     Ok(())
 }

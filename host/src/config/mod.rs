@@ -16,6 +16,8 @@ use patchbay_queue::RedisConfig;
 use patchbay_runtime::{CompilerCommand, HostLimits, RuntimeConfig};
 use patchbay_store::StoreConfig;
 
+use crate::http::HttpLimits;
+
 pub use keys::{KEYS, Key, Kind};
 
 /// Our variables that are no configuration keys: read by the command line client, by tests, and for secrets.
@@ -225,6 +227,15 @@ impl Config {
             url,
             prefix: self.text("redis.prefix").unwrap_or_default(),
             own_prefix: self.text("redis.own_prefix").unwrap_or_default(),
+        }
+    }
+
+    /// What clients may take.
+    pub fn http_limits(&self) -> HttpLimits {
+        HttpLimits {
+            header_timeout: Duration::from_millis(self.number("http.header_timeout_ms")),
+            body_timeout: Duration::from_millis(self.number("http.body_timeout_ms")),
+            max_connections: self.number("http.max_connections") as usize,
         }
     }
 

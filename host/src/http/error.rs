@@ -5,7 +5,8 @@
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
+use http_body_util::LengthLimitError;
 use patchbay_model::InvalidId;
 use patchbay_model::grant::Ask;
 use patchbay_queue::QueueError;
@@ -13,6 +14,7 @@ use patchbay_store::StoreError;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::unread::BodyTooSlow;
 use crate::plugins::PluginError;
 
 /// What a failed request answers.
@@ -72,6 +74,21 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", format!("{what} does not answer; try again"))
     }
 
+    /// Of a body that could not be read; `most`: bytes that it may have.
+    pub(crate) fn of_body(error: impl std::error::Error + 'static, most: usize) -> Self {
+        let chain = std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| error.source());
+        for error in chain {
+            if let Some(slow) = error.downcast_ref::<BodyTooSlow>() {
+                return Self::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", slow.to_string());
+            }
+            if error.is::<LengthLimitError>() {
+                let message = format!("the body is larger than {} MiB", most >> 20);
+                return Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message);
+            }
+        }
+        Self::invalid("the body broke off")
+    }
+
     fn with_details(mut self, details: Value) -> Self {
         self.body.details = Some(details);
         self
@@ -83,9 +100,16 @@ impl ApiError {
     }
 }
 
+/// For clients that get `unavailable`, in seconds: connections are back a second or two after their server.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
+        let mut response = (self.status, Json(self.body)).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
     }
 }
 
@@ -108,6 +132,10 @@ impl From<StoreError> for ApiError {
             StoreError::Unavailable(_) => {
                 log_chain(&error);
                 Self::unavailable("Postgres")
+            }
+            StoreError::Refused(_) => {
+                log_chain(&error);
+                Self::invalid("Postgres refuses a value of this request, such as a text with a NUL character")
             }
             _ => {
                 log_chain(&error);
@@ -179,8 +207,7 @@ impl From<InvalidId> for ApiError {
 
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
-        let code = if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE { "too-large" } else { "invalid-input" };
-        Self::new(rejection.status(), code, rejection.body_text())
+        Self::new(rejection.status(), "invalid-input", rejection.body_text())
     }
 }
 

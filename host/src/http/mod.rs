@@ -6,11 +6,14 @@
 mod admin;
 mod auth;
 mod error;
+mod extract;
 mod health;
 mod request_id;
+mod server;
 mod unread;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware;
@@ -30,6 +33,7 @@ use crate::plugins::Plugins;
 use crate::schedule::Schedules;
 
 pub use auth::Operator;
+pub use server::{HttpLimits, serve};
 
 /// Largest body of an ordinary request. Job data is limited to 1 MiB; the rest is its envelope.
 const MAX_BODY_BYTES: usize = 2 << 20;
@@ -84,8 +88,8 @@ pub fn openapi_json(document: &utoipa::openapi::OpenApi) -> String {
     serde_json::to_string_pretty(document).unwrap_or_default()
 }
 
-/// The whole service.
-pub fn router(state: AppState) -> Router {
+/// The whole service. `body_timeout`: for a whole request body to arrive.
+pub fn router(state: AppState, body_timeout: Duration) -> Router {
     let (router, document) = api_router(&state).split_for_parts();
     let document: Arc<str> = openapi_json(&document).into();
     router
@@ -96,7 +100,7 @@ pub fn router(state: AppState) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn(unread::read_the_rest))
+        .layer(middleware::from_fn_with_state(body_timeout, unread::read_in_time))
         .layer(CatchPanicLayer::custom(|_| error::ApiError::internal().into_response()))
         .layer(middleware::from_fn(request_id::trace))
         .with_state(state)

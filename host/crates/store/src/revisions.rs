@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use patchbay_model::grant::Ask;
+use patchbay_model::nul::in_json;
 use patchbay_model::{PluginName, RevisionDigest};
 use serde_json::Value;
 use sqlx::postgres::PgRow;
@@ -298,10 +299,12 @@ impl Store {
         Ok(query.bind(actor).bind(action).bind(target).bind(details).fetch_one(&self.pool).await?)
     }
 
-    /// Records how it ended.
+    /// Records how it ended. A result with NUL characters, which jobs in Redis may have, cannot be kept.
     pub async fn finish_action(&self, id: i64, result: Result<&Value, &str>) -> Result<(), StoreError> {
+        let result = result.map_err(|error| error.replace('\0', "\u{fffd}"));
+        let result = result.as_ref().map(|value| Some(*value).filter(|value| !in_json(value.to_string().as_bytes())));
         let query = sqlx::query("update operator_actions set ended_at = now(), result = $2, error = $3 where id = $1");
-        query.bind(id).bind(result.ok()).bind(result.err()).execute(&self.pool).await?;
+        query.bind(id).bind(result.ok().flatten()).bind(result.err()).execute(&self.pool).await?;
         Ok(())
     }
 }

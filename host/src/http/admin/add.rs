@@ -1,8 +1,7 @@
 //! POST /api/admin/queues/{queue}/jobs: add a job.
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
-use axum::{Extension, Json};
+use axum::Extension;
+use axum::extract::State;
 use patchbay_model::QueueName;
 use patchbay_model::job::Trace;
 use serde::Serialize;
@@ -15,6 +14,7 @@ use super::new_job::AddJob;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success};
+use crate::http::extract::{Json, Path};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(add))
@@ -37,7 +37,7 @@ async fn add(
     Extension(actor): Extension<Actor>,
     Extension(trace): Extension<Trace>,
     Path(queue): Path<String>,
-    body: Result<Json<AddJob>, JsonRejection>,
+    body: Result<Json<AddJob>, ApiError>,
 ) -> ApiResult<Added> {
     let queue: QueueName = queue.parse()?;
     let Json(body) = body?;

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
-use axum::{Extension, Json};
+use axum::Extension;
+use axum::extract::State;
 use patchbay_model::QueueName;
 use patchbay_model::job::JobState;
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,7 @@ use super::queues::{known, names};
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success};
+use crate::http::extract::{Json, Path};
 
 /// Jobs that one `clean` removes when nothing is said.
 const DEFAULT_CLEAN: u64 = 10_000;
@@ -134,7 +134,7 @@ async fn drain(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(queue): Path<String>,
-    body: Result<Json<Drain>, JsonRejection>,
+    body: Result<Json<Drain>, ApiError>,
 ) -> ApiResult<Done> {
     let (queue, Json(body)) = (known(&state, &queue).await?, body?);
     let act = async { Ok::<_, ApiError>(Done { count: state.queues.drain(&queue, body.delayed).await? }) };
@@ -162,7 +162,7 @@ async fn clean(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(queue): Path<String>,
-    body: Result<Json<Clean>, JsonRejection>,
+    body: Result<Json<Clean>, ApiError>,
 ) -> ApiResult<Done> {
     let (queue, Json(body)) = (known(&state, &queue).await?, body?);
     let details = json!({ "state": body.state, "olderThanMs": body.older_than_ms, "limit": body.limit });
@@ -187,7 +187,7 @@ async fn put_back(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(queue): Path<String>,
-    body: Result<Json<PutBack>, JsonRejection>,
+    body: Result<Json<PutBack>, ApiError>,
 ) -> ApiResult<Done> {
     let (queue, Json(body)) = (known(&state, &queue).await?, body?);
     let act = async { Ok::<_, ApiError>(Done { count: state.queues.move_all_to_wait(&queue, body.state).await? }) };
@@ -210,7 +210,7 @@ async fn obliterate(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(queue): Path<String>,
-    body: Result<Json<Obliterate>, JsonRejection>,
+    body: Result<Json<Obliterate>, ApiError>,
 ) -> ApiResult<Done> {
     let (queue, Json(body)) = (known(&state, &queue).await?, body?);
     if body.confirm != queue.as_str() {
@@ -235,7 +235,7 @@ async fn concurrency(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(queue): Path<String>,
-    body: Result<Json<Concurrency>, JsonRejection>,
+    body: Result<Json<Concurrency>, ApiError>,
 ) -> ApiResult<()> {
     let (queue, Json(body)): (QueueName, _) = (known(&state, &queue).await?, body?);
     let act = state.queues.set_concurrency(&queue, body.max);
@@ -259,7 +259,7 @@ async fn rate_limit(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(queue): Path<String>,
-    body: Result<Json<Rate>, JsonRejection>,
+    body: Result<Json<Rate>, ApiError>,
 ) -> ApiResult<()> {
     let (queue, Json(body)) = (known(&state, &queue).await?, body?);
     let rate = body.max.map(|max| (max, Duration::from_millis(body.per_ms.unwrap_or(1_000))));

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
-use axum::{Extension, Json};
+use axum::Extension;
+use axum::extract::State;
 use patchbay_model::{JobId, QueueName};
 use serde::Deserialize;
 use serde_json::json;
@@ -15,7 +14,8 @@ use utoipa_axum::routes;
 use super::audited;
 use crate::http::AppState;
 use crate::http::auth::Actor;
-use crate::http::error::{ApiResult, ErrorBody};
+use crate::http::error::{ApiError, ApiResult, ErrorBody};
+use crate::http::extract::{Json, Path};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -98,7 +98,7 @@ async fn set_data(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path((queue, id)): Path<(String, String)>,
-    body: Result<Json<Box<RawValue>>, JsonRejection>,
+    body: Result<Json<Box<RawValue>>, ApiError>,
 ) -> ApiResult<()> {
     let (queue, id, target) = target(&queue, &id)?;
     let Json(data) = body?;
@@ -124,7 +124,7 @@ async fn set_delay(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path((queue, id)): Path<(String, String)>,
-    body: Result<Json<Delay>, JsonRejection>,
+    body: Result<Json<Delay>, ApiError>,
 ) -> ApiResult<()> {
     let (queue, id, target) = target(&queue, &id)?;
     let Json(Delay { delay_ms }) = body?;
@@ -149,7 +149,7 @@ async fn set_priority(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path((queue, id)): Path<(String, String)>,
-    body: Result<Json<Priority>, JsonRejection>,
+    body: Result<Json<Priority>, ApiError>,
 ) -> ApiResult<()> {
     let (queue, id, target) = target(&queue, &id)?;
     let Json(Priority { priority }) = body?;

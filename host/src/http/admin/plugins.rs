@@ -1,10 +1,8 @@
 //! /api/admin/plugins: push, list, activate, roll back, settings.
 
+use axum::Extension;
 use axum::body::Body;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
-use axum::{Extension, Json};
-use http::StatusCode;
+use axum::extract::State;
 use patchbay_model::grant::Ask;
 use patchbay_model::{PluginName, RevisionDigest};
 use serde::{Deserialize, Serialize};
@@ -16,6 +14,7 @@ use super::audited;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
+use crate::http::extract::{Json, Path};
 use crate::plugins::{Activated, GrantStory, Staged};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -112,10 +111,7 @@ fn queue_names(manifest: &Value) -> Vec<String> {
 ))]
 async fn push(State(state): State<AppState>, Extension(actor): Extension<Actor>, body: Body) -> ApiResult<Staged> {
     let limit = state.max_component_bytes;
-    let component = axum::body::to_bytes(body, limit).await.map_err(|_| {
-        let message = format!("the component file is larger than {} MiB, or the upload broke off", limit >> 20);
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
-    })?;
+    let component = axum::body::to_bytes(body, limit).await.map_err(|error| ApiError::of_body(error, limit))?;
     let digest = RevisionDigest::of(&component).to_string();
     let details = json!({ "digest": digest, "bytes": component.len() });
     audited(&state, &actor, "plugin.push", &digest, details, state.plugins.stage(&component, &actor.0)).await
@@ -169,7 +165,7 @@ async fn activate(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(name): Path<String>,
-    body: Result<Json<Activate>, JsonRejection>,
+    body: Result<Json<Activate>, ApiError>,
 ) -> ApiResult<Activated> {
     let plugin: PluginName = name.parse()?;
     let Json(Activate { digest, grant }) = body?;
@@ -238,7 +234,7 @@ async fn set_settings(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(name): Path<String>,
-    body: Result<Json<Value>, JsonRejection>,
+    body: Result<Json<Value>, ApiError>,
 ) -> ApiResult<()> {
     let plugin: PluginName = name.parse()?;
     let Json(value) = body?;
@@ -270,7 +266,7 @@ async fn grant(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(name): Path<String>,
-    body: Result<Json<Asks>, JsonRejection>,
+    body: Result<Json<Asks>, ApiError>,
 ) -> ApiResult<()> {
     let plugin: PluginName = name.parse()?;
     let Json(Asks { asks }) = body?;
@@ -286,7 +282,7 @@ async fn revoke(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(name): Path<String>,
-    body: Result<Json<Asks>, JsonRejection>,
+    body: Result<Json<Asks>, ApiError>,
 ) -> ApiResult<Vec<Ask>> {
     let plugin: PluginName = name.parse()?;
     let Json(Asks { asks }) = body?;
