@@ -1,16 +1,20 @@
 //! What hostile clients, odd jobs and absent services must not break.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use base64::Engine;
+use patchbay_model::RevisionDigest;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 use sqlx::Executor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
-use crate::harness::{Host, PASSWORD, USER, World, email_plugin, hostile_plugin, until};
+use crate::harness::{Host, PASSWORD, USER, World, email_plugin, hostile_plugin, repository, until, variant};
 
 #[tokio::test]
 async fn one_record_that_postgres_refuses_does_not_hold_up_the_others() -> anyhow::Result<()> {
@@ -223,5 +227,246 @@ async fn more_connections_than_allowed_wait_for_a_place() -> anyhow::Result<()> 
     let mut answer = [0; 12];
     second.read_exact(&mut answer).await?;
     assert_eq!(&answer, b"HTTP/1.1 200");
+    Ok(())
+}
+
+/// One change that an operator may make.
+struct Change {
+    method: &'static str,
+    /// As the OpenAPI document has the path.
+    route: &'static str,
+    path: String,
+    body: Vec<u8>,
+    /// What it answers in this order.
+    expected: u16,
+}
+
+impl Change {
+    async fn make(&self, host: &Host) -> anyhow::Result<(u16, Option<String>, Value)> {
+        let kind = if self.body.starts_with(b"\0asm") { "application/wasm" } else { "application/json" };
+        let request = host.http.request(self.method.to_uppercase().parse()?, host.url.clone() + &self.path);
+        let request = request.basic_auth(USER, Some(PASSWORD)).header("content-type", kind).body(self.body.clone());
+        let response = request.send().await?;
+        let retry_after = response.headers().get("retry-after").map(|value| value.to_str().map(str::to_owned));
+        Ok((response.status().as_u16(), retry_after.transpose()?, response.json().await?))
+    }
+}
+
+/// Every change that the API offers, once, in an order in which each finds what it needs.
+async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
+    let first = host.deploy("hostile", hostile_plugin()?).await?;
+    let failed = host.add("hostileQueue", json!({ "name": "panic", "data": {} })).await?;
+    host.job_in("hostileQueue", &failed, "failed").await?;
+    let delayed = host.add("idleQueue", json!({ "name": "job", "data": {}, "delayMs": 3_600_000 })).await?;
+    let second = variant(&hostile_plugin()?, "second");
+    let digest = RevisionDigest::of(&second).to_string();
+    let mut changes = Vec::new();
+    let mut push = |method, route: &'static str, body: Vec<u8>, id: &str, expected| {
+        let queue = if route.ends_with("/retry") { "hostileQueue" } else { "idleQueue" };
+        let path = route.replace("{name}", "hostile").replace("{queue}", queue);
+        let path = path.replace("{digest}", &digest).replace("{id}", id);
+        changes.push(Change { method, route, path, body, expected });
+    };
+    push("post", "/api/admin/plugins", second, "", 200);
+    let job = json!({ "name": "job", "data": {} });
+    let tree = json!({ "queue": "idleQueue", "job": &job, "children": [{ "queue": "idleQueue", "job": &job }] });
+    let schedule = json!({ "id": "often", "queue": "idleQueue", "name": "job", "everyMs": 3_600_000 });
+    let asks = json!({ "asks": ["kv"] });
+    for (method, route, body, id, expected) in [
+        ("post", "/api/admin/plugins/{name}/activate", json!({ "digest": digest }), "", 200),
+        ("post", "/api/admin/plugins/{name}/rollback", json!({}), "", 200),
+        ("delete", "/api/admin/plugins/{name}/revisions/{digest}", json!({}), "", 200),
+        ("put", "/api/admin/plugins/{name}/settings", json!({}), "", 200),
+        ("post", "/api/admin/plugins/{name}/grants", asks.clone(), "", 200),
+        ("post", "/api/admin/plugins/{name}/grants/revoke", asks, "", 200),
+        ("post", "/api/admin/plugins/{name}/deactivate", json!({}), "", 200),
+        ("post", "/api/admin/queues/{queue}/jobs", job, "", 200),
+        ("post", "/api/admin/flows", tree, "", 200),
+        ("put", "/api/admin/queues/{queue}/jobs/{id}/data", json!({ "new": true }), &delayed, 200),
+        ("put", "/api/admin/queues/{queue}/jobs/{id}/delay", json!({ "delayMs": 7_200_000 }), &delayed, 200),
+        ("post", "/api/admin/queues/{queue}/jobs/{id}/promote", json!({}), &delayed, 200),
+        ("put", "/api/admin/queues/{queue}/jobs/{id}/priority", json!({ "priority": 7 }), &delayed, 200),
+        // It does not run.
+        ("post", "/api/admin/queues/{queue}/jobs/{id}/kill", json!({}), &delayed, 409),
+        ("delete", "/api/admin/queues/{queue}/jobs/{id}", json!({}), &delayed, 200),
+        ("post", "/api/admin/queues/{queue}/jobs/{id}/retry", json!({}), &failed, 200),
+        ("post", "/api/admin/queues/{queue}/pause", json!({}), "", 200),
+        ("post", "/api/admin/queues/{queue}/resume", json!({}), "", 200),
+        ("post", "/api/admin/queues/pause", json!({}), "", 200),
+        ("post", "/api/admin/queues/resume", json!({}), "", 200),
+        ("put", "/api/admin/queues/{queue}/concurrency", json!({ "max": 3 }), "", 200),
+        ("put", "/api/admin/queues/{queue}/rate-limit", json!({ "max": 3 }), "", 200),
+        ("post", "/api/admin/queues/{queue}/clean", json!({ "state": "completed" }), "", 200),
+        ("post", "/api/admin/queues/{queue}/put-back", json!({ "state": "failed" }), "", 200),
+        ("post", "/api/admin/queues/{queue}/migrate-repeatables", json!({ "dryRun": false }), "", 200),
+        ("post", "/api/admin/schedules", schedule, "", 200),
+        ("patch", "/api/admin/schedules/{id}", json!({ "description": "new" }), "often", 200),
+        ("post", "/api/admin/schedules/{id}/pause", json!({}), "often", 200),
+        ("post", "/api/admin/schedules/{id}/resume", json!({}), "often", 200),
+        ("post", "/api/admin/schedules/{id}/run", json!({}), "often", 200),
+        ("delete", "/api/admin/schedules/{id}", json!({}), "often", 200),
+        ("post", "/api/admin/queues/{queue}/drain", json!({ "delayed": true }), "", 200),
+        ("post", "/api/admin/queues/{queue}/obliterate", json!({ "confirm": "idleQueue" }), "", 200),
+    ] {
+        push(method, route, body.to_string().into_bytes(), id, expected);
+    }
+    let document: Value = serde_json::from_slice(&std::fs::read(repository().join("docs/openapi.json"))?)?;
+    let paths = document["paths"].as_object().context("paths")?;
+    let documented = paths.iter().flat_map(|(route, methods)| {
+        let methods = methods.as_object().into_iter().flat_map(|methods| methods.keys());
+        methods.map(|method| (method.as_str(), route.as_str()))
+    });
+    // The preview changes nothing.
+    let documented: BTreeSet<_> =
+        documented.filter(|(method, route)| *method != "get" && !route.ends_with("/preview")).collect();
+    let here: BTreeSet<_> = changes.iter().map(|change| (change.method, change.route)).collect();
+    assert_eq!(here, documented, "this test knows every change: {first}");
+    Ok(changes)
+}
+
+#[tokio::test]
+async fn every_change_leaves_one_row_that_says_who_what_and_how_it_ended() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let mut database = world.database().await?;
+    for change in every_change(&host).await? {
+        let last: i64 =
+            sqlx::query_scalar("select max(id) from patchbay.operator_actions").fetch_one(&mut database).await?;
+        let (status, _, answer) = change.make(&host).await?;
+        assert_eq!(status, change.expected, "{} {}: {answer}", change.method, change.path);
+        let rows: Vec<(String, bool, Option<String>)> =
+            sqlx::query_as("select actor, ended_at is not null, error from patchbay.operator_actions where id > $1")
+                .bind(last)
+                .fetch_all(&mut database)
+                .await?;
+        let error = answer["message"].as_str().map(str::to_owned);
+        assert_eq!(rows, [(USER.to_owned(), true, error)], "{} {}", change.method, change.path);
+    }
+    Ok(())
+}
+
+/// Forwards to a server; while it is cut, connections end at once, those that were open included.
+struct Cable {
+    address: SocketAddr,
+    cut: watch::Sender<bool>,
+}
+
+impl Cable {
+    async fn to(server: String) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let cut = watch::Sender::new(false);
+        let subscribed = cut.clone();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (mut cut, server) = (subscribed.subscribe(), server.clone());
+                tokio::spawn(async move {
+                    let forward = async {
+                        let mut upstream = TcpStream::connect(server).await?;
+                        tokio::io::copy_bidirectional(&mut client, &mut upstream).await
+                    };
+                    tokio::select! {
+                        biased;
+                        _ = cut.wait_for(|cut| *cut) => {}
+                        _ = forward => {}
+                    }
+                });
+            }
+        });
+        Ok(Self { address, cut })
+    }
+}
+
+/// What is in Redis, apart from heartbeats.
+async fn queues_in_redis(world: &World) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    let mut redis = world.redis().await?;
+    let mut content = BTreeMap::new();
+    for key in keys_of(world, "*").await? {
+        let dump: Option<Vec<u8>> = redis::cmd("DUMP").arg(&key).query_async(&mut redis).await?;
+        content.extend(dump.map(|dump| (key, dump)));
+    }
+    Ok(content)
+}
+
+#[tokio::test]
+async fn without_postgres_every_change_is_refused_whole_and_says_when_to_try_again() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let mut url: reqwest::Url = world.database_url.parse()?;
+    let cable = Cable::to(format!("127.0.0.1:{}", url.port().context("port")?)).await?;
+    url.set_port(Some(cable.address.port())).ok();
+    let host = world.host(&[("DATABASE_URL", url.as_str())]).await?;
+    let changes = every_change(&host).await?;
+    let mut database = world.database().await?;
+    let mut state = async || -> anyhow::Result<(i64, BTreeMap<String, Vec<u8>>)> {
+        let query = sqlx::query_scalar("select count(*) from patchbay.operator_actions");
+        Ok((query.fetch_one(&mut database).await?, queues_in_redis(&world).await?))
+    };
+    let before = state().await?;
+    cable.cut.send_replace(true);
+    for change in &changes {
+        let (status, retry_after, answer) = change.make(&host).await?;
+        let place = format!("{} {}", change.method, change.path);
+        assert_eq!((status, &answer["code"]), (503, &json!("unavailable")), "{place}: {answer}");
+        assert!(answer["message"].as_str().is_some_and(|message| message.contains("Postgres")), "{place}: {answer}");
+        assert!(retry_after.is_some_and(|seconds| seconds.parse::<u32>().is_ok()), "{place}");
+    }
+    for (path, expected) in [
+        ("/livez", 200),
+        ("/readyz", 503),
+        ("/api/health", 503),
+        ("/api/admin/plugins", 503),
+        ("/api/admin/plugins/hostile/grants", 503),
+        ("/api/admin/plugins/hostile/settings", 503),
+        ("/api/admin/queues", 503),
+        ("/api/admin/queues/idleQueue/why", 503),
+        ("/api/admin/queues/idleQueue/jobs?state=delayed", 200),
+        ("/api/admin/schedules", 503),
+    ] {
+        let request = host.http.get(host.url.clone() + path).basic_auth(USER, Some(PASSWORD));
+        assert_eq!(request.send().await?.status(), expected, "{path}");
+    }
+    assert!(before == state().await?, "nothing has changed");
+    cable.cut.send_replace(false);
+    until(Duration::from_secs(20), "it works again", async || {
+        Ok((host.post("/api/admin/queues/idleQueue/pause", json!({})).await?.0 == 200).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_operation_that_loses_postgres_half_way_is_carried_out_and_recorded_later() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let mut url: reqwest::Url = world.database_url.parse()?;
+    let cable = Cable::to(format!("127.0.0.1:{}", url.port().context("port")?)).await?;
+    url.set_port(Some(cable.address.port())).ok();
+    let host = world.host(&[("DATABASE_URL", url.as_str())]).await?;
+    obliterate_and_leave(&world, &host).await?;
+    cable.cut.send_replace(true);
+    until(Duration::from_secs(10), "the queue is gone", async || {
+        Ok(keys_of(&world, "bigQueue").await?.is_empty().then_some(()))
+    })
+    .await?;
+    let mut database = world.database().await?;
+    let open: i64 = sqlx::query_scalar("select count(*) from patchbay.operator_actions where ended_at is null")
+        .fetch_one(&mut database)
+        .await?;
+    assert_eq!(open, 1, "its end could not be recorded");
+    cable.cut.send_replace(false);
+    assert_eq!(ended(&world, "queue.obliterate").await?, (None, json!({ "count": MANY + 1 })));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_name_and_a_wrong_password_are_answered_alike() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let mut answers = BTreeSet::new();
+    for (name, password) in [("nobody", PASSWORD), (USER, "wrong"), (USER, ""), ("", PASSWORD), ("nobody", "wrong")] {
+        let request = host.http.get(format!("{}/api/admin/queues", host.url)).basic_auth(name, Some(password));
+        let response = request.send().await?;
+        answers.insert((response.status().as_u16(), response.text().await?));
+    }
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(answers.first().map(|(status, _)| *status), Some(401));
     Ok(())
 }

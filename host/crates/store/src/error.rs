@@ -29,6 +29,8 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => {
                 Self::Unavailable(error)
             }
+            // A connection that ends in the middle of an answer, above all while it is opened; the next try has another one.
+            sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => Self::Unavailable(error),
             sqlx::Error::Database(ref database) => match database.code() {
                 Some(code) if is_passing(&code) => Self::Unavailable(error),
                 Some(code) if is_about_the_value(&code) => Self::Refused(error),

@@ -300,11 +300,11 @@ impl Store {
     }
 
     /// Records how it ended. A result with NUL characters, which jobs in Redis may have, cannot be kept.
-    pub async fn finish_action(&self, id: i64, result: Result<&Value, &str>) -> Result<(), StoreError> {
-        let result = result.map_err(|error| error.replace('\0', "\u{fffd}"));
-        let result = result.as_ref().map(|value| Some(*value).filter(|value| !in_json(value.to_string().as_bytes())));
+    pub async fn finish_action(&self, id: i64, end: &Result<Value, String>) -> Result<(), StoreError> {
+        let result = end.as_ref().ok().filter(|value| !in_json(value.to_string().as_bytes()));
+        let error = end.as_ref().err().map(|error| error.replace('\0', "\u{fffd}"));
         let query = sqlx::query("update operator_actions set ended_at = now(), result = $2, error = $3 where id = $1");
-        query.bind(id).bind(result.ok().flatten()).bind(result.err()).execute(&self.pool).await?;
+        query.bind(id).bind(result).bind(error).execute(&self.pool).await?;
         Ok(())
     }
 }
