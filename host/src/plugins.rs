@@ -54,6 +54,9 @@ pub enum PluginError {
     /// The sandbox itself failed.
     #[error("the sandbox failed")]
     Runtime(#[source] RuntimeError),
+    /// Postgres went away between the change and its effect on this host.
+    #[error("the change is stored, and takes effect as soon as Postgres answers")]
+    NotInEffectYet(#[source] StoreError),
     /// Postgres.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -219,7 +222,7 @@ impl Plugins {
         let granted = asks(&manifest);
         let activation = self.store.activate(plugin, &row.digest, &granted, &missing, actor).await?;
         info!(plugin = %plugin, revision = %row.digest, "revision activated");
-        self.converge().await?;
+        self.take_effect().await?;
         Ok(Activated {
             plugin: plugin.clone(),
             version: row.version,
@@ -242,7 +245,7 @@ impl Plugins {
     /// Stops the plugin: its queues wait.
     pub async fn deactivate(&self, plugin: &PluginName, actor: &str) -> Result<(), PluginError> {
         self.store.deactivate(plugin, actor).await?;
-        Ok(self.converge().await?)
+        self.take_effect().await
     }
 
     /// Forgets a revision that is not active.
@@ -262,7 +265,7 @@ impl Plugins {
             return Err(PluginError::Settings(violations));
         }
         self.store.set_settings(plugin, value, actor).await?;
-        Ok(self.converge().await?)
+        self.take_effect().await
     }
 
     /// What the plugin asks for, is granted, and uses.
@@ -311,7 +314,7 @@ impl Plugins {
             )));
         }
         self.store.grant(plugin, asks, actor).await?;
-        Ok(self.converge().await?)
+        self.take_effect().await
     }
 
     /// Takes grants back; calls that have begun keep theirs.
@@ -322,8 +325,13 @@ impl Plugins {
             return Err(PluginError::NotFound(format!("{plugin} is not granted {:?}", unknown.as_str())));
         }
         let revoked = self.store.revoke(plugin, asks).await?;
-        self.converge().await?;
+        self.take_effect().await?;
         Ok(revoked)
+    }
+
+    /// Whoever changed something sees it done here; the other hosts hear of it.
+    async fn take_effect(&self) -> Result<(), PluginError> {
+        self.converge().await.map_err(PluginError::NotInEffectYet)
     }
 
     /// What of its asks is not granted.

@@ -434,6 +434,23 @@ async fn without_postgres_every_change_is_refused_whole_and_says_when_to_try_aga
 }
 
 #[tokio::test]
+async fn a_change_that_is_stored_but_not_in_effect_yet_says_so() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    let mut database = world.database().await?;
+    // Read for the effect, and not for the change.
+    database.execute("alter table patchbay.grants rename to grants_away").await?;
+    let (status, answer) = host.post("/api/admin/plugins/hostile/deactivate", json!({})).await?;
+    assert_eq!((status, &answer["code"]), (503, &json!("unavailable")), "{answer}");
+    assert!(answer["message"].as_str().is_some_and(|message| message.contains("is stored")), "{answer}");
+    let handler = async || anyhow::Ok(host.get("/api/admin/queues/hostileQueue").await?.1["data"]["plugin"].clone());
+    assert_eq!(handler().await?, "hostile");
+    database.execute("alter table patchbay.grants_away rename to grants").await?;
+    until(Duration::from_secs(30), "it is in effect", async || Ok(handler().await?.is_null().then_some(()))).await
+}
+
+#[tokio::test]
 async fn an_operation_that_loses_postgres_half_way_is_carried_out_and_recorded_later() -> anyhow::Result<()> {
     let world = World::new().await?;
     let mut url: reqwest::Url = world.database_url.parse()?;

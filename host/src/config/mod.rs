@@ -339,11 +339,9 @@ impl Config {
             compile_timeout: self.seconds("runtime.compile_timeout_s"),
             compile_memory_bytes: self.number("runtime.compile_memory_mb") << 20,
             max_calls: self.number("runtime.max_calls") as usize,
-            worker_threads: if self.has("runtime.threads") {
-                self.number("runtime.threads") as usize
-            } else {
-                processors()
-            },
+            worker_threads: self
+                .text("runtime.threads")
+                .map_or_else(processors, |_| self.number("runtime.threads") as usize),
             limits: HostLimits {
                 default_memory_mb: self.number("runtime.memory_mb") as u32,
                 max_memory_mb: self.number("runtime.max_memory_mb") as u32,

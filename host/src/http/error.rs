@@ -194,6 +194,10 @@ impl From<PluginError> for ApiError {
                 log_chain(&error);
                 Self::internal()
             }
+            PluginError::NotInEffectYet(_) => {
+                log_chain(&error);
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string())
+            }
             PluginError::Store(error) => error.into(),
         }
     }
