@@ -101,7 +101,10 @@ pub fn router(state: AppState, body_timeout: Duration) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(body_timeout, unread::read_in_time))
-        .layer(CatchPanicLayer::custom(|_| error::ApiError::internal().into_response()))
+        .layer(CatchPanicLayer::custom(|_| {
+            tracing::error!("a request met a fault of the host: its message and backtrace are on standard error");
+            error::ApiError::internal().into_response()
+        }))
         .layer(middleware::from_fn(request_id::trace))
         .with_state(state)
 }
