@@ -101,12 +101,12 @@ async fn copy(stream: &mut AttemptReader, backtraces: &mut Backtraces<'_>, block
 /// able to store must not hold up the rest.
 async fn record(store: &Store, records: &[AttemptRecord]) -> Result<(), StoreError> {
     match store.record_attempts(records).await {
-        Err(StoreError::Refused(_)) => {}
+        Err(StoreError::Refused(_) | StoreError::Unstorable(_)) => {}
         done => return done.map(drop),
     }
     for record in records {
         match store.record_attempts(std::slice::from_ref(record)).await {
-            Err(StoreError::Refused(reason)) => {
+            Err(StoreError::Refused(reason) | StoreError::Unstorable(reason)) => {
                 let (queue, job) = (&record.job.queue, &record.job.id);
                 error!(%queue, %job, started = record.started, %reason, "an attempt cannot be stored and is dropped");
             }

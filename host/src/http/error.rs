@@ -14,6 +14,7 @@ use patchbay_store::StoreError;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::MAX_BODY_BYTES;
 use super::unread::BodyTooSlow;
 use crate::plugins::PluginError;
 
@@ -75,8 +76,8 @@ impl ApiError {
     }
 
     /// Of a body that could not be read; `most`: bytes that it may have.
-    pub(crate) fn of_body(error: impl std::error::Error + 'static, most: usize) -> Self {
-        let chain = std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| error.source());
+    pub(crate) fn of_body(error: &(dyn std::error::Error + 'static), most: usize) -> Self {
+        let chain = std::iter::successors(Some(error), |error| error.source());
         for error in chain {
             if let Some(slow) = error.downcast_ref::<BodyTooSlow>() {
                 return Self::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", slow.to_string());
@@ -133,10 +134,7 @@ impl From<StoreError> for ApiError {
                 log_chain(&error);
                 Self::unavailable("Postgres")
             }
-            StoreError::Refused(_) => {
-                log_chain(&error);
-                Self::invalid("Postgres refuses a value of this request, such as a text with a NUL character")
-            }
+            StoreError::Unstorable(_) => Self::invalid(error.to_string()),
             _ => {
                 log_chain(&error);
                 Self::internal()
@@ -211,6 +209,9 @@ impl From<InvalidId> for ApiError {
 
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
+        if let JsonRejection::BytesRejection(unread) = &rejection {
+            return Self::of_body(unread, MAX_BODY_BYTES);
+        }
         Self::new(rejection.status(), "invalid-input", rejection.body_text())
     }
 }

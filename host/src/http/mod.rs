@@ -6,8 +6,8 @@
 mod admin;
 mod auth;
 mod error;
-mod extract;
 mod health;
+mod path;
 mod request_id;
 mod server;
 mod unread;

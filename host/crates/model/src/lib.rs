@@ -12,7 +12,6 @@ pub mod grant;
 pub mod id;
 pub mod job;
 pub mod manifest;
-pub mod nul;
 pub mod outcome;
 pub mod retry;
 pub mod schedule;

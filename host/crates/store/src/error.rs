@@ -12,6 +12,9 @@ pub enum StoreError {
     /// It clashes with the present state: decide.
     #[error("{0}")]
     Conflict(String),
+    /// A text that Postgres cannot hold: give it another one.
+    #[error("a text contains a character that Postgres cannot hold, such as NUL; leave it out")]
+    Unstorable(#[source] sqlx::Error),
     /// Postgres cannot hold what it was given, now or later: give it something else.
     #[error("Postgres refuses a value")]
     Refused(#[source] sqlx::Error),
@@ -33,6 +36,8 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => Self::Unavailable(error),
             sqlx::Error::Database(ref database) => match database.code() {
                 Some(code) if is_passing(&code) => Self::Unavailable(error),
+                // Not in the repertoire, not translatable.
+                Some(code) if ["22021", "22P05"].contains(&code.as_ref()) => Self::Unstorable(error),
                 Some(code) if is_about_the_value(&code) => Self::Refused(error),
                 _ => Self::Internal(error),
             },

@@ -1,7 +1,8 @@
 //! POST /api/admin/queues/{queue}/jobs: add a job.
 
-use axum::Extension;
 use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::{Extension, Json};
 use patchbay_model::QueueName;
 use patchbay_model::job::Trace;
 use serde::Serialize;
@@ -14,7 +15,7 @@ use super::new_job::AddJob;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success};
-use crate::http::extract::{Json, Path};
+use crate::http::path::Path;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(add))
@@ -37,7 +38,7 @@ async fn add(
     Extension(actor): Extension<Actor>,
     Extension(trace): Extension<Trace>,
     Path(queue): Path<String>,
-    body: Result<Json<AddJob>, ApiError>,
+    body: Result<Json<AddJob>, JsonRejection>,
 ) -> ApiResult<Added> {
     let queue: QueueName = queue.parse()?;
     let Json(body) = body?;

@@ -1,7 +1,8 @@
 //! POST /api/admin/flows: add a tree of jobs.
 
-use axum::Extension;
 use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::{Extension, Json};
 use patchbay_model::QueueName;
 use patchbay_model::flow::{ChildFailure, Flow, InvalidFlow, MAX_DEPTH};
 use patchbay_model::job::Trace;
@@ -15,7 +16,6 @@ use super::new_job::AddJob;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success};
-use crate::http::extract::Json;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(add))
@@ -76,7 +76,7 @@ async fn add(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Extension(trace): Extension<Trace>,
-    body: Result<Json<FlowNode>, ApiError>,
+    body: Result<Json<FlowNode>, JsonRejection>,
 ) -> ApiResult<AddedFlow> {
     let Json(body) = body?;
     let (target, details) = (body.queue.clone(), json!({ "name": body.job.name }));

@@ -1,6 +1,6 @@
 //! /api/admin/queues/{queue}/jobs: list and show jobs.
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::JobView;
@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, ok};
-use crate::http::extract::{Path, Query};
+use crate::http::path::Path;
 
 /// Attempts shown with a job. A job that ran more often has a problem that the newest ones show.
 const MAX_ATTEMPTS_SHOWN: i64 = 100;
@@ -44,7 +44,7 @@ struct Page {
 async fn jobs(
     State(state): State<AppState>,
     Path(queue): Path<String>,
-    page: Result<Query<Page>, ApiError>,
+    page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
 ) -> ApiResult<Vec<JobView>> {
     let queue: QueueName = queue.parse()?;
     let Query(page) = page?;

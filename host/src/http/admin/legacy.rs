@@ -1,7 +1,8 @@
 //! /api/admin/queues/{queue}/migrate-repeatables: legacy repeatables become schedules.
 
-use axum::Extension;
 use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::{Extension, Json};
 use patchbay_model::schedule::ScheduleId;
 use patchbay_queue::LegacyRepeatable;
 use patchbay_store::ScheduleFields;
@@ -15,7 +16,7 @@ use super::queues::known;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody};
-use crate::http::extract::{Json, Path};
+use crate::http::path::Path;
 use crate::schedule::rhythm;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -49,7 +50,7 @@ async fn migrate(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(queue): Path<String>,
-    body: Result<Json<Migrate>, ApiError>,
+    body: Result<Json<Migrate>, JsonRejection>,
 ) -> ApiResult<Vec<Migrated>> {
     let (queue, Json(body)) = (known(&state, &queue).await?, body?);
     let act = async {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use axum::Extension;
 use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::{Extension, Json};
 use patchbay_model::QueueName;
 use patchbay_model::job::JobState;
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use super::queues::{known, names};
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success};
-use crate::http::extract::{Json, Path};
+use crate::http::path::Path;
 
 /// Jobs that one `clean` removes when nothing is said.
 const DEFAULT_CLEAN: u64 = 10_000;
@@ -134,7 +135,7 @@ async fn drain(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(queue): Path<String>,
-    body: Result<Json<Drain>, ApiError>,
+    body: Result<Json<Drain>, JsonRejection>,
 ) -> ApiResult<Done> {
     let (queue, Json(body)) = (known(&state, &queue).await?, body?);
     let act = async { Ok::<_, ApiError>(Done { count: state.queues.drain(&queue, body.delayed).await? }) };
@@ -162,7 +163,7 @@ async fn clean(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(queue): Path<String>,
-    body: Result<Json<Clean>, ApiError>,
+    body: Result<Json<Clean>, JsonRejection>,
 ) -> ApiResult<Done> {
     let (queue, Json(body)) = (known(&state, &queue).await?, body?);
     let details = json!({ "state": body.state, "olderThanMs": body.older_than_ms, "limit": body.limit });
@@ -187,7 +188,7 @@ async fn put_back(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(queue): Path<String>,
-    body: Result<Json<PutBack>, ApiError>,
+    body: Result<Json<PutBack>, JsonRejection>,
 ) -> ApiResult<Done> {
     let (queue, Json(body)) = (known(&state, &queue).await?, body?);
     let act = async { Ok::<_, ApiError>(Done { count: state.queues.move_all_to_wait(&queue, body.state).await? }) };
@@ -210,7 +211,7 @@ async fn obliterate(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(queue): Path<String>,
-    body: Result<Json<Obliterate>, ApiError>,
+    body: Result<Json<Obliterate>, JsonRejection>,
 ) -> ApiResult<Done> {
     let (queue, Json(body)) = (known(&state, &queue).await?, body?);
     if body.confirm != queue.as_str() {
@@ -235,7 +236,7 @@ async fn concurrency(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(queue): Path<String>,
-    body: Result<Json<Concurrency>, ApiError>,
+    body: Result<Json<Concurrency>, JsonRejection>,
 ) -> ApiResult<()> {
     let (queue, Json(body)): (QueueName, _) = (known(&state, &queue).await?, body?);
     let act = state.queues.set_concurrency(&queue, body.max);
@@ -259,7 +260,7 @@ async fn rate_limit(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(queue): Path<String>,
-    body: Result<Json<Rate>, ApiError>,
+    body: Result<Json<Rate>, JsonRejection>,
 ) -> ApiResult<()> {
     let (queue, Json(body)) = (known(&state, &queue).await?, body?);
     let rate = body.max.map(|max| (max, Duration::from_millis(body.per_ms.unwrap_or(1_000))));

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use axum::Extension;
 use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::{Extension, Json};
 use patchbay_model::{JobId, QueueName};
 use serde::Deserialize;
 use serde_json::json;
@@ -14,8 +15,8 @@ use utoipa_axum::routes;
 use super::audited;
 use crate::http::AppState;
 use crate::http::auth::Actor;
-use crate::http::error::{ApiError, ApiResult, ErrorBody};
-use crate::http::extract::{Json, Path};
+use crate::http::error::{ApiResult, ErrorBody};
+use crate::http::path::Path;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -98,7 +99,7 @@ async fn set_data(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path((queue, id)): Path<(String, String)>,
-    body: Result<Json<Box<RawValue>>, ApiError>,
+    body: Result<Json<Box<RawValue>>, JsonRejection>,
 ) -> ApiResult<()> {
     let (queue, id, target) = target(&queue, &id)?;
     let Json(data) = body?;
@@ -124,7 +125,7 @@ async fn set_delay(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path((queue, id)): Path<(String, String)>,
-    body: Result<Json<Delay>, ApiError>,
+    body: Result<Json<Delay>, JsonRejection>,
 ) -> ApiResult<()> {
     let (queue, id, target) = target(&queue, &id)?;
     let Json(Delay { delay_ms }) = body?;
@@ -149,7 +150,7 @@ async fn set_priority(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path((queue, id)): Path<(String, String)>,
-    body: Result<Json<Priority>, ApiError>,
+    body: Result<Json<Priority>, JsonRejection>,
 ) -> ApiResult<()> {
     let (queue, id, target) = target(&queue, &id)?;
     let Json(Priority { priority }) = body?;

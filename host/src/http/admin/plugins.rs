@@ -1,8 +1,9 @@
 //! /api/admin/plugins: push, list, activate, roll back, settings.
 
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::{Extension, Json};
 use patchbay_model::grant::Ask;
 use patchbay_model::{PluginName, RevisionDigest};
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use super::audited;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
-use crate::http::extract::{Json, Path};
+use crate::http::path::Path;
 use crate::plugins::{Activated, GrantStory, Staged};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -111,7 +112,7 @@ fn queue_names(manifest: &Value) -> Vec<String> {
 ))]
 async fn push(State(state): State<AppState>, Extension(actor): Extension<Actor>, body: Body) -> ApiResult<Staged> {
     let limit = state.max_component_bytes;
-    let component = axum::body::to_bytes(body, limit).await.map_err(|error| ApiError::of_body(error, limit))?;
+    let component = axum::body::to_bytes(body, limit).await.map_err(|error| ApiError::of_body(&error, limit))?;
     let digest = RevisionDigest::of(&component).to_string();
     let details = json!({ "digest": digest, "bytes": component.len() });
     audited(&state, &actor, "plugin.push", &digest, details, state.plugins.stage(&component, &actor.0)).await
@@ -165,7 +166,7 @@ async fn activate(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(name): Path<String>,
-    body: Result<Json<Activate>, ApiError>,
+    body: Result<Json<Activate>, JsonRejection>,
 ) -> ApiResult<Activated> {
     let plugin: PluginName = name.parse()?;
     let Json(Activate { digest, grant }) = body?;
@@ -234,7 +235,7 @@ async fn set_settings(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(name): Path<String>,
-    body: Result<Json<Value>, ApiError>,
+    body: Result<Json<Value>, JsonRejection>,
 ) -> ApiResult<()> {
     let plugin: PluginName = name.parse()?;
     let Json(value) = body?;
@@ -266,7 +267,7 @@ async fn grant(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(name): Path<String>,
-    body: Result<Json<Asks>, ApiError>,
+    body: Result<Json<Asks>, JsonRejection>,
 ) -> ApiResult<()> {
     let plugin: PluginName = name.parse()?;
     let Json(Asks { asks }) = body?;
@@ -282,7 +283,7 @@ async fn revoke(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(name): Path<String>,
-    body: Result<Json<Asks>, ApiError>,
+    body: Result<Json<Asks>, JsonRejection>,
 ) -> ApiResult<Vec<Ask>> {
     let plugin: PluginName = name.parse()?;
     let Json(Asks { asks }) = body?;

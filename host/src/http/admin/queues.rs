@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use crate::diagnosis::{self, Reason, Seen};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
-use crate::http::extract::Path;
+use crate::http::path::Path;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(show)).routes(routes!(why))

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use axum::Extension;
 use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::{Extension, Json};
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_model::QueueName;
 use patchbay_model::job::{NewJob, Trace};
@@ -20,7 +21,7 @@ use super::audited;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
-use crate::http::extract::{Json, Path};
+use crate::http::path::Path;
 use crate::schedule::{rhythm, spec, word};
 
 /// Ticks that are shown ahead.
@@ -160,7 +161,7 @@ fn milliseconds(ms: u64) -> Result<i64, ApiError> {
 async fn create(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
-    body: Result<Json<Wanted>, ApiError>,
+    body: Result<Json<Wanted>, JsonRejection>,
 ) -> ApiResult<ScheduleStory> {
     let Json(body) = body?;
     let fields = ScheduleFields {
@@ -190,7 +191,7 @@ async fn change(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path(id): Path<String>,
-    body: Result<Json<Wanted>, ApiError>,
+    body: Result<Json<Wanted>, JsonRejection>,
 ) -> ApiResult<ScheduleStory> {
     let (id, Json(body)): (ScheduleId, _) = (id.parse()?, body?);
     if body.id.is_some() {
@@ -311,7 +312,7 @@ struct Preview {
 /// The next five ticks of what might be scheduled; changes nothing.
 #[utoipa::path(post, path = "/schedules/preview", tag = "schedules", security(("operator" = [])), request_body = Preview,
     responses((status = 200, body = Success<Vec<String>>), (status = 400, body = ErrorBody)))]
-async fn preview(body: Result<Json<Preview>, ApiError>) -> ApiResult<Vec<String>> {
+async fn preview(body: Result<Json<Preview>, JsonRejection>) -> ApiResult<Vec<String>> {
     let Json(body) = body?;
     let id: ScheduleId = body.id.as_deref().unwrap_or("preview").parse()?;
     let ticks = rhythm(body.every_ms, body.cron.as_deref(), body.tz.as_deref())
