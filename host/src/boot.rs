@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -30,7 +31,7 @@ use crate::vault::{Keys, Vault};
 use crate::work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
 use crate::{http, outbox, recorder};
 
-/// How long open HTTP requests may take to finish at the end of a drain.
+/// How long open HTTP requests, and operations whose clients have left, may take to finish at the end of a drain.
 const HTTP_GRACE: Duration = Duration::from_secs(5);
 
 /// Between two attempts to listen for changes when Postgres is away.
@@ -53,6 +54,7 @@ pub struct Host {
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     server: JoinHandle<()>,
+    operations: TaskTracker,
     /// Listened to from the start: whoever sees that we are up may signal at once.
     terminate: Signal,
     interrupt: Signal,
@@ -156,6 +158,7 @@ impl Host {
             queues.clone(),
             config.max_jobs(),
         );
+        let operations = TaskTracker::new();
         let state = AppState {
             store: store.clone(),
             queues: queues.clone(),
@@ -168,6 +171,7 @@ impl Host {
             environment: config.environment().into(),
             node_may_be_bullmq_5: config.node_may_be_bullmq_5(),
             max_component_bytes: config.max_component_bytes(),
+            operations: operations.clone(),
         };
         if state.operator.is_none() {
             warn!(
@@ -179,7 +183,9 @@ impl Host {
             .with_context(|| format!("cannot listen on {}", config.listen()))?;
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, http::router(state), stop.clone()));
+        let limits = config.http_limits();
+        let router = http::router(state, limits.body_timeout);
+        let server = tokio::spawn(http::serve(listener, router, limits, stop.clone()));
         let tasks = vec![
             tokio::spawn(migrate_when_back(is_away, store.clone(), Arc::clone(&plugins), stop.clone())),
             tokio::spawn(pass_on_changes(store.changes(), Arc::clone(&plugins), Arc::clone(&vault), stop.clone())),
@@ -199,7 +205,20 @@ impl Host {
         );
         warn_about_skew(&queues).await;
         info!(%address, "patchbay is up");
-        Ok(Self { address, store, queues, supervisor, health, plugins, stop, tasks, server, terminate, interrupt })
+        Ok(Self {
+            address,
+            store,
+            queues,
+            supervisor,
+            health,
+            plugins,
+            stop,
+            tasks,
+            server,
+            operations,
+            terminate,
+            interrupt,
+        })
     }
 
     /// Where HTTP is served.
@@ -231,8 +250,13 @@ impl Host {
         if let Err(error) = recorder::flush(self.queues.attempts(), &self.store).await {
             warn!(error = format!("{error:#}"), "attempts stay in Redis until the next start");
         }
-        if tokio::time::timeout(HTTP_GRACE, self.server).await.is_err() {
-            warn!("HTTP requests were still open at the end");
+        let served = async {
+            self.server.await.ok();
+            self.operations.close();
+            self.operations.wait().await;
+        };
+        if tokio::time::timeout(HTTP_GRACE, served).await.is_err() {
+            warn!("HTTP requests or operations were still open at the end");
         }
         self.store.close().await;
         info!(jobs_left = left, "stopped");
@@ -297,13 +321,6 @@ async fn warn_about_skew(queues: &Queues) {
             warn!(skew_ms, "this machine's clock is not Redis's: synchronise both with NTP");
         }
         Ok(_) | Err(_) => {}
-    }
-}
-
-async fn serve(listener: TcpListener, router: axum::Router, stop: CancellationToken) {
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the HTTP server ended");
     }
 }
 

@@ -13,7 +13,7 @@ use patchbay_model::RevisionDigest;
 use patchbay_model::attempt::AttemptRecord;
 use patchbay_queue::AttemptReader;
 use patchbay_runtime::Symbols;
-use patchbay_store::Store;
+use patchbay_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
@@ -82,7 +82,7 @@ async fn copy(stream: &mut AttemptReader, backtraces: &mut Backtraces<'_>, block
         }
         ids.push(id);
     }
-    if let Err(error) = backtraces.store.record_attempts(&records).await {
+    if let Err(error) = record(backtraces.store, &records).await {
         stream.put_back();
         return Err(error.into());
     }
@@ -95,6 +95,25 @@ async fn copy(stream: &mut AttemptReader, backtraces: &mut Backtraces<'_>, block
         }
     }
     Ok(ids.len())
+}
+
+/// In one statement. When Postgres refuses that for what is in it, each by itself, without the bad ones: a record that nobody will ever be
+/// able to store must not hold up the rest.
+async fn record(store: &Store, records: &[AttemptRecord]) -> Result<(), StoreError> {
+    match store.record_attempts(records).await {
+        Err(StoreError::Refused(_) | StoreError::Unstorable(_)) => {}
+        done => return done.map(drop),
+    }
+    for record in records {
+        match store.record_attempts(std::slice::from_ref(record)).await {
+            Err(StoreError::Refused(reason) | StoreError::Unstorable(reason)) => {
+                let (queue, job) = (&record.job.queue, &record.job.id);
+                error!(%queue, %job, started = record.started, %reason, "an attempt cannot be stored and is dropped");
+            }
+            done => drop(done?),
+        }
+    }
+    Ok(())
 }
 
 /// Debug information of the revisions that failed lately.

@@ -64,6 +64,7 @@ async fn a_plugin_that_asks_for_less_than_it_imports_or_contradicts_itself_is_re
         (json!({ "queues": [{ "name": "q" }, { "name": "q" }] }), 422, "queues"),
         (json!({ "wit": "0.9" }), 422, "wit"),
         (json!({ "limitz": {} }), 422, "limitz"),
+        (json!({ "description": "a\0b" }), 400, "NUL"),
         (json!({ "routes": [{}] }), 422, "does not serve yet: routes"),
         (json!({ "queues": [{ "name": "emailQueue" }] }), 409, "hostile and email both want queue emailQueue"),
     ] {

@@ -27,3 +27,4 @@ mod secrets;
 mod signatures;
 mod sql;
 mod swap;
+mod unbroken;

@@ -61,6 +61,19 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 pub const KEYS: &[Key] = &[
     old(key("environment", Kind::Text, Some("development"), "Shown by the health check"), &["NODE_ENV"]),
     key("http.listen", Kind::Listen, Some("127.0.0.1:8080"), "Address and port of HTTP; PORT alone means 0.0.0.0:PORT"),
+    key(
+        "http.header_timeout_ms",
+        Kind::Number(100, 600_000),
+        Some("75000"),
+        "For a request's head; closes idle connections, too: longer than a load balancer keeps them (60 s is usual)",
+    ),
+    key("http.body_timeout_ms", Kind::Number(100, 3_600_000), Some("120000"), "For a whole request body"),
+    key(
+        "http.max_connections",
+        Kind::Number(1, 100_000),
+        Some("512"),
+        "Open at once, others wait; with more, raise the limit of open files (1024 is usual)",
+    ),
     secret(old(
         key("database.url", Kind::Text, None, "postgres://user:password@host:port/name; or the parts below"),
         &["DATABASE_URL"],

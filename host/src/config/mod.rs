@@ -21,6 +21,8 @@ use crate::vault::{self, KeySource};
 
 use crate::signature::{TrustedKeys, read_public_keys};
 
+use crate::http::HttpLimits;
+
 pub use keys::{KEYS, Key, Kind};
 
 /// Our variables that are no configuration keys: read by the command line client, by tests, and for secrets.
@@ -254,6 +256,15 @@ impl Config {
         }
     }
 
+    /// What clients may take.
+    pub fn http_limits(&self) -> HttpLimits {
+        HttpLimits {
+            header_timeout: Duration::from_millis(self.number("http.header_timeout_ms")),
+            body_timeout: Duration::from_millis(self.number("http.body_timeout_ms")),
+            max_connections: self.number("http.max_connections") as usize,
+        }
+    }
+
     /// The mail account, if there is one.
     pub fn mail(&self) -> Option<MailConfig> {
         let username = self.text("mail.username");
@@ -372,11 +383,9 @@ impl Config {
             compile_timeout: self.seconds("runtime.compile_timeout_s"),
             compile_memory_bytes: self.number("runtime.compile_memory_mb") << 20,
             max_calls: self.number("runtime.max_calls") as usize,
-            worker_threads: if self.has("runtime.threads") {
-                self.number("runtime.threads") as usize
-            } else {
-                processors()
-            },
+            worker_threads: self
+                .text("runtime.threads")
+                .map_or_else(processors, |_| self.number("runtime.threads") as usize),
             limits: HostLimits {
                 default_memory_mb: self.number("runtime.memory_mb") as u32,
                 max_memory_mb: self.number("runtime.max_memory_mb") as u32,

@@ -5,7 +5,8 @@
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
+use http_body_util::LengthLimitError;
 use patchbay_model::InvalidId;
 use patchbay_model::grant::Ask;
 use patchbay_queue::QueueError;
@@ -13,6 +14,8 @@ use patchbay_store::{RoleError, StoreError};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::MAX_BODY_BYTES;
+use super::unread::BodyTooSlow;
 use crate::plugins::PluginError;
 use crate::vault::VaultError;
 
@@ -73,6 +76,21 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", format!("{what} does not answer; try again"))
     }
 
+    /// Of a body that could not be read; `most`: bytes that it may have.
+    pub(crate) fn of_body(error: &(dyn std::error::Error + 'static), most: usize) -> Self {
+        let chain = std::iter::successors(Some(error), |error| error.source());
+        for error in chain {
+            if let Some(slow) = error.downcast_ref::<BodyTooSlow>() {
+                return Self::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", slow.to_string());
+            }
+            if error.is::<LengthLimitError>() {
+                let message = format!("the body is larger than {} MiB", most >> 20);
+                return Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message);
+            }
+        }
+        Self::invalid("the body broke off")
+    }
+
     fn with_details(mut self, details: Value) -> Self {
         self.body.details = Some(details);
         self
@@ -84,9 +102,16 @@ impl ApiError {
     }
 }
 
+/// For clients that get `unavailable`, in seconds: connections are back a second or two after their server.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
+        let mut response = (self.status, Json(self.body)).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
     }
 }
 
@@ -110,6 +135,7 @@ impl From<StoreError> for ApiError {
                 log_chain(&error);
                 Self::unavailable("Postgres")
             }
+            StoreError::Unstorable(_) => Self::invalid(error.to_string()),
             _ => {
                 log_chain(&error);
                 Self::internal()
@@ -183,6 +209,10 @@ impl From<PluginError> for ApiError {
                 Self::new(StatusCode::CONFLICT, "database-rights", message)
             }
             PluginError::Sql(RoleError::Store(error)) => error.into(),
+            PluginError::NotInEffectYet(_) => {
+                log_chain(&error);
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string())
+            }
             PluginError::Store(error) => error.into(),
         }
     }
@@ -205,8 +235,10 @@ impl From<InvalidId> for ApiError {
 
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
-        let code = if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE { "too-large" } else { "invalid-input" };
-        Self::new(rejection.status(), code, rejection.body_text())
+        if let JsonRejection::BytesRejection(unread) = &rejection {
+            return Self::of_body(unread, MAX_BODY_BYTES);
+        }
+        Self::new(rejection.status(), "invalid-input", rejection.body_text())
     }
 }
 

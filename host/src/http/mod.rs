@@ -8,10 +8,13 @@ mod auth;
 mod error;
 mod health;
 mod metrics;
+mod path;
 mod request_id;
+mod server;
 mod unread;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware;
@@ -20,6 +23,7 @@ use axum::{Json, Router};
 use patchbay_queue::Queues;
 use patchbay_store::Store;
 use serde_json::json;
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -32,6 +36,7 @@ use crate::vault::Vault;
 
 pub use auth::Operator;
 pub use metrics::MetricsPage;
+pub use server::{HttpLimits, serve};
 
 /// Largest body of an ordinary request. Job data is limited to 1 MiB; the rest is its envelope.
 const MAX_BODY_BYTES: usize = 2 << 20;
@@ -61,6 +66,8 @@ pub struct AppState {
     pub node_may_be_bullmq_5: bool,
     /// Largest component file.
     pub max_component_bytes: usize,
+    /// What operators do just now, whether or not their clients still wait for it.
+    pub operations: TaskTracker,
 }
 
 #[derive(OpenApi)]
@@ -91,8 +98,8 @@ pub fn openapi_json(document: &utoipa::openapi::OpenApi) -> String {
     serde_json::to_string_pretty(document).unwrap_or_default()
 }
 
-/// The whole service.
-pub fn router(state: AppState) -> Router {
+/// The whole service. `body_timeout`: for a whole request body to arrive.
+pub fn router(state: AppState, body_timeout: Duration) -> Router {
     let (router, document) = api_router(&state).split_for_parts();
     let document: Arc<str> = openapi_json(&document).into();
     router
@@ -103,8 +110,11 @@ pub fn router(state: AppState) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn(unread::read_the_rest))
-        .layer(CatchPanicLayer::custom(|_| error::ApiError::internal().into_response()))
+        .layer(middleware::from_fn_with_state(body_timeout, unread::read_in_time))
+        .layer(CatchPanicLayer::custom(|_| {
+            tracing::error!("a request met a fault of the host: its message and backtrace are on standard error");
+            error::ApiError::internal().into_response()
+        }))
         .layer(middleware::from_fn(request_id::trace))
         .with_state(state)
 }

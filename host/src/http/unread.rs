@@ -1,4 +1,6 @@
-//! Request bodies that nobody reads to their end.
+//! Request bodies that come too slowly, and those that nobody reads to their end.
+//!
+//! A body has a time in which all of it must have come: a client that sends a byte now and then would keep its request for ever.
 //!
 //! A handler may answer before the client has sent everything, above all that it sent too much. Closing the connection then would reset it
 //! under the client, which would see a broken pipe instead of the answer. So what is left is read and thrown away, up to a bound.
@@ -8,21 +10,35 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body_util::{BodyExt, Limited};
+use tokio::time::Sleep;
 
 /// Beyond it the client is not confused but hostile.
 const MOST: usize = 64 << 20;
 const LONGEST: Duration = Duration::from_secs(10);
 
-pub(super) async fn read_the_rest(request: Request, next: Next) -> Response {
-    next.run(request.map(|body| Body::new(ReadToTheEnd(Some(body))))).await
+/// Whole bodies, from the request's start.
+#[derive(Debug, thiserror::Error)]
+#[error("the body did not arrive within {} seconds", .0.as_secs_f32())]
+pub(super) struct BodyTooSlow(Duration);
+
+pub(super) async fn read_in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let deadline = Box::pin(tokio::time::sleep(limit));
+    next.run(request.map(|body| Body::new(ReadToTheEnd { body: Some(body), deadline, limit }))).await
 }
 
 /// A body whose rest is read when it is dropped.
-struct ReadToTheEnd(Option<Body>);
+struct ReadToTheEnd {
+    body: Option<Body>,
+    deadline: Pin<Box<Sleep>>,
+    limit: Duration,
+}
 
 impl HttpBody for ReadToTheEnd {
     type Data = Bytes;
@@ -32,26 +48,32 @@ impl HttpBody for ReadToTheEnd {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
-        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(body).poll_frame(context));
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = match Pin::new(body).poll_frame(context) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                ready!(self.deadline.as_mut().poll(context));
+                Some(Err(axum::Error::new(BodyTooSlow(self.limit))))
+            }
+        };
         if !matches!(frame, Some(Ok(_))) {
-            self.0 = None;
+            self.body = None;
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(HttpBody::is_end_stream)
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        self.0.as_ref().map_or_else(|| http_body::SizeHint::with_exact(0), HttpBody::size_hint)
+        self.body.as_ref().map_or_else(|| http_body::SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 
 impl Drop for ReadToTheEnd {
     fn drop(&mut self) {
-        let Some(body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
+        let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(tokio::time::timeout(LONGEST, async move {
                 let mut rest = Limited::new(body, MOST);

@@ -12,7 +12,7 @@ use patchbay_store::{ActiveRow, Failure, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::permissions::tables;
 use super::{PluginError, Plugins};
@@ -105,8 +105,21 @@ impl Plugins {
             tell();
         }
         *self.converged_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        // What runs does not depend on either.
+        if let Err(error) = self.tell(&active).await {
+            warn!(%error, "the other hosts, or the next start without Postgres, may not know what runs here");
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, active: &[ActiveRow]) -> Result<(), StoreError> {
         self.report().await?;
-        self.keep_copy(&active).await
+        self.keep_copy(active).await
+    }
+
+    /// Whoever changed something sees it done here; the other hosts hear of it.
+    pub(super) async fn take_effect(&self) -> Result<(), PluginError> {
+        self.converge().await.map_err(PluginError::NotInEffectYet)
     }
 
     /// Whether [`Plugins::start_from_copy`] has anything to start.

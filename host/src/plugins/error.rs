@@ -42,6 +42,9 @@ pub enum PluginError {
     /// The rights on tables that it asks for.
     #[error(transparent)]
     Sql(#[from] RoleError),
+    /// Postgres went away between the change and its effect on this host.
+    #[error("the change is stored, and takes effect as soon as Postgres answers")]
+    NotInEffectYet(#[source] StoreError),
     /// Postgres.
     #[error(transparent)]
     Store(#[from] StoreError),

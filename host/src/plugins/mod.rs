@@ -185,12 +185,13 @@ impl Plugins {
         let granted = asks(manifest);
         let activation = self.store.activate(plugin, &row.digest, &granted, &missing, actor).await?;
         info!(plugin = %plugin, revision = %row.digest, "revision activated");
-        self.converge().await?;
+        self.take_effect().await?;
         Ok(Activated {
             plugin: plugin.clone(),
             version: row.version,
             digest: row.digest,
-            hosts: self.wait_for_fleet(plugin, &row.digest).await?,
+            // It is active, whether or not we hear of the others.
+            hosts: self.wait_for_fleet(plugin, &row.digest).await.unwrap_or_default(),
             previous: activation.previous,
             granted,
             newly_granted: missing,
@@ -209,7 +210,7 @@ impl Plugins {
     /// Stops the plugin: its queues wait.
     pub async fn deactivate(&self, plugin: &PluginName, actor: &str) -> Result<(), PluginError> {
         self.store.deactivate(plugin, actor).await?;
-        Ok(self.converge().await?)
+        self.take_effect().await
     }
 
     /// Forgets a revision that is not active.
@@ -229,7 +230,7 @@ impl Plugins {
             return Err(PluginError::Settings(violations));
         }
         self.store.set_settings(plugin, value, actor).await?;
-        Ok(self.converge().await?)
+        self.take_effect().await
     }
 
     async fn known(&self, plugin: &PluginName) -> Result<Vec<RevisionRow>, PluginError> {

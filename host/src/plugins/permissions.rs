@@ -56,7 +56,7 @@ impl Plugins {
             )));
         }
         self.store.grant(plugin, asks, actor).await?;
-        self.converge().await?;
+        self.take_effect().await?;
         self.sql_in_order(plugin)
     }
 
@@ -68,7 +68,7 @@ impl Plugins {
             return Err(PluginError::NotFound(format!("{plugin} is not granted {:?}", unknown.as_str())));
         }
         let revoked = self.store.revoke(plugin, asks).await?;
-        self.converge().await?;
+        self.take_effect().await?;
         self.sql_in_order(plugin)?;
         Ok(revoked)
     }

@@ -1,5 +1,7 @@
 //! The history of attempts.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use patchbay_model::attempt::AttemptRecord;
 use patchbay_model::{JobId, PluginName, QueueName, RevisionDigest};
@@ -30,56 +32,62 @@ pub struct AttemptRow {
     pub correlation_id: String,
 }
 
-/// As the table has it.
+/// As the table has it. Producers choose texts and numbers; what Postgres cannot hold becomes the nearest that it can.
 #[derive(Serialize)]
 struct NewRow<'a> {
-    prefix: &'a str,
+    prefix: Cow<'a, str>,
     queue: &'a str,
     job_id: &'a str,
-    job_created_ms: u64,
-    started: u32,
-    attempt: u32,
-    name: &'a str,
+    job_created_ms: i64,
+    started: i32,
+    attempt: i32,
+    name: Cow<'a, str>,
     plugin: Option<&'a PluginName>,
     revision: Option<RevisionDigest>,
-    host: &'a str,
+    host: Cow<'a, str>,
     started_at: DateTime<Utc>,
     finished_at: DateTime<Utc>,
     outcome: &'static str,
     verdict: &'static str,
-    code: Option<&'a str>,
-    message: Option<&'a str>,
-    stack: Option<&'a str>,
-    correlation_id: &'a str,
+    code: Option<Cow<'a, str>>,
+    message: Option<Cow<'a, str>>,
+    stack: Option<Cow<'a, str>>,
+    correlation_id: Cow<'a, str>,
 }
 
 impl<'a> From<&'a AttemptRecord> for NewRow<'a> {
     fn from(record: &'a AttemptRecord) -> Self {
+        let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
         Self {
-            prefix: &record.job.prefix,
+            prefix: without_nul(&record.job.prefix),
             queue: record.job.queue.as_str(),
             job_id: record.job.id.as_str(),
-            job_created_ms: record.job.created_ms,
-            started: record.started,
-            attempt: record.attempt,
-            name: &record.name,
+            job_created_ms: i64::try_from(record.job.created_ms).unwrap_or(i64::MAX),
+            started: number(record.started),
+            attempt: number(record.attempt),
+            name: without_nul(&record.name),
             plugin: record.plugin.as_ref(),
             revision: record.revision,
-            host: &record.host,
+            host: without_nul(&record.host),
             started_at: record.started_at,
             finished_at: record.finished_at,
             outcome: record.outcome.as_str(),
             verdict: record.verdict.as_str(),
-            code: record.code.as_deref(),
-            message: record.message.as_deref(),
-            stack: record.stack.as_deref(),
-            correlation_id: &record.correlation_id,
+            code: record.code.as_deref().map(without_nul),
+            message: record.message.as_deref().map(without_nul),
+            stack: record.stack.as_deref().map(without_nul),
+            correlation_id: without_nul(&record.correlation_id),
         }
     }
 }
 
+/// Postgres refuses NUL in texts.
+fn without_nul(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
+}
+
 impl Store {
-    /// Remembers attempts; those that are known already change nothing. Gives the number of new ones.
+    /// Remembers attempts, all or none; those that are known already change nothing. Gives the number of new ones.
     pub async fn record_attempts(&self, records: &[AttemptRecord]) -> Result<u64, StoreError> {
         if records.is_empty() {
             return Ok(0);
@@ -87,9 +95,7 @@ impl Store {
         let rows: Vec<NewRow<'_>> = records.iter().map(NewRow::from).collect();
         let rows =
             serde_json::to_string(&rows).map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
-        // One parameter for all rows: thousands of them cost more to bind and to plan than to insert. Postgres refuses NUL in text,
-        // and no record may block the ones behind it.
-        let rows = rows.replace("\\u0000", "\\ufffd");
+        // One parameter for all rows: thousands of them cost more to bind and to plan than to insert.
         // What each revision ran is counted in the same statement: a batch that comes twice counts once.
         let insert = sqlx::query(
             "with added as (insert into attempts select * from json_to_recordset($1::json) as rows (prefix text, queue text, \
@@ -128,5 +134,43 @@ impl Store {
         rows.into_iter()
             .map(|row| Ok((row.try_get::<String, _>("revision")?.parse().map_err(damaged)?, row.try_get("n")?)))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use patchbay_model::attempt::VerdictKind;
+    use patchbay_model::job::JobKey;
+    use patchbay_model::outcome::OutcomeKind;
+
+    use super::*;
+
+    #[test]
+    fn what_postgres_cannot_hold_becomes_the_nearest_that_it_can() -> anyhow::Result<()> {
+        let now = Utc::now();
+        let job = JobKey { prefix: "bull".into(), queue: "q".parse()?, id: "1".parse()?, created_ms: u64::MAX };
+        let record = AttemptRecord {
+            job,
+            started: u32::MAX,
+            attempt: u32::MAX,
+            name: "a\0b".into(),
+            plugin: None,
+            revision: None,
+            host: "host:1".into(),
+            started_at: now,
+            finished_at: now,
+            outcome: OutcomeKind::Completed,
+            verdict: VerdictKind::Fail,
+            code: Some("\0".into()),
+            message: Some("no \\u0000 but its name".into()),
+            stack: None,
+            correlation_id: String::new(),
+        };
+        let row = serde_json::to_value(NewRow::from(&record))?;
+        assert_eq!((&row["job_created_ms"], &row["started"]), (&i64::MAX.into(), &i32::MAX.into()));
+        assert_eq!(row["attempt"], i32::MAX);
+        assert_eq!((&row["name"], &row["code"]), (&"a\u{fffd}b".into(), &"\u{fffd}".into()));
+        assert_eq!(row["message"], "no \\u0000 but its name");
+        Ok(())
     }
 }

@@ -344,10 +344,18 @@ impl Store {
         Ok(query.bind(actor).bind(action).bind(target).bind(details).fetch_one(&self.pool).await?)
     }
 
-    /// Records how it ended.
-    pub async fn finish_action(&self, id: i64, result: Result<&Value, &str>) -> Result<(), StoreError> {
+    /// Records how it ended. A result with NUL characters, which jobs in Redis may have, cannot be kept.
+    pub async fn finish_action(&self, id: i64, end: &Result<Value, String>) -> Result<(), StoreError> {
+        let error = end.as_ref().err().map(|error| error.replace('\0', "\u{fffd}"));
+        match self.end_action(id, end.as_ref().ok(), error.as_deref()).await {
+            Err(StoreError::Unstorable(_)) => self.end_action(id, None, error.as_deref()).await,
+            done => done,
+        }
+    }
+
+    async fn end_action(&self, id: i64, result: Option<&Value>, error: Option<&str>) -> Result<(), StoreError> {
         let query = sqlx::query("update operator_actions set ended_at = now(), result = $2, error = $3 where id = $1");
-        query.bind(id).bind(result.ok()).bind(result.err()).execute(&self.pool).await?;
+        query.bind(id).bind(result).bind(error).execute(&self.pool).await?;
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! POST /api/admin/queues/{queue}/jobs: add a job.
 
+use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use patchbay_model::QueueName;
 use patchbay_model::job::Trace;
@@ -16,6 +16,7 @@ use super::queues::refuse_unknown;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success};
+use crate::http::path::Path;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(add))

@@ -1,6 +1,6 @@
 //! /api/admin/queues/{queue}/jobs: list and show jobs.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{JobView, MAX_LISTED};
@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 use super::queues::known;
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, ok};
+use crate::http::path::Path;
 
 /// Attempts shown with a job. A job that ran more often has a problem that the newest ones show.
 const MAX_ATTEMPTS_SHOWN: i64 = 100;

@@ -1,7 +1,7 @@
 //! /api/admin/queues/{queue}/migrate-repeatables: legacy repeatables become schedules.
 
+use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use patchbay_model::schedule::ScheduleId;
 use patchbay_queue::LegacyRepeatable;
@@ -16,6 +16,7 @@ use super::queues::known;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody};
+use crate::http::path::Path;
 use crate::schedule::rhythm;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use patchbay_model::QueueName;
 use patchbay_model::job::JobState;
@@ -18,6 +18,7 @@ use super::queues::{known, names};
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success};
+use crate::http::path::Path;
 
 /// Jobs that one `clean` removes when nothing is said.
 const DEFAULT_CLEAN: u64 = 10_000;

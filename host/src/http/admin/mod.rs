@@ -13,9 +13,16 @@ mod revisions;
 mod schedules;
 mod secrets;
 
-use axum::middleware;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use serde::Serialize;
 use serde_json::Value;
+use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::AppState;
@@ -35,8 +42,28 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(operate::router())
         .merge(add::router())
         .merge(flow::router())
+        .route_layer(middleware::from_fn_with_state(state.clone(), to_the_end))
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::require))
 }
+
+/// A client that leaves takes its request along, and an operation would stop wherever it waits just then. So what may change something
+/// runs in a task of its own, and the host ends after it.
+async fn to_the_end(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    match state.operations.spawn(next.run(request).in_current_span()).await {
+        Ok(response) => response,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_cancelled) => ApiError::internal().into_response(),
+        },
+    }
+}
+
+/// Between tries to record the end of an action while Postgres is away.
+const RECORD_PAUSE: Duration = Duration::from_secs(1);
+const RECORD_TRIES: usize = 120;
 
 /// Records who does what before doing it, and how it ended.
 async fn audited<T: Serialize, E: Into<ApiError>>(
@@ -48,14 +75,24 @@ async fn audited<T: Serialize, E: Into<ApiError>>(
     act: impl Future<Output = Result<T, E>>,
 ) -> ApiResult<T> {
     let id = state.store.begin_action(&actor.0, action, target, &details).await?;
-    let result = act.await.map_err(Into::<ApiError>::into);
-    let recorded = match &result {
-        Ok(data) => state.store.finish_action(id, Ok(&serde_json::to_value(data).unwrap_or(Value::Null))).await,
-        Err(error) => state.store.finish_action(id, Err(error.message())).await,
+    let result = AssertUnwindSafe(act).catch_unwind().await.map(|result| result.map_err(Into::<ApiError>::into));
+    let end = match &result {
+        Ok(Ok(data)) => Ok(serde_json::to_value(data).unwrap_or(Value::Null)),
+        Ok(Err(error)) => Err(error.message().to_owned()),
+        Err(_panic) => Err("a fault of the host".to_owned()),
     };
-    if let Err(error) = recorded {
-        // The action has happened; its row stays open and says that its end is unknown.
-        tracing::error!(error = %error, action, target, "the end of an operator's action is not recorded");
+    if let Err(error) = state.store.finish_action(id, &end).await {
+        tracing::error!(error = %error, action, target, "the end of an operator's action is not recorded yet");
+        // The action has happened, and its client is told so; the trail follows as soon as Postgres is back.
+        let store = state.store.clone();
+        state.operations.spawn(async move {
+            for _ in 0..RECORD_TRIES {
+                tokio::time::sleep(RECORD_PAUSE).await;
+                if store.finish_action(id, &end).await.is_ok() {
+                    return;
+                }
+            }
+        });
     }
-    ok(result?)
+    ok(result.unwrap_or_else(|panic| resume_unwind(panic))?)
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use patchbay_model::{JobId, QueueName};
 use serde::Deserialize;
@@ -17,6 +17,7 @@ use super::queues::known;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody};
+use crate::http::path::Path;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()

@@ -1,10 +1,10 @@
 //! /api/admin/plugins: push, list, activate, roll back, settings.
 
 use axum::body::Body;
+use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
 use axum::{Extension, Json};
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use patchbay_model::grant::Ask;
 use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_store::HostRow;
@@ -17,6 +17,7 @@ use super::audited;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
+use crate::http::path::Path;
 use crate::plugins::{Activated, GrantStory, Signed, Staged};
 use crate::signature::{self, Signature};
 
@@ -139,10 +140,7 @@ async fn push(
 ) -> ApiResult<Staged> {
     let signatures = signatures(&headers)?;
     let limit = state.max_component_bytes;
-    let component = axum::body::to_bytes(body, limit).await.map_err(|_| {
-        let message = format!("the component file is larger than {} MiB, or the upload broke off", limit >> 20);
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
-    })?;
+    let component = axum::body::to_bytes(body, limit).await.map_err(|error| ApiError::of_body(&error, limit))?;
     let digest = RevisionDigest::of(&component).to_string();
     let signers: Vec<String> = signatures.iter().map(|signature| signature.key.to_string()).collect();
     let details = json!({ "digest": digest, "bytes": component.len(), "signatures": signers });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use patchbay_model::QueueName;
 use patchbay_queue::QueueOverview;
 use patchbay_store::JobStatistics;
@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 use crate::diagnosis::{self, Reason, Seen};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
+use crate::http::path::Path;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(show)).routes(routes!(why))

@@ -1,7 +1,7 @@
 //! /api/admin/plugins/{name}/status, history and diff: what an operator looks at before and after a swap.
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use patchbay_model::{PluginName, RevisionDigest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,6 +12,7 @@ use super::plugins::{RevisionSummary, revision_summaries};
 use crate::difference::Change;
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
+use crate::http::path::Path;
 use crate::plugins::HostState;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_model::QueueName;
@@ -22,6 +22,7 @@ use super::new_job::given;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
+use crate::http::path::Path;
 use crate::schedule::{rhythm, spec, word};
 
 /// Ticks that are shown ahead.

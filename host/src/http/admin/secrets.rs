@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use patchbay_capability::SecretSource;
@@ -21,6 +21,7 @@ use super::audited;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
+use crate::http::path::Path;
 use crate::vault::{MAX_VALUE_BYTES, Rekeyed};
 
 /// Longer than any partner needs to change over; beyond it somebody has mistyped.

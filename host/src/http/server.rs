@@ -1,0 +1,59 @@
+//! Connections: so many at once, each with a time in which its next request's head must have come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::Listener;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// What clients may take.
+#[derive(Debug, Clone)]
+pub struct HttpLimits {
+    /// For a request's head, from the connection's start or the previous response on: idle connections are closed by it, too.
+    pub header_timeout: Duration,
+    /// For a whole request body.
+    pub body_timeout: Duration,
+    /// Open at once; others wait to be accepted.
+    pub max_connections: usize,
+}
+
+/// Serves until `stop`, then ends what is open. Only HTTP/1: telling it from HTTP/2 reads from a client without a time limit.
+pub async fn serve(mut listener: TcpListener, router: Router, limits: HttpLimits, stop: CancellationToken) {
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
+    let places = Arc::new(Semaphore::new(limits.max_connections));
+    let graceful = GracefulShutdown::new();
+    loop {
+        let next = async {
+            if places.available_permits() == 0 {
+                warn!(open = limits.max_connections, "as many connections as http.max_connections allows: others wait");
+            }
+            let place = Arc::clone(&places).acquire_owned().await;
+            // axum's: after an error, such as too many open files, it waits and goes on.
+            (place, Listener::accept(&mut listener).await)
+        };
+        let (place, (stream, _)) = tokio::select! {
+            () = stop.cancelled() => break,
+            next = next => next,
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "a connection broke off");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}

@@ -1,0 +1,499 @@
+//! What hostile clients, odd jobs and absent services must not break.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use base64::Engine;
+use patchbay_model::RevisionDigest;
+use redis::AsyncCommands;
+use serde_json::{Value, json};
+use sqlx::Executor;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::harness::{Host, PASSWORD, USER, World, email_plugin, hostile_plugin, repository, until, variant};
+
+#[tokio::test]
+async fn one_record_that_postgres_refuses_does_not_hold_up_the_others() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    let mut database = world.database().await?;
+    database.execute("alter table patchbay.attempts add check (name <> 'refused')").await?;
+    let mut redis = world.redis().await?;
+    let mut ids = Vec::new();
+    for name in ["before", "refused", "odd", "after"] {
+        ids.push(host.add("hostileQueue", json!({ "name": name, "data": {}, "delayMs": 3_600_000 })).await?);
+    }
+    // As any BullMQ client might write it.
+    let odd = format!("{}:hostileQueue:{}", world.prefix, ids[2]);
+    let _: () = redis
+        .hset_multiple(&odd, &[("timestamp", u64::MAX.to_string()), ("ats", 3_000_000_000_u32.to_string())])
+        .await?;
+    for id in &ids {
+        world.promote("hostileQueue", id).await?;
+    }
+    until(Duration::from_secs(30), "the other three are remembered", async || {
+        let query = sqlx::query_scalar("select name from patchbay.attempts group by name order by name");
+        let names: Vec<String> = query.fetch_all(&mut database).await?;
+        Ok((names == ["after", "before", "odd"]).then_some(()))
+    })
+    .await
+}
+
+/// Enough that removing them takes a while.
+const MANY: usize = 20_000;
+
+/// As raw as a client can be.
+fn raw(method: &str, path: &str, body: &str) -> String {
+    let credentials = base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"));
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: test\r\nauthorization: Basic {credentials}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+async fn connect(host: &Host) -> anyhow::Result<TcpStream> {
+    Ok(TcpStream::connect(host.url.trim_start_matches("http://")).await?)
+}
+
+/// A queue with many jobs, and a client that has it obliterated and leaves as soon as the host has begun.
+async fn obliterate_and_leave(world: &World, host: &Host) -> anyhow::Result<()> {
+    host.add("bigQueue", json!({ "name": "first", "data": {}, "delayMs": 3_600_000 })).await?;
+    let key = |name: &str| format!("{}:bigQueue:{name}", world.prefix);
+    let mut redis = world.redis().await?;
+    for some in (0..MANY).collect::<Vec<_>>().chunks(1_000) {
+        let mut pipe = redis::pipe();
+        for n in some {
+            let id = format!("many-{n}");
+            let fields = [("name", "noop"), ("data", "{}"), ("opts", "{}"), ("timestamp", "1")];
+            pipe.hset_multiple(key(&id), &fields).ignore().zadd(key("delayed"), id, *n).ignore();
+        }
+        let () = pipe.query_async(&mut redis).await?;
+    }
+    let mut client = connect(host).await?;
+    client
+        .write_all(raw("POST", "/api/admin/queues/bigQueue/obliterate", r#"{"confirm":"bigQueue"}"#).as_bytes())
+        .await?;
+    until(Duration::from_secs(10), "it has begun", async || {
+        Ok((redis.zcard::<_, usize>(key("delayed")).await? <= MANY).then_some(()))
+    })
+    .await?;
+    let left: usize = redis.zcard(key("delayed")).await?;
+    assert!(left > 0, "it is not done yet");
+    Ok(())
+}
+
+async fn keys_of(world: &World, queue: &str) -> anyhow::Result<Vec<String>> {
+    Ok(world.redis().await?.keys(format!("{}:{queue}:*", world.prefix)).await?)
+}
+
+/// Error and result of the only such action, once it has ended.
+async fn ended(world: &World, action: &str) -> anyhow::Result<(Option<String>, Value)> {
+    let mut database = world.database().await?;
+    until(Duration::from_secs(20), &format!("{action} has ended"), async || {
+        let query = sqlx::query_as(
+            "select error, result from patchbay.operator_actions where action = $1 and ended_at is not null",
+        );
+        Ok(query.bind(action).fetch_optional(&mut database).await?)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_operation_goes_on_when_its_client_leaves() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    obliterate_and_leave(&world, &host).await?;
+    assert_eq!(ended(&world, "queue.obliterate").await?, (None, json!({ "count": MANY + 1 })));
+    assert_eq!(keys_of(&world, "bigQueue").await?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_that_is_stopped_first_ends_what_operators_began() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    obliterate_and_leave(&world, &host).await?;
+    assert!(host.stop().await?.success());
+    assert_eq!(ended(&world, "queue.obliterate").await?, (None, json!({ "count": MANY + 1 })));
+    assert_eq!(keys_of(&world, "bigQueue").await?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_or_stored_is_refused_in_the_one_error_shape() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("email", email_plugin()?).await?;
+    let nul = "a\0b";
+    let job = |name: &str| json!({ "name": name, "data": {} });
+    let queue = "/api/admin/queues/emailQueue";
+    let digest = json!({ "digest": nul });
+    for (method, path, body) in [
+        ("POST", format!("{queue}/jobs"), job(nul)),
+        ("POST", "/api/admin/flows".into(), json!({ "queue": "emailQueue", "job": job(nul) })),
+        (
+            "POST",
+            "/api/admin/schedules".into(),
+            json!({ "id": "s", "queue": "emailQueue", "name": nul, "everyMs": 60_000 }),
+        ),
+        ("POST", "/api/admin/plugins/email/activate".into(), digest),
+        ("POST", "/api/admin/plugins/email/grants".into(), json!({ "asks": [nul] })),
+        ("PUT", "/api/admin/plugins/email/settings".into(), json!({ "from": nul })),
+        ("DELETE", "/api/admin/plugins/email/revisions/a%00b".into(), json!({})),
+        ("DELETE", "/api/admin/plugins/email/revisions/a%FFb".into(), json!({})),
+        ("DELETE", format!("{queue}/jobs/%ff"), json!({})),
+        ("GET", format!("{queue}/jobs?state=%00"), json!({})),
+        ("GET", "/api/admin/queues/%80/why".into(), json!({})),
+        ("GET", "/api/admin/schedules/%C3%28".into(), json!({})),
+    ] {
+        let request = host.http.request(method.parse()?, host.url.clone() + &path).json(&body);
+        let (status, answer) = host.request(request).await.with_context(|| format!("{method} {path}"))?;
+        assert_eq!((status, &answer["code"]), (400, &json!("invalid-input")), "{method} {path}: {answer}");
+        assert!(answer["success"] == false && answer["message"].is_string(), "{answer}");
+    }
+    let (_, schedules) = host.get("/api/admin/schedules").await?;
+    assert_eq!(schedules["data"], json!([]));
+    let open: i64 = sqlx::query_scalar("select count(*) from patchbay.operator_actions where ended_at is null")
+        .fetch_one(&mut world.database().await?)
+        .await?;
+    assert_eq!(open, 0);
+    // A job's data is Redis's, and may hold what Node's producers write.
+    let id = host.add("emailQueue", json!({ "name": "send", "data": { "text": nul }, "delayMs": 3_600_000 })).await?;
+    assert_eq!(host.job_in("emailQueue", &id, "delayed").await?["job"]["data"], r#"{"text":"a\u0000b"}"#);
+    Ok(())
+}
+
+#[tokio::test]
+async fn clients_that_dawdle_are_cut_off() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let limits = [("PATCHBAY_HTTP_HEADER_TIMEOUT_MS", "300"), ("PATCHBAY_HTTP_BODY_TIMEOUT_MS", "300")];
+    let host = world.host(&limits).await?;
+    let started = Instant::now();
+    let cut_off = async |sent: String| {
+        let mut client = connect(&host).await?;
+        client.write_all(sent.as_bytes()).await?;
+        let mut answer = String::new();
+        // A reset is as good an end as any.
+        tokio::time::timeout(Duration::from_secs(5), client.read_to_string(&mut answer)).await?.ok();
+        anyhow::Ok(answer)
+    };
+    let unfinished = |path, content_type| {
+        let request = raw("POST", path, r#"{"name":"a"}"#).replace("application/json", content_type);
+        request[..request.len() - 1].to_owned()
+    };
+    let job = unfinished("/api/admin/queues/emailQueue/jobs", "application/json");
+    let plugin = unfinished("/api/admin/plugins", "application/wasm");
+    let half_a_line = "GET /api/hea".to_owned();
+    let half_a_head = "GET /api/health HTTP/1.1\r\nhost: ".to_owned();
+    let (nothing, half_a_line, half_a_head, job, plugin) = tokio::try_join!(
+        cut_off(String::new()),
+        cut_off(half_a_line),
+        cut_off(half_a_head),
+        cut_off(job),
+        cut_off(plugin),
+    )?;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    for answer in [nothing, half_a_line, half_a_head] {
+        assert_eq!(answer, "");
+    }
+    for answer in [job, plugin] {
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(answer.contains(r#""success":false,"code":"request-timeout""#), "{answer}");
+    }
+    assert_eq!(host.get("/api/health").await?.0, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_wait_for_a_place() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[("PATCHBAY_HTTP_MAX_CONNECTIONS", "1")]).await?;
+    let ask = async |client: &mut TcpStream| {
+        client.write_all(b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n").await?;
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let mut first = connect(&host).await?;
+    assert_eq!(&ask(&mut first).await?, b"HTTP/1.1 200");
+    let mut second = connect(&host).await?;
+    assert!(tokio::time::timeout(Duration::from_millis(200), ask(&mut second)).await.is_err(), "it waits");
+    drop(first);
+    let mut answer = [0; 12];
+    second.read_exact(&mut answer).await?;
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    Ok(())
+}
+
+/// One change that an operator may make.
+struct Change {
+    method: &'static str,
+    /// As the OpenAPI document has the path.
+    route: &'static str,
+    path: String,
+    body: Vec<u8>,
+    /// What it answers in this order.
+    expected: u16,
+}
+
+impl Change {
+    async fn make(&self, host: &Host) -> anyhow::Result<(u16, Option<String>, Value)> {
+        let kind = if self.body.starts_with(b"\0asm") { "application/wasm" } else { "application/json" };
+        let request = host.http.request(self.method.to_uppercase().parse()?, host.url.clone() + &self.path);
+        let request = request.basic_auth(USER, Some(PASSWORD)).header("content-type", kind).body(self.body.clone());
+        let response = request.send().await?;
+        let retry_after = response.headers().get("retry-after").map(|value| value.to_str().map(str::to_owned));
+        Ok((response.status().as_u16(), retry_after.transpose()?, response.json().await?))
+    }
+}
+
+/// The vault takes no value without a key.
+const KEY: &str = "5f1d3c2b4a59687766554433221100ffeeddccbbaa99887766554433221100ab";
+const WITH_KEY: [(&str, &str); 1] = [("PATCHBAY_SECRETS_KEY", KEY)];
+
+/// Every change that the API offers, once, in an order in which each finds what it needs.
+async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
+    let first = host.deploy("hostile", hostile_plugin()?).await?;
+    let failed = host.add("hostileQueue", json!({ "name": "panic", "data": {} })).await?;
+    host.job_in("hostileQueue", &failed, "failed").await?;
+    let delayed = host.add("idleQueue", json!({ "name": "job", "data": {}, "delayMs": 3_600_000 })).await?;
+    let second = variant(&hostile_plugin()?, "second");
+    let digest = RevisionDigest::of(&second).to_string();
+    let mut changes = Vec::new();
+    let mut push = |method, route: &'static str, body: Vec<u8>, id: &str, expected| {
+        let queue = if route.ends_with("/retry") { "hostileQueue" } else { "idleQueue" };
+        let path = route.replace("{name}", "hostile").replace("{queue}", queue);
+        let path = path.replace("{secret}", "TOKEN").replace("{digest}", &digest).replace("{id}", id);
+        changes.push(Change { method, route, path, body, expected });
+    };
+    push("post", "/api/admin/plugins", second, "", 200);
+    let job = json!({ "name": "job", "data": {} });
+    let tree = json!({ "queue": "idleQueue", "job": &job, "children": [{ "queue": "idleQueue", "job": &job }] });
+    let schedule = json!({ "id": "often", "queue": "idleQueue", "name": "job", "everyMs": 3_600_000 });
+    let asks = json!({ "asks": ["kv"] });
+    let rotation = json!({ "value": "two", "overlapMs": 60_000 });
+    for (method, route, body, id, expected) in [
+        ("post", "/api/admin/plugins/{name}/activate", json!({ "digest": digest }), "", 200),
+        ("post", "/api/admin/plugins/{name}/rollback", json!({}), "", 200),
+        ("delete", "/api/admin/plugins/{name}/revisions/{digest}", json!({}), "", 200),
+        ("put", "/api/admin/plugins/{name}/settings", json!({}), "", 200),
+        ("post", "/api/admin/plugins/{name}/grants", asks.clone(), "", 200),
+        ("post", "/api/admin/plugins/{name}/grants/revoke", asks, "", 200),
+        ("post", "/api/admin/plugins/{name}/deactivate", json!({}), "", 200),
+        ("put", "/api/admin/plugins/{name}/secrets/{secret}", json!({ "value": "one" }), "", 200),
+        ("post", "/api/admin/plugins/{name}/secrets/{secret}/rotate", rotation, "", 200),
+        ("post", "/api/admin/secrets/rekey", json!({}), "", 200),
+        ("delete", "/api/admin/plugins/{name}/secrets/{secret}", json!({}), "", 200),
+        ("post", "/api/admin/queues/{queue}/jobs", job, "", 200),
+        ("post", "/api/admin/flows", tree, "", 200),
+        ("put", "/api/admin/queues/{queue}/jobs/{id}/data", json!({ "new": true }), &delayed, 200),
+        ("put", "/api/admin/queues/{queue}/jobs/{id}/delay", json!({ "delayMs": 7_200_000 }), &delayed, 200),
+        ("post", "/api/admin/queues/{queue}/jobs/{id}/promote", json!({}), &delayed, 200),
+        ("put", "/api/admin/queues/{queue}/jobs/{id}/priority", json!({ "priority": 7 }), &delayed, 200),
+        // It does not run.
+        ("post", "/api/admin/queues/{queue}/jobs/{id}/kill", json!({}), &delayed, 409),
+        ("delete", "/api/admin/queues/{queue}/jobs/{id}", json!({}), &delayed, 200),
+        ("post", "/api/admin/queues/{queue}/jobs/{id}/retry", json!({}), &failed, 200),
+        ("post", "/api/admin/queues/{queue}/pause", json!({}), "", 200),
+        ("post", "/api/admin/queues/{queue}/resume", json!({}), "", 200),
+        ("post", "/api/admin/queues/pause", json!({}), "", 200),
+        ("post", "/api/admin/queues/resume", json!({}), "", 200),
+        ("put", "/api/admin/queues/{queue}/concurrency", json!({ "max": 3 }), "", 200),
+        ("put", "/api/admin/queues/{queue}/rate-limit", json!({ "max": 3 }), "", 200),
+        ("post", "/api/admin/queues/{queue}/clean", json!({ "state": "completed" }), "", 200),
+        ("post", "/api/admin/queues/{queue}/put-back", json!({ "state": "failed" }), "", 200),
+        ("post", "/api/admin/queues/{queue}/migrate-repeatables", json!({ "dryRun": false }), "", 200),
+        ("post", "/api/admin/schedules", schedule, "", 200),
+        ("patch", "/api/admin/schedules/{id}", json!({ "description": "new" }), "often", 200),
+        ("post", "/api/admin/schedules/{id}/pause", json!({}), "often", 200),
+        ("post", "/api/admin/schedules/{id}/resume", json!({}), "often", 200),
+        ("post", "/api/admin/schedules/{id}/run", json!({}), "often", 200),
+        ("delete", "/api/admin/schedules/{id}", json!({}), "often", 200),
+        ("post", "/api/admin/queues/{queue}/drain", json!({ "delayed": true }), "", 200),
+        ("post", "/api/admin/queues/{queue}/obliterate", json!({ "confirm": "idleQueue" }), "", 200),
+    ] {
+        push(method, route, body.to_string().into_bytes(), id, expected);
+    }
+    let document: Value = serde_json::from_slice(&std::fs::read(repository().join("docs/openapi.json"))?)?;
+    let paths = document["paths"].as_object().context("paths")?;
+    let documented = paths.iter().flat_map(|(route, methods)| {
+        let methods = methods.as_object().into_iter().flat_map(|methods| methods.keys());
+        methods.map(|method| (method.as_str(), route.as_str()))
+    });
+    // The preview changes nothing.
+    let documented: BTreeSet<_> =
+        documented.filter(|(method, route)| *method != "get" && !route.ends_with("/preview")).collect();
+    let here: BTreeSet<_> = changes.iter().map(|change| (change.method, change.route)).collect();
+    assert_eq!(here, documented, "this test knows every change: {first}");
+    Ok(changes)
+}
+
+#[tokio::test]
+async fn every_change_leaves_one_row_that_says_who_what_and_how_it_ended() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&WITH_KEY).await?;
+    let mut database = world.database().await?;
+    for change in every_change(&host).await? {
+        let last: i64 =
+            sqlx::query_scalar("select max(id) from patchbay.operator_actions").fetch_one(&mut database).await?;
+        let (status, _, answer) = change.make(&host).await?;
+        assert_eq!(status, change.expected, "{} {}: {answer}", change.method, change.path);
+        let rows: Vec<(String, bool, Option<String>)> =
+            sqlx::query_as("select actor, ended_at is not null, error from patchbay.operator_actions where id > $1")
+                .bind(last)
+                .fetch_all(&mut database)
+                .await?;
+        let error = answer["message"].as_str().map(str::to_owned);
+        assert_eq!(rows, [(USER.to_owned(), true, error)], "{} {}", change.method, change.path);
+    }
+    Ok(())
+}
+
+/// Forwards to a server; while it is cut, connections end at once, those that were open included.
+struct Cable {
+    address: SocketAddr,
+    cut: watch::Sender<bool>,
+}
+
+impl Cable {
+    async fn to(server: String) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let cut = watch::Sender::new(false);
+        let subscribed = cut.clone();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (mut cut, server) = (subscribed.subscribe(), server.clone());
+                tokio::spawn(async move {
+                    let forward = async {
+                        let mut upstream = TcpStream::connect(server).await?;
+                        tokio::io::copy_bidirectional(&mut client, &mut upstream).await
+                    };
+                    tokio::select! {
+                        biased;
+                        _ = cut.wait_for(|cut| *cut) => {}
+                        _ = forward => {}
+                    }
+                });
+            }
+        });
+        Ok(Self { address, cut })
+    }
+}
+
+/// What is in Redis, apart from heartbeats.
+async fn queues_in_redis(world: &World) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    let mut redis = world.redis().await?;
+    let mut content = BTreeMap::new();
+    for key in keys_of(world, "*").await? {
+        let dump: Option<Vec<u8>> = redis::cmd("DUMP").arg(&key).query_async(&mut redis).await?;
+        content.extend(dump.map(|dump| (key, dump)));
+    }
+    Ok(content)
+}
+
+#[tokio::test]
+async fn without_postgres_every_change_is_refused_whole_and_says_when_to_try_again() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let mut url: reqwest::Url = world.database_url.parse()?;
+    let cable = Cable::to(format!("127.0.0.1:{}", url.port().context("port")?)).await?;
+    url.set_port(Some(cable.address.port())).ok();
+    let host = world.host(&[("DATABASE_URL", url.as_str())]).await?;
+    let changes = every_change(&host).await?;
+    let mut database = world.database().await?;
+    let mut state = async || -> anyhow::Result<(i64, BTreeMap<String, Vec<u8>>)> {
+        let query = sqlx::query_scalar("select count(*) from patchbay.operator_actions");
+        Ok((query.fetch_one(&mut database).await?, queues_in_redis(&world).await?))
+    };
+    let before = state().await?;
+    cable.cut.send_replace(true);
+    for change in &changes {
+        let (status, retry_after, answer) = change.make(&host).await?;
+        let place = format!("{} {}", change.method, change.path);
+        assert_eq!((status, &answer["code"]), (503, &json!("unavailable")), "{place}: {answer}");
+        assert!(answer["message"].as_str().is_some_and(|message| message.contains("Postgres")), "{place}: {answer}");
+        assert!(retry_after.is_some_and(|seconds| seconds.parse::<u32>().is_ok()), "{place}");
+    }
+    for (path, expected) in [
+        ("/livez", 200),
+        ("/readyz", 503),
+        ("/api/health", 503),
+        ("/api/admin/plugins", 503),
+        ("/api/admin/plugins/hostile/grants", 503),
+        ("/api/admin/plugins/hostile/settings", 503),
+        ("/api/admin/queues", 503),
+        ("/api/admin/queues/idleQueue/why", 503),
+        ("/api/admin/queues/idleQueue/jobs?state=delayed", 200),
+        ("/api/admin/schedules", 503),
+    ] {
+        let request = host.http.get(host.url.clone() + path).basic_auth(USER, Some(PASSWORD));
+        assert_eq!(request.send().await?.status(), expected, "{path}");
+    }
+    assert!(before == state().await?, "nothing has changed");
+    cable.cut.send_replace(false);
+    until(Duration::from_secs(20), "it works again", async || {
+        Ok((host.post("/api/admin/queues/idleQueue/pause", json!({})).await?.0 == 200).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_change_that_is_stored_but_not_in_effect_yet_says_so() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    let mut database = world.database().await?;
+    // Read for the effect, and not for the change.
+    database.execute("alter table patchbay.grants rename to grants_away").await?;
+    let (status, answer) = host.post("/api/admin/plugins/hostile/deactivate", json!({})).await?;
+    assert_eq!((status, &answer["code"]), (503, &json!("unavailable")), "{answer}");
+    assert!(answer["message"].as_str().is_some_and(|message| message.contains("is stored")), "{answer}");
+    let handler = async || anyhow::Ok(host.get("/api/admin/queues/hostileQueue").await?.1["data"]["plugin"].clone());
+    assert_eq!(handler().await?, "hostile");
+    database.execute("alter table patchbay.grants_away rename to grants").await?;
+    until(Duration::from_secs(30), "it is in effect", async || Ok(handler().await?.is_null().then_some(()))).await
+}
+
+#[tokio::test]
+async fn an_operation_that_loses_postgres_half_way_is_carried_out_and_recorded_later() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let mut url: reqwest::Url = world.database_url.parse()?;
+    let cable = Cable::to(format!("127.0.0.1:{}", url.port().context("port")?)).await?;
+    url.set_port(Some(cable.address.port())).ok();
+    let host = world.host(&[("DATABASE_URL", url.as_str())]).await?;
+    obliterate_and_leave(&world, &host).await?;
+    cable.cut.send_replace(true);
+    until(Duration::from_secs(10), "the queue is gone", async || {
+        Ok(keys_of(&world, "bigQueue").await?.is_empty().then_some(()))
+    })
+    .await?;
+    let mut database = world.database().await?;
+    let open: i64 = sqlx::query_scalar("select count(*) from patchbay.operator_actions where ended_at is null")
+        .fetch_one(&mut database)
+        .await?;
+    assert_eq!(open, 1, "its end could not be recorded");
+    cable.cut.send_replace(false);
+    assert_eq!(ended(&world, "queue.obliterate").await?, (None, json!({ "count": MANY + 1 })));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_name_and_a_wrong_password_are_answered_alike() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let mut answers = BTreeSet::new();
+    for (name, password) in [("nobody", PASSWORD), (USER, "wrong"), (USER, ""), ("", PASSWORD), ("nobody", "wrong")] {
+        let request = host.http.get(format!("{}/api/admin/queues", host.url)).basic_auth(name, Some(password));
+        let response = request.send().await?;
+        answers.insert((response.status().as_u16(), response.text().await?));
+    }
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(answers.first().map(|(status, _)| *status), Some(401));
+    Ok(())
+}
