@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use patchbay_capability::{Egress, GrantUses, MailTransport, SecretSource, SecretValue, Services};
+use patchbay_capability::{Breakers, Egress, GrantUses, MailTransport, SecretSource, SecretValue, Services};
 use patchbay_model::PluginName;
 use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
@@ -61,6 +61,7 @@ impl Host {
 
         let mail = MailTransport::new(config.mail()).context("mail")?;
         let uses = Arc::new(GrantUses::default());
+        let breakers = Arc::new(Breakers::default());
         let services = Arc::new(Services {
             host: tokio::runtime::Handle::current(),
             queues: queues.clone(),
@@ -68,6 +69,7 @@ impl Host {
             secrets: Arc::new(EnvironmentSecrets(config.clone())),
             mail,
             egress: Egress::new(config.egress()).context("cannot make outside calls")?,
+            breakers: Arc::clone(&breakers),
             uses: Arc::clone(&uses),
         });
         let settings = Arc::new(Settings::new(config.mail_from()));
