@@ -82,7 +82,13 @@ impl Executor for NativeExecutor {
     async fn execute(&self, delivery: &Delivery) -> Execution {
         let iterations = milliseconds(&delivery.data) * self.iterations_per_ms;
         let value = if iterations == 0 { "null".to_owned() } else { (compute(iterations) == 0).to_string() };
-        Execution { ran_by: None, policy: self.policy(delivery), outcome: Outcome::Completed(value), stack: None }
+        Execution {
+            ran_by: None,
+            policy: self.policy(delivery),
+            outcome: Outcome::Completed(value),
+            stack: None,
+            refused: None,
+        }
     }
 
     fn policy(&self, delivery: &Delivery) -> RetryPolicy {
@@ -222,10 +228,11 @@ impl World {
                 secrets: Arc::new(NoSecrets),
                 mail: MailTransport::new(None)?,
                 egress: Egress::new(EgressConfig::default())?,
+                breakers: Arc::default(),
                 uses: Arc::default(),
             });
             let (settings, grants) = (Arc::new(Settings::new(None)), Arc::default());
-            Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, grants, Duration::from_secs(30)))
+            Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, grants))
         } else {
             Arc::new(NativeExecutor { iterations_per_ms: self.native_per_ms })
         };

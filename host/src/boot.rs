@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::breakers::OutsideHosts;
 use crate::config::Config;
 use crate::grants::{self, Grants};
 use crate::health::Health;
@@ -62,6 +63,7 @@ impl Host {
         let mail = MailTransport::new(config.mail()).context("mail")?;
         let uses = Arc::new(GrantUses::default());
         let breakers = Arc::new(Breakers::default());
+        let outside = OutsideHosts::new(Arc::clone(&runtime), Arc::clone(&breakers), mail.server());
         let services = Arc::new(Services {
             host: tokio::runtime::Handle::current(),
             queues: queues.clone(),
@@ -69,19 +71,13 @@ impl Host {
             secrets: Arc::new(EnvironmentSecrets(config.clone())),
             mail,
             egress: Egress::new(config.egress()).context("cannot make outside calls")?,
-            breakers: Arc::clone(&breakers),
+            breakers,
             uses: Arc::clone(&uses),
         });
         let settings = Arc::new(Settings::new(config.mail_from()));
         let host_name = host_name();
         let grants = Arc::new(Grants::default());
-        let executor = WasmExecutor::new(
-            Arc::clone(&runtime),
-            services,
-            Arc::clone(&settings),
-            Arc::clone(&grants),
-            config.default_deadline(),
-        );
+        let executor = WasmExecutor::new(Arc::clone(&runtime), services, Arc::clone(&settings), Arc::clone(&grants));
         let work = Work::new(Arc::new(executor), host_name.clone());
         let defaults = WorkerDefaults {
             lock: config.lock(),
@@ -107,6 +103,7 @@ impl Host {
             store: store.clone(),
             queues: queues.clone(),
             plugins: Arc::clone(&plugins),
+            outside: Arc::new(outside),
             schedules: Arc::clone(&schedules),
             health: Arc::clone(&health),
             operator: config.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),

@@ -7,6 +7,7 @@ use patchbay_queue::QueueOverview;
 use patchbay_store::ActionRow;
 use serde::Serialize;
 
+use crate::breakers::BreakerStory;
 use crate::health::NotReady;
 
 /// What was seen.
@@ -18,6 +19,8 @@ pub struct Seen {
     pub workers: Vec<String>,
     /// The plugin that handles it, active on this host.
     pub plugin: Option<String>,
+    /// Of that plugin, on this host.
+    pub breakers: Vec<BreakerStory>,
     /// Who paused it last, when that was done through us.
     pub paused_by: Option<ActionRow>,
     /// Why this host takes no work.
@@ -81,6 +84,22 @@ pub fn diagnose(seen: &Seen) -> Vec<Reason> {
     for reason in &seen.not_ready {
         let message = format!("this host takes no work or cannot be trusted with it: {}", reason.code());
         because("host-not-ready", message, "patchbay doctor on its machine".into());
+    }
+    for breaker in seen.breakers.iter().filter(|breaker| !breaker.is_closed()) {
+        let (plugin, host) = (&breaker.plugin, &breaker.host);
+        let how = match (&breaker.opened_by, breaker.probe_in_ms) {
+            (Some(by), _) => format!("{by} has opened it: {}", breaker.reason.as_deref().unwrap_or_default()),
+            (None, Some(ms)) => format!("for {} s more, then one call tries", ms.div_ceil(1_000)),
+            (None, None) => "one call tries whether it is back".into(),
+        };
+        let last = breaker.last_failure.as_ref().map(|last| format!("; last failure: {last}")).unwrap_or_default();
+        because(
+            "breaker-open",
+            format!(
+                "calls of {plugin} to {host} are refused: {how}{last}. Jobs that need it wait without using up attempts"
+            ),
+            format!("see to {host}, or: patchbay breaker close {plugin} {host} --reason WHY"),
+        );
     }
     match (&seen.plugin, seen.workers.is_empty()) {
         (None, true) => because(
@@ -147,6 +166,7 @@ mod tests {
             },
             workers: vec!["host:1".into()],
             plugin: Some("email".into()),
+            breakers: Vec::new(),
             paused_by: None,
             not_ready: Vec::new(),
             redis_full: false,
@@ -170,6 +190,31 @@ mod tests {
         seen.plugin = None;
         seen.redis_full = true;
         assert_eq!(codes(&seen), ["paused", "redis-full", "no-worker"]);
+    }
+
+    #[test]
+    fn a_breaker_that_is_not_closed_is_named_with_what_it_waits_for() {
+        let breaker = |state, probe_in_ms| BreakerStory {
+            plugin: "email".parse().expect("a name"),
+            host: "smtp://mail.example:465".into(),
+            state,
+            since: None,
+            probe_in_ms,
+            opened_by: None,
+            reason: None,
+            failures: 0,
+            opens_at: 5,
+            within_ms: 30_000,
+            open_ms: 15_000,
+            last_failure: Some("connect: refused".into()),
+        };
+        let mut seen = seen(QueueCounts { waiting: 5, ..QueueCounts::default() });
+        seen.breakers = vec![breaker("closed", None), breaker("open", Some(9_001)), breaker("half-open", None)];
+        let reasons = diagnose(&seen);
+        assert_eq!(reasons.iter().map(|reason| reason.code).collect::<Vec<_>>(), ["breaker-open", "breaker-open"]);
+        assert!(reasons[0].message.contains("for 10 s more") && reasons[0].message.contains("connect: refused"));
+        assert!(reasons[1].message.contains("one call tries whether"));
+        assert!(reasons[0].next.contains("patchbay breaker close email smtp://mail.example:465"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 
 mod bad_input;
+mod breaker;
 mod bull_board;
 mod commands;
 mod dev;

@@ -4,6 +4,7 @@
 //! decision. Never touches Postgres: the record of an attempt goes to a Redis stream in one transaction with the settlement (see
 //! [`crate::recorder`]), so that a job neither waits for the database nor loses its history when a process is killed.
 
+mod hold;
 mod slots;
 mod supervisor;
 mod wasm;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::Utc;
+use patchbay_capability::Refused;
 use patchbay_model::attempt::AttemptRecord;
 use patchbay_model::outcome::{Failure, Outcome, Retry};
 use patchbay_model::retry::{RetryPolicy, Verdict, decide};
@@ -20,8 +22,15 @@ use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
 use tracing::Instrument;
 
+use hold::Holds;
 pub use supervisor::{Supervisor, WorkerDefaults};
 pub use wasm::WasmExecutor;
+
+/// The failure code of jobs that wait for an outside host.
+const BREAKER_OPEN: &str = "breaker-open";
+/// A breaker that closes any moment must not make a job spin.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
+const SPREAD: f64 = 0.2;
 
 /// Runs the code of one job. The host has one ([`WasmExecutor`]); the benchmark has another, native one, on the same work path.
 #[async_trait]
@@ -44,18 +53,21 @@ pub struct Execution {
     pub outcome: Outcome,
     /// The guest's backtrace.
     pub stack: Option<String>,
+    /// The breaker that refused its last outside call.
+    pub refused: Option<Refused>,
 }
 
 /// Handles every delivery of every queue of this process.
 pub struct Work {
     executor: Arc<dyn Executor>,
     host: String,
+    holds: Holds,
 }
 
 impl Work {
     /// `host` names this process in records.
     pub fn new(executor: Arc<dyn Executor>, host: String) -> Arc<Self> {
-        Arc::new(Self { executor, host })
+        Arc::new(Self { executor, host, holds: Holds::default() })
     }
 
     async fn run(&self, delivery: Delivery) -> Settlement {
@@ -66,10 +78,12 @@ impl Work {
                 policy: self.executor.policy(&delivery),
                 outcome: refused(refusal),
                 stack: None,
+                refused: None,
             },
             None => self.executor.execute(&delivery).await,
         };
-        let execution = unless_killed(execution, &delivery);
+        let execution = unless_refused(unless_killed(execution, &delivery), rand::random());
+        self.holds.note(&delivery.key.queue, execution.refused.as_ref());
         let verdict = decide(
             &execution.outcome,
             &execution.policy,
@@ -159,6 +173,24 @@ fn unless_killed(execution: Execution, delivery: &Delivery) -> Execution {
         },
         _ => execution,
     }
+}
+
+/// A guest that failed by an open breaker: its job waits without using up an attempt, whatever the guest made of it. `refused` stays only
+/// where it is the reason; `random` is uniform in 0.0..1.0.
+fn unless_refused(execution: Execution, random: f64) -> Execution {
+    let failed = matches!(execution.outcome, Outcome::Failed(_) | Outcome::Trapped(_) | Outcome::Deadline(_));
+    let Some(refused) = execution.refused.as_ref().filter(|_| failed) else {
+        return Execution { refused: None, ..execution };
+    };
+    let reason = execution.outcome.reason().unwrap_or_default();
+    let failure = Failure {
+        code: BREAKER_OPEN.into(),
+        message: format!("calls to {} are refused for now; the plugin says: {reason}", refused.breaker.host()),
+        // Spread, so that those who were refused together do not come back together.
+        retry: Retry::Defer(refused.retry_in.max(LEAST_WAIT).mul_f64(1.0 + SPREAD * random)),
+        details: None,
+    };
+    Execution { outcome: Outcome::Failed(failure.sanitized()), ..execution }
 }
 
 fn since_first_deferral(delivery: &Delivery) -> Duration {

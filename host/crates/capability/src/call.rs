@@ -24,7 +24,7 @@ use crate::breaker::{Admission, Report};
 use crate::egress::Caller;
 use crate::job_output::JobOutput;
 use crate::mail::failure;
-use crate::{Breakers, Egress, GrantUses, MailTransport, Refused, SecretSource, SecretValue};
+use crate::{Breaker, Breakers, Egress, GrantUses, MailTransport, Refused, SecretSource, SecretValue};
 
 /// Guesses at a secret per call: enough for a rotation, too few to search.
 const MAX_SECRET_TRIES: u32 = 8;
@@ -87,7 +87,14 @@ pub struct GuestCall {
     output: Option<JobOutput>,
     secret_tries: AtomicU32,
     /// What a breaker said to the last outside call.
-    refused: Mutex<Option<Refused>>,
+    last: Mutex<Option<Asked>>,
+}
+
+#[derive(Clone)]
+enum Asked {
+    Refused(Refused),
+    /// It was let through to see whether the host is back.
+    Probe(Arc<Breaker>),
 }
 
 impl Services {
@@ -101,7 +108,7 @@ impl Services {
             job,
             output,
             secret_tries: AtomicU32::new(0),
-            refused: Mutex::default(),
+            last: Mutex::default(),
         })
     }
 }
@@ -114,16 +121,23 @@ impl GuestCall {
         }
     }
 
-    /// The breaker that refused the last outside call of the guest: if it failed, then by that.
+    /// The breaker that refused the last outside call of the guest, or whose probe that call was, in vain: if the guest failed, then by
+    /// that.
     pub fn refused(&self) -> Option<Refused> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        match self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()? {
+            Asked::Refused(refused) => Some(refused),
+            Asked::Probe(breaker) => breaker.refusal(),
+        }
     }
 
     /// Asks the breaker of an outside host; gives how long it refuses.
     fn admit(&self, host: &str, spec: Option<BreakerSpec>) -> Result<Admission, Duration> {
         let breaker = self.services.breakers.of(&self.call.manifest.name, host);
         let admitted = breaker.admit(spec.unwrap_or_default().limits(), self.call.deadline);
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = admitted.as_ref().err().cloned();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = match &admitted {
+            Err(refused) => Some(Asked::Refused(refused.clone())),
+            Ok(admission) => admission.is_probe().then_some(Asked::Probe(breaker)),
+        };
         admitted.map_err(|refused| refused.retry_in)
     }
 

@@ -1,6 +1,7 @@
 //! /api/admin: what operators do. Basic auth on every route; every change leaves an action row before it happens and completes it after.
 
 mod add;
+mod breakers;
 mod flow;
 mod jobs;
 mod legacy;
@@ -24,6 +25,7 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .merge(plugins::router())
         .merge(queues::router())
+        .merge(breakers::router())
         .merge(maintain::router())
         .merge(schedules::router())
         .merge(legacy::router())

@@ -84,10 +84,12 @@ async fn show(State(state): State<AppState>, Path(queue): Path<String>) -> ApiRe
 async fn why(State(state): State<AppState>, Path(queue): Path<String>) -> ApiResult<Vec<Reason>> {
     let queue = known(&state, &queue).await?;
     let last = state.store.last_action(&["queue.pause", "queue.resume"], &[queue.as_str(), "*"]).await?;
+    let plugin = state.plugins.handler_of(&queue);
     let seen = Seen {
         queue: overview(&state, &queue).await?,
         workers: state.queues.workers(&queue).await?,
-        plugin: state.plugins.handler_of(&queue).map(|plugin| plugin.to_string()),
+        breakers: plugin.iter().flat_map(|plugin| state.outside.of(plugin)).collect(),
+        plugin: plugin.map(|plugin| plugin.to_string()),
         paused_by: last.filter(|action| action.action == "queue.pause"),
         not_ready: state.health.not_ready().await,
         redis_full: state.queues.is_full().await?,

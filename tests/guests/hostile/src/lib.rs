@@ -61,6 +61,19 @@ impl Jobs for Hostile {
                     Err(error) => Err(Failure::new("outside", format!("{error:?}"), Retry::Never)),
                 }
             }
+            // What a good plugin does with an outside host: its trouble is an ordinary failure.
+            "upstream" => {
+                let url = data(&job)["url"].as_str().unwrap_or_default().to_owned();
+                let request =
+                    http::Request { method: "GET".into(), url, headers: vec![], body: None, timeout_ms: None };
+                match http::send(&request) {
+                    Ok(response) if response.status < 500 => Ok(response.status.into()),
+                    Ok(response) => {
+                        Err(Failure::new("upstream", format!("status {}", response.status), Retry::Backoff))
+                    }
+                    Err(error) => Err(Failure::new("upstream", format!("{error:?}"), Retry::Backoff)),
+                }
+            }
             // A standard client's interface.
             "wasi-http" => {
                 let data = data(&job);

@@ -27,7 +27,7 @@ pub(crate) enum Report {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ticket {
     phase: u64,
-    probe: bool,
+    pub(super) probe: bool,
 }
 
 /// When the next caller may be let through.
@@ -79,15 +79,23 @@ impl Machine {
 
     /// Lets a call through, or tells how long not to.
     pub(super) fn admit(&mut self, limits: &BreakerLimits, now: Instant) -> Result<Ticket, Duration> {
-        match &mut self.phase {
-            Phase::Closed => {}
-            Phase::Open { until } if now < *until => return Err(*until - now),
-            Phase::Open { .. } => self.enter(Phase::HalfOpen { probing: true }, now),
-            Phase::HalfOpen { probing: true } => return Err(WHILE_PROBING),
-            Phase::HalfOpen { probing } => *probing = true,
-            Phase::Held { .. } => return Err(limits.open),
+        match (self.next(now), &mut self.phase) {
+            (_, Phase::Closed) => {}
+            (Next::Now, Phase::HalfOpen { probing }) => *probing = true,
+            (Next::Now, _) => self.enter(Phase::HalfOpen { probing: true }, now),
+            (Next::At(_) | Next::Later, _) => return Err(self.refuses_for(limits, now).unwrap_or_default()),
         }
         Ok(Ticket { phase: self.number, probe: matches!(self.phase, Phase::HalfOpen { .. }) })
+    }
+
+    /// How long whoever comes now had better wait; nothing while closed.
+    pub(super) fn refuses_for(&self, limits: &BreakerLimits, now: Instant) -> Option<Duration> {
+        match self.phase {
+            Phase::Closed => None,
+            Phase::Open { until } => Some(until.saturating_duration_since(now)),
+            Phase::HalfOpen { .. } => Some(WHILE_PROBING),
+            Phase::Held { .. } => Some(limits.open),
+        }
     }
 
     /// Takes a report; whether the phase has changed by it.

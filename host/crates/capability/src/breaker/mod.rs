@@ -187,6 +187,15 @@ impl Breaker {
         }
     }
 
+    /// What a call would be told now, without making one; nothing while it is closed.
+    pub fn refusal(self: &Arc<Self>) -> Option<Refused> {
+        let retry_in = {
+            let inner = self.locked();
+            inner.machine.refuses_for(&inner.limits, Instant::now())?
+        };
+        Some(Refused { breaker: Arc::clone(self), retry_in })
+    }
+
     /// Whether calls go through without a doubt.
     pub fn is_closed(&self) -> bool {
         matches!(self.locked().machine.phase, Phase::Closed)
@@ -197,20 +206,22 @@ impl Breaker {
         self.locked().machine.next(Instant::now()) == Next::Now
     }
 
-    /// Waits until a call would be let through.
-    pub async fn until_it_admits(&self) {
+    /// Waits until it is so; asked anew at each change and when the time for a probe has come.
+    pub async fn until(&self, reached: impl Fn(&Self) -> bool) {
         let mut changed = self.changed.subscribe();
         loop {
             changed.borrow_and_update();
             let next = self.locked().machine.next(Instant::now());
+            if reached(self) {
+                return;
+            }
             // The sender lives as long as we do.
             match next {
-                Next::Now => return,
                 Next::At(at) => tokio::select! {
                     _ = changed.changed() => {}
                     () = tokio::time::sleep_until(at.into()) => {}
                 },
-                Next::Later => drop(changed.changed().await),
+                Next::Now | Next::Later => drop(changed.changed().await),
             }
         }
     }
@@ -230,6 +241,11 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
+    /// Whether it is the one call that decides.
+    pub(crate) fn is_probe(&self) -> bool {
+        self.ticket.is_some_and(|ticket| ticket.probe)
+    }
+
     /// How the call went; `failure` is for operators.
     pub(crate) fn report(mut self, report: Report, failure: Option<String>) {
         if let Some(ticket) = self.ticket.take() {
