@@ -195,7 +195,7 @@ mod tests {
         world.call(Report::Failed);
         world.after(20).call(Report::Failed);
         world.after(20).call(Report::Failed);
-        assert_eq!(world.admit().is_ok(), true, "the first one is 40 s old");
+        assert!(world.admit().is_ok(), "the first one is 40 s old");
         assert!(world.call(Report::Failed), "three within 20 s");
         assert_eq!(world.admit().expect_err("open"), 15);
         assert_eq!(world.after(5).admit().expect_err("open"), 10, "how long it is still open");
