@@ -90,6 +90,7 @@ pub fn call(name: &str, data: &str) -> JobCall {
         correlation_id: "correlation".into(),
         platform: "platform".into(),
         schedule_id: None,
+        occupancy: Default::default(),
         cancel: CancellationToken::new(),
     }
 }

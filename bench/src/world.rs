@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
+use patchbay::metrics::Meters;
 use patchbay::settings::Settings;
 use patchbay::work::{Execution, Executor, WasmExecutor, Work};
 use patchbay_capability::{Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services};
@@ -67,8 +68,8 @@ pub enum Worker {
 struct NoSecrets;
 
 impl SecretSource for NoSecrets {
-    fn get(&self, _: &PluginName, _: &str) -> Option<SecretValue> {
-        None
+    fn current(&self, _: &PluginName, _: &str) -> Vec<SecretValue> {
+        Vec::new()
     }
 }
 
@@ -225,6 +226,7 @@ impl World {
                 host: tokio::runtime::Handle::current(),
                 queues: queues.clone(),
                 kv: queues.kv(),
+                sql: Arc::new(patchbay_model::capability::DenyAll),
                 secrets: Arc::new(NoSecrets),
                 mail: MailTransport::new(None)?,
                 egress: Egress::new(EgressConfig::default())?,
@@ -232,7 +234,8 @@ impl World {
                 uses: Arc::default(),
             });
             let (settings, grants) = (Arc::new(Settings::new(None)), Arc::default());
-            Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, grants))
+            let meters = Arc::new(Meters::new(Arc::clone(&self.runtime), Duration::ZERO));
+            Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, grants, meters))
         } else {
             Arc::new(NativeExecutor { iterations_per_ms: self.native_per_ms })
         };

@@ -10,7 +10,7 @@ use patchbay_capability::{Breakers, Egress, GrantUses, MailTransport, SecretSour
 use patchbay_model::PluginName;
 use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
-use patchbay_store::Store;
+use patchbay_store::{Changes, PluginSql, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -21,15 +21,24 @@ use crate::breakers::OutsideHosts;
 use crate::config::Config;
 use crate::grants::{self, Grants};
 use crate::health::Health;
-use crate::http::{AppState, Operator};
-use crate::plugins::Plugins;
+use crate::http::{AppState, MetricsPage, Operator};
+use crate::local_copy::LocalCopy;
+use crate::metrics::{Exposition, Meters};
+use crate::plugins::{Parts, Plugins};
 use crate::schedule::Schedules;
 use crate::settings::Settings;
+use crate::vault::{Keys, Vault};
 use crate::work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
-use crate::{http, recorder};
+use crate::{http, outbox, recorder};
 
 /// How long open HTTP requests may take to finish at the end of a drain.
 const HTTP_GRACE: Duration = Duration::from_secs(5);
+
+/// Between two attempts to listen for changes when Postgres is away.
+const LISTEN_FOR: Duration = Duration::from_secs(3);
+
+/// At the start; a host that waits longer for Postgres than its supervisor for it is of no use.
+const MIGRATION_CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// More than NTP leaves, less than does harm; beyond [`crate::health`]'s limit the host is not ready.
 const SKEW_TO_WARN_ABOUT_MS: i64 = 500;
@@ -41,7 +50,7 @@ pub struct Host {
     queues: Queues,
     supervisor: Arc<Supervisor>,
     health: Arc<Health>,
-    drain_limit: Duration,
+    plugins: Arc<Plugins>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     server: JoinHandle<()>,
@@ -54,12 +63,25 @@ impl Host {
     /// Connects, migrates, loads the active plugins, and begins to serve and to work.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         yield_to_other_services();
+        let keys = Keys::load(config.master_keys())?;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let store = Store::connect(config.store()).await.context("cannot use Postgres")?;
-        store.migrate().await.context("cannot migrate the database")?;
+        let store = Store::new(config.store()).context("cannot use Postgres")?;
+        let runtime_config = runtime_config(&config)?;
+        let copy = LocalCopy::new(&runtime_config.cache_dir, runtime_config.cache_key, &config.store().url);
+        let is_away = match migrate(&store).await {
+            Ok(()) => false,
+            Err(error) if is_away(&error) && Plugins::has_copy(&copy) => {
+                warn!("Postgres does not answer: starting with what this host last saw of it");
+                true
+            }
+            Err(error) => return Err(error),
+        };
+        let environment = EnvironmentSecrets(config.clone());
+        let vault = Vault::open(store.clone(), keys, environment, copy.clone(), is_away).await?;
         let queues = Queues::connect(config.queues()).await.context("cannot use Redis")?;
-        let runtime = Runtime::new(runtime_config(&config)?).context("cannot start the sandbox")?;
+        let runtime = Runtime::new(runtime_config).context("cannot start the sandbox")?;
 
+        let sql = PluginSql::new(&store, config.sql_max_connections());
         let mail = MailTransport::new(config.mail()).context("mail")?;
         let uses = Arc::new(GrantUses::default());
         let breakers = Arc::new(Breakers::default());
@@ -68,7 +90,8 @@ impl Host {
             host: tokio::runtime::Handle::current(),
             queues: queues.clone(),
             kv: queues.kv(),
-            secrets: Arc::new(EnvironmentSecrets(config.clone())),
+            sql: Arc::new(sql.clone()),
+            secrets: Arc::clone(&vault) as Arc<dyn SecretSource>,
             mail,
             egress: Egress::new(config.egress()).context("cannot make outside calls")?,
             breakers,
@@ -77,42 +100,83 @@ impl Host {
         let settings = Arc::new(Settings::new(config.mail_from()));
         let host_name = host_name();
         let grants = Arc::new(Grants::default());
-        let executor = WasmExecutor::new(Arc::clone(&runtime), services, Arc::clone(&settings), Arc::clone(&grants));
+        let meters = Arc::new(Meters::new(Arc::clone(&runtime), config.keep_retired_metrics()));
+        let executor = WasmExecutor::new(
+            Arc::clone(&runtime),
+            services,
+            Arc::clone(&settings),
+            Arc::clone(&grants),
+            Arc::clone(&meters),
+        );
         let work = Work::new(Arc::new(executor), host_name.clone());
         let defaults = WorkerDefaults {
             lock: config.lock(),
             renew: config.renew(),
             max_stalls: config.max_stalls(),
             max_jobs: config.max_jobs(),
-            host: host_name,
+            drain_limit: config.drain_limit(),
+            host: host_name.clone(),
         };
         let supervisor = Arc::new(Supervisor::new(queues.clone(), work, Arc::clone(&runtime), defaults));
-        let drain_limit = config.drain_limit();
-        let plugins =
-            Arc::new(Plugins::new(store.clone(), runtime, settings, grants, Arc::clone(&supervisor), drain_limit));
+        let trusted = config.trusted_keys();
+        if trusted.are_required() {
+            info!(keys = trusted.ids(), "plugins must be signed by one of these keys");
+        }
+        let plugins = Arc::new(Plugins::new(Parts {
+            store: store.clone(),
+            sql: sql.clone(),
+            runtime: Arc::clone(&runtime),
+            settings,
+            grants,
+            supervisor: Arc::clone(&supervisor),
+            trusted,
+            copy,
+            host: host_name,
+        }));
         let schedules = Schedules::new(store.clone(), queues.clone());
         plugins.when_changed({
-            let schedules = Arc::clone(&schedules);
-            move || schedules.changed()
+            let (schedules, meters) = (Arc::clone(&schedules), Arc::clone(&meters));
+            move || {
+                schedules.changed();
+                meters.reconcile();
+            }
         });
-        plugins.converge().await.context("cannot read the active plugins")?;
+        if is_away {
+            let running = plugins.start_from_copy().await;
+            info!(plugins = running, "started from the local copy");
+        } else {
+            plugins.converge().await.context("cannot read the active plugins")?;
+        }
         let worked_queues = plugins.queues().len();
         let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
 
+        let metrics = Exposition::new(
+            meters,
+            runtime,
+            Arc::clone(&supervisor),
+            Arc::clone(&plugins),
+            Arc::clone(&health),
+            queues.clone(),
+            config.max_jobs(),
+        );
         let state = AppState {
             store: store.clone(),
             queues: queues.clone(),
             plugins: Arc::clone(&plugins),
             outside: Arc::new(outside),
             schedules: Arc::clone(&schedules),
+            vault: Arc::clone(&vault),
             health: Arc::clone(&health),
+            metrics: Arc::new(MetricsPage { exposition: metrics, needs_operator: config.metrics_need_operator() }),
             operator: config.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
             environment: config.environment().into(),
             node_may_be_bullmq_5: config.node_may_be_bullmq_5(),
             max_component_bytes: config.max_component_bytes(),
         };
         if state.operator.is_none() {
-            warn!("no operator is configured: /api/admin answers 403; set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD");
+            warn!(
+                "no operator is configured: /api/admin and, unless metrics.require_operator is false, /metrics answer 403; set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD"
+            );
         }
         let listener = TcpListener::bind(config.listen())
             .await
@@ -121,20 +185,25 @@ impl Host {
         let stop = CancellationToken::new();
         let server = tokio::spawn(serve(listener, http::router(state), stop.clone()));
         let tasks = vec![
-            tokio::spawn(plugins.run(stop.clone())),
+            tokio::spawn(migrate_when_back(is_away, store.clone(), Arc::clone(&plugins), stop.clone())),
+            tokio::spawn(pass_on_changes(store.changes(), Arc::clone(&plugins), Arc::clone(&vault), stop.clone())),
+            tokio::spawn(Arc::clone(&plugins).run(stop.clone())),
+            tokio::spawn(vault.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),
             tokio::spawn(grants::count_uses(uses, store.clone(), stop.clone())),
+            tokio::spawn(outbox::relay(sql, queues.clone(), stop.clone())),
             tokio::spawn(recorder::run(queues.attempts(), store.clone(), stop.clone())),
         ];
         info!(
             postgres_at_most = config.store().max_connections,
+            postgres_of_plugins_at_most = config.sql_max_connections(),
             // One shared, one for reading attempts, and each worker's own to wait on.
             redis = 2 + worked_queues,
             "connections of this host"
         );
         warn_about_skew(&queues).await;
         info!(%address, "patchbay is up");
-        Ok(Self { address, store, queues, supervisor, health, drain_limit, stop, tasks, server, terminate, interrupt })
+        Ok(Self { address, store, queues, supervisor, health, plugins, stop, tasks, server, terminate, interrupt })
     }
 
     /// Where HTTP is served.
@@ -154,10 +223,13 @@ impl Host {
     /// Drains and stops. Probes and operators are served until the last job has ended.
     pub async fn shut_down(self) -> anyhow::Result<()> {
         self.health.set_draining();
-        let left = self.supervisor.drain(self.drain_limit).await;
+        let left = self.supervisor.drain().await;
         self.stop.cancel();
         for task in self.tasks {
             task.await.ok();
+        }
+        if let Err(error) = self.plugins.leave().await {
+            warn!(%error, "the others hear of this end later");
         }
         // What the drain produced; anything beyond stays in the stream for the next process.
         if let Err(error) = recorder::flush(self.queues.attempts(), &self.store).await {
@@ -191,6 +263,37 @@ fn session_of_this_process() -> Option<u32> {
     after_command.split_ascii_whitespace().nth(3)?.parse().ok()
 }
 
+async fn migrate(store: &Store) -> anyhow::Result<()> {
+    let connected = tokio::time::timeout(MIGRATION_CONNECT_LIMIT, store.ping());
+    connected.await.map_err(|_| StoreError::no_answer()).flatten().context("cannot use Postgres")?;
+    store.migrate().await.context("cannot migrate the database")?;
+    Ok(())
+}
+
+fn is_away(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<StoreError>(), Some(StoreError::Unavailable(_)))
+}
+
+/// After a start without Postgres. Until then whatever needs it fails and is tried again.
+async fn migrate_when_back(is_away: bool, store: Store, plugins: Arc<Plugins>, stop: CancellationToken) {
+    let mut waits = is_away;
+    while waits {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LISTEN_FOR) => {}
+        }
+        match store.migrate().await {
+            Ok(_) => waits = false,
+            Err(StoreError::Unavailable(_)) => {}
+            Err(error) => tracing::error!(%error, "the database cannot be migrated"),
+        }
+    }
+    if is_away {
+        info!("Postgres answers again");
+        plugins.changed();
+    }
+}
+
 /// Delays, locks and schedules mean Redis's clock.
 async fn warn_about_skew(queues: &Queues) {
     match queues.clock_skew_ms().await {
@@ -208,12 +311,24 @@ async fn serve(listener: TcpListener, router: axum::Router, stop: CancellationTo
     }
 }
 
-/// Secrets from the environment, until there is a vault.
+/// Tells those who follow Postgres that something has changed. Each looks by itself, so that a long compilation keeps no secret waiting.
+async fn pass_on_changes(mut changes: Changes, plugins: Arc<Plugins>, vault: Arc<Vault>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = changes.wait(LISTEN_FOR) => {}
+        }
+        vault.changed();
+        plugins.changed();
+    }
+}
+
+/// Secrets from the environment: what the vault does not hold.
 struct EnvironmentSecrets(Config);
 
 impl SecretSource for EnvironmentSecrets {
-    fn get(&self, plugin: &PluginName, name: &str) -> Option<SecretValue> {
-        self.0.plugin_secret(plugin, name).map(SecretValue::new)
+    fn current(&self, plugin: &PluginName, name: &str) -> Vec<SecretValue> {
+        self.0.plugin_secret(plugin, name).map(SecretValue::new).into_iter().collect()
     }
 }
 

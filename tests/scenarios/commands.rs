@@ -5,7 +5,7 @@ use std::process::Output;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use crate::harness::{Host, PASSWORD, USER, World, binary, email_plugin, hostile_plugin, variant};
+use crate::harness::{Host, PASSWORD, USER, World, binary, email_plugin, hostile_plugin, hostile_plugin_with, variant};
 
 /// Runs `patchbay` against the host.
 pub async fn patchbay(host: &Host, args: &[&str]) -> anyhow::Result<Output> {
@@ -67,6 +67,54 @@ async fn a_plugins_whole_life_by_commands() -> anyhow::Result<()> {
     let shown =
         json_of(&host, &["--json", "job", "show", "emailQueue", waiting["id"].as_str().context("an id")?]).await?;
     assert_eq!(shown["job"]["state"], "waiting", "a stopped plugin's queue waits");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_swap_changes_and_what_became_of_it_is_shown() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let first = host.deploy("hostile", hostile_plugin()?).await?;
+    let other = hostile_plugin_with(|manifest| {
+        let manifest = manifest.replace("version = \"0.1.0\"", "version = \"0.2.0\"");
+        manifest + "\n[[schedules]]\nid = \"tick\"\nqueue = \"hostileQueue\"\nname = \"ok\"\nevery_ms = 3600000\n"
+    })?;
+    let second = host.deploy("hostile", other).await?;
+    json_of(&host, &["--json", "plugin", "rollback", "hostile"]).await?;
+    json_of(&host, &["--json", "plugin", "deactivate", "hostile"]).await?;
+
+    let diff = json_of(&host, &["--json", "plugin", "diff", "hostile", &first[..8], &second[..8]]).await?;
+    let changed: Vec<_> = diff["changes"].as_array().context("changes")?.iter().map(|change| &change["part"]).collect();
+    assert_eq!(changed, ["schedules", "version"], "{diff}");
+    let text = String::from_utf8(patchbay(&host, &["plugin", "diff", "hostile", &first, &second]).await?.stdout)?;
+    assert!(text.contains("+ schedules tick") && text.contains("~ version  \"0.1.0\" → \"0.2.0\""), "{text}");
+    let same = String::from_utf8(patchbay(&host, &["plugin", "diff", "hostile", &first, &first]).await?.stdout)?;
+    assert_eq!(same.trim(), "nothing but the code");
+    let missing = patchbay(&host, &["plugin", "diff", "hostile", &first, "abcdef"]).await?;
+    assert_eq!(missing.status.code(), Some(3));
+
+    let history = json_of(&host, &["--json", "plugin", "history", "hostile"]).await?;
+    let story: Vec<(&str, &Value)> = history
+        .as_array()
+        .context("a list")?
+        .iter()
+        .map(|entry| (entry["action"].as_str().unwrap_or_default(), &entry["digest"]))
+        .collect();
+    let (first, second) = (json!(first), json!(second));
+    assert_eq!(
+        story,
+        [("deactivated", &Value::Null), ("reactivated", &first), ("activated", &second), ("activated", &first)]
+    );
+    assert!(history[0]["actor"] == USER && history[0]["at"].is_string(), "{history}");
+
+    let status = json_of(&host, &["--json", "plugin", "status", "hostile"]).await?;
+    assert_eq!((&status["active"], &status["running"]), (&Value::Null, &Value::Null));
+    json_of(&host, &["--json", "plugin", "activate", "hostile", second.as_str().context("a digest")?]).await?;
+    let status = json_of(&host, &["--json", "plugin", "status", "hostile"]).await?;
+    assert_eq!((&status["active"], &status["running"], &status["failure"]), (&second, &second, &Value::Null));
+    assert_eq!(status["revisions"].as_array().map(Vec::len), Some(2));
+    assert_eq!(patchbay(&host, &["plugin", "status", "nobody"]).await?.status.code(), Some(3));
+    assert_eq!(patchbay(&host, &["plugin", "history", "nobody"]).await?.status.code(), Some(3));
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! `patchbay dev` as a newcomer uses it: a whole installation from nothing, and nothing left running afterwards.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -74,6 +75,14 @@ async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> 
         Ok(mails.get(0).map(|mail| mail["subject"].clone()))
     });
     assert_eq!(caught.await?, "Hello");
+
+    let key = dir.join(".patchbay/secrets.key");
+    assert_eq!(key.metadata()?.permissions().mode() & 0o777, 0o600, "the master key is for its owner only");
+    let secrets = json_of(&dir, &["secret", "list", "email"]).await?;
+    assert!(secrets.is_array(), "{secrets}");
+    std::fs::write(dir.join("value"), "a value")?;
+    let set = json_of(&dir, &["secret", "set", "email", "ANY", "--from-file", "value"]).await?;
+    assert_eq!(set["source"], "vault", "secrets can be set at once");
 
     interrupt(dev).await?;
     let redis: reqwest::Url =

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -31,6 +32,8 @@ pub struct Host {
     pub child: Child,
     pub url: String,
     pub http: reqwest::Client,
+    /// All that it has printed so far.
+    pub log: Arc<Mutex<String>>,
 }
 
 fn required(name: &str) -> anyhow::Result<String> {
@@ -94,14 +97,15 @@ impl World {
         let stdout = child.stdout.take().context("stdout")?;
         let stderr = child.stderr.take().context("stderr")?;
         let (found, address) = tokio::sync::oneshot::channel();
-        tokio::spawn(watch(stdout, Some(found)));
-        tokio::spawn(watch(stderr, None));
+        let log = Arc::new(Mutex::new(String::new()));
+        tokio::spawn(watch(stdout, Some(found), Arc::clone(&log)));
+        tokio::spawn(watch(stderr, None, Arc::clone(&log)));
         let address = match tokio::time::timeout(Duration::from_secs(60), address).await {
             Ok(Ok(address)) => address,
             _ => bail!("the host did not come up; its output is above"),
         };
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
-        Ok(Host { child, url: format!("http://{address}"), http })
+        Ok(Host { child, url: format!("http://{address}"), http, log })
     }
 
     pub async fn redis(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {
@@ -122,7 +126,11 @@ impl World {
 }
 
 /// Passes the child's log on (cargo shows it when the test fails) and finds the line that tells the address.
-async fn watch(output: impl tokio::io::AsyncRead + Unpin, mut found: Option<tokio::sync::oneshot::Sender<String>>) {
+async fn watch(
+    output: impl tokio::io::AsyncRead + Unpin,
+    mut found: Option<tokio::sync::oneshot::Sender<String>>,
+    log: Arc<Mutex<String>>,
+) {
     let mut lines = BufReader::new(output).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         if let Some(address) = address_in(&line)
@@ -131,6 +139,9 @@ async fn watch(output: impl tokio::io::AsyncRead + Unpin, mut found: Option<toki
             found.send(address).ok();
         }
         eprintln!("host: {line}");
+        let mut log = log.lock().expect("no writer panics");
+        log.push_str(&line);
+        log.push('\n');
     }
 }
 
@@ -143,6 +154,16 @@ fn address_in(line: &str) -> Option<String> {
 impl Host {
     pub async fn get(&self, path: &str) -> anyhow::Result<(u16, Value)> {
         self.request(self.http.get(self.url.clone() + path)).await
+    }
+
+    /// The page for Prometheus.
+    pub async fn metrics(&self) -> anyhow::Result<String> {
+        let request = self.http.get(format!("{}/metrics", self.url)).basic_auth(USER, Some(PASSWORD));
+        let response = request.send().await?;
+        anyhow::ensure!(response.status() == 200, "{}", response.status());
+        let kind = response.headers()["content-type"].to_str()?;
+        anyhow::ensure!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+        Ok(response.text().await?)
     }
 
     pub async fn post(&self, path: &str, body: Value) -> anyhow::Result<(u16, Value)> {
@@ -237,6 +258,14 @@ pub fn hostile_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Res
     let manifest = change(std::fs::read_to_string(repository().join("tests/guests/hostile/plugin.toml"))?);
     let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
     Ok(patchbay_runtime::pack(&hostile_component()?, &manifest)?)
+}
+
+/// The guest that runs SQL as its jobs say, under a changed manifest.
+pub fn statements_plugin(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
+    let manifest = std::fs::read_to_string(repository().join("tests/guests/statements/plugin.toml"))?;
+    let manifest = Manifest::from_toml(&change(manifest), |file| Err(format!("{file} is not expected")))?;
+    let file = repository().join("tests/guests/target/wasm32-wasip2/release/statements.wasm");
+    Ok(patchbay_runtime::pack(&std::fs::read(file).context("run `make test`")?, &manifest)?)
 }
 
 /// As the compiler made it, without a manifest.

@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use crate::dev::DevState;
+use crate::signature::{self, Signature};
 
 /// Pushing compiles, which may take a minute on a small machine.
 const TIMEOUT: Duration = Duration::from_secs(180);
@@ -90,8 +91,11 @@ impl Client {
         .await
     }
 
-    pub(crate) async fn push(&self, component: Vec<u8>) -> Result<Value, ClientError> {
-        let request = self.request(Method::POST, "plugins").header("content-type", "application/wasm");
+    pub(crate) async fn push(&self, component: Vec<u8>, signatures: &[Signature]) -> Result<Value, ClientError> {
+        let mut request = self.request(Method::POST, "plugins").header("content-type", "application/wasm");
+        for each in signatures {
+            request = request.header(signature::HEADER, each.to_string());
+        }
         self.send(request.body(component)).await
     }
 

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use patchbay_model::manifest::Manifest;
 use patchbay_queue::Queues;
-use patchbay_store::Store;
+use patchbay_store::{SecretRow, Store};
 use serde::Serialize;
 
 use super::Output;
 use crate::config::Config;
+use crate::signature;
+use crate::vault::{KeySource, Keys, readable_by_others};
 
+const SECRETS: &str = "secrets";
 /// The longest wait for Postgres or Redis.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -53,8 +56,10 @@ pub(super) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<E
             check_config(&config, &mut findings);
             let store = check_database(&config, &mut findings).await;
             check_redis(&config, &mut findings).await;
+            let keys = check_master_key(&config, &mut findings);
             if let Some(store) = store {
-                check_plugins(&config, &store, &mut findings).await;
+                let kept = check_secrets(keys.as_ref(), &store, &mut findings).await;
+                check_plugins(&config, &store, &kept, &mut findings).await;
                 store.close().await;
             }
         }
@@ -113,7 +118,8 @@ fn check_config(config: &Config, findings: &mut Findings) {
 
 async fn check_database(config: &Config, findings: &mut Findings) -> Option<Store> {
     const CHECK: &str = "postgres";
-    let pool_max = i64::from(config.store().max_connections);
+    // Plugins' logins open theirs besides.
+    let pool_max = i64::from(config.store().max_connections) + config.sql_max_connections() as i64;
     let mend = "check DATABASE_URL (or DB_HOST, DB_PORT, DB_USERNAME, DB_PASSWORD, DB_NAME), and that Postgres runs";
     let connected = tokio::time::timeout(LIMIT, async {
         let store = Store::connect(config.store()).await?;
@@ -152,7 +158,12 @@ async fn check_database(config: &Config, findings: &mut Findings) -> Option<Stor
             "{} of {most} connections are in use, and this host may take {pool_max} more",
             facts.connections_in_use
         );
-        findings.bad(CHECK, Level::Warning, message, "lower database.pool_max or raise max_connections");
+        findings.bad(
+            CHECK,
+            Level::Warning,
+            message,
+            "lower database.pool_max or sql.max_connections, or raise max_connections",
+        );
     } else {
         findings.ok(
             CHECK,
@@ -226,7 +237,65 @@ async fn check_redis(config: &Config, findings: &mut Findings) {
     }
 }
 
-async fn check_plugins(config: &Config, store: &Store, findings: &mut Findings) {
+/// The keys, when they can be read.
+fn check_master_key(config: &Config, findings: &mut Findings) -> Option<Keys> {
+    for source in config.master_keys().into_iter().flatten() {
+        if let KeySource::File { key, path } = source
+            && readable_by_others(&path)
+        {
+            let message = format!("{key} ({}) is open to others than its owner", path.display());
+            findings.bad(SECRETS, Level::Warning, message, format!("chmod 600 {}", path.display()));
+        }
+    }
+    match Keys::load(config.master_keys()) {
+        Ok(keys) => {
+            match keys.id() {
+                Some(id) => findings.ok(SECRETS, format!("sealed with key {id}")),
+                None => findings.ok(SECRETS, "no master key: they come from the environment only"),
+            }
+            Some(keys)
+        }
+        Err(error) => {
+            let mend = "docs/operations/secrets.md says how to make a key, and how to change it";
+            findings.bad(SECRETS, Level::Error, error.0.join("; "), mend);
+            None
+        }
+    }
+}
+
+/// Gives what the vault holds.
+async fn check_secrets(keys: Option<&Keys>, store: &Store, findings: &mut Findings) -> Vec<SecretRow> {
+    // Before the first migration there is nothing to look at; that was reported above.
+    let Ok(rows) = store.secrets(None).await else { return Vec::new() };
+    let Some(keys) = keys else { return rows };
+    if keys.is_empty() {
+        if !rows.is_empty() {
+            let message = format!("the vault holds {} and no master key is configured: none can be used", rows.len());
+            findings.bad(SECRETS, Level::Error, message, "set secrets.key_file to the key that sealed them");
+        }
+        return rows;
+    }
+    let unreadable: Vec<String> = rows
+        .iter()
+        .filter_map(|row| {
+            let reason = keys.check(row).err()?;
+            Some(format!("{} {}, version {}: {reason} ({})", row.plugin, row.name, row.version, row.sealed.key_id))
+        })
+        .collect();
+    let outdated = rows.iter().filter(|row| Some(row.sealed.key_id.as_str()) != keys.id()).count();
+    if !unreadable.is_empty() {
+        let mend = "configure that key as secrets.old_key_file, or set these secrets again";
+        findings.bad(SECRETS, Level::Error, format!("cannot be opened: {}", unreadable.join("; ")), mend);
+    } else if outdated > 0 {
+        let message = format!("{outdated} of {} are sealed with the old master key", rows.len());
+        findings.bad(SECRETS, Level::Warning, message, "patchbay secret rekey; then take the old key out");
+    } else {
+        findings.ok(SECRETS, format!("the vault holds {}, and all can be opened", rows.len()));
+    }
+    rows
+}
+
+async fn check_plugins(config: &Config, store: &Store, kept: &[SecretRow], findings: &mut Findings) {
     const CHECK: &str = "plugins";
     let rows = match store.revisions(None).await {
         Ok(rows) => rows,
@@ -242,8 +311,21 @@ async fn check_plugins(config: &Config, store: &Store, findings: &mut Findings) 
             "patchbay plugin push FILE --activate",
         );
     }
+    let trusted = config.trusted_keys();
+    if trusted.are_required() {
+        findings.ok("signatures", format!("required, by one of {}", trusted.ids()));
+    }
     for row in active {
         let name = &row.plugin;
+        if trusted.are_required() {
+            let kept = store.signatures(&row.digest).await.unwrap_or_default();
+            let kept: Vec<_> = kept.iter().filter_map(signature::Signature::from_row).collect();
+            if let Err(reason) = trusted.check(&row.digest, &kept) {
+                let mend =
+                    "sign it (`patchbay plugin sign`) and push it again, or trust its key (plugins.trusted_keys)";
+                findings.bad("signatures", Level::Error, format!("{name}: {reason}"), mend);
+            }
+        }
         let Ok(manifest) = Manifest::from_packed(row.manifest.to_string().as_bytes()) else {
             let mend = format!("push it again, or: patchbay plugin rollback {name}");
             findings.bad(CHECK, Level::Error, format!("{name}: this version cannot read its manifest"), mend);
@@ -253,12 +335,15 @@ async fn check_plugins(config: &Config, store: &Store, findings: &mut Findings) 
             .secrets
             .iter()
             .map(|secret| secret.name.as_str())
+            .filter(|secret| !kept.iter().any(|row| &row.plugin == name && row.name.as_str() == *secret))
             .filter(|secret| config.plugin_secret(name, secret).is_none())
             .collect();
         if missing.is_empty() {
             findings.ok(CHECK, format!("{name} {} {}", row.version, row.digest.short()));
         } else {
-            let mend = format!("set PATCHBAY_SECRET_{}", missing.join(" and PATCHBAY_SECRET_"));
+            let commands: Vec<String> =
+                missing.iter().map(|secret| format!("patchbay secret set {name} {secret}")).collect();
+            let mend = commands.join("; ");
             findings.bad(
                 CHECK,
                 Level::Warning,

@@ -1,5 +1,5 @@
-//! The command line. `dev`, `serve`, `migrate`, `doctor`, `config` and `plugin pack|inspect` work here; every other command is an HTTP
-//! client of `/api/admin`, so that it works from a laptop and is audited like everything else.
+//! The command line. `dev`, `serve`, `migrate`, `doctor`, `config` and `plugin pack|inspect|keygen|sign|verify` work here; every other
+//! command is an HTTP client of `/api/admin`, so that it works from a laptop and is audited like everything else.
 
 mod add;
 mod breaker;
@@ -9,7 +9,10 @@ mod job;
 mod output;
 mod plugin;
 mod queue;
+mod revisions;
 mod schedule;
+mod secret;
+mod signing;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +29,7 @@ pub(crate) use client::Client;
 use client::ClientError;
 use output::Output;
 pub(crate) use plugin::{activate_revision, short};
+pub(crate) use signing::signatures_for;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -83,6 +87,9 @@ enum Command {
     /// Jobs that come by themselves: list, make, change, pause, run now
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
+    /// Secrets of plugins: set, rotate, list, remove; nothing shows a value
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
     /// Look at the mails that `patchbay dev` has caught
     #[command(subcommand)]
     Mail(dev::MailCommand),
@@ -149,6 +156,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Queue(command) => queue::run(command, &cli.client, output).await?,
         Command::Breaker(command) => breaker::run(command, &cli.client, output).await?,
         Command::Schedule(command) => schedule::run(command, &cli.client, output).await?,
+        Command::Secret(command) => secret::run(command, &cli.client, output).await?,
         Command::Mail(command) => dev::run_mail(command, output.json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "patchbay", &mut std::io::stdout());

@@ -8,8 +8,8 @@ use patchbay_model::manifest::Manifest;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::Output;
 use super::client::{Client, ClientArgs, segment};
+use super::{Output, revisions, signing};
 
 #[derive(Subcommand)]
 pub(super) enum PluginCommand {
@@ -30,10 +30,21 @@ pub(super) enum PluginCommand {
         /// A packed component
         file: PathBuf,
     },
+    /// Make a key to sign plugins with: writes the private key (mode 0600) and prints the public one
+    Keygen(signing::Keygen),
+    /// Sign a packed file: writes FILE.sig, which `push` sends along
+    Sign(signing::Sign),
+    /// Check a packed file's signature; exit code 0 when one of the keys has signed it, 1 when not
+    Verify(signing::Verify),
     /// Upload a packed file: the host checks and compiles it, and keeps it as a staged revision
+    ///
+    /// Signatures in FILE.sig go with it. Pushing a file again adds signatures to a revision that is there already.
     Push {
         /// A packed component
         file: PathBuf,
+        /// Its signatures [default: FILE.sig, if there is one]
+        #[arg(long, value_name = "FILE")]
+        signature: Option<PathBuf>,
         /// Activate it at once
         #[arg(long)]
         activate: bool,
@@ -47,6 +58,25 @@ pub(super) enum PluginCommand {
     Revisions {
         /// The plugin
         plugin: String,
+    },
+    /// Show which revision is active, which one runs on this host, and why they differ
+    Status {
+        /// The plugin
+        plugin: String,
+    },
+    /// List activations, rollbacks (`reactivated`) and deactivations, newest first
+    History {
+        /// The plugin
+        plugin: String,
+    },
+    /// Show what changed between two revisions: + new, - gone, ~ changed
+    Diff {
+        /// The plugin
+        plugin: String,
+        /// The older revision's digest, or its first 4 digits and more
+        from: String,
+        /// The newer one's
+        to: String,
     },
     /// Make a revision the active one; running calls finish on the old one
     Activate {
@@ -132,12 +162,20 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
     match command {
         PluginCommand::Pack { dir, component, output: out } => return pack(&dir, component, out, output),
         PluginCommand::Inspect { file } => return inspect(&file, output),
+        PluginCommand::Keygen(args) => return signing::keygen(&args, output),
+        PluginCommand::Sign(args) => return signing::sign(&args, output),
+        PluginCommand::Verify(args) => return signing::verify(&args, output),
         _ => {}
     }
     let client = Client::from_args(args)?;
     match command {
-        PluginCommand::Pack { .. } | PluginCommand::Inspect { .. } => {}
-        PluginCommand::Push { file, activate, grant } => {
+        PluginCommand::Pack { .. }
+        | PluginCommand::Inspect { .. }
+        | PluginCommand::Keygen(_)
+        | PluginCommand::Sign(_)
+        | PluginCommand::Verify(_) => {}
+        PluginCommand::Push { file, signature, activate, grant } => {
+            let signatures = signing::signatures_for(&file, signature.as_deref())?;
             let component = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
             if !output.json {
                 eprintln!(
@@ -146,7 +184,7 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
                     component.len() >> 10
                 );
             }
-            let staged = client.push(component).await?;
+            let staged = client.push(component, &signatures).await?;
             let (plugin, digest) = (text(&staged, "plugin"), text(&staged, "digest"));
             if !activate {
                 let known = if staged["created"] == true { "staged" } else { "was here already" };
@@ -158,9 +196,10 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
                     (format!("\nit is not granted yet:{missing}"), " --grant")
                 };
                 let message = format!(
-                    "{known}: {plugin} {} {}{waits}\nactivate it with: patchbay plugin activate {plugin} {}{grant}",
+                    "{known}: {plugin} {} {}{waits}\nsigned by: {}\nactivate it with: patchbay plugin activate {plugin} {}{grant}",
                     text(&staged, "version"),
                     short(&digest),
+                    signers(&staged["signatures"]),
                     short(&digest)
                 );
                 output.value(&message, &staged);
@@ -182,11 +221,16 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
                     text(plugin, "version"),
                     short(&text(plugin, "digest")),
                     state,
+                    format!("{} of {}", plugin["hosts"]["running"], plugin["hosts"]["of"]),
                     plugin["revisions"].to_string(),
                     joined(&plugin["queues"]),
                 ]
             });
-            output.table(&["PLUGIN", "VERSION", "DIGEST", "STATE", "REVISIONS", "QUEUES"], rows.collect(), &plugins);
+            output.table(
+                &["PLUGIN", "VERSION", "DIGEST", "STATE", "HOSTS", "REVISIONS", "QUEUES"],
+                rows.collect(),
+                &plugins,
+            );
         }
         PluginCommand::Revisions { plugin } => {
             let revisions = client.call(Method::GET, &format!("plugins/{}/revisions", segment(&plugin)), None).await?;
@@ -198,10 +242,18 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
                     revision["attempts"].to_string(),
                     text(revision, "createdAt"),
                     text(revision, "createdBy"),
+                    signers(&revision["signatures"]),
                 ]
             });
-            output.table(&["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "BY"], rows.collect(), &revisions);
+            output.table(
+                &["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "BY", "SIGNED BY"],
+                rows.collect(),
+                &revisions,
+            );
         }
+        PluginCommand::Status { plugin } => revisions::status(&plugin, &client, output).await?,
+        PluginCommand::History { plugin } => revisions::history(&plugin, &client, output).await?,
+        PluginCommand::Diff { plugin, from, to } => revisions::diff(&plugin, &from, &to, &client, output).await?,
         PluginCommand::Activate { plugin, digest, grant } => {
             let activated = activate_revision(&client, &plugin, &digest, grant).await?;
             output.value(&describe(&activated), &activated);
@@ -379,11 +431,39 @@ fn describe(activated: &Value) -> String {
     let granted: String =
         items(&activated["newlyGranted"]).filter_map(Value::as_str).map(|ask| format!("granted: {ask}\n")).collect();
     format!(
-        "active: {} {} {}\n{granted}{previous}",
+        "active: {} {} {}\n{granted}{previous}{}",
         text(activated, "plugin"),
         text(activated, "version"),
         short(&text(activated, "digest")),
+        elsewhere(activated),
     )
+}
+
+/// What other processes have not done yet; nothing to say when all follow.
+fn elsewhere(activated: &Value) -> String {
+    let hosts: Vec<&Value> = items(&activated["hosts"]).collect();
+    let behind: Vec<&&Value> = hosts.iter().filter(|host| host["isCurrent"] != true).collect();
+    if behind.is_empty() {
+        return String::new();
+    }
+    let lines: String = behind.iter().map(|host| format!("\n  {}: {}", text(host, "host"), host_state(host))).collect();
+    format!(
+        "\nincomplete: it runs on {} of {} hosts; look again with: patchbay plugin status {}{lines}",
+        hosts.len() - behind.len(),
+        hosts.len(),
+        text(activated, "plugin"),
+    )
+}
+
+/// How a plugin fares in one process, in words.
+pub(super) fn host_state(host: &Value) -> String {
+    let running = host["running"].as_str().map_or_else(|| "nothing".into(), short);
+    match (host["silentS"].as_u64(), host["failure"].as_str()) {
+        (Some(silent), _) => format!("runs {running} and has been silent for {silent} s: killed, or cut off"),
+        (None, Some(failure)) => format!("runs {running}: {failure}"),
+        (None, None) if host["isCurrent"] == true => format!("runs {running}"),
+        (None, None) => format!("runs {running} still"),
+    }
 }
 
 pub(super) fn items(value: &Value) -> impl Iterator<Item = &Value> {
@@ -396,6 +476,16 @@ pub(super) fn text(value: &Value, name: &str) -> String {
 
 fn joined(value: &Value) -> String {
     items(value).filter_map(Value::as_str).collect::<Vec<_>>().join(",")
+}
+
+/// Key ids, with what is to be known about each.
+pub(super) fn signers(signatures: &Value) -> String {
+    let signer = |signature: &Value| match signature["standing"].as_str() {
+        Some("trusted") => text(signature, "keyId"),
+        standing => format!("{} ({})", text(signature, "keyId"), standing.unwrap_or("unchecked").replace('-', " ")),
+    };
+    let all: Vec<String> = items(signatures).map(signer).collect();
+    if all.is_empty() { "nobody".into() } else { all.join(", ") }
 }
 
 /// As many digits as people compare.

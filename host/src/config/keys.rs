@@ -13,6 +13,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// Comma-separated in the environment, an array in the file.
     List,
+    /// A master key of the vault.
+    MasterKey,
 }
 
 /// One key.
@@ -147,12 +149,51 @@ pub const KEYS: &[Key] = &[
         Some("30"),
         "When the supervisor kills; more than work.drain_limit_s",
     ),
+    key(
+        "plugins.trusted_keys",
+        Kind::List,
+        None,
+        "Public keys (ed25519:…): only plugins that one of them has signed are accepted and run; none: no signature is required",
+    ),
+    key(
+        "plugins.trusted_keys_file",
+        Kind::Text,
+        None,
+        "File with more of them, one a line or in PEM; read at the start",
+    ),
+    key(
+        "sql.max_connections",
+        Kind::Number(1, 1_000),
+        Some("10"),
+        "Database connections of all plugins together, besides database.pool_max; at most two per plugin",
+    ),
     key("egress.allow_addresses", Kind::List, None, "Private addresses or networks that plugins may call nevertheless"),
     key(
         "egress.ca_file",
         Kind::Text,
         None,
         "PEM file of certificates that plugins' outside calls trust besides the system's",
+    ),
+    key(
+        "secrets.key_file",
+        Kind::Text,
+        None,
+        "File with the master key of the vault: 32 random bytes as hexadecimal digits or base64, for its owner only",
+    ),
+    secret(key("secrets.key", Kind::MasterKey, None, "The same key itself; better in a file")),
+    key("secrets.old_key_file", Kind::Text, None, "While the master key is rotated: the one before it"),
+    secret(key("secrets.old_key", Kind::MasterKey, None, "The same key itself")),
+    key(
+        "metrics.require_operator",
+        Kind::Choice(&["true", "false"]),
+        Some("true"),
+        "Whether /metrics asks for the operator's credentials; false only where nobody else reaches the listener",
+    ),
+    key(
+        "metrics.keep_retired_s",
+        Kind::Number(0, 86_400),
+        Some("300"),
+        "How long the series of a retired, idle revision are still shown; longer than two scrapes",
     ),
     key(
         "log.format",

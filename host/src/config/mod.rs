@@ -15,6 +15,11 @@ use patchbay_model::PluginName;
 use patchbay_queue::RedisConfig;
 use patchbay_runtime::{CompilerCommand, HostLimits, RuntimeConfig};
 use patchbay_store::StoreConfig;
+use zeroize::Zeroizing;
+
+use crate::vault::{self, KeySource};
+
+use crate::signature::{TrustedKeys, read_public_keys};
 
 pub use keys::{KEYS, Key, Kind};
 
@@ -34,6 +39,7 @@ pub struct Config {
     values: BTreeMap<&'static str, Setting>,
     secrets: HashMap<String, String>,
     cache_dir: PathBuf,
+    trusted_keys: TrustedKeys,
 }
 
 #[derive(Clone)]
@@ -80,8 +86,16 @@ impl Config {
         Self::load(text.as_deref(), &env)
     }
 
-    /// Pure: from the text of a file and an environment.
+    /// From the text of a file and an environment. The only other thing that is read is the file of trusted keys.
     pub fn load(file: Option<&str>, env: &HashMap<String, String>) -> Result<Self, ConfigError> {
+        Self::load_with(file, env, |path| std::fs::read_to_string(path).map_err(|error| error.to_string()))
+    }
+
+    fn load_with(
+        file: Option<&str>,
+        env: &HashMap<String, String>,
+        read: impl Fn(&str) -> Result<String, String>,
+    ) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let mut values = BTreeMap::new();
         for key in KEYS {
@@ -102,7 +116,8 @@ impl Config {
         let secrets = env
             .iter()
             .filter_map(|(name, value)| Some((name.strip_prefix("PATCHBAY_SECRET_")?.to_owned(), value.clone())));
-        let config = Self { values, secrets: secrets.collect(), cache_dir: default_cache_dir(env) };
+        let trusted_keys = trusted_keys(&values, read, &mut problems);
+        let config = Self { values, secrets: secrets.collect(), cache_dir: default_cache_dir(env), trusted_keys };
         if problems.is_empty() {
             config.find_contradictions(&mut problems);
         }
@@ -111,7 +126,13 @@ impl Config {
 
     fn find_contradictions(&self, problems: &mut Vec<String>) {
         let number = |path| self.number(path);
-        for (url, part) in [("database.url", "database.host"), ("redis.url", "redis.host")] {
+        let exclusive = [
+            ("database.url", "database.host"),
+            ("redis.url", "redis.host"),
+            ("secrets.key_file", "secrets.key"),
+            ("secrets.old_key_file", "secrets.old_key"),
+        ];
+        for (url, part) in exclusive {
             if let (Some(a), Some(b)) = (self.values.get(url), self.values.get(part)) {
                 problems.push(format!(
                     "{url} (from {}) and {part} (from {}) contradict each other: set one",
@@ -127,6 +148,11 @@ impl Config {
         for (name, password) in [("admin.username", "admin.password"), ("mail.username", "mail.password")] {
             if self.has(name) != self.has(password) {
                 problems.push(format!("{name} and {password} belong together: set both or none"));
+            }
+        }
+        for old in ["secrets.old_key_file", "secrets.old_key"] {
+            if self.has(old) && !self.has("secrets.key_file") && !self.has("secrets.key") {
+                problems.push(format!("{old} is set and no new key: set secrets.key_file"));
             }
         }
         let must_not_exceed = [
@@ -253,6 +279,11 @@ impl Config {
         self.text("mail.from").or_else(|| self.text("mail.username"))
     }
 
+    /// Database connections of all plugins together.
+    pub fn sql_max_connections(&self) -> usize {
+        self.number("sql.max_connections") as usize
+    }
+
     /// The operator's exceptions and trust roots.
     pub fn egress(&self) -> EgressConfig {
         let list = self.text("egress.allow_addresses").unwrap_or_default();
@@ -261,6 +292,19 @@ impl Config {
             allow_addresses: allow_addresses.collect(),
             ca_file: self.text("egress.ca_file").map(PathBuf::from),
         }
+    }
+
+    /// The master key of the vault, and the one before it.
+    pub fn master_keys(&self) -> [Option<KeySource>; 2] {
+        [("secrets.key_file", "secrets.key"), ("secrets.old_key_file", "secrets.old_key")].map(|(file, key)| {
+            let path = self.text(file).map(|path| KeySource::File { key: file, path: path.into() });
+            path.or_else(|| Some(KeySource::Text { key, text: Zeroizing::new(self.text(key)?) }))
+        })
+    }
+
+    /// Whose signatures let a plugin run.
+    pub fn trusted_keys(&self) -> TrustedKeys {
+        self.trusted_keys.clone()
     }
 
     /// `PATCHBAY_SECRET_<PLUGIN>_<NAME>`, or for all plugins `PATCHBAY_SECRET_<NAME>`.
@@ -346,6 +390,16 @@ impl Config {
         }
     }
 
+    /// Whether /metrics is for the operator only.
+    pub fn metrics_need_operator(&self) -> bool {
+        self.text("metrics.require_operator").as_deref() != Some("false")
+    }
+
+    /// Series of retired revisions.
+    pub fn keep_retired_metrics(&self) -> Duration {
+        self.seconds("metrics.keep_retired_s")
+    }
+
     /// Whether log lines are JSON; absent: decided by whether there is a terminal.
     pub fn log_as_json(&self) -> Option<bool> {
         self.text("log.format").map(|format| format == "json")
@@ -390,6 +444,7 @@ fn read_file(text: Option<&str>, values: &mut BTreeMap<&'static str, Setting>, p
         let value = match (value, key.kind) {
             (toml::Value::String(text), _) => text,
             (toml::Value::Integer(number), _) => number.to_string(),
+            (toml::Value::Boolean(answer), Kind::Choice(choices)) if choices.contains(&"true") => answer.to_string(),
             (toml::Value::Array(items), Kind::List) => items
                 .iter()
                 .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
@@ -442,6 +497,36 @@ fn read_environment(
     }
 }
 
+/// From the list and from the file. A key that says nothing is refused: it may have been meant to trust nobody, and would trust everybody.
+fn trusted_keys(
+    values: &BTreeMap<&'static str, Setting>,
+    read: impl Fn(&str) -> Result<String, String>,
+    problems: &mut Vec<String>,
+) -> TrustedKeys {
+    let mut keys = Vec::new();
+    if let Some(Setting { value, source }) = values.get("plugins.trusted_keys") {
+        let texts: Vec<&str> = value.split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
+        if texts.is_empty() {
+            problems.push(format!(
+                "plugins.trusted_keys (from {source}) is empty: leave it out if plugins need no signature, or name a key"
+            ));
+        }
+        for (at, text) in texts.iter().enumerate() {
+            match text.parse() {
+                Ok(key) => keys.push(key),
+                Err(error) => problems.push(format!("plugins.trusted_keys (from {source}), key {}: {error}", at + 1)),
+            }
+        }
+    }
+    if let Some(Setting { value, source }) = values.get("plugins.trusted_keys_file") {
+        match read(value).and_then(|text| read_public_keys(&text).map_err(|error| error.to_string())) {
+            Ok(found) => keys.extend(found),
+            Err(error) => problems.push(format!("plugins.trusted_keys_file (from {source}), {value}: {error}")),
+        }
+    }
+    TrustedKeys::new(keys)
+}
+
 fn check(key: &Key, value: &str) -> Result<(), String> {
     match key.kind {
         Kind::Text | Kind::List => Ok(()),
@@ -452,6 +537,10 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
         Kind::Listen => {
             value.parse::<SocketAddr>().map(drop).map_err(|_| "is not address:port, such as 127.0.0.1:8080".into())
         }
+        Kind::MasterKey => match vault::parse_key(value) {
+            Some(_) => Ok(()),
+            None => Err(format!("is not a key: {}", vault::KEY_FORM)),
+        },
         Kind::Choice(choices) if choices.contains(&value) => Ok(()),
         Kind::Choice(choices) => Err(format!("is none of {}", choices.join(", "))),
     }

@@ -6,6 +6,9 @@ fn env(pairs: &[(&str, &str)]) -> HashMap<String, String> {
 
 const NEEDED: [(&str, &str); 2] = [("DATABASE_URL", "postgres://u:p@db/x"), ("REDIS_URL", "redis://r/")];
 
+/// A master key.
+const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
 fn with(extra: &[(&str, &str)]) -> Result<Config, ConfigError> {
     Config::load(None, &env(&[&NEEDED, extra].concat()))
 }
@@ -66,6 +69,11 @@ fn values_that_contradict_each_other_are_named() {
             vec![("PATCHBAY_WORK_DRAIN_LIMIT_S", "30")],
             "work.drain_limit_s (30) must be less than work.stop_grace_s (30)",
         ),
+        (
+            vec![("PATCHBAY_SECRETS_KEY_FILE", "/run/key"), ("PATCHBAY_SECRETS_KEY", KEY)],
+            "secrets.key_file (from PATCHBAY_SECRETS_KEY_FILE) and secrets.key (from PATCHBAY_SECRETS_KEY)",
+        ),
+        (vec![("PATCHBAY_SECRETS_OLD_KEY", KEY)], "secrets.old_key is set and no new key"),
         (vec![("PATCHBAY_DATABASE_POOL_MIN", "21")], "database.pool_min (21) is more than database.pool_max (20)"),
         (vec![("BULL_BOARD_USERNAME", "admin")], "admin.username and admin.password belong together"),
         (
@@ -107,4 +115,59 @@ fn secrets_are_found_by_plugin_first_and_never_printed() {
     assert!(!format!("{config:?}").contains("hidden") && !format!("{config:?}").contains("u:p@db"));
     let broken = problems(Config::load(Some("[mail]\npassword = \"hidden\" oops\n"), &env(&NEEDED)));
     assert!(!broken.contains("hidden") && broken.contains("line 2"), "{broken}");
+}
+
+#[test]
+fn a_malformed_master_key_is_refused_by_name_and_never_shown() {
+    let text = problems(with(&[("PATCHBAY_SECRETS_KEY", "hunter2")]));
+    assert!(text.contains("secrets.key (from PATCHBAY_SECRETS_KEY): value is not a key"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    let config = with(&[("PATCHBAY_SECRETS_KEY", KEY)]).expect("valid");
+    assert!(!format!("{config:?}").contains(KEY) && matches!(config.master_keys(), [Some(_), None]));
+}
+
+const TRUSTED: &str = "ed25519:6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";
+const TRUSTED_PEM: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=\n-----END PUBLIC KEY-----\n";
+
+#[test]
+fn trusted_keys_come_from_a_list_and_from_a_file_and_each_counts_once() {
+    assert!(!with(&[]).expect("valid").trusted_keys().are_required());
+    let other = crate::signature::PrivateKey::generate().public();
+    let file = format!("[plugins]\ntrusted_keys = [\"{TRUSTED}\", \"{other}\"]\n");
+    let config = Config::load(Some(&file), &env(&NEEDED)).expect("valid");
+    assert_eq!(config.trusted_keys().ids(), format!("fe812c12f3ab4ce6, {}", other.id()));
+    let both = [("PATCHBAY_PLUGINS_TRUSTED_KEYS", TRUSTED), ("PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE", "/keys")];
+    let config = Config::load_with(None, &env(&[&NEEDED[..], &both].concat()), |path| {
+        assert_eq!(path, "/keys");
+        Ok(format!("# ours\n{other}\n{TRUSTED_PEM}"))
+    })
+    .expect("valid");
+    assert_eq!(config.trusted_keys().ids(), format!("fe812c12f3ab4ce6, {}", other.id()));
+}
+
+#[test]
+fn trusted_keys_that_are_none_stop_the_start_and_are_named() {
+    let broken = format!("{TRUSTED},ed25519:nonsense");
+    for (value, expected) in [
+        (broken.as_str(), "plugins.trusted_keys (from PATCHBAY_PLUGINS_TRUSTED_KEYS), key 2: after ed25519:"),
+        (" , ", "plugins.trusted_keys (from PATCHBAY_PLUGINS_TRUSTED_KEYS) is empty"),
+        ("ed25519:AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "key 1: this public key is weak"),
+    ] {
+        let text = problems(with(&[("PATCHBAY_PLUGINS_TRUSTED_KEYS", value)]));
+        assert!(text.contains(expected), "{text}");
+    }
+    let empty = problems(Config::load(Some("[plugins]\ntrusted_keys = []\n"), &env(&NEEDED)));
+    assert!(empty.contains("plugins.trusted_keys (from patchbay.toml) is empty"), "{empty}");
+    let in_file = |content: Result<String, String>| {
+        let env = env(&[&NEEDED[..], &[("PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE", "keys")]].concat());
+        problems(Config::load_with(None, &env, |_| content.clone()))
+    };
+    for (content, expected) in [
+        (Err("No such file or directory".to_owned()), "keys: No such file"),
+        (Ok("# later\n".to_owned()), "keys: there is no public key in it"),
+        (Ok(format!("{TRUSTED}\n-----BEGIN PRIVATE KEY-----\n")), "keys: line 2: this is a private key"),
+    ] {
+        let text = in_file(content);
+        assert!(text.contains("plugins.trusted_keys_file (from") && text.contains(expected), "{text}");
+    }
 }

@@ -121,7 +121,11 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
 
     let file = file.map(std::fs::read_to_string).transpose().context("cannot read the configuration file")?;
     let outcome = async {
-        let config = Config::load(file.as_deref(), &env)?;
+        let mut config = Config::load(file.as_deref(), &env)?;
+        if config.master_keys().iter().all(Option::is_none) {
+            env.insert("PATCHBAY_SECRETS_KEY_FILE".into(), state.master_key_file()?.display().to_string());
+            config = Config::load(file.as_deref(), &env)?;
+        }
         telemetry::start(config.log_as_json(), &config.log_filter())?;
         let operator = config.operator();
         let host = step("Patchbay", Host::start(config)).await?;
@@ -199,7 +203,8 @@ async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
     let client = Client::new(state.url.clone(), state.user.clone(), Some(state.password.clone()))?;
     let component = std::fs::read(file)?;
     let name = file.display().to_string();
-    let staged = step(&name, async { Ok(client.push(component).await?) }).await?;
+    let signatures = crate::cli::signatures_for(file, None)?;
+    let staged = step(&name, async { Ok(client.push(component, &signatures).await?) }).await?;
     let (plugin, digest) =
         (staged["plugin"].as_str().unwrap_or_default(), staged["digest"].as_str().unwrap_or_default());
     crate::cli::activate_revision(&client, plugin, digest, true).await?;

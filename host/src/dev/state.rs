@@ -59,6 +59,15 @@ impl DevState {
         known.filter(|state| !state.url.is_empty())
     }
 
+    /// The master key of the vault, made at the first start. Without it the secrets in the database cannot be read.
+    pub(super) fn master_key_file(&self) -> anyhow::Result<PathBuf> {
+        let path = self.dir.join("secrets.key");
+        if !path.exists() {
+            write_private(&path, hex::encode(rand::random::<[u8; 32]>()).as_bytes())?;
+        }
+        Ok(path)
+    }
+
     pub(super) fn save(&self) -> anyhow::Result<()> {
         let path = self.dir.join("dev.json");
         write_private(&path, serde_json::to_string_pretty(self)?.as_bytes())

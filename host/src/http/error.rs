@@ -9,11 +9,12 @@ use http::StatusCode;
 use patchbay_model::InvalidId;
 use patchbay_model::grant::Ask;
 use patchbay_queue::QueueError;
-use patchbay_store::StoreError;
+use patchbay_store::{RoleError, StoreError};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::plugins::PluginError;
+use crate::vault::VaultError;
 
 /// What a failed request answers.
 #[derive(Debug)]
@@ -148,6 +149,10 @@ impl From<PluginError> for ApiError {
             PluginError::Rejected(rejection) => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "rejected", rejection.to_string())
             }
+            PluginError::Untrusted(reason) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "untrusted", reason.to_string())
+            }
+            PluginError::Damaged(message) => Self::new(StatusCode::CONFLICT, "damaged", message),
             PluginError::NotFound(message) => Self::not_found(message),
             PluginError::Conflict(message) => Self::new(StatusCode::CONFLICT, "conflict", message),
             PluginError::NotGranted { ref plugin, ref missing } => {
@@ -166,7 +171,24 @@ impl From<PluginError> for ApiError {
                 log_chain(&error);
                 Self::internal()
             }
+            PluginError::Sql(RoleError::NeedsAdministrator { ref statements, .. }) => {
+                let details = serde_json::json!({ "statements": statements });
+                Self::new(StatusCode::CONFLICT, "database-rights", error.to_string()).with_details(details)
+            }
+            PluginError::Sql(RoleError::Refused(message)) => {
+                Self::new(StatusCode::CONFLICT, "database-rights", message)
+            }
+            PluginError::Sql(RoleError::Store(error)) => error.into(),
             PluginError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<VaultError> for ApiError {
+    fn from(error: VaultError) -> Self {
+        match error {
+            VaultError::NoKey => Self::new(StatusCode::CONFLICT, "no-vault-key", error.to_string()),
+            VaultError::Store(error) => error.into(),
         }
     }
 }

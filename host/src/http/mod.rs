@@ -7,6 +7,7 @@ mod admin;
 mod auth;
 mod error;
 mod health;
+mod metrics;
 mod request_id;
 mod unread;
 
@@ -28,8 +29,10 @@ use crate::breakers::OutsideHosts;
 use crate::health::Health;
 use crate::plugins::Plugins;
 use crate::schedule::Schedules;
+use crate::vault::Vault;
 
 pub use auth::Operator;
+pub use metrics::MetricsPage;
 
 /// Largest body of an ordinary request. Job data is limited to 1 MiB; the rest is its envelope.
 const MAX_BODY_BYTES: usize = 2 << 20;
@@ -47,8 +50,12 @@ pub struct AppState {
     pub outside: Arc<OutsideHosts>,
     /// Jobs that come by themselves.
     pub schedules: Arc<Schedules>,
+    /// Secrets.
+    pub vault: Arc<Vault>,
     /// Probes.
     pub health: Arc<Health>,
+    /// /metrics.
+    pub metrics: Arc<MetricsPage>,
     /// Who may use /api/admin; nobody when absent.
     pub operator: Option<Arc<Operator>>,
     /// `NODE_ENV` of old, shown by the health check.
@@ -76,7 +83,10 @@ impl utoipa::Modify for BasicAuth {
 }
 
 fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(Api::openapi()).merge(health::router()).nest("/api/admin", admin::router(state))
+    OpenApiRouter::with_openapi(Api::openapi())
+        .merge(health::router())
+        .merge(metrics::router(state))
+        .nest("/api/admin", admin::router(state))
 }
 
 /// The OpenAPI 3.1 document, as pretty JSON: what `/api/openapi.json` serves and the repository keeps a copy of.

@@ -29,6 +29,8 @@ pub struct WorkerDefaults {
     pub max_stalls: u32,
     /// Jobs at once over all queues.
     pub max_jobs: usize,
+    /// Longest wait for the running jobs of a worker that ends.
+    pub drain_limit: Duration,
     /// Name of this process.
     pub host: String,
 }
@@ -65,7 +67,8 @@ impl Supervisor {
     }
 
     /// Makes the workers match the active manifests.
-    pub async fn reconcile(&self, drain_limit: Duration) {
+    pub async fn reconcile(&self) {
+        let drain_limit = self.defaults.drain_limit;
         let wanted: HashMap<QueueName, QueueSpec> = self
             .runtime
             .registry()
@@ -102,7 +105,8 @@ impl Supervisor {
 
     /// Stops fetching at once and waits for running jobs. Gives the number that still ran at the limit; their locks expire and
     /// another process takes them.
-    pub async fn drain(&self, limit: Duration) -> usize {
+    pub async fn drain(&self) -> usize {
+        let limit = self.defaults.drain_limit;
         let workers: Vec<Running> =
             self.workers.lock().await.take().into_iter().flatten().map(|(_, running)| running).collect();
         for running in &workers {
@@ -125,6 +129,12 @@ impl Supervisor {
             .map(|(_, running)| running)
             .map(|running| running.handle.active())
             .sum()
+    }
+
+    /// The same by queue; nothing from the beginning of the drain on.
+    pub async fn active_by_queue(&self) -> Vec<(QueueName, usize)> {
+        let workers = self.workers.lock().await;
+        workers.iter().flatten().map(|(name, running)| (name.clone(), running.handle.active())).collect()
     }
 
     fn start(&self, spec: QueueSpec) -> Running {

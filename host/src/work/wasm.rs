@@ -13,6 +13,7 @@ use patchbay_runtime::{JobCall, Runtime};
 
 use super::{Execution, Executor, correlation_id};
 use crate::grants::Grants;
+use crate::metrics::{Metered, Meters};
 use crate::settings::Settings;
 
 /// The host's executor.
@@ -21,12 +22,19 @@ pub struct WasmExecutor {
     services: Arc<Services>,
     settings: Arc<Settings>,
     grants: Arc<Grants>,
+    meters: Arc<Meters>,
 }
 
 impl WasmExecutor {
     /// Runs nothing yet.
-    pub fn new(runtime: Arc<Runtime>, services: Arc<Services>, settings: Arc<Settings>, grants: Arc<Grants>) -> Self {
-        Self { runtime, services, settings, grants }
+    pub fn new(
+        runtime: Arc<Runtime>,
+        services: Arc<Services>,
+        settings: Arc<Settings>,
+        grants: Arc<Grants>,
+        meters: Arc<Meters>,
+    ) -> Self {
+        Self { runtime, services, settings, grants, meters }
     }
 }
 
@@ -59,6 +67,7 @@ impl Executor for WasmExecutor {
             revision: revision.digest(),
             span: tracing::Span::current(),
         });
+        let meters = self.meters.enter(&revision);
         let call = JobCall {
             id: delivery.key.id.to_string(),
             queue: delivery.key.queue.to_string(),
@@ -71,9 +80,12 @@ impl Executor for WasmExecutor {
             correlation_id,
             platform,
             schedule_id: delivery.schedule_id.clone(),
+            occupancy: meters.occupancy(),
             cancel: delivery.end.now.clone(),
         };
-        let report = revision.run_job(call, Arc::clone(&capabilities) as _).await;
+        let metered = Metered::new(Arc::clone(&capabilities) as _, Arc::clone(&meters));
+        let report = revision.run_job(call, metered as _).await;
+        meters.count(&report);
         capabilities.finish().await;
         Execution {
             ran_by: Some((revision.plugin().clone(), revision.digest())),

@@ -1,7 +1,7 @@
 //! One call of one plugin: its manifest's rights, its settings, its limits.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -15,6 +15,7 @@ use patchbay_model::flow::{ChildResult, Flow};
 use patchbay_model::grant::{Ask, Granted};
 use patchbay_model::job::{NewJob, Trace};
 use patchbay_model::manifest::{EgressRule, Manifest};
+use patchbay_model::sql::{PluginDatabase, SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction};
 use patchbay_model::{QueueName, RevisionDigest};
 use patchbay_queue::{JobHandle, Kv, QueueError, Queues};
 use serde_json::{Map, Value};
@@ -49,6 +50,8 @@ pub struct Services {
     pub kv: Kv,
     /// Secrets.
     pub secrets: Arc<dyn SecretSource>,
+    /// Postgres, under logins of the plugins.
+    pub sql: Arc<dyn PluginDatabase>,
     /// Mail.
     pub mail: MailTransport,
     /// Outbound HTTP.
@@ -86,6 +89,8 @@ pub struct GuestCall {
     job: Option<JobHandle>,
     output: Option<JobOutput>,
     secret_tries: AtomicU32,
+    /// The call's one transaction, once it has been begun.
+    transaction: Mutex<Option<Weak<dyn SqlTransaction>>>,
     /// What a breaker said to the last outside call.
     last: Mutex<Option<Asked>>,
 }
@@ -109,6 +114,7 @@ impl Services {
             output,
             secret_tries: AtomicU32::new(0),
             last: Mutex::default(),
+            transaction: Mutex::default(),
         })
     }
 }
@@ -150,22 +156,76 @@ impl GuestCall {
         Ok(())
     }
 
-    fn secret(&self, name: &str) -> Result<SecretValue, CapabilityError> {
+    /// While a transaction is open, nothing that it could not undo, and nothing that it would have to wait for.
+    fn refuse_in_transaction(&self) -> Result<(), String> {
+        let transaction = self.transaction.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = transaction.as_ref().and_then(Weak::upgrade).is_some_and(|transaction| transaction.is_open());
+        if open { Err("not while a transaction is open".into()) } else { Ok(()) }
+    }
+
+    /// Something must be granted; what exactly, Postgres knows. Counts the grants that a statement names.
+    fn check_sql(&self, statements: &[SqlStatement]) -> Result<(), SqlError> {
+        let Some(spec) = &self.call.manifest.sql else {
+            return Err(SqlError::denied("the manifest does not ask for sql"));
+        };
+        let granted = spec.accesses().filter(|(table, access)| self.call.granted.contains(&Ask::sql(table, access)));
+        let granted: Vec<_> = granted.collect();
+        if granted.is_empty() {
+            return Err(SqlError::denied("an operator has not granted any table"));
+        }
+        for statement in statements {
+            let text = statement.text.to_ascii_lowercase();
+            for (table, access) in &granted {
+                if text.contains(&table.table().to_ascii_lowercase()) && text.contains(access.privilege.as_str()) {
+                    self.services.uses.count(&self.call.manifest.name, Ask::sql(table, access));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Jobs for a transaction: all that would be refused later is refused now.
+    fn sql_jobs(&self, mut jobs: Vec<NewJob>) -> Result<SqlJobs, SqlError> {
+        let refused = |error: CapabilityError| SqlError {
+            retryable: error.retryable,
+            ..SqlError::new(error.code, error.message)
+        };
+        if jobs.len() > MAX_JOBS {
+            return Err(SqlError::new("too-large", format!("at most {MAX_JOBS} jobs at once")));
+        }
+        self.prepare(jobs.iter_mut()).map_err(refused)?;
+        self.services.queues.check(&jobs).map_err(queue_error).map_err(refused)?;
+        let mut grants: Vec<String> = jobs
+            .iter()
+            .filter(|job| self.call.manifest.queue(&job.queue).is_none())
+            .map(|job| Ask::enqueue(&job.queue).to_string())
+            .collect();
+        grants.sort();
+        grants.dedup();
+        Ok(SqlJobs { jobs, grants })
+    }
+
+    /// Every current version, the newest first; at least one.
+    fn secret(&self, name: &str) -> Result<Vec<SecretValue>, CapabilityError> {
         let manifest = &self.call.manifest;
         if !manifest.secrets.iter().any(|secret| secret.name == name) {
             return Err(CapabilityError::denied(format!("the manifest does not ask for the secret {name}")));
         }
         self.check(Ask::secret(name)).map_err(CapabilityError::denied)?;
-        let value = self.services.secrets.get(&manifest.name, name);
-        value.ok_or_else(|| CapabilityError {
-            code: "not-configured",
-            message: format!("the secret {name} has no value"),
-            retryable: false,
-        })
+        let versions = self.services.secrets.current(&manifest.name, name);
+        if versions.is_empty() {
+            return Err(CapabilityError {
+                code: "not-configured",
+                message: format!("the secret {name} has no value"),
+                retryable: false,
+            });
+        }
+        Ok(versions)
     }
 
     /// The plugin's own space, or a shared one that the manifest names.
     fn kv_key(&self, key: &str) -> Result<String, CapabilityError> {
+        self.refuse_in_transaction().map_err(CapabilityError::denied)?;
         let manifest = &self.call.manifest;
         let Some(spec) = &manifest.kv else {
             return Err(CapabilityError::denied("the manifest does not ask for kv"));
@@ -274,24 +334,27 @@ impl Capabilities for GuestCall {
     }
 
     fn verify_hmac(&self, name: &str, hash: HashKind, data: &[u8], mac: &[u8]) -> Result<bool, CapabilityError> {
-        Ok(self.secret(name)?.verify(hash, data, mac))
+        let versions = self.secret(name)?;
+        // Each is tried, so that the time does not tell which one fits.
+        Ok(versions.iter().fold(false, |fits, version| fits | version.verify(hash, data, mac)))
     }
 
     fn sign_hmac(&self, name: &str, hash: HashKind, data: &[u8]) -> Result<Vec<u8>, CapabilityError> {
-        Ok(self.secret(name)?.sign(hash, data))
+        Ok(self.secret(name)?[0].sign(hash, data))
     }
 
     fn secret_matches(&self, name: &str, candidate: &[u8]) -> Result<bool, CapabilityError> {
-        let secret = self.secret(name)?;
+        let versions = self.secret(name)?;
         if self.secret_tries.fetch_add(1, Ordering::Relaxed) >= MAX_SECRET_TRIES {
             return Err(CapabilityError::denied(format!("at most {MAX_SECRET_TRIES} tries per call")));
         }
-        Ok(secret.matches(candidate))
+        Ok(versions.iter().fold(false, |fits, version| fits | version.matches(candidate)))
     }
 
     async fn http(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        self.refuse_in_transaction().map_err(HttpError::Denied)?;
         // A rule's own secrets, granted with it or one by one.
-        let secrets = |name: &str| self.secret(name).ok();
+        let secrets = |name: &str| self.secret(name).ok()?.into_iter().next();
         let permitted = |rule: &EgressRule| self.check(Ask::http(rule));
         let correlation = self.call.trace.correlation_id.as_deref();
         let admit = |host: &str| {
@@ -333,6 +396,7 @@ impl Capabilities for GuestCall {
     }
 
     async fn enqueue(&self, mut jobs: Vec<NewJob>) -> Result<Vec<String>, CapabilityError> {
+        self.refuse_in_transaction().map_err(CapabilityError::denied)?;
         if jobs.len() > MAX_JOBS {
             return Err(CapabilityError::too_large(format!("at most {MAX_JOBS} jobs at once")));
         }
@@ -342,17 +406,44 @@ impl Capabilities for GuestCall {
     }
 
     async fn enqueue_flow(&self, mut flow: Flow) -> Result<Vec<String>, CapabilityError> {
+        self.refuse_in_transaction().map_err(CapabilityError::denied)?;
         self.prepare(flow.jobs_mut().into_iter())?;
         let added = self.services.queues.add_flow(flow).await.map_err(queue_error)?;
         Ok(added.into_iter().map(|(_, id)| id.to_string()).collect())
     }
 
     async fn children(&self) -> Result<Vec<ChildResult>, CapabilityError> {
+        self.refuse_in_transaction().map_err(CapabilityError::denied)?;
         let Some(job) = &self.job else { return Ok(Vec::new()) };
         job.children().await.map_err(queue_error)
     }
 
+    async fn sql_run(&self, statements: Vec<SqlStatement>, jobs: Vec<NewJob>) -> Result<Vec<SqlAnswer>, SqlError> {
+        self.refuse_in_transaction().map_err(SqlError::denied)?;
+        self.check_sql(&statements)?;
+        let jobs = if jobs.is_empty() { None } else { Some(self.sql_jobs(jobs)?) };
+        let (name, deadline) = (&self.call.manifest.name, self.call.deadline);
+        let run = self.services.sql.run(name, deadline, statements, jobs);
+        tracing::Instrument::instrument(run, self.call.span.clone()).await
+    }
+
+    async fn sql_begin(&self) -> Result<Arc<dyn SqlTransaction>, SqlError> {
+        self.check_sql(&[])?;
+        if self.transaction.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Err(SqlError::denied("one transaction per call"));
+        }
+        let transaction = self.services.sql.begin(&self.call.manifest.name, self.call.deadline).await?;
+        let known = Arc::downgrade(&transaction);
+        *self.transaction.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        Ok(transaction)
+    }
+
+    async fn sql_enqueue(&self, transaction: Arc<dyn SqlTransaction>, jobs: Vec<NewJob>) -> Result<(), SqlError> {
+        transaction.enqueue(self.sql_jobs(jobs)?).await
+    }
+
     async fn send_mail(&self, envelope: Envelope, mime: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure> {
+        self.refuse_in_transaction().map_err(|reason| failure("denied", &reason))?;
         if !self.call.manifest.smtp.as_ref().is_some_and(|smtp| smtp.allowed) {
             return Err(failure("denied", "the manifest does not ask for smtp"));
         }

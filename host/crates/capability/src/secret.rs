@@ -1,37 +1,74 @@
 //! Secrets: where they come from, and what a guest may learn about them (whether a MAC or a candidate fits, never the value).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
 use hmac::{Hmac, KeyInit, Mac};
 use patchbay_model::PluginName;
 use patchbay_model::capability::HashKind;
 use sha1::Sha1;
-use sha2::{Sha256, Sha512};
+use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
-/// A secret's value. Not printable, on purpose.
+/// One version of a secret. Not printable, on purpose; its memory is wiped with the last clone.
 #[derive(Clone)]
-pub struct SecretValue(String);
+pub struct SecretValue(Arc<Version>);
+
+struct Version {
+    text: Zeroizing<String>,
+    /// Milliseconds since 1970; 0: never.
+    used_ms: AtomicU64,
+}
 
 impl SecretValue {
     /// Wraps it.
     pub fn new(value: String) -> Self {
-        Self(value)
+        Self(Arc::new(Version { text: Zeroizing::new(value), used_ms: AtomicU64::new(0) }))
+    }
+
+    /// When this process last used it: put it in, signed with it, or found that it fits.
+    pub fn last_used(&self) -> Option<SystemTime> {
+        let ms = self.0.used_ms.load(Ordering::Relaxed);
+        (ms > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(ms))
     }
 
     pub(crate) fn expose(&self) -> &str {
-        &self.0
+        self.mark();
+        &self.0.text
     }
 
     pub(crate) fn matches(&self, candidate: &[u8]) -> bool {
-        self.0.as_bytes().ct_eq(candidate).into()
+        // Digests have one length: the time tells nothing, not even how long the secret is.
+        let digest = |bytes: &[u8]| -> [u8; 32] { Sha256::digest(bytes).into() };
+        let fits: bool = digest(self.0.text.as_bytes()).ct_eq(&digest(candidate)).into();
+        if fits {
+            self.mark();
+        }
+        fits
     }
 
     pub(crate) fn sign(&self, hash: HashKind, data: &[u8]) -> Vec<u8> {
+        self.mark();
+        self.mac(hash, data)
+    }
+
+    pub(crate) fn verify(&self, hash: HashKind, data: &[u8], mac: &[u8]) -> bool {
+        let fits: bool = self.mac(hash, data).ct_eq(mac).into();
+        if fits {
+            self.mark();
+        }
+        fits
+    }
+
+    fn mac(&self, hash: HashKind, data: &[u8]) -> Vec<u8> {
         fn mac<M: Mac + KeyInit>(key: &[u8], data: &[u8]) -> Vec<u8> {
             let mut mac = <M as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
             mac.update(data);
             mac.finalize().into_bytes().to_vec()
         }
-        let key = self.0.as_bytes();
+        let key = self.0.text.as_bytes();
         match hash {
             HashKind::Sha1 => mac::<Hmac<Sha1>>(key, data),
             HashKind::Sha256 => mac::<Hmac<Sha256>>(key, data),
@@ -39,8 +76,9 @@ impl SecretValue {
         }
     }
 
-    pub(crate) fn verify(&self, hash: HashKind, data: &[u8], mac: &[u8]) -> bool {
-        self.sign(hash, data).ct_eq(mac).into()
+    fn mark(&self) {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.0.used_ms.store(since.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -50,10 +88,15 @@ impl std::fmt::Debug for SecretValue {
     }
 }
 
-/// Where secrets are kept.
+/// Where secrets are kept. Asked within calls: it answers from memory.
 pub trait SecretSource: Send + Sync + 'static {
-    /// The current value, if the operator set one.
-    fn get(&self, plugin: &PluginName, name: &str) -> Option<SecretValue>;
+    /// Every version that holds now, the newest first; empty when the operator set none.
+    fn current(&self, plugin: &PluginName, name: &str) -> Vec<SecretValue>;
+
+    /// The newest version: what goes out.
+    fn get(&self, plugin: &PluginName, name: &str) -> Option<SecretValue> {
+        self.current(plugin, name).into_iter().next()
+    }
 }
 
 #[cfg(test)]
@@ -71,6 +114,15 @@ mod tests {
         assert!(secret.verify(HashKind::Sha256, data, &mac));
         assert!(!secret.verify(HashKind::Sha512, data, &mac));
         assert!(!secret.verify(HashKind::Sha256, data, &mac[..16]));
+    }
+
+    #[test]
+    fn only_a_use_that_fits_counts_as_a_use() {
+        let secret = SecretValue::new("hunter2".into());
+        assert!(!secret.matches(b"hunter") && !secret.verify(HashKind::Sha256, b"data", b"mac"));
+        assert_eq!(secret.last_used(), None);
+        assert!(secret.clone().matches(b"hunter2"));
+        assert!(secret.last_used().is_some());
     }
 
     #[test]

@@ -3,10 +3,13 @@
 //! It lives here, between the two, so that neither the sandbox nor the outside world compiles the other.
 //! Everything a guest may not do answers an ordinary error value; the trait has no way to trap.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::flow::{ChildResult, Flow};
 use crate::job::NewJob;
+use crate::sql::{SqlAnswer, SqlError, SqlStatement, SqlTransaction};
 
 /// Header or form fields: order and repetition are kept.
 pub type Fields = Vec<(String, Vec<u8>)>;
@@ -226,6 +229,13 @@ pub trait Capabilities: Send + Sync + 'static {
     /// What became of the children of the job that runs.
     async fn children(&self) -> Result<Vec<ChildResult>, CapabilityError>;
 
+    /// All statements and all jobs in one transaction, or nothing.
+    async fn sql_run(&self, statements: Vec<SqlStatement>, jobs: Vec<NewJob>) -> Result<Vec<SqlAnswer>, SqlError>;
+    /// A transaction that stays open between statements. One per call; other outside calls are denied while it is open.
+    async fn sql_begin(&self) -> Result<Arc<dyn SqlTransaction>, SqlError>;
+    /// Jobs that become real with its commit.
+    async fn sql_enqueue(&self, transaction: Arc<dyn SqlTransaction>, jobs: Vec<NewJob>) -> Result<(), SqlError>;
+
     /// Hands a finished MIME message to the mail server.
     async fn send_mail(&self, envelope: Envelope, mime: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure>;
 }
@@ -284,6 +294,15 @@ impl Capabilities for DenyAll {
     }
     async fn children(&self) -> Result<Vec<ChildResult>, CapabilityError> {
         Err(CapabilityError::denied(DENIED))
+    }
+    async fn sql_run(&self, _: Vec<SqlStatement>, _: Vec<NewJob>) -> Result<Vec<SqlAnswer>, SqlError> {
+        Err(SqlError::denied(DENIED))
+    }
+    async fn sql_begin(&self) -> Result<Arc<dyn SqlTransaction>, SqlError> {
+        Err(SqlError::denied(DENIED))
+    }
+    async fn sql_enqueue(&self, _: Arc<dyn SqlTransaction>, _: Vec<NewJob>) -> Result<(), SqlError> {
+        Err(SqlError::denied(DENIED))
     }
     async fn send_mail(&self, _: Envelope, _: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure> {
         Err(SmtpFailure {

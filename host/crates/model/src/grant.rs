@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::QueueName;
 use crate::manifest::{EgressAuth, EgressRule, Manifest};
+use crate::sql::{SqlSpec, TableAccess, TableName};
 
 /// One thing that a plugin asks for, as operators read and write it: `secret EXOTEL_API_KEY`, `http GET https://api.example.com/**`,
-/// `enqueue emailQueue`, `kv`, `kv shared:`, `smtp`. Two that differ in anything that matters differ in their text: a rule that
+/// `enqueue emailQueue`, `kv`, `kv shared:`, `sql select crm.leads(id, phone)`, `smtp`. Two that differ in anything that matters differ in their text: a rule that
 /// sends other credentials, or to other addresses, is another ask.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -79,6 +80,11 @@ impl Ask {
         Self(format!("kv {prefix}"))
     }
 
+    /// To use a table, or some of its columns, like this.
+    pub fn sql(table: &TableName, access: &TableAccess) -> Self {
+        Self(format!("sql {} {table}{}", access.privilege, access.column_list()))
+    }
+
     /// To send mail.
     pub fn smtp() -> Self {
         Self("smtp".into())
@@ -102,6 +108,7 @@ impl Manifest {
             asks.insert(Ask::kv());
             asks.extend(kv.prefixes.iter().map(|prefix| Ask::shared_kv(prefix)));
         }
+        asks.extend(self.sql.iter().flat_map(SqlSpec::accesses).map(|(table, access)| Ask::sql(table, access)));
         if self.smtp.as_ref().is_some_and(|smtp| smtp.allowed) {
             asks.insert(Ask::smtp());
         }
@@ -112,6 +119,15 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_privilege_on_each_table_is_an_ask_of_its_own_with_its_columns() {
+        let manifest = "name = \"crm\"\nversion = \"1.0.0\"\nwit = \"0.1\"\n[sql]\n\
+            tables = { \"crm.leads\" = [\"update\", \"select(phone, id)\"], \"crm.calls\" = [\"insert\"] }\n";
+        let asks = Manifest::from_toml(manifest, |_| Err("none".into())).expect("valid").asks();
+        let asks: Vec<&str> = asks.iter().map(Ask::as_str).collect();
+        assert_eq!(asks, ["sql insert crm.calls", "sql select crm.leads(id, phone)", "sql update crm.leads"]);
+    }
 
     fn rule(text: &str) -> EgressRule {
         serde_json::from_str(text).expect("a rule")

@@ -102,6 +102,13 @@ text_id! {
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
+text_id! {
+    /// A secret of a plugin, such as `API_KEY`. Part of the names of environment variables.
+    SecretName, "secret name", "1 to 64 of A-Z, 0-9 and '_'",
+    |text| (1..=64).contains(&text.len())
+        && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+}
+
 /// A plugin revision: SHA-256 of its component file, manifest included. Written as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

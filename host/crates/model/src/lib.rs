@@ -16,5 +16,6 @@ pub mod manifest;
 pub mod outcome;
 pub mod retry;
 pub mod schedule;
+pub mod sql;
 
-pub use id::{InvalidId, JobId, PluginName, QueueName, RevisionDigest};
+pub use id::{InvalidId, JobId, PluginName, QueueName, RevisionDigest, SecretName};

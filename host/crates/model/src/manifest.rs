@@ -15,6 +15,7 @@ use crate::id::{PluginName, QueueName, ScheduleId};
 use crate::job::MAX_PRIORITY;
 use crate::retry::{Backoff, BackoffKind};
 use crate::schedule::{Missed, Rhythm};
+use crate::sql::SqlSpec;
 
 /// The only packed format so far.
 pub const FORMAT: u32 = 1;
@@ -60,10 +61,10 @@ pub struct Manifest {
     /// Queues whose jobs it handles.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queues: Vec<QueueSpec>,
-    /// Tables it may use. Read, but not served yet: see [`Manifest::not_served`].
+    /// Tables it may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sql: Option<Value>,
-    /// Audit trails. Read, but not served yet.
+    pub sql: Option<SqlSpec>,
+    /// Audit trails. Read, but not served yet: see [`Manifest::not_served`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Value>,
     /// Jobs that come by themselves, in queues of its own.
@@ -365,7 +366,6 @@ impl Manifest {
     /// Sections that this host reads but does not serve yet. A revision that needs one is refused at staging rather than half-run.
     pub fn not_served(&self) -> Vec<&'static str> {
         let sections = [
-            (self.sql.is_some(), "sql"),
             (self.audit.is_some(), "audit"),
             (!self.routes.is_empty(), "routes"),
             (!self.webhooks.is_empty(), "webhooks"),
@@ -405,6 +405,7 @@ impl Manifest {
         self.check_limits()?;
         self.check_schemas()?;
         self.check_secrets_and_egress()?;
+        self.sql.as_ref().map_or(Ok(()), SqlSpec::check).map_err(|(key, reason)| invalid(key, reason))?;
         self.check_queues()?;
         self.check_schedules()
     }
@@ -599,6 +600,17 @@ mod tests {
         assert!(refused("[smtp]\nallowed = true\nbreaker = { failures = 0 }\n").contains("smtp.breaker.failures"));
         let backoff = "[[queues]]\nname = \"a\"\nbackoff = { type = \"fixed\", delay_ms = 5, max_ms = 1 }\n";
         assert!(refused(backoff).contains("less than delay_ms"));
+    }
+
+    #[test]
+    fn tables_need_a_schema_a_known_privilege_and_each_privilege_once() {
+        let tables = |text: &str| format!("[sql]\ntables = {{ {text} }}\n");
+        assert!(refused(&tables("leads = [\"select\"]")).contains("needs its schema"));
+        assert!(refused(&tables("\"patchbay.outbox\" = [\"select\"]")).contains("the schema patchbay"));
+        assert!(refused(&tables("\"crm.leads\" = [\"truncate\"]")).contains("none of select"));
+        assert!(refused(&tables("\"crm.leads\" = [\"select\", \"select(id)\"]")).contains("select is named twice"));
+        assert!(refused(&tables("\"crm.leads\" = []")).contains("at least one"));
+        assert!(refused(&tables("")).contains("at least one table"));
     }
 
     #[test]

@@ -45,6 +45,16 @@ impl Queues {
         ids.into_iter().map(|id| id.ok_or_else(|| QueueError::Invalid("BullMQ gave no id".into()))).collect()
     }
 
+    /// Whether [`Queues::add`] would take them, for jobs that are added later.
+    pub fn check(&self, jobs: &[NewJob]) -> Result<(), QueueError> {
+        for job in jobs {
+            let mut job = job.clone();
+            self.fill(&mut job);
+            self.addition(&job)?;
+        }
+        Ok(())
+    }
+
     async fn run(&self, additions: &[Call]) -> Result<Vec<JobId>, QueueError> {
         let replies = match additions {
             [one] => vec![one.invoke(&mut self.connection.get()).await?],

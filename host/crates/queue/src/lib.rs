@@ -29,7 +29,7 @@ pub use error::QueueError;
 pub use kv::Kv;
 pub use legacy::LegacyRepeatable;
 pub use overview::QueueOverview;
-pub use queues::{Queues, RedisConfig, ServerFacts};
+pub use queues::{Queues, RedisConfig, ServerFacts, Unsettled};
 pub use schedulers::{SchedulerSpec, SchedulerView};
 pub use view::{JobView, QueueCounts};
 pub use worker::{

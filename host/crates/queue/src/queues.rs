@@ -1,6 +1,7 @@
 //! One Redis: connection, facts about it, and its queues.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -52,6 +53,18 @@ pub struct Queues {
     kills: Arc<OnceLock<broadcast::Sender<Arc<Kill>>>>,
     /// What the active manifests say of queues.
     defaults: Arc<ArcSwap<HashMap<QueueName, QueueSpec>>>,
+    pub(crate) unsettled: Arc<Unsettled>,
+}
+
+/// Settlements of this process that did not happen, since its start.
+#[derive(Debug, Default)]
+pub struct Unsettled {
+    /// Redis did not answer or refused; it is tried again.
+    pub tried_again: AtomicU64,
+    /// The lock was lost or the job removed: somebody else decides about it.
+    pub lost: AtomicU64,
+    /// Redis was away for longer than the lock lasts: the job runs again.
+    pub given_up: AtomicU64,
 }
 
 impl Queues {
@@ -60,7 +73,14 @@ impl Queues {
         let client = redis::Client::open(config.url.as_str())?;
         let connection = Connection::open(client).await?;
         let memory = Memory::new(connection.clone());
-        Ok(Self { config: Arc::new(config), connection, memory, kills: Arc::default(), defaults: Arc::default() })
+        Ok(Self {
+            config: Arc::new(config),
+            connection,
+            memory,
+            kills: Arc::default(),
+            defaults: Arc::default(),
+            unsettled: Arc::default(),
+        })
     }
 
     /// What jobs get whose producers left it out, from now on and for all clones.
@@ -165,6 +185,16 @@ impl Queues {
     /// Reads the stream of finished attempts.
     pub fn attempts(&self) -> AttemptReader {
         AttemptReader::new(self.connection.clone(), self.attempts_key())
+    }
+
+    /// Finished attempts that Postgres does not have yet, of all processes.
+    pub async fn attempts_waiting(&self) -> Result<u64, QueueError> {
+        Ok(redis::AsyncCommands::xlen(&mut self.connection.get(), self.attempts_key()).await?)
+    }
+
+    /// Settlements that did not happen.
+    pub fn unsettled(&self) -> &Unsettled {
+        &self.unsettled
     }
 
     pub(crate) fn attempts_key(&self) -> String {

@@ -16,6 +16,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::Revision;
+use crate::v0_1::Transactions;
 use crate::wasi_http::Hooks;
 
 /// Longest guest backtrace that is kept, in frames: recursion has thousands, and the first ones tell the story.
@@ -37,6 +38,8 @@ pub struct JobCall {
     pub correlation_id: String,
     pub platform: String,
     pub schedule_id: Option<String>,
+    /// Counts the call while it waits and runs.
+    pub occupancy: Arc<Occupancy>,
     /// Ends the call as a host fault.
     pub cancel: CancellationToken,
 }
@@ -50,10 +53,48 @@ pub struct CallReport {
     pub stack: Option<String>,
     /// Wall clock.
     pub duration: Duration,
-    /// Largest linear memory.
+    /// What its threads computed for it: instantiation, guest, and the host's side of its host calls up to handing them over. Measured
+    /// by the thread's clock around each poll; the part of a tick (1 ms) in which a call is cancelled is missing.
+    pub cpu: Duration,
+    /// Largest linear memory; 0 when the call had no slot or was cancelled.
     pub peak_memory_bytes: u64,
     /// Lines beyond the log limit.
     pub dropped_log_lines: u64,
+}
+
+/// Calls of one revision by where they are now.
+#[derive(Debug, Default)]
+pub struct Occupancy {
+    waiting: AtomicUsize,
+    running: AtomicUsize,
+}
+
+impl Occupancy {
+    /// Wait for a place: the plugin's own limit, or a slot of the pool.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Have one.
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts for as long as it lives, so that a call that is dropped is counted out, too.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A store's data.
@@ -66,6 +107,7 @@ pub(crate) struct State {
     http: WasiHttpCtx,
     hooks: Hooks,
     table: ResourceTable,
+    pub(crate) transactions: Transactions,
     memory: Memory,
 }
 
@@ -151,22 +193,29 @@ pub(crate) async fn run(
     capabilities: Arc<dyn Capabilities>,
     limit: Duration,
     cancel: CancellationToken,
+    occupancy: &Occupancy,
 ) -> CallReport {
     let started = Instant::now();
+    // Shared, so that a call that is cancelled has its share counted.
+    let cpu_ns = Arc::new(AtomicU64::new(0));
     let failed = |outcome| CallReport {
         outcome,
         stack: None,
         duration: started.elapsed(),
+        cpu: Duration::from_nanos(cpu_ns.load(Ordering::Relaxed)),
         peak_memory_bytes: 0,
         dropped_log_lines: 0,
     };
+    let waiting = Counted::new(&occupancy.waiting);
     // Before the pool, so that a full pool is a wait and not an error; bounded, so that the wait is not for ever.
     let Ok(_slots) = tokio::time::timeout(limit, take_slots(&revision)).await else {
         return failed(Outcome::HostFault("no free slot for the call".into()));
     };
+    let _running = Counted::new(&occupancy.running);
+    drop(waiting);
     let guests = revision.runtime.guests();
     let already_there = tokio::runtime::Handle::current().id() == guests.id();
-    let call = call(revision, entry, capabilities, limit);
+    let call = call(revision, entry, capabilities, limit, Arc::clone(&cpu_ns));
     let ended = async {
         if already_there {
             return call.await;
@@ -194,6 +243,7 @@ async fn call(
     entry: Entry,
     capabilities: Arc<dyn Capabilities>,
     limit: Duration,
+    cpu_ns: Arc<AtomicU64>,
 ) -> CallReport {
     let started = Instant::now();
     let deadline = started + limit;
@@ -209,6 +259,7 @@ async fn call(
         host,
         log: Arc::clone(&log),
         table: ResourceTable::new(),
+        transactions: Transactions::default(),
         memory: Memory { limit: memory_limit, peak: 0, refused: false },
     };
     let mut store = Store::new(revision.runtime.engine(), state);
@@ -223,7 +274,8 @@ async fn call(
         })
     });
     let deadline_ms = u64::try_from(now_ms().saturating_add(limit.as_millis())).unwrap_or(u64::MAX);
-    let ended = tokio::time::timeout(limit, revision.exports.run(&mut store, entry, deadline_ms)).await;
+    let ended = tokio::time::timeout(limit, revision.exports.run(&mut store, entry, deadline_ms));
+    let ended = measured(ended, &cpu_ns).await;
     let refused = store.data().memory.refused;
     let peak_memory_bytes = store.data().memory.peak as u64;
     drop(store);
@@ -237,9 +289,28 @@ async fn call(
         outcome,
         stack,
         duration: started.elapsed(),
+        cpu: Duration::from_nanos(cpu_ns.load(Ordering::Relaxed)),
         peak_memory_bytes,
         dropped_log_lines: log.dropped.load(Ordering::Relaxed),
     }
+}
+
+/// Adds up what this thread computes while it polls. A poll stays on one thread, the guest's stack included, and lasts one tick at most
+/// when the guest spins; the clock costs two system calls per poll.
+async fn measured<F: Future>(future: F, cpu_ns: &AtomicU64) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| {
+        let before = thread_cpu_ns();
+        let polled = future.as_mut().poll(context);
+        cpu_ns.fetch_add(thread_cpu_ns().saturating_sub(before), Ordering::Relaxed);
+        polled
+    })
+    .await
+}
+
+fn thread_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 fn now_ms() -> u128 {

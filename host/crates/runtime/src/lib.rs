@@ -17,11 +17,11 @@ mod symbols;
 mod v0_1;
 mod wasi_http;
 
-pub use call::{CallReport, JobCall};
+pub use call::{CallReport, JobCall, Occupancy};
 pub use compile::compile_child;
 pub use error::{LoadError, Rejection, RuntimeError};
 pub use inspect::{Inspected, inspect, pack};
 pub use registry::Registry;
 pub use revision::Revision;
-pub use runtime::{CompilerCommand, HostLimits, Runtime, RuntimeConfig};
+pub use runtime::{CompilerCommand, HostLimits, Pool, Runtime, RuntimeConfig};
 pub use symbols::Symbols;

@@ -9,7 +9,7 @@ use patchbay_model::{PluginName, RevisionDigest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::call::{self, CallReport, Entry, JobCall};
+use crate::call::{self, CallReport, Entry, JobCall, Occupancy};
 use crate::v0_1::Exports;
 use crate::{Inspected, Rejection, Runtime};
 
@@ -70,7 +70,8 @@ impl Revision {
     /// Runs one job in a fresh instance. Never fails and never takes longer than the deadline: whatever happens is an outcome.
     pub async fn run_job(self: &Arc<Self>, job: JobCall, capabilities: Arc<dyn Capabilities>) -> CallReport {
         let (limit, cancel) = (self.deadline(), job.cancel.clone());
-        call::run(Arc::clone(self), Entry::Job(Box::new(job)), capabilities, limit, cancel).await
+        let occupancy = Arc::clone(&job.occupancy);
+        call::run(Arc::clone(self), Entry::Job(Box::new(job)), capabilities, limit, cancel, &occupancy).await
     }
 
     /// Runs the plugin's own test, when it has one, with nothing outside reachable.
@@ -79,7 +80,8 @@ impl Revision {
             return Ok(());
         }
         let never = CancellationToken::new();
-        let report = call::run(Arc::clone(self), Entry::SelfTest, Arc::new(DenyAll), SELF_TEST_LIMIT, never).await;
+        let (uncounted, outside) = (Occupancy::default(), Arc::new(DenyAll));
+        let report = call::run(Arc::clone(self), Entry::SelfTest, outside, SELF_TEST_LIMIT, never, &uncounted).await;
         report.outcome.reason().map_or(Ok(()), |reason| Err(Rejection::SelfTest(reason)))
     }
 }

@@ -55,6 +55,15 @@ pub struct RuntimeConfig {
     pub cache_key: [u8; 32],
 }
 
+/// The pool of instances, counted in core instances, of which a call takes as many as its component has, and at least four.
+#[derive(Debug, Clone, Copy)]
+pub struct Pool {
+    /// All.
+    pub slots: usize,
+    /// Not taken now.
+    pub free: usize,
+}
+
 /// The sandbox.
 pub struct Runtime {
     pub(crate) config: RuntimeConfig,
@@ -141,6 +150,12 @@ impl Runtime {
     pub fn free_share(&self) -> f64 {
         let calls = u32::try_from(self.config.max_calls.max(1)).unwrap_or(u32::MAX);
         self.slots.available_permits() as f64 / f64::from(engine::capacity(calls))
+    }
+
+    /// How full the pool is.
+    pub fn pool(&self) -> Pool {
+        let calls = u32::try_from(self.config.max_calls.max(1)).unwrap_or(u32::MAX);
+        Pool { slots: engine::capacity(calls) as usize, free: self.slots.available_permits() }
     }
 
     pub(crate) fn engine(&self) -> &Engine {

@@ -1,5 +1,7 @@
 //! WIT 0.1: the generated bindings, adapted once to `Capabilities` of the model.
 
+mod sql;
+
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -12,7 +14,7 @@ use patchbay_model::outcome::{Failure, Retry};
 use patchbay_model::retry::{Backoff, BackoffKind};
 use tokio::io::AsyncWrite;
 use wasmtime::Store;
-use wasmtime::component::{HasSelf, InstancePre, Linker, Resource};
+use wasmtime::component::{HasSelf, InstancePre, Linker};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 
 use crate::call::{Entry, JobCall, LogBudget, State, log_line};
@@ -51,8 +53,10 @@ mod tested {
     });
 }
 
+pub(crate) use sql::Transactions;
+
 use bindings::exports::patchbay::plugin::jobs::Job;
-use bindings::patchbay::plugin::{audit, flows, http, kv, log, progress, queue, secrets, settings, smtp, sql, types};
+use bindings::patchbay::plugin::{audit, flows, http, kv, log, progress, queue, secrets, settings, smtp, types};
 
 /// Everything that a component may import.
 pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -398,61 +402,6 @@ impl smtp::Host for State {
 
 /// Manifests that ask for these are refused at staging; whoever imports them all the same hears `denied`.
 const NOT_SERVED: &str = "this host does not serve it yet";
-
-fn sql_denied<T>() -> wasmtime::Result<Result<T, sql::Error>> {
-    Ok(Err(sql::Error { code: "denied".into(), message: NOT_SERVED.into(), constraint: None, retryable: false }))
-}
-
-impl sql::Host for State {
-    async fn query(&mut self, _: String, _: Vec<sql::Value>) -> wasmtime::Result<Result<sql::Rows, sql::Error>> {
-        sql_denied()
-    }
-    async fn execute(&mut self, _: String, _: Vec<sql::Value>) -> wasmtime::Result<Result<u64, sql::Error>> {
-        sql_denied()
-    }
-    async fn batch(
-        &mut self,
-        _: Vec<sql::Statement>,
-        _: Vec<types::NewJob>,
-    ) -> wasmtime::Result<Result<Vec<sql::Rows>, sql::Error>> {
-        sql_denied()
-    }
-    async fn begin(&mut self) -> wasmtime::Result<Result<Resource<sql::Transaction>, sql::Error>> {
-        sql_denied()
-    }
-}
-
-impl sql::HostTransaction for State {
-    async fn query(
-        &mut self,
-        _: Resource<sql::Transaction>,
-        _: String,
-        _: Vec<sql::Value>,
-    ) -> wasmtime::Result<Result<sql::Rows, sql::Error>> {
-        sql_denied()
-    }
-    async fn execute(
-        &mut self,
-        _: Resource<sql::Transaction>,
-        _: String,
-        _: Vec<sql::Value>,
-    ) -> wasmtime::Result<Result<u64, sql::Error>> {
-        sql_denied()
-    }
-    async fn enqueue(
-        &mut self,
-        _: Resource<sql::Transaction>,
-        _: Vec<types::NewJob>,
-    ) -> wasmtime::Result<Result<(), sql::Error>> {
-        sql_denied()
-    }
-    async fn commit(&mut self, _: Resource<sql::Transaction>) -> wasmtime::Result<Result<(), sql::Error>> {
-        sql_denied()
-    }
-    async fn drop(&mut self, _: Resource<sql::Transaction>) -> wasmtime::Result<()> {
-        Ok(())
-    }
-}
 
 impl audit::Host for State {
     async fn append(&mut self, _: String, _: String, _: String) -> Answer<()> {

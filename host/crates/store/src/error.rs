@@ -20,6 +20,13 @@ pub enum StoreError {
     Internal(#[source] sqlx::Error),
 }
 
+impl StoreError {
+    /// Nothing came within the caller's time limit.
+    pub fn no_answer() -> Self {
+        Self::Unavailable(sqlx::Error::PoolTimedOut)
+    }
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match error {

@@ -6,15 +6,23 @@
 mod attempts;
 mod error;
 mod grants;
+mod hosts;
+mod plugin_sql;
 mod revisions;
 mod schedules;
+mod secrets;
+mod signatures;
 mod statistics;
 mod store;
 
 pub use attempts::AttemptRow;
 pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
-pub use revisions::{Activation, ActiveRow, NewRevision, RevisionRow};
+pub use hosts::{Failure, HostRow, Report, Running};
+pub use plugin_sql::{OutboxBatch, OutboxEntry, PluginSql, RoleError, Wanted};
+pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use schedules::{ScheduleFields, ScheduleRow};
+pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
+pub use signatures::{NewSignature, SignatureRow};
 pub use statistics::{ActionRow, JobStatistics};
 pub use store::{Changes, DatabaseFacts, MigrationReport, Store, StoreConfig};

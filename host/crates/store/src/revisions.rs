@@ -8,7 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
 use crate::store::CHANNEL;
-use crate::{Store, StoreError};
+use crate::{NewSignature, Store, StoreError, signatures};
 
 const COLUMNS: &str = "select plugin, digest, version, manifest, state, created_at, created_by, activated_at, \
     octet_length(component)::bigint as size_bytes from revisions";
@@ -22,6 +22,7 @@ pub struct NewRevision {
     pub version: String,
     pub manifest: Value,
     pub component: Vec<u8>,
+    pub signatures: Vec<NewSignature>,
     pub actor: String,
 }
 
@@ -49,6 +50,19 @@ pub struct Activation {
     pub generation: i64,
 }
 
+/// A change of which revision is active.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct ActivationRow {
+    /// Absent: the plugin was stopped.
+    pub digest: Option<RevisionDigest>,
+    /// Absent when the revision is not kept any more.
+    pub version: Option<String>,
+    pub grants: Value,
+    pub actor: String,
+    pub at: DateTime<Utc>,
+}
+
 /// An active revision.
 #[derive(Debug)]
 #[allow(missing_docs)]
@@ -67,7 +81,7 @@ pub(crate) fn damaged(error: impl std::error::Error + Send + Sync + 'static) -> 
     StoreError::Internal(sqlx::Error::Decode(Box::new(error)))
 }
 
-fn digest(row: &PgRow, column: &str) -> Result<RevisionDigest, StoreError> {
+pub(crate) fn digest(row: &PgRow, column: &str) -> Result<RevisionDigest, StoreError> {
     row.try_get::<String, _>(column)?.parse().map_err(damaged)
 }
 
@@ -89,33 +103,44 @@ fn revision(row: PgRow) -> Result<RevisionRow, StoreError> {
     })
 }
 
+/// Tells every process to look again.
 pub(crate) async fn notify(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(connection).await?;
     Ok(())
 }
 
 impl Store {
-    /// Keeps a revision; false when this very file was here already.
+    /// Keeps a revision and its signatures. False when this very file was here already: it is mended where it has been changed, gets the
+    /// signatures that it did not have, and every process is told, since one may have refused to load it.
     pub async fn put_revision(&self, new: NewRevision) -> Result<bool, StoreError> {
         let mut tx = self.pool.begin().await?;
         sqlx::query("insert into plugins (name) values ($1) on conflict do nothing")
             .bind(new.plugin.as_str())
             .execute(&mut *tx)
             .await?;
-        let done = sqlx::query(
-            "insert into revisions (digest, plugin, version, manifest, component, created_by) \
-             values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
+        // A row that was changed by somebody else becomes again what its digest says.
+        let written: Option<bool> = sqlx::query_scalar(
+            "insert into revisions as kept (digest, plugin, version, manifest, component, created_by) \
+             values ($1, $2, $3, $4, $5, $6) on conflict (digest) do update \
+             set plugin = excluded.plugin, version = excluded.version, manifest = excluded.manifest, component = excluded.component \
+             where (kept.plugin, kept.version, kept.manifest, kept.component) \
+             is distinct from (excluded.plugin, excluded.version, excluded.manifest, excluded.component) \
+             returning xmax = 0",
         )
         .bind(new.digest.to_string())
         .bind(new.plugin.as_str())
         .bind(new.version)
         .bind(new.manifest)
         .bind(new.component)
-        .bind(new.actor)
-        .execute(&mut *tx)
+        .bind(&new.actor)
+        .fetch_optional(&mut *tx)
         .await?;
+        signatures::add(&mut tx, &new.digest, &new.signatures, &new.actor).await?;
+        if written == Some(false) || !new.signatures.is_empty() {
+            notify(&mut tx).await?;
+        }
         tx.commit().await?;
-        Ok(done.rows_affected() > 0)
+        Ok(written == Some(true))
     }
 
     /// Of one plugin or all, newest first.
@@ -242,6 +267,27 @@ impl Store {
             Some(_) => Err(StoreError::Conflict("the revision is active: activate another one first".into())),
             None => Err(StoreError::NotFound("no such revision".into())),
         }
+    }
+
+    /// Everything that ever happened to a plugin's active revision, oldest first.
+    pub async fn activations(&self, plugin: &PluginName) -> Result<Vec<ActivationRow>, StoreError> {
+        let query = sqlx::query(
+            "select a.digest, a.grants, a.actor, a.at, r.version from activations a left join revisions r using (digest) \
+             where a.plugin = $1 order by a.id",
+        );
+        let rows = query.bind(plugin.as_str()).fetch_all(&self.pool).await?;
+        rows.into_iter()
+            .map(|row| {
+                let digest: Option<String> = row.try_get("digest")?;
+                Ok(ActivationRow {
+                    digest: digest.map(|text| text.parse().map_err(damaged)).transpose()?,
+                    version: row.try_get("version")?,
+                    grants: row.try_get("grants")?,
+                    actor: row.try_get("actor")?,
+                    at: row.try_get("at")?,
+                })
+            })
+            .collect()
     }
 
     /// What should run.

@@ -48,12 +48,23 @@ pub struct DatabaseFacts {
 pub struct Store {
     pub(crate) pool: PgPool,
     options: PgConnectOptions,
+    /// Where Postgres is, without anything of the host's own sessions.
+    pub(crate) base: PgConnectOptions,
 }
 
 impl Store {
     /// Connects; fails when Postgres is away.
     pub async fn connect(config: StoreConfig) -> Result<Self, StoreError> {
-        let options = PgConnectOptions::from_str(&config.url)?
+        let store = Self::new(config)?;
+        store.ping().await?;
+        Ok(store)
+    }
+
+    /// Connects when it is used.
+    pub fn new(config: StoreConfig) -> Result<Self, StoreError> {
+        let base = PgConnectOptions::from_str(&config.url)?;
+        let options = base
+            .clone()
             .application_name("patchbay")
             // Nothing of ours takes seconds; a statement that does must not hold its connection for ever.
             .options([("search_path", "patchbay,public"), ("statement_timeout", "30s")]);
@@ -61,9 +72,8 @@ impl Store {
             .min_connections(config.min_connections)
             .max_connections(config.max_connections)
             .acquire_timeout(config.acquire_timeout)
-            .connect_with(options.clone())
-            .await?;
-        Ok(Self { pool, options })
+            .connect_lazy_with(options.clone());
+        Ok(Self { pool, options, base })
     }
 
     /// Brings the schema up to date. Safe when several hosts start at once.
@@ -74,7 +84,8 @@ impl Store {
         sqlx::query("select pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut connection).await?;
         connection.execute("create schema if not exists patchbay").await?;
         let before = applied(&mut connection).await?;
-        sqlx::migrate!("../../../migrations").set_locking(false).run(&mut connection).await?;
+        // Not `run`: it takes what is not `Send` for every lifetime, and the caller may be a task.
+        sqlx::migrate!("../../../migrations").set_locking(false).run_direct(None, &mut connection, false).await?;
         let after = applied(&mut connection).await?;
         connection.close().await?;
         Ok(MigrationReport { applied: after.into_iter().filter(|name| !before.contains(name)).collect() })

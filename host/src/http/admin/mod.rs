@@ -10,7 +10,9 @@ mod new_job;
 mod operate;
 mod plugins;
 mod queues;
+mod revisions;
 mod schedules;
+mod secrets;
 
 use axum::middleware;
 use serde::Serialize;
@@ -24,10 +26,12 @@ use super::error::{ApiError, ApiResult, ok};
 pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .merge(plugins::router())
+        .merge(revisions::router())
         .merge(queues::router())
         .merge(breakers::router())
         .merge(maintain::router())
         .merge(schedules::router())
+        .merge(secrets::router())
         .merge(legacy::router())
         .merge(jobs::router())
         .merge(operate::router())

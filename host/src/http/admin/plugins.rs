@@ -4,9 +4,10 @@ use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use patchbay_model::grant::Ask;
 use patchbay_model::{PluginName, RevisionDigest};
+use patchbay_store::HostRow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
@@ -16,7 +17,8 @@ use super::audited;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
-use crate::plugins::{Activated, GrantStory, Staged};
+use crate::plugins::{Activated, GrantStory, Signed, Staged};
+use crate::signature::{self, Signature};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -48,22 +50,33 @@ struct PluginSummary {
     /// Why the active revision does not run on this host.
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
+    /// Processes that answer, and how many of them run the active revision.
+    hosts: HostCount,
+}
+
+/// How far an activation has come.
+#[derive(Debug, Default, Serialize, utoipa::ToSchema)]
+struct HostCount {
+    running: usize,
+    of: usize,
 }
 
 /// A revision in a list.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct RevisionSummary {
-    digest: String,
+pub(super) struct RevisionSummary {
+    pub(super) digest: String,
     version: String,
     /// `staged`, `active` or `retired`.
-    state: String,
+    pub(super) state: String,
     created_at: String,
     created_by: String,
     activated_at: Option<String>,
     size_bytes: i64,
     /// Attempts that it ran, as far as they are remembered.
     attempts: i64,
+    /// Who vouches for it.
+    signatures: Vec<Signed>,
 }
 
 /// All plugins.
@@ -72,12 +85,17 @@ struct RevisionSummary {
 ))]
 async fn list(State(state): State<AppState>) -> ApiResult<Vec<PluginSummary>> {
     let rows = state.store.revisions(None).await?;
+    let hosts = state.store.hosts().await?;
+    let answering: Vec<_> = hosts.iter().filter(|host| host.silent_for.is_none()).collect();
     let mut plugins: Vec<PluginSummary> = Vec::new();
     // Newest first, so the first row of a plugin is its newest revision.
     for row in rows {
         let active = row.state == "active";
         let known = plugins.iter().position(|plugin| plugin.name == row.plugin.as_str());
+        let runs =
+            |host: &&&HostRow| host.plugins.get(&row.plugin).is_some_and(|running| running.digest == Some(row.digest));
         let summary = PluginSummary {
+            hosts: HostCount { running: answering.iter().filter(runs).count(), of: answering.len() },
             name: row.plugin.to_string(),
             version: row.version,
             digest: row.digest.to_string(),
@@ -102,23 +120,53 @@ fn queue_names(manifest: &Value) -> Vec<String> {
     queues.filter_map(|queue| queue["name"].as_str().map(str::to_owned)).collect()
 }
 
-/// Stage a component file. Nothing runs on it until it is activated.
+/// Stage a component file. Nothing runs on it until it is activated. A file that is here already gets the signatures that it did not have.
 #[utoipa::path(post, path = "/plugins", tag = "plugins", security(("operator" = [])),
+    params(("x-patchbay-signature" = Option<String>, Header,
+        description = "key id, `:`, base64 of the Ed25519 signature over `patchbay-v1\\0` and the file's SHA-256; may be repeated")),
     request_body(content = Vec<u8>, content_type = "application/wasm"), responses(
     (status = 200, body = Success<Staged>),
+    (status = 400, description = "a signature that is none", body = ErrorBody),
     (status = 409, description = "clashes with another plugin", body = ErrorBody),
     (status = 413, description = "too large", body = ErrorBody),
-    (status = 422, description = "rejected, with the reason", body = ErrorBody),
+    (status = 422, description = "`rejected`, with the reason, or `untrusted`: not signed by a key that this host trusts", body = ErrorBody),
 ))]
-async fn push(State(state): State<AppState>, Extension(actor): Extension<Actor>, body: Body) -> ApiResult<Staged> {
+async fn push(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult<Staged> {
+    let signatures = signatures(&headers)?;
     let limit = state.max_component_bytes;
     let component = axum::body::to_bytes(body, limit).await.map_err(|_| {
         let message = format!("the component file is larger than {} MiB, or the upload broke off", limit >> 20);
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
     })?;
     let digest = RevisionDigest::of(&component).to_string();
-    let details = json!({ "digest": digest, "bytes": component.len() });
-    audited(&state, &actor, "plugin.push", &digest, details, state.plugins.stage(&component, &actor.0)).await
+    let signers: Vec<String> = signatures.iter().map(|signature| signature.key.to_string()).collect();
+    let details = json!({ "digest": digest, "bytes": component.len(), "signatures": signers });
+    let act = state.plugins.stage(&component, &signatures, &actor.0);
+    audited(&state, &actor, "plugin.push", &digest, details, act).await
+}
+
+/// One per header line, or several with commas: proxies may join lines.
+fn signatures(headers: &HeaderMap) -> Result<Vec<Signature>, ApiError> {
+    let mut found: Vec<Signature> = Vec::new();
+    for value in headers.get_all(signature::HEADER) {
+        let text = value.to_str().unwrap_or_default();
+        for one in text.split(',') {
+            let parsed = one.parse().map_err(|error| ApiError::invalid(format!("{}: {error}", signature::HEADER)))?;
+            if !found.contains(&parsed) {
+                found.push(parsed);
+            }
+        }
+    }
+    if found.len() > signature::MAX_SIGNATURES {
+        let message = format!("{}: at most {} signatures", signature::HEADER, signature::MAX_SIGNATURES);
+        return Err(ApiError::invalid(message));
+    }
+    Ok(found)
 }
 
 /// All revisions of a plugin, newest first.
@@ -127,16 +175,29 @@ async fn push(State(state): State<AppState>, Extension(actor): Extension<Actor>,
     (status = 200, body = Success<Vec<RevisionSummary>>), (status = 404, body = ErrorBody),
 ))]
 async fn revisions(State(state): State<AppState>, Path(name): Path<String>) -> ApiResult<Vec<RevisionSummary>> {
-    let plugin: PluginName = name.parse()?;
-    let rows = state.store.revisions(Some(&plugin)).await?;
+    ok(revision_summaries(&state, &name.parse()?).await?)
+}
+
+/// Newest first; a plugin without revisions is not found.
+pub(super) async fn revision_summaries(
+    state: &AppState,
+    plugin: &PluginName,
+) -> Result<Vec<RevisionSummary>, ApiError> {
+    let rows = state.store.revisions(Some(plugin)).await?;
     if rows.is_empty() {
         return Err(ApiError::not_found(format!("no plugin is called {plugin}")));
     }
-    let attempts = state.store.attempts_by_revision(&plugin).await?;
-    ok(rows
+    let attempts = state.store.attempts_by_revision(plugin).await?;
+    let signatures = state.store.signatures_of(plugin).await?;
+    let signed = |digest: &RevisionDigest| {
+        let rows: Vec<_> = signatures.iter().filter(|row| &row.digest == digest).cloned().collect();
+        state.plugins.signed(&rows)
+    };
+    Ok(rows
         .into_iter()
         .map(|row| RevisionSummary {
             attempts: attempts.iter().find(|(digest, _)| digest == &row.digest).map_or(0, |(_, count)| *count),
+            signatures: signed(&row.digest),
             digest: row.digest.to_string(),
             version: row.version,
             state: row.state,

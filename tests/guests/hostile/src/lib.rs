@@ -138,6 +138,27 @@ impl Jobs for Hostile {
                     json!({ "first": first, "count": count, "value": value.map(|v| v.len()), "deleted": kv::delete("mark").map_err(denied)? }),
                 )
             }
+            // Which of these fit, a signature, and which of these signatures still hold.
+            "secret" if data(&job)["candidates"].is_array() => {
+                let data = data(&job);
+                let texts = |name: &str| -> Vec<String> {
+                    data[name].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+                };
+                let mut fits = Vec::new();
+                for candidate in texts("candidates") {
+                    fits.push(secrets::matches("TOKEN", candidate.as_bytes()).map_err(denied)?);
+                }
+                let mut verified = Vec::new();
+                for mac in texts("macs") {
+                    let mac = bytes(&mac);
+                    verified.push(
+                        secrets::verify_hmac("TOKEN", secrets::Hash::Sha256, b"message", &mac).map_err(denied)?,
+                    );
+                }
+                let mac = secrets::sign_hmac("TOKEN", secrets::Hash::Sha256, b"message").map_err(denied)?;
+                let mac: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+                Ok(json!({ "fits": fits, "verified": verified, "mac": mac }))
+            }
             "secret" => Ok(json!({
                 "configured": secrets::is_configured("TOKEN"),
                 "other": secrets::matches("OTHER", b"x").map_err(denied).map_err(|failure| failure.code).err(),
@@ -192,6 +213,12 @@ fn wasi_get(authority: &str, path: &str) -> Result<u16, Failure> {
         Some(Ok(Ok(response))) => Ok(response.status()),
         other => Err(failed(format!("{other:?}"))),
     }
+}
+
+/// From hexadecimal digits.
+fn bytes(hex: &str) -> Vec<u8> {
+    let byte = |i: usize| hex.get(i..i + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+    (0..hex.len()).step_by(2).filter_map(byte).collect()
 }
 
 fn denied(error: patchbay_plugin::bindings::patchbay::plugin::types::CapabilityError) -> Failure {

@@ -1,6 +1,7 @@
 //! From a taken job to its settlement: one round trip that records the attempt, moves the job and takes the next one.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -113,15 +114,18 @@ impl Inner {
                     return Box::pin(self.settle(job, failure, end)).await;
                 }
                 Ok(Err(code)) => {
+                    self.queues.unsettled.lost.fetch_add(1, Ordering::Relaxed);
                     warn!(job = job.taken.id, queue = %self.config.queue, code, "not settled: its lock was lost or it was removed");
                     return Next::Nothing(Look::Now);
                 }
                 // Trying again is safe: a settlement that did arrive has released the lock.
                 Err(error) if Instant::now() < give_up && !end.lock_is_lost() => {
+                    self.queues.unsettled.tried_again.fetch_add(1, Ordering::Relaxed);
                     warn!(%error, job = job.taken.id, queue = %self.config.queue, "not settled yet; trying again");
                     tokio::time::sleep(RETRY_EVERY).await;
                 }
                 Err(error) => {
+                    self.queues.unsettled.given_up.fetch_add(1, Ordering::Relaxed);
                     warn!(%error, job = job.taken.id, queue = %self.config.queue, "not settled: it runs again when its lock has expired");
                     return Next::Nothing(Look::Now);
                 }

@@ -1,0 +1,363 @@
+//! Database access of plugins: what a manifest asks for, what goes in and comes out, and who serves it.
+//!
+//! The trait lives here, between `capability`, which decides who may, and `store`, which owns Postgres.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::PluginName;
+use crate::job::NewJob;
+
+/// Schemas that are never a plugin's business: Postgres's own and the host's.
+const RESERVED_SCHEMAS: [&str; 4] = ["information_schema", "patchbay", "patchbay_outbox", "pg_catalog"];
+/// Postgres cuts longer names off, and two that are cut may become one.
+const MAX_NAME_BYTES: usize = 63;
+
+/// `[sql]` of a manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqlSpec {
+    /// By table.
+    pub tables: BTreeMap<TableName, Vec<TableAccess>>,
+}
+
+impl SqlSpec {
+    /// Nothing asked for a table, a privilege named twice.
+    pub(crate) fn check(&self) -> Result<(), (String, String)> {
+        if self.tables.is_empty() {
+            return Err(("sql.tables".into(), "name at least one table".into()));
+        }
+        for (table, accesses) in &self.tables {
+            let key = format!("sql.tables.{table}");
+            if accesses.is_empty() {
+                return Err((key, "name at least one of select, insert, update and delete".into()));
+            }
+            let mut seen = BTreeSet::new();
+            if let Some(twice) = accesses.iter().find(|access| !seen.insert(access.privilege)) {
+                return Err((key, format!("{} is named twice", twice.privilege)));
+            }
+        }
+        Ok(())
+    }
+
+    /// One by one.
+    pub fn accesses(&self) -> impl Iterator<Item = (&TableName, &TableAccess)> {
+        self.tables.iter().flat_map(|(table, accesses)| accesses.iter().map(move |access| (table, access)))
+    }
+}
+
+/// What may be done with a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub enum Privilege {
+    Select,
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Privilege {
+    const ALL: [Self; 4] = [Self::Select, Self::Insert, Self::Update, Self::Delete];
+
+    /// As SQL writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Select => "select",
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+impl fmt::Display for Privilege {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A table or view with its schema.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TableName {
+    schema: String,
+    table: String,
+}
+
+impl TableName {
+    /// Its schema.
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+    /// Without its schema.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+    /// For a statement. Names hold no quotes.
+    pub fn quoted(&self) -> String {
+        format!("\"{}\".\"{}\"", self.schema, self.table)
+    }
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let fits = (1..=MAX_NAME_BYTES).contains(&name.len())
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if fits { Ok(()) } else { Err(format!("{name:?} is no usable name: letters, digits and '_'")) }
+}
+
+impl FromStr for TableName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((schema, table)) = text.split_once('.') else {
+            return Err(format!("{text:?} needs its schema, as in \"public.{text}\""));
+        };
+        check_name(schema)?;
+        check_name(table)?;
+        if RESERVED_SCHEMAS.contains(&schema) || schema.starts_with("pg_") {
+            return Err(format!("no plugin is granted anything in the schema {schema}"));
+        }
+        Ok(Self { schema: schema.to_owned(), table: table.to_owned() })
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.table)
+    }
+}
+
+impl TryFrom<String> for TableName {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<TableName> for String {
+    fn from(name: TableName) -> Self {
+        name.to_string()
+    }
+}
+
+/// `select` or `select(id, phone)`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TableAccess {
+    /// What.
+    pub privilege: Privilege,
+    /// On these columns only; empty means the whole table. Sorted.
+    pub columns: BTreeSet<String>,
+}
+
+impl TableAccess {
+    /// `(id, phone)`, or nothing.
+    pub fn column_list(&self) -> String {
+        if self.columns.is_empty() {
+            return String::new();
+        }
+        format!("({})", self.columns.iter().map(String::as_str).collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl FromStr for TableAccess {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, list) = match text.split_once('(') {
+            None => (text, None),
+            Some((name, rest)) => {
+                let list = rest.trim_end().strip_suffix(')').ok_or_else(|| format!("{text:?} lacks its ')'"))?;
+                (name, Some(list))
+            }
+        };
+        let privilege = Privilege::ALL.into_iter().find(|privilege| privilege.as_str() == name.trim());
+        let privilege = privilege.ok_or_else(|| format!("{name:?} is none of select, insert, update and delete"))?;
+        let mut columns = BTreeSet::new();
+        for column in list.into_iter().flat_map(|list| list.split(',')).map(str::trim) {
+            check_name(column)?;
+            columns.insert(column.to_owned());
+        }
+        if privilege == Privilege::Delete && !columns.is_empty() {
+            return Err("rows are deleted whole: delete takes no columns".into());
+        }
+        Ok(Self { privilege, columns })
+    }
+}
+
+impl fmt::Display for TableAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.privilege, self.column_list())
+    }
+}
+
+impl TryFrom<String> for TableAccess {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<TableAccess> for String {
+    fn from(access: TableAccess) -> Self {
+        access.to_string()
+    }
+}
+
+/// A value of a parameter or a column.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub enum SqlValue {
+    Null,
+    Boolean(bool),
+    Int(i64),
+    Float(f64),
+    /// Also numeric, uuid, date, time, timestamp (RFC 3339), interval, inet, enums.
+    Text(String),
+    Bytes(Vec<u8>),
+    /// json, jsonb and arrays.
+    Json(String),
+}
+
+/// One statement with its parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SqlStatement {
+    /// One statement.
+    pub text: String,
+    /// `$1`, `$2`, …
+    pub parameters: Vec<SqlValue>,
+    /// Refused as `P0002` unless exactly so many rows are affected.
+    pub expect_rows: Option<u64>,
+    /// Whether anybody wants to see them.
+    pub wants_rows: bool,
+}
+
+/// What a statement did.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SqlAnswer {
+    /// Name and Postgres's name of the type.
+    pub columns: Vec<(String, String)>,
+    /// As far as they were wanted.
+    pub rows: Vec<Vec<SqlValue>>,
+    /// Rows affected, or returned.
+    pub affected: u64,
+}
+
+/// Why it was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct SqlError {
+    /// SQLSTATE, or `denied`, `timeout`, `too-large`, `invalid`, `unavailable`.
+    pub code: String,
+    /// Safe for the guest.
+    pub message: String,
+    /// The constraint that was violated.
+    pub constraint: Option<String>,
+    /// Whether the same may work later.
+    pub retryable: bool,
+}
+
+impl SqlError {
+    /// Of our own, for good.
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into(), constraint: None, retryable: false }
+    }
+    /// Not asked for, not granted, or not now.
+    pub fn denied(message: impl Into<String>) -> Self {
+        Self::new("denied", message)
+    }
+    /// Longer than allowed.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self { retryable: true, ..Self::new("timeout", message) }
+    }
+    /// Down for the moment.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self { retryable: true, ..Self::new("unavailable", message) }
+    }
+}
+
+/// Jobs that become real with the commit of a transaction.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SqlJobs {
+    /// Checked: the queues are the plugin's own, or granted.
+    pub jobs: Vec<NewJob>,
+    /// The grants under which they may be added, for the record.
+    pub grants: Vec<String>,
+}
+
+/// Statements of plugins, each plugin under a login of its own.
+#[async_trait]
+pub trait PluginDatabase: Send + Sync + 'static {
+    /// All statements and all jobs in one transaction, or nothing. Ends by `deadline`, also on the server.
+    async fn run(
+        &self,
+        plugin: &PluginName,
+        deadline: Instant,
+        statements: Vec<SqlStatement>,
+        jobs: Option<SqlJobs>,
+    ) -> Result<Vec<SqlAnswer>, SqlError>;
+
+    /// A transaction that ends by itself.
+    async fn begin(
+        &self,
+        plugin: &PluginName,
+        deadline: Instant,
+    ) -> Result<std::sync::Arc<dyn SqlTransaction>, SqlError>;
+}
+
+/// For hosts without plugins' logins: a benchmark.
+#[async_trait]
+impl PluginDatabase for crate::capability::DenyAll {
+    async fn run(
+        &self,
+        _: &PluginName,
+        _: Instant,
+        _: Vec<SqlStatement>,
+        _: Option<SqlJobs>,
+    ) -> Result<Vec<SqlAnswer>, SqlError> {
+        Err(SqlError::denied("no database is available here"))
+    }
+    async fn begin(&self, _: &PluginName, _: Instant) -> Result<std::sync::Arc<dyn SqlTransaction>, SqlError> {
+        Err(SqlError::denied("no database is available here"))
+    }
+}
+
+/// An open transaction. Dropped without a commit it is rolled back.
+#[async_trait]
+pub trait SqlTransaction: Send + Sync + 'static {
+    /// One statement.
+    async fn run(&self, statement: SqlStatement) -> Result<SqlAnswer, SqlError>;
+    /// Jobs that become real with the commit.
+    async fn enqueue(&self, jobs: SqlJobs) -> Result<(), SqlError>;
+    /// Ends it.
+    async fn commit(&self) -> Result<(), SqlError>;
+    /// Whether it has neither been committed nor ended by itself.
+    fn is_open(&self) -> bool;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn column_lists_are_read_in_any_order_and_written_in_one() {
+        let access: TableAccess = "select( phone,id )".parse().expect("valid");
+        assert_eq!(access.to_string(), "select(id, phone)");
+        assert_eq!("insert".parse::<TableAccess>().expect("valid").to_string(), "insert");
+        for wrong in ["drop", "select(", "select()", "select(a b)", "select(\"a\")", "delete(a)", "truncate"] {
+            assert!(wrong.parse::<TableAccess>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_table_needs_a_schema_and_not_one_of_the_hosts() {
+        assert!("crm.leads".parse::<TableName>().is_ok());
+        for wrong in ["leads", "patchbay.revisions", "pg_catalog.pg_authid", "pg_toast.x", "a.b.c", "a.\"b", ".b"] {
+            assert!(wrong.parse::<TableName>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Connections under plugins' logins: at most two per plugin, inside one budget for all, and each clean when it is handed on.
+//!
+//! A connection counts until Postgres has ended its backend. One that is not given back in order (a deadline, a guest that was killed, a
+//! result that is too large) is never used again: its backend is ended first, and only then its place is free.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use patchbay_model::PluginName;
+use patchbay_model::sql::SqlError;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, Executor, PgConnection, PgPool};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::error;
+
+/// Per plugin and process: enough that one slow statement does not stop it, too few to crowd out others.
+const PER_PLUGIN: usize = 2;
+/// How long an unused connection is kept.
+const IDLE: Duration = Duration::from_secs(60);
+/// For what the host does to a connection between two users.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// Undoes what a statement may leave behind in its session. Not `DISCARD ALL`: that breaks the cache of prepared statements.
+const CLEAN: &str =
+    "close all; unlisten *; reset all; discard temp; discard sequences; select pg_catalog.pg_advisory_unlock_all()";
+
+pub(super) struct Pools {
+    host: PgPool,
+    pub(super) runtime: tokio::runtime::Handle,
+    budget: Arc<Semaphore>,
+    per_plugin: Mutex<HashMap<PluginName, Arc<Semaphore>>>,
+    idle: Mutex<Vec<Idle>>,
+    /// Calls that wait for a place in the budget: while there are any, nothing is kept idle.
+    waiting: AtomicUsize,
+}
+
+struct Idle {
+    plugin: PluginName,
+    session: Session,
+    since: Instant,
+}
+
+struct Session {
+    connection: PgConnection,
+    pid: i32,
+    role: String,
+    _place: OwnedSemaphorePermit,
+}
+
+/// A connection for one transaction.
+pub(super) struct Lease {
+    session: Option<Session>,
+    plugin: PluginName,
+    own: Option<OwnedSemaphorePermit>,
+    pools: Arc<Pools>,
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Pools {
+    pub(super) fn new(host: PgPool, max_connections: usize) -> Arc<Self> {
+        Arc::new(Self {
+            host,
+            runtime: tokio::runtime::Handle::current(),
+            budget: Arc::new(Semaphore::new(max_connections)),
+            per_plugin: Mutex::default(),
+            idle: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        })
+    }
+
+    /// Waits for a place of the plugin's own, then for one in the budget. Dropping the future gives both back.
+    pub(super) async fn lease(
+        self: &Arc<Self>,
+        plugin: &PluginName,
+        options: &PgConnectOptions,
+        role: &str,
+    ) -> Result<Lease, SqlError> {
+        let own = {
+            let mut all = self.per_plugin.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(all.entry(plugin.clone()).or_insert_with(|| Arc::new(Semaphore::new(PER_PLUGIN))))
+        };
+        let closed = |_| SqlError::unavailable("the host stops");
+        let own = own.acquire_owned().await.map_err(closed)?;
+        if let Some(session) = self.take_idle(|idle| &idle.plugin == plugin) {
+            return Ok(self.lend(session, plugin, own));
+        }
+        let place = {
+            let _waiting = Waiting::new(&self.waiting);
+            // Another plugin's unused connection makes way; its place is free when it is dropped.
+            if self.budget.available_permits() == 0
+                && let Some(other) = self.take_idle(|_| true)
+            {
+                close(other).await;
+            }
+            Arc::clone(&self.budget).acquire_owned().await.map_err(closed)?
+        };
+        let connect = async {
+            let mut connection = PgConnection::connect_with(options).await?;
+            let pid = sqlx::query_scalar("select pg_catalog.pg_backend_pid()").fetch_one(&mut connection).await?;
+            Ok(Session { connection, pid, role: role.to_owned(), _place: place })
+        };
+        let session = connect.await.map_err(|failed| error::connecting(plugin, &failed))?;
+        Ok(self.lend(session, plugin, own))
+    }
+
+    fn lend(self: &Arc<Self>, session: Session, plugin: &PluginName, own: OwnedSemaphorePermit) -> Lease {
+        Lease { session: Some(session), plugin: plugin.clone(), own: Some(own), pools: Arc::clone(self) }
+    }
+
+    fn take_idle(&self, wanted: impl Fn(&Idle) -> bool) -> Option<Session> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = idle.iter().position(wanted)?;
+        Some(idle.remove(place).session)
+    }
+
+    /// Closes what nobody has used for a while.
+    pub(super) async fn sweep(&self) {
+        while let Some(session) = self.take_idle(|idle| idle.since.elapsed() > IDLE) {
+            close(session).await;
+        }
+    }
+
+    /// Ends a backend and waits for its end.
+    async fn end(&self, mut session: Session) {
+        for _ in 0..3 {
+            // With the role, so that a number that Postgres has used again ends nobody else's. False: still there after 5 s.
+            let ended = sqlx::query_scalar::<_, bool>(
+                "select coalesce(bool_and(pg_terminate_backend(pid, 5000)), true) from pg_stat_activity where pid = $1 and usename = $2",
+            )
+            .bind(session.pid)
+            .bind(&session.role)
+            .fetch_one(&self.host);
+            match ended.await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(role = session.role, pid = session.pid, %error, "cannot end a plugin's backend");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+        }
+        // Its statement_timeout is the last resort; the socket closes with the session.
+        tokio::time::timeout(HOUSEKEEPING, session.connection.ping()).await.ok();
+    }
+}
+
+async fn close(session: Session) {
+    tokio::time::timeout(HOUSEKEEPING, session.connection.close()).await.ok();
+}
+
+impl Lease {
+    /// To run statements on. Absent only after [`Lease::give_back`].
+    pub(super) fn connection(&mut self) -> Result<&mut PgConnection, SqlError> {
+        self.session
+            .as_mut()
+            .map(|session| &mut session.connection)
+            .ok_or_else(|| SqlError::denied("the transaction has ended"))
+    }
+
+    /// Begins a transaction that Postgres itself ends at the latest after `limit`.
+    pub(super) async fn begin(&mut self, limit: Duration) -> Result<(), SqlError> {
+        let ms = limit.as_millis().clamp(1, 3_600_000);
+        let text =
+            format!("begin; set local statement_timeout = {ms}; set local idle_in_transaction_session_timeout = {ms}");
+        self.host_statement(text).await
+    }
+
+    /// One of the host's own, without parameters.
+    pub(super) async fn host_statement(&mut self, text: impl Into<String>) -> Result<(), SqlError> {
+        let text = text.into();
+        let connection = self.connection()?;
+        connection.execute(sqlx::AssertSqlSafe(text)).await.map_err(|failed| error::guest(&failed))?;
+        Ok(())
+    }
+
+    /// After the end of the transaction: cleans the session and keeps it for the next call. When anything goes wrong its backend is ended.
+    pub(super) async fn give_back(mut self) {
+        let Ok(connection) = self.connection() else { return };
+        let cleaned = tokio::time::timeout(HOUSEKEEPING, connection.execute(CLEAN)).await;
+        if !matches!(cleaned, Ok(Ok(_))) {
+            return;
+        }
+        let Some(session) = self.session.take() else { return };
+        let mut idle = self.pools.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.pools.waiting.load(Ordering::SeqCst) == 0 {
+            idle.push(Idle { plugin: self.plugin.clone(), session, since: Instant::now() });
+            return;
+        }
+        drop(idle);
+        close(session).await;
+    }
+}
+
+impl Drop for Lease {
+    /// Not given back in order: the backend may still be at work, and dropping the connection would not stop it.
+    fn drop(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        let (own, pools) = (self.own.take(), Arc::clone(&self.pools));
+        self.pools.runtime.spawn(async move {
+            pools.end(session).await;
+            drop(own);
+        });
+    }
+}

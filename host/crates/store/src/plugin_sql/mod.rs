@@ -1,0 +1,243 @@
+//! SQL of plugins: each under a database login of its own, so that Postgres itself enforces what a plugin may read or write.
+//!
+//! Owns the logins, their connections and the outbox. Never decides who may ask (that is `capability`'s business), and never lets a
+//! statement of a guest near the host's own login. Everything fails closed: a plugin whose login could not be brought in line runs no SQL.
+
+mod error;
+mod installation;
+mod lease;
+mod oid;
+mod outbox;
+mod parameters;
+mod roles;
+mod rows;
+mod statement;
+mod transaction;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use patchbay_model::PluginName;
+use patchbay_model::sql::{PluginDatabase, SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgPool};
+use tokio::sync::{Notify, OnceCell};
+
+use crate::{Store, StoreError};
+use installation::Installation;
+use lease::{Lease, Pools};
+use statement::{Budget, Failed};
+
+pub use outbox::{OutboxBatch, OutboxEntry};
+pub use roles::{RoleError, Wanted};
+
+/// Statements per batch.
+const MAX_STATEMENTS: usize = 1_000;
+
+/// Whether a plugin's login is as it should be.
+#[derive(Debug, Clone)]
+enum Access {
+    Ready(Wanted),
+    /// Why not.
+    Blocked(String),
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct PluginSql(Arc<Inner>);
+
+struct Inner {
+    pool: PgPool,
+    base: PgConnectOptions,
+    /// Read with the first need of it, so that a host starts while Postgres is away.
+    installation: OnceCell<Installation>,
+    pools: Arc<Pools>,
+    access: Mutex<HashMap<PluginName, Access>>,
+    committed: Notify,
+}
+
+impl PluginSql {
+    /// `max_connections` over all plugins of this process. Opens none yet.
+    pub fn new(store: &Store, max_connections: usize) -> Self {
+        Self(Arc::new(Inner {
+            pool: store.pool.clone(),
+            base: store.base.clone(),
+            installation: OnceCell::new(),
+            pools: Pools::new(store.pool.clone(), max_connections),
+            access: Mutex::default(),
+            committed: Notify::new(),
+        }))
+    }
+
+    async fn installation(&self) -> Result<&Installation, StoreError> {
+        self.0.installation.get_or_try_init(|| Installation::load(&self.0.pool)).await
+    }
+
+    async fn installation_for_guest(&self) -> Result<&Installation, SqlError> {
+        self.installation().await.map_err(|_| SqlError::unavailable("Postgres does not answer"))
+    }
+
+    /// Whether a plugin may be given these rights without getting more by it.
+    pub async fn check(&self, wanted: &Wanted) -> Result<(), RoleError> {
+        roles::check_tables(&self.0.pool, wanted).await
+    }
+
+    /// Gives the plugin's login what it lacks and takes from it what is too much. Without success it runs no statement any more.
+    pub async fn reconcile(&self, plugin: &PluginName, wanted: &Wanted) -> Result<(), RoleError> {
+        if matches!(self.access(plugin), Some(Access::Ready(present)) if &present == wanted) {
+            return Ok(());
+        }
+        let done = async { roles::reconcile(&self.0.pool, self.installation().await?, plugin, wanted).await }.await;
+        self.set_access(
+            plugin,
+            match &done {
+                Ok(()) => Access::Ready(wanted.clone()),
+                Err(error) => Access::Blocked(error.to_string()),
+            },
+        );
+        done
+    }
+
+    /// Why a plugin runs no statement, if its login is not in order.
+    pub fn problem(&self, plugin: &PluginName) -> Option<String> {
+        match self.access(plugin) {
+            Some(Access::Blocked(reason)) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Before an activation: the login gets these rights, or the activation is refused. What is too much for the revision that stays active
+    /// after all, the next [`PluginSql::reconcile`] takes back.
+    pub async fn prepare(&self, plugin: &PluginName, wanted: &Wanted) -> Result<(), RoleError> {
+        roles::check_tables(&self.0.pool, wanted).await?;
+        roles::reconcile(&self.0.pool, self.installation().await?, plugin, wanted).await?;
+        if self.access(plugin).is_some() {
+            self.set_access(plugin, Access::Ready(wanted.clone()));
+        }
+        Ok(())
+    }
+
+    /// Returns soon after a commit with jobs in this process, or after `at_most`. Closes connections that nobody uses.
+    pub async fn wait_for_jobs(&self, at_most: Duration) {
+        tokio::time::timeout(at_most, self.0.committed.notified()).await.ok();
+        self.0.pools.sweep().await;
+    }
+
+    fn access(&self, plugin: &PluginName) -> Option<Access> {
+        self.0.access.lock().unwrap_or_else(PoisonError::into_inner).get(plugin).cloned()
+    }
+
+    fn set_access(&self, plugin: &PluginName, access: Access) {
+        self.0.access.lock().unwrap_or_else(PoisonError::into_inner).insert(plugin.clone(), access);
+    }
+
+    async fn lease(&self, plugin: &PluginName) -> Result<Lease, SqlError> {
+        match self.access(plugin) {
+            Some(Access::Ready(wanted)) if !wanted.is_empty() => {}
+            Some(Access::Ready(_)) => return Err(SqlError::denied("no table is granted")),
+            // A start while Postgres is away.
+            None => return Err(SqlError::unavailable("the plugin's database login has not been looked at yet")),
+            Some(Access::Blocked(_)) => {
+                return Err(SqlError::unavailable(
+                    "the plugin's database login is not in order; the host's log says why",
+                ));
+            }
+        }
+        let installation = self.installation_for_guest().await?;
+        let role = installation.role(plugin);
+        let options = self
+            .0
+            .base
+            .clone()
+            .username(&role)
+            .password(&installation.password(&role))
+            .application_name(&format!("patchbay plugin {plugin}"))
+            // Names have schemas; what anybody may create elsewhere is not found by accident.
+            .options([("search_path", "pg_catalog"), ("client_min_messages", "error")])
+            // Statements and their values are the plugin's business.
+            .disable_statement_logging();
+        self.0.pools.lease(plugin, &options, &role).await
+    }
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+fn late<E>(_: E) -> SqlError {
+    SqlError::timeout("the statement took longer than the call may")
+}
+
+async fn run_all(
+    lease: &mut Lease,
+    statements: Vec<SqlStatement>,
+    budget: &mut Budget,
+) -> Result<Vec<SqlAnswer>, Failed> {
+    let mut answers = Vec::with_capacity(statements.len());
+    for one in statements {
+        answers.push(statement::run(lease.connection()?, one, budget).await?);
+    }
+    Ok(answers)
+}
+
+/// Ends a transaction that failed, and gives its connection back when it is still in order.
+async fn abandon(mut lease: Lease, failed: Failed) -> SqlError {
+    match failed {
+        // Dropped: the backend is ended.
+        Failed::Connection(error) => error,
+        Failed::Statement(error) => {
+            if lease.host_statement("rollback").await.is_ok() {
+                lease.give_back().await;
+            }
+            error
+        }
+    }
+}
+
+#[async_trait]
+impl PluginDatabase for PluginSql {
+    async fn run(
+        &self,
+        plugin: &PluginName,
+        deadline: Instant,
+        statements: Vec<SqlStatement>,
+        jobs: Option<SqlJobs>,
+    ) -> Result<Vec<SqlAnswer>, SqlError> {
+        if statements.len() > MAX_STATEMENTS {
+            return Err(SqlError::new("too-large", format!("at most {MAX_STATEMENTS} statements at once")));
+        }
+        // Before a connection is taken for nothing.
+        statements.iter().try_for_each(|statement| statement::check(&statement.text))?;
+        let work = async {
+            let mut lease = self.lease(plugin).await?;
+            lease.begin(left(deadline)).await?;
+            let done = async {
+                let answers = run_all(&mut lease, statements, &mut Budget::default()).await?;
+                if let Some(jobs) = &jobs {
+                    let installation = self.installation_for_guest().await?;
+                    outbox::write(lease.connection()?, installation, plugin, jobs).await?;
+                }
+                Ok(answers)
+            };
+            let answers = match done.await {
+                Ok(answers) => answers,
+                Err(failed) => return Err(abandon(lease, failed).await),
+            };
+            // A deferred constraint may still say no; then Postgres has rolled back by itself.
+            let committed = lease.host_statement("commit").await;
+            if committed.is_ok() && jobs.is_some() {
+                self.0.committed.notify_one();
+            }
+            lease.give_back().await;
+            committed.map(|()| answers)
+        };
+        tokio::time::timeout_at(deadline.into(), work).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+    }
+
+    async fn begin(&self, plugin: &PluginName, deadline: Instant) -> Result<Arc<dyn SqlTransaction>, SqlError> {
+        let opened = transaction::open(self.clone(), plugin.clone(), deadline);
+        tokio::time::timeout_at(deadline.into(), opened).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+    }
+}

@@ -1,0 +1,292 @@
+//! The page: reads the numbers and writes them in Prometheus's text format, 0.0.4.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use patchbay_model::QueueName;
+use patchbay_queue::Queues;
+use patchbay_runtime::{Pool, Runtime};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet, prometheus_text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::Meters;
+use super::histogram::Reading;
+use super::process::{Process, unix_seconds};
+use super::revision::{OUTCOMES, PHASES, RevisionMeters};
+use crate::health::{Health, Probe};
+use crate::plugins::Plugins;
+use crate::work::Supervisor;
+
+pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
+
+/// Longest wait for the length of the attempt stream: a scrape has some seconds, and the probes have theirs at the same time.
+const LAG_LIMIT: Duration = Duration::from_millis(1_500);
+
+/// Everything that a scrape looks at.
+pub struct Exposition {
+    meters: Arc<Meters>,
+    runtime: Arc<Runtime>,
+    supervisor: Arc<Supervisor>,
+    plugins: Arc<Plugins>,
+    health: Arc<Health>,
+    queues: Queues,
+    max_jobs: usize,
+    started: SystemTime,
+}
+
+impl Exposition {
+    /// `max_jobs` at once over all queues.
+    pub fn new(
+        meters: Arc<Meters>,
+        runtime: Arc<Runtime>,
+        supervisor: Arc<Supervisor>,
+        plugins: Arc<Plugins>,
+        health: Arc<Health>,
+        queues: Queues,
+        max_jobs: usize,
+    ) -> Self {
+        Self { meters, runtime, supervisor, plugins, health, queues, max_jobs, started: SystemTime::now() }
+    }
+
+    /// The page as it is now. Asks Postgres and Redis one question each, within the limit of a health probe.
+    pub async fn text(&self) -> Result<String, fmt::Error> {
+        self.meters.reconcile();
+        let lag = async { tokio::time::timeout(LAG_LIMIT, self.queues.attempts_waiting()).await.ok()?.ok() };
+        let (probe, attempts_waiting, mut jobs) =
+            tokio::join!(self.health.probe(), lag, self.supervisor.active_by_queue());
+        jobs.sort();
+        let unsettled = self.queues.unsettled();
+        let page = Page {
+            revisions: self.meters.read(),
+            pool: self.runtime.pool(),
+            jobs,
+            max_jobs: self.max_jobs,
+            unsettled: [
+                ("tried-again", unsettled.tried_again.load(Ordering::Relaxed)),
+                ("lost", unsettled.lost.load(Ordering::Relaxed)),
+                ("given-up", unsettled.given_up.load(Ordering::Relaxed)),
+            ],
+            probe,
+            attempts_waiting,
+            converged_ago: self.plugins.converged_ago(),
+            process: Process::read(),
+            started: self.started,
+        };
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(page));
+        let mut text = String::new();
+        prometheus_text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+/// One scrape's numbers.
+#[derive(Debug)]
+struct Page {
+    revisions: Vec<(Arc<RevisionMeters>, bool)>,
+    pool: Pool,
+    jobs: Vec<(QueueName, usize)>,
+    max_jobs: usize,
+    unsettled: [(&'static str, u64); 3],
+    probe: Probe,
+    attempts_waiting: Option<u64>,
+    converged_ago: Option<Duration>,
+    process: Process,
+    started: SystemTime,
+}
+
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+/// Of a revision's series.
+fn labels<'a, const N: usize>(meters: &'a RevisionMeters, more: [(&'a str, &'a str); N]) -> Labels<'a> {
+    [("plugin", meters.plugin.as_str()), ("revision", meters.revision.as_str())].into_iter().chain(more).collect()
+}
+
+/// Names and help of one family. A family without series is left out.
+struct Family<'e, 'd> {
+    encoder: &'e mut DescriptorEncoder<'d>,
+    name: &'static str,
+    help: &'static str,
+    unit: Option<Unit>,
+}
+
+impl Family<'_, '_> {
+    fn counters<'a, V: EncodeCounterValue>(self, series: impl IntoIterator<Item = (Labels<'a>, V)>) -> fmt::Result {
+        let mut series = series.into_iter().peekable();
+        if series.peek().is_none() {
+            return Ok(());
+        }
+        let Self { encoder, name, help, unit } = self;
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        for (labels, value) in series {
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, V, f64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<'a, V: EncodeGaugeValue>(self, series: impl IntoIterator<Item = (Labels<'a>, V)>) -> fmt::Result {
+        let mut series = series.into_iter().peekable();
+        if series.peek().is_none() {
+            return Ok(());
+        }
+        let Self { encoder, name, help, unit } = self;
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        for (labels, value) in series {
+            family.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    /// One without labels.
+    fn gauge<V: EncodeGaugeValue>(self, value: Option<V>) -> fmt::Result {
+        self.gauges(value.map(|value| (Labels::new(), value)))
+    }
+
+    fn histograms<'a>(self, series: impl IntoIterator<Item = (Labels<'a>, Reading)>) -> fmt::Result {
+        let mut series = series.into_iter().peekable();
+        if series.peek().is_none() {
+            return Ok(());
+        }
+        let Self { encoder, name, help, unit } = self;
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Histogram)?;
+        for (labels, reading) in series {
+            let Reading { sum, count, buckets } = reading;
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+}
+
+fn family<'e, 'd>(
+    encoder: &'e mut DescriptorEncoder<'d>,
+    name: &'static str,
+    help: &'static str,
+    unit: impl Into<Option<Unit>>,
+) -> Family<'e, 'd> {
+    Family { encoder, name, help, unit: unit.into() }
+}
+
+impl Collector for Page {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        self.calls(&mut encoder)?;
+        self.outside(&mut encoder)?;
+        self.host(&mut encoder)?;
+        self.process(&mut encoder)
+    }
+}
+
+impl Page {
+    fn each(&self) -> impl Iterator<Item = &RevisionMeters> {
+        self.revisions.iter().map(|(meters, _)| meters.as_ref())
+    }
+
+    fn calls(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let active = self
+            .revisions
+            .iter()
+            .map(|(meters, active)| (labels(meters, [("version", meters.version.as_str())]), u32::from(*active)));
+        family(
+            encoder,
+            "patchbay_revision_active",
+            "1 while new calls go to this revision, 0 once it is retired",
+            None,
+        )
+        .gauges(active)?;
+        let outcomes = self.each().flat_map(|meters| {
+            let counts = OUTCOMES.iter().zip(&meters.outcomes);
+            counts.map(|(outcome, count)| {
+                (labels(meters, [("outcome", outcome.as_str())]), count.load(Ordering::Relaxed))
+            })
+        });
+        family(encoder, "patchbay_calls", "Calls that have ended, by outcome", None).counters(outcomes)?;
+        family(
+            encoder,
+            "patchbay_call_duration",
+            "Wall clock of a call, its wait for a slot not included",
+            Unit::Seconds,
+        )
+        .histograms(self.each().map(|meters| (labels(meters, []), meters.duration.read())))?;
+        let cpu = |meters: &RevisionMeters| Duration::from_nanos(meters.cpu_ns.load(Ordering::Relaxed)).as_secs_f64();
+        family(encoder, "patchbay_call_cpu", "Processor time of calls that have ended", Unit::Seconds)
+            .counters(self.each().map(|meters| (labels(meters, []), cpu(meters))))?;
+        family(encoder, "patchbay_call_peak_memory", "Largest linear memory of a call", Unit::Bytes)
+            .histograms(self.each().map(|meters| (labels(meters, []), meters.peak_memory.read())))?;
+        family(encoder, "patchbay_calls_in_flight", "Calls that have a slot now", None)
+            .gauges(self.each().map(|meters| (labels(meters, []), meters.occupancy.running())))?;
+        family(encoder, "patchbay_calls_waiting", "Calls that wait for a slot or for their plugin's own limit", None)
+            .gauges(self.each().map(|meters| (labels(meters, []), meters.occupancy.waiting())))
+    }
+
+    fn outside(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let host_calls = self.each().flat_map(|meters| {
+            meters.host_calls().map(|(kind, reading)| (labels(meters, [("capability", kind.as_str())]), reading))
+        });
+        family(encoder, "patchbay_host_call_duration", "Time in host calls that reach outside", Unit::Seconds)
+            .histograms(host_calls)?;
+        let requests = self.each().flat_map(|meters| {
+            let requests = meters.requests();
+            requests.map(|(host, status, count)| (labels(meters, [("host", host), ("status", status)]), count))
+        });
+        family(encoder, "patchbay_egress_requests", "Outbound requests by host and class of status", None)
+            .counters(requests)?;
+        let mails =
+            self.each().filter_map(|meters| Some((meters, meters.mails.as_ref()?))).flat_map(|(meters, mails)| {
+                let counts = PHASES.into_iter().zip(mails);
+                counts.map(|(phase, count)| (labels(meters, [("phase", phase)]), count.load(Ordering::Relaxed)))
+            });
+        family(encoder, "patchbay_mail_sends", "Mails by the phase in which they ended", None).counters(mails)
+    }
+
+    fn host(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let build = vec![("version", env!("CARGO_PKG_VERSION"))];
+        family(encoder, "patchbay_build_info", "1; the version of the host", None).gauges([(build, 1u32)])?;
+        family(encoder, "patchbay_pool_slots", "Slots of the pool of instances; a call takes at least four", None)
+            .gauge(Some(self.pool.slots))?;
+        family(encoder, "patchbay_pool_slots_in_use", "Slots that calls have now", None)
+            .gauge(Some(self.pool.slots.saturating_sub(self.pool.free)))?;
+        let jobs = self.jobs.iter().map(|(queue, jobs)| (vec![("queue", queue.as_str())], *jobs));
+        family(encoder, "patchbay_jobs_in_flight", "Jobs that run here now", None).gauges(jobs)?;
+        family(encoder, "patchbay_jobs_limit", "Jobs at once over all queues", None).gauge(Some(self.max_jobs))?;
+        let unsettled = self.unsettled.iter().map(|(kind, count)| (vec![("kind", *kind)], *count));
+        family(encoder, "patchbay_settle_failures", "Settlements that did not happen at once, or at all", None)
+            .counters(unsettled)?;
+        let up = [("postgres", self.probe.database), ("redis", self.probe.redis)];
+        family(encoder, "patchbay_dependency_up", "1 when it answered this scrape's probe in time", None)
+            .gauges(up.map(|(name, trip)| (vec![("dependency", name)], u32::from(trip.is_some()))))?;
+        let trips = up.into_iter().filter_map(|(name, trip)| Some((vec![("dependency", name)], trip?.as_secs_f64())));
+        family(encoder, "patchbay_dependency_probe", "Round trip of this scrape's probe", Unit::Seconds)
+            .gauges(trips)?;
+        let skew = self.probe.skew_ms.map(|ms| ms as f64 / 1e3);
+        family(encoder, "patchbay_clock_skew", "This machine's clock minus Redis's", Unit::Seconds).gauge(skew)?;
+        family(
+            encoder,
+            "patchbay_attempts_waiting",
+            "Finished attempts that Postgres does not have yet, all hosts'",
+            None,
+        )
+        .gauge(self.attempts_waiting)?;
+        let age = self.converged_ago.map(|age| age.as_secs_f64());
+        family(encoder, "patchbay_convergence_age", "Since this host last saw which plugins are active", Unit::Seconds)
+            .gauge(age)
+    }
+
+    fn process(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let process = &self.process;
+        family(encoder, "process_cpu", "Processor time of this process", Unit::Seconds)
+            .counters(process.cpu_seconds.map(|seconds| (Labels::new(), seconds)))?;
+        family(encoder, "process_resident_memory", "Resident memory", Unit::Bytes).gauge(process.resident_bytes)?;
+        family(encoder, "process_virtual_memory", "Address space; the pool of instances reserves much", Unit::Bytes)
+            .gauge(process.virtual_bytes)?;
+        family(encoder, "process_threads", "Threads", None).gauge(process.threads)?;
+        family(encoder, "process_open_fds", "Open files and connections", None).gauge(process.open_files)?;
+        family(encoder, "process_max_fds", "Most of them", None).gauge(process.max_files)?;
+        family(encoder, "process_start_time", "When the host started, since 1970", Unit::Seconds)
+            .gauge(Some(unix_seconds(self.started)))
+    }
+}

@@ -1,0 +1,68 @@
+//! The other processes: what each says of its plugins, and whether all follow an activation.
+
+use std::time::{Duration, Instant};
+
+use patchbay_model::{PluginName, RevisionDigest};
+use patchbay_store::{HostRow, Report, Running, StoreError};
+
+use super::{HostState, Plugins};
+
+/// Longest wait of an activation for the other processes. They usually follow within 50 ms; a compilation takes longer.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+impl Plugins {
+    /// Tells the others how this process fares.
+    pub(super) async fn report(&self) -> Result<(), StoreError> {
+        let failures = self.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let mut report: Report = failures
+            .into_iter()
+            .map(|(plugin, failure)| (plugin, Running { digest: None, failure: Some(failure) }))
+            .collect();
+        for revision in self.runtime.registry().snapshot() {
+            let running = report.entry(revision.plugin().clone()).or_insert(Running { digest: None, failure: None });
+            running.digest = Some(revision.digest());
+        }
+        self.store.report(&self.host, env!("CARGO_PKG_VERSION"), &report).await
+    }
+
+    /// This process ends: nobody shall wait for it.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        self.store.leave(&self.host).await
+    }
+
+    /// How the active revision of a plugin fares in every process.
+    pub async fn hosts(&self, plugin: &PluginName, active: &RevisionDigest) -> Result<Vec<HostState>, StoreError> {
+        Ok(self.store.hosts().await?.into_iter().map(|row| state(row, plugin, active)).collect())
+    }
+
+    /// Waits until every process that answers runs this revision or says why not; at most a second.
+    pub(super) async fn wait_for_fleet(
+        &self,
+        plugin: &PluginName,
+        active: &RevisionDigest,
+    ) -> Result<Vec<HostState>, StoreError> {
+        let until = Instant::now() + FOLLOW_LIMIT;
+        loop {
+            let hosts = self.hosts(plugin, active).await?;
+            let settled = |host: &HostState| host.is_current || host.failure.is_some() || host.silent_s.is_some();
+            if hosts.iter().all(settled) || Instant::now() >= until {
+                return Ok(hosts);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+fn state(mut row: HostRow, plugin: &PluginName, active: &RevisionDigest) -> HostState {
+    let found = row.plugins.remove(plugin);
+    let (running, failure) = found.map_or((None, None), |found| (found.digest, found.failure));
+    HostState {
+        host: row.host,
+        version: row.version,
+        running,
+        is_current: running == Some(*active),
+        failure: failure.filter(|failure| failure.digest == *active).map(|failure| failure.reason),
+        silent_s: row.silent_for.map(|silent| silent.as_secs()),
+    }
+}

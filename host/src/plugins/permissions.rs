@@ -1,0 +1,95 @@
+//! What operators grant to a plugin and take back.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use patchbay_model::PluginName;
+use patchbay_model::grant::Ask;
+use patchbay_model::manifest::Manifest;
+use patchbay_store::{RevisionRow, RoleError, StoreError, Wanted};
+
+use super::{GrantStory, PluginError, Plugins, row_manifest};
+
+impl Plugins {
+    /// What the plugin asks for, is granted, and uses.
+    pub async fn grants(&self, plugin: &PluginName) -> Result<Vec<GrantStory>, PluginError> {
+        let rows = self.known(plugin).await?;
+        let asks = |row: Option<&RevisionRow>| {
+            row.map(row_manifest).transpose().map(|m| m.map(|m| m.asks()).unwrap_or_default())
+        };
+        let (active, newest) = (asks(rows.iter().find(|row| row.state == "active"))?, asks(rows.first())?);
+        let mut stories: BTreeMap<Ask, GrantStory> = BTreeMap::new();
+        let mut story = |ask: Ask, fill: &dyn Fn(&mut GrantStory)| {
+            fill(stories.entry(ask.clone()).or_insert_with(|| GrantStory {
+                asked_by_active: active.contains(&ask),
+                asked_by_newest: newest.contains(&ask),
+                ask,
+                granted_by: None,
+                granted_at: None,
+                uses: 0,
+                last_used: None,
+            }));
+        };
+        for row in self.store.grants(plugin).await? {
+            story(row.ask.clone(), &|story| {
+                story.granted_by.clone_from(&row.granted_by);
+                story.granted_at = row.granted_at.map(|at| at.to_rfc3339());
+                story.uses = row.uses;
+                story.last_used = row.last_used.map(|day| day.to_string());
+            });
+        }
+        for ask in active.union(&newest) {
+            story(ask.clone(), &|_| {});
+        }
+        Ok(stories.into_values().collect())
+    }
+
+    /// Grants; what no revision asks for is refused, since it is a typo. Takes effect with the next call.
+    pub async fn grant(&self, plugin: &PluginName, asks: &[Ask], actor: &str) -> Result<(), PluginError> {
+        let mut asked = BTreeSet::new();
+        for row in self.known(plugin).await? {
+            asked.extend(row_manifest(&row)?.asks());
+        }
+        if let Some(unknown) = asks.iter().find(|ask| !asked.contains(ask)) {
+            return Err(PluginError::NotFound(format!(
+                "no revision of {plugin} asks for {unknown:?}; see: patchbay plugin grants {plugin}",
+                unknown = unknown.as_str()
+            )));
+        }
+        self.store.grant(plugin, asks, actor).await?;
+        self.converge().await?;
+        self.sql_in_order(plugin)
+    }
+
+    /// Takes grants back; calls that have begun keep theirs.
+    pub async fn revoke(&self, plugin: &PluginName, asks: &[Ask]) -> Result<Vec<Ask>, PluginError> {
+        self.known(plugin).await?;
+        let granted = self.store.granted(plugin).await?;
+        if let Some(unknown) = asks.iter().find(|ask| !granted.contains(ask)) {
+            return Err(PluginError::NotFound(format!("{plugin} is not granted {:?}", unknown.as_str())));
+        }
+        let revoked = self.store.revoke(plugin, asks).await?;
+        self.converge().await?;
+        self.sql_in_order(plugin)?;
+        Ok(revoked)
+    }
+
+    /// Whether its database login is what its grants say. If not, the plugin runs no statement; the grants stand.
+    fn sql_in_order(&self, plugin: &PluginName) -> Result<(), PluginError> {
+        self.sql.problem(plugin).map_or(Ok(()), |reason| {
+            Err(PluginError::Sql(RoleError::Refused(format!("{plugin} runs no SQL until this is solved: {reason}"))))
+        })
+    }
+
+    /// What of its asks is not granted.
+    pub(super) async fn missing(&self, manifest: &Manifest) -> Result<Vec<Ask>, StoreError> {
+        let granted: HashSet<Ask> = self.store.granted(&manifest.name).await?.into_iter().collect();
+        Ok(manifest.asks().into_iter().filter(|ask| !granted.contains(ask)).collect())
+    }
+}
+
+/// The tables of a manifest, as far as they are granted.
+pub(super) fn tables(manifest: &Manifest, is_granted: impl Fn(&Ask) -> bool) -> Wanted {
+    let accesses = manifest.sql.iter().flat_map(|spec| spec.accesses());
+    let granted = accesses.filter(|(table, access)| is_granted(&Ask::sql(table, access)));
+    granted.map(|(table, access)| (table.clone(), access.clone())).collect()
+}
