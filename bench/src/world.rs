@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use patchbay::metrics::Meters;
+use patchbay::quarantine::Quarantine;
 use patchbay::settings::Settings;
 use patchbay::work::{Execution, Executor, WasmExecutor, Work};
 use patchbay_capability::{Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services};
@@ -239,7 +240,7 @@ impl World {
         } else {
             Arc::new(NativeExecutor { iterations_per_ms: self.native_per_ms })
         };
-        let work = Work::new(executor, "bench".into());
+        let work = Work::new(executor, "bench".into(), Quarantine::new(None, Arc::clone(&self.runtime)).0);
         let stop = CancellationToken::new();
         let recorder = tokio::spawn(patchbay::recorder::run(queues.attempts(), self.store.clone(), stop.clone()));
         let queue: QueueName = QUEUE.parse()?;

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::alert::Alerts;
 use crate::breakers::OutsideHosts;
 use crate::config::Config;
 use crate::grants::{self, Grants};
@@ -25,6 +26,7 @@ use crate::http::{AppState, MetricsPage, Operator};
 use crate::local_copy::LocalCopy;
 use crate::metrics::{Exposition, Meters};
 use crate::plugins::{Parts, Plugins};
+use crate::quarantine::{self, Quarantine};
 use crate::schedule::Schedules;
 use crate::settings::Settings;
 use crate::vault::{Keys, Vault};
@@ -108,7 +110,8 @@ impl Host {
             Arc::clone(&grants),
             Arc::clone(&meters),
         );
-        let work = Work::new(Arc::new(executor), host_name.clone());
+        let (quarantine, crashing) = Quarantine::new(config.quarantine_rule(), Arc::clone(&runtime));
+        let work = Work::new(Arc::new(executor), host_name.clone(), Arc::clone(&quarantine));
         let defaults = WorkerDefaults {
             lock: config.lock(),
             renew: config.renew(),
@@ -130,6 +133,7 @@ impl Host {
             grants,
             supervisor: Arc::clone(&supervisor),
             trusted,
+            quarantine: Arc::clone(&quarantine),
             copy,
             host: host_name,
         }));
@@ -183,11 +187,21 @@ impl Host {
             .with_context(|| format!("cannot listen on {}", config.listen()))?;
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
+        let alerts = Alerts::start(config.alert_webhook(), stop.clone()).context("cannot send alerts")?;
+        let policy = config.quarantine_policy();
         let server = tokio::spawn(serve(listener, http::router(state), stop.clone()));
         let tasks = vec![
             tokio::spawn(migrate_when_back(is_away, store.clone(), Arc::clone(&plugins), stop.clone())),
             tokio::spawn(pass_on_changes(store.changes(), Arc::clone(&plugins), Arc::clone(&vault), stop.clone())),
             tokio::spawn(Arc::clone(&plugins).run(stop.clone())),
+            tokio::spawn(quarantine::carry_out(
+                quarantine,
+                crashing,
+                Arc::clone(&plugins),
+                alerts,
+                policy,
+                stop.clone(),
+            )),
             tokio::spawn(vault.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),
             tokio::spawn(grants::count_uses(uses, store.clone(), stop.clone())),

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::breakers::BreakerStory;
 use crate::health::NotReady;
+use crate::quarantine::Quarantined;
 
 /// What was seen.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Seen {
     pub workers: Vec<String>,
     /// The plugin that handles it, active on this host.
     pub plugin: Option<String>,
+    /// Likewise, when it stands still.
+    pub quarantined: Option<Quarantined>,
     /// Of that plugin, on this host.
     pub breakers: Vec<BreakerStory>,
     /// Who paused it last, when that was done through us.
@@ -85,6 +88,17 @@ pub fn diagnose(seen: &Seen) -> Vec<Reason> {
         let message = format!("this host takes no work or cannot be trusted with it: {}", reason.code());
         because("host-not-ready", message, "patchbay doctor on its machine".into());
     }
+    if let Some(Quarantined { plugin, since, by, reason }) = &seen.quarantined {
+        because(
+            "quarantined",
+            format!(
+                "plugin {plugin} was quarantined at {since} by {by}: {reason}. Its jobs wait and keep their attempts"
+            ),
+            format!(
+                "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
+            ),
+        );
+    }
     for breaker in seen.breakers.iter().filter(|breaker| !breaker.is_closed()) {
         let (plugin, host) = (&breaker.plugin, &breaker.host);
         let how = match (&breaker.opened_by, breaker.probe_in_ms) {
@@ -102,6 +116,7 @@ pub fn diagnose(seen: &Seen) -> Vec<Reason> {
         );
     }
     match (&seen.plugin, seen.workers.is_empty()) {
+        (None, true) if seen.quarantined.is_some() => {}
         (None, true) => because(
             "no-worker",
             "no active plugin handles it, and no other worker is connected".into(),
@@ -166,6 +181,7 @@ mod tests {
             },
             workers: vec!["host:1".into()],
             plugin: Some("email".into()),
+            quarantined: None,
             breakers: Vec::new(),
             paused_by: None,
             not_ready: Vec::new(),
@@ -190,6 +206,21 @@ mod tests {
         seen.plugin = None;
         seen.redis_full = true;
         assert_eq!(codes(&seen), ["paused", "redis-full", "no-worker"]);
+    }
+
+    #[test]
+    fn a_quarantined_plugin_is_the_reason_and_not_the_missing_worker() {
+        let mut seen = seen(QueueCounts { waiting: 5, ..QueueCounts::default() });
+        seen.workers.clear();
+        seen.plugin = None;
+        seen.quarantined = Some(Quarantined {
+            plugin: "email".parse().expect("a name"),
+            since: "2026-11-24T12:00:00Z".into(),
+            by: "host a:1".into(),
+            reason: "10 of the last 10 calls crashed".into(),
+        });
+        assert_eq!(codes(&seen), ["quarantined"]);
+        assert!(diagnose(&seen)[0].next.contains("patchbay plugin release email"));
     }
 
     #[test]

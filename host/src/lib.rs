@@ -2,6 +2,7 @@
 //!
 //! A library only so that the binary, the tests and the benchmark share it; it promises no interface to others.
 
+pub mod alert;
 pub mod boot;
 pub mod breakers;
 pub mod cli;
@@ -16,6 +17,7 @@ pub mod local_copy;
 pub mod metrics;
 pub mod outbox;
 pub mod plugins;
+pub mod quarantine;
 pub mod recorder;
 pub mod schedule;
 pub mod settings;

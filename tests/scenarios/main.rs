@@ -17,6 +17,7 @@ mod mail;
 mod metrics;
 mod operations;
 mod poison;
+mod quarantine;
 mod recovery;
 mod redis_server;
 mod runbook;

@@ -46,7 +46,7 @@ async fn quiet() {
 async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_nothing_behind() -> anyhow::Result<()> {
     // Lines beyond the job's own log are of no interest here.
     let world = World::new().await?;
-    let host = world.host(&[("PATCHBAY_LOG_FILTER", "info,guest=off")]).await?;
+    let host = world.host(&[("PATCHBAY_LOG_FILTER", "info,guest=off"), ("PATCHBAY_QUARANTINE_POLICY", "off")]).await?;
     let silent = silent_server().await?;
     // A breaker that stays out of it: calls that nobody answers are what this is about.
     let patient = hostile_plugin_with(|manifest| {

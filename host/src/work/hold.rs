@@ -14,12 +14,16 @@ use patchbay_model::QueueName;
 use patchbay_queue::{Gate, Pass};
 use tokio::sync::watch;
 
+use crate::quarantine::Quarantine;
+
 /// One refusal may be one kind of job among several; three in a row are the queue.
 const REFUSED_IN_A_ROW: u32 = 3;
 
-/// The queues of this process, as far as breakers hold them up.
-#[derive(Debug, Default)]
-pub(super) struct Holds(Mutex<HashMap<QueueName, Arc<Hold>>>);
+/// The queues of this process, as far as breakers and quarantines hold them up.
+pub(super) struct Holds {
+    quarantine: Arc<Quarantine>,
+    queues: Mutex<HashMap<QueueName, Arc<Hold>>>,
+}
 
 #[derive(Debug, Default)]
 struct Hold {
@@ -48,8 +52,12 @@ enum Leave {
 }
 
 impl Holds {
+    pub(super) fn new(quarantine: Arc<Quarantine>) -> Self {
+        Self { quarantine, queues: Mutex::default() }
+    }
+
     fn of(&self, queue: &QueueName) -> Arc<Hold> {
-        Arc::clone(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(queue.clone()).or_default())
+        Arc::clone(self.queues.lock().unwrap_or_else(PoisonError::into_inner).entry(queue.clone()).or_default())
     }
 
     /// Notes how a job of this queue ended, before its settlement takes the next one.
@@ -59,7 +67,8 @@ impl Holds {
 
     /// `inner`, kept shut while the queue is held.
     pub(super) fn gate(&self, queue: &QueueName, inner: Arc<dyn Gate>) -> Arc<dyn Gate> {
-        Arc::new(HeldGate { hold: self.of(queue), inner })
+        let brake = Brake { queue: queue.clone(), quarantine: Arc::clone(&self.quarantine) };
+        Arc::new(HeldGate { hold: self.of(queue), brake, inner })
     }
 }
 
@@ -114,28 +123,50 @@ impl Hold {
     }
 }
 
+/// A queue of a plugin that crashes too often stops at once, before its worker is stopped.
+#[derive(Debug, Clone)]
+struct Brake {
+    queue: QueueName,
+    quarantine: Arc<Quarantine>,
+}
+
+impl Brake {
+    fn is_on(&self) -> bool {
+        self.quarantine.holds(&self.queue)
+    }
+
+    async fn off(&self) {
+        self.quarantine.until_free(&self.queue).await;
+    }
+}
+
 #[derive(Debug)]
 struct HeldGate {
     hold: Arc<Hold>,
+    brake: Brake,
     inner: Arc<dyn Gate>,
 }
 
 impl Gate for HeldGate {
     fn try_enter(&self) -> Option<Box<dyn Pass>> {
+        if self.brake.is_on() {
+            return None;
+        }
         let trial = match self.hold.leave() {
             Leave::Free => None,
             Leave::Trial => Some(Trial(Arc::clone(&self.hold))),
             Leave::Wait(_) | Leave::WaitForTrial(_) => return None,
         };
         let pass = self.inner.try_enter()?;
-        Some(Box::new(HeldPass { pass, hold: Arc::clone(&self.hold), trial }))
+        Some(Box::new(HeldPass { pass, hold: Arc::clone(&self.hold), brake: self.brake.clone(), trial }))
     }
 
     fn enter(&self) -> BoxFuture<'static, Box<dyn Pass>> {
-        let (hold, inner) = (Arc::clone(&self.hold), Arc::clone(&self.inner));
+        let (hold, brake, inner) = (Arc::clone(&self.hold), self.brake.clone(), Arc::clone(&self.inner));
         async move {
             let mut changed = hold.changed.subscribe();
             loop {
+                brake.off().await;
                 changed.borrow_and_update();
                 let trial = match hold.leave() {
                     Leave::Wait(breaker) => {
@@ -150,11 +181,11 @@ impl Gate for HeldGate {
                     Leave::Free => None,
                 };
                 let pass = inner.enter().await;
-                if trial.is_none() && hold.is_held() {
+                if brake.is_on() || trial.is_none() && hold.is_held() {
                     // Held meanwhile: this place is another queue's.
                     continue;
                 }
-                return Box::new(HeldPass { pass, hold, trial }) as Box<dyn Pass>;
+                return Box::new(HeldPass { pass, hold, brake, trial }) as Box<dyn Pass>;
             }
         }
         .boxed()
@@ -173,13 +204,14 @@ impl Drop for Trial {
 struct HeldPass {
     pass: Box<dyn Pass>,
     hold: Arc<Hold>,
+    brake: Brake,
     trial: Option<Trial>,
 }
 
 impl Pass for HeldPass {
     fn is_wanted(&self) -> bool {
         // One job per trial; and none is fetched by the settlement of one that was refused.
-        self.trial.is_some() || self.hold.is_held() || self.pass.is_wanted()
+        self.trial.is_some() || self.brake.is_on() || self.hold.is_held() || self.pass.is_wanted()
     }
 
     fn alone(&self) -> Option<BoxFuture<'_, Box<dyn Send + '_>>> {
@@ -205,7 +237,8 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            let (holds, queue) = (Holds::default(), "emailQueue".parse().expect("a name"));
+            let holds = Holds::new(Quarantine::over(None, |_| None).0);
+            let queue = "emailQueue".parse().expect("a name");
             let gate = holds.gate(&queue, Arc::new(Unlimited));
             let breaker = Breakers::default().of(&"email".parse().expect("a name"), "https://a.example:443");
             Self { holds, queue, breaker, gate }

@@ -22,6 +22,7 @@ use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
 use tracing::Instrument;
 
+use crate::quarantine::{self, Quarantine};
 use hold::Holds;
 pub use supervisor::{Supervisor, WorkerDefaults};
 pub use wasm::WasmExecutor;
@@ -61,16 +62,21 @@ pub struct Execution {
 pub struct Work {
     executor: Arc<dyn Executor>,
     host: String,
+    quarantine: Arc<Quarantine>,
     holds: Holds,
 }
 
 impl Work {
     /// `host` names this process in records.
-    pub fn new(executor: Arc<dyn Executor>, host: String) -> Arc<Self> {
-        Arc::new(Self { executor, host, holds: Holds::default() })
+    pub fn new(executor: Arc<dyn Executor>, host: String, quarantine: Arc<Quarantine>) -> Arc<Self> {
+        let holds = Holds::new(Arc::clone(&quarantine));
+        Arc::new(Self { executor, host, quarantine, holds })
     }
 
     async fn run(&self, delivery: Delivery) -> Settlement {
+        if self.quarantine.holds(&delivery.key.queue) {
+            return Settlement { disposition: Disposition::HandBack, record: None };
+        }
         let started_at = Utc::now();
         let execution = match &delivery.refusal {
             Some(refusal) => Execution {
@@ -91,8 +97,21 @@ impl Work {
             since_first_deferral(&delivery),
             rand::random(),
         );
+        if self.is_of_a_broken_plugin(&delivery, &execution) {
+            // Whatever is decided about the plugin: the job finds its attempts as they were.
+            let record = self.record(&delivery, &execution, Verdict::Defer(Duration::ZERO), started_at);
+            return Settlement { disposition: Disposition::HandBack, record: Some(record) };
+        }
         let record = self.record(&delivery, &execution, verdict, started_at);
         Settlement { disposition: disposition(execution, verdict), record: Some(record) }
+    }
+
+    /// Notes how the call ended; whether it crashed in a revision that is quarantined, be it by this very crash.
+    fn is_of_a_broken_plugin(&self, delivery: &Delivery, execution: &Execution) -> bool {
+        let Some((plugin, revision)) = &execution.ran_by else { return false };
+        let kind = execution.outcome.kind();
+        self.quarantine.note(plugin, *revision, &delivery.key, kind);
+        quarantine::is_crash(kind) && self.quarantine.has(revision)
     }
 
     fn record(

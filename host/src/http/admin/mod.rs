@@ -9,6 +9,7 @@ mod maintain;
 mod new_job;
 mod operate;
 mod plugins;
+mod quarantine;
 mod queues;
 mod revisions;
 mod schedules;
@@ -27,6 +28,7 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .merge(plugins::router())
         .merge(revisions::router())
+        .merge(quarantine::router())
         .merge(queues::router())
         .merge(breakers::router())
         .merge(maintain::router())

@@ -38,6 +38,7 @@ pub(super) async fn names(state: &AppState) -> Result<BTreeSet<QueueName>, ApiEr
 pub(super) async fn known(state: &AppState, queue: &str) -> Result<QueueName, ApiError> {
     let queue: QueueName = queue.parse()?;
     let known = state.plugins.handler_of(&queue).is_some()
+        || state.plugins.quarantined_handler_of(&queue).is_some()
         || state.queues.exists(&queue).await?
         || state.store.has_history(state.queues.prefix(), &queue).await?;
     if known {
@@ -88,6 +89,7 @@ async fn why(State(state): State<AppState>, Path(queue): Path<String>) -> ApiRes
     let seen = Seen {
         queue: overview(&state, &queue).await?,
         workers: state.queues.workers(&queue).await?,
+        quarantined: state.plugins.quarantined_handler_of(&queue),
         breakers: plugin.iter().flat_map(|plugin| state.outside.of(plugin)).collect(),
         plugin: plugin.map(|plugin| plugin.to_string()),
         paused_by: last.filter(|action| action.action == "queue.pause"),

@@ -13,6 +13,7 @@ use crate::difference::Change;
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
 use crate::plugins::HostState;
+use crate::quarantine::Quarantined;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(status)).routes(routes!(history)).routes(routes!(diff))
@@ -28,6 +29,8 @@ struct Status {
     running: Option<String>,
     /// Why the active revision does not run on this host.
     failure: Option<String>,
+    /// Why its queues stand still, if they do.
+    quarantined: Option<Quarantined>,
     /// Every process; empty when no revision is active.
     hosts: Vec<HostState>,
     /// Newest first.
@@ -52,6 +55,7 @@ async fn status(State(state): State<AppState>, Path(name): Path<String>) -> ApiR
         active: running.map(|revision| revision.digest.clone()),
         running: state.plugins.running(&plugin).map(|digest| digest.to_string()),
         failure: state.plugins.failure(&plugin),
+        quarantined: state.plugins.quarantined(&plugin),
         revisions,
         name,
     })
