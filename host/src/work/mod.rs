@@ -234,3 +234,40 @@ fn disposition(execution: Execution, verdict: Verdict) -> Disposition {
         Verdict::Fail => Disposition::Fail { reason, stack },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use patchbay_capability::Breakers;
+
+    use super::*;
+
+    fn ended(outcome: Outcome) -> Execution {
+        let breaker = Breakers::default().of(&"email".parse().expect("a name"), "https://a.example:443");
+        let refused = Some(Refused { breaker, retry_in: Duration::from_secs(10) });
+        let policy = RetryPolicy { attempts: 1, backoff: None };
+        unless_refused(Execution { ran_by: None, policy, outcome, stack: None, refused }, 0.5)
+    }
+
+    #[test]
+    fn whatever_a_guest_makes_of_an_open_breaker_its_job_waits_for_a_day_without_using_up_an_attempt() {
+        let never = Failure { code: "x".into(), message: "no".into(), retry: Retry::Never, details: None };
+        for outcome in
+            [Outcome::Failed(never), Outcome::Trapped("unwrap".into()), Outcome::Deadline(Duration::from_secs(30))]
+        {
+            let execution = ended(outcome);
+            assert_eq!(execution.outcome.code(), Some("breaker-open"));
+            let verdict = |since| decide(&execution.outcome, &execution.policy, 1, since, 0.0);
+            assert_eq!(verdict(Duration::ZERO), Verdict::Defer(Duration::from_secs(11)), "and a tenth, to spread them");
+            assert_eq!(verdict(Duration::from_secs(24 * 3600)), Verdict::Fail, "then attempts count, and it had one");
+        }
+    }
+
+    #[test]
+    fn a_call_that_did_not_fail_by_it_is_settled_as_it_ended() {
+        for outcome in [Outcome::Completed("1".into()), Outcome::MemoryLimit(1), Outcome::InvalidResult("x".into())] {
+            let execution = ended(outcome.clone());
+            assert_eq!(execution.outcome, outcome);
+            assert!(execution.refused.is_none(), "and holds up no queue");
+        }
+    }
+}
