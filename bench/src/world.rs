@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use patchbay::metrics::Meters;
+use patchbay::quarantine::Quarantine;
 use patchbay::settings::Settings;
 use patchbay::work::{Execution, Executor, WasmExecutor, Work};
 use patchbay_capability::{Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services};
@@ -83,7 +84,13 @@ impl Executor for NativeExecutor {
     async fn execute(&self, delivery: &Delivery) -> Execution {
         let iterations = milliseconds(&delivery.data) * self.iterations_per_ms;
         let value = if iterations == 0 { "null".to_owned() } else { (compute(iterations) == 0).to_string() };
-        Execution { ran_by: None, policy: self.policy(delivery), outcome: Outcome::Completed(value), stack: None }
+        Execution {
+            ran_by: None,
+            policy: self.policy(delivery),
+            outcome: Outcome::Completed(value),
+            stack: None,
+            refused: None,
+        }
     }
 
     fn policy(&self, delivery: &Delivery) -> RetryPolicy {
@@ -224,16 +231,16 @@ impl World {
                 secrets: Arc::new(NoSecrets),
                 mail: MailTransport::new(None)?,
                 egress: Egress::new(EgressConfig::default())?,
+                breakers: Arc::default(),
                 uses: Arc::default(),
             });
             let (settings, grants) = (Arc::new(Settings::new(None)), Arc::default());
             let meters = Arc::new(Meters::new(Arc::clone(&self.runtime), Duration::ZERO));
-            let limit = Duration::from_secs(30);
-            Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, grants, meters, limit))
+            Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, grants, meters))
         } else {
             Arc::new(NativeExecutor { iterations_per_ms: self.native_per_ms })
         };
-        let work = Work::new(executor, "bench".into());
+        let work = Work::new(executor, "bench".into(), Quarantine::new(None, Arc::clone(&self.runtime)).0);
         let stop = CancellationToken::new();
         let recorder = tokio::spawn(patchbay::recorder::run(queues.attempts(), self.store.clone(), stop.clone()));
         let queue: QueueName = QUEUE.parse()?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use patchbay_capability::{Egress, GrantUses, MailTransport, SecretSource, SecretValue, Services};
+use patchbay_capability::{Breakers, Egress, GrantUses, MailTransport, SecretSource, SecretValue, Services};
 use patchbay_model::PluginName;
 use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::alert::Alerts;
+use crate::breakers::OutsideHosts;
 use crate::config::Config;
 use crate::grants::{self, Grants};
 use crate::health::Health;
@@ -25,6 +27,7 @@ use crate::http::{AppState, MetricsPage, Operator};
 use crate::local_copy::LocalCopy;
 use crate::metrics::{Exposition, Meters};
 use crate::plugins::{Parts, Plugins};
+use crate::quarantine::{self, Quarantine};
 use crate::schedule::Schedules;
 use crate::settings::Settings;
 use crate::vault::{Keys, Vault};
@@ -85,6 +88,8 @@ impl Host {
         let sql = PluginSql::new(&store, config.sql_max_connections());
         let mail = MailTransport::new(config.mail()).context("mail")?;
         let uses = Arc::new(GrantUses::default());
+        let breakers = Arc::new(Breakers::default());
+        let outside = OutsideHosts::new(Arc::clone(&runtime), Arc::clone(&breakers), mail.server());
         let services = Arc::new(Services {
             host: tokio::runtime::Handle::current(),
             queues: queues.clone(),
@@ -93,6 +98,7 @@ impl Host {
             secrets: Arc::clone(&vault) as Arc<dyn SecretSource>,
             mail,
             egress: Egress::new(config.egress()).context("cannot make outside calls")?,
+            breakers,
             uses: Arc::clone(&uses),
         });
         let settings = Arc::new(Settings::new(config.mail_from()));
@@ -105,9 +111,9 @@ impl Host {
             Arc::clone(&settings),
             Arc::clone(&grants),
             Arc::clone(&meters),
-            config.default_deadline(),
         );
-        let work = Work::new(Arc::new(executor), host_name.clone());
+        let (quarantine, crashing) = Quarantine::new(config.quarantine_rule(), Arc::clone(&runtime));
+        let work = Work::new(Arc::new(executor), host_name.clone(), Arc::clone(&quarantine));
         let defaults = WorkerDefaults {
             lock: config.lock(),
             renew: config.renew(),
@@ -129,6 +135,7 @@ impl Host {
             grants,
             supervisor: Arc::clone(&supervisor),
             trusted,
+            quarantine: Arc::clone(&quarantine),
             copy,
             host: host_name,
         }));
@@ -163,6 +170,7 @@ impl Host {
             store: store.clone(),
             queues: queues.clone(),
             plugins: Arc::clone(&plugins),
+            outside: Arc::new(outside),
             schedules: Arc::clone(&schedules),
             vault: Arc::clone(&vault),
             health: Arc::clone(&health),
@@ -186,10 +194,20 @@ impl Host {
         let limits = config.http_limits();
         let router = http::router(state, limits.body_timeout);
         let server = tokio::spawn(http::serve(listener, router, limits, stop.clone()));
+        let alerts = Alerts::start(config.alert_webhook(), stop.clone()).context("cannot send alerts")?;
+        let policy = config.quarantine_policy();
         let tasks = vec![
             tokio::spawn(migrate_when_back(is_away, store.clone(), Arc::clone(&plugins), stop.clone())),
             tokio::spawn(pass_on_changes(store.changes(), Arc::clone(&plugins), Arc::clone(&vault), stop.clone())),
             tokio::spawn(Arc::clone(&plugins).run(stop.clone())),
+            tokio::spawn(quarantine::carry_out(
+                quarantine,
+                crashing,
+                Arc::clone(&plugins),
+                alerts,
+                policy,
+                stop.clone(),
+            )),
             tokio::spawn(vault.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),
             tokio::spawn(grants::count_uses(uses, store.clone(), stop.clone())),

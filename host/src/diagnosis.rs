@@ -7,7 +7,9 @@ use patchbay_queue::QueueOverview;
 use patchbay_store::ActionRow;
 use serde::Serialize;
 
+use crate::breakers::BreakerStory;
 use crate::health::NotReady;
+use crate::quarantine::Quarantined;
 
 /// What was seen.
 #[derive(Debug)]
@@ -18,6 +20,10 @@ pub struct Seen {
     pub workers: Vec<String>,
     /// The plugin that handles it, active on this host.
     pub plugin: Option<String>,
+    /// Likewise, when it stands still.
+    pub quarantined: Option<Quarantined>,
+    /// Of that plugin, on this host.
+    pub breakers: Vec<BreakerStory>,
     /// Who paused it last, when that was done through us.
     pub paused_by: Option<ActionRow>,
     /// Why this host takes no work.
@@ -86,7 +92,35 @@ pub fn diagnose(seen: &Seen) -> Vec<Reason> {
         let message = format!("this host takes no work or cannot be trusted with it: {}", reason.code());
         because("host-not-ready", message, "patchbay doctor on its machine".into());
     }
+    if let Some(Quarantined { plugin, since, by, reason }) = &seen.quarantined {
+        because(
+            "quarantined",
+            format!(
+                "plugin {plugin} was quarantined at {since} by {by}: {reason}. Its jobs wait and keep their attempts"
+            ),
+            format!(
+                "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
+            ),
+        );
+    }
+    for breaker in seen.breakers.iter().filter(|breaker| !breaker.is_closed()) {
+        let (plugin, host) = (&breaker.plugin, &breaker.host);
+        let how = match (&breaker.opened_by, breaker.probe_in_ms) {
+            (Some(by), _) => format!("{by} has opened it: {}", breaker.reason.as_deref().unwrap_or_default()),
+            (None, Some(ms)) => format!("for {} s more, then one call tries", ms.div_ceil(1_000)),
+            (None, None) => "one call tries whether it is back".into(),
+        };
+        let last = breaker.last_failure.as_ref().map(|last| format!("; last failure: {last}")).unwrap_or_default();
+        because(
+            "breaker-open",
+            format!(
+                "calls of {plugin} to {host} are refused: {how}{last}. Jobs that need it wait without using up attempts"
+            ),
+            format!("see to {host}, or: patchbay breaker close {plugin} {host} --reason WHY"),
+        );
+    }
     match (&seen.plugin, seen.workers.is_empty()) {
+        (None, true) if seen.quarantined.is_some() => {}
         (None, true) => because(
             "no-worker",
             "no active plugin handles it, and no other worker is connected".into(),
@@ -152,6 +186,8 @@ mod tests {
             },
             workers: vec!["host:1".into()],
             plugin: Some("email".into()),
+            quarantined: None,
+            breakers: Vec::new(),
             paused_by: None,
             not_ready: Vec::new(),
             redis_full: false,
@@ -175,6 +211,46 @@ mod tests {
         seen.plugin = None;
         seen.redis_full = true;
         assert_eq!(codes(&seen), ["paused", "redis-full", "no-worker"]);
+    }
+
+    #[test]
+    fn a_quarantined_plugin_is_the_reason_and_not_the_missing_worker() {
+        let mut seen = seen(QueueCounts { waiting: 5, ..QueueCounts::default() });
+        seen.workers.clear();
+        seen.plugin = None;
+        seen.quarantined = Some(Quarantined {
+            plugin: "email".parse().expect("a name"),
+            since: "2026-11-24T12:00:00Z".into(),
+            by: "host a:1".into(),
+            reason: "10 of the last 10 calls crashed".into(),
+        });
+        assert_eq!(codes(&seen), ["quarantined"]);
+        assert!(diagnose(&seen)[0].next.contains("patchbay plugin release email"));
+    }
+
+    #[test]
+    fn a_breaker_that_is_not_closed_is_named_with_what_it_waits_for() {
+        let breaker = |state, probe_in_ms| BreakerStory {
+            plugin: "email".parse().expect("a name"),
+            host: "smtp://mail.example:465".into(),
+            state,
+            since: None,
+            probe_in_ms,
+            opened_by: None,
+            reason: None,
+            failures: 0,
+            opens_at: 5,
+            within_ms: 30_000,
+            open_ms: 15_000,
+            last_failure: Some("connect: refused".into()),
+        };
+        let mut seen = seen(QueueCounts { waiting: 5, ..QueueCounts::default() });
+        seen.breakers = vec![breaker("closed", None), breaker("open", Some(9_001)), breaker("half-open", None)];
+        let reasons = diagnose(&seen);
+        assert_eq!(reasons.iter().map(|reason| reason.code).collect::<Vec<_>>(), ["breaker-open", "breaker-open"]);
+        assert!(reasons[0].message.contains("for 10 s more") && reasons[0].message.contains("connect: refused"));
+        assert!(reasons[1].message.contains("one call tries whether"));
+        assert!(reasons[0].next.contains("patchbay breaker close email smtp://mail.example:465"));
     }
 
     #[test]

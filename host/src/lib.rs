@@ -2,7 +2,9 @@
 //!
 //! A library only so that the binary, the tests and the benchmark share it; it promises no interface to others.
 
+pub mod alert;
 pub mod boot;
+pub mod breakers;
 pub mod cli;
 pub mod config;
 pub mod dev;
@@ -15,6 +17,7 @@ pub mod local_copy;
 pub mod metrics;
 pub mod outbox;
 pub mod plugins;
+pub mod quarantine;
 pub mod recorder;
 pub mod schedule;
 pub mod settings;

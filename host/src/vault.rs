@@ -271,6 +271,9 @@ struct Entry {
 /// By plugin and name; the newest version first.
 type Opened = HashMap<PluginName, HashMap<String, Vec<Arc<Entry>>>>;
 
+/// Seal and end of each version.
+type Seals = Vec<(Vec<u8>, Option<DateTime<Utc>>)>;
+
 /// The secrets of this process.
 pub struct Vault {
     store: Store,
@@ -279,8 +282,8 @@ pub struct Vault {
     fallback: Box<dyn SecretSource>,
     opened: ArcSwap<Opened>,
     copy: LocalCopy,
-    /// One refresh at a time. What the local copy holds: seal and end of each version.
-    copied: Mutex<Vec<(Vec<u8>, Option<DateTime<Utc>>)>>,
+    /// One refresh at a time. What the local copy holds.
+    copied: Mutex<Seals>,
     changed: Notify,
 }
 

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use crate::harness::{Host, PASSWORD, USER, World, binary, email_plugin, hostile_plugin, hostile_plugin_with, variant};
 
 /// Runs `patchbay` against the host.
-async fn patchbay(host: &Host, args: &[&str]) -> anyhow::Result<Output> {
+pub async fn patchbay(host: &Host, args: &[&str]) -> anyhow::Result<Output> {
     let mut command = tokio::process::Command::new(binary());
     command.args(args).env("PATCHBAY_URL", &host.url).env("PATCHBAY_USER", USER).env("PATCHBAY_PASSWORD", PASSWORD);
     Ok(command.output().await?)
 }
 
-async fn json_of(host: &Host, args: &[&str]) -> anyhow::Result<Value> {
+pub async fn json_of(host: &Host, args: &[&str]) -> anyhow::Result<Value> {
     let output = patchbay(host, args).await?;
     anyhow::ensure!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(serde_json::from_slice(&output.stdout)?)

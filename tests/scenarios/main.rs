@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 
 mod bad_input;
+mod breaker;
 mod bull_board;
 mod commands;
 mod damaged;
@@ -18,6 +19,7 @@ mod mail;
 mod metrics;
 mod operations;
 mod poison;
+mod quarantine;
 mod recovery;
 mod redis_server;
 mod runbook;

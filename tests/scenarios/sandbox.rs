@@ -46,9 +46,14 @@ async fn quiet() {
 async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_nothing_behind() -> anyhow::Result<()> {
     // Lines beyond the job's own log are of no interest here.
     let world = World::new().await?;
-    let host = world.host(&[("PATCHBAY_LOG_FILTER", "info,guest=off")]).await?;
+    let host = world.host(&[("PATCHBAY_LOG_FILTER", "info,guest=off"), ("PATCHBAY_QUARANTINE_POLICY", "off")]).await?;
     let silent = silent_server().await?;
-    host.deploy("hostile", hostile_plugin_calling(silent)?).await?;
+    // A breaker that stays out of it: calls that nobody answers are what this is about.
+    let patient = hostile_plugin_with(|manifest| {
+        let breaker = "timeout_ms = 60_000\nbreaker = { failures = 1_000, within_ms = 1_000 }";
+        manifest.replace("127.0.0.1:9/", &format!("{silent}/")).replace("timeout_ms = 60_000", breaker)
+    })?;
+    host.deploy("hostile", patient).await?;
     let kinds: [(&str, &[&str]); 7] = [
         ("panic", &["trapped"]),
         ("loop", &["deadline"]),

@@ -277,6 +277,7 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
     let tree = json!({ "queue": "idleQueue", "job": &job, "children": [{ "queue": "idleQueue", "job": &job }] });
     let schedule = json!({ "id": "often", "queue": "idleQueue", "name": "job", "everyMs": 3_600_000 });
     let asks = json!({ "asks": ["kv"] });
+    let breaker = json!({ "plugin": "hostile", "host": "http://127.0.0.1:9", "reason": "a look" });
     let rotation = json!({ "value": "two", "overlapMs": 60_000 });
     for (method, route, body, id, expected) in [
         ("post", "/api/admin/plugins/{name}/activate", json!({ "digest": digest }), "", 200),
@@ -285,6 +286,10 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
         ("put", "/api/admin/plugins/{name}/settings", json!({}), "", 200),
         ("post", "/api/admin/plugins/{name}/grants", asks.clone(), "", 200),
         ("post", "/api/admin/plugins/{name}/grants/revoke", asks, "", 200),
+        ("post", "/api/admin/breakers/open", breaker.clone(), "", 200),
+        ("post", "/api/admin/breakers/close", breaker, "", 200),
+        // It is not quarantined.
+        ("post", "/api/admin/plugins/{name}/release", json!({ "reason": "mended" }), "", 409),
         ("post", "/api/admin/plugins/{name}/deactivate", json!({}), "", 200),
         ("put", "/api/admin/plugins/{name}/secrets/{secret}", json!({ "value": "one" }), "", 200),
         ("post", "/api/admin/plugins/{name}/secrets/{secret}/rotate", rotation, "", 200),
@@ -404,7 +409,7 @@ async fn without_postgres_every_change_is_refused_whole_and_says_when_to_try_aga
     let mut url: reqwest::Url = world.database_url.parse()?;
     let cable = Cable::to(format!("127.0.0.1:{}", url.port().context("port")?)).await?;
     url.set_port(Some(cable.address.port())).ok();
-    let host = world.host(&[("DATABASE_URL", url.as_str())]).await?;
+    let host = world.host(&[WITH_KEY[0], ("DATABASE_URL", url.as_str())]).await?;
     let changes = every_change(&host).await?;
     let mut database = world.database().await?;
     let mut state = async || -> anyhow::Result<(i64, BTreeMap<String, Vec<u8>>)> {

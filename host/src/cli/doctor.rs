@@ -302,6 +302,10 @@ async fn check_plugins(config: &Config, store: &Store, kept: &[SecretRow], findi
         // Before the first migration there is nothing to look at; that was reported above.
         Err(_) => return,
     };
+    for row in rows.iter().filter(|row| row.is_current && row.state == "quarantined") {
+        let mend = format!("activate another revision, or: patchbay plugin release {}", row.plugin);
+        findings.bad(CHECK, Level::Error, format!("{} is quarantined: its queues wait", row.plugin), mend);
+    }
     let active: Vec<_> = rows.iter().filter(|row| row.state == "active").collect();
     if active.is_empty() {
         return findings.bad(

@@ -2,6 +2,7 @@
 //! command is an HTTP client of `/api/admin`, so that it works from a laptop and is audited like everything else.
 
 mod add;
+mod breaker;
 mod client;
 mod doctor;
 mod job;
@@ -80,6 +81,9 @@ enum Command {
     /// Look at queues, and act on whole ones
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Which outside hosts are left alone because they failed; open and close by hand
+    #[command(subcommand)]
+    Breaker(breaker::BreakerCommand),
     /// Jobs that come by themselves: list, make, change, pause, run now
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
@@ -150,6 +154,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Plugin(command) => plugin::run(command, &cli.client, output).await?,
         Command::Job(command) => job::run(command, &cli.client, output).await?,
         Command::Queue(command) => queue::run(command, &cli.client, output).await?,
+        Command::Breaker(command) => breaker::run(command, &cli.client, output).await?,
         Command::Schedule(command) => schedule::run(command, &cli.client, output).await?,
         Command::Secret(command) => secret::run(command, &cli.client, output).await?,
         Command::Mail(command) => dev::run_mail(command, output.json)?,

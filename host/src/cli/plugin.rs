@@ -117,6 +117,14 @@ pub(super) enum PluginCommand {
         /// The plugin
         plugin: String,
     },
+    /// Let a quarantined plugin take calls again, with the revision that it has
+    Release {
+        /// The plugin
+        plugin: String,
+        /// For the next operator and the audit trail
+        #[arg(long, default_value = "no reason given")]
+        reason: String,
+    },
     /// Stop a plugin: its queues wait until a revision is activated again
     Deactivate {
         /// The plugin
@@ -212,6 +220,7 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
             let plugins = client.call(Method::GET, "plugins", None).await?;
             let rows = items(&plugins).map(|plugin| {
                 let state = match (plugin["failure"].as_str(), plugin["active"] == true) {
+                    _ if plugin["quarantined"].is_object() => "quarantined".into(),
                     (Some(failure), _) => format!("failing: {failure}"),
                     (None, true) => "active".into(),
                     (None, false) => "inactive".into(),
@@ -292,6 +301,12 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
             let path = format!("plugins/{}/rollback", segment(&plugin));
             let activated = client.call(Method::POST, &path, None).await?;
             output.value(&describe(&activated), &activated);
+        }
+        PluginCommand::Release { plugin, reason } => {
+            let path = format!("plugins/{}/release", segment(&plugin));
+            let released = client.call(Method::POST, &path, Some(json!({ "reason": reason }))).await?;
+            let message = format!("released: {plugin} {} takes calls again", short(&text(&released, "digest")));
+            output.value(&message, &released);
         }
         PluginCommand::Deactivate { plugin } => {
             let path = format!("plugins/{}/deactivate", segment(&plugin));

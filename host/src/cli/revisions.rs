@@ -19,6 +19,15 @@ pub(super) async fn status(plugin: &str, client: &Client, output: Output) -> any
     if let Some(failure) = status["failure"].as_str() {
         println!("failure: {failure}");
     }
+    if status["quarantined"].is_object() {
+        let quarantined = &status["quarantined"];
+        println!(
+            "quarantined at {} by {}: {}",
+            text(quarantined, "since"),
+            text(quarantined, "by"),
+            text(quarantined, "reason")
+        );
+    }
     for host in items(&status["hosts"]) {
         println!("  {} ({}): {}", text(host, "host"), text(host, "version"), host_state(host));
     }

@@ -180,6 +180,17 @@ pub const KEYS: &[Key] = &[
         Some("10"),
         "Database connections of all plugins together, besides database.pool_max; at most two per plugin",
     ),
+    key(
+        "quarantine.policy",
+        Kind::Choice(&["wait", "previous", "off"]),
+        Some("wait"),
+        "A plugin that crashes too often waits for an operator, gives way to the revision before it, or goes on",
+    ),
+    key("quarantine.crashes", Kind::Number(2, 1_000), Some("10"), "So many crashes without a success in between…"),
+    key("quarantine.calls", Kind::Number(2, 1_000), Some("20"), "…among so many last calls…"),
+    key("quarantine.within_s", Kind::Number(1, 3_600), Some("60"), "…of the last so many seconds…"),
+    key("quarantine.jobs", Kind::Number(1, 1_000), Some("3"), "…over so many different jobs are too often"),
+    secret(key("alerts.webhook_url", Kind::Text, None, "Alerts are posted there as JSON")),
     key("egress.allow_addresses", Kind::List, None, "Private addresses or networks that plugins may call nevertheless"),
     key(
         "egress.ca_file",

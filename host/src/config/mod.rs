@@ -25,6 +25,8 @@ use crate::http::HttpLimits;
 
 pub use keys::{KEYS, Key, Kind};
 
+use crate::quarantine::{Policy, Rule};
+
 /// Our variables that are no configuration keys: read by the command line client, by tests, and for secrets.
 const OTHER_VARIABLES: &[&str] =
     &["PATCHBAY_URL", "PATCHBAY_USER", "PATCHBAY_PASSWORD", "PATCHBAY_CONFIG", "PATCHBAY_BIN"];
@@ -161,11 +163,16 @@ impl Config {
             ("database.pool_min", "database.pool_max"),
             ("runtime.memory_mb", "runtime.max_memory_mb"),
             ("runtime.deadline_ms", "runtime.max_deadline_ms"),
+            ("quarantine.crashes", "quarantine.calls"),
+            ("quarantine.jobs", "quarantine.crashes"),
         ];
         for (small, large) in must_not_exceed {
             if number(small) > number(large) {
                 problems.push(format!("{small} ({}) is more than {large} ({})", number(small), number(large)));
             }
+        }
+        if self.has("alerts.webhook_url") && self.alert_webhook().is_none() {
+            problems.push("alerts.webhook_url is no http:// or https:// URL".into());
         }
         if number("work.renew_s") * 2 >= number("work.lock_s") {
             let (renew, lock) = (number("work.renew_s"), number("work.lock_s"));
@@ -337,6 +344,31 @@ impl Config {
     /// Whether BullMQ 5 works on the same queues.
     pub fn node_may_be_bullmq_5(&self) -> bool {
         self.text("redis.node_bullmq_major").as_deref() == Some("5")
+    }
+
+    /// When a plugin crashes too often; nothing when that is never.
+    pub fn quarantine_rule(&self) -> Option<Rule> {
+        let count = |path| self.number(path) as usize;
+        (self.text("quarantine.policy").as_deref() != Some("off")).then(|| Rule {
+            calls: count("quarantine.calls"),
+            crashes: count("quarantine.crashes"),
+            jobs: count("quarantine.jobs"),
+            within: self.seconds("quarantine.within_s"),
+        })
+    }
+
+    /// What then becomes of it.
+    pub fn quarantine_policy(&self) -> Policy {
+        match self.text("quarantine.policy").as_deref() {
+            Some("previous") => Policy::Previous,
+            _ => Policy::Wait,
+        }
+    }
+
+    /// Where alerts go.
+    pub fn alert_webhook(&self) -> Option<url::Url> {
+        let url = self.text("alerts.webhook_url")?.parse::<url::Url>().ok()?;
+        matches!(url.scheme(), "http" | "https").then_some(url)
     }
 
     /// Over all queues.

@@ -29,6 +29,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::breakers::OutsideHosts;
 use crate::health::Health;
 use crate::plugins::Plugins;
 use crate::schedule::Schedules;
@@ -50,6 +51,8 @@ pub struct AppState {
     pub queues: Queues,
     /// Staging, activation, rollback.
     pub plugins: Arc<Plugins>,
+    /// Outside hosts and their breakers.
+    pub outside: Arc<OutsideHosts>,
     /// Jobs that come by themselves.
     pub schedules: Arc<Schedules>,
     /// Secrets.

@@ -60,6 +60,8 @@ impl Plugins {
     pub async fn converge(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.converging.lock().await;
         let active = self.store.active_set().await?;
+        // First: jobs of a revision that has just been stopped keep their attempts from here on.
+        self.quarantine.publish(self.store.quarantined().await?);
         let registry = self.runtime.registry();
         let mut failures = HashMap::new();
         let mut changed = false;

@@ -10,6 +10,7 @@ mod converge;
 mod error;
 mod fleet;
 mod permissions;
+mod quarantine;
 mod view;
 
 use std::collections::{HashMap, HashSet};
@@ -32,6 +33,7 @@ pub use self::view::{Activated, GrantStory, HostState, Signed, Staged, asks};
 use crate::difference::Described;
 use crate::grants::Grants;
 use crate::local_copy::LocalCopy;
+use crate::quarantine::Quarantine;
 use crate::settings::{self, Settings};
 use crate::signature::{Signature, Standing, TrustedKeys};
 use crate::work::Supervisor;
@@ -46,6 +48,7 @@ pub struct Parts {
     pub grants: Arc<Grants>,
     pub supervisor: Arc<Supervisor>,
     pub trusted: TrustedKeys,
+    pub quarantine: Arc<Quarantine>,
     pub copy: LocalCopy,
     /// Name of this process.
     pub host: String,
@@ -62,6 +65,7 @@ pub struct Plugins {
     /// Something may have changed.
     woken: Notify,
     trusted: TrustedKeys,
+    quarantine: Arc<Quarantine>,
     copy: LocalCopy,
     /// What was last written there.
     copied: Mutex<Vec<CopiedPlugin>>,
@@ -79,7 +83,7 @@ pub struct Plugins {
 impl Plugins {
     /// Loads nothing yet; see [`Plugins::converge`].
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, sql, runtime, settings, grants, supervisor, trusted, copy, host } = parts;
+        let Parts { store, sql, runtime, settings, grants, supervisor, trusted, quarantine, copy, host } = parts;
         Self {
             store,
             sql,
@@ -88,6 +92,7 @@ impl Plugins {
             grants,
             supervisor,
             trusted,
+            quarantine,
             copy,
             copied: Mutex::default(),
             host,
@@ -223,7 +228,7 @@ impl Plugins {
     /// Stores settings that fit the active revision's schema (or, before any activation, the newest one's).
     pub async fn set_settings(&self, plugin: &PluginName, value: &Value, actor: &str) -> Result<(), PluginError> {
         let rows = self.store.revisions(Some(plugin)).await?;
-        let row = rows.iter().find(|row| row.state == "active").or(rows.first());
+        let row = rows.iter().find(|row| row.is_current).or(rows.first());
         let row = row.ok_or_else(|| PluginError::NotFound(format!("no plugin is called {plugin}")))?;
         let violations = settings::violations(&row_manifest(row)?, value);
         if !violations.is_empty() {
@@ -290,7 +295,7 @@ impl Plugins {
     /// One plugin owns a queue.
     async fn refuse_clashes(&self, manifest: &Manifest) -> Result<(), PluginError> {
         for row in self.store.revisions(None).await? {
-            if row.state != "active" || row.plugin == manifest.name {
+            if !row.is_current || row.plugin == manifest.name {
                 continue;
             }
             let other = row_manifest(&row)?;

@@ -16,7 +16,7 @@ impl Plugins {
         let asks = |row: Option<&RevisionRow>| {
             row.map(row_manifest).transpose().map(|m| m.map(|m| m.asks()).unwrap_or_default())
         };
-        let (active, newest) = (asks(rows.iter().find(|row| row.state == "active"))?, asks(rows.first())?);
+        let (active, newest) = (asks(rows.iter().find(|row| row.is_current))?, asks(rows.first())?);
         let mut stories: BTreeMap<Ask, GrantStory> = BTreeMap::new();
         let mut story = |ask: Ask, fill: &dyn Fn(&mut GrantStory)| {
             fill(stories.entry(ask.clone()).or_insert_with(|| GrantStory {

@@ -131,11 +131,11 @@ impl Schedules {
         Ok(())
     }
 
-    /// Active manifests' schedules become rows; those of plugins that are active no more go.
+    /// Active manifests' schedules become rows, those of quarantined plugins included; those of plugins that are active no more go.
     async fn take_over_manifests(&self) -> Result<(), StoreError> {
         let mut gone: HashSet<PluginName> = self.store.plugins_with_schedules().await?.into_iter().collect();
         for row in self.store.revisions(None).await? {
-            if row.state != "active" {
+            if !row.is_current {
                 continue;
             }
             match Manifest::from_packed(row.manifest.to_string().as_bytes()) {

@@ -4,6 +4,7 @@
 //! decision. Never touches Postgres: the record of an attempt goes to a Redis stream in one transaction with the settlement (see
 //! [`crate::recorder`]), so that a job neither waits for the database nor loses its history when a process is killed.
 
+mod hold;
 mod slots;
 mod supervisor;
 mod wasm;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::Utc;
+use patchbay_capability::Refused;
 use patchbay_model::attempt::AttemptRecord;
 use patchbay_model::outcome::{Failure, Outcome, Retry};
 use patchbay_model::retry::{RetryPolicy, Verdict, decide};
@@ -20,8 +22,16 @@ use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
 use tracing::Instrument;
 
+use crate::quarantine::{self, Quarantine};
+use hold::Holds;
 pub use supervisor::{Supervisor, WorkerDefaults};
 pub use wasm::WasmExecutor;
+
+/// The failure code of jobs that wait for an outside host.
+const BREAKER_OPEN: &str = "breaker-open";
+/// A breaker that closes any moment must not make a job spin.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
+const SPREAD: f64 = 0.2;
 
 /// Runs the code of one job. The host has one ([`WasmExecutor`]); the benchmark has another, native one, on the same work path.
 #[async_trait]
@@ -44,21 +54,29 @@ pub struct Execution {
     pub outcome: Outcome,
     /// The guest's backtrace.
     pub stack: Option<String>,
+    /// The breaker that refused its last outside call.
+    pub refused: Option<Refused>,
 }
 
 /// Handles every delivery of every queue of this process.
 pub struct Work {
     executor: Arc<dyn Executor>,
     host: String,
+    quarantine: Arc<Quarantine>,
+    holds: Holds,
 }
 
 impl Work {
     /// `host` names this process in records.
-    pub fn new(executor: Arc<dyn Executor>, host: String) -> Arc<Self> {
-        Arc::new(Self { executor, host })
+    pub fn new(executor: Arc<dyn Executor>, host: String, quarantine: Arc<Quarantine>) -> Arc<Self> {
+        let holds = Holds::new(Arc::clone(&quarantine));
+        Arc::new(Self { executor, host, quarantine, holds })
     }
 
     async fn run(&self, delivery: Delivery) -> Settlement {
+        if self.quarantine.holds(&delivery.key.queue) {
+            return Settlement { disposition: Disposition::HandBack, record: None };
+        }
         let started_at = Utc::now();
         let execution = match &delivery.refusal {
             Some(refusal) => Execution {
@@ -66,10 +84,12 @@ impl Work {
                 policy: self.executor.policy(&delivery),
                 outcome: refused(refusal),
                 stack: None,
+                refused: None,
             },
             None => self.executor.execute(&delivery).await,
         };
-        let execution = unless_killed(execution, &delivery);
+        let execution = unless_refused(unless_killed(execution, &delivery), rand::random());
+        self.holds.note(&delivery.key.queue, execution.refused.as_ref());
         let verdict = decide(
             &execution.outcome,
             &execution.policy,
@@ -77,8 +97,21 @@ impl Work {
             since_first_deferral(&delivery),
             rand::random(),
         );
+        if self.is_of_a_broken_plugin(&delivery, &execution) {
+            // Whatever is decided about the plugin: the job finds its attempts as they were.
+            let record = self.record(&delivery, &execution, Verdict::Defer(Duration::ZERO), started_at);
+            return Settlement { disposition: Disposition::HandBack, record: Some(record) };
+        }
         let record = self.record(&delivery, &execution, verdict, started_at);
         Settlement { disposition: disposition(execution, verdict), record: Some(record) }
+    }
+
+    /// Notes how the call ended; whether it crashed in a revision that is quarantined, be it by this very crash.
+    fn is_of_a_broken_plugin(&self, delivery: &Delivery, execution: &Execution) -> bool {
+        let Some((plugin, revision)) = &execution.ran_by else { return false };
+        let kind = execution.outcome.kind();
+        self.quarantine.note(plugin, *revision, &delivery.key, kind);
+        quarantine::is_crash(kind) && self.quarantine.has(revision)
     }
 
     fn record(
@@ -161,6 +194,24 @@ fn unless_killed(execution: Execution, delivery: &Delivery) -> Execution {
     }
 }
 
+/// A guest that failed by an open breaker: its job waits without using up an attempt, whatever the guest made of it. `refused` stays only
+/// where it is the reason; `random` is uniform in 0.0..1.0.
+fn unless_refused(execution: Execution, random: f64) -> Execution {
+    let failed = matches!(execution.outcome, Outcome::Failed(_) | Outcome::Trapped(_) | Outcome::Deadline(_));
+    let Some(refused) = execution.refused.as_ref().filter(|_| failed) else {
+        return Execution { refused: None, ..execution };
+    };
+    let reason = execution.outcome.reason().unwrap_or_default();
+    let failure = Failure {
+        code: BREAKER_OPEN.into(),
+        message: format!("calls to {} are refused for now; the plugin says: {reason}", refused.breaker.host()),
+        // Spread, so that those who were refused together do not come back together.
+        retry: Retry::Defer(refused.retry_in.max(LEAST_WAIT).mul_f64(1.0 + SPREAD * random)),
+        details: None,
+    };
+    Execution { outcome: Outcome::Failed(failure.sanitized()), ..execution }
+}
+
 fn since_first_deferral(delivery: &Delivery) -> Duration {
     let now_ms = u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0);
     delivery.first_deferred_at_ms.map_or(Duration::ZERO, |first| Duration::from_millis(now_ms.saturating_sub(first)))
@@ -181,5 +232,42 @@ fn disposition(execution: Execution, verdict: Verdict) -> Disposition {
         Verdict::RetryAfter(delay) => Disposition::Retry { delay, reason, stack },
         Verdict::Defer(delay) => Disposition::Defer { delay, reason, stack },
         Verdict::Fail => Disposition::Fail { reason, stack },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use patchbay_capability::Breakers;
+
+    use super::*;
+
+    fn ended(outcome: Outcome) -> Execution {
+        let breaker = Breakers::default().of(&"email".parse().expect("a name"), "https://a.example:443");
+        let refused = Some(Refused { breaker, retry_in: Duration::from_secs(10) });
+        let policy = RetryPolicy { attempts: 1, backoff: None };
+        unless_refused(Execution { ran_by: None, policy, outcome, stack: None, refused }, 0.5)
+    }
+
+    #[test]
+    fn whatever_a_guest_makes_of_an_open_breaker_its_job_waits_for_a_day_without_using_up_an_attempt() {
+        let never = Failure { code: "x".into(), message: "no".into(), retry: Retry::Never, details: None };
+        for outcome in
+            [Outcome::Failed(never), Outcome::Trapped("unwrap".into()), Outcome::Deadline(Duration::from_secs(30))]
+        {
+            let execution = ended(outcome);
+            assert_eq!(execution.outcome.code(), Some("breaker-open"));
+            let verdict = |since| decide(&execution.outcome, &execution.policy, 1, since, 0.0);
+            assert_eq!(verdict(Duration::ZERO), Verdict::Defer(Duration::from_secs(11)), "and a tenth, to spread them");
+            assert_eq!(verdict(Duration::from_secs(24 * 3600)), Verdict::Fail, "then attempts count, and it had one");
+        }
+    }
+
+    #[test]
+    fn a_call_that_did_not_fail_by_it_is_settled_as_it_ended() {
+        for outcome in [Outcome::Completed("1".into()), Outcome::MemoryLimit(1), Outcome::InvalidResult("x".into())] {
+            let execution = ended(outcome.clone());
+            assert_eq!(execution.outcome, outcome);
+            assert!(execution.refused.is_none(), "and holds up no queue");
+        }
     }
 }

@@ -151,7 +151,10 @@ impl Supervisor {
             rate: spec.rate.as_ref().map(|rate| (rate.max, Duration::from_millis(rate.per_ms))),
             host: self.defaults.host.clone(),
             threads: self.runtime.guests(),
-            gate: self.slots.of_queue(&spec.name, spec.reserved.unwrap_or(0) as usize),
+            gate: self
+                .work
+                .holds
+                .gate(&spec.name, self.slots.of_queue(&spec.name, spec.reserved.unwrap_or(0) as usize)),
         };
         info!(queue = %spec.name, concurrency = config.concurrency, "worker starting");
         let handle = Arc::new(self.queues.spawn_worker(config, Arc::clone(&self.work) as _));

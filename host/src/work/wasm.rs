@@ -1,7 +1,7 @@
 //! Runs a job in the sandbox: the active revision of the queue's owner, with the capabilities that its manifest asks for.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use patchbay_capability::{Call, Services};
@@ -23,20 +23,18 @@ pub struct WasmExecutor {
     settings: Arc<Settings>,
     grants: Arc<Grants>,
     meters: Arc<Meters>,
-    default_deadline: Duration,
 }
 
 impl WasmExecutor {
-    /// `default_deadline` is for plugins that name none.
+    /// Runs nothing yet.
     pub fn new(
         runtime: Arc<Runtime>,
         services: Arc<Services>,
         settings: Arc<Settings>,
         grants: Arc<Grants>,
         meters: Arc<Meters>,
-        default_deadline: Duration,
     ) -> Self {
-        Self { runtime, services, settings, grants, meters, default_deadline }
+        Self { runtime, services, settings, grants, meters }
     }
 }
 
@@ -50,13 +48,13 @@ impl Executor for WasmExecutor {
                 policy: self.policy(delivery),
                 outcome: Outcome::HostFault(format!("no active plugin handles {}", delivery.key.queue)),
                 stack: None,
+                refused: None,
             };
         };
         let policy = policy(delivery, Some(revision.manifest()));
         let idempotency_key = delivery.key.idempotency_key();
         let correlation_id = correlation_id(delivery);
         let platform = delivery.trace.platform.clone().unwrap_or_else(|| DEFAULT_PLATFORM.to_owned());
-        let deadline = revision.manifest().limits.deadline_ms.map_or(self.default_deadline, Duration::from_millis);
         let mut trace = delivery.trace.clone();
         trace.correlation_id = Some(correlation_id.clone());
         let capabilities = self.services.for_call(Call {
@@ -65,7 +63,7 @@ impl Executor for WasmExecutor {
             granted: self.grants.of(revision.plugin()),
             job: Some(delivery.job.clone()),
             trace,
-            deadline: Instant::now() + deadline,
+            deadline: Instant::now() + revision.deadline(),
             revision: revision.digest(),
             span: tracing::Span::current(),
         });
@@ -94,6 +92,7 @@ impl Executor for WasmExecutor {
             policy,
             outcome: report.outcome,
             stack: report.stack,
+            refused: capabilities.refused(),
         }
     }
 

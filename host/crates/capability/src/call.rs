@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use patchbay_model::breaker::BreakerSpec;
 use patchbay_model::capability::{
     Capabilities, CapabilityError, Envelope, HashKind, HttpError, HttpRequest, HttpResponse, LogLevel, SmtpFailure,
     SmtpReceipt,
 };
+use patchbay_model::egress::breakers;
 use patchbay_model::flow::{ChildResult, Flow};
 use patchbay_model::grant::{Ask, Granted};
 use patchbay_model::job::{NewJob, Trace};
@@ -19,9 +21,11 @@ use patchbay_queue::{JobHandle, Kv, QueueError, Queues};
 use serde_json::{Map, Value};
 use tracing::{Span, debug, error, info, trace, warn};
 
+use crate::breaker::{Admission, Report};
+use crate::egress::Caller;
 use crate::job_output::JobOutput;
 use crate::mail::failure;
-use crate::{Egress, GrantUses, MailTransport, SecretSource, SecretValue};
+use crate::{Breaker, Breakers, Egress, GrantUses, MailTransport, Refused, SecretSource, SecretValue};
 
 /// Guesses at a secret per call: enough for a rotation, too few to search.
 const MAX_SECRET_TRIES: u32 = 8;
@@ -52,6 +56,8 @@ pub struct Services {
     pub mail: MailTransport,
     /// Outbound HTTP.
     pub egress: Egress,
+    /// Of all plugins.
+    pub breakers: Arc<Breakers>,
     /// Counted here.
     pub uses: Arc<GrantUses>,
 }
@@ -85,6 +91,15 @@ pub struct GuestCall {
     secret_tries: AtomicU32,
     /// The call's one transaction, once it has been begun.
     transaction: Mutex<Option<Weak<dyn SqlTransaction>>>,
+    /// What a breaker said to the last outside call.
+    last: Mutex<Option<Asked>>,
+}
+
+#[derive(Clone)]
+enum Asked {
+    Refused(Refused),
+    /// It was let through to see whether the host is back.
+    Probe(Arc<Breaker>),
 }
 
 impl Services {
@@ -98,6 +113,7 @@ impl Services {
             job,
             output,
             secret_tries: AtomicU32::new(0),
+            last: Mutex::default(),
             transaction: Mutex::default(),
         })
     }
@@ -109,6 +125,26 @@ impl GuestCall {
         if let Some(output) = &self.output {
             output.finish().await;
         }
+    }
+
+    /// The breaker that refused the last outside call of the guest, or whose probe that call was, in vain: if the guest failed, then by
+    /// that.
+    pub fn refused(&self) -> Option<Refused> {
+        match self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()? {
+            Asked::Refused(refused) => Some(refused),
+            Asked::Probe(breaker) => breaker.refusal(),
+        }
+    }
+
+    /// Asks the breaker of an outside host; gives how long it refuses.
+    fn admit(&self, host: &str, spec: Option<BreakerSpec>) -> Result<Admission, Duration> {
+        let breaker = self.services.breakers.of(&self.call.manifest.name, host);
+        let admitted = breaker.admit(spec.unwrap_or_default().limits(), self.call.deadline);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = match &admitted {
+            Err(refused) => Some(Asked::Refused(refused.clone())),
+            Ok(admission) => admission.is_probe().then_some(Asked::Probe(breaker)),
+        };
+        admitted.map_err(|refused| refused.retry_in)
     }
 
     /// Counts the use, when it is granted.
@@ -324,14 +360,19 @@ impl Capabilities for GuestCall {
         let secrets = |name: &str| self.secret(name).ok()?.into_iter().next();
         let permitted = |rule: &EgressRule| self.check(Ask::http(rule));
         let correlation = self.call.trace.correlation_id.as_deref();
-        let send = self.services.egress.send(
-            self.call.revision,
-            &self.call.manifest,
-            &permitted,
-            &secrets,
-            request,
-            correlation,
-        );
+        let admit = |host: &str| {
+            let spec = breakers(&self.call.manifest.egress).get(host).copied();
+            self.admit(host, spec).map_err(|wait| HttpError::BreakerOpen(wait.as_millis() as u64))
+        };
+        let caller = Caller {
+            revision: self.call.revision,
+            manifest: &self.call.manifest,
+            permitted: &permitted,
+            admit: &admit,
+            secrets: &secrets,
+            correlation_id: correlation,
+        };
+        let send = self.services.egress.send(caller, request);
         tracing::Instrument::instrument(send, self.call.span.clone()).await
     }
 
@@ -410,8 +451,21 @@ impl Capabilities for GuestCall {
             return Err(failure("denied", "the manifest does not ask for smtp"));
         }
         self.check(Ask::smtp()).map_err(|reason| failure("denied", &reason))?;
+        let spec = self.call.manifest.smtp.as_ref().and_then(|smtp| smtp.breaker);
+        let admission = match self.services.mail.server() {
+            None => None,
+            Some(server) => Some(self.admit(&server, spec).map_err(|wait| {
+                let text = format!("{server} failed too often and is not tried for {} ms", wait.as_millis());
+                failure("breaker-open", text)
+            })?),
+        };
         let remaining = self.call.deadline.saturating_duration_since(Instant::now());
         let send = self.services.mail.send(envelope, &mime, remaining);
-        tracing::Instrument::instrument(send, self.call.span.clone()).await
+        let (answer, report) = tracing::Instrument::instrument(send, self.call.span.clone()).await;
+        if let Some(admission) = admission {
+            let failed = answer.as_ref().err().filter(|_| report == Report::Failed);
+            admission.report(report, failed.map(|error| format!("{}: {}", error.phase, error.text)));
+        }
+        answer
     }
 }

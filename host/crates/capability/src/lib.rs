@@ -3,6 +3,7 @@
 //! Deny by default: a capability works only as far as the manifest asks for it and an operator has granted it. Nothing here ever traps a guest or shows it a
 //! credential; what is refused is an ordinary error value with the reason.
 
+mod breaker;
 mod call;
 mod egress;
 mod grants;
@@ -10,6 +11,7 @@ mod job_output;
 mod mail;
 mod secret;
 
+pub use breaker::{Breaker, BreakerState, BreakerView, Breakers, Refused};
 pub use call::{Call, GuestCall, Services};
 pub use egress::{Egress, EgressConfig, EgressError};
 pub use grants::GrantUses;

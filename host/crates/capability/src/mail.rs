@@ -16,6 +16,8 @@ use lettre::transport::smtp::extension::{ClientId, Extension, MailParameter};
 use patchbay_model::capability::{Envelope, SmtpFailure, SmtpReceipt, SmtpRefusal};
 use tracing::{debug, warn};
 
+use crate::breaker::Report;
+
 /// Idle connections kept.
 const MAX_IDLE: usize = 8;
 /// Servers close idle connections after minutes (RFC 5321 §4.5.3.2: at least 5); well before that, none is reused.
@@ -82,6 +84,20 @@ pub(crate) fn failure(phase: &'static str, text: impl Into<String>) -> SmtpFailu
     }
 }
 
+/// A conversation that came to nothing, and what the breaker makes of it: a server that replied is there, whatever it replied, except 421,
+/// by which it says that it goes.
+struct Ended {
+    failure: SmtpFailure,
+    report: Report,
+}
+
+/// Ours: the server was not asked, or did nothing wrong.
+impl From<SmtpFailure> for Ended {
+    fn from(failure: SmtpFailure) -> Self {
+        Self { failure, report: Report::Unknown }
+    }
+}
+
 /// How far a conversation got; outlives it when its time runs out.
 struct Progress {
     phase: &'static str,
@@ -95,18 +111,24 @@ impl MailTransport {
         Ok(Self { account, idle: Mutex::default() })
     }
 
+    /// Where the account is, as breakers name it: `smtp://host:port`. Nothing without an account.
+    pub fn server(&self) -> Option<String> {
+        self.account.as_ref().map(|account| format!("smtp://{}:{}", account.config.host, account.config.port))
+    }
+
     pub(crate) async fn send(
         &self,
         envelope: Envelope,
         mime: &[u8],
         remaining: Duration,
-    ) -> Result<SmtpReceipt, SmtpFailure> {
+    ) -> (Result<SmtpReceipt, SmtpFailure>, Report) {
         let Some(account) = &self.account else {
-            return Err(failure("not-configured", "no mail account is configured on this host"));
+            let failure = failure("not-configured", "no mail account is configured on this host");
+            return (Err(failure), Report::Unknown);
         };
         if mime.len() > account.config.max_message_bytes {
             let text = format!("{} bytes; this host sends at most {}", mime.len(), account.config.max_message_bytes);
-            return Err(failure("too-large", text));
+            return (Err(failure("too-large", text)), Report::Unknown);
         }
         let started = Instant::now();
         let mut progress = Progress { phase: "connect", refused: Vec::new() };
@@ -115,8 +137,12 @@ impl MailTransport {
         let result = outcome.unwrap_or_else(|_| {
             let ambiguous = progress.phase == "data";
             let text = format!("no answer within {} ms, in phase {}", limit.as_millis(), progress.phase);
-            Err(SmtpFailure { ambiguous, refused: std::mem::take(&mut progress.refused), ..failure("timeout", text) })
+            let refused = std::mem::take(&mut progress.refused);
+            let failure = SmtpFailure { ambiguous, refused, ..failure("timeout", text) };
+            Err(Ended { failure, report: Report::Failed })
         });
+        let report = result.as_ref().err().map_or(Report::Answered, |ended| ended.report);
+        let result = result.map_err(|ended| ended.failure);
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         // Counts only: addresses are personal data.
         match &result {
@@ -134,7 +160,7 @@ impl MailTransport {
                 "mail not taken"
             ),
         }
-        result
+        (result, report)
     }
 
     async fn converse(
@@ -143,12 +169,12 @@ impl MailTransport {
         envelope: &Envelope,
         mime: &[u8],
         progress: &mut Progress,
-    ) -> Result<SmtpReceipt, SmtpFailure> {
+    ) -> Result<SmtpReceipt, Ended> {
         let invalid_sender = |_| failure("mail", "the sender is not a mail address");
         let sender: Address = envelope.sender.parse().map_err(invalid_sender)?;
         let recipients = valid_recipients(envelope, &mut progress.refused);
         if recipients.is_empty() {
-            return Err(all_refused(std::mem::take(&mut progress.refused)));
+            return Err(all_refused(std::mem::take(&mut progress.refused)).into());
         }
         let utf8 = !envelope.sender.is_ascii() || recipients.iter().any(|(text, _)| !text.is_ascii());
         let parameters = || if utf8 { vec![MailParameter::SmtpUtfEight] } else { Vec::new() };
@@ -178,7 +204,8 @@ impl MailTransport {
             if !closing && connection.command("RSET\r\n").await.is_ok() {
                 self.put_idle(connection);
             }
-            return Err(all_refused(refused));
+            let report = if closing { Report::Failed } else { Report::Answered };
+            return Err(Ended { failure: all_refused(refused), report });
         }
         progress.phase = "data-command";
         if let Err(error) = connection.command(Data).await {
@@ -192,8 +219,9 @@ impl MailTransport {
                 Ok(SmtpReceipt { reply, refused: std::mem::take(&mut progress.refused) })
             }
             Err(error) => {
-                let ambiguous = error.status().is_none();
-                Err(SmtpFailure { ambiguous, ..broken("data", &error, std::mem::take(&mut progress.refused)) })
+                let mut ended = broken("data", &error, std::mem::take(&mut progress.refused));
+                ended.failure.ambiguous = error.status().is_none();
+                Err(ended)
             }
         }
     }
@@ -235,7 +263,7 @@ impl Account {
         parameters: Vec<MailParameter>,
         utf8: bool,
         progress: &mut Progress,
-    ) -> Result<AsyncSmtpConnection, SmtpFailure> {
+    ) -> Result<AsyncSmtpConnection, Ended> {
         let hello = ClientId::default();
         let implicit = self.tls.clone().filter(|_| self.config.tls == MailTls::Implicit);
         let server = (self.config.host.as_str(), self.config.port);
@@ -256,7 +284,8 @@ impl Account {
             return Err(failure(
                 "mail",
                 "an address has characters beyond ASCII, and the mail server does not take such addresses",
-            ));
+            )
+            .into());
         }
         progress.phase = "mail";
         let begun = connection.command(Mail::new(Some(sender.clone()), parameters)).await;
@@ -297,9 +326,10 @@ fn refusal(recipient: &str, error: &Error) -> SmtpRefusal {
     SmtpRefusal { recipient: recipient.to_owned(), reply_code: reply_code.unwrap_or_default(), enhanced_code, text }
 }
 
-fn broken(phase: &'static str, error: &Error, refused: Vec<SmtpRefusal>) -> SmtpFailure {
+fn broken(phase: &'static str, error: &Error, refused: Vec<SmtpRefusal>) -> Ended {
     let (reply_code, enhanced_code, text) = reply(error);
-    SmtpFailure { phase, reply_code, enhanced_code, text, ambiguous: false, refused }
+    let report = if matches!(reply_code, None | Some(421)) { Report::Failed } else { Report::Answered };
+    Ended { failure: SmtpFailure { phase, reply_code, enhanced_code, text, ambiguous: false, refused }, report }
 }
 
 /// The server's verdict, or our words for a broken connection.

@@ -171,7 +171,7 @@ pub struct SmtpRefusal {
 /// The message was not taken, or nobody knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SmtpFailure {
-    /// `denied`, `not-configured`, `connect`, `tls`, `auth`, `mail`, `rcpt`, `data`, `timeout`, `too-large`.
+    /// `denied`, `not-configured`, `breaker-open`, `connect`, `tls`, `auth`, `mail`, `rcpt`, `data`, `timeout`, `too-large`.
     pub phase: &'static str,
     /// Absent when no reply came.
     pub reply_code: Option<u16>,

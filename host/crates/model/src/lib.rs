@@ -4,6 +4,7 @@
 //! Parsing is the only thing that can fail here, and each failure names the field.
 
 pub mod attempt;
+pub mod breaker;
 pub mod capability;
 pub mod egress;
 pub mod fill;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::breaker::BreakerSpec;
 pub use crate::egress::{EgressAuth, EgressRule};
 use crate::id::{PluginName, QueueName, ScheduleId};
 use crate::job::MAX_PRIORITY;
@@ -134,6 +135,9 @@ pub struct KvSpec {
 pub struct SmtpSpec {
     /// Whether it sends mail.
     pub allowed: bool,
+    /// When the mail server is left alone for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerSpec>,
 }
 
 /// A queue whose jobs the plugin handles. Values fill what a job's producer left out.
@@ -465,6 +469,9 @@ impl Manifest {
                 return Err(invalid(key, "named twice"));
             }
         }
+        if let Some(spec) = self.smtp.as_ref().and_then(|smtp| smtp.breaker.as_ref()) {
+            spec.check().map_err(|(field, reason)| invalid(format!("smtp.breaker.{field}"), reason))?;
+        }
         crate::egress::check(&self.egress, &secrets).map_err(|(key, reason)| invalid(key, reason))
     }
 
@@ -590,6 +597,7 @@ mod tests {
         let auth =
             "[[egress]]\nurl = \"https://a.example/**\"\nmethods = [\"GET\"]\nauth = { bearer = { token = \"T\" } }\n";
         assert!(refused(auth).contains("T is not among [[secrets]]"));
+        assert!(refused("[smtp]\nallowed = true\nbreaker = { failures = 0 }\n").contains("smtp.breaker.failures"));
         let backoff = "[[queues]]\nname = \"a\"\nbackoff = { type = \"fixed\", delay_ms = 5, max_ms = 1 }\n";
         assert!(refused(backoff).contains("less than delay_ms"));
     }

@@ -61,7 +61,8 @@ impl Revision {
         (mb as usize) << 20
     }
 
-    pub(crate) fn deadline(&self) -> Duration {
+    /// Wall clock of one call.
+    pub fn deadline(&self) -> Duration {
         let limits = &self.runtime.config.limits;
         self.manifest.limits.deadline_ms.map_or(limits.default_deadline, Duration::from_millis).min(limits.max_deadline)
     }

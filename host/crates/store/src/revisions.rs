@@ -11,7 +11,8 @@ use crate::store::CHANNEL;
 use crate::{NewSignature, Store, StoreError, signatures};
 
 const COLUMNS: &str = "select plugin, digest, version, manifest, state, created_at, created_by, activated_at, \
-    octet_length(component)::bigint as size_bytes from revisions";
+    octet_length(component)::bigint as size_bytes, \
+    digest is not distinct from (select active from plugins where name = plugin) as is_current from revisions";
 
 /// A revision to keep.
 #[derive(Debug)]
@@ -34,8 +35,10 @@ pub struct RevisionRow {
     pub digest: RevisionDigest,
     pub version: String,
     pub manifest: Value,
-    /// `staged`, `active` or `retired`.
+    /// `staged`, `active`, `retired` or `quarantined`.
     pub state: String,
+    /// Whether it is the plugin's own, active or quarantined.
+    pub is_current: bool,
     pub created_at: DateTime<Utc>,
     pub created_by: String,
     pub activated_at: Option<DateTime<Utc>>,
@@ -96,6 +99,7 @@ fn revision(row: PgRow) -> Result<RevisionRow, StoreError> {
         version: row.try_get("version")?,
         manifest: row.try_get("manifest")?,
         state: row.try_get("state")?,
+        is_current: row.try_get("is_current")?,
         created_at: row.try_get("created_at")?,
         created_by: row.try_get("created_by")?,
         activated_at: row.try_get("activated_at")?,
@@ -208,6 +212,7 @@ impl Store {
             .bind(actor)
             .execute(&mut *tx)
             .await?;
+        crate::quarantine::end(&mut tx, digest, actor, "activated").await?;
         crate::grants::grant(&mut tx, plugin, newly_granted, actor).await?;
         notify(&mut tx).await?;
         tx.commit().await?;
@@ -215,12 +220,12 @@ impl Store {
         Ok(Activation { previous, generation })
     }
 
-    /// The revision that was last activated before the present one, if it is still kept.
+    /// The revision that was last activated before the present one, of those that are still kept and not quarantined.
     pub async fn rollback_target(&self, plugin: &PluginName) -> Result<Option<RevisionDigest>, StoreError> {
         let target: Option<String> = sqlx::query_scalar(
             "select a.digest from activations a join plugins p on p.name = a.plugin \
              join revisions r on r.digest = a.digest \
-             where a.plugin = $1 and a.digest is distinct from p.active order by a.id desc limit 1",
+             where a.plugin = $1 and a.digest is distinct from p.active and r.state <> 'quarantined' order by a.id desc limit 1",
         )
         .bind(plugin.as_str())
         .fetch_optional(&self.pool)
@@ -253,18 +258,21 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Forgets a revision that is not active.
+    /// Forgets a revision that is not the plugin's own.
     pub async fn delete_revision(&self, digest: &RevisionDigest, _actor: &str) -> Result<(), StoreError> {
-        let state: Option<String> =
-            sqlx::query_scalar("delete from revisions where digest = $1 and state <> 'active' returning state")
-                .bind(digest.to_string())
-                .fetch_optional(&self.pool)
-                .await?;
+        let state: Option<String> = sqlx::query_scalar(
+            "delete from revisions where digest = $1 and not exists (select from plugins where active = $1) returning state",
+        )
+        .bind(digest.to_string())
+        .fetch_optional(&self.pool)
+        .await?;
         if state.is_some() {
             return Ok(());
         }
         match self.component(digest).await? {
-            Some(_) => Err(StoreError::Conflict("the revision is active: activate another one first".into())),
+            Some(_) => {
+                Err(StoreError::Conflict("it is the plugin's active revision: activate another one first".into()))
+            }
             None => Err(StoreError::NotFound("no such revision".into())),
         }
     }
@@ -294,7 +302,9 @@ impl Store {
     pub async fn active_set(&self) -> Result<Vec<ActiveRow>, StoreError> {
         let query = sqlx::query(
             "select name as plugin, active as digest, generation, settings, grants_adopted, \
-             array(select ask from grants where plugin = name) as granted from plugins where active is not null",
+             array(select ask from grants where plugin = name) as granted \
+             from plugins where active is not null \
+             and not exists (select from revisions where digest = active and state = 'quarantined')",
         );
         let rows = query.fetch_all(&self.pool).await?;
         rows.into_iter()

@@ -1,6 +1,7 @@
 //! /api/admin: what operators do. Basic auth on every route; every change leaves an action row before it happens and completes it after.
 
 mod add;
+mod breakers;
 mod flow;
 mod jobs;
 mod legacy;
@@ -8,6 +9,7 @@ mod maintain;
 mod new_job;
 mod operate;
 mod plugins;
+mod quarantine;
 mod queues;
 mod revisions;
 mod schedules;
@@ -33,7 +35,9 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .merge(plugins::router())
         .merge(revisions::router())
+        .merge(quarantine::router())
         .merge(queues::router())
+        .merge(breakers::router())
         .merge(maintain::router())
         .merge(schedules::router())
         .merge(secrets::router())

@@ -19,6 +19,7 @@ use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
 use crate::http::path::Path;
 use crate::plugins::{Activated, GrantStory, Signed, Staged};
+use crate::quarantine::Quarantined;
 use crate::signature::{self, Signature};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -39,11 +40,14 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 #[serde(rename_all = "camelCase")]
 struct PluginSummary {
     name: String,
-    /// Of the active revision; of the newest when none is active.
+    /// Of the active (or quarantined) revision; of the newest when there is none.
     version: String,
     /// Of the same revision.
     digest: String,
     active: bool,
+    /// Why its queues stand still, if they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quarantined: Option<Quarantined>,
     description: String,
     queues: Vec<String>,
     /// How many revisions are kept.
@@ -68,7 +72,7 @@ struct HostCount {
 pub(super) struct RevisionSummary {
     pub(super) digest: String,
     version: String,
-    /// `staged`, `active` or `retired`.
+    /// `staged`, `active`, `retired` or `quarantined`.
     pub(super) state: String,
     created_at: String,
     created_by: String,
@@ -91,7 +95,7 @@ async fn list(State(state): State<AppState>) -> ApiResult<Vec<PluginSummary>> {
     let mut plugins: Vec<PluginSummary> = Vec::new();
     // Newest first, so the first row of a plugin is its newest revision.
     for row in rows {
-        let active = row.state == "active";
+        let current = row.is_current;
         let known = plugins.iter().position(|plugin| plugin.name == row.plugin.as_str());
         let runs =
             |host: &&&HostRow| host.plugins.get(&row.plugin).is_some_and(|running| running.digest == Some(row.digest));
@@ -100,14 +104,15 @@ async fn list(State(state): State<AppState>) -> ApiResult<Vec<PluginSummary>> {
             name: row.plugin.to_string(),
             version: row.version,
             digest: row.digest.to_string(),
-            active,
+            active: row.state == "active",
+            quarantined: state.plugins.quarantined(&row.plugin),
             description: row.manifest["description"].as_str().unwrap_or_default().to_owned(),
             queues: queue_names(&row.manifest),
             revisions: 1,
             failure: state.plugins.failure(&row.plugin),
         };
         match known {
-            Some(i) if active => plugins[i] = PluginSummary { revisions: plugins[i].revisions + 1, ..summary },
+            Some(i) if current => plugins[i] = PluginSummary { revisions: plugins[i].revisions + 1, ..summary },
             Some(i) => plugins[i].revisions += 1,
             None => plugins.push(summary),
         }

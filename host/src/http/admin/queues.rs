@@ -45,6 +45,7 @@ pub(super) async fn known(state: &AppState, queue: &str) -> Result<QueueName, Ap
 /// One that neither an active manifest names nor Redis nor history knows.
 pub(super) async fn refuse_unknown(state: &AppState, queue: &QueueName) -> Result<(), ApiError> {
     let known = state.plugins.handler_of(queue).is_some()
+        || state.plugins.quarantined_handler_of(queue).is_some()
         || state.queues.exists(queue).await?
         || state.store.has_history(state.queues.prefix(), queue).await?;
     if known {
@@ -94,10 +95,13 @@ async fn show(State(state): State<AppState>, Path(queue): Path<String>) -> ApiRe
 async fn why(State(state): State<AppState>, Path(queue): Path<String>) -> ApiResult<Vec<Reason>> {
     let queue = known(&state, &queue).await?;
     let last = state.store.last_action(&["queue.pause", "queue.resume"], &[queue.as_str(), "*"]).await?;
+    let plugin = state.plugins.handler_of(&queue);
     let seen = Seen {
         queue: overview(&state, &queue).await?,
         workers: state.queues.workers(&queue).await?,
-        plugin: state.plugins.handler_of(&queue).map(|plugin| plugin.to_string()),
+        quarantined: state.plugins.quarantined_handler_of(&queue),
+        breakers: plugin.iter().flat_map(|plugin| state.outside.of(plugin)).collect(),
+        plugin: plugin.map(|plugin| plugin.to_string()),
         paused_by: last.filter(|action| action.action == "queue.pause"),
         not_ready: state.health.not_ready().await,
         redis_full: state.queues.is_full().await?,

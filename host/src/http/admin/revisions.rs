@@ -14,6 +14,7 @@ use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
 use crate::http::path::Path;
 use crate::plugins::HostState;
+use crate::quarantine::Quarantined;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(status)).routes(routes!(history)).routes(routes!(diff))
@@ -29,6 +30,8 @@ struct Status {
     running: Option<String>,
     /// Why the active revision does not run on this host.
     failure: Option<String>,
+    /// Why its queues stand still, if they do.
+    quarantined: Option<Quarantined>,
     /// Every process; empty when no revision is active.
     hosts: Vec<HostState>,
     /// Newest first.
@@ -53,6 +56,7 @@ async fn status(State(state): State<AppState>, Path(name): Path<String>) -> ApiR
         active: running.map(|revision| revision.digest.clone()),
         running: state.plugins.running(&plugin).map(|digest| digest.to_string()),
         failure: state.plugins.failure(&plugin),
+        quarantined: state.plugins.quarantined(&plugin),
         revisions,
         name,
     })

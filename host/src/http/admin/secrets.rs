@@ -113,7 +113,7 @@ fn checked(SecretText(value): SecretText) -> Result<Zeroizing<String>, ApiError>
 /// What the manifest of the active (or else the newest) revision asks for. A plugin that nobody pushed is an error.
 async fn asked(state: &AppState, plugin: &PluginName) -> Result<Vec<String>, ApiError> {
     let rows = state.store.revisions(Some(plugin)).await?;
-    let row = rows.iter().find(|row| row.state == "active").or(rows.first());
+    let row = rows.iter().find(|row| row.is_current).or(rows.first());
     let row = row.ok_or_else(|| ApiError::not_found(format!("no plugin is called {plugin}")))?;
     // A manifest that this version cannot read is told about elsewhere; secrets can be managed nevertheless.
     let manifest = Manifest::from_packed(row.manifest.to_string().as_bytes());

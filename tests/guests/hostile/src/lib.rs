@@ -61,6 +61,28 @@ impl Jobs for Hostile {
                     Err(error) => Err(Failure::new("outside", format!("{error:?}"), Retry::Never)),
                 }
             }
+            // What a good plugin does with an outside host: its trouble is an ordinary failure.
+            "upstream" => {
+                let url = data(&job)["url"].as_str().unwrap_or_default().to_owned();
+                let request =
+                    http::Request { method: "GET".into(), url, headers: vec![], body: None, timeout_ms: None };
+                match http::send(&request) {
+                    Ok(response) if response.status < 500 => Ok(response.status.into()),
+                    Ok(response) => {
+                        Err(Failure::new("upstream", format!("status {}", response.status), Retry::Backoff))
+                    }
+                    Err(error) => Err(Failure::new("upstream", format!("{error:?}"), Retry::Backoff)),
+                }
+            }
+            // What a brittle plugin does with it.
+            "brittle" => {
+                let url = data(&job)["url"].as_str().unwrap_or_default().to_owned();
+                let request =
+                    http::Request { method: "GET".into(), url, headers: vec![], body: None, timeout_ms: None };
+                let status = http::send(&request).expect("an answer").status;
+                assert_eq!(status, 200);
+                Ok(status.into())
+            }
             // A standard client's interface.
             "wasi-http" => {
                 let data = data(&job);
@@ -138,9 +160,8 @@ impl Jobs for Hostile {
                 let mut verified = Vec::new();
                 for mac in texts("macs") {
                     let mac = bytes(&mac);
-                    verified.push(
-                        secrets::verify_hmac("TOKEN", secrets::Hash::Sha256, b"message", &mac).map_err(denied)?,
-                    );
+                    verified
+                        .push(secrets::verify_hmac("TOKEN", secrets::Hash::Sha256, b"message", &mac).map_err(denied)?);
                 }
                 let mac = secrets::sign_hmac("TOKEN", secrets::Hash::Sha256, b"message").map_err(denied)?;
                 let mac: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -1,7 +1,7 @@
 //! Outbound HTTP under the manifest's rules.
 //!
-//! In this order: the URL in its one spelling → rule (scheme, host, port, method, path; longest literal prefix) → addresses written in the
-//! URL → headers → credentials → addresses resolved once, blocked ones dropped, connected to exactly the rest → no proxy, no redirect
+//! In this order: the URL in its one spelling → rule (scheme, host, port, method, path; longest literal prefix) → breaker → addresses
+//! written in the URL → headers → credentials → addresses resolved once, blocked ones dropped, connected to exactly the rest → no proxy, no redirect
 //! followed → body capped after decompression → a response that repeats a credential is withheld. Connection pools and tokens belong to
 //! one rule of one revision.
 //!
@@ -47,6 +47,8 @@ use self::oauth2::Grant;
 use self::pool::{Outlet, Pool};
 use self::request::Outgoing;
 use self::resolver::{Lookup, System};
+use crate::SecretValue;
+use crate::breaker::{Admission, Report};
 
 /// For rules that name none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,6 +90,18 @@ pub enum EgressError {
     },
 }
 
+/// Who calls, and what stands for it.
+pub(crate) struct Caller<'a> {
+    pub(crate) revision: RevisionDigest,
+    pub(crate) manifest: &'a Arc<Manifest>,
+    /// Whether a rule is granted.
+    pub(crate) permitted: &'a (dyn Fn(&EgressRule) -> Result<(), String> + Sync),
+    /// The breaker of a host, `scheme://host:port`.
+    pub(crate) admit: &'a (dyn Fn(&str) -> Result<Admission, HttpError> + Sync),
+    pub(crate) secrets: Secrets<'a>,
+    pub(crate) correlation_id: Option<&'a str>,
+}
+
 /// Outbound HTTP for all plugins.
 pub struct Egress {
     pool: Pool,
@@ -105,23 +119,17 @@ impl Egress {
         Ok(Self { pool: Pool::new(allowed, roots, lookup) })
     }
 
-    pub(crate) async fn send(
-        &self,
-        revision: RevisionDigest,
-        manifest: &Arc<Manifest>,
-        permitted: &(dyn Fn(&EgressRule) -> Result<(), String> + Sync),
-        secrets: Secrets<'_>,
-        request: HttpRequest,
-        correlation_id: Option<&str>,
-    ) -> Result<HttpResponse, HttpError> {
+    pub(crate) async fn send(&self, caller: Caller<'_>, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let started = Instant::now();
+        let Caller { revision, manifest, secrets, .. } = caller;
         let (method, target) = request::parse(&request)?;
-        let (place, rule) = matching(&manifest.egress, &target, &method).ok_or_else(|| {
+        let (place, rule, pattern) = matching(&manifest.egress, &target, &method).ok_or_else(|| {
             let url = target.url();
             let place = url.host_str().unwrap_or_default();
             HttpError::Denied(format!("no egress rule of the manifest allows {method} {place}{}", url.path()))
         })?;
-        permitted(rule).map_err(HttpError::Denied)?;
+        (caller.permitted)(rule).map_err(HttpError::Denied)?;
+        let admission = (caller.admit)(&pattern.origin())?;
         let outlet = self.pool.outlet(revision, manifest, place)?;
         outlet.permits(target.url())?;
         let limit = rule.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
@@ -129,10 +137,15 @@ impl Egress {
         let limit = request.timeout.map_or(limit, |asked| asked.min(limit));
         let host = target.url().host_str().unwrap_or_default().to_owned();
         let mut outgoing = request::outgoing(request, method.clone(), target, rule.auth.as_ref())?;
-        if let Some(id) = correlation_id.and_then(|id| HeaderValue::from_str(id).ok()) {
+        if let Some(id) = caller.correlation_id.and_then(|id| HeaderValue::from_str(id).ok()) {
             outgoing.headers.entry("x-correlation-id").or_insert(id);
         }
         let answer = deliver(&outlet, rule, secrets, outgoing, started + limit).await;
+        let (report, reason) = report(&answer);
+        admission.report(report, reason);
+        let answer = answer.and_then(|(response, guarded)| {
+            if leak::echoes(&response, &guarded) { Err(HttpError::Denied(ECHOED.into())) } else { Ok(response) }
+        });
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         match &answer {
             Ok(response) => debug!(%method, host, status = response.status, elapsed_ms, "outside call"),
@@ -144,16 +157,35 @@ impl Egress {
     }
 }
 
-/// Puts credentials in, sends, and looks at what comes back.
+/// What the breaker makes of it. 4xx is an answer like any other, 429 included: a host that says "slow down" is there, and its
+/// `retry-after` is the plugin's to obey.
+fn report(answer: &Result<(HttpResponse, Vec<SecretValue>), HttpError>) -> (Report, Option<String>) {
+    match answer {
+        Ok((response, _)) if response.status >= 500 => {
+            (Report::Failed, Some(format!("answered with status {}", response.status)))
+        }
+        Ok(_) | Err(HttpError::TooLarge(_)) => (Report::Answered, None),
+        Err(
+            error @ (HttpError::Timeout(_)
+            | HttpError::Dns(_)
+            | HttpError::Connect(_)
+            | HttpError::Tls(_)
+            | HttpError::Interrupted(_)),
+        ) => (Report::Failed, Some(error.to_string())),
+        Err(_) => (Report::Unknown, None),
+    }
+}
+
+/// Puts credentials in and sends. Gives, too, what the response must not repeat.
 async fn deliver(
     outlet: &Outlet,
     rule: &EgressRule,
     secrets: Secrets<'_>,
     mut outgoing: Outgoing,
     deadline: Instant,
-) -> Result<HttpResponse, HttpError> {
+) -> Result<(HttpResponse, Vec<SecretValue>), HttpError> {
     let max_bytes = rule.max_response_bytes.unwrap_or(DEFAULT_MAX_RESPONSE_BYTES);
-    let (response, guarded) = match Grant::of(rule.auth.as_ref(), secrets)? {
+    Ok(match Grant::of(rule.auth.as_ref(), secrets)? {
         None => {
             let guarded = rule.auth.as_ref().map(|auth| inject::put_in(auth, secrets, &mut outgoing)).transpose()?;
             (exchange(&outlet.client, outgoing, deadline, max_bytes).await?, guarded.unwrap_or_default())
@@ -170,15 +202,15 @@ async fn deliver(
             }
             (response, grant.guarded(&token))
         }
-    };
-    if leak::echoes(&response, &guarded) {
-        return Err(HttpError::Denied(ECHOED.into()));
-    }
-    Ok(response)
+    })
 }
 
 /// The rule that decides: the most specific one. Ties were refused with the manifest.
-fn matching<'a>(rules: &'a [EgressRule], target: &Target, method: &Method) -> Option<(usize, &'a EgressRule)> {
+fn matching<'a>(
+    rules: &'a [EgressRule],
+    target: &Target,
+    method: &Method,
+) -> Option<(usize, &'a EgressRule, UrlPattern)> {
     rules
         .iter()
         .enumerate()
@@ -186,7 +218,6 @@ fn matching<'a>(rules: &'a [EgressRule], target: &Target, method: &Method) -> Op
         .filter_map(|(place, rule)| Some((place, rule, UrlPattern::parse(&rule.url).ok()?)))
         .filter(|(_, _, pattern)| pattern.matches(target))
         .max_by_key(|(_, _, pattern)| pattern.literal_prefix_len())
-        .map(|(place, rule, _)| (place, rule))
 }
 
 /// Reads an address or a network.

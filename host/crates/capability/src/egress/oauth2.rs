@@ -188,6 +188,10 @@ fn read(response: &HttpResponse) -> Result<(SecretValue, Duration), HttpError> {
             let code = code.unwrap_or(&status);
             return Err(HttpError::Denied(format!("the token endpoint refuses the client credentials ({code})")));
         }
+        // Down, as far as the rule's host can be used: for the breaker it is the same.
+        500.. => {
+            return Err(HttpError::Connect(format!("the token endpoint answered with status {}", response.status)));
+        }
         status => return Err(HttpError::Other(format!("the token endpoint answered with status {status}"))),
     }
     let token = json["access_token"].as_str().ok_or_else(|| unreadable("it has no access_token"))?;

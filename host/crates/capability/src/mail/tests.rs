@@ -53,9 +53,32 @@ async fn serve(stream: tokio::net::TcpStream, rules: &'static [(&'static str, &'
 }
 
 async fn send(mail: &MailTransport, recipients: &[&str]) -> Result<SmtpReceipt, SmtpFailure> {
+    reported(mail, recipients).await.0
+}
+
+async fn reported(mail: &MailTransport, recipients: &[&str]) -> (Result<SmtpReceipt, SmtpFailure>, Report) {
     let recipients = recipients.iter().map(|text| (*text).to_owned()).collect();
     let envelope = Envelope { sender: "us@example.com".into(), recipients };
     mail.send(envelope, b"Subject: x\r\n\r\nbody", Duration::from_secs(10)).await
+}
+
+#[tokio::test]
+async fn only_a_server_that_does_not_answer_or_leaves_counts_for_the_breaker() {
+    for (rules, recipients, expected) in [
+        (&[][..], &["a@example.com"][..], Report::Answered),
+        (&[("RCPT", "550 no such user")], &["a@example.com"], Report::Answered),
+        (&[("AUTH", "535 wrong password")], &["a@example.com"], Report::Answered),
+        (&[("MAIL", "450 later")], &["a@example.com"], Report::Answered),
+        (&[], &["no address"], Report::Unknown),
+        (&[("MAIL", "421 going down")], &["a@example.com"], Report::Failed),
+        (&[("RCPT", "421 going down")], &["a@example.com"], Report::Failed),
+        (&[("AUTH", "-")], &["a@example.com"], Report::Failed),
+        (&[("DOT", "-")], &["a@example.com"], Report::Failed),
+    ] {
+        assert_eq!(reported(&server(rules).await, recipients).await.1, expected, "{rules:?} {recipients:?}");
+    }
+    let nobody = MailTransport::new(None).expect("no account");
+    assert_eq!(reported(&nobody, &["a@example.com"]).await.1, Report::Unknown);
 }
 
 #[tokio::test]
@@ -98,7 +121,7 @@ async fn without_an_account_it_says_so_and_too_large_is_refused_before_connectin
     assert_eq!(send(&none, &["a@example.com"]).await.expect_err("none").phase, "not-configured");
     let mail = server(&[]).await;
     let envelope = Envelope { sender: "us@example.com".into(), recipients: vec!["a@example.com".into()] };
-    let failure = mail.send(envelope, &[b'x'; 2_000], Duration::from_secs(1)).await.expect_err("too large");
+    let failure = mail.send(envelope, &[b'x'; 2_000], Duration::from_secs(1)).await.0.expect_err("too large");
     assert_eq!(failure.phase, "too-large");
 }
 

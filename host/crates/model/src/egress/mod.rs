@@ -9,5 +9,5 @@ mod target;
 
 pub use pattern::{PatternError, UrlPattern};
 pub(crate) use rule::check;
-pub use rule::{EgressAuth, EgressRule};
+pub use rule::{EgressAuth, EgressRule, breakers};
 pub use target::{Target, TargetError};

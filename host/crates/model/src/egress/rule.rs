@@ -1,6 +1,6 @@
 //! A manifest's entry for outbound requests, and what makes one unusable.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pattern::UrlPattern;
 use super::target::Target;
+use crate::breaker::BreakerSpec;
 
 /// Methods that turn a server into a tunnel or a mirror.
 const FORBIDDEN_METHODS: &[&str] = &["CONNECT", "TRACE", "TRACK"];
@@ -35,6 +36,9 @@ pub struct EgressRule {
     /// Addresses that are otherwise blocked and allowed here: IPs or CIDR networks, for a service on the same network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_addresses: Vec<String>,
+    /// When calls to its host are refused for a while. All rules for one host share a breaker, so it is written with one of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerSpec>,
 }
 
 /// Credentials by secret name, put in by the host.
@@ -103,6 +107,17 @@ impl EgressAuth {
 /// The key that is wrong, and why.
 type Problem = (String, String);
 
+/// Every host that the rules name, as `scheme://host:port`, with its breaker.
+pub fn breakers(rules: &[EgressRule]) -> BTreeMap<String, BreakerSpec> {
+    let mut breakers: BTreeMap<String, BreakerSpec> = BTreeMap::new();
+    for rule in rules {
+        let Ok(pattern) = UrlPattern::parse(&rule.url) else { continue };
+        let spec = breakers.entry(pattern.origin()).or_default();
+        *spec = rule.breaker.unwrap_or(*spec);
+    }
+    breakers
+}
+
 /// Checks all rules of a manifest that asks for these secrets.
 pub(crate) fn check(rules: &[EgressRule], secrets: &BTreeSet<&str>) -> Result<(), Problem> {
     let mut seen: Vec<UrlPattern> = Vec::new();
@@ -116,6 +131,16 @@ pub(crate) fn check(rules: &[EgressRule], secrets: &BTreeSet<&str>) -> Result<()
         if let Some(other) = tie {
             let reason = format!("covers the same requests as egress[{other}], and neither is more specific");
             return Err((format!("{key}.url"), reason));
+        }
+        if let Some(spec) = &rule.breaker {
+            spec.check().map_err(|(field, reason)| (format!("{key}.breaker.{field}"), reason))?;
+            let other = seen.iter().zip(rules).position(|(other, rule_of_other)| {
+                other.origin() == pattern.origin() && rule_of_other.breaker.is_some_and(|of_other| of_other != *spec)
+            });
+            if let Some(other) = other {
+                let reason = format!("differs from that of egress[{other}]: all rules for one host share a breaker");
+                return Err((format!("{key}.breaker"), reason));
+            }
         }
         seen.push(pattern);
         for text in &rule.allow_addresses {
@@ -203,6 +228,7 @@ mod tests {
             timeout_ms: None,
             max_response_bytes: None,
             allow_addresses: Vec::new(),
+            breaker: None,
         }
     }
 
@@ -265,6 +291,32 @@ mod tests {
             ("login.example/token", &[]),
         ] {
             assert!(with(url, allowed).expect_err(url).contains("token_url"), "{url}");
+        }
+    }
+
+    #[test]
+    fn rules_for_one_host_share_a_breaker_within_bounds() {
+        let with = |path: &str, failures, open_ms| EgressRule {
+            breaker: Some(BreakerSpec { failures, within_ms: None, open_ms }),
+            ..rule(&format!("https://a.example/{path}"), &["GET"], None)
+        };
+        let plain = rule("https://a.example/plain/**", &["GET"], None);
+        let other = rule("https://b.example/**", &["GET"], None);
+        let rules = [plain, with("x/**", Some(3), Some(2_000)), other];
+        assert_eq!(checked(&rules), Ok(()));
+        let limits: Vec<_> = breakers(&rules).into_iter().map(|(host, spec)| (host, spec.limits())).collect();
+        assert_eq!((limits[0].0.as_str(), limits[0].1.failures), ("https://a.example:443", 3));
+        assert_eq!((limits[0].1.within.as_secs(), limits[0].1.open.as_secs()), (30, 2));
+        assert_eq!((limits[1].0.as_str(), limits[1].1.failures), ("https://b.example:443", 5));
+        let refused = checked(&[with("x/**", Some(3), None), with("y/**", Some(4), None)]).expect_err("they differ");
+        assert!(refused.contains("egress[1].breaker") && refused.contains("egress[0]"), "{refused}");
+        for (rule, key) in [
+            (with("x/**", Some(0), None), "egress[0].breaker.failures"),
+            (with("x/**", Some(1_001), None), "egress[0].breaker.failures"),
+            (with("x/**", None, Some(499)), "egress[0].breaker.open_ms"),
+            (with("x/**", None, Some(600_001)), "egress[0].breaker.open_ms"),
+        ] {
+            assert!(checked(&[rule]).expect_err(key).contains(key), "{key}");
         }
     }
 

@@ -116,9 +116,8 @@ async fn the_operator_opens_networks_for_all_rules_and_nothing_beside_them() {
         ..rule(format!("http://{host}:{}/x", server.address.port()), None)
     });
     let manifest = manifest(&rules);
-    let call = async |rule: &EgressRule| {
-        egress.send(RevisionDigest::of(b"test"), &manifest, &GRANTED, &known, get(&rule.url), None).await
-    };
+    let call =
+        async |rule: &EgressRule| egress.send(caller(RevisionDigest::of(b"test"), &manifest), get(&rule.url)).await;
     assert!(call(&rules[0]).await.is_ok());
     assert!(matches!(call(&rules[1]).await, Err(HttpError::Denied(_))));
     let odd = Egress::new(EgressConfig { allow_addresses: vec!["everything".into()], ca_file: None });

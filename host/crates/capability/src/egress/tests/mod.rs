@@ -1,6 +1,7 @@
 //! Egress against real servers on this machine.
 
 mod addresses;
+mod breaker;
 mod credentials;
 mod oauth2;
 mod requests;
@@ -17,6 +18,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use patchbay_model::breaker::BreakerLimits;
 use patchbay_model::capability::TimeoutPhase;
 use patchbay_model::manifest::EgressAuth;
 use serde_json::json;
@@ -24,7 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::SecretValue;
+use crate::Breakers;
 
 /// What a server got.
 #[derive(Debug, Clone)]
@@ -126,6 +128,7 @@ fn rule(url: impl Into<String>, auth: Option<EgressAuth>) -> EgressRule {
         timeout_ms: Some(5_000),
         max_response_bytes: Some(100_000),
         allow_addresses: vec!["127.0.0.1".into()],
+        breaker: None,
     }
 }
 
@@ -155,6 +158,17 @@ fn value(name: &str) -> String {
 /// What an operator says to every rule.
 const GRANTED: fn(&EgressRule) -> Result<(), String> = |_| Ok(());
 
+/// A breaker that has seen nothing yet.
+const ADMITTED: fn(&str) -> Result<Admission, HttpError> = |host| {
+    let breaker = Breakers::default().of(&"test".parse().expect("a name"), host);
+    Ok(breaker.admit(BreakerLimits::default(), std::time::Instant::now()).expect("closed"))
+};
+
+/// One that may do everything, has every secret, and meets no breaker.
+fn caller(revision: RevisionDigest, manifest: &Arc<Manifest>) -> Caller<'_> {
+    Caller { revision, manifest, permitted: &GRANTED, admit: &ADMITTED, secrets: &known, correlation_id: None }
+}
+
 fn known(name: &str) -> Option<SecretValue> {
     Some(SecretValue::new(value(name)))
 }
@@ -181,8 +195,8 @@ impl Plugin {
     }
 
     async fn send_with(&self, secrets: Secrets<'_>, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let revision = RevisionDigest::of(b"test");
-        self.egress.send(revision, &self.manifest, &GRANTED, secrets, request, Some("c-1")).await
+        let caller = caller(RevisionDigest::of(b"test"), &self.manifest);
+        self.egress.send(Caller { secrets, correlation_id: Some("c-1"), ..caller }, request).await
     }
 }
 

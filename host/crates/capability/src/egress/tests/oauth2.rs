@@ -122,7 +122,7 @@ async fn what_goes_wrong_at_the_token_endpoint_is_typed_and_free_of_secrets() {
     let server = Server::new(echo).await;
     for (path, expected) in [
         ("/refused", "denied: the token endpoint refuses the client credentials (invalid_client)"),
-        ("/broken", "the token endpoint answered with status 500"),
+        ("/broken", "connect: the token endpoint answered with status 500"),
         ("/away", "the token endpoint answered with status 307"),
         ("/odd", "the token endpoint's answer cannot be used: it has no access_token"),
         ("/large", "the token endpoint's answer cannot be used: it is too large"),

@@ -138,7 +138,7 @@ async fn each_revision_has_connections_of_its_own_and_loses_them_when_it_is_gone
     let egress = Egress::new(EgressConfig::default()).expect("a configuration");
     let call = async |name: &str, manifest: &Arc<Manifest>| {
         let revision = RevisionDigest::of(name.as_bytes());
-        egress.send(revision, manifest, &GRANTED, &known, get(server.url("/x")), None).await.expect("a response");
+        egress.send(caller(revision, manifest), get(server.url("/x"))).await.expect("a response");
         server.last().peer
     };
     let (first, second, third) = (manifest(&rules), manifest(&rules), manifest(&rules));
@@ -158,8 +158,8 @@ async fn a_rule_that_is_not_granted_sends_nothing() {
     let server = Server::silent().await;
     let plugin = Plugin::new(&[rule(server.url("/**"), Some(EgressAuth::Bearer { token: "TOKEN".into() }))]);
     let refused = |_: &EgressRule| Err("not granted".to_owned());
-    let (revision, request) = (RevisionDigest::of(b"test"), get(server.url("/x")));
-    let answer = plugin.egress.send(revision, &plugin.manifest, &refused, &known, request, None).await;
+    let caller = Caller { permitted: &refused, ..caller(RevisionDigest::of(b"test"), &plugin.manifest) };
+    let answer = plugin.egress.send(caller, get(server.url("/x"))).await;
     assert_eq!(answer, Err(HttpError::Denied("not granted".into())));
     assert!(server.seen().is_empty());
 }

@@ -47,7 +47,7 @@ async fn call(host: &str, server: SocketAddr, trusted: Option<&str>) -> Result<H
     let egress = Egress::with_lookup(config, Scripted::new(&[&["127.0.0.1"]])).expect("a configuration");
     let url = format!("https://{host}:{}/x", server.port());
     let manifest = manifest(&[rule(url.clone(), None)]);
-    egress.send(RevisionDigest::of(b"test"), &manifest, &GRANTED, &known, get(url), None).await
+    egress.send(caller(RevisionDigest::of(b"test"), &manifest), get(url)).await
 }
 
 fn pem_file(text: &str) -> tempfile::NamedTempFile {

@@ -1,0 +1,267 @@
+//! Breakers: one per plugin and outside host, in the memory of this process. A host that fails again and again is left alone for a while,
+//! and its callers are told at once, so that neither side waits for the other.
+//!
+//! Keyed by plugin and not by revision: the outside does not recover because a plugin was replaced.
+
+mod machine;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use patchbay_model::PluginName;
+use patchbay_model::breaker::BreakerLimits;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+pub(crate) use self::machine::Report;
+use self::machine::{Machine, Next, Phase, Ticket};
+
+/// All breakers of this process.
+#[derive(Debug, Default)]
+pub struct Breakers(Mutex<HashMap<(PluginName, String), Arc<Breaker>>>);
+
+/// The breaker of one plugin for one host.
+#[derive(Debug)]
+pub struct Breaker {
+    plugin: PluginName,
+    /// `scheme://host:port`.
+    host: String,
+    inner: Mutex<Inner>,
+    /// Told of each change of phase.
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    machine: Machine,
+    /// Of the last call's manifest.
+    limits: BreakerLimits,
+    last_failure: Option<String>,
+}
+
+/// How a breaker stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BreakerView {
+    /// See [`BreakerState`].
+    pub state: BreakerState,
+    /// For how long it has been so.
+    pub age: Duration,
+    /// Failures that count now.
+    pub failures: u32,
+    /// When it opens, and for how long.
+    pub limits: BreakerLimits,
+    /// What the last failure was.
+    pub last_failure: Option<String>,
+}
+
+/// Its phase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Calls go through.
+    Closed,
+    /// Calls are refused for so long more.
+    Open(Duration),
+    /// One call goes through and decides.
+    HalfOpen,
+    /// An operator has opened it, and must close it.
+    Held {
+        /// The operator.
+        by: String,
+        /// In his words.
+        reason: String,
+    },
+}
+
+/// A call that was refused.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// By this breaker.
+    pub breaker: Arc<Breaker>,
+    /// Until when it is pointless to come again.
+    pub retry_in: Duration,
+}
+
+impl Breakers {
+    /// The breaker, made when it is first asked for.
+    pub fn of(&self, plugin: &PluginName, host: &str) -> Arc<Breaker> {
+        let key = (plugin.clone(), host.to_owned());
+        Arc::clone(self.locked().entry(key).or_insert_with(|| Arc::new(Breaker::new(plugin.clone(), host.to_owned()))))
+    }
+
+    /// How it stands, when it was ever asked for.
+    pub fn view(&self, plugin: &PluginName, host: &str) -> Option<BreakerView> {
+        let breaker = self.locked().get(&(plugin.clone(), host.to_owned())).cloned();
+        breaker.map(|breaker| breaker.view())
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<(PluginName, String), Arc<Breaker>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Breaker {
+    fn new(plugin: PluginName, host: String) -> Self {
+        let inner =
+            Inner { machine: Machine::new(Instant::now()), limits: BreakerLimits::default(), last_failure: None };
+        Self { plugin, host, inner: Mutex::new(inner), changed: watch::Sender::new(()) }
+    }
+
+    /// `scheme://host:port`.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Lets a call through. One that is dropped without a report counts as failed when that happens at `deadline` or later: then the host
+    /// has used up the guest's time.
+    pub(crate) fn admit(self: &Arc<Self>, limits: BreakerLimits, deadline: Instant) -> Result<Admission, Refused> {
+        let (admitted, changed) = {
+            let mut inner = self.locked();
+            inner.limits = limits;
+            let before = std::mem::discriminant(&inner.machine.phase);
+            let admitted = inner.machine.admit(&limits, Instant::now());
+            (admitted, before != std::mem::discriminant(&inner.machine.phase))
+        };
+        if changed {
+            info!(plugin = %self.plugin, host = self.host, "breaker half-open: one call tries");
+            self.changed.send_replace(());
+        }
+        match admitted {
+            Ok(ticket) => Ok(Admission { breaker: Arc::clone(self), ticket: Some(ticket), deadline }),
+            Err(retry_in) => Err(Refused { breaker: Arc::clone(self), retry_in }),
+        }
+    }
+
+    fn report(&self, ticket: Ticket, report: Report, failure: Option<String>) {
+        let mut inner = self.locked();
+        let limits = inner.limits;
+        if let Some(failure) = failure {
+            inner.last_failure = Some(failure);
+        }
+        if !inner.machine.report(&limits, ticket, report, Instant::now()) {
+            return;
+        }
+        match &inner.machine.phase {
+            Phase::Open { .. } => {
+                let (failure, open_ms) = (inner.last_failure.as_deref(), limits.open.as_millis() as u64);
+                warn!(plugin = %self.plugin, host = self.host, open_ms, failure, "breaker open: calls are refused");
+            }
+            Phase::Closed => info!(plugin = %self.plugin, host = self.host, "breaker closed: the host answers again"),
+            Phase::HalfOpen { .. } | Phase::Held { .. } => {}
+        }
+        drop(inner);
+        self.changed.send_replace(());
+    }
+
+    /// Refuses all calls until [`Breaker::close`].
+    pub fn hold(&self, by: &str, reason: &str) {
+        self.locked().machine.hold(by, reason, Instant::now());
+        warn!(plugin = %self.plugin, host = self.host, by, reason, "breaker opened by an operator");
+        self.changed.send_replace(());
+    }
+
+    /// Lets calls through again, whatever it was.
+    pub fn close(&self, by: &str, reason: &str) {
+        self.locked().machine.close(Instant::now());
+        info!(plugin = %self.plugin, host = self.host, by, reason, "breaker closed by an operator");
+        self.changed.send_replace(());
+    }
+
+    /// How it stands.
+    pub fn view(&self) -> BreakerView {
+        let now = Instant::now();
+        let mut inner = self.locked();
+        let limits = inner.limits;
+        let state = match &inner.machine.phase {
+            Phase::Closed => BreakerState::Closed,
+            Phase::Open { until } if now < *until => BreakerState::Open(*until - now),
+            Phase::Open { .. } | Phase::HalfOpen { .. } => BreakerState::HalfOpen,
+            Phase::Held { by, reason } => BreakerState::Held { by: by.clone(), reason: reason.clone() },
+        };
+        BreakerView {
+            state,
+            age: now.saturating_duration_since(inner.machine.since),
+            failures: inner.machine.recent_failures(&limits, now),
+            limits,
+            last_failure: inner.last_failure.clone(),
+        }
+    }
+
+    /// What a call would be told now, without making one; nothing while it is closed.
+    pub fn refusal(self: &Arc<Self>) -> Option<Refused> {
+        let retry_in = {
+            let inner = self.locked();
+            inner.machine.refuses_for(&inner.limits, Instant::now())?
+        };
+        Some(Refused { breaker: Arc::clone(self), retry_in })
+    }
+
+    /// Whether calls go through without a doubt.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.locked().machine.phase, Phase::Closed)
+    }
+
+    /// Whether a call would be let through now.
+    pub fn admits(&self) -> bool {
+        self.locked().machine.next(Instant::now()) == Next::Now
+    }
+
+    /// Waits until it is so; asked anew at each change and when the time for a probe has come.
+    pub async fn until(&self, reached: impl Fn(&Self) -> bool) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            let next = self.locked().machine.next(Instant::now());
+            if reached(self) {
+                return;
+            }
+            // The sender lives as long as we do.
+            match next {
+                Next::At(at) => tokio::select! {
+                    _ = changed.changed() => {}
+                    () = tokio::time::sleep_until(at.into()) => {}
+                },
+                Next::Now | Next::Later => drop(changed.changed().await),
+            }
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leave for one call.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    breaker: Arc<Breaker>,
+    /// Absent once reported.
+    ticket: Option<Ticket>,
+    deadline: Instant,
+}
+
+impl Admission {
+    /// Whether it is the one call that decides.
+    pub(crate) fn is_probe(&self) -> bool {
+        self.ticket.is_some_and(|ticket| ticket.probe)
+    }
+
+    /// How the call went; `failure` is for operators.
+    pub(crate) fn report(mut self, report: Report, failure: Option<String>) {
+        if let Some(ticket) = self.ticket.take() {
+            self.breaker.report(ticket, report, failure);
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket.take() else { return };
+        if Instant::now() >= self.deadline {
+            let failure = "no answer within the deadline of the plugin's call".to_owned();
+            self.breaker.report(ticket, Report::Failed, Some(failure));
+        } else {
+            self.breaker.report(ticket, Report::Unknown, None);
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Plugins that crash again and again are taken out of work: their queues wait, and their jobs keep their attempts.
+//!
+//! The calls are counted in this process; the first process to see too many crashes stops at once, and then writes it to Postgres, from
+//! where all others hear of it as they hear of an activation. While Postgres is away, the plugin stands still here all the same.
+
+mod rule;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use chrono::{DateTime, Utc};
+use patchbay_model::job::JobKey;
+use patchbay_model::manifest::Manifest;
+use patchbay_model::outcome::OutcomeKind;
+use patchbay_model::{PluginName, QueueName, RevisionDigest};
+use patchbay_runtime::Runtime;
+use patchbay_store::QuarantineRow;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use self::rule::Calls;
+pub use self::rule::Rule;
+pub(crate) use self::rule::is_crash;
+use crate::alert::{Alert, Alerts};
+use crate::plugins::Plugins;
+
+/// Between tries to write it down while Postgres is away.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// What becomes of a plugin that crashes too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// It waits for an operator.
+    Wait,
+    /// The revision before it takes over; where there is none that is healthy, it waits.
+    Previous,
+}
+
+/// A revision that has crashed too often.
+#[derive(Debug, Clone)]
+pub struct Tripped {
+    /// Whose.
+    pub plugin: PluginName,
+    /// Which.
+    pub digest: RevisionDigest,
+    /// For operators.
+    pub reason: String,
+    queues: Vec<QueueName>,
+}
+
+/// A plugin that stands still, for operators.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Quarantined {
+    /// The plugin.
+    #[schema(value_type = String)]
+    pub plugin: PluginName,
+    /// Since when.
+    pub since: String,
+    /// Who saw it: `host NAME`.
+    pub by: String,
+    /// What was seen.
+    pub reason: String,
+}
+
+/// The revision of a plugin that takes new calls here.
+type Active = dyn Fn(&PluginName) -> Option<(RevisionDigest, Arc<Manifest>)> + Send + Sync;
+
+/// What this process knows of crashes and quarantines.
+pub struct Quarantine {
+    /// Absent: nothing is ever quarantined here.
+    rule: Option<Rule>,
+    active: Box<Active>,
+    calls: Mutex<HashMap<PluginName, (RevisionDigest, Calls)>>,
+    /// Seen here, and not yet carried out.
+    tripped: watch::Sender<Vec<Tripped>>,
+    to_carry_out: mpsc::UnboundedSender<Tripped>,
+    /// As Postgres has them.
+    known: ArcSwap<Vec<QuarantineRow>>,
+}
+
+impl Quarantine {
+    /// What is seen comes out of the receiver, for [`carry_out`].
+    pub fn new(rule: Option<Rule>, runtime: Arc<Runtime>) -> (Arc<Self>, mpsc::UnboundedReceiver<Tripped>) {
+        Self::over(rule, move |plugin| {
+            runtime.registry().get(plugin).map(|revision| (revision.digest(), Arc::clone(revision.manifest())))
+        })
+    }
+
+    pub(crate) fn over(
+        rule: Option<Rule>,
+        active: impl Fn(&PluginName) -> Option<(RevisionDigest, Arc<Manifest>)> + Send + Sync + 'static,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Tripped>) {
+        let (to_carry_out, seen) = mpsc::unbounded_channel();
+        let quarantine = Self {
+            rule,
+            active: Box::new(active),
+            calls: Mutex::default(),
+            tripped: watch::Sender::default(),
+            to_carry_out,
+            known: ArcSwap::default(),
+        };
+        (Arc::new(quarantine), seen)
+    }
+
+    /// Notes how a call ended. When it was one crash too many, the plugin's queues are held from now on.
+    pub(crate) fn note(&self, plugin: &PluginName, digest: RevisionDigest, job: &JobKey, kind: OutcomeKind) {
+        let Some(rule) = &self.rule else { return };
+        let Some((_, manifest)) = (self.active)(plugin).filter(|(active, _)| *active == digest) else {
+            // An old revision's last calls.
+            return;
+        };
+        let reason = {
+            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let (of, calls) = calls.entry(plugin.clone()).or_insert_with(|| (digest, Calls::default()));
+            if *of != digest {
+                (*of, *calls) = (digest, Calls::default());
+            }
+            calls.note(rule, kind, job, Instant::now())
+        };
+        let Some(reason) = reason.filter(|_| !self.has(&digest)) else { return };
+        let queues = manifest.queues.iter().map(|queue| queue.name.clone()).collect();
+        let tripped = Tripped { plugin: plugin.clone(), digest, reason, queues };
+        self.tripped.send_modify(|all| all.push(tripped.clone()));
+        self.to_carry_out.send(tripped).ok();
+    }
+
+    /// Whether a revision is quarantined, or about to be.
+    pub(crate) fn has(&self, digest: &RevisionDigest) -> bool {
+        self.tripped.borrow().iter().any(|tripped| tripped.digest == *digest)
+            || self.known.load().iter().any(|row| row.digest == *digest)
+    }
+
+    /// Whether no job of a queue may be taken here. Only until the worker has been stopped.
+    pub(crate) fn holds(&self, queue: &QueueName) -> bool {
+        self.tripped.borrow().iter().any(|tripped| tripped.queues.contains(queue))
+    }
+
+    /// Waits until they may.
+    pub(crate) async fn until_free(&self, queue: &QueueName) {
+        let free = |all: &Vec<Tripped>| !all.iter().any(|tripped| tripped.queues.contains(queue));
+        // The sender is ours.
+        self.tripped.subscribe().wait_for(free).await.ok();
+    }
+
+    /// Takes what Postgres says.
+    pub(crate) fn publish(&self, rows: Vec<QuarantineRow>) {
+        self.known.store(Arc::new(rows));
+    }
+
+    /// A revision that was carried out: from here on, what Postgres says holds. Its calls are counted anew should it come back.
+    fn forget(&self, tripped: &Tripped) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&tripped.plugin);
+        self.tripped.send_modify(|all| all.retain(|other| other.digest != tripped.digest));
+    }
+
+    /// The plugin, if it stands still.
+    pub fn of_plugin(&self, plugin: &PluginName) -> Option<Quarantined> {
+        let known = self.known.load();
+        known.iter().find(|row| row.is_current && row.plugin == *plugin).map(story)
+    }
+
+    /// The plugin that handles a queue, if it stands still.
+    pub fn of_queue(&self, queue: &QueueName) -> Option<Quarantined> {
+        let known = self.known.load();
+        known.iter().find(|row| row.is_current && handles(&row.manifest, queue)).map(story)
+    }
+}
+
+impl std::fmt::Debug for Quarantine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Quarantine").field("rule", &self.rule).finish_non_exhaustive()
+    }
+}
+
+fn handles(manifest: &Value, queue: &QueueName) -> bool {
+    manifest["queues"].as_array().into_iter().flatten().any(|entry| entry["name"] == queue.as_str())
+}
+
+fn story(row: &QuarantineRow) -> Quarantined {
+    Quarantined {
+        plugin: row.plugin.clone(),
+        since: time(row.began_at),
+        by: row.began_by.clone(),
+        reason: row.reason.clone(),
+    }
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+}
+
+/// Makes what this process has seen hold everywhere, one after another, until cancelled.
+pub async fn carry_out(
+    quarantine: Arc<Quarantine>,
+    mut seen: mpsc::UnboundedReceiver<Tripped>,
+    plugins: Arc<Plugins>,
+    alerts: Alerts,
+    policy: Policy,
+    stop: CancellationToken,
+) {
+    loop {
+        let tripped = tokio::select! {
+            () = stop.cancelled() => return,
+            Some(tripped) = seen.recv() => tripped,
+        };
+        loop {
+            match plugins.quarantine(&tripped).await {
+                Ok(true) => {
+                    let consequence = consequence(&plugins, &tripped, policy).await;
+                    alerts.fire(Alert::quarantined(&tripped, plugins.host(), consequence));
+                    break;
+                }
+                // Another process was faster, or another revision is active by now.
+                Ok(false) => break,
+                Err(error) => {
+                    let (plugin, reason) = (&tripped.plugin, &tripped.reason);
+                    error!(%plugin, reason, %error, "a plugin crashes too often and stands still here; the others cannot be told yet");
+                    tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
+                }
+            }
+        }
+        // Only then: until the registry follows Postgres, its workers would go on.
+        while let Err(error) = plugins.converge().await {
+            error!(%error, "the quarantine of a plugin is not followed yet");
+            tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
+        }
+        quarantine.forget(&tripped);
+    }
+}
+
+/// What was done about it, in words.
+async fn consequence(plugins: &Plugins, tripped: &Tripped, policy: Policy) -> String {
+    let plugin = &tripped.plugin;
+    let waits =
+        |why: &str| format!("{why}its queues wait; patchbay plugin release {plugin}, or activate another revision");
+    match policy {
+        Policy::Wait => waits(""),
+        Policy::Previous => match plugins.rollback(plugin, &format!("host {}", plugins.host())).await {
+            Ok(activated) => format!("revision {} {} has taken over", activated.version, activated.digest.short()),
+            Err(error) => waits(&format!("no other revision takes over ({error}); ")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULE: Rule = Rule { calls: 4, crashes: 2, jobs: 2, within: Duration::from_secs(60) };
+
+    struct World {
+        quarantine: Arc<Quarantine>,
+        seen: mpsc::UnboundedReceiver<Tripped>,
+    }
+
+    fn name() -> PluginName {
+        "email".parse().expect("a name")
+    }
+
+    fn active() -> RevisionDigest {
+        RevisionDigest::of(b"active")
+    }
+
+    impl World {
+        fn new() -> Self {
+            let text = "name = \"email\"\nversion = \"1.0.0\"\nwit = \"0.1\"\n[[queues]]\nname = \"emailQueue\"\n";
+            let manifest = Arc::new(Manifest::from_toml(text, |_| Err("no files".into())).expect("a manifest"));
+            let (quarantine, seen) = Quarantine::over(Some(RULE), move |_| Some((active(), Arc::clone(&manifest))));
+            Self { quarantine, seen }
+        }
+
+        fn crash(&self, digest: RevisionDigest, jobs: std::ops::Range<u32>) {
+            for id in jobs {
+                let (queue, id) = ("emailQueue".parse().expect("a name"), id.to_string().parse().expect("an id"));
+                let job = JobKey { prefix: "bull".into(), queue, id, created_ms: 0 };
+                self.quarantine.note(&name(), digest, &job, OutcomeKind::Trapped);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_crashes_too_often_stands_still_at_once_and_is_told_of_once() {
+        let mut world = World::new();
+        let (queue, other) = ("emailQueue".parse().expect("a name"), "otherQueue".parse().expect("a name"));
+        world.crash(active(), 0..1);
+        assert!(!world.quarantine.holds(&queue));
+        world.crash(active(), 1..9);
+        assert!(world.quarantine.holds(&queue) && !world.quarantine.holds(&other));
+        assert!(world.quarantine.has(&active()));
+        let tripped = world.seen.try_recv().expect("told");
+        assert!(world.seen.try_recv().is_err(), "once");
+        world.quarantine.forget(&tripped);
+        world.quarantine.until_free(&queue).await;
+        world.crash(active(), 0..1);
+        assert!(!world.quarantine.has(&active()), "counted from nothing after its release");
+    }
+
+    #[test]
+    fn the_last_calls_of_a_revision_that_is_not_active_any_more_say_nothing() {
+        let mut world = World::new();
+        world.crash(RevisionDigest::of(b"old"), 0..9);
+        assert!(world.seen.try_recv().is_err());
+    }
+}

@@ -1,0 +1,285 @@
+//! Queues that only meet an open breaker wait, instead of running job after job into it.
+//!
+//! A queue is held once so many of its jobs in a row were refused by a breaker; any other end of a job frees it, so a queue in which other
+//! jobs get on is not held up by those that cannot. While it is held, its worker takes nothing; when the breaker would let a call through,
+//! it takes one job at a time until the breaker is closed. Local: another process has breakers of its own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use patchbay_capability::{Breaker, Refused};
+use patchbay_model::QueueName;
+use patchbay_queue::{Gate, Pass};
+use tokio::sync::watch;
+
+use crate::quarantine::Quarantine;
+
+/// One refusal may be one kind of job among several; three in a row are the queue.
+const REFUSED_IN_A_ROW: u32 = 3;
+
+/// The queues of this process, as far as breakers and quarantines hold them up.
+pub(super) struct Holds {
+    quarantine: Arc<Quarantine>,
+    queues: Mutex<HashMap<QueueName, Arc<Hold>>>,
+}
+
+#[derive(Debug, Default)]
+struct Hold {
+    state: Mutex<State>,
+    /// A trial has ended, or the queue was freed.
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    refused_in_a_row: u32,
+    /// The last one that refused.
+    breaker: Option<Arc<Breaker>>,
+    /// One job tries whether the breaker has closed.
+    trying: bool,
+}
+
+/// Whether a job may be taken.
+enum Leave {
+    Free,
+    Trial,
+    /// Until this breaker would let a call through.
+    Wait(Arc<Breaker>),
+    /// Until the trial of another job has ended, or this breaker is closed.
+    WaitForTrial(Arc<Breaker>),
+}
+
+impl Holds {
+    pub(super) fn new(quarantine: Arc<Quarantine>) -> Self {
+        Self { quarantine, queues: Mutex::default() }
+    }
+
+    fn of(&self, queue: &QueueName) -> Arc<Hold> {
+        Arc::clone(self.queues.lock().unwrap_or_else(PoisonError::into_inner).entry(queue.clone()).or_default())
+    }
+
+    /// Notes how a job of this queue ended, before its settlement takes the next one.
+    pub(super) fn note(&self, queue: &QueueName, refused: Option<&Refused>) {
+        self.of(queue).note(refused);
+    }
+
+    /// `inner`, kept shut while the queue is held.
+    pub(super) fn gate(&self, queue: &QueueName, inner: Arc<dyn Gate>) -> Arc<dyn Gate> {
+        let brake = Brake { queue: queue.clone(), quarantine: Arc::clone(&self.quarantine) };
+        Arc::new(HeldGate { hold: self.of(queue), brake, inner })
+    }
+}
+
+impl Hold {
+    fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, refused: Option<&Refused>) {
+        let mut state = self.locked();
+        match refused {
+            Some(refused) => {
+                state.refused_in_a_row += 1;
+                state.breaker = Some(Arc::clone(&refused.breaker));
+            }
+            None => {
+                state.refused_in_a_row = 0;
+                state.breaker = None;
+            }
+        }
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    fn leave(&self) -> Leave {
+        let mut state = self.locked();
+        let held = state.refused_in_a_row >= REFUSED_IN_A_ROW;
+        match &state.breaker {
+            Some(breaker) if held && !breaker.is_closed() => {
+                if state.trying {
+                    return Leave::WaitForTrial(Arc::clone(breaker));
+                }
+                if !breaker.admits() {
+                    return Leave::Wait(Arc::clone(breaker));
+                }
+                state.trying = true;
+                Leave::Trial
+            }
+            _ => Leave::Free,
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        let state = self.locked();
+        let closed = state.breaker.as_ref().is_none_or(|breaker| breaker.is_closed());
+        state.refused_in_a_row >= REFUSED_IN_A_ROW && !closed
+    }
+
+    fn end_trial(&self) {
+        self.locked().trying = false;
+        self.changed.send_replace(());
+    }
+}
+
+/// A queue of a plugin that crashes too often stops at once, before its worker is stopped.
+#[derive(Debug, Clone)]
+struct Brake {
+    queue: QueueName,
+    quarantine: Arc<Quarantine>,
+}
+
+impl Brake {
+    fn is_on(&self) -> bool {
+        self.quarantine.holds(&self.queue)
+    }
+
+    async fn off(&self) {
+        self.quarantine.until_free(&self.queue).await;
+    }
+}
+
+#[derive(Debug)]
+struct HeldGate {
+    hold: Arc<Hold>,
+    brake: Brake,
+    inner: Arc<dyn Gate>,
+}
+
+impl Gate for HeldGate {
+    fn try_enter(&self) -> Option<Box<dyn Pass>> {
+        if self.brake.is_on() {
+            return None;
+        }
+        let trial = match self.hold.leave() {
+            Leave::Free => None,
+            Leave::Trial => Some(Trial(Arc::clone(&self.hold))),
+            Leave::Wait(_) | Leave::WaitForTrial(_) => return None,
+        };
+        let pass = self.inner.try_enter()?;
+        Some(Box::new(HeldPass { pass, hold: Arc::clone(&self.hold), brake: self.brake.clone(), trial }))
+    }
+
+    fn enter(&self) -> BoxFuture<'static, Box<dyn Pass>> {
+        let (hold, brake, inner) = (Arc::clone(&self.hold), self.brake.clone(), Arc::clone(&self.inner));
+        async move {
+            let mut changed = hold.changed.subscribe();
+            loop {
+                brake.off().await;
+                changed.borrow_and_update();
+                let trial = match hold.leave() {
+                    Leave::Wait(breaker) => {
+                        tokio::select! { _ = changed.changed() => {}, () = breaker.until(Breaker::admits) => {} }
+                        continue;
+                    }
+                    Leave::WaitForTrial(breaker) => {
+                        tokio::select! { _ = changed.changed() => {}, () = breaker.until(Breaker::is_closed) => {} }
+                        continue;
+                    }
+                    Leave::Trial => Some(Trial(Arc::clone(&hold))),
+                    Leave::Free => None,
+                };
+                let pass = inner.enter().await;
+                if brake.is_on() || trial.is_none() && hold.is_held() {
+                    // Held meanwhile: this place is another queue's.
+                    continue;
+                }
+                return Box::new(HeldPass { pass, hold, brake, trial }) as Box<dyn Pass>;
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Held for its `Drop`.
+struct Trial(Arc<Hold>);
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        self.0.end_trial();
+    }
+}
+
+struct HeldPass {
+    pass: Box<dyn Pass>,
+    hold: Arc<Hold>,
+    brake: Brake,
+    trial: Option<Trial>,
+}
+
+impl Pass for HeldPass {
+    fn is_wanted(&self) -> bool {
+        // One job per trial; and none is fetched by the settlement of one that was refused.
+        self.trial.is_some() || self.brake.is_on() || self.hold.is_held() || self.pass.is_wanted()
+    }
+
+    fn alone(&self) -> Option<BoxFuture<'_, Box<dyn Send + '_>>> {
+        self.pass.alone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use patchbay_capability::Breakers;
+    use patchbay_queue::Unlimited;
+
+    use super::*;
+
+    struct World {
+        holds: Holds,
+        queue: QueueName,
+        breaker: Arc<Breaker>,
+        gate: Arc<dyn Gate>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let holds = Holds::new(Quarantine::over(None, |_| None).0);
+            let queue = "emailQueue".parse().expect("a name");
+            let gate = holds.gate(&queue, Arc::new(Unlimited));
+            let breaker = Breakers::default().of(&"email".parse().expect("a name"), "https://a.example:443");
+            Self { holds, queue, breaker, gate }
+        }
+
+        fn refuse(&self, times: u32) {
+            for _ in 0..times {
+                let refused = Refused { breaker: Arc::clone(&self.breaker), retry_in: Duration::from_secs(1) };
+                self.holds.note(&self.queue, Some(&refused));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_queue_whose_jobs_are_all_refused_waits_until_the_breaker_closes() {
+        let world = World::new();
+        world.breaker.hold("ada", "maintenance");
+        world.refuse(REFUSED_IN_A_ROW - 1);
+        let pass = world.gate.try_enter().expect("not held yet");
+        assert!(!pass.is_wanted());
+        world.refuse(1);
+        assert!(pass.is_wanted(), "its settlement fetches no next job");
+        assert!(world.gate.try_enter().is_none());
+        let mut entering = world.gate.enter();
+        assert!((&mut entering).now_or_never().is_none());
+        world.breaker.close("ada", "done");
+        assert!(!entering.await.is_wanted());
+        assert!(world.gate.try_enter().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_job_that_ends_otherwise_frees_its_queue_and_no_other_queue_is_held() {
+        let world = World::new();
+        world.breaker.hold("ada", "maintenance");
+        world.refuse(2);
+        world.holds.note(&world.queue, None);
+        world.refuse(2);
+        assert!(world.gate.try_enter().is_some(), "not in a row");
+        world.refuse(1);
+        assert!(world.gate.try_enter().is_none());
+        let other = world.holds.gate(&"otherQueue".parse().expect("a name"), Arc::new(Unlimited));
+        assert!(other.try_enter().is_some());
+    }
+}
