@@ -1,9 +1,10 @@
 //! What should not be accepted is refused with the reason, and nothing is lost or changed by it.
 
+use anyhow::Context;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 
-use crate::harness::{World, email_plugin, hostile_component};
+use crate::harness::{World, email_plugin, hostile_component, hostile_plugin};
 
 #[tokio::test]
 async fn files_that_are_no_plugins_are_rejected_with_the_reason() -> anyhow::Result<()> {
@@ -130,5 +131,32 @@ async fn unknown_names_and_bodies_answer_in_the_one_envelope() -> anyhow::Result
     }
     let (status, answer) = host.post("/api/admin/plugins/nobody/activate", json!({ "digest": "abcd1234" })).await?;
     assert_eq!(status, 404, "{answer}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn compiled_code_that_somebody_swapped_on_disk_is_not_run_but_compiled_again() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let cache = world.dir.path().join("cache");
+    let env = [("PATCHBAY_RUNTIME_CACHE_DIR", cache.to_str().context("a path")?)];
+    let host = world.host(&env).await?;
+    let hostile = host.deploy("hostile", hostile_plugin()?).await?;
+    let email = host.deploy("email", email_plugin()?).await?;
+    let file = |digest: &str| cache.join(format!("{digest}.cwasm"));
+    let genuine = std::fs::read(file(&hostile))?;
+    assert!(host.stop().await?.success());
+
+    // Another plugin's genuine code; changed code; half a file; nothing of ours.
+    let mut changed = genuine.clone();
+    *changed.last_mut().context("code")? ^= 1;
+    for swapped in [std::fs::read(file(&email))?, changed, genuine[..genuine.len() / 2].to_vec(), b"code".to_vec()] {
+        std::fs::write(file(&hostile), swapped)?;
+        let host = world.host(&env).await?;
+        assert!(host.log.lock().expect("no writer panics").contains("is compiled again"));
+        let id = host.add("hostileQueue", json!({ "name": "noop", "data": {} })).await?;
+        host.job_in("hostileQueue", &id, "completed").await?;
+        assert!(host.stop().await?.success());
+        assert_eq!(std::fs::read(file(&hostile))?.len(), genuine.len(), "the cache is mended");
+    }
     Ok(())
 }

@@ -273,6 +273,16 @@ async fn key_value_and_secrets_give_what_was_asked_for_and_no_more() -> anyhow::
 }
 
 #[tokio::test]
+async fn a_guest_finds_no_files_no_environment_no_sockets_and_no_names() -> anyhow::Result<()> {
+    let (_world, host) = world_with_hostile_guest(&[]).await?;
+    let found = result(&run(&host, "reach-out", json!({}), "completed").await?)?;
+    let refused = ["read", "list", "write", "connect", "listen", "datagram", "resolve"];
+    assert!(refused.iter().all(|what| found[what] == true), "{found}");
+    assert_eq!((&found["variables"], &found["arguments"]), (&json!(0), &json!(0)), "{found}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn data_reaches_the_guest_as_it_was_written_and_odd_options_fail_the_job() -> anyhow::Result<()> {
     let (world, host) = world_with_hostile_guest(&[]).await?;
     let mut redis = world.redis().await?;
