@@ -69,6 +69,11 @@ impl Host {
         yield_to_other_services();
         let keys = Keys::load(config.master_keys())?;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // Before any job is taken: a host that cannot listen does not start.
+        let listener = TcpListener::bind(config.listen())
+            .await
+            .with_context(|| format!("cannot listen on {}", config.listen()))?;
+        let address = listener.local_addr()?;
         let store = Store::new(config.store()).context("cannot use Postgres")?;
         let runtime_config = runtime_config(&config)?;
         let copy = LocalCopy::new(&runtime_config.cache_dir, runtime_config.cache_key, &config.store().url);
@@ -137,6 +142,7 @@ impl Host {
             trusted,
             quarantine: Arc::clone(&quarantine),
             copy,
+            keep: config.keep_revisions(),
             host: host_name,
         }));
         let schedules = Schedules::new(store.clone(), queues.clone());
@@ -152,6 +158,7 @@ impl Host {
             info!(plugins = running, "started from the local copy");
         } else {
             plugins.converge().await.context("cannot read the active plugins")?;
+            plugins.forget_killed_neighbours().await.context("cannot use Postgres")?;
         }
         let worked_queues = plugins.queues().len();
         let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
@@ -186,10 +193,6 @@ impl Host {
                 "no operator is configured: /api/admin and, unless metrics.require_operator is false, /metrics answer 403; set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD"
             );
         }
-        let listener = TcpListener::bind(config.listen())
-            .await
-            .with_context(|| format!("cannot listen on {}", config.listen()))?;
-        let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let limits = config.http_limits();
         let router = http::router(state, limits.body_timeout);
@@ -208,6 +211,7 @@ impl Host {
                 policy,
                 stop.clone(),
             )),
+            tokio::spawn(Arc::clone(&plugins).prune_sometimes(stop.clone())),
             tokio::spawn(vault.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),
             tokio::spawn(grants::count_uses(uses, store.clone(), stop.clone())),

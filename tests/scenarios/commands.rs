@@ -128,9 +128,103 @@ async fn exit_codes_tell_scripts_what_happened() -> anyhow::Result<()> {
     assert_eq!(code(&host, &["job", "show", "emailQueue", "4711"]).await?, Some(3));
     assert_eq!(code(&host, &["job", "retry", "emailQueue", "4711"]).await?, Some(3));
     assert_eq!(code(&host, &["job", "add", "a:b", "x"]).await?, Some(4));
+    assert_eq!(code(&host, &["plugin", "rollback", "nobody"]).await?, Some(3));
     assert_eq!(code(&host, &["--password", "wrong", "queue", "list"]).await?, Some(4));
     host.child.kill().await?;
     assert_eq!(code(&host, &["queue", "list"]).await?, Some(5));
+    Ok(())
+}
+
+#[tokio::test]
+async fn activating_what_is_active_changes_nothing_and_a_plugin_that_was_deleted_begins_without_grants()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let first = host.deploy("email", email_plugin()?).await?;
+    let again = json_of(&host, &["--json", "plugin", "activate", "email", &first]).await?;
+    assert_eq!((&again["changed"], &again["previous"]), (&json!(false), &Value::Null), "{again}");
+    let history = async || json_of(&host, &["--json", "plugin", "history", "email"]).await;
+    assert_eq!(history().await?.as_array().map(Vec::len), Some(1));
+
+    let (status, answer) = host.post("/api/admin/plugins/email/deactivate", json!({})).await?;
+    assert_eq!(status, 200, "{answer}");
+    json_of(&host, &["--json", "plugin", "delete", "email", &first]).await?;
+    assert_eq!(history().await?.as_array().map(Vec::len), Some(2), "its history stays");
+    let (status, staged) = host.push(email_plugin()?).await?;
+    assert_eq!(status, 200, "{staged}");
+    assert_eq!(staged["data"]["missing"], json!(["kv", "smtp"]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn old_revisions_go_and_those_that_are_new_active_or_ran_a_job_lately_stay() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[("PATCHBAY_PLUGINS_KEEP_REVISIONS", "2")]).await?;
+    let first = host.deploy("hostile", hostile_plugin()?).await?;
+    let id = host.add("hostileQueue", json!({ "name": "noop", "data": {} })).await?;
+    host.job_in("hostileQueue", &id, "completed").await?;
+    let mut digests = vec![first];
+    for name in ["two", "three", "four", "five"] {
+        digests.push(host.deploy("hostile", variant(&hostile_plugin()?, name)).await?);
+    }
+    let mut database = world.database().await?;
+    crate::harness::until(std::time::Duration::from_secs(10), "the attempt is remembered", async || {
+        let count: i64 = sqlx::query_scalar("select count(*) from patchbay.attempts").fetch_one(&mut database).await?;
+        Ok((count == 1).then_some(()))
+    })
+    .await?;
+    let prune = async |arguments: &[&str]| {
+        let pruned = json_of(&host, &[&["--json", "plugin", "prune"], arguments].concat()).await?;
+        let digests = pruned.as_array().into_iter().flatten().filter_map(|row| row["digest"].as_str());
+        anyhow::Ok(digests.map(str::to_owned).collect::<Vec<String>>())
+    };
+    assert_eq!(prune(&[]).await?, Vec::<String>::new(), "all are new");
+    for (table, column) in [("activations", "at"), ("revisions", "created_at")] {
+        let older = format!("update patchbay.{table} set {column} = {column} - interval '40 days'");
+        sqlx::query(sqlx::AssertSqlSafe(older)).execute(&mut database).await?;
+    }
+    // The first ran a job, the last two are the newest.
+    assert_eq!(prune(&["--dry-run"]).await?, digests[1..3]);
+    let mut gone = prune(&[]).await?;
+    gone.sort();
+    let mut expected = digests[1..3].to_vec();
+    expected.sort();
+    assert_eq!(gone, expected);
+    let left = json_of(&host, &["--json", "plugin", "revisions", "hostile"]).await?;
+    assert_eq!(left.as_array().map(Vec::len), Some(3), "{left}");
+    assert_eq!(json_of(&host, &["--json", "plugin", "rollback", "hostile"]).await?["digest"], digests[3].as_str());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_whose_port_is_taken_starts_no_work() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    let address = host.url.trim_start_matches("http://").to_owned();
+    assert!(world.host(&[("PATCHBAY_HTTP_LISTEN", &address)]).await.is_err());
+    let (_, status) = host.get("/api/admin/plugins/hostile/status").await?;
+    assert_eq!(status["data"]["hosts"].as_array().map(Vec::len), Some(1), "it was never there: {status}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_reads_only_the_beginning_of_a_list_sees_no_panic() -> anyhow::Result<()> {
+    let mut command = tokio::process::Command::new(binary());
+    command.args(["completions", "bash"]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn()?;
+    drop(child.stdout.take());
+    let output = child.wait_with_output().await?;
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_configuration_key_is_shown_even_where_none_fits() -> anyhow::Result<()> {
+    let output = tokio::process::Command::new(binary()).arg("config").env_clear().output().await?;
+    let (shown, problems) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(shown.contains("work.drain_limit_s") && problems.contains("database.url is not set"), "{shown}{problems}");
+    assert_eq!(output.status.code(), Some(4));
     Ok(())
 }
 

@@ -84,6 +84,10 @@ async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> 
     let set = json_of(&dir, &["secret", "set", "email", "ANY", "--from-file", "value"]).await?;
     assert_eq!(set["source"], "vault", "secrets can be set at once");
 
+    let second = start_dev(&dir)?.wait_with_output().await?;
+    assert!(!second.status.success(), "two would share their servers");
+    json_of(&dir, &["plugin", "list"]).await.context("the first one is where it was")?;
+
     interrupt(dev).await?;
     let redis: reqwest::Url =
         welcome.split_whitespace().find(|word| word.starts_with("redis://")).context("Redis")?.parse()?;

@@ -89,12 +89,15 @@ async fn three_processes_follow_an_activation_within_a_second_and_also_when_the_
     eprintln!("without a notification {:?} after the commit", started.elapsed());
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 
-    // One that ends is waited for no more.
-    let [one, two, three] = hosts;
+    // One that ends is waited for no more, and neither is one that was killed, once another has started here.
+    let [one, mut two, three] = hosts;
     assert!(three.stop().await?.success());
     let answer = activate(&one, &second).await?;
     assert_eq!(answer["hosts"].as_array().map(Vec::len), Some(2), "{answer}");
-    drop(two);
+    two.child.kill().await?;
+    let _another = world.host(&[]).await?;
+    let hosts = status(&one).await?["hosts"].clone();
+    assert_eq!(hosts.as_array().map(Vec::len), Some(2), "{hosts}");
     Ok(())
 }
 

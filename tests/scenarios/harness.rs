@@ -270,6 +270,11 @@ pub fn hostile_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Res
     Ok(patchbay_runtime::pack(&hostile_component()?, &manifest)?)
 }
 
+/// The guest that reaches for files, environment and sockets.
+pub fn curious_plugin() -> anyhow::Result<Vec<u8>> {
+    packed("tests/guests/curious/dist")
+}
+
 /// The guest that runs SQL as its jobs say, under a changed manifest.
 pub fn statements_plugin(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
     let manifest = std::fs::read_to_string(repository().join("tests/guests/statements/plugin.toml"))?;

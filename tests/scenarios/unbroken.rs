@@ -281,6 +281,7 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
     let rotation = json!({ "value": "two", "overlapMs": 60_000 });
     for (method, route, body, id, expected) in [
         ("post", "/api/admin/plugins/{name}/activate", json!({ "digest": digest }), "", 200),
+        ("post", "/api/admin/plugins/prune", json!({ "dryRun": false }), "", 200),
         ("post", "/api/admin/plugins/{name}/rollback", json!({}), "", 200),
         ("delete", "/api/admin/plugins/{name}/revisions/{digest}", json!({}), "", 200),
         ("put", "/api/admin/plugins/{name}/settings", json!({}), "", 200),

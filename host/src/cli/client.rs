@@ -117,7 +117,14 @@ impl Client {
             Some(false) => Err(ClientError::Refused {
                 status,
                 code: body["code"].as_str().unwrap_or("error").to_owned(),
-                message: body["message"].as_str().unwrap_or("the host refused").to_owned(),
+                message: match (status, body["message"].as_str()) {
+                    (401, Some(message)) => {
+                        format!(
+                            "{message}: set PATCHBAY_USER and PATCHBAY_PASSWORD, or go where `patchbay dev` keeps its .patchbay"
+                        )
+                    }
+                    (_, message) => message.unwrap_or("the host refused").to_owned(),
+                },
             }),
             None => Err(not_patchbay()),
         }

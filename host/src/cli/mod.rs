@@ -114,6 +114,9 @@ pub fn main() -> ExitCode {
         return patchbay_runtime::compile_child(arguments.into_iter());
     }
     let output = Output { json: cli.json };
+    if !matches!(cli.command, Command::Dev(_) | Command::Serve) {
+        end_quietly_when_nobody_reads();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -132,6 +135,18 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Whoever reads only the beginning (`patchbay queue list | head`) has what he wants; `println!` would panic.
+fn end_quietly_when_nobody_reads() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload_as_str().is_some_and(|text| text.contains("Broken pipe")) {
+            // As if SIGPIPE had ended us, which Rust programs ignore.
+            std::process::exit(141);
+        }
+        usual(panic);
+    }));
+}
+
 async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
     let config = || Config::from_process(cli.config.as_deref());
     match cli.command {
@@ -144,12 +159,16 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Migrate { check } => return migrate(config()?, check, output).await,
         Command::Doctor => return doctor::run(cli.config.as_deref(), output).await,
         Command::Config => {
-            let shown = config()?.shown();
+            let (config, problems) = Config::read_process(cli.config.as_deref());
+            let shown = config.shown();
             let rows = shown.iter().map(|key| {
                 let value = key.value.clone().unwrap_or_else(|| "-".into());
                 vec![key.key.to_owned(), value, key.source.clone().unwrap_or_default(), key.about.to_owned()]
             });
             output.table(&["KEY", "VALUE", "FROM", "MEANING"], rows.collect(), &shown);
+            if !problems.is_empty() {
+                return Err(ConfigError(problems).into());
+            }
         }
         Command::Plugin(command) => plugin::run(command, &cli.client, output).await?,
         Command::Job(command) => job::run(command, &cli.client, output).await?,

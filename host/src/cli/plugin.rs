@@ -137,6 +137,12 @@ pub(super) enum PluginCommand {
         /// The revision's digest, or its first 4 digits and more
         digest: String,
     },
+    /// Delete old revisions now, as hosts do by themselves every six hours
+    Prune {
+        /// Only list them
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Read and change a plugin's settings
     #[command(subcommand)]
     Settings(SettingsCommand),
@@ -319,6 +325,7 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
             let deleted = client.call(Method::DELETE, &path, None).await?;
             output.value(&format!("deleted {plugin} {}", short(deleted.as_str().unwrap_or(&digest))), &deleted);
         }
+        PluginCommand::Prune { dry_run } => revisions::prune(dry_run, &client, output).await?,
         PluginCommand::Settings(command) => settings(command, &client, output).await?,
     }
     Ok(())
@@ -435,6 +442,15 @@ fn inspect(file: &Path, output: Output) -> anyhow::Result<()> {
 }
 
 fn describe(activated: &Value) -> String {
+    if activated["changed"] == false {
+        return format!(
+            "active already: {} {} {}{}",
+            text(activated, "plugin"),
+            text(activated, "version"),
+            short(&text(activated, "digest")),
+            elsewhere(activated)
+        );
+    }
     let previous = match activated["previous"].as_str() {
         Some(previous) => format!(
             "it replaces {}; back with: patchbay plugin rollback {}",

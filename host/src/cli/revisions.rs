@@ -1,7 +1,7 @@
 //! `patchbay plugin status|history|diff`
 
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Output;
 use super::client::{Client, segment};
@@ -67,6 +67,26 @@ pub(super) async fn diff(plugin: &str, from: &str, to: &str, client: &Client, ou
     let lines: Vec<String> = items(&diff["changes"]).map(line).collect();
     let nothing = "nothing but the code".to_owned();
     output.value(&if lines.is_empty() { nothing } else { lines.join("\n") }, &diff);
+    Ok(())
+}
+
+pub(super) async fn prune(dry_run: bool, client: &Client, output: Output) -> anyhow::Result<()> {
+    let pruned = client.call(Method::POST, "plugins/prune", Some(json!({ "dryRun": dry_run }))).await?;
+    if !output.json && items(&pruned).next().is_none() {
+        println!("no old revisions");
+        return Ok(());
+    }
+    let rows = items(&pruned).map(|revision| {
+        let kib = revision["sizeBytes"].as_i64().unwrap_or_default() / 1_024;
+        vec![
+            text(revision, "plugin"),
+            short(&text(revision, "digest")),
+            text(revision, "version"),
+            format!("{kib} KiB"),
+            if dry_run { "would be deleted" } else { "deleted" }.to_owned(),
+        ]
+    });
+    output.table(&["PLUGIN", "DIGEST", "VERSION", "SIZE", ""], rows.collect(), &pruned);
     Ok(())
 }
 

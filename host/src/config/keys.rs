@@ -175,6 +175,18 @@ pub const KEYS: &[Key] = &[
         "File with more of them, one a line or in PEM; read at the start",
     ),
     key(
+        "plugins.keep_revisions",
+        Kind::Number(2, 10_000),
+        Some("10"),
+        "Revisions of each plugin that are never deleted by themselves: the newest by their last activation",
+    ),
+    key(
+        "plugins.keep_days",
+        Kind::Number(1, 3_650),
+        Some("30"),
+        "Older ones are kept, too, while they were pushed, activated or ran a job within so many days",
+    ),
+    key(
         "sql.max_connections",
         Kind::Number(1, 1_000),
         Some("10"),

@@ -14,6 +14,7 @@ use patchbay_capability::{EgressConfig, MailConfig, MailTls};
 use patchbay_model::PluginName;
 use patchbay_queue::RedisConfig;
 use patchbay_runtime::{CompilerCommand, HostLimits, RuntimeConfig};
+use patchbay_store::Keep;
 use patchbay_store::StoreConfig;
 use zeroize::Zeroizing;
 
@@ -73,33 +74,46 @@ pub struct Shown {
     pub about: &'static str,
 }
 
+fn usable((config, problems): (Config, Vec<String>)) -> Result<Config, ConfigError> {
+    if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
+}
+
+fn read_file_of_keys(path: &str) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| error.to_string())
+}
+
 impl Config {
     /// From the process's environment and the file that it names, or `patchbay.toml` here or in /etc/patchbay.
     pub fn from_process(file: Option<&Path>) -> Result<Self, ConfigError> {
+        usable(Self::read_process(file))
+    }
+
+    /// The same, with what is wrong beside it: to be shown, and not to be used.
+    pub fn read_process(file: Option<&Path>) -> (Self, Vec<String>) {
         let env: HashMap<String, String> = std::env::vars().collect();
         let named = file.map(Path::to_owned).or_else(|| env.get("PATCHBAY_CONFIG").map(PathBuf::from));
         let usual = ["patchbay.toml", "/etc/patchbay/patchbay.toml"].map(PathBuf::from);
         let path = named.clone().or_else(|| usual.into_iter().find(|path| path.exists()));
-        let text = match &path {
-            None => None,
-            Some(path) => Some(
-                std::fs::read_to_string(path)
-                    .map_err(|error| ConfigError(vec![format!("cannot read {}: {error}", path.display())]))?,
-            ),
-        };
-        Self::load(text.as_deref(), &env)
+        let mut problems = Vec::new();
+        let text = path.and_then(|path| {
+            let text = std::fs::read_to_string(&path);
+            text.inspect_err(|error| problems.push(format!("cannot read {}: {error}", path.display()))).ok()
+        });
+        let (config, found) = Self::read(text.as_deref(), &env, read_file_of_keys);
+        problems.extend(found);
+        (config, problems)
     }
 
     /// From the text of a file and an environment. The only other thing that is read is the file of trusted keys.
     pub fn load(file: Option<&str>, env: &HashMap<String, String>) -> Result<Self, ConfigError> {
-        Self::load_with(file, env, |path| std::fs::read_to_string(path).map_err(|error| error.to_string()))
+        usable(Self::read(file, env, read_file_of_keys))
     }
 
-    fn load_with(
+    fn read(
         file: Option<&str>,
         env: &HashMap<String, String>,
         read: impl Fn(&str) -> Result<String, String>,
-    ) -> Result<Self, ConfigError> {
+    ) -> (Self, Vec<String>) {
         let mut problems = Vec::new();
         let mut values = BTreeMap::new();
         for key in KEYS {
@@ -125,7 +139,7 @@ impl Config {
         if problems.is_empty() {
             config.find_contradictions(&mut problems);
         }
-        if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
+        (config, problems)
     }
 
     fn find_contradictions(&self, problems: &mut Vec<String>) {
@@ -434,6 +448,11 @@ impl Config {
     /// Whether /metrics is for the operator only.
     pub fn metrics_need_operator(&self) -> bool {
         self.text("metrics.require_operator").as_deref() != Some("false")
+    }
+
+    /// Old revisions that are not deleted.
+    pub fn keep_revisions(&self) -> Keep {
+        Keep { revisions: self.number("plugins.keep_revisions") as i64, days: self.number("plugins.keep_days") as i32 }
     }
 
     /// Series of retired revisions.

@@ -129,6 +129,14 @@ fn a_malformed_master_key_is_refused_by_name_and_never_shown() {
 const TRUSTED: &str = "ed25519:6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";
 const TRUSTED_PEM: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=\n-----END PUBLIC KEY-----\n";
 
+fn load_with(
+    file: Option<&str>,
+    env: &HashMap<String, String>,
+    read: impl Fn(&str) -> Result<String, String>,
+) -> Result<Config, ConfigError> {
+    usable(Config::read(file, env, read))
+}
+
 #[test]
 fn trusted_keys_come_from_a_list_and_from_a_file_and_each_counts_once() {
     assert!(!with(&[]).expect("valid").trusted_keys().are_required());
@@ -137,7 +145,7 @@ fn trusted_keys_come_from_a_list_and_from_a_file_and_each_counts_once() {
     let config = Config::load(Some(&file), &env(&NEEDED)).expect("valid");
     assert_eq!(config.trusted_keys().ids(), format!("fe812c12f3ab4ce6, {}", other.id()));
     let both = [("PATCHBAY_PLUGINS_TRUSTED_KEYS", TRUSTED), ("PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE", "/keys")];
-    let config = Config::load_with(None, &env(&[&NEEDED[..], &both].concat()), |path| {
+    let config = load_with(None, &env(&[&NEEDED[..], &both].concat()), |path| {
         assert_eq!(path, "/keys");
         Ok(format!("# ours\n{other}\n{TRUSTED_PEM}"))
     })
@@ -160,7 +168,7 @@ fn trusted_keys_that_are_none_stop_the_start_and_are_named() {
     assert!(empty.contains("plugins.trusted_keys (from patchbay.toml) is empty"), "{empty}");
     let in_file = |content: Result<String, String>| {
         let env = env(&[&NEEDED[..], &[("PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE", "keys")]].concat());
-        problems(Config::load_with(None, &env, |_| content.clone()))
+        problems(load_with(None, &env, |_| content.clone()))
     };
     for (content, expected) in [
         (Err("No such file or directory".to_owned()), "keys: No such file"),

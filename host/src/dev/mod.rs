@@ -89,6 +89,7 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
     }
 
     let mut state = DevState::open(&args.dir)?;
+    let _only_one = state.lock()?;
     let mut database = None;
     if let Some(bin) = postgres_bin {
         let server = step("PostgreSQL", postgres::start(bin, &mut state)).await?;
@@ -114,7 +115,7 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         env.insert("PATCHBAY_ADMIN_USERNAME".into(), state.user.clone());
         env.insert("PATCHBAY_ADMIN_PASSWORD".into(), state.password.clone());
     }
-    env.entry("PATCHBAY_LOG_FILTER".into()).or_insert_with(|| "warn,patchbay=info,guest=info".into());
+    env.entry("PATCHBAY_LOG_FILTER".into()).or_insert_with(|| "warn,guest=info".into());
     if !given(&env, &["PATCHBAY_HTTP_LISTEN", "PORT"]) {
         env.insert("PATCHBAY_HTTP_LISTEN".into(), free_listen_address(8080)?);
     }
@@ -230,8 +231,12 @@ fn print_welcome(state: &DevState, env: &HashMap<String, String>, mail: Option<&
     println!();
     println!("Try, in another terminal here:");
     let program = std::env::args().next().unwrap_or_else(|| "patchbay".into());
-    println!(r#"  {program} job add emailQueue send '{{"to":"you@example.com","subject":"Hello","text":"It works"}}'"#);
-    println!("  {program} mail list");
+    if plugins.iter().any(|line| line.starts_with("email ")) {
+        println!(
+            r#"  {program} job add emailQueue send '{{"to":"you@example.com","subject":"Hello","text":"It works"}}'"#
+        );
+        println!("  {program} mail list");
+    }
     println!("  {program} plugin list");
     println!("Ctrl-C stops everything.");
 }

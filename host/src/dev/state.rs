@@ -45,6 +45,20 @@ impl DevState {
         Ok(state)
     }
 
+    /// Held as long as `patchbay dev` runs here: a second one would share its servers, and take them along when it ends.
+    pub(super) fn lock(&self) -> anyhow::Result<std::fs::File> {
+        let file = std::fs::File::create(self.dir.join("lock"))?;
+        file.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => anyhow::anyhow!(
+                "`patchbay dev` runs already in {}: {}; end that one first, or give another directory with --dir",
+                self.dir.display(),
+                self.url
+            ),
+            std::fs::TryLockError::Error(error) => error.into(),
+        })?;
+        Ok(file)
+    }
+
     fn read(dir: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(dir.join("dev.json")).ok()?;
         let state: Self = serde_json::from_str(&text).ok()?;

@@ -55,8 +55,12 @@ pub(super) async fn require(State(state): State<AppState>, mut request: Request,
         request.extensions_mut().insert(Actor(operator.name.clone()));
         return next.run(request).await;
     }
-    let mut response =
-        ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", "operator credentials are needed").into_response();
+    let mut response = ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "unauthorized",
+        "operator credentials are needed, or those given are wrong",
+    )
+    .into_response();
     let challenge = HeaderValue::from_static("Basic realm=\"Patchbay\", charset=\"UTF-8\"");
     response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     response

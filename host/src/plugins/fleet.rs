@@ -31,6 +31,21 @@ impl Plugins {
         self.store.leave(&self.host).await
     }
 
+    /// Processes of this machine that do not exist any more said no word at their end. One that only seems to be gone (it has another
+    /// process namespace) is back with its next report.
+    pub async fn forget_killed_neighbours(&self) -> Result<(), StoreError> {
+        let machine = |host: &str| host.rsplit_once(':').map(|(machine, pid)| (machine.to_owned(), pid.to_owned()));
+        let Some((here, _)) = machine(&self.host) else { return Ok(()) };
+        for row in self.store.hosts().await? {
+            let killed = machine(&row.host)
+                .is_some_and(|(there, pid)| there == here && !std::path::Path::new("/proc").join(pid).exists());
+            if killed {
+                self.store.leave(&row.host).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// How the active revision of a plugin fares in every process.
     pub async fn hosts(&self, plugin: &PluginName, active: &RevisionDigest) -> Result<Vec<HostState>, StoreError> {
         Ok(self.store.hosts().await?.into_iter().map(|row| state(row, plugin, active)).collect())

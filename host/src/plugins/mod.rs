@@ -10,6 +10,7 @@ mod converge;
 mod error;
 mod fleet;
 mod permissions;
+mod prune;
 mod quarantine;
 mod view;
 
@@ -20,7 +21,7 @@ use std::time::Instant;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, QueueName, RevisionDigest};
 use patchbay_runtime::Runtime;
-use patchbay_store::{Failure, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
+use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
 use serde_json::Value;
 use tokio::sync::{Mutex, Notify};
 use tracing::info;
@@ -50,6 +51,8 @@ pub struct Parts {
     pub trusted: TrustedKeys,
     pub quarantine: Arc<Quarantine>,
     pub copy: LocalCopy,
+    /// Old revisions.
+    pub keep: Keep,
     /// Name of this process.
     pub host: String,
 }
@@ -67,6 +70,7 @@ pub struct Plugins {
     trusted: TrustedKeys,
     quarantine: Arc<Quarantine>,
     copy: LocalCopy,
+    keep: Keep,
     /// What was last written there.
     copied: Mutex<Vec<CopiedPlugin>>,
     /// Name of this process.
@@ -83,7 +87,7 @@ pub struct Plugins {
 impl Plugins {
     /// Loads nothing yet; see [`Plugins::converge`].
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, sql, runtime, settings, grants, supervisor, trusted, quarantine, copy, host } = parts;
+        let Parts { store, sql, runtime, settings, grants, supervisor, trusted, quarantine, copy, keep, host } = parts;
         Self {
             store,
             sql,
@@ -94,6 +98,7 @@ impl Plugins {
             trusted,
             quarantine,
             copy,
+            keep,
             copied: Mutex::default(),
             host,
             woken: Notify::new(),
@@ -188,6 +193,18 @@ impl Plugins {
         }
         self.sql.prepare(plugin, &rights).await?;
         let granted = asks(manifest);
+        if row.state == "active" && missing.is_empty() && self.running(plugin) == Some(row.digest) {
+            return Ok(Activated {
+                plugin: plugin.clone(),
+                version: row.version,
+                digest: row.digest,
+                changed: false,
+                hosts: self.wait_for_fleet(plugin, &row.digest).await?,
+                previous: None,
+                granted,
+                newly_granted: missing,
+            });
+        }
         let activation = self.store.activate(plugin, &row.digest, &granted, &missing, actor).await?;
         info!(plugin = %plugin, revision = %row.digest, "revision activated");
         self.take_effect().await?;
@@ -195,6 +212,7 @@ impl Plugins {
             plugin: plugin.clone(),
             version: row.version,
             digest: row.digest,
+            changed: true,
             // It is active, whether or not we hear of the others.
             hosts: self.wait_for_fleet(plugin, &row.digest).await.unwrap_or_default(),
             previous: activation.previous,
@@ -205,6 +223,7 @@ impl Plugins {
 
     /// Activates the revision that was active before: the same path as any activation.
     pub async fn rollback(&self, plugin: &PluginName, actor: &str) -> Result<Activated, PluginError> {
+        self.known(plugin).await?;
         let target =
             self.store.rollback_target(plugin).await?.ok_or_else(|| {
                 PluginError::Conflict(format!("{plugin} has no earlier active revision to go back to"))

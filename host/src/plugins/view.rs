@@ -56,6 +56,8 @@ pub struct Activated {
     /// Now active.
     #[schema(value_type = String)]
     pub digest: RevisionDigest,
+    /// False when it was the active one already.
+    pub changed: bool,
     /// Active until now.
     #[schema(value_type = Option<String>)]
     pub previous: Option<RevisionDigest>,

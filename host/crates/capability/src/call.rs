@@ -39,6 +39,8 @@ const MAX_KV_VALUE_BYTES: usize = 1 << 20;
 const MAX_KV_KEY_BYTES: usize = 512;
 /// For values that a manifest gives no time to live.
 const DEFAULT_KV_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longer times are shortened to it: what must stay longer belongs into Postgres, and Redis takes no time beyond its own range.
+const MAX_KV_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// What all calls share.
 pub struct Services {
@@ -243,7 +245,7 @@ impl GuestCall {
 
     fn ttl(&self, ttl_ms: Option<u64>) -> Duration {
         let default = self.call.manifest.kv.as_ref().and_then(|spec| spec.default_ttl_s).map(Duration::from_secs);
-        ttl_ms.map(Duration::from_millis).or(default).unwrap_or(DEFAULT_KV_TTL)
+        ttl_ms.map(Duration::from_millis).or(default).unwrap_or(DEFAULT_KV_TTL).min(MAX_KV_TTL)
     }
 
     /// Checks a guest's jobs and ties them to what caused them.

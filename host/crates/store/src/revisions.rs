@@ -267,6 +267,10 @@ impl Store {
         .fetch_optional(&self.pool)
         .await?;
         if state.is_some() {
+            // Who pushes a plugin of this name again begins anew: nothing of it is granted.
+            sqlx::query("delete from grants where not exists (select from revisions r where r.plugin = grants.plugin)")
+                .execute(&self.pool)
+                .await?;
             return Ok(());
         }
         match self.component(digest).await? {

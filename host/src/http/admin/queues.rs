@@ -52,7 +52,7 @@ pub(super) async fn refuse_unknown(state: &AppState, queue: &QueueName) -> Resul
         return Ok(());
     }
     let message = format!(
-        "there is no queue {queue}; see: patchbay queue list; adding a job can make it (newQueue, --new-queue)"
+        "there is no queue {queue}; see: patchbay queue list. A new one begins with: patchbay job add --new-queue"
     );
     Err(ApiError::new(http::StatusCode::NOT_FOUND, "unknown-queue", message))
 }

@@ -1,23 +1,26 @@
 //! /api/admin/plugins/{name}/status, history and diff: what an operator looks at before and after a swap.
 
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
+use axum::{Extension, Json};
 use patchbay_model::{PluginName, RevisionDigest};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::audited;
 use super::plugins::{RevisionSummary, revision_summaries};
 use crate::difference::Change;
 use crate::http::AppState;
+use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
 use crate::http::path::Path;
 use crate::plugins::HostState;
 use crate::quarantine::Quarantined;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(status)).routes(routes!(history)).routes(routes!(diff))
+    OpenApiRouter::new().routes(routes!(status)).routes(routes!(history)).routes(routes!(diff)).routes(routes!(prune))
 }
 
 /// A plugin on this host.
@@ -84,12 +87,14 @@ struct HistoryEntry {
 ))]
 async fn history(State(state): State<AppState>, Path(name): Path<String>) -> ApiResult<Vec<HistoryEntry>> {
     let plugin: PluginName = name.parse()?;
-    if state.store.revisions(Some(&plugin)).await?.is_empty() {
+    let activations = state.store.activations(&plugin).await?;
+    // Its history outlives its last revision.
+    if activations.is_empty() && state.store.revisions(Some(&plugin)).await?.is_empty() {
         return Err(ApiError::not_found(format!("no plugin is called {plugin}")));
     }
     let mut seen: Vec<RevisionDigest> = Vec::new();
     let mut entries = Vec::new();
-    for row in state.store.activations(&plugin).await? {
+    for row in activations {
         let action = match &row.digest {
             None => "deactivated",
             Some(digest) if seen.contains(digest) => "reactivated",
@@ -148,4 +153,46 @@ async fn diff(
     let (to, after) = state.plugins.describe(&plugin, &to).await?;
     let changes = crate::difference::between(&before, &after);
     ok(Diff { from: from.to_string(), to: to.to_string(), changes })
+}
+
+/// Which old revisions.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Prune {
+    /// Only list them.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// A revision that was, or would be, deleted.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Pruned {
+    plugin: String,
+    digest: String,
+    version: String,
+    size_bytes: i64,
+}
+
+/// Delete old revisions now, as the host does by itself: not the newest of each plugin, not what is active or quarantined, and not what was
+/// pushed, activated or ran a job lately (`plugins.keep_revisions`, `plugins.keep_days`).
+#[utoipa::path(post, path = "/plugins/prune", tag = "plugins", security(("operator" = [])), request_body = Prune,
+    responses((status = 200, body = Success<Vec<Pruned>>)))]
+async fn prune(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    body: Result<Json<Prune>, JsonRejection>,
+) -> ApiResult<Vec<Pruned>> {
+    let Json(Prune { dry_run }) = body?;
+    let act = async {
+        let pruned = state.plugins.prune(dry_run).await?;
+        let shown = pruned.into_iter().map(|revision| Pruned {
+            plugin: revision.plugin.to_string(),
+            digest: revision.digest.to_string(),
+            version: revision.version,
+            size_bytes: revision.size_bytes,
+        });
+        Ok::<Vec<Pruned>, ApiError>(shown.collect())
+    };
+    audited(&state, &actor, "plugin.prune", "old revisions", json!({ "dryRun": dry_run }), act).await
 }

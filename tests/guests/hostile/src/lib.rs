@@ -27,18 +27,6 @@ impl Jobs for Hostile {
     fn run(job: Job) -> Result<Value, Failure> {
         match job.name.as_str() {
             "noop" => Ok(Value::Null),
-            // What WASI would offer elsewhere. Each answers how it was refused.
-            "reach-out" => Ok(json!({
-                "variables": std::env::vars().count(),
-                "arguments": std::env::args().count(),
-                "read": std::fs::read("/etc/passwd").is_err(),
-                "list": std::fs::read_dir(".").is_err(),
-                "write": std::fs::write("left-behind", b"x").is_err(),
-                "connect": std::net::TcpStream::connect("127.0.0.1:6379").is_err(),
-                "listen": std::net::TcpListener::bind("127.0.0.1:0").is_err(),
-                "datagram": std::net::UdpSocket::bind("127.0.0.1:0").is_err(),
-                "resolve": std::net::ToSocketAddrs::to_socket_addrs("localhost:80").is_err(),
-            })),
             "echo" => Ok(json!({
                 "data": data(&job), "attempt": job.attempt, "maxAttempts": job.max_attempts, "key": job.idempotency_key,
                 "correlationId": job.correlation_id, "platform": job.platform,

@@ -104,6 +104,9 @@ impl EgressAuth {
     }
 }
 
+/// Most that a rule may let through of a response: the host holds it whole, and so must the guest.
+const MAX_RESPONSE_BYTES: u64 = 64 << 20;
+
 /// The key that is wrong, and why.
 type Problem = (String, String);
 
@@ -125,6 +128,10 @@ pub(crate) fn check(rules: &[EgressRule], secrets: &BTreeSet<&str>) -> Result<()
         let key = format!("egress[{i}]");
         let pattern = UrlPattern::parse(&rule.url).map_err(|e| (format!("{key}.url"), e.to_string()))?;
         check_methods(rule).map_err(|reason| (format!("{key}.methods"), reason))?;
+        if rule.max_response_bytes.is_some_and(|bytes| bytes > MAX_RESPONSE_BYTES) {
+            let reason = format!("at most {MAX_RESPONSE_BYTES}: the host holds the whole body");
+            return Err((format!("{key}.max_response_bytes"), reason));
+        }
         let tie = seen.iter().zip(rules).position(|(other, rule_of_other)| {
             other.ties_with(&pattern) && rule.methods.iter().any(|method| rule_of_other.methods.contains(method))
         });
@@ -263,6 +270,13 @@ mod tests {
         let odd =
             EgressRule { allow_addresses: vec!["10.0.0.0/40".into()], ..rule("https://a.example/**", &["GET"], None) };
         assert!(checked(&[odd]).expect_err("no network").contains("egress[0].allow_addresses"));
+    }
+
+    #[test]
+    fn a_response_may_not_be_larger_than_the_host_will_hold() {
+        let of = |max_response_bytes| EgressRule { max_response_bytes, ..rule("https://a.example/**", &["GET"], None) };
+        assert_eq!(checked(&[of(Some(64 << 20))]), Ok(()));
+        assert!(checked(&[of(Some(1 << 40))]).expect_err("1 TiB").contains("egress[0].max_response_bytes"));
     }
 
     #[test]

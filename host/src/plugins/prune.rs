@@ -1,0 +1,42 @@
+//! Deletes old revisions, which are megabytes each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use patchbay_store::{PrunedRevision, StoreError};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::Plugins;
+
+/// Nothing depends on the moment.
+const PRUNE_EVERY: Duration = Duration::from_secs(6 * 3_600);
+
+impl Plugins {
+    /// Deletes what the configuration does not keep, or only lists it.
+    pub async fn prune(&self, dry_run: bool) -> Result<Vec<PrunedRevision>, StoreError> {
+        self.store.prune_revisions(self.keep, dry_run).await
+    }
+
+    /// Prunes from time to time, until cancelled. Every process does; what one has deleted the others do not find.
+    pub async fn prune_sometimes(self: Arc<Self>, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
+            if let Err(error) = self.prune_and_record().await {
+                warn!(%error, "old revisions are kept for now");
+            }
+        }
+    }
+
+    /// Operators find it beside what they did themselves.
+    async fn prune_and_record(&self) -> Result<(), StoreError> {
+        let pruned = self.prune(false).await?;
+        if pruned.is_empty() {
+            return Ok(());
+        }
+        let digests: Vec<String> = pruned.iter().map(|revision| revision.digest.to_string()).collect();
+        let actor = format!("host {}", self.host);
+        let id = self.store.begin_action(&actor, "plugin.prune", "old revisions", &json!({})).await?;
+        self.store.finish_action(id, &Ok(json!(digests))).await
+    }
+}
