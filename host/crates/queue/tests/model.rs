@@ -7,13 +7,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use patchbay_model::job::{JobState, NewJob};
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{
-    Delivery, Disposition, Handler, Keep, Queues, RedisConfig, Settlement, Unlimited, WorkerConfig, WorkerHandle,
+    Delivery, Disposition, Gate, Handler, Keep, Pass, Queues, RedisConfig, Settlement, Unlimited, WorkerConfig,
+    WorkerHandle,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use tokio::sync::watch;
 
 /// Beyond any test: such jobs never become due by themselves.
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -141,6 +145,25 @@ impl Handler for OneAtATime {
     }
 }
 
+/// Shut until the worker has been told to pause: a look that began before that would take the first job.
+#[derive(Debug)]
+struct OpensLate(watch::Sender<bool>);
+
+impl Gate for OpensLate {
+    fn try_enter(&self) -> Option<Box<dyn Pass>> {
+        self.0.borrow().then(|| Unlimited.try_enter()).flatten()
+    }
+
+    fn enter(&self) -> BoxFuture<'static, Box<dyn Pass>> {
+        let mut open = self.0.subscribe();
+        async move {
+            open.wait_for(|open| *open).await.expect("the gate is there as long as its worker");
+            Unlimited.enter().await
+        }
+        .boxed()
+    }
+}
+
 struct World {
     queues: Queues,
     queue: QueueName,
@@ -160,6 +183,7 @@ impl World {
         let queues = Queues::connect(config).await.expect("Redis answers");
         let queue: QueueName = "q".parse().expect("a name");
         let handler = Arc::new(OneAtATime::default());
+        let gate = Arc::new(OpensLate(watch::Sender::new(false)));
         let config = WorkerConfig {
             queue: queue.clone(),
             concurrency: 1,
@@ -172,10 +196,11 @@ impl World {
             rate: None,
             host: "model".into(),
             threads: tokio::runtime::Handle::current(),
-            gate: Arc::new(Unlimited),
+            gate: Arc::clone(&gate) as _,
         };
         let worker = Arc::new(queues.spawn_worker(config, Arc::clone(&handler) as _));
         worker.pause();
+        gate.0.send_replace(true);
         *lock(&handler.worker) = Some(Arc::clone(&worker));
         Self { queues, queue, handler, worker, model: Model::default() }
     }
