@@ -21,13 +21,12 @@ const open = async (name, path, text) => {
 const press = async (what) => {
   const named = page.locator("button", { hasText: new RegExp(`^${what}$`) }).or(page.getByRole("button", { name: what, exact: true }));
   if (await named.count()) return named.first().click();
-  // Buttons without a text say what they do when one points at them.
-  const says = page.getByText(what, { exact: true });
-  const before = await says.count();
-  for (const button of await page.locator("button:has(svg)").all()) {
-    if ((await button.innerText()).trim() !== "") continue;
+  // Buttons without a text say what they do when one points at them, in their own time: only what is said while this one speaks is its
+  // word, or a late one is taken for the next button's.
+  for (const button of await page.locator("[data-base-ui-tooltip-trigger]").all()) {
     await button.hover();
-    if (await says.nth(before).waitFor({ timeout: 700 }).then(() => true, () => false)) return button.click();
+    await button.and(page.locator("[data-popup-open]")).waitFor();
+    if (await page.locator("[data-open][data-side]").getByText(what, { exact: true }).count()) return button.click();
   }
   throw new Error(`no button says ${what}`);
 };

@@ -15,6 +15,7 @@ mod grants;
 mod harness;
 mod health;
 mod interop;
+mod listing;
 mod mail;
 mod metrics;
 mod operations;

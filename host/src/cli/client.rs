@@ -91,6 +91,21 @@ impl Client {
         .await
     }
 
+    /// A list from its beginning to its end, page by page; the path has a query.
+    pub(crate) async fn all(&self, path: &str) -> Result<Value, ClientError> {
+        let (mut items, mut next) = (Vec::new(), path.to_owned());
+        loop {
+            let mut page = self.envelope(self.request(Method::GET, &next)).await?;
+            if let Value::Array(more) = page["data"].take() {
+                items.extend(more);
+            }
+            match page["nextCursor"].as_str() {
+                Some(cursor) => next = format!("{path}&cursor={cursor}"),
+                None => return Ok(items.into()),
+            }
+        }
+    }
+
     pub(crate) async fn push(&self, component: Vec<u8>, signatures: &[Signature]) -> Result<Value, ClientError> {
         let mut request = self.request(Method::POST, "plugins").header("content-type", "application/wasm");
         for each in signatures {
@@ -105,15 +120,19 @@ impl Client {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
+        Ok(self.envelope(request).await?["data"].take())
+    }
+
+    async fn envelope(&self, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
         let unreachable =
             |source: reqwest::Error| ClientError::Unreachable { url: self.url.clone(), source: source.without_url() };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status().as_u16();
         let text = response.text().await.map_err(unreachable)?;
         let not_patchbay = || ClientError::NotPatchbay { url: self.url.clone(), status };
-        let mut body: Value = serde_json::from_str(&text).map_err(|_| not_patchbay())?;
+        let body: Value = serde_json::from_str(&text).map_err(|_| not_patchbay())?;
         match body["success"].as_bool() {
-            Some(true) => Ok(body["data"].take()),
+            Some(true) => Ok(body),
             Some(false) => Err(ClientError::Refused {
                 status,
                 code: body["code"].as_str().unwrap_or("error").to_owned(),

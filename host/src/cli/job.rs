@@ -80,6 +80,9 @@ pub(super) enum JobCommand {
         /// Skip so many
         #[arg(long, default_value_t = 0)]
         offset: u64,
+        /// All of them, page by page
+        #[arg(long, conflicts_with_all = ["limit", "offset"])]
+        all: bool,
     },
 }
 
@@ -148,10 +151,12 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
             client.call(Method::PUT, &job.path("/priority"), Some(json!({ "priority": priority }))).await?;
             output.value(&format!("{job} has priority {priority} now"), &job.value());
         }
-        JobCommand::List { queue, state, limit, offset } => {
-            let path =
-                format!("queues/{}/jobs?state={}&limit={limit}&offset={offset}", segment(&queue), segment(&state));
-            let jobs = client.call(Method::GET, &path, None).await?;
+        JobCommand::List { queue, state, limit, offset, all } => {
+            let path = format!("queues/{}/jobs?state={}", segment(&queue), segment(&state));
+            let jobs = match all {
+                true => client.all(&format!("{path}&limit=200")).await?,
+                false => client.call(Method::GET, &format!("{path}&limit={limit}&offset={offset}"), None).await?,
+            };
             let rows = items(&jobs).map(|job| {
                 let reason = text(job, "failedReason").chars().take(60).collect();
                 vec![text(job, "id"), text(job, "name"), job["attemptsMade"].to_string(), reason]

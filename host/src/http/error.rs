@@ -47,12 +47,20 @@ pub(crate) struct Success<T> {
     success: bool,
     /// The answer.
     data: T,
+    /// Of a list that goes on: `cursor` of the request for its next page.
+    #[serde(rename = "nextCursor", skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
 }
 
 pub(crate) type ApiResult<T> = Result<Json<Success<T>>, ApiError>;
 
 pub(crate) fn ok<T>(data: T) -> ApiResult<T> {
-    Ok(Json(Success { success: true, data }))
+    page(data, None)
+}
+
+/// A part of a list, and where the next part begins.
+pub(crate) fn page<T>(data: T, next_cursor: Option<String>) -> ApiResult<T> {
+    Ok(Json(Success { success: true, data, next_cursor }))
 }
 
 impl ApiError {

@@ -1,17 +1,13 @@
-//! Reading jobs, damaged ones included: an operator must see what is wrong, and one odd job must not hide the others.
+//! Reading a job, a damaged one included: an operator must see what is wrong.
 
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
-use redis::{AsyncCommands, RedisResult, Value};
+use redis::{RedisResult, Value};
 
 use crate::damage::{read, text};
 use crate::view::Hash;
 use crate::{JobView, QueueError, Queues};
 
-/// Most jobs that are listed at once.
-pub const MAX_LISTED: u64 = 200;
-/// Redis counts places in 64 bits, and walks to the middle of a list step by step.
-const MAX_OFFSET: u64 = 1 << 31;
 /// Fields that only a job's hash has, and no other hash of a queue.
 const OF_A_JOB: [&str; 6] = ["timestamp", "processedOn", "finishedOn", "atm", "ats", "failedReason"];
 
@@ -62,50 +58,5 @@ impl Queues {
             Ok(lines) => lines.iter().map(|line| text(line)).collect(),
             Err(what) => vec![format!("(the log cannot be read: {what})")],
         })
-    }
-
-    /// Jobs in one state, 1 to [`MAX_LISTED`]: next to run first, or newest first when finished.
-    pub async fn jobs(
-        &self,
-        queue: &QueueName,
-        state: JobState,
-        offset: u64,
-        limit: u64,
-    ) -> Result<Vec<JobView>, QueueError> {
-        if !(1..=MAX_LISTED).contains(&limit) {
-            return Err(QueueError::Invalid(format!("a list has 1 to {MAX_LISTED} jobs (limit)")));
-        }
-        if offset > MAX_OFFSET {
-            return Err(QueueError::Invalid(format!("a list starts at most at place {MAX_OFFSET} (offset)")));
-        }
-        let keys = self.keys(queue);
-        let (from, to) = (offset as isize, (offset + limit) as isize - 1);
-        let mut connection = self.connection.get();
-        let mut ids: Vec<Vec<u8>> = match state {
-            // Lists are filled from the left and taken from the right.
-            JobState::Waiting => connection.lrange(keys.wait(), -to - 1, -from - 1).await?,
-            JobState::Active => connection.lrange(keys.active(), -to - 1, -from - 1).await?,
-            JobState::Prioritized => connection.zrange(keys.prioritized(), from, to).await?,
-            JobState::Delayed => connection.zrange(keys.delayed(), from, to).await?,
-            JobState::WaitingChildren => connection.zrange(keys.waiting_children(), from, to).await?,
-            JobState::Completed => connection.zrevrange(keys.completed(), from, to).await?,
-            JobState::Failed => connection.zrevrange(keys.failed(), from, to).await?,
-            JobState::Unknown => return Err(QueueError::Invalid("no list holds jobs in state unknown".into())),
-        };
-        if matches!(state, JobState::Waiting | JobState::Active) {
-            // Redis gives them from left to right.
-            ids.reverse();
-        }
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = redis::pipe();
-        pipe.ignore_errors();
-        for id in &ids {
-            pipe.hgetall([keys.key_prefix().as_bytes(), id].concat());
-        }
-        let hashes: Vec<RedisResult<Value>> = pipe.query_async(&mut connection).await?;
-        let view = |(id, hash): (Vec<u8>, _)| Ok(JobView::new(text(&id), state, read(hash)?));
-        ids.into_iter().zip(hashes).map(view).collect()
     }
 }

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use patchbay_model::job::{JobState, NewJob};
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{
-    Delivery, Disposition, Gate, Handler, Keep, Pass, Queues, RedisConfig, Settlement, Unlimited, WorkerConfig,
+    Delivery, Disposition, Gate, Handler, Keep, Pass, Queues, RedisConfig, Settlement, Start, Unlimited, WorkerConfig,
     WorkerHandle,
 };
 use proptest::prelude::*;
@@ -342,8 +342,16 @@ impl World {
     }
 
     async fn ids(&self, state: JobState) -> Vec<String> {
-        let jobs = self.queues.jobs(&self.queue, state, 0, 200).await.expect("a list");
-        jobs.into_iter().map(|job| job.id).collect()
+        // Page by page, so that cursors are compared with the model's order, too.
+        let (mut ids, mut start) = (Vec::new(), Start::Place(0));
+        loop {
+            let page = self.queues.jobs(&self.queue, state, start, 3).await.expect("a list");
+            ids.extend(page.jobs.into_iter().map(|job| job.id));
+            match page.next {
+                Some(next) => start = Start::Behind(next),
+                None => return ids,
+            }
+        }
     }
 
     async fn compare_counts(&self, after: &Op) {

@@ -22,6 +22,11 @@ use crate::wasi_http::Hooks;
 /// Longest guest backtrace that is kept, in frames: recursion has thousands, and the first ones tell the story.
 const MAX_FRAMES: usize = 50;
 
+/// What a call computes, in ticks of the epoch, before it counts as a long one.
+const SHORT_TICKS: u32 = 16;
+/// A long call computes in one round of four when others want to: short calls, which are nearly all, do not wait for a guest that spins.
+const LONG_TURNS: u32 = 4;
+
 /// A job for a guest.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
@@ -265,12 +270,14 @@ async fn call(
     let mut store = Store::new(revision.runtime.engine(), state);
     store.limiter(|state| &mut state.memory);
     store.set_epoch_deadline(1);
+    let mut ticks = 0_u32;
     store.epoch_deadline_callback(move |_| {
+        ticks += 1;
         Ok(if Instant::now() >= deadline {
             UpdateDeadline::Interrupt
         } else {
-            // Not `Yield`: that starves tokio's timers.
-            UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
+            let turns = if ticks <= SHORT_TICKS { 1 } else { LONG_TURNS };
+            UpdateDeadline::YieldCustom(1, Box::pin(let_others_run(turns, deadline)))
         })
     });
     let deadline_ms = u64::try_from(now_ms().saturating_add(limit.as_millis())).unwrap_or(u64::MAX);
@@ -292,6 +299,17 @@ async fn call(
         cpu: Duration::from_nanos(cpu_ns.load(Ordering::Relaxed)),
         peak_memory_bytes,
         dropped_log_lines: log.dropped.load(Ordering::Relaxed),
+    }
+}
+
+/// Lets the other calls of this thread go first, so many times; without others it takes no time. From the deadline on it lets the guest go
+/// on, which then ends with a backtrace. Not wasmtime's own `Yield`: that starves tokio's timers.
+async fn let_others_run(turns: u32, deadline: Instant) {
+    for _ in 0..turns {
+        if Instant::now() >= deadline {
+            return;
+        }
+        tokio::task::yield_now().await;
     }
 }
 

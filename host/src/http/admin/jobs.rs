@@ -3,7 +3,7 @@
 use axum::extract::{Query, State};
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
-use patchbay_queue::{JobView, MAX_LISTED};
+use patchbay_queue::{JobView, MAX_LISTED, Start};
 use patchbay_store::AttemptRow;
 use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::queues::known;
 use crate::http::AppState;
-use crate::http::error::{ApiError, ApiResult, ErrorBody, ok};
+use crate::http::error::{ApiError, ApiResult, ErrorBody, ok, page};
 use crate::http::path::Path;
 
 /// Attempts shown with a job. A job that ran more often has a problem that the newest ones show.
@@ -26,30 +26,39 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 /// Which jobs.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct Page {
+struct Listing {
     /// `waiting`, `prioritized`, `delayed`, `waiting-children`, `active`, `completed` or `failed`.
     #[param(value_type = String)]
     state: JobState,
     /// From this place on, at most 2147483648; default 0.
-    #[serde(default)]
-    offset: u64,
+    offset: Option<u64>,
+    /// Behind the page whose `nextCursor` this is: skips nothing when jobs come and go meanwhile, but may repeat some.
+    cursor: Option<String>,
     /// At least 1; more than 200 mean 200; default 20.
     limit: Option<u64>,
 }
 
 /// Jobs in one state.
 #[utoipa::path(get, path = "/queues/{queue}/jobs", tag = "queues", security(("operator" = [])),
-    params(("queue" = String, Path), Page), responses((status = 200, body = Success<Vec<Object>>), (status = 400, body = ErrorBody),
+    params(("queue" = String, Path), Listing), responses((status = 200, body = Success<Vec<Object>>), (status = 400, body = ErrorBody),
     (status = 404, body = ErrorBody)))]
 async fn jobs(
     State(state): State<AppState>,
     Path(queue): Path<String>,
-    page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
+    listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
 ) -> ApiResult<Vec<JobView>> {
-    let Query(page) = page?;
+    let Query(listing) = listing?;
     let queue = known(&state, &queue).await?;
-    let limit = page.limit.unwrap_or(20).min(MAX_LISTED);
-    ok(state.queues.jobs(&queue, page.state, page.offset, limit).await?)
+    let limit = listing.limit.unwrap_or(20).min(MAX_LISTED);
+    let start = match (listing.offset, listing.cursor) {
+        (Some(_), Some(_)) => {
+            return Err(ApiError::invalid("a list starts at a place (offset) or behind a page (cursor), not both"));
+        }
+        (place, None) => Start::Place(place.unwrap_or(0)),
+        (None, Some(cursor)) => Start::Behind(cursor.parse()?),
+    };
+    let listed = state.queues.jobs(&queue, listing.state, start, limit).await?;
+    page(listed.jobs, listed.next.map(|cursor| cursor.to_string()))
 }
 
 /// A job with its whole story.

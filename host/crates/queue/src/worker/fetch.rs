@@ -127,6 +127,11 @@ impl Inner {
         // BullMQ's script takes a thousand delayed jobs out of their set before it meets a list that is none, and they would be nowhere.
         if self.suspicious.load(Ordering::Relaxed) {
             self.queues.check_types(&shape(&self.names.keys)).await?;
+            // An order that came meanwhile is obeyed: whoever pauses a worker that just starts means its first job, too.
+            let control = *self.control.borrow();
+            if control.paused || control.stopping {
+                return Ok(Next::Nothing(Look::Now));
+            }
         }
         let mut keys = self.names.moving.to_vec();
         keys.push(self.names.marker.clone());

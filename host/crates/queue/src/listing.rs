@@ -1,0 +1,228 @@
+//! Lists of jobs, damaged ones included: one odd job must not hide the others.
+//!
+//! A page begins at a place, or behind the last job of the page before. Places shift while jobs come and go; behind a job, nothing that
+//! stays in its state is skipped.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use patchbay_model::QueueName;
+use patchbay_model::job::JobState;
+use redis::{AsyncCommands, RedisResult, Value};
+
+use crate::damage::{read, text};
+use crate::{JobView, QueueError, Queues};
+
+/// Most jobs that are listed at once.
+pub const MAX_LISTED: u64 = 200;
+/// Redis counts places in 64 bits, and walks to the middle of a list step by step.
+const MAX_OFFSET: u64 = 1 << 31;
+/// How often a page is read again because jobs before it left while its place was looked up.
+const TRIES: usize = 5;
+
+/// Where a page begins.
+#[derive(Debug, Clone)]
+pub enum Start {
+    /// At this place, the first being 0.
+    Place(u64),
+    /// Behind the last job of a page.
+    Behind(Cursor),
+}
+
+/// The last job of a page; as text, opaque to clients.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cursor {
+    state: JobState,
+    /// Where it stood in a sorted set.
+    score: Option<f64>,
+    id: Vec<u8>,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let score = self.score.map(|score| score.to_string()).unwrap_or_default();
+        let plain = [format!("{} {score} ", self.state).as_bytes(), &self.id].concat();
+        f.write_str(&URL_SAFE_NO_PAD.encode(plain))
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = QueueError;
+
+    fn from_str(encoded: &str) -> Result<Self, QueueError> {
+        let unknown = || QueueError::Invalid("unknown cursor: take `nextCursor` of the page before, or none".into());
+        let plain = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| unknown())?;
+        let mut parts = plain.splitn(3, |byte| *byte == b' ');
+        let mut part = || parts.next().ok_or_else(unknown);
+        let (state, score, id) = (part()?, part()?, part()?.to_vec());
+        let state = serde_json::from_value(text(state).into()).map_err(|_| unknown())?;
+        let score = match text(score).as_str() {
+            "" => None,
+            score => Some(score.parse().map_err(|_| unknown())?),
+        };
+        Ok(Self { state, score, id })
+    }
+}
+
+/// Some jobs of a list.
+#[derive(Debug)]
+pub struct Page {
+    /// Next to run first, or newest first when finished.
+    pub jobs: Vec<JobView>,
+    /// Where the next page begins; absent when this one was not full.
+    pub next: Option<Cursor>,
+}
+
+/// Where the jobs of a state are, and from which end they are listed.
+struct Shelf {
+    key: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// Filled from the left and taken from the right.
+    List,
+    Ascending,
+    Descending,
+}
+
+type Entry = (Vec<u8>, Option<f64>);
+
+impl Queues {
+    /// Jobs in one state, 1 to [`MAX_LISTED`].
+    pub async fn jobs(&self, queue: &QueueName, state: JobState, start: Start, limit: u64) -> Result<Page, QueueError> {
+        if !(1..=MAX_LISTED).contains(&limit) {
+            return Err(QueueError::Invalid(format!("a list has 1 to {MAX_LISTED} jobs (limit)")));
+        }
+        let shelf = self.shelf(queue, state).await?;
+        let entries = match start {
+            Start::Place(place) if place > MAX_OFFSET => {
+                return Err(QueueError::Invalid(format!("a list starts at most at place {MAX_OFFSET} (offset)")));
+            }
+            Start::Place(place) => self.entries(&shelf, place, limit).await?,
+            Start::Behind(cursor) if cursor.state != state => {
+                let message = format!("unknown cursor: it is of the jobs in state {}, not {state}", cursor.state);
+                return Err(QueueError::Invalid(message));
+            }
+            Start::Behind(cursor) => self.entries_behind(&shelf, &cursor, limit).await?,
+        };
+        let last = entries.last().filter(|_| entries.len() as u64 == limit);
+        let next = last.map(|(id, score)| Cursor { state, score: *score, id: id.clone() });
+        if entries.is_empty() {
+            return Ok(Page { jobs: Vec::new(), next });
+        }
+        let keys = self.keys(queue);
+        let mut pipe = redis::pipe();
+        pipe.ignore_errors();
+        for (id, _) in &entries {
+            pipe.hgetall([keys.key_prefix().as_bytes(), id].concat());
+        }
+        let hashes: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
+        let view = |((id, _), hash): (Entry, _)| Ok(JobView::new(text(&id), state, read(hash)?));
+        let jobs = entries.into_iter().zip(hashes).map(view).collect::<Result<_, QueueError>>()?;
+        Ok(Page { jobs, next })
+    }
+
+    async fn shelf(&self, queue: &QueueName, state: JobState) -> Result<Shelf, QueueError> {
+        let keys = self.keys(queue);
+        let (key, kind) = match state {
+            JobState::Waiting => {
+                let (waiting, put_aside): (u64, u64) =
+                    redis::pipe().llen(keys.wait()).llen(keys.paused()).query_async(&mut self.connection.get()).await?;
+                // BullMQ 5 pauses a queue by renaming its list.
+                (if waiting == 0 && put_aside > 0 { keys.paused() } else { keys.wait() }, Kind::List)
+            }
+            JobState::Active => (keys.active(), Kind::List),
+            JobState::Prioritized => (keys.prioritized(), Kind::Ascending),
+            JobState::Delayed => (keys.delayed(), Kind::Ascending),
+            JobState::WaitingChildren => (keys.waiting_children(), Kind::Ascending),
+            JobState::Completed => (keys.completed(), Kind::Descending),
+            JobState::Failed => (keys.failed(), Kind::Descending),
+            JobState::Unknown => return Err(QueueError::Invalid("no list holds jobs in state unknown".into())),
+        };
+        Ok(Shelf { key, kind })
+    }
+
+    async fn entries(&self, shelf: &Shelf, place: u64, count: u64) -> Result<Vec<Entry>, QueueError> {
+        let (from, to) = (place as isize, (place + count) as isize - 1);
+        let mut connection = self.connection.get();
+        if shelf.kind == Kind::List {
+            let ids: Vec<Vec<u8>> = connection.lrange(&shelf.key, -to - 1, -from - 1).await?;
+            // Redis gives them from left to right.
+            return Ok(ids.into_iter().rev().map(|id| (id, None)).collect());
+        }
+        let scored: Vec<(Vec<u8>, f64)> = match shelf.kind {
+            Kind::Descending => connection.zrevrange_withscores(&shelf.key, from, to).await?,
+            _ => connection.zrange_withscores(&shelf.key, from, to).await?,
+        };
+        Ok(scored.into_iter().map(|(id, score)| (id, Some(score))).collect())
+    }
+
+    async fn entries_behind(&self, shelf: &Shelf, cursor: &Cursor, count: u64) -> Result<Vec<Entry>, QueueError> {
+        for _ in 0..TRIES {
+            let Some(place) = self.place_of(shelf, cursor).await? else { break };
+            // With the cursor's own job, which shows that no other took its place meanwhile.
+            let mut entries = self.entries(shelf, place, count + 1).await?;
+            if entries.first().is_some_and(|(id, _)| *id == cursor.id) {
+                entries.remove(0);
+                return Ok(entries);
+            }
+        }
+        // It has left its state. What stood before it in a list has mostly run, so that the list begins anew; in a set its score tells.
+        let place = match cursor.score {
+            None => 0,
+            Some(score) => {
+                let (least, most) = match shelf.kind {
+                    Kind::Descending => (format!("({score}"), "+inf".to_owned()),
+                    _ => ("-inf".to_owned(), format!("({score}")),
+                };
+                self.connection.get().zcount(&shelf.key, least, most).await?
+            }
+        };
+        self.entries(shelf, place, count).await
+    }
+
+    async fn place_of(&self, shelf: &Shelf, cursor: &Cursor) -> Result<Option<u64>, QueueError> {
+        let mut connection = self.connection.get();
+        Ok(match shelf.kind {
+            Kind::List => {
+                let mut pipe = redis::pipe();
+                pipe.atomic().llen(&shelf.key).cmd("LPOS").arg(&shelf.key).arg(&cursor.id);
+                let (length, from_left): (u64, Option<u64>) = pipe.query_async(&mut connection).await?;
+                from_left.map(|from_left| length - 1 - from_left)
+            }
+            Kind::Ascending => connection.zrank(&shelf.key, &cursor.id).await?,
+            Kind::Descending => connection.zrevrank(&shelf.key, &cursor.id).await?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_survives_its_way_through_a_client() {
+        for (state, score, id) in [
+            (JobState::Waiting, None, b"7".to_vec()),
+            (JobState::Prioritized, Some(9_007_199_254_740_991.0), b"a b \xff".to_vec()),
+            (JobState::Delayed, Some(7_214_233_600_123.5), Vec::new()),
+        ] {
+            let cursor = Cursor { state, score, id };
+            assert_eq!(cursor.to_string().parse::<Cursor>().expect("readable"), cursor);
+        }
+    }
+
+    #[test]
+    fn what_is_no_cursor_is_refused() {
+        for text in
+            ["", "7", "!", "d2FpdGluZw", &URL_SAFE_NO_PAD.encode("nowhere  1"), &URL_SAFE_NO_PAD.encode("failed x 1")]
+        {
+            let error = text.parse::<Cursor>().expect_err(text).to_string();
+            assert!(error.contains("unknown cursor"), "{error}");
+        }
+    }
+}
