@@ -80,6 +80,7 @@ impl Executor for WasmExecutor {
             correlation_id,
             platform,
             schedule_id: delivery.schedule_id.clone(),
+            first_deferred_at_ms: delivery.first_deferred_at_ms,
             occupancy: meters.occupancy(),
             cancel: delivery.end.now.clone(),
         };
