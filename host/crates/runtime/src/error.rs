@@ -28,7 +28,9 @@ pub enum Rejection {
     MixedWit { first: String, second: String },
     #[error("the manifest says wit = {manifest:?}, and the component was built against {component}: make them agree")]
     OtherWit { manifest: String, component: &'static str },
-    #[error("it is built against WIT {wit}, a draft that may still change: build it against a released version, or set plugins.draft_wit = true on hosts that are not in production")]
+    #[error(
+        "it is built against WIT {wit}, a draft that may still change: build it against a released version, or set plugins.draft_wit = true on hosts that are not in production"
+    )]
     DraftWit { wit: &'static str },
     #[error("the component imports {import}, but its manifest does not ask for that")]
     NotAsked { import: String },

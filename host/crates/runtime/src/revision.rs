@@ -84,7 +84,11 @@ impl Revision {
     }
 
     /// Runs one operation, as [`Revision::run_job`] runs a job. Whoever asks for it waits for it: it cannot be cancelled.
-    pub async fn operate(self: &Arc<Self>, operation: OperationCall, capabilities: Arc<dyn Capabilities>) -> CallReport {
+    pub async fn operate(
+        self: &Arc<Self>,
+        operation: OperationCall,
+        capabilities: Arc<dyn Capabilities>,
+    ) -> CallReport {
         let (limit, never) = (self.deadline(), CancellationToken::new());
         let occupancy = Arc::clone(&operation.occupancy);
         let entry = Entry::Operation(Box::new(operation));
