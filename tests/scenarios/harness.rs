@@ -285,8 +285,12 @@ pub fn statements_plugin(change: impl FnOnce(String) -> String) -> anyhow::Resul
 
 /// The guest that answers operations, allowed to call a server of the test.
 pub fn answers_plugin(address: std::net::SocketAddr) -> anyhow::Result<Vec<u8>> {
-    let manifest = std::fs::read_to_string(repository().join("tests/guests/answers/plugin.toml"))?;
-    let manifest = manifest.replace("127.0.0.1:9/", &format!("{address}/"));
+    answers_plugin_with(|manifest| manifest.replace("127.0.0.1:9/", &format!("{address}/")))
+}
+
+/// The same under another manifest.
+pub fn answers_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
+    let manifest = change(std::fs::read_to_string(repository().join("tests/guests/answers/plugin.toml"))?);
     let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
     Ok(patchbay_runtime::pack(&guest_component("answers")?, &manifest)?)
 }
