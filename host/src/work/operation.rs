@@ -13,7 +13,7 @@ use patchbay_model::job::Trace;
 use patchbay_model::operation::{Answer, Body, Caller};
 use patchbay_model::outcome::Outcome;
 use patchbay_runtime::OperationCall;
-use tracing::Instrument;
+use tracing::{Instrument, warn};
 
 use super::WasmExecutor;
 use crate::metrics::Metered;
@@ -91,6 +91,10 @@ impl WasmExecutor {
         let call = OperationCall { operation: name, input, caller, occupancy: meters.occupancy() };
         let report = revision.operate(call, Arc::clone(&metered)).await;
         meters.count(&report);
+        // No attempt remembers it.
+        if let Some(stack) = &report.stack {
+            warn!(outcome = report.outcome.kind().as_str(), stack, "the operation crashed");
+        }
         let Some(Answer { status, body, .. }) = report.answer else {
             return Err(unanswered(report.outcome, capabilities.refused()));
         };

@@ -104,7 +104,8 @@ pub fn inspect(component: &[u8]) -> Result<Inspected, Rejection> {
     if let Some(wit) = wit.filter(|wit| wit.as_str() != manifest.wit) {
         return Err(Rejection::OtherWit { manifest: manifest.wit.clone(), component: wit.as_str() });
     }
-    if !manifest.queues.is_empty() && !offers(&sections.exports, "jobs") && wit.is_some() {
+    let is_ours = sections.exports.iter().any(|name| interface(name).is_some());
+    if !manifest.queues.is_empty() && is_ours && !offers(&sections.exports, "jobs") {
         return Err(Rejection::NoJobs);
     }
     let served = SERVED.iter().any(|interface| offers(&sections.exports, interface));

@@ -1,5 +1,7 @@
 //! WIT 0.1: the generated bindings, adapted once to `Capabilities` of the model.
 
+// Compiled against the types of each version.
+#[allow(clippy::duplicate_mod)]
 #[path = "interfaces/mod.rs"]
 mod interfaces;
 

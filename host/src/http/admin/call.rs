@@ -1,5 +1,7 @@
 //! /api/admin/plugins/{name}/call: an operation of a plugin, answered at once.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::response::{IntoResponse, Response};
@@ -26,6 +28,8 @@ use crate::work::{Content, Operation, Reply, Unanswered};
 
 /// As job data.
 const MAX_INPUT_BYTES: usize = 1 << 20;
+/// Somebody has to look first.
+const QUARANTINE_WAIT: Duration = Duration::from_secs(60);
 const MAX_NAME: usize = 64;
 const MAX_KEY: usize = 255;
 
@@ -100,7 +104,8 @@ async fn call(
     let act = async {
         if let Some(quarantined) = state.plugins.quarantined(&plugin) {
             let message = format!("{plugin} is quarantined since {}: {}", quarantined.since, quarantined.reason);
-            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "quarantined", message));
+            let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "quarantined", message);
+            return Err(error.retry_after(Some(QUARANTINE_WAIT)));
         }
         match state.executor.operate(&plugin, operation).await {
             Ok(reply) => Ok(reply),
@@ -200,7 +205,7 @@ fn relay_error(error: &HttpError) -> ApiError {
         _ => (StatusCode::BAD_GATEWAY, "upstream"),
     };
     let wait = match error {
-        HttpError::BreakerOpen(ms) => Some(std::time::Duration::from_millis(*ms)),
+        HttpError::BreakerOpen(ms) => Some(Duration::from_millis(*ms)),
         _ => None,
     };
     ApiError::new(status, code, format!("what the plugin relays cannot be fetched: {error}")).retry_after(wait)
