@@ -26,6 +26,7 @@ pub async fn run(guest: &[u8], pairs: usize) -> anyhow::Result<()> {
         max_calls: 100,
         worker_threads: 2,
         limits: limits(),
+        draft_wit: false,
         cache_key: [7; 32],
     })?;
     let revision = runtime.load(guest).await?;
@@ -90,6 +91,7 @@ pub fn call(name: &str, data: &str) -> JobCall {
         correlation_id: "correlation".into(),
         platform: "platform".into(),
         schedule_id: None,
+        first_deferred_at_ms: None,
         occupancy: Default::default(),
         cancel: CancellationToken::new(),
     }

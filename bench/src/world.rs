@@ -148,6 +148,7 @@ impl World {
             max_calls: 100,
             worker_threads: std::thread::available_parallelism().map_or(2, usize::from),
             limits: limits(),
+            draft_wit: false,
             cache_key: [7; 32],
         })?;
         let revision = runtime.load(guest).await?;

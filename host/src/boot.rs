@@ -110,15 +110,15 @@ impl Host {
         let host_name = host_name();
         let grants = Arc::new(Grants::default());
         let meters = Arc::new(Meters::new(Arc::clone(&runtime), config.keep_retired_metrics()));
-        let executor = WasmExecutor::new(
+        let executor = Arc::new(WasmExecutor::new(
             Arc::clone(&runtime),
             services,
             Arc::clone(&settings),
             Arc::clone(&grants),
             Arc::clone(&meters),
-        );
+        ));
         let (quarantine, crashing) = Quarantine::new(config.quarantine_rule(), Arc::clone(&runtime));
-        let work = Work::new(Arc::new(executor), host_name.clone(), Arc::clone(&quarantine));
+        let work = Work::new(Arc::clone(&executor) as _, host_name.clone(), Arc::clone(&quarantine));
         let defaults = WorkerDefaults {
             lock: config.lock(),
             renew: config.renew(),
@@ -177,6 +177,7 @@ impl Host {
             store: store.clone(),
             queues: queues.clone(),
             plugins: Arc::clone(&plugins),
+            executor,
             outside: Arc::new(outside),
             schedules: Arc::clone(&schedules),
             vault: Arc::clone(&vault),

@@ -283,9 +283,26 @@ pub fn statements_plugin(change: impl FnOnce(String) -> String) -> anyhow::Resul
     Ok(patchbay_runtime::pack(&std::fs::read(file).context("run `make test`")?, &manifest)?)
 }
 
+/// The guest that answers operations, allowed to call a server of the test.
+pub fn answers_plugin(address: std::net::SocketAddr) -> anyhow::Result<Vec<u8>> {
+    answers_plugin_with(|manifest| manifest.replace("127.0.0.1:9/", &format!("{address}/")))
+}
+
+/// The same under another manifest.
+pub fn answers_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
+    let manifest = change(std::fs::read_to_string(repository().join("tests/guests/answers/plugin.toml"))?);
+    let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
+    Ok(patchbay_runtime::pack(&guest_component("answers")?, &manifest)?)
+}
+
 /// As the compiler made it, without a manifest.
 pub fn hostile_component() -> anyhow::Result<Vec<u8>> {
-    let file = repository().join("tests/guests/target/wasm32-wasip2/release/hostile.wasm");
+    guest_component("hostile")
+}
+
+/// The same of any guest.
+pub fn guest_component(name: &str) -> anyhow::Result<Vec<u8>> {
+    let file = repository().join(format!("tests/guests/target/wasm32-wasip2/release/{name}.wasm"));
     std::fs::read(file).context("run `make test`")
 }
 

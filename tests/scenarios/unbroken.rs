@@ -289,6 +289,8 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
         ("post", "/api/admin/plugins/{name}/grants/revoke", asks, "", 200),
         ("post", "/api/admin/breakers/open", breaker.clone(), "", 200),
         ("post", "/api/admin/breakers/close", breaker, "", 200),
+        // It has no operations.
+        ("post", "/api/admin/plugins/{name}/call", json!({ "operation": "any" }), "", 409),
         // It is not quarantined.
         ("post", "/api/admin/plugins/{name}/release", json!({ "reason": "mended" }), "", 409),
         ("post", "/api/admin/plugins/{name}/deactivate", json!({}), "", 200),

@@ -5,12 +5,17 @@ use std::time::Duration;
 use clap::Args;
 use reqwest::Method;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::dev::DevState;
+use crate::http;
 use crate::signature::{self, Signature};
 
 /// Pushing compiles, which may take a minute on a small machine.
 const TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Longer than the longest deadline that a host may allow is of no use to somebody at a terminal.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(330);
 
 /// Where the host is, and who asks.
 #[derive(Debug, Args)]
@@ -114,6 +119,42 @@ impl Client {
         self.send(request.body(component)).await
     }
 
+    /// An operation of a plugin; `input` as it stands, since parsing would round its numbers.
+    pub(super) async fn answer(&self, path: &str, operation: &str, input: &RawValue) -> Result<Answered, ClientError> {
+        #[derive(serde::Serialize)]
+        struct Call<'a> {
+            operation: &'a str,
+            input: &'a RawValue,
+        }
+        let request = self.request(Method::POST, path).timeout(ANSWER_TIMEOUT).json(&Call { operation, input });
+        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+        let Some(kind) = header(http::ANSWER.as_str()) else {
+            return Err(self.read(response).await.err().unwrap_or_else(|| self.not_patchbay(200)));
+        };
+        let mut answered = Answered {
+            kind,
+            status: header(http::STATUS.as_str()).and_then(|status| status.parse().ok()),
+            http_status: response.status().as_u16(),
+            content_type: header("content-type"),
+            content: Vec::new(),
+        };
+        let content = response.bytes().await.map_err(|source| self.unreachable(source))?;
+        answered.content = match answered.kind.as_str() {
+            "json" => {
+                #[derive(serde::Deserialize)]
+                struct Envelope {
+                    data: Box<RawValue>,
+                }
+                let envelope: Result<Envelope, _> = serde_json::from_slice(&content);
+                let data = envelope.map_err(|_| self.not_patchbay(answered.http_status))?.data;
+                data.get().as_bytes().to_vec()
+            }
+            _ => content.to_vec(),
+        };
+        Ok(answered)
+    }
+
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.http.request(method, format!("{}/api/admin/{path}", self.url));
         request.basic_auth(&self.user, self.password.as_ref())
@@ -124,13 +165,23 @@ impl Client {
     }
 
     async fn envelope(&self, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
-        let unreachable =
-            |source: reqwest::Error| ClientError::Unreachable { url: self.url.clone(), source: source.without_url() };
-        let response = request.send().await.map_err(unreachable)?;
+        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        self.read(response).await
+    }
+
+    fn unreachable(&self, source: reqwest::Error) -> ClientError {
+        ClientError::Unreachable { url: self.url.clone(), source: source.without_url() }
+    }
+
+    fn not_patchbay(&self, status: u16) -> ClientError {
+        ClientError::NotPatchbay { url: self.url.clone(), status }
+    }
+
+    /// The whole envelope of a success.
+    async fn read(&self, response: reqwest::Response) -> Result<Value, ClientError> {
         let status = response.status().as_u16();
-        let text = response.text().await.map_err(unreachable)?;
-        let not_patchbay = || ClientError::NotPatchbay { url: self.url.clone(), status };
-        let body: Value = serde_json::from_str(&text).map_err(|_| not_patchbay())?;
+        let text = response.text().await.map_err(|source| self.unreachable(source))?;
+        let body: Value = serde_json::from_str(&text).map_err(|_| self.not_patchbay(status))?;
         match body["success"].as_bool() {
             Some(true) => Ok(body),
             Some(false) => Err(ClientError::Refused {
@@ -145,9 +196,23 @@ impl Client {
                     (_, message) => message.unwrap_or("the host refused").to_owned(),
                 },
             }),
-            None => Err(not_patchbay()),
+            None => Err(self.not_patchbay(status)),
         }
     }
+}
+
+/// What an operation of a plugin answered.
+#[derive(Debug)]
+pub(super) struct Answered {
+    /// `json`, `bytes`, `relay` or `empty`.
+    pub(super) kind: String,
+    /// Chosen by the plugin, for an HTTP route.
+    pub(super) status: Option<u16>,
+    /// Of a relayed response.
+    pub(super) http_status: u16,
+    pub(super) content_type: Option<String>,
+    /// For `json`, the plugin's document alone.
+    pub(super) content: Vec<u8>,
 }
 
 /// One segment of a path, whatever it contains.

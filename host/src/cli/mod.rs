@@ -6,6 +6,7 @@ mod breaker;
 mod client;
 mod doctor;
 mod job;
+mod operation;
 mod output;
 mod plugin;
 mod queue;

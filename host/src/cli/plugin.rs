@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs, segment};
-use super::{Output, revisions, signing};
+use super::{Output, operation, revisions, signing};
 
 #[derive(Subcommand)]
 pub(super) enum PluginCommand {
@@ -112,6 +112,8 @@ pub(super) enum PluginCommand {
         #[arg(required = true, value_name = "ASK")]
         asks: Vec<String>,
     },
+    /// Ask a plugin for one of its operations and print the answer; nothing is tried again
+    Call(operation::Call),
     /// Activate the revision that was active before
     Rollback {
         /// The plugin
@@ -303,6 +305,7 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
             let message = format!("revoked from {plugin}; calls from now on are denied:\n{}", asks.join("\n"));
             output.value(&message, &json!({ "plugin": plugin, "revoked": asks }));
         }
+        PluginCommand::Call(call) => operation::run(call, &client, output).await?,
         PluginCommand::Rollback { plugin } => {
             let path = format!("plugins/{}/rollback", segment(&plugin));
             let activated = client.call(Method::POST, &path, None).await?;

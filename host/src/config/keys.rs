@@ -175,6 +175,12 @@ pub const KEYS: &[Key] = &[
         "File with more of them, one a line or in PEM; read at the start",
     ),
     key(
+        "plugins.draft_wit",
+        Kind::Choice(&["true", "false"]),
+        Some("false"),
+        "Whether plugins may be built against the draft of the next WIT version, which changes without notice; not in production",
+    ),
+    key(
         "plugins.keep_revisions",
         Kind::Number(2, 10_000),
         Some("10"),

@@ -441,6 +441,7 @@ impl Config {
                 max_log_bytes: MAX_LOG_BYTES,
                 max_component_bytes: self.max_component_bytes(),
             },
+            draft_wit: self.text("plugins.draft_wit").as_deref() == Some("true"),
             cache_key,
         }
     }

@@ -2,6 +2,9 @@
 //!
 //! `message` is for the client; the cause is logged once, here, and never sent.
 
+use std::borrow::Cow;
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
@@ -24,6 +27,7 @@ use crate::vault::VaultError;
 pub(crate) struct ApiError {
     status: StatusCode,
     body: ErrorBody,
+    retry_after: Option<Duration>,
 }
 
 /// The envelope of every error.
@@ -32,7 +36,7 @@ pub(crate) struct ErrorBody {
     /// Always false.
     success: bool,
     /// Stable, kebab-case.
-    code: &'static str,
+    code: Cow<'static, str>,
     /// For people; says what to do next where that is known.
     message: String,
     /// Machine-readable detail.
@@ -64,8 +68,9 @@ pub(crate) fn page<T>(data: T, next_cursor: Option<String>) -> ApiResult<T> {
 }
 
 impl ApiError {
-    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, body: ErrorBody { success: false, code, message: message.into(), details: None } }
+    pub(crate) fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        let body = ErrorBody { success: false, code: code.into(), message: message.into(), details: None };
+        Self { status, body, retry_after: None }
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
@@ -99,8 +104,14 @@ impl ApiError {
         Self::invalid("the body broke off")
     }
 
-    fn with_details(mut self, details: Value) -> Self {
+    pub(crate) fn with_details(mut self, details: Value) -> Self {
         self.body.details = Some(details);
+        self
+    }
+
+    /// When it may work, rounded up to seconds.
+    pub(crate) fn retry_after(mut self, wait: Option<Duration>) -> Self {
+        self.retry_after = wait;
         self
     }
 
@@ -116,8 +127,12 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body)).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        let retry_after = match self.retry_after {
+            Some(wait) => Some(HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))),
+            None => (self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER),
+        };
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
     }

@@ -20,6 +20,7 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use http::HeaderName;
 use patchbay_queue::Queues;
 use patchbay_store::Store;
 use serde_json::json;
@@ -34,6 +35,7 @@ use crate::health::Health;
 use crate::plugins::Plugins;
 use crate::schedule::Schedules;
 use crate::vault::Vault;
+use crate::work::WasmExecutor;
 
 pub use auth::Operator;
 pub use metrics::MetricsPage;
@@ -41,6 +43,11 @@ pub use server::{HttpLimits, serve};
 
 /// Largest body of an ordinary request. Job data is limited to 1 MiB; the rest is its envelope.
 const MAX_BODY_BYTES: usize = 2 << 20;
+
+/// `json`, `bytes`, `relay` or `empty`: it is a plugin that answers, and not the host.
+pub(crate) const ANSWER: HeaderName = HeaderName::from_static("x-patchbay-answer");
+/// The status that the plugin chose for an HTTP route.
+pub(crate) const STATUS: HeaderName = HeaderName::from_static("x-patchbay-status");
 
 /// Everything that handlers use.
 #[derive(Clone)]
@@ -51,6 +58,8 @@ pub struct AppState {
     pub queues: Queues,
     /// Staging, activation, rollback.
     pub plugins: Arc<Plugins>,
+    /// Operations of plugins.
+    pub executor: Arc<WasmExecutor>,
     /// Outside hosts and their breakers.
     pub outside: Arc<OutsideHosts>,
     /// Jobs that come by themselves.

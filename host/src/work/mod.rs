@@ -5,6 +5,7 @@
 //! [`crate::recorder`]), so that a job neither waits for the database nor loses its history when a process is killed.
 
 mod hold;
+mod operation;
 mod slots;
 mod supervisor;
 mod wasm;
@@ -24,6 +25,7 @@ use tracing::Instrument;
 
 use crate::quarantine::{self, Quarantine};
 use hold::Holds;
+pub use operation::{Content, Operation, Reply, Unanswered};
 pub use supervisor::{Supervisor, WorkerDefaults};
 pub use wasm::WasmExecutor;
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use patchbay_capability::{Call, Services};
-use patchbay_model::job::DEFAULT_PLATFORM;
+use patchbay_capability::{Call, GuestCall, Services};
+use patchbay_model::job::{DEFAULT_PLATFORM, Trace};
 use patchbay_model::outcome::Outcome;
 use patchbay_model::retry::RetryPolicy;
-use patchbay_queue::Delivery;
-use patchbay_runtime::{JobCall, Runtime};
+use patchbay_queue::{Delivery, JobHandle};
+use patchbay_runtime::{JobCall, Revision, Runtime};
 
 use super::{Execution, Executor, correlation_id};
 use crate::grants::Grants;
@@ -18,11 +18,11 @@ use crate::settings::Settings;
 
 /// The host's executor.
 pub struct WasmExecutor {
-    runtime: Arc<Runtime>,
+    pub(super) runtime: Arc<Runtime>,
     services: Arc<Services>,
     settings: Arc<Settings>,
     grants: Arc<Grants>,
-    meters: Arc<Meters>,
+    pub(super) meters: Arc<Meters>,
 }
 
 impl WasmExecutor {
@@ -35,6 +35,20 @@ impl WasmExecutor {
         meters: Arc<Meters>,
     ) -> Self {
         Self { runtime, services, settings, grants, meters }
+    }
+
+    /// What one call of this revision may do outside, from now until its deadline.
+    pub(super) fn capabilities(&self, revision: &Revision, job: Option<JobHandle>, trace: Trace) -> Arc<GuestCall> {
+        self.services.for_call(Call {
+            manifest: Arc::clone(revision.manifest()),
+            settings: self.settings.of(revision.plugin()),
+            granted: self.grants.of(revision.plugin()),
+            job,
+            trace,
+            deadline: Instant::now() + revision.deadline(),
+            revision: revision.digest(),
+            span: tracing::Span::current(),
+        })
     }
 }
 
@@ -57,16 +71,7 @@ impl Executor for WasmExecutor {
         let platform = delivery.trace.platform.clone().unwrap_or_else(|| DEFAULT_PLATFORM.to_owned());
         let mut trace = delivery.trace.clone();
         trace.correlation_id = Some(correlation_id.clone());
-        let capabilities = self.services.for_call(Call {
-            manifest: Arc::clone(revision.manifest()),
-            settings: self.settings.of(revision.plugin()),
-            granted: self.grants.of(revision.plugin()),
-            job: Some(delivery.job.clone()),
-            trace,
-            deadline: Instant::now() + revision.deadline(),
-            revision: revision.digest(),
-            span: tracing::Span::current(),
-        });
+        let capabilities = self.capabilities(&revision, Some(delivery.job.clone()), trace);
         let meters = self.meters.enter(&revision);
         let call = JobCall {
             id: delivery.key.id.to_string(),
@@ -80,6 +85,7 @@ impl Executor for WasmExecutor {
             correlation_id,
             platform,
             schedule_id: delivery.schedule_id.clone(),
+            first_deferred_at_ms: delivery.first_deferred_at_ms,
             occupancy: meters.occupancy(),
             cancel: delivery.end.now.clone(),
         };

@@ -32,8 +32,12 @@ pub mod bindings {
     });
 }
 
+pub mod operations;
+
 pub use bindings::patchbay::plugin::types::{Failure, Retry};
 pub use bindings::patchbay::plugin::{flows, http, kv, log, progress, queue, secrets, smtp, sql};
+
+pub use operations::{Answer, Operations, Request};
 
 /// A job to run. The fields are those of the contract.
 pub type Job = bindings::exports::patchbay::plugin::jobs::Job;

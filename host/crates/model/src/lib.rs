@@ -13,6 +13,7 @@ pub mod grant;
 pub mod id;
 pub mod job;
 pub mod manifest;
+pub mod operation;
 pub mod outcome;
 pub mod retry;
 pub mod schedule;

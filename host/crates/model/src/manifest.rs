@@ -22,6 +22,9 @@ pub const FORMAT: u32 = 1;
 /// Largest packed manifest, in bytes.
 pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
 
+/// Versions of the contract with plugins. Whether a host accepts drafts is its configuration.
+const WIT_VERSIONS: [&str; 2] = ["0.1", "0.2"];
+
 /// A checked manifest. Build one with [`Manifest::from_toml`] or [`Manifest::from_packed`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -399,8 +402,8 @@ impl Manifest {
         if self.format != FORMAT {
             return Err(invalid("format", format!("this host reads format {FORMAT}")));
         }
-        if self.wit != "0.1" {
-            return Err(invalid("wit", "this host serves WIT version \"0.1\""));
+        if !WIT_VERSIONS.contains(&self.wit.as_str()) {
+            return Err(invalid("wit", "this host knows WIT versions \"0.1\" and, as a draft, \"0.2\""));
         }
         self.check_limits()?;
         self.check_schemas()?;

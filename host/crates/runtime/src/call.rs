@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use patchbay_model::capability::{Capabilities, LogLevel};
+use patchbay_model::operation::{Answer, Caller, check_json};
 use patchbay_model::outcome::{Outcome, truncate};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,9 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::Revision;
-use crate::v0_1::Transactions;
+use crate::exports::Returned;
+use crate::output::Output;
+use crate::transactions::Transactions;
 use crate::wasi_http::Hooks;
 
 /// Longest guest backtrace that is kept, in frames: recursion has thousands, and the first ones tell the story.
@@ -43,17 +46,33 @@ pub struct JobCall {
     pub correlation_id: String,
     pub platform: String,
     pub schedule_id: Option<String>,
+    /// When its first run was deferred.
+    pub first_deferred_at_ms: Option<u64>,
     /// Counts the call while it waits and runs.
     pub occupancy: Arc<Occupancy>,
     /// Ends the call as a host fault.
     pub cancel: CancellationToken,
 }
 
+/// An operation for a guest.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct OperationCall {
+    pub operation: String,
+    /// One JSON document.
+    pub input: String,
+    pub caller: Caller,
+    /// Counts the call while it waits and runs.
+    pub occupancy: Arc<Occupancy>,
+}
+
 /// How a call went.
 #[derive(Debug)]
 pub struct CallReport {
-    /// How it ended.
+    /// How it ended. Of an operation that completed, the result is `null`.
     pub outcome: Outcome,
+    /// What an operation that completed has answered.
+    pub answer: Option<Answer>,
     /// The guest's backtrace with function names.
     pub stack: Option<String>,
     /// Wall clock.
@@ -189,6 +208,7 @@ impl ResourceLimiter for Memory {
 /// Which export, with what.
 pub(crate) enum Entry {
     Job(Box<JobCall>),
+    Operation(Box<OperationCall>),
     SelfTest,
 }
 
@@ -205,6 +225,7 @@ pub(crate) async fn run(
     let cpu_ns = Arc::new(AtomicU64::new(0));
     let failed = |outcome| CallReport {
         outcome,
+        answer: None,
         stack: None,
         duration: started.elapsed(),
         cpu: Duration::from_nanos(cpu_ns.load(Ordering::Relaxed)),
@@ -286,14 +307,16 @@ async fn call(
     let refused = store.data().memory.refused;
     let peak_memory_bytes = store.data().memory.peak as u64;
     drop(store);
+    let mut answer = None;
     let (outcome, stack) = match ended {
         Err(_) => (Outcome::Deadline(limit), None),
-        Ok(Ok(Ok(value))) => (checked(value, limits.max_result_bytes), None),
+        Ok(Ok(Ok(returned))) => (accepted(returned, limits.max_result_bytes, &mut answer), None),
         Ok(Ok(Err(failure))) => (Outcome::Failed(failure.sanitized()), None),
         Ok(Err(error)) => broken(&error, refused, memory_limit, limit),
     };
     CallReport {
         outcome,
+        answer,
         stack,
         duration: started.elapsed(),
         cpu: Duration::from_nanos(cpu_ns.load(Ordering::Relaxed)),
@@ -335,14 +358,18 @@ fn now_ms() -> u128 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_millis())
 }
 
-fn checked(value: String, max_bytes: usize) -> Outcome {
-    if value.len() > max_bytes {
-        return Outcome::InvalidResult(format!("{} bytes; the limit is {max_bytes}", value.len()));
-    }
-    match serde_json::from_str::<serde::de::IgnoredAny>(&value) {
-        Ok(_) => Outcome::Completed(value),
-        Err(error) => Outcome::InvalidResult(format!("not JSON: {error}")),
-    }
+/// The result, or the answer beside it, if it can be passed on.
+fn accepted(returned: Returned, max_bytes: usize, answer: &mut Option<Answer>) -> Outcome {
+    let nothing = || "null".to_owned();
+    let checked = match returned {
+        Returned::Result(value) => check_json(&value, max_bytes).map(|()| value),
+        Returned::Answer(given) => given.check(max_bytes).map(|()| {
+            *answer = Some(given);
+            nothing()
+        }),
+        Returned::Passed => Ok(nothing()),
+    };
+    checked.map_or_else(Outcome::InvalidResult, Outcome::Completed)
 }
 
 fn broken(error: &wasmtime::Error, refused: bool, memory: usize, limit: Duration) -> (Outcome, Option<String>) {
@@ -374,7 +401,7 @@ fn frames(backtrace: &WasmBacktrace) -> String {
 
 /// Nothing but clocks and randomness: no environment, no arguments, no files, no sockets, no names.
 fn wasi(capabilities: &Arc<dyn Capabilities>, log: &Arc<LogBudget>) -> WasiCtx {
-    let output = |level| crate::v0_1::Output::new(Arc::clone(capabilities), Arc::clone(log), level);
+    let output = |level| Output::new(Arc::clone(capabilities), Arc::clone(log), level);
     WasiCtx::builder()
         .stdout(output(LogLevel::Info))
         .stderr(output(LogLevel::Warn))

@@ -20,8 +20,18 @@ pub enum Rejection {
     NotServed(String),
     #[error("the component exports none of patchbay:plugin's interfaces (wrong world); it exports: {0}")]
     NoExport(String),
-    #[error("the manifest names queues, but the component does not export patchbay:plugin/jobs@0.1.0")]
+    #[error("the manifest names queues, but the component does not export the interface jobs of patchbay:plugin")]
     NoJobs,
+    #[error("the component has {name}, and this host serves patchbay:plugin 0.1 and, as a draft, 0.2")]
+    UnknownWit { name: String },
+    #[error("the component has {first} and {second}: build all of it against one version of patchbay:plugin")]
+    MixedWit { first: String, second: String },
+    #[error("the manifest says wit = {manifest:?}, and the component was built against {component}: make them agree")]
+    OtherWit { manifest: String, component: &'static str },
+    #[error(
+        "it is built against WIT {wit}, a draft that may still change: build it against a released version, or set plugins.draft_wit = true on hosts that are not in production"
+    )]
+    DraftWit { wit: &'static str },
     #[error("the component imports {import}, but its manifest does not ask for that")]
     NotAsked { import: String },
     #[error("the component imports {import}, which this host does not have")]

@@ -4,11 +4,12 @@ use patchbay_model::RevisionDigest;
 use patchbay_model::manifest::Manifest;
 use wasmparser::{Parser, Payload};
 
+use crate::wit::{Wit, interface};
 use crate::{Rejection, engine};
 
 const SECTION: &str = "patchbay:manifest";
-const PACKAGE: &str = "patchbay:plugin/";
-const EXPORTS: [&str; 1] = ["patchbay:plugin/jobs@0.1.0"];
+/// Interfaces that a host calls; a plugin has one of them.
+const SERVED: [&str; 2] = ["jobs", "operations"];
 
 /// A readable component file.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub struct Inspected {
     pub digest: RevisionDigest,
     /// From its section.
     pub manifest: Manifest,
+    /// The version of the contract that it was built for.
+    pub wit: Wit,
     /// Names, versions included.
     pub exports: Vec<String>,
     /// Names, versions included.
@@ -26,9 +29,9 @@ pub struct Inspected {
 }
 
 impl Inspected {
-    /// Whether it exports `lifecycle.self-test`.
-    pub(crate) fn is_tested(&self) -> bool {
-        self.exports.iter().any(|name| name == "patchbay:plugin/lifecycle@0.1.0")
+    /// Whether it exports an interface of the contract.
+    pub(crate) fn offers(&self, interface: &str) -> bool {
+        offers(&self.exports, interface)
     }
 }
 
@@ -97,12 +100,18 @@ pub fn inspect(component: &[u8]) -> Result<Inspected, Rejection> {
         return Err(Rejection::NotServed(not_served.join(", ")));
     }
     check_imports(&manifest, &sections.imports)?;
-    if !sections.exports.iter().any(|name| EXPORTS.contains(&name.as_str())) {
-        if !manifest.queues.is_empty() && sections.exports.iter().any(|name| name.starts_with(PACKAGE)) {
-            return Err(Rejection::NoJobs);
-        }
-        return Err(Rejection::NoExport(sections.exports.join(", ")));
+    let wit = Wit::of(sections.exports.iter().chain(&sections.imports))?;
+    if let Some(wit) = wit.filter(|wit| wit.as_str() != manifest.wit) {
+        return Err(Rejection::OtherWit { manifest: manifest.wit.clone(), component: wit.as_str() });
     }
+    let is_ours = sections.exports.iter().any(|name| interface(name).is_some());
+    if !manifest.queues.is_empty() && is_ours && !offers(&sections.exports, "jobs") {
+        return Err(Rejection::NoJobs);
+    }
+    let served = SERVED.iter().any(|interface| offers(&sections.exports, interface));
+    let Some(wit) = wit.filter(|_| served) else {
+        return Err(Rejection::NoExport(sections.exports.join(", ")));
+    };
     let weight = sections.core_instances.max(sections.tables).max(sections.memories * 2).max(engine::LEAST_WEIGHT);
     if weight > engine::MOST_WEIGHT {
         let parts = format!(
@@ -114,18 +123,22 @@ pub fn inspect(component: &[u8]) -> Result<Inspected, Rejection> {
     Ok(Inspected {
         digest: RevisionDigest::of(component),
         manifest,
+        wit,
         exports: sections.exports,
         imports: sections.imports,
         weight,
     })
 }
 
+fn offers(exports: &[String], wanted: &str) -> bool {
+    exports.iter().filter_map(|name| interface(name)).any(|(name, _)| name == wanted)
+}
+
 /// Imports ⊆ asked. Every toolchain imports parts of WASI that it never uses; those are linked and lead nowhere.
 fn check_imports(manifest: &Manifest, imports: &[String]) -> Result<(), Rejection> {
     let asked = manifest.asked_interfaces();
     for import in imports {
-        if let Some(rest) = import.strip_prefix(PACKAGE) {
-            let interface = rest.split('@').next().unwrap_or_default();
+        if let Some((interface, _)) = interface(import) {
             if !asked.contains(interface) {
                 return Err(Rejection::NotAsked { import: import.clone() });
             }

@@ -9,8 +9,8 @@ use patchbay_model::{PluginName, RevisionDigest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::call::{self, CallReport, Entry, JobCall, Occupancy};
-use crate::v0_1::Exports;
+use crate::call::{self, CallReport, Entry, JobCall, Occupancy, OperationCall};
+use crate::exports::Exports;
 use crate::{Inspected, Rejection, Runtime};
 
 /// The contract's.
@@ -19,16 +19,18 @@ const SELF_TEST_LIMIT: Duration = Duration::from_secs(5);
 /// A revision of a plugin.
 pub struct Revision {
     pub(crate) runtime: Arc<Runtime>,
-    pub(crate) exports: Exports,
+    pub(crate) exports: Box<dyn Exports>,
     pub(crate) weight: u32,
     /// Calls of this revision at once, when its manifest limits them.
     pub(crate) concurrency: Option<Arc<Semaphore>>,
     digest: RevisionDigest,
     manifest: Arc<Manifest>,
+    has_operations: bool,
+    is_tested: bool,
 }
 
 impl Revision {
-    pub(crate) fn new(runtime: Arc<Runtime>, inspected: Inspected, exports: Exports) -> Self {
+    pub(crate) fn new(runtime: Arc<Runtime>, inspected: Inspected, exports: Box<dyn Exports>) -> Self {
         let concurrency = inspected.manifest.limits.max_concurrency;
         Self {
             runtime,
@@ -36,6 +38,8 @@ impl Revision {
             weight: inspected.weight,
             concurrency: concurrency.map(|most| Arc::new(Semaphore::new(most as usize))),
             digest: inspected.digest,
+            has_operations: inspected.offers("operations"),
+            is_tested: inspected.offers("lifecycle"),
             manifest: Arc::new(inspected.manifest),
         }
     }
@@ -53,6 +57,11 @@ impl Revision {
     /// What it asks for.
     pub fn manifest(&self) -> &Arc<Manifest> {
         &self.manifest
+    }
+
+    /// Whether it exports `operations`.
+    pub fn has_operations(&self) -> bool {
+        self.has_operations
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
@@ -74,9 +83,21 @@ impl Revision {
         call::run(Arc::clone(self), Entry::Job(Box::new(job)), capabilities, limit, cancel, &occupancy).await
     }
 
+    /// Runs one operation, as [`Revision::run_job`] runs a job. Whoever asks for it waits for it: it cannot be cancelled.
+    pub async fn operate(
+        self: &Arc<Self>,
+        operation: OperationCall,
+        capabilities: Arc<dyn Capabilities>,
+    ) -> CallReport {
+        let (limit, never) = (self.deadline(), CancellationToken::new());
+        let occupancy = Arc::clone(&operation.occupancy);
+        let entry = Entry::Operation(Box::new(operation));
+        call::run(Arc::clone(self), entry, capabilities, limit, never, &occupancy).await
+    }
+
     /// Runs the plugin's own test, when it has one, with nothing outside reachable.
     pub async fn self_test(self: &Arc<Self>) -> Result<(), Rejection> {
-        if !self.exports.is_tested() {
+        if !self.is_tested {
             return Ok(());
         }
         let never = CancellationToken::new();

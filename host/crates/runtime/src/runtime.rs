@@ -10,7 +10,7 @@ use wasmtime::component::{Component, Linker};
 
 use crate::cache::Cache;
 use crate::call::State;
-use crate::{Inspected, LoadError, Registry, Rejection, Revision, RuntimeError, compile, engine, inspect, v0_1};
+use crate::{Inspected, LoadError, Registry, Rejection, Revision, RuntimeError, compile, engine, exports, inspect};
 
 /// How to run the compiler: this very binary with a hidden subcommand.
 #[derive(Debug, Clone)]
@@ -51,6 +51,8 @@ pub struct RuntimeConfig {
     pub worker_threads: usize,
     /// Limits.
     pub limits: HostLimits,
+    /// Whether plugins may be built for versions of the contract that may still change.
+    pub draft_wit: bool,
     /// Authenticates cached code.
     pub cache_key: [u8; 32],
 }
@@ -86,7 +88,7 @@ impl Runtime {
         let engine = engine::runner(calls, (config.limits.max_memory_mb as usize) << 20)?;
         engine::start_ticker(&engine)?;
         let mut linker = Linker::new(&engine);
-        v0_1::link(&mut linker).map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
+        exports::link(&mut linker, config.draft_wit).map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
         let guests = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.worker_threads.max(1))
             .thread_name("guest")
@@ -113,7 +115,11 @@ impl Runtime {
         if component.len() > limit {
             return Err(Rejection::TooLarge(limit >> 20));
         }
-        inspect::inspect(component)
+        let inspected = inspect::inspect(component)?;
+        if inspected.wit.is_draft() && !self.config.draft_wit {
+            return Err(Rejection::DraftWit { wit: inspected.wit.as_str() });
+        }
+        Ok(inspected)
     }
 
     /// Checks, compiles (or takes from the cache) and links a component file. Nothing calls it yet.
@@ -137,7 +143,7 @@ impl Runtime {
         let component = deserialize(&self.engine, &code)?;
         let link = |error: wasmtime::Error| Rejection::Link(format!("{error:#}"));
         let linked = self.linker.instantiate_pre(&component).map_err(link)?;
-        let exports = v0_1::Exports::new(linked, inspected.is_tested()).map_err(link)?;
+        let exports = exports::of(inspected.wit, linked);
         Ok(Arc::new(Revision::new(Arc::clone(self), inspected, exports)))
     }
 

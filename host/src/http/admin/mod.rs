@@ -2,6 +2,7 @@
 
 mod add;
 mod breakers;
+mod call;
 mod flow;
 mod jobs;
 mod legacy;
@@ -38,6 +39,7 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(quarantine::router())
         .merge(queues::router())
         .merge(breakers::router())
+        .merge(call::router())
         .merge(maintain::router())
         .merge(schedules::router())
         .merge(secrets::router())
@@ -78,10 +80,24 @@ async fn audited<T: Serialize, E: Into<ApiError>>(
     details: Value,
     act: impl Future<Output = Result<T, E>>,
 ) -> ApiResult<T> {
+    let whole = |data: &T| serde_json::to_value(data).unwrap_or(Value::Null);
+    ok(recorded(state, actor, action, target, details, act, whole).await?)
+}
+
+/// The same for what is not to be recorded whole.
+async fn recorded<T, E: Into<ApiError>>(
+    state: &AppState,
+    actor: &Actor,
+    action: &str,
+    target: &str,
+    details: Value,
+    act: impl Future<Output = Result<T, E>>,
+    to_record: impl Fn(&T) -> Value,
+) -> Result<T, ApiError> {
     let id = state.store.begin_action(&actor.0, action, target, &details).await?;
     let result = AssertUnwindSafe(act).catch_unwind().await.map(|result| result.map_err(Into::<ApiError>::into));
     let end = match &result {
-        Ok(Ok(data)) => Ok(serde_json::to_value(data).unwrap_or(Value::Null)),
+        Ok(Ok(data)) => Ok(to_record(data)),
         Ok(Err(error)) => Err(error.message().to_owned()),
         Err(_panic) => Err("a fault of the host".to_owned()),
     };
@@ -98,5 +114,5 @@ async fn audited<T: Serialize, E: Into<ApiError>>(
             }
         });
     }
-    ok(result.unwrap_or_else(|panic| resume_unwind(panic))?)
+    result.unwrap_or_else(|panic| resume_unwind(panic))
 }

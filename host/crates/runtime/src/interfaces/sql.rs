@@ -1,21 +1,13 @@
 //! The interface `sql`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use patchbay_model::sql::{SqlAnswer, SqlError, SqlStatement, SqlTransaction, SqlValue};
+use patchbay_model::sql::{SqlAnswer, SqlError, SqlStatement, SqlValue};
 use wasmtime::component::Resource;
 
-use super::bindings::patchbay::plugin::{sql, types};
 use super::new_job;
+use super::plugin::{sql, types};
 use crate::call::State;
-
-/// Transactions that the guest holds, by the number that it knows them by.
-#[derive(Default)]
-pub(crate) struct Transactions {
-    open: HashMap<u32, Arc<dyn SqlTransaction>>,
-    last: u32,
-}
 
 type Answer<T> = wasmtime::Result<Result<T, sql::Error>>;
 
@@ -58,36 +50,13 @@ fn rows(answer: SqlAnswer) -> sql::Rows {
     }
 }
 
-impl State {
-    async fn sql(&mut self, statement: SqlStatement) -> Answer<SqlAnswer> {
-        let capabilities = Arc::clone(&self.capabilities);
-        let run = async move { capabilities.sql_run(vec![statement], Vec::new()).await };
-        let answers = self.outside(run).await?;
-        Ok(answers.map(|mut answers| answers.pop().unwrap_or_default()).map_err(error))
-    }
-
-    async fn sql_within(
-        &mut self,
-        transaction: &Resource<sql::Transaction>,
-        statement: SqlStatement,
-    ) -> Answer<SqlAnswer> {
-        let transaction = self.transaction(transaction)?;
-        Ok(self.outside(async move { transaction.run(statement).await }).await?.map_err(error))
-    }
-
-    fn transaction(&self, resource: &Resource<sql::Transaction>) -> wasmtime::Result<Arc<dyn SqlTransaction>> {
-        let known = self.transactions.open.get(&resource.rep()).map(Arc::clone);
-        known.ok_or_else(|| wasmtime::format_err!("no such transaction"))
-    }
-}
-
 impl sql::Host for State {
     async fn query(&mut self, text: String, parameters: Vec<sql::Value>) -> Answer<sql::Rows> {
-        Ok(self.sql(statement(text, parameters, None, true)).await?.map(rows))
+        Ok(self.sql(statement(text, parameters, None, true)).await?.map(rows).map_err(error))
     }
 
     async fn execute(&mut self, text: String, parameters: Vec<sql::Value>) -> Answer<u64> {
-        Ok(self.sql(statement(text, parameters, None, false)).await?.map(|answer| answer.affected))
+        Ok(self.sql(statement(text, parameters, None, false)).await?.map(|answer| answer.affected).map_err(error))
     }
 
     async fn batch(&mut self, statements: Vec<sql::Statement>, jobs: Vec<types::NewJob>) -> Answer<Vec<sql::Rows>> {
@@ -103,14 +72,7 @@ impl sql::Host for State {
     }
 
     async fn begin(&mut self) -> Answer<Resource<sql::Transaction>> {
-        let capabilities = Arc::clone(&self.capabilities);
-        let transaction = match self.outside(async move { capabilities.sql_begin().await }).await? {
-            Ok(transaction) => transaction,
-            Err(refused) => return Ok(Err(error(refused))),
-        };
-        self.transactions.last += 1;
-        self.transactions.open.insert(self.transactions.last, transaction);
-        Ok(Ok(Resource::new_own(self.transactions.last)))
+        Ok(self.begin_transaction().await?.map(Resource::new_own).map_err(error))
     }
 }
 
@@ -121,7 +83,8 @@ impl sql::HostTransaction for State {
         text: String,
         parameters: Vec<sql::Value>,
     ) -> Answer<sql::Rows> {
-        Ok(self.sql_within(&transaction, statement(text, parameters, None, true)).await?.map(rows))
+        let statement = statement(text, parameters, None, true);
+        Ok(self.sql_within(transaction.rep(), statement).await?.map(rows).map_err(error))
     }
 
     async fn execute(
@@ -131,7 +94,7 @@ impl sql::HostTransaction for State {
         parameters: Vec<sql::Value>,
     ) -> Answer<u64> {
         let statement = statement(text, parameters, None, false);
-        Ok(self.sql_within(&transaction, statement).await?.map(|answer| answer.affected))
+        Ok(self.sql_within(transaction.rep(), statement).await?.map(|answer| answer.affected).map_err(error))
     }
 
     async fn enqueue(&mut self, transaction: Resource<sql::Transaction>, jobs: Vec<types::NewJob>) -> Answer<()> {
@@ -139,20 +102,16 @@ impl sql::HostTransaction for State {
             Ok(jobs) => jobs,
             Err(invalid) => return Ok(Err(error(SqlError::new(invalid.code, invalid.message)))),
         };
-        let (capabilities, transaction) = (Arc::clone(&self.capabilities), self.transaction(&transaction)?);
+        let (capabilities, transaction) = (Arc::clone(&self.capabilities), self.transaction(transaction.rep())?);
         Ok(self.outside(async move { capabilities.sql_enqueue(transaction, jobs).await }).await?.map_err(error))
     }
 
     async fn commit(&mut self, transaction: Resource<sql::Transaction>) -> Answer<()> {
-        let transaction = self.transaction(&transaction)?;
+        let transaction = self.transaction(transaction.rep())?;
         Ok(self.outside(async move { transaction.commit().await }).await?.map_err(error))
     }
 
     async fn drop(&mut self, transaction: Resource<sql::Transaction>) -> wasmtime::Result<()> {
-        if let Some(transaction) = self.transactions.open.remove(&transaction.rep()) {
-            // On the host's threads, since it is undone there.
-            self.outside(async move { drop(transaction) }).await?;
-        }
-        Ok(())
+        self.end_transaction(transaction.rep()).await
     }
 }

@@ -1,0 +1,103 @@
+//! What is released stays as it is: wit/v0.1 is compared with the text that was released, as the component linker sees it.
+//!
+//! Comments may be improved. A patch (0.1.x) may add functions to interfaces that plugins import, and nothing else. Parsed and compared by
+//! the tools that the bindings are made with, so that what is allowed here is what links.
+
+use wit_component::WitPrinter;
+use wit_parser::{PackageId, Resolve};
+
+const RELEASED: &str = include_str!("../../../../wit/released/0.1.0.wit");
+const NOW: &str = include_str!("../../../../wit/v0.1/plugin.wit");
+
+const WHAT_TO_DO: &str = "\n\nWIT 0.1 is released, and plugins are built against it. See wit/README.md:\n\
+    - a change of a record, variant, enum, flags, parameter or export is a new minor version: put it into wit/v0.2, the draft;\n\
+    - functions that are added to an imported interface are a patch: count the version up, as in `package patchbay:plugin@0.1.1`.";
+
+/// Why a plugin that was built against `released` might not run on a host that serves `now`.
+fn broken(released: &str, now: &str) -> Result<(), String> {
+    let mut resolve = Resolve::default();
+    // Two packages of one name need two versions; the comparison leaves versions out.
+    let before = read(&mut resolve, &released.replacen("@0.1.0;", "@0.1.0-before;", 1))?;
+    let after = read(&mut resolve, now)?;
+    let (before_text, after_text) = (canonical(&resolve, before)?, canonical(&resolve, after)?);
+    for (name, world) in &resolve.packages[before].worlds {
+        let Some(same) = resolve.packages[after].worlds.get(name) else {
+            return Err(format!("the world {name} is gone"));
+        };
+        // The linker does not mind a world with fewer exports; a host that does not call them any more, plugins do.
+        if resolve.worlds[*world].exports.len() != resolve.worlds[*same].exports.len() {
+            return Err(format!("the world {name} has other exports"));
+        }
+        wit_component::semver_check(resolve.clone(), *world, *same)
+            .map_err(|error| format!("the world {name} has changed: {error:#}"))?;
+    }
+    match resolve.packages[after].name.version.as_ref().map(ToString::to_string).as_deref() {
+        Some("0.1.0") if before_text == after_text => Ok(()),
+        Some("0.1.0") => Err("something has changed, and its version has not".into()),
+        Some(patch) if patch.starts_with("0.1.") => Ok(()),
+        other => Err(format!("the version is {other:?}")),
+    }
+}
+
+fn read(resolve: &mut Resolve, text: &str) -> Result<PackageId, String> {
+    resolve.push_str("plugin.wit", text).map_err(|error| format!("{error:#}"))
+}
+
+/// Without comments and version, in one spelling.
+fn canonical(resolve: &Resolve, package: PackageId) -> Result<String, String> {
+    let mut printer = WitPrinter::default();
+    printer.emit_docs(false).print(resolve, package, &[]).map_err(|error| format!("{error:#}"))?;
+    let text = printer.output.to_string();
+    Ok(text.split_once(';').map(|(_, rest)| rest.to_owned()).unwrap_or_default())
+}
+
+#[test]
+fn wit_0_1_is_as_it_was_released() {
+    if let Err(reason) = broken(RELEASED, NOW) {
+        panic!("{reason}{WHAT_TO_DO}");
+    }
+}
+
+/// The released text after a change.
+fn changed(from: &str, to: &str) -> Result<(), String> {
+    assert!(RELEASED.contains(from), "{from}");
+    broken(RELEASED, &RELEASED.replacen(from, to, 1))
+}
+
+#[test]
+fn every_change_that_the_linker_would_refuse_is_found() {
+    for (from, to) in [
+        ("    attempt: u32,\n", "    attempt: u32,\n    new: u32,\n"),
+        ("    attempt: u32,\n", ""),
+        ("    attempt: u32,\n", "    attempt: u64,\n"),
+        ("enum level { trace,", "enum level { fatal, trace,"),
+        ("    denied(string),\n", "    denied(string),\n    withheld(string),\n"),
+        ("    never,\n", ""),
+        ("get: func(key: string)", "get: func(key: list<u8>)"),
+        ("get: func(key: string)", "read: func(key: string)"),
+        ("  run: func(job: job)", "  stop: func();\n  run: func(job: job)"),
+        ("  export operations;\n", ""),
+        ("world tested-plugin {\n", "world renamed {\n"),
+        ("  import flows;\n", ""),
+    ] {
+        // As a patch, too: another version does not make it better.
+        let reason = changed(from, to).expect_err(from);
+        println!("{from:?} → {to:?}: {reason}");
+        let patch = RELEASED.replacen("@0.1.0;", "@0.1.1;", 1).replacen(from, to, 1);
+        assert!(broken(RELEASED, &patch).is_err(), "{from:?} → {to:?} as 0.1.1");
+    }
+}
+
+#[test]
+fn comments_may_change_and_a_patch_may_add_functions_to_imported_interfaces() {
+    assert_eq!(
+        changed("/// How many milliseconds until the next probe.", "/// Milliseconds until the next probe."),
+        Ok(())
+    );
+    let (from, to) = ("interface kv {\n", "interface kv {\n  touch: func(key: string);\n");
+    assert!(changed(from, to).is_err_and(|reason| reason.contains("its version has not")));
+    let patch = RELEASED.replacen("@0.1.0;", "@0.1.1;", 1).replacen(from, to, 1);
+    assert_eq!(broken(RELEASED, &patch), Ok(()));
+    let other = RELEASED.replacen("@0.1.0;", "@0.2.0;", 1);
+    assert!(broken(RELEASED, &other).is_err_and(|reason| reason.contains("0.2.0")));
+}
