@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::alert::Alerts;
+use crate::audit::Trails;
 use crate::breakers::OutsideHosts;
 use crate::config::Config;
 use crate::grants::{self, Grants};
@@ -100,6 +101,7 @@ impl Host {
             queues: queues.clone(),
             kv: queues.kv(),
             sql: Arc::new(sql.clone()),
+            audit: Arc::new(Trails::new(store.clone())),
             secrets: Arc::clone(&vault) as Arc<dyn SecretSource>,
             mail,
             egress: Egress::new(config.egress()).context("cannot make outside calls")?,

@@ -269,7 +269,11 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
     let mut push = |method, route: &'static str, body: Vec<u8>, id: &str, expected| {
         let queue = if route.ends_with("/retry") { "hostileQueue" } else { "idleQueue" };
         let path = route.replace("{name}", "hostile").replace("{queue}", queue);
-        let path = path.replace("{secret}", "TOKEN").replace("{digest}", &digest).replace("{id}", id);
+        let path = path
+            .replace("{secret}", "TOKEN")
+            .replace("{trail}", "leads")
+            .replace("{digest}", &digest)
+            .replace("{id}", id);
         changes.push(Change { method, route, path, body, expected });
     };
     push("post", "/api/admin/plugins", second, "", 200);
@@ -292,6 +296,8 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
         // It is not quarantined.
         ("post", "/api/admin/plugins/{name}/release", json!({ "reason": "mended" }), "", 409),
         ("post", "/api/admin/plugins/{name}/deactivate", json!({}), "", 200),
+        ("put", "/api/admin/audit/trails/{trail}", json!({ "schema": {} }), "", 200),
+        ("delete", "/api/admin/audit/trails/{trail}", json!({}), "", 200),
         ("put", "/api/admin/plugins/{name}/secrets/{secret}", json!({ "value": "one" }), "", 200),
         ("post", "/api/admin/plugins/{name}/secrets/{secret}/rotate", rotation, "", 200),
         ("post", "/api/admin/secrets/rekey", json!({}), "", 200),
@@ -362,13 +368,13 @@ async fn every_change_leaves_one_row_that_says_who_what_and_how_it_ended() -> an
 }
 
 /// Forwards to a server; while it is cut, connections end at once, those that were open included.
-struct Cable {
-    address: SocketAddr,
-    cut: watch::Sender<bool>,
+pub struct Cable {
+    pub address: SocketAddr,
+    pub cut: watch::Sender<bool>,
 }
 
 impl Cable {
-    async fn to(server: String) -> anyhow::Result<Self> {
+    pub async fn to(server: String) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let cut = watch::Sender::new(false);

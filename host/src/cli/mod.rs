@@ -2,6 +2,7 @@
 //! command is an HTTP client of `/api/admin`, so that it works from a laptop and is audited like everything else.
 
 mod add;
+mod audit;
 mod breaker;
 mod client;
 mod doctor;
@@ -90,6 +91,9 @@ enum Command {
     /// Secrets of plugins: set, rotate, list, remove; nothing shows a value
     #[command(subcommand)]
     Secret(secret::SecretCommand),
+    /// Audit trails: what plugins have written down, and what they may write
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Look at the mails that `patchbay dev` has caught
     #[command(subcommand)]
     Mail(dev::MailCommand),
@@ -176,6 +180,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Breaker(command) => breaker::run(command, &cli.client, output).await?,
         Command::Schedule(command) => schedule::run(command, &cli.client, output).await?,
         Command::Secret(command) => secret::run(command, &cli.client, output).await?,
+        Command::Audit(command) => audit::run(command, &cli.client, output).await?,
         Command::Mail(command) => dev::run_mail(command, output.json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "patchbay", &mut std::io::stdout());

@@ -106,7 +106,7 @@ fn prompt(name: &str) -> anyhow::Result<Zeroizing<String>> {
 }
 
 /// `90s`, `30m`, `24h` or `7d`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let unit = match text.chars().last() {
         Some('s') => 1,
         Some('m') => 60,

@@ -33,7 +33,7 @@ pub mod bindings {
 }
 
 pub use bindings::patchbay::plugin::types::{Failure, Retry};
-pub use bindings::patchbay::plugin::{flows, http, kv, log, progress, queue, secrets, smtp, sql};
+pub use bindings::patchbay::plugin::{audit, flows, http, kv, log, progress, queue, secrets, smtp, sql};
 
 /// A job to run. The fields are those of the contract.
 pub type Job = bindings::exports::patchbay::plugin::jobs::Job;
