@@ -148,7 +148,10 @@ async fn activating_what_is_active_changes_nothing_and_a_plugin_that_was_deleted
 
     let (status, answer) = host.post("/api/admin/plugins/email/deactivate", json!({})).await?;
     assert_eq!(status, 200, "{answer}");
-    json_of(&host, &["--json", "plugin", "delete", "email", &first]).await?;
+    let unasked = patchbay(&host, &["plugin", "delete", "email", &first]).await?;
+    let words = String::from_utf8(unasked.stderr)?;
+    assert!(unasked.status.code() == Some(4) && words.contains("last revision") && words.contains("--yes"), "{words}");
+    json_of(&host, &["--json", "plugin", "delete", "email", &first, "--yes"]).await?;
     assert_eq!(history().await?.as_array().map(Vec::len), Some(2), "its history stays");
     let (status, staged) = host.push(email_plugin()?).await?;
     assert_eq!(status, 200, "{staged}");

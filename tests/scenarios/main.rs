@@ -16,6 +16,7 @@ mod grants;
 mod harness;
 mod health;
 mod interop;
+mod logins;
 mod mail;
 mod metrics;
 mod operations;

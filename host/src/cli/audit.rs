@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::client::{Client, ClientArgs, segment};
 use super::output::Output;
 use super::plugin::{items, short, text};
+use super::refusal::confirmed;
 use super::secret::duration;
 
 #[derive(Subcommand)]
@@ -65,7 +66,7 @@ pub(super) enum TrailCommand {
     Remove {
         /// Which
         name: String,
-        /// Without it nothing is done
+        /// Do not ask
         #[arg(long)]
         yes: bool,
     },
@@ -149,9 +150,7 @@ async fn trail(command: TrailCommand, client: &Client, output: Output) -> anyhow
             output.value(&format!("{name}: entries from now on must fit that schema"), &trail);
         }
         TrailCommand::Remove { name, yes } => {
-            if !yes {
-                bail!("nothing was removed: plugins could not append to {name} any more; say --yes if that is meant");
-            }
+            confirmed(yes, &format!("plugins could not append to {name} any more"))?;
             client.call(Method::DELETE, &path(&name), None).await?;
             output.value(&format!("{name} takes no more entries; those that are there stay"), &json!({ "name": name }));
         }

@@ -10,6 +10,7 @@ mod job;
 mod output;
 mod plugin;
 mod queue;
+mod refusal;
 mod revisions;
 mod schedule;
 mod secret;
@@ -20,6 +21,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
+use patchbay_model::manifest::ManifestError;
+use patchbay_runtime::Rejection;
 use patchbay_store::Store;
 
 use crate::boot::Host;
@@ -30,6 +33,7 @@ pub(crate) use client::Client;
 use client::ClientError;
 use output::Output;
 pub(crate) use plugin::{activate_revision, short};
+use refusal::Refusal;
 pub(crate) use signing::signatures_for;
 
 const EXIT_CODES: &str = "\
@@ -210,7 +214,14 @@ async fn migrate(config: Config, check: bool, output: Output) -> anyhow::Result<
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.downcast_ref::<ConfigError>().is_some() {
+    let is_input = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<ConfigError>()
+            || cause.is::<Refusal>()
+            || cause.is::<serde_json::Error>()
+            || cause.is::<ManifestError>()
+            || cause.is::<Rejection>()
+    };
+    if error.chain().any(is_input) {
         return ExitCode::from(4);
     }
     let unreachable = error.chain().any(|cause| {

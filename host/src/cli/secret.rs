@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use super::client::{Client, ClientArgs, segment};
 use super::output::Output;
 use super::plugin::{items, text};
+use super::refusal::Refusal;
 
 #[derive(Subcommand)]
 pub(super) enum SecretCommand {
@@ -77,7 +78,7 @@ impl ValueSource {
             }
         }
         if value.is_empty() {
-            bail!("the value is empty");
+            return Err(Refusal("the value is empty".into()).into());
         }
         Ok(value)
     }

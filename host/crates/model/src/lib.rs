@@ -15,6 +15,7 @@ pub mod id;
 pub mod job;
 pub mod json_schema;
 pub mod manifest;
+pub mod misfit;
 pub mod outcome;
 pub mod retry;
 pub mod schedule;

@@ -15,6 +15,7 @@ pub use crate::egress::{EgressAuth, EgressRule};
 use crate::id::{PluginName, QueueName, ScheduleId};
 use crate::job::MAX_PRIORITY;
 use crate::json_schema;
+use crate::misfit;
 use crate::retry::{Backoff, BackoffKind};
 use crate::schedule::{Missed, Rhythm};
 use crate::sql::SqlSpec;
@@ -360,7 +361,7 @@ impl Manifest {
     }
 
     fn from_value(value: Value) -> Result<Self, ManifestError> {
-        let manifest: Self = serde_json::from_value(value).map_err(|e| ManifestError::Unreadable(e.to_string()))?;
+        let manifest: Self = misfit::from_value(value).map_err(ManifestError::Unreadable)?;
         manifest.check()?;
         Ok(manifest)
     }
