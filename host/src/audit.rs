@@ -35,7 +35,10 @@ impl Trails {
     async fn write(&self, entry: NewAuditEntry) -> Result<(), CapabilityError> {
         let schema = self.store.audit_schema(&entry.trail).await.map_err(refused)?;
         let Some(schema) = schema else {
-            return Err(CapabilityError::invalid(format!("there is no audit trail {}", entry.trail)));
+            return Err(CapabilityError::invalid(format!(
+                "there is no audit trail {name}: an operator makes it with patchbay audit trail set {name} SCHEMA-FILE",
+                name = entry.trail
+            )));
         };
         let value: Value = serde_json::from_str(&entry.entry)
             .map_err(|error| CapabilityError::invalid(format!("the entry is not JSON: {error}")))?;

@@ -360,3 +360,32 @@ async fn the_openapi_file_in_the_repository_is_what_the_host_serves() -> anyhow:
     assert!(kept == served, "docs/openapi.json is out of date: PATCHBAY_TEST_UPDATE=1 scripts/test -E 'test(openapi)'");
     Ok(())
 }
+
+#[tokio::test]
+async fn input_that_cannot_be_used_is_refused_as_such_wherever_it_is_found_out() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let write = |name: &str, content: &str| -> anyhow::Result<String> {
+        let path = world.dir.path().join(name);
+        std::fs::write(&path, content)?;
+        Ok(path.to_str().context("a path")?.to_owned())
+    };
+    let text = write("text.wasm", "no component")?;
+    write("plugin.toml", "name = \"demo\"\nversion = \"1.0.0\"\nwit = \"0.1\"\nqueue = []\n")?;
+    let here = world.dir.path().to_str().context("a path")?;
+    for (arguments, words) in [
+        (vec!["job", "add", "emailQueue", "send", "{"], "not JSON"),
+        (vec!["job", "add", "emailQueue", "send", "--new-queue", "--id", "a\nb"], "job id"),
+        (vec!["plugin", "settings", "set", "email", "from"], "NAME=VALUE"),
+        (vec!["plugin", "inspect", &text], "component"),
+        (vec!["plugin", "pack", here], "queue is no known field; known are format, name"),
+        (vec!["queue", "drain", "emailQueue"], "--yes"),
+        (vec!["audit", "trail", "set", "leads", &text], "not JSON"),
+    ] {
+        let output = patchbay(&host, &arguments).await?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{arguments:?}: {errors}");
+        assert!(errors.contains(words), "{arguments:?}: {errors}");
+    }
+    Ok(())
+}
