@@ -6,9 +6,9 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use sqlx::Executor;
 
+use crate::cable::Cable;
 use crate::commands::{json_of, patchbay};
 use crate::harness::{Host, World, clerk_plugin, until};
-use crate::unbroken::Cable;
 
 const QUEUE: &str = "clerkQueue";
 const TRAIL: &str = "lead_activity_log";

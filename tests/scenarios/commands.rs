@@ -365,6 +365,7 @@ async fn the_openapi_file_in_the_repository_is_what_the_host_serves() -> anyhow:
 async fn input_that_cannot_be_used_is_refused_as_such_wherever_it_is_found_out() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
+    host.deploy("email", email_plugin()?).await?;
     let write = |name: &str, content: &str| -> anyhow::Result<String> {
         let path = world.dir.path().join(name);
         std::fs::write(&path, content)?;
@@ -375,7 +376,7 @@ async fn input_that_cannot_be_used_is_refused_as_such_wherever_it_is_found_out()
     let here = world.dir.path().to_str().context("a path")?;
     for (arguments, words) in [
         (vec!["job", "add", "emailQueue", "send", "{"], "not JSON"),
-        (vec!["job", "add", "emailQueue", "send", "--new-queue", "--id", "a\nb"], "job id"),
+        (vec!["job", "add", "emailQueue", "send", "--id", "a\nb"], "job id"),
         (vec!["plugin", "settings", "set", "email", "from"], "NAME=VALUE"),
         (vec!["plugin", "inspect", &text], "component"),
         (vec!["plugin", "pack", here], "queue is no known field; known are format, name"),

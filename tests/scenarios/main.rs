@@ -7,6 +7,7 @@ mod audit;
 mod bad_input;
 mod breaker;
 mod bull_board;
+mod cable;
 mod commands;
 mod damaged;
 mod dev;
