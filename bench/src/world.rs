@@ -229,6 +229,7 @@ impl World {
                 queues: queues.clone(),
                 kv: queues.kv(),
                 sql: Arc::new(patchbay_model::capability::DenyAll),
+                audit: Arc::new(patchbay_model::capability::DenyAll),
                 secrets: Arc::new(NoSecrets),
                 mail: MailTransport::new(None)?,
                 egress: Egress::new(EgressConfig::default())?,

@@ -19,13 +19,14 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::alert::Alerts;
+use crate::audit::Trails;
 use crate::breakers::OutsideHosts;
 use crate::config::Config;
 use crate::grants::{self, Grants};
 use crate::health::Health;
 use crate::http::{AppState, MetricsPage, Operator};
 use crate::local_copy::LocalCopy;
-use crate::metrics::{Exposition, Meters};
+use crate::metrics::{Exposition, Meters, Sources};
 use crate::plugins::{Parts, Plugins};
 use crate::quarantine::{self, Quarantine};
 use crate::schedule::Schedules;
@@ -100,6 +101,7 @@ impl Host {
             queues: queues.clone(),
             kv: queues.kv(),
             sql: Arc::new(sql.clone()),
+            audit: Arc::new(Trails::new(store.clone())),
             secrets: Arc::clone(&vault) as Arc<dyn SecretSource>,
             mail,
             egress: Egress::new(config.egress()).context("cannot make outside calls")?,
@@ -163,22 +165,25 @@ impl Host {
         let worked_queues = plugins.queues().len();
         let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
 
-        let metrics = Exposition::new(
+        let outside = Arc::new(outside);
+        let metrics = Exposition::new(Sources {
             meters,
             runtime,
-            Arc::clone(&supervisor),
-            Arc::clone(&plugins),
-            Arc::clone(&health),
-            queues.clone(),
-            config.max_jobs(),
-        );
+            supervisor: Arc::clone(&supervisor),
+            plugins: Arc::clone(&plugins),
+            outside: Arc::clone(&outside),
+            quarantine: Arc::clone(&quarantine),
+            health: Arc::clone(&health),
+            queues: queues.clone(),
+            max_jobs: config.max_jobs(),
+        });
         let operations = TaskTracker::new();
         let state = AppState {
             store: store.clone(),
             queues: queues.clone(),
             plugins: Arc::clone(&plugins),
             executor,
-            outside: Arc::new(outside),
+            outside,
             schedules: Arc::clone(&schedules),
             vault: Arc::clone(&vault),
             health: Arc::clone(&health),

@@ -12,6 +12,9 @@ use patchbay_model::manifest::Manifest;
 use patchbay_runtime::Runtime;
 use serde::Serialize;
 
+/// In which a breaker may be.
+pub const STATES: [&str; 3] = ["closed", "open", "half-open"];
+
 /// One breaker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -41,6 +44,10 @@ pub struct BreakerStory {
     pub open_ms: u64,
     /// What the last failure was, if there was one.
     pub last_failure: Option<String>,
+    /// How often it has opened since the host started.
+    pub times_opened: u64,
+    /// How often a job was deferred because of it since then.
+    pub deferred_jobs: u64,
 }
 
 impl BreakerStory {
@@ -134,10 +141,13 @@ impl OutsideHosts {
             within_ms: ms(limits.within),
             open_ms: ms(limits.open),
             last_failure: None,
+            times_opened: 0,
+            deferred_jobs: 0,
         };
         let Some(view) = view else { return story };
         story.since = Some((Utc::now() - view.age).to_rfc3339_opts(SecondsFormat::Secs, true));
         (story.failures, story.last_failure) = (view.failures, view.last_failure);
+        (story.times_opened, story.deferred_jobs) = (view.opened, view.deferred);
         match view.state {
             BreakerState::Closed => {}
             BreakerState::HalfOpen => story.state = "half-open",

@@ -243,6 +243,8 @@ mod tests {
             within_ms: 30_000,
             open_ms: 15_000,
             last_failure: Some("connect: refused".into()),
+            times_opened: 1,
+            deferred_jobs: 0,
         };
         let mut seen = seen(QueueCounts { waiting: 5, ..QueueCounts::default() });
         seen.breakers = vec![breaker("closed", None), breaker("open", Some(9_001)), breaker("half-open", None)];

@@ -72,10 +72,10 @@ fn parts(described: &Described) -> BTreeMap<(String, Option<String>), Value> {
                     parts.insert((part.clone(), Some(name_of(&item).unwrap_or_else(|| at.to_string()))), item);
                 }
             }
-            // Each queue by itself, so that one more is one change.
-            ("enqueue", Value::Object(fields)) => {
-                let queues = fields.get("queues").and_then(Value::as_array).into_iter().flatten();
-                parts.extend(queues.map(|queue| ((part.clone(), queue.as_str().map(str::to_owned)), json!(true))));
+            // Each queue and trail by itself, so that one more is one change.
+            ("enqueue" | "audit", Value::Object(fields)) => {
+                let names = fields.values().filter_map(Value::as_array).flatten();
+                parts.extend(names.map(|name| ((part.clone(), name.as_str().map(str::to_owned)), json!(true))));
             }
             ("limits", Value::Object(fields)) => {
                 parts.extend(fields.into_iter().map(|(field, value)| ((part.clone(), Some(field)), value)));
@@ -134,7 +134,7 @@ mod tests {
             &["patchbay:plugin/kv@0.1.0"],
         );
         let after = described(
-            "version = \"1.1.0\"\n[limits]\nmemory_mb = 128\n[enqueue]\nqueues = [\"a\", \"b\"]\n\
+            "version = \"1.1.0\"\n[limits]\nmemory_mb = 128\n[enqueue]\nqueues = [\"a\", \"b\"]\n[audit]\ntrails = [\"leads\"]\n\
              [[egress]]\nurl = \"https://example.com/**\"\nmethods = [\"GET\"]\n\
              [[queues]]\nname = \"q\"\nconcurrency = 9\nattempts = 3\n",
             &[],
@@ -155,6 +155,7 @@ mod tests {
         assert_eq!(
             shown,
             [
+                "audit leads - true",
                 r#"egress https://example.com/** - {"methods":["GET"],"url":"https://example.com/**"}"#,
                 "enqueue b - true",
                 "imports patchbay:plugin/kv@0.1.0 true -",

@@ -3,6 +3,7 @@
 //! A library only so that the binary, the tests and the benchmark share it; it promises no interface to others.
 
 pub mod alert;
+pub mod audit;
 pub mod boot;
 pub mod breakers;
 pub mod cli;

@@ -160,3 +160,40 @@ async fn compiled_code_that_somebody_swapped_on_disk_is_not_run_but_compiled_aga
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn what_does_not_fit_names_the_field_and_what_may_stand_there() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let jobs = "/api/admin/queues/emailQueue/jobs";
+    let backoff = |kind: Value| json!({ "name": "send", "backoff": { "type": kind, "delayMs": 5 } });
+    for (body, message) in [
+        (json!({ "data": {} }), "name is missing"),
+        (json!({ "name": 7 }), "name: must be text, not such a number"),
+        (json!({ "name": "send", "attemps": 3 }), "attemps is no known field; known are name, data, id"),
+        (
+            json!({ "name": "send", "attempts": "many" }),
+            "attempts: must be a whole number from 0 to 4294967295, not text",
+        ),
+        (backoff(json!("linear")), "backoff.type: \"linear\" is none of fixed, exponential"),
+    ] {
+        let (status, answer) = host.post(jobs, body).await?;
+        assert_eq!((status, &answer["code"]), (422, &json!("invalid-input")), "{answer}");
+        assert!(answer["message"].as_str().is_some_and(|text| text.starts_with(message)), "{message}: {answer}");
+    }
+    for (query, message) in [
+        ("", "state is missing"),
+        ("?state=lost", "state: \"lost\" is none of waiting"),
+        ("?state=failed&limit=ten", "limit: must be a whole number"),
+        ("?state=failed&offsets=1", "offsets is no known field; known are state, offset, limit"),
+    ] {
+        let (status, answer) = host.get(&format!("{jobs}{query}")).await?;
+        assert_eq!((status, &answer["code"]), (400, &json!("invalid-input")), "{answer}");
+        assert!(answer["message"].as_str().is_some_and(|text| text.starts_with(message)), "{message}: {answer}");
+    }
+    let request = host.http.post(format!("{}{jobs}", host.url)).header("content-type", "application/json").body("{");
+    let (status, answer) = host.request(request).await?;
+    assert_eq!(status, 400);
+    assert!(answer["message"].as_str().is_some_and(|text| text.starts_with("the body is not JSON: ")), "{answer}");
+    Ok(())
+}

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::commands::{json_of, patchbay};
 use crate::harness::{Host, World, email_plugin, hostile_plugin_with, mail_job, until};
+use crate::metrics::scrape;
 
 const QUEUE: &str = "hostileQueue";
 
@@ -86,6 +87,13 @@ async fn in_state(host: &Host, state: &str) -> anyhow::Result<Value> {
         Ok(Some(breaker(host).await?).filter(|breaker| breaker["state"] == state))
     })
     .await
+}
+
+/// Closed, open and half-open, as Prometheus reads them.
+async fn states(host: &Host, of: &[(&str, &str)]) -> anyhow::Result<[f64; 3]> {
+    let page = scrape(host).await?;
+    let value = |state| page.value("patchbay_breaker_state", &[of, &[("state", state)]].concat());
+    Ok([value("closed")?, value("open")?, value("half-open")?])
 }
 
 async fn reasons(host: &Host, queue: &str) -> anyhow::Result<Vec<Value>> {
@@ -177,6 +185,8 @@ async fn an_operator_opens_and_closes_a_breaker_and_the_trail_says_who_and_why()
     let open = ["--json", "breaker", "open", "hostile", &place, "--reason", "maintenance at the vendor"];
     let opened = json_of(&host, &open).await?;
     assert_eq!((&opened["state"], &opened["openedBy"]), (&json!("open"), &json!("operator")), "{opened}");
+    let of = [("plugin", "hostile"), ("host", &format!("http://{place}"))];
+    assert_eq!(states(&host, &of).await?, [0.0, 1.0, 0.0]);
     let ids = upstream.add(&host, QUEUE, 5).await?;
     let reason = until(Duration::from_secs(10), "the reason", async || {
         Ok(reasons(&host, QUEUE).await?.into_iter().find(|reason| reason["code"] == "breaker-open"))
@@ -195,6 +205,18 @@ async fn an_operator_opens_and_closes_a_breaker_and_the_trail_says_who_and_why()
     for id in &ids {
         assert_eq!(host.job_in(QUEUE, id, "completed").await?["job"]["attemptsMade"], 1);
     }
+    assert_eq!(states(&host, &of).await?, [1.0, 0.0, 0.0]);
+    let page = scrape(&host).await?;
+    assert_eq!(page.value("patchbay_breaker_opened_total", &of)?, 1.0);
+    let deferred = page.value("patchbay_breaker_deferred_jobs_total", &of)?;
+    assert!(deferred > 0.0, "{deferred}");
+    let sql = "select count(*)::float8 from patchbay.attempts where code = 'breaker-open' and verdict = 'defer'";
+    let mut database = world.database().await?;
+    until(Duration::from_secs(10), "as many deferred attempts in the history", async || {
+        let remembered: f64 = sqlx::query_scalar(sql).fetch_one(&mut database).await?;
+        Ok((remembered == deferred).then_some(()))
+    })
+    .await?;
     let sql = "select action || ' ' || target || ' ' || (details ->> 'reason') from patchbay.operator_actions \
                where action like 'breaker.%' order by id";
     let trail: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut world.database().await?).await?;

@@ -148,7 +148,10 @@ async fn activating_what_is_active_changes_nothing_and_a_plugin_that_was_deleted
 
     let (status, answer) = host.post("/api/admin/plugins/email/deactivate", json!({})).await?;
     assert_eq!(status, 200, "{answer}");
-    json_of(&host, &["--json", "plugin", "delete", "email", &first]).await?;
+    let unasked = patchbay(&host, &["plugin", "delete", "email", &first]).await?;
+    let words = String::from_utf8(unasked.stderr)?;
+    assert!(unasked.status.code() == Some(4) && words.contains("last revision") && words.contains("--yes"), "{words}");
+    json_of(&host, &["--json", "plugin", "delete", "email", &first, "--yes"]).await?;
     assert_eq!(history().await?.as_array().map(Vec::len), Some(2), "its history stays");
     let (status, staged) = host.push(email_plugin()?).await?;
     assert_eq!(status, 200, "{staged}");
@@ -355,5 +358,35 @@ async fn the_openapi_file_in_the_repository_is_what_the_host_serves() -> anyhow:
     }
     let kept = std::fs::read_to_string(path).context("docs/openapi.json")?;
     assert!(kept == served, "docs/openapi.json is out of date: PATCHBAY_TEST_UPDATE=1 scripts/test -E 'test(openapi)'");
+    Ok(())
+}
+
+#[tokio::test]
+async fn input_that_cannot_be_used_is_refused_as_such_wherever_it_is_found_out() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("email", email_plugin()?).await?;
+    let write = |name: &str, content: &str| -> anyhow::Result<String> {
+        let path = world.dir.path().join(name);
+        std::fs::write(&path, content)?;
+        Ok(path.to_str().context("a path")?.to_owned())
+    };
+    let text = write("text.wasm", "no component")?;
+    write("plugin.toml", "name = \"demo\"\nversion = \"1.0.0\"\nwit = \"0.1\"\nqueue = []\n")?;
+    let here = world.dir.path().to_str().context("a path")?;
+    for (arguments, words) in [
+        (vec!["job", "add", "emailQueue", "send", "{"], "not JSON"),
+        (vec!["job", "add", "emailQueue", "send", "--id", "a\nb"], "job id"),
+        (vec!["plugin", "settings", "set", "email", "from"], "NAME=VALUE"),
+        (vec!["plugin", "inspect", &text], "component"),
+        (vec!["plugin", "pack", here], "queue is no known field; known are format, name"),
+        (vec!["queue", "drain", "emailQueue"], "--yes"),
+        (vec!["audit", "trail", "set", "leads", &text], "not JSON"),
+    ] {
+        let output = patchbay(&host, &arguments).await?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{arguments:?}: {errors}");
+        assert!(errors.contains(words), "{arguments:?}: {errors}");
+    }
     Ok(())
 }

@@ -3,9 +3,11 @@
 // A test binary has no outside that `pub` could mean.
 #![allow(unreachable_pub)]
 
+mod audit;
 mod bad_input;
 mod breaker;
 mod bull_board;
+mod cable;
 mod commands;
 mod damaged;
 mod dev;
@@ -16,6 +18,7 @@ mod harness;
 mod health;
 mod interop;
 mod listing;
+mod logins;
 mod mail;
 mod metrics;
 mod operations;

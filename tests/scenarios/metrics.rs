@@ -18,14 +18,14 @@ use crate::redis_server::RedisServer;
 type Series = (String, Vec<(String, String)>);
 
 /// A page that has passed the strict reader.
-struct Page {
+pub struct Page {
     text: String,
     samples: HashMap<Series, f64>,
 }
 
 impl Page {
     /// Of the only series with at least these labels; absent when there is none.
-    fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    pub fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let fits = |series: &Series| {
             series.0 == name
                 && labels
@@ -38,12 +38,12 @@ impl Page {
         first.map(|(_, value)| *value)
     }
 
-    fn value(&self, name: &str, labels: &[(&str, &str)]) -> anyhow::Result<f64> {
+    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> anyhow::Result<f64> {
         self.find(name, labels).with_context(|| format!("no {name}{labels:?} in\n{}", self.text))
     }
 }
 
-async fn scrape(host: &Host) -> anyhow::Result<Page> {
+pub async fn scrape(host: &Host) -> anyhow::Result<Page> {
     read(host.metrics().await?)
 }
 

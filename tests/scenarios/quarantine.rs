@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::commands::{json_of, patchbay};
 use crate::harness::{Host, World, hostile_plugin_with, until};
+use crate::metrics::scrape;
 
 const QUEUE: &str = "hostileQueue";
 /// Four crashes of two jobs are too many, so three may cost an attempt.
@@ -86,6 +87,14 @@ async fn why(host: &Host) -> anyhow::Result<Option<Value>> {
     Ok(reasons.into_iter().find(|reason| reason["code"] == "quarantined"))
 }
 
+/// Whether the plugin stands still, and how many quarantines of it this host has begun because of such crashes.
+async fn on_the_page(host: &Host, reason: &str) -> anyhow::Result<(f64, f64)> {
+    let page = scrape(host).await?;
+    let plugin = ("plugin", "hostile");
+    let begun = page.value("patchbay_quarantines_total", &[plugin, ("reason", reason)])?;
+    Ok((page.value("patchbay_plugin_quarantined", &[plugin])?, begun))
+}
+
 async fn attempts_made(host: &Host, ids: &[String]) -> anyhow::Result<u64> {
     let mut sum = 0;
     for id in ids {
@@ -134,6 +143,10 @@ async fn a_plugin_that_crashes_again_and_again_stands_still_everywhere_until_it_
     println!("{}", String::from_utf8(patchbay(&host, &["queue", "why", QUEUE]).await?.stdout)?);
     assert!(reason["next"].as_str().is_some_and(|next| next.contains("patchbay plugin release hostile")), "{reason}");
 
+    assert_eq!(on_the_page(&host, "trapped").await?, (1.0, 1.0));
+    assert_eq!(on_the_page(&other, "trapped").await?, (1.0, 0.0), "it stands still there, too, and was counted here");
+    assert_eq!(on_the_page(&host, "deadline").await?, (1.0, 0.0));
+
     // Nothing runs, and only the crashes before the last one have cost anything.
     let counts = until(Duration::from_secs(10), "a queue that stands still", async || {
         let queue = host.get(&format!("/api/admin/queues/{QUEUE}")).await?.1["data"].clone();
@@ -167,6 +180,9 @@ async fn a_plugin_that_crashes_again_and_again_stands_still_everywhere_until_it_
         Ok((other.get(status).await?.1["data"]["running"] == digest).then_some(()))
     })
     .await?;
+    for host in [&host, &other] {
+        assert_eq!(on_the_page(host, "trapped").await?.0, 0.0);
+    }
     let mut database = world.database().await?;
     let row = sqlx::query("select began_by, ended_by, end_reason from patchbay.quarantines").fetch_one(&mut database);
     let row = row.await?;
@@ -199,6 +215,7 @@ async fn by_policy_the_revision_before_takes_over_and_the_jobs_complete() -> any
         revisions.into_iter().find(|revision| revision["digest"] == digest).map(|revision| revision["state"].clone())
     };
     assert_eq!((of(&patient), of(&hasty)), (Some(json!("active")), Some(json!("quarantined"))));
+    assert_eq!(on_the_page(&host, "deadline").await?, (0.0, 1.0));
     let (_, history) = host.get("/api/admin/plugins/hostile/history").await?;
     assert!(history["data"][0]["actor"].as_str().is_some_and(|actor| actor.starts_with("host ")), "{history}");
     assert_eq!(host.post("/api/admin/plugins/hostile/rollback", json!({})).await?.0, 409, "not back to the broken one");

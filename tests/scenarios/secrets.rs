@@ -350,7 +350,7 @@ async fn the_master_key_is_rotated_by_commands() -> anyhow::Result<()> {
         Some(2),
         "no argument"
     );
-    assert_eq!(command(&host, &["secret", "set", "hostile", "TOKEN"], "").await?.status.code(), Some(1), "empty");
+    assert_eq!(command(&host, &["secret", "set", "hostile", "TOKEN"], "").await?.status.code(), Some(4), "empty");
     assert_eq!(command(&host, &["secret", "list", "unknown"], "").await?.status.code(), Some(3));
     let table = command(&host, &["secret", "list", "hostile"], "").await?;
     let table = String::from_utf8_lossy(&table.stdout).into_owned();

@@ -2,6 +2,7 @@
 //! command is an HTTP client of `/api/admin`, so that it works from a laptop and is audited like everything else.
 
 mod add;
+mod audit;
 mod breaker;
 mod client;
 mod doctor;
@@ -10,6 +11,7 @@ mod operation;
 mod output;
 mod plugin;
 mod queue;
+mod refusal;
 mod revisions;
 mod schedule;
 mod secret;
@@ -20,6 +22,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
+use patchbay_model::manifest::ManifestError;
+use patchbay_runtime::Rejection;
 use patchbay_store::Store;
 
 use crate::boot::Host;
@@ -30,6 +34,7 @@ pub(crate) use client::Client;
 use client::ClientError;
 use output::Output;
 pub(crate) use plugin::{activate_revision, short};
+use refusal::Refusal;
 pub(crate) use signing::signatures_for;
 
 const EXIT_CODES: &str = "\
@@ -91,6 +96,9 @@ enum Command {
     /// Secrets of plugins: set, rotate, list, remove; nothing shows a value
     #[command(subcommand)]
     Secret(secret::SecretCommand),
+    /// Audit trails: what plugins have written down, and what they may write
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Look at the mails that `patchbay dev` has caught
     #[command(subcommand)]
     Mail(dev::MailCommand),
@@ -177,6 +185,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Breaker(command) => breaker::run(command, &cli.client, output).await?,
         Command::Schedule(command) => schedule::run(command, &cli.client, output).await?,
         Command::Secret(command) => secret::run(command, &cli.client, output).await?,
+        Command::Audit(command) => audit::run(command, &cli.client, output).await?,
         Command::Mail(command) => dev::run_mail(command, output.json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "patchbay", &mut std::io::stdout());
@@ -206,7 +215,14 @@ async fn migrate(config: Config, check: bool, output: Output) -> anyhow::Result<
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.downcast_ref::<ConfigError>().is_some() {
+    let is_input = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<ConfigError>()
+            || cause.is::<Refusal>()
+            || cause.is::<serde_json::Error>()
+            || cause.is::<ManifestError>()
+            || cause.is::<Rejection>()
+    };
+    if error.chain().any(is_input) {
         return ExitCode::from(4);
     }
     let unreachable = error.chain().any(|cause| {

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Subcommand;
 use patchbay_model::manifest::Manifest;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs, segment};
+use super::refusal::{Refusal, confirmed};
 use super::{Output, operation, revisions, signing};
 
 #[derive(Subcommand)]
@@ -138,6 +139,9 @@ pub(super) enum PluginCommand {
         plugin: String,
         /// The revision's digest, or its first 4 digits and more
         digest: String,
+        /// Do not ask, even when it is the plugin's last revision
+        #[arg(long)]
+        yes: bool,
     },
     /// Delete old revisions now, as hosts do by themselves every six hours
     Prune {
@@ -323,7 +327,11 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
             output
                 .value(&format!("{plugin} is stopped; its queues wait"), &json!({ "plugin": plugin, "active": false }));
         }
-        PluginCommand::Delete { plugin, digest } => {
+        PluginCommand::Delete { plugin, digest, yes } => {
+            let revisions = client.call(Method::GET, &format!("plugins/{}/revisions", segment(&plugin)), None).await?;
+            if items(&revisions).count() == 1 {
+                confirmed(yes, "this is the plugin's last revision, and its grants go along; its history stays")?;
+            }
             let path = format!("plugins/{}/revisions/{}", segment(&plugin), segment(&digest));
             let deleted = client.call(Method::DELETE, &path, None).await?;
             output.value(&format!("deleted {plugin} {}", short(deleted.as_str().unwrap_or(&digest))), &deleted);
@@ -360,7 +368,7 @@ async fn settings(command: SettingsCommand, client: &Client, output: Output) -> 
             let mut settings = client.call(Method::GET, &path(&plugin), None).await?;
             for change in changes {
                 let Some((name, value)) = change.split_once('=') else {
-                    bail!("{change:?} is not NAME=VALUE");
+                    return Err(Refusal(format!("{change:?} is not NAME=VALUE")).into());
                 };
                 if value.is_empty() {
                     settings.as_object_mut().map(|settings| settings.remove(name));

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::client::{Client, ClientArgs, segment};
 use super::output::Output;
 use super::plugin::{items, text};
+use super::refusal::confirmed;
 
 #[derive(Subcommand)]
 pub(super) enum QueueCommand {
@@ -40,7 +41,7 @@ pub(super) enum QueueCommand {
         /// Delayed jobs, too; those of schedules stay
         #[arg(long)]
         delayed: bool,
-        /// Without it nothing is done
+        /// Do not ask
         #[arg(long)]
         yes: bool,
     },
@@ -181,9 +182,7 @@ pub(super) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
             all_done(&done)?;
         }
         QueueCommand::Drain { queue, delayed, yes } => {
-            if !yes {
-                bail!("nothing was removed: this forgets every job that waits in {queue}; say --yes if that is meant");
-            }
+            confirmed(yes, &format!("this forgets every job that waits in {queue}"))?;
             let done = post(format!("queues/{}/drain", segment(&queue)), Some(json!({ "delayed": delayed }))).await?;
             output.value(&format!("{} jobs removed from {queue}", done["count"]), &done);
         }

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use super::client::{Client, ClientArgs, segment};
 use super::output::Output;
 use super::plugin::{items, text};
+use super::refusal::Refusal;
 
 #[derive(Subcommand)]
 pub(super) enum SecretCommand {
@@ -77,7 +78,7 @@ impl ValueSource {
             }
         }
         if value.is_empty() {
-            bail!("the value is empty");
+            return Err(Refusal("the value is empty".into()).into());
         }
         Ok(value)
     }
@@ -106,7 +107,7 @@ fn prompt(name: &str) -> anyhow::Result<Zeroizing<String>> {
 }
 
 /// `90s`, `30m`, `24h` or `7d`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let unit = match text.chars().last() {
         Some('s') => 1,
         Some('m') => 60,

@@ -4,11 +4,12 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 
 use super::Output;
+use super::refusal::Refusal;
 use crate::signature::{PrivateKey, PublicKey, Signature, TrustedKeys, read_public_keys, read_signatures};
 
 #[derive(Args)]
@@ -154,7 +155,8 @@ fn public_keys(text: &str) -> anyhow::Result<Vec<PublicKey>> {
         return Ok(vec![text.parse().context("--key")?]);
     }
     let Ok(content) = std::fs::read_to_string(text) else {
-        bail!("--key {text} is neither a public key (ed25519:…) nor a file that can be read");
+        let message = format!("--key {text} is neither a public key (ed25519:…) nor a file that can be read");
+        return Err(Refusal(message).into());
     };
     read_public_keys(&content).with_context(|| text.to_owned())
 }

@@ -13,6 +13,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// Comma-separated in the environment, an array in the file.
     List,
+    /// Likewise, of addresses and networks.
+    Networks,
     /// A master key of the vault.
     MasterKey,
 }
@@ -73,6 +75,12 @@ pub const KEYS: &[Key] = &[
         Kind::Number(1, 100_000),
         Some("512"),
         "Open at once, others wait; with more, raise the limit of open files (1024 is usual)",
+    ),
+    key(
+        "http.trusted_proxies",
+        Kind::Networks,
+        None,
+        "Addresses or networks of proxies whose X-Forwarded-For is believed; failed logins count by the client's address",
     ),
     secret(old(
         key("database.url", Kind::Text, None, "postgres://user:password@host:port/name; or the parts below"),

@@ -6,10 +6,11 @@ mod keys;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use patchbay_capability::{EgressConfig, MailConfig, MailTls};
 use patchbay_model::PluginName;
 use patchbay_queue::RedisConfig;
@@ -283,6 +284,11 @@ impl Config {
             header_timeout: Duration::from_millis(self.number("http.header_timeout_ms")),
             body_timeout: Duration::from_millis(self.number("http.body_timeout_ms")),
             max_connections: self.number("http.max_connections") as usize,
+            trusted_proxies: {
+                let list = self.text("http.trusted_proxies").unwrap_or_default();
+                // Checked when it was read.
+                list_of(&list).filter_map(network).collect()
+            },
         }
     }
 
@@ -319,9 +325,8 @@ impl Config {
     /// The operator's exceptions and trust roots.
     pub fn egress(&self) -> EgressConfig {
         let list = self.text("egress.allow_addresses").unwrap_or_default();
-        let allow_addresses = list.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
         EgressConfig {
-            allow_addresses: allow_addresses.collect(),
+            allow_addresses: list_of(&list).map(str::to_owned).collect(),
             ca_file: self.text("egress.ca_file").map(PathBuf::from),
         }
     }
@@ -598,6 +603,10 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
         Kind::Listen => {
             value.parse::<SocketAddr>().map(drop).map_err(|_| "is not address:port, such as 127.0.0.1:8080".into())
         }
+        Kind::Networks => match list_of(value).find(|text| network(text).is_none()) {
+            Some(_) => Err("is no list of addresses and networks, such as 127.0.0.1,10.0.0.0/8".into()),
+            None => Ok(()),
+        },
         Kind::MasterKey => match vault::parse_key(value) {
             Some(_) => Ok(()),
             None => Err(format!("is not a key: {}", vault::KEY_FORM)),
@@ -605,6 +614,15 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
         Kind::Choice(choices) if choices.contains(&value) => Ok(()),
         Kind::Choice(choices) => Err(format!("is none of {}", choices.join(", "))),
     }
+}
+
+fn list_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// An address is a network of one.
+fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 /// The nearest known key, when a typo is likely.

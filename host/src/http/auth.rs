@@ -1,27 +1,33 @@
 //! Operators: HTTP Basic until identity exists.
 
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::AppState;
+use super::client::ClientAddress;
 use super::error::ApiError;
+use super::logins::Logins;
 
 /// The operator's credentials, hashed: comparing hashes takes the same time for every input, whatever its length.
 pub struct Operator {
     name: String,
     digest: [u8; 32],
+    failed: Logins,
 }
 
 impl Operator {
     /// From the configuration.
     pub fn new(username: &str, password: &str) -> Self {
-        Self { name: username.to_owned(), digest: digest(&format!("{username}:{password}")) }
+        Self { name: username.to_owned(), digest: digest(&format!("{username}:{password}")), failed: Logins::default() }
     }
 
     fn accepts(&self, credentials: &str) -> bool {
@@ -37,6 +43,16 @@ fn digest(text: &str) -> [u8; 32] {
 #[derive(Debug, Clone)]
 pub(super) struct Actor(pub(super) String);
 
+/// Whatever the credentials: they were not looked at.
+fn too_many(wait: Duration) -> Response {
+    let seconds = wait.as_millis().div_ceil(1_000);
+    let message =
+        format!("too many failed logins: nothing is looked at for {seconds} s; other addresses are not concerned");
+    let mut response = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", message).into_response();
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
+    response
+}
+
 /// Lets operators through and nobody else.
 pub(super) async fn require(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let Some(operator) = &state.operator else {
@@ -51,9 +67,20 @@ pub(super) async fn require(State(state): State<AppState>, mut request: Request,
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
         .and_then(|(_, encoded)| base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok())
         .and_then(|bytes| String::from_utf8(bytes).ok());
-    if credentials.is_some_and(|credentials| operator.accepts(&credentials)) {
-        request.extensions_mut().insert(Actor(operator.name.clone()));
-        return next.run(request).await;
+    if let Some(credentials) = credentials {
+        let name = credentials.split(':').next().unwrap_or_default();
+        // Absent only without a connection.
+        let client = request.extensions().get().map_or(Ipv4Addr::UNSPECIFIED.into(), |ClientAddress(address)| *address);
+        if let Some(wait) = operator.failed.wait(client, name, Instant::now()) {
+            return too_many(wait);
+        }
+        if operator.accepts(&credentials) {
+            operator.failed.succeeded(client);
+            request.extensions_mut().insert(Actor(operator.name.clone()));
+            return next.run(request).await;
+        }
+        operator.failed.failed(client, name, Instant::now());
+        tracing::warn!(%client, "operator credentials are wrong");
     }
     let mut response = ApiError::new(
         StatusCode::UNAUTHORIZED,

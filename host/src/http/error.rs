@@ -10,8 +10,8 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
-use patchbay_model::InvalidId;
 use patchbay_model::grant::Ask;
+use patchbay_model::{InvalidId, misfit};
 use patchbay_queue::QueueError;
 use patchbay_store::{RoleError, StoreError};
 use serde::Serialize;
@@ -261,8 +261,25 @@ impl From<JsonRejection> for ApiError {
         if let JsonRejection::BytesRejection(unread) = &rejection {
             return Self::of_body(unread, MAX_BODY_BYTES);
         }
-        Self::new(rejection.status(), "invalid-input", rejection.body_text())
+        let message = match &rejection {
+            JsonRejection::JsonDataError(error) => words(&error.body_text()),
+            JsonRejection::JsonSyntaxError(error) => {
+                let text = error.body_text();
+                format!(
+                    "the body is not JSON: {}",
+                    text.split_once("as JSON: ").map_or(text.as_str(), |(_, reason)| reason)
+                )
+            }
+            other => other.body_text(),
+        };
+        Self::new(rejection.status(), "invalid-input", message)
     }
+}
+
+/// What axum puts before serde's reason says nothing to a client.
+fn words(text: &str) -> String {
+    let heads = ["Failed to deserialize the JSON body into the target type: ", "Failed to deserialize query string: "];
+    misfit::plainly(heads.iter().find_map(|head| text.strip_prefix(head)).unwrap_or(text))
 }
 
 impl From<PathRejection> for ApiError {
@@ -273,6 +290,6 @@ impl From<PathRejection> for ApiError {
 
 impl From<QueryRejection> for ApiError {
     fn from(rejection: QueryRejection) -> Self {
-        Self::invalid(rejection.body_text())
+        Self::invalid(words(&rejection.body_text()))
     }
 }

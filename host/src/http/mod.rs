@@ -5,8 +5,10 @@
 
 mod admin;
 mod auth;
+mod client;
 mod error;
 mod health;
+mod logins;
 mod metrics;
 mod path;
 mod request_id;

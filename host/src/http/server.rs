@@ -1,18 +1,24 @@
 //! Connections: so many at once, each with a time in which its next request's head must have come.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::serve::Listener;
+use http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 use tracing::{debug, warn};
+
+use super::client::ClientAddress;
 
 /// What clients may take.
 #[derive(Debug, Clone)]
@@ -23,6 +29,8 @@ pub struct HttpLimits {
     pub body_timeout: Duration,
     /// Open at once; others wait to be accepted.
     pub max_connections: usize,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Arc<[IpNet]>,
 }
 
 /// Serves until `stop`, then ends what is open. Only HTTP/1: telling it from HTTP/2 reads from a client without a time limit.
@@ -40,11 +48,16 @@ pub async fn serve(mut listener: TcpListener, router: Router, limits: HttpLimits
             // axum's: after an error, such as too many open files, it waits and goes on.
             (place, Listener::accept(&mut listener).await)
         };
-        let (place, (stream, _)) = tokio::select! {
+        let (place, (stream, peer)): (_, (_, SocketAddr)) = tokio::select! {
             () = stop.cancelled() => break,
             next = next => next,
         };
-        let service = TowerToHyperService::new(router.clone());
+        let proxies = Arc::clone(&limits.trusted_proxies);
+        let service = TowerToHyperService::new(router.clone().map_request(move |mut request: Request<_>| {
+            let client = ClientAddress::of(peer.ip(), request.headers(), &proxies);
+            request.extensions_mut().insert(client);
+            request
+        }));
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {

@@ -1,11 +1,13 @@
 //! The page: reads the numbers and writes them in Prometheus's text format, 0.0.4.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use patchbay_model::QueueName;
+use patchbay_model::outcome::OutcomeKind;
+use patchbay_model::{PluginName, QueueName};
 use patchbay_queue::Queues;
 use patchbay_runtime::{Pool, Runtime};
 use prometheus_client::collector::Collector;
@@ -19,8 +21,10 @@ use super::Meters;
 use super::histogram::Reading;
 use super::process::{Process, unix_seconds};
 use super::revision::{OUTCOMES, PHASES, RevisionMeters};
+use crate::breakers::{BreakerStory, OutsideHosts, STATES as BREAKER_STATES};
 use crate::health::{Health, Probe};
 use crate::plugins::Plugins;
+use crate::quarantine::{CRASHES, Quarantine};
 use crate::work::Supervisor;
 
 pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
@@ -28,45 +32,61 @@ pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 /// Longest wait for the length of the attempt stream: a scrape has some seconds, and the probes have theirs at the same time.
 const LAG_LIMIT: Duration = Duration::from_millis(1_500);
 
-/// Everything that a scrape looks at.
+/// What a scrape looks at.
+pub struct Sources {
+    /// Numbers per revision.
+    pub meters: Arc<Meters>,
+    /// Active revisions, and the pool.
+    pub runtime: Arc<Runtime>,
+    /// Jobs that run.
+    pub supervisor: Arc<Supervisor>,
+    /// When this host last looked at Postgres.
+    pub plugins: Arc<Plugins>,
+    /// Breakers.
+    pub outside: Arc<OutsideHosts>,
+    /// Plugins that stand still.
+    pub quarantine: Arc<Quarantine>,
+    /// Postgres and Redis.
+    pub health: Arc<Health>,
+    /// Redis.
+    pub queues: Queues,
+    /// At once over all queues.
+    pub max_jobs: usize,
+}
+
+/// The page.
 pub struct Exposition {
-    meters: Arc<Meters>,
-    runtime: Arc<Runtime>,
-    supervisor: Arc<Supervisor>,
-    plugins: Arc<Plugins>,
-    health: Arc<Health>,
-    queues: Queues,
-    max_jobs: usize,
+    sources: Sources,
     started: SystemTime,
 }
 
 impl Exposition {
-    /// `max_jobs` at once over all queues.
-    pub fn new(
-        meters: Arc<Meters>,
-        runtime: Arc<Runtime>,
-        supervisor: Arc<Supervisor>,
-        plugins: Arc<Plugins>,
-        health: Arc<Health>,
-        queues: Queues,
-        max_jobs: usize,
-    ) -> Self {
-        Self { meters, runtime, supervisor, plugins, health, queues, max_jobs, started: SystemTime::now() }
+    /// The process has just started.
+    pub fn new(sources: Sources) -> Self {
+        Self { sources, started: SystemTime::now() }
     }
 
     /// The page as it is now. Asks Postgres and Redis one question each, within the limit of a health probe.
     pub async fn text(&self) -> Result<String, fmt::Error> {
-        self.meters.reconcile();
-        let lag = async { tokio::time::timeout(LAG_LIMIT, self.queues.attempts_waiting()).await.ok()?.ok() };
-        let (probe, attempts_waiting, mut jobs) =
-            tokio::join!(self.health.probe(), lag, self.supervisor.active_by_queue());
+        let Sources { meters, runtime, supervisor, plugins, outside, quarantine, health, queues, max_jobs } =
+            &self.sources;
+        meters.reconcile();
+        let lag = async { tokio::time::timeout(LAG_LIMIT, queues.attempts_waiting()).await.ok()?.ok() };
+        let (probe, attempts_waiting, mut jobs) = tokio::join!(health.probe(), lag, supervisor.active_by_queue());
         jobs.sort();
-        let unsettled = self.queues.unsettled();
+        let unsettled = queues.unsettled();
         let page = Page {
-            revisions: self.meters.read(),
-            pool: self.runtime.pool(),
+            revisions: meters.read(),
+            breakers: outside.list(),
+            plugins: {
+                let active = runtime.registry().snapshot();
+                active.iter().map(|revision| revision.plugin().clone()).collect()
+            },
+            standing_still: quarantine.standing_still(),
+            quarantines: quarantine.begun(),
+            pool: runtime.pool(),
             jobs,
-            max_jobs: self.max_jobs,
+            max_jobs: *max_jobs,
             unsettled: [
                 ("tried-again", unsettled.tried_again.load(Ordering::Relaxed)),
                 ("lost", unsettled.lost.load(Ordering::Relaxed)),
@@ -74,7 +94,7 @@ impl Exposition {
             ],
             probe,
             attempts_waiting,
-            converged_ago: self.plugins.converged_ago(),
+            converged_ago: plugins.converged_ago(),
             process: Process::read(),
             started: self.started,
         };
@@ -90,6 +110,11 @@ impl Exposition {
 #[derive(Debug)]
 struct Page {
     revisions: Vec<(Arc<RevisionMeters>, bool)>,
+    breakers: Vec<BreakerStory>,
+    /// Active here.
+    plugins: BTreeSet<PluginName>,
+    standing_still: BTreeSet<PluginName>,
+    quarantines: HashMap<(PluginName, OutcomeKind), u64>,
     pool: Pool,
     jobs: Vec<(QueueName, usize)>,
     max_jobs: usize,
@@ -106,6 +131,10 @@ type Labels<'a> = Vec<(&'a str, &'a str)>;
 /// Of a revision's series.
 fn labels<'a, const N: usize>(meters: &'a RevisionMeters, more: [(&'a str, &'a str); N]) -> Labels<'a> {
     [("plugin", meters.plugin.as_str()), ("revision", meters.revision.as_str())].into_iter().chain(more).collect()
+}
+
+fn breaker_labels(story: &BreakerStory) -> Labels<'_> {
+    vec![("plugin", story.plugin.as_str()), ("host", story.host.as_str())]
 }
 
 /// Names and help of one family. A family without series is left out.
@@ -176,6 +205,8 @@ impl Collector for Page {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         self.calls(&mut encoder)?;
         self.outside(&mut encoder)?;
+        self.breakers(&mut encoder)?;
+        self.quarantines(&mut encoder)?;
         self.host(&mut encoder)?;
         self.process(&mut encoder)
     }
@@ -241,6 +272,41 @@ impl Page {
                 counts.map(|(phase, count)| (labels(meters, [("phase", phase)]), count.load(Ordering::Relaxed)))
             });
         family(encoder, "patchbay_mail_sends", "Mails by the phase in which they ended", None).counters(mails)
+    }
+
+    fn breakers(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let states = self.breakers.iter().flat_map(|story| {
+            BREAKER_STATES.map(|state| {
+                let labels = breaker_labels(story).into_iter().chain([("state", state)]).collect();
+                (labels, u32::from(story.state == state))
+            })
+        });
+        family(encoder, "patchbay_breaker_state", "1 for the state in which the breaker is", None).gauges(states)?;
+        family(encoder, "patchbay_breaker_opened", "How often the breaker has opened", None)
+            .counters(self.breakers.iter().map(|story| (breaker_labels(story), story.times_opened)))?;
+        family(encoder, "patchbay_breaker_deferred_jobs", "How often a job was deferred because of the breaker", None)
+            .counters(self.breakers.iter().map(|story| (breaker_labels(story), story.deferred_jobs)))
+    }
+
+    fn quarantines(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let known = self.plugins.union(&self.standing_still);
+        let still =
+            known.map(|plugin| (vec![("plugin", plugin.as_str())], u32::from(self.standing_still.contains(plugin))));
+        family(
+            encoder,
+            "patchbay_plugin_quarantined",
+            "1 while the plugin stands still because it crashed too often",
+            None,
+        )
+        .gauges(still)?;
+        let begun = self.plugins.union(&self.standing_still).flat_map(|plugin| {
+            CRASHES.map(|kind| {
+                let count = self.quarantines.get(&(plugin.clone(), kind)).copied().unwrap_or(0);
+                (vec![("plugin", plugin.as_str()), ("reason", kind.as_str())], count)
+            })
+        });
+        family(encoder, "patchbay_quarantines", "Quarantines that this host has begun, by what most crashes were", None)
+            .counters(begun)
     }
 
     fn host(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

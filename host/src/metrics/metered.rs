@@ -200,6 +200,11 @@ impl Capabilities for Metered {
         self.inner.sql_enqueue(transaction, jobs).await
     }
 
+    async fn append_audit(&self, trail: &str, entry_key: String, entry: String) -> Result<(), CapabilityError> {
+        let _clock = self.clock(HostCall::Audit);
+        self.inner.append_audit(trail, entry_key, entry).await
+    }
+
     async fn send_mail(&self, envelope: Envelope, mime: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure> {
         let _clock = self.clock(HostCall::Mail);
         let mut counted = Mail { meters: &self.meters, phase: "abandoned" };

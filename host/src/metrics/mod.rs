@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use patchbay_model::RevisionDigest;
 use patchbay_runtime::{Revision, Runtime};
 
-pub use exposition::{CONTENT_TYPE, Exposition};
+pub use exposition::{CONTENT_TYPE, Exposition, Sources};
 pub use metered::Metered;
 pub use revision::RevisionMeters;
 

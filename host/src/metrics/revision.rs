@@ -57,10 +57,12 @@ pub(super) enum HostCall {
     Children,
     Sql,
     Mail,
+    Audit,
 }
 
 impl HostCall {
-    pub(super) const ALL: [Self; 6] = [Self::Http, Self::Kv, Self::Enqueue, Self::Children, Self::Sql, Self::Mail];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Http, Self::Kv, Self::Enqueue, Self::Children, Self::Sql, Self::Mail, Self::Audit];
 
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -70,6 +72,7 @@ impl HostCall {
             Self::Children => "children",
             Self::Sql => "sql",
             Self::Mail => "mail",
+            Self::Audit => "audit",
         }
     }
 
@@ -81,6 +84,7 @@ impl HostCall {
             Self::Children => false,
             Self::Sql => manifest.sql.is_some(),
             Self::Mail => manifest.smtp.as_ref().is_some_and(|smtp| smtp.allowed),
+            Self::Audit => manifest.audit.is_some(),
         }
     }
 }

@@ -134,5 +134,6 @@ pub fn asks(manifest: &Manifest) -> Value {
         "kv": manifest.kv.as_ref().map(|spec| &spec.prefixes),
         "sql": manifest.sql.as_ref().map(|spec| &spec.tables),
         "smtp": smtp,
+        "audit": manifest.audit.as_ref().map(|spec| &spec.trails),
     })
 }

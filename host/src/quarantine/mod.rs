@@ -5,7 +5,7 @@
 
 mod rule;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use self::rule::Calls;
 pub use self::rule::Rule;
-pub(crate) use self::rule::is_crash;
+pub(crate) use self::rule::{CRASHES, is_crash};
+use self::rule::{Calls, Verdict};
 use crate::alert::{Alert, Alerts};
 use crate::plugins::Plugins;
 
@@ -49,6 +49,8 @@ pub struct Tripped {
     pub digest: RevisionDigest,
     /// For operators.
     pub reason: String,
+    /// What most of its crashes were.
+    mostly: OutcomeKind,
     queues: Vec<QueueName>,
 }
 
@@ -81,6 +83,8 @@ pub struct Quarantine {
     to_carry_out: mpsc::UnboundedSender<Tripped>,
     /// As Postgres has them.
     known: ArcSwap<Vec<QuarantineRow>>,
+    /// Begun by this process, by what most crashes were.
+    begun: Mutex<HashMap<(PluginName, OutcomeKind), u64>>,
 }
 
 impl Quarantine {
@@ -103,6 +107,7 @@ impl Quarantine {
             tripped: watch::Sender::default(),
             to_carry_out,
             known: ArcSwap::default(),
+            begun: Mutex::default(),
         };
         (Arc::new(quarantine), seen)
     }
@@ -114,7 +119,7 @@ impl Quarantine {
             // An old revision's last calls.
             return;
         };
-        let reason = {
+        let verdict = {
             let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
             let (of, calls) = calls.entry(plugin.clone()).or_insert_with(|| (digest, Calls::default()));
             if *of != digest {
@@ -122,9 +127,9 @@ impl Quarantine {
             }
             calls.note(rule, kind, job, Instant::now())
         };
-        let Some(reason) = reason.filter(|_| !self.has(&digest)) else { return };
+        let Some(Verdict { mostly, reason }) = verdict.filter(|_| !self.has(&digest)) else { return };
         let queues = manifest.queues.iter().map(|queue| queue.name.clone()).collect();
-        let tripped = Tripped { plugin: plugin.clone(), digest, reason, queues };
+        let tripped = Tripped { plugin: plugin.clone(), digest, reason, mostly, queues };
         self.tripped.send_modify(|all| all.push(tripped.clone()));
         self.to_carry_out.send(tripped).ok();
     }
@@ -156,6 +161,23 @@ impl Quarantine {
     fn forget(&self, tripped: &Tripped) {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&tripped.plugin);
         self.tripped.send_modify(|all| all.retain(|other| other.digest != tripped.digest));
+    }
+
+    /// Plugins that stand still, or are about to.
+    pub(crate) fn standing_still(&self) -> BTreeSet<PluginName> {
+        let known = self.known.load();
+        let current = known.iter().filter(|row| row.is_current).map(|row| row.plugin.clone());
+        current.chain(self.tripped.borrow().iter().map(|tripped| tripped.plugin.clone())).collect()
+    }
+
+    /// How many quarantines of each plugin this process has begun since its start, by what most crashes were.
+    pub(crate) fn begun(&self) -> HashMap<(PluginName, OutcomeKind), u64> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn count(&self, tripped: &Tripped) {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        *begun.entry((tripped.plugin.clone(), tripped.mostly)).or_default() += 1;
     }
 
     /// The plugin, if it stands still.
@@ -211,6 +233,7 @@ pub async fn carry_out(
         loop {
             match plugins.quarantine(&tripped).await {
                 Ok(true) => {
+                    quarantine.count(&tripped);
                     let consequence = consequence(&plugins, &tripped, policy).await;
                     alerts.fire(Alert::quarantined(&tripped, plugins.host(), consequence));
                     break;

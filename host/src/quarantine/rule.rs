@@ -19,10 +19,20 @@ pub struct Rule {
 
 /// Whether a call says that the plugin is broken, and not that a job or the outside is.
 pub(crate) fn is_crash(kind: OutcomeKind) -> bool {
-    match kind {
-        OutcomeKind::Trapped | OutcomeKind::MemoryLimit | OutcomeKind::Deadline | OutcomeKind::InvalidResult => true,
-        OutcomeKind::Completed | OutcomeKind::Failed | OutcomeKind::HostFault => false,
-    }
+    CRASHES.contains(&kind)
+}
+
+/// Kinds of crashes.
+pub(crate) const CRASHES: [OutcomeKind; 4] =
+    [OutcomeKind::Trapped, OutcomeKind::Deadline, OutcomeKind::MemoryLimit, OutcomeKind::InvalidResult];
+
+/// Too many crashes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// What most of them were.
+    pub(super) mostly: OutcomeKind,
+    /// For operators.
+    pub(super) reason: String,
 }
 
 /// The last calls of one revision since its last success.
@@ -37,8 +47,8 @@ struct Call {
 }
 
 impl Calls {
-    /// Notes a call that has ended; gives the reason when this was one too many.
-    pub(super) fn note(&mut self, rule: &Rule, kind: OutcomeKind, job: &JobKey, now: Instant) -> Option<String> {
+    /// Notes a call that has ended; gives a verdict when this was one crash too many.
+    pub(super) fn note(&mut self, rule: &Rule, kind: OutcomeKind, job: &JobKey, now: Instant) -> Option<Verdict> {
         match kind {
             OutcomeKind::Completed => self.0.clear(),
             // Ours: says nothing of the plugin.
@@ -55,22 +65,23 @@ impl Calls {
         if crashed.len() < rule.crashes || jobs.len() < rule.jobs || !is_crash(kind) {
             return None;
         }
-        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-        for call in &crashed {
-            *kinds.entry(call.kind.as_str()).or_default() += 1;
-        }
+        let count = |kind: &OutcomeKind| crashed.iter().filter(|call| call.kind == *kind).count();
+        let mostly = CRASHES.into_iter().max_by_key(count).unwrap_or(kind);
+        let kinds: BTreeMap<&str, usize> =
+            CRASHES.iter().map(|kind| (kind.as_str(), count(kind))).filter(|(_, n)| *n > 0).collect();
         let kinds = kinds.iter().fold(String::new(), |mut text, (kind, n)| {
             // Writing to a String cannot fail.
             let _ = write!(text, "{}{n} {kind}", if text.is_empty() { "" } else { ", " });
             text
         });
-        Some(format!(
+        let reason = format!(
             "{} of the last {} calls within {} s crashed ({kinds}), over {} jobs, and none succeeded",
             crashed.len(),
             self.0.len(),
             rule.within.as_secs(),
             jobs.len()
-        ))
+        );
+        Some(Verdict { mostly, reason })
     }
 }
 
@@ -94,7 +105,7 @@ mod tests {
                 id: job.parse().expect("an id"),
                 created_ms: 0,
             };
-            self.0.note(&RULE, kind, &job, self.1)
+            self.0.note(&RULE, kind, &job, self.1).map(|verdict| verdict.reason)
         }
 
         fn crash(&mut self, jobs: &[&str]) -> Option<String> {

@@ -99,6 +99,9 @@ impl Work {
             since_first_deferral(&delivery),
             rand::random(),
         );
+        if let (Some(refused), Verdict::Defer(_)) = (&execution.refused, verdict) {
+            refused.breaker.count_deferred();
+        }
         if self.is_of_a_broken_plugin(&delivery, &execution) {
             // Whatever is decided about the plugin: the job finds its attempts as they were.
             let record = self.record(&delivery, &execution, Verdict::Defer(Duration::ZERO), started_at);

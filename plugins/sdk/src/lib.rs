@@ -35,7 +35,7 @@ pub mod bindings {
 pub mod operations;
 
 pub use bindings::patchbay::plugin::types::{Failure, Retry};
-pub use bindings::patchbay::plugin::{flows, http, kv, log, progress, queue, secrets, smtp, sql};
+pub use bindings::patchbay::plugin::{audit, flows, http, kv, log, progress, queue, secrets, smtp, sql};
 
 pub use operations::{Answer, Operations, Request};
 

@@ -1,10 +1,13 @@
 //! One call of one plugin: its manifest's rights, its settings, its limits.
 
+mod audit;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use patchbay_model::audit::AuditTrails;
 use patchbay_model::breaker::BreakerSpec;
 use patchbay_model::capability::{
     Capabilities, CapabilityError, Envelope, HashKind, HttpError, HttpRequest, HttpResponse, LogLevel, SmtpFailure,
@@ -54,6 +57,8 @@ pub struct Services {
     pub secrets: Arc<dyn SecretSource>,
     /// Postgres, under logins of the plugins.
     pub sql: Arc<dyn PluginDatabase>,
+    /// The host's audit trails.
+    pub audit: Arc<dyn AuditTrails>,
     /// Mail.
     pub mail: MailTransport,
     /// Outbound HTTP.
@@ -445,6 +450,10 @@ impl Capabilities for GuestCall {
 
     async fn sql_enqueue(&self, transaction: Arc<dyn SqlTransaction>, jobs: Vec<NewJob>) -> Result<(), SqlError> {
         transaction.enqueue(self.sql_jobs(jobs)?).await
+    }
+
+    async fn append_audit(&self, trail: &str, entry_key: String, entry: String) -> Result<(), CapabilityError> {
+        self.append(trail, entry_key, entry).await
     }
 
     async fn send_mail(&self, envelope: Envelope, mime: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure> {

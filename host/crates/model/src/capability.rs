@@ -238,6 +238,9 @@ pub trait Capabilities: Send + Sync + 'static {
 
     /// Hands a finished MIME message to the mail server.
     async fn send_mail(&self, envelope: Envelope, mime: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure>;
+
+    /// Writes an entry (one JSON document) into an audit trail; within a job once per key.
+    async fn append_audit(&self, trail: &str, entry_key: String, entry: String) -> Result<(), CapabilityError>;
 }
 
 /// Answers `denied` to everything: the outside world of a self-test, and of a benchmark that measures the sandbox alone.
@@ -303,6 +306,9 @@ impl Capabilities for DenyAll {
     }
     async fn sql_enqueue(&self, _: Arc<dyn SqlTransaction>, _: Vec<NewJob>) -> Result<(), SqlError> {
         Err(SqlError::denied(DENIED))
+    }
+    async fn append_audit(&self, _: &str, _: String, _: String) -> Result<(), CapabilityError> {
+        Err(CapabilityError::denied(DENIED))
     }
     async fn send_mail(&self, _: Envelope, _: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure> {
         Err(SmtpFailure {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::QueueName;
 use crate::manifest::{EgressAuth, EgressRule, Manifest};
 use crate::sql::{SqlSpec, TableAccess, TableName};
+use crate::{QueueName, TrailName};
 
 /// One thing that a plugin asks for, as operators read and write it: `secret EXOTEL_API_KEY`, `http GET https://api.example.com/**`,
-/// `enqueue emailQueue`, `kv`, `kv shared:`, `sql select crm.leads(id, phone)`, `smtp`. Two that differ in anything that matters differ in their text: a rule that
+/// `enqueue emailQueue`, `kv`, `kv shared:`, `sql select crm.leads(id, phone)`, `smtp`, `audit leads`. Two that differ in anything that matters differ in their text: a rule that
 /// sends other credentials, or to other addresses, is another ask.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -85,6 +85,11 @@ impl Ask {
         Self(format!("sql {} {table}{}", access.privilege, access.column_list()))
     }
 
+    /// To append to an audit trail.
+    pub fn audit(trail: &TrailName) -> Self {
+        Self(format!("audit {trail}"))
+    }
+
     /// To send mail.
     pub fn smtp() -> Self {
         Self("smtp".into())
@@ -109,6 +114,7 @@ impl Manifest {
             asks.extend(kv.prefixes.iter().map(|prefix| Ask::shared_kv(prefix)));
         }
         asks.extend(self.sql.iter().flat_map(SqlSpec::accesses).map(|(table, access)| Ask::sql(table, access)));
+        asks.extend(self.audit.iter().flat_map(|spec| &spec.trails).map(Ask::audit));
         if self.smtp.as_ref().is_some_and(|smtp| smtp.allowed) {
             asks.insert(Ask::smtp());
         }

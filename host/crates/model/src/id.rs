@@ -109,6 +109,14 @@ text_id! {
         && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
 }
 
+text_id! {
+    /// An audit trail, such as `lead_activity_log`.
+    TrailName, "audit trail name", "a lower-case letter, then up to 63 of a-z, 0-9, '_', '-' and '.'",
+    |text| (1..=64).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.".contains(c))
+}
+
 /// A plugin revision: SHA-256 of its component file, manifest included. Written as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -4,6 +4,7 @@
 //! Parsing is the only thing that can fail here, and each failure names the field.
 
 pub mod attempt;
+pub mod audit;
 pub mod breaker;
 pub mod capability;
 pub mod egress;
@@ -12,11 +13,13 @@ pub mod flow;
 pub mod grant;
 pub mod id;
 pub mod job;
+pub mod json_schema;
 pub mod manifest;
+pub mod misfit;
 pub mod operation;
 pub mod outcome;
 pub mod retry;
 pub mod schedule;
 pub mod sql;
 
-pub use id::{InvalidId, JobId, PluginName, QueueName, RevisionDigest, SecretName};
+pub use id::{InvalidId, JobId, PluginName, QueueName, RevisionDigest, SecretName, TrailName};

@@ -9,10 +9,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::audit::AuditSpec;
 use crate::breaker::BreakerSpec;
 pub use crate::egress::{EgressAuth, EgressRule};
 use crate::id::{PluginName, QueueName, ScheduleId};
 use crate::job::MAX_PRIORITY;
+use crate::json_schema;
+use crate::misfit;
 use crate::retry::{Backoff, BackoffKind};
 use crate::schedule::{Missed, Rhythm};
 use crate::sql::SqlSpec;
@@ -67,9 +70,9 @@ pub struct Manifest {
     /// Tables it may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sql: Option<SqlSpec>,
-    /// Audit trails. Read, but not served yet: see [`Manifest::not_served`].
+    /// Audit trails that it may append to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub audit: Option<Value>,
+    pub audit: Option<AuditSpec>,
     /// Jobs that come by themselves, in queues of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<ScheduleSpec>,
@@ -361,18 +364,14 @@ impl Manifest {
     }
 
     fn from_value(value: Value) -> Result<Self, ManifestError> {
-        let manifest: Self = serde_json::from_value(value).map_err(|e| ManifestError::Unreadable(e.to_string()))?;
+        let manifest: Self = misfit::from_value(value).map_err(ManifestError::Unreadable)?;
         manifest.check()?;
         Ok(manifest)
     }
 
     /// Sections that this host reads but does not serve yet. A revision that needs one is refused at staging rather than half-run.
     pub fn not_served(&self) -> Vec<&'static str> {
-        let sections = [
-            (self.audit.is_some(), "audit"),
-            (!self.routes.is_empty(), "routes"),
-            (!self.webhooks.is_empty(), "webhooks"),
-        ];
+        let sections = [(!self.routes.is_empty(), "routes"), (!self.webhooks.is_empty(), "webhooks")];
         sections.into_iter().filter_map(|(used, name)| used.then_some(name)).collect()
     }
 
@@ -409,6 +408,9 @@ impl Manifest {
         self.check_schemas()?;
         self.check_secrets_and_egress()?;
         self.sql.as_ref().map_or(Ok(()), SqlSpec::check).map_err(|(key, reason)| invalid(key, reason))?;
+        if self.audit.as_ref().is_some_and(|spec| spec.trails.is_empty()) {
+            return Err(invalid("audit.trails", "name at least one, or leave [audit] out"));
+        }
         self.check_queues()?;
         self.check_schedules()
     }
@@ -451,9 +453,7 @@ impl Manifest {
             queue.jobs.iter().filter_map(move |job| Some((schema(job), job.schema.as_ref()?)))
         });
         for (key, schema) in settings.chain(jobs) {
-            jsonschema::meta::validate(schema).map_err(|e| invalid(&key, format!("not a JSON Schema: {e}")))?;
-            // Compiled once here so that a `$ref` that leads nowhere is found at packing, not during a call.
-            jsonschema::validator_for(schema).map_err(|e| invalid(&key, e.to_string()))?;
+            json_schema::check(schema).map_err(|reason| invalid(key, reason))?;
         }
         Ok(())
     }
@@ -603,6 +603,8 @@ mod tests {
         assert!(refused("[smtp]\nallowed = true\nbreaker = { failures = 0 }\n").contains("smtp.breaker.failures"));
         let backoff = "[[queues]]\nname = \"a\"\nbackoff = { type = \"fixed\", delay_ms = 5, max_ms = 1 }\n";
         assert!(refused(backoff).contains("less than delay_ms"));
+        assert!(refused("[audit]\ntrails = []\n").contains("audit.trails: name at least one"));
+        assert!(refused("[audit]\ntrails = [\"Leads!\"]\n").contains("audit trail name"));
     }
 
     #[test]

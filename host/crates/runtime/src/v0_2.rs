@@ -5,7 +5,6 @@
 #[path = "interfaces/mod.rs"]
 mod interfaces;
 
-use patchbay_model::capability as model;
 use wasmtime::component::{HasSelf, Linker};
 
 use crate::call::{JobCall, State};
@@ -22,8 +21,6 @@ mod bindings {
 }
 
 use bindings::exports::patchbay::plugin::jobs::Job;
-use bindings::patchbay::plugin::audit;
-use interfaces::{Answer, error};
 
 pub(crate) use interfaces::Component;
 
@@ -47,14 +44,5 @@ fn job(call: JobCall, deadline: u64) -> Job {
         correlation_id: call.correlation_id,
         platform: call.platform,
         schedule_id: call.schedule_id,
-    }
-}
-
-/// Manifests that ask for these are refused at staging; whoever imports them all the same hears `denied`.
-const NOT_SERVED: &str = "this host does not serve it yet";
-
-impl audit::Host for State {
-    async fn append(&mut self, _: String, _: String, _: String) -> Answer<()> {
-        Ok(Err(error(model::CapabilityError::denied(NOT_SERVED))))
     }
 }

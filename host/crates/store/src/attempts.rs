@@ -82,7 +82,7 @@ impl<'a> From<&'a AttemptRecord> for NewRow<'a> {
 }
 
 /// Postgres refuses NUL in texts.
-fn without_nul(text: &str) -> Cow<'_, str> {
+pub(crate) fn without_nul(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
 }
 

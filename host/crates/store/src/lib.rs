@@ -4,6 +4,7 @@
 //! carries neither SQL nor connection strings.
 
 mod attempts;
+mod audit;
 mod error;
 mod grants;
 mod hosts;
@@ -18,6 +19,7 @@ mod statistics;
 mod store;
 
 pub use attempts::AttemptRow;
+pub use audit::{AuditFilter, AuditRow, TrailRow};
 pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
 pub use hosts::{Failure, HostRow, Report, Running};

@@ -6,6 +6,7 @@
 mod machine;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ pub struct Breaker {
     inner: Mutex<Inner>,
     /// Told of each change of phase.
     changed: watch::Sender<()>,
+    opened: AtomicU64,
+    deferred: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -53,6 +56,10 @@ pub struct BreakerView {
     pub limits: BreakerLimits,
     /// What the last failure was.
     pub last_failure: Option<String>,
+    /// How often it has opened so far: by failures, by a probe that failed, by an operator.
+    pub opened: u64,
+    /// Jobs that were deferred because of it so far; each time counts.
+    pub deferred: u64,
 }
 
 /// Its phase.
@@ -104,7 +111,14 @@ impl Breaker {
     fn new(plugin: PluginName, host: String) -> Self {
         let inner =
             Inner { machine: Machine::new(Instant::now()), limits: BreakerLimits::default(), last_failure: None };
-        Self { plugin, host, inner: Mutex::new(inner), changed: watch::Sender::new(()) }
+        Self {
+            plugin,
+            host,
+            inner: Mutex::new(inner),
+            changed: watch::Sender::new(()),
+            opened: AtomicU64::new(0),
+            deferred: AtomicU64::new(0),
+        }
     }
 
     /// `scheme://host:port`.
@@ -143,6 +157,7 @@ impl Breaker {
         }
         match &inner.machine.phase {
             Phase::Open { .. } => {
+                self.opened.fetch_add(1, Ordering::Relaxed);
                 let (failure, open_ms) = (inner.last_failure.as_deref(), limits.open.as_millis() as u64);
                 warn!(plugin = %self.plugin, host = self.host, open_ms, failure, "breaker open: calls are refused");
             }
@@ -153,9 +168,15 @@ impl Breaker {
         self.changed.send_replace(());
     }
 
+    /// Counts a job that waits because of it.
+    pub fn count_deferred(&self) {
+        self.deferred.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Refuses all calls until [`Breaker::close`].
     pub fn hold(&self, by: &str, reason: &str) {
         self.locked().machine.hold(by, reason, Instant::now());
+        self.opened.fetch_add(1, Ordering::Relaxed);
         warn!(plugin = %self.plugin, host = self.host, by, reason, "breaker opened by an operator");
         self.changed.send_replace(());
     }
@@ -184,6 +205,8 @@ impl Breaker {
             failures: inner.machine.recent_failures(&limits, now),
             limits,
             last_failure: inner.last_failure.clone(),
+            opened: self.opened.load(Ordering::Relaxed),
+            deferred: self.deferred.load(Ordering::Relaxed),
         }
     }
 

@@ -102,13 +102,14 @@ impl Inner {
         let tick = taken.id.rsplit_once(':').and_then(|(_, tick)| tick.parse().ok()).filter(|_| count("ats") <= 1);
         let refusal = refusal(data, opts, damage, field("defa"), tick);
         let id: patchbay_model::JobId = taken.id.parse()?;
+        let key = JobKey {
+            prefix: self.queues.config.prefix.clone(),
+            queue: self.config.queue.clone(),
+            id: id.clone(),
+            created_ms: number("timestamp").unwrap_or(0),
+        };
         Ok(Delivery {
-            key: JobKey {
-                prefix: self.queues.config.prefix.clone(),
-                queue: self.config.queue.clone(),
-                id: id.clone(),
-                created_ms: number("timestamp").unwrap_or(0),
-            },
+            key: key.clone(),
             name: field("name").unwrap_or_default().to_owned(),
             data: if refusal.is_none() { data.to_owned() } else { String::new() },
             refusal,
@@ -123,7 +124,7 @@ impl Inner {
                 connection: self.queues.connection.clone(),
                 job_key: format!("{}{id}", self.names.prefix),
                 events_key: self.names.keys.events(),
-                id,
+                key,
             },
             end,
         })

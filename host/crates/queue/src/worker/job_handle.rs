@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use patchbay_model::JobId;
 use patchbay_model::flow::ChildResult;
+use patchbay_model::job::JobKey;
 use tracing::warn;
 
 use crate::QueueError;
@@ -18,16 +18,21 @@ pub struct JobHandle {
     pub(super) connection: Connection,
     pub(super) job_key: String,
     pub(super) events_key: String,
-    pub(super) id: JobId,
+    pub(super) key: JobKey,
 }
 
 impl std::fmt::Debug for JobHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("JobHandle").field(&self.id).finish()
+        f.debug_tuple("JobHandle").field(&self.key.id).finish()
     }
 }
 
 impl JobHandle {
+    /// Which job.
+    pub fn key(&self) -> &JobKey {
+        &self.key
+    }
+
     /// What became of the job's children, ordered by key: results, and failures that its flow said to ignore.
     pub async fn children(&self) -> Result<Vec<ChildResult>, QueueError> {
         let mut pipe = redis::pipe();
@@ -57,11 +62,11 @@ impl JobHandle {
         if let Some(json) = progress {
             pipe.hset(&self.job_key, "progress", json).ignore();
             pipe.cmd("XADD").arg(&self.events_key).arg(&["MAXLEN", "~"]).arg(MAX_EVENTS).arg("*");
-            pipe.arg(&["event", "progress", "jobId", self.id.as_str(), "data", json]).ignore();
+            pipe.arg(&["event", "progress", "jobId", self.key.id.as_str(), "data", json]).ignore();
         }
         let written: redis::RedisResult<()> = pipe.query_async(&mut self.connection.get()).await;
         if let Err(error) = written {
-            warn!(%error, job = %self.id, "job output lost");
+            warn!(%error, job = %self.key.id, "job output lost");
         }
     }
 }

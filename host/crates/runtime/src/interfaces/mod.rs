@@ -18,7 +18,7 @@ pub(crate) use exports::Component;
 
 use super::bindings::patchbay::plugin;
 use crate::call::{State, log_line};
-use plugin::{flows, http, kv, log, progress, queue, secrets, settings, smtp, types};
+use plugin::{audit, flows, http, kv, log, progress, queue, secrets, settings, smtp, types};
 
 pub(super) fn error(error: model::CapabilityError) -> types::CapabilityError {
     types::CapabilityError { code: error.code.into(), message: error.message, retryable: error.retryable }
@@ -280,5 +280,13 @@ impl smtp::Host for State {
                 refused: refusals(failure.refused),
             },
         ))
+    }
+}
+
+impl audit::Host for State {
+    async fn append(&mut self, trail: String, entry_key: String, entry: String) -> Answer<()> {
+        let capabilities = Arc::clone(&self.capabilities);
+        let append = async move { capabilities.append_audit(&trail, entry_key, entry).await };
+        Ok(self.outside(append).await?.map_err(error))
     }
 }

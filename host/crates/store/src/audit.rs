@@ -1,0 +1,157 @@
+//! Audit trails and their entries. Entries are only ever added; a trigger refuses everything else.
+
+use chrono::{DateTime, Utc};
+use patchbay_model::audit::NewAuditEntry;
+use patchbay_model::job::JobKey;
+use patchbay_model::{PluginName, TrailName};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::attempts::without_nul;
+use crate::{Store, StoreError};
+
+/// A trail.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct TrailRow {
+    /// What plugins ask for.
+    pub name: String,
+    /// One line.
+    pub description: String,
+    /// JSON Schema, draft 2020-12, of its entries.
+    pub schema: Value,
+    /// When.
+    pub created_at: DateTime<Utc>,
+    /// By whom.
+    pub created_by: String,
+    /// Last change.
+    pub changed_at: DateTime<Utc>,
+    /// By whom.
+    pub changed_by: String,
+}
+
+/// An entry.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditRow {
+    /// Rises with time; the cursor of a list.
+    pub id: i64,
+    /// Where it was written.
+    pub trail: String,
+    /// Tells the entries of one job apart.
+    pub entry_key: String,
+    /// Who wrote it.
+    pub plugin: String,
+    /// Digest of the revision.
+    pub revision: String,
+    /// Of the job that wrote it; absent outside of jobs.
+    pub queue: Option<String>,
+    /// Its id.
+    pub job_id: Option<String>,
+    /// Of the request that caused it.
+    pub correlation_id: Option<String>,
+    /// When, by Postgres's clock.
+    pub at: DateTime<Utc>,
+    /// What the plugin wrote.
+    pub entry: Value,
+}
+
+/// Which entries; what is absent does not matter.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs)]
+pub struct AuditFilter {
+    pub trail: Option<TrailName>,
+    pub plugin: Option<PluginName>,
+    pub queue: Option<String>,
+    pub job: Option<String>,
+    /// At or after.
+    pub since: Option<DateTime<Utc>>,
+    /// Ids smaller than this.
+    pub before: Option<i64>,
+}
+
+impl Store {
+    /// All, by name.
+    pub async fn audit_trails(&self) -> Result<Vec<TrailRow>, StoreError> {
+        Ok(sqlx::query_as("select * from audit_trails order by name").fetch_all(&self.pool).await?)
+    }
+
+    /// What the entries of a trail must fit; nothing when there is no such trail.
+    pub async fn audit_schema(&self, trail: &TrailName) -> Result<Option<Value>, StoreError> {
+        let query = sqlx::query_scalar("select schema from audit_trails where name = $1");
+        Ok(query.bind(trail.as_str()).fetch_optional(&self.pool).await?)
+    }
+
+    /// Makes a trail, or changes it for entries to come; no description leaves the present one. Gives it.
+    pub async fn set_audit_trail(
+        &self,
+        name: &TrailName,
+        schema: &Value,
+        description: Option<&str>,
+        actor: &str,
+    ) -> Result<TrailRow, StoreError> {
+        let query = sqlx::query_as(
+            "insert into audit_trails (name, schema, description, created_by, changed_by) values ($1, $2, coalesce($3, ''), $4, $4) \
+             on conflict (name) do update set schema = $2, description = coalesce($3, audit_trails.description), \
+             changed_at = now(), changed_by = $4 returning *",
+        );
+        Ok(query.bind(name.as_str()).bind(schema).bind(description).bind(actor).fetch_one(&self.pool).await?)
+    }
+
+    /// Takes no more entries into a trail; those that are there stay.
+    pub async fn remove_audit_trail(&self, name: &TrailName) -> Result<(), StoreError> {
+        let query = sqlx::query("delete from audit_trails where name = $1").bind(name.as_str());
+        if query.execute(&self.pool).await?.rows_affected() == 0 {
+            return Err(StoreError::NotFound(format!(
+                "there is no audit trail {name}; see: patchbay audit trail list"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Adds an entry, unless its job has written one under this key already; whether it did. `entry.entry` is JSON.
+    pub async fn append_audit(&self, entry: &NewAuditEntry) -> Result<bool, StoreError> {
+        let job = entry.job.as_ref();
+        let query = sqlx::query(
+            "insert into audit_entries (trail, entry_key, idempotency_key, plugin, revision, queue, job_id, correlation_id, entry) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb) on conflict (trail, idempotency_key, entry_key) do nothing",
+        );
+        let query = query
+            .bind(entry.trail.as_str())
+            .bind(&entry.entry_key)
+            .bind(job.map(JobKey::idempotency_key))
+            .bind(entry.plugin.as_str())
+            .bind(entry.revision.to_string())
+            .bind(job.map(|job| job.queue.as_str()))
+            .bind(job.map(|job| job.id.as_str()))
+            // A producer's, who may write anything.
+            .bind(entry.correlation_id.as_deref().map(without_nul))
+            .bind(&entry.entry);
+        Ok(query.execute(&self.pool).await?.rows_affected() > 0)
+    }
+
+    /// The newest first.
+    pub async fn audit_entries(&self, filter: &AuditFilter, most: i64) -> Result<Vec<AuditRow>, StoreError> {
+        // Only the conditions that there are, so that each finds its index.
+        let mut query = sqlx::QueryBuilder::new(
+            "select id, trail, entry_key, plugin, revision, queue, job_id, correlation_id, at, entry from audit_entries where true",
+        );
+        let texts = [
+            ("trail", filter.trail.as_ref().map(TrailName::as_str)),
+            ("plugin", filter.plugin.as_ref().map(PluginName::as_str)),
+            ("queue", filter.queue.as_deref()),
+            ("job_id", filter.job.as_deref()),
+        ];
+        for (column, value) in texts.into_iter().filter_map(|(column, value)| Some((column, value?))) {
+            query.push(format_args!(" and {column} = ")).push_bind(value);
+        }
+        if let Some(since) = filter.since {
+            query.push(" and at >= ").push_bind(since);
+        }
+        if let Some(before) = filter.before {
+            query.push(" and id < ").push_bind(before);
+        }
+        query.push(" order by id desc limit ").push_bind(most);
+        Ok(query.build_query_as().fetch_all(&self.pool).await?)
+    }
+}

@@ -1,0 +1,125 @@
+//! The host's audit trails, as plugins reach them: an entry must fit its trail's schema, and is then there for good.
+//!
+//! Asks Postgres for the schema each time, so that a change holds from the next entry on, on every host; compiles it only when it has
+//! changed. While Postgres is away nothing is written, and the plugin hears `unavailable`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use jsonschema::Validator;
+use patchbay_model::TrailName;
+use patchbay_model::audit::{AuditTrails, NewAuditEntry};
+use patchbay_model::capability::CapabilityError;
+use patchbay_store::{Store, StoreError};
+use serde_json::Value;
+use tracing::{error, warn};
+
+/// Violations that a guest hears of at once.
+const MAX_VIOLATIONS: usize = 5;
+
+/// The trails, by way of Postgres.
+pub struct Trails {
+    store: Store,
+    /// Each with the schema that it was made from.
+    compiled: Mutex<HashMap<TrailName, (Value, Arc<Validator>)>>,
+}
+
+impl Trails {
+    /// Asks nothing yet.
+    pub fn new(store: Store) -> Self {
+        Self { store, compiled: Mutex::default() }
+    }
+
+    async fn write(&self, entry: NewAuditEntry) -> Result<(), CapabilityError> {
+        let schema = self.store.audit_schema(&entry.trail).await.map_err(refused)?;
+        let Some(schema) = schema else {
+            return Err(CapabilityError::invalid(format!(
+                "there is no audit trail {name}: an operator makes it with patchbay audit trail set {name} SCHEMA-FILE",
+                name = entry.trail
+            )));
+        };
+        let value: Value = serde_json::from_str(&entry.entry)
+            .map_err(|error| CapabilityError::invalid(format!("the entry is not JSON: {error}")))?;
+        let validator = self.validator(&entry.trail, schema)?;
+        fits(&validator, &value)?;
+        // What was checked is what is stored: of a name that comes twice, both readers take the last.
+        let written = self.store.append_audit(&NewAuditEntry { entry: value.to_string(), ..entry }).await;
+        written.map(drop).map_err(refused)
+    }
+
+    fn validator(&self, trail: &TrailName, schema: Value) -> Result<Arc<Validator>, CapabilityError> {
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, validator)) = compiled.get(trail).filter(|(of, _)| *of == schema) {
+            return Ok(Arc::clone(validator));
+        }
+        let validator = jsonschema::validator_for(&schema).map_err(|reason| {
+            error!(%trail, %reason, "the schema of an audit trail cannot be used");
+            CapabilityError::unavailable("the trail's schema cannot be used; the host's log says why")
+        })?;
+        let validator = Arc::new(validator);
+        compiled.insert(trail.clone(), (schema, Arc::clone(&validator)));
+        Ok(validator)
+    }
+}
+
+/// Names what does not fit, never the values: the text goes into jobs' failures.
+fn fits(validator: &Validator, entry: &Value) -> Result<(), CapabilityError> {
+    let mut violations: Vec<String> = validator
+        .iter_errors(entry)
+        .map(|error| format!("{}: {}", error.instance_path(), error.masked()))
+        .take(MAX_VIOLATIONS)
+        .collect();
+    if violations.is_empty() {
+        return Ok(());
+    }
+    violations.sort();
+    Err(CapabilityError::invalid(format!("the entry does not fit the trail's schema: {}", violations.join("; "))))
+}
+
+fn refused(error: StoreError) -> CapabilityError {
+    match error {
+        StoreError::Unavailable(_) => CapabilityError::unavailable("Postgres does not answer"),
+        StoreError::Unstorable(_) => CapabilityError::invalid(error.to_string()),
+        StoreError::Refused(_) => CapabilityError::invalid("Postgres refuses a value of the entry"),
+        other => {
+            warn!(error = %other, cause = ?std::error::Error::source(&other), "an audit entry was not written");
+            CapabilityError::unavailable("the entry could not be written; the host's log says why")
+        }
+    }
+}
+
+#[async_trait]
+impl AuditTrails for Trails {
+    async fn append(&self, entry: NewAuditEntry, deadline: Instant) -> Result<(), CapabilityError> {
+        let late = |_| CapabilityError {
+            code: "timeout",
+            message: "Postgres did not answer within the call's deadline".into(),
+            retryable: true,
+        };
+        tokio::time::timeout_at(deadline.into(), self.write(entry)).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_named_without_its_value() {
+        let schema = json!({
+            "type": "object", "required": ["lead"], "additionalProperties": false,
+            "properties": { "lead": { "type": "integer" } },
+        });
+        let validator = jsonschema::validator_for(&schema).expect("a schema");
+        assert_eq!(fits(&validator, &json!({ "lead": 7 })), Ok(()));
+        let error = fits(&validator, &json!({ "lead": "asha@example.com" })).expect_err("text");
+        assert_eq!(error.code, "invalid");
+        assert!(error.message.contains("/lead: ") && !error.message.contains("asha"), "{}", error.message);
+        let error = fits(&validator, &json!({ "surplus": 1 })).expect_err("incomplete");
+        assert!(error.message.contains("lead") && error.message.contains("surplus"), "{}", error.message);
+    }
+}

@@ -1,0 +1,159 @@
+//! `patchbay audit …`
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::client::{Client, ClientArgs, segment};
+use super::output::Output;
+use super::plugin::{items, short, text};
+use super::refusal::confirmed;
+use super::secret::duration;
+
+#[derive(Subcommand)]
+pub(super) enum AuditCommand {
+    /// List what plugins have written, the newest first
+    List(Which),
+    /// The trails that there are, and what their entries must look like
+    #[command(subcommand)]
+    Trail(TrailCommand),
+}
+
+#[derive(Args)]
+pub(super) struct Which {
+    /// Of this trail
+    #[arg(long)]
+    trail: Option<String>,
+    /// Written by this plugin
+    #[arg(long)]
+    plugin: Option<String>,
+    /// Of jobs of this queue
+    #[arg(long)]
+    queue: Option<String>,
+    /// Of the job with this id
+    #[arg(long)]
+    job: Option<String>,
+    /// Written since then: a time such as 2026-11-24T00:00:00Z, or as long ago as 90s, 30m, 24h or 7d
+    #[arg(long, value_parser = since)]
+    since: Option<DateTime<Utc>>,
+    /// Go on where a list ended: the id that it gave
+    #[arg(long, value_name = "ID")]
+    before: Option<i64>,
+    /// At most so many, 1 to 200
+    #[arg(long, default_value_t = 50)]
+    limit: u16,
+}
+
+#[derive(Subcommand)]
+pub(super) enum TrailCommand {
+    /// List the trails
+    List,
+    /// Make a trail, or change it for entries to come
+    Set {
+        /// Its name, as manifests call it
+        name: String,
+        /// A file with the JSON Schema of its entries
+        schema: PathBuf,
+        /// One line for lists [default: as it is]
+        #[arg(long)]
+        description: Option<String>,
+    },
+    /// Take no more entries; those that are there stay
+    Remove {
+        /// Which
+        name: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+fn since(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time.to_utc());
+    }
+    let ago =
+        duration(text).map_err(|_| "not a time such as 2026-11-24T00:00:00Z, nor 90s, 30m, 24h or 7d".to_owned())?;
+    Utc::now()
+        .checked_sub_signed(chrono::Duration::from_std(ago).map_err(|error| error.to_string())?)
+        .ok_or_else(|| "too long ago".into())
+}
+
+pub(super) async fn run(command: AuditCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+    let client = Client::from_args(args)?;
+    match command {
+        AuditCommand::List(which) => list(which, &client, output).await,
+        AuditCommand::Trail(command) => trail(command, &client, output).await,
+    }
+}
+
+async fn list(which: Which, client: &Client, output: Output) -> anyhow::Result<()> {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("limit", &which.limit.to_string());
+    let since = which.since.map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true));
+    let before = which.before.map(|id| id.to_string());
+    for (name, value) in [
+        ("trail", which.trail),
+        ("plugin", which.plugin),
+        ("queue", which.queue),
+        ("job", which.job),
+        ("since", since),
+        ("before", before),
+    ] {
+        query.extend_pairs(value.map(|value| (name, value)));
+    }
+    let page = client.call(Method::GET, &format!("audit?{}", query.finish()), None).await?;
+    let rows = items(&page["entries"]).map(|entry| {
+        let job = match (entry["queue"].as_str(), entry["jobId"].as_str()) {
+            (Some(queue), Some(id)) => format!("{queue} {id}"),
+            _ => "-".into(),
+        };
+        let writer = format!("{} {}", text(entry, "plugin"), short(&text(entry, "revision")));
+        vec![text(entry, "at"), text(entry, "trail"), writer, job, text(entry, "entryKey"), entry["entry"].to_string()]
+    });
+    output.table(&["AT", "TRAIL", "PLUGIN", "JOB", "KEY", "ENTRY"], rows.collect(), &page);
+    if let (false, Some(next)) = (output.json, page["next"].as_i64()) {
+        println!("older ones: add --before {next}");
+    }
+    Ok(())
+}
+
+async fn trail(command: TrailCommand, client: &Client, output: Output) -> anyhow::Result<()> {
+    let path = |name: &str| format!("audit/trails/{}", segment(name));
+    match command {
+        TrailCommand::List => {
+            let trails = client.call(Method::GET, "audit/trails", None).await?;
+            let rows = items(&trails).map(|trail| {
+                vec![
+                    text(trail, "name"),
+                    text(trail, "description"),
+                    text(trail, "changedAt"),
+                    text(trail, "changedBy"),
+                    trail["schema"].to_string(),
+                ]
+            });
+            output.table(&["TRAIL", "DESCRIPTION", "CHANGED", "BY", "SCHEMA"], rows.collect(), &trails);
+        }
+        TrailCommand::Set { name, schema, description } => {
+            let file = std::fs::read_to_string(&schema).with_context(|| format!("cannot read {}", schema.display()))?;
+            let schema: Value =
+                serde_json::from_str(&file).with_context(|| format!("{} is not JSON", schema.display()))?;
+            let mut body = json!({ "schema": schema });
+            if let Some(description) = description {
+                body["description"] = description.into();
+            }
+            let trail = client.call(Method::PUT, &path(&name), Some(body)).await?;
+            output.value(&format!("{name}: entries from now on must fit that schema"), &trail);
+        }
+        TrailCommand::Remove { name, yes } => {
+            confirmed(yes, &format!("plugins could not append to {name} any more"))?;
+            client.call(Method::DELETE, &path(&name), None).await?;
+            output.value(&format!("{name} takes no more entries; those that are there stay"), &json!({ "name": name }));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! What a command refuses by itself: input that cannot be used, and what cannot be undone and nobody has confirmed.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+/// Nothing was done; somebody must type something else.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Refusal(pub(super) String);
+
+/// Goes on when `yes` was said, or is said now on a terminal. `consequence` is a clause: `this forgets every job of q`.
+pub(super) fn confirmed(yes: bool, consequence: &str) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    if std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
+        eprint!("{consequence}. Go on? [y/N] ");
+        std::io::stderr().flush()?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
+            return Ok(());
+        }
+        return Err(Refusal("nothing was removed".into()).into());
+    }
+    Err(Refusal(format!("nothing was removed: {consequence}; say --yes if that is meant")).into())
+}

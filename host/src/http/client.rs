@@ -1,0 +1,64 @@
+//! Who sends a request: the other end of the connection, or whom a trusted proxy names.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+use ipnet::IpNet;
+
+/// The client's address. In every request that came over a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClientAddress(pub(super) IpAddr);
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
+
+impl ClientAddress {
+    /// Each proxy adds, at the end, whom it speaks for: the last one that is no trusted proxy itself sent the request. What stands before that
+    /// may be anybody's invention.
+    pub(super) fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
+        let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
+        let named: Vec<&str> = headers
+            .get_all(FORWARDED_FOR)
+            .iter()
+            .flat_map(|line| line.to_str().unwrap_or_default().split(','))
+            .map(str::trim)
+            .collect();
+        let mut client = peer.to_canonical();
+        let mut before = named.into_iter().rev();
+        while is_trusted(client)
+            && let Some(Ok(address)) = before.next().map(str::parse::<IpAddr>)
+        {
+            client = address.to_canonical();
+        }
+        Self(client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
+        let mut headers = HeaderMap::new();
+        for line in forwarded {
+            headers.append(FORWARDED_FOR, line.parse().expect("a header"));
+        }
+        let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().expect("a network")).collect();
+        ClientAddress::of(peer.parse().expect("an address"), &headers, &trusted).0.to_string()
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_names_the_client() {
+        assert_eq!(client("198.51.100.7", &["192.0.2.1"], &[]), "198.51.100.7");
+        assert_eq!(client("10.0.0.1", &["192.0.2.1"], &["10.0.0.0/8"]), "192.0.2.1");
+        assert_eq!(client("::ffff:10.0.0.1", &["192.0.2.1"], &["10.0.0.0/8"]), "192.0.2.1");
+        assert_eq!(client("10.0.0.1", &[], &["10.0.0.0/8"]), "10.0.0.1");
+    }
+
+    #[test]
+    fn what_a_client_claims_for_itself_is_not_believed() {
+        let trusted = ["10.0.0.0/8"];
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, 192.0.2.1, 10.0.0.2"], &trusted), "192.0.2.1");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1", "192.0.2.1"], &trusted), "192.0.2.1");
+        assert_eq!(client("10.0.0.1", &["192.0.2.1, nonsense"], &trusted), "10.0.0.1");
+    }
+}
