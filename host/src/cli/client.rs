@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use crate::dev::DevState;
+use crate::http::SOURCE_HEADER;
 use crate::signature::{self, Signature};
 
 /// Pushing compiles, which may take a minute on a small machine.
@@ -91,8 +92,17 @@ impl Client {
         .await
     }
 
-    pub(crate) async fn push(&self, component: Vec<u8>, signatures: &[Signature]) -> Result<Value, ClientError> {
+    /// `source` says where the component is from, for the record.
+    pub(crate) async fn push(
+        &self,
+        component: Vec<u8>,
+        signatures: &[Signature],
+        source: Option<&str>,
+    ) -> Result<Value, ClientError> {
         let mut request = self.request(Method::POST, "plugins").header("content-type", "application/wasm");
+        if let Some(source) = source {
+            request = request.header(SOURCE_HEADER, source);
+        }
         for each in signatures {
             request = request.header(signature::HEADER, each.to_string());
         }

@@ -35,6 +35,7 @@ use crate::plugins::Plugins;
 use crate::schedule::Schedules;
 use crate::vault::Vault;
 
+pub(crate) use admin::SOURCE_HEADER;
 pub use auth::Operator;
 pub use metrics::MetricsPage;
 pub use server::{HttpLimits, serve};

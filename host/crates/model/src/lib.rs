@@ -5,6 +5,7 @@
 
 pub mod attempt;
 pub mod breaker;
+pub mod build;
 pub mod capability;
 pub mod egress;
 pub mod fill;
