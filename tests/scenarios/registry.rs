@@ -161,6 +161,13 @@ async fn a_published_plugin_is_pushed_by_tag_and_by_digest_and_runs() -> anyhow:
     .fetch_all(&mut world.database().await?)
     .await?;
     assert_eq!(sources, [Some(by_digest.clone()), Some(exact)], "the record says where each came from");
+    let endless =
+        host.http.post(format!("{}/api/admin/plugins", host.url)).header("x-patchbay-source", "x".repeat(2_000));
+    let (status, answer) = host.request(endless.body(component)).await?;
+    assert_eq!(
+        (status, answer["message"].as_str().is_some_and(|text| text.contains("x-patchbay-source"))),
+        (400, true)
+    );
     Ok(())
 }
 

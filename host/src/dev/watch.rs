@@ -36,8 +36,9 @@ impl Watch {
     /// The plugins in `folder` and those in `more`. Refused are folders without a plugin.toml, and that there is none at all.
     pub(super) fn begin(folder: &Path, more: Vec<PathBuf>) -> anyhow::Result<Self> {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut dirs: BTreeSet<PathBuf> = entries.filter(|dir| dir.join("plugin.toml").exists()).collect();
-        dirs.extend(more);
+        let mut dirs: Vec<PathBuf> = entries.filter(|dir| dir.join("plugin.toml").exists()).chain(more).collect();
+        dirs.sort();
+        dirs.dedup_by_key(|dir| dir.canonicalize().ok());
         if dirs.is_empty() {
             bail!("nothing to watch: no folder in {} has a plugin.toml; name one after --watch", folder.display());
         }

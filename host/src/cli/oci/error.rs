@@ -157,3 +157,14 @@ pub(super) fn legible(text: &str) -> String {
     }
     shown
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_cannot_steer_a_terminal() {
+        assert_eq!(legible("a\x1b[2Jb\nc"), "a[2Jbc");
+        assert_eq!(legible(&"x".repeat(1_000)).chars().count(), 301);
+    }
+}

@@ -3,14 +3,13 @@
 //!
 //! Asks registries only what it is told to; takes nothing that is not what its digest says.
 
+mod access;
 mod error;
+mod name;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
-use docker_credential::{CredentialRetrievalError, DockerCredential};
 use futures::TryStreamExt;
 use oci_client::client::{ClientConfig, ClientProtocol, ImageLayer};
 use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest};
@@ -19,11 +18,13 @@ use oci_client::{Client, Reference};
 use patchbay_model::RevisionDigest;
 use serde::Serialize;
 
-pub(crate) use self::error::RegistryError;
+pub(super) use self::access::RegistryArgs;
+pub(super) use self::error::RegistryError;
 use self::error::legible;
+use self::name::{SCHEME, is_this_machine, parse, without_digest};
+pub(super) use self::name::{name_in, refuse_without_tag};
 use crate::signature::{self, Signature};
 
-const SCHEME: &str = "oci://";
 const CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
 const LAYER_TYPE: &str = "application/wasm";
 /// Annotation of the manifest: the signatures, with commas between them.
@@ -36,29 +37,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const READ_LIMIT: Duration = Duration::from_secs(30);
 /// The whole transfer: 64 MiB over a line of 1.5 Mbit/s.
 const LIMIT: Duration = Duration::from_secs(360);
-
-/// How registries are spoken to.
-#[derive(Args)]
-pub(super) struct RegistryArgs {
-    /// Speak HTTP without TLS to the registry; on this machine (localhost, 127.…) that is so without asking
-    #[arg(long, help_heading = "Registry")]
-    plain_http: bool,
-    /// The user of the registry [default: what `docker login` has stored, else nobody]
-    #[arg(long, env = "PATCHBAY_REGISTRY_USER", requires = "registry_password", help_heading = "Registry")]
-    registry_user: Option<String>,
-    /// The registry's password or token; better in the environment than on the command line
-    #[arg(
-        long,
-        env = "PATCHBAY_REGISTRY_PASSWORD",
-        requires = "registry_user",
-        hide_env_values = true,
-        help_heading = "Registry"
-    )]
-    registry_password: Option<String>,
-    /// Folder with Docker's config.json, which says how to log in [default: ~/.docker]
-    #[arg(long, env = "DOCKER_CONFIG", value_name = "DIR", help_heading = "Registry")]
-    docker_config: Option<PathBuf>,
-}
 
 /// What a registry had.
 pub(super) struct Fetched {
@@ -92,11 +70,6 @@ struct WasmConfig<'a> {
 struct ComponentConfig<'a> {
     exports: &'a [String],
     imports: &'a [String],
-}
-
-/// The part after `oci://`, if it is such a name.
-pub(super) fn name_in(path: &Path) -> Option<&str> {
-    path.to_str()?.strip_prefix(SCHEME)
 }
 
 /// One place in a registry, and how to get there.
@@ -226,66 +199,6 @@ impl Registry {
     }
 }
 
-impl RegistryArgs {
-    /// Given ones, else what Docker knows of this registry, else none.
-    fn auth(&self, registry: &str) -> Result<RegistryAuth, RegistryError> {
-        if let (Some(user), Some(password)) = (&self.registry_user, &self.registry_password) {
-            return Ok(RegistryAuth::Basic(user.clone(), password.clone()));
-        }
-        let dir = self.docker_config.clone().or_else(|| std::env::home_dir().map(|home| home.join(".docker")));
-        let Some(Ok(file)) = dir.map(|dir| std::fs::File::open(dir.join("config.json"))) else {
-            return Ok(RegistryAuth::Anonymous);
-        };
-        // The name under which `docker login` keeps its own registry.
-        let server = if registry == "docker.io" { "https://index.docker.io/v1/" } else { registry };
-        match docker_credential::get_credential_from_reader(file, server) {
-            Ok(DockerCredential::UsernamePassword(user, password)) => Ok(RegistryAuth::Basic(user, password)),
-            Ok(DockerCredential::IdentityToken(_)) => Err(RegistryError::Credentials(format!(
-                "Docker has an identity token for {registry}, which is not supported; set PATCHBAY_REGISTRY_USER and PATCHBAY_REGISTRY_PASSWORD"
-            ))),
-            Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(RegistryAuth::Anonymous),
-            // A helper's output is not shown: it may be the credential.
-            Err(CredentialRetrievalError::HelperFailure { helper, .. }) => {
-                Err(RegistryError::Credentials(format!("Docker's credential helper {helper} failed")))
-            }
-            Err(error) => Err(RegistryError::Credentials(format!("Docker's config.json: {error}"))),
-        }
-    }
-}
-
-/// For a place to publish to: a digest is the outcome, not the wish.
-pub(super) fn refuse_without_tag(name: &str) -> Result<(), RegistryError> {
-    let has_tag = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
-    if has_tag && !name.contains('@') {
-        return Ok(());
-    }
-    Err(RegistryError::Reference(format!("publish under a tag: {SCHEME}HOST/REPOSITORY:TAG")))
-}
-
-fn parse(name: &str) -> Result<Reference, RegistryError> {
-    let wrong = |reason: String| {
-        RegistryError::Reference(format!(
-            "{SCHEME}{name}: {reason}; a plugin is named {SCHEME}HOST/REPOSITORY:TAG or {SCHEME}HOST/REPOSITORY@sha256:DIGEST"
-        ))
-    };
-    let host = name.split_once('/').map_or("", |(host, _)| host);
-    // Without this, what names no host would be looked for at Docker's registry.
-    if !(host == "localhost" || host.contains(['.', ':'])) {
-        return Err(wrong("it names no host".into()));
-    }
-    name.parse::<Reference>().map_err(|error| wrong(error.to_string()))
-}
-
-fn is_this_machine(registry: &str) -> bool {
-    let host = registry.rsplit_once(':').map_or(registry, |(host, _port)| host);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-fn without_digest(reference: &Reference) -> String {
-    let name = format!("{}/{}", reference.registry(), reference.repository());
-    reference.tag().map_or(name.clone(), |tag| format!("{name}:{tag}"))
-}
-
 fn check_size(bytes: u64) -> Result<(), RegistryError> {
     if bytes > MAX_COMPONENT_BYTES {
         return Err(RegistryError::TooLarge { bytes, max: MAX_COMPONENT_BYTES });
@@ -309,50 +222,4 @@ fn annotations_of(manifest: &patchbay_model::manifest::Manifest, signatures: &[S
 
 fn plain_json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("plain data")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_without_a_host_is_refused_and_not_looked_for_elsewhere() {
-        for name in
-            ["", "email", "acme/email:1", "localhost", "ghcr.example/", "ghcr.example/Acme/x", "a.b/c@sha256:00"]
-        {
-            let refused = parse(name).expect_err(name).to_string();
-            assert!(refused.contains("oci://HOST/REPOSITORY:TAG"), "{refused}");
-        }
-        for (name, registry) in [
-            ("localhost/a:1", "localhost"),
-            ("127.0.0.1:5000/a/b", "127.0.0.1:5000"),
-            ("registry.example/a/b:1.0", "registry.example"),
-        ] {
-            assert_eq!(parse(name).expect(name).registry(), registry);
-        }
-    }
-
-    #[test]
-    fn only_this_machine_is_spoken_to_without_tls_unasked() {
-        for near in ["localhost", "localhost:5000", "127.0.0.1", "127.8.8.8:5000"] {
-            assert!(is_this_machine(near), "{near}");
-        }
-        for far in ["localhost.example", "127.0.0.1.example:5000", "10.0.0.1:5000", "registry.example"] {
-            assert!(!is_this_machine(far), "{far}");
-        }
-    }
-
-    #[test]
-    fn one_publishes_under_a_tag() {
-        assert!(refuse_without_tag("registry.example:5000/a/b:1").is_ok());
-        for name in ["registry.example:5000/a/b", "registry.example/a@sha256:00", "registry.example/a:1@sha256:00"] {
-            assert!(refuse_without_tag(name).is_err(), "{name}");
-        }
-    }
-
-    #[test]
-    fn what_others_wrote_cannot_steer_a_terminal() {
-        assert_eq!(legible("a\x1b[2Jb\nc"), "a[2Jbc");
-        assert_eq!(legible(&"x".repeat(1_000)).chars().count(), 301);
-    }
 }
