@@ -9,6 +9,7 @@ use patchbay::signature::PrivateKey;
 use patchbay_model::RevisionDigest;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::commands::{json_of, patchbay};
@@ -295,6 +296,35 @@ async fn a_registry_that_is_away_or_names_nothing_is_reported_as_such() -> anyho
         assert_eq!(output.status.code(), Some(4));
         assert!(String::from_utf8_lossy(&output.stderr).contains("under a tag"));
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn other_machines_are_spoken_to_over_tls_unless_told_otherwise() -> anyhow::Result<()> {
+    // A proxy sees what is asked of a machine that does not exist.
+    let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = format!("http://{}", proxy.local_addr()?);
+    let asked = async |plain: &[&str]| -> anyhow::Result<(String, u8)> {
+        let mut command = Command::new(binary());
+        command.args(["plugin", "push", "oci://registry.invalid/plugins/email:1"]).args(plain).env_clear();
+        command.env("HTTPS_PROXY", &address).env("HTTP_PROXY", &address).stderr(Stdio::null()).kill_on_drop(true);
+        let _command = command.spawn()?;
+        let mut client = BufReader::new(proxy.accept().await?.0);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            anyhow::ensure!(client.read_line(&mut head).await? > 0, "it ended after {head}");
+        }
+        let line = head.lines().next().unwrap_or_default().to_owned();
+        if line.starts_with("GET") {
+            return Ok((line, 0));
+        }
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+        Ok((line, client.read_u8().await?))
+    };
+    let handshake = 22;
+    assert_eq!(asked(&[]).await?, ("CONNECT registry.invalid:443 HTTP/1.1".to_owned(), handshake));
+    let (line, _) = asked(&["--plain-http"]).await?;
+    assert!(line.starts_with("GET http://registry.invalid/v2/"), "{line}");
     Ok(())
 }
 
