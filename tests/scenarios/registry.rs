@@ -249,9 +249,8 @@ async fn what_was_changed_on_the_registrys_disk_is_not_taken() -> anyhow::Result
     let text = std::fs::read_to_string(&manifest)?.replace("\"email\"", "\"ernail\"");
     std::fs::write(&manifest, text)?;
     let exact = registry.named(&format!("plugins/email@{digest}"));
-    let output = patchbay(&host, &["plugin", "push", &exact]).await?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && !text.contains("pushing"), "{text}");
+    let text = refused(&host, &exact, 4).await?;
+    assert!(text.contains("is not what was asked for: expected sha256:"), "{text}");
     let (_, plugins) = host.get("/api/admin/plugins").await?;
     assert_eq!(plugins["data"], json!([]));
     Ok(())

@@ -33,7 +33,7 @@ fn project(dir: &Path) -> anyhow::Result<PathBuf> {
         &workspace[profile..]
     );
     std::fs::write(dir.join("Cargo.toml"), manifest)?;
-    let plugin = "name = \"watched\"\nversion = \"0.1.0\"\nwit = \"0.1\"\n[[queues]]\nname = \"watchedQueue\"\n";
+    let plugin = "name = \"watched\"\nversion = \"0.1.0\"\nwit = \"0.1\"\n[build]\nwatch = [\"src\"]\n[[queues]]\nname = \"watchedQueue\"\n";
     std::fs::write(dir.join("plugin.toml"), plugin)?;
     Ok(dir.join("src/lib.rs"))
 }
@@ -68,6 +68,13 @@ async fn says(log: &Mutex<String>, from: usize, wanted: &str) -> anyhow::Result<
     .await
 }
 
+/// As editors do it: a new file in the place of the old one.
+fn save(file: &Path, text: &str) -> anyhow::Result<()> {
+    let new = file.with_extension("new");
+    std::fs::write(&new, text)?;
+    Ok(std::fs::rename(new, file)?)
+}
+
 fn length(log: &Mutex<String>) -> usize {
     log.lock().expect("no writer panics").len()
 }
@@ -97,13 +104,13 @@ async fn a_saved_change_is_swapped_in_and_a_broken_one_is_not() -> anyhow::Resul
 
     let original = std::fs::read_to_string(&source)?;
     let from = length(&log);
-    std::fs::write(&source, original.replace("\"placeholder\": true", "\"placeholder\": \"changed\""))?;
+    save(&source, &original.replace("\"placeholder\": true", "\"placeholder\": \"changed\""))?;
     let said = says(&log, from, ") is active (built in ").await?;
     assert!(said.contains("swapped in"), "{said}");
     assert_eq!(result(&dir).await?["placeholder"], json!("changed"));
 
     let from = length(&log);
-    std::fs::write(&source, original.replace("\"placeholder\": true", "\"placeholder\": no_such_name"))?;
+    save(&source, &original.replace("\"placeholder\": true", "\"placeholder\": no_such_name"))?;
     let said = says(&log, from, "not replaced after").await?;
     assert!(said.contains("cannot find value `no_such_name`"), "the compiler's words: {said}");
     assert!(said.contains("what ran before goes on"), "{said}");
@@ -111,13 +118,13 @@ async fn a_saved_change_is_swapped_in_and_a_broken_one_is_not() -> anyhow::Resul
 
     let from = length(&log);
     let manifest = std::fs::read_to_string(watched.join("plugin.toml"))?;
-    std::fs::write(watched.join("plugin.toml"), manifest.replace("version =", "verzion ="))?;
+    save(&watched.join("plugin.toml"), &manifest.replace("version =", "verzion ="))?;
     let said = says(&log, from, "verzion").await?;
     assert!(said.contains("not replaced after"), "{said}");
     assert_eq!(result(&dir).await?["placeholder"], json!("changed"));
     let from = length(&log);
-    std::fs::write(watched.join("plugin.toml"), manifest.replace("0.1.0", "0.2.0"))?;
-    std::fs::write(&source, original.replace("\"placeholder\": true", "\"placeholder\": \"mended\""))?;
+    save(&watched.join("plugin.toml"), &manifest.replace("0.1.0", "0.2.0"))?;
+    save(&source, &original.replace("\"placeholder\": true", "\"placeholder\": \"mended\""))?;
     says(&log, from, "watched 0.2.0 (").await?;
     until(PATIENCE, "the mended code", async || {
         Ok((result(&dir).await?["placeholder"] == json!("mended")).then_some(()))

@@ -49,14 +49,16 @@ impl Watch {
                 event.paths.into_iter().for_each(|path| drop(changed.send(path)));
             }
         })?;
-        let mut projects = Vec::new();
-        for dir in dirs {
-            let watched = Watched::of(dir)?;
-            for root in &watched.roots {
-                let begun = watcher.watch(root, RecursiveMode::Recursive);
-                begun.with_context(|| format!("cannot watch {}", root.display()))?;
-            }
-            projects.push(watched);
+        let projects = dirs.into_iter().map(Watched::of).collect::<anyhow::Result<Vec<_>>>()?;
+        let roots = || projects.iter().flat_map(|watched| &watched.roots);
+        // Of files, the folder: editors put a new file in the place of the old one. Folders come after, as the last mode counts.
+        let folders_of_files = roots().filter(|root| root.is_file()).filter_map(|file| file.parent());
+        let folders = roots().filter(|root| root.is_dir()).map(PathBuf::as_path);
+        let all = folders_of_files
+            .map(|dir| (dir, RecursiveMode::NonRecursive))
+            .chain(folders.map(|dir| (dir, RecursiveMode::Recursive)));
+        for (dir, mode) in all {
+            watcher.watch(dir, mode).with_context(|| format!("cannot watch {}", dir.display()))?;
         }
         Ok(Self { projects, changes, _watcher: watcher })
     }
