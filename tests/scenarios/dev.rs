@@ -14,14 +14,14 @@ use tokio::process::{Child, Command};
 use crate::harness::{binary, repository, until};
 
 /// The program in `dir`, untouched by this process's environment.
-fn patchbay(dir: &Path) -> Command {
+pub fn patchbay(dir: &Path) -> Command {
     let mut command = Command::new(std::path::absolute(binary()).expect("the current directory exists"));
     command.current_dir(dir).env_clear().env("PATH", std::env::var("PATH").unwrap_or_default());
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 
-async fn json_of(dir: &Path, args: &[&str]) -> anyhow::Result<Value> {
+pub async fn json_of(dir: &Path, args: &[&str]) -> anyhow::Result<Value> {
     let output = patchbay(dir).arg("--json").args(args).output().await?;
     anyhow::ensure!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(serde_json::from_slice(&output.stdout)?)
@@ -33,7 +33,7 @@ fn start_dev(dir: &Path) -> anyhow::Result<Child> {
 }
 
 /// What it says when everything runs.
-async fn up(dev: &mut Child) -> anyhow::Result<String> {
+pub async fn up(dev: &mut Child) -> anyhow::Result<String> {
     let mut lines = BufReader::new(dev.stdout.take().context("stdout")?).lines();
     let welcome = tokio::time::timeout(Duration::from_secs(120), async {
         let mut text = String::new();
@@ -52,12 +52,18 @@ async fn up(dev: &mut Child) -> anyhow::Result<String> {
     welcome
 }
 
-async fn interrupt(mut dev: Child) -> anyhow::Result<()> {
+pub async fn interrupt(mut dev: Child) -> anyhow::Result<()> {
     let pid = rustix::process::Pid::from_raw(dev.id().context("running")?.try_into()?).context("pid")?;
     rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
     let ended = tokio::time::timeout(Duration::from_secs(60), dev.wait()).await??;
     anyhow::ensure!(ended.success(), "{ended}");
     Ok(())
+}
+
+/// As root, Postgres keeps its data where its own user can reach it.
+pub fn forget(dir: &Path) {
+    let name = hex::encode(&Sha256::digest(dir.join(".patchbay").as_os_str().as_encoded_bytes())[..6]);
+    std::fs::remove_dir_all(Path::new("/var/lib/patchbay-dev").join(name)).ok();
 }
 
 #[tokio::test]
@@ -100,8 +106,6 @@ async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> 
     let welcome = up(&mut again).await?;
     assert!(welcome.contains("Patchbay runs."), "{welcome}");
     interrupt(again).await?;
-    // As root, Postgres keeps its data where its own user can reach it.
-    let name = hex::encode(&Sha256::digest(dir.join(".patchbay").as_os_str().as_encoded_bytes())[..6]);
-    std::fs::remove_dir_all(Path::new("/var/lib/patchbay-dev").join(name)).ok();
+    forget(&dir);
     Ok(())
 }

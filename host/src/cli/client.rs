@@ -8,7 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::dev::DevState;
-use crate::http;
+use crate::http::{self, SOURCE_HEADER};
 use crate::signature::{self, Signature};
 
 /// Pushing compiles, which may take a minute on a small machine.
@@ -111,8 +111,17 @@ impl Client {
         }
     }
 
-    pub(crate) async fn push(&self, component: Vec<u8>, signatures: &[Signature]) -> Result<Value, ClientError> {
+    /// `source` says where the component is from, for the record.
+    pub(crate) async fn push(
+        &self,
+        component: Vec<u8>,
+        signatures: &[Signature],
+        source: Option<&str>,
+    ) -> Result<Value, ClientError> {
         let mut request = self.request(Method::POST, "plugins").header("content-type", "application/wasm");
+        if let Some(source) = source {
+            request = request.header(SOURCE_HEADER, source);
+        }
         for each in signatures {
             request = request.header(signature::HEADER, each.to_string());
         }

@@ -1,15 +1,18 @@
-//! The command line. `dev`, `serve`, `migrate`, `doctor`, `config` and `plugin pack|inspect|keygen|sign|verify` work here; every other
-//! command is an HTTP client of `/api/admin`, so that it works from a laptop and is audited like everything else.
+//! The command line. `dev`, `serve`, `migrate`, `doctor`, `config` and `plugin build|pack|inspect|keygen|sign|verify|publish` work here;
+//! every other command is an HTTP client of `/api/admin`, so that it works from a laptop and is audited like everything else.
 
 mod add;
 mod audit;
 mod breaker;
+mod build;
 mod client;
 mod doctor;
 mod job;
+mod oci;
 mod operation;
 mod output;
 mod plugin;
+mod push;
 mod queue;
 mod refusal;
 mod revisions;
@@ -30,8 +33,10 @@ use crate::boot::Host;
 use crate::config::{Config, ConfigError};
 use crate::{dev, telemetry};
 
+pub(crate) use build::Project;
 pub(crate) use client::Client;
 use client::ClientError;
+use oci::RegistryError;
 use output::Output;
 pub(crate) use plugin::{activate_revision, short};
 use refusal::Refusal;
@@ -224,6 +229,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     };
     if error.chain().any(is_input) {
         return ExitCode::from(4);
+    }
+    if let Some(error) = error.downcast_ref::<RegistryError>() {
+        return ExitCode::from(error.exit_code());
     }
     let unreachable = error.chain().any(|cause| {
         matches!(cause.downcast_ref(), Some(patchbay_store::StoreError::Unavailable(_)))

@@ -4,28 +4,21 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Subcommand;
-use patchbay_model::manifest::Manifest;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs, segment};
 use super::refusal::{Refusal, confirmed};
-use super::{Output, operation, revisions, signing};
+use super::{Output, build, operation, push, revisions, signing};
 
 #[derive(Subcommand)]
 pub(super) enum PluginCommand {
+    /// Build a plugin's sources and pack what comes out: DIR/plugin.toml → DIR/dist/NAME-VERSION.wasm
+    ///
+    /// By `cargo build --release --target wasm32-wasip2`, or what the section [build] of plugin.toml says.
+    Build(build::Build),
     /// Put the manifest into a built component: DIR/plugin.toml + component → DIR/dist/NAME-VERSION.wasm
-    Pack {
-        /// Folder with plugin.toml
-        #[arg(default_value = ".")]
-        dir: PathBuf,
-        /// The built component [default: target/wasm32-wasip2/release/NAME.wasm of the Cargo workspace around DIR]
-        #[arg(long, value_name = "FILE")]
-        component: Option<PathBuf>,
-        /// Where to write [default: DIR/dist/NAME-VERSION.wasm]
-        #[arg(long, short, value_name = "FILE")]
-        output: Option<PathBuf>,
-    },
+    Pack(build::Pack),
     /// Show what a packed file is and asks for
     Inspect {
         /// A packed component
@@ -37,22 +30,13 @@ pub(super) enum PluginCommand {
     Sign(signing::Sign),
     /// Check a packed file's signature; exit code 0 when one of the keys has signed it, 1 when not
     Verify(signing::Verify),
-    /// Upload a packed file: the host checks and compiles it, and keeps it as a staged revision
+    /// Upload a packed file, or one from a registry: the host checks and compiles it, and keeps it as a staged revision
     ///
-    /// Signatures in FILE.sig go with it. Pushing a file again adds signatures to a revision that is there already.
-    Push {
-        /// A packed component
-        file: PathBuf,
-        /// Its signatures [default: FILE.sig, if there is one]
-        #[arg(long, value_name = "FILE")]
-        signature: Option<PathBuf>,
-        /// Activate it at once
-        #[arg(long)]
-        activate: bool,
-        /// Grant what it asks for with the activation
-        #[arg(long, requires = "activate")]
-        grant: bool,
-    },
+    /// Signatures go with it: those in FILE.sig, or those that were published with it. Pushing a file again adds signatures to a revision
+    /// that is there already.
+    Push(push::Push),
+    /// Put a packed file into an OCI registry, for `push oci://…`
+    Publish(push::Publish),
     /// List plugins
     List,
     /// List the revisions of a plugin, newest first
@@ -180,54 +164,26 @@ pub(super) enum SettingsCommand {
 
 pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     match command {
-        PluginCommand::Pack { dir, component, output: out } => return pack(&dir, component, out, output),
-        PluginCommand::Inspect { file } => return inspect(&file, output),
+        PluginCommand::Build(args) => return build::build(args, output).await,
+        PluginCommand::Pack(args) => return build::pack(args, output),
+        PluginCommand::Inspect { file } => return build::inspect(&file, output),
         PluginCommand::Keygen(args) => return signing::keygen(&args, output),
         PluginCommand::Sign(args) => return signing::sign(&args, output),
         PluginCommand::Verify(args) => return signing::verify(&args, output),
+        PluginCommand::Push(command) => return push::push(command, args, output).await,
+        PluginCommand::Publish(args) => return push::publish(args, output).await,
         _ => {}
     }
     let client = Client::from_args(args)?;
     match command {
-        PluginCommand::Pack { .. }
+        PluginCommand::Build(_)
+        | PluginCommand::Pack(_)
         | PluginCommand::Inspect { .. }
         | PluginCommand::Keygen(_)
         | PluginCommand::Sign(_)
-        | PluginCommand::Verify(_) => {}
-        PluginCommand::Push { file, signature, activate, grant } => {
-            let signatures = signing::signatures_for(&file, signature.as_deref())?;
-            let component = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            if !output.json {
-                eprintln!(
-                    "pushing {} ({} KiB); the host checks and compiles it…",
-                    file.display(),
-                    component.len() >> 10
-                );
-            }
-            let staged = client.push(component, &signatures).await?;
-            let (plugin, digest) = (text(&staged, "plugin"), text(&staged, "digest"));
-            if !activate {
-                let known = if staged["created"] == true { "staged" } else { "was here already" };
-                let missing: String =
-                    items(&staged["missing"]).filter_map(Value::as_str).map(|ask| format!("\n  {ask}")).collect();
-                let (waits, grant) = if missing.is_empty() {
-                    (String::new(), "")
-                } else {
-                    (format!("\nit is not granted yet:{missing}"), " --grant")
-                };
-                let message = format!(
-                    "{known}: {plugin} {} {}{waits}\nsigned by: {}\nactivate it with: patchbay plugin activate {plugin} {}{grant}",
-                    text(&staged, "version"),
-                    short(&digest),
-                    signers(&staged["signatures"]),
-                    short(&digest)
-                );
-                output.value(&message, &staged);
-                return Ok(());
-            }
-            let activated = activate_revision(&client, &plugin, &digest, grant).await?;
-            output.value(&describe(&activated), &activated);
-        }
+        | PluginCommand::Verify(_)
+        | PluginCommand::Push(_)
+        | PluginCommand::Publish(_) => {}
         PluginCommand::List => {
             let plugins = client.call(Method::GET, "plugins", None).await?;
             let rows = items(&plugins).map(|plugin| {
@@ -392,67 +348,7 @@ async fn settings(command: SettingsCommand, client: &Client, output: Output) -> 
     Ok(())
 }
 
-fn pack(dir: &Path, component: Option<PathBuf>, out: Option<PathBuf>, output: Output) -> anyhow::Result<()> {
-    let path = dir.join("plugin.toml");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let manifest =
-        Manifest::from_toml(&text, |name| std::fs::read_to_string(dir.join(name)).map_err(|error| error.to_string()))
-            .with_context(|| path.display().to_string())?;
-    let component = match component {
-        Some(file) => file,
-        None => built_component(dir, &manifest)?,
-    };
-    let bytes = std::fs::read(&component).with_context(|| format!("cannot read {}", component.display()))?;
-    let packed = patchbay_runtime::pack(&bytes, &manifest).with_context(|| component.display().to_string())?;
-    let inspected = patchbay_runtime::inspect(&packed)?;
-    let out = out.unwrap_or_else(|| dir.join("dist").join(format!("{}-{}.wasm", manifest.name, manifest.version)));
-    if let Some(parent) = out.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    // Whole or not at all: a host may be reading the old one.
-    let temporary = out.with_extension("tmp");
-    std::fs::write(&temporary, &packed).with_context(|| format!("cannot write {}", temporary.display()))?;
-    std::fs::rename(&temporary, &out)?;
-    let text = format!("{} ({} KiB, {})", out.display(), packed.len() >> 10, inspected.digest.short());
-    let value = json!({ "file": out, "bytes": packed.len(), "digest": inspected.digest, "plugin": manifest.name, "version": manifest.version });
-    output.value(&text, &value);
-    Ok(())
-}
-
-fn built_component(dir: &Path, manifest: &Manifest) -> anyhow::Result<PathBuf> {
-    let file = format!("target/wasm32-wasip2/release/{}.wasm", manifest.name.as_str().replace('-', "_"));
-    let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
-    let found = dir.ancestors().map(|ancestor| ancestor.join(&file)).find(|path| path.exists());
-    found.with_context(|| {
-        format!("no {file} in {} or above: build it with `cargo build --release --target wasm32-wasip2`, or name it with --component", dir.display())
-    })
-}
-
-fn inspect(file: &Path, output: Output) -> anyhow::Result<()> {
-    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let inspected = patchbay_runtime::inspect(&bytes).with_context(|| file.display().to_string())?;
-    let value = json!({
-        "digest": inspected.digest,
-        "manifest": inspected.manifest,
-        "asks": crate::plugins::asks(&inspected.manifest),
-        "exports": inspected.exports,
-        "imports": inspected.imports,
-    });
-    let text = format!(
-        "{} {} ({})\n{}\nasks for: {}\nexports:  {}\nimports:  {}",
-        inspected.manifest.name,
-        inspected.manifest.version,
-        inspected.digest,
-        inspected.manifest.description,
-        value["asks"],
-        inspected.exports.join(" "),
-        inspected.imports.join(" "),
-    );
-    output.value(&text, &value);
-    Ok(())
-}
-
-fn describe(activated: &Value) -> String {
+pub(super) fn describe(activated: &Value) -> String {
     if activated["changed"] == false {
         return format!(
             "active already: {} {} {}{}",

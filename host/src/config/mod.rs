@@ -30,8 +30,15 @@ pub use keys::{KEYS, Key, Kind};
 use crate::quarantine::{Policy, Rule};
 
 /// Our variables that are no configuration keys: read by the command line client, by tests, and for secrets.
-const OTHER_VARIABLES: &[&str] =
-    &["PATCHBAY_URL", "PATCHBAY_USER", "PATCHBAY_PASSWORD", "PATCHBAY_CONFIG", "PATCHBAY_BIN"];
+const OTHER_VARIABLES: &[&str] = &[
+    "PATCHBAY_URL",
+    "PATCHBAY_USER",
+    "PATCHBAY_PASSWORD",
+    "PATCHBAY_REGISTRY_USER",
+    "PATCHBAY_REGISTRY_PASSWORD",
+    "PATCHBAY_CONFIG",
+    "PATCHBAY_BIN",
+];
 const OTHER_PREFIXES: &[&str] = &["PATCHBAY_SECRET_", "PATCHBAY_TEST_"];
 /// Longest wait for a free database connection: a request that waits longer is better told so.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -61,6 +61,13 @@ fn everything_wrong_is_reported_at_once_with_its_key() {
 }
 
 #[test]
+fn variables_of_the_command_line_are_no_misspelt_keys() {
+    let client = ["URL", "USER", "PASSWORD", "REGISTRY_USER", "REGISTRY_PASSWORD"];
+    let names = client.map(|name| format!("PATCHBAY_{name}"));
+    with(&names.each_ref().map(|name| (name.as_str(), "value"))).expect("a host's shell may have them, too");
+}
+
+#[test]
 fn values_that_contradict_each_other_are_named() {
     for (extra, expected) in [
         (vec![("DB_HOST", "other")], "database.url (from DATABASE_URL) and database.host (from DB_HOST)"),

@@ -7,6 +7,7 @@ mod mail_catcher;
 mod postgres;
 mod redis;
 mod state;
+mod watch;
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -23,6 +24,7 @@ use crate::telemetry;
 
 pub use mail_catcher::{CaughtMail, MailCatcher};
 pub(crate) use state::DevState;
+use watch::Watch;
 
 /// Options of `patchbay dev`.
 #[derive(Debug, Args)]
@@ -33,6 +35,9 @@ pub(crate) struct DevArgs {
     /// Folder whose */dist/*.wasm are pushed and activated
     #[arg(long, default_value = "plugins", value_name = "DIR")]
     plugins: PathBuf,
+    /// Build, push and activate plugins whenever their sources are saved: those in --plugins, and the folders DIR with a plugin.toml
+    #[arg(long, value_name = "DIR", num_args = 0..)]
+    watch: Option<Vec<PathBuf>>,
 }
 
 /// `patchbay mail …`
@@ -88,6 +93,7 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         bail!("missing on this machine:\n  - {}", missing.join("\n  - "));
     }
 
+    let watch = args.watch.map(|more| Watch::begin(&args.plugins, more)).transpose()?;
     let mut state = DevState::open(&args.dir)?;
     let _only_one = state.lock()?;
     let mut database = None;
@@ -137,7 +143,15 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         state.save()?;
         let loaded = load_plugins(&args.plugins, &state).await;
         print_welcome(&state, &env, catcher.as_ref(), &loaded);
-        host.run_until_signal().await
+        let client = Client::new(state.url.clone(), state.user.clone(), Some(state.password.clone()))?;
+        let watching = watch.map(|watch| tokio::spawn(watch.run(client)));
+        let ended = host.run_until_signal().await;
+        if let Some(watching) = watching {
+            watching.abort();
+            // With it ends the build that it may be waiting for.
+            watching.await.ok();
+        }
+        ended
     }
     .await;
     // In any case: what was started is stopped.
@@ -205,7 +219,7 @@ async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
     let component = std::fs::read(file)?;
     let name = file.display().to_string();
     let signatures = crate::cli::signatures_for(file, None)?;
-    let staged = step(&name, async { Ok(client.push(component, &signatures).await?) }).await?;
+    let staged = step(&name, async { Ok(client.push(component, &signatures, None).await?) }).await?;
     let (plugin, digest) =
         (staged["plugin"].as_str().unwrap_or_default(), staged["digest"].as_str().unwrap_or_default());
     crate::cli::activate_revision(&client, plugin, digest, true).await?;

@@ -39,6 +39,7 @@ use crate::schedule::Schedules;
 use crate::vault::Vault;
 use crate::work::WasmExecutor;
 
+pub(crate) use admin::SOURCE_HEADER;
 pub use auth::Operator;
 pub use metrics::MetricsPage;
 pub use server::{HttpLimits, serve};

@@ -6,6 +6,7 @@
 pub mod attempt;
 pub mod audit;
 pub mod breaker;
+pub mod build;
 pub mod capability;
 pub mod egress;
 pub mod fill;

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::audit::AuditSpec;
 use crate::breaker::BreakerSpec;
+use crate::build::BuildSpec;
 pub use crate::egress::{EgressAuth, EgressRule};
 use crate::id::{PluginName, QueueName, ScheduleId};
 use crate::job::MAX_PRIORITY;
@@ -333,7 +334,16 @@ fn invalid(key: impl Into<String>, reason: impl Into<String>) -> ManifestError {
 impl Manifest {
     /// Reads `plugin.toml`. `read_file` gives the text of a file named in it, relative to the manifest's folder.
     pub fn from_toml(text: &str, read_file: impl Fn(&str) -> Result<String, String>) -> Result<Self, ManifestError> {
+        Self::with_build_from_toml(text, read_file).map(|(manifest, _)| manifest)
+    }
+
+    /// Likewise, with the section `[build]`, which a manifest does not keep.
+    pub fn with_build_from_toml(
+        text: &str,
+        read_file: impl Fn(&str) -> Result<String, String>,
+    ) -> Result<(Self, BuildSpec), ManifestError> {
         let mut value: Value = toml::from_str(text).map_err(|e| ManifestError::Unreadable(e.to_string()))?;
+        let build = BuildSpec::take_from(&mut value).map_err(|(key, reason)| invalid(key, reason))?;
         if value.get("format").is_some() {
             return Err(invalid("format", "is added by packing, not written by hand"));
         }
@@ -344,7 +354,7 @@ impl Manifest {
             let text = read_file(&path).map_err(file_error)?;
             *schema = serde_json::from_str(&text).map_err(|e| file_error(e.to_string()))?;
         }
-        Self::from_value(value)
+        Ok((Self::from_value(value)?, build))
     }
 
     /// Reads the content of a `patchbay:manifest` section.

@@ -29,6 +29,7 @@ use serde_json::Value;
 use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
 
+pub(crate) use self::plugins::SOURCE_HEADER;
 use super::AppState;
 use super::auth::{self, Actor};
 use super::error::{ApiError, ApiResult, ok};

@@ -22,6 +22,11 @@ use crate::plugins::{Activated, GrantStory, Signed, Staged};
 use crate::quarantine::Quarantined;
 use crate::signature::{self, Signature};
 
+/// Header of an upload: where it is from.
+pub(crate) const SOURCE_HEADER: &str = "x-patchbay-source";
+/// A registry's longest name, its tag and a digest fit.
+const MAX_SOURCE_BYTES: usize = 1_024;
+
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(list, push))
@@ -128,11 +133,15 @@ fn queue_names(manifest: &Value) -> Vec<String> {
 
 /// Stage a component file. Nothing runs on it until it is activated. A file that is here already gets the signatures that it did not have.
 #[utoipa::path(post, path = "/plugins", tag = "plugins", security(("operator" = [])),
-    params(("x-patchbay-signature" = Option<String>, Header,
-        description = "key id, `:`, base64 of the Ed25519 signature over `patchbay-v1\\0` and the file's SHA-256; may be repeated")),
+    params(
+        ("x-patchbay-signature" = Option<String>, Header,
+            description = "key id, `:`, base64 of the Ed25519 signature over `patchbay-v1\\0` and the file's SHA-256; may be repeated"),
+        ("x-patchbay-source" = Option<String>, Header,
+            description = "where the file is from, for the record of this action: at most 1024 characters of ASCII"),
+    ),
     request_body(content = Vec<u8>, content_type = "application/wasm"), responses(
     (status = 200, body = Success<Staged>),
-    (status = 400, description = "a signature that is none", body = ErrorBody),
+    (status = 400, description = "a signature or a source that is none", body = ErrorBody),
     (status = 409, description = "clashes with another plugin", body = ErrorBody),
     (status = 413, description = "too large", body = ErrorBody),
     (status = 422, description = "`rejected`, with the reason, or `untrusted`: not signed by a key that this host trusts", body = ErrorBody),
@@ -144,11 +153,12 @@ async fn push(
     body: Body,
 ) -> ApiResult<Staged> {
     let signatures = signatures(&headers)?;
+    let source = source(&headers)?;
     let limit = state.max_component_bytes;
     let component = axum::body::to_bytes(body, limit).await.map_err(|error| ApiError::of_body(&error, limit))?;
     let digest = RevisionDigest::of(&component).to_string();
     let signers: Vec<String> = signatures.iter().map(|signature| signature.key.to_string()).collect();
-    let details = json!({ "digest": digest, "bytes": component.len(), "signatures": signers });
+    let details = json!({ "digest": digest, "bytes": component.len(), "signatures": signers, "source": source });
     let act = state.plugins.stage(&component, &signatures, &actor.0);
     audited(&state, &actor, "plugin.push", &digest, details, act).await
 }
@@ -170,6 +180,14 @@ fn signatures(headers: &HeaderMap) -> Result<Vec<Signature>, ApiError> {
         return Err(ApiError::invalid(message));
     }
     Ok(found)
+}
+
+/// Where the client says that the file is from; nothing depends on it.
+fn source(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let Some(value) = headers.get(SOURCE_HEADER) else { return Ok(None) };
+    let text = value.to_str().ok().filter(|text| text.len() <= MAX_SOURCE_BYTES);
+    let wrong = || ApiError::invalid(format!("{SOURCE_HEADER}: at most {MAX_SOURCE_BYTES} characters of ASCII"));
+    text.map(Some).ok_or_else(wrong)
 }
 
 /// All revisions of a plugin, newest first.

@@ -1,0 +1,59 @@
+//! Who asks a registry, and over what.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use docker_credential::{CredentialRetrievalError, DockerCredential};
+use oci_client::secrets::RegistryAuth;
+
+use super::RegistryError;
+
+/// How registries are spoken to.
+#[derive(Args)]
+pub(crate) struct RegistryArgs {
+    /// Speak HTTP without TLS to the registry; on this machine (localhost, 127.…) that is so without asking
+    #[arg(long, help_heading = "Registry")]
+    pub(super) plain_http: bool,
+    /// The user of the registry [default: what `docker login` has stored, else nobody]
+    #[arg(long, env = "PATCHBAY_REGISTRY_USER", requires = "registry_password", help_heading = "Registry")]
+    registry_user: Option<String>,
+    /// The registry's password or token; better in the environment than on the command line
+    #[arg(
+        long,
+        env = "PATCHBAY_REGISTRY_PASSWORD",
+        requires = "registry_user",
+        hide_env_values = true,
+        help_heading = "Registry"
+    )]
+    registry_password: Option<String>,
+    /// Folder with Docker's config.json, which says how to log in [default: ~/.docker]
+    #[arg(long, env = "DOCKER_CONFIG", value_name = "DIR", help_heading = "Registry")]
+    docker_config: Option<PathBuf>,
+}
+
+impl RegistryArgs {
+    /// Given ones, else what Docker knows of this registry, else none.
+    pub(super) fn auth(&self, registry: &str) -> Result<RegistryAuth, RegistryError> {
+        if let (Some(user), Some(password)) = (&self.registry_user, &self.registry_password) {
+            return Ok(RegistryAuth::Basic(user.clone(), password.clone()));
+        }
+        let dir = self.docker_config.clone().or_else(|| std::env::home_dir().map(|home| home.join(".docker")));
+        let Some(Ok(file)) = dir.map(|dir| std::fs::File::open(dir.join("config.json"))) else {
+            return Ok(RegistryAuth::Anonymous);
+        };
+        // The name under which `docker login` keeps its own registry.
+        let server = if registry == "docker.io" { "https://index.docker.io/v1/" } else { registry };
+        match docker_credential::get_credential_from_reader(file, server) {
+            Ok(DockerCredential::UsernamePassword(user, password)) => Ok(RegistryAuth::Basic(user, password)),
+            Ok(DockerCredential::IdentityToken(_)) => Err(RegistryError::Credentials(format!(
+                "Docker has an identity token for {registry}, which is not supported; set PATCHBAY_REGISTRY_USER and PATCHBAY_REGISTRY_PASSWORD"
+            ))),
+            Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(RegistryAuth::Anonymous),
+            // A helper's output is not shown: it may be the credential.
+            Err(CredentialRetrievalError::HelperFailure { helper, .. }) => {
+                Err(RegistryError::Credentials(format!("Docker's credential helper {helper} failed")))
+            }
+            Err(error) => Err(RegistryError::Credentials(format!("Docker's config.json: {error}"))),
+        }
+    }
+}

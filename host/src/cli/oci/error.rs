@@ -1,0 +1,170 @@
+//! Why a registry was of no use, by what its user does next.
+
+use std::error::Error;
+use std::io;
+
+use oci_client::Reference;
+use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
+
+/// What registries say is shown, but not at any length.
+const MAX_REASON_CHARS: usize = 300;
+
+/// All texts are safe to show: none has a credential in it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RegistryError {
+    #[error("{0}")]
+    Reference(String),
+    #[error("cannot use the registry's credentials: {0}")]
+    Credentials(String),
+    #[error("cannot reach {registry}: {reason}")]
+    Unreachable { registry: String, reason: String },
+    #[error("{registry} does not answer in time")]
+    TimedOut { registry: String },
+    #[error(
+        "{registry} wants other credentials: log in with `docker login {registry}`, or set PATCHBAY_REGISTRY_USER and \
+         PATCHBAY_REGISTRY_PASSWORD"
+    )]
+    Unauthorized { registry: String },
+    #[error("{registry} denies access to {repository}: ask who runs the registry, or use other credentials")]
+    Denied { registry: String, repository: String },
+    #[error("there is no {0}")]
+    NotFound(String),
+    #[error("{reference} is not a plugin but {found}: publish one with `patchbay plugin publish`")]
+    NotAPlugin { reference: String, found: String },
+    #[error("{reference} has {count} layers; a plugin is one")]
+    Layers { reference: String, count: usize },
+    #[error("the component has {bytes} bytes, more than {max}")]
+    TooLarge { bytes: u64, max: u64 },
+    #[error(
+        "what {registry} sent is not what was asked for: expected {expected}, got {actual}; nothing of it was used"
+    )]
+    Damaged { registry: String, expected: String, actual: String },
+    #[error("{registry}: {reason}")]
+    Failed { registry: String, reason: String },
+}
+
+impl RegistryError {
+    /// See `patchbay --help`.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotFound(_) => 3,
+            Self::Unreachable { .. } | Self::TimedOut { .. } => 5,
+            Self::Failed { .. } => 1,
+            _ => 4,
+        }
+    }
+
+    pub(super) fn of(error: OciDistributionError, reference: &Reference) -> Self {
+        let registry = reference.registry().to_owned();
+        match error {
+            OciDistributionError::RequestError(error) => Self::of_request(&error, registry),
+            OciDistributionError::IoError(error) => Self::of_download(&error, registry),
+            OciDistributionError::DigestError(error) => Self::of_digest(&error, registry),
+            OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
+                Self::Unauthorized { registry }
+            }
+            OciDistributionError::ServerError { code, message, .. } => Self::of_status(code, &message, reference),
+            OciDistributionError::RegistryError { envelope, .. } => {
+                let codes: Vec<&OciErrorCode> = envelope.errors.iter().map(|error| &error.code).collect();
+                let message = envelope.to_string();
+                Self::of_status(status_of(&codes), &message, reference)
+            }
+            OciDistributionError::ImageIndexParsingNoPlatformResolverError => {
+                Self::NotAPlugin { reference: reference.to_string(), found: "an index of several images".into() }
+            }
+            OciDistributionError::UnsupportedMediaTypeError(found) => {
+                Self::NotAPlugin { reference: reference.to_string(), found: legible(&found) }
+            }
+            other => Self::Failed { registry, reason: legible(&other.to_string()) },
+        }
+    }
+
+    fn of_status(status: u16, message: &str, reference: &Reference) -> Self {
+        let registry = reference.registry().to_owned();
+        match status {
+            401 => Self::Unauthorized { registry },
+            403 => Self::Denied { registry, repository: reference.repository().to_owned() },
+            404 => Self::NotFound(reference.to_string()),
+            0 => Self::Failed { registry, reason: legible(message) },
+            _ => Self::Failed { registry, reason: legible(&format!("HTTP {status}: {message}")) },
+        }
+    }
+
+    fn of_request(error: &reqwest::Error, registry: String) -> Self {
+        if error.is_timeout() {
+            return Self::TimedOut { registry };
+        }
+        let reason = legible(&root_cause(error).to_string());
+        if error.is_connect() || error.is_request() {
+            return Self::Unreachable { registry, reason };
+        }
+        Self::Failed { registry, reason }
+    }
+
+    fn of_digest(error: &DigestError, registry: String) -> Self {
+        match error {
+            DigestError::VerificationError { expected, actual } => {
+                Self::Damaged { registry, expected: legible(expected), actual: actual.clone() }
+            }
+            other => Self::Failed { registry, reason: legible(&other.to_string()) },
+        }
+    }
+
+    /// A stream of bytes fails with the cause inside.
+    pub(super) fn of_download(error: &io::Error, registry: String) -> Self {
+        let cause = error.get_ref().map(|cause| cause as &(dyn Error + 'static));
+        match (cause.and_then(|cause| cause.downcast_ref()), cause.and_then(|cause| cause.downcast_ref())) {
+            (Some(digest), _) => Self::of_digest(digest, registry),
+            (_, Some(request)) => Self::of_request(request, registry),
+            _ => Self::Failed { registry, reason: legible(&error.to_string()) },
+        }
+    }
+}
+
+/// The status that the specification gives these codes; 0 for the others.
+fn status_of(codes: &[&OciErrorCode]) -> u16 {
+    let has = |sought: &[OciErrorCode]| codes.iter().any(|code| sought.contains(code));
+    match () {
+        () if has(&[OciErrorCode::Unauthorized]) => 401,
+        () if has(&[OciErrorCode::Denied]) => 403,
+        () if has(&[
+            OciErrorCode::ManifestUnknown,
+            OciErrorCode::NameUnknown,
+            OciErrorCode::BlobUnknown,
+            OciErrorCode::NotFound,
+        ]) =>
+        {
+            404
+        }
+        () => 0,
+    }
+}
+
+/// The first cause: "connection refused" rather than "error sending request".
+fn root_cause<'e>(mut error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
+}
+
+/// Of what somebody else wrote: no control characters for the terminal, and not too much of it.
+pub(super) fn legible(text: &str) -> String {
+    let mut shown: String = text.chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS + 1).collect();
+    if shown.chars().count() > MAX_REASON_CHARS {
+        shown.pop();
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_cannot_steer_a_terminal() {
+        assert_eq!(legible("a\x1b[2Jb\nc"), "a[2Jbc");
+        assert_eq!(legible(&"x".repeat(1_000)).chars().count(), 301);
+    }
+}

@@ -1,0 +1,88 @@
+//! Names in registries: `oci://HOST/REPOSITORY`, then `:TAG`, `@sha256:DIGEST` or neither.
+
+use std::path::Path;
+
+use oci_client::Reference;
+
+use super::RegistryError;
+
+pub(super) const SCHEME: &str = "oci://";
+
+/// The part after `oci://`, if it is such a name.
+pub(crate) fn name_in(path: &Path) -> Option<&str> {
+    path.to_str()?.strip_prefix(SCHEME)
+}
+
+/// For a place to publish to: a digest is the outcome, not the wish.
+pub(crate) fn refuse_without_tag(name: &str) -> Result<(), RegistryError> {
+    let has_tag = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    if has_tag && !name.contains('@') {
+        return Ok(());
+    }
+    Err(RegistryError::Reference(format!("publish under a tag: {SCHEME}HOST/REPOSITORY:TAG")))
+}
+
+pub(super) fn parse(name: &str) -> Result<Reference, RegistryError> {
+    let wrong = |reason: String| {
+        RegistryError::Reference(format!(
+            "{SCHEME}{name}: {reason}; a plugin is named {SCHEME}HOST/REPOSITORY:TAG or {SCHEME}HOST/REPOSITORY@sha256:DIGEST"
+        ))
+    };
+    let host = name.split_once('/').map_or("", |(host, _)| host);
+    // Without this, what names no host would be looked for at Docker's registry.
+    if !(host == "localhost" || host.contains(['.', ':'])) {
+        return Err(wrong("it names no host".into()));
+    }
+    name.parse::<Reference>().map_err(|error| wrong(error.to_string()))
+}
+
+/// What needs no TLS.
+pub(super) fn is_this_machine(registry: &str) -> bool {
+    let host = registry.rsplit_once(':').map_or(registry, |(host, _port)| host);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+pub(super) fn without_digest(reference: &Reference) -> String {
+    let name = format!("{}/{}", reference.registry(), reference.repository());
+    reference.tag().map_or(name.clone(), |tag| format!("{name}:{tag}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_without_a_host_is_refused_and_not_looked_for_elsewhere() {
+        for name in
+            ["", "email", "acme/email:1", "localhost", "ghcr.example/", "ghcr.example/Acme/x", "a.b/c@sha256:00"]
+        {
+            let refused = parse(name).expect_err(name).to_string();
+            assert!(refused.contains("oci://HOST/REPOSITORY:TAG"), "{refused}");
+        }
+        for (name, registry) in [
+            ("localhost/a:1", "localhost"),
+            ("127.0.0.1:5000/a/b", "127.0.0.1:5000"),
+            ("registry.example/a/b:1.0", "registry.example"),
+        ] {
+            assert_eq!(parse(name).expect(name).registry(), registry);
+        }
+    }
+
+    #[test]
+    fn only_this_machine_is_spoken_to_without_tls_unasked() {
+        for near in ["localhost", "localhost:5000", "127.0.0.1", "127.8.8.8:5000"] {
+            assert!(is_this_machine(near), "{near}");
+        }
+        for far in ["localhost.example", "127.0.0.1.example:5000", "10.0.0.1:5000", "registry.example"] {
+            assert!(!is_this_machine(far), "{far}");
+        }
+    }
+
+    #[test]
+    fn one_publishes_under_a_tag() {
+        assert!(refuse_without_tag("registry.example:5000/a/b:1").is_ok());
+        for name in ["registry.example:5000/a/b", "registry.example/a@sha256:00", "registry.example/a:1@sha256:00"] {
+            assert!(refuse_without_tag(name).is_err(), "{name}");
+        }
+    }
+}
