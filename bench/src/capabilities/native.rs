@@ -71,7 +71,10 @@ impl Native {
         secret: &str,
     ) -> anyhow::Result<Self> {
         let hello = ClientId::default();
-        let mail = AsyncSmtpConnection::connect_tokio1(servers.mail, None, &hello, None, None).await?;
+        // As the host does, without TLS: the library leaves it to the system to keep the final dot back for 40 ms.
+        let mail = tokio::net::TcpStream::connect(servers.mail).await?;
+        mail.set_nodelay(true)?;
+        let mail = AsyncSmtpConnection::connect_with_transport(Box::new(mail), &hello).await?;
         Ok(Self {
             url,
             payload,
