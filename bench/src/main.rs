@@ -2,48 +2,104 @@
 //!
 //! Absolute figures belong to the machine; the ratios are what is claimed. Interleaving cancels what changes slowly (heat, neighbours).
 
+mod capabilities;
 mod deep;
+mod email;
 mod enqueue;
+mod host_process;
 mod instantiate;
 mod jobs;
 mod latency;
+mod many_plugins;
 mod overview;
 mod process;
+mod push;
+mod servers;
 mod statistics;
 mod world;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Those that need no Redis of their own.
+const ALONE: [&str; 4] = ["instantiate", "capabilities", "push", "start"];
+/// Those that are measured with Redis set up in two ways; the latter four in the first only.
+const WITH_REDIS: [&str; 6] = ["jobs", "latency", "enqueue", "overview", "deep", "process"];
 
 /// Interleaved pairs per comparison; `PATCHBAY_BENCH_PAIRS` for a quick look.
 fn pairs() -> usize {
     std::env::var("PATCHBAY_BENCH_PAIRS").ok().and_then(|text| text.parse().ok()).unwrap_or(15)
 }
 
+fn environment(name: &str) -> anyhow::Result<String> {
+    std::env::var(name).context("run this with `make bench`")
+}
+
+/// What to measure: all, or what `PATCHBAY_BENCH_ONLY` names, separated by commas.
+struct Sections(Option<Vec<String>>);
+
+impl Sections {
+    fn chosen() -> anyhow::Result<Self> {
+        let Ok(text) = std::env::var("PATCHBAY_BENCH_ONLY") else { return Ok(Self(None)) };
+        let names: Vec<String> = text.split(',').map(str::to_owned).collect();
+        let known = |name: &String| ALONE.iter().chain(&WITH_REDIS).any(|known| known == name);
+        if let Some(unknown) = names.iter().find(|name| !known(name)) {
+            anyhow::bail!(
+                "PATCHBAY_BENCH_ONLY: there is no {unknown:?}, but {}, {}",
+                ALONE.join(", "),
+                WITH_REDIS.join(", ")
+            );
+        }
+        Ok(Self(Some(names)))
+    }
+
+    fn wants(&self, section: &str) -> bool {
+        self.0.as_ref().is_none_or(|names| names.iter().any(|name| name == section))
+    }
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let pairs = pairs();
-    let guest = std::fs::read(std::env::var("PATCHBAY_BENCH_GUEST").context("run this with `make bench`")?)?;
+    let (pairs, sections) = (pairs(), Sections::chosen()?);
+    let guest = std::fs::read(environment("PATCHBAY_BENCH_GUEST")?)?;
     if let Ok(who) = std::env::var("PATCHBAY_BENCH_PROFILE") {
         return jobs::profile(&world::World::new(true, &guest).await?, &who).await;
     }
+    ensure!(pairs > 0, "PATCHBAY_BENCH_PAIRS is at least 1");
     println!("{pairs} interleaved pairs per comparison; medians, and in brackets the quartiles");
     println!();
-    instantiate::run(&guest, pairs).await?;
+    if sections.wants("instantiate") {
+        instantiate::run(&guest, pairs).await?;
+    }
+    if sections.wants("capabilities") {
+        capabilities::run(pairs).await?;
+    }
+    if sections.wants("push") {
+        push::run(pairs).await?;
+    }
+    if sections.wants("start") {
+        many_plugins::run(pairs).await?;
+    }
     for durable in [true, false] {
+        let here = if durable { &WITH_REDIS[..] } else { &WITH_REDIS[..2] };
+        if !here.iter().any(|section| sections.wants(section)) {
+            continue;
+        }
         let world = world::World::new(durable, &guest).await?;
         println!();
         println!("## Redis {}", if durable { "with an append-only file (everysec)" } else { "without persistence" });
-        jobs::run(&world, pairs).await?;
-        latency::run(&world, pairs).await?;
-        if durable {
-            enqueue::run(&world, pairs).await?;
-            overview::run(&world, pairs).await?;
-            deep::run(&world, pairs.min(5)).await?;
-            process::run(&world, pairs).await?;
+        for section in here.iter().filter(|section| sections.wants(section)) {
+            match *section {
+                "jobs" => jobs::run(&world, pairs).await?,
+                "latency" => latency::run(&world, pairs).await?,
+                "enqueue" => enqueue::run(&world, pairs).await?,
+                "overview" => overview::run(&world, pairs).await?,
+                "deep" => deep::run(&world, pairs.min(5)).await?,
+                _ => process::run(&world, pairs).await?,
+            }
         }
     }
     Ok(())

@@ -1,9 +1,11 @@
 //! The sandbox of one process: engine, guest threads, slots, cache and registry.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use patchbay_model::RevisionDigest;
 use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
@@ -75,6 +77,8 @@ pub struct Runtime {
     linker: Linker<State>,
     cache: Cache,
     registry: Registry,
+    /// What somebody still holds: a swap asks for the same revision again and again.
+    loaded: Mutex<HashMap<RevisionDigest, Weak<Revision>>>,
     /// Guests have threads of their own: lock renewal, health and HTTP never wait for a spinning one. Absent only while dropping.
     guests: Option<tokio::runtime::Runtime>,
     /// Where capabilities run: connections belong to the host's own threads.
@@ -104,6 +108,7 @@ impl Runtime {
             linker,
             cache,
             registry: Registry::default(),
+            loaded: Mutex::default(),
             guests: Some(guests),
             host: tokio::runtime::Handle::current(),
         }))
@@ -122,29 +127,47 @@ impl Runtime {
         Ok(inspected)
     }
 
-    /// Checks, compiles (or takes from the cache) and links a component file. Nothing calls it yet.
+    /// Checks, compiles (or takes from the cache) and links a component file. Nothing calls it yet. A file that is loaded already, and still
+    /// held by somebody, is not loaded again.
     pub async fn load(self: &Arc<Self>, component: &[u8]) -> Result<Arc<Revision>, LoadError> {
-        let inspected = self.inspect(component)?;
-        let code = match self.cache.get(&inspected.digest) {
+        let digest = RevisionDigest::of(component);
+        if let Some(loaded) = self.loaded().get(&digest).and_then(Weak::upgrade) {
+            return Ok(loaded);
+        }
+        let (runtime, file) = (Arc::clone(self), component.to_vec());
+        let (inspected, cached) = aside(move || Ok((runtime.inspect(&file)?, runtime.cache.get(&digest)))).await?;
+        let is_new = cached.is_none();
+        let code = match cached {
             Some(code) => code,
             None => {
-                let config = &self.config;
-                let code = compile::compile(
-                    component,
-                    config.compiler.as_ref(),
-                    config.compile_timeout,
-                    config.compile_memory_bytes,
-                )
-                .await?;
-                self.cache.put(&inspected.digest, &code);
-                code
+                let RuntimeConfig { compiler, compile_timeout, compile_memory_bytes, .. } = &self.config;
+                compile::compile(component, compiler.as_ref(), *compile_timeout, *compile_memory_bytes).await?
             }
         };
-        let component = deserialize(&self.engine, &code)?;
+        let runtime = Arc::clone(self);
+        aside(move || {
+            if is_new {
+                runtime.cache.put(&digest, &code);
+            }
+            runtime.link(inspected, &code)
+        })
+        .await
+    }
+
+    fn link(self: &Arc<Self>, inspected: Inspected, code: &[u8]) -> Result<Arc<Revision>, LoadError> {
+        let component = deserialize(&self.engine, code)?;
         let link = |error: wasmtime::Error| Rejection::Link(format!("{error:#}"));
         let linked = self.linker.instantiate_pre(&component).map_err(link)?;
         let exports = exports::of(inspected.wit, linked);
-        Ok(Arc::new(Revision::new(Arc::clone(self), inspected, exports)))
+        let revision = Arc::new(Revision::new(Arc::clone(self), inspected, exports));
+        let mut loaded = self.loaded();
+        loaded.retain(|_, revision| revision.strong_count() > 0);
+        loaded.insert(revision.digest(), Arc::downgrade(&revision));
+        Ok(revision)
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, HashMap<RevisionDigest, Weak<Revision>>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The active revisions.
@@ -187,6 +210,14 @@ impl Drop for Runtime {
             guests.shutdown_background();
         }
     }
+}
+
+/// Milliseconds of computing per file: not on threads that answer probes, and several files at once.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+) -> Result<T, LoadError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(RuntimeError::Engine(format!("loading it panicked: {error}")).into()))
 }
 
 fn compatibility(engine: &Engine) -> Vec<u8> {
