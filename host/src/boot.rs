@@ -175,6 +175,7 @@ impl Host {
         let operations = TaskTracker::new();
         let state = AppState {
             store: store.clone(),
+            sql: sql.clone(),
             queues: queues.clone(),
             plugins: Arc::clone(&plugins),
             outside: Arc::new(outside),

@@ -6,6 +6,7 @@
 mod bad_input;
 mod breaker;
 mod bull_board;
+mod cable;
 mod commands;
 mod damaged;
 mod dev;
@@ -23,6 +24,7 @@ mod quarantine;
 mod recovery;
 mod redis_server;
 mod runbook;
+mod runbook_f;
 mod sandbox;
 mod schedules;
 mod secrets;

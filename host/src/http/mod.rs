@@ -21,7 +21,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use patchbay_queue::Queues;
-use patchbay_store::Store;
+use patchbay_store::{PluginSql, Store};
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -47,6 +47,8 @@ const MAX_BODY_BYTES: usize = 2 << 20;
 pub struct AppState {
     /// Postgres.
     pub store: Store,
+    /// Database connections of plugins.
+    pub sql: PluginSql,
     /// Redis.
     pub queues: Queues,
     /// Staging, activation, rollback.

@@ -14,6 +14,7 @@ mod queues;
 mod revisions;
 mod schedules;
 mod secrets;
+mod sql;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::Duration;
@@ -38,6 +39,7 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(quarantine::router())
         .merge(queues::router())
         .merge(breakers::router())
+        .merge(sql::router())
         .merge(maintain::router())
         .merge(schedules::router())
         .merge(secrets::router())
