@@ -85,9 +85,8 @@ async fn runbook_f_finds_the_plugin_that_holds_connections_and_the_others_do_not
     let env = [("DATABASE_URL", url.as_str())];
     // Quarantine would end the trouble before there was something to measure.
     let host = world.host(&[env[0], ("PATCHBAY_QUARANTINE_POLICY", "off")]).await?;
-    let quiet = statements_plugin(|manifest| {
-        manifest.replace("\"statements\"", "\"quiet\"").replace("sqlQueue", QUIET)
-    })?;
+    let quiet =
+        statements_plugin(|manifest| manifest.replace("\"statements\"", "\"quiet\"").replace("sqlQueue", QUIET))?;
     host.deploy("quiet", quiet).await?;
     let many = |manifest: String| manifest.replace("concurrency = 8", "concurrency = 50");
     let good = host.deploy("statements", statements_plugin(many)?).await?;

@@ -93,10 +93,7 @@ struct Which {
     (status = 200, body = Success<Activity>), (status = 404, description = "it has no database login", body = ErrorBody),
     (status = 503, description = "Postgres does not answer", body = ErrorBody),
 ))]
-async fn activity(
-    State(state): State<AppState>,
-    which: Result<Query<Which>, QueryRejection>,
-) -> ApiResult<Activity> {
+async fn activity(State(state): State<AppState>, which: Result<Query<Which>, QueryRejection>) -> ApiResult<Activity> {
     let plugin: Option<PluginName> = which?.0.plugin.map(|name| name.parse()).transpose()?;
     let seen = state.sql.activity(plugin.as_ref()).await?;
     if let (Some(plugin), true) = (&plugin, seen.plugins.is_empty()) {

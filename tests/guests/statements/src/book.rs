@@ -15,7 +15,7 @@ pub fn book(data: &Value) -> Result<Value, Failure> {
     let spoilt = data["spoilt"] == true;
     let done = if data["batch"] == true { batch(key, job, spoilt) } else { transaction(key, job, spoilt) };
     match done {
-        Ok(()) => Ok(json!("booked")),
+        Ok(()) => Ok(json!(if spoilt { "spoilt" } else { "booked" })),
         Err(error) if error.constraint.as_deref() == Some("bookings_pkey") => Ok(json!("known")),
         Err(error) if spoilt && error.code == "P0002" => Ok(json!("spoilt")),
         Err(error) => Err(Failure::new("sql", format!("{}: {}", error.code, error.message), Retry::Backoff)),

@@ -39,9 +39,13 @@ pub fn timed(data: &Value) -> Result<Value, Failure> {
     let one = |n: u64| {
         let begun = Instant::now();
         if n.is_multiple_of(2) {
-            sql::query("select id, name from crm.leads where id = $1", &[sql::Value::Int(1)]).map(drop).map_err(failed)?;
+            sql::query("select id, name from crm.leads where id = $1", &[sql::Value::Int(1)])
+                .map(drop)
+                .map_err(failed)?;
         } else {
-            sql::execute("update crm.leads set name = name where id = $1", &[sql::Value::Int(1)]).map(drop).map_err(failed)?;
+            sql::execute("update crm.leads set name = name where id = $1", &[sql::Value::Int(1)])
+                .map(drop)
+                .map_err(failed)?;
         }
         Ok(json!(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX)))
     };

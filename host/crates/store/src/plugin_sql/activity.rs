@@ -176,8 +176,7 @@ impl PluginSql {
         .bind(installation.role_prefix().replace('_', "\\_") + "%")
         .fetch_all(&self.0.pool)
         .await?;
-        let mut sessions =
-            rows.iter().map(session).collect::<Result<Vec<(String, SqlSession)>, StoreError>>()?;
+        let mut sessions = rows.iter().map(session).collect::<Result<Vec<(String, SqlSession)>, StoreError>>()?;
         let mut plugins = Vec::new();
         for plugin in self.plugins().into_iter().filter(|plugin| only.is_none_or(|only| only == plugin)) {
             let login = installation.role(&plugin);
