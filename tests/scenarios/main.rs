@@ -6,7 +6,6 @@
 mod bad_input;
 mod breaker;
 mod bull_board;
-mod cable;
 mod commands;
 mod damaged;
 mod dev;

@@ -1,6 +1,7 @@
 //! What hostile clients, odd jobs and absent services must not break.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -10,9 +11,9 @@ use redis::AsyncCommands;
 use serde_json::{Value, json};
 use sqlx::Executor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
-use crate::cable::Cable;
 use crate::harness::{Host, PASSWORD, USER, World, email_plugin, hostile_plugin, repository, until, variant};
 
 #[tokio::test]
@@ -358,6 +359,38 @@ async fn every_change_leaves_one_row_that_says_who_what_and_how_it_ended() -> an
         assert_eq!(rows, [(USER.to_owned(), true, error)], "{} {}", change.method, change.path);
     }
     Ok(())
+}
+
+/// Forwards to a server; while it is cut, connections end at once, those that were open included.
+pub struct Cable {
+    pub address: SocketAddr,
+    pub cut: watch::Sender<bool>,
+}
+
+impl Cable {
+    pub async fn to(server: String) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let cut = watch::Sender::new(false);
+        let subscribed = cut.clone();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (mut cut, server) = (subscribed.subscribe(), server.clone());
+                tokio::spawn(async move {
+                    let forward = async {
+                        let mut upstream = TcpStream::connect(server).await?;
+                        tokio::io::copy_bidirectional(&mut client, &mut upstream).await
+                    };
+                    tokio::select! {
+                        biased;
+                        _ = cut.wait_for(|cut| *cut) => {}
+                        _ = forward => {}
+                    }
+                });
+            }
+        });
+        Ok(Self { address, cut })
+    }
 }
 
 /// What is in Redis, apart from heartbeats.
