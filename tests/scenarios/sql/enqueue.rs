@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use patchbay_model::job::NewJob;
+use patchbay_model::job::{Keep, NewJob};
 use patchbay_queue::{Queues, RedisConfig};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -28,6 +28,8 @@ fn booking(key: i64) -> anyhow::Result<NewJob> {
     let mut job = NewJob::new(QUEUE.parse()?, "book", data.to_string());
     // A host that has just started may have no login for the plugin yet, and a backend that dies with its host takes one call along.
     job.attempts = Some(20);
+    // All of them are counted in the end.
+    (job.keep_completed, job.keep_failed) = (Some(Keep::default()), Some(Keep::default()));
     Ok(job)
 }
 

@@ -1,6 +1,5 @@
 //! What a plugin does with its tables all day; with the setting `leaks`, how a careless revision of it does that.
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use patchbay_plugin::{Failure, Retry, Value, json, settings, sql};
@@ -20,17 +19,12 @@ pub fn sync(data: &Value) -> Result<Value, Failure> {
     // Postgres's own limit is lifted first: it is the host that must end these.
     let lock = "select pg_advisory_lock(7) from set_config('statement_timeout', '0', true)";
     open.query(lock, &[]).map_err(failed)?;
-    match data["how"].as_str() {
-        Some("sleeps in Postgres") => open.query("select pg_sleep(60)", &[]).map(|_| Value::Null).map_err(failed),
-        Some("spins") => loop {
-            black_box(1);
-        },
-        // Beyond the transaction's time, with the rows and the lock still held.
-        _ => {
-            std::thread::sleep(Duration::from_secs(8));
-            Err(Failure::new("idle", "held a transaction and did nothing", Retry::Never))
-        }
+    if data["how"] == "sleeps in Postgres" {
+        return open.query("select pg_sleep(60)", &[]).map(|_| Value::Null).map_err(failed);
     }
+    // Beyond the transaction's time, with the row and the lock still held.
+    std::thread::sleep(Duration::from_secs(8));
+    Err(Failure::new("idle", "held a transaction and did nothing", Retry::Never))
 }
 
 /// Microseconds that each of `times` statements took, as the plugin sees it.
