@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{QUEUE, SLEEPS, count, query, run, world, world_and_host};
-use crate::harness::{statements_plugin, until};
+use crate::harness::{hostile_plugin, statements_plugin, until};
 
 #[tokio::test]
 async fn a_statement_past_the_deadline_ends_on_the_server_and_its_place_is_free_again() -> anyhow::Result<()> {
@@ -105,5 +105,24 @@ async fn more_statements_than_connections_wait_within_the_plugins_two_and_the_ho
     }
     assert!(most <= 3 && most_of_one <= 2, "{most} connections, {most_of_one} of one plugin");
     assert!(most == 3, "the budget is used: {most}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_holds_connections_is_told_of_each_plugin_with_a_login() -> anyhow::Result<()> {
+    let (_world, host) = world_and_host().await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    query(&host, "select 1").await?;
+    let (status, all) = host.get("/api/admin/sql").await?;
+    assert_eq!((status, all["data"]["plugins"].as_array().map(Vec::len)), (200, Some(1)), "{all}");
+    let (_, one) = host.get("/api/admin/sql?plugin=statements").await?;
+    let plugin = &one["data"]["plugins"][0];
+    assert_eq!((&plugin["inUse"], &plugin["waiting"], &plugin["ended"]), (&json!(0), &json!(0), &json!(0)), "{one}");
+    assert_eq!((&plugin["sessions"][0]["state"], &plugin["problem"]), (&json!("idle"), &json!(null)), "{one}");
+    for (which, expected) in [("plugin=hostile", 404), ("plugin=nobody", 404), ("plugin=No%00", 400), ("other=1", 400)]
+    {
+        let (status, answer) = host.get(&format!("/api/admin/sql?{which}")).await?;
+        assert_eq!(status, expected, "{which}: {answer}");
+    }
     Ok(())
 }

@@ -65,7 +65,7 @@ struct Session {
     waits_for: Option<String>,
     /// Sessions of anybody that wait for a lock of this one.
     blocks: i64,
-    /// The last one, its first 200 characters, without its parameters.
+    /// The last one, its first 200 characters, without its parameters; absent while it is idle.
     statement: Option<String>,
 }
 

@@ -69,7 +69,7 @@ pub struct SqlSession {
     pub waits_for: Option<String>,
     /// Sessions of anybody that wait for a lock of this one.
     pub blocks: i64,
-    /// Its last statement, cut off. Parameters are not part of it.
+    /// Its last statement, cut off, unless it is idle. Parameters are not part of it.
     pub statement: Option<String>,
 }
 
@@ -164,9 +164,10 @@ impl PluginSql {
     pub async fn activity(&self, only: Option<&PluginName>) -> Result<SqlActivity, StoreError> {
         let installation = self.installation().await?;
         let rows = sqlx::query(
-            "select a.usename::text as login, a.pid, a.state, a.wait_event_type || ': ' || a.wait_event as waits_for, \
+            "select a.usename::text as login, a.pid, a.state, \
+               case when a.state <> 'idle' then a.wait_event_type || ': ' || a.wait_event end as waits_for, \
                extract(epoch from clock_timestamp() - a.xact_start)::float8 as open_s, \
-               left(regexp_replace(a.query, '\\s+', ' ', 'g'), 200) as statement, \
+               case when a.state <> 'idle' then left(regexp_replace(a.query, '\\s+', ' ', 'g'), 200) end as statement, \
                (select count(*) from pg_stat_activity w \
                  where w.wait_event_type = 'Lock' and a.pid = any(pg_blocking_pids(w.pid))) as blocks \
              from pg_stat_activity a where a.datname = current_database() and a.usename like $1 \
