@@ -24,7 +24,7 @@ const TABLES: &str = "
 const LONGEST_TRANSACTION: Duration = Duration::from_millis(5_000 + 1_500);
 /// Twice next to nothing is still nothing: one late turn of the two processors that guests, host and Postgres share. A statement that waited
 /// for another plugin's connection would take seconds.
-const FLOOR: Duration = Duration::from_millis(10);
+const FLOOR: Duration = Duration::from_millis(5);
 
 /// Leaky backends of Postgres, by process id: the longest that each was seen in a transaction.
 type Seen = BTreeMap<i32, Duration>;
