@@ -180,6 +180,7 @@ impl Host {
         let operations = TaskTracker::new();
         let state = AppState {
             store: store.clone(),
+            sql: sql.clone(),
             queues: queues.clone(),
             plugins: Arc::clone(&plugins),
             executor,

@@ -2,9 +2,11 @@
 //!
 //! Owns the rules and nothing else: [`diagnose`] is a pure function of what was seen.
 
+use std::time::Duration;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_queue::QueueOverview;
-use patchbay_store::ActionRow;
+use patchbay_store::{ActionRow, PlacesTaken};
 use serde::Serialize;
 
 use crate::breakers::BreakerStory;
@@ -24,6 +26,8 @@ pub struct Seen {
     pub quarantined: Option<Quarantined>,
     /// Of that plugin, on this host.
     pub breakers: Vec<BreakerStory>,
+    /// Likewise, its places in the database.
+    pub sql: Option<PlacesTaken>,
     /// Who paused it last, when that was done through us.
     pub paused_by: Option<ActionRow>,
     /// Why this host takes no work.
@@ -31,6 +35,9 @@ pub struct Seen {
     /// Whether Redis is nearly full.
     pub redis_full: bool,
 }
+
+/// A plugin's statement or transaction that takes longer holds its other calls up.
+const LONG_IN_THE_DATABASE: Duration = Duration::from_secs(1);
 
 /// One reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -119,6 +126,20 @@ pub fn diagnose(seen: &Seen) -> Vec<Reason> {
             format!("see to {host}, or: patchbay breaker close {plugin} {host} --reason WHY"),
         );
     }
+    if let (Some(plugin), Some(sql)) = (&seen.plugin, seen.sql)
+        && sql.waiting > 0
+        && sql.longest >= LONG_IN_THE_DATABASE
+    {
+        because(
+            "database-connections",
+            format!(
+                "{} calls of {plugin} wait for one of its database connections; the one that is held longest, for {:.1} s",
+                sql.waiting,
+                sql.longest.as_secs_f64()
+            ),
+            format!("patchbay plugin sql {plugin}"),
+        );
+    }
     match (&seen.plugin, seen.workers.is_empty()) {
         (None, true) if seen.quarantined.is_some() => {}
         (None, true) => because(
@@ -187,6 +208,7 @@ mod tests {
             workers: vec!["host:1".into()],
             plugin: Some("email".into()),
             quarantined: None,
+            sql: None,
             breakers: Vec::new(),
             paused_by: None,
             not_ready: Vec::new(),
@@ -253,6 +275,18 @@ mod tests {
         assert!(reasons[0].message.contains("for 10 s more") && reasons[0].message.contains("connect: refused"));
         assert!(reasons[1].message.contains("one call tries whether"));
         assert!(reasons[0].next.contains("patchbay breaker close email smtp://mail.example:465"));
+    }
+
+    #[test]
+    fn calls_that_wait_for_a_database_connection_are_told_once_one_is_held_for_long() {
+        let taken = |longest| PlacesTaken { in_use: 2, longest, waiting: 48 };
+        let mut seen = seen(QueueCounts { waiting: 5, active: 50, ..QueueCounts::default() });
+        seen.sql = Some(taken(Duration::from_millis(40)));
+        assert_eq!(codes(&seen), ["busy"]);
+        seen.sql = Some(taken(Duration::from_millis(3_140)));
+        assert_eq!(codes(&seen), ["database-connections"]);
+        let reason = &diagnose(&seen)[0];
+        assert!(reason.message.contains("48 calls of email") && reason.message.contains("3.1 s"), "{reason:?}");
     }
 
     #[test]

@@ -316,6 +316,14 @@ pub fn full_length() -> bool {
     std::env::var_os("PATCHBAY_TEST_FULL").is_some()
 }
 
+/// For what a test draws by lot. Printed, so that a run can be had again with `PATCHBAY_TEST_SEED`.
+pub fn seed() -> u64 {
+    let given = std::env::var("PATCHBAY_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(rand::random);
+    println!("PATCHBAY_TEST_SEED={seed}");
+    seed
+}
+
 fn packed(dir: &str) -> anyhow::Result<Vec<u8>> {
     let dir = repository().join(dir);
     let file = std::fs::read_dir(&dir)

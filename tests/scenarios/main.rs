@@ -29,6 +29,7 @@ mod recovery;
 mod redis_server;
 mod registry;
 mod runbook;
+mod runbook_f;
 mod sandbox;
 mod schedules;
 mod secrets;

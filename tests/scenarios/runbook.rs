@@ -1,4 +1,4 @@
-//! docs/operations/runbook-a.md as a drill: the trouble is caused, then the document's own commands are run, and its own lines expected.
+//! Runbooks as drills: the trouble is caused, then the document's own commands are run, and its own lines expected. Here: runbook A.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::redis_server::RedisServer;
 const QUEUE: &str = "hostileQueue";
 
 /// A command of the document, with the lines that it shows.
-struct Step {
+pub struct Step {
     command: String,
     shows: Vec<String>,
 }
 
 /// The steps under the heading that begins with `letter`.
-fn steps(document: &str, letter: char) -> Vec<Step> {
+pub fn steps(document: &str, letter: char) -> Vec<Step> {
     let section =
         document.split("\n## ").find(|section| section.starts_with(&format!("{letter}. "))).unwrap_or_default();
     let mut steps: Vec<Step> = Vec::new();
@@ -35,8 +35,8 @@ fn steps(document: &str, letter: char) -> Vec<Step> {
 }
 
 impl Step {
-    /// Runs it until it shows its lines: what it looks at may take a moment.
-    async fn run(&self, host: &Host, names: &[(&str, &str)]) -> anyhow::Result<()> {
+    /// Runs it until it shows its lines: what it looks at may take a moment. `env` is for commands that run beside a host.
+    pub async fn run(&self, host: &Host, env: &[(&str, &str)], names: &[(&str, &str)]) -> anyhow::Result<()> {
         let fill = |text: &str| names.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value));
         let command = fill(&self.command);
         let mut words = command.split_whitespace();
@@ -45,13 +45,20 @@ impl Step {
         let mut said = String::new();
         let shown = until(Duration::from_secs(15), &command, async || {
             let mut patchbay = tokio::process::Command::new(binary());
-            patchbay.args(&args).env("PATCHBAY_URL", &host.url);
+            patchbay.args(&args).env("PATCHBAY_URL", &host.url).envs(env.iter().copied());
             patchbay.env("PATCHBAY_USER", USER).env("PATCHBAY_PASSWORD", PASSWORD);
             let output = patchbay.output().await?;
             said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
             Ok(self.shows.iter().all(|line| said.contains(&fill(line))).then_some(()))
         });
-        shown.await.with_context(|| format!("{command} showed:\n{said}instead of:\n{}", self.shows.join("\n")))
+        shown.await.with_context(|| format!("{command} showed:\n{said}instead of:\n{}", self.shows.join("\n")))?;
+        println!("$ {command}\n{said}");
+        Ok(())
+    }
+
+    /// Whether this is one of its lines.
+    pub fn shows(&self, line: &str) -> bool {
+        self.shows.iter().any(|shown| shown == line)
     }
 }
 
@@ -69,10 +76,10 @@ async fn runbook_a_finds_and_mends_what_it_says() -> anyhow::Result<()> {
         anyhow::ensure!(!steps.is_empty(), "section {letter} has commands");
         for step in steps {
             // The last one of C is for when Redis is back.
-            if letter == 'C' && step.shows.iter().any(|line| line == "nothing waits") {
+            if letter == 'C' && step.shows("nothing waits") {
                 break;
             }
-            step.run(&host, &names).await?;
+            step.run(&host, &[], &names).await?;
         }
         anyhow::Ok(())
     };
@@ -89,7 +96,7 @@ async fn runbook_a_finds_and_mends_what_it_says() -> anyhow::Result<()> {
     drill('C', "none").await?;
     redis.start().await?;
     let recovery = steps(&document, 'C').pop().context("how to know that it is mended")?;
-    recovery.run(&host, &[("QUEUE", QUEUE)]).await?;
+    recovery.run(&host, &[], &[("QUEUE", QUEUE)]).await?;
     let after = host.add(QUEUE, json!({ "name": "noop" })).await?;
     host.job_in(QUEUE, &after, "completed").await?;
     Ok(())

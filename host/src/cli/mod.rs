@@ -19,6 +19,7 @@ mod revisions;
 mod schedule;
 mod secret;
 mod signing;
+mod sql;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

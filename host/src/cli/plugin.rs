@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs, segment};
 use super::refusal::{Refusal, confirmed};
-use super::{Output, build, operation, push, revisions, signing};
+use super::{Output, build, operation, push, revisions, signing, sql};
 
 #[derive(Subcommand)]
 pub(super) enum PluginCommand {
@@ -48,6 +48,11 @@ pub(super) enum PluginCommand {
     Status {
         /// The plugin
         plugin: String,
+    },
+    /// Show what plugins do with their database connections, on the host that answers, and their sessions in Postgres
+    Sql {
+        /// Only this one
+        plugin: Option<String>,
     },
     /// List activations, rollbacks (`reactivated`) and deactivations, newest first
     History {
@@ -229,6 +234,7 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
             );
         }
         PluginCommand::Status { plugin } => revisions::status(&plugin, &client, output).await?,
+        PluginCommand::Sql { plugin } => sql::run(plugin.as_deref(), &client, output).await?,
         PluginCommand::History { plugin } => revisions::history(&plugin, &client, output).await?,
         PluginCommand::Diff { plugin, from, to } => revisions::diff(&plugin, &from, &to, &client, output).await?,
         PluginCommand::Activate { plugin, digest, grant } => {

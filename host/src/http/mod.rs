@@ -24,7 +24,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use http::HeaderName;
 use patchbay_queue::Queues;
-use patchbay_store::Store;
+use patchbay_store::{PluginSql, Store};
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -57,6 +57,8 @@ pub(crate) const STATUS: HeaderName = HeaderName::from_static("x-patchbay-status
 pub struct AppState {
     /// Postgres.
     pub store: Store,
+    /// Database connections of plugins.
+    pub sql: PluginSql,
     /// Redis.
     pub queues: Queues,
     /// Staging, activation, rollback.

@@ -23,7 +23,9 @@ pub use audit::{AuditFilter, AuditRow, TrailRow};
 pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
 pub use hosts::{Failure, HostRow, Report, Running};
-pub use plugin_sql::{OutboxBatch, OutboxEntry, PluginSql, RoleError, Wanted};
+pub use plugin_sql::{
+    OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity, SqlSession, Wanted,
+};
 pub use prune::{Keep, PrunedRevision};
 pub use quarantine::QuarantineRow;
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};

@@ -16,6 +16,7 @@ mod queues;
 mod revisions;
 mod schedules;
 mod secrets;
+mod sql;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::Duration;
@@ -42,6 +43,7 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(queues::router())
         .merge(breakers::router())
         .merge(call::router())
+        .merge(sql::router())
         .merge(maintain::router())
         .merge(schedules::router())
         .merge(secrets::router())

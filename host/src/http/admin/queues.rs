@@ -100,6 +100,7 @@ async fn why(State(state): State<AppState>, Path(queue): Path<String>) -> ApiRes
         queue: overview(&state, &queue).await?,
         workers: state.queues.workers(&queue).await?,
         quarantined: state.plugins.quarantined_handler_of(&queue),
+        sql: plugin.as_ref().map(|plugin| state.sql.places_of(plugin)),
         breakers: plugin.iter().flat_map(|plugin| state.outside.of(plugin)).collect(),
         plugin: plugin.map(|plugin| plugin.to_string()),
         paused_by: last.filter(|action| action.action == "queue.pause"),

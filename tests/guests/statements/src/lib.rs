@@ -1,5 +1,8 @@
 //! SQL as the job's data says: `[{"query": "…", "parameters": […]}, {"execute": "…"}]`. Each step's end is in the result; none fails the job.
 
+mod book;
+mod sync;
+
 use std::time::Duration;
 
 use patchbay_plugin::{Failure, Job, Jobs, Value, json, kv, queue, sql};
@@ -14,6 +17,9 @@ impl Jobs for Statements {
             "each" => Ok(each(&data)),
             "batch" => Ok(batch(&data)),
             "transaction" => Ok(transaction(&data)),
+            "book" => book::book(&data),
+            "sync" => sync::sync(&data),
+            "timed" => sync::timed(&data),
             other => Err(Failure::invalid_input("name", other)),
         }
     }

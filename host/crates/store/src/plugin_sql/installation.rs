@@ -46,7 +46,12 @@ impl Installation {
 
     /// `pb_<8 hex digits>_<plugin>`: at most 51 bytes, and never in need of escaping within double quotes.
     pub(super) fn role(&self, plugin: &PluginName) -> String {
-        format!("pb_{}_{plugin}", self.prefix)
+        format!("{}{plugin}", self.role_prefix())
+    }
+
+    /// What the names of all plugins' logins begin with.
+    pub(super) fn role_prefix(&self) -> String {
+        format!("pb_{}_", self.prefix)
     }
 
     pub(super) fn password(&self, role: &str) -> String {

@@ -14,10 +14,9 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::activity::{Place, Places, Waiting};
 use super::error;
 
-/// Per plugin and process: enough that one slow statement does not stop it, too few to crowd out others.
-const PER_PLUGIN: usize = 2;
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(60);
 /// For what the host does to a connection between two users.
@@ -31,7 +30,8 @@ pub(super) struct Pools {
     host: PgPool,
     pub(super) runtime: tokio::runtime::Handle,
     budget: Arc<Semaphore>,
-    per_plugin: Mutex<HashMap<PluginName, Arc<Semaphore>>>,
+    max_connections: usize,
+    per_plugin: Mutex<HashMap<PluginName, Arc<Places>>>,
     idle: Mutex<Vec<Idle>>,
     /// Calls that wait for a place in the budget: while there are any, nothing is kept idle.
     waiting: AtomicUsize,
@@ -54,23 +54,8 @@ struct Session {
 pub(super) struct Lease {
     session: Option<Session>,
     plugin: PluginName,
-    own: Option<OwnedSemaphorePermit>,
+    own: Option<Place>,
     pools: Arc<Pools>,
-}
-
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 impl Pools {
@@ -79,10 +64,21 @@ impl Pools {
             host,
             runtime: tokio::runtime::Handle::current(),
             budget: Arc::new(Semaphore::new(max_connections)),
+            max_connections,
             per_plugin: Mutex::default(),
             idle: Mutex::default(),
             waiting: AtomicUsize::new(0),
         })
+    }
+
+    pub(super) fn places(&self, plugin: &PluginName) -> Arc<Places> {
+        let mut all = self.per_plugin.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(plugin.clone()).or_default())
+    }
+
+    /// Most connections, and how many there are.
+    pub(super) fn budget(&self) -> (usize, usize) {
+        (self.max_connections, self.max_connections.saturating_sub(self.budget.available_permits()))
     }
 
     /// Waits for a place of the plugin's own, then for one in the budget. Dropping the future gives both back.
@@ -92,12 +88,10 @@ impl Pools {
         options: &PgConnectOptions,
         role: &str,
     ) -> Result<Lease, SqlError> {
-        let own = {
-            let mut all = self.per_plugin.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(all.entry(plugin.clone()).or_insert_with(|| Arc::new(Semaphore::new(PER_PLUGIN))))
-        };
         let closed = |_| SqlError::unavailable("the host stops");
-        let own = own.acquire_owned().await.map_err(closed)?;
+        let places = self.places(plugin);
+        let waiting = places.wait();
+        let own = places.take().await.map_err(closed)?;
         if let Some(session) = self.take_idle(|idle| &idle.plugin == plugin) {
             return Ok(self.lend(session, plugin, own));
         }
@@ -111,6 +105,7 @@ impl Pools {
             }
             Arc::clone(&self.budget).acquire_owned().await.map_err(closed)?
         };
+        drop(waiting);
         let connect = async {
             let mut connection = PgConnection::connect_with(options).await?;
             let pid = sqlx::query_scalar("select pg_catalog.pg_backend_pid()").fetch_one(&mut connection).await?;
@@ -120,7 +115,7 @@ impl Pools {
         Ok(self.lend(session, plugin, own))
     }
 
-    fn lend(self: &Arc<Self>, session: Session, plugin: &PluginName, own: OwnedSemaphorePermit) -> Lease {
+    fn lend(self: &Arc<Self>, session: Session, plugin: &PluginName, own: Place) -> Lease {
         Lease { session: Some(session), plugin: plugin.clone(), own: Some(own), pools: Arc::clone(self) }
     }
 
@@ -212,10 +207,14 @@ impl Drop for Lease {
     /// Not given back in order: the backend may still be at work, and dropping the connection would not stop it.
     fn drop(&mut self) {
         let Some(session) = self.session.take() else { return };
-        let (own, pools) = (self.own.take(), Arc::clone(&self.pools));
+        let (own, pools, plugin) = (self.own.take(), Arc::clone(&self.pools), self.plugin.clone());
         self.pools.runtime.spawn(async move {
+            let pid = session.pid;
             pools.end(session).await;
-            drop(own);
+            tracing::info!(%plugin, pid, "a call did not give its database connection back: its backend was ended");
+            if let Some(place) = own {
+                place.count_ended();
+            }
         });
     }
 }

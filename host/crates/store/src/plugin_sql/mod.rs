@@ -3,6 +3,7 @@
 //! Owns the logins, their connections and the outbox. Never decides who may ask (that is `capability`'s business), and never lets a
 //! statement of a guest near the host's own login. Everything fails closed: a plugin whose login could not be brought in line runs no SQL.
 
+mod activity;
 mod error;
 mod installation;
 mod lease;
@@ -14,7 +15,7 @@ mod rows;
 mod statement;
 mod transaction;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ use installation::Installation;
 use lease::{Lease, Pools};
 use statement::{Budget, Failed};
 
+pub use activity::{PlacesTaken, PluginActivity, SqlActivity, SqlSession};
 pub use outbox::{OutboxBatch, OutboxEntry};
 pub use roles::{RoleError, Wanted};
 
@@ -127,6 +129,13 @@ impl PluginSql {
 
     fn access(&self, plugin: &PluginName) -> Option<Access> {
         self.0.access.lock().unwrap_or_else(PoisonError::into_inner).get(plugin).cloned()
+    }
+
+    /// Those that have a login here, in order.
+    fn plugins(&self) -> BTreeSet<PluginName> {
+        let access = self.0.access.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_login = |access: &Access| !matches!(access, Access::Ready(wanted) if wanted.is_empty());
+        access.iter().filter(|(_, access)| has_login(access)).map(|(plugin, _)| plugin.clone()).collect()
     }
 
     fn set_access(&self, plugin: &PluginName, access: Access) {
