@@ -15,6 +15,7 @@ mod grants;
 mod harness;
 mod health;
 mod interop;
+mod leak;
 mod mail;
 mod metrics;
 mod operations;

@@ -104,13 +104,18 @@ impl Client {
         request.basic_auth(&self.user, self.password.as_ref())
     }
 
+    /// Without the credentials that some write into it.
+    fn shown(&self) -> String {
+        self.url.rsplit_once('@').map_or(self.url.as_str(), |(_, address)| address).to_owned()
+    }
+
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
         let unreachable =
-            |source: reqwest::Error| ClientError::Unreachable { url: self.url.clone(), source: source.without_url() };
+            |source: reqwest::Error| ClientError::Unreachable { url: self.shown(), source: source.without_url() };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status().as_u16();
         let text = response.text().await.map_err(unreachable)?;
-        let not_patchbay = || ClientError::NotPatchbay { url: self.url.clone(), status };
+        let not_patchbay = || ClientError::NotPatchbay { url: self.shown(), status };
         let mut body: Value = serde_json::from_str(&text).map_err(|_| not_patchbay())?;
         match body["success"].as_bool() {
             Some(true) => Ok(body["data"].take()),
