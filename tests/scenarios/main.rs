@@ -16,6 +16,7 @@ mod harness;
 mod health;
 mod interop;
 mod leak;
+mod load;
 mod mail;
 mod metrics;
 mod operations;
