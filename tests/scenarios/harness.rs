@@ -280,6 +280,11 @@ pub fn clerk_plugin() -> anyhow::Result<Vec<u8>> {
     packed("tests/guests/clerk/dist")
 }
 
+/// The guest that does little, and goes on without what it is denied.
+pub fn steady_plugin() -> anyhow::Result<Vec<u8>> {
+    packed("tests/guests/steady/dist")
+}
+
 /// The guest that runs SQL as its jobs say, under a changed manifest.
 pub fn statements_plugin(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
     let manifest = std::fs::read_to_string(repository().join("tests/guests/statements/plugin.toml"))?;

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::harness::{Host, World, full_length, repository, statements_plugin, until};
 use crate::runbook::steps;
-use crate::unbroken::Cable;
+use crate::cable::Cable;
 
 const LEAKY: &str = "sqlQueue";
 const QUIET: &str = "quietQueue";

@@ -169,6 +169,11 @@ impl Client {
         request.basic_auth(&self.user, self.password.as_ref())
     }
 
+    /// Without the credentials that some write into it.
+    fn shown(&self) -> String {
+        self.url.rsplit_once('@').map_or(self.url.as_str(), |(_, address)| address).to_owned()
+    }
+
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
         Ok(self.envelope(request).await?["data"].take())
     }
@@ -179,11 +184,11 @@ impl Client {
     }
 
     fn unreachable(&self, source: reqwest::Error) -> ClientError {
-        ClientError::Unreachable { url: self.url.clone(), source: source.without_url() }
+        ClientError::Unreachable { url: self.shown(), source: source.without_url() }
     }
 
     fn not_patchbay(&self, status: u16) -> ClientError {
-        ClientError::NotPatchbay { url: self.url.clone(), status }
+        ClientError::NotPatchbay { url: self.shown(), status }
     }
 
     /// The whole envelope of a success.

@@ -8,6 +8,7 @@ mod call;
 mod egress;
 mod grants;
 mod job_output;
+mod leak;
 mod mail;
 mod secret;
 

@@ -18,11 +18,14 @@ use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
 use crate::breaker::Report;
+use crate::{SecretValue, leak};
 
 /// Idle connections kept.
 const MAX_IDLE: usize = 8;
 /// Servers close idle connections after minutes (RFC 5321 §4.5.3.2: at least 5); well before that, none is reused.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
+/// What the guest is told instead of the server's words.
+const ECHOED: &str = "the mail server's words repeat the account's password, and are withheld";
 
 /// How the connection is secured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +75,8 @@ struct Account {
     config: MailConfig,
     tls: Option<TlsParameters>,
     credentials: Option<Credentials>,
+    /// What no reply may repeat to a guest.
+    guarded: Vec<SecretValue>,
 }
 
 pub(crate) fn failure(phase: &'static str, text: impl Into<String>) -> SmtpFailure {
@@ -143,7 +148,7 @@ impl MailTransport {
             Err(Ended { failure, report: Report::Failed })
         });
         let report = result.as_ref().err().map_or(Report::Answered, |ended| ended.report);
-        let result = result.map_err(|ended| ended.failure);
+        let result = account.withheld(result.map_err(|ended| ended.failure));
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         // Counts only: addresses are personal data.
         match &result {
@@ -251,10 +256,31 @@ impl Account {
             ),
         };
         // Gmail shows app passwords in groups of four; the spaces are not part of them.
-        let credentials = config.username.clone().zip(config.password.as_ref()).map(|(username, password)| {
-            Credentials::new(username, password.chars().filter(|c| !c.is_whitespace()).collect())
-        });
-        Ok(Self { config, tls, credentials })
+        let password =
+            config.password.as_ref().map(|text| text.chars().filter(|c| !c.is_whitespace()).collect::<String>());
+        let guarded = password.iter().cloned().map(SecretValue::new).collect();
+        let credentials =
+            config.username.clone().zip(password).map(|(username, password)| Credentials::new(username, password));
+        Ok(Self { config, tls, credentials, guarded })
+    }
+
+    /// A server that is angry at a login may repeat it, and what a server says ends up in front of guests, operators and logs.
+    fn withheld(&self, mut result: Result<SmtpReceipt, SmtpFailure>) -> Result<SmtpReceipt, SmtpFailure> {
+        let (text, refused) = match &mut result {
+            Ok(receipt) => (&mut receipt.reply, &mut receipt.refused),
+            Err(failure) => (&mut failure.text, &mut failure.refused),
+        };
+        let mut echoed = false;
+        for text in refused.iter_mut().map(|refusal| &mut refusal.text).chain([text]) {
+            if leak::repeats([text.as_bytes()], &self.guarded) {
+                echoed = true;
+                ECHOED.clone_into(text);
+            }
+        }
+        if echoed {
+            warn!(host = self.config.host, "{ECHOED}");
+        }
+        result
     }
 
     /// A new connection with its first `MAIL`.

@@ -12,12 +12,10 @@
 //! | `address`, `resolver` | where connections may go |
 //! | `pool` | connections |
 //! | `exchange` | one request over the network, bounded in time and size |
-//! | `leak` | finding credentials in responses |
 
 mod address;
 mod exchange;
 mod inject;
-mod leak;
 mod oauth2;
 mod pool;
 mod request;
@@ -47,8 +45,8 @@ use self::oauth2::Grant;
 use self::pool::{Outlet, Pool};
 use self::request::Outgoing;
 use self::resolver::{Lookup, System};
-use crate::SecretValue;
 use crate::breaker::{Admission, Report};
+use crate::{SecretValue, leak};
 
 /// For rules that name none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -144,7 +142,8 @@ impl Egress {
         let (report, reason) = report(&answer);
         admission.report(report, reason);
         let answer = answer.and_then(|(response, guarded)| {
-            if leak::echoes(&response, &guarded) { Err(HttpError::Denied(ECHOED.into())) } else { Ok(response) }
+            let texts = response.headers.iter().map(|(_, value)| value.as_slice()).chain([response.body.as_slice()]);
+            if leak::repeats(texts, &guarded) { Err(HttpError::Denied(ECHOED.into())) } else { Ok(response) }
         });
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         match &answer {
@@ -193,14 +192,16 @@ async fn deliver(
         Some(grant) => {
             let mut token = outlet.token(&grant, None, deadline).await?;
             inject::bearer(&mut outgoing, &token.value)?;
+            let mut guarded = grant.guarded(&token);
             let mut response = exchange(&outlet.client, outgoing.clone(), deadline, max_bytes).await?;
             if response.status == 401 {
                 // Once: a service that refuses a new token, too, means it.
                 token = outlet.token(&grant, Some(&token), deadline).await?;
+                guarded.extend(grant.guarded(&token));
                 inject::bearer(&mut outgoing, &token.value)?;
                 response = exchange(&outlet.client, outgoing, deadline, max_bytes).await?;
             }
-            (response, grant.guarded(&token))
+            (response, guarded)
         }
     })
 }

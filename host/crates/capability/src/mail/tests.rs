@@ -105,6 +105,26 @@ async fn refused_credentials_are_told_apart_from_refused_recipients() {
 }
 
 #[tokio::test]
+async fn a_reply_that_repeats_the_password_is_withheld_wherever_it_stands() {
+    // Raw, and as it was sent: base64 of "\0user\0abcdefgh".
+    for (word, reply) in [
+        ("AUTH", "535 5.7.8 abcdefgh is not the password of user"),
+        ("AUTH", "535 5.7.8 AHVzZXIAYWJjZGVmZ2g= is refused"),
+        ("MAIL", "550 not with abcdefgh"),
+        ("RCPT", "550 5.1.1 not with abcdefgh"),
+        ("DOT", "554 not with abcdefgh"),
+    ] {
+        let failure = send(&server(Box::leak(Box::new([(word, reply)]))).await, &["a@example.com"]).await;
+        let failure = failure.expect_err("refused");
+        assert!(failure.text == ECHOED && failure.reply_code.is_some(), "{word}: {failure:?}");
+        assert!(failure.refused.iter().all(|refusal| refusal.text == ECHOED), "{word}: {failure:?}");
+    }
+    let mail = server(&[("RCPT TO:<b@", "550 not with abcdefgh"), ("DOT", "250 taken with abcdefgh")]).await;
+    let receipt = send(&mail, &["a@example.com", "b@example.com"]).await.expect("taken");
+    assert_eq!((receipt.reply.as_str(), receipt.refused[0].text.as_str()), (ECHOED, ECHOED));
+}
+
+#[tokio::test]
 async fn only_silence_after_the_final_dot_is_ambiguous() {
     let cut = send(&server(&[("DOT", "-")]).await, &["a@example.com"]).await.expect_err("cut");
     assert!(cut.ambiguous && cut.phase == "data", "{cut:?}");

@@ -195,3 +195,19 @@ async fn a_response_that_repeats_the_token_or_the_clients_secret_is_withheld() {
         assert_eq!(answer, Err(HttpError::Denied(ECHOED.into())));
     }
 }
+
+#[tokio::test]
+async fn a_response_that_repeats_the_token_that_was_refused_before_is_withheld_too() {
+    let issued = Arc::new(AtomicUsize::new(0));
+    let server = Server::new(move |request| match (request.uri.path(), request.header("authorization")) {
+        ("/token", _) => {
+            let token = format!("a-long-token-{}", issued.fetch_add(1, Ordering::SeqCst) + 1);
+            axum::Json(json!({ "access_token": token, "token_type": "bearer" })).into_response()
+        }
+        (_, Some("Bearer a-long-token-1")) => StatusCode::UNAUTHORIZED.into_response(),
+        _ => "and a-long-token-1 was refused".into_response(),
+    })
+    .await;
+    let answer = plugin(&server, server.url("/token")).send(get(server.url("/api/x"))).await;
+    assert_eq!(answer, Err(HttpError::Denied(ECHOED.into())));
+}

@@ -1,23 +1,26 @@
-//! Finds a credential in a response: services that echo requests must not hand a guest what the host put in.
+//! Finds a credential in what a service answered: services that echo requests must not hand a guest what the host put in.
 //!
-//! Searched are headers and body, as they are and percent-decoded, for each secret raw, JSON-escaped and in both alphabets of base64 at
-//! all three alignments (so also inside a longer encoded text). This catches echoes, not a server that conspires with the guest: one
+//! Searched are headers and body, or the mail server's words, as they are and percent-decoded (again and again: a redirect to a login page
+//! carries the URL that it came from), for each secret raw, JSON-escaped and, as it is and as it stands in a URL, in both alphabets of
+//! base64 at all three alignments (so also inside a longer encoded text). This catches echoes, not a server that conspires with the guest: one
 //! that reverses or encrypts what it got is not found, which is why a rule names the servers that get a credential.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use crate::SecretValue;
 use aho_corasick::AhoCorasick;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use patchbay_model::capability::HttpResponse;
-
-use crate::SecretValue;
+use url::form_urlencoded;
 
 /// Shorter ones are in every other text, and no protection anyway.
 const MIN_BYTES: usize = 6;
+/// How often a text is percent-decoded: a URL within a URL within a URL.
+const MAX_DECODINGS: usize = 3;
 
-/// Whether the response repeats one of the secrets.
-pub(super) fn echoes(response: &HttpResponse, secrets: &[SecretValue]) -> bool {
+/// Whether one of the texts repeats one of the secrets.
+pub(crate) fn repeats<'a>(texts: impl IntoIterator<Item = &'a [u8]>, secrets: &[SecretValue]) -> bool {
     let needles: BTreeSet<Vec<u8>> = secrets.iter().flat_map(|secret| spellings(secret.expose())).collect();
     if needles.is_empty() {
         return false;
@@ -25,10 +28,16 @@ pub(super) fn echoes(response: &HttpResponse, secrets: &[SecretValue]) -> bool {
     // Fails only for gigabytes of needles.
     let Ok(searcher) = AhoCorasick::new(needles) else { return true };
     let found = |text: &[u8]| {
-        let decode = || percent_encoding::percent_decode(text).collect::<Vec<u8>>();
-        searcher.is_match(text) || text.contains(&b'%') && searcher.is_match(&decode())
+        let mut text = Cow::Borrowed(text);
+        for _ in 0..MAX_DECODINGS {
+            if searcher.is_match(text.as_ref()) || !text.contains(&b'%') {
+                break;
+            }
+            text = percent_encoding::percent_decode(&text).collect::<Vec<u8>>().into();
+        }
+        searcher.is_match(text.as_ref())
     };
-    found(&response.body) || response.headers.iter().any(|(_, value)| found(value))
+    texts.into_iter().any(found)
 }
 
 fn spellings(secret: &str) -> Vec<Vec<u8>> {
@@ -41,9 +50,10 @@ fn spellings(secret: &str) -> Vec<Vec<u8>> {
         .into_iter()
         .map(String::into_bytes)
         .collect();
-    for before in 0..3 {
-        spellings.push(within_base64(&STANDARD_NO_PAD, secret, before));
-        spellings.push(within_base64(&URL_SAFE_NO_PAD, secret, before));
+    let in_url: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    for (text, before) in [secret, &in_url].into_iter().flat_map(|text| (0..3).map(move |before| (text, before))) {
+        spellings.push(within_base64(&STANDARD_NO_PAD, text, before));
+        spellings.push(within_base64(&URL_SAFE_NO_PAD, text, before));
     }
     spellings.retain(|spelling| spelling.len() >= MIN_BYTES);
     spellings
@@ -67,8 +77,7 @@ mod tests {
     const SECRET: &str = "s3cr/t+\"é key?>~";
 
     fn found(body: impl AsRef<[u8]>) -> bool {
-        let response = HttpResponse { status: 200, headers: Vec::new(), body: body.as_ref().to_vec() };
-        echoes(&response, &[SecretValue::new(SECRET.into())])
+        repeats([body.as_ref()], &[SecretValue::new(SECRET.into())])
     }
 
     fn percent(text: &str, lower: bool) -> String {
@@ -103,19 +112,28 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_in_a_url_is_found_when_the_url_is_encoded_again() {
+        let url = format!(
+            "https://example.com/?key={}",
+            form_urlencoded::byte_serialize(SECRET.as_bytes()).collect::<String>()
+        );
+        let twice = percent(&url, false);
+        assert!(found(&twice) && found(percent(&twice, true)));
+        assert!(found(STANDARD_NO_PAD.encode(&url)) && found(URL_SAFE_NO_PAD.encode(&url)));
+    }
+
+    #[test]
     fn other_texts_and_short_secrets_are_no_echo() {
         assert!(!found("an ordinary answer with 100% of what was asked for"));
         assert!(!found(&SECRET[1..]));
         assert!(!found(STANDARD_NO_PAD.encode(&SECRET[..8])));
-        let response = HttpResponse { status: 200, headers: Vec::new(), body: b"admin".to_vec() };
-        assert!(!echoes(&response, &[SecretValue::new("admin".into())]));
-        assert!(!echoes(&response, &[SecretValue::new(String::new())]));
+        assert!(!repeats([&b"admin"[..]], &[SecretValue::new("admin".into())]));
+        assert!(!repeats([&b"admin"[..]], &[SecretValue::new(String::new())]));
     }
 
     #[test]
-    fn headers_are_searched_too() {
-        let headers = vec![("location".to_owned(), format!("/x?key={}", percent(SECRET, false)).into_bytes())];
-        let response = HttpResponse { status: 302, headers, body: Vec::new() };
-        assert!(echoes(&response, &[SecretValue::new(SECRET.into())]));
+    fn every_text_is_searched() {
+        let last = format!("/x?key={}", percent(SECRET, false));
+        assert!(repeats([&b"first"[..], last.as_bytes()], &[SecretValue::new(SECRET.into())]));
     }
 }

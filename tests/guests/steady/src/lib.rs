@@ -1,0 +1,20 @@
+//! Does little, and goes on without what it is denied.
+
+use patchbay_plugin::{Failure, Job, Jobs, Retry, Value, json, kv};
+
+struct Steady;
+
+impl Jobs for Steady {
+    /// Of the jobs that use a grant: whether they had it. A denial is no failure here; everything else is.
+    fn run(job: Job) -> Result<Value, Failure> {
+        if job.name != "count" {
+            return Ok(Value::Null);
+        }
+        match kv::increment("count", 1, None) {
+            Ok(_) => Ok(json!("granted")),
+            Err(error) if error.code == "denied" => Ok(json!("denied")),
+            Err(error) => Err(Failure::new(&error.code, error.message, Retry::Never)),
+        }
+    }
+}
+patchbay_plugin::export_jobs!(Steady);
