@@ -171,7 +171,8 @@ async fn finished(world: &World, total: u64) -> anyhow::Result<Vec<Finished>> {
         for id in ids {
             pipe.hmget(key(id), &["timestamp", "processedOn", "finishedOn", "returnvalue", "failedReason"]);
         }
-        let rows: Vec<(u64, u64, u64, Option<String>, Option<String>)> = pipe.query_async(&mut redis).await?;
+        type Row = (u64, u64, u64, Option<String>, Option<String>);
+        let rows: Vec<Row> = pipe.query_async(&mut redis).await?;
         for (id, (added, began, ended, result, failure)) in ids.iter().zip(rows) {
             ensure!(failure.is_none(), "job {id} failed: {failure:?}");
             all.push(Finished { added, began, ended, result: result.filter(|text| text != "null") });
@@ -214,7 +215,7 @@ fn check_grants(jobs: &[Finished], done: &[Done]) {
         if of_grants().any(under_way) {
             continue;
         }
-        let last = of_grants().filter(|step| step.answered < job.began).last();
+        let last = of_grants().rfind(|step| step.answered < job.began);
         let expected = if last.is_some_and(|step| step.step == Step::Revoke) { "\"denied\"" } else { "\"granted\"" };
         assert_eq!(result, expected, "a job that ran from {} to {}", job.began, job.ended);
     }

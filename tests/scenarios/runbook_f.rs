@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use sqlx::Executor;
 use tokio::sync::oneshot;
 
+use crate::cable::Cable;
 use crate::harness::{Host, World, full_length, repository, statements_plugin, until};
 use crate::runbook::steps;
-use crate::cable::Cable;
 
 const LEAKY: &str = "sqlQueue";
 const QUIET: &str = "quietQueue";

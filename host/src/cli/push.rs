@@ -13,7 +13,7 @@ use super::{Output, signing};
 
 #[derive(Args)]
 pub(super) struct Push {
-    /// A packed component, or oci://HOST/REPOSITORY[:TAG|@sha256:DIGEST]
+    /// A packed component, or one in a registry: oci://HOST/REPOSITORY, with :TAG or @sha256:DIGEST
     #[arg(value_name = "FILE|oci://…")]
     from: PathBuf,
     /// Its signatures [default: FILE.sig, if there is one; of a registry: those that were published with it]
