@@ -61,11 +61,11 @@ async fn each(host: &Host, steps: Value) -> anyhow::Result<Vec<Value>> {
 async fn listed(host: &Host, query: &str) -> anyhow::Result<Value> {
     let (status, answer) = host.get(&format!("/api/admin/audit{query}")).await?;
     anyhow::ensure!(status == 200, "{answer}");
-    Ok(answer["data"].clone())
+    Ok(answer)
 }
 
 async fn entries(host: &Host) -> anyhow::Result<Vec<Value>> {
-    Ok(listed(host, "").await?["entries"].as_array().context("a list")?.clone())
+    Ok(listed(host, "").await?["data"].as_array().context("a list")?.clone())
 }
 
 #[tokio::test]
@@ -203,15 +203,16 @@ async fn entries_are_read_page_by_page_and_changed_by_nobody() -> anyhow::Result
     let (world, host) = world_and_host().await?;
     let steps: Value = (0..7).map(|n| step(&format!("key-{n}"), moved(&n.to_string()))).collect();
     each(&host, steps).await?;
-    let (mut before, mut seen) = (String::new(), Vec::new());
+    let (mut cursor, mut seen) = (Some(String::new()), Vec::new());
     for expected in [3, 3, 1] {
-        let page = listed(&host, &format!("?trail={TRAIL}&limit=3{before}")).await?;
-        let entries = page["entries"].as_array().context("a list")?;
+        let query = cursor.filter(|cursor| !cursor.is_empty()).map(|cursor| format!("&cursor={cursor}"));
+        let page = listed(&host, &format!("?trail={TRAIL}&limit=3{}", query.unwrap_or_default())).await?;
+        let entries = page["data"].as_array().context("a list")?;
         assert_eq!(entries.len(), expected, "{page}");
         seen.extend(entries.iter().filter_map(|entry| entry["entryKey"].as_str().map(str::to_owned)));
-        before = format!("&before={}", page["next"]);
+        cursor = page["nextCursor"].as_str().map(str::to_owned);
     }
-    assert_eq!(before, "&before=null");
+    assert_eq!(cursor, None);
     assert_eq!(seen, (0..7).rev().map(|n| format!("key-{n}")).collect::<Vec<_>>());
     let job = entries(&host).await?[0]["jobId"].as_str().context("a job")?.to_owned();
     for (arguments, expected) in [
@@ -221,12 +222,14 @@ async fn entries_are_read_page_by_page_and_changed_by_nobody() -> anyhow::Result
         (vec!["--since", "2999-01-01T00:00:00Z"], 0),
     ] {
         let page = json_of(&host, &[&["--json", "audit", "list"], &arguments[..]].concat()).await?;
-        assert_eq!(page["entries"].as_array().map(Vec::len), Some(expected), "{arguments:?}");
+        assert_eq!(page.as_array().map(Vec::len), Some(expected), "{arguments:?}");
     }
     let shown = String::from_utf8(patchbay(&host, &["audit", "list", "--limit", "2"]).await?.stdout)?;
     println!("{shown}");
-    assert!(shown.contains("key-6") && shown.contains("older ones: add --before"), "{shown}");
-    for wrong in ["?limit=0", "?limit=201", "?since=yesterday", "?trail=A", "?nothing=1"] {
+    assert!(shown.contains("key-6") && !shown.contains("key-4"), "{shown}");
+    let all = json_of(&host, &["--json", "audit", "list", "--all"]).await?;
+    assert_eq!(all.as_array().map(Vec::len), Some(7));
+    for wrong in ["?limit=0", "?limit=201", "?since=yesterday", "?trail=A", "?nothing=1", "?cursor=x"] {
         assert_eq!(host.get(&format!("/api/admin/audit{wrong}")).await?.0, 400, "{wrong}");
     }
     let mut database = world.database().await?;

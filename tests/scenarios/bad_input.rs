@@ -185,7 +185,7 @@ async fn what_does_not_fit_names_the_field_and_what_may_stand_there() -> anyhow:
         ("", "state is missing"),
         ("?state=lost", "state: \"lost\" is none of waiting"),
         ("?state=failed&limit=ten", "limit: must be a whole number"),
-        ("?state=failed&offsets=1", "offsets is no known field; known are state, offset, limit"),
+        ("?state=failed&offsets=1", "offsets is no known field; known are state, offset, cursor, limit"),
     ] {
         let (status, answer) = host.get(&format!("{jobs}{query}")).await?;
         assert_eq!((status, &answer["code"]), (400, &json!("invalid-input")), "{answer}");

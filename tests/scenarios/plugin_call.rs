@@ -337,7 +337,7 @@ async fn operations_by_commands() -> anyhow::Result<()> {
     let missing = json!({ "url": format!("http://{vendor}/missing") }).to_string();
     for (args, code, says) in [
         (vec!["nothing-like-it"], 3, "no operation is called nothing-like-it (not-found)"),
-        (vec!["echo", "--input", "{"], 1, "--input is not JSON"),
+        (vec!["echo", "--input", "{"], 4, "--input is not JSON"),
         (vec!["echo", "--input", "@/no/such/file"], 1, "cannot read /no/such/file"),
         (vec!["fail", "--input", r#"{"code":"conflict"}"#], 4, "failed on request (conflict)"),
         (vec!["panic"], 1, "trapped"),

@@ -261,6 +261,12 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
     let first = host.deploy("hostile", hostile_plugin()?).await?;
     let failed = host.add("hostileQueue", json!({ "name": "panic", "data": {} })).await?;
     host.job_in("hostileQueue", &failed, "failed").await?;
+    // Files and lines come a moment after the job has settled.
+    until(Duration::from_secs(10), "files and lines", async || {
+        let (_, story) = host.get(&format!("/api/admin/queues/hostileQueue/jobs/{failed}")).await?;
+        Ok(story["data"]["job"]["stacktrace"][0].as_str().is_some_and(|stack| stack.contains("lib.rs:")).then_some(()))
+    })
+    .await?;
     let delayed = host.add("idleQueue", json!({ "name": "job", "data": {}, "delayMs": 3_600_000 })).await?;
     let second = variant(&hostile_plugin()?, "second");
     let digest = RevisionDigest::of(&second).to_string();

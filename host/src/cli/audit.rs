@@ -40,9 +40,9 @@ pub(super) struct Which {
     /// Written since then: a time such as 2026-11-24T00:00:00Z, or as long ago as 90s, 30m, 24h or 7d
     #[arg(long, value_parser = since)]
     since: Option<DateTime<Utc>>,
-    /// Go on where a list ended: the id that it gave
-    #[arg(long, value_name = "ID")]
-    before: Option<i64>,
+    /// All of them, page by page
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
     /// At most so many, 1 to 200
     #[arg(long, default_value_t = 50)]
     limit: u16,
@@ -93,21 +93,16 @@ pub(super) async fn run(command: AuditCommand, args: &ClientArgs, output: Output
 
 async fn list(which: Which, client: &Client, output: Output) -> anyhow::Result<()> {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.append_pair("limit", &which.limit.to_string());
+    query.append_pair("limit", &if which.all { 200 } else { which.limit }.to_string());
     let since = which.since.map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true));
-    let before = which.before.map(|id| id.to_string());
-    for (name, value) in [
-        ("trail", which.trail),
-        ("plugin", which.plugin),
-        ("queue", which.queue),
-        ("job", which.job),
-        ("since", since),
-        ("before", before),
-    ] {
+    for (name, value) in
+        [("trail", which.trail), ("plugin", which.plugin), ("queue", which.queue), ("job", which.job), ("since", since)]
+    {
         query.extend_pairs(value.map(|value| (name, value)));
     }
-    let page = client.call(Method::GET, &format!("audit?{}", query.finish()), None).await?;
-    let rows = items(&page["entries"]).map(|entry| {
+    let path = format!("audit?{}", query.finish());
+    let entries = if which.all { client.all(&path).await? } else { client.call(Method::GET, &path, None).await? };
+    let rows = items(&entries).map(|entry| {
         let job = match (entry["queue"].as_str(), entry["jobId"].as_str()) {
             (Some(queue), Some(id)) => format!("{queue} {id}"),
             _ => "-".into(),
@@ -115,10 +110,7 @@ async fn list(which: Which, client: &Client, output: Output) -> anyhow::Result<(
         let writer = format!("{} {}", text(entry, "plugin"), short(&text(entry, "revision")));
         vec![text(entry, "at"), text(entry, "trail"), writer, job, text(entry, "entryKey"), entry["entry"].to_string()]
     });
-    output.table(&["AT", "TRAIL", "PLUGIN", "JOB", "KEY", "ENTRY"], rows.collect(), &page);
-    if let (false, Some(next)) = (output.json, page["next"].as_i64()) {
-        println!("older ones: add --before {next}");
-    }
+    output.table(&["AT", "TRAIL", "PLUGIN", "JOB", "KEY", "ENTRY"], rows.collect(), &entries);
     Ok(())
 }
 

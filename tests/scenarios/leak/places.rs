@@ -106,7 +106,11 @@ fn paths(template: &str, listed: &Value, known: &BTreeMap<&str, Vec<String>>) ->
     for parameter in listed.as_array().into_iter().flatten() {
         let name = parameter["name"].as_str().context("a name")?;
         let place = format!("{{{name}}}");
-        let values = known.get(name).with_context(|| format!("{template}: what can {name} be?"))?;
+        let values = match known.get(name) {
+            Some(values) => values,
+            None if parameter["required"] == false => continue,
+            None => bail!("{template}: what can {name} be?"),
+        };
         let with = |path: &String, value: &String| {
             if path.contains(&place) { path.replace(&place, value) } else { query(path, name, value) }
         };

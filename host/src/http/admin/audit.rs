@@ -6,7 +6,7 @@ use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use patchbay_model::{TrailName, json_schema};
 use patchbay_store::{AuditFilter, AuditRow, TrailRow};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::audited;
 use crate::http::AppState;
 use crate::http::auth::Actor;
-use crate::http::error::{ApiError, ApiResult, ErrorBody, ok};
+use crate::http::error::{ApiError, ApiResult, ErrorBody, ok, page};
 use crate::http::path::Path;
 
 /// Entries of a page unless it says otherwise.
@@ -32,6 +32,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 
 /// Which entries.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Which {
     /// Of this trail.
@@ -44,44 +45,39 @@ struct Which {
     job: Option<String>,
     /// Written at this time or later (RFC 3339).
     since: Option<DateTime<Utc>>,
-    /// The page after that: its `next`.
-    before: Option<i64>,
+    /// Behind the page whose `nextCursor` this is.
+    cursor: Option<String>,
     /// 1 to 200; default 50.
     limit: Option<u16>,
 }
 
-/// A page of entries.
-#[derive(Debug, Serialize)]
-struct Entries {
-    /// The newest first.
-    entries: Vec<AuditRow>,
-    /// Give it as `before` for the next page; absent on the last one.
-    next: Option<i64>,
-}
-
 /// What plugins have written into audit trails, the newest first.
 #[utoipa::path(get, path = "/audit", tag = "audit", security(("operator" = [])), params(Which),
-    responses((status = 200, body = Success<Object>), (status = 400, body = ErrorBody)))]
-async fn entries(State(state): State<AppState>, which: Result<Query<Which>, QueryRejection>) -> ApiResult<Entries> {
+    responses((status = 200, body = Success<Vec<Object>>), (status = 400, body = ErrorBody)))]
+async fn entries(
+    State(state): State<AppState>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> ApiResult<Vec<AuditRow>> {
     let Query(which) = which?;
     let limit = which.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(ApiError::invalid(format!("limit: 1 to {MAX_LIMIT}")));
     }
+    let unknown = |_| ApiError::invalid("unknown cursor: take `nextCursor` of the page before, or none");
     let filter = AuditFilter {
         trail: which.trail.map(|name| name.parse()).transpose()?,
         plugin: which.plugin.map(|name| name.parse()).transpose()?,
         queue: which.queue,
         job: which.job,
         since: which.since,
-        before: which.before,
+        before: which.cursor.map(|cursor| cursor.parse()).transpose().map_err(unknown)?,
     };
     // One more tells whether there is another page.
     let mut entries = state.store.audit_entries(&filter, i64::from(limit) + 1).await?;
     let more = entries.len() > usize::from(limit);
     entries.truncate(limit.into());
-    let next = entries.last().filter(|_| more).map(|entry| entry.id);
-    ok(Entries { entries, next })
+    let next = entries.last().filter(|_| more).map(|entry| entry.id.to_string());
+    page(entries, next)
 }
 
 /// Every audit trail.

@@ -25,6 +25,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 
 /// Which jobs.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Listing {
     /// `waiting`, `prioritized`, `delayed`, `waiting-children`, `active`, `completed` or `failed`.

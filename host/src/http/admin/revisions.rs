@@ -118,6 +118,7 @@ async fn history(State(state): State<AppState>, Path(name): Path<String>) -> Api
 
 /// Which two.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Which {
     /// Digest, or an unambiguous beginning of at least 4 digits.

@@ -82,6 +82,7 @@ impl From<SqlSession> for Session {
 
 /// Which plugin.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Which {
     /// All without it.
