@@ -25,8 +25,11 @@ async fn answer(request: reqwest::RequestBuilder) -> anyhow::Result<(u16, Option
 async fn whoever_guesses_must_wait_and_the_operator_gets_in_from_another_address() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    for _ in 0..10 {
-        assert_eq!(log_in(&host, "127.0.0.1", "guess").await?, (401, None));
+    for _ in 0..20 {
+        assert_eq!(log_in(&host, "127.0.0.1", "an old password").await?, (401, None), "a program that guesses nothing");
+    }
+    for n in 1..10 {
+        assert_eq!(log_in(&host, "127.0.0.1", &format!("guess {n}")).await?, (401, None));
     }
     let (status, retry_after) = log_in(&host, "127.0.0.1", PASSWORD).await?;
     assert_eq!(status, 429, "the right password is not looked at, or guessing would go on");
@@ -45,7 +48,11 @@ async fn guesses_from_many_addresses_are_slowed_down_as_one() -> anyhow::Result<
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     for n in 1..=60 {
-        assert_eq!(log_in(&host, &format!("127.0.1.{n}"), "guess").await?.0, 401, "each may mistype once");
+        assert_eq!(
+            log_in(&host, &format!("127.0.1.{n}"), &format!("guess {n}")).await?.0,
+            401,
+            "each may mistype once"
+        );
     }
     let (status, retry_after) = log_in(&host, "127.0.1.60", "guess").await?;
     assert_eq!(status, 429);
@@ -64,7 +71,7 @@ async fn behind_a_trusted_proxy_each_client_counts_by_itself() -> anyhow::Result
     };
     for n in 0..10 {
         // What it says about itself changes nothing.
-        assert_eq!(by_proxy(&format!("203.0.113.{n}, 192.0.2.1"), "guess").await?.0, 401);
+        assert_eq!(by_proxy(&format!("203.0.113.{n}, 192.0.2.1"), &format!("guess {n}")).await?.0, 401);
     }
     assert_eq!(by_proxy("192.0.2.1", PASSWORD).await?.0, 429);
     assert_eq!(by_proxy("192.0.2.2", PASSWORD).await?.0, 200);

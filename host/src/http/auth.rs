@@ -79,7 +79,7 @@ pub(super) async fn require(State(state): State<AppState>, mut request: Request,
             request.extensions_mut().insert(Actor(operator.name.clone()));
             return next.run(request).await;
         }
-        operator.failed.failed(client, name, Instant::now());
+        operator.failed.failed(client, &credentials, Instant::now());
         tracing::warn!(%client, "operator credentials are wrong");
     }
     let mut response = ApiError::new(

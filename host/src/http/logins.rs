@@ -2,7 +2,8 @@
 //!
 //! After some failures an address must wait, twice as long after each further one, and while it waits its credentials are not looked at.
 //! After many failures under one name, from wherever, an address that has failed itself must wait, too: many addresses do not make many
-//! guesses. An address that has not failed is never told to wait, so the owner gets in from another one. In memory, of this process, bounded.
+//! guesses. An address that has not failed is never told to wait, so the owner gets in from another one. Who repeats the same credentials
+//! guesses nothing: a program with an old password keeps nobody out. In memory, of this process, bounded.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -20,6 +21,8 @@ const FREE_PER_NAME: u32 = 50;
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Without a further failure everything is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(15 * 60);
+/// Programs with old passwords on one address.
+const REMEMBERED: usize = 4;
 /// Addresses, and names. Beyond it those whose last failure is the oldest are forgotten.
 const MAX_KNOWN: usize = 10_000;
 
@@ -41,7 +44,12 @@ struct Known<K>(HashMap<K, Failures>);
 struct Failures {
     count: u32,
     last: Instant,
+    /// What was tried of late.
+    tried: [Option<Tried>; REMEMBERED],
 }
+
+/// A digest of credentials, of the part that tells them from the few others that are remembered with them.
+type Tried = [u8; 8];
 
 impl<K> Default for Known<K> {
     fn default() -> Self {
@@ -54,8 +62,15 @@ impl<K: Hash + Eq + Copy> Known<K> {
         self.0.get(key).copied().filter(|failures| now.saturating_duration_since(failures.last) < FORGOTTEN_AFTER)
     }
 
-    fn fail(&mut self, key: K, now: Instant) {
-        let count = self.get(&key, now).map_or(0, |failures| failures.count).saturating_add(1);
+    fn fail(&mut self, key: K, credentials: Tried, now: Instant) {
+        let before = self.get(&key, now);
+        let mut tried = before.map_or([None; REMEMBERED], |failures| failures.tried);
+        if tried.contains(&Some(credentials)) {
+            return;
+        }
+        tried.rotate_right(1);
+        tried[0] = Some(credentials);
+        let count = before.map_or(0, |failures| failures.count).saturating_add(1);
         if self.0.len() >= MAX_KNOWN && !self.0.contains_key(&key) {
             self.0.retain(|_, failures| now.saturating_duration_since(failures.last) < FORGOTTEN_AFTER);
             if self.0.len() >= MAX_KNOWN
@@ -64,7 +79,7 @@ impl<K: Hash + Eq + Copy> Known<K> {
                 self.0.remove(&oldest);
             }
         }
-        self.0.insert(key, Failures { count, last: now });
+        self.0.insert(key, Failures { count, last: now, tried });
     }
 }
 
@@ -79,11 +94,13 @@ impl Logins {
         (own.last + wait).checked_duration_since(now).filter(|left| !left.is_zero())
     }
 
-    /// Credentials were looked at and are wrong.
-    pub(super) fn failed(&self, address: IpAddr, name: &str, now: Instant) {
+    /// These credentials were looked at and are wrong.
+    pub(super) fn failed(&self, address: IpAddr, credentials: &str, now: Instant) {
+        let tried = hash(credentials)[..8].try_into().unwrap_or_default();
+        let name = credentials.split(':').next().unwrap_or_default();
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.addresses.fail(network(address), now);
-        state.names.fail(hash(name), now);
+        state.addresses.fail(network(address), tried, now);
+        state.names.fail(hash(name), tried, now);
     }
 
     /// They are right.
@@ -125,8 +142,20 @@ mod tests {
         IpAddr::from(n.to_be_bytes())
     }
 
+    /// Another password each time.
     fn fail(logins: &Logins, from: IpAddr, times: u32, now: Instant) {
-        (0..times).for_each(|_| logins.failed(from, NAME, now));
+        (0..times).for_each(|_| logins.failed(from, &format!("{NAME}:{}", uuid::Uuid::now_v7()), now));
+    }
+
+    #[test]
+    fn programs_with_old_passwords_keep_nobody_out() {
+        let (logins, now) = (Logins::default(), Instant::now());
+        for n in 0..1_000 {
+            logins.failed(address(1), &format!("{NAME}:old {}", n % REMEMBERED), now);
+        }
+        assert_eq!(logins.wait(address(1), NAME, now), None);
+        fail(&logins, address(1), FREE_PER_ADDRESS, now);
+        assert!(logins.wait(address(1), NAME, now).is_some(), "guesses count all the same");
     }
 
     #[test]
