@@ -284,13 +284,13 @@ async fn a_registry_that_is_away_or_names_nothing_is_reported_as_such() -> anyho
     let closed = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let text = refused(&host, &format!("oci://{closed}/plugins/email:1"), 5).await?;
     assert!(text.contains(&format!("cannot reach {closed}")) && text.contains("refused"), "{text}");
-    let text = refused(&host, "oci://registry.invalid/plugins/email:1", 5).await?;
-    assert!(text.contains("cannot reach registry.invalid: "), "{text}");
-    for unnamed in ["oci://", "oci://email:1", "oci://acme/email:1", "oci://registry.invalid/Upper:1"] {
+    let text = refused(&host, "oci://elsewhere.invalid/plugins/email:1", 5).await?;
+    assert!(text.contains("cannot reach elsewhere.invalid: "), "{text}");
+    for unnamed in ["oci://", "oci://email:1", "oci://acme/email:1", "oci://elsewhere.invalid/Upper:1"] {
         assert!(refused(&host, unnamed, 4).await?.contains("oci://HOST/REPOSITORY:TAG"));
     }
     let file = written(world.dir.path(), "email.wasm", &email_plugin()?)?;
-    for untagged in ["oci://registry.invalid/a", &format!("oci://registry.invalid/a@sha256:{}", "0".repeat(64))] {
+    for untagged in ["oci://elsewhere.invalid/a", &format!("oci://elsewhere.invalid/a@sha256:{}", "0".repeat(64))] {
         let output = patchbay(&host, &["plugin", "publish", &file, untagged]).await?;
         assert_eq!(output.status.code(), Some(4));
         assert!(String::from_utf8_lossy(&output.stderr).contains("under a tag"));
@@ -305,7 +305,7 @@ async fn other_machines_are_spoken_to_over_tls_unless_told_otherwise() -> anyhow
     let address = format!("http://{}", proxy.local_addr()?);
     let asked = async |plain: &[&str]| -> anyhow::Result<(String, u8)> {
         let mut command = Command::new(binary());
-        command.args(["plugin", "push", "oci://registry.invalid/plugins/email:1"]).args(plain).env_clear();
+        command.args(["plugin", "push", "oci://elsewhere.invalid/plugins/email:1"]).args(plain).env_clear();
         command.env("HTTPS_PROXY", &address).env("HTTP_PROXY", &address).stderr(Stdio::null()).kill_on_drop(true);
         let _command = command.spawn()?;
         let mut client = BufReader::new(proxy.accept().await?.0);
@@ -321,9 +321,9 @@ async fn other_machines_are_spoken_to_over_tls_unless_told_otherwise() -> anyhow
         Ok((line, client.read_u8().await?))
     };
     let handshake = 22;
-    assert_eq!(asked(&[]).await?, ("CONNECT registry.invalid:443 HTTP/1.1".to_owned(), handshake));
+    assert_eq!(asked(&[]).await?, ("CONNECT elsewhere.invalid:443 HTTP/1.1".to_owned(), handshake));
     let (line, _) = asked(&["--plain-http"]).await?;
-    assert!(line.starts_with("GET http://registry.invalid/v2/"), "{line}");
+    assert!(line.starts_with("GET http://elsewhere.invalid/v2/"), "{line}");
     Ok(())
 }
 

@@ -41,9 +41,7 @@ impl RegistryArgs {
         let Some(Ok(file)) = dir.map(|dir| std::fs::File::open(dir.join("config.json"))) else {
             return Ok(RegistryAuth::Anonymous);
         };
-        // The name under which `docker login` keeps its own registry.
-        let server = if registry == "docker.io" { "https://index.docker.io/v1/" } else { registry };
-        match docker_credential::get_credential_from_reader(file, server) {
+        match docker_credential::get_credential_from_reader(file, registry) {
             Ok(DockerCredential::UsernamePassword(user, password)) => Ok(RegistryAuth::Basic(user, password)),
             Ok(DockerCredential::IdentityToken(_)) => Err(RegistryError::Credentials(format!(
                 "Docker has an identity token for {registry}, which is not supported; set PATCHBAY_REGISTRY_USER and PATCHBAY_REGISTRY_PASSWORD"
