@@ -172,6 +172,7 @@ impl Host {
             supervisor: Arc::clone(&supervisor),
             plugins: Arc::clone(&plugins),
             outside: Arc::clone(&outside),
+            sql: sql.clone(),
             quarantine: Arc::clone(&quarantine),
             health: Arc::clone(&health),
             queues: queues.clone(),

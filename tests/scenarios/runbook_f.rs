@@ -114,6 +114,10 @@ async fn runbook_f_finds_the_plugin_that_holds_connections_and_the_others_do_not
         watch(&world, stopped),
     )?;
     let ended = sql_of(&host, "statements").await?["ended"].as_u64().context("ended")?;
+    let page = host.metrics().await?;
+    let counted =
+        page.lines().find_map(|line| line.strip_prefix("patchbay_sql_backends_ended_total{plugin=\"statements\"} "));
+    assert!(counted.and_then(|count| count.parse::<u64>().ok()).is_some_and(|count| count >= ended), "{counted:?}");
     let mut longest: Vec<Duration> = seen.values().copied().collect();
     longest.sort_unstable();
     let figures = |times: &[Duration]| {

@@ -10,6 +10,7 @@ use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{PluginName, QueueName};
 use patchbay_queue::Queues;
 use patchbay_runtime::{Pool, Runtime};
+use patchbay_store::{PlacesTaken, PluginSql};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet, prometheus_text,
@@ -44,6 +45,8 @@ pub struct Sources {
     pub plugins: Arc<Plugins>,
     /// Breakers.
     pub outside: Arc<OutsideHosts>,
+    /// Database connections of plugins.
+    pub sql: PluginSql,
     /// Plugins that stand still.
     pub quarantine: Arc<Quarantine>,
     /// Postgres and Redis.
@@ -68,7 +71,7 @@ impl Exposition {
 
     /// The page as it is now. Asks Postgres and Redis one question each, within the limit of a health probe.
     pub async fn text(&self) -> Result<String, fmt::Error> {
-        let Sources { meters, runtime, supervisor, plugins, outside, quarantine, health, queues, max_jobs } =
+        let Sources { meters, runtime, supervisor, plugins, outside, sql, quarantine, health, queues, max_jobs } =
             &self.sources;
         meters.reconcile();
         let lag = async { tokio::time::timeout(LAG_LIMIT, queues.attempts_waiting()).await.ok()?.ok() };
@@ -78,6 +81,7 @@ impl Exposition {
         let page = Page {
             revisions: meters.read(),
             breakers: outside.list(),
+            sql: sql.usage().into_iter().map(|(plugin, places, ended)| (plugin, (places, ended))).collect(),
             plugins: {
                 let active = runtime.registry().snapshot();
                 active.iter().map(|revision| revision.plugin().clone()).collect()
@@ -111,6 +115,7 @@ impl Exposition {
 struct Page {
     revisions: Vec<(Arc<RevisionMeters>, bool)>,
     breakers: Vec<BreakerStory>,
+    sql: HashMap<PluginName, (PlacesTaken, u64)>,
     /// Active here.
     plugins: BTreeSet<PluginName>,
     standing_still: BTreeSet<PluginName>,
@@ -206,6 +211,7 @@ impl Collector for Page {
         self.calls(&mut encoder)?;
         self.outside(&mut encoder)?;
         self.breakers(&mut encoder)?;
+        self.sql(&mut encoder)?;
         self.quarantines(&mut encoder)?;
         self.host(&mut encoder)?;
         self.process(&mut encoder)
@@ -286,6 +292,30 @@ impl Page {
             .counters(self.breakers.iter().map(|story| (breaker_labels(story), story.times_opened)))?;
         family(encoder, "patchbay_breaker_deferred_jobs", "How often a job was deferred because of the breaker", None)
             .counters(self.breakers.iter().map(|story| (breaker_labels(story), story.deferred_jobs)))
+    }
+
+    fn sql(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        // Of plugins without a login, too: that they have none in use is true.
+        let each = |value: fn(&(PlacesTaken, u64)) -> u64| {
+            let of = move |plugin| self.sql.get(plugin).map_or(0, value);
+            self.plugins.iter().map(move |plugin| (vec![("plugin", plugin.as_str())], of(plugin)))
+        };
+        family(
+            encoder,
+            "patchbay_sql_connections_in_use",
+            "Database connections that calls of the plugin have now",
+            None,
+        )
+        .gauges(each(|(places, _)| places.in_use as u64))?;
+        family(encoder, "patchbay_sql_calls_waiting", "Calls that wait for a database connection", None)
+            .gauges(each(|(places, _)| places.waiting as u64))?;
+        family(
+            encoder,
+            "patchbay_sql_backends_ended",
+            "Backends that were ended, since a call did not give them back",
+            None,
+        )
+        .counters(each(|(_, ended)| *ended))
     }
 
     fn quarantines(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

@@ -12,6 +12,9 @@ async fn statements_are_counted_with_the_other_calls_of_a_revision() -> anyhow::
     let series = "patchbay_host_call_duration_seconds_count{";
     let counted = page.lines().find(|line| line.starts_with(series) && line.contains("capability=\"sql\""));
     assert_eq!(counted.and_then(|line| line.rsplit(' ').next()), Some("2"), "{page}");
+    for series in ["connections_in_use", "calls_waiting", "backends_ended_total"] {
+        assert!(page.contains(&format!("patchbay_sql_{series}{{plugin=\"statements\"}} 0\n")), "{series}: {page}");
+    }
     Ok(())
 }
 
