@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::Utc;
 use patchbay_capability::Refused;
-use patchbay_model::attempt::AttemptRecord;
+use patchbay_model::attempt::{AttemptRecord, Source};
 use patchbay_model::outcome::{Failure, Outcome, Retry};
 use patchbay_model::retry::{RetryPolicy, Verdict, decide};
 use patchbay_model::{PluginName, RevisionDigest};
@@ -143,6 +143,11 @@ impl Work {
             message: execution.outcome.reason(),
             stack: execution.stack.clone(),
             correlation_id: correlation_id(delivery),
+            source: Source::Host,
+            platform: delivery.trace.platform.clone(),
+            parent: None,
+            calls: Vec::new(),
+            body: None,
         }
     }
 }

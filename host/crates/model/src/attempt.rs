@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::fingerprint::normalised;
 use crate::id::{PluginName, RevisionDigest};
 use crate::job::JobKey;
 use crate::outcome::OutcomeKind;
@@ -40,6 +41,82 @@ pub struct AttemptRecord {
     pub stack: Option<String>,
     /// Ties it to the request that caused the job.
     pub correlation_id: String,
+    /// Who says so.
+    #[serde(default)]
+    pub source: Source,
+    /// The value of `x-platform` that the job was made under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// Of a flow's child: the parent, as `queue:id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// Outside calls in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<OutsideCall>,
+    /// With the attempt that ended the job, and only while there is room for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Body>,
+}
+
+impl AttemptRecord {
+    /// The failure that ended the job: its code and normalised message.
+    pub fn dead_letter(&self) -> Option<(&str, String)> {
+        let code = self.code.as_deref().filter(|_| self.verdict == VerdictKind::Fail)?;
+        Some((code, normalised(self.message.as_deref().unwrap_or_default())))
+    }
+}
+
+/// Who says that an attempt happened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// The host that ran it.
+    #[default]
+    Host,
+    /// Another worker ran it; seen from outside, final outcomes only.
+    Mirror,
+    /// Nobody: a start was counted and its end never came.
+    WorkerLost,
+}
+
+impl Source {
+    /// The stable word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Mirror => "mirror",
+            Self::WorkerLost => "worker-lost",
+        }
+    }
+}
+
+/// One call to the outside: that it happened and how it went, never what was said.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutsideCall {
+    /// `http` or `mail`.
+    pub kind: String,
+    /// For HTTP the method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The host, without path and query: those may hold personal data.
+    pub host: String,
+    /// For HTTP the status; else, or without an answer, a word such as `timeout`.
+    pub result: String,
+    /// From the start of the attempt.
+    pub after_ms: u64,
+    /// How long it took.
+    pub took_ms: u64,
+}
+
+/// What a job was about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Body {
+    /// Its data: JSON as its producer wrote it.
+    pub data: String,
+    /// What it returned: JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<String>,
 }
 
 /// [`Verdict`](crate::retry::Verdict) without its delay: a stable word for storage.

@@ -10,6 +10,8 @@ pub mod build;
 pub mod capability;
 pub mod egress;
 pub mod fill;
+pub mod filter;
+pub mod fingerprint;
 pub mod flow;
 pub mod grant;
 pub mod id;

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
-use patchbay_model::attempt::AttemptRecord;
+use patchbay_model::attempt::{AttemptRecord, OutsideCall};
+use patchbay_model::fingerprint::fingerprint;
 use patchbay_model::{JobId, PluginName, QueueName, RevisionDigest};
 use serde::Serialize;
 use sqlx::Row;
@@ -30,7 +31,15 @@ pub struct AttemptRow {
     pub message: Option<String>,
     pub stack: Option<String>,
     pub correlation_id: String,
+    pub source: String,
+    pub platform: Option<String>,
+    pub parent: Option<String>,
+    pub calls: Option<serde_json::Value>,
 }
+
+/// The columns of [`AttemptRow`].
+pub(crate) const COLUMNS: &str = "started, attempt, name, plugin, revision, host, started_at, finished_at, outcome, verdict, code, message, \
+    stack, correlation_id, source, platform, parent, calls";
 
 /// As the table has it. Producers choose texts and numbers; what Postgres cannot hold becomes the nearest that it can.
 #[derive(Serialize)]
@@ -53,11 +62,22 @@ struct NewRow<'a> {
     message: Option<Cow<'a, str>>,
     stack: Option<Cow<'a, str>>,
     correlation_id: Cow<'a, str>,
+    source: &'static str,
+    platform: Option<Cow<'a, str>>,
+    parent: Option<Cow<'a, str>>,
+    calls: Option<&'a [OutsideCall]>,
+    /// Hexadecimal.
+    fingerprint: Option<String>,
+    normalised: Option<String>,
 }
 
 impl<'a> From<&'a AttemptRecord> for NewRow<'a> {
     fn from(record: &'a AttemptRecord) -> Self {
         let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+        let (fingerprint, normalised) = record
+            .dead_letter()
+            .map(|(code, text)| (hex::encode(fingerprint(code, &text)), without_nul(&text).into_owned()))
+            .unzip();
         Self {
             prefix: without_nul(&record.job.prefix),
             queue: record.job.queue.as_str(),
@@ -77,6 +97,12 @@ impl<'a> From<&'a AttemptRecord> for NewRow<'a> {
             message: record.message.as_deref().map(without_nul),
             stack: record.stack.as_deref().map(without_nul),
             correlation_id: without_nul(&record.correlation_id),
+            source: record.source.as_str(),
+            platform: record.platform.as_deref().map(without_nul),
+            parent: record.parent.as_deref().map(without_nul),
+            calls: (!record.calls.is_empty()).then_some(&record.calls),
+            fingerprint,
+            normalised,
         }
     }
 }
@@ -98,13 +124,24 @@ impl Store {
         // One parameter for all rows: thousands of them cost more to bind and to plan than to insert.
         // What each revision ran is counted in the same statement: a batch that comes twice counts once.
         let insert = sqlx::query(
-            "with added as (insert into attempts select * from json_to_recordset($1::json) as rows (prefix text, queue text, \
-             job_id text, job_created_ms bigint, started integer, attempt integer, name text, plugin text, revision text, host text, \
-             started_at timestamptz, finished_at timestamptz, outcome text, verdict text, code text, message text, stack text, \
-             correlation_id text) on conflict do nothing returning plugin, revision), \
+            "with rows as (select * from json_to_recordset($1::json) as rows (prefix text, queue text, job_id text, job_created_ms bigint, \
+             started integer, attempt integer, name text, plugin text, revision text, host text, started_at timestamptz, \
+             finished_at timestamptz, outcome text, verdict text, code text, message text, stack text, correlation_id text, source text, \
+             platform text, parent text, calls jsonb, fingerprint text, normalised text)), \
+             added as (insert into attempts (prefix, queue, job_id, job_created_ms, started, attempt, name, plugin, revision, host, \
+             started_at, finished_at, outcome, verdict, code, message, stack, correlation_id, source, platform, parent, calls, fingerprint) \
+             select prefix, queue, job_id, job_created_ms, started, attempt, name, plugin, revision, host, started_at, finished_at, outcome, \
+             verdict, code, message, stack, correlation_id, source, platform, parent, calls, decode(fingerprint, 'hex') from rows \
+             on conflict do nothing returning prefix, queue, job_id, job_created_ms, started, plugin, revision, finished_at, fingerprint), \
              counted as (insert into revision_attempts as known select plugin, revision, count(*) from added \
              where plugin is not null and revision is not null group by plugin, revision order by plugin, revision \
-             on conflict (plugin, revision) do update set attempts = known.attempts + excluded.attempts) \
+             on conflict (plugin, revision) do update set attempts = known.attempts + excluded.attempts), \
+             dead as (insert into dead_letters as known (prefix, queue, fingerprint, plugin, revision, code, message, jobs, first_seen, last_seen) \
+             select a.prefix, a.queue, a.fingerprint, coalesce(a.plugin, ''), coalesce(a.revision, ''), min(r.code), min(r.normalised), count(*), \
+             min(a.finished_at), max(a.finished_at) from added a join rows r using (prefix, queue, job_id, job_created_ms, started, finished_at) \
+             where a.fingerprint is not null group by 1, 2, 3, 4, 5 order by 1, 2, 3, 4, 5 \
+             on conflict (prefix, queue, fingerprint, plugin, revision) do update set jobs = known.jobs + excluded.jobs, \
+             first_seen = least(known.first_seen, excluded.first_seen), last_seen = greatest(known.last_seen, excluded.last_seen)) \
              select count(*) from added",
         );
         let added: i64 = insert.bind(rows).fetch_one(&self.pool).await?.try_get(0)?;
@@ -119,10 +156,10 @@ impl Store {
         job: &JobId,
         most: i64,
     ) -> Result<Vec<AttemptRow>, StoreError> {
-        let query = sqlx::query_as(
-            "select * from (select * from attempts where prefix = $1 and queue = $2 and job_id = $3 \
-             order by started_at desc limit $4) a order by started_at",
-        );
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "select * from (select {COLUMNS} from attempts where prefix = $1 and queue = $2 and job_id = $3 \
+             order by started_at desc limit $4) a order by started_at"
+        )));
         let query = query.bind(prefix).bind(queue.as_str()).bind(job.as_str()).bind(most);
         Ok(query.fetch_all(&self.pool).await?)
     }
@@ -139,7 +176,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use patchbay_model::attempt::VerdictKind;
+    use patchbay_model::attempt::{Source, VerdictKind};
     use patchbay_model::job::JobKey;
     use patchbay_model::outcome::OutcomeKind;
 
@@ -165,6 +202,11 @@ mod tests {
             message: Some("no \\u0000 but its name".into()),
             stack: None,
             correlation_id: String::new(),
+            source: Source::Host,
+            platform: None,
+            parent: None,
+            calls: Vec::new(),
+            body: None,
         };
         let row = serde_json::to_value(NewRow::from(&record))?;
         assert_eq!((&row["job_created_ms"], &row["started"]), (&i64::MAX.into(), &i32::MAX.into()));

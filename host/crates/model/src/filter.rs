@@ -1,0 +1,232 @@
+//! Which attempts or jobs are meant: one filter for searching the history, for saved searches and for repairing many jobs at once.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::attempt::VerdictKind;
+use crate::id::{JobId, PluginName, QueueName};
+use crate::outcome::OutcomeKind;
+
+/// Longest value, in bytes.
+const MAX_VALUE_BYTES: usize = 1_024;
+/// Most values of job data in one filter.
+const MAX_DATA: usize = 8;
+
+/// All that is set must hold; nothing set means everything. As JSON and as a query string the names are the same
+/// (`data.<path>` for each value of job data).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "std::collections::BTreeMap<String, String>", into = "std::collections::BTreeMap<String, String>")]
+pub struct Filter {
+    /// `queue`
+    pub queue: Option<QueueName>,
+    /// `job`: its id.
+    pub job: Option<JobId>,
+    /// `name`: of the job.
+    pub name: Option<String>,
+    /// `from`: finished at this time or later (RFC 3339).
+    pub from: Option<DateTime<Utc>>,
+    /// `to`: finished before this time.
+    pub to: Option<DateTime<Utc>>,
+    /// `outcome`
+    pub outcome: Option<OutcomeKind>,
+    /// `verdict`
+    pub verdict: Option<VerdictKind>,
+    /// `code`: of the failure.
+    pub code: Option<String>,
+    /// `text`: a part of the failure's message, upper and lower case alike. No pattern: nothing in it has a special meaning.
+    pub text: Option<String>,
+    /// `data.<path>`: values in the job's data, at paths that manifests declare searchable.
+    pub data: Vec<(String, String)>,
+    /// `plugin`
+    pub plugin: Option<PluginName>,
+    /// `revision`: its digest or the first digits of it, four at least.
+    pub revision: Option<String>,
+    /// `correlation-id`
+    pub correlation_id: Option<String>,
+    /// `platform`
+    pub platform: Option<String>,
+    /// `dead-letter`: the id of a group of dead letters.
+    pub dead_letter: Option<i64>,
+}
+
+/// Why a filter is refused. Safe for its author.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {reason}")]
+pub struct FilterError {
+    /// Which part.
+    pub key: String,
+    /// What is wrong with it, and what it may be.
+    pub reason: String,
+}
+
+/// What a filter may name, for messages.
+pub const KEYS: &str = "queue, job, name, from, to, outcome, verdict, code, text, data.<path>, plugin, revision, correlation-id, platform, dead-letter";
+
+impl Filter {
+    /// From names and values as they stand in a query string. A name given twice is refused, since one of the two would be ignored.
+    pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, FilterError> {
+        let mut filter = Self::default();
+        let mut seen = std::collections::BTreeSet::new();
+        for (key, value) in pairs {
+            let refuse = |reason: String| FilterError { key: key.clone(), reason };
+            if !seen.insert(key.clone()) {
+                return Err(refuse("given twice".into()));
+            }
+            if value.is_empty() || value.len() > MAX_VALUE_BYTES || value.contains('\0') {
+                return Err(refuse(format!("1 to {MAX_VALUE_BYTES} bytes, without NUL")));
+            }
+            match key.as_str() {
+                "queue" => filter.queue = Some(value.parse().map_err(|error| refuse(format!("{error}")))?),
+                "job" => filter.job = Some(value.parse().map_err(|error| refuse(format!("{error}")))?),
+                "plugin" => filter.plugin = Some(value.parse().map_err(|error| refuse(format!("{error}")))?),
+                "name" => filter.name = Some(value),
+                "from" => filter.from = Some(time(&value).map_err(refuse)?),
+                "to" => filter.to = Some(time(&value).map_err(refuse)?),
+                "outcome" => {
+                    filter.outcome = Some(word(&value).ok_or_else(|| {
+                        refuse(
+                            "completed, failed, trapped, deadline, memory-limit, invalid-result or host-fault".into(),
+                        )
+                    })?)
+                }
+                "verdict" => {
+                    filter.verdict = Some(word(&value).ok_or_else(|| refuse("complete, retry, defer or fail".into()))?)
+                }
+                "code" => filter.code = Some(value),
+                "text" => filter.text = Some(value),
+                "revision" => {
+                    let digits = value.strip_prefix("sha256:").unwrap_or(&value);
+                    let is_digest = (4..=64).contains(&digits.len())
+                        && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+                    filter.revision = Some(
+                        is_digest
+                            .then(|| digits.to_owned())
+                            .ok_or_else(|| refuse("the digits of a digest, four at least".into()))?,
+                    );
+                }
+                "correlation-id" => filter.correlation_id = Some(value),
+                "platform" => filter.platform = Some(value),
+                "dead-letter" => {
+                    filter.dead_letter = Some(
+                        value
+                            .parse()
+                            .map_err(|_| refuse("a number, as `patchbay dead-letter list` shows it".into()))?,
+                    )
+                }
+                _ => match key.strip_prefix("data.").filter(|path| !path.is_empty()) {
+                    Some(_) if filter.data.len() == MAX_DATA => {
+                        return Err(refuse(format!("at most {MAX_DATA} values of job data")));
+                    }
+                    Some(path) => filter.data.push((path.to_owned(), value)),
+                    None => return Err(refuse(format!("not a part of a filter; there are {KEYS}"))),
+                },
+            }
+        }
+        if let (Some(from), Some(to)) = (filter.from, filter.to)
+            && from >= to
+        {
+            return Err(FilterError { key: "to".into(), reason: "it must be later than from".into() });
+        }
+        filter.data.sort();
+        Ok(filter)
+    }
+
+    /// The names and values that it was made of.
+    pub fn pairs(&self) -> Vec<(String, String)> {
+        let text = |id: &dyn std::fmt::Display| id.to_string();
+        let time = |at: &DateTime<Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
+        let named = [
+            ("queue", self.queue.as_ref().map(|id| text(id))),
+            ("job", self.job.as_ref().map(|id| text(id))),
+            ("name", self.name.clone()),
+            ("from", self.from.as_ref().map(time)),
+            ("to", self.to.as_ref().map(time)),
+            ("outcome", self.outcome.map(|kind| kind.as_str().to_owned())),
+            ("verdict", self.verdict.map(|kind| kind.as_str().to_owned())),
+            ("code", self.code.clone()),
+            ("text", self.text.clone()),
+            ("plugin", self.plugin.as_ref().map(|id| text(id))),
+            ("revision", self.revision.clone()),
+            ("correlation-id", self.correlation_id.clone()),
+            ("platform", self.platform.clone()),
+            ("dead-letter", self.dead_letter.map(|id| id.to_string())),
+        ];
+        let named = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        named.chain(self.data.iter().map(|(path, value)| (format!("data.{path}"), value.clone()))).collect()
+    }
+
+    /// Whether it means everything.
+    pub fn is_everything(&self) -> bool {
+        self.pairs().is_empty()
+    }
+}
+
+impl TryFrom<std::collections::BTreeMap<String, String>> for Filter {
+    type Error = FilterError;
+    fn try_from(pairs: std::collections::BTreeMap<String, String>) -> Result<Self, FilterError> {
+        Self::from_pairs(pairs)
+    }
+}
+
+impl From<Filter> for std::collections::BTreeMap<String, String> {
+    fn from(filter: Filter) -> Self {
+        filter.pairs().into_iter().collect()
+    }
+}
+
+fn word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
+    serde_json::from_value(serde_json::Value::from(text)).ok()
+}
+
+/// Years that both sides can hold and that a mistyped one is not.
+fn time(text: &str) -> Result<DateTime<Utc>, String> {
+    let time = DateTime::parse_from_rfc3339(text).map_err(|_| "a time like 2026-01-31T08:00:00Z".to_owned())?.to_utc();
+    let year = chrono::Datelike::year(&time);
+    if (1970..10_000).contains(&year) { Ok(time) } else { Err("a year from 1970 to 9999".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pairs: &[(&str, &str)]) -> Result<Filter, FilterError> {
+        Filter::from_pairs(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())))
+    }
+
+    #[test]
+    fn a_filter_is_the_same_as_pairs_and_as_json() {
+        let pairs = [
+            ("queue", "emailQueue"),
+            ("from", "2026-01-01T00:00:00Z"),
+            ("outcome", "memory-limit"),
+            ("data.lead.id", "42"),
+            ("revision", "abcd12"),
+            ("text", "100%_\\"),
+        ];
+        let filter = of(&pairs).expect("a filter");
+        assert_eq!(Filter::from_pairs(filter.pairs()).expect("its own pairs"), filter);
+        let json = serde_json::to_string(&filter).expect("JSON");
+        assert_eq!(serde_json::from_str::<Filter>(&json).expect("its own JSON"), filter);
+        assert!(!filter.is_everything() && Filter::default().is_everything());
+    }
+
+    #[test]
+    fn what_a_filter_cannot_mean_is_refused_by_its_name() {
+        for (pairs, key) in [
+            (&[("quene", "x")][..], "quene"),
+            (&[("queue", "a:b")], "queue"),
+            (&[("from", "yesterday")], "from"),
+            (&[("from", "-5000-01-01T00:00:00Z")], "from"),
+            (&[("from", "2026-01-02T00:00:00Z"), ("to", "2026-01-01T00:00:00Z")], "to"),
+            (&[("outcome", "bad")], "outcome"),
+            (&[("revision", "xyz1")], "revision"),
+            (&[("text", "")], "text"),
+            (&[("text", "a\0b")], "text"),
+            (&[("name", "a"), ("name", "b")], "name"),
+            (&[("data.", "1")], "data."),
+            (&[("dead-letter", "x")], "dead-letter"),
+        ] {
+            assert_eq!(of(pairs).expect_err("refused").key, key);
+        }
+    }
+}
