@@ -64,20 +64,25 @@ impl LocalCopy {
         (RevisionDigest::of(&bytes) == *digest).then_some(bytes)
     }
 
+    /// Whether a component file is there.
+    pub fn has_component(&self, digest: &RevisionDigest) -> bool {
+        self.component_path(digest).exists()
+    }
+
     /// Keeps a component file.
     pub fn keep_component(&self, digest: &RevisionDigest, component: &[u8]) {
-        if !self.component_path(digest).exists() {
+        if !self.has_component(digest) {
             self.write(&self.component_path(digest), component);
         }
     }
 
     /// Forgets the other component files.
-    pub fn keep_only(&self, active: &[RevisionDigest]) {
+    pub fn keep_only(&self, wanted: &[RevisionDigest]) {
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let path = entry.path();
             let is_component = path.extension().is_some_and(|extension| extension == "wasm");
             let digest = path.file_stem().and_then(|stem| stem.to_str()?.parse::<RevisionDigest>().ok());
-            if is_component && digest.is_some_and(|digest| !active.contains(&digest)) {
+            if is_component && digest.is_some_and(|digest| !wanted.contains(&digest)) {
                 std::fs::remove_file(path).ok();
             }
         }

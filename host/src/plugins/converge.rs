@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use patchbay_model::grant::{Ask, Granted};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, RevisionDigest};
-use patchbay_runtime::Revision;
+use patchbay_runtime::{Revision, RuntimeError};
 use patchbay_store::{ActiveRow, Failure, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -161,7 +161,7 @@ impl Plugins {
         self.check_signatures(&plugin.digest, &signatures)?;
         let component = self.copy.component(&plugin.digest);
         let component = component.ok_or_else(|| PluginError::NotFound("its file is not here".into()))?;
-        self.load_file(&plugin.plugin, &plugin.digest, &component).await
+        of_plugin(self.runtime.load(&component).await?, &plugin.plugin)
     }
 
     /// Keeps what now runs here for a start without Postgres.
@@ -190,10 +190,12 @@ impl Plugins {
                 rows.iter().filter_map(Signature::from_row).map(|signature| signature.to_string()).collect();
         }
         copied.clone_from(&current);
-        let copy = self.copy.clone();
+        // What is held may be the next to run.
+        let (copy, mut wanted) = (self.copy.clone(), self.runtime.held());
         let write = tokio::task::spawn_blocking(move || {
             copy.save(COPY, &current);
-            copy.keep_only(&current.iter().map(|plugin| plugin.digest).collect::<Vec<_>>());
+            wanted.extend(current.iter().map(|plugin| plugin.digest));
+            copy.keep_only(&wanted);
         });
         write.await.ok();
         Ok(())
@@ -235,48 +237,59 @@ impl Plugins {
         }
     }
 
-    /// The one way from Postgres into the registry. What stands there may be another file than the one that was staged.
-    pub(super) async fn load(
+    /// The one way from Postgres into the registry: loaded already, or from there.
+    async fn load(&self, plugin: &PluginName, digest: &RevisionDigest) -> Result<Arc<Revision>, PluginError> {
+        match self.runtime.loaded(digest).filter(|_| self.copy.has_component(digest)) {
+            Some(revision) => {
+                self.check_kept_signatures(digest).await?;
+                of_plugin(revision, plugin)
+            }
+            None => self.load_stored(plugin, digest).await,
+        }
+    }
+
+    /// What stands in Postgres may be another file than the one that was staged.
+    pub(super) async fn load_stored(
         &self,
         plugin: &PluginName,
         digest: &RevisionDigest,
     ) -> Result<Arc<Revision>, PluginError> {
+        self.check_kept_signatures(digest).await?;
+        let component = self.stored(digest).await?;
+        let revision = match self.runtime.loaded(digest) {
+            Some(loaded) => loaded,
+            None => self.runtime.load(&component).await?,
+        };
+        let revision = of_plugin(revision, plugin)?;
+        let (copy, digest) = (self.copy.clone(), *digest);
+        tokio::task::spawn_blocking(move || copy.keep_component(&digest, &component)).await.ok();
+        Ok(revision)
+    }
+
+    async fn check_kept_signatures(&self, digest: &RevisionDigest) -> Result<(), PluginError> {
         // Over the digest, so that a revision that nobody vouches for costs no reading of its file at each convergence.
         if self.trusted.are_required() {
             let kept: Vec<Signature> =
                 self.store.signatures(digest).await?.iter().filter_map(Signature::from_row).collect();
             self.check_signatures(digest, &kept)?;
         }
-        let component = self.stored(digest).await?;
-        let revision = self.load_file(plugin, digest, &component).await?;
-        let (copy, digest) = (self.copy.clone(), *digest);
-        tokio::task::spawn_blocking(move || copy.keep_component(&digest, &component)).await.ok();
-        Ok(revision)
+        Ok(())
     }
 
     fn check_signatures(&self, digest: &RevisionDigest, kept: &[Signature]) -> Result<(), PluginError> {
         if self.trusted.are_required() { Ok(self.trusted.check(digest, kept)?) } else { Ok(()) }
     }
 
-    async fn load_file(
-        &self,
-        plugin: &PluginName,
-        digest: &RevisionDigest,
-        component: &[u8],
-    ) -> Result<Arc<Revision>, PluginError> {
-        let revision = self.runtime.load(component).await?;
-        if revision.plugin() != plugin {
-            let message = format!("revision {} is of plugin {}, not of {plugin}", digest.short(), revision.plugin());
-            return Err(PluginError::Damaged(message));
-        }
-        Ok(revision)
-    }
-
     /// The file, if it still is the one that was staged.
     pub(super) async fn stored(&self, digest: &RevisionDigest) -> Result<Vec<u8>, PluginError> {
         let component = self.store.component(digest).await?;
         let component = component.ok_or_else(|| PluginError::NotFound(format!("revision {digest} is gone")))?;
-        let found = RevisionDigest::of(&component);
+        // Megabytes: not on the threads that answer probes.
+        let hash = move || (RevisionDigest::of(&component), component);
+        let (found, component) = tokio::task::spawn_blocking(hash).await.map_err(|error| {
+            let message = format!("reading it panicked: {error}");
+            PluginError::Runtime(RuntimeError::Engine(message))
+        })?;
         if found != *digest {
             let (found, wanted) = (found.short(), digest.short());
             let message = format!("the stored file of revision {wanted} has changed: it is {found} now; push it again");
@@ -284,4 +297,12 @@ impl Plugins {
         }
         Ok(component)
     }
+}
+
+fn of_plugin(revision: Arc<Revision>, plugin: &PluginName) -> Result<Arc<Revision>, PluginError> {
+    if revision.plugin() != plugin {
+        let (digest, owner) = (revision.digest().short(), revision.plugin());
+        return Err(PluginError::Damaged(format!("revision {digest} is of plugin {owner}, not of {plugin}")));
+    }
+    Ok(revision)
 }

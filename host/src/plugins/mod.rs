@@ -123,11 +123,11 @@ impl Plugins {
             self.store.signatures(&digest).await?.iter().filter_map(Signature::from_row).collect();
         self.trusted.check_upload(&digest, signatures, &kept)?;
         let inspected = self.runtime.inspect(component)?;
-        let manifest = &inspected.manifest;
-        self.refuse_clashes(manifest).await?;
-        self.sql.check(&tables(manifest, |_| true)).await?;
-        let revision = self.runtime.load(component).await?;
+        self.refuse_clashes(&inspected.manifest).await?;
+        self.sql.check(&tables(&inspected.manifest, |_| true)).await?;
+        let revision = self.runtime.load_inspected(inspected, component).await?;
         revision.self_test().await?;
+        let manifest = revision.manifest();
         let created = self
             .store
             .put_revision(patchbay_store::NewRevision {
@@ -176,7 +176,7 @@ impl Plugins {
         let row = self.find(plugin, digest).await?;
         // Loaded before anybody hears of it: a revision that this host cannot run must not become the active one. From here on its own
         // manifest counts, which the signature covers, and not the copy in its row.
-        let revision = self.load(plugin, &row.digest).await?;
+        let revision = self.load_stored(plugin, &row.digest).await?;
         let manifest = revision.manifest();
         self.refuse_clashes(manifest).await?;
         self.refuse_settings_that_do_not_fit(plugin, manifest).await?;

@@ -1,6 +1,6 @@
 //! The sandbox of one process: engine, guest threads, slots, cache and registry.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -35,6 +35,9 @@ pub struct HostLimits {
     pub max_log_bytes: usize,
     pub max_component_bytes: usize,
 }
+
+/// Loaded revisions that are held though nobody uses them: a few megabytes each.
+const HELD: usize = 4;
 
 /// What the sandbox is built from.
 #[derive(Debug, Clone)]
@@ -77,12 +80,32 @@ pub struct Runtime {
     linker: Linker<State>,
     cache: Cache,
     registry: Registry,
-    /// What somebody still holds: a swap asks for the same revision again and again.
-    loaded: Mutex<HashMap<RevisionDigest, Weak<Revision>>>,
+    loaded: Mutex<Loaded>,
     /// Guests have threads of their own: lock renewal, health and HTTP never wait for a spinning one. Absent only while dropping.
     guests: Option<tokio::runtime::Runtime>,
     /// Where capabilities run: connections belong to the host's own threads.
     pub(crate) host: tokio::runtime::Handle,
+}
+
+/// Loaded revisions, so that swapping back and forth, or activating what was staged just now, checks and links nothing again while jobs
+/// want the processor.
+#[derive(Default)]
+struct Loaded {
+    /// What somebody still holds.
+    all: HashMap<RevisionDigest, Weak<Revision>>,
+    /// The last ones are held here.
+    last: VecDeque<Arc<Revision>>,
+}
+
+impl Loaded {
+    /// The revision was asked for.
+    fn hold(&mut self, revision: &Arc<Revision>) {
+        self.last.retain(|held| held.digest() != revision.digest());
+        self.last.push_front(Arc::clone(revision));
+        self.last.truncate(HELD);
+        self.all.retain(|_, revision| revision.strong_count() > 0);
+        self.all.insert(revision.digest(), Arc::downgrade(revision));
+    }
 }
 
 impl Runtime {
@@ -127,15 +150,29 @@ impl Runtime {
         Ok(inspected)
     }
 
-    /// Checks, compiles (or takes from the cache) and links a component file. Nothing calls it yet. A file that is loaded already, and still
-    /// held by somebody, is not loaded again.
+    /// Checks, compiles (or takes from the cache) and links a component file. Nothing calls it yet. A file that is loaded already is not
+    /// loaded again.
     pub async fn load(self: &Arc<Self>, component: &[u8]) -> Result<Arc<Revision>, LoadError> {
-        let digest = RevisionDigest::of(component);
-        if let Some(loaded) = self.loaded().get(&digest).and_then(Weak::upgrade) {
+        if let Some(loaded) = self.loaded(&RevisionDigest::of(component)) {
             return Ok(loaded);
         }
         let (runtime, file) = (Arc::clone(self), component.to_vec());
-        let (inspected, cached) = aside(move || Ok((runtime.inspect(&file)?, runtime.cache.get(&digest)))).await?;
+        let inspected = aside(move || Ok(runtime.inspect(&file)?)).await?;
+        self.load_inspected(inspected, component).await
+    }
+
+    /// The same for a file that [`Runtime::inspect`] has read.
+    pub async fn load_inspected(
+        self: &Arc<Self>,
+        inspected: Inspected,
+        component: &[u8],
+    ) -> Result<Arc<Revision>, LoadError> {
+        let digest = inspected.digest;
+        if let Some(loaded) = self.loaded(&digest) {
+            return Ok(loaded);
+        }
+        let runtime = Arc::clone(self);
+        let cached = aside(move || Ok(runtime.cache.get(&digest))).await?;
         let is_new = cached.is_none();
         let code = match cached {
             Some(code) => code,
@@ -160,13 +197,24 @@ impl Runtime {
         let linked = self.linker.instantiate_pre(&component).map_err(link)?;
         let exports = exports::of(inspected.wit, linked);
         let revision = Arc::new(Revision::new(Arc::clone(self), inspected, exports));
-        let mut loaded = self.loaded();
-        loaded.retain(|_, revision| revision.strong_count() > 0);
-        loaded.insert(revision.digest(), Arc::downgrade(&revision));
+        self.lock_loaded().hold(&revision);
         Ok(revision)
     }
 
-    fn loaded(&self) -> MutexGuard<'_, HashMap<RevisionDigest, Weak<Revision>>> {
+    /// A revision that is loaded already: one in use, or one of the last that were asked for.
+    pub fn loaded(&self, digest: &RevisionDigest) -> Option<Arc<Revision>> {
+        let mut loaded = self.lock_loaded();
+        let revision = loaded.all.get(digest)?.upgrade()?;
+        loaded.hold(&revision);
+        Some(revision)
+    }
+
+    /// Those that are held though perhaps nobody uses them.
+    pub fn held(&self) -> Vec<RevisionDigest> {
+        self.lock_loaded().last.iter().map(|revision| revision.digest()).collect()
+    }
+
+    fn lock_loaded(&self) -> MutexGuard<'_, Loaded> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
