@@ -237,30 +237,19 @@ impl Plugins {
         }
     }
 
-    /// The one way from Postgres into the registry: loaded already, or from there.
-    async fn load(&self, plugin: &PluginName, digest: &RevisionDigest) -> Result<Arc<Revision>, PluginError> {
-        match self.runtime.loaded(digest).filter(|_| self.copy.has_component(digest)) {
-            Some(revision) => {
-                self.check_kept_signatures(digest).await?;
-                of_plugin(revision, plugin)
-            }
-            None => self.load_stored(plugin, digest).await,
-        }
-    }
-
-    /// What stands in Postgres may be another file than the one that was staged.
-    pub(super) async fn load_stored(
+    /// The one way from Postgres into the registry, where another file may stand than the one that was staged. What is loaded already was
+    /// read from there, and checked, before.
+    pub(super) async fn load(
         &self,
         plugin: &PluginName,
         digest: &RevisionDigest,
     ) -> Result<Arc<Revision>, PluginError> {
         self.check_kept_signatures(digest).await?;
+        if let Some(loaded) = self.runtime.loaded(digest).filter(|_| self.copy.has_component(digest)) {
+            return of_plugin(loaded, plugin);
+        }
         let component = self.stored(digest).await?;
-        let revision = match self.runtime.loaded(digest) {
-            Some(loaded) => loaded,
-            None => self.runtime.load(&component).await?,
-        };
-        let revision = of_plugin(revision, plugin)?;
+        let revision = of_plugin(self.runtime.load(&component).await?, plugin)?;
         let (copy, digest) = (self.copy.clone(), *digest);
         tokio::task::spawn_blocking(move || copy.keep_component(&digest, &component)).await.ok();
         Ok(revision)
@@ -283,20 +272,33 @@ impl Plugins {
     /// The file, if it still is the one that was staged.
     pub(super) async fn stored(&self, digest: &RevisionDigest) -> Result<Vec<u8>, PluginError> {
         let component = self.store.component(digest).await?;
-        let component = component.ok_or_else(|| PluginError::NotFound(format!("revision {digest} is gone")))?;
+        let component = component.ok_or_else(|| gone(digest))?;
         // Megabytes: not on the threads that answer probes.
         let hash = move || (RevisionDigest::of(&component), component);
         let (found, component) = tokio::task::spawn_blocking(hash).await.map_err(|error| {
             let message = format!("reading it panicked: {error}");
             PluginError::Runtime(RuntimeError::Engine(message))
         })?;
-        if found != *digest {
-            let (found, wanted) = (found.short(), digest.short());
-            let message = format!("the stored file of revision {wanted} has changed: it is {found} now; push it again");
-            return Err(PluginError::Damaged(message));
-        }
-        Ok(component)
+        if found == *digest { Ok(component) } else { Err(changed(&found, digest)) }
     }
+
+    /// Whether the file still is the one that was staged, without reading it: this host may hold it, while the others need it from there.
+    pub(super) async fn check_stored(&self, digest: &RevisionDigest) -> Result<(), PluginError> {
+        match self.store.component_digest(digest).await? {
+            Some(found) if found == *digest => Ok(()),
+            Some(found) => Err(changed(&found, digest)),
+            None => Err(gone(digest)),
+        }
+    }
+}
+
+fn gone(digest: &RevisionDigest) -> PluginError {
+    PluginError::NotFound(format!("revision {digest} is gone"))
+}
+
+fn changed(found: &RevisionDigest, wanted: &RevisionDigest) -> PluginError {
+    let (found, wanted) = (found.short(), wanted.short());
+    PluginError::Damaged(format!("the stored file of revision {wanted} has changed: it is {found} now; push it again"))
 }
 
 fn of_plugin(revision: Arc<Revision>, plugin: &PluginName) -> Result<Arc<Revision>, PluginError> {

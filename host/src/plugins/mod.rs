@@ -176,7 +176,8 @@ impl Plugins {
         let row = self.find(plugin, digest).await?;
         // Loaded before anybody hears of it: a revision that this host cannot run must not become the active one. From here on its own
         // manifest counts, which the signature covers, and not the copy in its row.
-        let revision = self.load_stored(plugin, &row.digest).await?;
+        self.check_stored(&row.digest).await?;
+        let revision = self.load(plugin, &row.digest).await?;
         let manifest = revision.manifest();
         self.refuse_clashes(manifest).await?;
         self.refuse_settings_that_do_not_fit(plugin, manifest).await?;

@@ -162,6 +162,13 @@ impl Store {
         query.fetch_all(&self.pool).await?.into_iter().map(revision).collect()
     }
 
+    /// Of the file that is kept under a digest: the digest that it has.
+    pub async fn component_digest(&self, digest: &RevisionDigest) -> Result<Option<RevisionDigest>, StoreError> {
+        let query = sqlx::query_scalar("select encode(sha256(component), 'hex') from revisions where digest = $1");
+        let found: Option<String> = query.bind(digest.to_string()).fetch_optional(&self.pool).await?;
+        found.map(|found| found.parse().map_err(damaged)).transpose()
+    }
+
     /// The file.
     pub async fn component(&self, digest: &RevisionDigest) -> Result<Option<Vec<u8>>, StoreError> {
         let query = sqlx::query_scalar("select component from revisions where digest = $1").bind(digest.to_string());
