@@ -229,7 +229,8 @@ async fn entries_are_read_page_by_page_and_changed_by_nobody() -> anyhow::Result
     assert!(shown.contains("key-6") && !shown.contains("key-4"), "{shown}");
     let all = json_of(&host, &["--json", "audit", "list", "--all"]).await?;
     assert_eq!(all.as_array().map(Vec::len), Some(7));
-    for wrong in ["?limit=0", "?limit=201", "?since=yesterday", "?trail=A", "?nothing=1", "?cursor=x"] {
+    let wrong = ["?limit=0", "?limit=201", "?since=yesterday", "?trail=A", "?nothing=1", "?cursor=x"];
+    for wrong in wrong.into_iter().chain(["?since=-5000-01-01T00:00:00Z", "?since=%2B262142-01-01T00:00:00Z"]) {
         assert_eq!(host.get(&format!("/api/admin/audit{wrong}")).await?.0, 400, "{wrong}");
     }
     let mut database = world.database().await?;
@@ -251,15 +252,58 @@ async fn what_is_no_schema_makes_no_trail() -> anyhow::Result<()> {
     for (name, schema, words) in [
         ("Leads", json!({}), "audit trail name"),
         ("leads", json!({ "type": "lead" }), "not a JSON Schema"),
+        (
+            "leads",
+            json!({ "properties": { "a": { "type": 5 } } }),
+            "#/properties/a/type: must be one of array, boolean",
+        ),
         ("leads", json!({ "$ref": "#/nowhere" }), "schema: "),
         ("leads", json!({ "$ref": "http://127.0.0.1:9/schema.json" }), "schema: "),
+        ("leads", json!({ "$ref": "#" }), "leads back to itself"),
         ("leads", json!({ "description": "x".repeat(70_000) }), "at most 65536"),
     ] {
         let (status, answer) = host.put(&format!("{TRAILS}/{name}"), json!({ "schema": schema })).await?;
         assert_eq!((status, &answer["code"]), (400, &json!("invalid-input")), "{answer}");
         assert!(answer["message"].as_str().is_some_and(|message| message.contains(words)), "{words}: {answer}");
     }
+    for description in ["two\nlines", "\u{1b}[2J", "a\0b"] {
+        let body = json!({ "schema": {}, "description": description });
+        let (status, answer) = host.put(&format!("{TRAILS}/leads"), body).await?;
+        assert_eq!((status, &answer["message"]), (400, &json!("description: one line, without control characters")));
+    }
     assert_eq!(host.get(TRAILS).await?.1["data"], json!([]));
+    Ok(())
+}
+
+/// Each refers to two others, without end: 3 KB for which no time would be enough.
+fn endless() -> Value {
+    let to = |i: usize| json!({ "$ref": format!("#/$defs/a{}", i % 30) });
+    let definition = |i: usize| json!({ "unevaluatedProperties": false, "allOf": [to(i + 1), to(i + 2)] });
+    let definitions: serde_json::Map<String, Value> = (0..30).map(|i| (format!("a{i}"), definition(i))).collect();
+    json!({ "$ref": "#/$defs/a0", "$defs": definitions })
+}
+
+#[tokio::test]
+async fn a_schema_that_would_never_end_is_refused_at_once_and_holds_nobody_up() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let path = format!("{TRAILS}/leads");
+    let asked = async {
+        let started = std::time::Instant::now();
+        let answers = futures::future::join_all((0..8).map(|_| host.put(&path, json!({ "schema": endless() })))).await;
+        (started.elapsed(), answers)
+    };
+    let health = async {
+        let started = std::time::Instant::now();
+        (host.get("/api/health").await, started.elapsed())
+    };
+    let ((took, answers), (health, waited)) = tokio::join!(asked, health);
+    for answer in answers {
+        let (status, answer) = answer?;
+        assert_eq!((status, &answer["code"]), (400, &json!("invalid-input")), "{answer}");
+    }
+    assert_eq!(health?.0, 200);
+    assert!(took < Duration::from_secs(10) && waited < Duration::from_secs(5), "{took:?} {waited:?}");
     Ok(())
 }
 

@@ -93,6 +93,8 @@ async fn a_cursor_that_the_host_did_not_give_is_refused() -> anyhow::Result<()> 
         "state=failed&cursor=".to_owned(),
         format!("state=failed&cursor={cursor}"),
         format!("state=completed&offset=0&cursor={cursor}"),
+        // "delayed NaN x", which Redis would refuse.
+        "state=delayed&cursor=ZGVsYXllZCBOYU4geA".to_owned(),
     ] {
         let (status, answer): (u16, Value) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs?{query}")).await?;
         assert_eq!((status, &answer["code"]), (400, &json!("invalid-input")), "{query}: {answer}");
