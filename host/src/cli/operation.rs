@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Output;
 use super::client::{Answered, Client, segment};
+use super::input::given;
 
 #[derive(Debug, Args)]
 pub(super) struct Call {
@@ -27,13 +28,7 @@ pub(super) struct Call {
 }
 
 pub(super) async fn run(args: Call, client: &Client, output: Output) -> anyhow::Result<()> {
-    let input = match args.input.as_str() {
-        "-" => std::io::read_to_string(std::io::stdin())?,
-        text => match text.strip_prefix('@') {
-            Some(file) => std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?,
-            None => args.input,
-        },
-    };
+    let input = given(args.input)?;
     let input = RawValue::from_string(input.trim().to_owned()).context("--input is not JSON")?;
     let path = format!("plugins/{}/call", segment(&args.plugin));
     let answered = client.answer(&path, &args.operation, &input).await?;

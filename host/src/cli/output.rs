@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::client::ClientError;
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Output {
     pub(super) json: bool,
@@ -32,7 +34,12 @@ impl Output {
 
     pub(super) fn error(self, error: &anyhow::Error) {
         if self.json {
-            eprintln!("{}", serde_json::json!({ "error": format!("{error:#}") }));
+            let mut told = serde_json::json!({ "error": format!("{error:#}") });
+            if let Some(ClientError::Refused { code, details, .. }) = error.downcast_ref() {
+                told["code"] = code.as_str().into();
+                told["details"] = details.clone().unwrap_or_default();
+            }
+            eprintln!("{told}");
         } else {
             eprintln!("error: {error:#}");
         }

@@ -78,6 +78,7 @@ pub(crate) fn run_mail(command: MailCommand, json: bool) -> anyhow::Result<()> {
 
 pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()> {
     let mut env: HashMap<String, String> = std::env::vars().collect();
+    let outer = env.clone();
     let given = |env: &HashMap<String, String>, names: &[&str]| {
         names.iter().any(|name| env.get(*name).is_some_and(|value| !value.is_empty()))
     };
@@ -140,6 +141,8 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         if let Some((user, password)) = operator {
             (state.user, state.password) = (user, password);
         }
+        let added = env.iter().filter(|(name, value)| outer.get(*name) != Some(*value));
+        state.given = added.map(|(name, value)| (name.clone(), value.clone())).collect();
         state.save()?;
         let loaded = load_plugins(&args.plugins, &state).await;
         print_welcome(&state, &env, catcher.as_ref(), &loaded);

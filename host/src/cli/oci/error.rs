@@ -18,6 +18,10 @@ pub(crate) enum RegistryError {
     Credentials(String),
     #[error("cannot reach {registry}: {reason}")]
     Unreachable { registry: String, reason: String },
+    #[error(
+        "cannot speak TLS with {registry}: {reason}; a registry without TLS needs --plain-http, in a network that you trust"
+    )]
+    NoTls { registry: String, reason: String },
     #[error("{registry} does not answer in time")]
     TimedOut { registry: String },
     #[error(
@@ -48,7 +52,7 @@ impl RegistryError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::NotFound(_) => 3,
-            Self::Unreachable { .. } | Self::TimedOut { .. } => 5,
+            Self::Unreachable { .. } | Self::NoTls { .. } | Self::TimedOut { .. } => 5,
             Self::Failed { .. } => 1,
             _ => 4,
         }
@@ -95,6 +99,9 @@ impl RegistryError {
             return Self::TimedOut { registry };
         }
         let reason = legible(&root_cause(error).to_string());
+        if speaks_no_tls(error) {
+            return Self::NoTls { registry, reason };
+        }
         if error.is_connect() || error.is_request() {
             return Self::Unreachable { registry, reason };
         }
@@ -138,6 +145,15 @@ fn status_of(codes: &[&OciErrorCode]) -> u16 {
         }
         () => 0,
     }
+}
+
+/// What answered is not TLS: most likely HTTP.
+fn speaks_no_tls(error: &(dyn Error + 'static)) -> bool {
+    let mut chain = std::iter::successors(Some(error), |error| (*error).source());
+    chain.any(|error| {
+        let tls = error.downcast_ref().or_else(|| error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref());
+        matches!(tls, Some(rustls::Error::InvalidMessage(_)))
+    })
 }
 
 /// The first cause: "connection refused" rather than "error sending request".
