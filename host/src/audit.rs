@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use patchbay_model::TrailName;
-use patchbay_model::audit::{AuditTrails, NewAuditEntry};
+use patchbay_model::audit::{AuditTrails, MAX_ENTRY_LEVELS, NewAuditEntry};
 use patchbay_model::capability::CapabilityError;
-use patchbay_model::json_schema::{Schema, Values};
+use patchbay_model::json_schema::{Schema, Values, depth};
 use patchbay_store::{Store, StoreError};
 use serde_json::Value;
 use tokio::task::block_in_place;
@@ -43,6 +43,9 @@ impl Trails {
         };
         let value: Value = serde_json::from_str(&entry.entry)
             .map_err(|error| CapabilityError::invalid(format!("the entry is not JSON: {error}")))?;
+        if depth(&value) > MAX_ENTRY_LEVELS {
+            return Err(CapabilityError::invalid(format!("the entry nests more than {MAX_ENTRY_LEVELS} levels")));
+        }
         block_in_place(|| fits(&*self.compiled(&entry.trail, schema)?, &value))?;
         // What was checked is what is stored: of a name that comes twice, both readers take the last.
         let written = self.store.append_audit(&NewAuditEntry { entry: value.to_string(), ..entry }).await;

@@ -117,6 +117,7 @@ async fn what_does_not_fit_or_is_too_large_or_belongs_nowhere_is_refused_with_th
     let person = "asha@example.com";
     let raw = |text: &str| json!({ "trail": TRAIL, "key": "k", "raw": text });
     let large = json!({ "leadId": "x".repeat(64 << 10), "activity": "status" });
+    let nested = (0..64).fold(json!(1), |inner, _| json!([inner]));
     let steps = json!([
         step("k", json!({ "leadId": "7", "activity": person })),
         step("k", json!({ "activity": "status" })),
@@ -126,6 +127,7 @@ async fn what_does_not_fit_or_is_too_large_or_belongs_nowhere_is_refused_with_th
         step("", moved("won")),
         step(&"k".repeat(201), moved("won")),
         step("a\0b", moved("won")),
+        step("k", json!({ "leadId": "7", "activity": "status", "old": nested })),
         { "trail": "gst_audit_log", "key": "k", "entry": {} },
         { "trail": "login_logs", "key": "k", "entry": {} },
     ]);
@@ -139,6 +141,7 @@ async fn what_does_not_fit_or_is_too_large_or_belongs_nowhere_is_refused_with_th
         ("invalid", "1 to 200 bytes"),
         ("invalid", "1 to 200 bytes"),
         ("invalid", "NUL"),
+        ("invalid", "nests more than 64 levels"),
         ("invalid", "there is no audit trail gst_audit_log"),
         ("denied", "the manifest does not ask"),
     ];
@@ -149,6 +152,23 @@ async fn what_does_not_fit_or_is_too_large_or_belongs_nowhere_is_refused_with_th
     }
     assert_eq!(ends.len(), expected.len());
     assert_eq!(entries(&host).await?, Vec::<Value>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_plugins_write_neither_breaks_the_list_nor_steers_the_terminal() -> anyhow::Result<()> {
+    let (_world, host) = world_and_host().await?;
+    let nested = (0..62).fold(json!(1), |inner, _| json!([inner]));
+    let steps = json!([
+        step("first\n\u{1b}[2J\u{202e}", json!({ "leadId": "x".repeat(60_000), "activity": "status" })),
+        step("second", json!({ "leadId": "7", "activity": "status", "old": nested })),
+    ]);
+    assert_eq!(each(&host, steps).await?, ["written", "written"]);
+    let listed = patchbay(&host, &["audit", "list"]).await?;
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let shown = String::from_utf8(listed.stdout)?;
+    assert_eq!(shown.lines().count(), 3);
+    assert!(shown.contains("first\\n\\u{1b}[2J\\u{202e}") && !shown.contains(['\u{1b}', '\u{202e}']));
     Ok(())
 }
 
@@ -193,8 +213,8 @@ async fn a_trails_new_schema_holds_from_the_next_entry_on_and_its_removal_keeps_
     let ends = each(&host, json!([step("c", moved("won"))])).await?;
     assert!(ends[0]["message"].as_str().is_some_and(|text| text.contains("there is no audit trail")), "{ends:?}");
     assert_eq!(entries(&host).await?.len(), 1);
-    let again = patchbay(&host, &["audit", "trail", "remove", TRAIL, "--yes"]).await?;
-    assert_eq!(again.status.code(), Some(3));
+    let again = patchbay(&host, &["audit", "trail", "remove", TRAIL]).await?;
+    assert_eq!(again.status.code(), Some(3), "and nobody is asked whether he means it");
     Ok(())
 }
 

@@ -360,6 +360,10 @@ async fn operations_by_commands() -> anyhow::Result<()> {
         assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
         assert!(error.contains(says), "{args:?}: {error}");
     }
+    let output =
+        patchbay(&host, &["--json", "plugin", "call", "answers", "fail", "--input", r#"{"code":"conflict"}"#]).await?;
+    let error: Value = serde_json::from_slice(&output.stderr)?;
+    assert_eq!((&error["code"], &error["details"]), (&json!("conflict"), &json!({ "field": "to" })));
     let output = patchbay(&host, &["plugin", "call", "nobody", "echo"]).await?;
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::Output;
 use super::client::{Answered, Client, segment};
 use super::input::given;
+use super::output::plain;
 
 #[derive(Debug, Args)]
 pub(super) struct Call {
@@ -61,7 +62,7 @@ fn print(answered: &Answered, output: Output) -> anyhow::Result<()> {
     match answered.kind.as_str() {
         "json" => println!("{}", serde_json::to_string_pretty(&serde_json::from_slice::<Value>(content)?)?),
         "empty" => eprintln!("done; the answer is empty"),
-        _ if std::io::stdout().is_terminal() && std::str::from_utf8(content).is_err() => {
+        _ if std::io::stdout().is_terminal() && !std::str::from_utf8(content).is_ok_and(|text| plain(text) == text) => {
             let kind = answered.content_type.as_deref().unwrap_or("of no known type");
             bail!("{} bytes ({kind}) are nothing for a terminal: write them with --output FILE", content.len());
         }

@@ -62,6 +62,9 @@ impl RegistryArgs {
             Err(CredentialRetrievalError::CredentialDecodingError) => {
                 Err(wrong(&format_args!("the auth of {registry} is not USER:PASSWORD in base64: log in again")))
             }
+            Err(CredentialRetrievalError::HelperCommunicationError) => {
+                Err(wrong(&format_args!("the credential helper that it names for {registry} cannot be run")))
+            }
             Err(error) => Err(wrong(&error)),
         }
     }

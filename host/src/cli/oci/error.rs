@@ -149,11 +149,12 @@ fn status_of(codes: &[&OciErrorCode]) -> u16 {
 
 /// What answered is not TLS: most likely HTTP.
 fn speaks_no_tls(error: &(dyn Error + 'static)) -> bool {
-    let mut chain = std::iter::successors(Some(error), |error| (*error).source());
-    chain.any(|error| {
-        let tls = error.downcast_ref().or_else(|| error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref());
-        matches!(tls, Some(rustls::Error::InvalidMessage(_)))
-    })
+    if let Some(tls) = error.downcast_ref() {
+        return matches!(tls, rustls::Error::InvalidMessage(_));
+    }
+    // An I/O error skips what it was made of in its sources.
+    let within = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).map(|inner| speaks_no_tls(inner));
+    within.or_else(|| error.source().map(speaks_no_tls)).unwrap_or_default()
 }
 
 /// The first cause: "connection refused" rather than "error sending request".
@@ -177,6 +178,21 @@ pub(super) fn legible(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_registry_without_tls_is_said_to_need_plain_http() {
+        let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            tokio::io::AsyncWriteExt::write_all(&mut client, b"HTTP/1.1 400 Bad Request\r\n\r\n").await
+        });
+        let error = reqwest::get(format!("https://{address}/v2/")).await.expect_err("no TLS");
+        let error = RegistryError::of_request(&error, address);
+        assert!(error.to_string().contains("--plain-http"), "{error}");
+        assert_eq!(error.exit_code(), 5);
+    }
 
     #[test]
     fn what_others_wrote_cannot_steer_a_terminal() {

@@ -93,7 +93,7 @@ async fn trails(State(state): State<AppState>) -> ApiResult<Vec<TrailRow>> {
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Trail {
-    /// JSON Schema, draft 2020-12, of its entries; at most 64 KiB.
+    /// JSON Schema of its entries; at most 64 KiB.
     #[schema(value_type = Object)]
     schema: Value,
     /// One line; absent leaves the present one.

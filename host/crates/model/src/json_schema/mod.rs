@@ -8,6 +8,7 @@ mod expansion;
 mod places;
 mod words;
 
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use jsonschema::{PatternOptions, ValidationError, Validator};
@@ -17,6 +18,8 @@ use self::places::Places;
 
 /// Largest schema. Of trails it is read for each entry.
 pub const MAX_BYTES: usize = 64 << 10;
+/// How deep a schema nests: lists of schemas must remain readable for clients, whose parsers stop at 128.
+const MAX_LEVELS: usize = 100;
 /// Largest `document values × checks of a value`: some seconds.
 const MAX_CHECKS: u64 = 20_000_000;
 /// Beyond this many of them, what does not fit is not told in detail: the reasons would need more memory than the document.
@@ -25,6 +28,9 @@ const MAX_CHECKS_TOLD: u64 = 100_000;
 const MAX_PATTERN_BYTES: usize = 16 << 20;
 /// The library recurses with schema and document, as deep as [`expansion`] allows.
 const STACK_BYTES: usize = 64 << 20;
+
+/// Schemas are compiled one at a time: many large ones at once must not take all cores.
+static COMPILING: Mutex<()> = Mutex::new(());
 
 /// A schema that can be used.
 #[derive(Debug)]
@@ -50,6 +56,10 @@ impl Schema {
         if bytes > MAX_BYTES {
             return Err(format!("{bytes} bytes, and at most {MAX_BYTES} are read"));
         }
+        if depth(schema) > MAX_LEVELS {
+            return Err(format!("nests more than {MAX_LEVELS} levels"));
+        }
+        let _alone = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
         on_a_deep_stack(|| {
             let places = Places::of(schema)?;
             let checks = expansion::checks(&places)?;
@@ -92,11 +102,21 @@ pub fn check(schema: &Value) -> Result<(), String> {
     Schema::new(schema).map(drop)
 }
 
-/// Values in a document, itself included.
+/// Values in a document, itself included; a text, which patterns read to its end, counts as more.
 fn size(document: &Value) -> u64 {
     1 + match document {
+        Value::String(text) => text.len() as u64 / 64,
         Value::Array(items) => items.iter().map(size).sum(),
         Value::Object(fields) => fields.values().map(size).sum(),
+        _ => 0,
+    }
+}
+
+/// Lists and objects within each other.
+pub fn depth(document: &Value) -> usize {
+    match document {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or_default(),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or_default(),
         _ => 0,
     }
 }

@@ -157,6 +157,7 @@ fn what_is_wrong_in_a_schema_is_said_with_its_place() {
         (json!({ "items": { "$id": "https://example.com/" } }), "#/items/$id: only the whole schema may have $id"),
         (json!({ "$schema": "https://example.com/meta" }), "#/$schema: must be"),
         (json!({ "$anchor": "a", "not": { "$anchor": "a" } }), "$anchor of another schema, too"),
+        ((0..60).fold(json!(true), |inner, _| json!({ "properties": { "a": inner } })), "nests more than 100 levels"),
         (json!({ "description": "x".repeat(70_000) }), "at most 65536 are read"),
     ] {
         let reason = refused(&schema);
