@@ -40,6 +40,7 @@ pub(crate) use client::Client;
 use client::ClientError;
 use oci::RegistryError;
 use output::Output;
+pub(crate) use output::plain;
 pub(crate) use plugin::{activate_revision, short};
 use refusal::{NotThere, Refusal};
 pub(crate) use signing::signatures_for;

@@ -60,7 +60,7 @@ fn lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
 
 /// Plugins and producers write into jobs, failures, logs and audit trails; none of it may steer the terminal, or show in another order
 /// than it has.
-pub(super) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let steers = |c: char| (c.is_control() && !['\n', '\t'].contains(&c)) || is_bidirectional(c);
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {

@@ -18,7 +18,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
 use crate::boot::Host;
-use crate::cli::Client;
+use crate::cli::{Client, plain};
 use crate::config::Config;
 use crate::telemetry;
 
@@ -63,7 +63,7 @@ pub(crate) fn run_mail(command: MailCommand, json: bool) -> anyhow::Result<()> {
                 println!("no mail yet in {}", state.mail_dir.display());
             }
             for mail in mails.iter().filter(|_| !json) {
-                println!("{}  to {}  {}", mail.file, mail.to.join(", "), mail.subject);
+                println!("{}", plain(&format!("{}  to {}  {}", mail.file, mail.to.join(", "), mail.subject)));
             }
         }
         MailCommand::Show { file } => {
