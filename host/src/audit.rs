@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use jsonschema::Validator;
 use patchbay_model::TrailName;
-use patchbay_model::audit::{AuditTrails, NewAuditEntry};
+use patchbay_model::audit::{AuditTrails, MAX_ENTRY_LEVELS, NewAuditEntry};
 use patchbay_model::capability::CapabilityError;
+use patchbay_model::json_schema::{Schema, Values, depth};
 use patchbay_store::{Store, StoreError};
 use serde_json::Value;
+use tokio::task::block_in_place;
 use tracing::{error, warn};
 
 /// Violations that a guest hears of at once.
@@ -23,7 +24,7 @@ const MAX_VIOLATIONS: usize = 5;
 pub struct Trails {
     store: Store,
     /// Each with the schema that it was made from.
-    compiled: Mutex<HashMap<TrailName, (Value, Arc<Validator>)>>,
+    compiled: Mutex<HashMap<TrailName, (Value, Arc<Schema>)>>,
 }
 
 impl Trails {
@@ -42,40 +43,36 @@ impl Trails {
         };
         let value: Value = serde_json::from_str(&entry.entry)
             .map_err(|error| CapabilityError::invalid(format!("the entry is not JSON: {error}")))?;
-        let validator = self.validator(&entry.trail, schema)?;
-        fits(&validator, &value)?;
+        if depth(&value) > MAX_ENTRY_LEVELS {
+            return Err(CapabilityError::invalid(format!("the entry nests more than {MAX_ENTRY_LEVELS} levels")));
+        }
+        block_in_place(|| fits(&*self.compiled(&entry.trail, schema)?, &value))?;
         // What was checked is what is stored: of a name that comes twice, both readers take the last.
         let written = self.store.append_audit(&NewAuditEntry { entry: value.to_string(), ..entry }).await;
         written.map(drop).map_err(refused)
     }
 
-    fn validator(&self, trail: &TrailName, schema: Value) -> Result<Arc<Validator>, CapabilityError> {
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, validator)) = compiled.get(trail).filter(|(of, _)| *of == schema) {
-            return Ok(Arc::clone(validator));
+    fn compiled(&self, trail: &TrailName, schema: Value) -> Result<Arc<Schema>, CapabilityError> {
+        let known = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, compiled)) = known().get(trail).filter(|(of, _)| *of == schema) {
+            return Ok(Arc::clone(compiled));
         }
-        let validator = jsonschema::validator_for(&schema).map_err(|reason| {
+        let compiled = Schema::new(&schema).map_err(|reason| {
             error!(%trail, %reason, "the schema of an audit trail cannot be used");
             CapabilityError::unavailable("the trail's schema cannot be used; the host's log says why")
         })?;
-        let validator = Arc::new(validator);
-        compiled.insert(trail.clone(), (schema, Arc::clone(&validator)));
-        Ok(validator)
+        let compiled = Arc::new(compiled);
+        known().insert(trail.clone(), (schema, Arc::clone(&compiled)));
+        Ok(compiled)
     }
 }
 
 /// Names what does not fit, never the values: the text goes into jobs' failures.
-fn fits(validator: &Validator, entry: &Value) -> Result<(), CapabilityError> {
-    let mut violations: Vec<String> = validator
-        .iter_errors(entry)
-        .map(|error| format!("{}: {}", error.instance_path(), error.masked()))
-        .take(MAX_VIOLATIONS)
-        .collect();
-    if violations.is_empty() {
-        return Ok(());
-    }
-    violations.sort();
-    Err(CapabilityError::invalid(format!("the entry does not fit the trail's schema: {}", violations.join("; "))))
+fn fits(schema: &Schema, entry: &Value) -> Result<(), CapabilityError> {
+    schema.fits(entry, Values::Withheld, MAX_VIOLATIONS).map_err(|mut violations| {
+        violations.sort();
+        CapabilityError::invalid(format!("the entry does not fit the trail's schema: {}", violations.join("; ")))
+    })
 }
 
 fn refused(error: StoreError) -> CapabilityError {
@@ -114,12 +111,12 @@ mod tests {
             "type": "object", "required": ["lead"], "additionalProperties": false,
             "properties": { "lead": { "type": "integer" } },
         });
-        let validator = jsonschema::validator_for(&schema).expect("a schema");
-        assert_eq!(fits(&validator, &json!({ "lead": 7 })), Ok(()));
-        let error = fits(&validator, &json!({ "lead": "asha@example.com" })).expect_err("text");
+        let schema = Schema::new(&schema).expect("a schema");
+        assert_eq!(fits(&schema, &json!({ "lead": 7 })), Ok(()));
+        let error = fits(&schema, &json!({ "lead": "asha@example.com" })).expect_err("text");
         assert_eq!(error.code, "invalid");
         assert!(error.message.contains("/lead: ") && !error.message.contains("asha"), "{}", error.message);
-        let error = fits(&validator, &json!({ "surplus": 1 })).expect_err("incomplete");
+        let error = fits(&schema, &json!({ "surplus": 1 })).expect_err("incomplete");
         assert!(error.message.contains("lead") && error.message.contains("surplus"), "{}", error.message);
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use patchbay_model::PluginName;
+use patchbay_model::json_schema::{Schema, Values};
 use patchbay_model::manifest::Manifest;
 use serde_json::{Map, Value};
 
@@ -59,16 +60,14 @@ impl Settings {
     }
 }
 
-/// Every violation of the plugin's schema, with the path of the value; empty when the settings are fine.
+/// Every violation of the plugin's schema, with the path of the value; empty when the settings are fine. Takes its time with large ones.
 pub fn violations(manifest: &Manifest, settings: &Value) -> Vec<String> {
     let Some(spec) = &manifest.settings else {
         let empty = settings.as_object().is_some_and(Map::is_empty);
         return if empty { Vec::new() } else { vec!["this plugin has no settings".to_owned()] };
     };
-    match jsonschema::validator_for(&spec.schema) {
-        Ok(validator) => {
-            validator.iter_errors(settings).map(|error| format!("{}: {error}", error.instance_path())).collect()
-        }
-        Err(error) => vec![format!("the plugin's schema cannot be used: {error}")],
+    match Schema::new(&spec.schema) {
+        Ok(schema) => schema.fits(settings, Values::Shown, usize::MAX).err().unwrap_or_default(),
+        Err(reason) => vec![format!("the plugin's schema cannot be used: {reason}")],
     }
 }

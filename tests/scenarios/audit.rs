@@ -117,6 +117,7 @@ async fn what_does_not_fit_or_is_too_large_or_belongs_nowhere_is_refused_with_th
     let person = "asha@example.com";
     let raw = |text: &str| json!({ "trail": TRAIL, "key": "k", "raw": text });
     let large = json!({ "leadId": "x".repeat(64 << 10), "activity": "status" });
+    let nested = (0..64).fold(json!(1), |inner, _| json!([inner]));
     let steps = json!([
         step("k", json!({ "leadId": "7", "activity": person })),
         step("k", json!({ "activity": "status" })),
@@ -126,6 +127,7 @@ async fn what_does_not_fit_or_is_too_large_or_belongs_nowhere_is_refused_with_th
         step("", moved("won")),
         step(&"k".repeat(201), moved("won")),
         step("a\0b", moved("won")),
+        step("k", json!({ "leadId": "7", "activity": "status", "old": nested })),
         { "trail": "gst_audit_log", "key": "k", "entry": {} },
         { "trail": "login_logs", "key": "k", "entry": {} },
     ]);
@@ -139,6 +141,7 @@ async fn what_does_not_fit_or_is_too_large_or_belongs_nowhere_is_refused_with_th
         ("invalid", "1 to 200 bytes"),
         ("invalid", "1 to 200 bytes"),
         ("invalid", "NUL"),
+        ("invalid", "nests more than 64 levels"),
         ("invalid", "there is no audit trail gst_audit_log"),
         ("denied", "the manifest does not ask"),
     ];
@@ -149,6 +152,23 @@ async fn what_does_not_fit_or_is_too_large_or_belongs_nowhere_is_refused_with_th
     }
     assert_eq!(ends.len(), expected.len());
     assert_eq!(entries(&host).await?, Vec::<Value>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_plugins_write_neither_breaks_the_list_nor_steers_the_terminal() -> anyhow::Result<()> {
+    let (_world, host) = world_and_host().await?;
+    let nested = (0..62).fold(json!(1), |inner, _| json!([inner]));
+    let steps = json!([
+        step("first\n\u{1b}[2J\u{202e}", json!({ "leadId": "x".repeat(60_000), "activity": "status" })),
+        step("second", json!({ "leadId": "7", "activity": "status", "old": nested })),
+    ]);
+    assert_eq!(each(&host, steps).await?, ["written", "written"]);
+    let listed = patchbay(&host, &["audit", "list"]).await?;
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let shown = String::from_utf8(listed.stdout)?;
+    assert_eq!(shown.lines().count(), 3);
+    assert!(shown.contains("first\\n\\u{1b}[2J\\u{202e}") && !shown.contains(['\u{1b}', '\u{202e}']));
     Ok(())
 }
 
@@ -193,8 +213,8 @@ async fn a_trails_new_schema_holds_from_the_next_entry_on_and_its_removal_keeps_
     let ends = each(&host, json!([step("c", moved("won"))])).await?;
     assert!(ends[0]["message"].as_str().is_some_and(|text| text.contains("there is no audit trail")), "{ends:?}");
     assert_eq!(entries(&host).await?.len(), 1);
-    let again = patchbay(&host, &["audit", "trail", "remove", TRAIL, "--yes"]).await?;
-    assert_eq!(again.status.code(), Some(3));
+    let again = patchbay(&host, &["audit", "trail", "remove", TRAIL]).await?;
+    assert_eq!(again.status.code(), Some(3), "and nobody is asked whether he means it");
     Ok(())
 }
 
@@ -229,7 +249,8 @@ async fn entries_are_read_page_by_page_and_changed_by_nobody() -> anyhow::Result
     assert!(shown.contains("key-6") && !shown.contains("key-4"), "{shown}");
     let all = json_of(&host, &["--json", "audit", "list", "--all"]).await?;
     assert_eq!(all.as_array().map(Vec::len), Some(7));
-    for wrong in ["?limit=0", "?limit=201", "?since=yesterday", "?trail=A", "?nothing=1", "?cursor=x"] {
+    let wrong = ["?limit=0", "?limit=201", "?since=yesterday", "?trail=A", "?nothing=1", "?cursor=x"];
+    for wrong in wrong.into_iter().chain(["?since=-5000-01-01T00:00:00Z", "?since=%2B262142-01-01T00:00:00Z"]) {
         assert_eq!(host.get(&format!("/api/admin/audit{wrong}")).await?.0, 400, "{wrong}");
     }
     let mut database = world.database().await?;
@@ -251,15 +272,58 @@ async fn what_is_no_schema_makes_no_trail() -> anyhow::Result<()> {
     for (name, schema, words) in [
         ("Leads", json!({}), "audit trail name"),
         ("leads", json!({ "type": "lead" }), "not a JSON Schema"),
+        (
+            "leads",
+            json!({ "properties": { "a": { "type": 5 } } }),
+            "#/properties/a/type: must be one of array, boolean",
+        ),
         ("leads", json!({ "$ref": "#/nowhere" }), "schema: "),
         ("leads", json!({ "$ref": "http://127.0.0.1:9/schema.json" }), "schema: "),
+        ("leads", json!({ "$ref": "#" }), "leads back to itself"),
         ("leads", json!({ "description": "x".repeat(70_000) }), "at most 65536"),
     ] {
         let (status, answer) = host.put(&format!("{TRAILS}/{name}"), json!({ "schema": schema })).await?;
         assert_eq!((status, &answer["code"]), (400, &json!("invalid-input")), "{answer}");
         assert!(answer["message"].as_str().is_some_and(|message| message.contains(words)), "{words}: {answer}");
     }
+    for description in ["two\nlines", "\u{1b}[2J", "a\0b"] {
+        let body = json!({ "schema": {}, "description": description });
+        let (status, answer) = host.put(&format!("{TRAILS}/leads"), body).await?;
+        assert_eq!((status, &answer["message"]), (400, &json!("description: one line, without control characters")));
+    }
     assert_eq!(host.get(TRAILS).await?.1["data"], json!([]));
+    Ok(())
+}
+
+/// Each refers to two others, without end: 3 KB for which no time would be enough.
+fn endless() -> Value {
+    let to = |i: usize| json!({ "$ref": format!("#/$defs/a{}", i % 30) });
+    let definition = |i: usize| json!({ "unevaluatedProperties": false, "allOf": [to(i + 1), to(i + 2)] });
+    let definitions: serde_json::Map<String, Value> = (0..30).map(|i| (format!("a{i}"), definition(i))).collect();
+    json!({ "$ref": "#/$defs/a0", "$defs": definitions })
+}
+
+#[tokio::test]
+async fn a_schema_that_would_never_end_is_refused_at_once_and_holds_nobody_up() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let path = format!("{TRAILS}/leads");
+    let asked = async {
+        let started = std::time::Instant::now();
+        let answers = futures::future::join_all((0..8).map(|_| host.put(&path, json!({ "schema": endless() })))).await;
+        (started.elapsed(), answers)
+    };
+    let health = async {
+        let started = std::time::Instant::now();
+        (host.get("/api/health").await, started.elapsed())
+    };
+    let ((took, answers), (health, waited)) = tokio::join!(asked, health);
+    for answer in answers {
+        let (status, answer) = answer?;
+        assert_eq!((status, &answer["code"]), (400, &json!("invalid-input")), "{answer}");
+    }
+    assert_eq!(health?.0, 200);
+    assert!(took < Duration::from_secs(10) && waited < Duration::from_secs(5), "{took:?} {waited:?}");
     Ok(())
 }
 

@@ -90,6 +90,12 @@ async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> 
     let set = json_of(&dir, &["secret", "set", "email", "ANY", "--from-file", "value"]).await?;
     assert_eq!(set["source"], "vault", "secrets can be set at once");
 
+    let findings = json_of(&dir, &["doctor"]).await?;
+    let found = |check: &str| findings.as_array().into_iter().flatten().find(|finding| finding["check"] == check);
+    let configuration = found("configuration").and_then(|finding| finding["message"].as_str());
+    assert!(configuration.is_some_and(|message| message.starts_with("that of `patchbay dev` in ")), "{findings}");
+    assert!(found("redis").is_some_and(|finding| finding["level"] == "ok"), "{findings}");
+
     let second = start_dev(&dir)?.wait_with_output().await?;
     assert!(!second.status.success(), "two would share their servers");
     json_of(&dir, &["plugin", "list"]).await.context("the first one is where it was")?;

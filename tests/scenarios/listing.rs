@@ -71,6 +71,8 @@ async fn waiting_jobs_are_listed_to_the_end_although_the_first_ones_leave_and_ot
     assert_eq!(rest, ids[2..]);
     let listed = json_of(&host, &["--json", "job", "list", QUEUE, "waiting", "--all"]).await?;
     assert_eq!(listed.as_array().map(Vec::len), Some(5));
+    let some = json_of(&host, &["--json", "job", "list", QUEUE, "waiting", "--offset", "1", "--limit", "3"]).await?;
+    assert_eq!(some.as_array().map(Vec::len), Some(3));
 
     // BullMQ 5 pauses by renaming the list.
     let mut redis = world.redis().await?;
@@ -93,10 +95,38 @@ async fn a_cursor_that_the_host_did_not_give_is_refused() -> anyhow::Result<()> 
         "state=failed&cursor=".to_owned(),
         format!("state=failed&cursor={cursor}"),
         format!("state=completed&offset=0&cursor={cursor}"),
+        // "delayed NaN x", which Redis would refuse.
+        "state=delayed&cursor=ZGVsYXllZCBOYU4geA".to_owned(),
     ] {
         let (status, answer): (u16, Value) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs?{query}")).await?;
         assert_eq!((status, &answer["code"]), (400, &json!("invalid-input")), "{query}: {answer}");
         assert!(answer["message"].as_str().is_some_and(|message| message.contains("cursor")), "{answer}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_lists_as_many_jobs_as_it_is_asked_for_and_adds_what_a_file_holds() -> anyhow::Result<()> {
+    let (world, host) = world_with_host().await?;
+    host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
+    for _ in 0..205 {
+        host.add(QUEUE, json!({ "name": "noop" })).await?;
+    }
+    let listed = async |limit: &str| -> anyhow::Result<Vec<String>> {
+        let jobs = json_of(&host, &["--json", "job", "list", QUEUE, "waiting", "--limit", limit]).await?;
+        let ids = jobs.as_array().into_iter().flatten().filter_map(|job| job["id"].as_str());
+        Ok(ids.map(str::to_owned).collect())
+    };
+    let all = listed("300").await?;
+    assert_eq!(all.len(), 205);
+    assert_eq!(listed("203").await?, all[..203]);
+
+    let file = world.dir.path().join("data.json");
+    std::fs::write(&file, r#"{ "from": "a file" }"#)?;
+    let data = format!("@{}", file.display());
+    let added = json_of(&host, &["--json", "job", "add", QUEUE, "noop", &data, "--delay-ms", "3600000"]).await?;
+    let id = added["id"].as_str().unwrap_or_default();
+    let story = json_of(&host, &["--json", "job", "show", QUEUE, id]).await?;
+    assert_eq!(story["job"]["data"], r#"{"from":"a file"}"#, "{story}");
     Ok(())
 }

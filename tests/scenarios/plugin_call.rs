@@ -215,6 +215,7 @@ async fn what_asks_no_operation_of_a_plugin_is_refused_before_it_runs() -> anyho
     };
     let call = r#"{"operation":"echo"}"#;
     let large = format!(r#"{{"operation":"echo","input":"{}"}}"#, "x".repeat(1 << 20));
+    let padded = format!(r#"{{"operation":"echo"{}}}"#, " ".repeat(3 << 20));
     for (path, body, status, code) in [
         ("nobody", call, 404, "not-found"),
         ("No-Name", call, 400, "invalid-input"),
@@ -225,6 +226,7 @@ async fn what_asks_no_operation_of_a_plugin_is_refused_before_it_runs() -> anyho
         ("answers", r#"{"operation":"a b\u0000"}"#, 400, "invalid-input"),
         ("answers", r#"{"operation":""}"#, 400, "invalid-input"),
         ("answers", large.as_str(), 413, "too-large"),
+        ("answers", padded.as_str(), 413, "too-large"),
     ] {
         let (found, answer) = post(path, body).await?;
         println!("{path} {}: {found} {answer}", &body[..body.len().min(60)]);
@@ -255,6 +257,15 @@ async fn what_asks_no_operation_of_a_plugin_is_refused_before_it_runs() -> anyho
     assert_eq!(details, [json!({ "operation": "panic" }), json!({ "operation": "echo" })]);
     assert!(rows[0].3.as_deref().is_some_and(|error| error.starts_with("trapped")));
     assert!(rows.iter().all(|row| row.0 == "answers" && !format!("{row:?}").contains("Lovelace")), "{rows:?}");
+    // Nor does what a plugin says about its failure: whoever asked reads it.
+    let (status, answer) = post("answers", r#"{"operation":"fail","input":{"code":"conflict"}}"#).await?;
+    assert_eq!((status, &answer["message"]), (409, &json!("failed on request")));
+    let row: (Option<String>,) = sqlx::query_as(
+        "select error from patchbay.operator_actions where action = 'plugin.call' order by id desc limit 1",
+    )
+    .fetch_one(&mut world.database().await?)
+    .await?;
+    assert_eq!(row.0.as_deref(), Some("conflict"));
     Ok(())
 }
 
@@ -349,6 +360,10 @@ async fn operations_by_commands() -> anyhow::Result<()> {
         assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
         assert!(error.contains(says), "{args:?}: {error}");
     }
+    let output =
+        patchbay(&host, &["--json", "plugin", "call", "answers", "fail", "--input", r#"{"code":"conflict"}"#]).await?;
+    let error: Value = serde_json::from_slice(&output.stderr)?;
+    assert_eq!((&error["code"], &error["details"]), (&json!("conflict"), &json!({ "field": "to" })));
     let output = patchbay(&host, &["plugin", "call", "nobody", "echo"]).await?;
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())

@@ -371,5 +371,16 @@ async fn credentials_come_from_the_environment_or_from_docker_and_are_never_show
     let broken = publish(dir, &file, &to, &[("DOCKER_CONFIG", elsewhere.to_str().context("a path")?)]).await?;
     assert_eq!(broken.status.code(), Some(4));
     assert!(said(&broken).contains("Docker's config.json"), "{}", said(&broken));
+    assert!(said(&broken).contains("elsewhere/config.json): key must be a string"), "{}", said(&broken));
+    for (config, words) in [
+        (json!({ "auths": { &registry.address: { "auth": "!" } } }), "is not USER:PASSWORD in base64"),
+        (json!({ "credHelpers": { &registry.address: "nobody-has-it" } }), "the credential helper that it names"),
+    ] {
+        std::fs::write(elsewhere.join("config.json"), config.to_string())?;
+        let broken = publish(dir, &file, &to, &[("DOCKER_CONFIG", elsewhere.to_str().context("a path")?)]).await?;
+        assert!(said(&broken).contains(words) && !said(&broken).contains(PASSWORD), "{}", said(&broken));
+    }
+    let nameless = publish(dir, &file, to.trim_start_matches("oci://"), &[]).await?;
+    assert_eq!(nameless.status.code(), Some(4), "{}", said(&nameless));
     Ok(())
 }

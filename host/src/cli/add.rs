@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Output;
 use super::client::{Client, segment};
+use super::input::given;
 use super::plugin::{items, text};
 
 #[derive(Args)]
@@ -15,7 +16,7 @@ pub(super) struct AddArgs {
     queue: String,
     /// The job's name, for example send
     name: String,
-    /// Its data, JSON; `-` reads standard input
+    /// Its data: JSON, @FILE, or - for standard input
     #[arg(default_value = "{}")]
     data: String,
     /// Its id: a second job with it is not added while the first is known
@@ -82,7 +83,7 @@ enum BackoffKind {
 
 impl AddArgs {
     fn body(self) -> anyhow::Result<Value> {
-        let data: Value = serde_json::from_str(&input(self.data)?).context("the data is not JSON")?;
+        let data: Value = serde_json::from_str(&given(self.data)?).context("the data is not JSON")?;
         let backoff = self.backoff_ms.map(|delay_ms| {
             let kind = match self.backoff {
                 Some(BackoffKind::Exponential) => "exponential",
@@ -130,14 +131,9 @@ pub(super) async fn add(args: AddArgs, client: &Client, output: Output) -> anyho
 }
 
 pub(super) async fn flow(tree: String, client: &Client, output: Output) -> anyhow::Result<()> {
-    let tree: Value = serde_json::from_str(&input(tree)?).context("the flow is not JSON")?;
+    let tree: Value = serde_json::from_str(&given(tree)?).context("the flow is not JSON")?;
     let added = client.call(Method::POST, "flows", Some(tree)).await?;
     let rows = items(&added["jobs"]).map(|job| vec![text(job, "queue"), text(job, "id")]).collect();
     output.table(&["QUEUE", "ID"], rows, &added);
     Ok(())
-}
-
-/// The text itself, or standard input.
-fn input(text: String) -> std::io::Result<String> {
-    if text == "-" { std::io::read_to_string(std::io::stdin()) } else { Ok(text) }
 }

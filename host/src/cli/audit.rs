@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::client::{Client, ClientArgs, segment};
 use super::output::Output;
 use super::plugin::{items, short, text};
-use super::refusal::confirmed;
+use super::refusal::{NotThere, confirmed};
 use super::secret::duration;
 
 #[derive(Subcommand)]
@@ -142,6 +142,10 @@ async fn trail(command: TrailCommand, client: &Client, output: Output) -> anyhow
             output.value(&format!("{name}: entries from now on must fit that schema"), &trail);
         }
         TrailCommand::Remove { name, yes } => {
+            let trails = client.call(Method::GET, "audit/trails", None).await?;
+            if !items(&trails).any(|trail| trail["name"] == name.as_str()) {
+                return Err(NotThere(format!("there is no audit trail {name}; see: patchbay audit trail list")).into());
+            }
             confirmed(yes, &format!("plugins could not append to {name} any more"))?;
             client.call(Method::DELETE, &path(&name), None).await?;
             output.value(&format!("{name} takes no more entries; those that are there stay"), &json!({ "name": name }));

@@ -43,6 +43,8 @@ pub(crate) enum ClientError {
         code: String,
         /// The host's words.
         message: String,
+        /// More about it, for programs.
+        details: Option<Value>,
     },
     /// Nobody answered.
     #[error("no host answers at {url}: start one with `patchbay dev` or `patchbay serve`, or set PATCHBAY_URL")]
@@ -107,6 +109,22 @@ impl Client {
             match page["nextCursor"].as_str() {
                 Some(cursor) => next = format!("{path}&cursor={cursor}"),
                 None => return Ok(items.into()),
+            }
+        }
+    }
+
+    /// The first so many of a list; `from` is where it begins, part of the query like the rest.
+    pub(crate) async fn first(&self, path: &str, from: &str, most: u64, page: u64) -> Result<Value, ClientError> {
+        let (mut items, mut left, mut from) = (Vec::new(), most, from.to_owned());
+        loop {
+            let limit = left.min(page);
+            let mut answer = self.envelope(self.request(Method::GET, &format!("{path}{from}&limit={limit}"))).await?;
+            let Value::Array(more) = answer["data"].take() else { return Ok(items.into()) };
+            left = left.saturating_sub(more.len() as u64);
+            items.extend(more);
+            match answer["nextCursor"].as_str() {
+                Some(cursor) if left > 0 => from = format!("&cursor={cursor}"),
+                _ => return Ok(items.into()),
             }
         }
     }
@@ -201,6 +219,7 @@ impl Client {
             Some(false) => Err(ClientError::Refused {
                 status,
                 code: body["code"].as_str().unwrap_or("error").to_owned(),
+                details: body.get("details").filter(|details| !details.is_null()).cloned(),
                 message: match (status, body["message"].as_str()) {
                     (401, Some(message)) => {
                         format!(

@@ -10,7 +10,8 @@ use patchbay_store::{SecretRow, Store};
 use serde::Serialize;
 
 use super::Output;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
+use crate::dev::DevState;
 use crate::signature;
 use crate::vault::{KeySource, Keys, readable_by_others};
 
@@ -50,9 +51,9 @@ impl Findings {
 
 pub(super) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<ExitCode> {
     let mut findings = Findings::default();
-    match Config::from_process(file) {
-        Ok(config) => {
-            findings.ok("configuration", "can be used");
+    match configuration(file) {
+        Ok((config, message)) => {
+            findings.ok("configuration", message);
             check_config(&config, &mut findings);
             let store = check_database(&config, &mut findings).await;
             check_redis(&config, &mut findings).await;
@@ -82,6 +83,17 @@ pub(super) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<E
     output.table(&["", "CHECK", "FINDING"], rows.collect(), &findings.0);
     let failed = findings.0.iter().any(|finding| finding.level == Level::Error);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// This one, or, where there is none, that of the host which `patchbay dev` runs here.
+fn configuration(file: Option<&Path>) -> Result<(Config, String), ConfigError> {
+    let error = match Config::from_process(file) {
+        Ok(config) => return Ok((config, "can be used".into())),
+        Err(error) => error,
+    };
+    let Some(dev) = DevState::find().filter(|dev| !dev.given.is_empty()) else { return Err(error) };
+    let message = format!("that of `patchbay dev` in {}", dev.dir.display());
+    Config::of_dev(file, dev.given).map(|config| (config, message)).map_err(|_| error)
 }
 
 fn check_config(config: &Config, findings: &mut Findings) {
@@ -330,7 +342,7 @@ async fn check_plugins(config: &Config, store: &Store, kept: &[SecretRow], findi
                 findings.bad("signatures", Level::Error, format!("{name}: {reason}"), mend);
             }
         }
-        let Ok(manifest) = Manifest::from_packed(row.manifest.to_string().as_bytes()) else {
+        let Ok(manifest) = Manifest::from_stored(row.manifest.clone()) else {
             let mend = format!("push it again, or: patchbay plugin rollback {name}");
             findings.bad(CHECK, Level::Error, format!("{name}: this version cannot read its manifest"), mend);
             continue;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::Output;
 use super::add::{self, AddArgs};
 use super::client::{Client, ClientArgs, segment};
+use super::input::given;
 use super::plugin::{items, text};
 
 #[derive(Subcommand)]
@@ -16,7 +17,7 @@ pub(super) enum JobCommand {
     Add(Box<AddArgs>),
     /// Add a tree of jobs: a parent waits for its children and sees their results
     Flow {
-        /// JSON: {"queue": …, "job": {"name": …, "data": …}, "onFailure": …, "children": [more of the same]}; `-` reads standard input
+        /// JSON: {"queue": …, "job": {"name": …, "data": …}, "onFailure": …, "children": [more of the same]}, @FILE, or - for standard input
         tree: String,
     },
     /// Show a job: state, data, failure, log and attempts
@@ -50,7 +51,7 @@ pub(super) enum JobCommand {
     SetData {
         #[command(flatten)]
         job: JobRef,
-        /// JSON; `-` reads standard input
+        /// JSON, @FILE, or - for standard input
         data: String,
     },
     /// Change when a delayed job starts
@@ -71,8 +72,8 @@ pub(super) enum JobCommand {
     List {
         /// The queue
         queue: String,
-        /// waiting, prioritized, delayed, waiting-children, active, completed or failed
-        #[arg(default_value = "failed")]
+        /// Of jobs
+        #[arg(default_value = "failed", value_parser = LISTED)]
         state: String,
         /// At most so many
         #[arg(long, default_value_t = 20)]
@@ -85,6 +86,11 @@ pub(super) enum JobCommand {
         all: bool,
     },
 }
+
+/// States whose jobs a list holds.
+const LISTED: [&str; 7] = ["waiting", "prioritized", "delayed", "waiting-children", "active", "completed", "failed"];
+/// Most jobs that a host lists at once.
+const PAGE: u64 = 200;
 
 /// One job.
 #[derive(clap::Args)]
@@ -138,8 +144,7 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
             output.value(&format!("{job} was ended and has failed"), &job.value());
         }
         JobCommand::SetData { job, data } => {
-            let data = if data == "-" { std::io::read_to_string(std::io::stdin())? } else { data };
-            let data: Value = serde_json::from_str(&data).context("the data is not JSON")?;
+            let data: Value = serde_json::from_str(&given(data)?).context("the data is not JSON")?;
             client.call(Method::PUT, &job.path("/data"), Some(data)).await?;
             output.value(&format!("{job} has other data now"), &job.value());
         }
@@ -154,8 +159,8 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
         JobCommand::List { queue, state, limit, offset, all } => {
             let path = format!("queues/{}/jobs?state={}", segment(&queue), segment(&state));
             let jobs = match all {
-                true => client.all(&format!("{path}&limit=200")).await?,
-                false => client.call(Method::GET, &format!("{path}&limit={limit}&offset={offset}"), None).await?,
+                true => client.all(&format!("{path}&limit={PAGE}")).await?,
+                false => client.first(&path, &format!("&offset={offset}"), limit, PAGE).await?,
             };
             let rows = items(&jobs).map(|job| {
                 let reason = text(job, "failedReason").chars().take(60).collect();

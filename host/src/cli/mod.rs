@@ -7,6 +7,7 @@ mod breaker;
 mod build;
 mod client;
 mod doctor;
+mod input;
 mod job;
 mod oci;
 mod operation;
@@ -39,8 +40,9 @@ pub(crate) use client::Client;
 use client::ClientError;
 use oci::RegistryError;
 use output::Output;
+pub(crate) use output::plain;
 pub(crate) use plugin::{activate_revision, short};
-use refusal::Refusal;
+use refusal::{NotThere, Refusal};
 pub(crate) use signing::signatures_for;
 
 const EXIT_CODES: &str = "\
@@ -238,6 +240,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         matches!(cause.downcast_ref(), Some(patchbay_store::StoreError::Unavailable(_)))
             || matches!(cause.downcast_ref(), Some(patchbay_queue::QueueError::Unavailable(_)))
     });
+    if error.is::<NotThere>() {
+        return ExitCode::from(3);
+    }
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Refused { status: 404, .. }) => ExitCode::from(3),
         Some(ClientError::Refused { status, .. }) if *status < 500 => ExitCode::from(4),

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 use super::Output;
 use super::client::{Answered, Client, segment};
+use super::input::given;
+use super::output::plain;
 
 #[derive(Debug, Args)]
 pub(super) struct Call {
@@ -27,13 +29,7 @@ pub(super) struct Call {
 }
 
 pub(super) async fn run(args: Call, client: &Client, output: Output) -> anyhow::Result<()> {
-    let input = match args.input.as_str() {
-        "-" => std::io::read_to_string(std::io::stdin())?,
-        text => match text.strip_prefix('@') {
-            Some(file) => std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?,
-            None => args.input,
-        },
-    };
+    let input = given(args.input)?;
     let input = RawValue::from_string(input.trim().to_owned()).context("--input is not JSON")?;
     let path = format!("plugins/{}/call", segment(&args.plugin));
     let answered = client.answer(&path, &args.operation, &input).await?;
@@ -66,7 +62,7 @@ fn print(answered: &Answered, output: Output) -> anyhow::Result<()> {
     match answered.kind.as_str() {
         "json" => println!("{}", serde_json::to_string_pretty(&serde_json::from_slice::<Value>(content)?)?),
         "empty" => eprintln!("done; the answer is empty"),
-        _ if std::io::stdout().is_terminal() && std::str::from_utf8(content).is_err() => {
+        _ if std::io::stdout().is_terminal() && !std::str::from_utf8(content).is_ok_and(|text| plain(text) == text) => {
             let kind = answered.content_type.as_deref().unwrap_or("of no known type");
             bail!("{} bytes ({kind}) are nothing for a terminal: write them with --output FILE", content.len());
         }

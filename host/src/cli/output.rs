@@ -2,6 +2,11 @@
 
 use serde::Serialize;
 
+use super::client::ClientError;
+
+/// Nobody has a wider screen; longer cells do not move the others to the right.
+const MAX_WIDTH: usize = 120;
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Output {
     pub(super) json: bool,
@@ -10,7 +15,7 @@ pub(super) struct Output {
 impl Output {
     /// One sentence, or one value.
     pub(super) fn value(self, text: &str, value: &impl Serialize) {
-        if self.json { self.print_json(value) } else { println!("{text}") }
+        if self.json { self.print_json(value) } else { println!("{}", plain(text)) }
     }
 
     /// A table, or the values behind it.
@@ -18,27 +23,69 @@ impl Output {
         if self.json {
             return self.print_json(value);
         }
-        let head: Vec<String> = head.iter().map(|text| (*text).to_owned()).collect();
-        let width = |column: usize| {
-            let cells = rows.iter().chain(std::iter::once(&head)).filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..head.len()).map(width).collect();
-        for row in std::iter::once(&head).chain(&rows) {
-            let line: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
-            println!("{}", line.trim_end());
-        }
+        lines(head, &rows).iter().for_each(|line| println!("{line}"));
     }
 
     pub(super) fn error(self, error: &anyhow::Error) {
         if self.json {
-            eprintln!("{}", serde_json::json!({ "error": format!("{error:#}") }));
+            let mut told = serde_json::json!({ "error": format!("{error:#}") });
+            if let Some(ClientError::Refused { code, details, .. }) = error.downcast_ref() {
+                told["code"] = code.as_str().into();
+                told["details"] = details.clone().unwrap_or_default();
+            }
+            eprintln!("{told}");
         } else {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", plain(&format!("{error:#}")));
         }
     }
 
     fn print_json(self, value: &impl Serialize) {
         println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+    }
+}
+
+fn lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let head = head.iter().map(|text| (*text).to_owned()).collect();
+    let cell = |text: &String| plain(text).replace('\n', "\\n");
+    let rows: Vec<Vec<String>> =
+        std::iter::once(&head).chain(rows).map(|row: &Vec<String>| row.iter().map(cell).collect()).collect();
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..head.len()).map(|column| width(column).unwrap_or(0).min(MAX_WIDTH)).collect();
+    let line = |row: &Vec<String>| {
+        let line: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
+        line.trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+/// Plugins and producers write into jobs, failures, logs and audit trails; none of it may steer the terminal, or show in another order
+/// than it has.
+pub(crate) fn plain(text: &str) -> String {
+    let steers = |c: char| (c.is_control() && !['\n', '\t'].contains(&c)) || is_bidirectional(c);
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// Embeddings, overrides and isolates of Unicode's bidirectional algorithm.
+fn is_bidirectional(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_is_shown_and_steers_nothing() {
+        assert_eq!(plain("a\tb\n\u{1b}[2J\u{9b}1m\r\u{202e}ok"), "a\tb\n\\u{1b}[2J\\u{9b}1m\\u{d}\\u{202e}ok");
+        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        let long = "x".repeat(100_000);
+        let shown = lines(&["A", "B"], &[row(["two\nlines", "1"]), row(["\u{1b}", "2"]), row([&long, "3"])]);
+        assert_eq!(shown[1].trim_end_matches('1').trim_end(), "two\\nlines");
+        assert!(shown[2].starts_with("\\u{1b} ") && shown[2].len() == MAX_WIDTH + 3, "{}", shown[2]);
+        assert_eq!(shown[3], format!("{long}  3"));
     }
 }

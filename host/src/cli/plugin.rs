@@ -370,7 +370,7 @@ pub(super) fn describe(activated: &Value) -> String {
             short(previous),
             text(activated, "plugin")
         ),
-        None => "it is the first one".into(),
+        None => "none was active before".into(),
     };
     let granted: String =
         items(&activated["newlyGranted"]).filter_map(Value::as_str).map(|ask| format!("granted: {ask}\n")).collect();

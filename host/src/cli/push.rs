@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::client::{Client, ClientArgs};
 use super::oci::{self, Publication, Registry, RegistryArgs};
 use super::plugin::{activate_revision, describe, items, short, signers, text};
+use super::refusal::Refusal;
 use super::{Output, signing};
 
 #[derive(Args)]
@@ -98,8 +99,8 @@ pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> any
 
 pub(super) async fn publish(args: Publish, output: Output) -> anyhow::Result<()> {
     let file = args.file.display();
-    let name =
-        oci::name_in(&args.to).with_context(|| format!("{}: not oci://HOST/REPOSITORY:TAG", args.to.display()))?;
+    let named = || Refusal(format!("{}: not oci://HOST/REPOSITORY:TAG", args.to.display()));
+    let name = oci::name_in(&args.to).ok_or_else(named)?;
     oci::refuse_without_tag(name)?;
     let component = std::fs::read(&args.file).with_context(|| format!("cannot read {file}"))?;
     // Nobody should find there what no host takes.

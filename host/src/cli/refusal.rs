@@ -7,6 +7,11 @@ use std::io::{BufRead, IsTerminal, Write};
 #[error("{0}")]
 pub(super) struct Refusal(pub(super) String);
 
+/// What a command was to act on is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NotThere(pub(super) String);
+
 /// Goes on when `yes` was said, or is said now on a terminal. `consequence` is a clause: `this forgets every job of q`.
 pub(super) fn confirmed(yes: bool, consequence: &str) -> anyhow::Result<()> {
     if yes {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::Output;
 use super::client::{Client, segment};
+use super::output::plain;
 use super::plugin::{host_state, items, short, signers, text};
 
 pub(super) async fn status(plugin: &str, client: &Client, output: Output) -> anyhow::Result<()> {
@@ -17,7 +18,7 @@ pub(super) async fn status(plugin: &str, client: &Client, output: Output) -> any
     println!("active:  {}", digest("active"));
     println!("running: {} on this host", digest("running"));
     if let Some(failure) = status["failure"].as_str() {
-        println!("failure: {failure}");
+        println!("failure: {}", plain(failure));
     }
     if status["quarantined"].is_object() {
         let quarantined = &status["quarantined"];
@@ -25,11 +26,11 @@ pub(super) async fn status(plugin: &str, client: &Client, output: Output) -> any
             "quarantined at {} by {}: {}",
             text(quarantined, "since"),
             text(quarantined, "by"),
-            text(quarantined, "reason")
+            plain(&text(quarantined, "reason"))
         );
     }
     for host in items(&status["hosts"]) {
-        println!("  {} ({}): {}", text(host, "host"), text(host, "version"), host_state(host));
+        println!("  {} ({}): {}", text(host, "host"), text(host, "version"), plain(&host_state(host)));
     }
     println!();
     let rows = items(&status["revisions"]).map(|revision| {

@@ -98,7 +98,15 @@ impl Config {
 
     /// The same, with what is wrong beside it: to be shown, and not to be used.
     pub fn read_process(file: Option<&Path>) -> (Self, Vec<String>) {
-        let env: HashMap<String, String> = std::env::vars().collect();
+        Self::read_process_with(file, std::env::vars().collect())
+    }
+
+    /// As the host of `patchbay dev` reads it, which was given more than the environment.
+    pub(crate) fn of_dev(file: Option<&Path>, given: BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        usable(Self::read_process_with(file, std::env::vars().chain(given).collect()))
+    }
+
+    fn read_process_with(file: Option<&Path>, env: HashMap<String, String>) -> (Self, Vec<String>) {
         let named = file.map(Path::to_owned).or_else(|| env.get("PATCHBAY_CONFIG").map(PathBuf::from));
         let usual = ["patchbay.toml", "/etc/patchbay/patchbay.toml"].map(PathBuf::from);
         let path = named.clone().or_else(|| usual.into_iter().find(|path| path.exists()));

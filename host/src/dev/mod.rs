@@ -18,7 +18,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
 use crate::boot::Host;
-use crate::cli::Client;
+use crate::cli::{Client, plain};
 use crate::config::Config;
 use crate::telemetry;
 
@@ -63,7 +63,7 @@ pub(crate) fn run_mail(command: MailCommand, json: bool) -> anyhow::Result<()> {
                 println!("no mail yet in {}", state.mail_dir.display());
             }
             for mail in mails.iter().filter(|_| !json) {
-                println!("{}  to {}  {}", mail.file, mail.to.join(", "), mail.subject);
+                println!("{}", plain(&format!("{}  to {}  {}", mail.file, mail.to.join(", "), mail.subject)));
             }
         }
         MailCommand::Show { file } => {
@@ -78,6 +78,7 @@ pub(crate) fn run_mail(command: MailCommand, json: bool) -> anyhow::Result<()> {
 
 pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()> {
     let mut env: HashMap<String, String> = std::env::vars().collect();
+    let outer = env.clone();
     let given = |env: &HashMap<String, String>, names: &[&str]| {
         names.iter().any(|name| env.get(*name).is_some_and(|value| !value.is_empty()))
     };
@@ -140,6 +141,8 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         if let Some((user, password)) = operator {
             (state.user, state.password) = (user, password);
         }
+        let added = env.iter().filter(|(name, value)| outer.get(*name) != Some(*value));
+        state.given = added.map(|(name, value)| (name.clone(), value.clone())).collect();
         state.save()?;
         let loaded = load_plugins(&args.plugins, &state).await;
         print_welcome(&state, &env, catcher.as_ref(), &loaded);

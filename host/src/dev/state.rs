@@ -1,5 +1,6 @@
 //! What `patchbay dev` remembers between runs, and what commands on the same machine read: `.patchbay/dev.json`, for its owner only.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,9 @@ pub(crate) struct DevState {
     pub(crate) service_password: String,
     pub(crate) redis_port: Option<u16>,
     pub(crate) mail_dir: PathBuf,
+    /// What its host was given beside the environment: where Postgres, Redis and mail are.
+    #[serde(default)]
+    pub(crate) given: BTreeMap<String, String>,
 }
 
 impl DevState {
@@ -39,6 +43,7 @@ impl DevState {
             service_password: random(),
             redis_port: None,
             mail_dir: dir.join("mail"),
+            given: BTreeMap::new(),
             dir,
         };
         state.save()?;

@@ -16,16 +16,16 @@ impl ClientAddress {
     /// may be anybody's invention.
     pub(super) fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
-        let named: Vec<&str> = headers
+        // As bytes: what a client wrote before it, in whatever encoding, must not hide what a proxy has added.
+        let named: Vec<&[u8]> = headers
             .get_all(FORWARDED_FOR)
             .iter()
-            .flat_map(|line| line.to_str().unwrap_or_default().split(','))
-            .map(str::trim)
+            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
             .collect();
         let mut client = peer.to_canonical();
         let mut before = named.into_iter().rev();
         while is_trusted(client)
-            && let Some(Ok(address)) = before.next().map(str::parse::<IpAddr>)
+            && let Some(address) = before.next().and_then(address)
         {
             client = address.to_canonical();
         }
@@ -33,14 +33,20 @@ impl ClientAddress {
     }
 }
 
+fn address(named: &[u8]) -> Option<IpAddr> {
+    std::str::from_utf8(named).ok()?.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn client(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for line in forwarded {
-            headers.append(FORWARDED_FOR, line.parse().expect("a header"));
+            headers.append(FORWARDED_FOR, HeaderValue::from_bytes(line.as_bytes()).expect("a header"));
         }
         let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().expect("a network")).collect();
         ClientAddress::of(peer.parse().expect("an address"), &headers, &trusted).0.to_string()
@@ -60,5 +66,8 @@ mod tests {
         assert_eq!(client("10.0.0.1", &["1.1.1.1, 192.0.2.1, 10.0.0.2"], &trusted), "192.0.2.1");
         assert_eq!(client("10.0.0.1", &["1.1.1.1", "192.0.2.1"], &trusted), "192.0.2.1");
         assert_eq!(client("10.0.0.1", &["192.0.2.1, nonsense"], &trusted), "10.0.0.1");
+        for hidden in ["ü, 192.0.2.1", "1.1.1.1\u{7ff}, 192.0.2.1, 10.0.0.2", "\u{fffd},,192.0.2.1"] {
+            assert_eq!(client("10.0.0.1", &[hidden], &trusted), "192.0.2.1", "{hidden}");
+        }
     }
 }

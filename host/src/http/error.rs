@@ -28,6 +28,7 @@ pub(crate) struct ApiError {
     status: StatusCode,
     body: ErrorBody,
     retry_after: Option<Duration>,
+    is_private: bool,
 }
 
 /// The envelope of every error.
@@ -70,7 +71,7 @@ pub(crate) fn page<T>(data: T, next_cursor: Option<String>) -> ApiResult<T> {
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         let body = ErrorBody { success: false, code: code.into(), message: message.into(), details: None };
-        Self { status, body, retry_after: None }
+        Self { status, body, retry_after: None, is_private: false }
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
@@ -97,11 +98,15 @@ impl ApiError {
                 return Self::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", slow.to_string());
             }
             if error.is::<LengthLimitError>() {
-                let message = format!("the body is larger than {} MiB", most >> 20);
-                return Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message);
+                return Self::too_large(most);
             }
         }
         Self::invalid("the body broke off")
+    }
+
+    fn too_large(most: usize) -> Self {
+        let message = format!("the body is larger than {} MiB", most >> 20);
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
     }
 
     pub(crate) fn with_details(mut self, details: Value) -> Self {
@@ -115,9 +120,20 @@ impl ApiError {
         self
     }
 
-    /// The client-safe message, for the audit trail.
+    /// Its message is a plugin's: for whoever asked, and not to be kept, since it may be personal.
+    pub(crate) fn private(mut self) -> Self {
+        self.is_private = true;
+        self
+    }
+
+    /// Safe for clients.
     pub(crate) fn message(&self) -> &str {
         &self.body.message
+    }
+
+    /// For the record of operators' actions: the client-safe message, or the code where that may be personal.
+    pub(crate) fn to_record(&self) -> &str {
+        if self.is_private { &self.body.code } else { &self.body.message }
     }
 }
 
@@ -259,7 +275,11 @@ impl From<InvalidId> for ApiError {
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
         if let JsonRejection::BytesRejection(unread) = &rejection {
-            return Self::of_body(unread, MAX_BODY_BYTES);
+            // What axum has found out itself it does not tell by its sources.
+            return match unread.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => Self::too_large(MAX_BODY_BYTES),
+                _ => Self::of_body(unread, MAX_BODY_BYTES),
+            };
         }
         let message = match &rejection {
             JsonRejection::JsonDataError(error) => words(&error.body_text()),

@@ -24,6 +24,7 @@ use patchbay_runtime::Runtime;
 use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
 use serde_json::Value;
 use tokio::sync::{Mutex, Notify};
+use tokio::task::block_in_place;
 use tracing::info;
 
 use self::converge::CopiedPlugin;
@@ -122,7 +123,7 @@ impl Plugins {
         let kept: Vec<Signature> =
             self.store.signatures(&digest).await?.iter().filter_map(Signature::from_row).collect();
         self.trusted.check_upload(&digest, signatures, &kept)?;
-        let inspected = self.runtime.inspect(component)?;
+        let inspected = block_in_place(|| self.runtime.inspect(component))?;
         self.refuse_clashes(&inspected.manifest).await?;
         self.sql.check(&tables(&inspected.manifest, |_| true)).await?;
         let revision = self.runtime.load_inspected(inspected, component).await?;
@@ -250,7 +251,8 @@ impl Plugins {
         let rows = self.store.revisions(Some(plugin)).await?;
         let row = rows.iter().find(|row| row.is_current).or(rows.first());
         let row = row.ok_or_else(|| PluginError::NotFound(format!("no plugin is called {plugin}")))?;
-        let violations = settings::violations(&row_manifest(row)?, value);
+        let manifest = row_manifest(row)?;
+        let violations = block_in_place(|| settings::violations(&manifest, value));
         if !violations.is_empty() {
             return Err(PluginError::Settings(violations));
         }
@@ -287,7 +289,8 @@ impl Plugins {
         digest: &str,
     ) -> Result<(RevisionDigest, Described), PluginError> {
         let digest = self.find(plugin, digest).await?.digest;
-        let inspected = self.runtime.inspect(&self.stored(&digest).await?)?;
+        let component = self.stored(&digest).await?;
+        let inspected = block_in_place(|| self.runtime.inspect(&component))?;
         let described =
             Described { manifest: inspected.manifest, imports: inspected.imports, exports: inspected.exports };
         Ok((digest, described))
@@ -345,7 +348,8 @@ impl Plugins {
         manifest: &Manifest,
     ) -> Result<(), PluginError> {
         let stored = self.store.settings(plugin).await?;
-        let violations = settings::violations(manifest, &Value::Object(self.settings.effective(manifest, &stored)));
+        let settings = Value::Object(self.settings.effective(manifest, &stored));
+        let violations = block_in_place(|| settings::violations(manifest, &settings));
         if violations.is_empty() { Ok(()) } else { Err(PluginError::Settings(violations)) }
     }
 }
@@ -359,7 +363,7 @@ fn manifest_value(manifest: &Manifest) -> Value {
 }
 
 fn row_manifest(row: &RevisionRow) -> Result<Manifest, PluginError> {
-    Manifest::from_packed(row.manifest.to_string().as_bytes()).map_err(|error| {
+    Manifest::from_stored(row.manifest.clone()).map_err(|error| {
         PluginError::Conflict(format!("the stored manifest of {} cannot be read: {error}", row.plugin))
     })
 }

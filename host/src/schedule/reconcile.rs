@@ -138,7 +138,7 @@ impl Schedules {
             if !row.is_current {
                 continue;
             }
-            match Manifest::from_packed(row.manifest.to_string().as_bytes()) {
+            match Manifest::from_stored(row.manifest.clone()) {
                 Ok(manifest) if manifest.schedules.is_empty() && !gone.contains(&row.plugin) => {}
                 Ok(manifest) => {
                     gone.remove(&row.plugin);

@@ -13,6 +13,8 @@ use crate::job::JobKey;
 
 /// Largest entry, in bytes of its JSON. It stays for ever, and says what happened; documents belong elsewhere.
 pub const MAX_ENTRY_BYTES: usize = 64 << 10;
+/// Lists and objects of an entry within each other. Parsers stop at 128, and one entry must not make a list of others unreadable.
+pub const MAX_ENTRY_LEVELS: usize = 64;
 /// Longest entry key, in bytes.
 pub const MAX_ENTRY_KEY_BYTES: usize = 200;
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// Why a text is not the identifier that it should be. Safe to show to a client: it carries the kind and the rule, not the input.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a {kind}: {rule}")]
+#[error("not {} {kind}: {rule}", if kind.starts_with('a') { "an" } else { "a" })]
 pub struct InvalidId {
     /// What was expected, for example `queue name`.
     pub kind: &'static str,
@@ -195,6 +195,13 @@ mod tests {
         for bad in ["e", "Email", "1mail", "e_mail", "../email", &"a".repeat(40)] {
             assert!(bad.parse::<PluginName>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_is_expected_is_said_in_english() {
+        let said = |error: InvalidId| error.to_string();
+        assert!(said("X".parse::<TrailName>().expect_err("upper case")).starts_with("not an audit trail name: "));
+        assert!(said("x".parse::<PluginName>().expect_err("short")).starts_with("not a plugin name: "));
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub enum JobState {
     Completed,
     /// Ended badly; nothing more happens unless an operator retries it.
     Failed,
-    /// The hash exists but no list or set holds it: the trace of a bug or of a v5/v6 pause mix.
+    /// The hash exists but no list or set holds it: the trace of a bug or of a v5/v6 pause mix. Nobody asks for it.
+    #[serde(skip_deserializing)]
     Unknown,
 }
 

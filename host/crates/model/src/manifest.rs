@@ -373,9 +373,17 @@ impl Manifest {
         serde_json::to_vec(&value).expect("a value is plain data")
     }
 
-    fn from_value(value: Value) -> Result<Self, ManifestError> {
+    /// What a revision's row holds. Its schemas were checked at staging, and are again where a document is held against one; all other
+    /// checks are made.
+    pub fn from_stored(value: Value) -> Result<Self, ManifestError> {
         let manifest: Self = misfit::from_value(value).map_err(ManifestError::Unreadable)?;
         manifest.check()?;
+        Ok(manifest)
+    }
+
+    fn from_value(value: Value) -> Result<Self, ManifestError> {
+        let manifest = Self::from_stored(value)?;
+        manifest.check_schemas()?;
         Ok(manifest)
     }
 
@@ -415,7 +423,6 @@ impl Manifest {
             return Err(invalid("wit", "this host knows WIT versions \"0.1\" and, as a draft, \"0.2\""));
         }
         self.check_limits()?;
-        self.check_schemas()?;
         self.check_secrets_and_egress()?;
         self.sql.as_ref().map_or(Ok(()), SqlSpec::check).map_err(|(key, reason)| invalid(key, reason))?;
         if self.audit.as_ref().is_some_and(|spec| spec.trails.is_empty()) {

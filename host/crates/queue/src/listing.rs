@@ -58,10 +58,15 @@ impl FromStr for Cursor {
         let mut part = || parts.next().ok_or_else(unknown);
         let (state, score, id) = (part()?, part()?, part()?.to_vec());
         let state = serde_json::from_value(text(state).into()).map_err(|_| unknown())?;
-        let score = match text(score).as_str() {
+        let score: Option<f64> = match text(score).as_str() {
             "" => None,
             score => Some(score.parse().map_err(|_| unknown())?),
         };
+        let in_a_list = matches!(state, JobState::Waiting | JobState::Active);
+        // Redis has no set with NaN in it. Infinite is what a delay of more than a number holds becomes.
+        if in_a_list == score.is_some() || score.is_some_and(f64::is_nan) {
+            return Err(unknown());
+        }
         Ok(Self { state, score, id })
     }
 }
@@ -218,9 +223,11 @@ mod tests {
 
     #[test]
     fn what_is_no_cursor_is_refused() {
-        for text in
-            ["", "7", "!", "d2FpdGluZw", &URL_SAFE_NO_PAD.encode("nowhere  1"), &URL_SAFE_NO_PAD.encode("failed x 1")]
-        {
+        for text in ["", "7", "!", "d2FpdGluZw"].map(str::to_owned).into_iter().chain(
+            ["nowhere  1", "failed x 1", "delayed NaN 1", "failed -nan 1", "delayed  1", "waiting 5 1", "active NaN 1"]
+                .map(|plain| URL_SAFE_NO_PAD.encode(plain)),
+        ) {
+            let text = text.as_str();
             let error = text.parse::<Cursor>().expect_err(text).to_string();
             assert!(error.contains("unknown cursor"), "{error}");
         }

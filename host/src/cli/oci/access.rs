@@ -38,10 +38,18 @@ impl RegistryArgs {
             return Ok(RegistryAuth::Basic(user.clone(), password.clone()));
         }
         let dir = self.docker_config.clone().or_else(|| std::env::home_dir().map(|home| home.join(".docker")));
-        let Some(Ok(file)) = dir.map(|dir| std::fs::File::open(dir.join("config.json"))) else {
-            return Ok(RegistryAuth::Anonymous);
+        let Some(path) = dir.map(|dir| dir.join("config.json")) else { return Ok(RegistryAuth::Anonymous) };
+        let wrong = |reason: &dyn std::fmt::Display| {
+            RegistryError::Credentials(format!("Docker's config.json ({}): {reason}", path.display()))
         };
-        match docker_credential::get_credential_from_reader(file, registry) {
+        let file = match std::fs::read_to_string(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(RegistryAuth::Anonymous),
+            Err(error) => return Err(wrong(&error)),
+        };
+        // Only where it stops being JSON, and nothing of what it says.
+        serde_json::from_str::<serde::de::IgnoredAny>(&file).map_err(|error| wrong(&error))?;
+        match docker_credential::get_credential_from_reader(file.as_bytes(), registry) {
             Ok(DockerCredential::UsernamePassword(user, password)) => Ok(RegistryAuth::Basic(user, password)),
             Ok(DockerCredential::IdentityToken(_)) => Err(RegistryError::Credentials(format!(
                 "Docker has an identity token for {registry}, which is not supported; set PATCHBAY_REGISTRY_USER and PATCHBAY_REGISTRY_PASSWORD"
@@ -51,7 +59,13 @@ impl RegistryArgs {
             Err(CredentialRetrievalError::HelperFailure { helper, .. }) => {
                 Err(RegistryError::Credentials(format!("Docker's credential helper {helper} failed")))
             }
-            Err(error) => Err(RegistryError::Credentials(format!("Docker's config.json: {error}"))),
+            Err(CredentialRetrievalError::CredentialDecodingError) => {
+                Err(wrong(&format_args!("the auth of {registry} is not USER:PASSWORD in base64: log in again")))
+            }
+            Err(CredentialRetrievalError::HelperCommunicationError) => {
+                Err(wrong(&format_args!("the credential helper that it names for {registry} cannot be run")))
+            }
+            Err(error) => Err(wrong(&error)),
         }
     }
 }

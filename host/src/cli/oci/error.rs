@@ -18,6 +18,10 @@ pub(crate) enum RegistryError {
     Credentials(String),
     #[error("cannot reach {registry}: {reason}")]
     Unreachable { registry: String, reason: String },
+    #[error(
+        "cannot speak TLS with {registry}: {reason}; a registry without TLS needs --plain-http, in a network that you trust"
+    )]
+    NoTls { registry: String, reason: String },
     #[error("{registry} does not answer in time")]
     TimedOut { registry: String },
     #[error(
@@ -48,7 +52,7 @@ impl RegistryError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::NotFound(_) => 3,
-            Self::Unreachable { .. } | Self::TimedOut { .. } => 5,
+            Self::Unreachable { .. } | Self::NoTls { .. } | Self::TimedOut { .. } => 5,
             Self::Failed { .. } => 1,
             _ => 4,
         }
@@ -95,6 +99,9 @@ impl RegistryError {
             return Self::TimedOut { registry };
         }
         let reason = legible(&root_cause(error).to_string());
+        if speaks_no_tls(error) {
+            return Self::NoTls { registry, reason };
+        }
         if error.is_connect() || error.is_request() {
             return Self::Unreachable { registry, reason };
         }
@@ -140,6 +147,16 @@ fn status_of(codes: &[&OciErrorCode]) -> u16 {
     }
 }
 
+/// What answered is not TLS: most likely HTTP.
+fn speaks_no_tls(error: &(dyn Error + 'static)) -> bool {
+    if let Some(tls) = error.downcast_ref() {
+        return matches!(tls, rustls::Error::InvalidMessage(_));
+    }
+    // An I/O error skips what it was made of in its sources.
+    let within = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).map(|inner| speaks_no_tls(inner));
+    within.or_else(|| error.source().map(speaks_no_tls)).unwrap_or_default()
+}
+
 /// The first cause: "connection refused" rather than "error sending request".
 fn root_cause<'e>(mut error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
     while let Some(source) = error.source() {
@@ -161,6 +178,21 @@ pub(super) fn legible(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_registry_without_tls_is_said_to_need_plain_http() {
+        let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            tokio::io::AsyncWriteExt::write_all(&mut client, b"HTTP/1.1 400 Bad Request\r\n\r\n").await
+        });
+        let error = reqwest::get(format!("https://{address}/v2/")).await.expect_err("no TLS");
+        let error = RegistryError::of_request(&error, address);
+        assert!(error.to_string().contains("--plain-http"), "{error}");
+        assert_eq!(error.exit_code(), 5);
+    }
 
     #[test]
     fn what_others_wrote_cannot_steer_a_terminal() {

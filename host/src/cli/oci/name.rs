@@ -29,6 +29,14 @@ pub(super) fn parse(name: &str) -> Result<Reference, RegistryError> {
         ))
     };
     let host = name.split_once('/').map_or("", |(host, _)| host);
+    if host.contains('@') {
+        // The name is not repeated: it has a password in it.
+        let reason = "credentials do not belong into a name: log in with `docker login`, or set PATCHBAY_REGISTRY_USER and PATCHBAY_REGISTRY_PASSWORD";
+        return Err(RegistryError::Reference(reason.into()));
+    }
+    if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_err()) {
+        return Err(wrong("its port is none".into()));
+    }
     // Without this, what names no host would be looked for at Docker's registry.
     if !(host == "localhost" || host.contains(['.', ':'])) {
         return Err(wrong("it names no host".into()));
@@ -59,6 +67,11 @@ mod tests {
             let refused = parse(name).expect_err(name).to_string();
             assert!(refused.contains("oci://HOST/REPOSITORY:TAG"), "{refused}");
         }
+        for name in ["127.0.0.1:99999/a:1", "registry.example:/a:1", "registry.example:x/a:1"] {
+            assert!(parse(name).expect_err(name).to_string().contains("its port is none"), "{name}");
+        }
+        let refused = parse("user:pass-word@registry.example/a:1").expect_err("credentials").to_string();
+        assert!(refused.contains("credentials") && !refused.contains("pass-word"), "{refused}");
         for (name, registry) in [
             ("localhost/a:1", "localhost"),
             ("127.0.0.1:5000/a/b", "127.0.0.1:5000"),

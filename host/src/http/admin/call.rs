@@ -160,16 +160,17 @@ fn refusal(plugin: &PluginName, unanswered: Unanswered) -> ApiError {
             let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "breaker-open", message);
             error.retry_after(Some(refused.retry_in))
         }
-        Unanswered::Ended(Outcome::Failed(failure)) => declared(failure),
+        Unanswered::Ended(Outcome::Failed(failure)) => declared(failure).private(),
         Unanswered::Ended(outcome) => {
             let status = match outcome {
                 Outcome::Deadline(_) => StatusCode::GATEWAY_TIMEOUT,
                 Outcome::HostFault(_) => StatusCode::SERVICE_UNAVAILABLE,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             };
-            ApiError::new(status, outcome.kind().as_str(), outcome.reason().unwrap_or_default())
+            // A panic's text is the plugin's, too.
+            ApiError::new(status, outcome.kind().as_str(), outcome.reason().unwrap_or_default()).private()
         }
-        Unanswered::Relay(error) => relay_error(&error),
+        Unanswered::Relay(error) => relay_error(&error).private(),
     }
 }
 

@@ -103,7 +103,7 @@ async fn recorded<T, E: Into<ApiError>>(
     let result = AssertUnwindSafe(act).catch_unwind().await.map(|result| result.map_err(Into::<ApiError>::into));
     let end = match &result {
         Ok(Ok(data)) => Ok(to_record(data)),
-        Ok(Err(error)) => Err(error.message().to_owned()),
+        Ok(Err(error)) => Err(error.to_record().to_owned()),
         Err(_panic) => Err("a fault of the host".to_owned()),
     };
     if let Err(error) = state.store.finish_action(id, &end).await {

@@ -116,7 +116,7 @@ async fn asked(state: &AppState, plugin: &PluginName) -> Result<Vec<String>, Api
     let row = rows.iter().find(|row| row.is_current).or(rows.first());
     let row = row.ok_or_else(|| ApiError::not_found(format!("no plugin is called {plugin}")))?;
     // A manifest that this version cannot read is told about elsewhere; secrets can be managed nevertheless.
-    let manifest = Manifest::from_packed(row.manifest.to_string().as_bytes());
+    let manifest = Manifest::from_stored(row.manifest.clone());
     Ok(manifest.map(|manifest| manifest.secrets.into_iter().map(|secret| secret.name).collect()).unwrap_or_default())
 }
 

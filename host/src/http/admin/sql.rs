@@ -98,7 +98,13 @@ async fn activity(State(state): State<AppState>, which: Result<Query<Which>, Que
     let plugin: Option<PluginName> = which?.0.plugin.map(|name| name.parse()).transpose()?;
     let seen = state.sql.activity(plugin.as_ref()).await?;
     if let (Some(plugin), true) = (&plugin, seen.plugins.is_empty()) {
-        return Err(ApiError::not_found(format!("no active plugin {plugin} has a database login")));
+        let rows = state.store.revisions(Some(plugin)).await?;
+        let message = match rows.iter().any(|row| row.is_current) {
+            _ if rows.is_empty() => format!("no plugin is called {plugin}"),
+            true => format!("{plugin} has no database login: its active revision asks for no tables"),
+            false => format!("{plugin} has no active revision, and so no database login"),
+        };
+        return Err(ApiError::not_found(message));
     }
     let of_plugin = |activity: PluginActivity| OfPlugin {
         problem: state.sql.problem(&activity.plugin),
