@@ -285,6 +285,13 @@ pub fn steady_plugin() -> anyhow::Result<Vec<u8>> {
     packed("tests/guests/steady/dist")
 }
 
+/// The same under another manifest.
+pub fn steady_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
+    let manifest = change(std::fs::read_to_string(repository().join("tests/guests/steady/plugin.toml"))?);
+    let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
+    Ok(patchbay_runtime::pack(&guest_component("steady")?, &manifest)?)
+}
+
 /// The guest that runs SQL as its jobs say, under a changed manifest.
 pub fn statements_plugin(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
     let manifest = std::fs::read_to_string(repository().join("tests/guests/statements/plugin.toml"))?;

@@ -275,8 +275,10 @@ async fn swaps_rollbacks_and_revoked_grants_under_load_lose_and_fail_no_job() ->
     // Times mean something where nothing else runs, which is where the full length is run.
     if full_length() {
         assert!(rate > form.jobs_per_s as f64 * 0.95, "the load was not there: {rate} jobs/s");
-        // Not the worst: of so many seconds, one has a hiccup of its own.
-        assert!(median <= (before * 2).max(UNNOTICED), "swaps are felt");
+        let limit = (before * 2).max(UNNOTICED);
+        assert!(median <= limit, "swaps are felt");
+        // Without optimisation, of so many seconds one has a hiccup of its own.
+        assert!(worst <= limit || std::env::var_os("PATCHBAY_BIN").is_none(), "a swap is felt");
     }
     Ok(())
 }

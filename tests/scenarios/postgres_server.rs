@@ -1,0 +1,80 @@
+//! A Postgres of a test's own, which it may stop and start. It writes as a server in production does: what was committed survives.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, ensure};
+use tokio::process::Command;
+
+/// A private server; stopped when dropped.
+pub struct PostgresServer {
+    pub url: String,
+    pub port: u16,
+    bin: PathBuf,
+    data: PathBuf,
+}
+
+impl PostgresServer {
+    /// `dir` must be on a way that every user may walk.
+    pub async fn start_new(dir: &Path) -> anyhow::Result<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let data = dir.join("postgres");
+        std::fs::create_dir(&data)?;
+        if rustix::process::geteuid().is_root() {
+            ensure!(Command::new("chown").arg("postgres:postgres").arg(&data).status().await?.success(), "chown");
+        }
+        let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+        let server = Self { url, port, bin: programs()?, data };
+        server.run("initdb", &["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]).await?;
+        server.start().await?;
+        Ok(server)
+    }
+
+    /// Returns when it answers.
+    pub async fn start(&self) -> anyhow::Result<()> {
+        let options = format!("-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories=", self.port);
+        self.run("pg_ctl", &["-w", "-t", "60", "-l", "/dev/null", "-o", &options, "start"]).await
+    }
+
+    /// As a restart by an operator who does not wait for clients.
+    pub async fn stop(&self) -> anyhow::Result<()> {
+        self.run("pg_ctl", &["-w", "-m", "fast", "stop"]).await
+    }
+
+    async fn run(&self, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let status = self.command(program).args(arguments).status().await?;
+        ensure!(status.success(), "{program} {arguments:?}: {status}");
+        Ok(())
+    }
+
+    /// Postgres refuses root.
+    fn command(&self, program: &str) -> Command {
+        let program = self.bin.join(program);
+        let mut command = if rustix::process::geteuid().is_root() {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        // The server would keep our pipes open.
+        command.arg("-D").arg(&self.data).current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        let mut stop = self.command("pg_ctl").into_std();
+        stop.args(["-m", "immediate", "-w", "stop"]).status().ok();
+    }
+}
+
+fn programs() -> anyhow::Result<PathBuf> {
+    let versioned = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut versioned: Vec<PathBuf> = versioned.map(|entry| entry.path().join("bin")).collect();
+    versioned.sort();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut all = versioned.into_iter().rev().chain(std::env::split_paths(&path));
+    all.find(|dir| dir.join("initdb").exists()).context("no initdb: run `make test`, which installs what it needs")
+}
