@@ -26,7 +26,7 @@ use crate::grants::{self, Grants};
 use crate::health::Health;
 use crate::http::{AppState, MetricsPage, Operator};
 use crate::local_copy::LocalCopy;
-use crate::metrics::{Exposition, Meters, Sources};
+use crate::metrics::{Exposition, Meters, RequestMeters, Sources};
 use crate::plugins::{Parts, Plugins};
 use crate::quarantine::{self, Quarantine};
 use crate::schedule::Schedules;
@@ -121,6 +121,7 @@ impl Host {
         ));
         let (quarantine, crashing) = Quarantine::new(config.quarantine_rule(), Arc::clone(&runtime));
         let work = Work::new(Arc::clone(&executor) as _, host_name.clone(), Arc::clone(&quarantine));
+        let (attempts, requests) = (work.attempts(), Arc::new(RequestMeters::default()));
         let defaults = WorkerDefaults {
             lock: config.lock(),
             renew: config.renew(),
@@ -168,6 +169,9 @@ impl Host {
         let outside = Arc::new(outside);
         let metrics = Exposition::new(Sources {
             meters,
+            attempts,
+            requests: Arc::clone(&requests),
+            store: store.clone(),
             runtime,
             supervisor: Arc::clone(&supervisor),
             plugins: Arc::clone(&plugins),
@@ -203,7 +207,7 @@ impl Host {
         }
         let stop = CancellationToken::new();
         let limits = config.http_limits();
-        let router = http::router(state, limits.body_timeout);
+        let router = http::router(state, requests, limits.body_timeout);
         let server = tokio::spawn(http::serve(listener, router, limits, stop.clone()));
         let alerts = Alerts::start(config.alert_webhook(), stop.clone()).context("cannot send alerts")?;
         let policy = config.quarantine_policy();

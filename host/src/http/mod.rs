@@ -9,6 +9,7 @@ mod client;
 mod error;
 mod health;
 mod logins;
+mod measure;
 mod metrics;
 mod path;
 mod request_id;
@@ -34,6 +35,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::breakers::OutsideHosts;
 use crate::health::Health;
+use crate::metrics::RequestMeters;
 use crate::plugins::Plugins;
 use crate::schedule::Schedules;
 use crate::vault::Vault;
@@ -115,8 +117,8 @@ pub fn openapi_json(document: &utoipa::openapi::OpenApi) -> String {
     serde_json::to_string_pretty(document).unwrap_or_default()
 }
 
-/// The whole service. `body_timeout`: for a whole request body to arrive.
-pub fn router(state: AppState, body_timeout: Duration) -> Router {
+/// The whole service, counted in `requests`. `body_timeout`: for a whole request body to arrive.
+pub fn router(state: AppState, requests: Arc<RequestMeters>, body_timeout: Duration) -> Router {
     let (router, document) = api_router(&state).split_for_parts();
     let document: Arc<str> = openapi_json(&document).into();
     router
@@ -132,6 +134,7 @@ pub fn router(state: AppState, body_timeout: Duration) -> Router {
             tracing::error!("a request met a fault of the host: its message and backtrace are on standard error");
             error::ApiError::internal().into_response()
         }))
+        .layer(middleware::from_fn_with_state(requests, measure::count))
         .layer(middleware::from_fn(request_id::trace))
         .with_state(state)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use patchbay_model::RevisionDigest;
 use patchbay_model::capability::HttpError;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::outcome::OutcomeKind;
@@ -93,6 +94,8 @@ impl HostCall {
 #[derive(Debug)]
 pub struct RevisionMeters {
     pub(super) plugin: String,
+    pub(super) digest: RevisionDigest,
+    /// The beginning of it.
     pub(super) revision: String,
     pub(super) version: String,
     pub(super) outcomes: [AtomicU64; OUTCOMES.len()],
@@ -118,6 +121,7 @@ impl RevisionMeters {
         hosts.push(OTHER_HOST.into());
         Self {
             plugin: revision.plugin().to_string(),
+            digest: revision.digest(),
             revision: revision.digest().short(),
             version: manifest.version.to_string(),
             outcomes: Default::default(),

@@ -18,6 +18,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex as StdMutex, OnceLock};
 use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, QueueName, RevisionDigest};
 use patchbay_runtime::Runtime;
@@ -82,6 +83,8 @@ pub struct Plugins {
     on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Why an active revision does not run here.
     failures: StdMutex<HashMap<PluginName, Failure>>,
+    /// When the active revisions were made the active ones.
+    activated: StdMutex<HashMap<RevisionDigest, DateTime<Utc>>>,
 }
 
 impl Plugins {
@@ -106,6 +109,7 @@ impl Plugins {
             converged_at: StdMutex::default(),
             on_change: OnceLock::new(),
             failures: StdMutex::default(),
+            activated: StdMutex::default(),
         }
     }
 

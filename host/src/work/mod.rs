@@ -23,6 +23,7 @@ use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
 use tracing::Instrument;
 
+use crate::metrics::AttemptMeters;
 use crate::quarantine::{self, Quarantine};
 use hold::Holds;
 pub use operation::{Content, Operation, Reply, Unanswered};
@@ -66,13 +67,19 @@ pub struct Work {
     host: String,
     quarantine: Arc<Quarantine>,
     holds: Holds,
+    attempts: Arc<AttemptMeters>,
 }
 
 impl Work {
     /// `host` names this process in records.
     pub fn new(executor: Arc<dyn Executor>, host: String, quarantine: Arc<Quarantine>) -> Arc<Self> {
         let holds = Holds::new(Arc::clone(&quarantine));
-        Arc::new(Self { executor, host, quarantine, holds })
+        Arc::new(Self { executor, host, quarantine, holds, attempts: Arc::default() })
+    }
+
+    /// What has been counted.
+    pub fn attempts(&self) -> Arc<AttemptMeters> {
+        Arc::clone(&self.attempts)
     }
 
     async fn run(&self, delivery: Delivery) -> Settlement {
@@ -158,7 +165,12 @@ impl Handler for Work {
             attempt = delivery.attempts_made.saturating_add(1),
             correlation_id = %correlation_id(&delivery),
         );
-        self.run(delivery).instrument(span).await
+        let ready_at_ms = delivery.ready_at_ms;
+        let settlement = self.run(delivery).instrument(span).await;
+        if let Some(record) = &settlement.record {
+            self.attempts.count(record, ready_at_ms);
+        }
+        settlement
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct JobOpts {
     pub(crate) attempts: Option<u32>,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) trace: Trace,
+    /// From its making on, in milliseconds.
+    pub(crate) delay_ms: u64,
     /// Unix milliseconds.
     pub(crate) expires_at_ms: Option<u64>,
     remove_on_complete: Option<Value>,
@@ -29,6 +31,8 @@ pub(crate) struct JobOpts {
 struct Raw {
     attempts: Option<u32>,
     backoff: Option<RawBackoff>,
+    /// Whatever it is: BullMQ has obeyed it, and for us it only tells how long the job has waited.
+    delay: Option<Value>,
     /// BullMQ's telemetry metadata: a text that only telemetry reads.
     tm: Option<Value>,
     /// Ours: do not run after this. BullMQ ignores it.
@@ -63,6 +67,7 @@ impl JobOpts {
             attempts: raw.attempts,
             backoff: raw.backoff.map(backoff).transpose()?,
             trace: raw.tm.map(trace).unwrap_or_default(),
+            delay_ms: raw.delay.and_then(|delay| delay.as_u64()).unwrap_or(0),
             expires_at_ms: raw.exp,
             remove_on_complete: raw.remove_on_complete,
             remove_on_fail: raw.remove_on_fail,

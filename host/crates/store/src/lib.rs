@@ -33,4 +33,4 @@ pub use schedules::{ScheduleFields, ScheduleRow};
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use statistics::{ActionRow, JobStatistics};
-pub use store::{Changes, DatabaseFacts, MigrationReport, Store, StoreConfig};
+pub use store::{Changes, DatabaseFacts, MigrationReport, PoolUsage, Store, StoreConfig};
