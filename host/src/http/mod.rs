@@ -38,9 +38,11 @@ use crate::health::Health;
 use crate::metrics::RequestMeters;
 use crate::plugins::Plugins;
 use crate::schedule::Schedules;
+use crate::traces::Traces;
 use crate::vault::Vault;
 use crate::work::WasmExecutor;
 
+pub use admin::IncidentSources;
 pub(crate) use admin::SOURCE_HEADER;
 pub use auth::Operator;
 pub use metrics::MetricsPage;
@@ -75,6 +77,10 @@ pub struct AppState {
     pub vault: Arc<Vault>,
     /// Probes.
     pub health: Arc<Health>,
+    /// For incident bundles.
+    pub incident: Arc<IncidentSources>,
+    /// Spans.
+    pub traces: Traces,
     /// /metrics.
     pub metrics: Arc<MetricsPage>,
     /// Who may use /api/admin; nobody when absent.

@@ -24,6 +24,7 @@ use crate::breakers::{BreakerStory, OutsideHosts, STATES as BREAKER_STATES};
 use crate::health::{Health, Probe};
 use crate::plugins::Plugins;
 use crate::quarantine::{CRASHES, Quarantine};
+use crate::traces::Counts;
 use crate::work::Supervisor;
 
 pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
@@ -39,6 +40,8 @@ pub struct Sources {
     pub attempts: Arc<AttemptMeters>,
     /// HTTP.
     pub requests: Arc<RequestMeters>,
+    /// What became of spans.
+    pub spans: Arc<Counts>,
     /// The pool of connections.
     pub store: Store,
     /// Active revisions, and the pool.
@@ -105,6 +108,7 @@ impl Exposition {
                 queues: standing,
                 attempts: self.sources.attempts.read(),
                 requests: self.sources.requests.read(),
+                spans: Arc::clone(&self.sources.spans),
                 pool: self.sources.store.pool_usage(),
                 pool_wait: probe.pool_wait,
                 activated: plugins.activated(),

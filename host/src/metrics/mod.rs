@@ -28,7 +28,7 @@ use patchbay_runtime::{Revision, Runtime};
 pub use attempts::AttemptMeters;
 pub use exposition::{CONTENT_TYPE, Exposition, Sources};
 pub use metered::Metered;
-pub use requests::{RequestMeters, UNMATCHED};
+pub use requests::{RequestMeters, UNMATCHED, known_method};
 pub use revision::RevisionMeters;
 
 /// Retired revisions whose series are kept at most, whatever the time: somebody may deploy in a loop.

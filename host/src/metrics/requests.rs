@@ -41,7 +41,7 @@ pub(super) struct RouteReading {
 impl RequestMeters {
     /// Counts a request; no status: its client left.
     pub fn count(&self, method: &Method, route: &str, status: Option<StatusCode>, took: Duration) {
-        let route = self.of((known(method), route.to_owned()));
+        let route = self.of((known_method(method), route.to_owned()));
         route.duration.observe_time(took);
         let mut statuses = route.statuses.lock().unwrap_or_else(PoisonError::into_inner);
         *statuses.entry(status.map(|status| status.as_u16())).or_default() += 1;
@@ -77,8 +77,8 @@ impl RequestMeters {
     }
 }
 
-/// Clients may invent methods.
-fn known(method: &Method) -> &'static str {
+/// Clients and guests may invent methods.
+pub fn known_method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",

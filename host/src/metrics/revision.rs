@@ -174,6 +174,11 @@ impl RevisionMeters {
         host_of(url).and_then(|host| named.binary_search_by(|(name, _)| name.as_str().cmp(&host)).ok()).unwrap_or(other)
     }
 
+    /// A host that the manifest names, or `other`.
+    pub(super) fn host(&self, place: usize) -> &str {
+        &self.egress[place].0
+    }
+
     /// Those that the manifest asks for, and those that were tried nevertheless.
     pub(super) fn host_calls(&self) -> impl Iterator<Item = (HostCall, super::histogram::Reading)> {
         HostCall::ALL

@@ -17,6 +17,7 @@ use super::attempts::{QueueMeters, VERDICTS};
 use super::family::{Labels, family};
 use super::requests::RouteReading;
 use super::revision::OUTCOMES;
+use crate::traces::Counts;
 
 /// One scrape's.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub(super) struct Standing {
     pub(super) queues: Option<(Vec<QueueOverview>, Census)>,
     pub(super) attempts: Vec<(QueueName, Arc<QueueMeters>)>,
     pub(super) requests: Vec<RouteReading>,
+    pub(super) spans: Arc<Counts>,
     pub(super) pool: PoolUsage,
     /// For a connection of it; absent when Postgres did not answer.
     pub(super) pool_wait: Option<Duration>,
@@ -44,6 +46,7 @@ impl Standing {
         self.in_redis(encoder)?;
         self.attempts(encoder)?;
         self.requests(encoder)?;
+        self.spans(encoder)?;
         self.pool(encoder)
     }
 
@@ -137,6 +140,13 @@ impl Standing {
         });
         family(encoder, "patchbay_http_request_duration", "From a request's head to its answer's", Unit::Seconds)
             .histograms(durations)
+    }
+
+    fn spans(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let Counts { sent, failed, dropped } = &*self.spans;
+        let results = [("sent", sent), ("failed", failed), ("dropped", dropped)];
+        family(encoder, "patchbay_trace_spans", "Spans that have ended, by what became of them", None)
+            .counters(results.map(|(result, count)| (vec![("result", result)], count.load(Ordering::Relaxed))))
     }
 
     fn pool(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

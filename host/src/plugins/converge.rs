@@ -95,8 +95,14 @@ impl Plugins {
             self.permit(row, revision.manifest()).await?;
             self.settings.publish(&row.plugin, self.settings.effective(revision.manifest(), &row.settings));
             if registry.get(&row.plugin).is_none_or(|running| running.digest() != row.digest) {
+                let version = revision.manifest().version.to_string();
                 let previous = registry.publish(revision);
                 changed = true;
+                // Not at a start: nothing is deployed then.
+                if self.converged_ago().is_some() {
+                    let previous = previous.as_ref().map(|revision| revision.digest().short());
+                    self.traces.mark_takeover(row.plugin.as_str(), &row.digest.short(), &version, previous.as_deref());
+                }
                 info!(plugin = %row.plugin, revision = %row.digest, previous = previous.map(|p| p.digest().to_string()), "revision takes over");
             }
         }

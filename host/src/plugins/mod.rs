@@ -38,6 +38,7 @@ use crate::local_copy::LocalCopy;
 use crate::quarantine::Quarantine;
 use crate::settings::{self, Settings};
 use crate::signature::{Signature, Standing, TrustedKeys};
+use crate::traces::Traces;
 use crate::work::Supervisor;
 
 /// What the plugins of a process are made of.
@@ -54,6 +55,7 @@ pub struct Parts {
     pub copy: LocalCopy,
     /// Old revisions.
     pub keep: Keep,
+    pub traces: Traces,
     /// Name of this process.
     pub host: String,
 }
@@ -74,6 +76,7 @@ pub struct Plugins {
     keep: Keep,
     /// What was last written there.
     copied: Mutex<Vec<CopiedPlugin>>,
+    traces: Traces,
     /// Name of this process.
     host: String,
     /// One convergence at a time.
@@ -90,7 +93,8 @@ pub struct Plugins {
 impl Plugins {
     /// Loads nothing yet; see [`Plugins::converge`].
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, sql, runtime, settings, grants, supervisor, trusted, quarantine, copy, keep, host } = parts;
+        let Parts { store, sql, runtime, settings, grants, supervisor, trusted, quarantine, copy, keep, traces, host } =
+            parts;
         Self {
             store,
             sql,
@@ -103,6 +107,7 @@ impl Plugins {
             copy,
             keep,
             copied: Mutex::default(),
+            traces,
             host,
             woken: Notify::new(),
             converging: Mutex::default(),

@@ -1,0 +1,120 @@
+//! The last lines of this process's log, in memory: for an incident bundle, when nobody kept standard output.
+//!
+//! Events of level info and above. Not those of plugins, whose words are theirs, and not the spans around an event, which name jobs and
+//! paths; texts are kept as [`plain`] leaves them.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chrono::{SecondsFormat, Utc};
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+use super::plain;
+
+const MAX_LINES: usize = 10_000;
+const MAX_BYTES: usize = 5 << 20;
+
+/// Cheap to clone: all are the same.
+#[derive(Clone, Default)]
+pub struct RecentLines(Arc<Mutex<Kept>>);
+
+#[derive(Default)]
+struct Kept {
+    lines: VecDeque<String>,
+    bytes: usize,
+}
+
+impl RecentLines {
+    /// One JSON document a line, the oldest first.
+    pub fn text(&self) -> String {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.lines.iter().flat_map(|line| [line, "\n"]).collect()
+    }
+
+    fn keep(&self, line: String) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.bytes += line.len();
+        kept.lines.push_back(line);
+        while kept.lines.len() > MAX_LINES || kept.bytes > MAX_BYTES {
+            let Some(oldest) = kept.lines.pop_front() else { break };
+            kept.bytes -= oldest.len();
+        }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for RecentLines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        if *metadata.level() > tracing::Level::INFO || metadata.target() == "guest" {
+            return;
+        }
+        let mut fields = Fields(Map::new());
+        let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
+        fields.0.insert("timestamp".into(), now.into());
+        fields.0.insert("level".into(), metadata.level().as_str().into());
+        fields.0.insert("target".into(), metadata.target().into());
+        event.record(&mut fields);
+        self.keep(Value::Object(fields.0).to_string());
+    }
+}
+
+struct Fields(Map<String, Value>);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name().into(), plain(&format!("{value:?}")).into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().into(), plain(value).into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.insert(field.name().into(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().into(), value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.0.insert(field.name().into(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.insert(field.name().into(), value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    #[test]
+    fn lines_of_the_host_are_kept_and_those_of_plugins_are_not() {
+        let lines = RecentLines::default();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines.clone()), || {
+            tracing::info!(to = "asha@example.com", jobs = 3, "settled");
+            tracing::info!(target: "guest", "Asha has paid");
+            tracing::debug!("too much");
+        });
+        let line: Value = serde_json::from_str(lines.text().trim_end()).expect("one line");
+        assert_eq!((&line["message"], &line["to"], &line["jobs"]), (&"settled".into(), &"<address>".into(), &3.into()));
+    }
+
+    #[test]
+    fn the_oldest_lines_go() {
+        let lines = RecentLines::default();
+        (0..MAX_LINES + 5).for_each(|n| lines.keep(n.to_string()));
+        assert_eq!(lines.text().lines().next(), Some("5"));
+        lines.keep("x".repeat(MAX_BYTES));
+        assert_eq!(lines.text().len(), MAX_BYTES + 1);
+    }
+}
