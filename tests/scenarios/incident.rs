@@ -42,7 +42,7 @@ fn parsed(files: &BTreeMap<String, String>, name: &str) -> anyhow::Result<Value>
 #[tokio::test]
 async fn a_bundle_tells_what_happened_and_not_to_whom() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let host = world.host(&[("PATCHBAY_LOG_FILTER", "warn")]).await?;
+    let host = world.host(&[("PATCHBAY_LOG_FILTER", "warn,patchbay::boot=info")]).await?;
     host.deploy("hostile", hostile_plugin()?).await?;
     host.deploy("email", email_plugin()?).await?;
     let job = json!({ "name": "fail", "id": "p3rson-id", "data": { "retry": "never", "note": "p3rsonal-note" } });
@@ -77,7 +77,7 @@ async fn a_bundle_tells_what_happened_and_not_to_whom() -> anyhow::Result<()> {
     let failure = &parsed(&files, "failures.json")?[1];
     assert_eq!(
         ["queue", "plugin", "outcome", "verdict", "code", "message"].map(|name| failure[name].as_str()),
-        ["hostileQueue", "hostile", "failed", "fail", "on-request", "failed on request"].map(Some)
+        ["hostileQueue", "hostile", "failed", "fail", "on-request", "on-request: failed on request"].map(Some)
     );
     let actions = parsed(&files, "actions.json")?;
     let done = |action: &str| actions.as_array().into_iter().flatten().any(|row| row["action"] == action);
