@@ -318,7 +318,12 @@ async fn outside_calls_are_counted_without_what_is_secret_or_personal() -> anyho
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let server = listener.local_addr()?;
     tokio::spawn(async move { axum::serve(listener, app).await });
-    host.deploy("hostile", hostile_plugin_calling(server)?).await?;
+    // The first outside call reads the machine's certificates, which takes a busy one its time.
+    let patient = hostile_plugin_with(|manifest| {
+        let manifest = manifest.replace("deadline_ms = 200", "deadline_ms = 60_000");
+        manifest.replace("127.0.0.1:9/", &format!("{server}/"))
+    })?;
+    host.deploy("hostile", patient).await?;
     host.deploy("email", email_plugin()?).await?;
 
     run(&host, "outside", json!({ "url": format!("http://{server}/allowed/x?key=qu3ry-key") }), "completed").await?;
