@@ -48,13 +48,17 @@ async fn a_bundle_tells_what_happened_and_not_to_whom() -> anyhow::Result<()> {
     let job = json!({ "name": "fail", "id": "p3rson-id", "data": { "retry": "never", "note": "p3rsonal-note" } });
     let id = host.add("hostileQueue", job).await?;
     host.job_in("hostileQueue", &id, "failed").await?;
+    for action in ["retry", "promote"] {
+        // The second is refused, with the job's name.
+        host.post(&format!("/api/admin/queues/hostileQueue/jobs/{id}/{action}"), json!({})).await?;
+    }
     // Its failure quotes what was sent.
     let mail = json!({ "to": "asha.p3rson", "subject": "s", "text": "t" });
     let id = host.add("emailQueue", json!({ "name": "send", "data": mail, "attempts": 1 })).await?;
     host.job_in("emailQueue", &id, "failed").await?;
     until(Duration::from_secs(30), "both failures in the bundle", async || {
         let failures = parsed(&fetched(&host).await?, "failures.json")?;
-        Ok((failures.as_array().map(Vec::len) == Some(2)).then_some(()))
+        Ok((failures.as_array().map(Vec::len) == Some(3)).then_some(()))
     })
     .await?;
 
@@ -74,14 +78,16 @@ async fn a_bundle_tells_what_happened_and_not_to_whom() -> anyhow::Result<()> {
         assert!(entry["missing"].is_null() && files.contains_key(name), "{entry}");
         assert!(files["README.md"].contains(name), "{name}");
     }
-    let failure = &parsed(&files, "failures.json")?[1];
+    let failures = parsed(&files, "failures.json")?;
+    let failure = failures.as_array().into_iter().flatten().find(|failure| failure["queue"] == "hostileQueue");
+    let failure = failure.context("the failure of hostileQueue")?;
     assert_eq!(
         ["queue", "plugin", "outcome", "verdict", "code", "message"].map(|name| failure[name].as_str()),
         ["hostileQueue", "hostile", "failed", "fail", "on-request", "on-request: failed on request"].map(Some)
     );
     let actions = parsed(&files, "actions.json")?;
     let done = |action: &str| actions.as_array().into_iter().flatten().any(|row| row["action"] == action);
-    assert!(done("plugin.activate") && done("job.add") && done("incident.bundle"), "{actions}");
+    assert!(done("plugin.activate") && done("job.retry") && done("incident.bundle"), "{actions}");
     let plugins = parsed(&files, "plugins.json")?;
     assert!(plugins.as_array().into_iter().flatten().all(|row| row["runsHere"] == true), "{plugins}");
     let queues = parsed(&files, "queues.json")?;

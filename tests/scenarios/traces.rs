@@ -219,8 +219,8 @@ async fn sampling_is_its_beginner_s_and_deployments_are_always_marked() -> anyho
     let marks: Vec<_> = all.iter().filter(|span| span.name == "revision takes over").collect();
     let marked: Vec<_> = marks.iter().map(|span| attributes(&span.attributes)["patchbay.revision"].clone()).collect();
     assert_eq!(marked, [&first[..12], &second[..12]]);
-    let others = all.iter().filter(|span| span.name != "revision takes over");
-    assert!(others.into_iter().all(|span| hex::encode(&span.trace_id) == TRACE), "{all:?}");
+    let mut others = all.iter().filter(|span| span.name != "revision takes over");
+    assert!(others.all(|span| hex::encode(&span.trace_id) == TRACE), "{all:?}");
     Ok(())
 }
 

@@ -65,13 +65,23 @@ impl<S: Subscriber> Layer<S> for RecentLines {
 
 struct Fields(Map<String, Value>);
 
+/// Fields that name a job or a person. A job's id is its producer's, unless it is a number of BullMQ's.
+const NAMING: [&str; 2] = ["job", "client"];
+
+impl Fields {
+    fn text(&mut self, field: &Field, text: &str) {
+        let hidden = NAMING.contains(&field.name()) && !text.bytes().all(|byte| byte.is_ascii_digit());
+        self.0.insert(field.name().into(), if hidden { "…".into() } else { plain(text).into() });
+    }
+}
+
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.insert(field.name().into(), plain(&format!("{value:?}")).into());
+        self.text(field, &format!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name().into(), plain(value).into());
+        self.text(field, value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -101,12 +111,13 @@ mod tests {
     fn lines_of_the_host_are_kept_and_those_of_plugins_are_not() {
         let lines = RecentLines::default();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines.clone()), || {
-            tracing::info!(to = "asha@example.com", jobs = 3, "settled");
+            tracing::info!(to = "asha@example.com", jobs = 3, job = %"asha", "settled");
             tracing::info!(target: "guest", "Asha has paid");
             tracing::debug!("too much");
         });
         let line: Value = serde_json::from_str(lines.text().trim_end()).expect("one line");
         assert_eq!((&line["message"], &line["to"], &line["jobs"]), (&"settled".into(), &"<address>".into(), &3.into()));
+        assert_eq!(line["job"], "…");
     }
 
     #[test]

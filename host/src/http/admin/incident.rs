@@ -166,7 +166,7 @@ async fn versions(state: &AppState) -> Result<Value, String> {
     let hosts = within(state.store.hosts()).await.map(|rows| {
         let row = |row: patchbay_store::HostRow| {
             let silent_s = row.silent_for.map(|silent| silent.as_secs());
-            json!({ "host": row.host, "version": row.version, "plugins": row.plugins, "silentS": silent_s })
+            json!({ "host": row.host, "version": row.version, "plugins": scrubbed(json!(row.plugins)), "silentS": silent_s })
         };
         rows.into_iter().map(row).collect::<Vec<_>>()
     });
@@ -223,7 +223,14 @@ async fn plugins(state: &AppState) -> Result<Value, String> {
 }
 
 async fn actions(state: &AppState, since: Duration) -> Result<Value, ApiError> {
-    let rows = state.store.recent_actions(since, MAX_ROWS).await?;
+    let mut rows = state.store.recent_actions(since, MAX_ROWS).await?;
+    for row in &mut rows {
+        // Of one job: the queue stays, its id goes.
+        if let Some((queue, _)) = row.target.split_once('/').filter(|_| row.action.starts_with("job.")) {
+            row.target = queue.to_owned();
+        }
+        row.error = row.error.take().map(|error| normalised(&error));
+    }
     Ok(scrubbed(serde_json::to_value(rows).unwrap_or_default()))
 }
 
