@@ -14,7 +14,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use super::plain;
+use super::{normalised, plain};
 
 const MAX_LINES: usize = 10_000;
 const MAX_BYTES: usize = 5 << 20;
@@ -53,25 +53,35 @@ impl<S: Subscriber> Layer<S> for RecentLines {
         if *metadata.level() > tracing::Level::INFO || metadata.target() == "guest" {
             return;
         }
-        let mut fields = Fields(Map::new());
+        let quotes_plugins = metadata.target().starts_with("patchbay_capability");
+        let mut fields = Fields { of: Map::new(), quotes_plugins };
         let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
-        fields.0.insert("timestamp".into(), now.into());
-        fields.0.insert("level".into(), metadata.level().as_str().into());
-        fields.0.insert("target".into(), metadata.target().into());
+        fields.of.insert("timestamp".into(), now.into());
+        fields.of.insert("level".into(), metadata.level().as_str().into());
+        fields.of.insert("target".into(), metadata.target().into());
         event.record(&mut fields);
-        self.keep(Value::Object(fields.0).to_string());
+        self.keep(Value::Object(fields.of).to_string());
     }
 }
 
-struct Fields(Map<String, Value>);
+struct Fields {
+    of: Map<String, Value>,
+    /// Whether errors may quote a plugin: the path of a request that was denied, for one.
+    quotes_plugins: bool,
+}
 
 /// Fields that name a job or a person. A job's id is its producer's, unless it is a number of BullMQ's.
-const NAMING: [&str; 2] = ["job", "client"];
+const NAMING: [&str; 3] = ["job", "name", "client"];
 
 impl Fields {
     fn text(&mut self, field: &Field, text: &str) {
         let hidden = NAMING.contains(&field.name()) && !text.bytes().all(|byte| byte.is_ascii_digit());
-        self.0.insert(field.name().into(), if hidden { "…".into() } else { plain(text).into() });
+        let text = match field.name() {
+            _ if hidden => "…".to_owned(),
+            "error" if self.quotes_plugins => normalised(text),
+            _ => plain(text),
+        };
+        self.of.insert(field.name().into(), text.into());
     }
 }
 
@@ -85,19 +95,19 @@ impl Visit for Fields {
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.0.insert(field.name().into(), value.into());
+        self.of.insert(field.name().into(), value.into());
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.0.insert(field.name().into(), value.into());
+        self.of.insert(field.name().into(), value.into());
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.0.insert(field.name().into(), value.into());
+        self.of.insert(field.name().into(), value.into());
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.0.insert(field.name().into(), value.into());
+        self.of.insert(field.name().into(), value.into());
     }
 }
 
@@ -112,10 +122,14 @@ mod tests {
         let lines = RecentLines::default();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines.clone()), || {
             tracing::info!(to = "asha@example.com", jobs = 3, job = %"asha", "settled");
+            tracing::info!(target: "patchbay_capability::egress", error = "denied: GET x.example/asha/1", "failed");
             tracing::info!(target: "guest", "Asha has paid");
             tracing::debug!("too much");
         });
-        let line: Value = serde_json::from_str(lines.text().trim_end()).expect("one line");
+        let text = lines.text();
+        let kept: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!((kept.len(), &kept[1]["error"]), (2, &"denied: GET …".into()));
+        let line = &kept[0];
         assert_eq!((&line["message"], &line["to"], &line["jobs"]), (&"settled".into(), &"<address>".into(), &3.into()));
         assert_eq!(line["job"], "…");
     }
