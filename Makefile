@@ -17,7 +17,7 @@ test: ## Build everything and run all tests against a private Postgres and Redis
 	@scripts/build test
 	@scripts/test
 
-check: ## Style: formatting, clippy, rustdoc, licences
+check: ## Style: formatting, clippy, rustdoc, licences, alert rules
 	@scripts/setup test
 	@scripts/check
 

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use patchbay::metrics::Meters;
 use patchbay::quarantine::Quarantine;
 use patchbay::settings::Settings;
+use patchbay::traces::Traces;
 use patchbay::work::{Execution, Executor, WasmExecutor, Work};
 use patchbay_capability::{Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services};
 use patchbay_model::capability::DenyAll;
@@ -238,11 +239,11 @@ impl World {
             });
             let (settings, grants) = (Arc::new(Settings::new(None)), Arc::default());
             let meters = Arc::new(Meters::new(Arc::clone(&self.runtime), Duration::ZERO));
-            Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, grants, meters))
+            Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, grants, meters, Traces::default()))
         } else {
             Arc::new(NativeExecutor { iterations_per_ms: self.native_per_ms })
         };
-        let work = Work::new(executor, "bench".into(), Quarantine::new(None, Arc::clone(&self.runtime)).0);
+        let work = Work::new(executor, "bench".into(), Quarantine::new(None, Arc::clone(&self.runtime)).0, Traces::default());
         let stop = CancellationToken::new();
         let recorder = tokio::spawn(patchbay::recorder::run(queues.attempts(), self.store.clone(), stop.clone()));
         let queue: QueueName = QUEUE.parse()?;

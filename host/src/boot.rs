@@ -24,13 +24,15 @@ use crate::breakers::OutsideHosts;
 use crate::config::Config;
 use crate::grants::{self, Grants};
 use crate::health::Health;
-use crate::http::{AppState, MetricsPage, Operator};
+use crate::http::{AppState, IncidentSources, MetricsPage, Operator};
+use crate::incident::RecentLines;
 use crate::local_copy::LocalCopy;
-use crate::metrics::{Exposition, Meters, Sources};
+use crate::metrics::{Exposition, Meters, RequestMeters, Sources};
 use crate::plugins::{Parts, Plugins};
 use crate::quarantine::{self, Quarantine};
 use crate::schedule::Schedules;
 use crate::settings::Settings;
+use crate::traces::{Exporter, Traces};
 use crate::vault::{Keys, Vault};
 use crate::work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
 use crate::{http, outbox, recorder};
@@ -59,14 +61,15 @@ pub struct Host {
     tasks: Vec<JoinHandle<()>>,
     server: JoinHandle<()>,
     operations: TaskTracker,
+    exporter: Option<Exporter>,
     /// Listened to from the start: whoever sees that we are up may signal at once.
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Host {
-    /// Connects, migrates, loads the active plugins, and begins to serve and to work.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    /// `lines`: the last ones of the log. Connects, migrates, loads the active plugins, and begins to serve and to work.
+    pub async fn start(config: Config, lines: RecentLines) -> anyhow::Result<Self> {
         yield_to_other_services();
         let keys = Keys::load(config.master_keys())?;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -110,6 +113,13 @@ impl Host {
         });
         let settings = Arc::new(Settings::new(config.mail_from()));
         let host_name = host_name();
+        let (traces, exporter) = match config.traces(&host_name) {
+            None => (Traces::default(), None),
+            Some(to) => {
+                let (traces, exporter) = Traces::start(to).context("cannot send traces")?;
+                (traces, Some(exporter))
+            }
+        };
         let grants = Arc::new(Grants::default());
         let meters = Arc::new(Meters::new(Arc::clone(&runtime), config.keep_retired_metrics()));
         let executor = Arc::new(WasmExecutor::new(
@@ -118,9 +128,11 @@ impl Host {
             Arc::clone(&settings),
             Arc::clone(&grants),
             Arc::clone(&meters),
+            traces.clone(),
         ));
         let (quarantine, crashing) = Quarantine::new(config.quarantine_rule(), Arc::clone(&runtime));
-        let work = Work::new(Arc::clone(&executor) as _, host_name.clone(), Arc::clone(&quarantine));
+        let work = Work::new(Arc::clone(&executor) as _, host_name.clone(), Arc::clone(&quarantine), traces.clone());
+        let (attempts, requests) = (work.attempts(), Arc::new(RequestMeters::default()));
         let defaults = WorkerDefaults {
             lock: config.lock(),
             renew: config.renew(),
@@ -145,6 +157,7 @@ impl Host {
             quarantine: Arc::clone(&quarantine),
             copy,
             keep: config.keep_revisions(),
+            traces: traces.clone(),
             host: host_name,
         }));
         let schedules = Schedules::new(store.clone(), queues.clone());
@@ -168,6 +181,10 @@ impl Host {
         let outside = Arc::new(outside);
         let metrics = Exposition::new(Sources {
             meters,
+            attempts,
+            requests: Arc::clone(&requests),
+            spans: exporter.as_ref().map(Exporter::counts).unwrap_or_default(),
+            store: store.clone(),
             runtime,
             supervisor: Arc::clone(&supervisor),
             plugins: Arc::clone(&plugins),
@@ -189,6 +206,8 @@ impl Host {
             schedules: Arc::clone(&schedules),
             vault: Arc::clone(&vault),
             health: Arc::clone(&health),
+            incident: Arc::new(IncidentSources { config: config.clone(), lines }),
+            traces,
             metrics: Arc::new(MetricsPage { exposition: metrics, needs_operator: config.metrics_need_operator() }),
             operator: config.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
             environment: config.environment().into(),
@@ -203,7 +222,7 @@ impl Host {
         }
         let stop = CancellationToken::new();
         let limits = config.http_limits();
-        let router = http::router(state, limits.body_timeout);
+        let router = http::router(state, requests, limits.body_timeout);
         let server = tokio::spawn(http::serve(listener, router, limits, stop.clone()));
         let alerts = Alerts::start(config.alert_webhook(), stop.clone()).context("cannot send alerts")?;
         let policy = config.quarantine_policy();
@@ -246,6 +265,7 @@ impl Host {
             tasks,
             server,
             operations,
+            exporter,
             terminate,
             interrupt,
         })
@@ -287,6 +307,9 @@ impl Host {
         };
         if tokio::time::timeout(HTTP_GRACE, served).await.is_err() {
             warn!("HTTP requests or operations were still open at the end");
+        }
+        if let Some(exporter) = self.exporter {
+            exporter.end().await;
         }
         self.store.close().await;
         info!(jobs_left = left, "stopped");

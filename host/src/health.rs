@@ -23,6 +23,8 @@ const MAX_SKEW_MS: u64 = 5_000;
 pub struct Probe {
     /// Round trip of `SELECT 1`; absent when Postgres did not answer in time.
     pub database: Option<Duration>,
+    /// Before that, the wait for a connection of the pool.
+    pub pool_wait: Option<Duration>,
     /// Round trip of `PING`; absent when Redis did not answer in time.
     pub redis: Option<Duration>,
     /// Our clock minus Redis's, milliseconds.
@@ -107,7 +109,7 @@ impl Health {
                 None => {
                     // A task, so that a caller that goes away does not stop the probe for the others.
                     let task = tokio::spawn(probe(self.store.clone(), self.queues.clone()));
-                    let nothing = Probe { database: None, redis: None, skew_ms: None };
+                    let nothing = Probe { database: None, pool_wait: None, redis: None, skew_ms: None };
                     let shared = task.map(move |seen| seen.unwrap_or(nothing)).boxed().shared();
                     *slot = Some(shared.clone());
                     shared
@@ -132,9 +134,10 @@ impl Health {
 }
 
 async fn probe(store: Store, queues: Queues) -> Probe {
-    let database = async { tokio::time::timeout(PROBE_LIMIT, store.ping()).await.ok()?.ok() };
+    let database = async { tokio::time::timeout(PROBE_LIMIT, store.probe()).await.ok()?.ok() };
     let redis = async { tokio::time::timeout(PROBE_LIMIT, queues.ping()).await.ok()?.ok() };
     let skew = async { tokio::time::timeout(PROBE_LIMIT, queues.clock_skew_ms()).await.ok()?.ok() };
     let (database, redis, skew_ms) = tokio::join!(database, redis, skew);
-    Probe { database, redis, skew_ms }
+    let (pool_wait, database) = database.unzip();
+    Probe { database, pool_wait, redis, skew_ms }
 }

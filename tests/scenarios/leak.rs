@@ -5,7 +5,7 @@
 
 mod commands;
 mod needles;
-mod places;
+pub mod places;
 mod vendor;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +22,7 @@ use sqlx::{Executor, Row};
 use self::needles::{Needles, Planted};
 use self::vendor::{MailServer, Vendor};
 use crate::harness::{Host, PASSWORD, World, repository, until, variant};
+use crate::incident;
 use crate::redis_server::RedisServer;
 
 const PLUGIN: &str = "seeker";
@@ -356,6 +357,7 @@ async fn search(drill: &Drill, digests: &[String]) -> anyhow::Result<Vec<String>
     let mut places = vec![
         ("the API's answers", places::answers(host, &parameters).await?),
         ("/metrics", host.metrics().await?.into_bytes()),
+        ("an incident bundle", incident::fetched(host).await?.into_values().collect::<String>().into_bytes()),
         ("Redis", places::redis(world).await?),
         ("a backup of the database", places::dump(world).await?),
         ("files of the host, and Redis's of everything that was ever in it", places::files(world.dir.path())?),

@@ -98,6 +98,17 @@ impl Client {
         .await
     }
 
+    /// What comes without an envelope, when it comes.
+    pub(crate) async fn bytes(&self, path: &str) -> Result<Vec<u8>, ClientError> {
+        let response = self.request(Method::GET, path).send().await.map_err(|source| self.unreachable(source))?;
+        if !response.status().is_success() {
+            let status = response.status().as_u16();
+            return Err(self.read(response).await.map_or_else(|error| error, |_| self.not_patchbay(status)));
+        }
+        let content = response.bytes().await.map_err(|source| self.unreachable(source))?;
+        Ok(content.to_vec())
+    }
+
     /// A list from its beginning to its end, page by page; the path has a query.
     pub(crate) async fn all(&self, path: &str) -> Result<Value, ClientError> {
         let (mut items, mut next) = (Vec::new(), path.to_owned());

@@ -19,16 +19,18 @@ const SECRETS: &str = "secrets";
 /// The longest wait for Postgres or Redis.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Level {
+pub(crate) enum Level {
     Ok,
     Warning,
     Error,
 }
 
+/// What a check has found, and how to mend it.
 #[derive(Debug, Serialize)]
-struct Finding {
+pub(crate) struct Finding {
     check: &'static str,
     level: Level,
     message: String,
@@ -49,20 +51,32 @@ impl Findings {
     }
 }
 
+/// Every check of a configuration that can be used.
+pub(crate) async fn examine(config: &Config) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    findings.ok("configuration", "can be used");
+    examine_with(config, &mut findings).await;
+    findings.0
+}
+
+async fn examine_with(config: &Config, findings: &mut Findings) {
+    check_config(config, findings);
+    let store = check_database(config, findings).await;
+    check_redis(config, findings).await;
+    let keys = check_master_key(config, findings);
+    if let Some(store) = store {
+        let kept = check_secrets(keys.as_ref(), &store, findings).await;
+        check_plugins(config, &store, &kept, findings).await;
+        store.close().await;
+    }
+}
+
 pub(super) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<ExitCode> {
     let mut findings = Findings::default();
     match configuration(file) {
         Ok((config, message)) => {
             findings.ok("configuration", message);
-            check_config(&config, &mut findings);
-            let store = check_database(&config, &mut findings).await;
-            check_redis(&config, &mut findings).await;
-            let keys = check_master_key(&config, &mut findings);
-            if let Some(store) = store {
-                let kept = check_secrets(keys.as_ref(), &store, &mut findings).await;
-                check_plugins(&config, &store, &kept, &mut findings).await;
-                store.close().await;
-            }
+            examine_with(&config, &mut findings).await;
         }
         Err(error) => findings.bad(
             "configuration",

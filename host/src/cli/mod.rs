@@ -6,7 +6,8 @@ mod audit;
 mod breaker;
 mod build;
 mod client;
-mod doctor;
+pub(crate) mod doctor;
+mod incident;
 mod input;
 mod job;
 mod oci;
@@ -107,6 +108,9 @@ enum Command {
     /// Audit trails: what plugins have written down, and what they may write
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// What somebody needs who looks into an incident elsewhere
+    #[command(subcommand)]
+    Incident(incident::IncidentCommand),
     /// Look at the mails that `patchbay dev` has caught
     #[command(subcommand)]
     Mail(dev::MailCommand),
@@ -170,8 +174,8 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Dev(args) => dev::run(args, cli.config.as_deref()).await?,
         Command::Serve => {
             let config = config()?;
-            telemetry::start(config.log_as_json(), &config.log_filter())?;
-            Host::start(config).await?.run_until_signal().await?;
+            let lines = telemetry::start(config.log_as_json(), &config.log_filter())?;
+            Host::start(config, lines).await?.run_until_signal().await?;
         }
         Command::Migrate { check } => return migrate(config()?, check, output).await,
         Command::Doctor => return doctor::run(cli.config.as_deref(), output).await,
@@ -194,6 +198,9 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Schedule(command) => schedule::run(command, &cli.client, output).await?,
         Command::Secret(command) => secret::run(command, &cli.client, output).await?,
         Command::Audit(command) => audit::run(command, &cli.client, output).await?,
+        Command::Incident(command) => {
+            incident::run(command, &cli.client, cli.config.as_deref(), output).await?;
+        }
         Command::Mail(command) => dev::run_mail(command, output.json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "patchbay", &mut std::io::stdout());

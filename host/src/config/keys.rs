@@ -17,6 +17,10 @@ pub enum Kind {
     Networks,
     /// A master key of the vault.
     MasterKey,
+    /// From 0.0 to 1.0.
+    Ratio,
+    /// `name=value`, comma-separated.
+    Headers,
 }
 
 /// One key.
@@ -244,6 +248,31 @@ pub const KEYS: &[Key] = &[
         Kind::Number(0, 86_400),
         Some("300"),
         "How long the series of a retired, idle revision are still shown; longer than two scrapes",
+    ),
+    old(
+        key(
+            "telemetry.otlp_endpoint",
+            Kind::Text,
+            None,
+            "Collector that takes traces by OTLP over HTTP, such as http://127.0.0.1:4318; unset: no traces",
+        ),
+        &["OTEL_EXPORTER_OTLP_ENDPOINT"],
+    ),
+    secret(old(
+        key("telemetry.otlp_headers", Kind::Headers, None, "Sent to it with each batch: name=value,name=value"),
+        &["OTEL_EXPORTER_OTLP_HEADERS"],
+    )),
+    key(
+        "telemetry.sample_ratio",
+        Kind::Ratio,
+        Some("1"),
+        "Share of the traces that begin here which are sent; one that begins elsewhere is sent if it is sampled there",
+    ),
+    key(
+        "telemetry.propagate_to",
+        Kind::List,
+        None,
+        "Outside hosts that get `traceparent` with plugins' calls: your own services; nobody else needs to know of your traces",
     ),
     key(
         "log.format",

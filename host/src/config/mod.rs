@@ -28,6 +28,7 @@ use crate::http::HttpLimits;
 pub use keys::{KEYS, Key, Kind};
 
 use crate::quarantine::{Policy, Rule};
+use crate::traces::TraceConfig;
 
 /// Our variables that are no configuration keys: read by the command line client, by tests, and for secrets.
 const OTHER_VARIABLES: &[&str] = &[
@@ -203,6 +204,17 @@ impl Config {
         }
         if self.has("alerts.webhook_url") && self.alert_webhook().is_none() {
             problems.push("alerts.webhook_url is no http:// or https:// URL".into());
+        }
+        if let Some(text) = self.text("telemetry.otlp_endpoint") {
+            match self.collector() {
+                None => problems.push(format!("telemetry.otlp_endpoint {text:?} is no http:// or https:// URL")),
+                Some(url) if !url.username().is_empty() || url.password().is_some() => {
+                    problems.push(
+                        "telemetry.otlp_endpoint has a login: put credentials into telemetry.otlp_headers".into(),
+                    );
+                }
+                Some(_) => {}
+            }
         }
         if number("work.renew_s") * 2 >= number("work.lock_s") {
             let (renew, lock) = (number("work.renew_s"), number("work.lock_s"));
@@ -403,6 +415,27 @@ impl Config {
     pub fn alert_webhook(&self) -> Option<url::Url> {
         let url = self.text("alerts.webhook_url")?.parse::<url::Url>().ok()?;
         matches!(url.scheme(), "http" | "https").then_some(url)
+    }
+
+    fn collector(&self) -> Option<url::Url> {
+        let url = self.text("telemetry.otlp_endpoint")?.parse::<url::Url>().ok()?;
+        matches!(url.scheme(), "http" | "https").then_some(url)
+    }
+
+    /// Where traces go, if anywhere. `host` names this process.
+    pub fn traces(&self, host: &str) -> Option<TraceConfig> {
+        let headers = self.text("telemetry.otlp_headers").unwrap_or_default();
+        let header = |(name, value): (&str, &str)| (name.trim().to_owned(), percent_decoded(value.trim()));
+        Some(TraceConfig {
+            endpoint: self.collector()?,
+            headers: list_of(&headers).filter_map(|header| header.split_once('=')).map(header).collect(),
+            sample_ratio: self.text("telemetry.sample_ratio").and_then(|text| text.parse().ok()).unwrap_or(1.0),
+            propagate_to: list_of(&self.text("telemetry.propagate_to").unwrap_or_default())
+                .map(str::to_owned)
+                .collect(),
+            environment: self.environment(),
+            host: host.to_owned(),
+        })
     }
 
     /// Over all queues.
@@ -626,6 +659,14 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
             Some(_) => Ok(()),
             None => Err(format!("is not a key: {}", vault::KEY_FORM)),
         },
+        Kind::Ratio => match value.parse::<f64>() {
+            Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(()),
+            _ => Err("is not a number from 0 to 1, such as 0.1".into()),
+        },
+        Kind::Headers => match list_of(value).all(|header| header.split_once('=').is_some()) {
+            true => Ok(()),
+            false => Err("is no list of headers: name=value,name=value".into()),
+        },
         Kind::Choice(choices) if choices.contains(&value) => Ok(()),
         Kind::Choice(choices) => Err(format!("is none of {}", choices.join(", "))),
     }
@@ -655,6 +696,27 @@ fn default_cache_dir(env: &HashMap<String, String>) -> PathBuf {
     let base =
         set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| set("HOME").map(|home| Path::new(home).join(".cache")));
     base.unwrap_or_else(|| PathBuf::from("/var/cache")).join("patchbay")
+}
+
+/// As OpenTelemetry's environment has values of headers.
+fn percent_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((first, after)) = rest.split_first() {
+        let escaped = after.get(..2).filter(|_| *first == b'%').and_then(|digits| hex::decode(digits).ok());
+        match escaped {
+            Some(byte) => {
+                out.extend(byte);
+                rest = &after[2..];
+            }
+            None => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 fn percent_encoded(text: &str) -> String {

@@ -134,9 +134,9 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
             env.insert("PATCHBAY_SECRETS_KEY_FILE".into(), state.master_key_file()?.display().to_string());
             config = Config::load(file.as_deref(), &env)?;
         }
-        telemetry::start(config.log_as_json(), &config.log_filter())?;
+        let lines = telemetry::start(config.log_as_json(), &config.log_filter())?;
         let operator = config.operator();
-        let host = step("Patchbay", Host::start(config)).await?;
+        let host = step("Patchbay", Host::start(config, lines)).await?;
         state.url = format!("http://{}", reachable(host.address()));
         if let Some((user, password)) = operator {
             (state.user, state.password) = (user, password);

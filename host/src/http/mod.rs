@@ -9,6 +9,7 @@ mod client;
 mod error;
 mod health;
 mod logins;
+mod measure;
 mod metrics;
 mod path;
 mod request_id;
@@ -34,11 +35,14 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::breakers::OutsideHosts;
 use crate::health::Health;
+use crate::metrics::RequestMeters;
 use crate::plugins::Plugins;
 use crate::schedule::Schedules;
+use crate::traces::Traces;
 use crate::vault::Vault;
 use crate::work::WasmExecutor;
 
+pub use admin::IncidentSources;
 pub(crate) use admin::SOURCE_HEADER;
 pub use auth::Operator;
 pub use metrics::MetricsPage;
@@ -73,6 +77,10 @@ pub struct AppState {
     pub vault: Arc<Vault>,
     /// Probes.
     pub health: Arc<Health>,
+    /// For incident bundles.
+    pub incident: Arc<IncidentSources>,
+    /// Spans.
+    pub traces: Traces,
     /// /metrics.
     pub metrics: Arc<MetricsPage>,
     /// Who may use /api/admin; nobody when absent.
@@ -115,8 +123,8 @@ pub fn openapi_json(document: &utoipa::openapi::OpenApi) -> String {
     serde_json::to_string_pretty(document).unwrap_or_default()
 }
 
-/// The whole service. `body_timeout`: for a whole request body to arrive.
-pub fn router(state: AppState, body_timeout: Duration) -> Router {
+/// The whole service, counted in `requests`. `body_timeout`: for a whole request body to arrive.
+pub fn router(state: AppState, requests: Arc<RequestMeters>, body_timeout: Duration) -> Router {
     let (router, document) = api_router(&state).split_for_parts();
     let document: Arc<str> = openapi_json(&document).into();
     router
@@ -132,6 +140,7 @@ pub fn router(state: AppState, body_timeout: Duration) -> Router {
             tracing::error!("a request met a fault of the host: its message and backtrace are on standard error");
             error::ApiError::internal().into_response()
         }))
+        .layer(middleware::from_fn_with_state(requests, measure::count))
         .layer(middleware::from_fn(request_id::trace))
         .with_state(state)
 }

@@ -25,8 +25,13 @@ pub(super) async fn trace(mut request: Request, next: Next) -> Response {
         request_id,
         correlation_id,
         platform,
+        trace_id = tracing::field::Empty,
     );
-    request.extensions_mut().insert(Trace { correlation_id: Some(correlation_id), platform: Some(platform) });
+    request.extensions_mut().insert(Trace {
+        correlation_id: Some(correlation_id),
+        platform: Some(platform),
+        traceparent: None,
+    });
     let started = std::time::Instant::now();
     async move {
         let mut response = next.run(request).await;

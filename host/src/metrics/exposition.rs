@@ -8,35 +8,42 @@ use std::time::{Duration, SystemTime};
 
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{PluginName, QueueName};
-use patchbay_queue::Queues;
+use patchbay_queue::{Census, QueueOverview, Queues};
 use patchbay_runtime::{Pool, Runtime};
-use patchbay_store::{PlacesTaken, PluginSql};
+use patchbay_store::{PlacesTaken, PluginSql, Store};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet, prometheus_text,
-};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::Meters;
-use super::histogram::Reading;
+use super::family::{Labels, family};
 use super::process::{Process, unix_seconds};
 use super::revision::{OUTCOMES, PHASES, RevisionMeters};
+use super::standing::Standing;
+use super::{AttemptMeters, Meters, RequestMeters};
 use crate::breakers::{BreakerStory, OutsideHosts, STATES as BREAKER_STATES};
 use crate::health::{Health, Probe};
 use crate::plugins::Plugins;
 use crate::quarantine::{CRASHES, Quarantine};
+use crate::traces::Counts;
 use crate::work::Supervisor;
 
 pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 
-/// Longest wait for the length of the attempt stream: a scrape has some seconds, and the probes have theirs at the same time.
-const LAG_LIMIT: Duration = Duration::from_millis(1_500);
+/// Longest wait for Redis's numbers: a scrape has some seconds, and the probes have theirs at the same time.
+const REDIS_LIMIT: Duration = Duration::from_millis(1_500);
 
 /// What a scrape looks at.
 pub struct Sources {
     /// Numbers per revision.
     pub meters: Arc<Meters>,
+    /// Attempts by queue.
+    pub attempts: Arc<AttemptMeters>,
+    /// HTTP.
+    pub requests: Arc<RequestMeters>,
+    /// What became of spans.
+    pub spans: Arc<Counts>,
+    /// The pool of connections.
+    pub store: Store,
     /// Active revisions, and the pool.
     pub runtime: Arc<Runtime>,
     /// Jobs that run.
@@ -69,13 +76,13 @@ impl Exposition {
         Self { sources, started: SystemTime::now() }
     }
 
-    /// The page as it is now. Asks Postgres and Redis one question each, within the limit of a health probe.
+    /// The page as it is now. Asks Postgres and Redis within the limit of a health probe each.
     pub async fn text(&self) -> Result<String, fmt::Error> {
-        let Sources { meters, runtime, supervisor, plugins, outside, sql, quarantine, health, queues, max_jobs } =
-            &self.sources;
+        let Sources {
+            meters, runtime, supervisor, plugins, outside, sql, quarantine, health, queues, max_jobs, ..
+        } = &self.sources;
         meters.reconcile();
-        let lag = async { tokio::time::timeout(LAG_LIMIT, queues.attempts_waiting()).await.ok()?.ok() };
-        let (probe, attempts_waiting, mut jobs) = tokio::join!(health.probe(), lag, supervisor.active_by_queue());
+        let (probe, standing, mut jobs) = tokio::join!(health.probe(), self.queues(), supervisor.active_by_queue());
         jobs.sort();
         let unsettled = queues.unsettled();
         let page = Page {
@@ -97,7 +104,15 @@ impl Exposition {
                 ("given-up", unsettled.given_up.load(Ordering::Relaxed)),
             ],
             probe,
-            attempts_waiting,
+            standing: Standing {
+                queues: standing,
+                attempts: self.sources.attempts.read(),
+                requests: self.sources.requests.read(),
+                spans: Arc::clone(&self.sources.spans),
+                pool: self.sources.store.pool_usage(),
+                pool_wait: probe.pool_wait,
+                activated: plugins.activated(),
+            },
             converged_ago: plugins.converged_ago(),
             process: Process::read(),
             started: self.started,
@@ -107,6 +122,21 @@ impl Exposition {
         let mut text = String::new();
         prometheus_text::encode(&mut text, &registry)?;
         Ok(text)
+    }
+
+    /// How the queues of active and quarantined plugins stand in Redis.
+    async fn queues(&self) -> Option<(Vec<QueueOverview>, Census)> {
+        let Sources { plugins, queues, attempts, quarantine, .. } = &self.sources;
+        let mut names = plugins.queues();
+        for queue in &names {
+            // From now on, at zero.
+            attempts.of(queue);
+        }
+        names.extend(quarantine.queues());
+        names.sort();
+        names.dedup();
+        let seen = async { tokio::try_join!(queues.overview(&names), queues.census(&names)) };
+        tokio::time::timeout(REDIS_LIMIT, seen).await.ok()?.ok()
     }
 }
 
@@ -125,13 +155,11 @@ struct Page {
     max_jobs: usize,
     unsettled: [(&'static str, u64); 3],
     probe: Probe,
-    attempts_waiting: Option<u64>,
+    standing: Standing,
     converged_ago: Option<Duration>,
     process: Process,
     started: SystemTime,
 }
-
-type Labels<'a> = Vec<(&'a str, &'a str)>;
 
 /// Of a revision's series.
 fn labels<'a, const N: usize>(meters: &'a RevisionMeters, more: [(&'a str, &'a str); N]) -> Labels<'a> {
@@ -142,70 +170,6 @@ fn breaker_labels(story: &BreakerStory) -> Labels<'_> {
     vec![("plugin", story.plugin.as_str()), ("host", story.host.as_str())]
 }
 
-/// Names and help of one family. A family without series is left out.
-struct Family<'e, 'd> {
-    encoder: &'e mut DescriptorEncoder<'d>,
-    name: &'static str,
-    help: &'static str,
-    unit: Option<Unit>,
-}
-
-impl Family<'_, '_> {
-    fn counters<'a, V: EncodeCounterValue>(self, series: impl IntoIterator<Item = (Labels<'a>, V)>) -> fmt::Result {
-        let mut series = series.into_iter().peekable();
-        if series.peek().is_none() {
-            return Ok(());
-        }
-        let Self { encoder, name, help, unit } = self;
-        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
-        for (labels, value) in series {
-            family.encode_family(&labels)?.encode_counter::<NoLabelSet, V, f64>(&value, None)?;
-        }
-        Ok(())
-    }
-
-    fn gauges<'a, V: EncodeGaugeValue>(self, series: impl IntoIterator<Item = (Labels<'a>, V)>) -> fmt::Result {
-        let mut series = series.into_iter().peekable();
-        if series.peek().is_none() {
-            return Ok(());
-        }
-        let Self { encoder, name, help, unit } = self;
-        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-        for (labels, value) in series {
-            family.encode_family(&labels)?.encode_gauge(&value)?;
-        }
-        Ok(())
-    }
-
-    /// One without labels.
-    fn gauge<V: EncodeGaugeValue>(self, value: Option<V>) -> fmt::Result {
-        self.gauges(value.map(|value| (Labels::new(), value)))
-    }
-
-    fn histograms<'a>(self, series: impl IntoIterator<Item = (Labels<'a>, Reading)>) -> fmt::Result {
-        let mut series = series.into_iter().peekable();
-        if series.peek().is_none() {
-            return Ok(());
-        }
-        let Self { encoder, name, help, unit } = self;
-        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Histogram)?;
-        for (labels, reading) in series {
-            let Reading { sum, count, buckets } = reading;
-            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
-        }
-        Ok(())
-    }
-}
-
-fn family<'e, 'd>(
-    encoder: &'e mut DescriptorEncoder<'d>,
-    name: &'static str,
-    help: &'static str,
-    unit: impl Into<Option<Unit>>,
-) -> Family<'e, 'd> {
-    Family { encoder, name, help, unit: unit.into() }
-}
-
 impl Collector for Page {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         self.calls(&mut encoder)?;
@@ -213,6 +177,7 @@ impl Collector for Page {
         self.breakers(&mut encoder)?;
         self.sql(&mut encoder)?;
         self.quarantines(&mut encoder)?;
+        self.standing.encode(&mut encoder)?;
         self.host(&mut encoder)?;
         self.process(&mut encoder)
     }
@@ -235,6 +200,17 @@ impl Page {
             None,
         )
         .gauges(active)?;
+        let activated = self.revisions.iter().filter_map(|(meters, _)| {
+            let at = self.standing.activated.get(&meters.digest)?.timestamp_millis() as f64 / 1e3;
+            Some((labels(meters, [("version", meters.version.as_str())]), at))
+        });
+        family(
+            encoder,
+            "patchbay_revision_activated_timestamp",
+            "When the active revision was last made the active one, since 1970",
+            Unit::Seconds,
+        )
+        .gauges(activated)?;
         let outcomes = self.each().flat_map(|meters| {
             let counts = OUTCOMES.iter().zip(&meters.outcomes);
             counts.map(|(outcome, count)| {
@@ -360,13 +336,6 @@ impl Page {
             .gauges(trips)?;
         let skew = self.probe.skew_ms.map(|ms| ms as f64 / 1e3);
         family(encoder, "patchbay_clock_skew", "This machine's clock minus Redis's", Unit::Seconds).gauge(skew)?;
-        family(
-            encoder,
-            "patchbay_attempts_waiting",
-            "Finished attempts that Postgres does not have yet, all hosts'",
-            None,
-        )
-        .gauge(self.attempts_waiting)?;
         let age = self.converged_ago.map(|age| age.as_secs_f64());
         family(encoder, "patchbay_convergence_age", "Since this host last saw which plugins are active", Unit::Seconds)
             .gauge(age)

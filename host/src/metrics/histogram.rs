@@ -6,6 +6,9 @@ use std::time::Duration;
 /// From a call that hardly does anything to the longest that a client of an API usually waits.
 const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
+/// From a queue that keeps up to one that stood still for a day.
+const WAITS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0];
+
 const MIB: f64 = 1_048_576.0;
 /// From a small guest in Rust (about 1 MiB) to the default ceiling of the host (512 MiB), and the step beyond.
 const MEMORY: &[f64] = &[
@@ -34,6 +37,7 @@ pub(super) struct Histogram {
 }
 
 /// What a scrape reads. Its count is that of its buckets, so that the two never disagree.
+#[derive(Debug, Clone)]
 pub(super) struct Reading {
     pub(super) sum: f64,
     pub(super) count: u64,
@@ -44,6 +48,10 @@ pub(super) struct Reading {
 impl Histogram {
     pub(super) fn of_seconds() -> Self {
         Self::new(SECONDS, 1e-9)
+    }
+
+    pub(super) fn of_waits() -> Self {
+        Self::new(WAITS, 1e-9)
     }
 
     pub(super) fn of_memory() -> Self {

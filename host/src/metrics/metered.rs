@@ -1,6 +1,8 @@
-//! Capabilities with a clock: passes everything on, and counts what reaches outside. What the guest's end cuts short is counted, too.
+//! Capabilities with a clock: passes everything on, counts what reaches outside, and opens a span for it where somebody traces. What the
+//! guest's end cuts short is counted, too.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -9,25 +11,63 @@ use patchbay_model::capability::{
     SmtpReceipt,
 };
 use patchbay_model::flow::{ChildResult, Flow};
-use patchbay_model::job::NewJob;
+use patchbay_model::job::{NewJob, Trace};
 use patchbay_model::sql::{SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction};
 
-use super::revision::{HostCall, RevisionMeters, abandoned, status_of};
+use super::known_method;
+use super::revision::{HostCall, RevisionMeters, STATUSES, abandoned, status_of};
+use crate::traces::{Kind, Step, Traces};
+
+/// Spans of one call's outside calls; a guest that makes thousands fills nobody's storage with them.
+const MAX_STEPS: u32 = 128;
 
 /// The capabilities of one call, measured.
 pub struct Metered {
     inner: Arc<dyn Capabilities>,
     meters: Arc<RevisionMeters>,
+    steps: Arc<Steps>,
+}
+
+/// Where the outside calls of one call belong.
+struct Steps {
+    traces: Traces,
+    /// Of the guest's call.
+    trace: Trace,
+    opened: AtomicU32,
 }
 
 impl Metered {
-    /// Counts into `meters`.
-    pub fn new(inner: Arc<dyn Capabilities>, meters: Arc<RevisionMeters>) -> Arc<Self> {
-        Arc::new(Self { inner, meters })
+    /// Counts into `meters`; `trace` is that of the guest's call.
+    pub fn new(inner: Arc<dyn Capabilities>, meters: Arc<RevisionMeters>, traces: Traces, trace: Trace) -> Arc<Self> {
+        let steps = Arc::new(Steps { traces, trace, opened: AtomicU32::new(0) });
+        Arc::new(Self { inner, meters, steps })
     }
 
     fn clock(&self, kind: HostCall) -> Clock<'_> {
-        Clock::start(&self.meters, kind)
+        Clock::start(&self.meters, &self.steps, kind)
+    }
+
+    async fn timed<T, E>(&self, kind: HostCall, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        timed(self.clock(kind), call).await
+    }
+}
+
+async fn timed<T, E>(mut clock: Clock<'_>, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let answer = call.await;
+    clock.ended(if answer.is_ok() { None } else { Some("error") });
+    answer
+}
+
+impl Steps {
+    fn open(&self, kind: HostCall) -> Step {
+        if self.opened.fetch_add(1, Ordering::Relaxed) >= MAX_STEPS {
+            return Traces::default().step(Kind::Outside, String::new, &self.trace);
+        }
+        let (what, name) = match kind {
+            HostCall::Enqueue => (Kind::Enqueue, "enqueue"),
+            kind => (Kind::Outside, kind.as_str()),
+        };
+        self.traces.step(what, || name.to_owned(), &self.trace)
     }
 }
 
@@ -36,17 +76,31 @@ struct Clock<'a> {
     meters: &'a RevisionMeters,
     kind: HostCall,
     started: Instant,
+    step: Step,
+    /// Until then, the guest's end has cut it short.
+    has_ended: bool,
 }
 
 impl<'a> Clock<'a> {
-    fn start(meters: &'a RevisionMeters, kind: HostCall) -> Self {
-        Self { meters, kind, started: Instant::now() }
+    fn start(meters: &'a RevisionMeters, steps: &Steps, kind: HostCall) -> Self {
+        Self { meters, kind, started: Instant::now(), step: steps.open(kind), has_ended: false }
+    }
+
+    /// Well, or by something of a closed list.
+    fn ended(&mut self, failed: Option<&'static str>) {
+        self.has_ended = true;
+        if let Some(why) = failed {
+            self.step.failed(why);
+        }
     }
 }
 
 impl Drop for Clock<'_> {
     fn drop(&mut self) {
         self.meters.count_host_call(self.kind, self.started.elapsed());
+        if !self.has_ended {
+            self.step.failed("abandoned");
+        }
     }
 }
 
@@ -77,23 +131,27 @@ impl Drop for Mail<'_> {
 struct MeteredTransaction {
     inner: Arc<dyn SqlTransaction>,
     meters: Arc<RevisionMeters>,
+    steps: Arc<Steps>,
+}
+
+impl MeteredTransaction {
+    fn clock(&self) -> Clock<'_> {
+        Clock::start(&self.meters, &self.steps, HostCall::Sql)
+    }
 }
 
 #[async_trait]
 impl SqlTransaction for MeteredTransaction {
     async fn run(&self, statement: SqlStatement) -> Result<SqlAnswer, SqlError> {
-        let _clock = Clock::start(&self.meters, HostCall::Sql);
-        self.inner.run(statement).await
+        timed(self.clock(), self.inner.run(statement)).await
     }
 
     async fn enqueue(&self, jobs: SqlJobs) -> Result<(), SqlError> {
-        let _clock = Clock::start(&self.meters, HostCall::Sql);
-        self.inner.enqueue(jobs).await
+        timed(self.clock(), self.inner.enqueue(jobs)).await
     }
 
     async fn commit(&self) -> Result<(), SqlError> {
-        let _clock = Clock::start(&self.meters, HostCall::Sql);
-        self.inner.commit().await
+        timed(self.clock(), self.inner.commit()).await
     }
 
     fn is_open(&self) -> bool {
@@ -135,64 +193,71 @@ impl Capabilities for Metered {
         self.inner.secret_matches(name, candidate)
     }
 
-    async fn http(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let _clock = self.clock(HostCall::Http);
+    async fn http(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let mut clock = self.clock(HostCall::Http);
         let place = self.meters.place_of(&request.url);
+        let host = self.meters.host(place);
+        clock.step.set("http.request.method", request.method.parse().map_or("other", |method| known_method(&method)));
+        clock.step.set("server.address", host.to_owned());
+        if let Some(here) = clock.step.place().filter(|_| self.steps.traces.propagates_to(host)) {
+            request.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("traceparent"));
+            request.headers.push(("traceparent".into(), here.to_string().into()));
+        }
         let mut counted = Request { meters: &self.meters, place, status: abandoned() };
         let answer = self.inner.http(request).await;
         counted.status = status_of(answer.as_ref().map(|response| response.status));
+        if let Ok(response) = &answer {
+            clock.step.set("http.response.status_code", i64::from(response.status));
+        }
+        let failed = !matches!(&answer, Ok(response) if response.status < 400);
+        clock.ended(failed.then_some(STATUSES[counted.status]));
         answer
     }
 
     async fn kv_get(&self, key: &str) -> Result<Option<Vec<u8>>, CapabilityError> {
-        let _clock = self.clock(HostCall::Kv);
-        self.inner.kv_get(key).await
+        self.timed(HostCall::Kv, self.inner.kv_get(key)).await
     }
 
     async fn kv_set(&self, key: &str, value: Vec<u8>, ttl_ms: Option<u64>) -> Result<(), CapabilityError> {
-        let _clock = self.clock(HostCall::Kv);
-        self.inner.kv_set(key, value, ttl_ms).await
+        self.timed(HostCall::Kv, self.inner.kv_set(key, value, ttl_ms)).await
     }
 
     async fn kv_set_if_absent(&self, key: &str, value: Vec<u8>, ttl_ms: Option<u64>) -> Result<bool, CapabilityError> {
-        let _clock = self.clock(HostCall::Kv);
-        self.inner.kv_set_if_absent(key, value, ttl_ms).await
+        self.timed(HostCall::Kv, self.inner.kv_set_if_absent(key, value, ttl_ms)).await
     }
 
     async fn kv_delete(&self, key: &str) -> Result<bool, CapabilityError> {
-        let _clock = self.clock(HostCall::Kv);
-        self.inner.kv_delete(key).await
+        self.timed(HostCall::Kv, self.inner.kv_delete(key)).await
     }
 
     async fn kv_increment(&self, key: &str, by: i64, ttl_ms: Option<u64>) -> Result<i64, CapabilityError> {
-        let _clock = self.clock(HostCall::Kv);
-        self.inner.kv_increment(key, by, ttl_ms).await
+        self.timed(HostCall::Kv, self.inner.kv_increment(key, by, ttl_ms)).await
     }
 
-    async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<String>, CapabilityError> {
-        let _clock = self.clock(HostCall::Enqueue);
-        self.inner.enqueue(jobs).await
+    async fn enqueue(&self, mut jobs: Vec<NewJob>) -> Result<Vec<String>, CapabilityError> {
+        let clock = self.clock(HostCall::Enqueue);
+        jobs.iter_mut().for_each(|job| job.trace.traceparent = clock.step.place());
+        timed(clock, self.inner.enqueue(jobs)).await
     }
 
-    async fn enqueue_flow(&self, flow: Flow) -> Result<Vec<String>, CapabilityError> {
-        let _clock = self.clock(HostCall::Enqueue);
-        self.inner.enqueue_flow(flow).await
+    async fn enqueue_flow(&self, mut flow: Flow) -> Result<Vec<String>, CapabilityError> {
+        let clock = self.clock(HostCall::Enqueue);
+        flow.jobs_mut().into_iter().for_each(|job| job.trace.traceparent = clock.step.place());
+        timed(clock, self.inner.enqueue_flow(flow)).await
     }
 
     async fn children(&self) -> Result<Vec<ChildResult>, CapabilityError> {
-        let _clock = self.clock(HostCall::Children);
-        self.inner.children().await
+        self.timed(HostCall::Children, self.inner.children()).await
     }
 
     async fn sql_run(&self, statements: Vec<SqlStatement>, jobs: Vec<NewJob>) -> Result<Vec<SqlAnswer>, SqlError> {
-        let _clock = self.clock(HostCall::Sql);
-        self.inner.sql_run(statements, jobs).await
+        self.timed(HostCall::Sql, self.inner.sql_run(statements, jobs)).await
     }
 
     async fn sql_begin(&self) -> Result<Arc<dyn SqlTransaction>, SqlError> {
-        let _clock = self.clock(HostCall::Sql);
-        let inner = self.inner.sql_begin().await?;
-        Ok(Arc::new(MeteredTransaction { inner, meters: Arc::clone(&self.meters) }))
+        let inner = self.timed(HostCall::Sql, self.inner.sql_begin()).await?;
+        let (meters, steps) = (Arc::clone(&self.meters), Arc::clone(&self.steps));
+        Ok(Arc::new(MeteredTransaction { inner, meters, steps }))
     }
 
     async fn sql_enqueue(&self, transaction: Arc<dyn SqlTransaction>, jobs: Vec<NewJob>) -> Result<(), SqlError> {
@@ -201,12 +266,11 @@ impl Capabilities for Metered {
     }
 
     async fn append_audit(&self, trail: &str, entry_key: String, entry: String) -> Result<(), CapabilityError> {
-        let _clock = self.clock(HostCall::Audit);
-        self.inner.append_audit(trail, entry_key, entry).await
+        self.timed(HostCall::Audit, self.inner.append_audit(trail, entry_key, entry)).await
     }
 
     async fn send_mail(&self, envelope: Envelope, mime: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure> {
-        let _clock = self.clock(HostCall::Mail);
+        let mut clock = self.clock(HostCall::Mail);
         let mut counted = Mail { meters: &self.meters, phase: "abandoned" };
         let answer = self.inner.send_mail(envelope, mime).await;
         counted.phase = match &answer {
@@ -215,6 +279,7 @@ impl Capabilities for Metered {
             Err(failure) if failure.ambiguous => "ambiguous",
             Err(failure) => failure.phase,
         };
+        clock.ended(answer.is_err().then_some(counted.phase));
         answer
     }
 }

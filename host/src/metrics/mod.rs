@@ -5,11 +5,15 @@
 //! numbers are scraped, and then dropped, so that their number stays bounded however often plugins change. There is no global state: two
 //! hosts in one process count apart. A dependency that is away makes its own series disappear and never the page fail.
 
+mod attempts;
 mod exposition;
+mod family;
 mod histogram;
 mod metered;
 mod process;
+mod requests;
 mod revision;
+mod standing;
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -21,8 +25,10 @@ use arc_swap::ArcSwap;
 use patchbay_model::RevisionDigest;
 use patchbay_runtime::{Revision, Runtime};
 
+pub use attempts::AttemptMeters;
 pub use exposition::{CONTENT_TYPE, Exposition, Sources};
 pub use metered::Metered;
+pub use requests::{RequestMeters, UNMATCHED, known_method};
 pub use revision::RevisionMeters;
 
 /// Retired revisions whose series are kept at most, whatever the time: somebody may deploy in a loop.

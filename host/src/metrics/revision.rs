@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use patchbay_model::RevisionDigest;
 use patchbay_model::capability::HttpError;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::outcome::OutcomeKind;
@@ -93,6 +94,8 @@ impl HostCall {
 #[derive(Debug)]
 pub struct RevisionMeters {
     pub(super) plugin: String,
+    pub(super) digest: RevisionDigest,
+    /// The beginning of it.
     pub(super) revision: String,
     pub(super) version: String,
     pub(super) outcomes: [AtomicU64; OUTCOMES.len()],
@@ -118,6 +121,7 @@ impl RevisionMeters {
         hosts.push(OTHER_HOST.into());
         Self {
             plugin: revision.plugin().to_string(),
+            digest: revision.digest(),
             revision: revision.digest().short(),
             version: manifest.version.to_string(),
             outcomes: Default::default(),
@@ -168,6 +172,11 @@ impl RevisionMeters {
     pub(super) fn place_of(&self, url: &str) -> usize {
         let (other, named) = (self.egress.len() - 1, &self.egress[..self.egress.len() - 1]);
         host_of(url).and_then(|host| named.binary_search_by(|(name, _)| name.as_str().cmp(&host)).ok()).unwrap_or(other)
+    }
+
+    /// A host that the manifest names, or `other`.
+    pub(super) fn host(&self, place: usize) -> &str {
+        &self.egress[place].0
     }
 
     /// Those that the manifest asks for, and those that were tried nevertheless.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use patchbay_model::grant::{Ask, Granted};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, RevisionDigest};
@@ -56,6 +57,11 @@ impl Plugins {
         self.converged_at.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
     }
 
+    /// When each active revision was made the active one, as Postgres has it; the same on every host.
+    pub fn activated(&self) -> HashMap<RevisionDigest, DateTime<Utc>> {
+        self.activated.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Makes registry, settings and workers match Postgres. A revision that cannot be loaded leaves the incumbent running.
     pub async fn converge(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.converging.lock().await;
@@ -89,8 +95,14 @@ impl Plugins {
             self.permit(row, revision.manifest()).await?;
             self.settings.publish(&row.plugin, self.settings.effective(revision.manifest(), &row.settings));
             if registry.get(&row.plugin).is_none_or(|running| running.digest() != row.digest) {
+                let version = revision.manifest().version.to_string();
                 let previous = registry.publish(revision);
                 changed = true;
+                // Not at a start: nothing is deployed then.
+                if self.converged_ago().is_some() {
+                    let previous = previous.as_ref().map(|revision| revision.digest().short());
+                    self.traces.mark_takeover(row.plugin.as_str(), &row.digest.short(), &version, previous.as_deref());
+                }
                 info!(plugin = %row.plugin, revision = %row.digest, previous = previous.map(|p| p.digest().to_string()), "revision takes over");
             }
         }
@@ -101,6 +113,8 @@ impl Plugins {
                 info!(plugin = %running.plugin(), "plugin stopped");
             }
         }
+        let activated = active.iter().filter_map(|row| Some((row.digest, row.activated_at?))).collect();
+        *self.activated.lock().unwrap_or_else(PoisonError::into_inner) = activated;
         *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = failures;
         self.supervisor.reconcile().await;
         if let (true, Some(tell)) = (changed, self.on_change.get()) {

@@ -18,6 +18,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex as StdMutex, OnceLock};
 use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, QueueName, RevisionDigest};
 use patchbay_runtime::Runtime;
@@ -38,6 +39,7 @@ use crate::local_copy::LocalCopy;
 use crate::quarantine::Quarantine;
 use crate::settings::{self, Settings};
 use crate::signature::{Signature, Standing, TrustedKeys};
+use crate::traces::Traces;
 use crate::work::Supervisor;
 
 /// What the plugins of a process are made of.
@@ -54,6 +56,7 @@ pub struct Parts {
     pub copy: LocalCopy,
     /// Old revisions.
     pub keep: Keep,
+    pub traces: Traces,
     /// Name of this process.
     pub host: String,
 }
@@ -74,6 +77,7 @@ pub struct Plugins {
     keep: Keep,
     /// What was last written there.
     copied: Mutex<Vec<CopiedPlugin>>,
+    traces: Traces,
     /// Name of this process.
     host: String,
     /// One convergence at a time.
@@ -83,12 +87,15 @@ pub struct Plugins {
     on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Why an active revision does not run here.
     failures: StdMutex<HashMap<PluginName, Failure>>,
+    /// When the active revisions were made the active ones.
+    activated: StdMutex<HashMap<RevisionDigest, DateTime<Utc>>>,
 }
 
 impl Plugins {
     /// Loads nothing yet; see [`Plugins::converge`].
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, sql, runtime, settings, grants, supervisor, trusted, quarantine, copy, keep, host } = parts;
+        let Parts { store, sql, runtime, settings, grants, supervisor, trusted, quarantine, copy, keep, traces, host } =
+            parts;
         Self {
             store,
             sql,
@@ -101,12 +108,14 @@ impl Plugins {
             copy,
             keep,
             copied: Mutex::default(),
+            traces,
             host,
             woken: Notify::new(),
             converging: Mutex::default(),
             converged_at: StdMutex::default(),
             on_change: OnceLock::new(),
             failures: StdMutex::default(),
+            activated: StdMutex::default(),
         }
     }
 

@@ -170,6 +170,14 @@ impl Quarantine {
         current.chain(self.tripped.borrow().iter().map(|tripped| tripped.plugin.clone())).collect()
     }
 
+    /// Queues of plugins that stand still.
+    pub(crate) fn queues(&self) -> Vec<QueueName> {
+        let known = self.known.load();
+        let names =
+            known.iter().filter(|row| row.is_current).flat_map(|row| row.manifest["queues"].as_array()).flatten();
+        names.filter_map(|entry| entry["name"].as_str()?.parse().ok()).collect()
+    }
+
     /// How many quarantines of each plugin this process has begun since its start, by what most crashes were.
     pub(crate) fn begun(&self) -> HashMap<(PluginName, OutcomeKind), u64> {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -17,13 +17,15 @@ use async_trait::async_trait;
 use chrono::Utc;
 use patchbay_capability::Refused;
 use patchbay_model::attempt::{AttemptRecord, Source};
-use patchbay_model::outcome::{Failure, Outcome, Retry};
+use patchbay_model::outcome::{Failure, Outcome, OutcomeKind, Retry};
 use patchbay_model::retry::{RetryPolicy, Verdict, decide};
 use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
 use tracing::Instrument;
 
+use crate::metrics::AttemptMeters;
 use crate::quarantine::{self, Quarantine};
+use crate::traces::{Kind, Step, Traces};
 use hold::Holds;
 pub use operation::{Content, Operation, Reply, Unanswered};
 pub use supervisor::{Supervisor, WorkerDefaults};
@@ -66,13 +68,20 @@ pub struct Work {
     host: String,
     quarantine: Arc<Quarantine>,
     holds: Holds,
+    attempts: Arc<AttemptMeters>,
+    traces: Traces,
 }
 
 impl Work {
     /// `host` names this process in records.
-    pub fn new(executor: Arc<dyn Executor>, host: String, quarantine: Arc<Quarantine>) -> Arc<Self> {
+    pub fn new(executor: Arc<dyn Executor>, host: String, quarantine: Arc<Quarantine>, traces: Traces) -> Arc<Self> {
         let holds = Holds::new(Arc::clone(&quarantine));
-        Arc::new(Self { executor, host, quarantine, holds })
+        Arc::new(Self { executor, host, quarantine, holds, attempts: Arc::default(), traces })
+    }
+
+    /// What has been counted.
+    pub fn attempts(&self) -> Arc<AttemptMeters> {
+        Arc::clone(&self.attempts)
     }
 
     async fn run(&self, delivery: Delivery) -> Settlement {
@@ -119,6 +128,16 @@ impl Work {
         quarantine::is_crash(kind) && self.quarantine.has(revision)
     }
 
+    /// Its job's id and name are left out: their producer has chosen them.
+    fn step(&self, delivery: &Delivery) -> Step {
+        let queue = &delivery.key.queue;
+        let mut step = self.traces.step(Kind::Attempt, || format!("attempt {queue}"), &delivery.trace);
+        step.set("messaging.system", "bullmq");
+        step.set("messaging.destination.name", queue.to_string());
+        step.set("patchbay.attempt", i64::from(delivery.attempts_made.saturating_add(1)));
+        step
+    }
+
     fn record(
         &self,
         delivery: &Delivery,
@@ -154,7 +173,8 @@ impl Work {
 
 #[async_trait]
 impl Handler for Work {
-    async fn handle(&self, delivery: Delivery) -> Settlement {
+    async fn handle(&self, mut delivery: Delivery) -> Settlement {
+        let mut step = self.step(&delivery);
         let span = tracing::info_span!(
             "attempt",
             queue = %delivery.key.queue,
@@ -162,8 +182,21 @@ impl Handler for Work {
             name = %delivery.name,
             attempt = delivery.attempts_made.saturating_add(1),
             correlation_id = %correlation_id(&delivery),
+            trace_id = tracing::field::Empty,
         );
-        self.run(delivery).instrument(span).await
+        step.name_in(&span);
+        delivery.trace = step.causes(delivery.trace);
+        let ready_at_ms = delivery.ready_at_ms;
+        let settlement = self.run(delivery).instrument(span).await;
+        if let Some(record) = &settlement.record {
+            self.attempts.count(record, ready_at_ms);
+            step.set("patchbay.outcome", record.outcome.as_str());
+            step.set("patchbay.verdict", record.verdict.as_str());
+            if record.outcome != OutcomeKind::Completed {
+                step.failed(record.outcome.as_str());
+            }
+        }
+        settlement
     }
 }
 

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_capability::Refused;
-use patchbay_model::PluginName;
 use patchbay_model::capability::{Capabilities, Fields, HttpError, HttpRequest, HttpResponse, TimeoutPhase};
 use patchbay_model::job::Trace;
 use patchbay_model::operation::{Answer, Body, Caller};
 use patchbay_model::outcome::Outcome;
+use patchbay_model::{PluginName, TraceParent};
 use patchbay_runtime::OperationCall;
 use tracing::{Instrument, warn};
 
 use super::WasmExecutor;
+use super::wasm::ended;
 use crate::metrics::Metered;
 
 /// What is asked of a plugin.
@@ -72,24 +73,41 @@ pub enum Unanswered {
 
 impl WasmExecutor {
     /// Runs it to its end; the deadline of the plugin's calls bounds everything, what is relayed included.
-    pub async fn operate(&self, plugin: &PluginName, operation: Operation) -> Result<Reply, Unanswered> {
+    pub async fn operate(
+        &self,
+        plugin: &PluginName,
+        operation: Operation,
+        traceparent: Option<TraceParent>,
+    ) -> Result<Reply, Unanswered> {
         let span = tracing::info_span!("operation", %plugin, name = operation.name);
-        self.run(plugin, operation).instrument(span).await
+        self.run(plugin, operation, traceparent).instrument(span).await
     }
 
-    async fn run(&self, plugin: &PluginName, operation: Operation) -> Result<Reply, Unanswered> {
+    async fn run(
+        &self,
+        plugin: &PluginName,
+        operation: Operation,
+        traceparent: Option<TraceParent>,
+    ) -> Result<Reply, Unanswered> {
         let Operation { name, input, caller, range } = operation;
         let revision = self.runtime.registry().get(plugin).ok_or(Unanswered::NotRunning)?;
         if !revision.has_operations() {
             return Err(Unanswered::NoOperations);
         }
-        let trace =
-            Trace { correlation_id: Some(caller.correlation_id.clone()), platform: Some(caller.platform.clone()) };
-        let capabilities = self.capabilities(&revision, None, trace);
+        let trace = Trace {
+            correlation_id: Some(caller.correlation_id.clone()),
+            platform: Some(caller.platform.clone()),
+            traceparent,
+        };
+        let mut step = self.step(&revision, &trace);
+        let trace = step.causes(trace);
+        let capabilities = self.capabilities(&revision, None, trace.clone());
         let meters = self.meters.enter(&revision);
-        let metered: Arc<dyn Capabilities> = Metered::new(Arc::clone(&capabilities) as _, Arc::clone(&meters));
+        let metered: Arc<dyn Capabilities> =
+            Metered::new(Arc::clone(&capabilities) as _, Arc::clone(&meters), self.traces.clone(), trace);
         let call = OperationCall { operation: name, input, caller, occupancy: meters.occupancy() };
         let report = revision.operate(call, Arc::clone(&metered)).await;
+        ended(&mut step, &report);
         meters.count(&report);
         // No attempt remembers it.
         if let Some(stack) = &report.stack {

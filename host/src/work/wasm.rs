@@ -6,15 +6,16 @@ use std::time::Instant;
 use async_trait::async_trait;
 use patchbay_capability::{Call, GuestCall, Services};
 use patchbay_model::job::{DEFAULT_PLATFORM, Trace};
-use patchbay_model::outcome::Outcome;
+use patchbay_model::outcome::{Outcome, OutcomeKind};
 use patchbay_model::retry::RetryPolicy;
 use patchbay_queue::{Delivery, JobHandle};
-use patchbay_runtime::{JobCall, Revision, Runtime};
+use patchbay_runtime::{CallReport, JobCall, Revision, Runtime};
 
 use super::{Execution, Executor, correlation_id};
 use crate::grants::Grants;
 use crate::metrics::{Metered, Meters};
 use crate::settings::Settings;
+use crate::traces::{Kind, Step, Traces};
 
 /// The host's executor.
 pub struct WasmExecutor {
@@ -23,6 +24,7 @@ pub struct WasmExecutor {
     settings: Arc<Settings>,
     grants: Arc<Grants>,
     pub(super) meters: Arc<Meters>,
+    pub(super) traces: Traces,
 }
 
 impl WasmExecutor {
@@ -33,8 +35,19 @@ impl WasmExecutor {
         settings: Arc<Settings>,
         grants: Arc<Grants>,
         meters: Arc<Meters>,
+        traces: Traces,
     ) -> Self {
-        Self { runtime, services, settings, grants, meters }
+        Self { runtime, services, settings, grants, meters, traces }
+    }
+
+    /// The span of one call of this revision, of a job or an operation.
+    pub(super) fn step(&self, revision: &Revision, trace: &Trace) -> Step {
+        let plugin = revision.plugin();
+        let mut step = self.traces.step(Kind::Guest, || format!("call {plugin}"), trace);
+        step.set("patchbay.plugin", plugin.to_string());
+        step.set("patchbay.revision", revision.digest().short());
+        step.set("patchbay.version", revision.manifest().version.to_string());
+        step
     }
 
     /// What one call of this revision may do outside, from now until its deadline.
@@ -71,7 +84,9 @@ impl Executor for WasmExecutor {
         let platform = delivery.trace.platform.clone().unwrap_or_else(|| DEFAULT_PLATFORM.to_owned());
         let mut trace = delivery.trace.clone();
         trace.correlation_id = Some(correlation_id.clone());
-        let capabilities = self.capabilities(&revision, Some(delivery.job.clone()), trace);
+        let mut step = self.step(&revision, &trace);
+        let trace = step.causes(trace);
+        let capabilities = self.capabilities(&revision, Some(delivery.job.clone()), trace.clone());
         let meters = self.meters.enter(&revision);
         let call = JobCall {
             id: delivery.key.id.to_string(),
@@ -89,8 +104,9 @@ impl Executor for WasmExecutor {
             occupancy: meters.occupancy(),
             cancel: delivery.end.now.clone(),
         };
-        let metered = Metered::new(Arc::clone(&capabilities) as _, Arc::clone(&meters));
+        let metered = Metered::new(Arc::clone(&capabilities) as _, Arc::clone(&meters), self.traces.clone(), trace);
         let report = revision.run_job(call, metered as _).await;
+        ended(&mut step, &report);
         meters.count(&report);
         capabilities.finish().await;
         Execution {
@@ -105,6 +121,17 @@ impl Executor for WasmExecutor {
     fn policy(&self, delivery: &Delivery) -> RetryPolicy {
         let owner = self.runtime.registry().owner_of(&delivery.key.queue);
         policy(delivery, owner.as_ref().map(|revision| revision.manifest().as_ref()))
+    }
+}
+
+/// Says how a call ended.
+pub(super) fn ended(step: &mut Step, report: &CallReport) {
+    let outcome = report.outcome.kind();
+    step.set("patchbay.outcome", outcome.as_str());
+    step.set("patchbay.cpu_ms", report.cpu.as_secs_f64() * 1e3);
+    step.set("patchbay.peak_memory_bytes", i64::try_from(report.peak_memory_bytes).unwrap_or(i64::MAX));
+    if outcome != OutcomeKind::Completed {
+        step.failed(outcome.as_str());
     }
 }
 

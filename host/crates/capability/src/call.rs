@@ -262,7 +262,9 @@ impl GuestCall {
                 return Err(CapabilityError::too_large(format!("at most {MAX_JOB_BYTES} bytes of job data at once")));
             }
             self.may_add_to(&job.queue).map_err(CapabilityError::denied)?;
-            job.trace = self.call.trace.clone();
+            // Whoever measures this call may have said where in the trace it is.
+            let traceparent = job.trace.traceparent.or(self.call.trace.traceparent);
+            job.trace = Trace { traceparent, ..self.call.trace.clone() };
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::id::{JobId, QueueName};
 use crate::retry::Backoff;
+use crate::trace_parent::{TraceParent, lenient};
 
 /// Where a job is. BullMQ keeps the state as membership of a list or sorted set; these are those sets.
 ///
@@ -135,7 +136,8 @@ pub struct Deduplication {
     pub keep_last_if_active: bool,
 }
 
-/// What ties a job to the request that caused it. Kept in BullMQ's telemetry option (`opts.tm`), which other workers ignore.
+/// What ties a job to the request that caused it. Kept in BullMQ's telemetry option (`opts.tm`) as a carrier of W3C's trace context, as
+/// `bullmq-otel` writes and reads it, with fields of ours beside.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Trace {
@@ -145,6 +147,9 @@ pub struct Trace {
     /// The value of `x-platform` that the job was made under.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
+    /// The span that caused it.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "lenient")]
+    pub traceparent: Option<TraceParent>,
 }
 
 /// Platform of requests that name none, as in the old backend.

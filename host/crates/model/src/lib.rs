@@ -24,5 +24,7 @@ pub mod outcome;
 pub mod retry;
 pub mod schedule;
 pub mod sql;
+mod trace_parent;
 
 pub use id::{InvalidId, JobId, PluginName, QueueName, RevisionDigest, SecretName, TrailName};
+pub use trace_parent::{InvalidTraceParent, TraceParent};

@@ -46,10 +46,14 @@ impl Memory {
 }
 
 fn is_full(info: &str) -> bool {
-    let field = |name: &str| {
-        info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')?.parse::<f64>().ok())
-    };
-    matches!((field("used_memory"), field("maxmemory")), (Some(used), Some(limit)) if limit > 0.0 && used > limit * FULL)
+    used_and_limit(info).is_some_and(|(used, limit)| limit > 0 && used as f64 > limit as f64 * FULL)
+}
+
+/// In bytes; a limit of 0 is none.
+pub(crate) fn used_and_limit(info: &str) -> Option<(u64, u64)> {
+    let field =
+        |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')?.parse().ok());
+    field("used_memory").zip(field("maxmemory"))
 }
 
 #[cfg(test)]

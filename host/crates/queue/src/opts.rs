@@ -16,6 +16,8 @@ pub(crate) struct JobOpts {
     pub(crate) attempts: Option<u32>,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) trace: Trace,
+    /// From its making on, in milliseconds.
+    pub(crate) delay_ms: u64,
     /// Unix milliseconds.
     pub(crate) expires_at_ms: Option<u64>,
     remove_on_complete: Option<Value>,
@@ -29,6 +31,8 @@ pub(crate) struct JobOpts {
 struct Raw {
     attempts: Option<u32>,
     backoff: Option<RawBackoff>,
+    /// Whatever it is: BullMQ has obeyed it, and for us it only tells how long the job has waited.
+    delay: Option<Value>,
     /// BullMQ's telemetry metadata: a text that only telemetry reads.
     tm: Option<Value>,
     /// Ours: do not run after this. BullMQ ignores it.
@@ -63,6 +67,7 @@ impl JobOpts {
             attempts: raw.attempts,
             backoff: raw.backoff.map(backoff).transpose()?,
             trace: raw.tm.map(trace).unwrap_or_default(),
+            delay_ms: raw.delay.and_then(|delay| delay.as_u64()).unwrap_or(0),
             expires_at_ms: raw.exp,
             remove_on_complete: raw.remove_on_complete,
             remove_on_fail: raw.remove_on_fail,
@@ -104,10 +109,9 @@ fn trace(tm: Value) -> Trace {
         Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::Null),
         other => other,
     };
-    if let Some(trace_id) = tm["traceparent"].as_str().and_then(|parent| parent.split('-').nth(1)) {
-        return Trace { correlation_id: Some(trace_id.to_owned()), platform: None };
-    }
-    serde_json::from_value(tm).unwrap_or_default()
+    let trace: Trace = serde_json::from_value(tm).unwrap_or_default();
+    let trace_id = || trace.traceparent.map(|parent| format!("{:032x}", parent.trace_id));
+    Trace { correlation_id: trace.correlation_id.clone().or_else(trace_id), ..trace }
 }
 
 /// Options for BullMQ's scripts, under the short names that they use.
@@ -204,8 +208,10 @@ mod tests {
         );
         assert_eq!(JobOpts::parse("{}"), Ok(JobOpts::default()));
         let traced = r#"{"tm":"{\"traceparent\":\"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\"}"}"#;
-        let traced = JobOpts::parse(traced).expect("options").trace.correlation_id;
-        assert_eq!(traced.as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        let traced = JobOpts::parse(traced).expect("options").trace;
+        assert_eq!(traced.correlation_id.as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        let parent = traced.traceparent.map(|parent| parent.to_string());
+        assert_eq!(parent.as_deref(), Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
     }
 
     #[test]
@@ -235,7 +241,11 @@ mod tests {
             expires_at_ms: Some(5),
             keep_completed: Some(Keep { age: Some(Duration::from_secs(9)), count: Some(3) }),
             keep_failed: Some(Keep::default()),
-            trace: Trace { correlation_id: Some("c".into()), platform: Some("p".into()) },
+            trace: Trace {
+                correlation_id: Some("c".into()),
+                platform: Some("p".into()),
+                traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok(),
+            },
             ..NewJob::new("q".parse().expect("a name"), "n", "{}")
         };
         let read = JobOpts::parse(&encode(&job).to_string()).expect("options");

@@ -189,11 +189,6 @@ impl Queues {
         AttemptReader::new(self.connection.clone(), self.attempts_key())
     }
 
-    /// Finished attempts that Postgres does not have yet, of all processes.
-    pub async fn attempts_waiting(&self) -> Result<u64, QueueError> {
-        Ok(redis::AsyncCommands::xlen(&mut self.connection.get(), self.attempts_key()).await?)
-    }
-
     /// Settlements that did not happen.
     pub fn unsettled(&self) -> &Unsettled {
         &self.unsettled

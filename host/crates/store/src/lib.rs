@@ -8,6 +8,7 @@ mod audit;
 mod error;
 mod grants;
 mod hosts;
+mod incident;
 mod plugin_sql;
 mod prune;
 mod quarantine;
@@ -23,6 +24,7 @@ pub use audit::{AuditFilter, AuditRow, TrailRow};
 pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
 pub use hosts::{Failure, HostRow, Report, Running};
+pub use incident::{FailureRow, RecentAction};
 pub use plugin_sql::{
     OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity, SqlSession, Wanted,
 };
@@ -33,4 +35,4 @@ pub use schedules::{ScheduleFields, ScheduleRow};
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use statistics::{ActionRow, JobStatistics};
-pub use store::{Changes, DatabaseFacts, MigrationReport, Store, StoreConfig};
+pub use store::{Changes, DatabaseFacts, MigrationReport, PoolUsage, Store, StoreConfig};

@@ -75,6 +75,8 @@ pub struct ActiveRow {
     pub generation: i64,
     pub settings: Value,
     pub granted: Vec<Ask>,
+    /// When it was last made the active one.
+    pub activated_at: Option<DateTime<Utc>>,
     /// False for a plugin from before grants existed, until its own are adopted.
     pub grants_adopted: bool,
 }
@@ -313,7 +315,8 @@ impl Store {
     pub async fn active_set(&self) -> Result<Vec<ActiveRow>, StoreError> {
         let query = sqlx::query(
             "select name as plugin, active as digest, generation, settings, grants_adopted, \
-             array(select ask from grants where plugin = name) as granted \
+             array(select ask from grants where plugin = name) as granted, \
+             (select activated_at from revisions where digest = active) as activated_at \
              from plugins where active is not null \
              and not exists (select from revisions where digest = active and state = 'quarantined')",
         );
@@ -326,6 +329,7 @@ impl Store {
                     generation: row.try_get("generation")?,
                     settings: row.try_get("settings")?,
                     granted: row.try_get::<Vec<String>, _>("granted")?.into_iter().map(Ask::new).collect(),
+                    activated_at: row.try_get("activated_at")?,
                     grants_adopted: row.try_get("grants_adopted")?,
                 })
             })

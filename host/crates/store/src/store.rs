@@ -43,6 +43,15 @@ pub struct DatabaseFacts {
     pub can_create: bool,
 }
 
+/// Connections of the host's own pool; plugins have others.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub struct PoolUsage {
+    pub in_use: usize,
+    pub idle: usize,
+    pub limit: usize,
+}
+
 /// The database. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -104,6 +113,22 @@ impl Store {
         let started = Instant::now();
         sqlx::query("select 1").execute(&self.pool).await?;
         Ok(started.elapsed())
+    }
+
+    /// How long it takes to get a connection of the pool (a look at whether it is alive included), and then a round trip.
+    pub async fn probe(&self) -> Result<(Duration, Duration), StoreError> {
+        let started = Instant::now();
+        let mut connection = self.pool.acquire().await?;
+        let waited = started.elapsed();
+        sqlx::query("select 1").execute(&mut *connection).await?;
+        Ok((waited, started.elapsed() - waited))
+    }
+
+    /// The pool as it is now.
+    pub fn pool_usage(&self) -> PoolUsage {
+        let open = self.pool.size() as usize;
+        let idle = self.pool.num_idle().min(open);
+        PoolUsage { in_use: open - idle, idle, limit: self.pool.options().get_max_connections() as usize }
     }
 
     /// Facts about the server.

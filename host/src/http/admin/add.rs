@@ -10,9 +10,9 @@ use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::audited;
 use super::new_job::AddJob;
 use super::queues::refuse_unknown;
+use super::{audited, traced};
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success};
@@ -48,9 +48,10 @@ async fn add(
         refuse_unknown(&state, &queue).await?;
     }
     let details = json!({ "name": body.name });
+    let (enqueue, trace) = traced::enqueue(&state.traces, &queue, trace);
     let job = body.into_job(queue.clone(), trace)?;
     let act = async {
-        let ids = state.queues.add(vec![job]).await?;
+        let ids = traced::end(enqueue, state.queues.add(vec![job]).await)?;
         let id = ids.into_iter().next().ok_or_else(ApiError::internal)?;
         Ok::<_, ApiError>(Added { queue: queue.to_string(), id: id.to_string() })
     };

@@ -107,7 +107,7 @@ async fn call(
             let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "quarantined", message);
             return Err(error.retry_after(Some(QUARANTINE_WAIT)));
         }
-        match state.executor.operate(&plugin, operation).await {
+        match state.executor.operate(&plugin, operation, trace.traceparent).await {
             Ok(reply) => Ok(reply),
             Err(Unanswered::NotRunning) => Err(not_running(&state, &plugin).await),
             Err(unanswered) => Err(refusal(&plugin, unanswered)),

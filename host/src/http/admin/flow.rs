@@ -13,9 +13,9 @@ use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::audited;
 use super::new_job::AddJob;
 use super::queues::refuse_unknown;
+use super::{audited, traced};
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success};
@@ -98,12 +98,13 @@ async fn add(
     let Json(body) = body?;
     let (target, details) = (body.queue.clone(), json!({ "name": body.job.name }));
     let places = body.places()?;
-    let flow = body.into_flow(&trace, 1)?;
     for queue in &places {
         refuse_unknown(&state, queue).await?;
     }
+    let (enqueue, trace) = traced::enqueue(&state.traces, &target.parse()?, trace);
+    let flow = body.into_flow(&trace, 1)?;
     let act = async {
-        let added = state.queues.add_flow(flow).await?;
+        let added = traced::end(enqueue, state.queues.add_flow(flow).await)?;
         let node = |(queue, id): (QueueName, patchbay_model::JobId)| AddedNode {
             queue: queue.to_string(),
             id: id.to_string(),

@@ -5,6 +5,7 @@ mod audit;
 mod breakers;
 mod call;
 mod flow;
+mod incident;
 mod jobs;
 mod legacy;
 mod maintain;
@@ -17,6 +18,7 @@ mod revisions;
 mod schedules;
 mod secrets;
 mod sql;
+mod traced;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::Duration;
@@ -30,6 +32,7 @@ use serde_json::Value;
 use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
 
+pub use self::incident::IncidentSources;
 pub(crate) use self::plugins::SOURCE_HEADER;
 use super::AppState;
 use super::auth::{self, Actor};
@@ -53,7 +56,10 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(operate::router())
         .merge(add::router())
         .merge(flow::router())
+        .merge(incident::router())
         .route_layer(middleware::from_fn_with_state(state.clone(), to_the_end))
+        // Operators' requests only: nobody else may make this host send spans.
+        .route_layer(middleware::from_fn_with_state(state.clone(), traced::request))
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::require))
 }
 

@@ -93,13 +93,16 @@ async fn show(State(state): State<AppState>, Path(queue): Path<String>) -> ApiRe
 #[utoipa::path(get, path = "/queues/{queue}/why", tag = "queues", security(("operator" = [])),
     params(("queue" = String, Path)), responses((status = 200, body = Success<Vec<Reason>>), (status = 404, body = ErrorBody)))]
 async fn why(State(state): State<AppState>, Path(queue): Path<String>) -> ApiResult<Vec<Reason>> {
-    let queue = known(&state, &queue).await?;
+    ok(reasons(&state, &known(&state, &queue).await?).await?)
+}
+
+pub(super) async fn reasons(state: &AppState, queue: &QueueName) -> Result<Vec<Reason>, ApiError> {
     let last = state.store.last_action(&["queue.pause", "queue.resume"], &[queue.as_str(), "*"]).await?;
-    let plugin = state.plugins.handler_of(&queue);
+    let plugin = state.plugins.handler_of(queue);
     let seen = Seen {
-        queue: overview(&state, &queue).await?,
-        workers: state.queues.workers(&queue).await?,
-        quarantined: state.plugins.quarantined_handler_of(&queue),
+        queue: overview(state, queue).await?,
+        workers: state.queues.workers(queue).await?,
+        quarantined: state.plugins.quarantined_handler_of(queue),
         sql: plugin.as_ref().map(|plugin| state.sql.places_of(plugin)),
         breakers: plugin.iter().flat_map(|plugin| state.outside.of(plugin)).collect(),
         plugin: plugin.map(|plugin| plugin.to_string()),
@@ -107,5 +110,5 @@ async fn why(State(state): State<AppState>, Path(queue): Path<String>) -> ApiRes
         not_ready: state.health.not_ready().await,
         redis_full: state.queues.is_full().await?,
     };
-    ok(diagnosis::diagnose(&seen))
+    Ok(diagnosis::diagnose(&seen))
 }

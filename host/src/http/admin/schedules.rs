@@ -17,8 +17,8 @@ use serde_json::value::RawValue;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::audited;
 use super::new_job::given;
+use super::{audited, traced};
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
@@ -43,7 +43,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 /// A schedule, and how it stands in Redis.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ScheduleStory {
+pub(super) struct ScheduleStory {
     #[serde(flatten)]
     row: ScheduleRow,
     /// The next tick; absent while paused, or not yet in place.
@@ -79,6 +79,10 @@ fn story(row: ScheduleRow, there: &[SchedulerView]) -> ScheduleStory {
 #[utoipa::path(get, path = "/schedules", tag = "schedules", security(("operator" = [])),
     responses((status = 200, body = Success<Vec<Object>>)))]
 async fn list(State(state): State<AppState>) -> ApiResult<Vec<ScheduleStory>> {
+    ok(stories(&state).await?)
+}
+
+pub(super) async fn stories(state: &AppState) -> Result<Vec<ScheduleStory>, ApiError> {
     let rows = state.store.schedules().await?;
     let mut there: HashMap<String, Vec<SchedulerView>> = HashMap::new();
     for row in &rows {
@@ -91,7 +95,7 @@ async fn list(State(state): State<AppState>) -> ApiResult<Vec<ScheduleStory>> {
             there.insert(row.queue.clone(), schedulers);
         }
     }
-    ok(rows
+    Ok(rows
         .into_iter()
         .map(|row| {
             let there = there.get(&row.queue).map_or(&[][..], Vec::as_slice);
@@ -295,9 +299,10 @@ async fn run(
 ) -> ApiResult<Ran> {
     let id: ScheduleId = id.parse()?;
     let (queue, spec) = spec(&state.store.schedule(&id).await?).map_err(ApiError::invalid)?;
+    let (enqueue, trace) = traced::enqueue(&state.traces, &queue, trace);
     let job = NewJob { trace, ..NewJob::new(queue.clone(), spec.name, spec.data) };
     let act = async {
-        let ids = state.queues.add(vec![job]).await?;
+        let ids = traced::end(enqueue, state.queues.add(vec![job]).await)?;
         let id = ids.into_iter().next().ok_or_else(ApiError::internal)?;
         Ok::<_, ApiError>(Ran { queue: queue.to_string(), id: id.to_string() })
     };

@@ -35,6 +35,8 @@ pub struct Delivery {
     pub started: u32,
     /// How often it stalled.
     pub stalled: u32,
+    /// Since when it could run, Unix milliseconds; absent after its first start.
+    pub ready_at_ms: Option<u64>,
     /// When it was first deferred, Unix milliseconds.
     pub first_deferred_at_ms: Option<u64>,
     /// The scheduler that made it.
@@ -108,7 +110,9 @@ impl Inner {
             id: id.clone(),
             created_ms: number("timestamp").unwrap_or(0),
         };
+        let delay_ms = opts.as_ref().map_or(0, |opts| opts.delay_ms);
         Ok(Delivery {
+            ready_at_ms: (count("ats") <= 1).then(|| key.created_ms.saturating_add(delay_ms)),
             key: key.clone(),
             name: field("name").unwrap_or_default().to_owned(),
             data: if refusal.is_none() { data.to_owned() } else { String::new() },

@@ -1,0 +1,59 @@
+//! Numbers for whoever watches: what one round trip tells of Redis, the history's stream and the schedules.
+
+use patchbay_model::QueueName;
+use redis::{RedisResult, Value};
+
+use crate::damage::read;
+use crate::schedulers::MISSED_AFTER;
+use crate::{QueueError, Queues, memory, now_ms};
+
+/// As of one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Bytes that Redis uses, and may use at most (0: no limit), where it says so.
+    pub memory: Option<(u64, u64)>,
+    /// Finished attempts that Postgres does not have yet, of all processes.
+    pub attempts_waiting: u64,
+    /// How long the oldest of them has been finished, in milliseconds.
+    pub history_lag_ms: u64,
+    /// Schedules of each queue whose tick has been due for a minute and has not started.
+    pub overdue: Vec<(QueueName, u64)>,
+}
+
+impl Queues {
+    /// In one round trip, however many queues. What is damaged counts as nothing; the list of queues says what is wrong with it.
+    pub async fn census(&self, names: &[QueueName]) -> Result<Census, QueueError> {
+        let stream = self.attempts_key();
+        let late = now_ms().saturating_sub(MISSED_AFTER.as_millis() as u64);
+        let mut pipe = redis::pipe();
+        pipe.ignore_errors();
+        pipe.cmd("INFO").arg("memory");
+        pipe.xlen(&stream).cmd("XRANGE").arg(&stream).arg("-").arg("+").arg("COUNT").arg(1);
+        for name in names {
+            pipe.zcount(self.keys(name).repeat(), "-inf", late);
+        }
+        let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
+        let mut replies = replies.into_iter();
+        let info: String = next(&mut replies)?;
+        let attempts_waiting = next(&mut replies)?;
+        let oldest: Vec<(String, Value)> = next(&mut replies)?;
+        // The entry's id begins with Redis's time when it was written.
+        let written = oldest.first().and_then(|(id, _)| id.split('-').next()?.parse::<u64>().ok());
+        let mut overdue = Vec::with_capacity(names.len());
+        for name in names {
+            overdue.push((name.clone(), next(&mut replies)?));
+        }
+        Ok(Census {
+            memory: memory::used_and_limit(&info),
+            attempts_waiting,
+            history_lag_ms: written.map_or(0, |at| now_ms().saturating_sub(at)),
+            overdue,
+        })
+    }
+}
+
+fn next<T: redis::FromRedisValue + Default>(
+    replies: &mut impl Iterator<Item = RedisResult<Value>>,
+) -> Result<T, QueueError> {
+    Ok(read(replies.next().unwrap_or(Ok(Value::Nil)))?.unwrap_or_default())
+}

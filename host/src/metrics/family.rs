@@ -1,0 +1,82 @@
+//! Writing one family of the page: its name, its help, its series.
+
+use std::fmt;
+
+use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+
+use super::histogram::Reading;
+
+/// Of one series.
+pub(super) type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+/// Names and help of one family. A family without series is left out.
+pub(super) struct Family<'e, 'd> {
+    encoder: &'e mut DescriptorEncoder<'d>,
+    name: &'static str,
+    help: &'static str,
+    unit: Option<Unit>,
+}
+
+impl Family<'_, '_> {
+    pub(super) fn counters<'a, V: EncodeCounterValue>(
+        self,
+        series: impl IntoIterator<Item = (Labels<'a>, V)>,
+    ) -> fmt::Result {
+        let mut series = series.into_iter().peekable();
+        if series.peek().is_none() {
+            return Ok(());
+        }
+        let Self { encoder, name, help, unit } = self;
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        for (labels, value) in series {
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, V, f64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn gauges<'a, V: EncodeGaugeValue>(
+        self,
+        series: impl IntoIterator<Item = (Labels<'a>, V)>,
+    ) -> fmt::Result {
+        let mut series = series.into_iter().peekable();
+        if series.peek().is_none() {
+            return Ok(());
+        }
+        let Self { encoder, name, help, unit } = self;
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        for (labels, value) in series {
+            family.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    /// One without labels.
+    pub(super) fn gauge<V: EncodeGaugeValue>(self, value: Option<V>) -> fmt::Result {
+        self.gauges(value.map(|value| (Labels::new(), value)))
+    }
+
+    pub(super) fn histograms<'a>(self, series: impl IntoIterator<Item = (Labels<'a>, Reading)>) -> fmt::Result {
+        let mut series = series.into_iter().peekable();
+        if series.peek().is_none() {
+            return Ok(());
+        }
+        let Self { encoder, name, help, unit } = self;
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Histogram)?;
+        for (labels, reading) in series {
+            let Reading { sum, count, buckets } = reading;
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn family<'e, 'd>(
+    encoder: &'e mut DescriptorEncoder<'d>,
+    name: &'static str,
+    help: &'static str,
+    unit: impl Into<Option<Unit>>,
+) -> Family<'e, 'd> {
+    Family { encoder, name, help, unit: unit.into() }
+}
