@@ -2,6 +2,7 @@
 //! every other command is an HTTP client of `/api/admin`, so that it works from a laptop and is audited like everything else.
 
 mod add;
+mod alert;
 mod audit;
 mod breaker;
 mod build;
@@ -105,6 +106,9 @@ enum Command {
     /// Audit trails: what plugins have written down, and what they may write
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Alerts: what fires, the rules, silences, and whether messages arrive
+    #[command(subcommand)]
+    Alert(alert::AlertCommand),
     /// Look at the mails that `patchbay dev` has caught
     #[command(subcommand)]
     Mail(dev::MailCommand),
@@ -192,6 +196,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Schedule(command) => schedule::run(command, &cli.client, output).await?,
         Command::Secret(command) => secret::run(command, &cli.client, output).await?,
         Command::Audit(command) => audit::run(command, &cli.client, output).await?,
+        Command::Alert(command) => alert::run(command, &cli.client, output).await?,
         Command::Mail(command) => dev::run_mail(command, output.json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "patchbay", &mut std::io::stdout());

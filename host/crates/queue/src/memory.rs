@@ -35,21 +35,27 @@ impl Memory {
         let full = match last {
             Some((at, full)) if at.elapsed() < LOOK_EVERY => full,
             _ => {
-                let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connection.get()).await?;
-                let full = is_full(&info);
+                let full = self.share().await?.is_some_and(|share| share > FULL);
                 *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), full));
                 full
             }
         };
         Ok(full)
     }
+
+    /// Of maxmemory, as it is now; nothing without such a limit.
+    pub(crate) async fn share(&self) -> Result<Option<f64>, QueueError> {
+        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connection.get()).await?;
+        Ok(share(&info))
+    }
 }
 
-fn is_full(info: &str) -> bool {
+fn share(info: &str) -> Option<f64> {
     let field = |name: &str| {
         info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')?.parse::<f64>().ok())
     };
-    matches!((field("used_memory"), field("maxmemory")), (Some(used), Some(limit)) if limit > 0.0 && used > limit * FULL)
+    let limit = field("maxmemory").filter(|limit| *limit > 0.0)?;
+    Some(field("used_memory")? / limit)
 }
 
 #[cfg(test)]
@@ -58,6 +64,7 @@ mod tests {
 
     #[test]
     fn full_is_relative_to_a_limit_and_no_limit_is_never_full() {
+        let is_full = |info| share(info).is_some_and(|share| share > FULL);
         assert!(is_full("used_memory:90\r\nmaxmemory:100\r\n"));
         assert!(!is_full("used_memory:80\r\nmaxmemory:100\r\n"));
         assert!(!is_full("used_memory:80\r\nmaxmemory:0\r\n"));

@@ -3,6 +3,8 @@
 //! Owns sqlx and the schema `patchbay`. Never knows Redis or wasm. Failures are told apart by what the caller does next, and their text
 //! carries neither SQL nor connection strings.
 
+mod alert_deliveries;
+mod alerts;
 mod attempts;
 mod audit;
 mod error;
@@ -19,6 +21,8 @@ mod singleton;
 mod statistics;
 mod store;
 
+pub use alert_deliveries::{DueDelivery, UndeliveredRow};
+pub use alerts::{AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow};
 pub use attempts::AttemptRow;
 pub use audit::{AuditFilter, AuditRow, TrailRow};
 pub use error::StoreError;
@@ -34,5 +38,5 @@ pub use schedules::{ScheduleFields, ScheduleRow};
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use singleton::{Duty, Lead, Singleton};
-pub use statistics::{ActionRow, JobStatistics};
+pub use statistics::{ActionRow, FailureRate, JobStatistics};
 pub use store::{Changes, DatabaseFacts, MigrationReport, Store, StoreConfig};
