@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 /// For one try.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// All that there may be.
+pub(crate) const NAMES: [&str; 3] = ["webhook", "slack", "mail"];
+
 /// What is configured.
 pub struct ChannelConfig {
     /// `alerts.webhook_url`

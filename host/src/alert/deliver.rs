@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::answered;
-use super::channel::Channel;
+use super::channel::{Channel, NAMES};
 
 /// Tried at the same time by one channel of one process.
 const AT_ONCE: usize = 4;
@@ -51,7 +51,7 @@ pub(crate) struct Deliveries {
 
 impl Deliveries {
     pub(crate) fn new(store: Store, channels: Vec<Channel>) -> Self {
-        let counts = channels.iter().flat_map(|channel| RESULTS.map(|result| ((channel.name, result), 0)));
+        let counts = NAMES.into_iter().flat_map(|channel| RESULTS.map(|result| ((channel, result), 0)));
         let counts = Mutex::new(counts.collect());
         Self { store, channels, remembered: Mutex::default(), wake: watch::Sender::default(), counts }
     }

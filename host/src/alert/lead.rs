@@ -19,6 +19,8 @@ const ROUND_LIMIT: Duration = Duration::from_secs(30);
 const PING_EVERY: Duration = Duration::from_secs(60);
 /// Rows that nobody asks for any more go.
 const FORGET_EVERY: Duration = Duration::from_secs(3_600);
+/// Queues of which only Redis knows are looked for once in so many rounds: it is a walk over all keys.
+const ROUNDS_PER_WALK: u32 = 20;
 /// More time than this between two looks is not counted: nobody knows what was the case meanwhile.
 const ROUNDS_COUNTED: u32 = 4;
 
@@ -30,6 +32,8 @@ struct Memory {
     looked: Option<Instant>,
     /// What changed while Postgres was away, for when it is back.
     alone: Vec<AlertChange>,
+    /// Queues in Redis, and when they were looked for.
+    queues: Option<(Instant, BTreeSet<QueueName>)>,
     pinged: Option<Instant>,
     forgot: Option<Instant>,
 }
@@ -61,7 +65,7 @@ async fn round(alerts: &Alerts, claim: &mut Singleton, memory: &mut Memory) {
         debug!(%error, "what this process sees is not told to the others");
     }
     let ended = match lead {
-        Ok(Some(mut lead)) => alerts.evaluate_as_leader(&mut lead, memory).await,
+        Ok(Some(mut lead)) => alerts.evaluate_as_leader(&mut lead, own.clone(), memory).await,
         Ok(None) => alerts.follow(memory).await,
         Err(error) => Err(error),
     };
@@ -78,7 +82,12 @@ async fn round(alerts: &Alerts, claim: &mut Singleton, memory: &mut Memory) {
 }
 
 impl Alerts {
-    async fn evaluate_as_leader(&self, lead: &mut Lead<'_>, memory: &mut Memory) -> Result<(), StoreError> {
+    async fn evaluate_as_leader(
+        &self,
+        lead: &mut Lead<'_>,
+        own: Sightings,
+        memory: &mut Memory,
+    ) -> Result<(), StoreError> {
         if !memory.alone.is_empty() {
             answered(lead.save_alerts(&memory.alone)).await?;
             memory.alone.clear();
@@ -87,8 +96,11 @@ impl Alerts {
         if memory.known.is_none() {
             info!("this process evaluates the alerts of all hosts");
         }
-        let (mut known, sightings) = answered(self.known()).await?;
-        let (seen, is_complete) = self.look(&sightings).await?;
+        let (mut known, mut sightings) = answered(self.known()).await?;
+        // Whether or not Postgres has taken the newest.
+        sightings.retain(|(host, _)| host != self.host());
+        sightings.push((self.host().to_owned(), own));
+        let (seen, is_complete) = self.look(&sightings, memory).await?;
         let changes = evaluate(&known, &seen, &self.round(self.passed(memory)));
         answered(lead.save_alerts(&changes)).await?;
         self.log(&changes);
@@ -138,7 +150,11 @@ impl Alerts {
     }
 
     /// Everything; false when not everything could be looked at.
-    async fn look(&self, sightings: &[(String, Sightings)]) -> Result<(Vec<Seen>, bool), StoreError> {
+    async fn look(
+        &self,
+        sightings: &[(String, Sightings)],
+        memory: &mut Memory,
+    ) -> Result<(Vec<Seen>, bool), StoreError> {
         let Sources { store, queues, plugins, .. } = &self.sources;
         let hosts = answered(store.hosts()).await?.into_iter();
         let silent: Vec<_> = hosts.filter_map(|host| Some((host.host, host.silent_for?))).collect();
@@ -147,6 +163,13 @@ impl Alerts {
         let schedules = self.sources.schedules().await?;
         let mut names: BTreeSet<QueueName> = plugins.queues().into_iter().collect();
         names.extend(answered(store.queues_with_history(queues.prefix())).await?);
+        let walk_every = self.every * ROUNDS_PER_WALK;
+        if memory.queues.as_ref().is_none_or(|(at, _)| at.elapsed() >= walk_every)
+            && let Ok(Ok(found)) = tokio::time::timeout(super::ANSWER_WITHIN, queues.list()).await
+        {
+            memory.queues = Some((Instant::now(), found.into_iter().collect()));
+        }
+        names.extend(memory.queues.iter().flat_map(|(_, found)| found.clone()));
         let in_redis = tokio::time::timeout(super::ANSWER_WITHIN, self.sources.in_redis(&names)).await;
         let is_complete = schedules.is_some() && matches!(in_redis, Ok(Ok(_)));
         seen.extend(schedules);

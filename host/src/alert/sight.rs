@@ -207,8 +207,12 @@ impl Sources {
                 "{} of {} jobs of {queue} that ended in the last 10 min failed for good",
                 rate.failed, rate.ended
             );
-            let mut sight =
-                Sight::new(queue, share, reason, format!("patchbay job list {queue} --state failed; then retry them"));
+            let mut sight = Sight::new(
+                queue,
+                share,
+                reason,
+                format!("patchbay job list {queue} failed; once the cause is mended: patchbay queue retry-all {queue}"),
+            );
             sight.cases = u32::try_from(rate.failed).ok();
             sight
         });
@@ -271,10 +275,10 @@ pub(crate) fn details<const N: usize>(fields: [(&str, Value); N]) -> Map<String,
 fn oldest(queue: &QueueOverview, ahead_ms: i64) -> Option<Sight> {
     // A paused queue waits because an operator wants it to.
     let age_ms = queue.oldest_waiting_ms.filter(|_| !queue.counts.paused)?;
-    let age_s = u64::try_from(i64::try_from(age_ms).ok()?.saturating_sub(ahead_ms)).unwrap_or(0) / 1_000;
+    let age_ms = i64::try_from(age_ms).ok()?.saturating_sub(ahead_ms).max(0);
     let (name, waiting) = (&queue.name, queue.counts.waiting + queue.counts.prioritized);
-    let reason = format!("{waiting} jobs wait in {name}, the oldest for {age_s} s");
-    Some(Sight::new(name.as_str(), age_s as f64, reason, format!("patchbay queue why {name}")))
+    let reason = format!("{waiting} jobs wait in {name}, the oldest for {} s", age_ms / 1_000);
+    Some(Sight::new(name.as_str(), age_ms as f64 / 1e3, reason, format!("patchbay queue why {name}")))
 }
 
 fn unready(host: &str, seen: &Sightings) -> Sight {
