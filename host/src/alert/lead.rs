@@ -21,6 +21,8 @@ const PING_EVERY: Duration = Duration::from_secs(60);
 const FORGET_EVERY: Duration = Duration::from_secs(3_600);
 /// Queues of which only Redis knows are looked for once in so many rounds: it is a walk over all keys.
 const ROUNDS_PER_WALK: u32 = 20;
+/// Millions of keys take seconds.
+const WALK_LIMIT: Duration = Duration::from_secs(20);
 /// More time than this between two looks is not counted: nobody knows what was the case meanwhile.
 const ROUNDS_COUNTED: u32 = 4;
 
@@ -32,8 +34,12 @@ struct Memory {
     looked: Option<Instant>,
     /// What changed while Postgres was away, for when it is back.
     alone: Vec<AlertChange>,
-    /// Queues in Redis, and when they were looked for.
-    queues: Option<(Instant, BTreeSet<QueueName>)>,
+    /// When Redis was walked for queues.
+    walked: Option<Instant>,
+    /// Those that it knew then.
+    in_redis: BTreeSet<QueueName>,
+    /// All queues that were looked at.
+    queues: BTreeSet<QueueName>,
     pinged: Option<Instant>,
     forgot: Option<Instant>,
 }
@@ -134,8 +140,9 @@ impl Alerts {
 
     async fn evaluate_alone(&self, own: &Sightings, memory: &mut Memory) {
         let mut seen = self.sources.of_this_process(own);
-        let queues: BTreeSet<QueueName> = self.sources.plugins.queues().into_iter().collect();
-        if let Ok(in_redis) = tokio::time::timeout(super::ANSWER_WITHIN, self.sources.in_redis(&queues)).await {
+        // The same as before: one that is not looked at would count as in order.
+        memory.queues.extend(self.sources.plugins.queues());
+        if let Ok(in_redis) = tokio::time::timeout(super::ANSWER_WITHIN, self.sources.in_redis(&memory.queues)).await {
             seen.extend(in_redis.unwrap_or_default());
         }
         let passed = self.passed(memory);
@@ -164,12 +171,14 @@ impl Alerts {
         let mut names: BTreeSet<QueueName> = plugins.queues().into_iter().collect();
         names.extend(answered(store.queues_with_history(queues.prefix())).await?);
         let walk_every = self.every * ROUNDS_PER_WALK;
-        if memory.queues.as_ref().is_none_or(|(at, _)| at.elapsed() >= walk_every)
-            && let Ok(Ok(found)) = tokio::time::timeout(super::ANSWER_WITHIN, queues.list()).await
-        {
-            memory.queues = Some((Instant::now(), found.into_iter().collect()));
+        if memory.walked.is_none_or(|at| at.elapsed() >= walk_every) {
+            if let Ok(Ok(found)) = tokio::time::timeout(WALK_LIMIT, queues.list()).await {
+                memory.in_redis = found.into_iter().collect();
+            }
+            memory.walked = Some(Instant::now());
         }
-        names.extend(memory.queues.iter().flat_map(|(_, found)| found.clone()));
+        names.extend(memory.in_redis.iter().cloned());
+        memory.queues.clone_from(&names);
         let in_redis = tokio::time::timeout(super::ANSWER_WITHIN, self.sources.in_redis(&names)).await;
         let is_complete = schedules.is_some() && matches!(in_redis, Ok(Ok(_)));
         seen.extend(schedules);
