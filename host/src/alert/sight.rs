@@ -277,7 +277,7 @@ fn oldest(queue: &QueueOverview, ahead_ms: i64) -> Option<Sight> {
     let age_ms = queue.oldest_waiting_ms.filter(|_| !queue.counts.paused)?;
     let age_ms = i64::try_from(age_ms).ok()?.saturating_sub(ahead_ms).max(0);
     let (name, waiting) = (&queue.name, queue.counts.waiting + queue.counts.prioritized);
-    let reason = format!("{waiting} jobs wait in {name}, the oldest for {} s", age_ms / 1_000);
+    let reason = format!("the oldest job in {name} has waited {} s; {waiting} wait", age_ms / 1_000);
     Some(Sight::new(name.as_str(), age_ms as f64 / 1e3, reason, format!("patchbay queue why {name}")))
 }
 
@@ -308,7 +308,7 @@ fn stalls(all: &[(String, Sightings)]) -> impl Iterator<Item = Sight> {
         *by.entry(queue).or_default() += jobs;
     }
     by.into_iter().map(|(queue, jobs)| {
-        let reason = format!("{jobs} jobs of {queue} lost their worker in the last 10 min and run again");
+        let reason = format!("in the last 10 min, jobs of {queue} that lost their worker and run again: {jobs}");
         let next = "look for a host that was killed, lost Redis, or had no time to renew its locks";
         Sight::new(queue, jobs as f64, reason, next.into())
     })

@@ -150,7 +150,7 @@ pub(super) async fn run(command: AlertCommand, args: &ClientArgs, output: Output
             let body =
                 json!({ "rule": rule, "subject": subject.unwrap_or_default(), "forS": length, "reason": reason });
             let silence = client.call(Method::POST, "alerts/silences", Some(body)).await?;
-            let (id, until) = (shown(&silence, "id"), text(&silence, "endsAt"));
+            let (id, until) = (shown(&silence, "id"), at(&silence, "endsAt"));
             output.value(
                 &format!("nobody is told until {until}; before that with: patchbay alert unsilence {id}"),
                 &silence,
@@ -159,7 +159,9 @@ pub(super) async fn run(command: AlertCommand, args: &ClientArgs, output: Output
         AlertCommand::Silences => {
             let silences = client.call(Method::GET, "alerts/silences", None).await?;
             let columns = ["id", "rule", "subject", "endsAt", "createdBy", "reason"];
-            let rows = items(&silences).map(|silence| columns.map(|name| shown(silence, name)).to_vec());
+            let rows = items(&silences).map(|silence| {
+                columns.map(|name| if name == "endsAt" { at(silence, name) } else { shown(silence, name) }).to_vec()
+            });
             output.table(&["ID", "RULE", "SUBJECT", "UNTIL", "BY", "REASON"], rows.collect(), &silences);
         }
         AlertCommand::Unsilence { id } => {
@@ -171,7 +173,7 @@ pub(super) async fn run(command: AlertCommand, args: &ClientArgs, output: Output
             let events = client.call(Method::GET, &format!("alerts/history?limit={limit}{rule}"), None).await?;
             let rows = items(&events).map(|event| {
                 let what = if event["silenced"] == true { " (nobody was told)" } else { "" };
-                let cells = ["at", "rule", "subject"].map(|name| text(event, name));
+                let cells = [at(event, "at"), text(event, "rule"), text(event, "subject")];
                 cells.into_iter().chain([format!("{}{what}", text(event, "event")), text(event, "reason")]).collect()
             });
             output.table(&["AT", "RULE", "SUBJECT", "EVENT", "REASON"], rows.collect(), &events);
@@ -185,10 +187,11 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     let overview = client.call(Method::GET, "alerts", None).await?;
     let rows: Vec<Vec<String>> = items(&overview["alerts"])
         .map(|alert| {
-            let silenced = alert["silencedUntil"].as_str().map(|until| format!(", silenced until {until}"));
+            let until = at(alert, "silencedUntil");
+            let silenced = (!until.is_empty()).then(|| format!(", silenced until {until}"));
             let state = format!("{}{}", text(alert, "state"), silenced.unwrap_or_default());
             let cells = ["rule", "subject", "severity"].map(|name| text(alert, name));
-            cells.into_iter().chain([state, text(alert, "since"), text(alert, "reason")]).collect()
+            cells.into_iter().chain([state, at(alert, "since"), text(alert, "reason")]).collect()
         })
         .collect();
     if rows.is_empty() && !output.json {
@@ -232,6 +235,11 @@ async fn test(client: &Client, output: Output) -> anyhow::Result<()> {
 /// Numbers, too.
 fn shown(value: &Value, name: &str) -> String {
     value[name].as_str().map_or_else(|| value[name].to_string(), str::to_owned)
+}
+
+/// A time, to the second.
+fn at(value: &Value, name: &str) -> String {
+    value[name].as_str().and_then(|time| time.get(..19)).map(|time| format!("{time}Z")).unwrap_or_default()
 }
 
 fn severity(rule: &Value) -> String {
