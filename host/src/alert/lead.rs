@@ -21,6 +21,8 @@ const PING_EVERY: Duration = Duration::from_secs(60);
 const FORGET_EVERY: Duration = Duration::from_secs(3_600);
 /// Queues of which only Redis knows are looked for once in so many rounds: it is a walk over all keys.
 const ROUNDS_PER_WALK: u32 = 20;
+/// Others find out by themselves.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 /// Millions of keys take seconds.
 const WALK_LIMIT: Duration = Duration::from_secs(20);
 /// More time than this between two looks is not counted: nobody knows what was the case meanwhile.
@@ -57,9 +59,10 @@ pub(super) async fn run(alerts: Arc<Alerts>, stop: CancellationToken) {
         }
         tokio::select! { () = stop.cancelled() => break, () = tokio::time::sleep(alerts.every) => {} }
     }
-    claim.resign().await;
+    let store = &alerts.sources.store;
     // Otherwise its breakers would be open for others a while longer.
-    answered(alerts.sources.store.forget_sightings(alerts.host())).await.ok();
+    let farewell = async { tokio::join!(claim.resign(), store.forget_sightings(alerts.host())) };
+    tokio::time::timeout(FAREWELL_LIMIT, farewell).await.ok();
 }
 
 async fn round(alerts: &Alerts, claim: &mut Singleton, memory: &mut Memory) {

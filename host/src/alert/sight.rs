@@ -277,7 +277,7 @@ fn oldest(queue: &QueueOverview, ahead_ms: i64) -> Option<Sight> {
     let age_ms = queue.oldest_waiting_ms.filter(|_| !queue.counts.paused)?;
     let age_ms = i64::try_from(age_ms).ok()?.saturating_sub(ahead_ms).max(0);
     let (name, waiting) = (&queue.name, queue.counts.waiting + queue.counts.prioritized);
-    let reason = format!("the oldest job in {name} has waited {} s; {waiting} wait", age_ms / 1_000);
+    let reason = format!("jobs that wait in {name}: {waiting}, the oldest for {} s", age_ms / 1_000);
     Some(Sight::new(name.as_str(), age_ms as f64 / 1e3, reason, format!("patchbay queue why {name}")))
 }
 

@@ -122,8 +122,9 @@ pub(super) async fn run(command: AlertCommand, args: &ClientArgs, output: Output
             let rows = items(&rules).flat_map(|rule| {
                 let base = vec![text(rule, "rule"), severity(rule), condition(rule), text(rule, "about")];
                 let some = items(&rule["changes"]).filter(|change| change["subject"] != "");
-                std::iter::once(base)
-                    .chain(some.map(|change| vec![format!("  {}", text(change, "subject")), changed(change)]))
+                std::iter::once(base).chain(
+                    some.map(|change| vec![format!("  {}", text(change, "subject")), String::new(), changed(change)]),
+                )
             });
             output.table(&["RULE", "SEVERITY", "FIRES AT", "WHEN"], rows.collect(), &rules);
         }

@@ -162,7 +162,11 @@ impl Lead<'_> {
     pub async fn forget_old_alerts(&mut self) -> Result<(), StoreError> {
         for (text, age) in [
             ("delete from alert_events where at < now() - make_interval(days => $1)", EVENTS_DAYS),
-            ("delete from alert_deliveries where given_up_at < now() - make_interval(days => $1)", GIVEN_UP_DAYS),
+            // Also those of a channel that no host has any more.
+            (
+                "delete from alert_deliveries where coalesce(given_up_at, created_at) < now() - make_interval(days => $1)",
+                GIVEN_UP_DAYS,
+            ),
             ("delete from alert_silences where ends_at < now() - make_interval(days => $1)", EVENTS_DAYS),
             ("delete from alert_sightings where seen_at < now() - make_interval(secs => $1)", SIGHTINGS_KEPT_S),
         ] {
