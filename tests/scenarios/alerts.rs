@@ -265,6 +265,37 @@ async fn another_host_delivers_and_goes_on_when_the_one_that_evaluates_is_killed
     receiver.until_told("idleQueue", &["firing", "recovered"]).await
 }
 
+/// The backend that holds the lock of the alerts, alone.
+const HOLDER: &str = "select l.pid from pg_locks l join pg_database d on d.oid = l.database where l.locktype = 'advisory' \
+                      and d.datname = current_database() and l.granted and (l.classid::bigint << 32 | l.objid::bigint) = $1";
+/// `patchbay_store::Duty::Alerts`
+const ALERTS_LOCK: i64 = 0x7061_7463_6800_0001;
+
+#[tokio::test]
+async fn one_host_evaluates_and_one_goes_on_when_its_session_ends() -> anyhow::Result<()> {
+    let (world, receiver) = (World::new().await?, Receiver::new().await?);
+    let hosts = [host(&world, &receiver, &[]).await?, host(&world, &receiver, &[]).await?];
+    impatient(&hosts[0]).await?;
+    let job = waits(&hosts[0], "idleQueue").await?;
+    receiver.until_told("idleQueue", &["firing"]).await?;
+    let mut database = world.database().await?;
+    let mut holder: i32 = sqlx::query_scalar(HOLDER).bind(ALERTS_LOCK).fetch_one(&mut database).await?;
+    for _ in 0..3 {
+        sqlx::query("select pg_terminate_backend($1)").bind(holder).execute(&mut database).await?;
+        holder = until(SOON, "another session", async || {
+            let holders: Vec<i32> = sqlx::query_scalar(HOLDER).bind(ALERTS_LOCK).fetch_all(&mut database).await?;
+            ensure!(holders.len() <= 1, "{holders:?}");
+            Ok(holders.first().copied().filter(|other| *other != holder))
+        })
+        .await?;
+    }
+    waits(&hosts[1], "otherQueue").await?;
+    receiver.until_told("otherQueue", &["firing"]).await?;
+    assert_eq!(receiver.told("idleQueue"), ["firing"], "not repeated by whoever took over");
+    mend(&hosts[1], "idleQueue", &job).await?;
+    receiver.until_told("idleQueue", &["firing", "recovered"]).await
+}
+
 #[tokio::test]
 async fn without_postgres_the_evaluating_host_tells_of_it_directly_and_of_its_return() -> anyhow::Result<()> {
     let (world, receiver) = (World::new().await?, Receiver::new().await?);

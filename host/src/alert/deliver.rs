@@ -137,12 +137,18 @@ impl Deliveries {
         match channel.send(&delivery.body).await {
             Ok(()) => {
                 self.count(channel.name, "delivered");
-                debug!(channel = channel.name, alert = %delivery.body["alert"], "alert delivered");
+                debug!(channel = channel.name, alert = delivery.body["alert"].as_str(), "alert delivered");
                 answered(self.store.delivered(&delivery)).await
             }
             Err(error) => {
                 self.count(channel.name, "failed");
-                warn!(channel = channel.name, alert = %delivery.body["alert"], tries = delivery.tries, error, "alert not delivered");
+                warn!(
+                    channel = channel.name,
+                    alert = delivery.body["alert"].as_str(),
+                    tries = delivery.tries,
+                    error,
+                    "alert not delivered"
+                );
                 let wait = wait(delivery.tries.unsigned_abs());
                 if answered(self.store.not_delivered(&delivery, wait, &error)).await? {
                     self.count(channel.name, "given-up");
