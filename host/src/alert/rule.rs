@@ -5,6 +5,8 @@ use std::time::Duration;
 use patchbay_store::{AlertRuleRow, SilenceRow};
 use serde::Serialize;
 
+use self::Severity::{Critical, Warning};
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -74,8 +76,6 @@ const fn floor(mut rule: Rule) -> Rule {
     rule.is_floor = true;
     rule
 }
-
-use Severity::{Critical, Warning};
 
 /// All of them. Why each number is what it is: docs/operations/alerts.md.
 pub(crate) const RULES: &[Rule] = &[

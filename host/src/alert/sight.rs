@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn of_two_certificates_of_a_host_the_one_that_ends_last_counts() {
-        let with = |ends: i64| process(|seen| drop(seen.certificates.insert("api.example:443".into(), ends)));
+        let with = |ends: i64| process(|seen| seen.certificates = [("api.example:443".into(), ends)].into());
         let sights: Vec<Sight> = certificates(&[with(10 * 86_400), with(90 * 86_400)], 0).collect();
         assert_eq!(sights.iter().map(|sight| sight.value).collect::<Vec<_>>(), [Some(90.0)]);
         assert!(sights[0].reason.contains("ends on 1970-04-01, in 90 days"), "{}", sights[0].reason);

@@ -199,6 +199,9 @@ impl Config {
                 problems.push(format!("{key} is no http:// or https:// URL"));
             }
         }
+        if let Some(wrong) = self.alerts().channels.mail_to.iter().find(|address| !address.contains('@')) {
+            problems.push(format!("alerts.mail_to: {wrong:?} is no mail address"));
+        }
         if self.has("alerts.mail_to") && (self.mail().is_none() || self.mail_from().is_none()) {
             problems.push("alerts.mail_to is set and no mail server or sender: set mail.host and mail.from".into());
         }
