@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use crate::cable::Cable;
 use crate::commands::{json_of, patchbay};
-use crate::harness::{Host, World, hostile_plugin_with, until};
+use crate::harness::{Host, World, hostile_plugin_calling, hostile_plugin_with, until};
 use crate::metrics::scrape;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -357,6 +357,56 @@ async fn jobs_that_fail_fire_an_alert_that_recovers_once_they_were_retried_and_c
         host.job_in("hostileQueue", id, "completed").await?;
     }
     receiver.until_told("hostileQueue", &["firing", "recovered"]).await
+}
+
+#[tokio::test]
+async fn an_open_breaker_an_overdue_tick_and_an_old_secret_fire() -> anyhow::Result<()> {
+    const KEY: &str = "5f1d3c2b4a59687766554433221100ffeeddccbbaa99887766554433221100ab";
+    let (world, receiver) = (World::new().await?, Receiver::new().await?);
+    let upstream = Receiver::new().await?;
+    let host = host(&world, &receiver, &[("PATCHBAY_SECRETS_KEY", KEY)]).await?;
+    for change in [
+        &["breaker-open", "--for", "0s"][..],
+        &["schedule-overdue", "--threshold", "1"],
+        &["secret-age", "--threshold", "0"],
+    ] {
+        json_of(&host, &[&["--json", "alert", "rule", "set"], change].concat()).await?;
+    }
+    host.deploy("hostile", hostile_plugin_calling(upstream.address)?).await?;
+    assert_eq!(host.put("/api/admin/plugins/hostile/secrets/TOKEN", json!({ "value": "value-4711" })).await?.0, 200);
+    // Nobody works on that queue.
+    host.add("idleQueue", json!({ "name": "job", "delayMs": 3_600_000 })).await?;
+    let often = json!({ "id": "often", "queue": "idleQueue", "name": "job", "cron": "* * * * * *" });
+    let (status, answer) = host.post("/api/admin/schedules", often).await?;
+    ensure!(status == 200, "{answer}");
+    upstream.status.store(500, Ordering::SeqCst);
+    for _ in 0..20 {
+        host.add("hostileQueue", json!({ "name": "upstream", "data": { "url": upstream.url("x") } })).await?;
+    }
+    let breaker = format!("hostile http://{}", upstream.address);
+    for subject in [breaker.as_str(), "often", "hostile/TOKEN"] {
+        receiver.until_told(subject, &["firing"]).await?;
+    }
+    let messages = receiver.messages("/webhook", 200);
+    assert!(messages.iter().any(|body| body["plugin"] == "hostile" && body["alert"] == "breaker-open"), "{messages:?}");
+    assert!(!format!("{messages:?}").contains("value-4711"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn jobs_that_lost_their_worker_fire() -> anyhow::Result<()> {
+    let (world, receiver) = (World::new().await?, Receiver::new().await?);
+    let locks = [("PATCHBAY_WORK_LOCK_S", "3"), ("PATCHBAY_WORK_RENEW_S", "1")];
+    let mut first = host(&world, &receiver, &locks).await?;
+    let patient = hostile_plugin_with(|manifest| manifest.replace("deadline_ms = 200", "deadline_ms = 60_000"))?;
+    first.deploy("hostile", patient).await?;
+    let id = first.add("hostileQueue", json!({ "name": "sleep" })).await?;
+    first.job_in("hostileQueue", &id, "active").await?;
+    let _second = host(&world, &receiver, &locks).await?;
+    first.child.kill().await?;
+    receiver.until_told("hostileQueue", &["firing"]).await?;
+    assert_eq!(receiver.messages("/webhook", 200)[0]["alert"], "stalled");
+    Ok(())
 }
 
 #[tokio::test]
