@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::alert::Alerts;
+use crate::alert::{self, Alerts};
 use crate::audit::Trails;
 use crate::breakers::OutsideHosts;
 use crate::config::Config;
@@ -99,6 +99,8 @@ impl Host {
         let uses = Arc::new(GrantUses::default());
         let breakers = Arc::new(Breakers::default());
         let outside = OutsideHosts::new(Arc::clone(&runtime), Arc::clone(&breakers), mail.server());
+        let egress = Egress::new(config.egress()).context("cannot make outside calls")?;
+        let certificates = egress.certificates();
         let services = Arc::new(Services {
             host: tokio::runtime::Handle::current(),
             queues: queues.clone(),
@@ -107,7 +109,7 @@ impl Host {
             audit: Arc::new(Trails::new(store.clone())),
             secrets: Arc::clone(&vault) as Arc<dyn SecretSource>,
             mail,
-            egress: Egress::new(config.egress()).context("cannot make outside calls")?,
+            egress,
             breakers,
             uses: Arc::clone(&uses),
         });
@@ -179,7 +181,19 @@ impl Host {
         let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
 
         let outside = Arc::new(outside);
+        let alerts = Alerts::new(
+            config.alerts(),
+            alert::Sources {
+                store: store.clone(),
+                queues: queues.clone(),
+                plugins: Arc::clone(&plugins),
+                health: Arc::clone(&health),
+                outside: Arc::clone(&outside),
+                certificates,
+            },
+        )?;
         let metrics = Exposition::new(Sources {
+            alerts: Arc::clone(&alerts),
             meters,
             attempts,
             requests: Arc::clone(&requests),
@@ -204,6 +218,7 @@ impl Host {
             executor,
             outside,
             schedules: Arc::clone(&schedules),
+            alerts: Arc::clone(&alerts),
             vault: Arc::clone(&vault),
             health: Arc::clone(&health),
             incident: Arc::new(IncidentSources { config: config.clone(), lines }),
@@ -224,7 +239,6 @@ impl Host {
         let limits = config.http_limits();
         let router = http::router(state, requests, limits.body_timeout);
         let server = tokio::spawn(http::serve(listener, router, limits, stop.clone()));
-        let alerts = Alerts::start(config.alert_webhook(), stop.clone()).context("cannot send alerts")?;
         let policy = config.quarantine_policy();
         let tasks = vec![
             tokio::spawn(migrate_when_back(is_away, store.clone(), Arc::clone(&plugins), stop.clone())),
@@ -234,10 +248,11 @@ impl Host {
                 quarantine,
                 crashing,
                 Arc::clone(&plugins),
-                alerts,
+                Arc::clone(&alerts),
                 policy,
                 stop.clone(),
             )),
+            tokio::spawn(alerts.run(stop.clone())),
             tokio::spawn(Arc::clone(&plugins).prune_sometimes(stop.clone())),
             tokio::spawn(vault.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),

@@ -188,6 +188,8 @@ impl Drill {
             ("PATCHBAY_SECRETS_KEY", secrets.value("master key").to_owned()),
             ("PATCHBAY_SECRET_SEEKER_FORM", secrets.value("FORM").to_owned()),
             ("PATCHBAY_ALERTS_WEBHOOK_URL", format!("http://{}/{}/hook", vendor.address, secrets.value("webhook"))),
+            ("PATCHBAY_ALERTS_SLACK_URL", format!("http://{}/{}/slack", vendor.address, secrets.value("webhook"))),
+            ("PATCHBAY_ALERTS_PING_URL", format!("http://{}/{}/hook", vendor.address, secrets.value("webhook"))),
             ("PATCHBAY_MAIL_HOST", mail.address.ip().to_string()),
             ("PATCHBAY_MAIL_PORT", mail.address.port().to_string()),
             ("PATCHBAY_MAIL_TLS", "none".to_owned()),

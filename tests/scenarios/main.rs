@@ -3,6 +3,7 @@
 // A test binary has no outside that `pub` could mean.
 #![allow(unreachable_pub)]
 
+mod alerts;
 mod audit;
 mod bad_input;
 mod breaker;

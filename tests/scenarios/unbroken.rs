@@ -277,6 +277,8 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
         let path = path
             .replace("{secret}", "TOKEN")
             .replace("{trail}", "leads")
+            .replace("{rule}", "oldest-waiting")
+            .replace("{silence}", "1")
             .replace("{digest}", &digest)
             .replace("{id}", id);
         changes.push(Change { method, route, path, body, expected });
@@ -287,6 +289,7 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
     let schedule = json!({ "id": "often", "queue": "idleQueue", "name": "job", "everyMs": 3_600_000 });
     let asks = json!({ "asks": ["kv"] });
     let breaker = json!({ "plugin": "hostile", "host": "http://127.0.0.1:9", "reason": "a look" });
+    let silence = json!({ "rule": "oldest-waiting", "forS": 60, "reason": "a look" });
     let rotation = json!({ "value": "two", "overlapMs": 60_000 });
     for (method, route, body, id, expected) in [
         ("post", "/api/admin/plugins/{name}/activate", json!({ "digest": digest }), "", 200),
@@ -303,6 +306,11 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
         // It is not quarantined.
         ("post", "/api/admin/plugins/{name}/release", json!({ "reason": "mended" }), "", 409),
         ("post", "/api/admin/plugins/{name}/deactivate", json!({}), "", 200),
+        ("put", "/api/admin/alerts/rules/{rule}", json!({ "enabled": false }), "", 200),
+        ("delete", "/api/admin/alerts/rules/{rule}", json!({}), "", 200),
+        ("post", "/api/admin/alerts/silences", silence, "", 200),
+        ("delete", "/api/admin/alerts/silences/{silence}", json!({}), "", 200),
+        ("post", "/api/admin/alerts/test", json!({}), "", 200),
         ("put", "/api/admin/audit/trails/{trail}", json!({ "schema": {} }), "", 200),
         ("delete", "/api/admin/audit/trails/{trail}", json!({}), "", 200),
         ("put", "/api/admin/plugins/{name}/secrets/{secret}", json!({ "value": "one" }), "", 200),

@@ -2,6 +2,7 @@
 //! every other command is an HTTP client of `/api/admin`, so that it works from a laptop and is audited like everything else.
 
 mod add;
+mod alert;
 mod audit;
 mod breaker;
 mod build;
@@ -111,6 +112,9 @@ enum Command {
     /// What somebody needs who looks into an incident elsewhere
     #[command(subcommand)]
     Incident(incident::IncidentCommand),
+    /// Alerts: what fires, the rules, silences, and whether messages arrive
+    #[command(subcommand)]
+    Alert(alert::AlertCommand),
     /// Look at the mails that `patchbay dev` has caught
     #[command(subcommand)]
     Mail(dev::MailCommand),
@@ -201,6 +205,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Incident(command) => {
             incident::run(command, &cli.client, cli.config.as_deref(), output).await?;
         }
+        Command::Alert(command) => alert::run(command, &cli.client, output).await?,
         Command::Mail(command) => dev::run_mail(command, output.json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "patchbay", &mut std::io::stdout());

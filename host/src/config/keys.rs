@@ -221,6 +221,27 @@ pub const KEYS: &[Key] = &[
     key("quarantine.within_s", Kind::Number(1, 3_600), Some("60"), "…of the last so many seconds…"),
     key("quarantine.jobs", Kind::Number(1, 1_000), Some("3"), "…over so many different jobs are too often"),
     secret(key("alerts.webhook_url", Kind::Text, None, "Alerts are posted there as JSON")),
+    secret(key("alerts.slack_url", Kind::Text, None, "An incoming webhook of Slack, or of what takes its shape")),
+    key("alerts.mail_to", Kind::List, None, "Alerts are mailed there, through mail.host and from mail.from"),
+    secret(key(
+        "alerts.ping_url",
+        Kind::Text,
+        None,
+        "Asked every minute while alerts work: a dead-man service that misses it raises its own alarm",
+    )),
+    key("alerts.every_ms", Kind::Number(50, 600_000), Some("15000"), "Between two evaluations of the rules"),
+    key(
+        "alerts.repeat_s",
+        Kind::Number(1, 30 * 86_400),
+        Some("14400"),
+        "How often an alert that still fires is told again",
+    ),
+    key(
+        "alerts.runbook_base",
+        Kind::Text,
+        Some("docs/operations/alerts.md"),
+        "Where messages say that runbooks are; the rule's name follows as fragment",
+    ),
     key("egress.allow_addresses", Kind::List, None, "Private addresses or networks that plugins may call nevertheless"),
     key(
         "egress.ca_file",

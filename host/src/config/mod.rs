@@ -19,6 +19,7 @@ use patchbay_store::Keep;
 use patchbay_store::StoreConfig;
 use zeroize::Zeroizing;
 
+use crate::alert::{AlertConfig, ChannelConfig};
 use crate::vault::{self, KeySource};
 
 use crate::signature::{TrustedKeys, read_public_keys};
@@ -202,8 +203,16 @@ impl Config {
                 problems.push(format!("{small} ({}) is more than {large} ({})", number(small), number(large)));
             }
         }
-        if self.has("alerts.webhook_url") && self.alert_webhook().is_none() {
-            problems.push("alerts.webhook_url is no http:// or https:// URL".into());
+        for key in ["alerts.webhook_url", "alerts.slack_url", "alerts.ping_url"] {
+            if self.has(key) && self.web_url(key).is_none() {
+                problems.push(format!("{key} is no http:// or https:// URL"));
+            }
+        }
+        if let Some(wrong) = self.alerts().channels.mail_to.iter().find(|address| !address.contains('@')) {
+            problems.push(format!("alerts.mail_to: {wrong:?} is no mail address"));
+        }
+        if self.has("alerts.mail_to") && (self.mail().is_none() || self.mail_from().is_none()) {
+            problems.push("alerts.mail_to is set and no mail server or sender: set mail.host and mail.from".into());
         }
         if let Some(text) = self.text("telemetry.otlp_endpoint") {
             match self.collector() {
@@ -411,9 +420,26 @@ impl Config {
         }
     }
 
-    /// Where alerts go.
-    pub fn alert_webhook(&self) -> Option<url::Url> {
-        let url = self.text("alerts.webhook_url")?.parse::<url::Url>().ok()?;
+    /// Where alerts go, and how often they are looked for.
+    pub fn alerts(&self) -> AlertConfig {
+        let mail_to = self.text("alerts.mail_to").unwrap_or_default();
+        AlertConfig {
+            channels: ChannelConfig {
+                webhook: self.web_url("alerts.webhook_url"),
+                slack: self.web_url("alerts.slack_url"),
+                mail_to: list_of(&mail_to).map(str::to_owned).collect(),
+                mail: self.mail().zip(self.mail_from()),
+            },
+            ping: self.web_url("alerts.ping_url"),
+            every: Duration::from_millis(self.number("alerts.every_ms")),
+            repeat: self.seconds("alerts.repeat_s"),
+            runbooks: self.text("alerts.runbook_base").unwrap_or_default(),
+            environment: self.environment(),
+        }
+    }
+
+    fn web_url(&self, key: &str) -> Option<url::Url> {
+        let url = self.text(key)?.parse::<url::Url>().ok()?;
         matches!(url.scheme(), "http" | "https").then_some(url)
     }
 

@@ -186,3 +186,22 @@ fn trusted_keys_that_are_none_stop_the_start_and_are_named() {
         assert!(text.contains("plugins.trusted_keys_file (from") && text.contains(expected), "{text}");
     }
 }
+
+#[test]
+fn alerts_that_could_not_be_sent_are_refused() {
+    let wrong = [
+        ("PATCHBAY_ALERTS_SLACK_URL", "ftp://hooks.example/s3cret"),
+        ("PATCHBAY_ALERTS_PING_URL", "s3cret"),
+        ("PATCHBAY_ALERTS_MAIL_TO", "ops@example.com,nobody"),
+    ];
+    let text = problems(with(&wrong));
+    for expected in [
+        "alerts.slack_url is no http:// or https:// URL",
+        "alerts.ping_url is no http:// or https:// URL",
+        "alerts.mail_to: \"nobody\" is no mail address",
+        "alerts.mail_to is set and no mail server or sender",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in {text}");
+    }
+    assert!(!text.contains("s3cret"), "{text}");
+}

@@ -33,6 +33,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::alert::Alerts;
 use crate::breakers::OutsideHosts;
 use crate::health::Health;
 use crate::metrics::RequestMeters;
@@ -73,6 +74,8 @@ pub struct AppState {
     pub outside: Arc<OutsideHosts>,
     /// Jobs that come by themselves.
     pub schedules: Arc<Schedules>,
+    /// What somebody is told of.
+    pub alerts: Arc<Alerts>,
     /// Secrets.
     pub vault: Arc<Vault>,
     /// Probes.

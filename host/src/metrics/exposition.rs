@@ -1,6 +1,6 @@
 //! The page: reads the numbers and writes them in Prometheus's text format, 0.0.4.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,6 +20,8 @@ use super::process::{Process, unix_seconds};
 use super::revision::{OUTCOMES, PHASES, RevisionMeters};
 use super::standing::Standing;
 use super::{AttemptMeters, Meters, RequestMeters};
+use crate::alert::Alerts;
+use crate::alert::rule::RULES;
 use crate::breakers::{BreakerStory, OutsideHosts, STATES as BREAKER_STATES};
 use crate::health::{Health, Probe};
 use crate::plugins::Plugins;
@@ -34,6 +36,8 @@ const REDIS_LIMIT: Duration = Duration::from_millis(1_500);
 
 /// What a scrape looks at.
 pub struct Sources {
+    /// What fires, and what was told.
+    pub alerts: Arc<Alerts>,
     /// Numbers per revision.
     pub meters: Arc<Meters>,
     /// Attempts by queue.
@@ -79,7 +83,18 @@ impl Exposition {
     /// The page as it is now. Asks Postgres and Redis within the limit of a health probe each.
     pub async fn text(&self) -> Result<String, fmt::Error> {
         let Sources {
-            meters, runtime, supervisor, plugins, outside, sql, quarantine, health, queues, max_jobs, ..
+            alerts,
+            meters,
+            runtime,
+            supervisor,
+            plugins,
+            outside,
+            sql,
+            quarantine,
+            health,
+            queues,
+            max_jobs,
+            ..
         } = &self.sources;
         meters.reconcile();
         let (probe, standing, mut jobs) = tokio::join!(health.probe(), self.queues(), supervisor.active_by_queue());
@@ -95,6 +110,8 @@ impl Exposition {
             },
             standing_still: quarantine.standing_still(),
             quarantines: quarantine.begun(),
+            firing: alerts.firing(),
+            told: alerts.deliveries(),
             pool: runtime.pool(),
             jobs,
             max_jobs: *max_jobs,
@@ -150,6 +167,10 @@ struct Page {
     plugins: BTreeSet<PluginName>,
     standing_still: BTreeSet<PluginName>,
     quarantines: HashMap<(PluginName, OutcomeKind), u64>,
+    /// By rule and severity.
+    firing: BTreeMap<(String, String), u64>,
+    /// By channel and result.
+    told: BTreeMap<(&'static str, &'static str), u64>,
     pool: Pool,
     jobs: Vec<(QueueName, usize)>,
     max_jobs: usize,
@@ -178,6 +199,7 @@ impl Collector for Page {
         self.sql(&mut encoder)?;
         self.quarantines(&mut encoder)?;
         self.standing.encode(&mut encoder)?;
+        self.alerts(&mut encoder)?;
         self.host(&mut encoder)?;
         self.process(&mut encoder)
     }
@@ -313,6 +335,23 @@ impl Page {
         });
         family(encoder, "patchbay_quarantines", "Quarantines that this host has begun, by what most crashes were", None)
             .counters(begun)
+    }
+
+    fn alerts(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        // Rules that do not fire, too: that nothing fires must be told from nobody looking.
+        let quiet = RULES.iter().filter(|rule| !self.firing.keys().any(|(name, _)| name == rule.name));
+        let quiet = quiet.map(|rule| (vec![("rule", rule.name), ("severity", rule.severity.as_str())], 0));
+        let firing = self
+            .firing
+            .iter()
+            .map(|((rule, severity), count)| (vec![("rule", rule.as_str()), ("severity", severity.as_str())], *count));
+        family(encoder, "patchbay_alerts_firing", "Alerts that fire, of all hosts", None)
+            .gauges(firing.chain(quiet))?;
+        let told = self
+            .told
+            .iter()
+            .map(|((channel, result), count)| (vec![("channel", *channel), ("result", *result)], *count));
+        family(encoder, "patchbay_alert_deliveries", "Tries of this host to tell of an alert", None).counters(told)
     }
 
     fn host(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

@@ -25,7 +25,7 @@ use tracing::error;
 pub use self::rule::Rule;
 pub(crate) use self::rule::{CRASHES, is_crash};
 use self::rule::{Calls, Verdict};
-use crate::alert::{Alert, Alerts};
+use crate::alert::Alerts;
 use crate::plugins::Plugins;
 
 /// Between tries to write it down while Postgres is away.
@@ -229,7 +229,7 @@ pub async fn carry_out(
     quarantine: Arc<Quarantine>,
     mut seen: mpsc::UnboundedReceiver<Tripped>,
     plugins: Arc<Plugins>,
-    alerts: Alerts,
+    alerts: Arc<Alerts>,
     policy: Policy,
     stop: CancellationToken,
 ) {
@@ -243,7 +243,9 @@ pub async fn carry_out(
                 Ok(true) => {
                     quarantine.count(&tripped);
                     let consequence = consequence(&plugins, &tripped, policy).await;
-                    alerts.fire(Alert::quarantined(&tripped, plugins.host(), consequence));
+                    let (alerts, tripped) = (Arc::clone(&alerts), tripped.clone());
+                    // Nothing waits for it.
+                    tokio::spawn(async move { alerts.quarantined(&tripped, consequence).await });
                     break;
                 }
                 // Another process was faster, or another revision is active by now.

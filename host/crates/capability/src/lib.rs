@@ -14,7 +14,7 @@ mod secret;
 
 pub use breaker::{Breaker, BreakerState, BreakerView, Breakers, Refused};
 pub use call::{Call, GuestCall, Services};
-pub use egress::{Egress, EgressConfig, EgressError};
+pub use egress::{Certificates, Egress, EgressConfig, EgressError};
 pub use grants::GrantUses;
 pub use mail::{MailConfig, MailError, MailTls, MailTransport};
 pub use secret::{SecretSource, SecretValue};

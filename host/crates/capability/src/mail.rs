@@ -7,12 +7,15 @@ use std::error::Error as StdError;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use lettre::Address;
+use lettre::address::AddressError;
+use lettre::message::Mailbox;
+use lettre::message::header::ContentType;
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailParameter};
+use lettre::{Address, Message};
 use patchbay_model::capability::{Envelope, SmtpFailure, SmtpReceipt, SmtpRefusal};
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
@@ -120,6 +123,30 @@ impl MailTransport {
     /// Where the account is, as breakers name it: `smtp://host:port`. Nothing without an account.
     pub fn server(&self) -> Option<String> {
         self.account.as_ref().map(|account| format!("smtp://{}:{}", account.config.host, account.config.port))
+    }
+
+    /// A message of the host itself, as plain text, to all of `to`. `id`: the same for the same message, however often it is sent.
+    pub async fn notify(&self, from: &str, to: &[String], id: &str, subject: &str, text: &str) -> Result<(), String> {
+        let sender: Mailbox = from.parse().map_err(|error| invalid("the sender", &error))?;
+        let mut message = Message::builder().from(sender.clone()).message_id(Some(format!("<{id}@patchbay>")));
+        for recipient in to {
+            message = message.to(recipient.parse().map_err(|error| invalid("a recipient", &error))?);
+        }
+        let message = message.subject(subject).header(ContentType::TEXT_PLAIN).body(text.to_owned());
+        let mime = message.map_err(|error| format!("the message cannot be written: {error}"))?.formatted();
+        let recipients =
+            to.iter().map(|to| to.parse::<Mailbox>().map_or_else(|_| to.clone(), |to| to.email.to_string()));
+        let envelope = Envelope { sender: sender.email.to_string(), recipients: recipients.collect() };
+        let (result, _) = self.send(envelope, &mime, Duration::MAX).await;
+        match result {
+            Ok(receipt) if receipt.refused.is_empty() => Ok(()),
+            // The others have it; a repeat would reach them twice.
+            Ok(receipt) => {
+                warn!(refused = receipt.refused.len(), "the mail server refuses some recipients of alerts.mail_to");
+                Ok(())
+            }
+            Err(failure) => Err(format!("{}: {}", failure.phase, failure.text)),
+        }
     }
 
     pub(crate) async fn send(
@@ -346,6 +373,10 @@ fn valid_recipients<'a>(envelope: &'a Envelope, refused: &mut Vec<SmtpRefusal>) 
         }
     }
     valid
+}
+
+fn invalid(what: &str, error: &AddressError) -> String {
+    format!("{what} is not a mail address: {error}")
 }
 
 fn all_refused(refused: Vec<SmtpRefusal>) -> SmtpFailure {

@@ -24,6 +24,7 @@ mod overview;
 mod queues;
 mod schedulers;
 mod scripts;
+mod stalls;
 mod traces;
 mod view;
 mod worker;
@@ -38,6 +39,7 @@ pub use listing::{Cursor, MAX_LISTED, Page, Start};
 pub use overview::QueueOverview;
 pub use queues::{Queues, RedisConfig, ServerFacts, Unsettled};
 pub use schedulers::{SchedulerSpec, SchedulerView};
+pub use stalls::Stalls;
 pub use view::{JobView, QueueCounts};
 pub use worker::{
     Delivery, Disposition, End, Gate, Handler, JobHandle, Keep, Pass, Refusal, Settlement, Unlimited, WorkerConfig,

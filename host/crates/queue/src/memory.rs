@@ -35,18 +35,24 @@ impl Memory {
         let full = match last {
             Some((at, full)) if at.elapsed() < LOOK_EVERY => full,
             _ => {
-                let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connection.get()).await?;
-                let full = is_full(&info);
+                let full = self.share().await?.is_some_and(|share| share > FULL);
                 *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), full));
                 full
             }
         };
         Ok(full)
     }
+
+    /// Of maxmemory, as it is now; nothing without such a limit.
+    pub(crate) async fn share(&self) -> Result<Option<f64>, QueueError> {
+        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connection.get()).await?;
+        Ok(share(&info))
+    }
 }
 
-fn is_full(info: &str) -> bool {
-    used_and_limit(info).is_some_and(|(used, limit)| limit > 0 && used as f64 > limit as f64 * FULL)
+fn share(info: &str) -> Option<f64> {
+    let (used, limit) = used_and_limit(info).filter(|(_, limit)| *limit > 0)?;
+    Some(used as f64 / limit as f64)
 }
 
 /// In bytes; a limit of 0 is none.
@@ -62,6 +68,7 @@ mod tests {
 
     #[test]
     fn full_is_relative_to_a_limit_and_no_limit_is_never_full() {
+        let is_full = |info| share(info).is_some_and(|share| share > FULL);
         assert!(is_full("used_memory:90\r\nmaxmemory:100\r\n"));
         assert!(!is_full("used_memory:80\r\nmaxmemory:100\r\n"));
         assert!(!is_full("used_memory:80\r\nmaxmemory:0\r\n"));

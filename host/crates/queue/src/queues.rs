@@ -16,6 +16,7 @@ use crate::connection::Connection;
 use crate::kill::{self, Kill};
 use crate::memory::Memory;
 use crate::now_ms;
+use crate::stalls::Stalls;
 use crate::{AttemptReader, Handler, Kv, QueueError, WorkerConfig, WorkerHandle};
 
 /// Where Redis is.
@@ -54,6 +55,7 @@ pub struct Queues {
     /// What the active manifests say of queues.
     defaults: Arc<ArcSwap<HashMap<QueueName, QueueSpec>>>,
     pub(crate) unsettled: Arc<Unsettled>,
+    pub(crate) stalls: Arc<Stalls>,
 }
 
 /// Settlements of this process that did not happen, since its start.
@@ -80,6 +82,7 @@ impl Queues {
             kills: Arc::default(),
             defaults: Arc::default(),
             unsettled: Arc::default(),
+            stalls: Arc::default(),
         })
     }
 
@@ -102,6 +105,11 @@ impl Queues {
     /// Whether Redis is so full that new jobs are refused.
     pub async fn is_full(&self) -> Result<bool, QueueError> {
         self.memory.is_full().await
+    }
+
+    /// Share of its memory limit that Redis uses; nothing when it has none.
+    pub async fn memory_share(&self) -> Result<Option<f64>, QueueError> {
+        self.memory.share().await
     }
 
     /// BullMQ's key prefix.
@@ -187,6 +195,23 @@ impl Queues {
     /// Reads the stream of finished attempts.
     pub fn attempts(&self) -> AttemptReader {
         AttemptReader::new(self.connection.clone(), self.attempts_key())
+    }
+
+    /// Age of the oldest of them, by Redis's clock; nothing when none waits.
+    pub async fn oldest_attempt_waiting(&self) -> Result<Option<Duration>, QueueError> {
+        let mut pipe = redis::pipe();
+        pipe.xrange_count(self.attempts_key(), "-", "+", 1).cmd("TIME");
+        let (oldest, (seconds, micros)): (redis::streams::StreamRangeReply, (u64, u64)) =
+            pipe.query_async(&mut self.connection.get()).await?;
+        // An entry's id begins with the time at which it came, in milliseconds.
+        let came_ms = oldest.ids.first().and_then(|entry| entry.id.split_once('-')?.0.parse::<u64>().ok());
+        let now_ms = seconds * 1_000 + micros / 1_000;
+        Ok(came_ms.map(|came_ms| Duration::from_millis(now_ms.saturating_sub(came_ms))))
+    }
+
+    /// Jobs whose worker was lost, as this process found them lately.
+    pub fn stalls(&self) -> &Stalls {
+        &self.stalls
     }
 
     /// Settlements that did not happen.

@@ -3,6 +3,8 @@
 //! Owns sqlx and the schema `patchbay`. Never knows Redis or wasm. Failures are told apart by what the caller does next, and their text
 //! carries neither SQL nor connection strings.
 
+mod alert_deliveries;
+mod alerts;
 mod attempts;
 mod audit;
 mod error;
@@ -16,9 +18,12 @@ mod revisions;
 mod schedules;
 mod secrets;
 mod signatures;
+mod singleton;
 mod statistics;
 mod store;
 
+pub use alert_deliveries::{DueDelivery, UndeliveredRow};
+pub use alerts::{AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow};
 pub use attempts::AttemptRow;
 pub use audit::{AuditFilter, AuditRow, TrailRow};
 pub use error::StoreError;
@@ -34,5 +39,6 @@ pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionR
 pub use schedules::{ScheduleFields, ScheduleRow};
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
-pub use statistics::{ActionRow, JobStatistics};
+pub use singleton::{Duty, Lead, Singleton};
+pub use statistics::{ActionRow, FailureRate, JobStatistics};
 pub use store::{Changes, DatabaseFacts, MigrationReport, PoolUsage, Store, StoreConfig};

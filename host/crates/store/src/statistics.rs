@@ -1,5 +1,7 @@
 //! What the history says about queues: which there were, how fast they are, and who paused them.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
 use serde::Serialize;
@@ -26,6 +28,17 @@ pub struct JobStatistics {
     pub p95_ms: f64,
     /// 99th percentile.
     pub p99_ms: f64,
+}
+
+/// How jobs of a queue that ended lately ended.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct FailureRate {
+    /// The queue.
+    pub queue: String,
+    /// Jobs that failed for good and have not run since.
+    pub failed: i64,
+    /// Jobs that ended.
+    pub ended: i64,
 }
 
 /// An operator's action.
@@ -77,6 +90,20 @@ impl Store {
              group by name order by count(*) desc, name",
         );
         Ok(query.bind(prefix).bind(queue.as_str()).fetch_all(&self.pool).await?)
+    }
+
+    /// Of each queue with a failure within so long. A job that was retried since counts as it ended then.
+    pub async fn failure_rates(&self, prefix: &str, within: Duration) -> Result<Vec<FailureRate>, StoreError> {
+        // Only the last minutes are read, by the index over times; whether a job has run since, by the primary key, for failures only.
+        let query = sqlx::query_as(
+            "with ended as (select queue, job_id, job_created_ms, started, verdict from attempts where prefix = $1 \
+             and finished_at > now() - make_interval(secs => $2) and verdict in ('complete', 'fail')) \
+             select queue, count(*) as ended, count(*) filter (where verdict = 'fail' and not exists ( \
+             select from attempts a where a.prefix = $1 and a.queue = ended.queue and a.job_id = ended.job_id \
+             and a.job_created_ms = ended.job_created_ms and a.started > ended.started)) as failed \
+             from ended group by queue having bool_or(verdict = 'fail') order by queue",
+        );
+        Ok(query.bind(prefix).bind(within.as_secs_f64()).fetch_all(&self.pool).await?)
     }
 
     /// The last of these actions on any of these targets that was carried out.

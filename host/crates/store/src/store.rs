@@ -56,7 +56,7 @@ pub struct PoolUsage {
 #[derive(Clone)]
 pub struct Store {
     pub(crate) pool: PgPool,
-    options: PgConnectOptions,
+    pub(crate) options: PgConnectOptions,
     /// Where Postgres is, without anything of the host's own sessions.
     pub(crate) base: PgConnectOptions,
 }

@@ -1,6 +1,7 @@
 //! /api/admin: what operators do. Basic auth on every route; every change leaves an action row before it happens and completes it after.
 
 mod add;
+mod alerts;
 mod audit;
 mod breakers;
 mod call;
@@ -51,6 +52,7 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(schedules::router())
         .merge(secrets::router())
         .merge(audit::router())
+        .merge(alerts::router())
         .merge(legacy::router())
         .merge(jobs::router())
         .merge(operate::router())

@@ -12,8 +12,10 @@
 //! | `address`, `resolver` | where connections may go |
 //! | `pool` | connections |
 //! | `exchange` | one request over the network, bounded in time and size |
+//! | `certificate` | when certificates of outside hosts end |
 
 mod address;
+mod certificate;
 mod exchange;
 mod inject;
 mod oauth2;
@@ -39,6 +41,7 @@ use rustls::pki_types::pem::PemObject;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+pub use self::certificate::Certificates;
 use self::exchange::exchange;
 use self::inject::Secrets;
 use self::oauth2::Grant;
@@ -117,6 +120,11 @@ impl Egress {
         Ok(Self { pool: Pool::new(allowed, roots, lookup) })
     }
 
+    /// When certificates of outside hosts end, as far as this process has seen them.
+    pub fn certificates(&self) -> Arc<Certificates> {
+        Arc::clone(&self.pool.certificates)
+    }
+
     pub(crate) async fn send(&self, caller: Caller<'_>, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let started = Instant::now();
         let Caller { revision, manifest, secrets, .. } = caller;
@@ -187,19 +195,19 @@ async fn deliver(
     Ok(match Grant::of(rule.auth.as_ref(), secrets)? {
         None => {
             let guarded = rule.auth.as_ref().map(|auth| inject::put_in(auth, secrets, &mut outgoing)).transpose()?;
-            (exchange(&outlet.client, outgoing, deadline, max_bytes).await?, guarded.unwrap_or_default())
+            (exchange(outlet, outgoing, deadline, max_bytes).await?, guarded.unwrap_or_default())
         }
         Some(grant) => {
             let mut token = outlet.token(&grant, None, deadline).await?;
             inject::bearer(&mut outgoing, &token.value)?;
             let mut guarded = grant.guarded(&token);
-            let mut response = exchange(&outlet.client, outgoing.clone(), deadline, max_bytes).await?;
+            let mut response = exchange(outlet, outgoing.clone(), deadline, max_bytes).await?;
             if response.status == 401 {
                 // Once: a service that refuses a new token, too, means it.
                 token = outlet.token(&grant, Some(&token), deadline).await?;
                 guarded.extend(grant.guarded(&token));
                 inject::bearer(&mut outgoing, &token.value)?;
-                response = exchange(&outlet.client, outgoing, deadline, max_bytes).await?;
+                response = exchange(outlet, outgoing, deadline, max_bytes).await?;
             }
             (response, guarded)
         }

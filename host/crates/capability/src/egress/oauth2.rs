@@ -155,7 +155,7 @@ impl Outlet {
     }
 
     async fn fetch(&self, grant: &Grant, deadline: Instant) -> Result<Token, HttpError> {
-        let response = exchange(&self.client, grant.request()?, deadline, MAX_RESPONSE_BYTES).await;
+        let response = exchange(self, grant.request()?, deadline, MAX_RESPONSE_BYTES).await;
         let response = response.map_err(|error| match error {
             HttpError::Timeout(_) => HttpError::Timeout(TimeoutPhase::Connecting),
             HttpError::Interrupted(_) => HttpError::Interrupted(false),

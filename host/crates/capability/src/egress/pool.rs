@@ -12,6 +12,7 @@ use patchbay_model::capability::HttpError;
 use patchbay_model::manifest::{EgressRule, Manifest};
 use reqwest::{Certificate, Client, Url};
 
+use super::certificate::Certificates;
 use super::exchange::chain;
 use super::oauth2::TokenSlot;
 use super::resolver::{Lookup, Pinned};
@@ -26,6 +27,7 @@ const MAX_OUTLETS: usize = 256;
 pub(super) struct Outlet {
     pub(super) client: Client,
     pub(super) token: TokenSlot,
+    pub(super) certificates: Arc<Certificates>,
     allowed: Arc<[IpNet]>,
 }
 
@@ -56,12 +58,13 @@ pub(super) struct Pool {
     allowed: Vec<IpNet>,
     roots: Vec<Certificate>,
     lookup: Arc<dyn Lookup>,
+    pub(super) certificates: Arc<Certificates>,
     kept: Mutex<HashMap<(RevisionDigest, usize), Kept>>,
 }
 
 impl Pool {
     pub(super) fn new(allowed: Vec<IpNet>, roots: Vec<Certificate>, lookup: Arc<dyn Lookup>) -> Self {
-        Self { allowed, roots, lookup, kept: Mutex::default() }
+        Self { allowed, roots, lookup, certificates: Arc::default(), kept: Mutex::default() }
     }
 
     /// The outlet of the rule at this place in the manifest.
@@ -110,10 +113,12 @@ impl Pool {
             .referer(false)
             .pool_idle_timeout(POOL_IDLE)
             .dns_resolver(Arc::new(pinned))
+            .tls_info(true)
             .tls_certs_merge(self.roots.iter().cloned())
             .build()
             .map_err(|error| HttpError::Other(chain(&error)))?;
-        Ok(Outlet { client, token: TokenSlot::default(), allowed })
+        let certificates = Arc::clone(&self.certificates);
+        Ok(Outlet { client, token: TokenSlot::default(), certificates, allowed })
     }
 
     #[cfg(test)]

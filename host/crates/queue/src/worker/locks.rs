@@ -152,6 +152,7 @@ pub(super) async fn rescue_stalled(inner: Arc<Inner>) {
         match call.invoke::<Vec<String>>(&mut inner.queues.connection.get()).await {
             Ok(ids) if ids.is_empty() => {}
             Ok(ids) => {
+                inner.queues.stalls.note(&inner.config.queue, ids.len());
                 warn!(queue = %inner.config.queue, jobs = ?ids, "stalled: their worker died or lost Redis; back in the queue")
             }
             Err(error) => warn!(%error, queue = %inner.config.queue, "stalled jobs were not looked for"),

@@ -106,3 +106,18 @@ fn a_ca_file_that_cannot_be_used_is_refused_under_its_key() {
     let error = Egress::new(config).err().expect("refused").to_string();
     assert!(error.contains("egress.ca_file") && error.contains("/nowhere/ca.pem"), "{error}");
 }
+
+#[tokio::test]
+async fn when_a_certificate_ends_is_learned_from_a_call_that_goes_out_anyway() {
+    let certificate = certificate("partner.example", |params| params.not_after = rcgen::date_time_ymd(2030, 1, 2));
+    let server = tls_server(certificate.config).await;
+    let file = pem_file(&certificate.pem);
+    let config = EgressConfig { allow_addresses: Vec::new(), ca_file: Some(file.path().to_owned()) };
+    let egress = Egress::with_lookup(config, Scripted::new(&[&["127.0.0.1"]])).expect("a configuration");
+    let url = format!("https://partner.example:{}/x", server.port());
+    let manifest = manifest(&[rule(url.clone(), None)]);
+    assert!(egress.certificates().ends().is_empty());
+    egress.send(caller(RevisionDigest::of(b"test"), &manifest), get(url)).await.expect("an answer");
+    let ends = egress.certificates().ends();
+    assert_eq!(ends.get(&format!("partner.example:{}", server.port())), Some(&1_893_542_400), "{ends:?}");
+}

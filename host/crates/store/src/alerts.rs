@@ -1,0 +1,291 @@
+//! Alerts: rules as operators changed them, what is not in order, silences, and what each process sees.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::{Connection, PgConnection};
+
+use crate::{Lead, Store, StoreError};
+
+/// Events are for looking back over weeks; what is older answers no question.
+const EVENTS_DAYS: i32 = 90;
+/// Deliveries that were given up are shown for so long.
+const GIVEN_UP_DAYS: i32 = 7;
+/// A process that has said nothing for so long is gone for good.
+const SIGHTINGS_KEPT_S: i32 = 3_600;
+
+/// An operator's change to a rule; what is absent is as compiled in.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct AlertRuleRow {
+    pub rule: String,
+    /// All when empty; may end in `*`.
+    pub subject: String,
+    pub enabled: Option<bool>,
+    pub threshold: Option<f64>,
+    pub hold_s: Option<i32>,
+    pub at_least: Option<i32>,
+    pub severity: Option<String>,
+    pub runbook: Option<String>,
+}
+
+/// Something that is not in order.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+#[allow(missing_docs)]
+pub struct AlertRow {
+    pub rule: String,
+    pub subject: String,
+    pub severity: String,
+    pub firing: bool,
+    pub held_ms: i64,
+    pub quiet_ms: i64,
+    pub announced: bool,
+    pub began_at: DateTime<Utc>,
+    pub fired_at: Option<DateTime<Utc>>,
+    pub notice: Value,
+}
+
+/// What happened to an alert.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct AlertEventRow {
+    pub at: DateTime<Utc>,
+    pub rule: String,
+    pub subject: String,
+    /// `firing`, `still-firing` or `recovered`.
+    pub event: String,
+    pub severity: String,
+    pub reason: String,
+    /// Nobody was told.
+    pub silenced: bool,
+}
+
+/// For how long nobody is told.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct SilenceRow {
+    pub id: i64,
+    /// Or `all`.
+    pub rule: String,
+    /// All when empty; may end in `*`.
+    pub subject: String,
+    pub reason: String,
+    pub created_at: DateTime<Utc>,
+    pub created_by: String,
+    pub ends_at: DateTime<Utc>,
+}
+
+/// A change of one alert, saved whole or not at all.
+#[derive(Debug, Clone)]
+pub struct AlertChange {
+    /// Of which rule.
+    pub rule: String,
+    /// About what.
+    pub subject: String,
+    /// How it stands now; absent: in order again.
+    pub now: Option<AlertRow>,
+    /// What is to be remembered.
+    pub event: Option<AlertEventRow>,
+    /// What is to be told, by these channels.
+    pub tell: Option<(Value, Vec<String>)>,
+    /// It fires now and did not before: whoever says so first is the one who tells.
+    pub begins: bool,
+}
+
+impl AlertRow {
+    async fn save(&self, connection: &mut PgConnection, begins: bool) -> Result<bool, StoreError> {
+        let query = sqlx::query(
+            "insert into alerts (rule, subject, severity, firing, held_ms, quiet_ms, announced, began_at, fired_at, notice) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict (rule, subject) do update set severity = $3, firing = $4, \
+             held_ms = $5, quiet_ms = $6, announced = $7, began_at = $8, fired_at = $9, notice = $10 \
+             where not ($11 and alerts.firing)",
+        );
+        let query = query
+            .bind(&self.rule)
+            .bind(&self.subject)
+            .bind(&self.severity)
+            .bind(self.firing)
+            .bind(self.held_ms)
+            .bind(self.quiet_ms)
+            .bind(self.announced)
+            .bind(self.began_at)
+            .bind(self.fired_at)
+            .bind(&self.notice)
+            .bind(begins);
+        Ok(query.execute(connection).await?.rows_affected() > 0)
+    }
+}
+
+async fn save(connection: &mut PgConnection, changes: &[AlertChange]) -> Result<(), StoreError> {
+    let mut tx = connection.begin().await?;
+    for change in changes {
+        match &change.now {
+            Some(row) if !row.save(&mut tx, change.begins).await? => continue,
+            Some(_) => {}
+            None => {
+                let query = sqlx::query("delete from alerts where rule = $1 and subject = $2");
+                query.bind(&change.rule).bind(&change.subject).execute(&mut *tx).await?;
+            }
+        }
+        if let Some(event) = &change.event {
+            let query = sqlx::query(
+                "insert into alert_events (at, rule, subject, event, severity, reason, silenced) values ($1, $2, $3, $4, $5, $6, $7)",
+            );
+            let query = query.bind(event.at).bind(&event.rule).bind(&event.subject).bind(&event.event);
+            query.bind(&event.severity).bind(&event.reason).bind(event.silenced).execute(&mut *tx).await?;
+        }
+        if let Some((body, channels)) = &change.tell {
+            // The newest state takes the place of one that nobody was told of; one that is just being told is followed by it.
+            let query = sqlx::query(
+                "insert into alert_deliveries as d (rule, subject, channel, body) select $1, $2, unnest($3::text[]), $4 \
+                 on conflict (rule, subject, channel) do update set body = $4, version = d.version + 1, created_at = now(), \
+                 next_at = now(), tries = 0, last_error = null, given_up_at = null",
+            );
+            query.bind(&change.rule).bind(&change.subject).bind(channels).bind(body).execute(&mut *tx).await?;
+        }
+    }
+    Ok(tx.commit().await?)
+}
+
+impl Lead<'_> {
+    /// All or none. Whoever has lost the lead cannot.
+    pub async fn save_alerts(&mut self, changes: &[AlertChange]) -> Result<(), StoreError> {
+        if changes.is_empty() { Ok(()) } else { save(self.0, changes).await }
+    }
+
+    /// Forgets what nobody asks for any more.
+    pub async fn forget_old_alerts(&mut self) -> Result<(), StoreError> {
+        for (text, age) in [
+            ("delete from alert_events where at < now() - make_interval(days => $1)", EVENTS_DAYS),
+            // Also those of a channel that no host has any more.
+            (
+                "delete from alert_deliveries where coalesce(given_up_at, created_at) < now() - make_interval(days => $1)",
+                GIVEN_UP_DAYS,
+            ),
+            ("delete from alert_silences where ends_at < now() - make_interval(days => $1)", EVENTS_DAYS),
+            ("delete from alert_sightings where seen_at < now() - make_interval(secs => $1)", SIGHTINGS_KEPT_S),
+        ] {
+            sqlx::query(text).bind(age).execute(&mut *self.0).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// The same by a process that does not lead: what it alone has seen.
+    pub async fn save_alerts(&self, changes: &[AlertChange]) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut connection = self.pool.acquire().await?;
+        save(&mut connection, changes).await
+    }
+
+    /// All that is not in order.
+    pub async fn alerts(&self) -> Result<Vec<AlertRow>, StoreError> {
+        Ok(sqlx::query_as("select * from alerts order by rule, subject").fetch_all(&self.pool).await?)
+    }
+
+    /// The newest events first.
+    pub async fn alert_events(&self, rule: Option<&str>, most: i64) -> Result<Vec<AlertEventRow>, StoreError> {
+        let query = sqlx::query_as(
+            "select at, rule, subject, event, severity, reason, silenced from alert_events \
+             where $1::text is null or rule = $1 order by id desc limit $2",
+        );
+        Ok(query.bind(rule).bind(most).fetch_all(&self.pool).await?)
+    }
+
+    /// What operators have changed.
+    pub async fn alert_rules(&self) -> Result<Vec<AlertRuleRow>, StoreError> {
+        let text = "select rule, subject, enabled, threshold, hold_s, at_least, severity, runbook from alert_rules order by rule, subject";
+        Ok(sqlx::query_as(text).fetch_all(&self.pool).await?)
+    }
+
+    /// What is absent stays as it was.
+    pub async fn set_alert_rule(&self, row: &AlertRuleRow, actor: &str) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "insert into alert_rules as r (rule, subject, enabled, threshold, hold_s, at_least, severity, runbook, changed_by) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict (rule, subject) do update set \
+             enabled = coalesce($3, r.enabled), threshold = coalesce($4, r.threshold), hold_s = coalesce($5, r.hold_s), \
+             at_least = coalesce($6, r.at_least), severity = coalesce($7, r.severity), runbook = coalesce($8, r.runbook), \
+             changed_at = now(), changed_by = $9",
+        );
+        let query = query.bind(&row.rule).bind(&row.subject).bind(row.enabled).bind(row.threshold).bind(row.hold_s);
+        let query = query.bind(row.at_least).bind(&row.severity).bind(&row.runbook).bind(actor);
+        query.execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Back to what is compiled in.
+    pub async fn reset_alert_rule(&self, rule: &str, subject: &str) -> Result<(), StoreError> {
+        let query = sqlx::query("delete from alert_rules where rule = $1 and subject = $2").bind(rule).bind(subject);
+        if query.execute(&self.pool).await?.rows_affected() == 0 {
+            let scope = if subject.is_empty() { String::new() } else { format!(" for {subject}") };
+            let text = format!("nothing about {rule} is changed{scope}; see: patchbay alert rules");
+            return Err(StoreError::NotFound(text));
+        }
+        Ok(())
+    }
+
+    /// Those that have not ended.
+    pub async fn alert_silences(&self) -> Result<Vec<SilenceRow>, StoreError> {
+        Ok(sqlx::query_as("select * from alert_silences where ends_at > now() order by id")
+            .fetch_all(&self.pool)
+            .await?)
+    }
+
+    /// Tells nobody for so long.
+    pub async fn silence_alert(
+        &self,
+        rule: &str,
+        subject: &str,
+        length: Duration,
+        reason: &str,
+        actor: &str,
+    ) -> Result<SilenceRow, StoreError> {
+        let query = sqlx::query_as(
+            "insert into alert_silences (rule, subject, reason, created_by, ends_at) \
+             values ($1, $2, $3, $4, now() + make_interval(secs => $5)) returning *",
+        );
+        let query = query.bind(rule).bind(subject).bind(reason).bind(actor).bind(length.as_secs_f64());
+        Ok(query.fetch_one(&self.pool).await?)
+    }
+
+    /// Ends a silence.
+    pub async fn unsilence_alert(&self, id: i64) -> Result<(), StoreError> {
+        let query = sqlx::query("update alert_silences set ends_at = now() where id = $1 and ends_at > now()").bind(id);
+        if query.execute(&self.pool).await?.rows_affected() == 0 {
+            return Err(StoreError::NotFound(format!("no silence {id} is in force; see: patchbay alert silences")));
+        }
+        Ok(())
+    }
+
+    /// Says what only this process sees.
+    pub async fn report_sightings(&self, host: &str, sightings: &Value) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "insert into alert_sightings (host, sightings) values ($1, $2) \
+             on conflict (host) do update set sightings = $2, seen_at = now()",
+        );
+        query.bind(host).bind(sightings).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// This process ends.
+    pub async fn forget_sightings(&self, host: &str) -> Result<(), StoreError> {
+        sqlx::query("delete from alert_sightings where host = $1").bind(host).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// What the processes have seen that said something within so long.
+    pub async fn sightings(&self, within: Duration) -> Result<Vec<(String, Value)>, StoreError> {
+        let query = sqlx::query_as(
+            "select host, sightings from alert_sightings where seen_at > now() - make_interval(secs => $1)",
+        );
+        Ok(query.bind(within.as_secs_f64()).fetch_all(&self.pool).await?)
+    }
+}
