@@ -28,7 +28,7 @@ pub use audit::{AuditFilter, AuditRow, TrailRow};
 pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
 pub use history::{
-    Erased, ErasedJob, HistoryKeyRow, HistoryTables, KeepAttempts, PartitionRow, Prunable, Pruned, PrunedRow,
+    BodyRow, Erased, ErasedJob, HistoryKeyRow, HistoryTables, KeepAttempts, PartitionRow, Prunable, Pruned, PrunedRow,
     Retention, RetentionRow,
 };
 pub use hosts::{Failure, HostRow, Report, Running};

@@ -4,7 +4,9 @@ mod add;
 mod audit;
 mod breakers;
 mod call;
+mod export;
 mod flow;
+mod history;
 mod jobs;
 mod legacy;
 mod maintain;
@@ -48,6 +50,8 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(schedules::router())
         .merge(secrets::router())
         .merge(audit::router())
+        .merge(history::router())
+        .merge(export::router())
         .merge(legacy::router())
         .merge(jobs::router())
         .merge(operate::router())
