@@ -16,6 +16,7 @@ mod fleet;
 mod grants;
 mod harness;
 mod health;
+mod history;
 mod interop;
 mod leak;
 mod listing;
