@@ -35,15 +35,16 @@ fn lead(id: u64) -> Value {
 /// Runs a job to its end, and waits until the history has it.
 async fn ran(world: &World, host: &Host, name: &str, data: Value) -> anyhow::Result<String> {
     let id = host.add(QUEUE, json!({ "name": name, "data": data })).await?;
-    has_ended(world, &id).await?;
+    has_ended(world, QUEUE, &id).await?;
     Ok(id)
 }
 
-async fn has_ended(world: &World, id: &str) -> anyhow::Result<()> {
-    let ended = "select count(*) from patchbay.attempts where job_id = $1 and verdict in ('complete', 'fail')";
+async fn has_ended(world: &World, queue: &str, id: &str) -> anyhow::Result<()> {
+    let ended =
+        "select count(*) from patchbay.attempts where queue = $1 and job_id = $2 and verdict in ('complete', 'fail')";
     let mut database = world.database().await?;
     until(Duration::from_secs(60), &format!("the end of job {id} in the history"), async || {
-        let count: i64 = sqlx::query_scalar(ended).bind(id).fetch_one(&mut database).await?;
+        let count: i64 = sqlx::query_scalar(ended).bind(queue).bind(id).fetch_one(&mut database).await?;
         Ok((count > 0).then_some(()))
     })
     .await
@@ -63,7 +64,10 @@ async fn get(host: &Host, path: &str) -> anyhow::Result<Value> {
 async fn append(world: &World, record: &Value) -> anyhow::Result<()> {
     let mut add = redis::cmd("XADD");
     add.arg(format!("{}-own:attempts", world.prefix)).arg("*").arg("r").arg(record.to_string());
-    Ok(add.query_async(&mut world.redis().await?).await?)
+    // Ten megabytes take their time.
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
+    let client = redis::Client::open(world.redis_url.as_str())?;
+    Ok(add.query_async(&mut client.get_multiplexed_async_connection_with_config(&config).await?).await?)
 }
 
 fn record(world: &World, id: &str, fields: Value) -> Value {

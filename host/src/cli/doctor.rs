@@ -298,6 +298,7 @@ async fn check_secrets(keys: Option<&Keys>, store: &Store, findings: &mut Findin
 
 /// Keys that seal data and results of jobs.
 async fn check_history_keys(keys: &Keys, store: &Store, findings: &mut Findings) {
+    const CHECK: &str = "history";
     let rows = store.history_keys().await.unwrap_or_default();
     let closed = rows.iter().filter(|row| keys.open_history_key(row).is_err()).count();
     let outdated = rows.iter().filter(|row| Some(row.sealed.key_id.as_str()) != keys.id()).count();
@@ -307,14 +308,14 @@ async fn check_history_keys(keys: &Keys, store: &Store, findings: &mut Findings)
             rows.len()
         );
         findings.bad(
-            SECRETS,
+            CHECK,
             Level::Warning,
             message,
             "configure the master key before as secrets.old_key_file, then patchbay secret rekey",
         );
     } else if outdated > 0 {
         let message = "the key of the history's data and results is sealed with the old master key";
-        findings.bad(SECRETS, Level::Warning, message, "patchbay secret rekey; then take the old key out");
+        findings.bad(CHECK, Level::Warning, message, "patchbay secret rekey; then take the old key out");
     }
 }
 

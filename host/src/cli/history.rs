@@ -111,6 +111,9 @@ pub(super) struct ExportArgs {
 /// A large history is larger than any usual limit on a request.
 const EXPORT_LIMIT: Duration = Duration::from_secs(24 * 3_600);
 
+/// Jobs in Redis that are named to people.
+const MOST_SHOWN: usize = 10;
+
 fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("a name and a value with = between them")?;
     Ok((name.to_owned(), value.to_owned()))
@@ -131,7 +134,7 @@ pub(super) async fn run(command: HistoryCommand, args: &ClientArgs, output: Outp
                     Some(reason) => format!("({reason})"),
                     None => body[field].to_string(),
                 };
-                vec![text(body, "finishedAt"), text(body, "started"), shown("data"), shown("result")]
+                vec![text(body, "finishedAt"), body["started"].to_string(), shown("data"), shown("result")]
             });
             output.table(&["FINISHED", "START", "DATA", "RESULT"], rows.collect(), &bodies);
             Ok(())
@@ -273,8 +276,11 @@ fn left(done: &Value) -> String {
     let live = &done["live"];
     if live["found"] != 0 {
         left += &format!("\n{} jobs in Redis have the value, and stay as they are:", live["found"]);
-        for job in items(&live["jobs"]) {
+        for job in items(&live["jobs"]).take(MOST_SHOWN) {
             left += &format!("\n  {} {} ({})", text(job, "queue"), text(job, "id"), text(job, "state"));
+        }
+        if live["found"].as_u64() > Some(MOST_SHOWN as u64) {
+            left += "\n  … the first hundred with --json";
         }
     }
     if live["complete"] == false {

@@ -32,11 +32,11 @@ async fn texts_of_any_length_and_clocks_of_any_year_are_kept_as_far_as_postgres_
         }
         fields
     };
-    let large = "ü".repeat(5 << 20);
+    let (large, long) = ("ü".repeat(5 << 20), "ü".repeat(10_000));
     for (id, fields) in [
         (
             "a-large",
-            fail(json!({ "message": large, "stack": large, "name": large, "code": large, "correlation_id": large })),
+            fail(json!({ "message": large, "stack": large, "name": long, "code": long, "correlation_id": long })),
         ),
         (
             "b-nul",

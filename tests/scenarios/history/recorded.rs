@@ -63,7 +63,7 @@ async fn an_attempt_that_is_cut_short_tells_which_call_it_waited_for_and_mail_is
     host.deploy("email", crate::harness::email_plugin()?).await?;
     let id = ran(&world, &host, "outside", json!({ "url": format!("http://{address}/") })).await?;
     let mail = host.add("emailQueue", json!({ "name": "send", "data": crate::harness::mail_job(1) })).await?;
-    has_ended(&world, &mail).await?;
+    has_ended(&world, "emailQueue", &mail).await?;
     let query = "select calls from patchbay.attempts where queue = $1 and job_id = $2";
     let mut database = world.database().await?;
     let calls: Value = sqlx::query_scalar(query).bind(QUEUE).bind(&id).fetch_one(&mut database).await?;
@@ -82,7 +82,7 @@ async fn a_child_of_a_flow_names_its_parent() -> anyhow::Result<()> {
     let flow = ran(&world, &host, "enqueue-flow", json!({})).await?;
     let story = host.job_in(QUEUE, &flow, "completed").await?;
     let ids: Vec<String> = serde_json::from_str(story["job"]["returnValue"].as_str().context("ids")?)?;
-    has_ended(&world, &ids[0]).await?;
+    has_ended(&world, QUEUE, &ids[0]).await?;
     let parents: Vec<Option<String>> = sqlx::query_scalar(
         "select parent from patchbay.attempts where job_id = any($1) order by job_id = $2, started_at",
     )
@@ -169,7 +169,7 @@ async fn an_attempt_whose_host_was_killed_is_in_the_history_until_somebody_tells
     first.job_in(QUEUE, &id, "active").await?;
     first.child.kill().await?;
     let second = world.host(&locks).await?;
-    has_ended(&world, &id).await?;
+    has_ended(&world, QUEUE, &id).await?;
     let story = "select started, source, outcome from patchbay.attempts where job_id = $1 order by started";
     let told = async |rows: &[(i32, &str, &str)]| {
         let mut database = world.database().await?;

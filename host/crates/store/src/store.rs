@@ -69,8 +69,9 @@ impl Store {
         let options = base
             .clone()
             .application_name("patchbay")
-            // Nothing of ours takes seconds; a statement that does must not hold its connection for ever.
-            .options([("search_path", "patchbay,public"), ("statement_timeout", "30s")]);
+            // Nothing of ours takes seconds; a statement that does must not hold its connection for ever. Compiling one takes longer than
+            // running it.
+            .options([("search_path", "patchbay,public"), ("statement_timeout", "30s"), ("jit", "off")]);
         let pool = PgPoolOptions::new()
             .min_connections(config.min_connections)
             .max_connections(config.max_connections)

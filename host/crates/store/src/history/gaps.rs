@@ -20,6 +20,11 @@ const GIVES_WAY_DAYS: i32 = 2;
 impl Lead<'_> {
     /// Fills gaps that were noted longer than `after` ago; gives the number of rows, and whether there may be more gaps.
     pub async fn fill_gaps(&mut self, after: Duration) -> Result<(u64, bool), StoreError> {
+        // Nearly always there is none.
+        let noted = sqlx::query_scalar("select exists (select from history_gaps)").fetch_one(&mut *self.0);
+        if !noted.await? {
+            return Ok((0, false));
+        }
         // A job's latest stall tells of all before it. Of its missing starts the latest are taken, as many as it stalled: others were handed back.
         let fill = sqlx::query(
             "with due as (delete from history_gaps where ctid = any(array(select ctid from history_gaps \

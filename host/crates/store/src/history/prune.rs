@@ -202,7 +202,7 @@ impl Old<'_> {
 
     /// Whether there are more than were counted.
     async fn count(&self, connection: &mut PgConnection) -> Result<(i64, bool), StoreError> {
-        let text = format!("select count(*) from (select from {} limit $4 + 1) some", self.which());
+        let text = format!("select count(*) from (select from {} limit $4 + 1) as counted", self.which());
         let query = sqlx::query_scalar(AssertSqlSafe(text)).bind(self.queue).bind(self.before).bind(&self.outcomes);
         let counted: i64 = query.bind(MOST_COUNTED).fetch_one(connection).await?;
         Ok((counted.min(MOST_COUNTED), counted > MOST_COUNTED))
