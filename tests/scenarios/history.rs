@@ -28,6 +28,16 @@ async fn host(world: &World, env: &[(&str, &str)]) -> anyhow::Result<Host> {
     Ok(host)
 }
 
+/// A host that has forgotten what was old when it started; the next time is an hour later.
+async fn host_that_has_pruned(world: &World, env: &[(&str, &str)]) -> anyhow::Result<Host> {
+    let host = world.host(env).await?;
+    until(Duration::from_secs(20), "the first time", async || {
+        Ok(get(&host, "status").await?["lastPrune"]["endedAt"].is_string().then_some(()))
+    })
+    .await?;
+    Ok(host)
+}
+
 fn lead(id: u64) -> Value {
     json!({ "lead": { "id": id, "phone": PHONE } })
 }
@@ -70,11 +80,13 @@ async fn append(world: &World, record: &Value) -> anyhow::Result<()> {
     Ok(add.query_async(&mut client.get_multiplexed_async_connection_with_config(&config).await?).await?)
 }
 
+/// Not older than it is to be kept: the host forgets that when it starts.
 fn record(world: &World, id: &str, fields: Value) -> Value {
+    let now = sqlx::types::chrono::Utc::now();
     let mut record = json!({
         "job": { "prefix": world.prefix, "queue": QUEUE, "id": id, "created_ms": 1_700_000_000_000_u64 },
         "started": 1, "attempt": 1, "name": "foreign", "plugin": null, "revision": null, "host": "foreign:1",
-        "started_at": "2026-01-02T03:04:05Z", "finished_at": "2026-01-02T03:04:06Z", "outcome": "completed",
+        "started_at": now, "finished_at": now, "outcome": "completed",
         "verdict": "complete", "code": null, "message": null, "stack": null, "correlation_id": "test",
     });
     if let (Some(record), Value::Object(fields)) = (record.as_object_mut(), fields) {

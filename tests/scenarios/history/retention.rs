@@ -32,16 +32,6 @@ async fn fill(world: &World, days: &[i32]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A host that has forgotten what was old when it started; the next time is an hour later.
-async fn host_that_has_pruned(world: &World, env: &[(&str, &str)]) -> anyhow::Result<Host> {
-    let host = world.host(env).await?;
-    until(Duration::from_secs(20), "the first time", async || {
-        Ok(get(&host, "status").await?["lastPrune"]["endedAt"].is_string().then_some(()))
-    })
-    .await?;
-    Ok(host)
-}
-
 async fn left(world: &World, table: &str) -> anyhow::Result<Vec<String>> {
     let query = format!("select queue || ' ' || job_id from patchbay.{table} order by 1");
     Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(&mut world.database().await?).await?)
