@@ -24,6 +24,7 @@ use crate::breakers::OutsideHosts;
 use crate::config::Config;
 use crate::grants::{self, Grants};
 use crate::health::Health;
+use crate::history::{Bodies, History, Room};
 use crate::http::{AppState, IncidentSources, MetricsPage, Operator};
 use crate::incident::RecentLines;
 use crate::local_copy::LocalCopy;
@@ -35,7 +36,7 @@ use crate::settings::Settings;
 use crate::traces::{Exporter, Traces};
 use crate::vault::{Keys, Vault};
 use crate::work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
-use crate::{http, outbox, recorder};
+use crate::{history, http, outbox, recorder};
 
 /// How long open HTTP requests, and operations whose clients have left, may take to finish at the end of a drain.
 const HTTP_GRACE: Duration = Duration::from_secs(5);
@@ -62,6 +63,7 @@ pub struct Host {
     server: JoinHandle<()>,
     operations: TaskTracker,
     exporter: Option<Exporter>,
+    bodies: Arc<Bodies>,
     /// Listened to from the start: whoever sees that we are up may signal at once.
     terminate: Signal,
     interrupt: Signal,
@@ -133,7 +135,15 @@ impl Host {
             traces.clone(),
         ));
         let (quarantine, crashing) = Quarantine::new(config.quarantine_rule(), Arc::clone(&runtime));
-        let work = Work::new(Arc::clone(&executor) as _, host_name.clone(), Arc::clone(&quarantine), traces.clone());
+        let room = Arc::new(Room::new(config.recording(!vault.keys().is_empty())));
+        let bodies = Arc::new(Bodies::new(store.clone(), Arc::clone(&vault)));
+        let work = Work::new(
+            Arc::clone(&executor) as _,
+            host_name.clone(),
+            Arc::clone(&quarantine),
+            Arc::clone(&room),
+            traces.clone(),
+        );
         let (attempts, requests) = (work.attempts(), Arc::new(RequestMeters::default()));
         let defaults = WorkerDefaults {
             lock: config.lock(),
@@ -220,6 +230,11 @@ impl Host {
             schedules: Arc::clone(&schedules),
             alerts: Arc::clone(&alerts),
             vault: Arc::clone(&vault),
+            history: Arc::new(History {
+                bodies: Arc::clone(&bodies),
+                room: Arc::clone(&room),
+                keep: config.keep_attempts(),
+            }),
             health: Arc::clone(&health),
             incident: Arc::new(IncidentSources { config: config.clone(), lines }),
             traces,
@@ -258,7 +273,9 @@ impl Host {
             tokio::spawn(schedules.run(stop.clone())),
             tokio::spawn(grants::count_uses(uses, store.clone(), stop.clone())),
             tokio::spawn(outbox::relay(sql, queues.clone(), stop.clone())),
-            tokio::spawn(recorder::run(queues.attempts(), store.clone(), stop.clone())),
+            tokio::spawn(recorder::run(queues.attempts(), store.clone(), Arc::clone(&bodies), stop.clone())),
+            tokio::spawn(room.watch(queues.clone(), stop.clone())),
+            tokio::spawn(history::run(store.clone(), queues.clone(), config.keep_attempts(), stop.clone())),
         ];
         info!(
             postgres_at_most = config.store().max_connections,
@@ -281,6 +298,7 @@ impl Host {
             server,
             operations,
             exporter,
+            bodies,
             terminate,
             interrupt,
         })
@@ -312,7 +330,7 @@ impl Host {
             warn!(%error, "the others hear of this end later");
         }
         // What the drain produced; anything beyond stays in the stream for the next process.
-        if let Err(error) = recorder::flush(self.queues.attempts(), &self.store).await {
+        if let Err(error) = recorder::flush(self.queues.attempts(), &self.store, &self.bodies).await {
             warn!(error = format!("{error:#}"), "attempts stay in Redis until the next start");
         }
         let served = async {

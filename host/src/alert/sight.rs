@@ -159,7 +159,7 @@ impl Sources {
         let ahead_ms = self.queues.clock_skew_ms().await?;
         let queues = self.queues.overview(&names).await?;
         let share = self.queues.memory_share().await?.map(|share| share * 100.0);
-        let lag = self.queues.oldest_attempt_waiting().await?;
+        let lag = self.queues.attempts_waiting_for().await?;
         let memory = |rule| {
             let sight = share.map(|share| {
                 let reason = format!("Redis uses {share:.0} % of maxmemory; from 85 % on, new jobs are refused");

@@ -8,6 +8,7 @@ mod breaker;
 mod build;
 mod client;
 pub(crate) mod doctor;
+mod history;
 mod incident;
 mod input;
 mod job;
@@ -115,6 +116,9 @@ enum Command {
     /// Alerts: what fires, the rules, silences, and whether messages arrive
     #[command(subcommand)]
     Alert(alert::AlertCommand),
+    /// What happened: state of the history, how long it keeps what, erasing, exporting
+    #[command(subcommand)]
+    History(history::HistoryCommand),
     /// Look at the mails that `patchbay dev` has caught
     #[command(subcommand)]
     Mail(dev::MailCommand),
@@ -206,6 +210,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
             incident::run(command, &cli.client, cli.config.as_deref(), output).await?;
         }
         Command::Alert(command) => alert::run(command, &cli.client, output).await?,
+        Command::History(command) => history::run(command, &cli.client, output).await?,
         Command::Mail(command) => dev::run_mail(command, output.json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "patchbay", &mut std::io::stdout());

@@ -36,6 +36,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::alert::Alerts;
 use crate::breakers::OutsideHosts;
 use crate::health::Health;
+use crate::history::History;
 use crate::metrics::RequestMeters;
 use crate::plugins::Plugins;
 use crate::schedule::Schedules;
@@ -78,6 +79,8 @@ pub struct AppState {
     pub alerts: Arc<Alerts>,
     /// Secrets.
     pub vault: Arc<Vault>,
+    /// What happened.
+    pub history: Arc<History>,
     /// Probes.
     pub health: Arc<Health>,
     /// For incident bundles.

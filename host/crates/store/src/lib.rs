@@ -9,18 +9,22 @@ mod attempts;
 mod audit;
 mod error;
 mod grants;
+mod history;
 mod hosts;
 mod incident;
 mod plugin_sql;
 mod prune;
 mod quarantine;
+mod recording;
 mod revisions;
 mod schedules;
+mod search;
 mod secrets;
 mod signatures;
 mod singleton;
 mod statistics;
 mod store;
+mod terms;
 
 pub use alert_deliveries::{DueDelivery, UndeliveredRow};
 pub use alerts::{AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow};
@@ -28,6 +32,10 @@ pub use attempts::AttemptRow;
 pub use audit::{AuditFilter, AuditRow, TrailRow};
 pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
+pub use history::{
+    BodyRow, Erased, ErasedJob, HistoryKeyRow, HistoryTables, KeepAttempts, PartitionRow, Prunable, Pruned, PrunedRow,
+    Retention, RetentionRow,
+};
 pub use hosts::{Failure, HostRow, Report, Running};
 pub use incident::{FailureRow, RecentAction};
 pub use plugin_sql::{
@@ -35,10 +43,13 @@ pub use plugin_sql::{
 };
 pub use prune::{Keep, PrunedRevision};
 pub use quarantine::QuarantineRow;
+pub use recording::{NewAttempt, SealedBody};
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use schedules::{ScheduleFields, ScheduleRow};
+pub use search::{Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, Place, Selection, UnknownPlace};
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use singleton::{Duty, Lead, Singleton};
 pub use statistics::{ActionRow, FailureRate, JobStatistics};
 pub use store::{Changes, DatabaseFacts, MigrationReport, PoolUsage, Store, StoreConfig};
+pub use terms::{Term, TermKey};

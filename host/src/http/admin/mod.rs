@@ -5,7 +5,9 @@ mod alerts;
 mod audit;
 mod breakers;
 mod call;
+mod export;
 mod flow;
+mod history;
 mod incident;
 mod jobs;
 mod legacy;
@@ -53,6 +55,8 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(secrets::router())
         .merge(audit::router())
         .merge(alerts::router())
+        .merge(history::router())
+        .merge(export::router())
         .merge(legacy::router())
         .merge(jobs::router())
         .merge(operate::router())
