@@ -16,6 +16,7 @@ mod schedules;
 mod search;
 mod secrets;
 mod signatures;
+mod singleton;
 mod statistics;
 mod store;
 
@@ -34,5 +35,6 @@ pub use schedules::{ScheduleFields, ScheduleRow};
 pub use search::{Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, Place, Selection, Term, UnknownPlace};
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
+pub use singleton::{Duty, Lead, Singleton};
 pub use statistics::{ActionRow, JobStatistics};
 pub use store::{Changes, DatabaseFacts, MigrationReport, Store, StoreConfig};
