@@ -26,7 +26,7 @@ const PAGE_LIMIT: Duration = Duration::from_secs(2);
 /// What the host gives a count.
 const COUNT_LIMIT: Duration = Duration::from_millis(800);
 
-/// In the database `url`, which must be empty.
+/// In the database `url`, which is empty, or filled from an earlier run.
 pub async fn run(url: &str) -> anyhow::Result<()> {
     let attempts: i64 = std::env::var("PATCHBAY_BENCH_ATTEMPTS").map_or(Ok(20_000_000), |text| text.parse())?;
     let config = StoreConfig {
@@ -39,7 +39,11 @@ pub async fn run(url: &str) -> anyhow::Result<()> {
     store.migrate().await?;
     let mut connection = PgConnection::connect(url).await?;
     let began = Instant::now();
-    fill(&mut connection, attempts).await?;
+    let filled: bool =
+        sqlx::query_scalar("select exists (select from patchbay.attempts)").fetch_one(&mut connection).await?;
+    if !filled {
+        fill(&mut connection, attempts).await?;
+    }
     let size: String = text(&mut connection, "select pg_size_pretty(pg_database_size(current_database()))").await?;
     println!(
         "searching {attempts} attempts in {MONTHS} partitions ({size}, filled in {:.0?}); {SAMPLES} different ones of each kind, {PAGE} rows a page, ms",
