@@ -7,10 +7,12 @@ mod attempts;
 mod audit;
 mod error;
 mod grants;
+mod history;
 mod hosts;
 mod plugin_sql;
 mod prune;
 mod quarantine;
+mod recording;
 mod revisions;
 mod schedules;
 mod search;
@@ -25,12 +27,17 @@ pub use attempts::AttemptRow;
 pub use audit::{AuditFilter, AuditRow, TrailRow};
 pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
+pub use history::{
+    Erased, ErasedJob, HistoryKeyRow, HistoryTables, KeepAttempts, PartitionRow, Prunable, Pruned, PrunedRow,
+    Retention, RetentionRow,
+};
 pub use hosts::{Failure, HostRow, Report, Running};
 pub use plugin_sql::{
     OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity, SqlSession, Wanted,
 };
 pub use prune::{Keep, PrunedRevision};
 pub use quarantine::QuarantineRow;
+pub use recording::{NewAttempt, SealedBody};
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use schedules::{ScheduleFields, ScheduleRow};
 pub use search::{Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, Place, Selection, UnknownPlace};
