@@ -14,12 +14,12 @@ mod prune;
 mod quarantine;
 mod view;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex as StdMutex, OnceLock};
 use std::time::Instant;
 
 use patchbay_model::manifest::Manifest;
-use patchbay_model::{PluginName, QueueName, RevisionDigest};
+use patchbay_model::{DataPath, PluginName, QueueName, RevisionDigest};
 use patchbay_runtime::Runtime;
 use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
 use serde_json::Value;
@@ -304,6 +304,14 @@ impl Plugins {
             .iter()
             .flat_map(|revision| revision.manifest().queues.iter().map(|queue| queue.name.clone()))
             .collect()
+    }
+
+    /// Paths of job data that active plugins of this process declare searchable, of one queue or of all.
+    pub fn searchable(&self, queue: Option<&QueueName>) -> BTreeSet<DataPath> {
+        let revisions = self.runtime.registry().snapshot();
+        let queues = revisions.iter().flat_map(|revision| &revision.manifest().queues);
+        let queues = queues.filter(|spec| queue.is_none_or(|queue| spec.name == *queue));
+        queues.flat_map(|spec| spec.searchable.iter().cloned()).collect()
     }
 
     /// The active plugin of this process that handles a queue.

@@ -14,9 +14,12 @@ mod plugins;
 mod quarantine;
 mod queues;
 mod revisions;
+mod saved_searches;
 mod schedules;
+mod search;
 mod secrets;
 mod sql;
+mod timeline;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::Duration;
@@ -50,6 +53,9 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(audit::router())
         .merge(legacy::router())
         .merge(jobs::router())
+        .merge(search::router())
+        .merge(timeline::router())
+        .merge(saved_searches::router())
         .merge(operate::router())
         .merge(add::router())
         .merge(flow::router())
