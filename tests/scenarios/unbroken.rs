@@ -303,6 +303,9 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
         // It is not quarantined.
         ("post", "/api/admin/plugins/{name}/release", json!({ "reason": "mended" }), "", 409),
         ("post", "/api/admin/plugins/{name}/deactivate", json!({}), "", 200),
+        ("put", "/api/admin/history/searches/{name}", json!({ "filter": { "outcome": "failed" } }), "", 200),
+        ("delete", "/api/admin/history/searches/{name}", json!({}), "", 200),
+        ("post", "/api/admin/history/searches/{name}/undo", json!({}), "", 200),
         ("put", "/api/admin/audit/trails/{trail}", json!({ "schema": {} }), "", 200),
         ("delete", "/api/admin/audit/trails/{trail}", json!({}), "", 200),
         ("put", "/api/admin/plugins/{name}/secrets/{secret}", json!({ "value": "one" }), "", 200),
