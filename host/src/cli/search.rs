@@ -249,7 +249,12 @@ fn described(saved: &Value) -> String {
         parts.push(format!("--state {state}"));
     }
     if let Some(ms) = saved["sinceMs"].as_u64() {
-        parts.push(format!("--since {}s", ms / 1_000));
+        let seconds = ms / 1_000;
+        let (unit, name) = [(86_400, "d"), (3_600, "h"), (60, "m")]
+            .into_iter()
+            .find(|(unit, _)| seconds > *unit && seconds % unit == 0)
+            .unwrap_or((1, "s"));
+        parts.push(format!("--since {}{name}", seconds / unit));
     }
     let filter = saved["filter"].as_object().into_iter().flatten();
     parts.extend(filter.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())));
