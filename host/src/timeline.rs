@@ -143,7 +143,6 @@ pub fn timeline(queue: &str, id: &str, seen: Seen) -> Timeline {
         let made = job.timestamp.and_then(|ms| i64::try_from(ms).ok()).unwrap_or(0);
         lives.entry(made).or_insert_with(|| Life::new(made)).is_in_redis(job, seen.family, seen.logs);
     }
-    let at_most_one = lives.len() <= 1;
     for relative in &seen.relatives {
         let key = format!("{}:{}", relative.queue, relative.job_id);
         for life in lives.values_mut() {
@@ -165,9 +164,11 @@ pub fn timeline(queue: &str, id: &str, seen: Seen) -> Timeline {
     });
     for event in actions.chain(entries) {
         // Who adds a job is written down just before it is there.
-        let until = event.at.timestamp_millis() + if at_most_one { i64::MAX / 2 } else { ADDING_MS };
-        let life = lives.range_mut(..=until).next_back();
-        if let Some((_, life)) = life {
+        let adds = matches!(&event.what, What::Operator { action, .. } if action.ends_with(".add"));
+        let until = event.at.timestamp_millis() + if adds { ADDING_MS } else { 0 };
+        // What came before the first, by another clock, is of the first.
+        let place = lives.range(..=until).next_back().or(lives.iter().next()).map(|(made, _)| *made);
+        if let Some(life) = place.and_then(|made| lives.get_mut(&made)) {
             life.events.push(event);
         }
     }

@@ -35,13 +35,16 @@ async fn server(status: u16) -> anyhow::Result<(SocketAddr, Arc<AtomicU16>)> {
 fn plugin(address: &str) -> anyhow::Result<Vec<u8>> {
     hostile_plugin_with(|manifest| {
         let queue = format!("searchable = [\"lead.id\"]\n\n[[queues]]\nname = \"{OTHER}\"\nattempts = 1\n");
+        // Nothing here is about deadlines.
+        let manifest = manifest.replace("deadline_ms = 200", "deadline_ms = 20_000");
         manifest.replace("127.0.0.1:9/", &format!("{address}/")) + &queue
     })
 }
 
 async fn start() -> anyhow::Result<(World, Host)> {
     let world = World::new().await?;
-    let host = world.host(&[]).await?;
+    // What is forgotten when is another subject.
+    let host = world.host(&[("PATCHBAY_HISTORY_KEEP_DAYS", "36500")]).await?;
     host.deploy("hostile", plugin("127.0.0.1:9")?).await?;
     Ok((world, host))
 }
@@ -454,6 +457,7 @@ async fn jobs_that_had_the_same_id_have_lives_of_their_own() -> anyhow::Result<(
         host.job_in(QUEUE, "again", "completed").await?;
         until(Duration::from_secs(20), "its attempt in the history", async || {
             let lives = timeline(&host, QUEUE, "again").await?["lives"].clone();
+            eprintln!("round {round}: {lives}");
             let all = lives
                 .as_array()
                 .is_some_and(|lives| lives.len() == round && lives.iter().all(|life| story(life).len() >= 3));

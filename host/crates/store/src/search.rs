@@ -192,7 +192,9 @@ impl Store {
             if rows.is_none() {
                 width_ms = (width_ms.min((edge - from).num_milliseconds()) / WIDER).max(LEAST_WIDTH_MS);
             } else {
-                (edge, behind) = (from, None);
+                // Nothing there may mean that nothing at all is there: a clock that was years ahead must not make the next window as wide.
+                let is_empty = rows.is_some_and(|rows| rows.is_empty());
+                (edge, behind) = (if is_empty { self.end_before(from, oldest, most).await? } else { from }, None);
                 if asked.elapsed() < QUICK {
                     width_ms = (width_ms * WIDER).min(MOST_WIDTH_MS);
                 }
@@ -232,6 +234,20 @@ impl Store {
         let bounds =
             (filter.from.map_or(oldest, |from| from.max(oldest)), filter.to.map_or(newest, |to| to.min(newest)));
         Ok((bounds.0 < bounds.1 && !resolved.is_nothing()).then_some(bounds))
+    }
+
+    /// Behind the newest attempt before that time, whatever it is.
+    async fn end_before(
+        &self,
+        time: DateTime<Utc>,
+        oldest: DateTime<Utc>,
+        most: Duration,
+    ) -> Result<DateTime<Utc>, StoreError> {
+        let mut query = QueryBuilder::new("select max(finished_at) from attempts where finished_at < ");
+        query.push_bind(time);
+        let rows = self.within(most, query).await?.ok_or_else(StoreError::no_answer)?;
+        let newest: Option<DateTime<Utc>> = rows.first().map(|row| row.try_get(0)).transpose()?.flatten();
+        Ok(newest.map_or(oldest, |newest| (newest + TimeDelta::microseconds(1)).max(oldest)))
     }
 
     /// The answer, or nothing when there was none within this time.
