@@ -163,24 +163,36 @@ pub fn timeline(queue: &str, id: &str, seen: Seen) -> Timeline {
         Event { at, what: What::Audit { trail, entry_key, plugin, by } }
     });
     for event in actions.chain(entries) {
-        // Who adds a job is written down just before it is there.
-        let adds = matches!(&event.what, What::Operator { action, .. } if action.ends_with(".add"));
-        let until = event.at.timestamp_millis() + if adds { ADDING_MS } else { 0 };
-        // What came before the first, by another clock, is of the first.
-        let place = lives.range(..=until).next_back().or(lives.iter().next()).map(|(made, _)| *made);
+        let at = event.at.timestamp_millis();
+        let place = match event.adds() {
+            // Written down just before the job is there, by the clock of another machine.
+            true => lives.keys().min_by_key(|made| made.abs_diff(at)),
+            // What came before the first, by another clock, is of the first.
+            false => lives.range(..=at).next_back().or(lives.iter().next()).map(|(made, _)| made),
+        };
+        let place = place.copied();
         if let Some(life) = place.and_then(|made| lives.get_mut(&made)) {
             life.events.push(event);
         }
     }
     for life in lives.values_mut() {
-        // What began at the same time stays in the order above: made, run.
-        life.events.sort_by_key(|event| event.at);
+        // When a job was made is known to the millisecond.
+        let rank = |event: &Event| match &event.what {
+            What::Operator { .. } if event.adds() => 0,
+            What::Added => 1,
+            _ => 2,
+        };
+        life.events.sort_by_key(|event| (event.at.timestamp_millis(), rank(event), event.at));
     }
     Timeline { queue: queue.to_owned(), id: id.to_owned(), lives: lives.into_values().collect() }
 }
 
-/// From the order to add a job to its own time.
-const ADDING_MS: i64 = 1_000;
+impl Event {
+    /// An order that made the job.
+    fn adds(&self) -> bool {
+        matches!(&self.what, What::Operator { action, .. } if action.ends_with(".add"))
+    }
+}
 
 impl Life {
     fn new(created_ms: i64) -> Self {

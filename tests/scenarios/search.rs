@@ -457,7 +457,6 @@ async fn jobs_that_had_the_same_id_have_lives_of_their_own() -> anyhow::Result<(
         host.job_in(QUEUE, "again", "completed").await?;
         until(Duration::from_secs(20), "its attempt in the history", async || {
             let lives = timeline(&host, QUEUE, "again").await?["lives"].clone();
-            eprintln!("round {round}: {lives}");
             let all = lives
                 .as_array()
                 .is_some_and(|lives| lives.len() == round && lives.iter().all(|life| story(life).len() >= 3));
