@@ -15,6 +15,7 @@ mod many_plugins;
 mod overview;
 mod process;
 mod push;
+mod search;
 mod servers;
 mod statistics;
 mod world;
@@ -26,6 +27,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Those that need no Redis of their own.
 const ALONE: [&str; 4] = ["instantiate", "capabilities", "push", "start"];
+/// Only when it is named: it fills a database for minutes.
+const ON_REQUEST: &str = "search";
 /// Those that are measured with Redis set up in two ways; the latter five in the first only.
 const WITH_REDIS: [&str; 7] = ["jobs", "latency", "enqueue", "overview", "deep", "process", "history"];
 
@@ -45,15 +48,19 @@ impl Sections {
     fn chosen() -> anyhow::Result<Self> {
         let Ok(text) = std::env::var("PATCHBAY_BENCH_ONLY") else { return Ok(Self(None)) };
         let names: Vec<String> = text.split(',').map(str::to_owned).collect();
-        let known = |name: &String| ALONE.iter().chain(&WITH_REDIS).any(|known| known == name);
+        let known = |name: &String| name == ON_REQUEST || ALONE.iter().chain(&WITH_REDIS).any(|known| known == name);
         if let Some(unknown) = names.iter().find(|name| !known(name)) {
             anyhow::bail!(
-                "PATCHBAY_BENCH_ONLY: there is no {unknown:?}, but {}, {}",
+                "PATCHBAY_BENCH_ONLY: there is no {unknown:?}, but {}, {}, {ON_REQUEST}",
                 ALONE.join(", "),
                 WITH_REDIS.join(", ")
             );
         }
         Ok(Self(Some(names)))
+    }
+
+    fn names(&self, section: &str) -> bool {
+        self.0.as_ref().is_some_and(|names| names.iter().any(|name| name == section))
     }
 
     fn wants(&self, section: &str) -> bool {
@@ -83,6 +90,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if sections.wants("start") {
         many_plugins::run(pairs).await?;
+    }
+    if sections.names(ON_REQUEST) {
+        search::run(&environment("PATCHBAY_TEST_DATABASE_URL")?).await?;
     }
     for durable in [true, false] {
         let here = if durable { &WITH_REDIS[..] } else { &WITH_REDIS[..2] };

@@ -26,20 +26,33 @@ const PAGE_LIMIT: Duration = Duration::from_secs(2);
 /// What the host gives a count.
 const COUNT_LIMIT: Duration = Duration::from_millis(800);
 
-/// In the database `url`, which must be empty.
+/// In a database of its own on the server of `url`, which is filled if it is not there from an earlier run.
 pub async fn run(url: &str) -> anyhow::Result<()> {
+    let (server, _) = url.rsplit_once('/').context("a database's URL")?;
+    let mut connection = PgConnection::connect(url).await?;
+    let there: bool = sqlx::query_scalar("select exists (select from pg_database where datname = 'bench_search')")
+        .fetch_one(&mut connection)
+        .await?;
+    if !there {
+        connection.execute("create database bench_search").await?;
+    }
+    let url = format!("{server}/bench_search");
     let attempts: i64 = std::env::var("PATCHBAY_BENCH_ATTEMPTS").map_or(Ok(20_000_000), |text| text.parse())?;
     let config = StoreConfig {
-        url: url.to_owned(),
+        url: url.clone(),
         min_connections: 1,
         max_connections: 4,
         acquire_timeout: Duration::from_secs(5),
     };
     let store = Store::connect(config).await?;
     store.migrate().await?;
-    let mut connection = PgConnection::connect(url).await?;
+    let mut connection = PgConnection::connect(&url).await?;
     let began = Instant::now();
-    fill(&mut connection, attempts).await?;
+    let filled: bool =
+        sqlx::query_scalar("select exists (select from patchbay.attempts)").fetch_one(&mut connection).await?;
+    if !filled {
+        fill(&mut connection, attempts).await?;
+    }
     let size: String = text(&mut connection, "select pg_size_pretty(pg_database_size(current_database()))").await?;
     println!(
         "searching {attempts} attempts in {MONTHS} partitions ({size}, filled in {:.0?}); {SAMPLES} different ones of each kind, {PAGE} rows a page, ms",

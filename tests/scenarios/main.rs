@@ -39,6 +39,7 @@ mod runbook;
 mod runbook_f;
 mod sandbox;
 mod schedules;
+mod search;
 mod secrets;
 mod signatures;
 mod sql;

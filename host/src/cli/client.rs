@@ -109,6 +109,11 @@ impl Client {
         Ok(content.to_vec())
     }
 
+    /// The whole envelope, with the cursor of the next page.
+    pub(super) async fn page(&self, path: &str) -> Result<Value, ClientError> {
+        self.envelope(self.request(Method::GET, path)).await
+    }
+
     /// A list from its beginning to its end, page by page; the path has a query.
     pub(crate) async fn all(&self, path: &str) -> Result<Value, ClientError> {
         let (mut items, mut next) = (Vec::new(), path.to_owned());

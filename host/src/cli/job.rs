@@ -10,6 +10,7 @@ use super::add::{self, AddArgs};
 use super::client::{Client, ClientArgs, segment};
 use super::input::given;
 use super::plugin::{items, text};
+use super::timeline;
 
 #[derive(Subcommand)]
 pub(super) enum JobCommand {
@@ -26,6 +27,11 @@ pub(super) enum JobCommand {
         queue: String,
         /// The job's id
         id: String,
+    },
+    /// Show a job's life: every attempt with its outside calls, what operators did, its relatives; also after Redis has forgotten it
+    Timeline {
+        #[command(flatten)]
+        job: JobRef,
     },
     /// Put a failed or completed job back into its queue
     Retry {
@@ -126,6 +132,10 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
             let story =
                 client.call(Method::GET, &format!("queues/{}/jobs/{}", segment(&queue), segment(&id)), None).await?;
             output.value(&describe(&queue, &story), &story);
+        }
+        JobCommand::Timeline { job } => {
+            let story = client.call(Method::GET, &job.path("/timeline"), None).await?;
+            output.value(&timeline::describe(&story), &story);
         }
         JobCommand::Retry { job } => {
             client.call(Method::POST, &job.path("/retry"), None).await?;

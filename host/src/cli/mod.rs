@@ -21,9 +21,11 @@ mod queue;
 mod refusal;
 mod revisions;
 mod schedule;
+mod search;
 mod secret;
 mod signing;
 mod sql;
+mod timeline;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -95,6 +97,8 @@ enum Command {
     /// Add, show and retry jobs
     #[command(subcommand)]
     Job(job::JobCommand),
+    /// Find finished attempts in the history, or jobs in Redis by their state; save searches
+    Search(Box<search::SearchArgs>),
     /// Look at queues, and act on whole ones
     #[command(subcommand)]
     Queue(queue::QueueCommand),
@@ -201,6 +205,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         }
         Command::Plugin(command) => plugin::run(command, &cli.client, output).await?,
         Command::Job(command) => job::run(command, &cli.client, output).await?,
+        Command::Search(args) => search::run(*args, &cli.client, output).await?,
         Command::Queue(command) => queue::run(command, &cli.client, output).await?,
         Command::Breaker(command) => breaker::run(command, &cli.client, output).await?,
         Command::Schedule(command) => schedule::run(command, &cli.client, output).await?,

@@ -10,6 +10,7 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
+use patchbay_model::filter::FilterError;
 use patchbay_model::grant::Ask;
 use patchbay_model::{InvalidId, misfit};
 use patchbay_queue::QueueError;
@@ -20,6 +21,7 @@ use serde_json::Value;
 use super::MAX_BODY_BYTES;
 use super::unread::BodyTooSlow;
 use crate::plugins::PluginError;
+use crate::selected::SelectError;
 use crate::vault::VaultError;
 
 /// What a failed request answers.
@@ -55,6 +57,15 @@ pub(crate) struct Success<T> {
     /// Of a list that goes on: `cursor` of the request for its next page.
     #[serde(rename = "nextCursor", skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
+    /// A search ended before its page was full because it takes only so long: there may be more behind `nextCursor`, or nothing at all.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
+}
+
+impl<T> Success<T> {
+    pub(crate) fn into_parts(self) -> (T, Option<String>, bool) {
+        (self.data, self.next_cursor, self.partial)
+    }
 }
 
 pub(crate) type ApiResult<T> = Result<Json<Success<T>>, ApiError>;
@@ -65,7 +76,12 @@ pub(crate) fn ok<T>(data: T) -> ApiResult<T> {
 
 /// A part of a list, and where the next part begins.
 pub(crate) fn page<T>(data: T, next_cursor: Option<String>) -> ApiResult<T> {
-    Ok(Json(Success { success: true, data, next_cursor }))
+    part(data, next_cursor, false)
+}
+
+/// The same of a search, which may have ended early.
+pub(crate) fn part<T>(data: T, next_cursor: Option<String>, partial: bool) -> ApiResult<T> {
+    Ok(Json(Success { success: true, data, next_cursor, partial }))
 }
 
 impl ApiError {
@@ -253,6 +269,21 @@ impl From<PluginError> for ApiError {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string())
             }
             PluginError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<FilterError> for ApiError {
+    fn from(error: FilterError) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
+impl From<SelectError> for ApiError {
+    fn from(error: SelectError) -> Self {
+        match error {
+            SelectError::Undeclared { .. } => Self::invalid(error.to_string()),
+            SelectError::Store(error) => error.into(),
         }
     }
 }

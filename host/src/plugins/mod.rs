@@ -14,7 +14,7 @@ mod prune;
 mod quarantine;
 mod view;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex as StdMutex, OnceLock};
 use std::time::Instant;
 
@@ -317,6 +317,14 @@ impl Plugins {
             .iter()
             .flat_map(|revision| revision.manifest().queues.iter().map(|queue| queue.name.clone()))
             .collect()
+    }
+
+    /// Paths of job data that active plugins of this process declare searchable, of one queue or of all.
+    pub fn searchable(&self, queue: Option<&QueueName>) -> BTreeSet<DataPath> {
+        let revisions = self.runtime.registry().snapshot();
+        let queues = revisions.iter().flat_map(|revision| &revision.manifest().queues);
+        let queues = queues.filter(|spec| queue.is_none_or(|queue| spec.name == *queue));
+        queues.flat_map(|spec| spec.searchable.iter().cloned()).collect()
     }
 
     /// The active plugin of this process that handles a queue.

@@ -34,10 +34,10 @@ pub enum Start {
 /// The last job of a page; as text, opaque to clients.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cursor {
-    state: JobState,
+    pub(crate) state: JobState,
     /// Where it stood in a sorted set.
-    score: Option<f64>,
-    id: Vec<u8>,
+    pub(crate) score: Option<f64>,
+    pub(crate) id: Vec<u8>,
 }
 
 impl fmt::Display for Cursor {
@@ -81,7 +81,7 @@ pub struct Page {
 }
 
 /// Where the jobs of a state are, and from which end they are listed.
-struct Shelf {
+pub(crate) struct Shelf {
     key: String,
     kind: Kind,
 }
@@ -94,7 +94,7 @@ enum Kind {
     Descending,
 }
 
-type Entry = (Vec<u8>, Option<f64>);
+pub(crate) type Entry = (Vec<u8>, Option<f64>);
 
 impl Queues {
     /// Jobs in one state, 1 to [`MAX_LISTED`].
@@ -112,7 +112,7 @@ impl Queues {
                 let message = format!("unknown cursor: it is of the jobs in state {}, not {state}", cursor.state);
                 return Err(QueueError::Invalid(message));
             }
-            Start::Behind(cursor) => self.entries_behind(&shelf, &cursor, limit).await?,
+            Start::Behind(cursor) => self.entries_behind(&shelf, &cursor, limit).await?.1,
         };
         let last = entries.last().filter(|_| entries.len() as u64 == limit);
         let next = last.map(|(id, score)| Cursor { state, score: *score, id: id.clone() });
@@ -131,7 +131,7 @@ impl Queues {
         Ok(Page { jobs, next })
     }
 
-    async fn shelf(&self, queue: &QueueName, state: JobState) -> Result<Shelf, QueueError> {
+    pub(crate) async fn shelf(&self, queue: &QueueName, state: JobState) -> Result<Shelf, QueueError> {
         let keys = self.keys(queue);
         let (key, kind) = match state {
             JobState::Waiting => {
@@ -151,7 +151,7 @@ impl Queues {
         Ok(Shelf { key, kind })
     }
 
-    async fn entries(&self, shelf: &Shelf, place: u64, count: u64) -> Result<Vec<Entry>, QueueError> {
+    pub(crate) async fn entries(&self, shelf: &Shelf, place: u64, count: u64) -> Result<Vec<Entry>, QueueError> {
         let (from, to) = (place as isize, (place + count) as isize - 1);
         let mut connection = self.connection.get();
         if shelf.kind == Kind::List {
@@ -166,14 +166,20 @@ impl Queues {
         Ok(scored.into_iter().map(|(id, score)| (id, Some(score))).collect())
     }
 
-    async fn entries_behind(&self, shelf: &Shelf, cursor: &Cursor, count: u64) -> Result<Vec<Entry>, QueueError> {
+    /// With the place of the first.
+    pub(crate) async fn entries_behind(
+        &self,
+        shelf: &Shelf,
+        cursor: &Cursor,
+        count: u64,
+    ) -> Result<(u64, Vec<Entry>), QueueError> {
         for _ in 0..TRIES {
             let Some(place) = self.place_of(shelf, cursor).await? else { break };
             // With the cursor's own job, which shows that no other took its place meanwhile.
             let mut entries = self.entries(shelf, place, count + 1).await?;
             if entries.first().is_some_and(|(id, _)| *id == cursor.id) {
                 entries.remove(0);
-                return Ok(entries);
+                return Ok((place + 1, entries));
             }
         }
         // It has left its state. What stood before it in a list has mostly run, so that the list begins anew; in a set its score tells.
@@ -187,7 +193,7 @@ impl Queues {
                 self.connection.get().zcount(&shelf.key, least, most).await?
             }
         };
-        self.entries(shelf, place, count).await
+        Ok((place, self.entries(shelf, place, count).await?))
     }
 
     async fn place_of(&self, shelf: &Shelf, cursor: &Cursor) -> Result<Option<u64>, QueueError> {

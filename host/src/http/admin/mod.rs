@@ -18,9 +18,12 @@ mod plugins;
 mod quarantine;
 mod queues;
 mod revisions;
+mod saved_searches;
 mod schedules;
+mod search;
 mod secrets;
 mod sql;
+mod timeline;
 mod traced;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -59,6 +62,9 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(export::router())
         .merge(legacy::router())
         .merge(jobs::router())
+        .merge(search::router())
+        .merge(timeline::router())
+        .merge(saved_searches::router())
         .merge(operate::router())
         .merge(add::router())
         .merge(flow::router())

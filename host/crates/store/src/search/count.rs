@@ -1,14 +1,13 @@
 //! How many a filter means, before something is done with them.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::TryStreamExt;
 use serde::Serialize;
-use sqlx::{Postgres, QueryBuilder, Row};
+use sqlx::{Postgres, QueryBuilder};
 
 use super::condition::{Resolved, Window};
-use super::{Selection, is_timeout};
+use super::{Selection, is_timeout, milliseconds};
 use crate::{Store, StoreError};
 
 /// How many jobs and attempts.
@@ -26,39 +25,61 @@ pub struct Count {
     pub estimate: Option<u64>,
 }
 
+/// The first portion; each is twice as large as the one before, as long as their time does not matter.
+const PORTION: usize = 128;
+const LARGEST: usize = 8_192;
+
+#[derive(Default)]
+struct Counted {
+    jobs: HashSet<i64>,
+    attempts: u64,
+}
+
+impl Counted {
+    fn add(&mut self, hashes: Vec<i64>) {
+        self.attempts += hashes.len() as u64;
+        self.jobs.extend(hashes);
+    }
+}
+
 impl Store {
     /// Counts for at most this time.
     pub async fn count(&self, selection: Selection<'_>, most: Duration) -> Result<Count, StoreError> {
+        let began = Instant::now();
         let _place = self.searching().await?;
         let resolved = self.resolve(selection).await?;
         let Some((from, to)) = self.bounds(&resolved, most).await? else {
             return Ok(Count { exact: true, ..Count::default() });
         };
         let window = Window { from, to, behind: None };
-        // Row by row and not by Postgres, which would have nothing to show when its time is over. A job is as good as its hash here.
+        // In portions, and not by Postgres alone, which would have nothing to show when its time is over. A job is as good as its hash here.
         let mut query = QueryBuilder::new(
-            "select hashtextextended(a.queue || '/' || a.job_id || '/' || a.job_created_ms, 0) from ",
+            "declare matching no scroll cursor for \
+             select hashtextextended(a.queue || '/' || a.job_id || '/' || a.job_created_ms, 0) from ",
         );
         resolved.push(&mut query, "a", &window);
-        let (mut jobs, mut attempts, mut exact) = (HashSet::<i64>::new(), 0, true);
+        let mut counted = Counted::default();
         let mut transaction = self.bounded(most).await?;
-        let mut rows = query.build().persistent(false).fetch(&mut *transaction);
-        loop {
-            match rows.try_next().await {
-                Ok(Some(row)) => {
-                    attempts += 1;
-                    jobs.insert(row.try_get(0)?);
-                }
-                Ok(None) => break,
-                Err(error) if is_timeout(&error) => {
-                    exact = false;
-                    break;
-                }
+        query.build().persistent(false).execute(&mut *transaction).await?;
+        let mut portion = PORTION;
+        let exact = loop {
+            let left = most.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                break false;
+            }
+            let limit = sqlx::query("select set_config('statement_timeout', $1, true)").bind(milliseconds(left));
+            limit.execute(&mut *transaction).await?;
+            let fetch = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("fetch {portion} from matching")));
+            portion = (portion * 2).min(LARGEST);
+            match fetch.fetch_all(&mut *transaction).await {
+                Ok(hashes) if hashes.is_empty() => break true,
+                Ok(hashes) => counted.add(hashes),
+                Err(error) if is_timeout(&error) => break false,
                 Err(error) => return Err(error.into()),
             }
-        }
-        drop(rows);
+        };
         transaction.rollback().await?;
+        let Counted { jobs, attempts } = counted;
         let estimate = if exact { None } else { Some(self.estimate(&resolved, &window).await?.max(attempts)) };
         Ok(Count { jobs: jobs.len() as u64, attempts, exact, estimate })
     }

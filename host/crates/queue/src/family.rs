@@ -1,0 +1,83 @@
+//! A job's parent and children, as Redis knows them: while they are there.
+
+use std::collections::BTreeMap;
+
+use patchbay_model::{JobId, QueueName};
+use redis::{RedisResult, Value};
+use serde::Serialize;
+
+use crate::damage::{read, text};
+use crate::opts::JobOpts;
+use crate::{QueueError, Queues};
+
+/// Most children that are named.
+const MAX_CHILDREN: usize = 200;
+
+/// What ties a job to others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Family {
+    /// `queue:id`.
+    pub parent: Option<String>,
+    /// By `queue:id`, how far they are: `unfinished`, `completed` or `failed`; the first 200.
+    pub children: BTreeMap<String, &'static str>,
+    /// All of them.
+    pub children_count: u64,
+    /// Of the request that made it, as it stands in its options.
+    pub correlation_id: Option<String>,
+    /// What it was made under.
+    pub platform: Option<String>,
+}
+
+impl Queues {
+    /// Empty where there is nothing.
+    pub async fn family(&self, queue: &QueueName, id: &JobId) -> Result<Family, QueueError> {
+        let key = self.keys(queue).job_key(id.as_str());
+        let mut pipe = redis::pipe();
+        pipe.ignore_errors().cmd("HMGET").arg(&key).arg(&["parentKey", "opts"]);
+        // One step each: a flow may have more children than anybody reads, and their results are large.
+        pipe.cmd("SCARD").arg(format!("{key}:dependencies"));
+        pipe.cmd("HLEN").arg(format!("{key}:processed"));
+        pipe.cmd("HLEN").arg(format!("{key}:failed"));
+        pipe.cmd("ZCARD").arg(format!("{key}:unsuccessful"));
+        pipe.cmd("SSCAN").arg(format!("{key}:dependencies")).arg(0).arg("COUNT").arg(MAX_CHILDREN);
+        pipe.cmd("ZRANGE").arg(format!("{key}:unsuccessful")).arg(0).arg(MAX_CHILDREN - 1);
+        let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
+        let mut replies = replies.into_iter();
+        let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
+        let fields: Vec<Option<Vec<u8>>> = read(next())?.unwrap_or_default();
+        let mut fields = fields.into_iter().map(|field| field.map(|field| text(&field)));
+        let parent = fields.next().flatten().map(|key| self.without_prefix(&key));
+        let opts = fields.next().flatten().and_then(|opts| JobOpts::parse(&opts).ok()).unwrap_or_default();
+        let mut counts = [0_u64; 4];
+        for count in &mut counts {
+            *count = read(next())?.unwrap_or(0);
+        }
+        let (_, unfinished): (u64, Vec<Vec<u8>>) = read(next())?.unwrap_or_default();
+        let unsuccessful: Vec<Vec<u8>> = read(next())?.unwrap_or_default();
+        let mut children = BTreeMap::new();
+        for part in ["processed", "failed"] {
+            let state = if part == "processed" { "completed" } else { "failed" };
+            let few = counts[if part == "processed" { 1 } else { 2 }] <= MAX_CHILDREN as u64;
+            if few {
+                let keys =
+                    redis::cmd("HKEYS").arg(format!("{key}:{part}")).query_async(&mut self.connection.get()).await;
+                let keys: Vec<Vec<u8>> = read(keys)?.unwrap_or_default();
+                children.extend(keys.iter().map(|key| (self.without_prefix(&text(key)), state)));
+            }
+        }
+        children.extend(unsuccessful.iter().map(|key| (self.without_prefix(&text(key)), "failed")));
+        children.extend(unfinished.iter().map(|key| (self.without_prefix(&text(key)), "unfinished")));
+        while children.len() > MAX_CHILDREN {
+            children.pop_last();
+        }
+        let (correlation_id, platform) = (opts.trace.correlation_id, opts.trace.platform);
+        Ok(Family { parent, children, children_count: counts.iter().sum(), correlation_id, platform })
+    }
+
+    /// From `prefix:queue:id`.
+    fn without_prefix(&self, key: &str) -> String {
+        let own = key.strip_prefix(self.config.prefix.as_str()).and_then(|rest| rest.strip_prefix(':'));
+        own.unwrap_or(key).to_owned()
+    }
+}

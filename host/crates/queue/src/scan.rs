@@ -1,0 +1,218 @@
+//! Searching the jobs of one state, one by one: Redis has no index of them. Bounded in jobs and in time, and it says when it ended early.
+//!
+//! Reads in pages, so that Redis serves others in between, and of each job only what the filter asks for.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use patchbay_model::filter::Filter;
+use patchbay_model::job::JobState;
+use patchbay_model::{DataPath, QueueName};
+use redis::{RedisResult, Value};
+use serde::Serialize;
+
+use crate::damage::{read, text};
+use crate::listing::Entry;
+use crate::opts::JobOpts;
+use crate::{Cursor, QueueError, Queues};
+
+/// Most jobs that one request looks at.
+pub const MAX_SCANNED: usize = 20_000;
+/// Per round trip.
+const PAGE: u64 = 200;
+/// The same where data is read: a job has up to 1 MiB of it.
+const PAGE_WITH_DATA: u64 = 25;
+/// `data` is last, and left out when nothing asks for it.
+const FIELDS: [&str; 8] = ["name", "opts", "timestamp", "processedOn", "finishedOn", "atm", "failedReason", "data"];
+
+/// A job that was looked for.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct ScannedJob {
+    pub id: String,
+    pub name: String,
+    pub state: JobState,
+    pub timestamp: Option<u64>,
+    pub processed_on: Option<u64>,
+    pub finished_on: Option<u64>,
+    pub attempts_made: u32,
+    pub failed_reason: Option<String>,
+    pub correlation_id: String,
+    pub platform: Option<String>,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Scanned {
+    /// In the order of lists.
+    pub jobs: Vec<ScannedJob>,
+    /// Where to go on; absent at the end.
+    pub next: Option<Cursor>,
+    /// It ended because it looked at as many jobs as it may, or for as long: there may be more, or nothing at all.
+    pub partial: bool,
+    /// Jobs that were looked at.
+    pub looked_at: usize,
+}
+
+/// What must hold of a job.
+struct Wanted<'a> {
+    filter: &'a Filter,
+    /// In lower case.
+    text: Option<String>,
+    data: Vec<(DataPath, &'a str)>,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(filter: &'a Filter, queue: &QueueName) -> Result<Self, QueueError> {
+        let invalid = |message: String| Err(QueueError::Invalid(message));
+        let of_attempts = [
+            ("outcome", filter.outcome.is_some()),
+            ("verdict", filter.verdict.is_some()),
+            ("plugin", filter.plugin.is_some()),
+            ("revision", filter.revision.is_some()),
+            ("dead-letter", filter.dead_letter.is_some()),
+        ];
+        if let Some((key, _)) = of_attempts.iter().find(|(_, given)| *given) {
+            return invalid(format!("{key}: only finished attempts have one; search the history, without a state"));
+        }
+        if filter.queue.as_ref().is_some_and(|named| named != queue) {
+            return invalid(format!("queue: these are the jobs of {queue}"));
+        }
+        let path = |(path, value): &'a (String, String)| Ok((path.parse()?, value.as_str()));
+        let data: Result<Vec<_>, patchbay_model::data_path::InvalidPath> = filter.data.iter().map(path).collect();
+        let data = data.map_err(|error| QueueError::Invalid(error.to_string()))?;
+        Ok(Self { filter, text: filter.text.as_ref().map(|text| text.to_lowercase()), data })
+    }
+
+    /// `data` is that of the job where the filter names some.
+    fn holds(&self, job: &ScannedJob, data: &str) -> bool {
+        let Filter { job: id, name, code, correlation_id, platform, from, to, .. } = self.filter;
+        let is = |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|wanted| wanted == value);
+        // The end of a job that has one, else its beginning.
+        let at = job.finished_on.or(job.timestamp).and_then(|ms| i64::try_from(ms).ok());
+        let reason = job.failed_reason.as_deref().unwrap_or_default();
+        id.as_ref().is_none_or(|id| id.as_str() == job.id)
+            && is(name, &job.name)
+            && is(correlation_id, &job.correlation_id)
+            && is(platform, job.platform.as_deref().unwrap_or_default())
+            && code.as_ref().is_none_or(|code| reason.split(':').next() == Some(code))
+            && from.is_none_or(|from| at.is_some_and(|at| at >= from.timestamp_millis()))
+            && to.is_none_or(|to| at.is_some_and(|at| at < to.timestamp_millis()))
+            && self.text.as_ref().is_none_or(|text| reason.to_lowercase().contains(text))
+            && self.data.iter().all(|(path, value)| path.values(data).iter().any(|found| found == value))
+    }
+}
+
+impl Queues {
+    /// Jobs in one state that the filter means, at most `limit`, looking for about `most`. Its times are those of the job's end, or of its
+    /// beginning while it has none.
+    pub async fn scan(
+        &self,
+        queue: &QueueName,
+        state: JobState,
+        filter: &Filter,
+        after: Option<Cursor>,
+        limit: usize,
+        most: Duration,
+    ) -> Result<Scanned, QueueError> {
+        let began = Instant::now();
+        let wanted = Wanted::new(filter, queue)?;
+        if let Some(other) = after.as_ref().filter(|cursor| cursor.state != state) {
+            let message = format!("unknown cursor: it is of the jobs in state {}, not {state}", other.state);
+            return Err(QueueError::Invalid(message));
+        }
+        let shelf = self.shelf(queue, state).await?;
+        let page = if wanted.data.is_empty() { PAGE } else { PAGE_WITH_DATA };
+        let mut scanned = Scanned { jobs: Vec::new(), next: after, partial: false, looked_at: 0 };
+        // A job that moves while we look is met twice, and shown once.
+        let mut seen = HashSet::new();
+        let mut place = 0;
+        loop {
+            let entries = match &scanned.next {
+                None => self.entries(&shelf, 0, page).await?,
+                Some(cursor) => {
+                    // Mostly the last one stands where it stood, which is quicker to see than to look for it.
+                    let mut entries =
+                        if place > 0 { self.entries(&shelf, place - 1, page + 1).await? } else { Vec::new() };
+                    if entries.first().is_some_and(|(id, _)| *id == cursor.id) {
+                        entries.remove(0);
+                        entries
+                    } else {
+                        let (found, entries) = self.entries_behind(&shelf, cursor, page).await?;
+                        place = found;
+                        entries
+                    }
+                }
+            };
+            let is_last = (entries.len() as u64) < page;
+            let jobs = self.look_at(queue, state, &entries, !wanted.data.is_empty()).await?;
+            for ((id, score), (job, data)) in entries.into_iter().zip(jobs) {
+                place += 1;
+                scanned.looked_at += 1;
+                if seen.insert(id.clone()) && wanted.holds(&job, &data) {
+                    scanned.jobs.push(job);
+                }
+                scanned.next = Some(Cursor { state, score, id });
+                if scanned.jobs.len() == limit {
+                    return Ok(scanned);
+                }
+            }
+            if is_last {
+                scanned.next = None;
+                return Ok(scanned);
+            }
+            if scanned.looked_at >= MAX_SCANNED || began.elapsed() >= most {
+                scanned.partial = true;
+                return Ok(scanned);
+            }
+        }
+    }
+
+    /// What each of them is, with its data if asked for. Damaged ones are as empty as they are.
+    async fn look_at(
+        &self,
+        queue: &QueueName,
+        state: JobState,
+        entries: &[Entry],
+        with_data: bool,
+    ) -> Result<Vec<(ScannedJob, String)>, QueueError> {
+        let fields = if with_data { &FIELDS[..] } else { &FIELDS[..FIELDS.len() - 1] };
+        let prefix = self.keys(queue).key_prefix();
+        let mut pipe = redis::pipe();
+        pipe.ignore_errors();
+        for (id, _) in entries {
+            pipe.hmget([prefix.as_bytes(), id].concat(), fields);
+        }
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
+        let mut jobs = Vec::with_capacity(replies.len());
+        for ((id, _), reply) in entries.iter().zip(replies) {
+            let values: Vec<Option<Vec<u8>>> = read(reply)?.unwrap_or_default();
+            let mut values = values.into_iter().map(|value| value.map(|value| text(&value)));
+            let mut next = || values.next().flatten();
+            let id = text(id);
+            let (name, opts) = (next().unwrap_or_default(), next());
+            let trace = opts.and_then(|opts| JobOpts::parse(&opts).ok()).unwrap_or_default().trace;
+            let mut number = || next().and_then(|text| text.parse().ok());
+            let (timestamp, processed_on, finished_on, attempts_made) = (number(), number(), number(), number());
+            let job = ScannedJob {
+                // As the work path does it.
+                correlation_id: trace.correlation_id.unwrap_or_else(|| format!("job:{queue}:{id}")),
+                platform: trace.platform,
+                id,
+                name,
+                state,
+                timestamp,
+                processed_on,
+                finished_on,
+                attempts_made: attempts_made.and_then(|made| u32::try_from(made).ok()).unwrap_or(0),
+                failed_reason: next(),
+            };
+            jobs.push((job, next().unwrap_or_default()));
+        }
+        Ok(jobs)
+    }
+}

@@ -1,0 +1,112 @@
+//! Searches that operators come back to.
+
+use chrono::{DateTime, Utc};
+use patchbay_model::filter::Filter;
+use patchbay_model::job::JobState;
+use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
+
+use crate::{Store, StoreError};
+
+/// Most of them in one installation: a list that people read.
+pub const MAX_SAVED_SEARCHES: i64 = 500;
+
+/// What is looked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SavedSearch {
+    /// What must hold.
+    #[serde(default)]
+    pub filter: Filter,
+    /// Jobs in Redis in this state; absent: the history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<JobState>,
+    /// No further back than this from the time when it is run, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
+}
+
+/// A saved search.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct SavedSearchRow {
+    pub name: String,
+    #[serde(flatten)]
+    pub search: Json<SavedSearch>,
+    pub created_at: DateTime<Utc>,
+    pub created_by: String,
+    pub changed_at: DateTime<Utc>,
+    pub changed_by: String,
+}
+
+const COLUMNS: &str = "name, search, created_at, created_by, changed_at, changed_by";
+
+impl Store {
+    /// All, by name. `prefix` is BullMQ's.
+    pub async fn saved_searches(&self, prefix: &str) -> Result<Vec<SavedSearchRow>, StoreError> {
+        let query =
+            format!("select {COLUMNS} from saved_searches where prefix = $1 and search is not null order by name");
+        Ok(sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(prefix).fetch_all(&self.pool).await?)
+    }
+
+    /// One.
+    pub async fn saved_search(&self, prefix: &str, name: &str) -> Result<SavedSearchRow, StoreError> {
+        let query =
+            format!("select {COLUMNS} from saved_searches where prefix = $1 and name = $2 and search is not null");
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(prefix).bind(name);
+        query.fetch_optional(&self.pool).await?.ok_or_else(|| unknown(name))
+    }
+
+    /// Makes or changes one; what was there before can be had again.
+    pub async fn save_search(
+        &self,
+        prefix: &str,
+        name: &str,
+        search: &SavedSearch,
+        actor: &str,
+    ) -> Result<SavedSearchRow, StoreError> {
+        let query = format!(
+            "insert into saved_searches as known (prefix, name, search, created_by, changed_by) select $1, $2, $3, $4, $4 \
+             where (select count(*) from saved_searches where prefix = $1 and name <> $2 and search is not null) < $5 \
+             on conflict (prefix, name) do update set search = $3, previous = known.search, changed_at = now(), changed_by = $4 \
+             returning {COLUMNS}"
+        );
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(prefix).bind(name).bind(Json(search)).bind(actor);
+        query.bind(MAX_SAVED_SEARCHES).fetch_optional(&self.pool).await?.ok_or_else(|| {
+            StoreError::Conflict(format!(
+                "there are {MAX_SAVED_SEARCHES} saved searches: forget some, see patchbay search saved"
+            ))
+        })
+    }
+
+    /// Takes it off the list, until that is undone.
+    pub async fn forget_search(&self, prefix: &str, name: &str, actor: &str) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "update saved_searches set previous = search, search = null, changed_at = now(), changed_by = $3 \
+             where prefix = $1 and name = $2 and search is not null",
+        );
+        let done = query.bind(prefix).bind(name).bind(actor).execute(&self.pool).await?;
+        if done.rows_affected() == 0 { Err(unknown(name)) } else { Ok(()) }
+    }
+
+    /// As it was before its last change; absent when it was not there. Undone twice is as it is now.
+    pub async fn undo_search(
+        &self,
+        prefix: &str,
+        name: &str,
+        actor: &str,
+    ) -> Result<Option<Json<SavedSearch>>, StoreError> {
+        let query = sqlx::query_scalar(
+            "update saved_searches set search = previous, previous = search, changed_at = now(), changed_by = $3 \
+             where prefix = $1 and name = $2 returning search",
+        );
+        let search: Option<Option<Json<SavedSearch>>> =
+            query.bind(prefix).bind(name).bind(actor).fetch_optional(&self.pool).await?;
+        search.ok_or_else(|| unknown(name))
+    }
+}
+
+fn unknown(name: &str) -> StoreError {
+    StoreError::NotFound(format!("there is no saved search {name}; see: patchbay search saved"))
+}

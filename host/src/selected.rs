@@ -1,0 +1,70 @@
+//! A filter as an operator wrote it, made ready for the history: values of job data become terms, and paths that nobody declares are refused.
+
+use std::collections::BTreeSet;
+
+use patchbay_model::filter::Filter;
+use patchbay_model::{DataPath, QueueName};
+use patchbay_store::{Selection, Store, StoreError, Term};
+
+use crate::plugins::Plugins;
+
+/// A filter and its terms.
+#[derive(Debug)]
+pub struct Selected {
+    /// What must hold.
+    pub filter: Filter,
+    terms: Vec<Term>,
+}
+
+/// Why a filter cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SelectError {
+    /// Nothing is kept of it.
+    #[error("data.{path}: no active plugin declares it searchable{}; {}", of(queue), declared(paths))]
+    Undeclared {
+        /// The path that was named.
+        path: String,
+        /// The queue that the filter is about.
+        queue: Option<QueueName>,
+        /// Those that are declared.
+        paths: BTreeSet<DataPath>,
+    },
+    /// Postgres.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn of(queue: &Option<QueueName>) -> String {
+    queue.as_ref().map(|queue| format!(" for {queue}")).unwrap_or_default()
+}
+
+fn declared(paths: &BTreeSet<DataPath>) -> String {
+    if paths.is_empty() {
+        return "there are none (in plugin.toml: searchable = [\"customer.id\"] in [[queues]])".into();
+    }
+    let paths: Vec<String> = paths.iter().map(|path| format!("data.{path}")).collect();
+    format!("there are {}", paths.join(", "))
+}
+
+impl Selected {
+    /// Of a filter that is to be used on the history.
+    pub async fn new(store: &Store, plugins: &Plugins, filter: Filter) -> Result<Self, SelectError> {
+        let mut terms = Vec::with_capacity(filter.data.len());
+        if !filter.data.is_empty() {
+            let paths = plugins.searchable(filter.queue.as_ref());
+            let key = store.term_key().await?;
+            for (path, value) in &filter.data {
+                let Some(known) = paths.iter().find(|known| known.as_str() == path) else {
+                    return Err(SelectError::Undeclared { path: path.clone(), queue: filter.queue.clone(), paths });
+                };
+                terms.push(key.term(known, value));
+            }
+        }
+        Ok(Self { filter, terms })
+    }
+
+    /// For the store. `prefix` is BullMQ's.
+    pub fn selection<'a>(&'a self, prefix: &'a str) -> Selection<'a> {
+        Selection { prefix, filter: &self.filter, terms: &self.terms }
+    }
+}
