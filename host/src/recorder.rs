@@ -174,11 +174,9 @@ fn pieces<'a>(
         if length == 0 {
             return None;
         }
-        let piece;
-        let piece_ids;
-        (piece, attempts) = attempts.split_at(length);
-        (piece_ids, ids) = ids.split_at(length);
-        Some((piece, piece_ids))
+        let ((piece, attempts_left), (of_piece, ids_left)) = (attempts.split_at(length), ids.split_at(length));
+        (attempts, ids) = (attempts_left, ids_left);
+        Some((piece, of_piece))
     })
 }
 

@@ -125,8 +125,8 @@ async fn prune(connection: &mut PgConnection, retention: &Retention, dry_run: bo
         } else {
             format!("with gone as (delete from {which} returning 1) select count(*) from gone")
         };
-        let query = sqlx::query_scalar(AssertSqlSafe(text)).bind(&queue).bind(before(days));
-        pruned.dead_letters += query.fetch_one(&mut *connection).await.unwrap_or(0_i64);
+        let query = sqlx::query_scalar::<_, i64>(AssertSqlSafe(text)).bind(&queue).bind(before(days));
+        pruned.dead_letters += query.fetch_one(&mut *connection).await?;
     }
     Ok(pruned)
 }
