@@ -15,6 +15,7 @@ mod revisions;
 mod schedules;
 mod secrets;
 mod signatures;
+mod singleton;
 mod statistics;
 mod store;
 
@@ -32,5 +33,6 @@ pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionR
 pub use schedules::{ScheduleFields, ScheduleRow};
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
+pub use singleton::{Duty, Lead, Singleton};
 pub use statistics::{ActionRow, JobStatistics};
 pub use store::{Changes, DatabaseFacts, MigrationReport, Store, StoreConfig};

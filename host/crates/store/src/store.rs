@@ -47,7 +47,7 @@ pub struct DatabaseFacts {
 #[derive(Clone)]
 pub struct Store {
     pub(crate) pool: PgPool,
-    options: PgConnectOptions,
+    pub(crate) options: PgConnectOptions,
     /// Where Postgres is, without anything of the host's own sessions.
     pub(crate) base: PgConnectOptions,
 }

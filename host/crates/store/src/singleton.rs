@@ -1,0 +1,90 @@
+//! What one process of the fleet does for all: the duty is whose session holds its advisory lock.
+//!
+//! The lock lives and dies with a connection of its own: a process that is killed loses it at once, one that is cut off within about 15 s,
+//! when Postgres finds its connection dead. What a duty writes it writes through that connection, so that a process that has lost the lock
+//! cannot write any more. Needs sessions: not through a pooler that shares them between clients.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+
+use crate::{Store, StoreError};
+
+/// For the round trip that shows whether the lock is still held, and for taking it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// By which Postgres ends the session of a client that has vanished: after 5 s of silence it asks, and gives up after two answers missing.
+const KEEPALIVES: [(&str, &str); 4] = [
+    ("tcp_keepalives_idle", "5"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "2"),
+    ("tcp_user_timeout", "15000"),
+];
+
+/// Duties of the fleet, each with the number of its lock. Any numbers will do as long as they are always these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i64)]
+pub enum Duty {
+    /// Evaluating the rules of alerts.
+    Alerts = 0x7061_7463_6800_0001,
+    /// Making and dropping partitions of the history.
+    History = 0x7061_7463_6800_0002,
+    /// Copying what other workers do.
+    Mirror = 0x7061_7463_6800_0003,
+}
+
+/// One process's claim to a duty.
+pub struct Singleton {
+    options: PgConnectOptions,
+    duty: Duty,
+    /// Holds the lock.
+    session: Option<PgConnection>,
+}
+
+/// Proof of the lock, and the connection that holds it.
+pub struct Lead<'a>(pub(crate) &'a mut PgConnection);
+
+impl Store {
+    /// Takes nothing yet; see [`Singleton::try_lead`].
+    pub fn singleton(&self, duty: Duty) -> Singleton {
+        Singleton { options: self.options.clone().options(KEEPALIVES), duty, session: None }
+    }
+}
+
+impl Singleton {
+    /// Takes the lock, or shows that it is still held; nothing when another process holds it. To be called before each round of the duty.
+    /// An error means that Postgres does not answer: then nobody can tell who leads.
+    pub async fn try_lead(&mut self) -> Result<Option<Lead<'_>>, StoreError> {
+        if let Some(mut session) = self.session.take()
+            && matches!(tokio::time::timeout(ANSWER_WITHIN, session.ping()).await, Ok(Ok(())))
+        {
+            return Ok(Some(Lead(self.session.insert(session))));
+        }
+        let (duty, options) = (self.duty as i64, &self.options);
+        let take = async {
+            let mut session = PgConnection::connect_with(options).await?;
+            let query = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(duty);
+            let is_ours: bool = query.fetch_one(&mut session).await?;
+            if !is_ours {
+                session.close().await?;
+                return Ok(None);
+            }
+            Ok::<_, sqlx::Error>(Some(session))
+        };
+        let taken = tokio::time::timeout(ANSWER_WITHIN, take).await.map_err(|_| StoreError::no_answer())??;
+        Ok(taken.map(|session| Lead(self.session.insert(session))))
+    }
+
+    /// Whether the lock was held when it was last looked at.
+    pub fn leads(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Lets another process lead at once.
+    pub async fn resign(&mut self) {
+        if let Some(session) = self.session.take() {
+            // One that cannot be closed ends with the process.
+            tokio::time::timeout(ANSWER_WITHIN, session.close()).await.ok();
+        }
+    }
+}
