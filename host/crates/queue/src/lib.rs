@@ -6,6 +6,7 @@
 mod add;
 mod attempts;
 mod batch;
+mod bulk;
 mod connection;
 mod damage;
 mod error;
@@ -29,6 +30,7 @@ mod worker;
 
 pub use add::check as check_job;
 pub use attempts::{AttemptReader, Entry};
+pub use bulk::{Again, Chosen, Edit, Fate, Kept, Removed};
 pub use error::QueueError;
 pub use kv::Kv;
 pub use legacy::LegacyRepeatable;

@@ -5,6 +5,8 @@
 
 mod attempts;
 mod audit;
+mod bulk;
+mod dead_letters;
 mod error;
 mod grants;
 mod hosts;
@@ -21,6 +23,8 @@ mod store;
 
 pub use attempts::AttemptRow;
 pub use audit::{AuditFilter, AuditRow, TrailRow};
+pub use bulk::{BulkItem, BulkOutcome, BulkReason, BulkRow, NewBulk, NewBulkItem};
+pub use dead_letters::{DeadLetterRow, DeadLetters, Ended};
 pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
 pub use hosts::{Failure, HostRow, Report, Running};
