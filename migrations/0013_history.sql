@@ -43,6 +43,7 @@ alter table attempts alter column body set storage external;
 create index on attempts (queue, finished_at);
 create index on attempts (name, finished_at);
 create index on attempts (correlation_id);
+create index on attempts (finished_at);
 create index on attempts (finished_at) where outcome <> 'completed';
 create index on attempts (code, finished_at) where code is not null;
 create index on attempts (revision, finished_at) where outcome <> 'completed';

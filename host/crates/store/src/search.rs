@@ -1,0 +1,286 @@
+//! Searching the history: newest first, in bounded time, whatever the filter.
+//!
+//! Time is looked through in windows, from the newest one on. A window that is answered quickly makes the next one wider, one that takes too
+//! long makes it narrower. Whoever asks for too much gets what was found so far, and where to go on: never an error, never a long wait.
+
+mod condition;
+mod count;
+mod place;
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use patchbay_model::filter::Filter;
+use serde::Serialize;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Postgres, QueryBuilder, Row, Transaction};
+use tokio::sync::SemaphorePermit;
+
+use self::condition::{Resolved, Window};
+pub use self::count::Count;
+pub use self::place::{Place, UnknownPlace};
+use crate::attempts::{AttemptRow, COLUMNS};
+use crate::{Store, StoreError};
+
+/// Most rows of a page.
+pub const MAX_FOUND: usize = 200;
+/// Most jobs of a batch.
+pub const MAX_JOBS: usize = 1_000;
+/// Somebody waits for it.
+const BUDGET: Duration = Duration::from_secs(2);
+/// For the searches before it.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// For a window: four may take too long before the budget is spent.
+const WINDOW_LIMIT: Duration = Duration::from_millis(500);
+/// What was answered faster than that leaves room for more.
+const QUICK: Duration = Duration::from_millis(60);
+/// Ten minutes, then eighty, half a day, four days, a month, and half a year: six questions at most, where all are quick.
+const FIRST_WIDTH_MS: i64 = 600_000;
+const WIDER: i64 = 8;
+/// Not narrower: a second's attempts can be read within the budget.
+const LEAST_WIDTH_MS: i64 = 1_000;
+/// Ten years: wider than any history, and far from an overflow.
+const MOST_WIDTH_MS: i64 = 10 * 366 * 86_400_000;
+
+/// A value at a searchable path, hashed as the recorder hashed it.
+pub type Term = [u8; 16];
+
+/// Which attempts are meant.
+#[derive(Debug, Clone, Copy)]
+pub struct Selection<'a> {
+    /// BullMQ's key prefix.
+    pub prefix: &'a str,
+    /// What must hold.
+    pub filter: &'a Filter,
+    /// One of each value of job data in the filter.
+    pub terms: &'a [Term],
+}
+
+/// An attempt that was looked for.
+#[derive(Debug, Clone, Serialize, FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct FoundRow {
+    /// Of the job.
+    pub queue: String,
+    /// Its id.
+    pub job_id: String,
+    /// When it was made, Unix milliseconds: with queue and id it names the job, also when the id was used again.
+    pub job_created_ms: i64,
+    /// The group of dead letters that it belongs to.
+    pub dead_letter: Option<i64>,
+    /// How it went.
+    #[serde(flatten)]
+    #[sqlx(flatten)]
+    pub attempt: AttemptRow,
+}
+
+/// A page.
+#[derive(Debug)]
+pub struct Found<T> {
+    /// Newest first.
+    pub rows: Vec<T>,
+    /// Where to go on; absent at the end.
+    pub next: Option<Place>,
+    /// It ends here because time ran out, and not because it is full: there may be more, or nothing at all.
+    pub partial: bool,
+}
+
+/// A job, one of whose attempts was looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, FromRow)]
+pub struct FoundJob {
+    /// Its queue.
+    pub queue: String,
+    /// Its id.
+    pub job_id: String,
+    /// When it was made, Unix milliseconds.
+    pub job_created_ms: i64,
+    /// Of its newest attempt that was looked for.
+    pub finished_at: DateTime<Utc>,
+    started: i32,
+}
+
+/// What stands at a place of the order.
+trait Placed {
+    fn place(&self, width_ms: i64) -> Place;
+}
+
+impl Placed for FoundRow {
+    fn place(&self, width_ms: i64) -> Place {
+        let at = &self.attempt;
+        Place::behind(at.finished_at, &self.queue, &self.job_id, self.job_created_ms, at.started, width_ms)
+    }
+}
+
+impl Placed for FoundJob {
+    fn place(&self, width_ms: i64) -> Place {
+        Place::behind(self.finished_at, &self.queue, &self.job_id, self.job_created_ms, self.started, width_ms)
+    }
+}
+
+/// What is selected from `attempts a`.
+struct Wanted {
+    columns: String,
+    /// Only the newest of a job's attempts.
+    once_a_job: bool,
+}
+
+impl Store {
+    /// Attempts, 1 to [`MAX_FOUND`].
+    pub async fn search(
+        &self,
+        selection: Selection<'_>,
+        after: Option<&Place>,
+        limit: usize,
+    ) -> Result<Found<FoundRow>, StoreError> {
+        let columns: Vec<String> = COLUMNS.split(", ").map(|column| format!("a.{column}")).collect();
+        let columns = format!(
+            "a.queue, a.job_id, a.job_created_ms, {}, (select d.id from dead_letters d where d.prefix = a.prefix and d.queue = a.queue \
+             and d.fingerprint = a.fingerprint and d.plugin = coalesce(a.plugin, '') and d.revision = coalesce(a.revision, '')) as dead_letter",
+            columns.join(", ")
+        );
+        self.look(selection, &Wanted { columns, once_a_job: false }, after, limit.clamp(1, MAX_FOUND)).await
+    }
+
+    /// Jobs with such attempts, each once, 1 to [`MAX_JOBS`], the newest first. The order is stable as long as the filter's `to` lies in the
+    /// past: then what happens meanwhile changes neither the order nor what was gone through already. A page may have fewer jobs or none:
+    /// it ends when there is no `next`.
+    pub async fn matching_jobs(
+        &self,
+        selection: Selection<'_>,
+        after: Option<&Place>,
+        limit: usize,
+    ) -> Result<Found<FoundJob>, StoreError> {
+        let columns = "a.queue, a.job_id, a.job_created_ms, a.started, a.finished_at".to_owned();
+        self.look(selection, &Wanted { columns, once_a_job: true }, after, limit.clamp(1, MAX_JOBS)).await
+    }
+
+    async fn look<T>(
+        &self,
+        selection: Selection<'_>,
+        wanted: &Wanted,
+        after: Option<&Place>,
+        limit: usize,
+    ) -> Result<Found<T>, StoreError>
+    where
+        T: Placed + for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        let began = Instant::now();
+        let _place = self.searching().await?;
+        let resolved = self.resolve(selection).await?;
+        let mut found = Found { rows: Vec::new(), next: None, partial: false };
+        let Some((oldest, newest)) = self.bounds(&resolved).await? else { return Ok(found) };
+        let mut behind = after.filter(|place| place.row.is_some());
+        let mut edge = after.map_or(newest, |place| place.time.min(newest));
+        let first = if resolved.is_pointed() { MOST_WIDTH_MS } else { FIRST_WIDTH_MS };
+        let mut width_ms = after.map_or(first, |place| place.width_ms).clamp(LEAST_WIDTH_MS, MOST_WIDTH_MS);
+        while edge > oldest || (behind.is_some() && edge >= oldest) {
+            let left = BUDGET.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                found.next = Some(behind.map_or_else(|| Place::before(edge, width_ms), |row| row.with_width(width_ms)));
+                found.partial = true;
+                break;
+            }
+            let from = edge.checked_sub_signed(TimeDelta::milliseconds(width_ms)).unwrap_or(oldest).max(oldest);
+            let window = Window { from, to: edge, behind };
+            let query = query(&resolved, wanted, &window, limit - found.rows.len());
+            let asked = Instant::now();
+            let most = if width_ms == LEAST_WIDTH_MS { BUDGET } else { left.min(WINDOW_LIMIT) };
+            let Some(rows) = self.within(most, query).await? else {
+                width_ms = (width_ms.min((edge - from).num_milliseconds()) / WIDER).max(LEAST_WIDTH_MS);
+                continue;
+            };
+            for row in &rows {
+                found.rows.push(T::from_row(row)?);
+            }
+            if found.rows.len() == limit {
+                found.next = found.rows.last().map(|row| row.place(width_ms));
+                break;
+            }
+            (edge, behind) = (from, None);
+            if asked.elapsed() < QUICK {
+                width_ms = (width_ms * WIDER).min(MOST_WIDTH_MS);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn searching(&self) -> Result<SemaphorePermit<'_>, StoreError> {
+        let waiting = tokio::time::timeout(LONGEST_WAIT, self.searches.acquire());
+        match waiting.await {
+            Ok(Ok(place)) => Ok(place),
+            _ => Err(StoreError::no_answer()),
+        }
+    }
+
+    /// The time from the first to behind the last attempt, as far as the filter allows.
+    async fn bounds(&self, resolved: &Resolved<'_>) -> Result<Option<(DateTime<Utc>, DateTime<Utc>)>, StoreError> {
+        let row = sqlx::query("select min(finished_at) as oldest, max(finished_at) as newest from attempts")
+            .fetch_one(&self.pool)
+            .await?;
+        let (oldest, newest): (Option<DateTime<Utc>>, Option<DateTime<Utc>>) =
+            (row.try_get("oldest")?, row.try_get("newest")?);
+        let Some((oldest, newest)) = oldest.zip(newest) else { return Ok(None) };
+        let filter = resolved.selection.filter;
+        let newest = newest + TimeDelta::microseconds(1);
+        let bounds =
+            (filter.from.map_or(oldest, |from| from.max(oldest)), filter.to.map_or(newest, |to| to.min(newest)));
+        Ok((bounds.0 < bounds.1 && !resolved.is_nothing()).then_some(bounds))
+    }
+
+    /// The answer, or nothing when there was none within this time.
+    async fn within(
+        &self,
+        most: Duration,
+        mut query: QueryBuilder<Postgres>,
+    ) -> Result<Option<Vec<PgRow>>, StoreError> {
+        let mut transaction = self.bounded(most).await?;
+        // Planned with its values: how many rows have them is what matters, and it differs from value to value.
+        let rows = query.build().persistent(false).fetch_all(&mut *transaction).await;
+        match rows {
+            Ok(rows) => {
+                transaction.commit().await?;
+                Ok(Some(rows))
+            }
+            Err(error) if is_timeout(&error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn bounded(&self, most: Duration) -> Result<Transaction<'static, Postgres>, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let most = most.as_millis().max(1).to_string();
+        // Compiling a statement takes longer than running these.
+        sqlx::query("select set_config('statement_timeout', $1, true), set_config('jit', 'off', true)")
+            .bind(most)
+            .execute(&mut *transaction)
+            .await?;
+        Ok(transaction)
+    }
+}
+
+fn is_timeout(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "57014")
+}
+
+fn query(resolved: &Resolved<'_>, wanted: &Wanted, window: &Window<'_>, limit: usize) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::new(format!("select {} from ", wanted.columns));
+    resolved.push(&mut query, "a", window);
+    if wanted.once_a_job {
+        query.push(" and not exists (select from ");
+        let later = Window {
+            from: window.from,
+            to: resolved.selection.filter.to.unwrap_or(DateTime::<Utc>::MAX_UTC),
+            behind: None,
+        };
+        resolved.push(&mut query, "n", &later);
+        query.push(
+            " and n.queue = a.queue and n.job_id = a.job_id and n.job_created_ms = a.job_created_ms \
+             and (n.finished_at, n.started) > (a.finished_at, a.started) and n.finished_at >= a.finished_at)",
+        );
+    }
+    query.push(
+        " order by a.finished_at desc, a.queue desc, a.job_id desc, a.job_created_ms desc, a.started desc limit ",
+    );
+    query.push_bind(i64::try_from(limit).unwrap_or(i64::MAX));
+    query
+}

@@ -1,0 +1,165 @@
+//! A filter as a condition in SQL. Every value is bound.
+
+use chrono::{DateTime, Utc};
+use patchbay_model::attempt::VerdictKind;
+use patchbay_model::fingerprint::Fingerprint;
+use patchbay_model::outcome::OutcomeKind;
+use sqlx::{Postgres, QueryBuilder, Row};
+
+use super::{Place, Selection};
+use crate::{Store, StoreError};
+
+/// A selection, and what is looked up once for all its windows.
+pub(super) struct Resolved<'a> {
+    pub(super) selection: Selection<'a>,
+    /// Where the index has the queue in front of the job's id.
+    queues: Option<Vec<String>>,
+    /// Digests that begin as the filter says.
+    revisions: Option<Vec<String>>,
+    group: Option<Group>,
+}
+
+/// A group of dead letters.
+struct Group {
+    queue: String,
+    fingerprint: Fingerprint,
+    plugin: String,
+    revision: String,
+}
+
+/// A part of time: from the first included to the second excluded, or, behind a row, included.
+pub(super) struct Window<'a> {
+    pub(super) from: DateTime<Utc>,
+    pub(super) to: DateTime<Utc>,
+    pub(super) behind: Option<&'a Place>,
+}
+
+impl Store {
+    pub(super) async fn resolve<'a>(&self, selection: Selection<'a>) -> Result<Resolved<'a>, StoreError> {
+        let filter = selection.filter;
+        if filter.data.len() != selection.terms.len() {
+            // Left out, they would select more than was asked for.
+            return Err(StoreError::Conflict("a filter by job data needs a term for each of its values".into()));
+        }
+        let queues = match (&filter.queue, &filter.job) {
+            (None, Some(_)) => Some(self.queues_with_history(selection.prefix).await?),
+            _ => None,
+        };
+        let revisions = match &filter.revision {
+            Some(digits) => {
+                let query = sqlx::query_scalar(
+                    "select distinct revision from revision_attempts where starts_with(revision, $1) limit 1000",
+                );
+                Some(query.bind(digits).fetch_all(&self.pool).await?)
+            }
+            None => None,
+        };
+        let group = match filter.dead_letter {
+            Some(id) => Some(self.group(selection.prefix, id).await?),
+            None => None,
+        };
+        let queues = queues.map(|queues| queues.iter().map(ToString::to_string).collect());
+        Ok(Resolved { selection, queues, revisions, group })
+    }
+
+    async fn group(&self, prefix: &str, id: i64) -> Result<Group, StoreError> {
+        let query =
+            sqlx::query("select queue, fingerprint, plugin, revision from dead_letters where id = $1 and prefix = $2");
+        let row = query.bind(id).bind(prefix).fetch_optional(&self.pool).await?.ok_or_else(|| {
+            StoreError::NotFound(format!("there is no dead letter {id}; see: patchbay dead-letter list"))
+        })?;
+        Ok(Group {
+            queue: row.try_get("queue")?,
+            fingerprint: row.try_get("fingerprint")?,
+            plugin: row.try_get("plugin")?,
+            revision: row.try_get("revision")?,
+        })
+    }
+}
+
+impl Resolved<'_> {
+    /// Nothing can be found.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.queues.as_ref().is_some_and(Vec::is_empty) || self.revisions.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    /// An index leads to few rows, wherever in time they are.
+    pub(super) fn is_pointed(&self) -> bool {
+        self.selection.filter.job.is_some() || self.selection.filter.correlation_id.is_some()
+    }
+
+    /// Tables and condition of a `from`; `a` is what the attempts are called.
+    pub(super) fn push(&self, query: &mut QueryBuilder<Postgres>, a: &str, window: &Window<'_>) {
+        let Selection { prefix, filter, terms } = self.selection;
+        query.push(format!("attempts {a}"));
+        for n in 0..terms.len() {
+            query.push(format!(
+                " join attempt_terms {a}{n} on {a}{n}.prefix = {a}.prefix and {a}{n}.queue = {a}.queue and {a}{n}.job_id = {a}.job_id \
+                 and {a}{n}.job_created_ms = {a}.job_created_ms and {a}{n}.started = {a}.started and {a}{n}.finished_at = {a}.finished_at"
+            ));
+        }
+        query.push(format!(" where {a}.prefix = ")).push_bind(prefix.to_owned());
+        // Of the terms too: the planner does not conclude it.
+        let tables = std::iter::once(a.to_owned()).chain((0..terms.len()).map(|n| format!("{a}{n}")));
+        for table in tables {
+            query.push(format!(" and {table}.finished_at >= ")).push_bind(window.from);
+            let until = if window.behind.is_some() { "<=" } else { "<" };
+            query.push(format!(" and {table}.finished_at {until} ")).push_bind(window.to);
+        }
+        for (n, term) in terms.iter().enumerate() {
+            query.push(format!(" and {a}{n}.term = ")).push_bind(term.to_vec());
+        }
+        if let Some((place, row)) = window.behind.and_then(|place| Some((place, place.row.as_ref()?))) {
+            query.push(format!(" and ({a}.finished_at, {a}.queue, {a}.job_id, {a}.job_created_ms, {a}.started) < ("));
+            query
+                .push_bind(place.time)
+                .push(", ")
+                .push_bind(row.queue.clone())
+                .push(", ")
+                .push_bind(row.job_id.clone());
+            query.push(", ").push_bind(row.job_created_ms).push(", ").push_bind(row.started).push(")");
+        }
+        let mut is = |column: &str, value: Option<String>| {
+            if let Some(value) = value {
+                query.push(format!(" and {a}.{column} = ")).push_bind(value);
+            }
+        };
+        is("queue", filter.queue.as_ref().map(ToString::to_string));
+        is("job_id", filter.job.as_ref().map(ToString::to_string));
+        is("name", filter.name.clone());
+        is("outcome", filter.outcome.map(|outcome| outcome.as_str().to_owned()));
+        is("verdict", filter.verdict.map(|verdict| verdict.as_str().to_owned()));
+        is("code", filter.code.clone());
+        is("plugin", filter.plugin.as_ref().map(ToString::to_string));
+        is("correlation_id", filter.correlation_id.clone());
+        is("platform", filter.platform.clone());
+        if let Some(group) = &self.group {
+            is("queue", Some(group.queue.clone()));
+            query.push(format!(" and {a}.fingerprint = ")).push_bind(group.fingerprint.to_vec());
+            query.push(format!(" and coalesce({a}.plugin, '') = ")).push_bind(group.plugin.clone());
+            query.push(format!(" and coalesce({a}.revision, '') = ")).push_bind(group.revision.clone());
+        }
+        if let Some(queues) = &self.queues {
+            query.push(format!(" and {a}.queue = any(")).push_bind(queues.clone()).push(")");
+        }
+        if let Some(revisions) = &self.revisions {
+            query.push(format!(" and {a}.revision = any(")).push_bind(revisions.clone()).push(")");
+        }
+        if let Some(text) = &filter.text {
+            query.push(format!(" and strpos(lower({a}.message), lower(")).push_bind(text.clone()).push(")) > 0");
+        }
+        if self.is_of_failures() {
+            // Says nothing new, except to the planner: the indexes of failures will do.
+            query.push(format!(" and {a}.outcome <> 'completed'"));
+        }
+    }
+
+    fn is_of_failures(&self) -> bool {
+        let filter = self.selection.filter;
+        filter.code.is_some()
+            || filter.text.is_some()
+            || filter.outcome.is_some_and(|outcome| outcome != OutcomeKind::Completed)
+            || filter.verdict.is_some_and(|verdict| verdict != VerdictKind::Complete)
+            || self.group.is_some()
+    }
+}
