@@ -14,7 +14,7 @@ use patchbay_model::filter::Filter;
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Postgres, QueryBuilder, Row, Transaction};
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::condition::{Resolved, Window};
 pub use self::count::Count;
@@ -41,6 +41,9 @@ const WIDER: i64 = 8;
 const LEAST_WIDTH_MS: i64 = 1_000;
 /// Ten years: wider than any history, and far from an overflow.
 const MOST_WIDTH_MS: i64 = 10 * 366 * 86_400_000;
+
+/// At once in this process: the recorder must not wait for a connection because people look for something.
+static SEARCHES: Semaphore = Semaphore::const_new(2);
 
 /// A value at a searchable path, hashed as the recorder hashed it.
 pub type Term = [u8; 16];
@@ -204,8 +207,8 @@ impl Store {
         Ok(found)
     }
 
-    async fn searching(&self) -> Result<SemaphorePermit<'_>, StoreError> {
-        let waiting = tokio::time::timeout(LONGEST_WAIT, self.searches.acquire());
+    async fn searching(&self) -> Result<SemaphorePermit<'static>, StoreError> {
+        let waiting = tokio::time::timeout(LONGEST_WAIT, SEARCHES.acquire());
         match waiting.await {
             Ok(Ok(place)) => Ok(place),
             _ => Err(StoreError::no_answer()),

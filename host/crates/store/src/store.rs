@@ -1,19 +1,15 @@
 //! Connection, migrations, facts and change notifications.
 
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection, PgPool, Row};
-use tokio::sync::Semaphore;
 
 use crate::StoreError;
 
 /// Held while migrating, so that hosts that start together do it once. Any number will do as long as it is always this one.
 const MIGRATION_LOCK: i64 = 0x7061_7463_6862_6179;
-/// Connections that searches may take.
-const SEARCHES: usize = 2;
 pub(crate) const CHANNEL: &str = "patchbay_plugins";
 
 /// Where Postgres is.
@@ -52,8 +48,6 @@ pub struct DatabaseFacts {
 pub struct Store {
     pub(crate) pool: PgPool,
     pub(crate) options: PgConnectOptions,
-    /// Searches at once: the recorder must never wait for a connection because people look for something.
-    pub(crate) searches: Arc<Semaphore>,
     /// Where Postgres is, without anything of the host's own sessions.
     pub(crate) base: PgConnectOptions,
 }
@@ -79,7 +73,7 @@ impl Store {
             .max_connections(config.max_connections)
             .acquire_timeout(config.acquire_timeout)
             .connect_lazy_with(options.clone());
-        Ok(Self { pool, options, searches: Arc::new(Semaphore::new(SEARCHES)), base })
+        Ok(Self { pool, options, base })
     }
 
     /// Brings the schema up to date. Safe when several hosts start at once.
