@@ -8,6 +8,7 @@ pub mod audit;
 pub mod breaker;
 pub mod build;
 pub mod capability;
+pub mod data_path;
 pub mod egress;
 pub mod fill;
 pub mod filter;
@@ -25,4 +26,5 @@ pub mod retry;
 pub mod schedule;
 pub mod sql;
 
+pub use data_path::DataPath;
 pub use id::{InvalidId, JobId, PluginName, QueueName, RevisionDigest, SecretName, TrailName};

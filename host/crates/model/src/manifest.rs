@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::audit::AuditSpec;
 use crate::breaker::BreakerSpec;
 use crate::build::BuildSpec;
+use crate::data_path::DataPath;
 pub use crate::egress::{EgressAuth, EgressRule};
 use crate::id::{PluginName, QueueName, ScheduleId};
 use crate::job::MAX_PRIORITY;
@@ -25,6 +26,11 @@ use crate::sql::SqlSpec;
 pub const FORMAT: u32 = 1;
 /// Largest packed manifest, in bytes.
 pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
+
+/// Each costs a row per attempt.
+const MAX_SEARCHABLE: usize = 8;
+/// More would mean that nothing of it is to be shown.
+const MAX_REDACTED: usize = 64;
 
 /// Versions of the contract with plugins. Whether a host accepts drafts is its configuration.
 const WIT_VERSIONS: [&str; 2] = ["0.1", "0.2"];
@@ -171,6 +177,12 @@ pub struct QueueSpec {
     /// How long BullMQ keeps finished jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionSpec>,
+    /// Paths of job data that the history finds its jobs by; of each value a keyed hash is kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub searchable: Vec<DataPath>,
+    /// Paths of job data and results that the history keeps, and never shows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub redact: Vec<DataPath>,
     /// What its jobs look like, for documentation and for `job add`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub jobs: Vec<JobSpec>,
@@ -524,6 +536,17 @@ impl Manifest {
             if queue.rate.as_ref().is_some_and(|rate| rate.max == 0 || rate.per_ms == 0) {
                 return Err(invalid(key("rate"), "max and per_ms must be at least 1"));
             }
+            for (field, paths, most) in
+                [("searchable", &queue.searchable, MAX_SEARCHABLE), ("redact", &queue.redact, MAX_REDACTED)]
+            {
+                if paths.len() > most {
+                    return Err(invalid(key(field), format!("at most {most} paths")));
+                }
+                let mut seen = BTreeSet::new();
+                if let Some(twice) = paths.iter().find(|path| !seen.insert(*path)) {
+                    return Err(invalid(key(field), format!("{twice} is named twice")));
+                }
+            }
             for (j, job) in queue.jobs.iter().enumerate() {
                 if job.priority.is_some_and(|priority| !(1..=MAX_PRIORITY).contains(&priority)) {
                     return Err(invalid(key(&format!("jobs[{j}].priority")), format!("must be 1 to {MAX_PRIORITY}")));
@@ -607,6 +630,11 @@ mod tests {
         assert!(refused(reserved).contains("queues[0].reserved: 3 is more than concurrency = 2"));
         let priority = "[[queues]]\nname = \"a\"\n[[queues.jobs]]\nname = \"j\"\npriority = 0\n";
         assert!(refused(priority).contains("queues[0].jobs[0].priority"));
+        let queue = |more: &str| refused(&format!("[[queues]]\nname = \"a\"\n{more}\n"));
+        assert!(queue("searchable = [\"a..b\"]").contains("queues[0].searchable[0]: \"a..b\" is no path"));
+        assert!(queue("redact = [\"a\", \"a\"]").contains("queues[0].redact: a is named twice"));
+        let nine: Vec<String> = (0..9).map(|n| format!("\"p{n}\"")).collect();
+        assert!(queue(&format!("searchable = [{}]", nine.join(", "))).contains("searchable: at most 8 paths"));
         let auth =
             "[[egress]]\nurl = \"https://a.example/**\"\nmethods = [\"GET\"]\nauth = { bearer = { token = \"T\" } }\n";
         assert!(refused(auth).contains("T is not among [[secrets]]"));

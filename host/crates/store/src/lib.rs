@@ -21,6 +21,7 @@ mod signatures;
 mod singleton;
 mod statistics;
 mod store;
+mod terms;
 
 pub use attempts::AttemptRow;
 pub use audit::{AuditFilter, AuditRow, TrailRow};
@@ -42,3 +43,4 @@ pub use signatures::{NewSignature, SignatureRow};
 pub use singleton::{Duty, Lead, Singleton};
 pub use statistics::{ActionRow, JobStatistics};
 pub use store::{Changes, DatabaseFacts, MigrationReport, Store, StoreConfig};
+pub use terms::{Term, TermKey};

@@ -1,12 +1,14 @@
 //! Connection, migrations, facts and change notifications.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection, PgPool, Row};
+use tokio::sync::OnceCell;
 
-use crate::StoreError;
+use crate::{StoreError, TermKey};
 
 /// Held while migrating, so that hosts that start together do it once. Any number will do as long as it is always this one.
 const MIGRATION_LOCK: i64 = 0x7061_7463_6862_6179;
@@ -50,6 +52,7 @@ pub struct Store {
     pub(crate) options: PgConnectOptions,
     /// Where Postgres is, without anything of the host's own sessions.
     pub(crate) base: PgConnectOptions,
+    pub(crate) terms: Arc<OnceCell<TermKey>>,
 }
 
 impl Store {
@@ -73,7 +76,7 @@ impl Store {
             .max_connections(config.max_connections)
             .acquire_timeout(config.acquire_timeout)
             .connect_lazy_with(options.clone());
-        Ok(Self { pool, options, base })
+        Ok(Self { pool, options, base, terms: Arc::default() })
     }
 
     /// Brings the schema up to date. Safe when several hosts start at once.

@@ -1,0 +1,184 @@
+//! A place in the data of jobs: which values the history finds a job by, and which it never shows.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// Longest path, in bytes.
+const MAX_BYTES: usize = 128;
+/// Longest path, in keys.
+const MAX_KEYS: usize = 8;
+/// Longest value that a job is found by, in bytes; what is longer names nothing.
+pub const MAX_VALUE_BYTES: usize = 1_024;
+/// Most values of one path in one job.
+pub const MAX_VALUES: usize = 32;
+/// What stands in place of a value that is not shown.
+pub const REDACTED: &str = "[redacted]";
+
+/// Keys with dots between them, as in `customer.phone`. A list on the way stands for each of its elements.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DataPath(String);
+
+/// Why a text is no path. Safe for its author.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no path: keys with dots between them, as in \"customer.phone\"; at most {MAX_KEYS} keys and {MAX_BYTES} bytes"
+)]
+pub struct InvalidPath(String);
+
+impl DataPath {
+    /// As written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.split('.')
+    }
+
+    /// Texts, numbers and booleans there, each as it is written in the data, without the quotes of a text; each once. What is no JSON, or has
+    /// nothing there, has none.
+    pub fn values(&self, data: &str) -> Vec<String> {
+        let mut values = Vec::new();
+        if let Ok(data) = serde_json::from_str::<&RawValue>(data) {
+            let keys: Vec<&str> = self.keys().collect();
+            collect(data, &keys, &mut values);
+        }
+        values
+    }
+
+    /// Puts [`REDACTED`] there, whatever it is.
+    pub fn redact(&self, data: &mut Value) {
+        let keys: Vec<&str> = self.keys().collect();
+        redact(data, &keys);
+    }
+}
+
+/// By raw parts, so that a long number stays the one that was written.
+fn collect(value: &RawValue, keys: &[&str], values: &mut Vec<String>) {
+    if values.len() >= MAX_VALUES {
+        return;
+    }
+    match (value.get().as_bytes().first(), keys) {
+        (Some(b'['), _) => {
+            let elements: Vec<&RawValue> = serde_json::from_str(value.get()).unwrap_or_default();
+            elements.into_iter().for_each(|element| collect(element, keys, values));
+        }
+        (Some(b'{'), [key, rest @ ..]) => {
+            let fields: HashMap<std::borrow::Cow<'_, str>, &RawValue> =
+                serde_json::from_str(value.get()).unwrap_or_default();
+            if let Some(field) = fields.get(*key) {
+                collect(field, rest, values);
+            }
+        }
+        (Some(b'"'), []) => add(serde_json::from_str(value.get()).unwrap_or_default(), values),
+        (Some(b'0'..=b'9' | b'-' | b't' | b'f'), []) => add(value.get().to_owned(), values),
+        _ => {}
+    }
+}
+
+fn add(value: String, values: &mut Vec<String>) {
+    if (1..=MAX_VALUE_BYTES).contains(&value.len()) && !values.contains(&value) {
+        values.push(value);
+    }
+}
+
+fn redact(value: &mut Value, keys: &[&str]) {
+    match (value, keys) {
+        (Value::Array(elements), [_, ..]) => elements.iter_mut().for_each(|element| redact(element, keys)),
+        (Value::Object(fields), [key, rest @ ..]) => {
+            if let Some(field) = fields.get_mut(*key) {
+                redact(field, rest);
+            }
+        }
+        (value, []) if !value.is_null() => *value = REDACTED.into(),
+        _ => {}
+    }
+}
+
+impl FromStr for DataPath {
+    type Err = InvalidPath;
+    fn from_str(text: &str) -> Result<Self, InvalidPath> {
+        let keys = || text.split('.');
+        let is_path = text.len() <= MAX_BYTES
+            && keys().count() <= MAX_KEYS
+            && keys().all(|key| !key.is_empty() && !key.contains(char::is_control));
+        if is_path { Ok(Self(text.to_owned())) } else { Err(InvalidPath(text.chars().take(MAX_BYTES).collect())) }
+    }
+}
+
+impl TryFrom<String> for DataPath {
+    type Error = InvalidPath;
+    fn try_from(text: String) -> Result<Self, InvalidPath> {
+        text.parse()
+    }
+}
+
+impl From<DataPath> for String {
+    fn from(path: DataPath) -> Self {
+        path.0
+    }
+}
+
+impl fmt::Display for DataPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn path(text: &str) -> DataPath {
+        text.parse().expect("a path")
+    }
+
+    #[test]
+    fn values_are_those_that_were_written() {
+        let data = r#"{"lead": {"id": 123456789012345678901234567890, "ok": true, "none": null, "in": {}},
+            "people": [{"phone": "+91 1"}, {"phone": ["+91 2", "+91 \u0031"]}, 5], "rate": 1.50, "a.b": 1}"#;
+        for (at, expected) in [
+            ("lead.id", &["123456789012345678901234567890"][..]),
+            ("lead.ok", &["true"]),
+            ("lead.none", &[]),
+            ("lead.in", &[]),
+            ("lead", &[]),
+            ("people.phone", &["+91 1", "+91 2"]),
+            ("rate", &["1.50"]),
+            ("a.b", &[]),
+            ("missing.deeper", &[]),
+        ] {
+            assert_eq!(path(at).values(data), expected, "{at}");
+        }
+        assert_eq!(path("a").values("{\"a\": 1"), [""; 0], "no JSON has no values");
+        let many = json!({ "a": (0..1_000).collect::<Vec<_>>() }).to_string();
+        assert_eq!(path("a").values(&many).len(), MAX_VALUES);
+        assert!(path("a").values(&json!({ "a": "x".repeat(MAX_VALUE_BYTES + 1) }).to_string()).is_empty());
+    }
+
+    #[test]
+    fn what_is_redacted_is_there_no_more_and_everything_else_is() {
+        let mut data =
+            json!({ "customer": { "phone": "1", "name": "Asha" }, "list": [{ "phone": [1, 2] }, 3], "none": null });
+        for at in ["customer.phone", "list.phone", "none", "missing.at.all"] {
+            path(at).redact(&mut data);
+        }
+        let expected = json!({ "customer": { "phone": REDACTED, "name": "Asha" }, "list": [{ "phone": REDACTED }, 3], "none": null });
+        assert_eq!(data, expected);
+    }
+
+    #[test]
+    fn what_is_no_path_is_refused() {
+        for text in ["", ".", "a.", ".a", "a..b", "a\nb", "a\0b", "a.b.c.d.e.f.g.h.i", &"x".repeat(129)] {
+            assert!(text.parse::<DataPath>().is_err(), "{text:?}");
+        }
+    }
+}
