@@ -14,7 +14,7 @@ create table bulks (
     -- For jobs that are added anew: 'keep' or 'new'.
     identity text check (identity in ('keep', 'new')),
     -- May hold personal data: gone with the end of the operation.
-    edits jsonb,
+    edits text,
     actor text not null,
     reason text,
     --   matching ─▶ running ─▶ done          running ─(so many are handled)─▶ paused ─(operator)─▶ running

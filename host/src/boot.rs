@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use async_trait::async_trait;
 use patchbay_capability::{Breakers, Egress, GrantUses, MailTransport, SecretSource, SecretValue, Services};
 use patchbay_model::PluginName;
+use patchbay_model::job::JobKey;
 use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
 use patchbay_store::{Changes, PluginSql, Store, StoreError};
@@ -21,6 +23,7 @@ use tracing::{info, warn};
 use crate::alert::Alerts;
 use crate::audit::Trails;
 use crate::breakers::OutsideHosts;
+use crate::bulk::{Bulks, JobData};
 use crate::config::Config;
 use crate::grants::{self, Grants};
 use crate::health::Health;
@@ -166,6 +169,7 @@ impl Host {
         let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
 
         let outside = Arc::new(outside);
+        let bulks = Bulks::new(store.clone(), queues.clone(), Arc::clone(&runtime), Arc::new(NothingRemembered));
         let metrics = Exposition::new(Sources {
             meters,
             runtime,
@@ -176,6 +180,8 @@ impl Host {
             quarantine: Arc::clone(&quarantine),
             health: Arc::clone(&health),
             queues: queues.clone(),
+            store: store.clone(),
+            bulks: Arc::clone(&bulks),
             max_jobs: config.max_jobs(),
         });
         let operations = TaskTracker::new();
@@ -186,6 +192,7 @@ impl Host {
             plugins: Arc::clone(&plugins),
             executor,
             outside,
+            bulks: Arc::clone(&bulks),
             schedules: Arc::clone(&schedules),
             vault: Arc::clone(&vault),
             health: Arc::clone(&health),
@@ -222,6 +229,7 @@ impl Host {
             tokio::spawn(Arc::clone(&plugins).prune_sometimes(stop.clone())),
             tokio::spawn(vault.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),
+            tokio::spawn(bulks.run(stop.clone())),
             tokio::spawn(grants::count_uses(uses, store.clone(), stop.clone())),
             tokio::spawn(outbox::relay(sql, queues.clone(), stop.clone())),
             tokio::spawn(recorder::run(queues.attempts(), store.clone(), stop.clone())),
@@ -363,6 +371,16 @@ async fn pass_on_changes(mut changes: Changes, plugins: Arc<Plugins>, vault: Arc
         }
         vault.changed();
         plugins.changed();
+    }
+}
+
+/// The history remembers that jobs ran, and not what they were about.
+struct NothingRemembered;
+
+#[async_trait]
+impl JobData for NothingRemembered {
+    async fn data_of(&self, _job: &JobKey) -> Result<Result<String, String>, StoreError> {
+        Ok(Err("the history has not kept its data".into()))
     }
 }
 

@@ -6,10 +6,12 @@
 mod audit;
 mod bad_input;
 mod breaker;
+mod bulk;
 mod bull_board;
 mod cable;
 mod commands;
 mod damaged;
+mod dead_letters;
 mod dev;
 mod features;
 mod fleet;

@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use super::MAX_BODY_BYTES;
 use super::unread::BodyTooSlow;
+use crate::bulk::BulkError;
 use crate::plugins::PluginError;
 use crate::vault::VaultError;
 
@@ -163,6 +164,16 @@ impl From<StoreError> for ApiError {
                 log_chain(&error);
                 Self::internal()
             }
+        }
+    }
+}
+
+impl From<BulkError> for ApiError {
+    fn from(error: BulkError) -> Self {
+        match error {
+            BulkError::Queue(error) => error.into(),
+            BulkError::Store(error) => error.into(),
+            BulkError::Stuck(message) => Self::invalid(message),
         }
     }
 }

@@ -33,6 +33,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::breakers::OutsideHosts;
+use crate::bulk::Bulks;
 use crate::health::Health;
 use crate::plugins::Plugins;
 use crate::schedule::Schedules;
@@ -67,6 +68,8 @@ pub struct AppState {
     pub executor: Arc<WasmExecutor>,
     /// Outside hosts and their breakers.
     pub outside: Arc<OutsideHosts>,
+    /// Operations on many jobs.
+    pub bulks: Arc<Bulks>,
     /// Jobs that come by themselves.
     pub schedules: Arc<Schedules>,
     /// Secrets.

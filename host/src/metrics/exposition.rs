@@ -10,7 +10,7 @@ use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{PluginName, QueueName};
 use patchbay_queue::Queues;
 use patchbay_runtime::{Pool, Runtime};
-use patchbay_store::{PlacesTaken, PluginSql};
+use patchbay_store::{PlacesTaken, PluginSql, Store};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet, prometheus_text,
@@ -23,6 +23,7 @@ use super::histogram::Reading;
 use super::process::{Process, unix_seconds};
 use super::revision::{OUTCOMES, PHASES, RevisionMeters};
 use crate::breakers::{BreakerStory, OutsideHosts, STATES as BREAKER_STATES};
+use crate::bulk::Bulks;
 use crate::health::{Health, Probe};
 use crate::plugins::Plugins;
 use crate::quarantine::{CRASHES, Quarantine};
@@ -53,6 +54,10 @@ pub struct Sources {
     pub health: Arc<Health>,
     /// Redis.
     pub queues: Queues,
+    /// Postgres.
+    pub store: Store,
+    /// Operations on many jobs.
+    pub bulks: Arc<Bulks>,
     /// At once over all queues.
     pub max_jobs: usize,
 }
@@ -69,13 +74,28 @@ impl Exposition {
         Self { sources, started: SystemTime::now() }
     }
 
-    /// The page as it is now. Asks Postgres and Redis one question each, within the limit of a health probe.
+    /// The page as it is now. Asks Postgres and Redis a question or two each, within the limit of a health probe.
     pub async fn text(&self) -> Result<String, fmt::Error> {
-        let Sources { meters, runtime, supervisor, plugins, outside, sql, quarantine, health, queues, max_jobs } =
-            &self.sources;
+        let Sources {
+            meters,
+            runtime,
+            supervisor,
+            plugins,
+            outside,
+            sql,
+            quarantine,
+            health,
+            queues,
+            store,
+            bulks,
+            max_jobs,
+        } = &self.sources;
         meters.reconcile();
         let lag = async { tokio::time::timeout(LAG_LIMIT, queues.attempts_waiting()).await.ok()?.ok() };
-        let (probe, attempts_waiting, mut jobs) = tokio::join!(health.probe(), lag, supervisor.active_by_queue());
+        let dead_letters =
+            async { tokio::time::timeout(LAG_LIMIT, store.open_dead_letters(queues.prefix())).await.ok()?.ok() };
+        let (probe, attempts_waiting, dead_letters, mut jobs) =
+            tokio::join!(health.probe(), lag, dead_letters, supervisor.active_by_queue());
         jobs.sort();
         let unsettled = queues.unsettled();
         let page = Page {
@@ -98,6 +118,8 @@ impl Exposition {
             ],
             probe,
             attempts_waiting,
+            dead_letters: dead_letters.unwrap_or_default(),
+            bulk_jobs: bulks.handled(),
             converged_ago: plugins.converged_ago(),
             process: Process::read(),
             started: self.started,
@@ -126,6 +148,9 @@ struct Page {
     unsettled: [(&'static str, u64); 3],
     probe: Probe,
     attempts_waiting: Option<u64>,
+    /// Open groups by queue; none while Postgres is away.
+    dead_letters: Vec<(String, i64)>,
+    bulk_jobs: Vec<(&'static str, &'static str, u64)>,
     converged_ago: Option<Duration>,
     process: Process,
     started: SystemTime,
@@ -213,6 +238,7 @@ impl Collector for Page {
         self.breakers(&mut encoder)?;
         self.sql(&mut encoder)?;
         self.quarantines(&mut encoder)?;
+        self.repair(&mut encoder)?;
         self.host(&mut encoder)?;
         self.process(&mut encoder)
     }
@@ -316,6 +342,15 @@ impl Page {
             None,
         )
         .counters(each(|(_, ended)| *ended))
+    }
+
+    fn repair(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let open = self.dead_letters.iter().map(|(queue, groups)| (vec![("queue", queue.as_str())], *groups));
+        family(encoder, "patchbay_dead_letters", "Groups of dead letters that nobody has acknowledged", None)
+            .gauges(open)?;
+        let jobs =
+            self.bulk_jobs.iter().map(|(kind, result, jobs)| (vec![("kind", *kind), ("result", *result)], *jobs));
+        family(encoder, "patchbay_bulk_jobs", "Jobs that bulk operations have handled", None).counters(jobs)
     }
 
     fn quarantines(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

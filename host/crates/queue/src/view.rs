@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use patchbay_model::job::JobState;
+use patchbay_model::job::{JobState, Trace};
 use serde::Serialize;
 
 use crate::bulk::CANCELLED;
 use crate::damage::text;
+use crate::opts::JobOpts;
 
 /// Jobs per state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -74,6 +75,11 @@ pub struct JobView {
 pub(crate) type Hash = Result<HashMap<Vec<u8>, Vec<u8>>, String>;
 
 impl JobView {
+    /// What caused it; nothing where its options cannot be read.
+    pub fn trace(&self) -> Trace {
+        JobOpts::parse(&self.opts).map(|opts| opts.trace).unwrap_or_default()
+    }
+
     pub(crate) fn new(id: String, state: JobState, hash: Hash) -> Self {
         let damage = match &hash {
             Err(what) => Some(what.clone()),

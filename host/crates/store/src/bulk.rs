@@ -26,7 +26,7 @@ pub struct NewBulk<'a> {
     pub job_state: String,
     pub filter: Value,
     pub identity: Option<&'a str>,
-    pub edits: Option<Value>,
+    pub edits: Option<String>,
     pub actor: &'a str,
     pub reason: Option<&'a str>,
     pub stop_after: Option<i64>,
@@ -45,7 +45,7 @@ pub struct BulkRow {
     /// For jobs that are added anew: `keep` or `new`.
     pub identity: Option<String>,
     #[serde(skip)]
-    pub edits: Option<Value>,
+    pub edits: Option<String>,
     pub actor: String,
     pub reason: Option<String>,
     pub state: String,
@@ -90,8 +90,7 @@ pub struct BulkItem {
     pub score: Option<f64>,
 }
 
-const ITEM_COLUMNS: &str =
-    "n, queue, job_id, job_created_ms, job_state, finished_on, state, reason, new_id, score";
+const ITEM_COLUMNS: &str = "n, queue, job_id, job_created_ms, job_state, finished_on, state, reason, new_id, score";
 
 /// A job that was chosen.
 #[derive(Debug, Clone, Serialize)]
@@ -159,7 +158,8 @@ impl Store {
 
     /// One.
     pub async fn bulk(&self, prefix: &str, id: i64) -> Result<BulkRow, StoreError> {
-        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!("select {COLUMNS} from bulks where prefix = $1 and id = $2")));
+        let query =
+            sqlx::query_as(sqlx::AssertSqlSafe(format!("select {COLUMNS} from bulks where prefix = $1 and id = $2")));
         let row = query.bind(prefix).bind(id).fetch_optional(&self.pool).await?;
         row.ok_or_else(|| StoreError::NotFound(format!("there is no bulk operation {id}; see: patchbay bulk list")))
     }
@@ -185,6 +185,13 @@ impl Store {
             "select {ITEM_COLUMNS} from bulk_items where bulk = $1 and ($2::text is null or state = $2) and n > $3 order by n limit $4"
         )));
         Ok(query.bind(id).bind(state).bind(behind).bind(most).fetch_all(&self.pool).await?)
+    }
+
+    /// Whether the one that leads has something to do.
+    pub async fn has_active_bulks(&self, prefix: &str) -> Result<bool, StoreError> {
+        let query =
+            "select exists (select from bulks where prefix = $1 and state in ('matching', 'running', 'undoing'))";
+        Ok(sqlx::query_scalar(query).bind(prefix).fetch_one(&self.pool).await?)
     }
 
     /// Stops one where it is; what is done stays done.
@@ -245,7 +252,8 @@ impl Lead<'_> {
         items: &[NewBulkItem],
         next: Option<Value>,
     ) -> Result<(), StoreError> {
-        let rows = serde_json::to_value(items).map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
+        let rows =
+            serde_json::to_value(items).map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
         let query = sqlx::query(
             "with added as (insert into bulk_items (bulk, queue, job_id, job_created_ms, job_state, finished_on) \
              select $1, queue, job_id, job_created_ms, job_state, finished_on from jsonb_to_recordset($2) \
@@ -281,7 +289,8 @@ impl Lead<'_> {
             ..outcome.clone()
         };
         let rows: Vec<BulkOutcome> = outcomes.iter().map(storable).collect();
-        let rows = serde_json::to_value(rows).map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
+        let rows =
+            serde_json::to_value(rows).map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
         let query = sqlx::query(
             "with changed as (update bulk_items i set state = o.state, reason = o.reason, new_id = coalesce(o.new_id, i.new_id), \
              score = coalesce(o.score, i.score) from jsonb_to_recordset($2) \

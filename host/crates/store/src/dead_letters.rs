@@ -82,7 +82,12 @@ const OF_A_JOB: &str =
 
 impl Store {
     /// Open groups first, then by when they were seen last.
-    pub async fn dead_letters(&self, prefix: &str, which: &DeadLetters, most: i64) -> Result<Vec<DeadLetterRow>, StoreError> {
+    pub async fn dead_letters(
+        &self,
+        prefix: &str,
+        which: &DeadLetters,
+        most: i64,
+    ) -> Result<Vec<DeadLetterRow>, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from dead_letters where prefix = $1 and ($2::text is null or queue = $2) \
              and ($3::text is null or plugin = $3) and ($4::boolean is null or (acknowledged_at is not null) = $4) \
@@ -94,8 +99,9 @@ impl Store {
 
     /// One.
     pub async fn dead_letter(&self, prefix: &str, id: i64) -> Result<DeadLetterRow, StoreError> {
-        let query =
-            sqlx::query_as(sqlx::AssertSqlSafe(format!("select {COLUMNS} from dead_letters where prefix = $1 and id = $2")));
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS} from dead_letters where prefix = $1 and id = $2"
+        )));
         found(query.bind(prefix).bind(id).fetch_optional(&self.pool).await?, id)
     }
 
@@ -144,12 +150,22 @@ impl Store {
     }
 
     /// Replaces what is known of it.
-    pub async fn note_dead_letter(&self, prefix: &str, id: i64, note: Option<&str>) -> Result<DeadLetterRow, StoreError> {
+    pub async fn note_dead_letter(
+        &self,
+        prefix: &str,
+        id: i64,
+        note: Option<&str>,
+    ) -> Result<DeadLetterRow, StoreError> {
         self.set_of_dead_letter(prefix, id, "note", note).await
     }
 
     /// Says whose it is.
-    pub async fn assign_dead_letter(&self, prefix: &str, id: i64, to: Option<&str>) -> Result<DeadLetterRow, StoreError> {
+    pub async fn assign_dead_letter(
+        &self,
+        prefix: &str,
+        id: i64,
+        to: Option<&str>,
+    ) -> Result<DeadLetterRow, StoreError> {
         self.set_of_dead_letter(prefix, id, "assignee", to).await
     }
 
@@ -186,7 +202,9 @@ impl Store {
         )));
         let rows = query.bind(&first.prefix).bind(&queues).bind(&ids).bind(&created).fetch_all(&self.pool).await?;
         let of = |(queue, id, created): (&&str, &&str, &i64)| {
-            rows.iter().find(|row| row.queue == **queue && row.job_id == **id && row.job_created_ms == *created).cloned()
+            rows.iter()
+                .find(|row| row.queue == **queue && row.job_id == **id && row.job_created_ms == *created)
+                .cloned()
         };
         Ok(queues.iter().zip(&ids).zip(&created).map(|((queue, id), created)| of((queue, id, created))).collect())
     }
@@ -196,5 +214,7 @@ const OF_A_GROUP: &str = "a.prefix = d.prefix and a.queue = d.queue and a.finger
     and coalesce(a.plugin, '') = d.plugin and coalesce(a.revision, '') = d.revision";
 
 fn found(row: Option<DeadLetterRow>, id: i64) -> Result<DeadLetterRow, StoreError> {
-    row.ok_or_else(|| StoreError::NotFound(format!("there is no group of dead letters {id}; see: patchbay dead-letter list")))
+    row.ok_or_else(|| {
+        StoreError::NotFound(format!("there is no group of dead letters {id}; see: patchbay dead-letter list"))
+    })
 }

@@ -37,7 +37,7 @@ pub use prune::{Keep, PrunedRevision};
 pub use quarantine::QuarantineRow;
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use schedules::{ScheduleFields, ScheduleRow};
-pub use search::{Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, Place, Selection, Term, UnknownPlace};
+pub use search::{Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, Place, Selection, UnknownPlace};
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use singleton::{Duty, Lead, Singleton};

@@ -20,6 +20,7 @@ use self::condition::{Resolved, Window};
 pub use self::count::Count;
 pub use self::place::{Place, UnknownPlace};
 use crate::attempts::{AttemptRow, COLUMNS};
+use crate::terms::Term;
 use crate::{Store, StoreError};
 
 /// Most rows of a page.
@@ -44,9 +45,6 @@ const MOST_WIDTH_MS: i64 = 10 * 366 * 86_400_000;
 
 /// At once in this process: the recorder must not wait for a connection because people look for something.
 static SEARCHES: Semaphore = Semaphore::const_new(2);
-
-/// A value at a searchable path, hashed as the recorder hashed it.
-pub type Term = [u8; 16];
 
 /// Which attempts are meant.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,9 @@
 mod add;
 mod audit;
 mod breakers;
+mod bulk;
 mod call;
+mod dead_letters;
 mod flow;
 mod jobs;
 mod legacy;
@@ -45,6 +47,8 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(call::router())
         .merge(sql::router())
         .merge(maintain::router())
+        .merge(bulk::router())
+        .merge(dead_letters::router())
         .merge(schedules::router())
         .merge(secrets::router())
         .merge(audit::router())

@@ -9,8 +9,8 @@ mod remove;
 mod retry;
 
 pub use again::{Again, Kept};
-pub(crate) use remove::{CANCELLED, taking_away};
 pub use remove::Removed;
+pub(crate) use remove::{CANCELLED, taking_away};
 pub use retry::Edit;
 
 use std::borrow::Cow;

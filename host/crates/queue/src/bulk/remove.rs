@@ -105,7 +105,10 @@ impl Queues {
                     (None, Some(score)) => {
                         let before = copying(&self.config.own_prefix, bulk, &item.key.queue, &item.key.id, &job);
                         let call = removal(&keys, &item.key.id);
-                        steps.push((place, Step { n: item.n, before, call, after: Vec::new(), note: score.to_string() }));
+                        steps.push((
+                            place,
+                            Step { n: item.n, before, call, after: Vec::new(), note: score.to_string() },
+                        ));
                     }
                     (reason, _) => fates[place] = Some(Fate::skipped(reason.unwrap_or_default())),
                 }
@@ -145,7 +148,9 @@ impl Queues {
                 other => other.to_string(),
             };
             let score = score.map(|score| score.to_string()).unwrap_or_default();
-            calls.push(Call::new(&RESTORE, &names).arg(bulk).arg(key.id.as_str()).arg(score).arg(event).arg(key.created_ms));
+            calls.push(
+                Call::new(&RESTORE, &names).arg(bulk).arg(key.id.as_str()).arg(score).arg(event).arg(key.created_ms),
+            );
         }
         let codes = self.invoke_all(&calls.iter().collect::<Vec<_>>()).await?;
         let fate = |code: Result<i64, String>| {
