@@ -41,12 +41,10 @@ pub async fn failed_jobs(host: &Host, world: &World, count: usize) -> anyhow::Re
 async fn in_state(world: &World, state: &str, count: usize) -> anyhow::Result<()> {
     let mut redis = world.redis().await?;
     let key = format!("{}:{QUEUE}:{state}", world.prefix);
-    let mut last = 0;
-    let is_there = until(Duration::from_secs(60), &format!("{count} jobs are {state}"), async || {
-        last = redis.zcard::<_, usize>(&key).await?;
-        Ok((last == count).then_some(()))
-    });
-    is_there.await
+    until(Duration::from_secs(60), &format!("{count} jobs are {state}"), async || {
+        Ok((redis.zcard::<_, usize>(&key).await? == count).then_some(()))
+    })
+    .await
 }
 
 /// Once it stands in one of these states.
