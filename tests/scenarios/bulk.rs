@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context;
+use patchbay_model::job::NewJob;
 use patchbay_model::manifest::Manifest;
+use patchbay_queue::{Queues, RedisConfig};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 
@@ -28,12 +30,20 @@ fn packed(component: &[u8], version: &str, more: &str) -> anyhow::Result<Vec<u8>
 }
 
 /// Jobs that fail, all of them failed.
-pub async fn failed_jobs(host: &Host, world: &World, count: usize) -> anyhow::Result<Vec<String>> {
-    let mut ids = Vec::new();
-    for n in 0..count {
+pub async fn failed_jobs(world: &World, count: usize) -> anyhow::Result<Vec<String>> {
+    // Another client, straight into Redis: many of them through the host would take their time.
+    let queues = Queues::connect(RedisConfig {
+        url: world.redis_url.clone(),
+        prefix: world.prefix.clone(),
+        own_prefix: format!("{}-own", world.prefix),
+    })
+    .await?;
+    let job = |n: usize| -> anyhow::Result<NewJob> {
         let data = json!({ "n": n, "retry": "never", "message": format!("lead {n} is missing") });
-        ids.push(host.add(QUEUE, json!({ "name": "fail", "data": data })).await?);
-    }
+        Ok(NewJob::new(QUEUE.parse()?, "fail", data.to_string()))
+    };
+    let ids = queues.add((0..count).map(job).collect::<anyhow::Result<_>>()?).await?;
+    let ids = ids.into_iter().map(|id| id.to_string()).collect();
     in_state(world, "failed", count).await?;
     Ok(ids)
 }
@@ -72,7 +82,7 @@ async fn removed_jobs_are_gone_and_come_back_as_they_were_within_the_hour() -> a
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     host.deploy("hostile", hostile_plugin()?).await?;
-    let ids = failed_jobs(&host, &world, 30).await?;
+    let ids = failed_jobs(&world, 30).await?;
     let before = host.job_in(QUEUE, &ids[7], "failed").await?["job"].clone();
     let bulk = begin(&host, json!({ "kind": "remove", "filter": { "queue": QUEUE }, "reason": "a test" })).await?;
     let ended = bulk_in(&host, &bulk, &["done"]).await?;
@@ -90,7 +100,7 @@ async fn removed_jobs_are_gone_and_come_back_as_they_were_within_the_hour() -> a
     let keys: Vec<String> = world.redis().await?.keys(format!("{}-own:bulk:*", world.prefix)).await?;
     assert_eq!(keys, Vec::<String>::new());
     let actions: Vec<(String, Option<i64>)> = sqlx::query_as(
-        "select action, (result->>'restored')::bigint from patchbay.operator_actions where target = $1 order by id",
+        "select action, (result->>'restored')::bigint from patchbay.operator_actions where target = $1 and error is null order by id",
     )
     .bind(format!("bulk/{id}"))
     .fetch_all(&mut world.database().await?)
@@ -154,7 +164,7 @@ async fn a_host_killed_amid_a_bulk_goes_on_with_it_and_does_nothing_twice() -> a
     let world = World::new().await?;
     let mut host = world.host(&[]).await?;
     host.deploy("hostile", hostile_plugin()?).await?;
-    failed_jobs(&host, &world, JOBS).await?;
+    failed_jobs(&world, JOBS).await?;
     // Nobody takes what is retried, so that it can be counted.
     host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
     let bulk = begin(&host, json!({ "kind": "enqueue-again", "filter": { "queue": QUEUE }, "key": "new" })).await?;
@@ -179,7 +189,7 @@ async fn another_host_takes_over_from_a_killed_one() -> anyhow::Result<()> {
     let world = World::new().await?;
     let mut first = world.host(&[]).await?;
     first.deploy("hostile", hostile_plugin()?).await?;
-    failed_jobs(&first, &world, JOBS).await?;
+    failed_jobs(&world, JOBS).await?;
     let second = world.host(&[]).await?;
     second.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
     let bulk = begin(&first, json!({ "kind": "retry", "filter": { "queue": QUEUE } })).await?;
@@ -199,7 +209,7 @@ async fn redis_is_away_amid_a_bulk_which_goes_on_when_it_is_back() -> anyhow::Re
     world.redis_url = server.url.clone();
     let host = world.host(&[]).await?;
     host.deploy("hostile", hostile_plugin()?).await?;
-    failed_jobs(&host, &world, JOBS).await?;
+    failed_jobs(&world, JOBS).await?;
     host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
     let bulk = begin(&host, json!({ "kind": "retry", "filter": { "queue": QUEUE } })).await?;
     until(Duration::from_secs(30), "it is at it", async || {
@@ -227,7 +237,7 @@ async fn a_cancelled_bulk_leaves_the_rest_as_it_is() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     host.deploy("hostile", hostile_plugin()?).await?;
-    failed_jobs(&host, &world, 30).await?;
+    failed_jobs(&world, 30).await?;
     let request = json!({ "kind": "remove", "filter": { "queue": QUEUE }, "first": 10 });
     let bulk = begin(&host, request).await?;
     assert_eq!(counts(&bulk_in(&host, &bulk, &["paused"]).await?), [30, 10, 0, 0]);
@@ -248,7 +258,7 @@ async fn what_is_edited_fits_the_schema_or_stays_as_it_is() -> anyhow::Result<()
     let host = world.host(&[]).await?;
     let schema = "\n[[queues.jobs]]\nname = \"fail\"\nschema = \"fail.json\"\n";
     host.deploy("hostile", packed(&hostile_component()?, "version = \"0.1.0\"", schema)?).await?;
-    let ids = failed_jobs(&host, &world, 3).await?;
+    let ids = failed_jobs(&world, 3).await?;
     let queue = format!("queue={QUEUE}");
     let wrong = ["--json", "bulk", "edit-and-retry", &queue, "--set", "n=many", "--yes", "--watch"];
     let wrong = json_of(&host, &wrong).await?;
@@ -275,7 +285,7 @@ async fn a_bulk_that_cannot_be_meant_is_refused_and_one_that_means_nothing_says_
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     host.deploy("hostile", hostile_plugin()?).await?;
-    failed_jobs(&host, &world, 2).await?;
+    failed_jobs(&world, 2).await?;
     let queue = format!("queue={QUEUE}");
     for (args, code, says) in [
         (&["bulk", "retry", "--yes"][..], 4, "--everything"),

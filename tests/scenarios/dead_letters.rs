@@ -15,14 +15,14 @@ async fn a_group_of_failures_is_read_mended_and_retried_ten_first() -> anyhow::R
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     let broken = host.deploy("hostile", hostile_plugin()?).await?;
-    let ids = failed_jobs(&host, &world, 25).await?;
+    let ids = failed_jobs(&world, 25).await?;
     host.add(QUEUE, json!({ "name": "panic", "data": {} })).await?;
     let groups = until(Duration::from_secs(20), "both groups are recorded", async || {
         let groups = json_of(&host, &["--json", "dead-letter", "list"]).await?;
         Ok((groups.as_array().map(Vec::len) == Some(2) && groups[1]["jobs"] == 25).then_some(groups))
     })
     .await?;
-    assert_eq!((&groups[0]["code"], &groups[1]["message"]), (&json!("trapped"), &json!("lead # is missing")));
+    assert_eq!((&groups[0]["code"], &groups[1]["message"]), (&json!("trapped"), &json!("on-request: lead # is missing")));
     let panics = json_of(&host, &["--json", "dead-letter", "show", &groups[0]["id"].to_string()]).await?;
     assert!(panics["stack"].as_str().is_some_and(|stack| stack.contains("panic_here")), "{panics}");
     let id = groups[1]["id"].to_string();
@@ -58,7 +58,7 @@ async fn an_acknowledged_group_stays_so_and_another_revision_is_another_group() 
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     host.deploy("hostile", hostile_plugin()?).await?;
-    failed_jobs(&host, &world, 1).await?;
+    failed_jobs(&world, 1).await?;
     let listed = async |count: usize, ready: &dyn Fn(&Value) -> bool| {
         until(Duration::from_secs(20), "the groups are recorded", async || {
             let (_, answer) = host.get("/api/admin/dead-letters").await?;

@@ -83,7 +83,7 @@ pub(super) async fn run(command: DeadLetterCommand, args: &ClientArgs, output: O
                     text(group, "lastSeen"),
                     revision(group),
                     state(group),
-                    format!("{}: {}", text(group, "code"), text(group, "message").chars().take(60).collect::<String>()),
+                    text(group, "message").chars().take(80).collect(),
                 ]
             });
             let head = ["ID", "QUEUE", "FAILED", "LAST SEEN", "REVISION", "STATE", "FAILURE"];
@@ -134,7 +134,7 @@ fn state(group: &Value) -> String {
 
 fn describe(story: &Value) -> String {
     let head = format!("dead letter {}  {}  {}  {}", story["id"], text(story, "queue"), revision(story), state(story));
-    let mut lines = vec![head, format!("failure: {}: {}", text(story, "code"), text(story, "message"))];
+    let mut lines = vec![head, format!("failure: {}", text(story, "message"))];
     lines.push(format!(
         "{} failed, from {} to {}; {} have completed since",
         story["jobs"],
