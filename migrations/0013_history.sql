@@ -35,6 +35,8 @@ create table attempts (
     -- Data and result of the job, sealed, with the attempt that ended it; and the master key that sealed them.
     body bytea,
     body_key text,
+    -- When a person's data in it was erased.
+    erased_at timestamptz,
     primary key (prefix, queue, job_id, job_created_ms, started, finished_at)
 ) partition by range (finished_at);
 -- Encrypted bytes do not compress.
@@ -48,6 +50,7 @@ create index on attempts (finished_at) where outcome <> 'completed';
 create index on attempts (code, finished_at) where code is not null;
 create index on attempts (revision, finished_at) where outcome <> 'completed';
 create index on attempts (fingerprint, finished_at) where fingerprint is not null;
+create index on attempts (finished_at) where source = 'worker-lost';
 
 -- Values at the paths of job data that manifests declare searchable: of each a keyed hash, so that no personal data stands here in the clear.
 create table attempt_terms (
@@ -60,6 +63,8 @@ create table attempt_terms (
     started integer not null,
     primary key (term, finished_at, prefix, queue, job_id, job_created_ms, started)
 ) partition by range (finished_at);
+-- To forget them with their attempts.
+create index on attempt_terms (queue, finished_at);
 
 -- Whatever has no partition of its own, for example by a clock that is years off.
 create table attempts_other partition of attempts default;
@@ -72,23 +77,25 @@ declare
     after timestamptz := (date_trunc('month', at at time zone 'UTC') + interval '1 month') at time zone 'UTC';
     month text := to_char(at at time zone 'UTC', 'YYYY_MM');
     base text;
+    made boolean := false;
 begin
-    if to_regclass(format('patchbay.attempts_%s', month)) is not null then
-        return false;
-    end if;
     -- Two hosts may notice at once.
     perform pg_advisory_xact_lock(7521983046213451);
-    if to_regclass(format('patchbay.attempts_%s', month)) is not null then
-        return false;
-    end if;
     foreach base in array array['attempts', 'attempt_terms'] loop
-        execute format('create table patchbay.%I (like patchbay.%I including all)', base || '_' || month, base);
-        execute format('with moved as (delete from patchbay.%I where finished_at >= %L and finished_at < %L returning *) '
-            'insert into patchbay.%I select * from moved', base || '_other', first, after, base || '_' || month);
-        execute format('alter table patchbay.%I attach partition patchbay.%I for values from (%L) to (%L)',
-            base, base || '_' || month, first, after);
+        if to_regclass(format('patchbay.%I', base || '_other')) is null then
+            execute format('create table patchbay.%I partition of patchbay.%I default', base || '_other', base);
+            made := true;
+        end if;
+        if to_regclass(format('patchbay.%I', base || '_' || month)) is null then
+            execute format('create table patchbay.%I (like patchbay.%I including all)', base || '_' || month, base);
+            execute format('with moved as (delete from patchbay.%I where finished_at >= %L and finished_at < %L returning *) '
+                'insert into patchbay.%I select * from moved', base || '_other', first, after, base || '_' || month);
+            execute format('alter table patchbay.%I attach partition patchbay.%I for values from (%L) to (%L)',
+                base, base || '_' || month, first, after);
+            made := true;
+        end if;
     end loop;
-    return true;
+    return made;
 end $$;
 
 select make_history_partition(month) from (
@@ -122,3 +129,48 @@ create table dead_letters (
     unique (prefix, queue, fingerprint, plugin, revision)
 );
 create index on dead_letters (last_seen);
+
+-- Keys that seal data and results, themselves sealed under a master key: when that changes, only these rows do.
+create table history_keys (
+    id text primary key,
+    key_id text not null,
+    nonce bytea not null,
+    ciphertext bytea not null,
+    created_at timestamptz not null default now()
+);
+
+-- Jobs that stalled: which of their starts nobody has told the end of is looked at once all that came before is here.
+create table history_gaps (
+    prefix text not null,
+    queue text not null,
+    job_id text not null,
+    job_created_ms bigint not null,
+    started integer not null,
+    stalled integer not null,
+    attempt integer not null,
+    name text not null,
+    correlation_id text not null,
+    platform text,
+    noted_at timestamptz not null default now(),
+    primary key (prefix, queue, job_id, job_created_ms, started)
+);
+
+-- How long attempts are kept, where it differs from the configuration. An empty outcome means every one without a row of its own.
+create table history_retention (
+    queue text not null,
+    outcome text not null,
+    days integer not null check (days between 1 and 36500),
+    changed_at timestamptz not null default now(),
+    changed_by text not null,
+    primary key (queue, outcome)
+);
+
+-- The last time that old attempts were forgotten.
+create table history_pruned (
+    only_one boolean primary key default true check (only_one),
+    started_at timestamptz not null,
+    ended_at timestamptz,
+    attempts bigint not null default 0,
+    partitions integer not null default 0,
+    error text
+);

@@ -27,6 +27,7 @@ use crate::bulk::{Bulks, JobData};
 use crate::config::Config;
 use crate::grants::{self, Grants};
 use crate::health::Health;
+use crate::history::{Bodies, History, Room};
 use crate::http::{AppState, MetricsPage, Operator};
 use crate::local_copy::LocalCopy;
 use crate::metrics::{Exposition, Meters, Sources};
@@ -36,7 +37,7 @@ use crate::schedule::Schedules;
 use crate::settings::Settings;
 use crate::vault::{Keys, Vault};
 use crate::work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
-use crate::{http, outbox, recorder};
+use crate::{history, http, outbox, recorder};
 
 /// How long open HTTP requests, and operations whose clients have left, may take to finish at the end of a drain.
 const HTTP_GRACE: Duration = Duration::from_secs(5);
@@ -62,6 +63,7 @@ pub struct Host {
     tasks: Vec<JoinHandle<()>>,
     server: JoinHandle<()>,
     operations: TaskTracker,
+    bodies: Arc<Bodies>,
     /// Listened to from the start: whoever sees that we are up may signal at once.
     terminate: Signal,
     interrupt: Signal,
@@ -123,7 +125,9 @@ impl Host {
             Arc::clone(&meters),
         ));
         let (quarantine, crashing) = Quarantine::new(config.quarantine_rule(), Arc::clone(&runtime));
-        let work = Work::new(Arc::clone(&executor) as _, host_name.clone(), Arc::clone(&quarantine));
+        let room = Arc::new(Room::new(config.recording(!vault.keys().is_empty())));
+        let bodies = Arc::new(Bodies::new(store.clone(), Arc::clone(&vault)));
+        let work = Work::new(Arc::clone(&executor) as _, host_name.clone(), Arc::clone(&quarantine), Arc::clone(&room));
         let defaults = WorkerDefaults {
             lock: config.lock(),
             renew: config.renew(),
@@ -195,6 +199,11 @@ impl Host {
             bulks: Arc::clone(&bulks),
             schedules: Arc::clone(&schedules),
             vault: Arc::clone(&vault),
+            history: Arc::new(History {
+                bodies: Arc::clone(&bodies),
+                room: Arc::clone(&room),
+                keep: config.keep_attempts(),
+            }),
             health: Arc::clone(&health),
             metrics: Arc::new(MetricsPage { exposition: metrics, needs_operator: config.metrics_need_operator() }),
             operator: config.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
@@ -232,7 +241,9 @@ impl Host {
             tokio::spawn(bulks.run(stop.clone())),
             tokio::spawn(grants::count_uses(uses, store.clone(), stop.clone())),
             tokio::spawn(outbox::relay(sql, queues.clone(), stop.clone())),
-            tokio::spawn(recorder::run(queues.attempts(), store.clone(), stop.clone())),
+            tokio::spawn(recorder::run(queues.attempts(), store.clone(), Arc::clone(&bodies), stop.clone())),
+            tokio::spawn(room.watch(queues.clone(), stop.clone())),
+            tokio::spawn(history::run(store.clone(), queues.clone(), config.keep_attempts(), stop.clone())),
         ];
         info!(
             postgres_at_most = config.store().max_connections,
@@ -254,6 +265,7 @@ impl Host {
             tasks,
             server,
             operations,
+            bodies,
             terminate,
             interrupt,
         })
@@ -285,7 +297,7 @@ impl Host {
             warn!(%error, "the others hear of this end later");
         }
         // What the drain produced; anything beyond stays in the stream for the next process.
-        if let Err(error) = recorder::flush(self.queues.attempts(), &self.store).await {
+        if let Err(error) = recorder::flush(self.queues.attempts(), &self.store, &self.bodies).await {
             warn!(error = format!("{error:#}"), "attempts stay in Redis until the next start");
         }
         let served = async {

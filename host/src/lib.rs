@@ -14,6 +14,7 @@ pub mod diagnosis;
 pub mod difference;
 pub mod grants;
 pub mod health;
+pub mod history;
 pub mod http;
 pub mod local_copy;
 pub mod metrics;

@@ -1,31 +1,29 @@
 //! The vault: secrets of plugins, sealed in Postgres under a master key that only the hosts know.
 //!
-//! Owns the cipher (AES-256-GCM; docs/decisions/011), the master keys, and the opened values of this process, which calls read without
-//! asking Postgres. A seal is bound to plugin, name and version, so that rows cannot change places. Values leave only as
-//! [`SecretValue`]s, which do not print. What cannot be opened is not used and reported; when Postgres is away, the known values stay.
+//! Owns the master keys (`keys`) and the opened values of this process, which calls read without asking Postgres. A seal is bound to plugin,
+//! name and version, so that rows cannot change places. Values leave only as [`SecretValue`]s, which do not print. What cannot be opened is not used and reported; when Postgres is away, the known values stay.
+
+mod keys;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
-use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
-use base64::Engine;
 use chrono::{DateTime, Utc};
 use patchbay_capability::{SecretSource, SecretValue};
 use patchbay_model::{PluginName, SecretName};
-use patchbay_store::{Replace, SealedSecret, SecretRow, Store, StoreError};
+use patchbay_store::{Replace, SecretRow, Store, StoreError};
 use serde::Serialize;
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use crate::config::ConfigError;
 use crate::local_copy::LocalCopy;
+use keys::bound_to;
+pub use keys::{CannotOpen, KEY_FORM, KeySource, Keys, parse_key, readable_by_others};
 
 /// Without a notification; bounds how long a lost one goes unnoticed.
 const REFRESH_EVERY: Duration = Duration::from_secs(3);
@@ -37,29 +35,6 @@ const REKEY_STEP: i64 = 100;
 const COPY: &str = "secrets.json";
 /// Longest value. Room for a private key; what is larger is no secret but a file.
 pub const MAX_VALUE_BYTES: usize = 64 << 10;
-/// Domain of everything that is derived from a master key.
-const DOMAIN: &[u8] = b"patchbay vault v1";
-
-/// What a key looks like.
-pub const KEY_FORM: &str = "64 hexadecimal digits, or 32 bytes in base64, as from `openssl rand -hex 32`";
-
-/// Where a master key comes from.
-pub enum KeySource {
-    /// The configuration itself.
-    Text {
-        /// The configuration key that holds it.
-        key: &'static str,
-        /// 64 hexadecimal digits, or base64.
-        text: Zeroizing<String>,
-    },
-    /// A file with the same.
-    File {
-        /// The configuration key that names it.
-        key: &'static str,
-        /// Its path.
-        path: PathBuf,
-    },
-}
 
 /// Why an operation on the vault did not happen. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -75,186 +50,16 @@ pub enum VaultError {
     Store(#[from] StoreError),
 }
 
-/// Why a row cannot be opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum CannotOpen {
-    /// Another key has sealed it.
-    #[error("sealed with a key that is not configured")]
-    UnknownKey,
-    /// It was changed, cut, or moved from another secret.
-    #[error("damaged, or moved from another secret")]
-    Damaged,
-}
-
 /// What a rekeying did.
 #[derive(Debug, Default, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rekeyed {
     /// The key that seals now; an id, not the key.
     pub key_id: String,
-    /// Versions that were sealed anew.
+    /// Versions of secrets, and keys of the history's bodies, that were sealed anew.
     pub resealed: u64,
-    /// Versions that no configured key opens: PLUGIN NAME, version.
+    /// What no configured key opens: PLUGIN NAME, version, or a key of the history.
     pub unreadable: Vec<String>,
-}
-
-/// 32 bytes from their text form.
-pub fn parse_key(text: &str) -> Option<Zeroizing<[u8; 32]>> {
-    let text = text.trim();
-    let mut key = Zeroizing::new([0; 32]);
-    let decoded = if text.len() == 64 {
-        hex::decode_to_slice(text, &mut *key).is_ok()
-    } else {
-        // One byte more: whoever gives more than 32 has not meant this.
-        let mut bytes = Zeroizing::new([0; 33]);
-        let length = base64::engine::general_purpose::STANDARD.decode_slice(text, &mut *bytes).unwrap_or(0);
-        key.copy_from_slice(&bytes[..32]);
-        length == 32
-    };
-    // A repeated byte is a placeholder that somebody forgot.
-    (decoded && key.iter().any(|byte| byte != &key[0])).then_some(key)
-}
-
-/// Whether a key file is open to more than its owner.
-pub fn readable_by_others(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
-}
-
-/// One master key: seals and opens, and is named by an id that tells nothing about it.
-struct MasterKey {
-    id: String,
-    aead: RandomizedNonceKey,
-}
-
-impl MasterKey {
-    fn new(master: &[u8; 32]) -> Self {
-        let prk = Salt::new(HKDF_SHA256, DOMAIN).extract(master);
-        let derive = |purpose: &[u8], out: &mut [u8; 32]| {
-            let info = [purpose];
-            let derived = prk.expand(&info, HKDF_SHA256).and_then(|okm| okm.fill(out));
-            derived.expect("HKDF gives one block of any purpose");
-        };
-        let (mut key, mut id) = (Zeroizing::new([0; 32]), [0; 32]);
-        derive(b"seal", &mut key);
-        derive(b"id", &mut id);
-        let aead = RandomizedNonceKey::new(&AES_256_GCM, &*key).expect("AES-256 takes 32 bytes");
-        Self { id: hex::encode(&id[..8]), aead }
-    }
-
-    fn seal(&self, bound_to: &[u8], value: &str) -> SealedSecret {
-        let mut buffer = value.as_bytes().to_vec();
-        let sealed = self.aead.seal_in_place_append_tag(Aad::from(bound_to), &mut buffer);
-        let nonce = sealed.expect("AES-GCM seals values of this size");
-        SealedSecret { key_id: self.id.clone(), nonce: nonce.as_ref().to_vec(), ciphertext: buffer }
-    }
-
-    fn open(&self, bound_to: &[u8], sealed: &SealedSecret) -> Option<String> {
-        let nonce = Nonce::try_assume_unique_for_key(&sealed.nonce).ok()?;
-        let mut buffer = Zeroizing::new(sealed.ciphertext.clone());
-        let plain = self.aead.open_in_place(nonce, Aad::from(bound_to), &mut buffer).ok()?;
-        std::str::from_utf8(plain).ok().map(str::to_owned)
-    }
-}
-
-/// The configured master keys.
-pub struct Keys {
-    /// The first seals; all open.
-    keys: Vec<MasterKey>,
-    /// The configuration key of the first.
-    named: String,
-}
-
-impl Keys {
-    /// Reads them: the one that seals, and during a rotation the one before it. A refusal names the configuration key and never its value.
-    pub fn load(sources: [Option<KeySource>; 2]) -> Result<Self, ConfigError> {
-        let (mut keys, mut names, mut problems) = (Vec::<MasterKey>::new(), Vec::<String>::new(), Vec::new());
-        for source in sources.into_iter().flatten() {
-            match read_key(&source) {
-                Ok((name, master)) => {
-                    let key = MasterKey::new(&master);
-                    match keys.iter().position(|known| known.id == key.id) {
-                        Some(same) => problems.push(format!("{name} is the same key as {}: set one", names[same])),
-                        None => {
-                            keys.push(key);
-                            names.push(name);
-                        }
-                    }
-                }
-                Err(problem) => problems.push(problem),
-            }
-        }
-        let named = names.into_iter().next().unwrap_or_default();
-        if problems.is_empty() { Ok(Self { keys, named }) } else { Err(ConfigError(problems)) }
-    }
-
-    /// Whether there is any.
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
-    }
-
-    /// The id of the key that seals.
-    pub fn id(&self) -> Option<&str> {
-        self.keys.first().map(|key| key.id.as_str())
-    }
-
-    fn newest(&self) -> Result<&MasterKey, VaultError> {
-        self.keys.first().ok_or(VaultError::NoKey)
-    }
-
-    /// The value of a row.
-    fn open(&self, row: &SecretRow) -> Result<Zeroizing<String>, CannotOpen> {
-        let key = self.keys.iter().find(|key| key.id == row.sealed.key_id).ok_or(CannotOpen::UnknownKey)?;
-        let opened = key.open(&bound_to(&row.plugin, &row.name, row.version), &row.sealed);
-        opened.map(Zeroizing::new).ok_or(CannotOpen::Damaged)
-    }
-
-    /// Whether a row can be opened.
-    pub fn check(&self, row: &SecretRow) -> Result<(), CannotOpen> {
-        self.open(row).map(drop)
-    }
-
-    /// A key that fits nothing that is there is the wrong key, and starting with it would fail every call that needs a secret.
-    fn refuse_wrong(&self, rows: &[SecretRow]) -> Result<(), ConfigError> {
-        let fits = |row: &SecretRow| self.keys.iter().any(|key| key.id == row.sealed.key_id);
-        let Some(other) = rows.first().filter(|_| !self.is_empty() && !rows.iter().any(fits)) else {
-            return Ok(());
-        };
-        Err(ConfigError(vec![format!(
-            "{} is the wrong key: it opens none of the secrets in the database ({}). Its id is {}; they were sealed with key {}. \
-             Configure that key; while rotating, as secrets.old_key_file. Should it be lost: a host without any key starts, and there \
-             `patchbay secret remove` makes room for new values",
-            self.named,
-            rows.len(),
-            self.id().unwrap_or_default(),
-            other.sealed.key_id
-        )]))
-    }
-}
-
-fn read_key(source: &KeySource) -> Result<(String, Zeroizing<[u8; 32]>), String> {
-    match source {
-        KeySource::Text { key, text } => {
-            let name = (*key).to_owned();
-            parse_key(text).map(|master| (name, master)).ok_or_else(|| format!("{key} is not a key: {KEY_FORM}"))
-        }
-        KeySource::File { key, path } => {
-            let name = format!("{key} ({})", path.display());
-            let text = std::fs::read_to_string(path).map(Zeroizing::new);
-            let text = text.map_err(|error| format!("{name} cannot be read: {error}"))?;
-            if readable_by_others(path) {
-                warn!(path = %path.display(), "the file of {key} is open to others than its owner: chmod 600");
-            }
-            parse_key(&text)
-                .map(|master| (name.clone(), master))
-                .ok_or_else(|| format!("{name} is not a key: {KEY_FORM}"))
-        }
-    }
-}
-
-/// What a seal is bound to. Neither part can hold a NUL.
-fn bound_to(plugin: &PluginName, name: &SecretName, version: i32) -> Vec<u8> {
-    format!("patchbay secret\0{plugin}\0{name}\0{version}").into_bytes()
 }
 
 /// One version, opened if possible.
@@ -354,20 +159,29 @@ impl Vault {
     /// Seals everything with the newest key that another one has sealed. Interrupted, it is simply done again: each step is whole.
     pub async fn rekey(&self) -> Result<Rekeyed, VaultError> {
         let newest = self.keys.newest()?;
-        let mut done = Rekeyed { key_id: newest.id.clone(), ..Rekeyed::default() };
+        let mut done = Rekeyed { key_id: newest.id().to_owned(), ..Rekeyed::default() };
         let mut from = 0;
         loop {
             let reseal = |row: &SecretRow| {
                 let value = self.keys.open(row).ok()?;
                 Some(newest.seal(&bound_to(&row.plugin, &row.name, row.version), &value))
             };
-            let step = self.store.reseal_secrets(&newest.id, from, REKEY_STEP, reseal).await?;
+            let step = self.store.reseal_secrets(newest.id(), from, REKEY_STEP, reseal).await?;
             done.resealed += step.done;
             let label = |row: &SecretRow| format!("{} {}, version {}", row.plugin, row.name, row.version);
             done.unreadable.extend(step.failed.iter().map(label));
             match step.next {
                 Some(next) => from = next,
                 None => break,
+            }
+        }
+        for row in self.store.history_keys().await?.iter().filter(|row| row.sealed.key_id != newest.id()) {
+            match self.keys.open_history_key(row) {
+                Ok(key) => {
+                    self.store.reseal_history_key(&row.id, &newest.seal_history_key(&row.id, &key)).await?;
+                    done.resealed += 1;
+                }
+                Err(_) => done.unreadable.push(format!("the key {} of the history's data and results", row.id)),
             }
         }
         info!(key = done.key_id, resealed = done.resealed, unreadable = done.unreadable.len(), "secrets sealed anew");

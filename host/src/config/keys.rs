@@ -217,6 +217,31 @@ pub const KEYS: &[Key] = &[
     key("quarantine.within_s", Kind::Number(1, 3_600), Some("60"), "…of the last so many seconds…"),
     key("quarantine.jobs", Kind::Number(1, 1_000), Some("3"), "…over so many different jobs are too often"),
     secret(key("alerts.webhook_url", Kind::Text, None, "Alerts are posted there as JSON")),
+    key(
+        "history.enabled",
+        Kind::Choice(&["true", "false"]),
+        Some("true"),
+        "Whether attempts are recorded; false: jobs run, and nothing is remembered of them beyond what BullMQ keeps",
+    ),
+    key(
+        "history.bodies",
+        Kind::Choice(&["true", "false"]),
+        Some("true"),
+        "Whether data and result of jobs are kept with their last attempt, sealed; needs secrets.key_file",
+    ),
+    key(
+        "history.buffer_mb",
+        Kind::Number(1, 65_536),
+        Some("64"),
+        "While attempts that Postgres does not have yet hold more of Redis's memory than that, data and results are left out",
+    ),
+    key(
+        "history.keep_days",
+        Kind::Number(1, 36_500),
+        Some("90"),
+        "Attempts that completed are forgotten after so many days; per queue: patchbay history retention",
+    ),
+    key("history.keep_failed_days", Kind::Number(1, 36_500), Some("365"), "Likewise, all other attempts"),
     key("egress.allow_addresses", Kind::List, None, "Private addresses or networks that plugins may call nevertheless"),
     key(
         "egress.ca_file",

@@ -15,14 +15,14 @@ use patchbay_capability::{EgressConfig, MailConfig, MailTls};
 use patchbay_model::PluginName;
 use patchbay_queue::RedisConfig;
 use patchbay_runtime::{CompilerCommand, HostLimits, RuntimeConfig};
-use patchbay_store::Keep;
-use patchbay_store::StoreConfig;
+use patchbay_store::{Keep, KeepAttempts, StoreConfig};
 use zeroize::Zeroizing;
 
 use crate::vault::{self, KeySource};
 
 use crate::signature::{TrustedKeys, read_public_keys};
 
+use crate::history::Recording;
 use crate::http::HttpLimits;
 
 pub use keys::{KEYS, Key, Kind};
@@ -466,6 +466,25 @@ impl Config {
     /// Old revisions that are not deleted.
     pub fn keep_revisions(&self) -> Keep {
         Keep { revisions: self.number("plugins.keep_revisions") as i64, days: self.number("plugins.keep_days") as i32 }
+    }
+
+    /// What is recorded of attempts; `has_key`: whether bodies can be sealed.
+    pub fn recording(&self, has_key: bool) -> Recording {
+        let is_on = |key: &str| self.text(key).as_deref() != Some("false");
+        Recording {
+            attempts: is_on("history.enabled"),
+            bodies: is_on("history.bodies"),
+            has_key,
+            buffer_bytes: self.number("history.buffer_mb") << 20,
+        }
+    }
+
+    /// How long attempts are remembered where nothing else is said.
+    pub fn keep_attempts(&self) -> KeepAttempts {
+        KeepAttempts {
+            completed_days: self.number("history.keep_days") as i32,
+            other_days: self.number("history.keep_failed_days") as i32,
+        }
     }
 
     /// Series of retired revisions.

@@ -35,6 +35,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::breakers::OutsideHosts;
 use crate::bulk::Bulks;
 use crate::health::Health;
+use crate::history::History;
 use crate::plugins::Plugins;
 use crate::schedule::Schedules;
 use crate::vault::Vault;
@@ -74,6 +75,8 @@ pub struct AppState {
     pub schedules: Arc<Schedules>,
     /// Secrets.
     pub vault: Arc<Vault>,
+    /// What happened.
+    pub history: Arc<History>,
     /// Probes.
     pub health: Arc<Health>,
     /// /metrics.

@@ -16,13 +16,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::Utc;
 use patchbay_capability::Refused;
-use patchbay_model::attempt::{AttemptRecord, Source};
+use patchbay_model::attempt::{AttemptRecord, Body, OutsideCall, Source};
 use patchbay_model::outcome::{Failure, Outcome, Retry};
 use patchbay_model::retry::{RetryPolicy, Verdict, decide};
-use patchbay_model::{PluginName, RevisionDigest};
+use patchbay_model::{DataPath, PluginName, RevisionDigest};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
 use tracing::Instrument;
 
+use crate::history::Room;
 use crate::quarantine::{self, Quarantine};
 use hold::Holds;
 pub use operation::{Content, Operation, Reply, Unanswered};
@@ -43,6 +44,11 @@ pub trait Executor: Send + Sync + 'static {
 
     /// What a job of this queue may use, without running it.
     fn policy(&self, delivery: &Delivery) -> RetryPolicy;
+
+    /// What the job is found by in the history.
+    fn searchable(&self, _delivery: &Delivery) -> Vec<(DataPath, String)> {
+        Vec::new()
+    }
 }
 
 /// What running a job gave.
@@ -58,6 +64,8 @@ pub struct Execution {
     pub stack: Option<String>,
     /// The breaker that refused its last outside call.
     pub refused: Option<Refused>,
+    /// Its outside calls.
+    pub calls: Vec<OutsideCall>,
 }
 
 /// Handles every delivery of every queue of this process.
@@ -66,16 +74,17 @@ pub struct Work {
     host: String,
     quarantine: Arc<Quarantine>,
     holds: Holds,
+    room: Arc<Room>,
 }
 
 impl Work {
-    /// `host` names this process in records.
-    pub fn new(executor: Arc<dyn Executor>, host: String, quarantine: Arc<Quarantine>) -> Arc<Self> {
+    /// `host` names this process in records; `room` tells what is recorded.
+    pub fn new(executor: Arc<dyn Executor>, host: String, quarantine: Arc<Quarantine>, room: Arc<Room>) -> Arc<Self> {
         let holds = Holds::new(Arc::clone(&quarantine));
-        Arc::new(Self { executor, host, quarantine, holds })
+        Arc::new(Self { executor, host, quarantine, holds, room })
     }
 
-    async fn run(&self, delivery: Delivery) -> Settlement {
+    async fn run(&self, mut delivery: Delivery) -> Settlement {
         if self.quarantine.holds(&delivery.key.queue) {
             return Settlement { disposition: Disposition::HandBack, record: None };
         }
@@ -87,10 +96,11 @@ impl Work {
                 outcome: refused(refusal),
                 stack: None,
                 refused: None,
+                calls: Vec::new(),
             },
             None => self.executor.execute(&delivery).await,
         };
-        let execution = unless_refused(unless_killed(execution, &delivery), rand::random());
+        let mut execution = unless_refused(unless_killed(execution, &delivery), rand::random());
         self.holds.note(&delivery.key.queue, execution.refused.as_ref());
         let verdict = decide(
             &execution.outcome,
@@ -104,11 +114,11 @@ impl Work {
         }
         if self.is_of_a_broken_plugin(&delivery, &execution) {
             // Whatever is decided about the plugin: the job finds its attempts as they were.
-            let record = self.record(&delivery, &execution, Verdict::Defer(Duration::ZERO), started_at);
-            return Settlement { disposition: Disposition::HandBack, record: Some(record) };
+            let record = self.record(&mut delivery, &mut execution, Verdict::Defer(Duration::ZERO), started_at);
+            return Settlement { disposition: Disposition::HandBack, record };
         }
-        let record = self.record(&delivery, &execution, verdict, started_at);
-        Settlement { disposition: disposition(execution, verdict), record: Some(record) }
+        let record = self.record(&mut delivery, &mut execution, verdict, started_at);
+        Settlement { disposition: disposition(execution, verdict), record }
     }
 
     /// Notes how the call ended; whether it crashed in a revision that is quarantined, be it by this very crash.
@@ -119,15 +129,21 @@ impl Work {
         quarantine::is_crash(kind) && self.quarantine.has(revision)
     }
 
+    /// Takes what nobody needs afterwards: the data above all.
     fn record(
         &self,
-        delivery: &Delivery,
-        execution: &Execution,
+        delivery: &mut Delivery,
+        execution: &mut Execution,
         verdict: Verdict,
         started_at: chrono::DateTime<Utc>,
-    ) -> AttemptRecord {
+    ) -> Option<AttemptRecord> {
+        if !self.room.recording().attempts {
+            return None;
+        }
+        let values = self.executor.searchable(delivery);
+        let body = self.body(delivery, execution, verdict);
         let (plugin, revision) = execution.ran_by.clone().unzip();
-        AttemptRecord {
+        Some(AttemptRecord {
             job: delivery.key.clone(),
             started: delivery.started,
             attempt: delivery.attempts_made.saturating_add(1),
@@ -145,10 +161,24 @@ impl Work {
             correlation_id: correlation_id(delivery),
             source: Source::Host,
             platform: delivery.trace.platform.clone(),
-            parent: None,
-            calls: Vec::new(),
-            body: None,
-        }
+            parent: delivery.parent.take(),
+            calls: std::mem::take(&mut execution.calls),
+            stalled: delivery.stalled,
+            values,
+            body,
+        })
+    }
+
+    /// With the end of a job, and while there is room.
+    fn body(&self, delivery: &mut Delivery, execution: &Execution, verdict: Verdict) -> Option<Body> {
+        let is_end = matches!(verdict, Verdict::Complete | Verdict::Fail) && !delivery.data.is_empty();
+        let result = match &execution.outcome {
+            Outcome::Completed(value) => Some(value),
+            _ => None,
+        };
+        let bytes = delivery.data.len() + result.map_or(0, String::len);
+        (is_end && self.room.takes(bytes))
+            .then(|| Body { data: std::mem::take(&mut delivery.data), result: result.cloned() })
     }
 }
 
@@ -255,7 +285,7 @@ mod tests {
         let breaker = Breakers::default().of(&"email".parse().expect("a name"), "https://a.example:443");
         let refused = Some(Refused { breaker, retry_in: Duration::from_secs(10) });
         let policy = RetryPolicy { attempts: 1, backoff: None };
-        unless_refused(Execution { ran_by: None, policy, outcome, stack: None, refused }, 0.5)
+        unless_refused(Execution { ran_by: None, policy, outcome, stack: None, refused, calls: Vec::new() }, 0.5)
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use patchbay_capability::{Call, GuestCall, Services};
+use patchbay_model::DataPath;
 use patchbay_model::job::{DEFAULT_PLATFORM, Trace};
 use patchbay_model::outcome::Outcome;
 use patchbay_model::retry::RetryPolicy;
@@ -63,6 +64,7 @@ impl Executor for WasmExecutor {
                 outcome: Outcome::HostFault(format!("no active plugin handles {}", delivery.key.queue)),
                 stack: None,
                 refused: None,
+                calls: Vec::new(),
             };
         };
         let policy = policy(delivery, Some(revision.manifest()));
@@ -99,12 +101,26 @@ impl Executor for WasmExecutor {
             outcome: report.outcome,
             stack: report.stack,
             refused: capabilities.refused(),
+            calls: capabilities.outside_calls(),
         }
     }
 
     fn policy(&self, delivery: &Delivery) -> RetryPolicy {
         let owner = self.runtime.registry().owner_of(&delivery.key.queue);
         policy(delivery, owner.as_ref().map(|revision| revision.manifest().as_ref()))
+    }
+
+    fn searchable(&self, delivery: &Delivery) -> Vec<(DataPath, String)> {
+        let owner = self.runtime.registry().owner_of(&delivery.key.queue);
+        let queue = owner.as_ref().and_then(|revision| revision.manifest().queue(&delivery.key.queue));
+        let paths = queue.map_or(&[][..], |queue| &queue.searchable);
+        let values = |path: &DataPath| {
+            path.values(&delivery.data).into_iter().map({
+                let path = path.clone();
+                move |value| (path.clone(), value)
+            })
+        };
+        paths.iter().flat_map(values).collect()
     }
 }
 

@@ -1,33 +1,33 @@
 //! One call of one plugin: its manifest's rights, its settings, its limits.
 
 mod audit;
+mod outside;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use patchbay_model::attempt::OutsideCall;
 use patchbay_model::audit::AuditTrails;
 use patchbay_model::breaker::BreakerSpec;
 use patchbay_model::capability::{
     Capabilities, CapabilityError, Envelope, HashKind, HttpError, HttpRequest, HttpResponse, LogLevel, SmtpFailure,
     SmtpReceipt,
 };
-use patchbay_model::egress::breakers;
 use patchbay_model::flow::{ChildResult, Flow};
 use patchbay_model::grant::{Ask, Granted};
 use patchbay_model::job::{NewJob, Trace};
-use patchbay_model::manifest::{EgressRule, Manifest};
+use patchbay_model::manifest::Manifest;
 use patchbay_model::sql::{PluginDatabase, SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction};
 use patchbay_model::{QueueName, RevisionDigest};
 use patchbay_queue::{JobHandle, Kv, QueueError, Queues};
 use serde_json::{Map, Value};
 use tracing::{Span, debug, error, info, trace, warn};
 
-use crate::breaker::{Admission, Report};
-use crate::egress::Caller;
+use self::outside::OutsideCalls;
+use crate::breaker::Admission;
 use crate::job_output::JobOutput;
-use crate::mail::failure;
 use crate::{Breaker, Breakers, Egress, GrantUses, MailTransport, Refused, SecretSource, SecretValue};
 
 /// Guesses at a secret per call: enough for a rotation, too few to search.
@@ -100,6 +100,7 @@ pub struct GuestCall {
     transaction: Mutex<Option<Weak<dyn SqlTransaction>>>,
     /// What a breaker said to the last outside call.
     last: Mutex<Option<Asked>>,
+    outside: OutsideCalls,
 }
 
 #[derive(Clone)]
@@ -122,6 +123,7 @@ impl Services {
             secret_tries: AtomicU32::new(0),
             last: Mutex::default(),
             transaction: Mutex::default(),
+            outside: OutsideCalls::new(),
         })
     }
 }
@@ -132,6 +134,11 @@ impl GuestCall {
         if let Some(output) = &self.output {
             output.finish().await;
         }
+    }
+
+    /// Its outside calls so far, each given once.
+    pub fn outside_calls(&self) -> Vec<OutsideCall> {
+        self.outside.take()
     }
 
     /// The breaker that refused the last outside call of the guest, or whose probe that call was, in vain: if the guest failed, then by
@@ -362,25 +369,10 @@ impl Capabilities for GuestCall {
     }
 
     async fn http(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        self.refuse_in_transaction().map_err(HttpError::Denied)?;
-        // A rule's own secrets, granted with it or one by one.
-        let secrets = |name: &str| self.secret(name).ok()?.into_iter().next();
-        let permitted = |rule: &EgressRule| self.check(Ask::http(rule));
-        let correlation = self.call.trace.correlation_id.as_deref();
-        let admit = |host: &str| {
-            let spec = breakers(&self.call.manifest.egress).get(host).copied();
-            self.admit(host, spec).map_err(|wait| HttpError::BreakerOpen(wait.as_millis() as u64))
-        };
-        let caller = Caller {
-            revision: self.call.revision,
-            manifest: &self.call.manifest,
-            permitted: &permitted,
-            admit: &admit,
-            secrets: &secrets,
-            correlation_id: correlation,
-        };
-        let send = self.services.egress.send(caller, request);
-        tracing::Instrument::instrument(send, self.call.span.clone()).await
+        let place = self.outside.begin("http", Some(&request.method), &outside::host_of(&request.url));
+        let answer = self.send_http(request).await;
+        self.outside.end(&place, outside::http_result(&answer));
+        answer
     }
 
     async fn kv_get(&self, key: &str) -> Result<Option<Vec<u8>>, CapabilityError> {
@@ -457,26 +449,10 @@ impl Capabilities for GuestCall {
     }
 
     async fn send_mail(&self, envelope: Envelope, mime: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure> {
-        self.refuse_in_transaction().map_err(|reason| failure("denied", &reason))?;
-        if !self.call.manifest.smtp.as_ref().is_some_and(|smtp| smtp.allowed) {
-            return Err(failure("denied", "the manifest does not ask for smtp"));
-        }
-        self.check(Ask::smtp()).map_err(|reason| failure("denied", &reason))?;
-        let spec = self.call.manifest.smtp.as_ref().and_then(|smtp| smtp.breaker);
-        let admission = match self.services.mail.server() {
-            None => None,
-            Some(server) => Some(self.admit(&server, spec).map_err(|wait| {
-                let text = format!("{server} failed too often and is not tried for {} ms", wait.as_millis());
-                failure("breaker-open", text)
-            })?),
-        };
-        let remaining = self.call.deadline.saturating_duration_since(Instant::now());
-        let send = self.services.mail.send(envelope, &mime, remaining);
-        let (answer, report) = tracing::Instrument::instrument(send, self.call.span.clone()).await;
-        if let Some(admission) = admission {
-            let failed = answer.as_ref().err().filter(|_| report == Report::Failed);
-            admission.report(report, failed.map(|error| format!("{}: {}", error.phase, error.text)));
-        }
+        let server = self.services.mail.server().unwrap_or_default();
+        let place = self.outside.begin("mail", None, server.trim_start_matches("smtp://"));
+        let answer = self.hand_over(envelope, mime).await;
+        self.outside.end(&place, outside::mail_result(&answer));
         answer
     }
 }

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::data_path::DataPath;
 use crate::fingerprint::normalised;
 use crate::id::{PluginName, RevisionDigest};
 use crate::job::JobKey;
@@ -53,9 +54,19 @@ pub struct AttemptRecord {
     /// Outside calls in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<OutsideCall>,
-    /// With the attempt that ended the job, and only while there is room for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How often the job had stalled before: of so many starts nobody tells the end.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub stalled: u32,
+    /// What the job is found by: path and value, of the paths that its queue's manifest declares searchable.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<(DataPath, String)>,
+    /// With the attempt that ended the job, and only while there is room for it. It travels beside the rest, as it is.
+    #[serde(skip)]
     pub body: Option<Body>,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 impl AttemptRecord {
@@ -90,18 +101,22 @@ impl Source {
     }
 }
 
+/// Most outside calls that are remembered of one attempt.
+pub const MAX_CALLS: usize = 64;
+
 /// One call to the outside: that it happened and how it went, never what was said.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OutsideCall {
-    /// `http` or `mail`.
+    /// `http` or `mail`; `more` stands last for those beyond [`MAX_CALLS`], whose number is its result.
     pub kind: String,
     /// For HTTP the method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// The host, without path and query: those may hold personal data.
     pub host: String,
-    /// For HTTP the status; else, or without an answer, a word such as `timeout`.
+    /// For HTTP the status; else, or without an answer, a word such as `timeout`;
+    /// `unfinished` when the attempt ended before it.
     pub result: String,
     /// From the start of the attempt.
     pub after_ms: u64,
@@ -110,13 +125,19 @@ pub struct OutsideCall {
 }
 
 /// What a job was about.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
     /// Its data: JSON as its producer wrote it.
     pub data: String,
     /// What it returned: JSON.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
+}
+
+impl Body {
+    /// Data and result.
+    pub fn bytes(&self) -> usize {
+        self.data.len() + self.result.as_ref().map_or(0, String::len)
+    }
 }
 
 /// [`Verdict`](crate::retry::Verdict) without its delay: a stable word for storage.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use patchbay_model::attempt::AttemptRecord;
+use patchbay_model::attempt::{AttemptRecord, Body};
 use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamAutoClaimReply, StreamId, StreamReadReply};
 use tokio::time::Instant;
@@ -16,6 +16,14 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Beyond the server's own limit on a blocking command, the connection is silent.
 const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 
+/// Entries that were set aside and stay.
+const MOST_ASIDE: usize = 1_000;
+
+/// Where entries are set aside.
+pub(crate) fn aside(key: &str) -> String {
+    format!("{key}:unreadable")
+}
+
 /// An entry: its id, and the record or why it cannot be read.
 pub type Entry = (String, Result<AttemptRecord, String>);
 
@@ -25,6 +33,13 @@ pub(crate) fn append(key: &str, record: &AttemptRecord) -> redis::RedisResult<re
         .map_err(|error| (redis::ErrorKind::Client, "the record cannot be written", error.to_string()))?;
     let mut command = redis::cmd("XADD");
     command.arg(key).arg("*").arg("r").arg(json);
+    // As they are: within the record they would be escaped, and read twice.
+    if let Some(body) = &record.body {
+        command.arg("d").arg(&body.data);
+        if let Some(result) = &body.result {
+            command.arg("v").arg(result);
+        }
+    }
     Ok(command)
 }
 
@@ -142,16 +157,48 @@ impl AttemptReader {
         Ok(acknowledged?)
     }
 
+    /// Takes an entry that nobody can read or keep out of the way, into a stream of its own, whose newest thousand stay.
+    pub async fn set_aside(&mut self, id: &str, reason: &str) -> Result<(), QueueError> {
+        let mut connection = self.connection.get();
+        let mut find = redis::cmd("XRANGE");
+        find.arg(&self.key).arg(id).arg(id);
+        let found: redis::streams::StreamRangeReply = find.query_async(&mut connection).await?;
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        for entry in found.ids {
+            pipe.cmd("XADD")
+                .arg(aside(&self.key))
+                .arg("MAXLEN")
+                .arg("~")
+                .arg(MOST_ASIDE)
+                .arg("*")
+                .arg("reason")
+                .arg(reason);
+            for (name, value) in entry.map {
+                pipe.arg(name).arg(redis::from_redis_value::<Vec<u8>>(value).unwrap_or_default());
+            }
+            pipe.ignore();
+        }
+        pipe.cmd("XACK").arg(&self.key).arg(GROUP).arg(id).ignore();
+        pipe.cmd("XDEL").arg(&self.key).arg(id).ignore();
+        Ok(pipe.query_async(&mut connection).await?)
+    }
+
     /// What was read could not be kept: read it again.
     pub fn put_back(&mut self) {
         self.unfinished = true;
     }
 }
 
-fn decode(entry: StreamId) -> Entry {
-    let record = match entry.get::<String>("r") {
+fn decode(mut entry: StreamId) -> Entry {
+    let mut field = |name: &str| entry.map.remove(name).and_then(|value| redis::from_redis_value::<String>(value).ok());
+    let record = match field("r") {
         Some(json) => serde_json::from_str(&json).map_err(|error| error.to_string()),
         None => Err("it has no record".to_owned()),
     };
+    let record = record.map(|record: AttemptRecord| AttemptRecord {
+        body: field("d").map(|data| Body { data, result: field("v") }),
+        ..record
+    });
     (entry.id, record)
 }

@@ -194,6 +194,32 @@ impl Queues {
         Ok(redis::AsyncCommands::xlen(&mut self.connection.get(), self.attempts_key()).await?)
     }
 
+    /// What they take up in Redis, in bytes: an estimate of its own.
+    pub async fn attempts_bytes(&self) -> Result<u64, QueueError> {
+        let mut command = redis::cmd("MEMORY");
+        command.arg("USAGE").arg(self.attempts_key());
+        let bytes: Option<u64> = command.query_async(&mut self.connection.get()).await?;
+        Ok(bytes.unwrap_or(0))
+    }
+
+    /// The age of the oldest of them; nothing when there is none. By Redis's clock, which has dated it.
+    pub async fn attempts_waiting_for(&self) -> Result<Option<Duration>, QueueError> {
+        let (key, mut connection) = (self.attempts_key(), self.connection.get());
+        let mut pipe = redis::pipe();
+        pipe.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(1).cmd("TIME");
+        let (oldest, (seconds, micros)): (redis::streams::StreamRangeReply, (u64, u64)) =
+            pipe.query_async(&mut connection).await?;
+        let now_ms = seconds * 1_000 + micros / 1_000;
+        let since_ms = oldest.ids.first().and_then(|entry| entry.id.split('-').next()?.parse::<u64>().ok());
+        Ok(since_ms.map(|since| Duration::from_millis(now_ms.saturating_sub(since))))
+    }
+
+    /// Entries that could neither be read nor kept.
+    pub async fn attempts_set_aside(&self) -> Result<u64, QueueError> {
+        let key = crate::attempts::aside(&self.attempts_key());
+        Ok(redis::AsyncCommands::xlen(&mut self.connection.get(), key).await?)
+    }
+
     /// Settlements that did not happen.
     pub fn unsettled(&self) -> &Unsettled {
         &self.unsettled

@@ -9,10 +9,12 @@ mod bulk;
 mod dead_letters;
 mod error;
 mod grants;
+mod history;
 mod hosts;
 mod plugin_sql;
 mod prune;
 mod quarantine;
+mod recording;
 mod revisions;
 mod schedules;
 mod search;
@@ -29,12 +31,17 @@ pub use bulk::{BulkItem, BulkOutcome, BulkReason, BulkRow, NewBulk, NewBulkItem}
 pub use dead_letters::{DeadLetterRow, DeadLetters, Ended};
 pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
+pub use history::{
+    Erased, ErasedJob, HistoryKeyRow, HistoryTables, KeepAttempts, PartitionRow, Prunable, Pruned, PrunedRow,
+    Retention, RetentionRow,
+};
 pub use hosts::{Failure, HostRow, Report, Running};
 pub use plugin_sql::{
     OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity, SqlSession, Wanted,
 };
 pub use prune::{Keep, PrunedRevision};
 pub use quarantine::QuarantineRow;
+pub use recording::{NewAttempt, SealedBody};
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use schedules::{ScheduleFields, ScheduleRow};
 pub use search::{Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, Place, Selection, UnknownPlace};

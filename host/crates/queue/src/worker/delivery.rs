@@ -21,7 +21,7 @@ pub struct Delivery {
     pub key: JobKey,
     /// Its kind.
     pub name: String,
-    /// One JSON document.
+    /// One JSON document; empty where it cannot be read.
     pub data: String,
     /// Why it must not run. Its data and options stay in Redis as they are.
     pub refusal: Option<Refusal>,
@@ -39,6 +39,8 @@ pub struct Delivery {
     pub first_deferred_at_ms: Option<u64>,
     /// The scheduler that made it.
     pub schedule_id: Option<String>,
+    /// Of a flow's child: `queue:id` of its parent.
+    pub parent: Option<String>,
     /// To write logs and progress.
     pub job: JobHandle,
     /// Whether it must end now, and why.
@@ -111,7 +113,7 @@ impl Inner {
         Ok(Delivery {
             key: key.clone(),
             name: field("name").unwrap_or_default().to_owned(),
-            data: if refusal.is_none() { data.to_owned() } else { String::new() },
+            data: if matches!(refusal, Some(Refusal::Unreadable(_))) { String::new() } else { data.to_owned() },
             refusal,
             retry,
             trace,
@@ -120,6 +122,7 @@ impl Inner {
             stalled: count("stc"),
             first_deferred_at_ms: number("pfd"),
             schedule_id: field("rjk").map(str::to_owned),
+            parent: field("parentKey").map(|key| self.parent(key)),
             job: JobHandle {
                 connection: self.queues.connection.clone(),
                 job_key: format!("{}{id}", self.names.prefix),
@@ -128,6 +131,14 @@ impl Inner {
             },
             end,
         })
+    }
+}
+
+impl Inner {
+    /// From `prefix:queue:id`.
+    fn parent(&self, key: &str) -> String {
+        let own = key.strip_prefix(self.queues.config.prefix.as_str()).and_then(|rest| rest.strip_prefix(':'));
+        own.unwrap_or(key).to_owned()
     }
 }
 

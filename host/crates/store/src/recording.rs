@@ -1,0 +1,280 @@
+//! Remembering attempts: many in one statement, each once.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, Datelike, TimeZone, Utc};
+use patchbay_model::attempt::{AttemptRecord, MAX_CALLS, OutsideCall};
+use patchbay_model::fingerprint::fingerprint;
+use patchbay_model::{PluginName, RevisionDigest};
+use serde::Serialize;
+use sqlx::Row;
+
+use crate::attempts::without_nul;
+use crate::{Store, StoreError, Term};
+
+/// Longest texts, in bytes. The host's own are shorter; an entry of the stream that somebody else has written may hold anything, and what
+/// is in an index must fit there.
+const MAX_NAME: usize = 512;
+const MAX_MESSAGE: usize = 8 << 10;
+const MAX_STACK: usize = 64 << 10;
+
+/// An attempt to be remembered.
+#[derive(Debug)]
+pub struct NewAttempt {
+    /// What happened. Its body and values count no more: see the other fields.
+    pub record: AttemptRecord,
+    /// Data and result.
+    pub body: Option<SealedBody>,
+    /// What its job is found by.
+    pub terms: Vec<Term>,
+}
+
+/// Data and result of a job that only the hosts can open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedBody {
+    /// Which row of the history's keys has sealed it.
+    pub key: String,
+    /// With nonce and tag.
+    pub bytes: Vec<u8>,
+}
+
+/// As the table has it. Producers choose texts and numbers; what Postgres cannot hold becomes the nearest that it can.
+#[derive(Serialize)]
+struct NewRow<'a> {
+    prefix: Cow<'a, str>,
+    queue: &'a str,
+    job_id: &'a str,
+    job_created_ms: i64,
+    started: i32,
+    attempt: i32,
+    name: Cow<'a, str>,
+    plugin: Option<&'a PluginName>,
+    revision: Option<RevisionDigest>,
+    host: Cow<'a, str>,
+    started_at: DateTime<Utc>,
+    finished_at: DateTime<Utc>,
+    outcome: &'static str,
+    verdict: &'static str,
+    code: Option<Cow<'a, str>>,
+    message: Option<Cow<'a, str>>,
+    stack: Option<Cow<'a, str>>,
+    correlation_id: Cow<'a, str>,
+    source: &'static str,
+    platform: Option<Cow<'a, str>>,
+    parent: Option<Cow<'a, str>>,
+    calls: Option<Vec<&'a OutsideCall>>,
+    stalled: i32,
+    body_key: Option<&'a str>,
+    /// Hexadecimal.
+    fingerprint: Option<String>,
+    normalised: Option<String>,
+}
+
+impl<'a> From<&'a NewAttempt> for NewRow<'a> {
+    fn from(new: &'a NewAttempt) -> Self {
+        let record = &new.record;
+        let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+        let (fingerprint, normalised) = record
+            .dead_letter()
+            .map(|(code, text)| (hex::encode(fingerprint(code, &text)), without_nul(&text).into_owned()))
+            .unzip();
+        Self {
+            prefix: fitting(&record.job.prefix, MAX_NAME),
+            queue: record.job.queue.as_str(),
+            job_id: record.job.id.as_str(),
+            job_created_ms: i64::try_from(record.job.created_ms).unwrap_or(i64::MAX),
+            started: number(record.started),
+            attempt: number(record.attempt),
+            name: fitting(&record.name, MAX_NAME),
+            plugin: record.plugin.as_ref(),
+            revision: record.revision,
+            host: fitting(&record.host, MAX_NAME),
+            started_at: within_range(record.started_at),
+            finished_at: within_range(record.finished_at),
+            outcome: record.outcome.as_str(),
+            verdict: record.verdict.as_str(),
+            code: record.code.as_deref().map(|text| fitting(text, MAX_NAME)),
+            message: record.message.as_deref().map(|text| fitting(text, MAX_MESSAGE)),
+            stack: record.stack.as_deref().map(|text| fitting(text, MAX_STACK)),
+            correlation_id: fitting(&record.correlation_id, MAX_NAME),
+            source: record.source.as_str(),
+            platform: record.platform.as_deref().map(|text| fitting(text, MAX_NAME)),
+            parent: record.parent.as_deref().map(|text| fitting(text, MAX_NAME)),
+            calls: calls(&record.calls),
+            stalled: number(record.stalled),
+            body_key: new.body.as_ref().map(|body| body.key.as_str()),
+            fingerprint,
+            normalised,
+        }
+    }
+}
+
+/// Without NUL, and no longer than `most` bytes; a cut is marked.
+fn fitting(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return without_nul(text);
+    }
+    let mut cut = without_nul(&text[..text.floor_char_boundary(most - '…'.len_utf8())]).into_owned();
+    cut.push('…');
+    cut.into()
+}
+
+/// Years that Postgres's texts and everybody's programs can hold. The clock that told others was wrong anyway.
+fn within_range(at: DateTime<Utc>) -> DateTime<Utc> {
+    match at.year() {
+        ..1970 => DateTime::UNIX_EPOCH,
+        1970..10_000 => at,
+        _ => Utc.with_ymd_and_hms(9999, 12, 31, 0, 0, 0).single().unwrap_or(DateTime::UNIX_EPOCH),
+    }
+}
+
+/// Those that JSON in Postgres can hold.
+fn calls(calls: &[OutsideCall]) -> Option<Vec<&OutsideCall>> {
+    let texts = |call: &OutsideCall| {
+        [&call.kind, &call.host, &call.result].into_iter().chain(&call.method).any(|text| text.contains('\0'))
+    };
+    // One more: the number of those beyond.
+    let calls: Vec<_> = calls.iter().filter(|call| !texts(call)).take(MAX_CALLS + 1).collect();
+    (!calls.is_empty()).then_some(calls)
+}
+
+/// One parameter for all rows: thousands of them cost more to bind and to plan than to insert. What hangs on an attempt (counts, dead
+/// letters, terms, gaps) is written in the same statement, from the rows that are new: a batch that comes twice counts once.
+const INSERT: &str = "with rows as (select * from rows from (json_to_recordset($1::json) as (prefix text, queue text, job_id text, \
+     job_created_ms bigint, started integer, attempt integer, name text, plugin text, revision text, host text, started_at timestamptz, \
+     finished_at timestamptz, outcome text, verdict text, code text, message text, stack text, correlation_id text, source text, \
+     platform text, parent text, calls jsonb, stalled integer, body_key text, fingerprint text, normalised text), \
+     unnest($2::bytea[])) with ordinality), \
+     added as (insert into attempts (prefix, queue, job_id, job_created_ms, started, attempt, name, plugin, revision, host, \
+     started_at, finished_at, outcome, verdict, code, message, stack, correlation_id, source, platform, parent, calls, body_key, body, fingerprint) \
+     select prefix, queue, job_id, job_created_ms, started, attempt, name, plugin, revision, host, started_at, finished_at, outcome, \
+     verdict, code, message, stack, correlation_id, source, platform, parent, calls, body_key, unnest, decode(fingerprint, 'hex') from rows \
+     on conflict do nothing returning prefix, queue, job_id, job_created_ms, started, plugin, revision, finished_at, fingerprint), \
+     counted as (insert into revision_attempts as known select plugin, revision, count(*) from added \
+     where plugin is not null and revision is not null group by plugin, revision order by plugin, revision \
+     on conflict (plugin, revision) do update set attempts = known.attempts + excluded.attempts), \
+     dead as (insert into dead_letters as known (prefix, queue, fingerprint, plugin, revision, code, message, jobs, first_seen, last_seen) \
+     select a.prefix, a.queue, a.fingerprint, coalesce(a.plugin, ''), coalesce(a.revision, ''), min(r.code), min(r.normalised), count(*), \
+     min(a.finished_at), max(a.finished_at) from added a join rows r using (prefix, queue, job_id, job_created_ms, started, finished_at) \
+     where a.fingerprint is not null group by 1, 2, 3, 4, 5 order by 1, 2, 3, 4, 5 \
+     on conflict (prefix, queue, fingerprint, plugin, revision) do update set jobs = known.jobs + excluded.jobs, \
+     first_seen = least(known.first_seen, excluded.first_seen), last_seen = greatest(known.last_seen, excluded.last_seen)), \
+     termed as (insert into attempt_terms (term, finished_at, prefix, queue, job_id, job_created_ms, started) \
+     select t.term, finished_at, prefix, queue, job_id, job_created_ms, started from unnest($3::bigint[], $4::bytea[]) as t (place, term) \
+     join rows on ordinality = place join added using (prefix, queue, job_id, job_created_ms, started, finished_at) on conflict do nothing), \
+     gaps as (insert into history_gaps (prefix, queue, job_id, job_created_ms, started, stalled, attempt, name, correlation_id, platform) \
+     select prefix, queue, job_id, job_created_ms, started, stalled, attempt, name, correlation_id, platform from rows \
+     join added using (prefix, queue, job_id, job_created_ms, started, finished_at) where stalled > 0 and started > 1 on conflict do nothing) \
+     select count(*) from added";
+
+impl Store {
+    /// Remembers attempts, all or none; those that are known already change nothing. Gives the number of new ones.
+    pub async fn record_attempts(&self, attempts: &[NewAttempt]) -> Result<u64, StoreError> {
+        if attempts.is_empty() {
+            return Ok(0);
+        }
+        match self.insert(attempts).await {
+            Err(error) if has_no_place(&error) => {
+                let times: Vec<_> = attempts.iter().map(|new| new.record.finished_at).collect();
+                self.make_partitions(&times).await?;
+                self.insert(attempts).await.map_err(|error| match error {
+                    // Not for what is in it: to be tried again, not dropped.
+                    StoreError::Refused(source) if has_no_place_at_all(&source) => StoreError::Internal(source),
+                    other => other,
+                })
+            }
+            done => done,
+        }
+    }
+
+    async fn insert(&self, attempts: &[NewAttempt]) -> Result<u64, StoreError> {
+        let rows: Vec<NewRow<'_>> = attempts.iter().map(NewRow::from).collect();
+        let rows =
+            serde_json::to_string(&rows).map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
+        let bodies: Vec<Option<&[u8]>> =
+            attempts.iter().map(|new| new.body.as_ref().map(|body| body.bytes.as_slice())).collect();
+        let terms =
+            attempts.iter().zip(1_i64..).flat_map(|(new, place)| new.terms.iter().map(move |term| (place, &term[..])));
+        let (places, terms): (Vec<i64>, Vec<&[u8]>) = terms.unzip();
+        let insert = sqlx::query(INSERT).bind(rows).bind(bodies).bind(places).bind(terms);
+        let added: i64 = insert.fetch_one(&self.pool).await?.try_get(0)?;
+        Ok(added.unsigned_abs())
+    }
+}
+
+fn has_no_place(error: &StoreError) -> bool {
+    matches!(error, StoreError::Refused(source) if has_no_place_at_all(source))
+}
+
+/// No partition takes the row: the code of a check that failed, without a check.
+fn has_no_place_at_all(error: &sqlx::Error) -> bool {
+    let database = error.as_database_error();
+    database.is_some_and(|error| error.code().as_deref() == Some("23514") && error.constraint().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use patchbay_model::attempt::{Source, VerdictKind};
+    use patchbay_model::job::JobKey;
+    use patchbay_model::outcome::OutcomeKind;
+
+    use super::*;
+
+    fn attempt() -> anyhow::Result<NewAttempt> {
+        let now = Utc::now();
+        let job = JobKey { prefix: "bull".into(), queue: "q".parse()?, id: "1".parse()?, created_ms: u64::MAX };
+        let record = AttemptRecord {
+            job,
+            started: u32::MAX,
+            attempt: u32::MAX,
+            name: "a\0b".into(),
+            plugin: None,
+            revision: None,
+            host: "host:1".into(),
+            started_at: now,
+            finished_at: now,
+            outcome: OutcomeKind::Completed,
+            verdict: VerdictKind::Fail,
+            code: Some("\0".into()),
+            message: Some("no \\u0000 but its name".into()),
+            stack: None,
+            correlation_id: String::new(),
+            source: Source::Host,
+            platform: None,
+            parent: None,
+            calls: Vec::new(),
+            stalled: 0,
+            values: Vec::new(),
+            body: None,
+        };
+        Ok(NewAttempt { record, body: None, terms: Vec::new() })
+    }
+
+    #[test]
+    fn what_postgres_cannot_hold_becomes_the_nearest_that_it_can() -> anyhow::Result<()> {
+        let row = serde_json::to_value(NewRow::from(&attempt()?))?;
+        assert_eq!((&row["job_created_ms"], &row["started"]), (&i64::MAX.into(), &i32::MAX.into()));
+        assert_eq!(row["attempt"], i32::MAX);
+        assert_eq!((&row["name"], &row["code"]), (&"a\u{fffd}b".into(), &"\u{fffd}".into()));
+        assert_eq!(row["message"], "no \\u0000 but its name");
+        Ok(())
+    }
+
+    #[test]
+    fn a_text_of_any_length_and_a_clock_of_any_year_leave_a_row_that_fits() -> anyhow::Result<()> {
+        let mut new = attempt()?;
+        new.record.message = Some("é".repeat(5 << 20));
+        new.record.name = "é".repeat(1_000);
+        new.record.started_at = "0000-01-01T00:00:00Z".parse()?;
+        new.record.finished_at = "+262000-01-01T00:00:00Z".parse()?;
+        let row = serde_json::to_value(NewRow::from(&new))?;
+        let bytes = |field: &str| row[field].as_str().map_or(0, str::len);
+        assert!(bytes("message") <= MAX_MESSAGE && bytes("message") > MAX_MESSAGE - 4);
+        assert!(bytes("name") <= MAX_NAME && row["name"].as_str().is_some_and(|name| name.ends_with('…')));
+        assert_eq!(
+            (&row["started_at"], &row["finished_at"]),
+            (&"1970-01-01T00:00:00Z".into(), &"9999-12-31T00:00:00Z".into())
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,87 @@
+//! What one process of the fleet does for the history of all: partitions ahead of time, rows for attempts that nobody told the end of, and
+//! forgetting what is older than it is to be kept. A round that fails is told once, and tried again with the next.
+
+use std::time::{Duration, Instant};
+
+use chrono::{Months, Utc};
+use patchbay_queue::Queues;
+use patchbay_store::{Duty, KeepAttempts, Lead, Store};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+/// Between rounds; how soon a gap is filled, and how long nobody does it when the process that did ends.
+const ROUND: Duration = Duration::from_secs(5);
+/// Between looks at partitions and at what is old.
+const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
+/// A gap is left alone for so long at least, beyond the age of the oldest entry that is still in the stream: what happened before it may be
+/// that entry.
+const GAP_AFTER: Duration = Duration::from_secs(5);
+/// The month that runs, and so many more.
+const MONTHS_AHEAD: u32 = 1;
+
+/// Runs until cancelled.
+pub async fn run(store: Store, queues: Queues, keep: KeepAttempts, stop: CancellationToken) {
+    let mut claim = store.singleton(Duty::History);
+    let mut failing = false;
+    let mut looked = None;
+    loop {
+        let round = async {
+            if let Some(mut lead) = claim.try_lead().await? {
+                fill_gaps(&mut lead, &queues).await?;
+                if looked.is_none_or(|at: Instant| at.elapsed() >= PRUNE_EVERY) {
+                    prune(&mut lead, &store, keep).await?;
+                    looked = Some(Instant::now());
+                }
+            }
+            anyhow::Ok(())
+        };
+        // A statement that is cut short is undone.
+        let done = tokio::select! {
+            () = stop.cancelled() => break,
+            done = round => done,
+        };
+        match done {
+            Ok(()) => failing = false,
+            Err(error) if !failing => {
+                failing = true;
+                error!(error = format!("{error:#}"), "the history is not looked after; trying again");
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(ROUND) => {}
+        }
+    }
+    claim.resign().await;
+}
+
+async fn fill_gaps(lead: &mut Lead<'_>, queues: &Queues) -> anyhow::Result<()> {
+    let oldest = queues.attempts_waiting_for().await?.unwrap_or_default();
+    loop {
+        let (filled, more) = lead.fill_gaps(oldest + GAP_AFTER).await?;
+        if filled > 0 {
+            info!(attempts = filled, "attempts that no worker has told the end of are in the history as worker-lost");
+        }
+        if !more {
+            break;
+        }
+    }
+    lead.give_way().await?;
+    Ok(())
+}
+
+async fn prune(lead: &mut Lead<'_>, store: &Store, keep: KeepAttempts) -> anyhow::Result<()> {
+    let now = Utc::now();
+    let months: Vec<_> = (0..=MONTHS_AHEAD).filter_map(|ahead| now.checked_add_months(Months::new(ahead))).collect();
+    store.make_partitions(&months).await?;
+    let is_due = |at: chrono::DateTime<Utc>| (now - at).to_std().unwrap_or(Duration::MAX) >= PRUNE_EVERY;
+    if !lead.pruned_at().await?.is_none_or(is_due) {
+        return Ok(());
+    }
+    let pruned = lead.prune_history(&store.retention(keep).await?).await?;
+    if pruned.attempts > 0 || !pruned.partitions.is_empty() {
+        info!(attempts = pruned.attempts, partitions = ?pruned.partitions, "old attempts were forgotten");
+    }
+    Ok(())
+}

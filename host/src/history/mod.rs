@@ -1,0 +1,34 @@
+//! The history: what is recorded of attempts, sealed how, kept how long, and erased how.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | `room` | whether an attempt is recorded, and whether its job's data goes along |
+//! | `bodies` | sealing and opening data and results |
+//! | `duty` | what one process of the fleet does for all: partitions, gaps, forgetting |
+//! | `live` | jobs that are still in Redis with a value |
+//!
+//! The way from Redis to Postgres is [`crate::recorder`]'s.
+
+mod bodies;
+mod duty;
+mod live;
+mod room;
+
+use std::sync::Arc;
+
+use patchbay_store::KeepAttempts;
+
+pub use bodies::{Bodies, Unopened};
+pub use duty::run;
+pub use live::{Live, LiveJob, live};
+pub use room::{MAX_BODY_BYTES, NoBodies, Recording, Room};
+
+/// What operators ask the history for.
+pub struct History {
+    /// Opens data and results.
+    pub bodies: Arc<Bodies>,
+    /// Tells what is recorded.
+    pub room: Arc<Room>,
+    /// Where nothing else is said.
+    pub keep: KeepAttempts,
+}
