@@ -20,15 +20,12 @@ use self::condition::{Resolved, Window};
 pub use self::count::Count;
 pub use self::place::{Place, UnknownPlace};
 use crate::attempts::{AttemptRow, COLUMNS};
-use crate::terms::Term;
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, Term};
 
 /// Most rows of a page.
 pub const MAX_FOUND: usize = 200;
 /// Most jobs of a batch.
 pub const MAX_JOBS: usize = 1_000;
-/// Somebody waits for it.
-const BUDGET: Duration = Duration::from_secs(2);
 /// For the searches before it.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// For a window: four may take too long before the budget is spent.
@@ -38,7 +35,7 @@ const QUICK: Duration = Duration::from_millis(60);
 /// Ten minutes, then eighty, half a day, four days, a month, and half a year: six questions at most, where all are quick.
 const FIRST_WIDTH_MS: i64 = 600_000;
 const WIDER: i64 = 8;
-/// Not narrower: a second's attempts can be read within the budget.
+/// Not narrower: a second's attempts can be read within any sensible time.
 const LEAST_WIDTH_MS: i64 = 1_000;
 /// Ten years: wider than any history, and far from an overflow.
 const MOST_WIDTH_MS: i64 = 10 * 366 * 86_400_000;
@@ -126,12 +123,13 @@ struct Wanted {
 }
 
 impl Store {
-    /// Attempts, 1 to [`MAX_FOUND`].
+    /// Attempts, 1 to [`MAX_FOUND`], looked for during about `most`.
     pub async fn search(
         &self,
         selection: Selection<'_>,
         after: Option<&Place>,
         limit: usize,
+        most: Duration,
     ) -> Result<Found<FoundRow>, StoreError> {
         let columns: Vec<String> = COLUMNS.split(", ").map(|column| format!("a.{column}")).collect();
         let columns = format!(
@@ -139,20 +137,21 @@ impl Store {
              and d.fingerprint = a.fingerprint and d.plugin = coalesce(a.plugin, '') and d.revision = coalesce(a.revision, '')) as dead_letter",
             columns.join(", ")
         );
-        self.look(selection, &Wanted { columns, once_a_job: false }, after, limit.clamp(1, MAX_FOUND)).await
+        self.look(selection, &Wanted { columns, once_a_job: false }, after, limit.clamp(1, MAX_FOUND), most).await
     }
 
     /// Jobs with such attempts, each once, 1 to [`MAX_JOBS`], the newest first. The order is stable as long as the filter's `to` lies in the
     /// past: then what happens meanwhile changes neither the order nor what was gone through already. A page may have fewer jobs or none:
-    /// it ends when there is no `next`.
+    /// it ends when there is no `next`. They are looked for during about `most`.
     pub async fn matching_jobs(
         &self,
         selection: Selection<'_>,
         after: Option<&Place>,
         limit: usize,
+        most: Duration,
     ) -> Result<Found<FoundJob>, StoreError> {
         let columns = "a.queue, a.job_id, a.job_created_ms, a.started, a.finished_at".to_owned();
-        self.look(selection, &Wanted { columns, once_a_job: true }, after, limit.clamp(1, MAX_JOBS)).await
+        self.look(selection, &Wanted { columns, once_a_job: true }, after, limit.clamp(1, MAX_JOBS), most).await
     }
 
     async fn look<T>(
@@ -161,6 +160,7 @@ impl Store {
         wanted: &Wanted,
         after: Option<&Place>,
         limit: usize,
+        most: Duration,
     ) -> Result<Found<T>, StoreError>
     where
         T: Placed + for<'r> FromRow<'r, PgRow> + Send + Unpin,
@@ -169,37 +169,39 @@ impl Store {
         let _place = self.searching().await?;
         let resolved = self.resolve(selection).await?;
         let mut found = Found { rows: Vec::new(), next: None, partial: false };
-        let Some((oldest, newest)) = self.bounds(&resolved).await? else { return Ok(found) };
+        let Some((oldest, newest)) = self.bounds(&resolved, most).await? else { return Ok(found) };
         let mut behind = after.filter(|place| place.row.is_some());
         let mut edge = after.map_or(newest, |place| place.time.min(newest));
         let first = if resolved.is_pointed() { MOST_WIDTH_MS } else { FIRST_WIDTH_MS };
         let mut width_ms = after.map_or(first, |place| place.width_ms).clamp(LEAST_WIDTH_MS, MOST_WIDTH_MS);
         while edge > oldest || (behind.is_some() && edge >= oldest) {
-            let left = BUDGET.saturating_sub(began.elapsed());
-            if left.is_zero() {
-                found.next = Some(behind.map_or_else(|| Place::before(edge, width_ms), |row| row.with_width(width_ms)));
-                found.partial = true;
-                break;
-            }
             let from = edge.checked_sub_signed(TimeDelta::milliseconds(width_ms)).unwrap_or(oldest).max(oldest);
             let window = Window { from, to: edge, behind };
             let query = query(&resolved, wanted, &window, limit - found.rows.len());
-            let asked = Instant::now();
-            let most = if width_ms == LEAST_WIDTH_MS { BUDGET } else { left.min(WINDOW_LIMIT) };
-            let Some(rows) = self.within(most, query).await? else {
-                width_ms = (width_ms.min((edge - from).num_milliseconds()) / WIDER).max(LEAST_WIDTH_MS);
-                continue;
-            };
-            for row in &rows {
+            let (asked, left) = (Instant::now(), most.saturating_sub(began.elapsed()));
+            // The narrowest gets all the time there is: nothing else is left to try.
+            let limit_of_window = if width_ms == LEAST_WIDTH_MS { most } else { left.min(WINDOW_LIMIT) };
+            let rows = self.within(limit_of_window, query).await?;
+            for row in rows.iter().flatten() {
                 found.rows.push(T::from_row(row)?);
             }
             if found.rows.len() == limit {
                 found.next = found.rows.last().map(|row| row.place(width_ms));
                 break;
             }
-            (edge, behind) = (from, None);
-            if asked.elapsed() < QUICK {
-                width_ms = (width_ms * WIDER).min(MOST_WIDTH_MS);
+            if rows.is_none() {
+                width_ms = (width_ms.min((edge - from).num_milliseconds()) / WIDER).max(LEAST_WIDTH_MS);
+            } else {
+                (edge, behind) = (from, None);
+                if asked.elapsed() < QUICK {
+                    width_ms = (width_ms * WIDER).min(MOST_WIDTH_MS);
+                }
+            }
+            let more = edge > oldest || behind.is_some();
+            if more && began.elapsed() >= most {
+                found.next = Some(behind.map_or_else(|| Place::before(edge, width_ms), |row| row.with_width(width_ms)));
+                found.partial = true;
+                break;
             }
         }
         Ok(found)
@@ -214,10 +216,14 @@ impl Store {
     }
 
     /// The time from the first to behind the last attempt, as far as the filter allows.
-    async fn bounds(&self, resolved: &Resolved<'_>) -> Result<Option<(DateTime<Utc>, DateTime<Utc>)>, StoreError> {
-        let row = sqlx::query("select min(finished_at) as oldest, max(finished_at) as newest from attempts")
-            .fetch_one(&self.pool)
-            .await?;
+    async fn bounds(
+        &self,
+        resolved: &Resolved<'_>,
+        most: Duration,
+    ) -> Result<Option<(DateTime<Utc>, DateTime<Utc>)>, StoreError> {
+        let query = QueryBuilder::new("select min(finished_at) as oldest, max(finished_at) as newest from attempts");
+        let rows = self.within(most, query).await?.ok_or_else(StoreError::no_answer)?;
+        let row = rows.first().ok_or(StoreError::Internal(sqlx::Error::RowNotFound))?;
         let (oldest, newest): (Option<DateTime<Utc>>, Option<DateTime<Utc>>) =
             (row.try_get("oldest")?, row.try_get("newest")?);
         let Some((oldest, newest)) = oldest.zip(newest) else { return Ok(None) };

@@ -144,6 +144,9 @@ impl Resolved<'_> {
         }
         if let Some(revisions) = &self.revisions {
             query.push(format!(" and {a}.revision = any(")).push_bind(revisions.clone()).push(")");
+            // What the index has.
+            let beginnings: Vec<String> = revisions.iter().map(|revision| revision.chars().take(8).collect()).collect();
+            query.push(format!(" and left({a}.revision, 8) = any(")).push_bind(beginnings).push(")");
         }
         if let Some(text) = &filter.text {
             query.push(format!(" and strpos(lower({a}.message), lower(")).push_bind(text.clone()).push(")) > 0");
