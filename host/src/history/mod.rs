@@ -5,6 +5,7 @@
 //! | `room` | whether an attempt is recorded, and whether its job's data goes along |
 //! | `bodies` | sealing and opening data and results |
 //! | `duty` | what one process of the fleet does for all: partitions, gaps, forgetting |
+//! | `shown` | what of a body people may see |
 //! | `live` | jobs that are still in Redis with a value |
 //!
 //! The way from Redis to Postgres is [`crate::recorder`]'s.
@@ -13,6 +14,7 @@ mod bodies;
 mod duty;
 mod live;
 mod room;
+mod shown;
 
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ pub use bodies::{Bodies, Unopened};
 pub use duty::run;
 pub use live::{Live, LiveJob, live};
 pub use room::{MAX_BODY_BYTES, NoBodies, Recording, Room};
+pub use shown::{Reader, Shown};
 
 /// What operators ask the history for.
 pub struct History {

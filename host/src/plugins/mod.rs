@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex as StdMutex, OnceLock};
 use std::time::Instant;
 
 use patchbay_model::manifest::Manifest;
-use patchbay_model::{PluginName, QueueName, RevisionDigest};
+use patchbay_model::{DataPath, PluginName, QueueName, RevisionDigest};
 use patchbay_runtime::Runtime;
 use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
 use serde_json::Value;
@@ -309,6 +309,12 @@ impl Plugins {
     /// The active plugin of this process that handles a queue.
     pub fn handler_of(&self, queue: &QueueName) -> Option<PluginName> {
         self.runtime.registry().owner_of(queue).map(|revision| revision.plugin().clone())
+    }
+
+    /// What of a queue's data and results is never shown; nothing when no active plugin of this process handles it.
+    pub fn redacted(&self, queue: &QueueName) -> Option<Vec<DataPath>> {
+        let owner = self.runtime.registry().owner_of(queue)?;
+        Some(owner.manifest().queue(queue)?.redact.clone())
     }
 
     /// One plugin owns a queue.

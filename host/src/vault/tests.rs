@@ -1,3 +1,7 @@
+use base64::Engine;
+use patchbay_store::SealedSecret;
+
+use super::keys::*;
 use super::*;
 
 fn text_key(digit: char) -> String {

@@ -32,7 +32,7 @@ pub use dead_letters::{DeadLetterRow, DeadLetters, Ended};
 pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
 pub use history::{
-    Erased, ErasedJob, HistoryKeyRow, HistoryTables, KeepAttempts, PartitionRow, Prunable, Pruned, PrunedRow,
+    BodyRow, Erased, ErasedJob, HistoryKeyRow, HistoryTables, KeepAttempts, PartitionRow, Prunable, Pruned, PrunedRow,
     Retention, RetentionRow,
 };
 pub use hosts::{Failure, HostRow, Report, Running};

@@ -6,7 +6,9 @@ mod breakers;
 mod bulk;
 mod call;
 mod dead_letters;
+mod export;
 mod flow;
+mod history;
 mod jobs;
 mod legacy;
 mod maintain;
@@ -52,6 +54,8 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(schedules::router())
         .merge(secrets::router())
         .merge(audit::router())
+        .merge(history::router())
+        .merge(export::router())
         .merge(legacy::router())
         .merge(jobs::router())
         .merge(operate::router())

@@ -1,5 +1,6 @@
 //! The history as a whole: its partitions, what it keeps for how long, erasing from it, its state.
 
+mod bodies;
 mod erasure;
 mod gaps;
 mod keys;
@@ -11,6 +12,7 @@ use chrono::{DateTime, Datelike, Duration, Utc};
 
 use crate::{Store, StoreError};
 
+pub use bodies::BodyRow;
 pub use erasure::{Erased, ErasedJob};
 pub use keys::HistoryKeyRow;
 pub use prune::{Prunable, Pruned};
