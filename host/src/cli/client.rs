@@ -164,6 +164,16 @@ impl Client {
         Ok(answered)
     }
 
+    /// What is no envelope, to be read as it comes.
+    pub(super) async fn get_raw(&self, path: &str, limit: Duration) -> Result<reqwest::Response, ClientError> {
+        let request = self.request(Method::GET, path).timeout(limit);
+        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(self.read(response).await.err().unwrap_or_else(|| self.not_patchbay(200))),
+        }
+    }
+
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.http.request(method, format!("{}/api/admin/{path}", self.url));
         request.basic_auth(&self.user, self.password.as_ref())

@@ -292,7 +292,30 @@ async fn check_secrets(keys: Option<&Keys>, store: &Store, findings: &mut Findin
     } else {
         findings.ok(SECRETS, format!("the vault holds {}, and all can be opened", rows.len()));
     }
+    check_history_keys(keys, store, findings).await;
     rows
+}
+
+/// Keys that seal data and results of jobs.
+async fn check_history_keys(keys: &Keys, store: &Store, findings: &mut Findings) {
+    let rows = store.history_keys().await.unwrap_or_default();
+    let closed = rows.iter().filter(|row| keys.open_history_key(row).is_err()).count();
+    let outdated = rows.iter().filter(|row| Some(row.sealed.key_id.as_str()) != keys.id()).count();
+    if closed > 0 {
+        let message = format!(
+            "{closed} of {} keys of the history cannot be opened: data and results under them stay closed",
+            rows.len()
+        );
+        findings.bad(
+            SECRETS,
+            Level::Warning,
+            message,
+            "configure the master key before as secrets.old_key_file, then patchbay secret rekey",
+        );
+    } else if outdated > 0 {
+        let message = "the key of the history's data and results is sealed with the old master key";
+        findings.bad(SECRETS, Level::Warning, message, "patchbay secret rekey; then take the old key out");
+    }
 }
 
 async fn check_plugins(config: &Config, store: &Store, kept: &[SecretRow], findings: &mut Findings) {

@@ -9,6 +9,7 @@ mod bulk;
 mod client;
 mod dead_letters;
 mod doctor;
+mod history;
 mod job;
 mod oci;
 mod operation;
@@ -113,6 +114,9 @@ enum Command {
     /// Audit trails: what plugins have written down, and what they may write
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// What happened: state of the history, how long it keeps what, erasing, exporting
+    #[command(subcommand)]
+    History(history::HistoryCommand),
     /// Look at the mails that `patchbay dev` has caught
     #[command(subcommand)]
     Mail(dev::MailCommand),
@@ -202,6 +206,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Schedule(command) => schedule::run(command, &cli.client, output).await?,
         Command::Secret(command) => secret::run(command, &cli.client, output).await?,
         Command::Audit(command) => audit::run(command, &cli.client, output).await?,
+        Command::History(command) => history::run(command, &cli.client, output).await?,
         Command::Mail(command) => dev::run_mail(command, output.json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "patchbay", &mut std::io::stdout());
