@@ -6,10 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use async_trait::async_trait;
 use patchbay_capability::{Breakers, Egress, GrantUses, MailTransport, SecretSource, SecretValue, Services};
 use patchbay_model::PluginName;
-use patchbay_model::job::JobKey;
 use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
 use patchbay_store::{Changes, PluginSql, Store, StoreError};
@@ -23,7 +21,7 @@ use tracing::{info, warn};
 use crate::alert::Alerts;
 use crate::audit::Trails;
 use crate::breakers::OutsideHosts;
-use crate::bulk::{Bulks, JobData};
+use crate::bulk::Bulks;
 use crate::config::Config;
 use crate::grants::{self, Grants};
 use crate::health::Health;
@@ -173,7 +171,7 @@ impl Host {
         let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
 
         let outside = Arc::new(outside);
-        let bulks = Bulks::new(store.clone(), queues.clone(), Arc::clone(&runtime), Arc::new(NothingRemembered));
+        let bulks = Bulks::new(store.clone(), queues.clone(), Arc::clone(&runtime), Arc::clone(&bodies));
         let metrics = Exposition::new(Sources {
             meters,
             runtime,
@@ -383,16 +381,6 @@ async fn pass_on_changes(mut changes: Changes, plugins: Arc<Plugins>, vault: Arc
         }
         vault.changed();
         plugins.changed();
-    }
-}
-
-/// The history remembers that jobs ran, and not what they were about.
-struct NothingRemembered;
-
-#[async_trait]
-impl JobData for NothingRemembered {
-    async fn data_of(&self, _job: &JobKey) -> Result<Result<String, String>, StoreError> {
-        Ok(Err("the history has not kept its data".into()))
     }
 }
 

@@ -315,3 +315,84 @@ async fn a_bulk_that_cannot_be_meant_is_refused_and_one_that_means_nothing_says_
     assert_eq!(made, json!([]), "nothing of this has made one");
     Ok(())
 }
+
+#[tokio::test]
+async fn jobs_that_redis_has_forgotten_come_back_from_the_history_as_they_were_or_as_new_ones() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let key = "11".repeat(16) + &"22".repeat(16);
+    let host = world.host(&[("PATCHBAY_SECRETS_KEY", &key)]).await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    let ids = failed_jobs(&world, 5).await?;
+    let before = host.job_in(QUEUE, &ids[3], "failed").await?["job"].clone();
+    let mut database = world.database().await?;
+    let mut recorded = async |outcome: &str, count: i64| {
+        until(Duration::from_secs(20), &format!("{count} {outcome} are recorded with their data"), async || {
+            let query = "select count(*) from patchbay.attempts where outcome = $1 and body is not null";
+            let there: i64 = sqlx::query_scalar(query).bind(outcome).fetch_one(&mut database).await?;
+            Ok((there == count).then_some(()))
+        })
+        .await
+    };
+    recorded("failed", 5).await?;
+    host.post(&format!("/api/admin/queues/{QUEUE}/clean"), json!({ "state": "failed" })).await?;
+    in_state(&world, "failed", 0).await?;
+    host.deploy("hostile", mended_plugin()?).await?;
+
+    let queue = format!("queue={QUEUE}");
+    let again = ["--json", "bulk", "retry", &queue, "--from-history", "--keep-key", "--yes", "--watch"];
+    let ended = json_of(&host, &again).await?;
+    assert_eq!(counts(&ended), [5, 5, 0, 0], "{ended}");
+    let job = host.job_in(QUEUE, &ids[3], "completed").await?["job"].clone();
+    for same in ["id", "timestamp", "data", "name"] {
+        assert_eq!(job[same], before[same], "{same} is the same, and with it the idempotency key");
+    }
+    assert_eq!(job["attemptsStarted"], 2, "the history tells this start from the one before");
+    recorded("completed", 5).await?;
+
+    host.post(&format!("/api/admin/queues/{QUEUE}/clean"), json!({ "state": "completed" })).await?;
+    let new = ["--json", "bulk", "enqueue-again", &queue, "--from-history", "--state", "completed"];
+    let ended = json_of(&host, &[&new[..], &["--new-key", "--yes", "--watch"]].concat()).await?;
+    assert_eq!(counts(&ended), [5, 5, 0, 0], "{ended}");
+    in_state(&world, "completed", 5).await?;
+    let listed = json_of(&host, &["--json", "bulk", "show", &ended["id"].to_string(), "--jobs"]).await?;
+    for job in listed["jobs"].as_array().context("jobs")? {
+        assert!(job["newId"].is_string() && !ids.iter().any(|id| job["newId"] == **id), "{job}");
+    }
+
+    // As after a flush: an old id would come again.
+    let mut redis = world.redis().await?;
+    let _: () = redis.set(format!("{}:{QUEUE}:id", world.prefix), 2).await?;
+    let old = format!("job={}", ids[3]);
+    let kept = ["--json", "bulk", "enqueue-again", &queue, &old, "--from-history", "--state", "completed"];
+    let ended = json_of(&host, &[&kept[..], &["--keep-key", "--yes", "--watch"]].concat()).await?;
+    assert_eq!(counts(&ended), [1, 0, 1, 0], "{ended}");
+    assert!(ended["reasons"][0]["reason"].as_str().is_some_and(|reason| reason.contains("new key")), "{ended}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn delayed_jobs_are_removed_at_once_and_come_back_with_their_time() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    let mut ids = Vec::new();
+    for n in 0..3 {
+        ids.push(host.add(QUEUE, json!({ "name": "noop", "data": { "n": n }, "delayMs": 3_600_000 })).await?);
+    }
+    let mut redis = world.redis().await?;
+    let key = format!("{}:{QUEUE}:delayed", world.prefix);
+    let before: Vec<(String, f64)> = redis.zrange_withscores(&key, 0, -1).await?;
+    let flow = json!({ "queue": QUEUE, "job": { "name": "noop" },
+        "children": [{ "queue": QUEUE, "job": { "name": "noop", "delayMs": 3_600_000 } }] });
+    let (status, answer) = host.post("/api/admin/flows", flow).await?;
+    assert_eq!(status, 200, "{answer}");
+    let bulk = begin(&host, json!({ "kind": "remove", "state": "delayed", "filter": { "queue": QUEUE } })).await?;
+    let ended = bulk_in(&host, &bulk, &["done"]).await?;
+    assert_eq!(counts(&ended), [4, 3, 1, 0], "a flow's child is its parent's business: {ended}");
+    assert_eq!(redis.zcard::<_, usize>(&key).await?, 1);
+    host.post(&format!("/api/admin/bulk/{bulk}/undo"), json!({})).await?;
+    assert_eq!(bulk_in(&host, &bulk, &["undone"]).await?["restored"], 3);
+    let after: Vec<(String, f64)> = redis.zrange_withscores(&key, 0, -1).await?;
+    assert!(before.iter().all(|job| after.contains(job)), "{before:?} {after:?}");
+    Ok(())
+}

@@ -22,7 +22,10 @@ async fn a_group_of_failures_is_read_mended_and_retried_ten_first() -> anyhow::R
         Ok((groups.as_array().map(Vec::len) == Some(2) && groups[1]["jobs"] == 25).then_some(groups))
     })
     .await?;
-    assert_eq!((&groups[0]["code"], &groups[1]["message"]), (&json!("trapped"), &json!("on-request: lead # is missing")));
+    assert_eq!(
+        (&groups[0]["code"], &groups[1]["message"]),
+        (&json!("trapped"), &json!("on-request: lead # is missing"))
+    );
     let panics = json_of(&host, &["--json", "dead-letter", "show", &groups[0]["id"].to_string()]).await?;
     assert!(panics["stack"].as_str().is_some_and(|stack| stack.contains("panic_here")), "{panics}");
     let id = groups[1]["id"].to_string();

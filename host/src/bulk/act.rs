@@ -3,13 +3,17 @@
 use std::collections::HashMap;
 
 use patchbay_model::QueueName;
-use patchbay_model::job::{NewJob, Trace};
+use patchbay_model::job::{JobKey, NewJob, Trace};
 use patchbay_queue::{Again, Chosen, Fate, Kept};
 use patchbay_runtime::Runtime;
-use patchbay_store::Ended;
+use patchbay_store::{BodyRow, Ended};
 
 use super::plan::{Identity, Kind, Plan, Source};
 use super::{BulkError, Bulks};
+use crate::history::Unopened;
+
+/// Of jobs whose id was used again, or that were retried after their end.
+const MOST_BODIES: i64 = 20;
 
 impl Bulks {
     pub(super) async fn act(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<Fate>, BulkError> {
@@ -72,7 +76,7 @@ impl Bulks {
             jobs.push(match ended {
                 None => Err("the history has forgotten it".to_owned()),
                 Some(ended) if ended.parent.is_some() => Err("it belonged to a flow: start the flow again".to_owned()),
-                Some(ended) => match self.data.data_of(&item.key).await? {
+                Some(ended) => match self.data_of(&item.key).await? {
                     Ok(data) => {
                         let kept = Kept { key: item.key.clone(), started: ended.started.try_into().unwrap_or(0) };
                         Ok((remembered_job(item, ended, data), (plan.key == Some(Identity::Keep)).then_some(kept)))
@@ -82,6 +86,21 @@ impl Bulks {
             });
         }
         self.add(bulk, items, jobs).await
+    }
+
+    /// What it was about; or why that is not known.
+    async fn data_of(&self, job: &JobKey) -> Result<Result<String, String>, BulkError> {
+        let rows = self.store.bodies(&job.prefix, &job.queue, &job.id, MOST_BODIES).await?;
+        let is_its = |row: &BodyRow| u64::try_from(row.job_created_ms) == Ok(job.created_ms);
+        let Some(row) = rows.into_iter().find(is_its) else {
+            return Ok(Err("the history has not kept its data".into()));
+        };
+        let started = row.started.try_into().unwrap_or(0);
+        match self.bodies.open(job, started, &row.sealed()).await {
+            Ok(body) => Ok(Ok(body.data)),
+            Err(Unopened::Store(error)) => Err(error.into()),
+            Err(closed) => Ok(Err(format!("its data in the history is {closed}"))),
+        }
     }
 
     async fn add(

@@ -1,5 +1,7 @@
 //! Choosing the jobs that a filter means, a page at a time. Nothing is done to them meanwhile, so that what is done cannot be chosen again.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use patchbay_model::attempt::VerdictKind;
 use patchbay_model::filter::Filter;
@@ -14,6 +16,8 @@ use super::plan::{Plan, Source, asks_history};
 
 /// Jobs per page of the history.
 const PAGE: usize = 500;
+/// Of a page: other operations wait meanwhile.
+const LOOK_FOR: Duration = Duration::from_secs(2);
 
 /// Where choosing has got to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,7 +109,7 @@ impl Chooser<'_> {
         let selection = Selection { prefix: self.queues.prefix(), filter: &filter, terms: &terms };
         let unknown = |_| BulkError::Stuck("the place where choosing had got to cannot be read".into());
         let after = cursor.map(|cursor| cursor.parse().map_err(unknown)).transpose()?;
-        let found = self.store.matching_jobs(selection, after.as_ref(), PAGE).await?;
+        let found = self.store.matching_jobs(selection, after.as_ref(), PAGE, LOOK_FOR).await?;
         let next = found.next.map(|place| Place::History { until, cursor: Some(place.to_string()) });
         let jobs: Vec<(FoundJob, JobKey)> =
             found.rows.into_iter().filter_map(|job| key(self.queues.prefix(), &job).map(|key| (job, key))).collect();

@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_queue::{Chosen, Fate, QueueError, Queues, Removed};
 use patchbay_runtime::Runtime;
@@ -24,6 +23,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::history::Bodies;
 use act::Schemas;
 use choose::{Candidate, Chooser, Place};
 pub use plan::{Identity, Kind, Plan, Request, Source};
@@ -46,13 +46,6 @@ const MOST_WAITS: usize = 8;
 const COUNT_FOR: Duration = Duration::from_secs(8);
 /// Jobs shown by a dry run.
 const SAMPLE: usize = 5;
-
-/// Where the data of jobs comes from that Redis has forgotten.
-#[async_trait]
-pub trait JobData: Send + Sync + 'static {
-    /// The job's data, one JSON document; or why it is not there, for operators.
-    async fn data_of(&self, job: &JobKey) -> Result<Result<String, String>, StoreError>;
-}
 
 /// Why an operation does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -114,15 +107,15 @@ pub struct Bulks {
     store: Store,
     queues: Queues,
     runtime: Arc<Runtime>,
-    data: Arc<dyn JobData>,
+    bodies: Arc<Bodies>,
     wake: Notify,
     handled: Mutex<BTreeMap<(Kind, &'static str), u64>>,
 }
 
 impl Bulks {
     #[allow(missing_docs)]
-    pub fn new(store: Store, queues: Queues, runtime: Arc<Runtime>, data: Arc<dyn JobData>) -> Arc<Self> {
-        Arc::new(Self { store, queues, runtime, data, wake: Notify::new(), handled: Mutex::default() })
+    pub fn new(store: Store, queues: Queues, runtime: Arc<Runtime>, bodies: Arc<Bodies>) -> Arc<Self> {
+        Arc::new(Self { store, queues, runtime, bodies, wake: Notify::new(), handled: Mutex::default() })
     }
 
     /// There may be something to do.
