@@ -160,7 +160,7 @@ async fn waiting_jobs_are_marked_dropped_when_they_are_taken_and_come_back() -> 
 
 #[tokio::test]
 async fn a_host_killed_amid_a_bulk_goes_on_with_it_and_does_nothing_twice() -> anyhow::Result<()> {
-    const JOBS: usize = 1_500;
+    const JOBS: usize = 1_000;
     let world = World::new().await?;
     let mut host = world.host(&[]).await?;
     host.deploy("hostile", hostile_plugin()?).await?;

@@ -17,7 +17,7 @@ async fn a_group_of_failures_is_read_mended_and_retried_ten_first() -> anyhow::R
     let broken = host.deploy("hostile", hostile_plugin()?).await?;
     let ids = failed_jobs(&world, 25).await?;
     host.add(QUEUE, json!({ "name": "panic", "data": {} })).await?;
-    let groups = until(Duration::from_secs(20), "both groups are recorded", async || {
+    let groups = until(Duration::from_secs(60), "both groups are recorded", async || {
         let groups = json_of(&host, &["--json", "dead-letter", "list"]).await?;
         Ok((groups.as_array().map(Vec::len) == Some(2) && groups[1]["jobs"] == 25).then_some(groups))
     })
@@ -46,7 +46,7 @@ async fn a_group_of_failures_is_read_mended_and_retried_ten_first() -> anyhow::R
     for job in &ids {
         host.job_in(QUEUE, job, "completed").await?;
     }
-    until(Duration::from_secs(20), "the group is repaired", async || {
+    until(Duration::from_secs(60), "the group is repaired", async || {
         let shown = json_of(&host, &["--json", "dead-letter", "show", &id]).await?;
         Ok((shown["repaired"] == 25).then_some(()))
     })
@@ -63,7 +63,7 @@ async fn an_acknowledged_group_stays_so_and_another_revision_is_another_group() 
     host.deploy("hostile", hostile_plugin()?).await?;
     failed_jobs(&world, 1).await?;
     let listed = async |count: usize, ready: &dyn Fn(&Value) -> bool| {
-        until(Duration::from_secs(20), "the groups are recorded", async || {
+        until(Duration::from_secs(60), "the groups are recorded", async || {
             let (_, answer) = host.get("/api/admin/dead-letters").await?;
             let groups = answer["data"].clone();
             Ok((groups.as_array().map(Vec::len) == Some(count) && ready(&groups)).then_some(groups))

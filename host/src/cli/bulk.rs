@@ -252,7 +252,8 @@ pub(super) async fn begin(
         output.value("no job is meant by this filter; nothing was done", &preview);
         return Ok(ExitCode::from(NOTHING_FOUND));
     }
-    let count = format!("{}{matched} jobs", if preview["complete"] == true { "" } else { "at least " });
+    let jobs = if matched == 1 { "job" } else { "jobs" };
+    let count = format!("{}{matched} {jobs}", if preview["complete"] == true { "" } else { "at least " });
     if dry_run {
         output.value(&shown(&count, &preview), &preview);
         return Ok(ExitCode::SUCCESS);
@@ -298,13 +299,15 @@ async fn watch(id: i64, client: &Client, output: Output) -> anyhow::Result<ExitC
     let mut last = String::new();
     loop {
         let bulk = client.call(Method::GET, &format!("bulk/{id}"), None).await?;
-        let line = progress(&bulk);
-        if !output.json && line != last {
-            println!("{line}");
-            last = line;
-        }
         match bulk["state"].as_str().unwrap_or_default() {
-            "matching" | "running" | "undoing" => tokio::time::sleep(LOOK_EVERY).await,
+            "matching" | "running" | "undoing" => {
+                let line = progress(&bulk);
+                if !output.json && line != last {
+                    println!("{line}");
+                    last = line;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
             state => {
                 let has_failed = state == "failed" || bulk["failed"].as_u64().unwrap_or(0) > 0;
                 output.value(&describe(&bulk), &bulk);

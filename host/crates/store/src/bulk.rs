@@ -196,7 +196,8 @@ impl Store {
 
     /// Stops one where it is; what is done stays done.
     pub async fn cancel_bulk(&self, prefix: &str, id: i64) -> Result<BulkRow, StoreError> {
-        let set = format!("state = 'cancelled', ended_at = now(), edits = null, undo_until = now() + {UNDO}");
+        let undo = format!("case when kind = 'remove' then now() + {UNDO} end");
+        let set = format!("state = 'cancelled', ended_at = now(), edits = null, undo_until = {undo}");
         self.change_bulk(prefix, id, &set, "state in ('matching', 'running', 'paused')", "it has ended already").await
     }
 
