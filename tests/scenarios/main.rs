@@ -18,6 +18,7 @@ mod fleet;
 mod grants;
 mod harness;
 mod health;
+mod history;
 mod interop;
 mod leak;
 mod listing;
