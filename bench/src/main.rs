@@ -6,6 +6,7 @@ mod capabilities;
 mod deep;
 mod email;
 mod enqueue;
+mod history;
 mod host_process;
 mod instantiate;
 mod jobs;
@@ -25,8 +26,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Those that need no Redis of their own.
 const ALONE: [&str; 4] = ["instantiate", "capabilities", "push", "start"];
-/// Those that are measured with Redis set up in two ways; the latter four in the first only.
-const WITH_REDIS: [&str; 6] = ["jobs", "latency", "enqueue", "overview", "deep", "process"];
+/// Those that are measured with Redis set up in two ways; the latter five in the first only.
+const WITH_REDIS: [&str; 7] = ["jobs", "latency", "enqueue", "overview", "deep", "process", "history"];
 
 /// Interleaved pairs per comparison; `PATCHBAY_BENCH_PAIRS` for a quick look.
 fn pairs() -> usize {
@@ -97,6 +98,7 @@ async fn main() -> anyhow::Result<()> {
                 "latency" => latency::run(&world, pairs).await?,
                 "enqueue" => enqueue::run(&world, pairs).await?,
                 "overview" => overview::run(&world, pairs).await?,
+                "history" => history::run(&world, pairs).await?,
                 "deep" => deep::run(&world, pairs.min(5)).await?,
                 _ => process::run(&world, pairs).await?,
             }

@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
+use patchbay::history::{Bodies, Recording, Room};
+use patchbay::local_copy::LocalCopy;
 use patchbay::metrics::Meters;
 use patchbay::quarantine::Quarantine;
 use patchbay::settings::Settings;
+use patchbay::vault::{KeySource, Keys, Vault};
 use patchbay::work::{Execution, Executor, WasmExecutor, Work};
 use patchbay_capability::{Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services};
 use patchbay_model::capability::DenyAll;
@@ -27,6 +30,9 @@ use tokio_util::sync::CancellationToken;
 
 /// The guest's queue in its manifest.
 pub const QUEUE: &str = "hostileQueue";
+
+/// As a host is configured by default.
+pub const EVERYTHING: Recording = Recording { attempts: true, bodies: true, has_key: true, buffer_bytes: 64 << 20 };
 
 /// Who works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +53,8 @@ pub struct World {
     runtime: Arc<Runtime>,
     native_per_ms: u64,
     pub wasm_per_ms: u64,
-    store: Store,
+    pub store: Store,
+    pub bodies: Arc<Bodies>,
     node: Mutex<Node>,
     sequence: AtomicU64,
     redis_server: Child,
@@ -90,6 +97,7 @@ impl Executor for NativeExecutor {
             outcome: Outcome::Completed(value),
             stack: None,
             refused: None,
+            calls: Vec::new(),
         }
     }
 
@@ -173,6 +181,11 @@ impl World {
         })
         .await?;
         store.migrate().await?;
+        // As a host is set up: with a master key, so that data and results are kept.
+        let key = KeySource::Text { key: "secrets.key", text: format!("{}{}", "01".repeat(31), "02").into() };
+        let copy = LocalCopy::new(&dir.path().join("cache"), [7; 32], &database_url);
+        let vault = Vault::open(store.clone(), Keys::load([Some(key), None])?, NoSecrets, copy, false).await?;
+        let bodies = Arc::new(Bodies::new(store.clone(), vault));
         let guest_file = tempfile::NamedTempFile::new()?;
         std::fs::write(guest_file.path(), guest)?;
         let node = Mutex::new(Node::start(&redis_url)?);
@@ -185,6 +198,7 @@ impl World {
             native_per_ms,
             wasm_per_ms,
             store,
+            bodies,
             node,
             sequence: AtomicU64::new(0),
             redis_server: redis,
@@ -218,6 +232,17 @@ impl World {
 
     /// Starts working on the queue.
     pub async fn start(&self, who: Who, queues: &Queues, concurrency: usize) -> anyhow::Result<Worker> {
+        self.start_recording(who, queues, concurrency, EVERYTHING).await
+    }
+
+    /// The same, of which only so much is recorded.
+    pub async fn start_recording(
+        &self,
+        who: Who,
+        queues: &Queues,
+        concurrency: usize,
+        recording: Recording,
+    ) -> anyhow::Result<Worker> {
         if who == Who::Node {
             let prefix = self.prefix(queues);
             self.node.lock().await.tell(&format!("start {prefix} {QUEUE} {concurrency}")).await?;
@@ -242,9 +267,13 @@ impl World {
         } else {
             Arc::new(NativeExecutor { iterations_per_ms: self.native_per_ms })
         };
-        let work = Work::new(executor, "bench".into(), Quarantine::new(None, Arc::clone(&self.runtime)).0);
+        let room = Arc::new(Room::new(recording));
+        let quarantine = Quarantine::new(None, Arc::clone(&self.runtime)).0;
+        let work = Work::new(executor, "bench".into(), quarantine, Arc::clone(&room));
         let stop = CancellationToken::new();
-        let recorder = tokio::spawn(patchbay::recorder::run(queues.attempts(), self.store.clone(), stop.clone()));
+        tokio::spawn(room.watch(queues.clone(), stop.clone()));
+        let (store, bodies) = (self.store.clone(), Arc::clone(&self.bodies));
+        let recorder = tokio::spawn(patchbay::recorder::run(queues.attempts(), store, bodies, stop.clone()));
         let queue: QueueName = QUEUE.parse()?;
         let config = WorkerConfig {
             queue,

@@ -56,8 +56,10 @@ pub enum VaultError {
 pub struct Rekeyed {
     /// The key that seals now; an id, not the key.
     pub key_id: String,
-    /// Versions of secrets, and keys of the history's bodies, that were sealed anew.
+    /// Versions that were sealed anew.
     pub resealed: u64,
+    /// Keys of the history's data and results that were sealed anew.
+    pub history_keys: u64,
     /// What no configured key opens: PLUGIN NAME, version, or a key of the history.
     pub unreadable: Vec<String>,
 }
@@ -179,7 +181,7 @@ impl Vault {
             match self.keys.open_history_key(row) {
                 Ok(key) => {
                     self.store.reseal_history_key(&row.id, &newest.seal_history_key(&row.id, &key)).await?;
-                    done.resealed += 1;
+                    done.history_keys += 1;
                 }
                 Err(_) => done.unreadable.push(format!("the key {} of the history's data and results", row.id)),
             }

@@ -123,7 +123,7 @@ async fn data_can_be_read_after_the_master_key_was_changed() -> anyhow::Result<(
     assert!(first.stop().await?.success());
     let both = world.host(&[("PATCHBAY_SECRETS_KEY", NEW), ("PATCHBAY_SECRETS_OLD_KEY", KEY.1)]).await?;
     let done = json_of(&both, &["secret", "rekey", "--json"]).await?;
-    assert_eq!((&done["resealed"], &done["unreadable"]), (&json!(1), &json!([])), "{done}");
+    assert_eq!((&done["historyKeys"], &done["unreadable"]), (&json!(1), &json!([])), "{done}");
     assert!(both.stop().await?.success());
     let host = world.host(&[("PATCHBAY_SECRETS_KEY", NEW)]).await?;
     let bodies = get(&host, &format!("bodies/{QUEUE}/{id}")).await?;

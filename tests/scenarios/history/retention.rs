@@ -18,17 +18,28 @@ async fn fill(world: &World, days: &[i32]) -> anyhow::Result<()> {
             .await?;
         sqlx::query(
             "with made as (insert into patchbay.attempts (prefix, queue, job_id, job_created_ms, started, attempt, name, host, started_at, \
-             finished_at, outcome, verdict, correlation_id) select 'bull', queue, outcome || '-' || $1, 1, 1, 1, 'n', 'h', at, at, outcome, \
+             finished_at, outcome, verdict, correlation_id) select $2, queue, outcome || '-' || $1, 1, 1, 1, 'n', 'h', at, at, outcome, \
              'fail', '-' from unnest(array['a', 'b']) queue, unnest(array['completed', 'failed']) outcome, \
              (select now() - make_interval(days => $1) as at) t returning *) \
              insert into patchbay.attempt_terms (term, finished_at, prefix, queue, job_id, job_created_ms, started) \
              select decode(md5(job_id), 'hex'), finished_at, prefix, queue, job_id, job_created_ms, started from made",
         )
         .bind(days)
+        .bind(&world.prefix)
         .execute(&mut database)
         .await?;
     }
     Ok(())
+}
+
+/// A host that has forgotten what was old when it started; the next time is an hour later.
+async fn host_that_has_pruned(world: &World, env: &[(&str, &str)]) -> anyhow::Result<Host> {
+    let host = world.host(env).await?;
+    until(Duration::from_secs(20), "the first time", async || {
+        Ok(get(&host, "status").await?["lastPrune"]["endedAt"].is_string().then_some(()))
+    })
+    .await?;
+    Ok(host)
 }
 
 async fn left(world: &World, table: &str) -> anyhow::Result<Vec<String>> {
@@ -39,8 +50,8 @@ async fn left(world: &World, table: &str) -> anyhow::Result<Vec<String>> {
 #[tokio::test]
 async fn what_is_older_than_it_is_to_be_kept_is_forgotten_and_nothing_else() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let host =
-        world.host(&[("PATCHBAY_HISTORY_KEEP_DAYS", "90"), ("PATCHBAY_HISTORY_KEEP_FAILED_DAYS", "200")]).await?;
+    let days = [("PATCHBAY_HISTORY_KEEP_DAYS", "90"), ("PATCHBAY_HISTORY_KEEP_FAILED_DAYS", "200")];
+    let host = host_that_has_pruned(&world, &days).await?;
     fill(&world, &[1, 40, 150, 250, 500]).await?;
     let mut database = world.database().await?;
     database
@@ -92,7 +103,7 @@ async fn what_is_older_than_it_is_to_be_kept_is_forgotten_and_nothing_else() -> 
 #[tokio::test]
 async fn more_than_one_step_of_old_attempts_goes_too() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let host = world.host(&[]).await?;
+    let host = host_that_has_pruned(&world, &[]).await?;
     fill(&world, &[100]).await?;
     world
         .database()
