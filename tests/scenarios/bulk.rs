@@ -10,6 +10,7 @@ use patchbay_queue::{Queues, RedisConfig};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 
+use crate::cable::Cable;
 use crate::commands::{json_of, patchbay};
 use crate::harness::{Host, World, guest_component, hostile_component, hostile_plugin, repository, until};
 use crate::redis_server::RedisServer;
@@ -229,6 +230,36 @@ async fn redis_is_away_amid_a_bulk_which_goes_on_when_it_is_back() -> anyhow::Re
     assert_eq!(counts(&ended), [JOBS as i64, JOBS as i64, 0, 0], "{ended}");
     let waiting: usize = world.redis().await?.llen(format!("{}:{QUEUE}:wait", world.prefix)).await?;
     assert_eq!(waiting, JOBS, "each once");
+    Ok(())
+}
+
+#[tokio::test]
+async fn postgres_is_away_amid_a_bulk_which_goes_on_when_it_is_back() -> anyhow::Result<()> {
+    const JOBS: usize = 1_000;
+    let world = World::new().await?;
+    let mut url: reqwest::Url = world.database_url.parse()?;
+    let cable = Cable::to(format!("127.0.0.1:{}", url.port().context("port")?)).await?;
+    url.set_port(Some(cable.address.port())).ok();
+    let host = world.host(&[("DATABASE_URL", url.as_str())]).await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    failed_jobs(&world, JOBS).await?;
+    host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
+    let bulk = begin(&host, json!({ "kind": "retry", "filter": { "queue": QUEUE } })).await?;
+    let mut redis = world.redis().await?;
+    let waiting = format!("{}:{QUEUE}:wait", world.prefix);
+    until(Duration::from_secs(30), "it is at it", async || {
+        Ok((redis.llen::<_, usize>(&waiting).await? > 0).then_some(()))
+    })
+    .await?;
+    cable.cut.send_replace(true);
+    until(Duration::from_secs(30), "it waits", async || {
+        Ok(host.log.lock().expect("no writer panics").contains("bulk operations wait").then_some(()))
+    })
+    .await?;
+    cable.cut.send_replace(false);
+    let ended = bulk_in(&host, &bulk, &["done"]).await?;
+    assert_eq!(counts(&ended), [JOBS as i64, JOBS as i64, 0, 0], "{ended}");
+    assert_eq!(redis.llen::<_, usize>(&waiting).await?, JOBS, "each once");
     Ok(())
 }
 

@@ -20,6 +20,7 @@ use crate::http::path::Path;
 /// Operations or items of a page unless it says otherwise.
 const DEFAULT_LIMIT: u16 = 50;
 const MAX_LIMIT: u16 = 200;
+const ITEM_STATES: [&str; 6] = ["pending", "done", "skipped", "failed", "restored", "lost"];
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -185,6 +186,9 @@ async fn items(
 ) -> ApiResult<Vec<BulkItem>> {
     let Query(Items { state: of, cursor, limit }) = which?;
     let (behind, limit) = Part { cursor, limit }.read()?;
+    if of.as_ref().is_some_and(|state| !ITEM_STATES.contains(&state.as_str())) {
+        return Err(ApiError::invalid(format!("state: one of {}", ITEM_STATES.join(", "))));
+    }
     state.store.bulk(state.queues.prefix(), id).await?;
     let mut items = state.store.bulk_items(id, of.as_deref(), behind.unwrap_or(0), limit as i64 + 1).await?;
     let more = items.len() > limit;
