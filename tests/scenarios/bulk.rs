@@ -12,10 +12,15 @@ use serde_json::{Value, json};
 
 use crate::cable::Cable;
 use crate::commands::{json_of, patchbay};
-use crate::harness::{Host, World, guest_component, hostile_component, hostile_plugin, repository, until};
+use crate::harness::{Host, World, guest_component, hostile_component, repository, until};
 use crate::redis_server::RedisServer;
 
 const QUEUE: &str = "hostileQueue";
+
+/// The hostile plugin, with more time.
+pub fn broken_plugin() -> anyhow::Result<Vec<u8>> {
+    packed(&hostile_component()?, "version = \"0.1.0\"", "")
+}
 
 /// The hostile plugin's manifest over another component: the same plugin, mended.
 pub fn mended_plugin() -> anyhow::Result<Vec<u8>> {
@@ -24,6 +29,8 @@ pub fn mended_plugin() -> anyhow::Result<Vec<u8>> {
 
 fn packed(component: &[u8], version: &str, more: &str) -> anyhow::Result<Vec<u8>> {
     let manifest = std::fs::read_to_string(repository().join("tests/guests/hostile/plugin.toml"))?;
+    // On a busy machine a call may take longer than misbehaving ones are to get.
+    let manifest = manifest.replace("deadline_ms = 200", "deadline_ms = 20_000");
     let manifest = manifest.replace("version = \"0.1.0\"", version) + more;
     let schema = r#"{"type":"object","properties":{"n":{"type":"integer"}}}"#;
     let manifest = Manifest::from_toml(&manifest, |_| Ok(schema.to_owned()))?;
@@ -82,7 +89,7 @@ fn counts(bulk: &Value) -> [i64; 4] {
 async fn removed_jobs_are_gone_and_come_back_as_they_were_within_the_hour() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    host.deploy("hostile", hostile_plugin()?).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
     let ids = failed_jobs(&world, 30).await?;
     let before = host.job_in(QUEUE, &ids[7], "failed").await?["job"].clone();
     let bulk = begin(&host, json!({ "kind": "remove", "filter": { "queue": QUEUE }, "reason": "a test" })).await?;
@@ -114,7 +121,7 @@ async fn removed_jobs_are_gone_and_come_back_as_they_were_within_the_hour() -> a
 async fn waiting_jobs_are_marked_dropped_when_they_are_taken_and_come_back() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    host.deploy("hostile", hostile_plugin()?).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
     host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
     let mut ids = BTreeMap::new();
     for name in ["noop", "echo", "echo", "noop", "echo"] {
@@ -164,7 +171,7 @@ async fn a_host_killed_amid_a_bulk_goes_on_with_it_and_does_nothing_twice() -> a
     const JOBS: usize = 1_000;
     let world = World::new().await?;
     let mut host = world.host(&[]).await?;
-    host.deploy("hostile", hostile_plugin()?).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
     failed_jobs(&world, JOBS).await?;
     // Nobody takes what is retried, so that it can be counted.
     host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
@@ -189,7 +196,7 @@ async fn another_host_takes_over_from_a_killed_one() -> anyhow::Result<()> {
     const JOBS: usize = 1_000;
     let world = World::new().await?;
     let mut first = world.host(&[]).await?;
-    first.deploy("hostile", hostile_plugin()?).await?;
+    first.deploy("hostile", broken_plugin()?).await?;
     failed_jobs(&world, JOBS).await?;
     let second = world.host(&[]).await?;
     second.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
@@ -209,7 +216,7 @@ async fn redis_is_away_amid_a_bulk_which_goes_on_when_it_is_back() -> anyhow::Re
     let mut server = RedisServer::start_new(world.dir.path()).await?;
     world.redis_url = server.url.clone();
     let host = world.host(&[]).await?;
-    host.deploy("hostile", hostile_plugin()?).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
     failed_jobs(&world, JOBS).await?;
     host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
     let bulk = begin(&host, json!({ "kind": "retry", "filter": { "queue": QUEUE } })).await?;
@@ -241,7 +248,7 @@ async fn postgres_is_away_amid_a_bulk_which_goes_on_when_it_is_back() -> anyhow:
     let cable = Cable::to(format!("127.0.0.1:{}", url.port().context("port")?)).await?;
     url.set_port(Some(cable.address.port())).ok();
     let host = world.host(&[("DATABASE_URL", url.as_str())]).await?;
-    host.deploy("hostile", hostile_plugin()?).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
     failed_jobs(&world, JOBS).await?;
     host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
     let bulk = begin(&host, json!({ "kind": "retry", "filter": { "queue": QUEUE } })).await?;
@@ -267,7 +274,7 @@ async fn postgres_is_away_amid_a_bulk_which_goes_on_when_it_is_back() -> anyhow:
 async fn a_cancelled_bulk_leaves_the_rest_as_it_is() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    host.deploy("hostile", hostile_plugin()?).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
     failed_jobs(&world, 30).await?;
     let request = json!({ "kind": "remove", "filter": { "queue": QUEUE }, "first": 10 });
     let bulk = begin(&host, request).await?;
@@ -315,7 +322,7 @@ async fn what_is_edited_fits_the_schema_or_stays_as_it_is() -> anyhow::Result<()
 async fn a_bulk_that_cannot_be_meant_is_refused_and_one_that_means_nothing_says_so() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    host.deploy("hostile", hostile_plugin()?).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
     failed_jobs(&world, 2).await?;
     let queue = format!("queue={QUEUE}");
     for (args, code, says) in [
@@ -352,7 +359,7 @@ async fn jobs_that_redis_has_forgotten_come_back_from_the_history_as_they_were_o
     let world = World::new().await?;
     let key = "11".repeat(16) + &"22".repeat(16);
     let host = world.host(&[("PATCHBAY_SECRETS_KEY", &key)]).await?;
-    host.deploy("hostile", hostile_plugin()?).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
     let ids = failed_jobs(&world, 5).await?;
     let before = host.job_in(QUEUE, &ids[3], "failed").await?["job"].clone();
     let mut database = world.database().await?;
@@ -405,7 +412,7 @@ async fn jobs_that_redis_has_forgotten_come_back_from_the_history_as_they_were_o
 async fn delayed_jobs_are_removed_at_once_and_come_back_with_their_time() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    host.deploy("hostile", hostile_plugin()?).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
     let mut ids = Vec::new();
     for n in 0..3 {
         ids.push(host.add(QUEUE, json!({ "name": "noop", "data": { "n": n }, "delayMs": 3_600_000 })).await?);

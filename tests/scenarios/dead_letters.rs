@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::bulk::{bulk_in, failed_jobs, mended_plugin};
+use crate::bulk::{broken_plugin, bulk_in, failed_jobs, mended_plugin};
 use crate::commands::{json_of, patchbay};
-use crate::harness::{World, hostile_plugin, until, variant};
+use crate::harness::{World, until, variant};
 
 const QUEUE: &str = "hostileQueue";
 
@@ -14,7 +14,7 @@ const QUEUE: &str = "hostileQueue";
 async fn a_group_of_failures_is_read_mended_and_retried_ten_first() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    let broken = host.deploy("hostile", hostile_plugin()?).await?;
+    let broken = host.deploy("hostile", broken_plugin()?).await?;
     let ids = failed_jobs(&world, 25).await?;
     host.add(QUEUE, json!({ "name": "panic", "data": {} })).await?;
     let groups = until(Duration::from_secs(60), "both groups are recorded", async || {
@@ -60,7 +60,7 @@ async fn a_group_of_failures_is_read_mended_and_retried_ten_first() -> anyhow::R
 async fn an_acknowledged_group_stays_so_and_another_revision_is_another_group() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    host.deploy("hostile", hostile_plugin()?).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
     failed_jobs(&world, 1).await?;
     let listed = async |count: usize, ready: &dyn Fn(&Value) -> bool| {
         until(Duration::from_secs(60), "the groups are recorded", async || {
@@ -77,7 +77,7 @@ async fn an_acknowledged_group_stays_so_and_another_revision_is_another_group() 
     assert_eq!(groups[0]["sinceAcknowledged"], 1, "{groups}");
     let open = format!("patchbay_dead_letters{{queue=\"{QUEUE}\"}}");
     assert!(host.metrics().await?.contains(&format!("{open} 0")));
-    host.deploy("hostile", variant(&hostile_plugin()?, "second")).await?;
+    host.deploy("hostile", variant(&broken_plugin()?, "second")).await?;
     failed_jobs_more(&host, 1).await?;
     let groups = listed(2, &|_| true).await?;
     assert!(groups[0]["acknowledgedAt"].is_null() && groups[1]["id"] == id, "open ones first: {groups}");

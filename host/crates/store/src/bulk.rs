@@ -135,10 +135,10 @@ impl Store {
 
     /// Makes an operation; whoever leads begins with it.
     pub async fn begin_bulk(&self, new: &NewBulk<'_>) -> Result<BulkRow, StoreError> {
-        // The items of long ago go along: whoever makes operations often keeps few of them.
-        sqlx::query(sqlx::AssertSqlSafe(format!("delete from bulks where ended_at < now() - {ITEMS_STAY}")))
-            .execute(&self.pool)
-            .await?;
+        // One of long ago goes for each that comes: they do not become more, and a large one that takes too long holds up nobody.
+        let forget =
+            format!("delete from bulks where id = (select min(id) from bulks where ended_at < now() - {ITEMS_STAY})");
+        sqlx::query(sqlx::AssertSqlSafe(forget)).execute(&self.pool).await.ok();
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "insert into bulks (id, prefix, kind, source, job_state, filter, identity, edits, actor, reason, stop_after) \
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning {COLUMNS}"
