@@ -44,6 +44,8 @@ const WHILE_SLOW: Duration = Duration::from_millis(250);
 const MOST_WAITS: usize = 8;
 /// How long a dry run counts: somebody waits for it.
 const COUNT_FOR: Duration = Duration::from_secs(8);
+/// What becomes of an item.
+const RESULTS: [&str; 3] = ["done", "skipped", "failed"];
 /// Jobs shown by a dry run.
 const SAMPLE: usize = 5;
 
@@ -115,7 +117,9 @@ pub struct Bulks {
 impl Bulks {
     #[allow(missing_docs)]
     pub fn new(store: Store, queues: Queues, runtime: Arc<Runtime>, bodies: Arc<Bodies>) -> Arc<Self> {
-        Arc::new(Self { store, queues, runtime, bodies, wake: Notify::new(), handled: Mutex::default() })
+        // Series that are there from the start show their first rise.
+        let handled = Kind::ALL.iter().flat_map(|kind| RESULTS.map(|result| ((*kind, result), 0))).collect();
+        Arc::new(Self { store, queues, runtime, bodies, wake: Notify::new(), handled: Mutex::new(handled) })
     }
 
     /// There may be something to do.
@@ -300,12 +304,8 @@ impl Bulks {
     fn count(&self, kind: Kind, outcomes: &[BulkOutcome]) {
         let mut handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
         for outcome in outcomes {
-            let state = match outcome.state.as_ref() {
-                "done" => "done",
-                "skipped" => "skipped",
-                _ => "failed",
-            };
-            *handled.entry((kind, state)).or_default() += 1;
+            let result = RESULTS.into_iter().find(|result| *result == outcome.state);
+            *handled.entry((kind, result.unwrap_or("failed"))).or_default() += 1;
         }
     }
 }

@@ -28,6 +28,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Retry, Self::Remove, Self::EnqueueAgain, Self::EditAndRetry];
+
     /// The stable word.
     pub fn as_str(self) -> &'static str {
         match self {
