@@ -192,6 +192,34 @@ async fn a_host_killed_amid_a_bulk_goes_on_with_it_and_does_nothing_twice() -> a
 }
 
 #[tokio::test]
+async fn a_removal_whose_host_was_killed_is_undone_to_the_last_job() -> anyhow::Result<()> {
+    const JOBS: usize = 1_000;
+    let world = World::new().await?;
+    let mut host = world.host(&[]).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
+    failed_jobs(&world, JOBS).await?;
+    let key = format!("{}:{QUEUE}:failed", world.prefix);
+    let mut redis = world.redis().await?;
+    let before: Vec<(String, f64)> = redis.zrange_withscores(&key, 0, -1).await?;
+    let bulk = begin(&host, json!({ "kind": "remove", "filter": { "queue": QUEUE } })).await?;
+    // As Redis sees it: in the middle of a batch, more often than not.
+    until(Duration::from_secs(30), "it is at it", async || {
+        let left: usize = redis.zcard(&key).await?;
+        Ok((left < JOBS && left > 0).then_some(()))
+    })
+    .await?;
+    host.child.kill().await?;
+    let host = world.host(&[]).await?;
+    let ended = bulk_in(&host, &bulk, &["done"]).await?;
+    assert_eq!(counts(&ended), [JOBS as i64, JOBS as i64, 0, 0], "{ended}");
+    host.post(&format!("/api/admin/bulk/{bulk}/undo"), json!({})).await?;
+    assert_eq!(bulk_in(&host, &bulk, &["undone"]).await?["restored"], JOBS);
+    let after: Vec<(String, f64)> = redis.zrange_withscores(&key, 0, -1).await?;
+    assert!(before == after, "each where it stood");
+    Ok(())
+}
+
+#[tokio::test]
 async fn another_host_takes_over_from_a_killed_one() -> anyhow::Result<()> {
     const JOBS: usize = 1_000;
     let world = World::new().await?;

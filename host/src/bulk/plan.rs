@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use patchbay_model::DataPath;
 use patchbay_model::filter::Filter;
 use patchbay_model::job::JobState;
 use patchbay_store::BulkRow;
@@ -128,6 +129,9 @@ impl Request {
             }
             (false, true) => return Err("either a filter or everything, not both".into()),
             _ => {}
+        }
+        for (path, _) in &self.filter.data {
+            path.parse::<DataPath>().map_err(|error| format!("data.{path}: {error}"))?;
         }
         let state = self.state.unwrap_or(JobState::Failed);
         let edits = self.edits()?;
@@ -258,6 +262,7 @@ mod tests {
             (serde_json::json!({ "kind": "retry", "filter": some, "set": { "a": 1 } }), "edit-and-retry"),
             (serde_json::json!({ "kind": "edit-and-retry", "filter": some, "set": { "": 1 } }), "path"),
             (serde_json::json!({ "kind": "retry", "filter": some, "first": 0 }), "first"),
+            (serde_json::json!({ "kind": "retry", "filter": { "data.a..b": "1" } }), "data.a..b"),
             (
                 serde_json::json!({ "kind": "remove", "filter": { "dead-letter": "1" }, "state": "waiting" }),
                 "once it has run",
