@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::alert::{self, Alerts};
 use crate::audit::Trails;
 use crate::breakers::OutsideHosts;
+use crate::bulk::Bulks;
 use crate::config::Config;
 use crate::grants::{self, Grants};
 use crate::health::Health;
@@ -202,6 +203,7 @@ impl Host {
                 certificates,
             },
         )?;
+        let bulks = Bulks::new(store.clone(), queues.clone(), Arc::clone(&runtime), Arc::clone(&bodies));
         let metrics = Exposition::new(Sources {
             alerts: Arc::clone(&alerts),
             meters,
@@ -217,6 +219,7 @@ impl Host {
             quarantine: Arc::clone(&quarantine),
             health: Arc::clone(&health),
             queues: queues.clone(),
+            bulks: Arc::clone(&bulks),
             max_jobs: config.max_jobs(),
         });
         let operations = TaskTracker::new();
@@ -227,6 +230,7 @@ impl Host {
             plugins: Arc::clone(&plugins),
             executor,
             outside,
+            bulks: Arc::clone(&bulks),
             schedules: Arc::clone(&schedules),
             alerts: Arc::clone(&alerts),
             vault: Arc::clone(&vault),
@@ -271,6 +275,7 @@ impl Host {
             tokio::spawn(Arc::clone(&plugins).prune_sometimes(stop.clone())),
             tokio::spawn(vault.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),
+            tokio::spawn(bulks.run(stop.clone())),
             tokio::spawn(grants::count_uses(uses, store.clone(), stop.clone())),
             tokio::spawn(outbox::relay(sql, queues.clone(), stop.clone())),
             tokio::spawn(recorder::run(queues.attempts(), store.clone(), Arc::clone(&bodies), stop.clone())),

@@ -6,6 +6,7 @@ pub mod alert;
 pub mod audit;
 pub mod boot;
 pub mod breakers;
+pub mod bulk;
 pub mod cli;
 pub mod config;
 pub mod dev;

@@ -267,6 +267,11 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
         Ok(story["data"]["job"]["stacktrace"][0].as_str().is_some_and(|stack| stack.contains("lib.rs:")).then_some(()))
     })
     .await?;
+    until(Duration::from_secs(10), "its group of dead letters", async || {
+        let (_, groups) = host.get("/api/admin/dead-letters").await?;
+        Ok((groups["data"][0]["id"] == 1).then_some(()))
+    })
+    .await?;
     let delayed = host.add("idleQueue", json!({ "name": "job", "data": {}, "delayMs": 3_600_000 })).await?;
     let second = variant(&hostile_plugin()?, "second");
     let digest = RevisionDigest::of(&second).to_string();
@@ -320,6 +325,15 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
         ("post", "/api/admin/plugins/{name}/secrets/{secret}/rotate", rotation, "", 200),
         ("post", "/api/admin/secrets/rekey", json!({}), "", 200),
         ("delete", "/api/admin/plugins/{name}/secrets/{secret}", json!({}), "", 200),
+        // It would be done meanwhile: it ends by itself, and is neither paused nor undone.
+        ("post", "/api/admin/bulk", json!({ "kind": "retry", "filter": { "queue": "idleQueue" } }), "", 200),
+        ("post", "/api/admin/bulk/{id}/resume", json!({}), "4711", 404),
+        ("post", "/api/admin/bulk/{id}/cancel", json!({}), "4711", 404),
+        ("post", "/api/admin/bulk/{id}/undo", json!({}), "4711", 404),
+        ("post", "/api/admin/dead-letters/{id}/acknowledge", json!({}), "1", 200),
+        ("post", "/api/admin/dead-letters/{id}/unacknowledge", json!({}), "1", 200),
+        ("put", "/api/admin/dead-letters/{id}/note", json!({ "note": "known" }), "1", 200),
+        ("put", "/api/admin/dead-letters/{id}/assignee", json!({ "assignee": "asha" }), "1", 200),
         ("post", "/api/admin/queues/{queue}/jobs", job, "", 200),
         ("post", "/api/admin/flows", tree, "", 200),
         ("put", "/api/admin/queues/{queue}/jobs/{id}/data", json!({ "new": true }), &delayed, 200),

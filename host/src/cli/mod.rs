@@ -6,7 +6,9 @@ mod alert;
 mod audit;
 mod breaker;
 mod build;
+mod bulk;
 mod client;
+mod dead_letters;
 pub(crate) mod doctor;
 mod history;
 mod incident;
@@ -99,6 +101,12 @@ enum Command {
     Job(job::JobCommand),
     /// Find finished attempts in the history, or jobs in Redis by their state; save searches
     Search(Box<search::SearchArgs>),
+    /// Repair many jobs at once: retry, remove, enqueue again, edit; with a preview, progress, cancel and undo
+    #[command(subcommand)]
+    Bulk(bulk::BulkCommand),
+    /// Jobs that failed for good, by what their failure looks like: read, acknowledge, assign, retry
+    #[command(subcommand)]
+    DeadLetter(dead_letters::DeadLetterCommand),
     /// Look at queues, and act on whole ones
     #[command(subcommand)]
     Queue(queue::QueueCommand),
@@ -206,6 +214,8 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Plugin(command) => plugin::run(command, &cli.client, output).await?,
         Command::Job(command) => job::run(command, &cli.client, output).await?,
         Command::Search(args) => search::run(*args, &cli.client, output).await?,
+        Command::Bulk(command) => return bulk::run(command, &cli.client, output).await,
+        Command::DeadLetter(command) => return dead_letters::run(command, &cli.client, output).await,
         Command::Queue(command) => queue::run(command, &cli.client, output).await?,
         Command::Breaker(command) => breaker::run(command, &cli.client, output).await?,
         Command::Schedule(command) => schedule::run(command, &cli.client, output).await?,

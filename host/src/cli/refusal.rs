@@ -25,7 +25,7 @@ pub(super) fn confirmed(yes: bool, consequence: &str) -> anyhow::Result<()> {
         if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
             return Ok(());
         }
-        return Err(Refusal("nothing was removed".into()).into());
+        return Err(Refusal("nothing was done".into()).into());
     }
-    Err(Refusal(format!("nothing was removed: {consequence}; say --yes if that is meant")).into())
+    Err(Refusal(format!("nothing was done: {consequence}; say --yes if that is meant")).into())
 }

@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use super::MAX_BODY_BYTES;
 use super::unread::BodyTooSlow;
+use crate::bulk::BulkError;
 use crate::plugins::PluginError;
 use crate::selected::SelectError;
 use crate::vault::VaultError;
@@ -195,6 +196,16 @@ impl From<StoreError> for ApiError {
                 log_chain(&error);
                 Self::internal()
             }
+        }
+    }
+}
+
+impl From<BulkError> for ApiError {
+    fn from(error: BulkError) -> Self {
+        match error {
+            BulkError::Queue(error) => error.into(),
+            BulkError::Store(error) => error.into(),
+            BulkError::Stuck(message) => Self::invalid(message),
         }
     }
 }

@@ -35,6 +35,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::alert::Alerts;
 use crate::breakers::OutsideHosts;
+use crate::bulk::Bulks;
 use crate::health::Health;
 use crate::history::History;
 use crate::metrics::RequestMeters;
@@ -73,6 +74,8 @@ pub struct AppState {
     pub executor: Arc<WasmExecutor>,
     /// Outside hosts and their breakers.
     pub outside: Arc<OutsideHosts>,
+    /// Operations on many jobs.
+    pub bulks: Arc<Bulks>,
     /// Jobs that come by themselves.
     pub schedules: Arc<Schedules>,
     /// What somebody is told of.

@@ -23,6 +23,7 @@ use super::{AttemptMeters, Meters, RequestMeters};
 use crate::alert::Alerts;
 use crate::alert::rule::RULES;
 use crate::breakers::{BreakerStory, OutsideHosts, STATES as BREAKER_STATES};
+use crate::bulk::Bulks;
 use crate::health::{Health, Probe};
 use crate::plugins::Plugins;
 use crate::quarantine::{CRASHES, Quarantine};
@@ -33,6 +34,8 @@ pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 
 /// Longest wait for Redis's numbers: a scrape has some seconds, and the probes have theirs at the same time.
 const REDIS_LIMIT: Duration = Duration::from_millis(1_500);
+/// Likewise, on Postgres for groups of dead letters.
+const STORE_LIMIT: Duration = REDIS_LIMIT;
 
 /// What a scrape looks at.
 pub struct Sources {
@@ -46,7 +49,7 @@ pub struct Sources {
     pub requests: Arc<RequestMeters>,
     /// What became of spans.
     pub spans: Arc<Counts>,
-    /// The pool of connections.
+    /// The pool of connections, and dead letters.
     pub store: Store,
     /// Active revisions, and the pool.
     pub runtime: Arc<Runtime>,
@@ -64,6 +67,8 @@ pub struct Sources {
     pub health: Arc<Health>,
     /// Redis.
     pub queues: Queues,
+    /// Operations on many jobs.
+    pub bulks: Arc<Bulks>,
     /// At once over all queues.
     pub max_jobs: usize,
 }
@@ -93,11 +98,16 @@ impl Exposition {
             quarantine,
             health,
             queues,
+            store,
+            bulks,
             max_jobs,
             ..
         } = &self.sources;
         meters.reconcile();
-        let (probe, standing, mut jobs) = tokio::join!(health.probe(), self.queues(), supervisor.active_by_queue());
+        let dead_letters =
+            async { tokio::time::timeout(STORE_LIMIT, store.open_dead_letters(queues.prefix())).await.ok()?.ok() };
+        let (probe, standing, dead_letters, mut jobs) =
+            tokio::join!(health.probe(), self.queues(), dead_letters, supervisor.active_by_queue());
         jobs.sort();
         let unsettled = queues.unsettled();
         let page = Page {
@@ -130,6 +140,8 @@ impl Exposition {
                 pool_wait: probe.pool_wait,
                 activated: plugins.activated(),
             },
+            dead_letters: dead_letters.unwrap_or_default(),
+            bulk_jobs: bulks.handled(),
             converged_ago: plugins.converged_ago(),
             process: Process::read(),
             started: self.started,
@@ -177,6 +189,9 @@ struct Page {
     unsettled: [(&'static str, u64); 3],
     probe: Probe,
     standing: Standing,
+    /// Open groups by queue; none while Postgres is away.
+    dead_letters: Vec<(String, i64)>,
+    bulk_jobs: Vec<(&'static str, &'static str, u64)>,
     converged_ago: Option<Duration>,
     process: Process,
     started: SystemTime,
@@ -200,6 +215,7 @@ impl Collector for Page {
         self.quarantines(&mut encoder)?;
         self.standing.encode(&mut encoder)?;
         self.alerts(&mut encoder)?;
+        self.repair(&mut encoder)?;
         self.host(&mut encoder)?;
         self.process(&mut encoder)
     }
@@ -314,6 +330,15 @@ impl Page {
             None,
         )
         .counters(each(|(_, ended)| *ended))
+    }
+
+    fn repair(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let open = self.dead_letters.iter().map(|(queue, groups)| (vec![("queue", queue.as_str())], *groups));
+        family(encoder, "patchbay_dead_letters", "Groups of dead letters that nobody has acknowledged", None)
+            .gauges(open)?;
+        let jobs =
+            self.bulk_jobs.iter().map(|(kind, result, jobs)| (vec![("kind", *kind), ("result", *result)], *jobs));
+        family(encoder, "patchbay_bulk_jobs", "Jobs that bulk operations have handled", None).counters(jobs)
     }
 
     fn quarantines(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

@@ -62,7 +62,7 @@ impl Queues {
         check(job)?;
         let keys = self.keys(&job.queue);
         let (script, script_keys) = script_for(job, &keys);
-        addition(script, &script_keys, &keys, job, job.id.clone(), None)
+        addition(script, &script_keys, &keys, job, job.id.clone(), now_ms(), None)
     }
 }
 
@@ -82,6 +82,7 @@ pub(crate) fn addition(
     keys: &QueueKeys,
     job: &NewJob,
     id: Option<JobId>,
+    created_ms: u64,
     parent: Option<&Parent>,
 ) -> Result<Addition, QueueError> {
     let deduplication = job.deduplication.as_ref().map(|once| format!("{}:de:{}", keys.base(), once.key));
@@ -101,7 +102,7 @@ pub(crate) fn addition(
         keys.key_prefix(),
         id.as_ref().map_or("", JobId::as_str),
         &job.name,
-        now_ms(),
+        created_ms,
         &parent_key,
         parent_key.as_ref().map(|key| format!("{key}:dependencies")),
         described,

@@ -67,7 +67,7 @@ impl Tree<'_> {
         } else {
             add::script_for(job, &keys)
         };
-        self.additions.push(add::addition(script, &names, &keys, job, Some(id.clone()), parent)?);
+        self.additions.push(add::addition(script, &names, &keys, job, Some(id.clone()), now_ms(), parent)?);
         self.places.push((job.queue.clone(), id.clone()));
         if is_parent {
             let key = keys.job_key(id.as_str());

@@ -6,6 +6,7 @@
 mod add;
 mod attempts;
 mod batch;
+mod bulk;
 mod census;
 mod connection;
 mod damage;
@@ -33,6 +34,7 @@ mod worker;
 
 pub use add::check as check_job;
 pub use attempts::{AttemptReader, Entry};
+pub use bulk::{Again, Chosen, Edit, Fate, Kept, Removed};
 pub use census::Census;
 pub use error::QueueError;
 pub use family::Family;

@@ -14,28 +14,11 @@ use crate::{JobView, QueueError, Queues, damage, now_ms};
 impl Queues {
     /// Puts a finished job back, with fresh attempts.
     pub async fn retry(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
+        const RULE: &str = "only completed and failed jobs can be retried";
         let job = self.known_job(queue, id).await?;
-        let keys = self.keys(queue);
-        let (set, property, previous) = match job.state {
-            JobState::Failed => (keys.failed(), "failedReason", "failed"),
-            JobState::Completed => (keys.completed(), "returnvalue", "completed"),
-            state => return Err(wrong_state(state, "only completed and failed jobs can be retried")),
-        };
-        let names = [
-            keys.job_key(id.as_str()),
-            keys.events(),
-            set,
-            keys.wait(),
-            keys.meta(),
-            keys.active(),
-            keys.marker(),
-            keys.prioritized(),
-            keys.pc(),
-        ];
-        let call = Call::new(&scripts::REPROCESS, &names).arg(id.as_str()).arg("LPUSH").arg(property).arg(previous);
-        // Attempts made are forgotten; attempts started are not: they tell apart what history remembers.
-        let code: i64 = call.arg("1").arg("0").invoke(&mut self.connection.get()).await?;
-        self.moved(code, 1, queue, id, "only completed and failed jobs can be retried").await
+        let call = reprocessing(&self.keys(queue), id, job.state).ok_or_else(|| wrong_state(job.state, RULE))?;
+        let code: i64 = call.invoke(&mut self.connection.get()).await?;
+        self.moved(code, 1, queue, id, RULE).await
     }
 
     /// Forgets a job that does not run.
@@ -151,6 +134,29 @@ impl Queues {
             _ => Err(wrong_state(self.known_job(queue, id).await?.state, rule)),
         }
     }
+}
+
+/// Puts a finished job back; nothing for one that is not.
+pub(crate) fn reprocessing(keys: &QueueKeys, id: &JobId, state: JobState) -> Option<Call> {
+    let (set, property, previous) = match state {
+        JobState::Failed => (keys.failed(), "failedReason", "failed"),
+        JobState::Completed => (keys.completed(), "returnvalue", "completed"),
+        _ => return None,
+    };
+    let names = [
+        keys.job_key(id.as_str()),
+        keys.events(),
+        set,
+        keys.wait(),
+        keys.meta(),
+        keys.active(),
+        keys.marker(),
+        keys.prioritized(),
+        keys.pc(),
+    ];
+    let call = Call::new(&scripts::REPROCESS, &names).arg(id.as_str()).arg("LPUSH").arg(property).arg(previous);
+    // Attempts made are forgotten; attempts started are not: they tell apart what history remembers.
+    Some(call.arg("1").arg("0"))
 }
 
 /// Forgets a job without its children.

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
-use patchbay_model::job::JobState;
+use patchbay_model::job::{JobState, Trace};
 use serde::Serialize;
 
+use crate::bulk::CANCELLED;
 use crate::damage::text;
+use crate::opts::JobOpts;
 
 /// Jobs per state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -61,6 +63,9 @@ pub struct JobView {
     pub processed_by: Option<String>,
     /// The schedule whose tick it is.
     pub schedule_id: Option<String>,
+    /// The bulk operation that has removed it, while it still waits to be dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub removed_by: Option<i64>,
     /// What is wrong with what Redis holds of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
@@ -70,6 +75,11 @@ pub struct JobView {
 pub(crate) type Hash = Result<HashMap<Vec<u8>, Vec<u8>>, String>;
 
 impl JobView {
+    /// What caused it; nothing where its options cannot be read.
+    pub fn trace(&self) -> Trace {
+        JobOpts::parse(&self.opts).map(|opts| opts.trace).unwrap_or_default()
+    }
+
     pub(crate) fn new(id: String, state: JobState, hash: Hash) -> Self {
         let damage = match &hash {
             Err(what) => Some(what.clone()),
@@ -78,7 +88,7 @@ impl JobView {
         };
         let fields = hash.unwrap_or_default().into_iter();
         let mut fields: HashMap<String, String> = fields.map(|(name, value)| (text(&name), text(&value))).collect();
-        let number = |text: Option<String>| text.and_then(|text| text.parse().ok());
+        let number = |text: Option<String>| text.and_then(|text| text.parse::<u64>().ok());
         let count = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0);
         Self {
             id,
@@ -101,6 +111,7 @@ impl JobView {
                 .unwrap_or_default(),
             processed_by: fields.remove("pb"),
             schedule_id: fields.remove("rjk"),
+            removed_by: number(fields.remove(CANCELLED)).and_then(|bulk| i64::try_from(bulk).ok()),
             damage,
         }
     }

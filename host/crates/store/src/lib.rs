@@ -7,6 +7,8 @@ mod alert_deliveries;
 mod alerts;
 mod attempts;
 mod audit;
+mod bulk;
+mod dead_letters;
 mod error;
 mod grants;
 mod history;
@@ -32,6 +34,8 @@ pub use alert_deliveries::{DueDelivery, UndeliveredRow};
 pub use alerts::{AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow};
 pub use attempts::AttemptRow;
 pub use audit::{AuditFilter, AuditRow, TrailRow};
+pub use bulk::{BulkItem, BulkOutcome, BulkReason, BulkRow, NewBulk, NewBulkItem};
+pub use dead_letters::{DeadLetterRow, DeadLetters, Ended};
 pub use error::StoreError;
 pub use grants::{GrantRow, USES_DAYS};
 pub use history::{

@@ -31,6 +31,8 @@ pub enum Duty {
     History = 0x7061_7463_6800_0002,
     /// Copying what other workers do.
     Mirror = 0x7061_7463_6800_0003,
+    /// Working off bulk operations.
+    Bulk = 0x7061_7463_6800_0004,
 }
 
 /// One process's claim to a duty.

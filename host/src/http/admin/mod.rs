@@ -4,7 +4,9 @@ mod add;
 mod alerts;
 mod audit;
 mod breakers;
+mod bulk;
 mod call;
+mod dead_letters;
 mod export;
 mod flow;
 mod history;
@@ -54,6 +56,8 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(call::router())
         .merge(sql::router())
         .merge(maintain::router())
+        .merge(bulk::router())
+        .merge(dead_letters::router())
         .merge(schedules::router())
         .merge(secrets::router())
         .merge(audit::router())

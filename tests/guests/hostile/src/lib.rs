@@ -130,7 +130,9 @@ impl Jobs for Hostile {
                     Some("never") => Retry::Never,
                     _ => Retry::Backoff,
                 };
-                Err(Failure::new("on-request", "failed on request", retry))
+                let data = data(&job);
+                let message = data["message"].as_str().unwrap_or("failed on request");
+                Err(Failure::new("on-request", message, retry))
             }
             "progress" => {
                 for percent in 0..=100 {

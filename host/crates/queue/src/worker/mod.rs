@@ -5,6 +5,7 @@
 //! apply. Locks are renewed off the guests' threads, and a lost lock cancels the guest ([`locks`]). When Redis is away, settlements are
 //! tried again while the lock lasts, and fetching goes on as soon as it is back.
 
+mod cancelled;
 mod damage;
 mod delivery;
 mod driver;

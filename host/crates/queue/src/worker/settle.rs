@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
+use super::cancelled;
 use super::fetch::{self, FetchOpts, Look, Next, Taken, unwritable};
 use super::retention::KeepJobs;
 use super::{Disposition, End, Inner, Pass, Settlement};
@@ -57,6 +58,9 @@ pub(super) struct Settling<'a> {
 impl Inner {
     /// Runs a job and settles it. Gives what the settlement fetched.
     pub(super) async fn process(&self, token: &str, mut taken: Taken, pass: &dyn Pass) -> Next {
+        if let Some(bulk) = cancelled::by(&taken) {
+            return self.drop_cancelled(&taken, bulk).await;
+        }
         let end = End::default();
         let id = taken.id.clone();
         let held = self.locks.hold(&id, token, end.clone());

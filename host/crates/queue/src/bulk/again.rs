@@ -1,0 +1,117 @@
+//! Adding many jobs anew, of what Redis or the history knows of earlier ones.
+
+use patchbay_model::job::{JobKey, JobState, NewJob};
+
+use super::{Chosen, Fate, Step};
+use crate::add;
+use crate::opts::JobOpts;
+use crate::{QueueError, Queues, now_ms};
+
+/// A job to be added anew.
+#[derive(Debug, Clone)]
+pub struct Again {
+    /// Its number within the operation.
+    pub n: i64,
+    /// What it does. Its id is BullMQ's to choose.
+    pub job: NewJob,
+    /// To be the same job as before: outside effects that it had are not repeated.
+    pub kept: Option<Kept>,
+}
+
+/// Who a job was.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// Its identity.
+    pub key: JobKey,
+    /// Starts that the history remembers, so that it tells the ones to come apart from them.
+    pub started: u32,
+}
+
+impl Queues {
+    /// Adds them; those that are to be the same job only where Redis has forgotten it.
+    pub async fn add_again(&self, bulk: i64, items: Vec<Again>) -> Result<Vec<Fate>, QueueError> {
+        self.memory.refuse_when_full().await?;
+        let notes = self.notes(bulk, items.iter().map(|item| item.n)).await?;
+        let mut fates = vec![None; items.len()];
+        let mut steps = Vec::new();
+        for (place, mut item) in items.into_iter().enumerate() {
+            if notes.contains_key(&item.n) {
+                fates[place] = Some(Fate::done());
+                continue;
+            }
+            if let Some(kept) = &item.kept
+                && let Some(reason) = self.cannot_be_the_same(kept).await?
+            {
+                fates[place] = Some(Fate::skipped(reason));
+                continue;
+            }
+            self.fill(&mut item.job);
+            match self.addition_again(&item) {
+                Ok(step) => steps.push((place, step)),
+                Err(QueueError::Invalid(reason)) => fates[place] = Some(Fate::Skipped(reason.into())),
+                Err(error) => return Err(error),
+            }
+        }
+        self.finish(bulk, fates, steps, |reply| match add::id(reply) {
+            Ok(id) => Fate::Done { new_id: Some(id), score: None },
+            Err(error) => Fate::Failed(error.to_string()),
+        })
+        .await
+    }
+
+    /// What Redis knows of these jobs, as jobs to be added; a reason where it knows too little.
+    pub async fn like(&self, items: &[Chosen]) -> Result<Vec<Result<NewJob, &'static str>>, QueueError> {
+        let seen = self.see(items, &["timestamp", "name", "data", "opts", "priority"]).await?;
+        let job = |(item, seen): (&Chosen, super::Seen)| {
+            if seen.number(0) != Some(item.key.created_ms) {
+                return Err("Redis has forgotten it");
+            }
+            let text = |place| seen.text(place).unwrap_or_default();
+            let opts = JobOpts::parse(text(3)).map_err(|_| "its options cannot be read")?;
+            Ok(NewJob {
+                attempts: opts.attempts,
+                backoff: opts.backoff,
+                priority: seen.number(4).and_then(|priority| priority.try_into().ok()).filter(|priority| *priority > 0),
+                trace: opts.trace,
+                ..NewJob::new(item.key.queue.clone(), text(1), text(2))
+            })
+        };
+        Ok(items.iter().zip(seen).map(job).collect())
+    }
+
+    fn addition_again(&self, item: &Again) -> Result<Step, QueueError> {
+        add::check(&item.job)?;
+        let keys = self.keys(&item.job.queue);
+        let (script, names) = add::script_for(&item.job, &keys);
+        let (id, created_ms) = match &item.kept {
+            Some(kept) => (Some(kept.key.id.clone()), kept.key.created_ms),
+            None => (None, now_ms()),
+        };
+        let call = add::addition(script, &names, &keys, &item.job, id, created_ms, None)?.call;
+        let after = item.kept.iter().map(|kept| {
+            let mut command = redis::cmd("HSET");
+            command.arg(keys.job_key(kept.key.id.as_str())).arg("ats").arg(kept.started);
+            command
+        });
+        Ok(Step { n: item.n, before: Vec::new(), call, after: after.collect(), note: String::new() })
+    }
+
+    async fn cannot_be_the_same(&self, kept: &Kept) -> Result<Option<&'static str>, QueueError> {
+        let keys = self.keys(&kept.key.queue);
+        let item = Chosen { n: 0, key: kept.key.clone(), state: JobState::Unknown, finished_on: None };
+        let seen = self.see(&[item], &["timestamp"]).await?;
+        match seen.first().and_then(|seen| seen.number(0)) {
+            Some(created) if created == kept.key.created_ms => return Ok(Some("Redis still has it: retry it instead")),
+            Some(_) => return Ok(Some("its id is another job's now: it can only be enqueued with a new key")),
+            None => {}
+        }
+        if let Ok(number) = kept.key.id.as_str().parse::<u64>() {
+            let counted: Option<u64> = redis::AsyncCommands::get(&mut self.connection.get(), keys.id()).await?;
+            // BullMQ would give the id to a new job one day, over this one.
+            if counted.unwrap_or(0) < number {
+                return Ok(Some("Redis counts ids anew since then: it can only be enqueued with a new key"));
+            }
+        }
+        Ok(None)
+    }
+}

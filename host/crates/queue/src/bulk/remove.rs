@@ -1,0 +1,222 @@
+//! Removing many jobs, and undoing it.
+//!
+//! Out of a sorted set a job goes at once. Out of the middle of a long list that would cost Redis milliseconds each, so a waiting job is
+//! marked, and dropped by the worker that takes it. A copy of what goes stays beside BullMQ's keys until the removal cannot be undone any
+//! more: personal data gets to no new place, and leaves by itself.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use bullmq::QueueKeys;
+use patchbay_model::job::JobState;
+use patchbay_model::{JobId, QueueName};
+use redis::{Cmd, Pipeline, RedisResult, Script, Value};
+
+use super::{Chosen, Fate, Step, set_of};
+use crate::operate::removal;
+use crate::scripts::Call;
+use crate::{QueueError, Queues};
+
+/// Ours, in a job's hash: the operation that has cancelled it.
+pub(crate) const CANCELLED: &str = "pcx";
+/// An operation is undone within an hour of its end, and lasts a while itself.
+const COPIES_STAY: Duration = Duration::from_secs(2 * 3_600);
+
+/// Marks a waiting job. `KEYS[1]` the job, `ARGV[1]` the operation, `ARGV[2]` when the job was made.
+static MARK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"local job = redis.call("HMGET", KEYS[1], "timestamp", "rjk", "parentKey", "pcx")
+        if not job[1] then return -1 end
+        if job[1] ~= ARGV[2] then return -2 end
+        if job[2] then return -3 end
+        if job[3] or redis.call("EXISTS", KEYS[1] .. ":dependencies", KEYS[1] .. ":processed") > 0 then return -4 end
+        if redis.call("EXISTS", KEYS[1] .. ":lock") == 1 or redis.call("HEXISTS", KEYS[1], "finishedOn") == 1 then return -5 end
+        if job[4] and job[4] ~= ARGV[1] then return -6 end
+        redis.call("HSET", KEYS[1], "pcx", ARGV[1])
+        return 1"#,
+    )
+});
+
+/// Takes a mark away, or puts a copy back. `KEYS`: job, copy, list or set, marker, events. `ARGV`: operation, id, score or nothing for a
+/// list, name of the event, when the job was made.
+static RESTORE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"local mark = redis.call("HMGET", KEYS[1], "timestamp", "pcx")
+        if mark[1] then
+            if mark[1] ~= ARGV[5] then return -2 end
+            if mark[2] == ARGV[1] then redis.call("HDEL", KEYS[1], "pcx") end
+            return 1
+        end
+        if redis.call("EXISTS", KEYS[2]) == 0 then return -1 end
+        redis.call("RENAME", KEYS[2], KEYS[1])
+        redis.call("PERSIST", KEYS[1])
+        if redis.call("EXISTS", KEYS[2] .. ":logs") == 1 then
+            redis.call("RENAME", KEYS[2] .. ":logs", KEYS[1] .. ":logs")
+            redis.call("PERSIST", KEYS[1] .. ":logs")
+        end
+        redis.call("HDEL", KEYS[1], "pcx")
+        if ARGV[3] == "" then
+            redis.call("HDEL", KEYS[1], "processedOn", "pb")
+            redis.call("LPUSH", KEYS[3], ARGV[2])
+        else
+            redis.call("ZADD", KEYS[3], ARGV[3], ARGV[2])
+        end
+        redis.call("ZADD", KEYS[4], 0, "0")
+        redis.call("XADD", KEYS[5], "MAXLEN", "~", "10000", "*", "event", ARGV[4], "jobId", ARGV[2])
+        return 1"#,
+    )
+});
+
+/// A removed job, to be put back.
+#[derive(Debug, Clone)]
+pub struct Removed {
+    /// Which.
+    pub job: Chosen,
+    /// Where it stood in its sorted set.
+    pub score: Option<f64>,
+}
+
+impl Queues {
+    /// Waiting jobs are marked, others go at once.
+    pub async fn remove_many(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<Fate>, QueueError> {
+        self.memory.refuse_when_full().await?;
+        let notes = self.notes(bulk, items.iter().map(|item| item.n)).await?;
+        let seen = self.see(items, &["timestamp", "finishedOn", "parentKey"]).await?;
+        let mut fates = vec![None; items.len()];
+        let (mut marks, mut steps) = (Vec::new(), Vec::new());
+        for (place, (item, seen)) in items.iter().zip(seen).enumerate() {
+            let keys = self.keys(&item.key.queue);
+            let job = keys.job_key(item.key.id.as_str());
+            if let Some(note) = notes.get(&item.n) {
+                fates[place] = Some(Fate::Done { new_id: None, score: note.parse().ok() });
+            } else if item.state == JobState::Waiting {
+                let call = Call::new(&MARK, &[&job]).arg(bulk).arg(item.key.created_ms);
+                marks.push((place, call));
+            } else {
+                let refused = match (seen.number(0), seen.score) {
+                    (None, _) => Some("Redis has forgotten it"),
+                    (Some(created), _) if created != item.key.created_ms => Some("its id is another job's now"),
+                    (Some(_), None) => Some("it has left its state since it was chosen"),
+                    (Some(_), _) if seen.number(1) != item.finished_on => Some("it has run since it was chosen"),
+                    _ if seen.text(2).is_some() => Some(IN_A_FLOW),
+                    _ => None,
+                };
+                match (refused, seen.score) {
+                    (None, Some(score)) => {
+                        let before = copying(&self.config.own_prefix, bulk, &item.key.queue, &item.key.id, &job);
+                        let call = removal(&keys, &item.key.id);
+                        steps.push((
+                            place,
+                            Step { n: item.n, before, call, after: Vec::new(), note: score.to_string() },
+                        ));
+                    }
+                    (reason, _) => fates[place] = Some(Fate::skipped(reason.unwrap_or_default())),
+                }
+            }
+        }
+        let marked = self.invoke_all(&marks.iter().map(|(_, call)| call).collect::<Vec<_>>()).await?;
+        for ((place, _), code) in marks.iter().zip(marked) {
+            fates[*place] = Some(code.map_or_else(Fate::Failed, |code| match code {
+                1 => Fate::done(),
+                -1 => Fate::skipped("Redis has forgotten it"),
+                -2 => Fate::skipped("its id is another job's now"),
+                -3 => Fate::skipped(OF_A_SCHEDULE),
+                -4 => Fate::skipped(IN_A_FLOW),
+                -6 => Fate::skipped("another operation has removed it"),
+                _ => Fate::skipped("it runs, or has run, since it was chosen"),
+            }));
+        }
+        self.finish(bulk, fates, steps, |code| match code {
+            Value::Int(1) => Fate::done(),
+            Value::Int(-8) => Fate::skipped(OF_A_SCHEDULE),
+            _ => Fate::skipped("it runs"),
+        })
+        .await
+    }
+
+    /// Puts removed jobs back where they were; waiting ones behind all that wait. Giving them again changes nothing.
+    pub async fn restore_many(&self, bulk: i64, items: &[Removed]) -> Result<Vec<Fate>, QueueError> {
+        self.memory.refuse_when_full().await?;
+        let mut calls = Vec::with_capacity(items.len());
+        for Removed { job: Chosen { key, state, .. }, score } in items {
+            let keys = self.keys(&key.queue);
+            let place = set_of(&keys, *state).unwrap_or_else(|| keys.wait());
+            let copy = copy_key(&self.config.own_prefix, bulk, &key.queue, &key.id);
+            let names = [keys.job_key(key.id.as_str()), copy, place, keys.marker(), keys.events()];
+            let event = match state {
+                JobState::Waiting | JobState::Prioritized => "waiting".to_owned(),
+                other => other.to_string(),
+            };
+            let score = score.map(|score| score.to_string()).unwrap_or_default();
+            calls.push(
+                Call::new(&RESTORE, &names).arg(bulk).arg(key.id.as_str()).arg(score).arg(event).arg(key.created_ms),
+            );
+        }
+        let codes = self.invoke_all(&calls.iter().collect::<Vec<_>>()).await?;
+        let fate = |code: Result<i64, String>| {
+            code.map_or_else(Fate::Failed, |code| match code {
+                1 => Fate::done(),
+                -1 => Fate::skipped("its copy is gone"),
+                _ => Fate::skipped("its id is another job's now"),
+            })
+        };
+        Ok(codes.into_iter().map(fate).collect())
+    }
+
+    /// Calls of our own scripts, which may be repeated.
+    async fn invoke_all(&self, calls: &[&Call]) -> Result<Vec<Result<i64, String>>, QueueError> {
+        let Some(first) = calls.first() else { return Ok(Vec::new()) };
+        let mut connection = self.connection.get();
+        first.load(&mut connection).await?;
+        let mut pipe = redis::pipe();
+        pipe.ignore_errors();
+        for call in calls {
+            pipe.add_command(call.command());
+        }
+        let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut connection).await?;
+        replies.into_iter().map(crate::damage::read::<i64>).collect()
+    }
+}
+
+const IN_A_FLOW: &str = "it belongs to a flow: remove it by itself, which tells its parent";
+const OF_A_SCHEDULE: &str = "it is a tick of a schedule: change or remove the schedule instead";
+
+fn copy_key(own_prefix: &str, bulk: i64, queue: &QueueName, id: &JobId) -> String {
+    format!("{own_prefix}:bulk:{bulk}:{queue}:{id}")
+}
+
+/// The job's hash and log, for undoing.
+fn copying(own_prefix: &str, bulk: i64, queue: &QueueName, id: &JobId, job: &str) -> Vec<Cmd> {
+    let copy = copy_key(own_prefix, bulk, queue, id);
+    let mut commands = Vec::new();
+    for part in ["", ":logs"] {
+        let (from, to) = (format!("{job}{part}"), format!("{copy}{part}"));
+        let mut copy = redis::cmd("COPY");
+        copy.arg(from).arg(&to).arg("REPLACE");
+        let mut expire = redis::cmd("EXPIRE");
+        expire.arg(to).arg(COPIES_STAY.as_secs());
+        commands.extend([copy, expire]);
+    }
+    commands
+}
+
+/// Takes a job away that its worker has found marked: its copy stays for undoing.
+pub(crate) fn taking_away(own_prefix: &str, bulk: i64, keys: &QueueKeys, queue: &QueueName, id: &JobId) -> Pipeline {
+    let job = keys.job_key(id.as_str());
+    let mut pipe = redis::pipe();
+    pipe.atomic();
+    for command in copying(own_prefix, bulk, queue, id, &job) {
+        pipe.add_command(command);
+    }
+    // BullMQ's script leaves alone what somebody has locked: here, that is us.
+    pipe.del(format!("{job}:lock")).srem(keys.stalled(), id.as_str());
+    pipe.add_command(removal(keys, id).command());
+    pipe
+}
+
+/// Whoever retries a job wants it to run.
+pub(super) fn without_mark(job: &str) -> Cmd {
+    let mut command = redis::cmd("HDEL");
+    command.arg(job).arg(CANCELLED);
+    command
+}

@@ -1,0 +1,76 @@
+//! Putting many finished jobs back into their queues, with other data if asked.
+
+use redis::Value;
+
+use super::{Chosen, Fate, Step};
+use crate::operate::reprocessing;
+use crate::{QueueError, Queues};
+
+/// From a job's name and data to its new data, or why it stays as it is.
+pub type Edit<'a> = dyn Fn(&Chosen, &str, &str) -> Result<String, String> + Send + Sync + 'a;
+
+const RUN_SINCE: &str = "it has been retried, or has run, since it was chosen";
+
+impl Queues {
+    /// Fresh attempts; id, creation and with them the idempotency key stay.
+    pub async fn retry_many(
+        &self,
+        bulk: i64,
+        items: &[Chosen],
+        edit: Option<&Edit<'_>>,
+    ) -> Result<Vec<Fate>, QueueError> {
+        self.memory.refuse_when_full().await?;
+        let notes = self.notes(bulk, items.iter().map(|item| item.n)).await?;
+        let fields: &[&str] =
+            if edit.is_some() { &["timestamp", "finishedOn", "name", "data"] } else { &["timestamp", "finishedOn"] };
+        let seen = self.see(items, fields).await?;
+        let mut fates = vec![None; items.len()];
+        let mut steps = Vec::new();
+        for (place, (item, seen)) in items.iter().zip(seen).enumerate() {
+            let keys = self.keys(&item.key.queue);
+            let fate = match seen.number(0) {
+                _ if notes.contains_key(&item.n) => Some(Fate::done()),
+                None => Some(Fate::skipped("Redis has forgotten it")),
+                Some(created) if created != item.key.created_ms => Some(Fate::skipped("its id is another job's now")),
+                Some(_) if seen.score.is_none() || seen.number(1) != item.finished_on => Some(Fate::skipped(RUN_SINCE)),
+                Some(_) => None,
+            };
+            let edited = match (&fate, edit) {
+                (None, Some(edit)) => {
+                    let text = |place| seen.text(place).unwrap_or_default();
+                    edit(item, text(2), text(3)).and_then(|data| {
+                        crate::add::check_data(&data).map_err(|error| error.to_string())?;
+                        Ok(Some(data))
+                    })
+                }
+                _ => Ok(None),
+            };
+            let fate = match &edited {
+                Err(reason) => Some(Fate::Skipped(reason.clone().into())),
+                Ok(_) => fate,
+            };
+            let call = reprocessing(&keys, &item.key.id, item.state);
+            fates[place] = match call {
+                None => Some(Fate::skipped("only completed and failed jobs can be retried")),
+                Some(_) => fate,
+            };
+            if let (None, Some(call)) = (&fates[place], call) {
+                let job = keys.job_key(item.key.id.as_str());
+                let mut before = vec![super::remove::without_mark(&job)];
+                if let Ok(Some(data)) = edited {
+                    // As BullMQ's script does, which looks only whether the job is there.
+                    let mut update = redis::cmd("HSET");
+                    update.arg(&job).arg("data").arg(data);
+                    before.push(update);
+                }
+                steps.push((place, Step { n: item.n, before, call, after: Vec::new(), note: String::new() }));
+            }
+        }
+        self.finish(bulk, fates, steps, |code| match code {
+            Value::Int(1) => Fate::done(),
+            Value::Int(-1) => Fate::skipped("Redis has forgotten it"),
+            _ => Fate::skipped(RUN_SINCE),
+        })
+        .await
+    }
+}

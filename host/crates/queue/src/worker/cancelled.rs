@@ -1,0 +1,34 @@
+//! Waiting jobs that a bulk operation has removed: the worker that takes one drops it.
+
+use patchbay_model::JobId;
+use redis::Value;
+use tracing::{debug, warn};
+
+use super::Inner;
+use super::fetch::{Look, Next, Taken};
+use crate::bulk::{CANCELLED, taking_away};
+use crate::operate::removal;
+
+/// The operation that has removed it.
+pub(super) fn by(taken: &Taken) -> Option<i64> {
+    taken.fields.get(CANCELLED)?.parse().ok()
+}
+
+impl Inner {
+    /// What cannot be dropped now stalls, and is dropped by whoever takes it then.
+    pub(super) async fn drop_cancelled(&self, taken: &Taken, bulk: i64) -> Next {
+        let queue = &self.config.queue;
+        let Ok(id) = taken.id.parse::<JobId>() else { return Next::Nothing(Look::Now) };
+        let dropped = async {
+            let mut connection = self.queues.connection.get();
+            removal(&self.names.keys, &id).load(&mut connection).await?;
+            let pipe = taking_away(&self.queues.config.own_prefix, bulk, &self.names.keys, queue, &id);
+            pipe.query_async::<Value>(&mut connection).await
+        };
+        match dropped.await {
+            Ok(_) => debug!(%queue, job = %id, bulk, "dropped: a bulk operation has removed it"),
+            Err(error) => warn!(%error, %queue, job = %id, bulk, "a removed job is not dropped yet"),
+        }
+        Next::Nothing(Look::Now)
+    }
+}

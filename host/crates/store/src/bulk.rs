@@ -1,0 +1,332 @@
+//! Bulk operations: what is meant, which jobs were chosen, and what became of each.
+//!
+//! Operators make, pause and cancel them from any host; the one that leads works them off ([`Lead`]). Counts are kept in the same statement
+//! as the items that they count.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::attempts::without_nul;
+use crate::{Lead, Store, StoreError};
+
+/// For how long a removal can be undone.
+const UNDO: &str = "interval '1 hour'";
+/// Items are for whoever asks what became of a job.
+const ITEMS_STAY: &str = "interval '30 days'";
+
+/// An operation to be.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct NewBulk<'a> {
+    pub id: i64,
+    pub prefix: &'a str,
+    pub kind: &'a str,
+    pub source: &'a str,
+    pub job_state: String,
+    pub filter: Value,
+    pub identity: Option<&'a str>,
+    pub edits: Option<String>,
+    pub actor: &'a str,
+    pub reason: Option<&'a str>,
+    pub stop_after: Option<i64>,
+}
+
+/// An operation.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct BulkRow {
+    pub id: i64,
+    pub kind: String,
+    pub source: String,
+    pub job_state: String,
+    pub filter: Value,
+    /// For jobs that are added anew: `keep` or `new`.
+    pub identity: Option<String>,
+    #[serde(skip)]
+    pub edits: Option<String>,
+    pub actor: String,
+    pub reason: Option<String>,
+    pub state: String,
+    #[serde(skip)]
+    pub place: Option<Value>,
+    /// It pauses once so many are handled.
+    pub stop_after: Option<i64>,
+    pub error: Option<String>,
+    pub matched: i64,
+    pub done: i64,
+    pub skipped: i64,
+    pub failed: i64,
+    /// Put back, of a removal that was undone.
+    pub restored: i64,
+    pub created_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Of a removal.
+    pub undo_until: Option<DateTime<Utc>>,
+}
+
+const COLUMNS: &str = "id, kind, source, job_state, filter, identity, edits, actor, reason, state, place, stop_after, error, matched, done, \
+    skipped, failed, restored, created_at, ended_at, undo_until";
+
+/// One job of an operation.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct BulkItem {
+    pub n: i64,
+    pub queue: String,
+    pub job_id: String,
+    pub job_created_ms: i64,
+    pub job_state: String,
+    #[serde(skip)]
+    pub finished_on: Option<i64>,
+    pub state: String,
+    /// Why it was left, or failed.
+    pub reason: Option<String>,
+    /// Of a job that was added.
+    pub new_id: Option<String>,
+    #[serde(skip)]
+    pub score: Option<f64>,
+}
+
+const ITEM_COLUMNS: &str = "n, queue, job_id, job_created_ms, job_state, finished_on, state, reason, new_id, score";
+
+/// A job that was chosen.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct NewBulkItem {
+    pub queue: String,
+    pub job_id: String,
+    pub job_created_ms: i64,
+    pub job_state: String,
+    pub finished_on: Option<i64>,
+}
+
+/// What became of one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct BulkOutcome {
+    pub n: i64,
+    /// `done`, `skipped` or `failed`; of an undoing, `restored` or `lost`.
+    pub state: String,
+    pub reason: Option<String>,
+    pub new_id: Option<String>,
+    pub score: Option<f64>,
+}
+
+/// How often something was left for one reason.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct BulkReason {
+    /// `skipped`, `failed` or `lost`.
+    pub state: String,
+    /// In words.
+    pub reason: String,
+    /// Jobs.
+    pub jobs: i64,
+}
+
+impl Store {
+    /// The id of an operation to be, for the audit trail.
+    pub async fn next_bulk_id(&self) -> Result<i64, StoreError> {
+        Ok(sqlx::query_scalar("select nextval('bulk_ids')").fetch_one(&self.pool).await?)
+    }
+
+    /// Makes an operation; whoever leads begins with it.
+    pub async fn begin_bulk(&self, new: &NewBulk<'_>) -> Result<BulkRow, StoreError> {
+        // One of long ago goes for each that comes: they do not become more, and a large one that takes too long holds up nobody.
+        let forget =
+            format!("delete from bulks where id = (select min(id) from bulks where ended_at < now() - {ITEMS_STAY})");
+        sqlx::query(sqlx::AssertSqlSafe(forget)).execute(&self.pool).await.ok();
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "insert into bulks (id, prefix, kind, source, job_state, filter, identity, edits, actor, reason, stop_after) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning {COLUMNS}"
+        )));
+        let query = query.bind(new.id).bind(new.prefix).bind(new.kind).bind(new.source).bind(&new.job_state);
+        let query = query.bind(&new.filter).bind(new.identity).bind(&new.edits).bind(new.actor).bind(new.reason);
+        Ok(query.bind(new.stop_after).fetch_one(&self.pool).await?)
+    }
+
+    /// The newest first.
+    pub async fn bulks(&self, prefix: &str, before: Option<i64>, most: i64) -> Result<Vec<BulkRow>, StoreError> {
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS} from bulks where prefix = $1 and ($2::bigint is null or id < $2) order by id desc limit $3"
+        )));
+        Ok(query.bind(prefix).bind(before).bind(most).fetch_all(&self.pool).await?)
+    }
+
+    /// One.
+    pub async fn bulk(&self, prefix: &str, id: i64) -> Result<BulkRow, StoreError> {
+        let query =
+            sqlx::query_as(sqlx::AssertSqlSafe(format!("select {COLUMNS} from bulks where prefix = $1 and id = $2")));
+        let row = query.bind(prefix).bind(id).fetch_optional(&self.pool).await?;
+        row.ok_or_else(|| StoreError::NotFound(format!("there is no bulk operation {id}; see: patchbay bulk list")))
+    }
+
+    /// Why jobs of an operation were left or failed, the most frequent reason first.
+    pub async fn bulk_reasons(&self, id: i64) -> Result<Vec<BulkReason>, StoreError> {
+        let query = sqlx::query_as(
+            "select state, coalesce(reason, '') as reason, count(*) as jobs from bulk_items \
+             where bulk = $1 and state in ('skipped', 'failed', 'lost') group by 1, 2 order by 3 desc, 2 limit 20",
+        );
+        Ok(query.bind(id).fetch_all(&self.pool).await?)
+    }
+
+    /// Its jobs, in order.
+    pub async fn bulk_items(
+        &self,
+        id: i64,
+        state: Option<&str>,
+        behind: i64,
+        most: i64,
+    ) -> Result<Vec<BulkItem>, StoreError> {
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "select {ITEM_COLUMNS} from bulk_items where bulk = $1 and ($2::text is null or state = $2) and n > $3 order by n limit $4"
+        )));
+        Ok(query.bind(id).bind(state).bind(behind).bind(most).fetch_all(&self.pool).await?)
+    }
+
+    /// Whether the one that leads has something to do.
+    pub async fn has_active_bulks(&self, prefix: &str) -> Result<bool, StoreError> {
+        let query =
+            "select exists (select from bulks where prefix = $1 and state in ('matching', 'running', 'undoing'))";
+        Ok(sqlx::query_scalar(query).bind(prefix).fetch_one(&self.pool).await?)
+    }
+
+    /// Stops one where it is; what is done stays done.
+    pub async fn cancel_bulk(&self, prefix: &str, id: i64) -> Result<BulkRow, StoreError> {
+        let undo = format!("case when kind = 'remove' then now() + {UNDO} end");
+        let set = format!("state = 'cancelled', ended_at = now(), edits = null, undo_until = {undo}");
+        self.change_bulk(prefix, id, &set, "state in ('matching', 'running', 'paused')", "it has ended already").await
+    }
+
+    /// Lets a paused one go on, to its end or for so many jobs more.
+    pub async fn resume_bulk(&self, prefix: &str, id: i64, more: Option<i64>) -> Result<BulkRow, StoreError> {
+        let stop = more.map_or("null".to_owned(), |more| format!("done + failed + {more}"));
+        let set = format!("state = 'running', stop_after = {stop}");
+        self.change_bulk(prefix, id, &set, "state = 'paused'", "it is not paused").await
+    }
+
+    /// Puts back what a removal has removed.
+    pub async fn undo_bulk(&self, prefix: &str, id: i64) -> Result<BulkRow, StoreError> {
+        let condition = "kind = 'remove' and state in ('done', 'cancelled', 'failed') and undo_until > now()";
+        let rule = "only a removal that has ended, or was cancelled, within the last hour can be undone";
+        self.change_bulk(prefix, id, "state = 'undoing', ended_at = null", condition, rule).await
+    }
+
+    async fn change_bulk(
+        &self,
+        prefix: &str,
+        id: i64,
+        set: &str,
+        condition: &str,
+        rule: &str,
+    ) -> Result<BulkRow, StoreError> {
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "update bulks set {set} where prefix = $1 and id = $2 and {condition} returning {COLUMNS}"
+        )));
+        match query.bind(prefix).bind(id).fetch_optional(&self.pool).await? {
+            Some(row) => Ok(row),
+            None => {
+                let state = self.bulk(prefix, id).await?.state;
+                Err(StoreError::Conflict(format!("bulk operation {id} is {state}: {rule}")))
+            }
+        }
+    }
+}
+
+/// What the leading host does; through its own connection, so that one that leads no longer cannot write.
+impl Lead<'_> {
+    /// Operations that have something to do.
+    pub async fn active_bulks(&mut self, prefix: &str) -> Result<Vec<BulkRow>, StoreError> {
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS} from bulks where prefix = $1 and state in ('matching', 'running', 'undoing') order by id"
+        )));
+        Ok(query.bind(prefix).fetch_all(&mut *self.0).await?)
+    }
+
+    /// Adds what was chosen; `next` is where choosing goes on, absent when it is done. A job that comes twice is one.
+    pub async fn choose_bulk_items(
+        &mut self,
+        id: i64,
+        items: &[NewBulkItem],
+        next: Option<Value>,
+    ) -> Result<(), StoreError> {
+        let rows =
+            serde_json::to_value(items).map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
+        let query = sqlx::query(
+            "with added as (insert into bulk_items (bulk, queue, job_id, job_created_ms, job_state, finished_on) \
+             select $1, queue, job_id, job_created_ms, job_state, finished_on from jsonb_to_recordset($2) \
+             as rows (queue text, job_id text, job_created_ms bigint, job_state text, finished_on bigint) on conflict do nothing returning 1) \
+             update bulks set matched = matched + (select count(*) from added), place = $3, \
+             state = case when state = 'matching' and $3::jsonb is null then 'running' else state end where id = $1",
+        );
+        query.bind(id).bind(rows).bind(next).execute(&mut *self.0).await?;
+        Ok(())
+    }
+
+    /// What is to be done next.
+    pub async fn pending_bulk_items(&mut self, id: i64, most: i64) -> Result<Vec<BulkItem>, StoreError> {
+        self.items_in("pending", id, most).await
+    }
+
+    /// What is to be undone next.
+    pub async fn done_bulk_items(&mut self, id: i64, most: i64) -> Result<Vec<BulkItem>, StoreError> {
+        self.items_in("done", id, most).await
+    }
+
+    async fn items_in(&mut self, state: &str, id: i64, most: i64) -> Result<Vec<BulkItem>, StoreError> {
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "select {ITEM_COLUMNS} from bulk_items where bulk = $1 and state = '{state}' order by n limit $2"
+        )));
+        Ok(query.bind(id).bind(most).fetch_all(&mut *self.0).await?)
+    }
+
+    /// Records what became of a batch, once; the operation pauses when it has handled as many as it was to handle first.
+    pub async fn record_bulk_items(&mut self, id: i64, from: &str, outcomes: &[BulkOutcome]) -> Result<(), StoreError> {
+        let storable = |outcome: &BulkOutcome| BulkOutcome {
+            reason: outcome.reason.as_deref().map(|reason| without_nul(reason).into_owned()),
+            ..outcome.clone()
+        };
+        let rows: Vec<BulkOutcome> = outcomes.iter().map(storable).collect();
+        let rows =
+            serde_json::to_value(rows).map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
+        let query = sqlx::query(
+            "with changed as (update bulk_items i set state = o.state, reason = o.reason, new_id = coalesce(o.new_id, i.new_id), \
+             score = coalesce(o.score, i.score) from jsonb_to_recordset($2) \
+             as o (n bigint, state text, reason text, new_id text, score float8) \
+             where i.bulk = $1 and i.n = o.n and i.state = $3 returning i.state), \
+             c as (select count(*) filter (where state = 'done') as done, count(*) filter (where state = 'skipped') as skipped, \
+             count(*) filter (where state = 'failed') as failed, count(*) filter (where state = 'restored') as restored from changed) \
+             update bulks b set done = b.done + c.done, skipped = b.skipped + c.skipped, failed = b.failed + c.failed, \
+             restored = b.restored + c.restored, state = case when b.state = 'running' \
+             and b.done + b.failed + c.done + c.failed >= b.stop_after \
+             and b.done + b.skipped + b.failed + c.done + c.skipped + c.failed < b.matched then 'paused' else b.state end \
+             from c where b.id = $1",
+        );
+        query.bind(id).bind(rows).bind(from).execute(&mut *self.0).await?;
+        Ok(())
+    }
+
+    /// Ends one that is still at it; gives it as it ended. What was done is written to the action of the operator who began it, too.
+    pub async fn end_bulk(&mut self, id: i64, state: &str, error: Option<&str>) -> Result<Option<BulkRow>, StoreError> {
+        let query = sqlx::query_as::<_, BulkRow>(sqlx::AssertSqlSafe(format!(
+            "update bulks set state = $2, error = $3, ended_at = now(), edits = null, \
+             undo_until = case when kind = 'remove' and $2 <> 'undone' then now() + {UNDO} end \
+             where id = $1 and state in ('matching', 'running', 'undoing') returning {COLUMNS}"
+        )));
+        let ended = query.bind(id).bind(state).bind(error).fetch_optional(&mut *self.0).await?;
+        if let Some(row) = &ended {
+            let action = if state == "undone" { "bulk.undo".to_owned() } else { format!("bulk.{}", row.kind) };
+            let result = serde_json::to_value(row).unwrap_or_default();
+            let query = sqlx::query(
+                "update operator_actions set ended_at = now(), result = $3, error = $4 where id = \
+                 (select max(id) from operator_actions where action = $1 and target = $2)",
+            );
+            let target = format!("bulk/{id}");
+            query.bind(action).bind(target).bind(result).bind(error).execute(&mut *self.0).await?;
+        }
+        Ok(ended)
+    }
+}
