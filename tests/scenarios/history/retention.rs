@@ -148,8 +148,8 @@ async fn a_persons_data_is_erased_and_what_happened_stays() -> anyhow::Result<()
     );
     let story = "select outcome, message, stack, calls, body from patchbay.attempts where job_id = $1 and erased_at is not null";
     let mut database = world.database().await?;
-    let row: (String, Option<String>, Option<String>, Option<Value>, Option<Vec<u8>>) =
-        sqlx::query_as(story).bind(&asha).fetch_one(&mut database).await?;
+    type Row = (String, Option<String>, Option<String>, Option<Value>, Option<Vec<u8>>);
+    let row: Row = sqlx::query_as(story).bind(&asha).fetch_one(&mut database).await?;
     assert_eq!(row, ("failed".into(), None, None, None, None));
     let message: String =
         sqlx::query_scalar("select message from patchbay.dead_letters").fetch_one(&mut database).await?;

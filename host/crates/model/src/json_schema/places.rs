@@ -183,7 +183,8 @@ impl<'a> Places<'a> {
             ("contentSchema", _) => drop(self.add(value, path)?),
             ("pattern", _) => self.patterns += 1,
             ("$anchor", Value::String(anchor)) => {
-                if self.by_anchor.insert(anchor, at).is_some() {
+                let taken = self.by_anchor.insert(anchor, at);
+                if taken.is_some() {
                     return Err(format!("#{path}: {anchor:?} is the $anchor of another schema, too"));
                 }
             }

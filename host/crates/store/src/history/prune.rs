@@ -170,7 +170,9 @@ async fn drop_month(connection: &mut PgConnection, name: &str) -> Result<bool, S
     for table in [name, &terms] {
         match sqlx::query(AssertSqlSafe(format!("drop table if exists patchbay.{table}"))).execute(&mut *tx).await {
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03") => return Ok(false),
-            done => drop(done?),
+            done => {
+                done?;
+            }
         }
     }
     tx.commit().await?;
