@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use redis::AsyncCommands;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -146,6 +147,8 @@ async fn what_was_backed_up_is_there_again_on_new_machines_and_every_waiting_job
     drop(redis);
 
     let (world, _postgres, _redis) = restored(&dump, &files.path().join("appendonlydir"), &world.prefix).await?;
+    let paused: Option<String> = world.redis().await?.hget(format!("{}:{QUEUE}:meta", world.prefix), "paused").await?;
+    assert_eq!(paused.as_deref(), Some("1"), "what the document sets before any host starts");
     let cache = world.dir.path().join("cache");
     let cache = ("PATCHBAY_RUNTIME_CACHE_DIR", cache.to_str().context("a path")?);
     let host = world.host(&[KEY, cache]).await?;
