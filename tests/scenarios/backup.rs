@@ -82,7 +82,7 @@ async fn what_is_set(host: &Host) -> anyhow::Result<Value> {
 
 async fn has_ended(host: &Host, job: &str) -> anyhow::Result<Value> {
     host.job_in(QUEUE, job, "completed").await?;
-    until(Duration::from_secs(30), &format!("job {job} in the history"), async || {
+    until(Duration::from_secs(60), &format!("job {job} in the history"), async || {
         let found = get(host, &format!("history/search?queue={QUEUE}&job={job}")).await?;
         Ok((found.as_array().map(Vec::len) > Some(0)).then_some(found))
     })
