@@ -105,6 +105,9 @@ pub enum What {
         verdict: String,
         code: Option<String>,
         message: Option<String>,
+        /// Of the plugin's code, where it trapped.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stack: Option<String>,
         /// Outside calls: what, where, how they ended and how long they took.
         calls: Value,
         /// Who says so: the host that ran it, or somebody who saw it from outside.
@@ -249,6 +252,7 @@ fn attempt(row: &FoundRow, before: Option<DateTime<Utc>>, versions: &BTreeMap<St
         verdict: at.verdict,
         code: at.code,
         message: at.message,
+        stack: at.stack,
         calls: at.calls.unwrap_or_else(|| Value::Array(Vec::new())),
         source: at.source,
     };

@@ -19,16 +19,16 @@ use crate::metrics::scrape;
 const SOON: Duration = Duration::from_secs(20);
 
 /// Takes messages on any path, or does not.
-struct Receiver {
-    address: SocketAddr,
+pub struct Receiver {
+    pub address: SocketAddr,
     /// What it answers; a message counts as taken with 200 only.
-    status: Arc<AtomicU16>,
+    pub status: Arc<AtomicU16>,
     hangs: Arc<AtomicBool>,
     seen: Arc<Mutex<Vec<(String, u16, Value)>>>,
 }
 
 impl Receiver {
-    async fn new() -> anyhow::Result<Self> {
+    pub async fn new() -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let receiver = Self {
             address: listener.local_addr()?,
@@ -52,30 +52,30 @@ impl Receiver {
         Ok(receiver)
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.address)
     }
 
     /// Messages on a path that were answered so, oldest first.
-    fn messages(&self, path: &str, status: u16) -> Vec<Value> {
+    pub fn messages(&self, path: &str, status: u16) -> Vec<Value> {
         let seen = self.seen.lock().expect("no panic");
         seen.iter().filter(|(p, s, _)| p == path && *s == status).map(|(_, _, body)| body.clone()).collect()
     }
 
     /// What was taken by the webhook about a subject: the events, oldest first.
-    fn told(&self, subject: &str) -> Vec<String> {
+    pub fn told(&self, subject: &str) -> Vec<String> {
         let about = |body: &Value| (body["subject"] == subject).then(|| body["event"].as_str().map(str::to_owned));
         self.messages("/webhook", 200).iter().filter_map(|body| about(body).flatten()).collect()
     }
 
-    async fn until_told(&self, subject: &str, events: &[&str]) -> anyhow::Result<()> {
+    pub async fn until_told(&self, subject: &str, events: &[&str]) -> anyhow::Result<()> {
         let what = format!("{events:?} of {subject}; so far: {:?}", self.told(subject));
         until(SOON, &what, async || Ok((self.told(subject) == events).then_some(()))).await
     }
 }
 
 /// A host that looks often, and tells the receiver.
-async fn host(world: &World, receiver: &Receiver, more: &[(&str, &str)]) -> anyhow::Result<Host> {
+pub async fn host(world: &World, receiver: &Receiver, more: &[(&str, &str)]) -> anyhow::Result<Host> {
     let webhook = receiver.url("webhook");
     let mut env = vec![("PATCHBAY_ALERTS_EVERY_MS", "100"), ("PATCHBAY_ALERTS_WEBHOOK_URL", webhook.as_str())];
     env.extend(more);
@@ -83,7 +83,7 @@ async fn host(world: &World, receiver: &Receiver, more: &[(&str, &str)]) -> anyh
 }
 
 /// A job that nobody takes counts as waiting too long after a tenth of a second.
-async fn impatient(host: &Host) -> anyhow::Result<()> {
+pub async fn impatient(host: &Host) -> anyhow::Result<()> {
     let set = ["--json", "alert", "rule", "set", "oldest-waiting", "--threshold", "0.1", "--for", "0s"];
     let rule = json_of(host, &set).await?;
     ensure!(rule["threshold"] == 0.1 && rule["holdS"] == 0, "{rule}");

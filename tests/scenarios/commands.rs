@@ -322,6 +322,11 @@ async fn doctor_says_what_is_wrong_and_how_to_mend_it() -> anyhow::Result<()> {
         "{messages:?}"
     );
     assert!(findings.iter().all(|finding| finding["level"] == "ok" || finding["mend"].is_string()), "{findings:?}");
+    let alerts = findings.iter().find(|finding| finding["check"] == "alerts").context("a finding")?;
+    assert!(
+        alerts["level"] == "warning" && alerts["mend"].as_str().is_some_and(|mend| mend.contains("alerts.webhook_url")),
+        "{alerts}"
+    );
     let away = doctor("redis://127.0.0.1:1/".into()).await?;
     assert_eq!(away.status.code(), Some(1));
     let findings: Vec<Value> = serde_json::from_slice(&away.stdout)?;

@@ -265,9 +265,14 @@ pub fn hostile_plugin_calling(address: std::net::SocketAddr) -> anyhow::Result<V
 
 /// The same under another manifest.
 pub fn hostile_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
+    as_hostile_plugin(&hostile_component()?, change)
+}
+
+/// Another guest as a revision of the same plugin.
+pub fn as_hostile_plugin(component: &[u8], change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
     let manifest = change(std::fs::read_to_string(repository().join("tests/guests/hostile/plugin.toml"))?);
     let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
-    Ok(patchbay_runtime::pack(&hostile_component()?, &manifest)?)
+    Ok(patchbay_runtime::pack(component, &manifest)?)
 }
 
 /// The guest that reaches for files, environment and sockets.

@@ -5,6 +5,7 @@
 
 mod alerts;
 mod audit;
+mod backup;
 mod bad_input;
 mod breaker;
 mod bulk;
@@ -23,6 +24,7 @@ mod health;
 mod history;
 mod incident;
 mod interop;
+mod journeys;
 mod leak;
 mod listing;
 mod load;

@@ -70,7 +70,8 @@ impl Drop for PostgresServer {
     }
 }
 
-fn programs() -> anyhow::Result<PathBuf> {
+/// Where its programs are.
+pub fn programs() -> anyhow::Result<PathBuf> {
     let versioned = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut versioned: Vec<PathBuf> = versioned.map(|entry| entry.path().join("bin")).collect();
     versioned.sort();

@@ -5,6 +5,8 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::json;
 
+use crate::alerts::{self, Receiver};
+use crate::commands::json_of;
 use crate::harness::{Host, PASSWORD, USER, World, binary, hostile_plugin, repository, until};
 use crate::redis_server::RedisServer;
 
@@ -62,13 +64,24 @@ impl Step {
     }
 }
 
+/// The runbook that a message's page names for its rule.
+fn leads_to(runbook: &serde_json::Value) -> anyhow::Result<Option<&'static str>> {
+    let (page, rule) = runbook.as_str().and_then(|link| link.split_once('#')).context("a page and a place in it")?;
+    let page = std::fs::read_to_string(repository().join(page))?;
+    let row =
+        page.lines().find(|line| line.contains(&format!("id=\"{rule}\""))).context("the rule has a place there")?;
+    Ok(["runbook-a.md", "runbook-f.md"].into_iter().find(|document| row.contains(document)))
+}
+
 #[tokio::test]
 async fn runbook_a_finds_and_mends_what_it_says() -> anyhow::Result<()> {
     let document = std::fs::read_to_string(repository().join("docs/operations/runbook-a.md"))?;
-    let mut world = World::new().await?;
+    let (mut world, receiver) = (World::new().await?, Receiver::new().await?);
     let mut redis = RedisServer::start_new(world.dir.path()).await?;
     world.redis_url = redis.url.clone();
-    let host = world.host(&[]).await?;
+    let host = alerts::host(&world, &receiver, &[]).await?;
+    alerts::impatient(&host).await?;
+    json_of(&host, &["--json", "alert", "rule", "set", "health", "--for", "0s"]).await?;
     let digest = host.deploy("hostile", hostile_plugin()?).await?;
     let drill = async |letter: char, job: &str| {
         let names = [("QUEUE", QUEUE), ("JOB", job), ("PLUGIN", "hostile"), ("DIGEST", &digest[..12])];
@@ -86,17 +99,32 @@ async fn runbook_a_finds_and_mends_what_it_says() -> anyhow::Result<()> {
 
     host.post("/api/admin/plugins/hostile/deactivate", json!({})).await?;
     let waiting = host.add(QUEUE, json!({ "name": "noop" })).await?;
+    receiver.until_told(QUEUE, &["firing"]).await?;
+    let message = receiver.messages("/webhook", 200)[0].clone();
+    println!("{message:#}");
+    assert_eq!(message["next"], format!("patchbay queue why {QUEUE}"), "the document's first question");
+    assert_eq!(leads_to(&message["runbook"])?, Some("runbook-a.md"));
     drill('A', &waiting).await?;
+    receiver.until_told(QUEUE, &["firing", "recovered"]).await?;
 
     let poison = host.add(QUEUE, json!({ "name": "panic" })).await?;
     host.job_in(QUEUE, &poison, "failed").await?;
     drill('B', &poison).await?;
 
     redis.stop().await?;
+    let of_health = async |event: &str| {
+        until(Duration::from_secs(20), &format!("health: {event}"), async || {
+            let messages = receiver.messages("/webhook", 200);
+            Ok(messages.into_iter().find(|body| body["alert"] == "health" && body["event"] == event))
+        })
+        .await
+    };
+    println!("{:#}", of_health("firing").await?);
     drill('C', "none").await?;
     redis.start().await?;
     let recovery = steps(&document, 'C').pop().context("how to know that it is mended")?;
     recovery.run(&host, &[], &[("QUEUE", QUEUE)]).await?;
+    of_health("recovered").await?;
     let after = host.add(QUEUE, json!({ "name": "noop" })).await?;
     host.job_in(QUEUE, &after, "completed").await?;
     Ok(())

@@ -129,6 +129,13 @@ fn check_config(config: &Config, findings: &mut Findings) {
             "set EMAIL_USER and EMAIL_PASS, or mail.host",
         ),
     }
+    let alerts = config.alerts().channels;
+    if alerts.webhook.is_none() && alerts.slack.is_none() && alerts.mail_to.is_empty() {
+        let mend = "set alerts.webhook_url, alerts.slack_url or alerts.mail_to, then: patchbay alert test";
+        findings.bad("alerts", Level::Warning, "no channel: nobody is told of an alert", mend);
+    } else {
+        findings.ok("alerts", "somebody is told");
+    }
     let cache = config.cache_dir();
     let writable = std::fs::create_dir_all(&cache).and_then(|()| tempfile::tempfile_in(&cache));
     match writable {

@@ -29,7 +29,7 @@ const TABLES: &str = "
     create function other.powerful() returns text language sql security definer as 'select rolpassword from pg_authid limit 1';
 ";
 
-async fn world() -> anyhow::Result<World> {
+pub async fn world() -> anyhow::Result<World> {
     let world = World::new().await?;
     world.database().await?.execute(sqlx::raw_sql(TABLES)).await?;
     Ok(world)
@@ -53,7 +53,7 @@ async fn run(host: &Host, name: &str, data: Value) -> anyhow::Result<Value> {
     run_in(host, QUEUE, name, data).await
 }
 
-async fn query(host: &Host, text: &str) -> anyhow::Result<Value> {
+pub async fn query(host: &Host, text: &str) -> anyhow::Result<Value> {
     Ok(run(host, "each", json!([{ "query": text }])).await?[0].clone())
 }
 
