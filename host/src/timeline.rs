@@ -84,7 +84,8 @@ pub struct Event {
 /// What happened.
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-#[allow(missing_docs)]
+// A timeline has hundreds of events at most, and most are attempts.
+#[allow(missing_docs, clippy::large_enum_variant)]
 pub enum What {
     /// The job was made.
     Added,

@@ -143,10 +143,17 @@ impl Resolved<'_> {
             query.push(format!(" and {a}.queue = any(")).push_bind(queues.clone()).push(")");
         }
         if let Some(revisions) = &self.revisions {
-            query.push(format!(" and {a}.revision = any(")).push_bind(revisions.clone()).push(")");
-            // What the index has.
-            let beginnings: Vec<String> = revisions.iter().map(|revision| revision.chars().take(8).collect()).collect();
-            query.push(format!(" and left({a}.revision, 8) = any(")).push_bind(beginnings).push(")");
+            // Beginnings are what the index has.
+            let beginning = |revision: &String| revision.chars().take(8).collect::<String>();
+            // Of one the index gives the rows in the order of their time, of several (PostgreSQL 15) it does not.
+            if let [revision] = &revisions[..] {
+                query.push(format!(" and {a}.revision = ")).push_bind(revision.clone());
+                query.push(format!(" and left({a}.revision, 8) = ")).push_bind(beginning(revision));
+            } else {
+                query.push(format!(" and {a}.revision = any(")).push_bind(revisions.clone()).push(")");
+                let beginnings: Vec<String> = revisions.iter().map(beginning).collect();
+                query.push(format!(" and left({a}.revision, 8) = any(")).push_bind(beginnings).push(")");
+            }
         }
         if let Some(text) = &filter.text {
             query.push(format!(" and strpos(lower({a}.message), lower(")).push_bind(text.clone()).push(")) > 0");
