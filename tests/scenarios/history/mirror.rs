@@ -133,6 +133,7 @@ async fn what_a_host_ran_is_never_mirrored_though_another_worker_shares_its_queu
         .fetch_all(&mut database)
         .await?;
     assert!(by_host.contains(&removed) && !mirrored.contains(&removed));
+    assert!(by_host.len() > 1 && !mirrored.is_empty(), "both have worked: {by_host:?}, {mirrored:?}");
     for id in &ids {
         let worker: String = redis.hget(key(id), "pb").await?;
         let times = |list: &[String]| list.iter().filter(|one| *one == id).count();
@@ -167,6 +168,31 @@ async fn a_host_that_is_killed_as_it_looks_leaves_no_gap_and_no_double() -> anyh
     let all = i64::try_from(JOBS)?;
     assert_eq!(rows(&world, NODES, "mirror").await?, (all + 10, all + 10));
     assert_eq!(rows(&world, "goneQueue", "mirror").await?, (all, all));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_clock_that_was_put_back_hides_nothing() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    for (jobs, places) in [
+        (
+            4,
+            "update patchbay.mirror_places set completed_from_ms = 9e12, failed_from_ms = 9e12, \
+        event = '9000000000000-0'",
+        ),
+        (8, "select 1"),
+    ] {
+        run(&world, NODES, 4, "node-7", "keep").await?;
+        run(&world, "goneQueue", 4, "", "remove").await?;
+        let host = world.host(&[LOOKS]).await?;
+        has_looked(&world, NODES).await?;
+        has_looked(&world, "goneQueue").await?;
+        assert!(host.stop().await?.success());
+        assert_eq!(rows(&world, NODES, "mirror").await?, (jobs, jobs));
+        assert_eq!(rows(&world, "goneQueue", "mirror").await?, (jobs, jobs));
+        // As if all this had ended in the year 2255.
+        sqlx::query(places).execute(&mut world.database().await?).await?;
+    }
     Ok(())
 }
 

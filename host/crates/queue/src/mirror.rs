@@ -102,12 +102,13 @@ impl Queues {
         let first_ms = now_ms.saturating_sub(FIRST_MS);
         let first =
             || MirrorPlace { completed_from_ms: first_ms, failed_from_ms: first_ms, event: format!("{}-0", first_ms) };
+        let is_first = place.is_none();
         let place = place.cloned().unwrap_or_else(first);
         let mut found = Mirrored { ended: Vec::new(), gone: Vec::new(), place: place.clone(), read: 0 };
         let mut look = Look { queues: self, queue, now_ms, sighted, found: &mut found };
         let completed_from_ms = look.at_set(JobState::Completed, place.completed_from_ms).await?;
         let failed_from_ms = look.at_set(JobState::Failed, place.failed_from_ms).await?;
-        let event = look.at_events(place.event).await?;
+        let event = look.at_events(place.event, is_first).await?;
         let forgotten = completed_from_ms.min(failed_from_ms);
         sighted.0.retain(|_, ended_ms| *ended_ms >= forgotten);
         found.place = MirrorPlace { completed_from_ms, failed_from_ms, event };
@@ -164,15 +165,18 @@ impl Look<'_> {
     }
 
     /// Gives the last event that was looked at.
-    async fn at_events(&mut self, mut place: String) -> Result<String, QueueError> {
+    async fn at_events(&mut self, mut place: String, is_first: bool) -> Result<String, QueueError> {
         let key = self.queues.keys(self.queue).events();
         let mut connection = self.queues.connection.get();
         let mut newest = redis::cmd("XREVRANGE");
         newest.arg(&key).arg("+").arg("-").arg("COUNT").arg(1);
         let newest: StreamRangeReply = newest.query_async(&mut connection).await?;
         let Some(newest) = newest.ids.into_iter().next() else { return Ok(place) };
-        if order(&newest.id) < order(&place) && order(&place) < (self.now_ms, 0) {
-            // Redis was emptied, and its clock put back since.
+        if order(&newest.id) < order(&place) {
+            if is_first {
+                return Ok(newest.id);
+            }
+            // Ids of a stream only rise: this is another one, after the clock was put back.
             place = "0-0".to_owned();
         }
         for _ in 0..EVENT_PAGES {
