@@ -259,7 +259,7 @@ impl Host {
         let router = http::router(state, requests, limits.body_timeout);
         let server = tokio::spawn(http::serve(listener, router, limits, stop.clone()));
         let policy = config.quarantine_policy();
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(migrate_when_back(is_away, store.clone(), Arc::clone(&plugins), stop.clone())),
             tokio::spawn(pass_on_changes(store.changes(), Arc::clone(&plugins), Arc::clone(&vault), stop.clone())),
             tokio::spawn(Arc::clone(&plugins).run(stop.clone())),
@@ -282,6 +282,9 @@ impl Host {
             tokio::spawn(room.watch(queues.clone(), stop.clone())),
             tokio::spawn(history::run(store.clone(), queues.clone(), config.keep_attempts(), stop.clone())),
         ];
+        if let Some(every) = config.mirror_every() {
+            tasks.push(tokio::spawn(history::mirror::run(store.clone(), queues.clone(), every, stop.clone())));
+        }
         info!(
             postgres_at_most = config.store().max_connections,
             postgres_of_plugins_at_most = config.sql_max_connections(),

@@ -182,7 +182,7 @@ fn pieces<'a>(
 
 /// In one statement. When Postgres refuses that for what is in it, each by itself: a record that nobody will ever be able to store must not
 /// hold up the rest. Gives the places of those, and why.
-async fn record(store: &Store, attempts: &[NewAttempt]) -> Result<Vec<(usize, String)>, StoreError> {
+pub(crate) async fn record(store: &Store, attempts: &[NewAttempt]) -> Result<Vec<(usize, String)>, StoreError> {
     match store.record_attempts(attempts).await {
         Err(StoreError::Refused(_) | StoreError::Unstorable(_)) => {}
         done => return done.map(|_| Vec::new()),
@@ -192,7 +192,7 @@ async fn record(store: &Store, attempts: &[NewAttempt]) -> Result<Vec<(usize, St
         match store.record_attempts(std::slice::from_ref(new)).await {
             Err(StoreError::Refused(reason) | StoreError::Unstorable(reason)) => {
                 let (queue, job) = (&new.record.job.queue, &new.record.job.id);
-                error!(%queue, %job, started = new.record.started, %reason, "an attempt cannot be stored, and is set aside");
+                error!(%queue, %job, started = new.record.started, %reason, "an attempt cannot be stored");
                 refused.push((place, reason.to_string()));
             }
             done => drop(done?),

@@ -27,6 +27,26 @@ const actions = {
     await worker.close();
     print({ ok: true });
   },
+  // Adds so many jobs, of which every second fails, and works until so many are done: as this worker, which removes at once or keeps.
+  async run(name, count, worker, remove) {
+    const queue = new Queue(name, options);
+    const removal = remove === "remove" ? { removeOnComplete: true, removeOnFail: true } : {};
+    const jobs = Array.from({ length: Number(count) }, (_, n) => ({ name: "noop", data: { n }, opts: removal }));
+    const ids = (await queue.addBulk(jobs)).map((job) => job.id);
+    let left = ids.length;
+    let done;
+    const finished = new Promise((resolve) => (done = resolve));
+    const process_ = async (job) => {
+      if (job.data.n % 2) throw new Error(`no room for ${job.data.n} on request`);
+      return { n: job.data.n };
+    };
+    const node = new Worker(name, process_, worker ? { ...options, name: worker } : options);
+    for (const event of ["completed", "failed"]) node.on(event, () => --left || done());
+    await finished;
+    await node.close();
+    await queue.close();
+    print(ids);
+  },
   // A tree whose children the host works on and whose parent this process does.
   async flow(parentQueue, childQueue) {
     const flows = new FlowProducer(options);

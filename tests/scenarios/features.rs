@@ -27,7 +27,7 @@ fn hostile_with(queues: &str) -> anyhow::Result<Vec<u8>> {
     Ok(patchbay_runtime::pack(&hostile_component()?, &manifest)?)
 }
 
-fn node(world: &World, args: &[&str]) -> Command {
+pub fn node(world: &World, args: &[&str]) -> Command {
     let mut command = Command::new("node");
     command
         .arg("features.mjs")
@@ -41,7 +41,7 @@ fn node(world: &World, args: &[&str]) -> Command {
     command
 }
 
-async fn answer(mut command: Command) -> anyhow::Result<Value> {
+pub async fn answer(mut command: Command) -> anyhow::Result<Value> {
     let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await??;
     anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(serde_json::from_slice(&output.stdout)?)

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod export;
+mod mirror;
 mod recorded;
 mod retention;
 

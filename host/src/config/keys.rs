@@ -267,6 +267,18 @@ pub const KEYS: &[Key] = &[
         "Attempts that completed are forgotten after so many days; per queue: patchbay history retention",
     ),
     key("history.keep_failed_days", Kind::Number(1, 36_500), Some("365"), "Likewise, all other attempts"),
+    key(
+        "history.mirror",
+        Kind::Choice(&["true", "false"]),
+        Some("true"),
+        "Whether jobs that other workers ended (Node's, for example) are copied to the history, as far as they can be seen",
+    ),
+    key(
+        "history.mirror_every_s",
+        Kind::Number(1, 600),
+        Some("15"),
+        "Between two looks at what other workers have ended",
+    ),
     key("egress.allow_addresses", Kind::List, None, "Private addresses or networks that plugins may call nevertheless"),
     key(
         "egress.ca_file",

@@ -554,6 +554,12 @@ impl Config {
         }
     }
 
+    /// Between two looks at what other workers have ended; nothing when nobody is to look.
+    pub fn mirror_every(&self) -> Option<Duration> {
+        let is_on = |key: &str| self.text(key).as_deref() != Some("false");
+        (is_on("history.enabled") && is_on("history.mirror")).then(|| self.seconds("history.mirror_every_s"))
+    }
+
     /// Series of retired revisions.
     pub fn keep_retired_metrics(&self) -> Duration {
         self.seconds("metrics.keep_retired_s")

@@ -5,6 +5,7 @@
 //! | `room` | whether an attempt is recorded, and whether its job's data goes along |
 //! | `bodies` | sealing and opening data and results |
 //! | `duty` | what one process of the fleet does for all: partitions, gaps, forgetting |
+//! | `mirror` | what workers that are no hosts have ended |
 //! | `shown` | what of a body people may see |
 //! | `live` | jobs that are still in Redis with a value |
 //!
@@ -13,6 +14,7 @@
 mod bodies;
 mod duty;
 mod live;
+pub mod mirror;
 mod room;
 mod shown;
 

@@ -19,6 +19,7 @@ pub mod id;
 pub mod job;
 pub mod json_schema;
 pub mod manifest;
+pub mod mirror;
 pub mod misfit;
 pub mod operation;
 pub mod outcome;

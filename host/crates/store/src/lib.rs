@@ -14,6 +14,7 @@ mod grants;
 mod history;
 mod hosts;
 mod incident;
+mod mirror;
 mod plugin_sql;
 mod prune;
 mod quarantine;

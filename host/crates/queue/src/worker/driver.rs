@@ -219,8 +219,8 @@ async fn connect(inner: &Inner) -> redis::RedisResult<MultiplexedConnection> {
         .set_response_timeout(Some(IDLE + SILENCE_LIMIT))
         .set_connection_timeout(Some(SILENCE_LIMIT));
     let mut connection = inner.queues.connection.client().get_multiplexed_async_connection_with_config(&config).await?;
-    // By this name BullMQ's `getWorkers` and Bull Board find workers. Redis takes no spaces in it.
-    let name = inner.names.keys.client_name(&format!(":w:{}", inner.config.host.replace(char::is_whitespace, "-")));
+    // By this name BullMQ's `getWorkers` and Bull Board find workers.
+    let name = inner.names.keys.client_name(&format!(":w:{}", inner.worker_name));
     redis::cmd("CLIENT").arg("SETNAME").arg(name).query_async::<()>(&mut connection).await?;
     Ok(connection)
 }

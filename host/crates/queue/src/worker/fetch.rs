@@ -117,7 +117,7 @@ impl Inner {
         FetchOpts {
             token,
             lock_duration: self.config.lock.as_millis() as u64,
-            name: &self.config.host,
+            name: &self.worker_name,
             limiter: self.config.rate.map(|(max, per)| Limiter::even(max, per)),
         }
     }

@@ -99,8 +99,13 @@ pub enum Disposition {
     HandBack,
 }
 
+/// Begins the name under which a host takes jobs, and which BullMQ leaves in them: so they tell which worker had them last.
+pub(crate) const OURS: &str = "patchbay@";
+
 /// What the worker's tasks share.
 struct Inner {
+    /// Redis takes no spaces in the names of connections.
+    worker_name: String,
     queues: Queues,
     config: WorkerConfig,
     handler: Arc<dyn Handler>,
@@ -133,6 +138,7 @@ pub struct WorkerHandle {
 impl WorkerHandle {
     pub(crate) fn spawn(queues: Queues, config: WorkerConfig, handler: Arc<dyn Handler>) -> Self {
         let inner = Arc::new(Inner {
+            worker_name: format!("{OURS}{}", config.host.replace(char::is_whitespace, "-")),
             names: fetch::Names::new(&queues.keys(&config.queue)),
             locks: locks::Locks::default(),
             control: watch::Sender::new(Control {

@@ -1,0 +1,332 @@
+//! What workers that are no hosts of ours have ended: from the sets of finished jobs, and from the stream of events.
+//!
+//! The sets are ordered by the workers' clocks. Each look goes on a minute before the one before has ended, so that a job that arrives late,
+//! or whose worker's clock is slow, is found; nothing in it asks our own clock. The events stand in the order of Redis: they lead to what a
+//! wrong clock hides from the sets, and to jobs that were removed as they ended, of which nothing else is left.
+//!
+//! A look reads pages, and at most so many: what is beyond waits for the next one. Best effort: what BullMQ has forgotten by then is lost.
+
+use std::collections::HashMap;
+
+use patchbay_model::job::JobState;
+use patchbay_model::mirror::MirrorPlace;
+use patchbay_model::{JobId, QueueName};
+use redis::streams::StreamRangeReply;
+use redis::{RedisResult, Value};
+
+use crate::damage::{read, text};
+use crate::opts::JobOpts;
+use crate::worker::OURS;
+use crate::{QueueError, Queues};
+
+/// How far a look goes back before the one before.
+const OVERLAP_MS: u64 = 60_000;
+/// How far the first look at a queue does.
+const FIRST_MS: u64 = 5 * 60_000;
+/// Jobs, or ids, per round trip.
+const PAGE: usize = 200;
+/// Of each set, per look: ids listed, and jobs read.
+const MOST_LISTED: usize = 20_000;
+const MOST_READ: usize = 4_000;
+/// Events per round trip, and pages per look. BullMQ keeps about 10,000.
+const EVENTS: usize = 500;
+const EVENT_PAGES: usize = 20;
+const FIELDS: [&str; 10] =
+    ["name", "opts", "timestamp", "processedOn", "finishedOn", "atm", "ats", "pb", "parentKey", "failedReason"];
+
+/// A job that another worker ended.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct EndedElsewhere {
+    pub id: JobId,
+    pub name: String,
+    pub created_ms: u64,
+    pub started_ms: u64,
+    pub ended_ms: u64,
+    /// Starts, and attempts that counted.
+    pub started: u32,
+    pub attempt: u32,
+    /// The worker's name, if it has one.
+    pub worker: Option<String>,
+    /// Why it failed; nothing when it completed.
+    pub failure: Option<String>,
+    pub correlation_id: String,
+    pub platform: Option<String>,
+    /// Of a flow's child: the parent, as `queue:id`.
+    pub parent: Option<String>,
+}
+
+/// A job that was removed as it ended. Who ran it, nobody can tell.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Gone {
+    pub id: JobId,
+    /// By Redis's clock.
+    pub ended_ms: u64,
+    /// Why it failed; nothing when it completed.
+    pub failure: Option<String>,
+}
+
+/// What one look has found.
+#[derive(Debug)]
+pub struct Mirrored {
+    /// Jobs that are still there.
+    pub ended: Vec<EndedElsewhere>,
+    /// Jobs that are not.
+    pub gone: Vec<Gone>,
+    /// Where the next look goes on, once these are kept.
+    pub place: MirrorPlace,
+    /// Jobs and events that were read.
+    pub read: usize,
+}
+
+/// Jobs that looks have read lately, by the time of their end: they are not read again. To be forgotten when what was found was not kept.
+#[derive(Debug, Default)]
+pub struct Sighted(HashMap<Vec<u8>, u64>);
+
+impl Sighted {
+    fn has(&self, id: &[u8], ended_ms: u64) -> bool {
+        self.0.get(id) == Some(&ended_ms)
+    }
+}
+
+impl Queues {
+    /// Looks at what has ended since `place`; a queue without one is looked at for the first time.
+    pub async fn ended_elsewhere(
+        &self,
+        queue: &QueueName,
+        place: Option<&MirrorPlace>,
+        sighted: &mut Sighted,
+    ) -> Result<Mirrored, QueueError> {
+        let now_ms = self.redis_now_ms().await?;
+        let first_ms = now_ms.saturating_sub(FIRST_MS);
+        let first =
+            || MirrorPlace { completed_from_ms: first_ms, failed_from_ms: first_ms, event: format!("{}-0", first_ms) };
+        let is_first = place.is_none();
+        let place = place.cloned().unwrap_or_else(first);
+        let mut found = Mirrored { ended: Vec::new(), gone: Vec::new(), place: place.clone(), read: 0 };
+        let mut look = Look { queues: self, queue, now_ms, sighted, found: &mut found };
+        let completed_from_ms = look.at_set(JobState::Completed, place.completed_from_ms).await?;
+        let failed_from_ms = look.at_set(JobState::Failed, place.failed_from_ms).await?;
+        let event = look.at_events(place.event, is_first).await?;
+        let forgotten = completed_from_ms.min(failed_from_ms);
+        sighted.0.retain(|_, ended_ms| *ended_ms >= forgotten);
+        found.place = MirrorPlace { completed_from_ms, failed_from_ms, event };
+        Ok(found)
+    }
+
+    async fn redis_now_ms(&self) -> Result<u64, QueueError> {
+        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut self.connection.get()).await?;
+        Ok(seconds * 1_000 + micros / 1_000)
+    }
+}
+
+struct Look<'a> {
+    queues: &'a Queues,
+    queue: &'a QueueName,
+    /// Redis's.
+    now_ms: u64,
+    sighted: &'a mut Sighted,
+    found: &'a mut Mirrored,
+}
+
+impl Look<'_> {
+    /// Gives from where the next look goes on.
+    async fn at_set(&mut self, state: JobState, from_ms: u64) -> Result<u64, QueueError> {
+        let settled_ms = self.now_ms.saturating_sub(OVERLAP_MS);
+        // Redis's clock may have been put back: then what lies behind it has not been looked at.
+        let from_ms = from_ms.min(settled_ms);
+        let keys = self.queues.keys(self.queue);
+        let key = if state == JobState::Completed { keys.completed() } else { keys.failed() };
+        let (mut at, mut at_same, mut listed, mut fresh_ones) = (from_ms as f64, 0, 0, 0);
+        loop {
+            let mut command = redis::cmd("ZRANGEBYSCORE");
+            command.arg(&key).arg(at).arg("+inf").arg("WITHSCORES").arg("LIMIT").arg(at_same).arg(PAGE);
+            let page: Vec<(Vec<u8>, f64)> = command.query_async(&mut self.queues.connection.get()).await?;
+            for (_, score) in &page {
+                at_same = if *score == at { at_same + 1 } else { 1 };
+                at = *score;
+            }
+            let is_fresh = |(id, score): &&(Vec<u8>, f64)| !self.sighted.has(id, *score as u64);
+            let fresh: Vec<(Vec<u8>, JobState)> =
+                page.iter().filter(is_fresh).map(|(id, _)| (id.clone(), state)).collect();
+            listed += page.len();
+            fresh_ones += fresh.len();
+            self.read_jobs(fresh).await?;
+            if page.len() < PAGE {
+                return Ok(settled_ms);
+            }
+            if listed >= MOST_LISTED || fresh_ones >= MOST_READ {
+                let reached = (at as u64).min(settled_ms);
+                // However many ended in one millisecond, it goes on.
+                return Ok(if reached > from_ms { reached } else { settled_ms.min(from_ms + 1) });
+            }
+        }
+    }
+
+    /// Gives the last event that was looked at.
+    async fn at_events(&mut self, mut place: String, is_first: bool) -> Result<String, QueueError> {
+        let key = self.queues.keys(self.queue).events();
+        let mut connection = self.queues.connection.get();
+        let mut newest = redis::cmd("XREVRANGE");
+        newest.arg(&key).arg("+").arg("-").arg("COUNT").arg(1);
+        let newest: StreamRangeReply = newest.query_async(&mut connection).await?;
+        let Some(newest) = newest.ids.into_iter().next() else { return Ok(place) };
+        if order(&newest.id) < order(&place) {
+            if is_first {
+                return Ok(newest.id);
+            }
+            // Ids of a stream only rise: this is another one, after the clock was put back.
+            place = "0-0".to_owned();
+        }
+        for _ in 0..EVENT_PAGES {
+            let mut command = redis::cmd("XRANGE");
+            command.arg(&key).arg(format!("({place}")).arg("+").arg("COUNT").arg(EVENTS);
+            let page: StreamRangeReply = command.query_async(&mut connection).await?;
+            let (count, Some(last)) = (page.ids.len(), page.ids.last().map(|entry| entry.id.clone())) else { break };
+            self.found.read += count;
+            let ends: Vec<Gone> = page.ids.into_iter().filter_map(end).collect();
+            self.follow(ends).await?;
+            place = last;
+            if count < EVENTS {
+                break;
+            }
+        }
+        Ok(place)
+    }
+
+    /// Reads the jobs that events name, as far as they are there and no set has led to them.
+    async fn follow(&mut self, ends: Vec<Gone>) -> Result<(), QueueError> {
+        let keys = self.queues.keys(self.queue);
+        let mut left = ends;
+        while !left.is_empty() {
+            let rest = left.split_off(left.len().min(PAGE));
+            let page = std::mem::replace(&mut left, rest);
+            let mut pipe = redis::pipe();
+            pipe.ignore_errors();
+            for end in &page {
+                let id = end.id.as_str();
+                pipe.zscore(keys.completed(), id).zscore(keys.failed(), id).hget(keys.job_key(id), "timestamp");
+            }
+            let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.queues.connection.get()).await?;
+            let mut replies = replies.into_iter();
+            let mut next = || -> Result<Option<f64>, QueueError> {
+                Ok(read(replies.next().unwrap_or(Ok(Value::Nil)))?.ok().flatten())
+            };
+            let mut there = HashMap::new();
+            for end in page {
+                let (completed, failed, created) = (next()?, next()?, next()?);
+                let id = end.id.as_str().as_bytes();
+                match (completed, failed) {
+                    (Some(score), _) if !self.sighted.has(id, score as u64) => {
+                        there.insert(id.to_vec(), JobState::Completed);
+                    }
+                    (None, Some(score)) if !self.sighted.has(id, score as u64) => {
+                        there.insert(id.to_vec(), JobState::Failed);
+                    }
+                    (None, None) if created.is_none_or(|created| created > end.ended_ms as f64) => {
+                        self.found.gone.push(end);
+                    }
+                    // It is known, or runs again: then its next end is told.
+                    _ => {}
+                }
+            }
+            self.read_jobs(there.into_iter().collect()).await?;
+        }
+        Ok(())
+    }
+
+    /// What ran elsewhere goes to what was found.
+    async fn read_jobs(&mut self, jobs: Vec<(Vec<u8>, JobState)>) -> Result<(), QueueError> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let prefix = self.queues.keys(self.queue).key_prefix();
+        let mut pipe = redis::pipe();
+        pipe.ignore_errors();
+        for (id, _) in &jobs {
+            pipe.hmget([prefix.as_bytes(), id].concat(), &FIELDS[..]);
+        }
+        let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.queues.connection.get()).await?;
+        self.found.read += jobs.len();
+        for ((id, state), reply) in jobs.into_iter().zip(replies) {
+            let values: Vec<Option<Vec<u8>>> = read(reply)?.unwrap_or_default();
+            let values = values.into_iter().map(|value| value.map(|value| text(&value))).collect();
+            let Some(job) = ended(self.queue, &text(&id), state, values) else { continue };
+            self.sighted.0.insert(id, job.ended_ms);
+            if !job.worker.as_deref().is_some_and(|worker| worker.starts_with(OURS)) {
+                self.found.ended.push(job);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// In the order of [`FIELDS`]. Nothing for a job that nobody ran, such as a parent that failed with its children, and for what is damaged.
+fn ended(queue: &QueueName, id: &str, state: JobState, values: Vec<Option<String>>) -> Option<EndedElsewhere> {
+    let [name, opts, created, started, ended, attempt, starts, worker, parent, reason] = values.try_into().ok()?;
+    let ms = |text: Option<String>| text?.parse::<u64>().ok();
+    let count = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0_u32).max(1);
+    let trace = opts.and_then(|opts| JobOpts::parse(&opts).ok()).unwrap_or_default().trace;
+    let attempt = count(attempt);
+    Some(EndedElsewhere {
+        id: id.parse().ok()?,
+        name: name?,
+        created_ms: ms(created)?,
+        started_ms: ms(started)?,
+        ended_ms: ms(ended)?,
+        started: count(starts).max(attempt),
+        attempt,
+        worker,
+        failure: (state == JobState::Failed).then(|| reason.unwrap_or_default()),
+        // As the work path does it.
+        correlation_id: trace.correlation_id.unwrap_or_else(|| format!("job:{queue}:{id}")),
+        platform: trace.platform,
+        parent: parent.and_then(|key| {
+            // A prefix may have colons; a queue's name and a job's id have none.
+            let mut parts = key.rsplitn(3, ':');
+            let (id, queue) = (parts.next()?, parts.next()?);
+            Some(format!("{queue}:{id}"))
+        }),
+    })
+}
+
+/// An event that tells the end of a job.
+fn end(entry: redis::streams::StreamId) -> Option<Gone> {
+    let field = |name: &str| Some(text(&redis::from_redis_value::<Vec<u8>>(entry.map.get(name)?.clone()).ok()?));
+    let failure = match field("event")?.as_str() {
+        "completed" => None,
+        "failed" => Some(field("failedReason").unwrap_or_default()),
+        _ => return None,
+    };
+    Some(Gone { id: field("jobId")?.parse().ok()?, ended_ms: order(&entry.id).0, failure })
+}
+
+/// Of an entry in a stream: its milliseconds, and its place among those.
+fn order(id: &str) -> (u64, u64) {
+    let (ms, place) = id.split_once('-').unwrap_or((id, "0"));
+    (ms.parse().unwrap_or(0), place.parse().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_nobody_ran_is_no_attempt() {
+        let queue = "q".parse().expect("a name");
+        let fields = |started: Option<&str>| {
+            let all = [Some("n"), None, Some("1"), started, Some("3"), Some("2"), None, None, Some("a:b:p:7"), None];
+            all.into_iter().map(|text| text.map(str::to_owned)).collect()
+        };
+        assert!(ended(&queue, "1", JobState::Failed, fields(None)).is_none());
+        let job = ended(&queue, "1", JobState::Failed, fields(Some("2"))).expect("an attempt");
+        assert_eq!((job.started, job.attempt, job.parent.as_deref()), (2, 2, Some("p:7")));
+        assert_eq!((job.failure.as_deref(), job.correlation_id.as_str()), (Some(""), "job:q:1"));
+    }
+
+    #[test]
+    fn entries_of_a_stream_are_in_order_of_their_numbers() {
+        assert!(order("9-10") > order("9-9") && order("10-0") > order("9-10") && order("x") == (0, 0));
+    }
+}
