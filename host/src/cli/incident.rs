@@ -27,7 +27,7 @@ pub(super) enum IncidentCommand {
 
 #[derive(Args)]
 pub(super) struct Bundle {
-    /// Where to; must not exist [default: patchbay-incident-<time>.tar.gz here]
+    /// Where to; must not exist [default: patchbay-incident-TIME.tar.gz here]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// How far back failures and actions go, for example 30m or 6h
