@@ -42,8 +42,9 @@ const SLOW: Duration = Duration::from_millis(25);
 /// Until it is asked again; at most so often, since an operation must end one day.
 const WHILE_SLOW: Duration = Duration::from_millis(250);
 const MOST_WAITS: usize = 8;
-/// How long a dry run counts: somebody waits for it.
-const COUNT_FOR: Duration = Duration::from_secs(8);
+/// How long a dry run counts: somebody waits for it. The history has too many to be counted to the end anyway.
+const COUNT_HISTORY_FOR: Duration = Duration::from_millis(800);
+const COUNT_LIVE_FOR: Duration = Duration::from_secs(8);
 /// What becomes of an item.
 const RESULTS: [&str; 3] = ["done", "skipped", "failed"];
 /// Jobs shown by a dry run.
@@ -137,6 +138,10 @@ impl Bulks {
     pub async fn preview(&self, plan: &Plan, with_data: bool) -> Result<Preview, BulkError> {
         let chooser = Chooser { store: &self.store, queues: &self.queues, plan };
         let began = Instant::now();
+        let count_for = match plan.source {
+            Source::History => COUNT_HISTORY_FOR,
+            Source::Live => COUNT_LIVE_FOR,
+        };
         let mut place = Some(chooser.begin().await?);
         let mut preview = Preview { matched: 0, complete: true, sample: Vec::new() };
         while let Some(here) = place {
@@ -145,7 +150,7 @@ impl Bulks {
             let some = candidates.into_iter().take(SAMPLE - preview.sample.len());
             preview.sample.extend(some.map(|candidate| self.sample(plan, candidate, with_data)));
             preview.complete = next.is_none();
-            place = next.filter(|_| began.elapsed() < COUNT_FOR);
+            place = next.filter(|_| began.elapsed() < count_for);
         }
         Ok(preview)
     }
