@@ -11,6 +11,10 @@ use serde_json::value::RawValue;
 
 use super::edit::{Edits, Path};
 
+/// Paths that one operation changes: each costs a reading of every job's data.
+const MAX_EDITS: usize = 32;
+/// Of one value that is set.
+const MAX_VALUE_BYTES: usize = 64 << 10;
 /// For the audit trail, and for whoever reads it a year later.
 const MAX_REASON: usize = 500;
 
@@ -157,8 +161,17 @@ impl Request {
             }
             (true, false) => {}
         }
+        if self.set.len() + self.unset.len() > MAX_EDITS {
+            return Err(format!("at most {MAX_EDITS} paths are set or unset at once"));
+        }
         let mut edits = Edits::default();
         for (path, value) in &self.set {
+            // Its depth: what is too deep for a reader of JSON must not get into a job.
+            if value.get().len() > MAX_VALUE_BYTES || serde_json::from_str::<serde_json::Value>(value.get()).is_err() {
+                return Err(format!(
+                    "{path}: a value has at most {MAX_VALUE_BYTES} bytes and nests less than 128 levels"
+                ));
+            }
             edits.set.push((path.parse::<Path>()?, value.clone()));
         }
         for path in &self.unset {

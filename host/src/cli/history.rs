@@ -270,6 +270,9 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
 /// What an erasure does not reach.
 fn left(done: &Value) -> String {
     let mut left = String::new();
+    if done["undeclared"] == true {
+        left += "\nno active plugin declares this path searchable: attempts that were recorded without that are not found, and keep their data";
+    }
     if done["waiting"] != 0 {
         left += &format!("\n{} attempts are not in Postgres yet: do it again once they are", done["waiting"]);
     }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use chrono::DateTime;
+
 /// Of one text.
 const MAX_CHARS: usize = 1_000;
 /// Digits in a row that may be a telephone number or an account.
@@ -32,7 +34,8 @@ fn unquoted(text: &str) -> String {
             _ => word.to_owned().into(),
         };
         let is_digest = word.len() >= 12 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if !is_digest && longest_number(&word) >= LONG_NUMBER { "<number>".into() } else { word }
+        let is_time = DateTime::parse_from_rfc3339(&word).is_ok();
+        if !is_digest && !is_time && longest_number(&word) >= LONG_NUMBER { "<number>".into() } else { word }
     };
     text.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
@@ -79,6 +82,7 @@ mod tests {
             ("cannot reach smtp.example.com:587", "cannot reach smtp.example.com:587"),
             ("asha@example.com is unknown", "<address> is unknown"),
             ("call +91-98765-43210 back", "call <number> back"),
+            ("due at 2026-11-26T05:48:40.123Z", "due at 2026-11-26T05:48:40.123Z"),
             ("revision 4a0cf6eb3387 of \"Asha\" took 12.5 s", "revision 4a0cf6eb3387 of \"…\" took 12.5 s"),
             ("GET https://api.example.com/v1?key=x failed", "GET https://api.example.com/v1?… failed"),
             ("an open \"quote", "an open \"…\""),

@@ -12,6 +12,8 @@ use serde_json::value::RawValue;
 const MAX_BYTES: usize = 128;
 /// Longest path, in keys.
 const MAX_KEYS: usize = 8;
+/// Lists within each other on the way to a value. More is nobody's data, and reading it level by level would take for ever.
+const MAX_LISTS: usize = 4;
 /// Longest value that a job is found by, in bytes; what is longer names nothing.
 pub const MAX_VALUE_BYTES: usize = 1_024;
 /// Most values of one path in one job.
@@ -47,7 +49,7 @@ impl DataPath {
         let mut values = Vec::new();
         if let Ok(data) = serde_json::from_str::<&RawValue>(data) {
             let keys: Vec<&str> = self.keys().collect();
-            collect(data, &keys, &mut values);
+            collect(data, &keys, MAX_LISTS, &mut values);
         }
         values
     }
@@ -59,21 +61,21 @@ impl DataPath {
     }
 }
 
-/// By raw parts, so that a long number stays the one that was written.
-fn collect(value: &RawValue, keys: &[&str], values: &mut Vec<String>) {
+/// By raw parts, so that a long number stays the one that was written. As deep as keys and lists allow, and no deeper.
+fn collect(value: &RawValue, keys: &[&str], lists: usize, values: &mut Vec<String>) {
     if values.len() >= MAX_VALUES {
         return;
     }
     match (value.get().as_bytes().first(), keys) {
-        (Some(b'['), _) => {
+        (Some(b'['), _) if lists > 0 => {
             let elements: Vec<&RawValue> = serde_json::from_str(value.get()).unwrap_or_default();
-            elements.into_iter().for_each(|element| collect(element, keys, values));
+            elements.into_iter().for_each(|element| collect(element, keys, lists - 1, values));
         }
         (Some(b'{'), [key, rest @ ..]) => {
             let fields: HashMap<std::borrow::Cow<'_, str>, &RawValue> =
                 serde_json::from_str(value.get()).unwrap_or_default();
             if let Some(field) = fields.get(*key) {
-                collect(field, rest, values);
+                collect(field, rest, lists, values);
             }
         }
         (Some(b'"'), []) => add(serde_json::from_str(value.get()).unwrap_or_default(), values),
@@ -162,6 +164,9 @@ mod tests {
         let many = json!({ "a": (0..1_000).collect::<Vec<_>>() }).to_string();
         assert_eq!(path("a").values(&many).len(), MAX_VALUES);
         assert!(path("a").values(&json!({ "a": "x".repeat(MAX_VALUE_BYTES + 1) }).to_string()).is_empty());
+        let nested = |levels: usize| format!("{{\"a\":{}1{}}}", "[".repeat(levels), "]".repeat(levels));
+        assert_eq!(path("a").values(&nested(MAX_LISTS)), ["1"]);
+        assert!(path("a").values(&nested(100_000)).is_empty(), "and no overflow of the stack");
     }
 
     #[test]

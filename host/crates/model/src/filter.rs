@@ -155,6 +155,12 @@ impl Filter {
         named.chain(self.data.iter().map(|(path, value)| (format!("data.{path}"), value.clone()))).collect()
     }
 
+    /// For records: the same without values of job data, which may be personal.
+    pub fn without_data(&self) -> Self {
+        let data = self.data.iter().map(|(path, _)| (path.clone(), "…".to_owned())).collect();
+        Self { data, ..self.clone() }
+    }
+
     /// Whether it means everything.
     pub fn is_everything(&self) -> bool {
         self.pairs().is_empty()

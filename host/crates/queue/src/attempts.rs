@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::QueueError;
 use crate::connection::Connection;
+use crate::streams;
 
 const GROUP: &str = "store";
 /// Entries of a reader that has been silent this long belong to a dead process. Also how often they are looked for.
@@ -95,7 +96,7 @@ impl AttemptReader {
             let mut command = redis::cmd("XAUTOCLAIM");
             command.arg(&self.key).arg(GROUP).arg(&self.consumer).arg(IDLE.as_millis() as u64);
             command.arg("0").arg("COUNT").arg(most);
-            let claimed: StreamAutoClaimReply = command.query_async(&mut connection).await?;
+            let claimed: StreamAutoClaimReply = streams::read(command.query_async(&mut connection).await?)?;
             if !claimed.claimed.is_empty() {
                 return Ok(claimed.claimed);
             }
@@ -143,7 +144,7 @@ impl AttemptReader {
             command.arg("BLOCK").arg(block.as_millis() as u64);
         }
         command.arg("STREAMS").arg(&self.key).arg(from);
-        let reply: Option<StreamReadReply> = command.query_async(connection).await?;
+        let reply: Option<StreamReadReply> = streams::read(command.query_async(connection).await?)?;
         Ok(reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect())
     }
 
@@ -162,7 +163,7 @@ impl AttemptReader {
         let mut connection = self.connection.get();
         let mut find = redis::cmd("XRANGE");
         find.arg(&self.key).arg(id).arg(id);
-        let found: redis::streams::StreamRangeReply = find.query_async(&mut connection).await?;
+        let found: redis::streams::StreamRangeReply = streams::read(find.query_async(&mut connection).await?)?;
         let mut pipe = redis::pipe();
         pipe.atomic();
         for entry in found.ids {

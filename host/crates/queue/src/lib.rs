@@ -29,6 +29,7 @@ mod scan;
 mod schedulers;
 mod scripts;
 mod stalls;
+mod streams;
 mod traces;
 mod view;
 mod worker;

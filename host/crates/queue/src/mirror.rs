@@ -16,6 +16,7 @@ use redis::{RedisResult, Value};
 
 use crate::damage::{read, text};
 use crate::opts::JobOpts;
+use crate::streams;
 use crate::worker::OURS;
 use crate::{QueueError, Queues};
 
@@ -170,7 +171,7 @@ impl Look<'_> {
         let mut connection = self.queues.connection.get();
         let mut newest = redis::cmd("XREVRANGE");
         newest.arg(&key).arg("+").arg("-").arg("COUNT").arg(1);
-        let newest: StreamRangeReply = newest.query_async(&mut connection).await?;
+        let newest: StreamRangeReply = streams::read(newest.query_async(&mut connection).await?)?;
         let Some(newest) = newest.ids.into_iter().next() else { return Ok(place) };
         if order(&newest.id) < order(&place) {
             if is_first {
@@ -182,7 +183,7 @@ impl Look<'_> {
         for _ in 0..EVENT_PAGES {
             let mut command = redis::cmd("XRANGE");
             command.arg(&key).arg(format!("({place}")).arg("+").arg("COUNT").arg(EVENTS);
-            let page: StreamRangeReply = command.query_async(&mut connection).await?;
+            let page: StreamRangeReply = streams::read(command.query_async(&mut connection).await?)?;
             let (count, Some(last)) = (page.ids.len(), page.ids.last().map(|entry| entry.id.clone())) else { break };
             self.found.read += count;
             let ends: Vec<Gone> = page.ids.into_iter().filter_map(end).collect();

@@ -17,6 +17,7 @@ use crate::kill::{self, Kill};
 use crate::memory::Memory;
 use crate::now_ms;
 use crate::stalls::Stalls;
+use crate::streams;
 use crate::{AttemptReader, Handler, Kv, QueueError, WorkerConfig, WorkerHandle};
 
 /// Where Redis is.
@@ -220,8 +221,8 @@ impl Queues {
         let (key, mut connection) = (self.attempts_key(), self.connection.get());
         let mut pipe = redis::pipe();
         pipe.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(1).cmd("TIME");
-        let (oldest, (seconds, micros)): (redis::streams::StreamRangeReply, (u64, u64)) =
-            pipe.query_async(&mut connection).await?;
+        let (oldest, (seconds, micros)): (redis::Value, (u64, u64)) = pipe.query_async(&mut connection).await?;
+        let oldest: redis::streams::StreamRangeReply = streams::read(oldest)?;
         let now_ms = seconds * 1_000 + micros / 1_000;
         let since_ms = oldest.ids.first().and_then(|entry| entry.id.split('-').next()?.parse::<u64>().ok());
         Ok(since_ms.map(|since| Duration::from_millis(now_ms.saturating_sub(since))))

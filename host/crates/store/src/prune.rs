@@ -26,7 +26,7 @@ pub struct PrunedRevision {
     pub size_bytes: i64,
 }
 
-/// $1 revisions, $2 days.
+/// $1 revisions, $2 days. The beginning of the digest is what the index of attempts has.
 const UNNEEDED: &str = "select digest from ( \
        select r.digest, r.plugin, r.state, r.created_at, a.last_at, \
          row_number() over (partition by r.plugin order by greatest(r.created_at, a.last_at) desc) as place \
@@ -36,6 +36,7 @@ const UNNEEDED: &str = "select digest from ( \
        and greatest(created_at, last_at) < now() - make_interval(days => $2) \
        and not exists (select from plugins p where p.active = ranked.digest) \
        and not exists (select from attempts t where t.plugin = ranked.plugin and t.revision = ranked.digest \
+         and left(t.revision, 8) = left(ranked.digest, 8) \
          and t.finished_at > now() - make_interval(days => $2))";
 const COLUMNS: &str = "plugin, digest, version, octet_length(component)::bigint as size_bytes";
 

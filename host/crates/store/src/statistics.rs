@@ -92,13 +92,13 @@ impl Store {
         Ok(query.bind(prefix).bind(queue.as_str()).fetch_all(&self.pool).await?)
     }
 
-    /// Of each queue with a failure within so long. A job that was retried since counts as it ended then.
+    /// Of each queue with a failure within so long. A job that was retried since counts once, and as it ended then.
     pub async fn failure_rates(&self, prefix: &str, within: Duration) -> Result<Vec<FailureRate>, StoreError> {
         // Only the last minutes are read, by the index over times; whether a job has run since, by the primary key, for failures only.
         let query = sqlx::query_as(
             "with ended as (select queue, job_id, job_created_ms, started, verdict from attempts where prefix = $1 \
              and finished_at > now() - make_interval(secs => $2) and verdict in ('complete', 'fail')) \
-             select queue, count(*) as ended, count(*) filter (where verdict = 'fail' and not exists ( \
+             select queue, count(distinct (job_id, job_created_ms)) as ended, count(*) filter (where verdict = 'fail' and not exists ( \
              select from attempts a where a.prefix = $1 and a.queue = ended.queue and a.job_id = ended.job_id \
              and a.job_created_ms = ended.job_created_ms and a.started > ended.started)) as failed \
              from ended group by queue having bool_or(verdict = 'fail') order by queue",

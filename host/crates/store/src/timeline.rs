@@ -10,6 +10,8 @@ use crate::{FoundRow, Store, StoreError};
 
 /// Newest attempts of a job: one that ran more often has a problem that these show.
 const MAX_ATTEMPTS: i64 = 500;
+/// The end of the year 9999, which Postgres holds.
+const LATEST_MS: i64 = 253_402_300_799_000;
 /// Most operators' actions and audit entries.
 const MAX_RECORDS: i64 = 200;
 /// Most jobs of the same request.
@@ -85,6 +87,8 @@ impl Store {
         );
         let target = format!("{queue}/{job}");
         let node = json!([{ "queue": queue.as_str(), "id": job.as_str() }]);
+        // Producers may write any number; nobody did anything beyond these.
+        let created_ms: Vec<i64> = created_ms.iter().map(|ms| (*ms).clamp(0, LATEST_MS)).collect();
         let query = query.bind(target).bind(created_ms).bind(queue.as_str()).bind(job.as_str());
         Ok(query.bind(MAX_RECORDS).bind(node).fetch_all(&self.pool).await?)
     }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::audited;
 use super::queues::refuse_unknown;
+use super::recorded;
 use crate::bulk::{Identity, Plan, Preview, Request, Source};
 use crate::http::AppState;
 use crate::http::auth::Actor;
@@ -69,14 +69,16 @@ async fn begin(
         state.bulks.changed();
         Ok::<_, ApiError>(Begun::Bulk(Box::new(row)))
     };
-    audited(&state, &actor, &format!("bulk.{}", plan.kind.as_str()), &format!("bulk/{id}"), details, act).await
+    let (action, target) = (format!("bulk.{}", plan.kind.as_str()), format!("bulk/{id}"));
+    // The row has the filter, whose values may be personal.
+    ok(recorded(&state, &actor, &action, &target, details, act, |_| json!({ "bulk": id })).await?)
 }
 
 /// What is meant, without what may be personal.
 fn details(plan: &Plan, request: &Request) -> Value {
     let (set, unset) = plan.edits.as_ref().map(|edits| edits.paths()).unwrap_or_default();
     json!({
-        "filter": plan.filter, "state": plan.state, "source": plan.source, "key": plan.key, "set": set, "unset": unset,
+        "filter": plan.filter.without_data(), "state": plan.state, "source": plan.source, "key": plan.key, "set": set, "unset": unset,
         "first": request.first, "reason": request.reason,
     })
 }
@@ -206,7 +208,8 @@ async fn cancel(
     Path(id): Path<i64>,
 ) -> ApiResult<BulkRow> {
     let act = state.store.cancel_bulk(state.queues.prefix(), id);
-    audited(&state, &actor, "bulk.cancel", &format!("bulk/{id}"), json!({}), act).await
+    ok(recorded(&state, &actor, "bulk.cancel", &format!("bulk/{id}"), json!({}), act, |_| json!({ "bulk": id }))
+        .await?)
 }
 
 /// How far to go on.
@@ -235,7 +238,16 @@ async fn resume(
         state.bulks.changed();
         Ok::<_, ApiError>(row)
     };
-    audited(&state, &actor, "bulk.resume", &format!("bulk/{id}"), json!({ "first": first }), act).await
+    ok(recorded(
+        &state,
+        &actor,
+        "bulk.resume",
+        &format!("bulk/{id}"),
+        json!({ "first": first }),
+        act,
+        |_| json!({ "bulk": id }),
+    )
+    .await?)
 }
 
 /// Put back what a removal has removed, within an hour of its end.
@@ -251,5 +263,5 @@ async fn undo(
         state.bulks.changed();
         Ok::<_, ApiError>(row)
     };
-    audited(&state, &actor, "bulk.undo", &format!("bulk/{id}"), json!({}), act).await
+    ok(recorded(&state, &actor, "bulk.undo", &format!("bulk/{id}"), json!({}), act, |_| json!({ "bulk": id })).await?)
 }

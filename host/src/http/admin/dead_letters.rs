@@ -5,11 +5,11 @@ use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use patchbay_store::{DeadLetterRow, DeadLetters, Ended};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::audited;
+use super::recorded;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, ok};
@@ -109,7 +109,7 @@ async fn acknowledge(
     Path(id): Path<i64>,
 ) -> ApiResult<DeadLetterRow> {
     let act = state.store.acknowledge_dead_letter(state.queues.prefix(), id, Some(&actor.0));
-    audited(&state, &actor, "dead-letter.acknowledge", &format!("dead-letter/{id}"), json!({}), act).await
+    ok(recorded(&state, &actor, "dead-letter.acknowledge", &format!("dead-letter/{id}"), json!({}), act, named).await?)
 }
 
 /// Open a group again.
@@ -121,7 +121,8 @@ async fn unacknowledge(
     Path(id): Path<i64>,
 ) -> ApiResult<DeadLetterRow> {
     let act = state.store.acknowledge_dead_letter(state.queues.prefix(), id, None);
-    audited(&state, &actor, "dead-letter.unacknowledge", &format!("dead-letter/{id}"), json!({}), act).await
+    ok(recorded(&state, &actor, "dead-letter.unacknowledge", &format!("dead-letter/{id}"), json!({}), act, named)
+        .await?)
 }
 
 /// What is known of a group.
@@ -145,7 +146,8 @@ async fn note(
     let Json(Note { note }) = body?;
     let note = text("note", note, MAX_NOTE)?;
     let act = state.store.note_dead_letter(state.queues.prefix(), id, note.as_deref());
-    audited(&state, &actor, "dead-letter.note", &format!("dead-letter/{id}"), json!({ "note": note }), act).await
+    ok(recorded(&state, &actor, "dead-letter.note", &format!("dead-letter/{id}"), json!({ "note": note }), act, named)
+        .await?)
 }
 
 /// Whose a group is.
@@ -169,8 +171,21 @@ async fn assign(
     let Json(Assignee { assignee }) = body?;
     let assignee = text("assignee", assignee, MAX_ASSIGNEE)?;
     let act = state.store.assign_dead_letter(state.queues.prefix(), id, assignee.as_deref());
-    audited(&state, &actor, "dead-letter.assign", &format!("dead-letter/{id}"), json!({ "assignee": assignee }), act)
-        .await
+    ok(recorded(
+        &state,
+        &actor,
+        "dead-letter.assign",
+        &format!("dead-letter/{id}"),
+        json!({ "assignee": assignee }),
+        act,
+        named,
+    )
+    .await?)
+}
+
+/// For the record: not its words, which erasing takes away elsewhere.
+fn named(row: &DeadLetterRow) -> Value {
+    json!({ "id": row.id })
 }
 
 /// Blank is none.

@@ -75,7 +75,7 @@ async fn export(
 ) -> Result<Response, ApiError> {
     let wanted = wanted(&state, query.as_deref().unwrap_or_default()).await?;
     let (format, bodies) = (wanted.format, wanted.bodies);
-    let details = json!({ "filter": wanted.filter, "bodies": bodies, "format": format.name() });
+    let details = json!({ "filter": wanted.filter.without_data(), "bodies": bodies, "format": format.name() });
     let action = state.store.begin_action(&actor.0, "history.export", "history", &details).await?;
     let (pages, sent) = mpsc::channel(PAGES_AHEAD);
     tokio::spawn(async move {

@@ -214,6 +214,8 @@ struct Erasure {
     erased: Erased,
     /// There are more such jobs than one request erases: ask again.
     and_more: bool,
+    /// No active plugin declares the path searchable: attempts that were recorded without that are not found by it.
+    undeclared: bool,
     /// Attempts that Postgres does not have yet: ask again once they are there.
     waiting: u64,
     /// Jobs in Redis with the value, which this does not reach.
@@ -237,6 +239,10 @@ async fn erase(
     if reason.trim().is_empty() || reason.chars().count() > MAX_REASON || reason.contains('\0') {
         return Err(ApiError::invalid(format!("reason: 1 to {MAX_REASON} characters, for the record")));
     }
+    if let Some(queue) = &queue {
+        known(&state, queue.as_str()).await?;
+    }
+    let undeclared = !state.plugins.searchable(queue.as_ref()).contains(&path);
     let term = state.store.term_key().await?.term(&path, &value);
     let act = async {
         let (jobs, and_more) = state.store.jobs_with(&term, queue.as_ref().map(QueueName::as_str)).await?;
@@ -247,7 +253,7 @@ async fn erase(
             None => state.queues.list().await?,
         };
         let live = live(&state.queues, &queues, &path, &value).await?;
-        Ok::<_, ApiError>(Erasure { jobs: jobs.len(), erased, and_more, waiting, live })
+        Ok::<_, ApiError>(Erasure { jobs: jobs.len(), erased, and_more, undeclared, waiting, live })
     };
     if dry_run {
         return ok(act.await?);

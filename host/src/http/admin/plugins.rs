@@ -104,13 +104,15 @@ async fn list(State(state): State<AppState>) -> ApiResult<Vec<PluginSummary>> {
         let known = plugins.iter().position(|plugin| plugin.name == row.plugin.as_str());
         let runs =
             |host: &&&HostRow| host.plugins.get(&row.plugin).is_some_and(|running| running.digest == Some(row.digest));
+        let quarantined = state.plugins.quarantined(&row.plugin);
         let summary = PluginSummary {
             hosts: HostCount { running: answering.iter().filter(runs).count(), of: answering.len() },
             name: row.plugin.to_string(),
             version: row.version,
             digest: row.digest.to_string(),
-            active: row.state == "active",
-            quarantined: state.plugins.quarantined(&row.plugin),
+            // The rows may have been read before it was written down.
+            active: row.state == "active" && quarantined.is_none(),
+            quarantined,
             description: row.manifest["description"].as_str().unwrap_or_default().to_owned(),
             queues: queue_names(&row.manifest),
             revisions: 1,
