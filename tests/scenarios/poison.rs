@@ -45,7 +45,8 @@ async fn kill(State(outside): State<Arc<Outside>>) {
 async fn harmless(State(outside): State<Arc<Outside>>) {
     outside.open.fetch_add(1, Ordering::SeqCst);
     let _open = Open(outside);
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // Long beside what lies between two calls: the poison, whenever it comes, finds some of them open.
+    tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
 #[tokio::test]
