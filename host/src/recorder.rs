@@ -26,6 +26,9 @@ const BATCH: usize = 500;
 const BATCH_BYTES: usize = 8 << 20;
 /// How long one read waits for the first entry.
 const BLOCK: Duration = Duration::from_secs(2);
+/// After a batch that was not full, so that the next one is worth its statement and its commit: a row in a batch of a few costs several times
+/// what it costs in one of hundreds, and the jobs pay for it. Longest delay of an attempt on its way.
+const GATHER: Duration = Duration::from_millis(100);
 /// Wait after an error; both sides reconnect by themselves meanwhile.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
@@ -37,9 +40,13 @@ pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<Bodies>, stop:
     let mut recorder = Recorder::new(stream, &store, &bodies);
     while !stop.is_cancelled() {
         let step = async {
-            if let Err(error) = recorder.copy(BLOCK).await {
-                warn!(error = format!("{error:#}"), "attempts not copied to Postgres; trying again");
-                tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+            match recorder.copy(BLOCK).await {
+                Ok(copied) if copied.is_full => {}
+                Ok(_) => tokio::time::sleep(GATHER).await,
+                Err(error) => {
+                    warn!(error = format!("{error:#}"), "attempts not copied to Postgres; trying again");
+                    tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+                }
             }
         };
         tokio::select! {
@@ -54,11 +61,19 @@ pub async fn flush(stream: AttemptReader, store: &Store, bodies: &Bodies) -> any
     let mut total = 0;
     let mut recorder = Recorder::new(stream, store, bodies);
     loop {
-        match recorder.copy(Duration::ZERO).await? {
+        match recorder.copy(Duration::ZERO).await?.taken {
             0 => return Ok(total),
             n => total += n,
         }
     }
+}
+
+/// A step of the recorder.
+struct Copied {
+    /// Entries taken from the stream.
+    taken: usize,
+    /// As many as were asked for: there may be more.
+    is_full: bool,
 }
 
 struct Recorder<'a> {
@@ -77,18 +92,14 @@ impl<'a> Recorder<'a> {
         Self { stream, store, bodies, backtraces: Backtraces::new(store), months: HashSet::new(), batch: BATCH }
     }
 
-    /// Gives the number of entries taken from the stream.
-    async fn copy(&mut self, block: Duration) -> anyhow::Result<usize> {
+    async fn copy(&mut self, block: Duration) -> anyhow::Result<Copied> {
         let entries = self.stream.read(self.batch, block).await?;
-        let taken = entries.len();
-        if taken == 0 {
-            return Ok(0);
+        let copied = Copied { taken: entries.len(), is_full: entries.len() >= self.batch };
+        if copied.taken > 0 {
+            let done = self.copy_entries(entries).await;
+            done.inspect_err(|_| self.stream.put_back())?;
         }
-        let copied = self.copy_entries(entries).await;
-        if copied.is_err() {
-            self.stream.put_back();
-        }
-        copied.map(|()| taken)
+        Ok(copied)
     }
 
     async fn copy_entries(&mut self, entries: Vec<patchbay_queue::Entry>) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use patchbay_queue::{Family, JobView};
-use patchbay_store::{FoundRow, JobAction, JobAudit, Relative};
+use patchbay_store::{FoundRow, JobAction, JobAudit, JobBulk, Relative};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -19,6 +19,8 @@ pub struct Seen {
     pub attempts: Vec<FoundRow>,
     /// Of operators.
     pub actions: Vec<JobAction>,
+    /// That chose it or added it.
+    pub bulks: Vec<JobBulk>,
     /// Of plugins.
     pub audit: Vec<JobAudit>,
     /// Of the same requests.
@@ -94,8 +96,9 @@ pub enum What {
         started: i32,
         attempt: i32,
         ended_at: DateTime<Utc>,
-        /// Since it was made, or since the attempt before ended.
-        waited_ms: i64,
+        /// Since it was made, the attempt before ended, or an operator put it back; absent when nobody knows who put it back.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        waited_ms: Option<i64>,
         took_ms: i64,
         host: String,
         plugin: Option<String>,
@@ -118,6 +121,23 @@ pub enum What {
     WorkerLost { started: i32, host: String },
     /// An operator did something to it.
     Operator { actor: String, action: String, error: Option<String> },
+    /// A bulk operation did something to it.
+    Bulk {
+        bulk: i64,
+        /// `retry`, `remove`, `enqueue-again` or `edit-and-retry`.
+        action: String,
+        actor: String,
+        /// `pending`, `done`, `skipped`, `failed`, `restored` or `lost`.
+        state: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// Id of the job that was added.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        added: Option<String>,
+        /// Id of the job that this one was added like.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        like: Option<String>,
+    },
     /// A plugin wrote into an audit trail.
     Audit {
         trail: String,
@@ -133,15 +153,13 @@ pub enum What {
 /// Puts it together.
 pub fn timeline(queue: &str, id: &str, seen: Seen) -> Timeline {
     let mut lives: BTreeMap<i64, Life> = BTreeMap::new();
-    let mut ends: BTreeMap<i64, DateTime<Utc>> = BTreeMap::new();
     for row in &seen.attempts {
         let life = lives.entry(row.job_created_ms).or_insert_with(|| Life::new(row.job_created_ms));
         life.name.clone_from(&row.attempt.name);
         life.correlation_id.get_or_insert_with(|| row.attempt.correlation_id.clone());
         life.platform = life.platform.take().or_else(|| row.attempt.platform.clone());
         life.parent = life.parent.take().or_else(|| row.attempt.parent.clone());
-        let before = ends.insert(row.job_created_ms, row.attempt.finished_at).or(life.created_at);
-        life.events.push(attempt(row, before, &seen.versions));
+        life.events.push(attempt(row, &seen.versions));
     }
     if let Some(job) = seen.job {
         let made = job.timestamp.and_then(|ms| i64::try_from(ms).ok()).unwrap_or(0);
@@ -157,6 +175,18 @@ pub fn timeline(queue: &str, id: &str, seen: Seen) -> Timeline {
             }
         }
     }
+    for item in seen.bulks {
+        let chosen = item.job_id == id;
+        // One that was added with the id that it had goes on with its life.
+        let added = !chosen && item.new_id.as_deref() == Some(id);
+        let place = if added { made_at(&lives, item.at.timestamp_millis()) } else { None };
+        if let Some(life) = place.and_then(|made| lives.get_mut(&made)) {
+            life.events.push(Event { at: item.at, what: bulk(&item, true) });
+        }
+        if let Some(life) = lives.get_mut(&item.job_created_ms).filter(|_| chosen) {
+            life.events.push(Event { at: item.at, what: bulk(&item, false) });
+        }
+    }
     let actions = seen.actions.into_iter().map(|action| {
         let JobAction { actor, action, began_at, error, .. } = action;
         Event { at: began_at, what: What::Operator { actor, action, error } }
@@ -169,12 +199,10 @@ pub fn timeline(queue: &str, id: &str, seen: Seen) -> Timeline {
     for event in actions.chain(entries) {
         let at = event.at.timestamp_millis();
         let place = match event.adds() {
-            // Written down just before the job is there, by the clock of another machine.
-            true => lives.keys().min_by_key(|made| made.abs_diff(at)),
+            true => made_at(&lives, at),
             // What came before the first, by another clock, is of the first.
-            false => lives.range(..=at).next_back().or(lives.iter().next()).map(|(made, _)| made),
+            false => lives.range(..=at).next_back().or(lives.iter().next()).map(|(made, _)| *made),
         };
-        let place = place.copied();
         if let Some(life) = place.and_then(|made| lives.get_mut(&made)) {
             life.events.push(event);
         }
@@ -182,19 +210,40 @@ pub fn timeline(queue: &str, id: &str, seen: Seen) -> Timeline {
     for life in lives.values_mut() {
         // When a job was made is known to the millisecond.
         let rank = |event: &Event| match &event.what {
-            What::Operator { .. } if event.adds() => 0,
+            What::Operator { .. } | What::Bulk { .. } if event.adds() => 0,
             What::Added => 1,
             _ => 2,
         };
         life.events.sort_by_key(|event| (event.at.timestamp_millis(), rank(event), event.at));
+        life.tell_waits();
     }
     Timeline { queue: queue.to_owned(), id: id.to_owned(), lives: lives.into_values().collect() }
+}
+
+/// The life that began when something was added, as good as then: that was written down by the clock of another machine.
+fn made_at(lives: &BTreeMap<i64, Life>, at: i64) -> Option<i64> {
+    lives.keys().min_by_key(|made| made.abs_diff(at)).copied()
 }
 
 impl Event {
     /// An order that made the job.
     fn adds(&self) -> bool {
-        matches!(&self.what, What::Operator { action, .. } if action.ends_with(".add"))
+        match &self.what {
+            What::Operator { action, .. } => action.ends_with(".add"),
+            What::Bulk { like, .. } => like.is_some(),
+            _ => false,
+        }
+    }
+
+    /// An order after which a job that had ended waits again.
+    fn puts_back(&self) -> bool {
+        match &self.what {
+            What::Operator { action, error, .. } => action == "job.retry" && error.is_none(),
+            What::Bulk { action, state, added, like, .. } => {
+                action != "remove" && state == "done" && added.is_none() && like.is_none()
+            }
+            _ => false,
+        }
     }
 }
 
@@ -216,6 +265,22 @@ impl Life {
         }
     }
 
+    /// For how long it had waited for each attempt: what happened before is known now.
+    fn tell_waits(&mut self) {
+        let mut since = None;
+        for event in &mut self.events {
+            if event.puts_back() || matches!(event.what, What::Added) {
+                since = Some(event.at);
+            }
+            if let What::Attempt { waited_ms, ended_at, verdict, .. } = &mut event.what {
+                // A clock that was set back must not make it wait for less than nothing.
+                *waited_ms = since.map(|since| (event.at - since).num_milliseconds().max(0));
+                let is_over = ["fail", "complete"].contains(&verdict.as_str());
+                since = (!is_over).then_some(*ended_at);
+            }
+        }
+    }
+
     fn is_in_redis(&mut self, job: JobView, family: Family, logs: Vec<String>) {
         self.name = job.name;
         self.state = Some(job.state.to_string());
@@ -233,7 +298,19 @@ impl Life {
     }
 }
 
-fn attempt(row: &FoundRow, before: Option<DateTime<Utc>>, versions: &BTreeMap<String, String>) -> Event {
+fn bulk(item: &JobBulk, adds: bool) -> What {
+    What::Bulk {
+        bulk: item.bulk,
+        action: item.kind.clone(),
+        actor: item.actor.clone(),
+        state: item.state.clone(),
+        reason: item.reason.clone(),
+        added: item.new_id.clone().filter(|new| !adds && *new != item.job_id),
+        like: adds.then(|| item.job_id.clone()),
+    }
+}
+
+fn attempt(row: &FoundRow, versions: &BTreeMap<String, String>) -> Event {
     let at = row.attempt.clone();
     if at.source == "worker-lost" {
         return Event { at: at.started_at, what: What::WorkerLost { started: at.started, host: at.host } };
@@ -242,8 +319,7 @@ fn attempt(row: &FoundRow, before: Option<DateTime<Utc>>, versions: &BTreeMap<St
         started: at.started,
         attempt: at.attempt,
         ended_at: at.finished_at,
-        // A clock that was set back must not make it wait for less than nothing.
-        waited_ms: before.map_or(0, |before| (at.started_at - before).num_milliseconds().max(0)),
+        waited_ms: None,
         took_ms: (at.finished_at - at.started_at).num_milliseconds().max(0),
         version: at.revision.as_ref().and_then(|digest| versions.get(digest).cloned()),
         host: at.host,

@@ -81,6 +81,14 @@ async fn begin(host: &Host, request: Value) -> anyhow::Result<Value> {
     Ok(answer["data"]["id"].clone())
 }
 
+/// What happened to a job that is the only one that ever had its id.
+async fn one_life(host: &Host, id: &str) -> anyhow::Result<Vec<Value>> {
+    let (_, answer) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs/{id}/timeline")).await?;
+    let lives = answer["data"]["lives"].as_array().context("lives")?;
+    anyhow::ensure!(lives.len() == 1, "{answer}");
+    Ok(lives[0]["events"].as_array().context("events")?.clone())
+}
+
 fn counts(bulk: &Value) -> [i64; 4] {
     ["matched", "done", "skipped", "failed"].map(|name| bulk[name].as_i64().unwrap_or(-1))
 }
@@ -414,6 +422,16 @@ async fn jobs_that_redis_has_forgotten_come_back_from_the_history_as_they_were_o
     }
     assert_eq!(job["attemptsStarted"], 2, "the history tells this start from the one before");
     recorded("completed", 5).await?;
+    let life = one_life(&host, &ids[3]).await?;
+    let kinds: Vec<&str> = life.iter().filter_map(|event| event["kind"].as_str()).collect();
+    assert_eq!(kinds, ["added", "attempt", "bulk", "attempt"], "{life:#?}");
+    assert_eq!((&life[2]["bulk"], &life[2]["state"]), (&ended["id"], &json!("done")), "{life:#?}");
+    let at = |n: usize| -> anyhow::Result<i64> {
+        let at = life[n]["at"].as_str().context("a time")?;
+        Ok(chrono::DateTime::parse_from_rfc3339(at)?.timestamp_millis())
+    };
+    let waited = life[3]["waitedMs"].as_i64().context("a wait")?;
+    assert!(waited <= at(3)? - at(2)? + 1, "since it was put back, not since it had failed: {life:#?}");
 
     host.post(&format!("/api/admin/queues/{QUEUE}/clean"), json!({ "state": "completed" })).await?;
     let new = ["--json", "bulk", "enqueue-again", &queue, "--from-history", "--state", "completed"];
@@ -424,6 +442,11 @@ async fn jobs_that_redis_has_forgotten_come_back_from_the_history_as_they_were_o
     for job in listed["jobs"].as_array().context("jobs")? {
         assert!(job["newId"].is_string() && !ids.iter().any(|id| job["newId"] == **id), "{job}");
     }
+    let (old, new) = (&listed["jobs"][0]["jobId"], listed["jobs"][0]["newId"].as_str().context("an id")?);
+    let life = one_life(&host, new).await?;
+    assert_eq!((&life[0]["bulk"], &life[0]["like"]), (&ended["id"], old), "{life:#?}");
+    let text = String::from_utf8(patchbay(&host, &["job", "timeline", QUEUE, new]).await?.stdout)?;
+    assert!(text.contains(&format!("bulk {} by", ended["id"])), "{text}");
 
     // As after a flush: an old id would come again.
     let mut redis = world.redis().await?;

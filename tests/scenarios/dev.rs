@@ -106,11 +106,16 @@ async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> 
     let address = (redis.host_str().context("host")?.to_owned(), redis.port().context("port")?);
     assert!(tokio::net::TcpStream::connect(address).await.is_err(), "Redis is stopped");
 
-    // Deleting the directory is a fresh start, whatever was kept elsewhere.
+    // Deleting the directory is a fresh start, whatever was kept elsewhere. The file of settings that lies here is read.
     std::fs::remove_dir_all(dir.join(".patchbay"))?;
+    std::fs::write(dir.join("patchbay.toml"), "environment = \"of-the-file\"\n")?;
     let mut again = start_dev(&dir)?;
     let welcome = up(&mut again).await?;
     assert!(welcome.contains("Patchbay runs."), "{welcome}");
+    let health =
+        welcome.split_whitespace().find(|word| word.ends_with("/api/health")).context("where its health is told")?;
+    let health = reqwest::get(health).await?.text().await?;
+    assert!(health.contains("of-the-file"), "{health}");
     interrupt(again).await?;
     forget(&dir);
     Ok(())

@@ -83,7 +83,8 @@ fn change(
     let look = Look {
         holds: Some(met.is_some()),
         hold,
-        silenced: silenced(rule.name, subject, &known.silences).is_some(),
+        // Whoever adds the first channel is told of what fires already.
+        silenced: known.channels.is_empty() || silenced(rule.name, subject, &known.silences).is_some(),
         passed: round.passed,
         repeat: round.repeat,
     };
@@ -224,6 +225,10 @@ mod tests {
         }
     }
 
+    fn told_by_mail() -> Known {
+        Known { channels: ["mail".into()].into(), ..Known::default() }
+    }
+
     fn waiting(sights: &[(&str, f64)], covers: Covers) -> Seen {
         let sight = |(subject, value): &(&str, f64)| Sight::new(*subject, *value, format!("{value} s"), "why".into());
         Seen { rule: "oldest-waiting", sights: sights.iter().map(sight).collect(), covers }
@@ -245,7 +250,7 @@ mod tests {
     fn it_fires_once_and_recovers_whatever_the_clock_of_this_machine_does() {
         let bad = || waiting(&[("q", 900.0)], Covers::Everything);
         let good = || waiting(&[("q", 3.0)], Covers::Everything);
-        let mut known = Known::default();
+        let mut known = told_by_mail();
         // A day back after the first look, a year ahead after the third.
         let told = run(&mut known, [(100_000, bad()), (13_600, bad()), (13_660, bad()), (40_000_000, bad())]);
         assert_eq!(told, ["firing q"]);
@@ -254,8 +259,18 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_could_look_at_stays_as_it_is() {
+    fn what_fires_before_there_is_a_channel_is_told_by_the_first_one() {
+        let bad = || waiting(&[("q", 900.0)], Covers::Everything);
         let mut known = Known::default();
+        assert_eq!(run(&mut known, [(0, bad()), (60, bad()), (120, bad())]), Vec::<String>::new());
+        assert_eq!(known.alerts.len(), 1, "it is listed all the same");
+        known.channels = told_by_mail().channels;
+        assert_eq!(run(&mut known, [(180, bad()), (240, bad())]), ["firing q"]);
+    }
+
+    #[test]
+    fn what_nobody_could_look_at_stays_as_it_is() {
+        let mut known = told_by_mail();
         let bad = || waiting(&[("q", 900.0)], Covers::Everything);
         assert_eq!(run(&mut known, [(0, bad()), (60, bad())]), ["firing q"]);
         let elsewhere = || waiting(&[("other", 1.0)], Covers::Only("other".into()));
@@ -271,7 +286,7 @@ mod tests {
                 names.iter().enumerate().map(|(n, name)| (name.as_str(), 1_000.0 + n as f64 * offset)).collect();
             waiting(&sights, Covers::Everything)
         };
-        let mut known = Known::default();
+        let mut known = told_by_mail();
         let told = run(&mut known, [(0, seen(1.0)), (60, seen(1.0)), (120, seen(-1.0)), (180, seen(-1.0))]);
         assert_eq!(told.len(), MOST_SUBJECTS);
         assert!(told.contains(&"firing q99".into()) && !told.contains(&"firing q0".into()), "{told:?}");
@@ -279,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_rule_that_is_turned_off_recovers() {
-        let mut known = Known::default();
+        let mut known = told_by_mail();
         let bad = || waiting(&[("q", 900.0)], Covers::Everything);
         assert_eq!(run(&mut known, [(0, bad()), (60, bad())]), ["firing q"]);
         let off = AlertRuleRow { rule: "oldest-waiting".into(), enabled: Some(false), ..AlertRuleRow::default() };
@@ -292,7 +307,7 @@ mod tests {
         let mut sight = Sight::new("email", None, "it crashed".into(), "mend it".into());
         sight.details.insert("revision".into(), json!("abc"));
         let seen = Seen { rule: "plugin-quarantined", sights: vec![sight], covers: Covers::Nothing };
-        let changes = evaluate(&Known { channels: ["mail".into()].into(), ..Known::default() }, &[seen], &round(0));
+        let changes = evaluate(&told_by_mail(), &[seen], &round(0));
         let (body, channels) = changes[0].tell.as_ref().expect("told");
         assert_eq!(channels, &["mail"]);
         assert!(changes[0].begins);

@@ -141,7 +141,8 @@ impl Alerts {
             Ok(changes) => self.log(&changes),
             Err(error) => {
                 warn!(%error, rule, "an alert is not stored; it is told all the same");
-                let changes = evaluate(&Known::default(), &seen, &self.round(Duration::ZERO));
+                let known = Known { channels: self.channel_names().into_iter().collect(), ..Known::default() };
+                let changes = evaluate(&known, &seen, &self.round(Duration::ZERO));
                 self.log(&changes);
                 self.tell_directly(&changes);
             }

@@ -131,6 +131,11 @@ pub(crate) const RULES: &[Rule] = &[
     )),
 ];
 
+/// What a reader of a message may click on: a web address, or a path, never a scheme that runs something.
+pub(crate) fn is_link(text: &str) -> bool {
+    reqwest::Url::parse(text).map_or(true, |url| ["http", "https"].contains(&url.scheme()))
+}
+
 impl Rule {
     /// By its name.
     pub(crate) fn named(name: &str) -> Option<&'static Self> {

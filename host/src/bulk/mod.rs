@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_queue::{Chosen, Fate, QueueError, Queues, Removed};
 use patchbay_runtime::Runtime;
@@ -277,9 +278,10 @@ impl Bulks {
         }
         let (items, mut outcomes) = readable(self.queues.prefix(), items);
         let chosen: Vec<Chosen> = items.iter().map(|(chosen, _)| chosen.clone()).collect();
+        let since = Utc::now();
         let fates = self.act(row.id, &plan, &chosen).await?;
         outcomes.extend(chosen.iter().zip(fates).map(|(chosen, fate)| outcome(chosen.n, fate, ["done", "skipped"])));
-        lead.record_bulk_items(row.id, "pending", &outcomes).await?;
+        lead.record_bulk_items(row.id, "pending", &outcomes, since).await?;
         self.count(plan.kind, &outcomes);
         Ok(())
     }
@@ -291,11 +293,12 @@ impl Bulks {
         }
         let (items, mut outcomes) = readable(self.queues.prefix(), items);
         let removed: Vec<Removed> = items.into_iter().map(|(job, score)| Removed { job, score }).collect();
+        let since = Utc::now();
         let fates = self.queues.restore_many(row.id, &removed).await?;
         outcomes.extend(
             removed.iter().zip(fates).map(|(removed, fate)| outcome(removed.job.n, fate, ["restored", "lost"])),
         );
-        Ok(lead.record_bulk_items(row.id, "done", &outcomes).await?)
+        Ok(lead.record_bulk_items(row.id, "done", &outcomes, since).await?)
     }
 
     async fn end(&self, lead: &mut Lead<'_>, row: &BulkRow, state: &str) -> Result<(), BulkError> {

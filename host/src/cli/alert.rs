@@ -1,7 +1,7 @@
 //! `patchbay alert …`
 
 use anyhow::bail;
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -26,8 +26,8 @@ pub(super) enum AlertCommand {
         /// This subject only; with * at its end, those that begin so
         #[arg(long)]
         subject: Option<String>,
-        /// For how long: 30m, 2h, 3d
-        #[arg(long = "for", value_parser = seconds, value_name = "LENGTH")]
+        /// For how long, at most 30d: 30m, 2h, 3d
+        #[arg(long = "for", value_parser = |text: &str| seconds(text, 1, 30), value_name = "LENGTH")]
         length: u64,
         /// For the next operator and the audit trail
         #[arg(long)]
@@ -73,6 +73,8 @@ pub(super) enum RuleCommand {
 }
 
 #[derive(Args)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true)
+    .args(["threshold", "hold", "at_least", "severity", "runbook", "on", "off"]))]
 pub(super) struct Change {
     /// For this subject only; with * at its end, for those that begin so
     #[arg(long)]
@@ -80,8 +82,8 @@ pub(super) struct Change {
     /// In the rule's unit
     #[arg(long)]
     threshold: Option<f64>,
-    /// For how long before anybody is told: 90s, 5m
-    #[arg(long = "for", value_parser = seconds, value_name = "LENGTH")]
+    /// For how long before anybody is told, at most 7d: 0s, 90s, 5m
+    #[arg(long = "for", value_parser = |text: &str| seconds(text, 0, 7), value_name = "LENGTH")]
     hold: Option<u64>,
     /// Fewer cases say nothing
     #[arg(long)]
@@ -100,8 +102,8 @@ pub(super) struct Change {
     off: bool,
 }
 
-/// `90s`, `30m`, `2h`, `3d`.
-fn seconds(text: &str) -> Result<u64, String> {
+/// `90s`, `30m`, `2h`, `3d`: so many seconds at least, and so many days at most.
+fn seconds(text: &str, least: u64, most_days: u64) -> Result<u64, String> {
     let unit = match text.chars().last() {
         Some('s') => 1,
         Some('m') => 60,
@@ -110,7 +112,8 @@ fn seconds(text: &str) -> Result<u64, String> {
         _ => return Err("a number with a unit: 90s, 30m, 2h or 3d".into()),
     };
     let number: u64 = text[..text.len() - 1].parse().map_err(|_| "a number with a unit: 90s, 30m, 2h or 3d")?;
-    number.checked_mul(unit).ok_or_else(|| "too long".into())
+    let length = number.checked_mul(unit).filter(|length| (least..=most_days * 86_400).contains(length));
+    length.ok_or_else(|| format!("{least} s to {most_days} days"))
 }
 
 pub(super) async fn run(command: AlertCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
@@ -285,7 +288,9 @@ mod tests {
 
     #[test]
     fn a_length_has_a_unit() {
-        assert_eq!(["90s", "30m", "2h", "3d"].map(seconds), [Ok(90), Ok(1_800), Ok(7_200), Ok(259_200)]);
-        assert!(seconds("90").is_err() && seconds("").is_err() && seconds("-1h").is_err() && seconds("9ü").is_err());
+        let of = |text| seconds(text, 1, 30);
+        assert_eq!(["90s", "30m", "2h", "30d"].map(of), [Ok(90), Ok(1_800), Ok(7_200), Ok(2_592_000)]);
+        assert!(["90", "", "-1h", "9ü", "0s", "31d", "99999999999999999999d"].iter().all(|text| of(text).is_err()));
+        assert_eq!(seconds("0s", 0, 7), Ok(0));
     }
 }

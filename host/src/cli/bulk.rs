@@ -201,10 +201,12 @@ pub(super) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
             let rows = items(&bulks).map(|bulk| {
                 let counts = ["matched", "done", "skipped", "failed"].map(|name| bulk[name].to_string());
                 let head = [bulk["id"].to_string(), text(bulk, "kind"), text(bulk, "state")];
-                let tail = [text(bulk, "createdAt"), text(bulk, "actor"), filter_text(bulk)];
+                let reason = bulk["reason"].as_str().unwrap_or("-").to_owned();
+                let tail = [text(bulk, "createdAt"), text(bulk, "actor"), meant(bulk), reason];
                 head.into_iter().chain(counts).chain(tail).collect()
             });
-            let head = ["ID", "KIND", "STATE", "MATCHED", "DONE", "SKIPPED", "FAILED", "CREATED", "BY", "FILTER"];
+            let head =
+                ["ID", "KIND", "STATE", "MATCHED", "DONE", "SKIPPED", "FAILED", "CREATED", "BY", "JOBS", "REASON"];
             output.table(&head, rows.collect(), &bulks);
         }
         BulkCommand::Show { id, jobs } => {
@@ -261,7 +263,9 @@ pub(super) async fn begin(
     if !output.json {
         println!("{}", shown(&count, &preview));
     }
-    confirmed(yes, &format!("this {does} {count}"))?;
+    let pause = first.filter(|first| u64::from(*first) < matched);
+    let pause = pause.map(|first| format!(", the first {first} now: then it pauses")).unwrap_or_default();
+    confirmed(yes, &format!("this {does} {count}{pause}"))?;
     let bulk = client.call(Method::POST, "bulk", Some(request)).await?;
     let id = bulk["id"].as_i64().unwrap_or_default();
     let done = format!("bulk {id} has begun; follow it: patchbay bulk watch {id}");
@@ -324,16 +328,18 @@ fn progress(bulk: &Value) -> String {
     format!("bulk {}  {}  {}  {}", bulk["id"], text(bulk, "kind"), text(bulk, "state"), counts.join(", "))
 }
 
-fn filter_text(bulk: &Value) -> String {
+/// Which jobs: `failed of the history, queue=emailQueue`.
+fn meant(bulk: &Value) -> String {
     let pairs = bulk["filter"].as_object().into_iter().flatten();
     let pairs: Vec<String> =
         pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
-    if pairs.is_empty() { "everything".into() } else { pairs.join(" ") }
+    let pairs = if pairs.is_empty() { "everything".into() } else { pairs.join(" ") };
+    let from = if bulk["source"] == "history" { " of the history" } else { "" };
+    format!("{}{from}, {pairs}", text(bulk, "jobState"))
 }
 
 fn describe(bulk: &Value) -> String {
-    let from = if bulk["source"] == "history" { " of the history" } else { "" };
-    let mut lines = vec![progress(bulk), format!("jobs: {}{from}, {}", text(bulk, "jobState"), filter_text(bulk))];
+    let mut lines = vec![progress(bulk), format!("jobs: {}", meant(bulk))];
     let by = format!("by {} at {}", text(bulk, "actor"), text(bulk, "createdAt"));
     lines.push(bulk["reason"].as_str().map_or(by.clone(), |reason| format!("{by}: {reason}")));
     lines.extend(bulk["error"].as_str().map(|error| format!("error: {error}")));

@@ -82,11 +82,12 @@ pub(super) async fn run(command: DeadLetterCommand, args: &ClientArgs, output: O
                     group["jobs"].to_string(),
                     text(group, "lastSeen"),
                     revision(group),
-                    state(group),
+                    state(group) + if group["note"].is_string() { ", noted" } else { "" },
+                    text(group, "assignee"),
                     text(group, "message").chars().take(80).collect(),
                 ]
             });
-            let head = ["ID", "QUEUE", "FAILED", "LAST SEEN", "REVISION", "STATE", "FAILURE"];
+            let head = ["ID", "QUEUE", "FAILED", "LAST SEEN", "REVISION", "STATE", "WHOSE", "FAILURE"];
             output.table(&head, rows.collect(), &groups);
         }
         DeadLetterCommand::Show { id } => {
@@ -101,7 +102,8 @@ pub(super) async fn run(command: DeadLetterCommand, args: &ClientArgs, output: O
         DeadLetterCommand::Note { id, note } => {
             let group =
                 client.call(Method::PUT, &format!("dead-letters/{id}/note"), Some(json!({ "note": note }))).await?;
-            output.value(&format!("dead letter {id} is noted"), &group);
+            let now = if group["note"].is_string() { "is noted" } else { "has no note any more" };
+            output.value(&format!("dead letter {id} {now}"), &group);
         }
         DeadLetterCommand::Assign { id, to } => {
             let body = json!({ "assignee": to });

@@ -59,7 +59,7 @@ Exit codes:
   2  wrong usage
   3  not found
   4  refused: invalid input, wrong credentials, or in conflict with the present state
-  5  the host, Postgres or Redis cannot be reached";
+  5  the host, or what it needs (Postgres, Redis, an outside service), cannot be reached";
 
 /// A WebAssembly plugin host for integrations and jobs.
 #[derive(Parser)]
@@ -279,6 +279,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         Some(ClientError::Refused { status: 404, .. }) => ExitCode::from(3),
         Some(ClientError::Refused { status, .. }) if *status < 500 => ExitCode::from(4),
         Some(ClientError::Unreachable { .. }) => ExitCode::from(5),
+        Some(ClientError::Refused { status: 503, code, .. }) if code == "unavailable" => ExitCode::from(5),
         _ if unreachable => ExitCode::from(5),
         _ => ExitCode::FAILURE,
     }

@@ -112,6 +112,9 @@ impl What {
     fn query(&self) -> anyhow::Result<(String, Vec<(String, String)>)> {
         let mut pairs = self.filter.clone();
         if let Some(since) = self.since {
+            if pairs.iter().any(|(key, _)| key == "from") {
+                return Err(Refusal("--since and from= say the same: give one of them".into()).into());
+            }
             let ago = TimeDelta::from_std(since).ok().and_then(|ago| Utc::now().checked_sub_signed(ago));
             let from = ago.ok_or_else(|| Refusal("--since: too long ago".into()))?;
             pairs.push(("from".into(), from.to_rfc3339_opts(SecondsFormat::Millis, true)));
@@ -209,13 +212,18 @@ async fn show(
     };
     let found = &page["data"];
     let rows: Vec<_> = items(found).map(row).collect();
+    if rows.is_empty() && !output.json {
+        println!("nothing was found");
+    }
     let of_attempts = items(found).all(|row| row["finishedAt"].is_string());
     let head: &[&str] = if of_attempts {
         &["FINISHED", "QUEUE", "JOB", "NAME", "OUTCOME", "CODE", "MESSAGE"]
     } else {
         &["MADE", "ENDED", "JOB", "NAME", "STATE", "ATTEMPTS", "FAILURE"]
     };
-    output.table(head, rows, if much.all { found } else { &page });
+    if output.json || !rows.is_empty() {
+        output.table(head, rows, if much.all { found } else { &page });
+    }
     if let (false, Some(cursor)) = (output.json, page["nextCursor"].as_str()) {
         let why = if page["partial"] == true { "not all was looked at, time ran out" } else { "there may be more" };
         println!("{why}: --cursor {cursor}");

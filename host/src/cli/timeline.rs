@@ -80,6 +80,15 @@ fn what(event: &Value) -> Vec<String> {
             lines.extend(of("error").map(|error| format!("refused: {error}")));
             lines
         }
+        "bulk" => {
+            let added = of("added").map(|id| format!(", as {id}")).unwrap_or_default();
+            let like = of("like").map(|id| format!(" like {id}")).unwrap_or_default();
+            let (action, state) = (text(event, "action"), text(event, "state"));
+            let mut lines =
+                vec![format!("bulk {} by {}: {action}{like}, {state}{added}", event["bulk"], text(event, "actor"))];
+            lines.extend(of("reason").map(str::to_owned));
+            lines
+        }
         "audit" => {
             let by = of("by").map(|by| format!(" in {by}")).unwrap_or_default();
             vec![format!("audit {} {} by {}{by}", text(event, "trail"), text(event, "entryKey"), text(event, "plugin"))]
@@ -108,8 +117,8 @@ fn attempt(event: &Value) -> Vec<String> {
     };
     lines.push(plugin);
     let seen = if of("source") == Some("mirror") { ", seen from outside" } else { "" };
-    let (waited, took) = (lasted(&event["waitedMs"]), lasted(&event["tookMs"]));
-    lines.push(format!("waited {waited}, took {took}, on {}{seen}", of("host").unwrap_or("-")));
+    let waited = event.get("waitedMs").map(|ms| format!("waited {}, ", lasted(ms))).unwrap_or_default();
+    lines.push(format!("{waited}took {}, on {}{seen}", lasted(&event["tookMs"]), of("host").unwrap_or("-")));
     for call in items(&event["calls"]) {
         let method = call["method"].as_str().map(|method| format!("{method} ")).unwrap_or_default();
         let took = lasted(&call["tookMs"]);

@@ -18,6 +18,7 @@ use patchbay_runtime::{CompilerCommand, HostLimits, RuntimeConfig};
 use patchbay_store::{Keep, KeepAttempts, StoreConfig};
 use zeroize::Zeroizing;
 
+use crate::alert::rule::is_link;
 use crate::alert::{AlertConfig, ChannelConfig};
 use crate::vault::{self, KeySource};
 
@@ -44,6 +45,10 @@ const OTHER_VARIABLES: &[&str] = &[
 const OTHER_PREFIXES: &[&str] = &["PATCHBAY_SECRET_", "PATCHBAY_TEST_"];
 /// Longest wait for a free database connection: a request that waits longer is better told so.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Where a value comes from that nobody set.
+const DEFAULT: &str = "default";
+/// The file that is found in the folder where a command is run.
+const HERE: &str = "patchbay.toml";
 /// The contract's default limits.
 const MAX_RESULT_BYTES: usize = 1 << 20;
 const MAX_LOG_BYTES: usize = 1 << 20;
@@ -60,7 +65,7 @@ pub struct Config {
 #[derive(Clone)]
 struct Setting {
     value: String,
-    /// For people: a variable's name, the file, or `default`.
+    /// For people: a variable's name, the file, or [`DEFAULT`].
     source: String,
 }
 
@@ -88,6 +93,11 @@ fn usable((config, problems): (Config, Vec<String>)) -> Result<Config, ConfigErr
     if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
 }
 
+/// The file that is named, else the first of the usual ones that is there.
+fn found(named: Option<&Path>, usual: &[&str]) -> Option<PathBuf> {
+    named.map(Path::to_owned).or_else(|| usual.iter().map(PathBuf::from).find(|path| path.exists()))
+}
+
 fn read_file_of_keys(path: &str) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| error.to_string())
 }
@@ -100,25 +110,27 @@ impl Config {
 
     /// The same, with what is wrong beside it: to be shown, and not to be used.
     pub fn read_process(file: Option<&Path>) -> (Self, Vec<String>) {
-        Self::read_process_with(file, std::env::vars().collect())
+        Self::read_process_with(found(file, &[HERE, "/etc/patchbay/patchbay.toml"]), &std::env::vars().collect())
     }
 
-    /// As the host of `patchbay dev` reads it, which was given more than the environment.
+    /// As the host of `patchbay dev` reads it, which was given more than the environment. The machine's own file is no business of its.
     pub(crate) fn of_dev(file: Option<&Path>, given: BTreeMap<String, String>) -> Result<Self, ConfigError> {
-        usable(Self::read_process_with(file, std::env::vars().chain(given).collect()))
+        usable(Self::read_dev(file, &std::env::vars().chain(given).collect()))
     }
 
-    fn read_process_with(file: Option<&Path>, env: HashMap<String, String>) -> (Self, Vec<String>) {
-        let named = file.map(Path::to_owned).or_else(|| env.get("PATCHBAY_CONFIG").map(PathBuf::from));
-        let usual = ["patchbay.toml", "/etc/patchbay/patchbay.toml"].map(PathBuf::from);
-        let path = named.clone().or_else(|| usual.into_iter().find(|path| path.exists()));
+    /// The same, with what is wrong beside it.
+    pub(crate) fn read_dev(file: Option<&Path>, env: &HashMap<String, String>) -> (Self, Vec<String>) {
+        Self::read_process_with(found(file, &[HERE]), env)
+    }
+
+    fn read_process_with(path: Option<PathBuf>, env: &HashMap<String, String>) -> (Self, Vec<String>) {
         let mut problems = Vec::new();
         let text = path.and_then(|path| {
             let text = std::fs::read_to_string(&path);
             text.inspect_err(|error| problems.push(format!("cannot read {}: {error}", path.display()))).ok()
         });
-        let (config, found) = Self::read(text.as_deref(), &env, read_file_of_keys);
-        problems.extend(found);
+        let (config, wrong) = Self::read(text.as_deref(), env, read_file_of_keys);
+        problems.extend(wrong);
         (config, problems)
     }
 
@@ -136,7 +148,7 @@ impl Config {
         let mut values = BTreeMap::new();
         for key in KEYS {
             if let Some(default) = key.default {
-                values.insert(key.path, Setting { value: default.to_owned(), source: "default".into() });
+                values.insert(key.path, Setting { value: default.to_owned(), source: DEFAULT.into() });
             }
         }
         read_file(file, &mut values, &mut problems);
@@ -208,6 +220,9 @@ impl Config {
                 problems.push(format!("{key} is no http:// or https:// URL"));
             }
         }
+        if !is_link(&self.text("alerts.runbook_base").unwrap_or_default()) {
+            problems.push("alerts.runbook_base is neither an http:// or https:// URL nor a path".into());
+        }
         if let Some(wrong) = self.alerts().channels.mail_to.iter().find(|address| !address.contains('@')) {
             problems.push(format!("alerts.mail_to: {wrong:?} is no mail address"));
         }
@@ -248,6 +263,11 @@ impl Config {
             }
         };
         KEYS.iter().map(show).collect()
+    }
+
+    /// Whether the file or the environment sets one of these.
+    pub(crate) fn sets(&self, paths: &[&str]) -> bool {
+        paths.iter().any(|path| self.values.get(path).is_some_and(|setting| setting.source != DEFAULT))
     }
 
     fn has(&self, path: &str) -> bool {

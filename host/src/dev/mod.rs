@@ -9,7 +9,7 @@ mod redis;
 mod state;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -77,14 +77,11 @@ pub(crate) fn run_mail(command: MailCommand, json: bool) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()> {
-    let mut env: HashMap<String, String> = std::env::vars().collect();
-    let outer = env.clone();
-    let given = |env: &HashMap<String, String>, names: &[&str]| {
-        names.iter().any(|name| env.get(*name).is_some_and(|value| !value.is_empty()))
-    };
-    let own_postgres = !given(&env, &["DATABASE_URL", "DB_HOST", "PATCHBAY_DATABASE_URL", "PATCHBAY_DATABASE_HOST"]);
-    let own_redis = !given(&env, &["REDIS_URL", "REDIS_HOST", "PATCHBAY_REDIS_URL", "PATCHBAY_REDIS_HOST"]);
-    let own_mail = !given(&env, &["EMAIL_USER", "PATCHBAY_MAIL_HOST", "PATCHBAY_MAIL_USERNAME"]);
+    // What is wrong with it is told when it is whole.
+    let (set, _) = Config::read_dev(file, &std::env::vars().collect());
+    let own_postgres = !set.sets(&["database.url", "database.host"]);
+    let own_redis = !set.sets(&["redis.url", "redis.host"]);
+    let own_mail = !set.sets(&["mail.host", "mail.username"]);
 
     let mut missing = Vec::new();
     let postgres_bin =
@@ -97,43 +94,46 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
     let watch = args.watch.map(|more| Watch::begin(&args.plugins, more)).transpose()?;
     let mut state = DevState::open(&args.dir)?;
     let _only_one = state.lock()?;
+    // As if it were set in the environment.
+    let mut given: BTreeMap<String, String> = BTreeMap::new();
     let mut database = None;
     if let Some(bin) = postgres_bin {
         let server = step("PostgreSQL", postgres::start(bin, &mut state)).await?;
-        env.insert("DATABASE_URL".into(), server.url());
+        given.insert("DATABASE_URL".into(), server.url());
         database = Some(server);
     }
     let mut queue_server = None;
     if let Some(bin) = redis_bin {
         let server = step("Redis", redis::start(bin, &mut state)).await?;
-        env.insert("REDIS_URL".into(), server.url());
+        given.insert("REDIS_URL".into(), server.url());
         queue_server = Some(server);
     }
     let mut catcher = None;
     if own_mail {
         let mail = MailCatcher::start(&state.mail_dir).await.context("cannot start the mail catcher")?;
-        env.insert("PATCHBAY_MAIL_HOST".into(), mail.address.ip().to_string());
-        env.insert("PATCHBAY_MAIL_PORT".into(), mail.address.port().to_string());
-        env.insert("PATCHBAY_MAIL_TLS".into(), "none".into());
-        env.entry("EMAIL_FROM".into()).or_insert_with(|| "Patchbay <demo@patchbay.example>".into());
+        given.insert("PATCHBAY_MAIL_HOST".into(), mail.address.ip().to_string());
+        given.insert("PATCHBAY_MAIL_PORT".into(), mail.address.port().to_string());
+        given.insert("PATCHBAY_MAIL_TLS".into(), "none".into());
+        if !set.sets(&["mail.from"]) {
+            given.insert("PATCHBAY_MAIL_FROM".into(), "Patchbay <demo@patchbay.example>".into());
+        }
         catcher = Some(mail);
     }
-    if !given(&env, &["BULL_BOARD_USERNAME", "PATCHBAY_ADMIN_USERNAME"]) {
-        env.insert("PATCHBAY_ADMIN_USERNAME".into(), state.user.clone());
-        env.insert("PATCHBAY_ADMIN_PASSWORD".into(), state.password.clone());
+    if !set.sets(&["admin.username"]) {
+        given.insert("PATCHBAY_ADMIN_USERNAME".into(), state.user.clone());
+        given.insert("PATCHBAY_ADMIN_PASSWORD".into(), state.password.clone());
     }
-    env.entry("PATCHBAY_LOG_FILTER".into()).or_insert_with(|| "warn,guest=info".into());
-    if !given(&env, &["PATCHBAY_HTTP_LISTEN", "PORT"]) {
-        env.insert("PATCHBAY_HTTP_LISTEN".into(), free_listen_address(8080)?);
+    if !set.sets(&["log.filter"]) {
+        given.insert("PATCHBAY_LOG_FILTER".into(), "warn,guest=info".into());
     }
-
-    let file = file.map(std::fs::read_to_string).transpose().context("cannot read the configuration file")?;
+    if !set.sets(&["http.listen"]) {
+        given.insert("PATCHBAY_HTTP_LISTEN".into(), free_listen_address(8080)?);
+    }
+    if !set.sets(&["secrets.key", "secrets.key_file"]) {
+        given.insert("PATCHBAY_SECRETS_KEY_FILE".into(), state.master_key_file()?.display().to_string());
+    }
     let outcome = async {
-        let mut config = Config::load(file.as_deref(), &env)?;
-        if config.master_keys().iter().all(Option::is_none) {
-            env.insert("PATCHBAY_SECRETS_KEY_FILE".into(), state.master_key_file()?.display().to_string());
-            config = Config::load(file.as_deref(), &env)?;
-        }
+        let config = Config::of_dev(file, given.clone())?;
         let lines = telemetry::start(config.log_as_json(), &config.log_filter())?;
         let operator = config.operator();
         let host = step("Patchbay", Host::start(config, lines)).await?;
@@ -141,11 +141,10 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         if let Some((user, password)) = operator {
             (state.user, state.password) = (user, password);
         }
-        let added = env.iter().filter(|(name, value)| outer.get(*name) != Some(*value));
-        state.given = added.map(|(name, value)| (name.clone(), value.clone())).collect();
+        state.given = given;
         state.save()?;
         let loaded = load_plugins(&args.plugins, &state).await;
-        print_welcome(&state, &env, catcher.as_ref(), &loaded);
+        print_welcome(&state, catcher.as_ref(), &loaded);
         let client = Client::new(state.url.clone(), state.user.clone(), Some(state.password.clone()))?;
         let watching = watch.map(|watch| tokio::spawn(watch.run(client)));
         let ended = host.run_until_signal().await;
@@ -229,9 +228,9 @@ async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
     Ok(format!("{plugin} {} ({})", staged["version"].as_str().unwrap_or_default(), crate::cli::short(digest)))
 }
 
-fn print_welcome(state: &DevState, env: &HashMap<String, String>, mail: Option<&MailCatcher>, plugins: &[String]) {
-    let redis = env.get("REDIS_URL").map_or("as configured", String::as_str);
-    let database = env.get("DATABASE_URL").map_or("as configured", String::as_str);
+fn print_welcome(state: &DevState, mail: Option<&MailCatcher>, plugins: &[String]) {
+    let service = |variable| state.given.get(variable).map_or("as configured", String::as_str);
+    let (database, redis) = (service("DATABASE_URL"), service("REDIS_URL"));
     println!();
     println!("Patchbay runs.");
     println!("  API       {}/api/admin   health: {0}/api/health   OpenAPI: {0}/api/openapi.json", state.url);

@@ -14,6 +14,7 @@ use patchbay_model::job::JobKey;
 use patchbay_store::{HistoryKeyRow, NewAttempt, SealedBody, Store, StoreError};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
+use zstd::bulk::Compressor;
 
 use super::MAX_BODY_BYTES;
 use crate::vault::Vault;
@@ -70,10 +71,11 @@ impl Bodies {
         let has_values = records.iter().any(|record| !record.values.is_empty());
         let sealing = if has_bodies { self.sealing().await? } else { None };
         let terms = if has_values { Some(self.store.term_key().await?.clone()) } else { None };
+        let mut compressor = None;
         let prepare = move |mut record: AttemptRecord| {
             let body = record.body.take().zip(sealing.as_ref()).map(|(body, (id, key))| SealedBody {
                 key: id.clone(),
-                bytes: seal(key, &record.job, record.started, &body),
+                bytes: seal(key, &record.job, record.started, &body, &mut compressor),
             });
             let values = std::mem::take(&mut record.values);
             let term = |(path, value): &(_, String)| terms.as_ref().map(|key| key.term(path, value));
@@ -167,14 +169,18 @@ fn bound_to(started: u32) -> [u8; 4] {
     started.min(i32::MAX as u32).to_be_bytes()
 }
 
-fn seal(key: &Prk, job: &JobKey, started: u32, body: &Body) -> Vec<u8> {
+/// `compressor` is made when it is needed, once for a batch: its tables cost more than most bodies.
+fn seal(key: &Prk, job: &JobKey, started: u32, body: &Body, compressor: &mut Option<Compressor<'static>>) -> Vec<u8> {
     let mut content = Vec::with_capacity(4 + body.bytes());
     content.extend_from_slice(&(body.data.len() as u32).to_be_bytes());
     content.extend_from_slice(body.data.as_bytes());
     content.extend_from_slice(body.result.as_deref().unwrap_or_default().as_bytes());
     let mut flags = if body.result.is_some() { HAS_RESULT } else { 0 };
-    let smaller =
-        (content.len() >= WORTH_COMPRESSING).then(|| zstd::bulk::compress(&content, COMPRESSION).ok()).flatten();
+    if compressor.is_none() && content.len() >= WORTH_COMPRESSING {
+        *compressor = Compressor::new(COMPRESSION).ok();
+    }
+    let worth_it = compressor.as_mut().filter(|_| content.len() >= WORTH_COMPRESSING);
+    let smaller = worth_it.and_then(|compressor| compressor.compress(&content).ok());
     let content = match smaller.filter(|smaller| smaller.len() < content.len()) {
         Some(smaller) => {
             flags |= COMPRESSED;
@@ -228,17 +234,17 @@ mod tests {
         let key = derive("a key");
         for (data, result) in [("{}", None), ("{}", Some("")), (&*"{\"a\":1}".repeat(9_000), Some("[\"é\"]"))] {
             let body = Body { data: data.to_owned(), result: result.map(str::to_owned) };
-            let sealed = seal(&key, &job("1"), 3, &body);
+            let sealed = seal(&key, &job("1"), 3, &body, &mut None);
             assert_eq!(open(&key, &job("1"), 3, &sealed), Some(body.clone()));
             assert!(open(&key, &job("2"), 3, &sealed).is_none() && open(&key, &job("1"), 4, &sealed).is_none());
             assert!(open(&derive("another"), &job("1"), 3, &sealed).is_none());
             for cut in [0, 5, NONCE_BYTES, sealed.len() - 1] {
                 assert!(open(&key, &job("1"), 3, &sealed[..cut]).is_none());
             }
-            assert_ne!(seal(&key, &job("1"), 3, &body), sealed, "each time another nonce");
+            assert_ne!(seal(&key, &job("1"), 3, &body, &mut None), sealed, "each time another nonce");
         }
         let large = Body { data: "x".repeat(MAX_BODY_BYTES), result: None };
-        let sealed = seal(&key, &job("1"), 1, &large);
+        let sealed = seal(&key, &job("1"), 1, &large, &mut None);
         assert!(sealed.len() < 1_000, "compressed");
         assert_eq!(open(&key, &job("1"), 1, &sealed), Some(large));
     }

@@ -1,5 +1,5 @@
 //! What one process of the fleet does for the history of all: partitions ahead of time, rows for attempts that nobody told the end of, and
-//! forgetting what is older than it is to be kept. A round that fails is told once, and tried again with the next.
+//! forgetting what is older than it is to be kept.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,9 @@ use chrono::{Months, Utc};
 use patchbay_queue::Queues;
 use patchbay_store::{Duty, KeepAttempts, Lead, Store};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
+
+use super::rounds;
 
 /// Between rounds; how soon a gap is filled, and how long nobody does it when the process that did ends.
 const ROUND: Duration = Duration::from_secs(5);
@@ -21,39 +23,16 @@ const MONTHS_AHEAD: u32 = 1;
 
 /// Runs until cancelled.
 pub async fn run(store: Store, queues: Queues, keep: KeepAttempts, stop: CancellationToken) {
-    let mut claim = store.singleton(Duty::History);
-    let mut failing = false;
     let mut looked = None;
-    loop {
-        let round = async {
-            if let Some(mut lead) = claim.try_lead().await? {
-                fill_gaps(&mut lead, &queues).await?;
-                if looked.is_none_or(|at: Instant| at.elapsed() >= PRUNE_EVERY) {
-                    prune(&mut lead, &store, keep).await?;
-                    looked = Some(Instant::now());
-                }
-            }
-            anyhow::Ok(())
-        };
-        // A statement that is cut short is undone.
-        let done = tokio::select! {
-            () = stop.cancelled() => break,
-            done = round => done,
-        };
-        match done {
-            Ok(()) => failing = false,
-            Err(error) if !failing => {
-                failing = true;
-                error!(error = format!("{error:#}"), "the history is not looked after; trying again");
-            }
-            Err(_) => {}
+    let round = async |lead: &mut Lead<'_>| {
+        fill_gaps(lead, &queues).await?;
+        if looked.is_none_or(|at: Instant| at.elapsed() >= PRUNE_EVERY) {
+            prune(lead, &store, keep).await?;
+            looked = Some(Instant::now());
         }
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = tokio::time::sleep(ROUND) => {}
-        }
-    }
-    claim.resign().await;
+        Ok(())
+    };
+    rounds::run(store.singleton(Duty::History), ROUND, "the history is not looked after", stop, round).await;
 }
 
 async fn fill_gaps(lead: &mut Lead<'_>, queues: &Queues) -> anyhow::Result<()> {

@@ -16,8 +16,9 @@ use patchbay_model::outcome::OutcomeKind;
 use patchbay_queue::{EndedElsewhere, Gone, QueueError, Queues, Sighted};
 use patchbay_store::{Duty, Lead, NewAttempt, Store};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::debug;
 
+use super::rounds;
 use crate::recorder;
 
 /// Looking for queues goes through all keys of Redis.
@@ -35,38 +36,11 @@ const FAILED: &str = "failed";
 
 /// Runs until cancelled.
 pub async fn run(store: Store, queues: Queues, every: Duration, stop: CancellationToken) {
-    let mut claim = store.singleton(Duty::Mirror);
     let mut mirror =
         Mirror { store: &store, queues: &queues, every, walked: None, turn: VecDeque::new(), sighted: HashMap::new() };
-    let mut failing = false;
-    loop {
-        let round = async {
-            match claim.try_lead().await? {
-                Some(mut lead) => mirror.look(&mut lead).await,
-                None => Ok(()),
-            }
-        };
-        let done = tokio::select! {
-            () = stop.cancelled() => break,
-            done = round => done,
-        };
-        match done {
-            Ok(()) => failing = false,
-            Err(error) if !failing => {
-                failing = true;
-                error!(
-                    error = format!("{error:#}"),
-                    "what other workers ran is not copied to the history; trying again"
-                );
-            }
-            Err(_) => {}
-        }
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = tokio::time::sleep(every) => {}
-        }
-    }
-    claim.resign().await;
+    let round = async |lead: &mut Lead<'_>| mirror.look(lead).await;
+    let failing = "what other workers ran is not copied to the history";
+    rounds::run(store.singleton(Duty::Mirror), every, failing, stop, round).await;
 }
 
 struct Mirror<'a> {

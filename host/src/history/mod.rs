@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `room` | whether an attempt is recorded, and whether its job's data goes along |
 //! | `bodies` | sealing and opening data and results |
+//! | `rounds` | doing a duty of the fleet, a round at a time |
 //! | `duty` | what one process of the fleet does for all: partitions, gaps, forgetting |
 //! | `mirror` | what workers that are no hosts have ended |
 //! | `shown` | what of a body people may see |
@@ -16,6 +17,7 @@ mod duty;
 mod live;
 pub mod mirror;
 mod room;
+mod rounds;
 mod shown;
 
 use std::sync::Arc;

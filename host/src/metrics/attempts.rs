@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use patchbay_model::QueueName;
 use patchbay_model::attempt::{AttemptRecord, VerdictKind};
+use patchbay_model::outcome::OutcomeKind;
 
 use super::histogram::Histogram;
-use super::revision::OUTCOMES;
 
 pub(super) const VERDICTS: [VerdictKind; 4] =
     [VerdictKind::Complete, VerdictKind::Retry, VerdictKind::Defer, VerdictKind::Fail];
@@ -25,7 +25,7 @@ pub struct AttemptMeters {
 /// One queue's.
 #[derive(Debug)]
 pub(super) struct QueueMeters {
-    pub(super) outcomes: [AtomicU64; OUTCOMES.len()],
+    pub(super) outcomes: [AtomicU64; OutcomeKind::ALL.len()],
     pub(super) verdicts: [AtomicU64; VERDICTS.len()],
     pub(super) duration: Histogram,
     pub(super) wait: Histogram,

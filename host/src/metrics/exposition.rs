@@ -17,7 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::family::{Labels, family};
 use super::process::{Process, unix_seconds};
-use super::revision::{OUTCOMES, PHASES, RevisionMeters};
+use super::revision::{PHASES, RevisionMeters};
 use super::standing::Standing;
 use super::{AttemptMeters, Meters, RequestMeters};
 use crate::alert::Alerts;
@@ -250,7 +250,7 @@ impl Page {
         )
         .gauges(activated)?;
         let outcomes = self.each().flat_map(|meters| {
-            let counts = OUTCOMES.iter().zip(&meters.outcomes);
+            let counts = OutcomeKind::ALL.iter().zip(&meters.outcomes);
             counts.map(|(outcome, count)| {
                 (labels(meters, [("outcome", outcome.as_str())]), count.load(Ordering::Relaxed))
             })

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
@@ -24,32 +24,16 @@ impl Family<'_, '_> {
         self,
         series: impl IntoIterator<Item = (Labels<'a>, V)>,
     ) -> fmt::Result {
-        let mut series = series.into_iter().peekable();
-        if series.peek().is_none() {
-            return Ok(());
-        }
-        let Self { encoder, name, help, unit } = self;
-        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
-        for (labels, value) in series {
-            family.encode_family(&labels)?.encode_counter::<NoLabelSet, V, f64>(&value, None)?;
-        }
-        Ok(())
+        self.write(MetricType::Counter, series, |mut encoder, value| {
+            encoder.encode_counter::<NoLabelSet, V, f64>(&value, None)
+        })
     }
 
     pub(super) fn gauges<'a, V: EncodeGaugeValue>(
         self,
         series: impl IntoIterator<Item = (Labels<'a>, V)>,
     ) -> fmt::Result {
-        let mut series = series.into_iter().peekable();
-        if series.peek().is_none() {
-            return Ok(());
-        }
-        let Self { encoder, name, help, unit } = self;
-        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-        for (labels, value) in series {
-            family.encode_family(&labels)?.encode_gauge(&value)?;
-        }
-        Ok(())
+        self.write(MetricType::Gauge, series, |mut encoder, value| encoder.encode_gauge(&value))
     }
 
     /// One without labels.
@@ -58,15 +42,25 @@ impl Family<'_, '_> {
     }
 
     pub(super) fn histograms<'a>(self, series: impl IntoIterator<Item = (Labels<'a>, Reading)>) -> fmt::Result {
+        self.write(MetricType::Histogram, series, |mut encoder, Reading { sum, count, buckets }| {
+            encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+        })
+    }
+
+    fn write<'a, V>(
+        self,
+        kind: MetricType,
+        series: impl IntoIterator<Item = (Labels<'a>, V)>,
+        encode: impl Fn(MetricEncoder<'_>, V) -> fmt::Result,
+    ) -> fmt::Result {
         let mut series = series.into_iter().peekable();
         if series.peek().is_none() {
             return Ok(());
         }
         let Self { encoder, name, help, unit } = self;
-        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Histogram)?;
-        for (labels, reading) in series {
-            let Reading { sum, count, buckets } = reading;
-            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
+        for (labels, value) in series {
+            encode(family.encode_family(&labels)?, value)?;
         }
         Ok(())
     }

@@ -14,15 +14,6 @@ use url::Url;
 
 use super::histogram::Histogram;
 
-pub(super) const OUTCOMES: [OutcomeKind; 7] = [
-    OutcomeKind::Completed,
-    OutcomeKind::Failed,
-    OutcomeKind::Trapped,
-    OutcomeKind::Deadline,
-    OutcomeKind::MemoryLimit,
-    OutcomeKind::InvalidResult,
-    OutcomeKind::HostFault,
-];
 /// Hosts of one revision that get a series of their own; further ones are `other`.
 const MAX_HOSTS: usize = 32;
 /// Requests to hosts that no rule names (and so were denied), and to those beyond [`MAX_HOSTS`].
@@ -98,7 +89,7 @@ pub struct RevisionMeters {
     /// The beginning of it.
     pub(super) revision: String,
     pub(super) version: String,
-    pub(super) outcomes: [AtomicU64; OUTCOMES.len()],
+    pub(super) outcomes: [AtomicU64; OutcomeKind::ALL.len()],
     pub(super) duration: Histogram,
     pub(super) cpu_ns: AtomicU64,
     pub(super) peak_memory: Histogram,
@@ -238,7 +229,7 @@ mod tests {
 
     #[test]
     fn outcomes_and_host_calls_stand_where_their_index_says() {
-        assert!(OUTCOMES.iter().enumerate().all(|(place, outcome)| *outcome as usize == place));
+        assert!(OutcomeKind::ALL.iter().enumerate().all(|(place, outcome)| *outcome as usize == place));
         assert!(HostCall::ALL.iter().enumerate().all(|(place, kind)| *kind as usize == place));
     }
 

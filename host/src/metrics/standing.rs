@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{QueueName, RevisionDigest};
 use patchbay_queue::{Census, QueueOverview};
 use patchbay_store::PoolUsage;
@@ -16,7 +17,6 @@ use prometheus_client::registry::Unit;
 use super::attempts::{QueueMeters, VERDICTS};
 use super::family::{Labels, family};
 use super::requests::RouteReading;
-use super::revision::OUTCOMES;
 use crate::traces::Counts;
 
 /// One scrape's.
@@ -110,7 +110,7 @@ impl Standing {
 
     fn attempts(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let outcomes = self.attempts.iter().flat_map(|(queue, meters)| {
-            let counts = OUTCOMES.iter().zip(&meters.outcomes);
+            let counts = OutcomeKind::ALL.iter().zip(&meters.outcomes);
             counts.map(|(outcome, n)| (with(queue, "outcome", outcome.as_str()), n.load(Ordering::Relaxed)))
         });
         family(encoder, "patchbay_attempts", "Attempts that have ended here, by outcome", None).counters(outcomes)?;

@@ -77,6 +77,17 @@ pub enum OutcomeKind {
 }
 
 impl OutcomeKind {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Completed,
+        Self::Failed,
+        Self::Trapped,
+        Self::Deadline,
+        Self::MemoryLimit,
+        Self::InvalidResult,
+        Self::HostFault,
+    ];
+
     /// The stable word.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -283,8 +283,15 @@ impl Lead<'_> {
         Ok(query.bind(id).bind(most).fetch_all(&mut *self.0).await?)
     }
 
-    /// Records what became of a batch, once; the operation pauses when it has handled as many as it was to handle first.
-    pub async fn record_bulk_items(&mut self, id: i64, from: &str, outcomes: &[BulkOutcome]) -> Result<(), StoreError> {
+    /// Records what became of a batch, once; the operation pauses when it has handled as many as it was to handle first. `since` is when the
+    /// batch was begun: what a job did because of it came later.
+    pub async fn record_bulk_items(
+        &mut self,
+        id: i64,
+        from: &str,
+        outcomes: &[BulkOutcome],
+        since: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
         let storable = |outcome: &BulkOutcome| BulkOutcome {
             reason: outcome.reason.as_deref().map(|reason| without_nul(reason).into_owned()),
             ..outcome.clone()
@@ -293,7 +300,7 @@ impl Lead<'_> {
         let rows =
             serde_json::to_value(rows).map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
         let query = sqlx::query(
-            "with changed as (update bulk_items i set state = o.state, reason = o.reason, new_id = coalesce(o.new_id, i.new_id), \
+            "with changed as (update bulk_items i set state = o.state, reason = o.reason, acted_at = $4, new_id = coalesce(o.new_id, i.new_id), \
              score = coalesce(o.score, i.score) from jsonb_to_recordset($2) \
              as o (n bigint, state text, reason text, new_id text, score float8) \
              where i.bulk = $1 and i.n = o.n and i.state = $3 returning i.state), \
@@ -305,7 +312,7 @@ impl Lead<'_> {
              and b.done + b.skipped + b.failed + c.done + c.skipped + c.failed < b.matched then 'paused' else b.state end \
              from c where b.id = $1",
         );
-        query.bind(id).bind(rows).bind(from).execute(&mut *self.0).await?;
+        query.bind(id).bind(rows).bind(from).bind(since).execute(&mut *self.0).await?;
         Ok(())
     }
 

@@ -61,4 +61,4 @@ pub use singleton::{Duty, Lead, Singleton};
 pub use statistics::{ActionRow, FailureRate, JobStatistics};
 pub use store::{Changes, DatabaseFacts, MigrationReport, PoolUsage, Store, StoreConfig};
 pub use terms::{Term, TermKey};
-pub use timeline::{JobAction, JobAudit, Relative};
+pub use timeline::{JobAction, JobAudit, JobBulk, Relative};

@@ -29,6 +29,26 @@ pub struct JobAction {
     pub error: Option<String>,
 }
 
+/// What a bulk operation did to a job, or to which one it added this job.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct JobBulk {
+    pub bulk: i64,
+    pub kind: String,
+    pub actor: String,
+    /// When it was done; for what is still to come, when the operation was begun.
+    pub at: DateTime<Utc>,
+    /// Of the job that was chosen.
+    pub job_id: String,
+    pub job_created_ms: i64,
+    /// Of the item: `pending`, `done`, `skipped`, `failed`, `restored` or `lost`.
+    pub state: String,
+    pub reason: Option<String>,
+    /// Of the job that was added.
+    pub new_id: Option<String>,
+}
+
 /// What a plugin wrote into an audit trail; the entry itself may be personal and stays there.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 #[serde(rename_all = "camelCase")]
@@ -91,6 +111,19 @@ impl Store {
         let created_ms: Vec<i64> = created_ms.iter().map(|ms| (*ms).clamp(0, LATEST_MS)).collect();
         let query = query.bind(target).bind(created_ms).bind(queue.as_str()).bind(job.as_str());
         Ok(query.bind(MAX_RECORDS).bind(node).fetch_all(&self.pool).await?)
+    }
+
+    /// Bulk operations that chose the job or added it, oldest first.
+    pub async fn job_bulks(&self, prefix: &str, queue: &QueueName, job: &JobId) -> Result<Vec<JobBulk>, StoreError> {
+        let query = sqlx::query_as(
+            "select b.id as bulk, b.kind, b.actor, coalesce(i.acted_at, b.created_at) as at, i.job_id, i.job_created_ms, i.state, \
+             i.reason, i.new_id from bulk_items i join bulks b on b.id = i.bulk \
+             where b.prefix = $1 and i.queue = $2 and (i.job_id = $3 or i.new_id = $3) order by b.id desc, i.n limit $4",
+        );
+        let query = query.bind(prefix).bind(queue.as_str()).bind(job.as_str()).bind(MAX_RECORDS);
+        let mut items: Vec<JobBulk> = query.fetch_all(&self.pool).await?;
+        items.reverse();
+        Ok(items)
     }
 
     /// What the job wrote into audit trails, and what others wrote in the course of the same requests; oldest first.

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::audited;
 use crate::alert::Tested;
-use crate::alert::rule::{ALL, RULES, Rule, Severity, in_force, silenced};
+use crate::alert::rule::{ALL, RULES, Rule, Severity, in_force, is_link, silenced};
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
@@ -189,11 +189,17 @@ impl RuleChange {
         }
         if let Some(runbook) = &self.runbook {
             text("runbook", runbook)?;
+            if !is_link(runbook) {
+                return invalid("runbook: a link with http:// or https://, or a path");
+            }
         }
         match self.threshold {
             Some(_) if rule.threshold.is_none() => return invalid("threshold: this rule has none"),
             Some(threshold) if !threshold.is_finite() || threshold < 0.0 => {
                 return invalid("threshold: a number of at least 0");
+            }
+            Some(threshold) if threshold > 100.0 && rule.threshold.is_some_and(|(_, unit)| unit == "%") => {
+                return invalid("threshold: a percentage is at most 100");
             }
             _ => {}
         }

@@ -18,7 +18,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(show))
 }
 
-/// Show a job's life: who made it, every attempt with its outside calls, what operators and plugins did, and what is left in Redis. An id that
+/// Show a job's life: who made it, every attempt with its outside calls, what operators, bulk operations and plugins did, and what is left in Redis. An id that
 /// was used again has several.
 #[utoipa::path(get, path = "/queues/{queue}/jobs/{id}/timeline", tag = "queues", security(("operator" = [])),
     params(("queue" = String, Path), ("id" = String, Path)), responses(
@@ -48,6 +48,7 @@ async fn show(State(state): State<AppState>, Path((queue, id)): Path<(String, St
     let seen = Seen {
         key: format!("{queue}:{id}"),
         actions: store.job_actions(&queue, &id, &created).await?,
+        bulks: store.job_bulks(prefix, &queue, &id).await?,
         audit: store.job_audit(&queue, &id, &requests).await?,
         relatives: store.relatives(prefix, &queue, &id, &requests).await?,
         versions: store.versions(&digests).await?.into_iter().collect(),

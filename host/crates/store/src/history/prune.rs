@@ -8,7 +8,7 @@ use patchbay_model::outcome::OutcomeKind;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
-use super::retention::{OUTCOMES, Retention};
+use super::retention::Retention;
 use crate::singleton::Lead;
 use crate::{Store, StoreError};
 
@@ -117,7 +117,7 @@ async fn prune(connection: &mut PgConnection, retention: &Retention, dry_run: bo
     let letters: Vec<String> =
         sqlx::query_scalar("select distinct queue from dead_letters").fetch_all(&mut *connection).await?;
     for queue in letters {
-        let failures = OUTCOMES.iter().filter(|outcome| **outcome != OutcomeKind::Completed);
+        let failures = OutcomeKind::ALL.iter().filter(|outcome| **outcome != OutcomeKind::Completed);
         let days = failures.map(|outcome| retention.days(&queue, *outcome)).max().unwrap_or(i32::MAX);
         let which = "dead_letters where queue = $1 and last_seen < $2";
         let text = if dry_run {
@@ -134,7 +134,7 @@ async fn prune(connection: &mut PgConnection, retention: &Retention, dry_run: bo
 /// Outcomes that are kept equally long.
 fn by_days(retention: &Retention, queue: &str) -> BTreeMap<i32, Vec<&'static str>> {
     let mut groups = BTreeMap::<i32, Vec<&'static str>>::new();
-    for outcome in OUTCOMES {
+    for outcome in OutcomeKind::ALL {
         groups.entry(retention.days(queue, outcome)).or_default().push(outcome.as_str());
     }
     groups

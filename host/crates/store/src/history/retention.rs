@@ -7,17 +7,6 @@ use serde::Serialize;
 
 use crate::{Store, StoreError};
 
-/// Every outcome that a row may have.
-pub(super) const OUTCOMES: [OutcomeKind; 7] = [
-    OutcomeKind::Completed,
-    OutcomeKind::Failed,
-    OutcomeKind::Trapped,
-    OutcomeKind::Deadline,
-    OutcomeKind::MemoryLimit,
-    OutcomeKind::InvalidResult,
-    OutcomeKind::HostFault,
-];
-
 /// Where nothing else is said.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -110,11 +99,15 @@ impl Store {
     pub async fn reset_retention(&self, queue: &QueueName, outcome: Option<OutcomeKind>) -> Result<(), StoreError> {
         let query =
             sqlx::query("delete from history_retention where queue = $1 and ($2::text is null or outcome = $2)");
-        let done = query.bind(queue.as_str()).bind(outcome.map(OutcomeKind::as_str)).execute(&self.pool).await?;
-        match done.rows_affected() {
-            0 => Err(StoreError::NotFound(format!("the history keeps {queue} as the configuration says already"))),
-            _ => Ok(()),
+        let outcome = outcome.map(OutcomeKind::as_str);
+        let done = query.bind(queue.as_str()).bind(outcome).execute(&self.pool).await?;
+        if done.rows_affected() > 0 {
+            return Ok(());
         }
+        let what = outcome.map(|outcome| format!("{outcome} attempts of ")).unwrap_or_default();
+        Err(StoreError::NotFound(format!(
+            "nobody has said anything about {what}{queue}; see: patchbay history retention list"
+        )))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Comma-separated values (RFC 4180) that a spreadsheet takes for text: what begins like a formula is quoted by an apostrophe.
+//! Comma-separated values (RFC 4180) that a spreadsheet takes for text: what begins like a formula is quoted by an apostrophe,
+//! and a control character that a terminal would obey is a replacement character.
 
 use serde_json::Value;
 
@@ -57,7 +58,14 @@ fn cell(out: &mut String, text: &str) {
     if is_formula {
         out.push('\'');
     }
-    out.push_str(&text.replace('"', "\"\""));
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\"\""),
+            '\t' | '\r' | '\n' => out.push(c),
+            c if c.is_control() => out.push(char::REPLACEMENT_CHARACTER),
+            c => out.push(c),
+        }
+    }
     out.push('"');
 }
 
@@ -75,6 +83,7 @@ mod tests {
             ("@SUM(A1)", "\"'@SUM(A1)\""),
             ("-5 \"x\",\r\ny", "\"'-5 \"\"x\"\",\r\ny\""),
             ("\t=1", "\"'\t=1\""),
+            ("\u{1b}[2J\u{7}", "\"\u{fffd}[2J\u{fffd}\""),
         ] {
             let mut out = String::new();
             cell(&mut out, text);
