@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use chrono::{Months, Utc};
 use patchbay_queue::Queues;
 use patchbay_store::{Duty, KeepAttempts, Lead, Store};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::rounds;
+use super::rounds::{self, Rounds};
 
 /// Between rounds; how soon a gap is filled, and how long nobody does it when the process that did ends.
 const ROUND: Duration = Duration::from_secs(5);
@@ -23,16 +24,29 @@ const MONTHS_AHEAD: u32 = 1;
 
 /// Runs until cancelled.
 pub async fn run(store: Store, queues: Queues, keep: KeepAttempts, stop: CancellationToken) {
-    let mut looked = None;
-    let round = async |lead: &mut Lead<'_>| {
-        fill_gaps(lead, &queues).await?;
-        if looked.is_none_or(|at: Instant| at.elapsed() >= PRUNE_EVERY) {
-            prune(lead, &store, keep).await?;
-            looked = Some(Instant::now());
+    let claim = store.singleton(Duty::History);
+    let duty = LookAfter { store, queues, keep, looked: None };
+    rounds::run(claim, ROUND, "the history is not looked after", stop, duty).await;
+}
+
+struct LookAfter {
+    store: Store,
+    queues: Queues,
+    keep: KeepAttempts,
+    /// At partitions and at what is old.
+    looked: Option<Instant>,
+}
+
+#[async_trait]
+impl Rounds for LookAfter {
+    async fn round(&mut self, lead: &mut Lead<'_>) -> anyhow::Result<()> {
+        fill_gaps(lead, &self.queues).await?;
+        if self.looked.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
+            prune(lead, &self.store, self.keep).await?;
+            self.looked = Some(Instant::now());
         }
         Ok(())
-    };
-    rounds::run(store.singleton(Duty::History), ROUND, "the history is not looked after", stop, round).await;
+    }
 }
 
 async fn fill_gaps(lead: &mut Lead<'_>, queues: &Queues) -> anyhow::Result<()> {

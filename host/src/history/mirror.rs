@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
 use patchbay_model::attempt::{AttemptRecord, Source, VerdictKind};
@@ -18,7 +19,7 @@ use patchbay_store::{Duty, Lead, NewAttempt, Store};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::rounds;
+use super::rounds::{self, Rounds};
 use crate::recorder;
 
 /// Looking for queues goes through all keys of Redis.
@@ -36,16 +37,15 @@ const FAILED: &str = "failed";
 
 /// Runs until cancelled.
 pub async fn run(store: Store, queues: Queues, every: Duration, stop: CancellationToken) {
-    let mut mirror =
-        Mirror { store: &store, queues: &queues, every, walked: None, turn: VecDeque::new(), sighted: HashMap::new() };
-    let round = async |lead: &mut Lead<'_>| mirror.look(lead).await;
+    let claim = store.singleton(Duty::Mirror);
+    let mirror = Mirror { store, queues, every, walked: None, turn: VecDeque::new(), sighted: HashMap::new() };
     let failing = "what other workers ran is not copied to the history";
-    rounds::run(store.singleton(Duty::Mirror), every, failing, stop, round).await;
+    rounds::run(claim, every, failing, stop, mirror).await;
 }
 
-struct Mirror<'a> {
-    store: &'a Store,
-    queues: &'a Queues,
+struct Mirror {
+    store: Store,
+    queues: Queues,
     every: Duration,
     walked: Option<Instant>,
     /// Every queue; the first is the next to be looked at.
@@ -53,8 +53,9 @@ struct Mirror<'a> {
     sighted: HashMap<QueueName, Sighted>,
 }
 
-impl Mirror<'_> {
-    async fn look(&mut self, lead: &mut Lead<'_>) -> anyhow::Result<()> {
+#[async_trait]
+impl Rounds for Mirror {
+    async fn round(&mut self, lead: &mut Lead<'_>) -> anyhow::Result<()> {
         self.find_queues().await?;
         let places = lead.mirror_places(self.queues.prefix()).await?;
         let mut read = 0;
@@ -71,7 +72,9 @@ impl Mirror<'_> {
         }
         Ok(())
     }
+}
 
+impl Mirror {
     async fn find_queues(&mut self) -> anyhow::Result<()> {
         if self.walked.is_some_and(|at| at.elapsed() < self.every * ROUNDS_PER_WALK) {
             return Ok(());
@@ -121,7 +124,7 @@ impl Mirror<'_> {
             records.into_iter().map(|record| NewAttempt { record, body: None, terms: Vec::new() }).collect();
         for attempts in attempts.chunks(BATCH) {
             // What Postgres refuses for what is in it is named in the log, and left out.
-            recorder::record(self.store, attempts).await?;
+            recorder::record(&self.store, attempts).await?;
         }
         Ok(())
     }

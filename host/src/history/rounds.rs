@@ -2,9 +2,17 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use patchbay_store::{Lead, Singleton};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
+
+/// A duty.
+#[async_trait]
+pub(super) trait Rounds: Send {
+    /// One round of it.
+    async fn round(&mut self, lead: &mut Lead<'_>) -> anyhow::Result<()>;
+}
 
 /// Does rounds wherever this process is the one that has the duty, until cancelled. One that fails is told once, as `failing`, and tried again
 /// with the next.
@@ -13,13 +21,13 @@ pub(super) async fn run(
     every: Duration,
     failing: &str,
     stop: CancellationToken,
-    mut round: impl AsyncFnMut(&mut Lead<'_>) -> anyhow::Result<()>,
+    mut duty: impl Rounds,
 ) {
     let mut is_failing = false;
     loop {
         let leading = async {
             match claim.try_lead().await? {
-                Some(mut lead) => round(&mut lead).await,
+                Some(mut lead) => duty.round(&mut lead).await,
                 None => Ok(()),
             }
         };
