@@ -19,7 +19,7 @@ const INGEST: f64 = 5_000.0;
 
 /// Name, milliseconds of computing, concurrency, jobs, target for on/off.
 const CASES: [(&str, u64, usize, usize, f64); 2] =
-    [("no-op, concurrency 10", 0, 10, 6_000, 0.75), ("5 ms of computing, concurrency 10", 5, 10, 400, 0.95)];
+    [("no-op, concurrency 10", 0, 10, 20_000, 0.75), ("5 ms of computing, concurrency 10", 5, 10, 400, 0.95)];
 
 pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
     for (name, has_body) in [("outcomes", false), ("outcomes, and 0.5 KB of data and a result, sealed", true)] {

@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use chrono::{DateTime, Datelike, TimeZone, Utc};
+use patchbay_model::PluginName;
 use patchbay_model::attempt::{AttemptRecord, MAX_CALLS, OutsideCall};
 use patchbay_model::fingerprint::fingerprint;
-use patchbay_model::{PluginName, RevisionDigest};
-use serde::Serialize;
 use sqlx::Row;
+use sqlx::types::Json;
 
 use crate::attempts::without_nul;
 use crate::{Store, StoreError, Term};
@@ -39,7 +39,6 @@ pub struct SealedBody {
 }
 
 /// As the table has it. Producers choose texts and numbers; what Postgres cannot hold becomes the nearest that it can.
-#[derive(Serialize)]
 struct NewRow<'a> {
     prefix: Cow<'a, str>,
     queue: &'a str,
@@ -48,8 +47,8 @@ struct NewRow<'a> {
     started: i32,
     attempt: i32,
     name: Cow<'a, str>,
-    plugin: Option<&'a PluginName>,
-    revision: Option<RevisionDigest>,
+    plugin: Option<&'a str>,
+    revision: Option<String>,
     host: Cow<'a, str>,
     started_at: DateTime<Utc>,
     finished_at: DateTime<Utc>,
@@ -62,11 +61,11 @@ struct NewRow<'a> {
     source: &'static str,
     platform: Option<Cow<'a, str>>,
     parent: Option<Cow<'a, str>>,
-    calls: Option<Vec<&'a OutsideCall>>,
+    calls: Option<Json<Vec<&'a OutsideCall>>>,
     stalled: i32,
     body_key: Option<&'a str>,
-    /// Hexadecimal.
-    fingerprint: Option<String>,
+    body: Option<&'a [u8]>,
+    fingerprint: Option<[u8; 16]>,
     normalised: Option<String>,
 }
 
@@ -76,7 +75,7 @@ impl<'a> From<&'a NewAttempt> for NewRow<'a> {
         let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
         let (fingerprint, normalised) = record
             .dead_letter()
-            .map(|(code, text)| (hex::encode(fingerprint(code, &text)), without_nul(&text).into_owned()))
+            .map(|(code, text)| (fingerprint(code, &text), without_nul(&text).into_owned()))
             .unzip();
         Self {
             prefix: fitting(&record.job.prefix, MAX_NAME),
@@ -86,8 +85,8 @@ impl<'a> From<&'a NewAttempt> for NewRow<'a> {
             started: number(record.started),
             attempt: number(record.attempt),
             name: fitting(&record.name, MAX_NAME),
-            plugin: record.plugin.as_ref(),
-            revision: record.revision,
+            plugin: record.plugin.as_ref().map(PluginName::as_str),
+            revision: record.revision.map(String::from),
             host: fitting(&record.host, MAX_NAME),
             started_at: within_range(record.started_at),
             finished_at: within_range(record.finished_at),
@@ -100,9 +99,10 @@ impl<'a> From<&'a NewAttempt> for NewRow<'a> {
             source: record.source.as_str(),
             platform: record.platform.as_deref().map(|text| fitting(text, MAX_NAME)),
             parent: record.parent.as_deref().map(|text| fitting(text, MAX_NAME)),
-            calls: calls(&record.calls),
+            calls: calls(&record.calls).map(Json),
             stalled: number(record.stalled),
             body_key: new.body.as_ref().map(|body| body.key.as_str()),
+            body: new.body.as_ref().map(|body| body.bytes.as_slice()),
             fingerprint,
             normalised,
         }
@@ -138,34 +138,51 @@ fn calls(calls: &[OutsideCall]) -> Option<Vec<&OutsideCall>> {
     (!calls.is_empty()).then_some(calls)
 }
 
-/// One parameter for all rows: thousands of them cost more to bind and to plan than to insert. What hangs on an attempt (counts, dead
-/// letters, terms, gaps) is written in the same statement, from the rows that are new: a batch that comes twice counts once.
-const INSERT: &str = "with rows as (select * from rows from (json_to_recordset($1::json) as (prefix text, queue text, job_id text, \
-     job_created_ms bigint, started integer, attempt integer, name text, plugin text, revision text, host text, started_at timestamptz, \
-     finished_at timestamptz, outcome text, verdict text, code text, message text, stack text, correlation_id text, source text, \
-     platform text, parent text, calls jsonb, stalled integer, body_key text, fingerprint text, normalised text), \
-     unnest($2::bytea[])) with ordinality), \
+/// What is of the row itself; `$1` to `$27`.
+const ROWS: &str = "with rows as (select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::integer[], $6::integer[], \
+     $7::text[], $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::text[], $14::text[], $15::text[], \
+     $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::jsonb[], $23::integer[], $24::text[], \
+     $25::bytea[], $26::bytea[], $27::text[]) with ordinality as rows (prefix, queue, job_id, job_created_ms, started, attempt, name, \
+     plugin, revision, host, started_at, finished_at, outcome, verdict, code, message, stack, correlation_id, source, platform, parent, \
+     calls, stalled, body_key, body, fingerprint, normalised)), \
      added as (insert into attempts (prefix, queue, job_id, job_created_ms, started, attempt, name, plugin, revision, host, \
      started_at, finished_at, outcome, verdict, code, message, stack, correlation_id, source, platform, parent, calls, body_key, body, fingerprint) \
      select prefix, queue, job_id, job_created_ms, started, attempt, name, plugin, revision, host, started_at, finished_at, outcome, \
-     verdict, code, message, stack, correlation_id, source, platform, parent, calls, body_key, unnest, decode(fingerprint, 'hex') from rows \
+     verdict, code, message, stack, correlation_id, source, platform, parent, calls, body_key, body, fingerprint from rows \
      on conflict do nothing returning prefix, queue, job_id, job_created_ms, started, plugin, revision, finished_at, fingerprint), \
      counted as (insert into revision_attempts as known select plugin, revision, count(*) from added \
      where plugin is not null and revision is not null group by plugin, revision order by plugin, revision \
-     on conflict (plugin, revision) do update set attempts = known.attempts + excluded.attempts), \
-     dead as (insert into dead_letters as known (prefix, queue, fingerprint, plugin, revision, code, message, jobs, first_seen, last_seen) \
+     on conflict (plugin, revision) do update set attempts = known.attempts + excluded.attempts)";
+/// Jobs that failed for good.
+const DEAD_LETTERS: &str = ", dead as (insert into dead_letters as known (prefix, queue, fingerprint, plugin, revision, code, message, jobs, \
+     first_seen, last_seen) \
      select a.prefix, a.queue, a.fingerprint, coalesce(a.plugin, ''), coalesce(a.revision, ''), min(r.code), min(r.normalised), count(*), \
      min(a.finished_at), max(a.finished_at) from added a join rows r using (prefix, queue, job_id, job_created_ms, started, finished_at) \
      where a.fingerprint is not null group by 1, 2, 3, 4, 5 order by 1, 2, 3, 4, 5 \
      on conflict (prefix, queue, fingerprint, plugin, revision) do update set jobs = known.jobs + excluded.jobs, \
-     first_seen = least(known.first_seen, excluded.first_seen), last_seen = greatest(known.last_seen, excluded.last_seen)), \
-     termed as (insert into attempt_terms (term, finished_at, prefix, queue, job_id, job_created_ms, started) \
-     select t.term, finished_at, prefix, queue, job_id, job_created_ms, started from unnest($3::bigint[], $4::bytea[]) as t (place, term) \
-     join rows on ordinality = place join added using (prefix, queue, job_id, job_created_ms, started, finished_at) on conflict do nothing), \
-     gaps as (insert into history_gaps (prefix, queue, job_id, job_created_ms, started, stalled, attempt, name, correlation_id, platform) \
+     first_seen = least(known.first_seen, excluded.first_seen), last_seen = greatest(known.last_seen, excluded.last_seen))";
+/// Starts whose end nobody may have told.
+const GAPS: &str = ", gaps as (insert into history_gaps (prefix, queue, job_id, job_created_ms, started, stalled, attempt, name, correlation_id, \
+     platform) \
      select prefix, queue, job_id, job_created_ms, started, stalled, attempt, name, correlation_id, platform from rows \
-     join added using (prefix, queue, job_id, job_created_ms, started, finished_at) where stalled > 0 and started > 1 on conflict do nothing) \
-     select count(*) from added";
+     join added using (prefix, queue, job_id, job_created_ms, started, finished_at) where stalled > 0 and started > 1 on conflict do nothing)";
+/// What jobs are found by; `$28` and `$29`.
+const TERMS: &str = ", termed as (insert into attempt_terms (term, finished_at, prefix, queue, job_id, job_created_ms, started) \
+     select t.term, finished_at, prefix, queue, job_id, job_created_ms, started from unnest($28::bigint[], $29::bytea[]) as t (place, term) \
+     join rows on ordinality = place join added using (prefix, queue, job_id, job_created_ms, started, finished_at) on conflict do nothing)";
+
+/// One array per column: thousands of parameters cost more to bind and to plan than the rows to insert, and JSON costs a third more to read.
+/// What hangs on an attempt (counts, dead letters, terms, gaps) is written in the same statement, from the rows that are new: a batch that
+/// comes twice counts once. What no row of a batch has is left out of its statement.
+fn statement(rows: &[NewRow<'_>], has_terms: bool) -> String {
+    let has_gaps = rows.iter().any(|row| row.stalled > 0 && row.started > 1);
+    let has_dead_letters = rows.iter().any(|row| row.fingerprint.is_some());
+    let parts = [(DEAD_LETTERS, has_dead_letters), (GAPS, has_gaps), (TERMS, has_terms)];
+    let parts = parts.into_iter().filter_map(|(part, is_needed)| is_needed.then_some(part));
+    let mut statement = ROWS.to_owned();
+    statement.extend(parts.chain([" select count(*) from added"]));
+    statement
+}
 
 impl Store {
     /// Remembers attempts, all or none; those that are known already change nothing. Gives the number of new ones.
@@ -189,17 +206,45 @@ impl Store {
 
     async fn insert(&self, attempts: &[NewAttempt]) -> Result<u64, StoreError> {
         let rows: Vec<NewRow<'_>> = attempts.iter().map(NewRow::from).collect();
-        let rows =
-            serde_json::to_string(&rows).map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
-        let bodies: Vec<Option<&[u8]>> =
-            attempts.iter().map(|new| new.body.as_ref().map(|body| body.bytes.as_slice())).collect();
         let terms =
             attempts.iter().zip(1_i64..).flat_map(|(new, place)| new.terms.iter().map(move |term| (place, &term[..])));
         let (places, terms): (Vec<i64>, Vec<&[u8]>) = terms.unzip();
-        let insert = sqlx::query(INSERT).bind(rows).bind(bodies).bind(places).bind(terms);
+        let insert = sqlx::query(sqlx::AssertSqlSafe(statement(&rows, !terms.is_empty())))
+            .bind(column(&rows, |row| &*row.prefix))
+            .bind(column(&rows, |row| row.queue))
+            .bind(column(&rows, |row| row.job_id))
+            .bind(column(&rows, |row| row.job_created_ms))
+            .bind(column(&rows, |row| row.started))
+            .bind(column(&rows, |row| row.attempt))
+            .bind(column(&rows, |row| &*row.name))
+            .bind(column(&rows, |row| row.plugin))
+            .bind(column(&rows, |row| row.revision.as_deref()))
+            .bind(column(&rows, |row| &*row.host))
+            .bind(column(&rows, |row| row.started_at))
+            .bind(column(&rows, |row| row.finished_at))
+            .bind(column(&rows, |row| row.outcome))
+            .bind(column(&rows, |row| row.verdict))
+            .bind(column(&rows, |row| row.code.as_deref()))
+            .bind(column(&rows, |row| row.message.as_deref()))
+            .bind(column(&rows, |row| row.stack.as_deref()))
+            .bind(column(&rows, |row| &*row.correlation_id))
+            .bind(column(&rows, |row| row.source))
+            .bind(column(&rows, |row| row.platform.as_deref()))
+            .bind(column(&rows, |row| row.parent.as_deref()))
+            .bind(column(&rows, |row| row.calls.as_ref()))
+            .bind(column(&rows, |row| row.stalled))
+            .bind(column(&rows, |row| row.body_key))
+            .bind(column(&rows, |row| row.body))
+            .bind(column(&rows, |row| row.fingerprint.as_ref().map(<[u8; 16]>::as_slice)))
+            .bind(column(&rows, |row| row.normalised.as_deref()));
+        let insert = if terms.is_empty() { insert } else { insert.bind(places).bind(terms) };
         let added: i64 = insert.fetch_one(&self.pool).await?.try_get(0)?;
         Ok(added.unsigned_abs())
     }
+}
+
+fn column<'r, 'a, T>(rows: &'r [NewRow<'a>], of: impl Fn(&'r NewRow<'a>) -> T) -> Vec<T> {
+    rows.iter().map(of).collect()
 }
 
 fn has_no_place(error: &StoreError) -> bool {
@@ -252,11 +297,11 @@ mod tests {
 
     #[test]
     fn what_postgres_cannot_hold_becomes_the_nearest_that_it_can() -> anyhow::Result<()> {
-        let row = serde_json::to_value(NewRow::from(&attempt()?))?;
-        assert_eq!((&row["job_created_ms"], &row["started"]), (&i64::MAX.into(), &i32::MAX.into()));
-        assert_eq!(row["attempt"], i32::MAX);
-        assert_eq!((&row["name"], &row["code"]), (&"a\u{fffd}b".into(), &"\u{fffd}".into()));
-        assert_eq!(row["message"], "no \\u0000 but its name");
+        let attempt = attempt()?;
+        let row = NewRow::from(&attempt);
+        assert_eq!((row.job_created_ms, row.started, row.attempt), (i64::MAX, i32::MAX, i32::MAX));
+        assert_eq!((&*row.name, row.code.as_deref()), ("a\u{fffd}b", Some("\u{fffd}")));
+        assert_eq!(row.message.as_deref(), Some("no \\u0000 but its name"));
         Ok(())
     }
 
@@ -267,14 +312,12 @@ mod tests {
         new.record.name = "é".repeat(1_000);
         new.record.started_at = "0000-01-01T00:00:00Z".parse()?;
         new.record.finished_at = "+262000-01-01T00:00:00Z".parse()?;
-        let row = serde_json::to_value(NewRow::from(&new))?;
-        let bytes = |field: &str| row[field].as_str().map_or(0, str::len);
-        assert!(bytes("message") <= MAX_MESSAGE && bytes("message") > MAX_MESSAGE - 4);
-        assert!(bytes("name") <= MAX_NAME && row["name"].as_str().is_some_and(|name| name.ends_with('…')));
-        assert_eq!(
-            (&row["started_at"], &row["finished_at"]),
-            (&"1970-01-01T00:00:00Z".into(), &"9999-12-31T00:00:00Z".into())
-        );
+        let row = NewRow::from(&new);
+        let message = row.message.as_deref().map_or(0, str::len);
+        assert!(message <= MAX_MESSAGE && message > MAX_MESSAGE - 4);
+        assert!(row.name.len() <= MAX_NAME && row.name.ends_with('…'));
+        let times = [row.started_at, row.finished_at].map(|at| at.to_rfc3339());
+        assert_eq!(times, ["1970-01-01T00:00:00+00:00", "9999-12-31T00:00:00+00:00"]);
         Ok(())
     }
 }
