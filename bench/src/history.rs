@@ -9,7 +9,7 @@ use patchbay_model::outcome::OutcomeKind;
 
 use crate::jobs::rate_recording;
 use crate::statistics::{Spread, verdict};
-use crate::world::{EVERYTHING, QUEUE, Who, World};
+use crate::world::{Copying, EVERYTHING, QUEUE, Who, World};
 
 const OFF: Recording = Recording { attempts: false, ..EVERYTHING };
 /// Attempts per round of copying.
@@ -37,22 +37,25 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
     }
     println!("jobs per second, history on (data and results kept) and off");
     for (name, ms, concurrency, jobs, target) in CASES {
-        let mut rates: [Vec<f64>; 2] = Default::default();
+        let ways = [(EVERYTHING, Copying::Meanwhile), (EVERYTHING, Copying::Never), (OFF, Copying::Never)];
+        let mut rates: [Vec<f64>; 3] = Default::default();
         for pair in 0..=pairs {
-            for turn in 0..2 {
-                let i = (turn + pair) % 2;
-                let recording = [EVERYTHING, OFF][i];
-                let rate = rate_recording(world, Who::Wasm, ms, concurrency, jobs, recording).await?;
+            for turn in 0..3 {
+                let i = (turn + pair) % 3;
+                let (recording, copying) = ways[i];
+                let rate = rate_recording(world, Who::Wasm, ms, concurrency, jobs, recording, copying).await?;
                 if pair > 0 {
                     rates[i].push(rate);
                 }
             }
         }
-        let ratio = Spread::of(rates[0].iter().zip(&rates[1]).map(|(on, off)| on / off).collect());
-        let [on, off] = rates.map(Spread::of);
+        let to_off = |i: usize| Spread::of(rates[i].iter().zip(&rates[2]).map(|(on, off)| on / off).collect());
+        let (all, own) = (to_off(0), to_off(1));
+        let [on, uncopied, off] = rates.map(Spread::of);
         println!("  {name}");
-        println!("    on {on}/s, off {off}/s");
-        println!("    on / off {ratio}  {}", verdict(ratio.median, target, true));
+        println!("    on {on}/s, on and not copied {uncopied}/s, off {off}/s");
+        println!("    on / off {all}  {}", verdict(all.median, target, true));
+        println!("    of that without copying: {own}");
     }
     Ok(())
 }

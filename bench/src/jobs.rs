@@ -8,7 +8,7 @@ use patchbay_model::job::NewJob;
 use patchbay_queue::Queues;
 
 use crate::statistics::{Spread, verdict};
-use crate::world::{EVERYTHING, QUEUE, Who, World};
+use crate::world::{Copying, EVERYTHING, QUEUE, Who, World};
 
 /// Adding in one go is bounded by the host's own limit on a transaction.
 const CHUNK: usize = 500;
@@ -90,7 +90,7 @@ pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
 
 /// From a tenth of the jobs on, so that starting a worker does not count.
 async fn rate(world: &World, who: Who, ms: u64, concurrency: usize, jobs: usize) -> anyhow::Result<f64> {
-    rate_recording(world, who, ms, concurrency, jobs, EVERYTHING).await
+    rate_recording(world, who, ms, concurrency, jobs, EVERYTHING, Copying::Meanwhile).await
 }
 
 /// The same, of which only so much is recorded.
@@ -101,12 +101,13 @@ pub async fn rate_recording(
     concurrency: usize,
     jobs: usize,
     recording: Recording,
+    copying: Copying,
 ) -> anyhow::Result<f64> {
     let queues = world.fresh_queues().await?;
     add(&queues, ms, ms * world.wasm_per_ms, jobs).await?;
     let completed = format!("{}:{QUEUE}:completed", world.prefix(&queues));
     let mut redis = world.redis().await?;
-    let worker = world.start_recording(who, &queues, concurrency, recording).await?;
+    let worker = world.start_recording(who, &queues, concurrency, recording, copying).await?;
     let deadline = Instant::now() + Duration::from_secs(120);
     let mut first: Option<(Instant, usize)> = None;
     let rate = loop {

@@ -61,6 +61,15 @@ pub struct World {
     redis_server: Child,
 }
 
+/// Whether attempts are copied to Postgres while jobs run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copying {
+    /// As every host does.
+    Meanwhile,
+    /// As if another machine did, with its own Postgres.
+    Never,
+}
+
 /// A process of Node that does as it is told.
 pub struct Node {
     child: Child,
@@ -233,7 +242,7 @@ impl World {
 
     /// Starts working on the queue.
     pub async fn start(&self, who: Who, queues: &Queues, concurrency: usize) -> anyhow::Result<Worker> {
-        self.start_recording(who, queues, concurrency, EVERYTHING).await
+        self.start_recording(who, queues, concurrency, EVERYTHING, Copying::Meanwhile).await
     }
 
     /// The same, of which only so much is recorded.
@@ -243,6 +252,7 @@ impl World {
         queues: &Queues,
         concurrency: usize,
         recording: Recording,
+        copying: Copying,
     ) -> anyhow::Result<Worker> {
         if who == Who::Node {
             let prefix = self.prefix(queues);
@@ -264,7 +274,14 @@ impl World {
             });
             let (settings, grants) = (Arc::new(Settings::new(None)), Arc::default());
             let meters = Arc::new(Meters::new(Arc::clone(&self.runtime), Duration::ZERO));
-            Arc::new(WasmExecutor::new(Arc::clone(&self.runtime), services, settings, grants, meters, Traces::default()))
+            Arc::new(WasmExecutor::new(
+                Arc::clone(&self.runtime),
+                services,
+                settings,
+                grants,
+                meters,
+                Traces::default(),
+            ))
         } else {
             Arc::new(NativeExecutor { iterations_per_ms: self.native_per_ms })
         };
@@ -274,7 +291,10 @@ impl World {
         let stop = CancellationToken::new();
         tokio::spawn(room.watch(queues.clone(), stop.clone()));
         let (store, bodies) = (self.store.clone(), Arc::clone(&self.bodies));
-        let recorder = tokio::spawn(patchbay::recorder::run(queues.attempts(), store, bodies, stop.clone()));
+        let recorder = match copying {
+            Copying::Meanwhile => tokio::spawn(patchbay::recorder::run(queues.attempts(), store, bodies, stop.clone())),
+            Copying::Never => tokio::spawn(async {}),
+        };
         let queue: QueueName = QUEUE.parse()?;
         let config = WorkerConfig {
             queue,

@@ -24,8 +24,6 @@ use crate::history::Bodies;
 const BATCH: usize = 500;
 /// Bytes per insert, and about what is read at once.
 const BATCH_BYTES: usize = 8 << 20;
-/// How long one read waits for the first entry.
-const BLOCK: Duration = Duration::from_secs(2);
 /// After a batch that was not full, so that the next one is worth its statement and its commit: a row in a batch of a few costs several times
 /// what it costs in one of hundreds, and the jobs pay for it. Longest delay of an attempt on its way.
 const GATHER: Duration = Duration::from_millis(100);
@@ -40,7 +38,7 @@ pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<Bodies>, stop:
     let mut recorder = Recorder::new(stream, &store, &bodies);
     while !stop.is_cancelled() {
         let step = async {
-            match recorder.copy(BLOCK).await {
+            match recorder.copy(true).await {
                 Ok(copied) if copied.is_full => {}
                 Ok(_) => tokio::time::sleep(GATHER).await,
                 Err(error) => {
@@ -61,7 +59,7 @@ pub async fn flush(stream: AttemptReader, store: &Store, bodies: &Bodies) -> any
     let mut total = 0;
     let mut recorder = Recorder::new(stream, store, bodies);
     loop {
-        match recorder.copy(Duration::ZERO).await?.taken {
+        match recorder.copy(false).await?.taken {
             0 => return Ok(total),
             n => total += n,
         }
@@ -92,8 +90,8 @@ impl<'a> Recorder<'a> {
         Self { stream, store, bodies, backtraces: Backtraces::new(store), months: HashSet::new(), batch: BATCH }
     }
 
-    async fn copy(&mut self, block: Duration) -> anyhow::Result<Copied> {
-        let entries = self.stream.read(self.batch, block).await?;
+    async fn copy(&mut self, waits: bool) -> anyhow::Result<Copied> {
+        let entries = self.stream.read(self.batch, waits).await?;
         let copied = Copied { taken: entries.len(), is_full: entries.len() >= self.batch };
         if copied.taken > 0 {
             let done = self.copy_entries(entries).await;

@@ -14,6 +14,8 @@ use crate::streams;
 const GROUP: &str = "store";
 /// Entries of a reader that has been silent this long belong to a dead process. Also how often they are looked for.
 const IDLE: Duration = Duration::from_secs(30);
+/// How long one read waits for the first entry.
+const BLOCK: Duration = Duration::from_secs(2);
 /// Beyond the server's own limit on a blocking command, the connection is silent.
 const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -49,8 +51,8 @@ pub struct AttemptReader {
     pub(crate) connection: Connection,
     key: String,
     consumer: String,
-    /// Reads that wait have a connection of their own, kept between reads.
-    blocking: Option<MultiplexedConnection>,
+    /// Reads have a connection of their own, kept between reads: nothing waits behind one that waits, nor behind half a megabyte of entries.
+    reading: Option<MultiplexedConnection>,
     /// For [`AttemptReader::replace_trace`].
     pub(crate) editing: Option<MultiplexedConnection>,
     /// Own entries that were read and not acknowledged: after a start, or after an error of ours.
@@ -65,28 +67,44 @@ impl AttemptReader {
             connection,
             key,
             consumer,
-            blocking: None,
+            reading: None,
             editing: None,
             unfinished: true,
             look_for_dead: Instant::now(),
         }
     }
 
-    /// Entries that nobody has acknowledged: our own first, then those of dead readers, then new ones. A zero `block` does not wait.
-    pub async fn read(&mut self, most: usize, block: Duration) -> Result<Vec<Entry>, QueueError> {
-        let read = self.try_read(most, block).await;
+    /// Entries that nobody has acknowledged: our own first, then those of dead readers, then new ones. Where there are none,
+    /// it gives none, at once or, when it `waits`, after two seconds.
+    pub async fn read(&mut self, most: usize, waits: bool) -> Result<Vec<Entry>, QueueError> {
+        let read = self.try_read(most, waits).await;
         if read.is_err() {
-            self.blocking = None;
+            self.reading = None;
             self.unfinished = true;
         }
         Ok(read?.into_iter().map(decode).collect())
     }
 
-    async fn try_read(&mut self, most: usize, block: Duration) -> redis::RedisResult<Vec<StreamId>> {
-        let mut connection = self.connection.get();
+    async fn try_read(&mut self, most: usize, waits: bool) -> redis::RedisResult<Vec<StreamId>> {
+        // Lost with an error, and opened anew then.
+        let mut connection = match self.reading.take() {
+            Some(connection) => connection,
+            None => self.open().await?,
+        };
+        let read = self.read_by(&mut connection, most, waits).await?;
+        self.reading = Some(connection);
+        Ok(read)
+    }
+
+    async fn read_by(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        most: usize,
+        waits: bool,
+    ) -> redis::RedisResult<Vec<StreamId>> {
         if self.unfinished {
             self.make_group().await?;
-            let own = self.read_group(&mut connection, "0", most, None).await?;
+            let own = self.read_group(connection, "0", most, None).await?;
             if !own.is_empty() {
                 return Ok(own);
             }
@@ -96,23 +114,17 @@ impl AttemptReader {
             let mut command = redis::cmd("XAUTOCLAIM");
             command.arg(&self.key).arg(GROUP).arg(&self.consumer).arg(IDLE.as_millis() as u64);
             command.arg("0").arg("COUNT").arg(most);
-            let claimed: StreamAutoClaimReply = streams::read(command.query_async(&mut connection).await?)?;
+            let claimed: StreamAutoClaimReply = streams::read(command.query_async(connection).await?)?;
             if !claimed.claimed.is_empty() {
                 return Ok(claimed.claimed);
             }
             self.look_for_dead = Instant::now() + IDLE;
         }
-        let at_once = self.read_group(&mut connection, ">", most, None).await?;
-        if !at_once.is_empty() || block.is_zero() {
+        let at_once = self.read_group(connection, ">", most, None).await?;
+        if !at_once.is_empty() || !waits {
             return Ok(at_once);
         }
-        let mut blocking = match &self.blocking {
-            Some(connection) => connection.clone(),
-            None => self.open(block).await?,
-        };
-        let waited = self.read_group(&mut blocking, ">", most, Some(block)).await?;
-        self.blocking = Some(blocking);
-        Ok(waited)
+        self.read_group(connection, ">", most, Some(BLOCK)).await
     }
 
     async fn make_group(&self) -> redis::RedisResult<()> {
@@ -124,16 +136,16 @@ impl AttemptReader {
         }
     }
 
-    async fn open(&self, block: Duration) -> redis::RedisResult<MultiplexedConnection> {
+    async fn open(&self) -> redis::RedisResult<MultiplexedConnection> {
         let config = redis::AsyncConnectionConfig::new()
-            .set_response_timeout(Some(block + SILENCE_LIMIT))
+            .set_response_timeout(Some(BLOCK + SILENCE_LIMIT))
             .set_connection_timeout(Some(SILENCE_LIMIT));
         self.connection.client().get_multiplexed_async_connection_with_config(&config).await
     }
 
     async fn read_group(
         &self,
-        connection: &mut impl redis::aio::ConnectionLike,
+        connection: &mut MultiplexedConnection,
         from: &str,
         most: usize,
         block: Option<Duration>,
