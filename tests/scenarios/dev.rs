@@ -114,6 +114,7 @@ async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> 
     assert!(welcome.contains("Patchbay runs."), "{welcome}");
     let health =
         welcome.split_whitespace().find(|word| word.ends_with("/api/health")).context("where its health is told")?;
+    let _already = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let health = reqwest::get(health).await?.text().await?;
     assert!(health.contains("of-the-file"), "{health}");
     interrupt(again).await?;
