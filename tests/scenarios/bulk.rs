@@ -377,6 +377,14 @@ async fn a_bulk_that_cannot_be_meant_is_refused_and_one_that_means_nothing_says_
         assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
         assert!(text.contains(says), "{args:?}: {text}");
     }
+    let filter = json!({ "queue": QUEUE });
+    let many: serde_json::Map<String, Value> = (0..33).map(|n| (format!("path-{n}"), json!(1))).collect();
+    for edit in [json!({ "set": many }), json!({ "set": { "a": "x".repeat(65 << 10) } }), json!({ "set": {} })] {
+        let mut request = json!({ "kind": "edit-and-retry", "filter": filter });
+        request["set"] = edit["set"].clone();
+        let (status, answer) = host.post("/api/admin/bulk", request).await?;
+        assert_eq!((status, &answer["code"]), (400, &json!("invalid-input")), "{answer}");
+    }
     let nothing = patchbay(&host, &["bulk", "retry", &queue, "text=never said", "--yes"]).await?;
     assert_eq!(nothing.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&nothing.stdout).contains("nothing was done"));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use axum::Router;
 use axum::http::StatusCode;
+use redis::AsyncCommands;
 use serde_json::{Value, json};
 use sqlx::Executor;
 use tokio::net::TcpListener;
@@ -450,7 +451,7 @@ async fn a_timeline_tells_a_jobs_life_from_its_request_to_its_removal() -> anyho
 
 #[tokio::test]
 async fn jobs_that_had_the_same_id_have_lives_of_their_own() -> anyhow::Result<()> {
-    let (_world, host) = start().await?;
+    let (world, host) = start().await?;
     for round in 1..=2 {
         let job = json!({ "name": "echo", "data": { "round": round }, "id": "again" });
         assert_eq!(add(&host, QUEUE, &format!("req-{round}"), "web", job).await?, "again");
@@ -474,5 +475,10 @@ async fn jobs_that_had_the_same_id_have_lives_of_their_own() -> anyhow::Result<(
     }
     let (status, _) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs/never/timeline")).await?;
     assert_eq!(status, 404);
+    // Whatever a producer wrote as the time of its making.
+    let delayed = json!({ "name": "echo", "data": {}, "id": "far", "delayMs": 3_600_000 });
+    add(&host, QUEUE, "req-far", "web", delayed).await?;
+    let _: () = world.redis().await?.hset(format!("{}:{QUEUE}:far", world.prefix), "timestamp", u64::MAX).await?;
+    timeline(&host, QUEUE, "far").await?;
     Ok(())
 }
