@@ -78,10 +78,7 @@ impl AttemptReader {
     /// it gives none, at once or, when it `waits`, after two seconds.
     pub async fn read(&mut self, most: usize, waits: bool) -> Result<Vec<Entry>, QueueError> {
         let read = self.try_read(most, waits).await;
-        if read.is_err() {
-            self.reading = None;
-            self.unfinished = true;
-        }
+        self.unfinished |= read.is_err();
         Ok(read?.into_iter().map(decode).collect())
     }
 

@@ -171,7 +171,7 @@ const TERMS: &str = ", termed as (insert into attempt_terms (term, finished_at, 
      select t.term, finished_at, prefix, queue, job_id, job_created_ms, started from unnest($28::bigint[], $29::bytea[]) as t (place, term) \
      join rows on ordinality = place join added using (prefix, queue, job_id, job_created_ms, started, finished_at) on conflict do nothing)";
 
-/// One array per column: thousands of parameters cost more to bind and to plan than the rows to insert, and JSON costs a third more to read.
+/// One array per column: thousands of parameters cost more to bind and to plan than the rows to insert, and JSON takes twice as long to read.
 /// What hangs on an attempt (counts, dead letters, terms, gaps) is written in the same statement, from the rows that are new: a batch that
 /// comes twice counts once. What no row of a batch has is left out of its statement.
 fn statement(rows: &[NewRow<'_>], has_terms: bool) -> String {
