@@ -26,7 +26,7 @@ const BATCH: usize = 500;
 const BATCH_BYTES: usize = 8 << 20;
 /// After a batch that was not full, so that the next one is worth its statement and its commit: a row in a batch of a few costs several times
 /// what it costs in one of hundreds, and the jobs pay for it. Longest delay of an attempt on its way.
-const GATHER: Duration = Duration::from_millis(100);
+const GATHER: Duration = Duration::from_millis(50);
 /// Wait after an error; both sides reconnect by themselves meanwhile.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
