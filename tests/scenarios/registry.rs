@@ -300,10 +300,10 @@ async fn a_registry_that_is_away_or_names_nothing_is_reported_as_such() -> anyho
 
 #[tokio::test]
 async fn other_machines_are_spoken_to_over_tls_unless_told_otherwise() -> anyhow::Result<()> {
-    // A proxy sees what is asked of a machine that does not exist.
-    let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let address = format!("http://{}", proxy.local_addr()?);
+    // A proxy sees what is asked of a machine that does not exist; each command has its own, as it may call more than once before it is killed.
     let asked = async |plain: &[&str]| -> anyhow::Result<(String, u8)> {
+        let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let address = format!("http://{}", proxy.local_addr()?);
         let mut command = Command::new(binary());
         command.args(["plugin", "push", "oci://elsewhere.invalid/plugins/email:1"]).args(plain).env_clear();
         command.env("HTTPS_PROXY", &address).env("HTTP_PROXY", &address).stderr(Stdio::null()).kill_on_drop(true);
