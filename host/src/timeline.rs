@@ -176,15 +176,11 @@ pub fn timeline(queue: &str, id: &str, seen: Seen) -> Timeline {
         }
     }
     for item in seen.bulks {
-        let chosen = item.job_id == id;
-        // One that was added with the id that it had goes on with its life.
-        let added = !chosen && item.new_id.as_deref() == Some(id);
-        let place = if added { made_at(&lives, item.at.timestamp_millis()) } else { None };
+        // It chose this job, or added it. One that was added with the id that it had goes on with its life.
+        let adds = item.job_id != id;
+        let place = if adds { made_at(&lives, item.at.timestamp_millis()) } else { Some(item.job_created_ms) };
         if let Some(life) = place.and_then(|made| lives.get_mut(&made)) {
-            life.events.push(Event { at: item.at, what: bulk(&item, true) });
-        }
-        if let Some(life) = lives.get_mut(&item.job_created_ms).filter(|_| chosen) {
-            life.events.push(Event { at: item.at, what: bulk(&item, false) });
+            life.events.push(Event { at: item.at, what: bulk(&item, adds) });
         }
     }
     let actions = seen.actions.into_iter().map(|action| {

@@ -103,7 +103,7 @@ fn read_file_of_keys(path: &str) -> Result<String, String> {
 }
 
 impl Config {
-    /// From the process's environment and the file that it names, or `patchbay.toml` here or in /etc/patchbay.
+    /// From the process's environment and this file, or `patchbay.toml` here or in /etc/patchbay.
     pub fn from_process(file: Option<&Path>) -> Result<Self, ConfigError> {
         usable(Self::read_process(file))
     }
