@@ -37,6 +37,8 @@ mod poison;
 mod postgres_server;
 mod quarantine;
 mod recovery;
+mod redis_failover;
+mod redis_kinds;
 mod redis_server;
 mod registry;
 mod runbook;

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::scripts::{self, Call};
 use crate::worker::unwritable;
-use crate::{JobView, QueueError, Queues, now_ms};
+use crate::{JobView, QueueError, Queues};
 
 /// What a scheduler makes, and when.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,7 +115,7 @@ impl Queues {
     /// Puts a scheduler in its place, with the job of its next tick. One that never ticks again is refused.
     pub async fn put_scheduler(&self, queue: &QueueName, spec: &SchedulerSpec) -> Result<(), QueueError> {
         let keys = self.keys(queue);
-        let now = now_ms();
+        let now = self.now_ms();
         let next = spec.rhythm.next_after(&spec.id, now).map_err(|error| QueueError::Invalid(error.to_string()))?;
         let next = next.ok_or_else(|| QueueError::Invalid(format!("schedule {} never comes", spec.id)))?;
         let mut definition = Map::from_iter([("name".into(), json!(spec.name))]);

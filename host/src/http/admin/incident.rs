@@ -184,7 +184,8 @@ async fn health(state: &AppState) -> Value {
         "postgresPoolWaitMs": ms(probe.pool_wait),
         "redisMs": ms(probe.redis),
         "clockSkewMs": probe.skew_ms,
-        "notReady": not_ready,
+        "notReady": not_ready.iter().map(|reason| reason.code).collect::<Vec<_>>(),
+        "notReadyBecause": not_ready,
     })
 }
 

@@ -60,13 +60,10 @@ fn time(ms: u64) -> Option<String> {
     Some(at.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
-fn now_ms() -> u64 {
-    u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0)
-}
-
-fn story(row: ScheduleRow, there: &[SchedulerView]) -> ScheduleStory {
+/// `now_ms`: by Redis's clock, as the ticks are.
+fn story(row: ScheduleRow, there: &[SchedulerView], now_ms: u64) -> ScheduleStory {
     let view = there.iter().find(|view| view.id == row.id && view.alive);
-    let late = view.map(|view| now_ms().saturating_sub(view.next_at));
+    let late = view.map(|view| now_ms.saturating_sub(view.next_at));
     ScheduleStory {
         next_at: view.and_then(|view| time(view.next_at)),
         overdue_ms: late.filter(|&ms| ms > OVERDUE_AFTER_MS),
@@ -99,7 +96,7 @@ pub(super) async fn stories(state: &AppState) -> Result<Vec<ScheduleStory>, ApiE
         .into_iter()
         .map(|row| {
             let there = there.get(&row.queue).map_or(&[][..], Vec::as_slice);
-            story(row, there)
+            story(row, there, state.queues.now_ms())
         })
         .collect())
 }
@@ -110,9 +107,9 @@ pub(super) async fn stories(state: &AppState) -> Result<Vec<ScheduleStory>, ApiE
 async fn show(State(state): State<AppState>, Path(id): Path<String>) -> ApiResult<ScheduleStory> {
     let row = state.store.schedule(&id.parse()?).await?;
     let (queue, spec) = spec(&row).map_err(ApiError::invalid)?;
-    let ticks =
-        spec.rhythm.preview(&spec.id, now_ms(), PREVIEW).map_err(|error| ApiError::invalid(error.to_string()))?;
-    let mut story = story(row, &state.queues.schedulers(&queue).await?);
+    let now_ms = state.queues.now_ms();
+    let ticks = spec.rhythm.preview(&spec.id, now_ms, PREVIEW).map_err(|error| ApiError::invalid(error.to_string()))?;
+    let mut story = story(row, &state.queues.schedulers(&queue).await?, now_ms);
     story.next = ticks.into_iter().filter_map(time).collect();
     ok(story)
 }
@@ -148,10 +145,11 @@ struct Wanted {
 async fn checked(state: &AppState, fields: ScheduleFields) -> Result<ScheduleFields, ApiError> {
     let queue = super::queues::known(state, &fields.queue).await?;
     // Each tick is such a job.
-    check_job(&NewJob::new(queue, fields.name.as_str(), fields.data.as_str()))?;
+    let now_ms = state.queues.now_ms();
+    check_job(&NewJob::new(queue, fields.name.as_str(), fields.data.as_str()), now_ms)?;
     let every = fields.every_ms.and_then(|ms| u64::try_from(ms).ok());
     rhythm(every, fields.cron.as_deref(), fields.tz.as_deref())
-        .and_then(|rhythm| rhythm.preview(&fields.id, now_ms(), 1))
+        .and_then(|rhythm| rhythm.preview(&fields.id, now_ms, 1))
         .map_err(|error| ApiError::invalid(error.to_string()))?;
     Ok(fields)
 }
@@ -323,11 +321,11 @@ struct Preview {
 /// The next five ticks of what might be scheduled; changes nothing.
 #[utoipa::path(post, path = "/schedules/preview", tag = "schedules", security(("operator" = [])), request_body = Preview,
     responses((status = 200, body = Success<Vec<String>>), (status = 400, body = ErrorBody)))]
-async fn preview(body: Result<Json<Preview>, JsonRejection>) -> ApiResult<Vec<String>> {
+async fn preview(State(state): State<AppState>, body: Result<Json<Preview>, JsonRejection>) -> ApiResult<Vec<String>> {
     let Json(body) = body?;
     let id: ScheduleId = body.id.as_deref().unwrap_or("preview").parse()?;
     let ticks = rhythm(body.every_ms, body.cron.as_deref(), body.tz.as_deref())
-        .and_then(|rhythm: Rhythm| rhythm.preview(&id, now_ms(), PREVIEW))
+        .and_then(|rhythm: Rhythm| rhythm.preview(&id, state.queues.now_ms(), PREVIEW))
         .map_err(|error| ApiError::invalid(error.to_string()))?;
     ok(ticks.into_iter().filter_map(time).collect())
 }
@@ -348,5 +346,5 @@ async fn in_place(state: &AppState, id: &ScheduleId) -> Result<ScheduleStory, Ap
     reconciled(state).await?;
     let row = state.store.schedule(id).await?;
     let queue: QueueName = row.queue.parse()?;
-    Ok(story(row, &state.queues.schedulers(&queue).await?))
+    Ok(story(row, &state.queues.schedulers(&queue).await?, state.queues.now_ms()))
 }

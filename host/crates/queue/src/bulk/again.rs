@@ -5,7 +5,7 @@ use patchbay_model::job::{JobKey, JobState, NewJob};
 use super::{Chosen, Fate, Step};
 use crate::add;
 use crate::opts::JobOpts;
-use crate::{QueueError, Queues, now_ms};
+use crate::{QueueError, Queues};
 
 /// A job to be added anew.
 #[derive(Debug, Clone)]
@@ -80,12 +80,12 @@ impl Queues {
     }
 
     fn addition_again(&self, item: &Again) -> Result<Step, QueueError> {
-        add::check(&item.job)?;
+        add::check(&item.job, self.now_ms())?;
         let keys = self.keys(&item.job.queue);
         let (script, names) = add::script_for(&item.job, &keys);
         let (id, created_ms) = match &item.kept {
             Some(kept) => (Some(kept.key.id.clone()), kept.key.created_ms),
-            None => (None, now_ms()),
+            None => (None, self.now_ms()),
         };
         let call = add::addition(script, &names, &keys, &item.job, id, created_ms, None)?.call;
         let after = item.kept.iter().map(|kept| {

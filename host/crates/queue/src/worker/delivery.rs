@@ -10,7 +10,6 @@ use serde_json::value::RawValue;
 use super::fetch::Taken;
 use super::{End, Inner, JobHandle};
 use crate::add::MAX_DATA_BYTES;
-use crate::now_ms;
 use crate::opts::JobOpts;
 use crate::schedulers::MISSED_AFTER;
 
@@ -39,6 +38,8 @@ pub struct Delivery {
     pub ready_at_ms: Option<u64>,
     /// When it was first deferred, Unix milliseconds.
     pub first_deferred_at_ms: Option<u64>,
+    /// Now, by Redis's clock, which all other times of a job are of.
+    pub taken_at_ms: u64,
     /// The scheduler that made it.
     pub schedule_id: Option<String>,
     /// Of a flow's child: `queue:id` of its parent.
@@ -104,7 +105,8 @@ impl Inner {
         };
         // Only before its first start: a tick that ran and is retried was not missed.
         let tick = taken.id.rsplit_once(':').and_then(|(_, tick)| tick.parse().ok()).filter(|_| count("ats") <= 1);
-        let refusal = refusal(data, opts, damage, field("defa"), tick);
+        let now_ms = self.queues.now_ms();
+        let refusal = refusal(data, opts, damage, field("defa"), tick, now_ms);
         let id: patchbay_model::JobId = taken.id.parse()?;
         let key = JobKey {
             prefix: self.queues.config.prefix.clone(),
@@ -125,6 +127,7 @@ impl Inner {
             started: count("ats"),
             stalled: count("stc"),
             first_deferred_at_ms: number("pfd"),
+            taken_at_ms: now_ms,
             schedule_id: field("rjk").map(str::to_owned),
             parent: field("parentKey").map(|key| self.parent(key)),
             job: JobHandle {
@@ -152,6 +155,7 @@ fn refusal(
     damage: Option<String>,
     condemned: Option<&str>,
     tick: Option<u64>,
+    now_ms: u64,
 ) -> Option<Refusal> {
     if let Some(reason) = condemned {
         return Some(Refusal::Condemned(reason.to_owned()));
@@ -164,7 +168,7 @@ fn refusal(
         Err(reason) => return Some(Refusal::Unreadable(reason.clone())),
     };
     if let Some(tick) = tick.filter(|_| opts.skip_missed) {
-        let late = Duration::from_millis(now_ms().saturating_sub(tick));
+        let late = Duration::from_millis(now_ms.saturating_sub(tick));
         if late > MISSED_AFTER {
             let text =
                 format!("left out: it was due {} s ago, and its schedule leaves out missed ticks", late.as_secs());
@@ -172,7 +176,7 @@ fn refusal(
         }
     }
     let expires_at_ms = opts.expires_at_ms;
-    if let Some(late_ms) = expires_at_ms.and_then(|at| now_ms().checked_sub(at)).filter(|&late_ms| late_ms > 0) {
+    if let Some(late_ms) = expires_at_ms.and_then(|at| now_ms.checked_sub(at)).filter(|&late_ms| late_ms > 0) {
         return Some(Refusal::Expired(format!("taken {late_ms} ms after the time after which it must not run")));
     }
     if data.len() > MAX_DATA_BYTES {

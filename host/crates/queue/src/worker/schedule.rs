@@ -7,7 +7,6 @@ use tracing::warn;
 
 use super::Inner;
 use super::fetch::{Taken, unwritable};
-use crate::now_ms;
 use crate::schedulers::places;
 use crate::scripts::{self, Call};
 
@@ -19,7 +18,7 @@ impl Inner {
     pub(super) async fn schedule_next_tick(&self, taken: &Taken) {
         let Some(scheduler) = taken.fields.get("rjk") else { return };
         let opts = taken.fields.get("opts").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        let Some((tick, opts)) = next_opts(opts, now_ms()) else { return };
+        let Some((tick, opts)) = next_opts(opts, self.queues.now_ms()) else { return };
         if let Err(error) = self.update_scheduler(scheduler, &taken.id, tick, &opts).await {
             // The reconciler mends it.
             warn!(%error, schedule = scheduler, queue = %self.config.queue, "the next tick is not scheduled yet");
@@ -36,7 +35,7 @@ impl Inner {
             // The script takes the template's data from the scheduler itself.
             .arg("{}")
             .arg(rmp_serde::to_vec_named(opts).map_err(unwritable)?)
-            .arg(now_ms())
+            .arg(self.queues.now_ms())
             .arg(&self.names.prefix)
             .arg(producer)
             .invoke(&mut self.queues.connection.get())
