@@ -105,7 +105,7 @@ async fn an_eviction_policy_is_an_alert_and_no_secret_of_doctors() -> anyhow::Re
         assert_eq!((&told["code"], &told["next"]), (&json!("redis-evicts"), &json!("Set maxmemory-policy noeviction")));
         assert_eq!(host.get("/api/health").await?.0, 200, "it answers and takes writes");
         let fires = |alerts: &Value| {
-            alerts["data"].as_array().into_iter().flatten().any(|alert| {
+            alerts["data"]["alerts"].as_array().into_iter().flatten().any(|alert| {
                 alert["rule"] == "redis-unfit" && alert["reason"].as_str().is_some_and(|why| why.contains(policy))
             })
         };
@@ -266,9 +266,10 @@ async fn doctor_names_each_right_that_is_missing() -> anyhow::Result<()> {
 
 /// A CA of the test's own, and a certificate for this machine that it has signed, also good for clients.
 fn certificates(dir: &Path) -> anyhow::Result<()> {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::new(Vec::new())?;
+    ca.distinguished_name.push(DnType::CommonName, "A private CA");
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     std::fs::write(dir.join("ca.pem"), ca.self_signed(&ca_key)?.pem())?;
     let key = KeyPair::generate()?;
@@ -295,7 +296,11 @@ async fn redis_is_spoken_to_over_tls_with_a_private_ca_and_with_client_certifica
 
     let url = format!("rediss://localhost:{}/", open.port);
     let said = doctor(&world, &[("REDIS_URL", &url)]).await?;
-    assert!(said.contains("UnknownIssuer"), "nobody trusts that CA: {said}");
+    assert!(said.contains("TLS with Redis fails") && said.contains("UnknownIssuer"), "nobody trusts that CA: {said}");
+    let plain = RedisServer::start_new(world.dir.path()).await?;
+    let by_plain = format!("rediss://{}/", plain.address());
+    let said = doctor(&world, &[("REDIS_URL", &by_plain)]).await?;
+    assert!(!said.contains("maxmemory-policy"), "{said}");
     let said = doctor(&world, &[("REDIS_URL", &url), ("SSL_CERT_FILE", &ca)]).await?;
     assert!(said.contains("maxmemory-policy is noeviction"), "{said}");
     let port = open.port.to_string();

@@ -222,8 +222,8 @@ async fn check_redis(config: &Config, findings: &mut Findings) {
     let connected = tokio::time::timeout(LIMIT, Queues::connect(config.queues())).await;
     let queues = match connected {
         Ok(Ok(queues)) => queues,
-        Ok(Err(QueueError::CannotServe { trouble, source })) => {
-            return findings.bad(CHECK, Level::Error, format!("{trouble} ({source})"), trouble.next());
+        Ok(Err(QueueError::CannotServe { trouble, .. })) => {
+            return findings.bad(CHECK, Level::Error, trouble.to_string(), trouble.next());
         }
         Ok(Err(error)) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();

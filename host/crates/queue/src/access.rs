@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
@@ -73,8 +74,14 @@ impl RedisConfig {
 }
 
 fn parse(url: &str) -> Result<ConnectionInfo, String> {
-    if redis::parse_redis_url(url).is_none() {
-        return Err("it is no redis://, rediss:// or unix:// URL; special characters in a password must be percent-encoded there (or set redis.host and redis.password)".into());
+    let wrong = || {
+        Err("it is no redis://, rediss:// or unix:// URL; special characters in a password must be percent-encoded there (or set redis.host and redis.password)".into())
+    };
+    let Some(parsed) = redis::parse_redis_url(url) else { return wrong() };
+    // A password with such a character ends the address early, and its rest lands elsewhere, the host with it.
+    let elsewhere = [parsed.fragment(), parsed.query(), Some(parsed.path())];
+    if parsed.has_host() && elsewhere.into_iter().flatten().any(|part| part.contains('@')) {
+        return wrong();
     }
     // The library's texts name no part of the URL.
     let info = url.into_connection_info().map_err(|error| error.to_string())?;
@@ -109,10 +116,10 @@ pub(crate) enum Access {
 impl Access {
     pub(crate) fn new(config: &RedisConfig) -> RedisResult<Self> {
         let info = parse(&config.url).map_err(invalid)?;
-        let certificates = config.tls.read()?;
         let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+        let certificates = if is_tls { Some(config.tls.read()?) } else { None };
         let Some(sentinel) = &config.sentinel else {
-            return Ok(Self::Direct(match certificates.filter(|_| is_tls) {
+            return Ok(Self::Direct(match certificates {
                 Some(certificates) => Client::build_with_tls(info, certificates)?,
                 None => Client::open(info)?,
             }));
@@ -166,22 +173,36 @@ impl Access {
 }
 
 impl TlsFiles {
-    fn read(&self) -> RedisResult<Option<TlsCertificates>> {
+    fn read(&self) -> RedisResult<TlsCertificates> {
         let file = |path: &Path| {
             std::fs::read(path).map_err(|error| invalid(format!("cannot read {}: {error}", path.display())))
         };
-        let root_cert = self.ca.as_deref().map(file).transpose()?;
+        let root_cert = match &self.ca {
+            Some(path) => file(path)?,
+            None => trusted_by_the_system(),
+        };
         let client_tls = match &self.identity {
             Some((certificate, key)) => {
                 Some(ClientTlsConfig { client_cert: file(certificate)?, client_key: file(key)? })
             }
             None => None,
         };
-        if root_cert.is_none() && client_tls.is_none() {
-            return Ok(None);
-        }
-        Ok(Some(TlsCertificates { client_tls, root_cert }))
+        Ok(TlsCertificates { client_tls, root_cert: Some(root_cert) })
     }
+}
+
+/// As PEM; those in `SSL_CERT_FILE` and `SSL_CERT_DIR` where these are set. The library would take a list that was compiled in, since
+/// bullmq-official asks it to.
+fn trusted_by_the_system() -> Vec<u8> {
+    let mut pem = String::new();
+    for certificate in rustls_native_certs::load_native_certs().certs {
+        // One that cannot be read must not spoil the others.
+        if rustls::RootCertStore::empty().add(certificate.clone()).is_ok() {
+            let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+            pem += &format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+        }
+    }
+    pem.into_bytes()
 }
 
 fn invalid(message: String) -> RedisError {
@@ -206,9 +227,19 @@ mod tests {
         ] {
             assert_eq!(check(url), Ok(()), "{url}");
         }
-        for url in ["http://r/", "redis://:pa#ss@r/", "redis://:pa/ss@r/", "redis://r/x", "rediss://r/#insecure", ""] {
+        for url in [
+            "http://r/",
+            "redis://:pa#ss@r/",
+            "redis://:s@pa#ss@r/",
+            "redis://:s@pa/ss@r/",
+            "redis://:s@pa?ss@r/",
+            "redis://:pa/ss@r/",
+            "redis://r/x",
+            "rediss://r/#insecure",
+            "",
+        ] {
             let wrong = check(url).expect_err(url);
-            assert!(!wrong.contains("pa"[..].trim()) || !wrong.contains(":pa"), "{wrong}");
+            assert!(!wrong.contains("ss@r"), "{wrong}");
         }
     }
 

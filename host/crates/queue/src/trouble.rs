@@ -23,6 +23,8 @@ pub enum Trouble {
     Login,
     /// The user may not do what Patchbay does; Redis's own words.
     Rights(String),
+    /// A certificate is not trusted or missing, or one side speaks TLS and the other does not; rustls's words.
+    Tls(String),
     /// There is no database of the configured number.
     Database,
     /// It could not write to its disk, and takes no writes until it can.
@@ -51,6 +53,7 @@ impl Trouble {
             Self::NoMaster => "no-master",
             Self::Login => "login",
             Self::Rights(_) => "rights",
+            Self::Tls(_) => "tls",
             Self::Database => "database-number",
             Self::Disk => "disk",
             Self::TooFewReplicas => "too-few-replicas",
@@ -82,6 +85,9 @@ impl Trouble {
             Self::Rights(_) => {
                 "Give the user the rights that docs/operations/infrastructure.md lists; patchbay doctor names what is missing"
             }
+            Self::Tls(_) => {
+                "Compare redis.tls, redis.ca_file, redis.cert_file and redis.key_file with Redis's; a host reads the files when it starts"
+            }
             Self::Database => "Set redis.database to a number below `databases` of redis.conf",
             Self::Disk => "Make room on Redis's disk, or see its log; work goes on by itself",
             Self::TooFewReplicas => {
@@ -109,6 +115,13 @@ impl Trouble {
             && let Some(start) = inner.find(" -")
         {
             let (code, detail) = inner[start + 2..].split_once(' ').unwrap_or((&inner[start + 2..], ""));
+            return Self::of_reply(code, detail);
+        }
+        // What keeps a whole transaction from running stands, with its code, within the text likewise.
+        if code == "EXECABORT"
+            && let Some((_, inner)) = detail.split_once("because of: ")
+        {
+            let (code, detail) = inner.split_once(' ').unwrap_or((inner, ""));
             return Self::of_reply(code, detail);
         }
         let said = || crate::error::said("", detail).trim().to_owned();
@@ -153,6 +166,11 @@ impl Trouble {
             ErrorKind::MasterNameNotFoundBySentinel
             | ErrorKind::NoValidReplicasFoundBySentinel
             | ErrorKind::EmptySentinelList => Some(Self::NoMaster),
+            ErrorKind::Io => {
+                let text = error.to_string();
+                let is_tls = ["certificate", "fatal alert", "corrupt message"].iter().any(|words| text.contains(words));
+                is_tls.then_some(Self::Tls(text))
+            }
             ErrorKind::Server(_) | ErrorKind::Extension => Self::of_text(&error.to_string(), String::new),
             _ => None,
         }
@@ -174,6 +192,7 @@ impl fmt::Display for Trouble {
             Self::NoMaster => f.write_str("No Sentinel names a master that can be reached and says that it is one"),
             Self::Login => f.write_str("Redis refuses the login: user or password is wrong"),
             Self::Rights(detail) => detailed(f, "Redis's user lacks a right", detail),
+            Self::Tls(detail) => detailed(f, "TLS with Redis fails", detail),
             Self::Database => f.write_str("Redis has no database of the configured number"),
             Self::Disk => f.write_str("Redis takes no writes because it could not write to its disk"),
             Self::TooFewReplicas => f.write_str(
@@ -206,6 +225,11 @@ mod tests {
         let in_7_0 =
             "The user executing the script can't run this command or subcommand script: 1f, on @user_script:1.";
         assert!(matches!(of(in_7_0), Some(Trouble::Rights(text)) if !text.contains("@user_script")));
+        let of_transaction = |detail| Trouble::of_reply("EXECABORT", detail);
+        let exec = "Transaction discarded because of: NOPERM this user has no permissions to run the 'exec' command";
+        assert!(matches!(of_transaction(exec), Some(Trouble::Rights(_))));
+        let demoted = "Transaction discarded because of: READONLY You can't write against a read only replica.";
+        assert_eq!(of_transaction(demoted), Some(Trouble::Replica));
         let slot = "Script attempted to access a non local key in a cluster node script: 1f, on @user_script:1.";
         assert_eq!(of(slot), Some(Trouble::Cluster));
         assert_eq!(of("hash value is not an integer script: 1f, on @user_script:9."), None);
