@@ -109,7 +109,7 @@ fn host_and_port(address: &str) -> Result<(String, u16), String> {
 
 /// Gives a client of the server that serves now.
 pub(crate) enum Access {
-    Direct(Client),
+    Direct(Box<Client>),
     Sentinel(Box<Mutex<SentinelClient>>),
 }
 
@@ -119,10 +119,10 @@ impl Access {
         let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
         let certificates = if is_tls { Some(config.tls.read()?) } else { None };
         let Some(sentinel) = &config.sentinel else {
-            return Ok(Self::Direct(match certificates {
+            return Ok(Self::Direct(Box::new(match certificates {
                 Some(certificates) => Client::build_with_tls(info, certificates)?,
                 None => Client::open(info)?,
-            }));
+            })));
         };
         let address = |text: &String| {
             let (host, port) = host_and_port(text).map_err(invalid)?;
@@ -162,7 +162,7 @@ impl Access {
     /// Asks the Sentinels, if there are any, and the server whether it is the master.
     pub(crate) async fn client(&self) -> RedisResult<Client> {
         match self {
-            Self::Direct(client) => Ok(client.clone()),
+            Self::Direct(client) => Ok(Client::clone(client)),
             Self::Sentinel(sentinel) => {
                 let asked = async { sentinel.lock().await.async_get_client().await };
                 let no_answer = |_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
