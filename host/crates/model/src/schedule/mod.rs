@@ -267,7 +267,10 @@ mod tests {
         let from = DateTime::parse_from_rfc3339("2026-03-28T12:00:00Z").expect("a time").timestamp_millis() as u64;
         let berlin: Zone = "europe/berlin".parse().expect("a zone");
         let tick = next_tick_as_node("30 2 * * *", berlin, from).expect("a pattern").expect("it comes");
-        assert_eq!(DateTime::from_timestamp_millis(tick as i64).map(|at| at.to_rfc3339()), Some("2026-03-29T01:30:00+00:00".into()));
+        assert_eq!(
+            DateTime::from_timestamp_millis(tick as i64).map(|at| at.to_rfc3339()),
+            Some("2026-03-29T01:30:00+00:00".into())
+        );
         assert_eq!(next_tick_as_node("0 0 31 2 *", berlin, from), Ok(None));
         assert!(matches!(next_tick_as_node("* * * * *", berlin, u64::MAX), Err(InvalidSchedule::Time(_))));
     }

@@ -146,8 +146,7 @@ impl Pattern {
     /// Whether there is a tick on such a day, of whatever month.
     pub(super) fn has_day(&self, day: Day) -> bool {
         let is_last_week = day.of_month + 7 > day.days_in_month;
-        let by_month =
-            self.days.values.has(day.of_month) || self.days.has_last && day.of_month == day.days_in_month;
+        let by_month = self.days.values.has(day.of_month) || self.days.has_last && day.of_month == day.days_in_month;
         let is_nth = self.nth == 0 || day.of_month.div_ceil(7) == self.nth;
         let by_week = self.weekdays.values.has(day.of_week) && is_nth
             || self.weekdays.has_last && is_last_week && self.weekdays.last.has(day.of_week);
@@ -255,14 +254,20 @@ impl Field {
             }
             if let Some(after) = rest.strip_prefix('/') {
                 let digits = after.bytes().take_while(u8::is_ascii_digit).count();
-                step = Some(after[..digits].parse().ok().filter(|step: &u32| *step > 0).ok_or("hold a wrong step after H")?);
+                step = Some(
+                    after[..digits].parse().ok().filter(|step: &u32| *step > 0).ok_or("hold a wrong step after H")?,
+                );
                 rest = &after[digits..];
             }
             let digest = Sha256::digest(format!("{pattern}\n{}", self.name));
             let lot = |below: u32| u32::from_be_bytes([0, digest[0], digest[1], digest[2]]) % below.max(1);
             let one = least + lot(most - least + 1);
             let stepped: Vec<String> = step.map_or_else(Vec::new, |step| {
-                (least / step * step + lot(step)..=most).step_by(step as usize).filter(|n| *n >= least).map(|n| n.to_string()).collect()
+                (least / step * step + lot(step)..=most)
+                    .step_by(step as usize)
+                    .filter(|n| *n >= least)
+                    .map(|n| n.to_string())
+                    .collect()
             });
             out.push_str(&if stepped.is_empty() { one.to_string() } else { stepped.join(",") });
         }
@@ -318,7 +323,11 @@ mod tests {
         assert_eq!(of("0 9 * * 5-7").weekdays.values, set([5, 6, 0]));
         assert_eq!(of("0 9 * * 7").weekdays.values, set([0]));
         assert_eq!(of("0 9 * * 0,7"), of("0 9 * * 0"));
-        assert_eq!((of("9 * * *").minutes, of("9 * * *").hours), (set(0..60), set([9])), "fields are filled up from the left");
+        assert_eq!(
+            (of("9 * * *").minutes, of("9 * * *").hours),
+            (set(0..60), set([9])),
+            "fields are filled up from the left"
+        );
         assert_eq!(of("@weekends").weekdays.values, set([0, 6]));
         assert_eq!(of("0 0 ? * 1L").weekdays, Days { values: set([]), last: set([1]), has_last: true, is_any: false });
         let drawn = of("H H(3-5) * * *");
@@ -330,8 +339,22 @@ mod tests {
     #[test]
     fn what_it_refuses_is_refused_with_a_reason() {
         for text in [
-            "", "61 * * * *", "* * * * * * *", "5-1 * * * *", "*/0 * * * *", "1,,2 * * * *", "0 0 * * L", "0 0 * * 1#6",
-            "0 0 * * 1,2#3", "0 0 32 * *", "0 0 * foo *", "x * * * *", "1/2/3 * * * *", "0 0 15W * *", "RRULE:FREQ=DAILY", "H/0 * * * *",
+            "",
+            "61 * * * *",
+            "* * * * * * *",
+            "5-1 * * * *",
+            "*/0 * * * *",
+            "1,,2 * * * *",
+            "0 0 * * L",
+            "0 0 * * 1#6",
+            "0 0 * * 1,2#3",
+            "0 0 32 * *",
+            "0 0 * foo *",
+            "x * * * *",
+            "1/2/3 * * * *",
+            "0 0 15W * *",
+            "RRULE:FREQ=DAILY",
+            "H/0 * * * *",
         ] {
             assert!(Pattern::parse(text).is_err(), "{text}");
         }
@@ -349,6 +372,8 @@ mod tests {
         let last = Pattern::parse("0 0 L * *").expect("a pattern");
         assert!(last.has_day(monday(31)) && !last.has_day(monday(30)));
         let last_friday = Pattern::parse("0 0 * * friL").expect("a pattern");
-        assert!(last_friday.has_day(friday(25)) && !last_friday.has_day(friday(24)) && !last_friday.has_day(monday(28)));
+        assert!(
+            last_friday.has_day(friday(25)) && !last_friday.has_day(friday(24)) && !last_friday.has_day(monday(28))
+        );
     }
 }
