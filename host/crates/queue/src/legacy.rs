@@ -117,7 +117,9 @@ impl Queues {
         }
         type Fields = (Option<String>, Option<String>, Option<String>);
         let fields: Vec<Fields> = if ticks.is_empty() { Vec::new() } else { pipe.query_async(&mut connection).await? };
-        let mut by_key: HashMap<String, Vec<(&String, Option<String>, Option<u64>)>> = HashMap::new();
+        // Job id, data, limit.
+        type Tick<'a> = (&'a String, Option<String>, Option<u64>);
+        let mut by_key: HashMap<String, Vec<Tick<'_>>> = HashMap::new();
         for (id, (key, opts, data)) in ticks.into_iter().zip(fields) {
             // Older versions keep it in the options only.
             let opts = opts.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok()).unwrap_or_default();
