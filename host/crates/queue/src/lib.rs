@@ -27,6 +27,7 @@ mod operate;
 mod opts;
 mod overview;
 mod queues;
+mod repeat;
 mod rights;
 mod scan;
 mod schedulers;
