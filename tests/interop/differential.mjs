@@ -291,7 +291,7 @@ function side(prefix, name) {
       return { jobs, counts: await queue.getJobCounts() };
     },
     /** Per job, what happened; and the jobs in the order of their first starts. */
-    async events() {
+    async events(timed) {
       const per = {}, starts = [];
       for (const [, flat] of await connection.xrange(keys("events"), "-", "+")) {
         const event = Object.fromEntries(flat.flatMap((_, i) => (i % 2 ? [] : [[flat[i], flat[i + 1]]])));
@@ -304,6 +304,8 @@ function side(prefix, name) {
         if (event.event === "progress") told.push(plainValue(event.data));
         // Whether a tick is late already when it is made is a matter of time.
         if (id.startsWith("repeat:") && !["active", "completed", "failed"].includes(event.event)) continue;
+        // So is whether a job is still delayed when another is taken for the same.
+        if (timed && ["duplicated", "deduplicated"].includes(event.event)) continue;
         (per[id] ??= []).push(ON_PURPOSE["halves of surrogate pairs"](told));
       }
       return { per, starts };
@@ -390,7 +392,7 @@ async function run(program, [ours, theirs]) {
     }
     if (differences.length > 0) break;
   }
-  const [a, b] = await both((side) => side.events());
+  const [a, b] = await both((side) => side.events(program.timed));
   for (const id of new Set([...Object.keys(a.per), ...Object.keys(b.per)])) {
     if (!isDeepStrictEqual(a.per[id], b.per[id])) note(`events of ${id}`, a.per[id], b.per[id]);
   }
