@@ -18,6 +18,7 @@ mod dead_letters;
 mod dev;
 mod differential;
 mod features;
+mod first_hour;
 mod fleet;
 mod grants;
 mod harness;
