@@ -188,7 +188,9 @@ async fn sentinel_ask<T: redis::FromRedisValue>(sentinel: &RedisServer, command:
     let mut connection = redis::Client::open(info)?.get_multiplexed_async_connection().await?;
     let mut words = command.split_whitespace();
     let mut asked = redis::cmd(words.next().context("a command")?);
-    words.for_each(|word| drop(asked.arg(word)));
+    for word in words {
+        asked.arg(word);
+    }
     Ok(asked.query_async(&mut connection).await?)
 }
 
@@ -217,7 +219,9 @@ async fn a_redis_that_takes_no_writes_for_a_while_is_named_and_work_goes_on_when
         let mut connection = world.redis().await?;
         let mut words = command.split(' ');
         let mut asked = redis::cmd(words.next().context("a command")?);
-        words.for_each(|word| drop(asked.arg(word.replace('\u{a0}', " "))));
+        for word in words {
+            asked.arg(word.replace("\u{a0}", " "));
+        }
         asked.query_async::<()>(&mut connection).await?;
     }
     not_ready_because(&host, "could not write to its disk").await?;

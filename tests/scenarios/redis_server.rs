@@ -63,7 +63,9 @@ impl RedisServer {
         let mut connection = redis::Client::open(self.url.as_str())?.get_multiplexed_async_connection().await?;
         let mut words = command.split_whitespace();
         let mut asked = redis::cmd(words.next().context("a command")?);
-        words.for_each(|word| drop(asked.arg(word)));
+        for word in words {
+            asked.arg(word);
+        }
         Ok(asked.query_async(&mut connection).await?)
     }
 
