@@ -5,16 +5,17 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use patchbay_capability::{Call, GuestCall, Services};
-use patchbay_model::DataPath;
 use patchbay_model::job::{DEFAULT_PLATFORM, Trace};
 use patchbay_model::outcome::{Outcome, OutcomeKind};
 use patchbay_model::retry::RetryPolicy;
+use patchbay_model::{DataPath, QueueName, Redaction};
 use patchbay_queue::{Delivery, JobHandle};
 use patchbay_runtime::{CallReport, JobCall, Revision, Runtime};
 
 use super::{Execution, Executor, correlation_id};
 use crate::grants::Grants;
 use crate::metrics::{Metered, Meters};
+use crate::plugins;
 use crate::settings::Settings;
 use crate::traces::{Kind, Step, Traces};
 
@@ -124,6 +125,10 @@ impl Executor for WasmExecutor {
     fn policy(&self, delivery: &Delivery) -> RetryPolicy {
         let owner = self.runtime.registry().owner_of(&delivery.key.queue);
         policy(delivery, owner.as_ref().map(|revision| revision.manifest().as_ref()))
+    }
+
+    fn redaction(&self, queue: &QueueName) -> Redaction {
+        plugins::redaction(&self.runtime, queue)
     }
 
     fn searchable(&self, delivery: &Delivery) -> Vec<(DataPath, String)> {
