@@ -9,7 +9,7 @@ use patchbay_model::job::{DEFAULT_PLATFORM, Trace};
 use patchbay_model::outcome::{Outcome, OutcomeKind};
 use patchbay_model::retry::RetryPolicy;
 use patchbay_model::{DataPath, QueueName, Redaction};
-use patchbay_queue::{Delivery, JobHandle};
+use patchbay_queue::Delivery;
 use patchbay_runtime::{CallReport, JobCall, Revision, Runtime};
 
 use super::{Execution, Executor, correlation_id};
@@ -53,12 +53,22 @@ impl WasmExecutor {
     }
 
     /// What one call of this revision may do outside, from now until its deadline.
-    pub(super) fn capabilities(&self, revision: &Revision, job: Option<JobHandle>, trace: Trace) -> Arc<GuestCall> {
+    pub(super) fn capabilities(
+        &self,
+        revision: &Revision,
+        delivery: Option<&Delivery>,
+        trace: Trace,
+    ) -> Arc<GuestCall> {
+        let hidden = |delivery: &Delivery| {
+            let spec = revision.manifest().queue(&delivery.key.queue);
+            (Redaction::new(spec.map_or(&[], |spec| &spec.redact)), delivery.data.clone())
+        };
         self.services.for_call(Call {
             manifest: Arc::clone(revision.manifest()),
             settings: self.settings.of(revision.plugin()),
             granted: self.grants.of(revision.plugin()),
-            job,
+            job: delivery.map(|delivery| delivery.job.clone()),
+            hidden: delivery.map(hidden),
             trace,
             deadline: Instant::now() + revision.deadline(),
             revision: revision.digest(),
@@ -89,7 +99,7 @@ impl Executor for WasmExecutor {
         trace.correlation_id = Some(correlation_id.clone());
         let mut step = self.step(&revision, &trace);
         let trace = step.causes(trace);
-        let capabilities = self.capabilities(&revision, Some(delivery.job.clone()), trace.clone());
+        let capabilities = self.capabilities(&revision, Some(delivery), trace.clone());
         let meters = self.meters.enter(&revision);
         let call = JobCall {
             id: delivery.key.id.to_string(),
