@@ -142,8 +142,14 @@ pub struct Person<'a> {
     pub mask: &'a Mask,
 }
 
-/// Columns with texts, by place. `true`: JSON.
-const TEXT_COLUMNS: [(&str, &[(&str, bool)], Place); 7] = [
+/// As a row has it, now or before its last change.
+type Search = Option<Json<SavedSearch>>;
+
+/// By name; `true`: JSON.
+type Columns = &'static [(&'static str, bool)];
+
+/// Columns with texts, by place.
+const TEXT_COLUMNS: [(&str, Columns, Place); 7] = [
     ("dead_letters", &[("message", false), ("note", false), ("assignee", false)], Place::DeadLetters),
     ("operator_actions", &[("details", true), ("result", true), ("error", false)], Place::Actions),
     ("bulks", &[("reason", false), ("error", false)], Place::Bulks),
@@ -252,13 +258,13 @@ impl Store {
         let mut texts = Texts::default();
         let mut transaction = self.pool.begin().await?;
         transaction.execute(TEXTS_LIMIT).await?;
-        let saved: Vec<(String, Option<Json<SavedSearch>>, Option<Json<SavedSearch>>)> =
+        let saved: Vec<(String, Search, Search)> =
             sqlx::query_as("select name, search, previous from saved_searches where prefix = $1")
                 .bind(prefix)
                 .fetch_all(&mut *transaction)
                 .await?;
         for (name, search, previous) in saved {
-            let forgotten = |search: &Option<Json<SavedSearch>>| {
+            let forgotten = |search: &Search| {
                 let filter = person.forgotten(&search.as_ref()?.filter)?;
                 Some(Json(SavedSearch { filter, ..search.as_ref()?.0.clone() }))
             };
