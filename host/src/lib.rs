@@ -23,6 +23,7 @@ pub mod outbox;
 pub mod plugins;
 pub mod quarantine;
 pub mod recorder;
+pub mod redacted;
 pub mod schedule;
 pub mod selected;
 pub mod settings;

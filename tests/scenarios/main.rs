@@ -37,6 +37,7 @@ mod operations;
 mod plugin_call;
 mod poison;
 mod postgres_server;
+mod privacy;
 mod quarantine;
 mod recovery;
 mod redis_server;

@@ -114,9 +114,12 @@ pub(super) struct How {
     /// Only count, and show some
     #[arg(long)]
     dry_run: bool,
-    /// Show the data of those, too; it may be personal
+    /// Show the data of those, too, without what is hidden
     #[arg(long)]
     with_data: bool,
+    /// With --dry-run --with-data: show what is hidden, too; that is recorded
+    #[arg(long, requires_all = ["dry_run", "with_data"])]
+    reveal: bool,
     /// Do so many, then pause; `patchbay bulk resume` does the rest
     #[arg(long)]
     first: Option<u32>,
@@ -265,12 +268,13 @@ async fn begin_with(
     client: &Client,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let How { dry_run, with_data, first, reason, yes, watch: follow } = how;
+    let How { dry_run, with_data, reveal, first, reason, yes, watch: follow } = how;
     request["first"] = json!(first);
     request["reason"] = json!(reason);
     let mut look = request.clone();
     look["dryRun"] = true.into();
     look["withData"] = with_data.into();
+    look["reveal"] = reveal.into();
     let preview = client.send_body(Method::POST, "bulk", &Body { set: &set, request: &look }).await?;
     let matched = preview["matched"].as_u64().unwrap_or(0);
     if matched == 0 && preview["complete"] == true {

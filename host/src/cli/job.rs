@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Output;
 use super::add::{self, AddArgs};
-use super::client::{Client, ClientArgs, segment};
+use super::client::{Client, ClientArgs, RevealArgs, segment};
 use super::input::given_json;
 use super::plugin::{items, text};
 use super::timeline;
@@ -26,11 +26,15 @@ pub(super) enum JobCommand {
         queue: String,
         /// The job's id
         id: String,
+        #[command(flatten)]
+        reveal: RevealArgs,
     },
     /// Show a job's life: every attempt with its outside calls, what operators did, its relatives; also after Redis has forgotten it
     Timeline {
         #[command(flatten)]
         job: JobRef,
+        #[command(flatten)]
+        reveal: RevealArgs,
     },
     /// Put a failed or completed job back into its queue
     Retry {
@@ -89,6 +93,8 @@ pub(super) enum JobCommand {
         /// All of them, page by page
         #[arg(long, conflicts_with_all = ["limit", "offset"])]
         all: bool,
+        #[command(flatten)]
+        reveal: RevealArgs,
     },
 }
 
@@ -127,13 +133,14 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
     match command {
         JobCommand::Add(args) => add::add(*args, &client, output).await?,
         JobCommand::Flow { tree } => add::flow(tree, &client, output).await?,
-        JobCommand::Show { queue, id } => {
-            let story =
-                client.call(Method::GET, &format!("queues/{}/jobs/{}", segment(&queue), segment(&id)), None).await?;
+        JobCommand::Show { queue, id, reveal } => {
+            let path = format!("queues/{}/jobs/{}{}", segment(&queue), segment(&id), reveal.query('?'));
+            let story = client.call(Method::GET, &path, None).await?;
             output.value(&describe(&queue, &story), &story);
         }
-        JobCommand::Timeline { job } => {
-            let story = client.call(Method::GET, &job.path("/timeline"), None).await?;
+        JobCommand::Timeline { job, reveal } => {
+            let path = format!("{}{}", job.path("/timeline"), reveal.query('?'));
+            let story = client.call(Method::GET, &path, None).await?;
             output.value(&timeline::describe(&story), &story);
         }
         JobCommand::Retry { job } => {
@@ -165,8 +172,8 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
             client.call(Method::PUT, &job.path("/priority"), Some(json!({ "priority": priority }))).await?;
             output.value(&format!("{job} has priority {priority} now"), &job.value());
         }
-        JobCommand::List { queue, state, limit, offset, all } => {
-            let path = format!("queues/{}/jobs?state={}", segment(&queue), segment(&state));
+        JobCommand::List { queue, state, limit, offset, all, reveal } => {
+            let path = format!("queues/{}/jobs?state={}{}", segment(&queue), segment(&state), reveal.query('&'));
             let jobs = match all {
                 true => client.all(&format!("{path}&limit={PAGE}")).await?,
                 false => client.first(&path, &format!("&offset={offset}"), limit, PAGE).await?,
@@ -213,6 +220,11 @@ fn describe(queue: &str, story: &Value) -> String {
     if !logs.is_empty() {
         lines.push("log:".into());
         lines.extend(logs.iter().map(|line| format!("  {line}")));
+    }
+    match job["hidden"].as_u64().unwrap_or(0) {
+        0 => {}
+        1 => lines.push("1 value is hidden. To see it, which is recorded: --reveal".into()),
+        hidden => lines.push(format!("{hidden} values are hidden. To see them, which is recorded: --reveal")),
     }
     lines.join("\n")
 }

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Subcommand;
+use patchbay_model::redaction::mark_in;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientArgs, segment};
+use super::client::{Client, ClientArgs, RevealArgs, segment};
 use super::refusal::{Refusal, confirmed};
 use super::{Output, build, operation, push, revisions, signing, sql, world};
 
@@ -153,6 +154,8 @@ pub(super) enum SettingsCommand {
     Get {
         /// The plugin
         plugin: String,
+        #[command(flatten)]
+        reveal: RevealArgs,
     },
     /// Change them: NAME=VALUE sets (VALUE is JSON, or else text), NAME= removes; they apply from the next call on
     Set {
@@ -327,13 +330,20 @@ fn grants_path(plugin: &str) -> String {
 async fn settings(command: SettingsCommand, client: &Client, output: Output) -> anyhow::Result<()> {
     let path = |plugin: &str| format!("plugins/{}/settings", segment(plugin));
     let (plugin, value) = match command {
-        SettingsCommand::Get { plugin } => {
-            let settings = client.call(Method::GET, &path(&plugin), None).await?;
+        SettingsCommand::Get { plugin, reveal } => {
+            let path = format!("{}{}", path(&plugin), reveal.query('?'));
+            let settings = client.call(Method::GET, &path, None).await?;
             Output { json: true }.value("", &settings);
             return Ok(());
         }
         SettingsCommand::Set { plugin, changes } => {
             let mut settings = client.call(Method::GET, &path(&plugin), None).await?;
+            if mark_in(&settings.to_string()).is_some() {
+                // What is hidden has to stay what it is.
+                let reveal = RevealArgs { reveal: true, reason: Some("patchbay plugin settings set".into()) };
+                let path = format!("{}{}", path(&plugin), reveal.query('?'));
+                settings = client.call(Method::GET, &path, None).await?;
+            }
             for change in changes {
                 let Some((name, value)) = change.split_once('=') else {
                     return Err(Refusal(format!("{change:?} is not NAME=VALUE")).into());

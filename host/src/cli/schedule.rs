@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientArgs, segment};
+use super::client::{Client, ClientArgs, RevealArgs, segment};
 use super::input;
 use super::output::Output;
 use super::plugin::{items, text};
@@ -18,6 +18,8 @@ pub(super) enum ScheduleCommand {
     Show {
         /// Its id
         id: String,
+        #[command(flatten)]
+        reveal: RevealArgs,
     },
     /// Make a schedule
     Add {
@@ -141,8 +143,9 @@ pub(super) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Out
             });
             output.table(&["ID", "QUEUE", "JOB", "WHEN", "NEXT", "OF"], rows.collect(), &Value::from(all.clone()));
         }
-        ScheduleCommand::Show { id } => {
-            let schedule = client.call(Method::GET, &path(&id, ""), None).await?;
+        ScheduleCommand::Show { id, reveal } => {
+            let path = format!("{}{}", path(&id, ""), reveal.query('?'));
+            let schedule = client.call(Method::GET, &path, None).await?;
             output.value(&describe(&schedule), &schedule);
         }
         ScheduleCommand::Add { id, queue, name, when, rest } => {

@@ -21,6 +21,7 @@ use serde_json::Value;
 use super::MAX_BODY_BYTES;
 use super::unread::BodyTooSlow;
 use crate::bulk::BulkError;
+use crate::history::EraseError;
 use crate::plugins::PluginError;
 use crate::selected::SelectError;
 use crate::vault::VaultError;
@@ -206,6 +207,15 @@ impl From<BulkError> for ApiError {
             BulkError::Queue(error) => error.into(),
             BulkError::Store(error) => error.into(),
             BulkError::Stuck(message) => Self::invalid(message),
+        }
+    }
+}
+
+impl From<EraseError> for ApiError {
+    fn from(error: EraseError) -> Self {
+        match error {
+            EraseError::Queue(error) => error.into(),
+            EraseError::Store(error) => error.into(),
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod mirror;
 pub mod misfit;
 pub mod operation;
 pub mod outcome;
+pub mod redaction;
 pub mod retry;
 pub mod schedule;
 pub mod sql;
@@ -30,4 +31,5 @@ mod trace_parent;
 
 pub use data_path::DataPath;
 pub use id::{InvalidId, JobId, PluginName, QueueName, RevisionDigest, SecretName, TrailName};
+pub use redaction::Redaction;
 pub use trace_parent::{InvalidTraceParent, TraceParent};

@@ -14,6 +14,7 @@ use utoipa_axum::routes;
 
 use super::audited;
 use super::queues::known;
+use super::reveal::refuse_mark;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody};
@@ -104,6 +105,7 @@ async fn set_data(
 ) -> ApiResult<()> {
     let (queue, id, target) = target(&state, &queue, &id).await?;
     let Json(data) = body?;
+    refuse_mark("the data", data.get())?;
     // Data may be personal: the trail says that it was changed, not to what.
     let details = json!({ "bytes": data.get().len() });
     audited(&state, &actor, "job.set-data", &target, details, state.queues.set_data(&queue, &id, data.get())).await
