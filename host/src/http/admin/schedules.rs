@@ -118,6 +118,19 @@ pub(super) async fn stories(state: &AppState) -> Result<Vec<ScheduleStory>, ApiE
         .collect())
 }
 
+/// Without what is hidden of the jobs of its queue.
+fn redacted(state: &AppState, mut story: ScheduleStory) -> ScheduleStory {
+    if let Ok(queue) = story.row.queue.parse::<QueueName>() {
+        story.row.data = state.plugins.redaction(&queue).data(&story.row.data).0.text.into_owned();
+    }
+    story
+}
+
+/// For the record: which, and when it ticks. Its data may be personal.
+fn named(story: &ScheduleStory) -> Value {
+    json!({ "id": story.row.id, "queue": story.row.queue, "nextAt": story.next_at })
+}
+
 /// A job scheduler or repeatable that a BullMQ client made.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -152,19 +165,6 @@ async fn list_of_clients(State(state): State<AppState>) -> ApiResult<Vec<ClientS
         }
     }
     ok(found)
-}
-
-/// Without what is hidden of the jobs of its queue.
-fn redacted(state: &AppState, mut story: ScheduleStory) -> ScheduleStory {
-    if let Ok(queue) = story.row.queue.parse::<QueueName>() {
-        story.row.data = state.plugins.redaction(&queue).data(&story.row.data).0.text.into_owned();
-    }
-    story
-}
-
-/// For the record: which, and when it ticks. Its data may be personal.
-fn named(story: &ScheduleStory) -> Value {
-    json!({ "id": story.row.id, "queue": story.row.queue, "nextAt": story.next_at })
 }
 
 /// Show a schedule with its next five ticks.
