@@ -19,6 +19,7 @@ mod dev;
 mod features;
 mod fleet;
 mod grants;
+mod guest_faults;
 mod harness;
 mod health;
 mod history;
