@@ -253,6 +253,49 @@ const checks = {
     await w.ended(young.id);
     assert.equal(await w.queue.getJob(old.id), undefined);
   },
+  "odd-options": async (w) => {
+    const all = [{ attempts: 1e10 }, { attempts: "3" }, { attempts: 1.5 }, { attempts: 2, backoff: { type: "custom", delay: 5 } },
+      { attempts: 2, backoff: { delay: 5 } }, { attempts: 2, backoff: { type: "custom" } }, { attempts: 2, timestamp: 1732845678123.5 }];
+    const jobs = await Promise.all(all.map((opts) => w.add("act", { ends: ["fail", "ok"], value: 1 }, opts)));
+    for (const job of jobs) assert.equal((await w.ended(job.id)).attemptsMade, 2, JSON.stringify(job.opts));
+  },
+  "own-timestamps": async (w) => {
+    const keys = new Set();
+    for (const timestamp of [1732845678123.5, 1732845678123.5, 1732845678123]) {
+      await w.add("echo", {}, { jobId: "mine", timestamp });
+      const done = await w.ended("mine");
+      keys.add(done.returnvalue.key);
+      await done.remove();
+    }
+    assert.equal(keys.size, 3);
+  },
+  numbers: async (w) => {
+    const numbers = Array.from({ length: 1_000 }, (_, i) => Math.random() * 10 ** ((i % 40) - 20));
+    assert.deepEqual((await w.ended((await w.add("echo", { numbers })).id)).returnvalue.data, { numbers });
+  },
+  "deep-data": async (w) => {
+    let deep = "bottom";
+    for (let i = 0; i < 130; i++) deep = [deep];
+    const done = await w.ended((await w.add("echo", { deep, half: "\ud800", pair: "\u{1F600}" })).id);
+    assert.deepEqual(done.returnvalue.data, { deep, half: "\ufffd", pair: "\u{1F600}" });
+  },
+  "keep-fraction": async (w) => {
+    const old = await w.add("noop", {}, { removeOnComplete: { age: 0.5 } });
+    await w.ended(old.id);
+    await sleep(800);
+    await w.ended((await w.add("noop", {}, { removeOnComplete: { age: 0.5 } })).id);
+    assert.equal(await w.queue.getJob(old.id), undefined);
+  },
+  "returns-early": async (w) => {
+    const children = w.other("children");
+    // Due later, so that its child is there before it starts.
+    const parent = await w.add("act", { value: 1 }, { attempts: 20, backoff: 200, delay: 100 });
+    const child = await children.add("child", {}, { parent: { id: parent.id, queue: `${base.prefix}:returns-early` } });
+    await until("a failed attempt", async () => (await w.queue.getJob(parent.id)).attemptsMade > 0);
+    w.worker(async () => 2, {}, children.name);
+    await w.ended(child.id, "completed", children);
+    assert.ok((await w.ended(parent.id)).attemptsMade > 1);
+  },
   pause: async (w) => {
     await w.queue.pause();
     const job = await w.add("noop");

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import random
 import re
 import sys
 import time
@@ -365,6 +366,67 @@ async def _(w):
     await asyncio.sleep(2.1)
     await w.ended(await w.add("noop", {}, {"removeOnComplete": {"age": 1}}))
     equal(await w.queue.getJob(old.id), None)
+
+
+@check("odd-options")
+async def _(w):
+    every = [{"attempts": 10000000000}, {"attempts": "3"}, {"attempts": 1.5}, {"attempts": 2, "backoff": {"type": "custom", "delay": 5}},
+             {"attempts": 2, "backoff": {"delay": 5}}, {"attempts": 2, "backoff": {"type": "custom"}}]
+    for job in [await w.add("act", {"ends": ["fail", "ok"], "value": 1}, opts) for opts in every]:
+        equal((await w.ended(job)).attemptsMade, 2)
+
+
+@check("own-timestamps")
+async def _(w):
+    keys = set()
+    # Whole ones: this client cannot read others.
+    for timestamp in [1732845678123, 1732845678123, 1732845678124]:
+        await w.add("echo", {}, {"jobId": "mine", "timestamp": timestamp})
+        done = await w.ended("mine")
+        keys.add(done.returnvalue["key"])
+        await done.remove()
+    equal(len(keys), 3)
+
+
+@check("numbers")
+async def _(w):
+    numbers = [random.random() * 10.0 ** (i % 40 - 20) for i in range(1000)]
+    equal((await w.ended(await w.add("echo", {"numbers": numbers}))).returnvalue["data"], {"numbers": numbers})
+
+
+@check("deep-data")
+async def _(w):
+    deep = "bottom"
+    for _ in range(130):
+        deep = [deep]
+    equal((await w.ended(await w.add("echo", {"deep": deep}))).returnvalue["data"], {"deep": deep})
+
+
+@check("keep-fraction")
+async def _(w):
+    old = await w.add("noop", {}, {"removeOnComplete": {"age": 0.5}})
+    await w.ended(old)
+    await asyncio.sleep(0.8)
+    await w.ended(await w.add("noop", {}, {"removeOnComplete": {"age": 0.5}}))
+    equal(await w.queue.getJob(old.id), None)
+
+
+@check("returns-early")
+async def _(w):
+    children = w.other("children")
+
+    async def two(_job, _token):
+        return 2
+
+    async def tried():
+        return (await w.queue.getJob(parent.id)).attemptsMade > 0
+    # Due later, so that its child is there before it starts.
+    parent = await w.add("act", {"value": 1}, {"attempts": 20, "backoff": 200, "delay": 100})
+    child = await children.add("child", {}, {"parent": {"id": parent.id, "queue": f"{PREFIX}:{w.check}"}})
+    await until("a failed attempt", tried)
+    w.worker(two, on=children.name)
+    await w.ended(child, on=children)
+    equal((await w.ended(parent)).attemptsMade > 1, True)
 
 
 @check("pause")

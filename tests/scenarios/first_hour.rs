@@ -144,12 +144,8 @@ async fn runs(language: &str, package: &str, pinned_in: &str, installed: &str) -
     assert_eq!(result, serde_json::json!({ "greeted": "Ada", "first": true }));
 
     // What the plugin itself refuses is its own failure, with its own words.
-    let id = host.add(
-        &format!("hello{}Queue", if language == "Python" { "Py" } else { "Js" }),
-        serde_json::json!({ "name": "x", "data": {} }),
-    );
-    let id = id.await?;
     let queue = format!("hello{}Queue", if language == "Python" { "Py" } else { "Js" });
+    let id = host.add(&queue, serde_json::json!({ "name": "x", "data": {} })).await?;
     let failed = host.job_in(&queue, &id, "failed").await?;
     assert_eq!(failed["job"]["failedReason"], "invalid-input: name: a text is missing", "{failed}");
     Ok(())

@@ -16,6 +16,7 @@ mod commands;
 mod damaged;
 mod dead_letters;
 mod dev;
+mod differential;
 mod features;
 mod first_hour;
 mod fleet;

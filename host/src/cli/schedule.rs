@@ -1,11 +1,12 @@
 //! `patchbay schedule …`
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
 use reqwest::Method;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs, segment};
+use super::input;
 use super::output::Output;
 use super::plugin::{items, text};
 
@@ -95,12 +96,19 @@ pub(super) struct Rest {
     description: Option<String>,
 }
 
-fn body(when: When, rest: Option<Rest>) -> anyhow::Result<Value> {
+#[derive(serde::Serialize)]
+struct Body {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Box<RawValue>>,
+    #[serde(flatten)]
+    others: Value,
+}
+
+fn body(when: When, rest: Option<Rest>) -> anyhow::Result<Body> {
+    let mut data = None;
     let mut body = json!({ "everyMs": when.every_ms, "cron": when.cron, "tz": when.tz });
     if let Some(rest) = rest {
-        let data =
-            rest.data.map(|data| serde_json::from_str::<Value>(&data)).transpose().context("the data is not JSON")?;
-        body["data"] = data.unwrap_or(Value::Null);
+        data = rest.data.map(|data| input::json(data, "the data")).transpose()?;
         body["missed"] = rest.missed.into();
         body["description"] = rest.description.into();
     }
@@ -108,7 +116,7 @@ fn body(when: When, rest: Option<Rest>) -> anyhow::Result<Value> {
     if let Value::Object(fields) = &mut body {
         fields.retain(|_, value| !value.is_null());
     }
-    Ok(body)
+    Ok(Body { data, others: body })
 }
 
 pub(super) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
@@ -139,12 +147,13 @@ pub(super) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Out
         }
         ScheduleCommand::Add { id, queue, name, when, rest } => {
             let mut body = body(when, Some(rest))?;
-            (body["id"], body["queue"], body["name"]) = (id.into(), queue.into(), name.into());
-            let schedule = client.call(Method::POST, "schedules", Some(body)).await?;
+            let others = &mut body.others;
+            (others["id"], others["queue"], others["name"]) = (id.into(), queue.into(), name.into());
+            let schedule = client.send_body(Method::POST, "schedules", &body).await?;
             output.value(&describe(&schedule), &schedule);
         }
         ScheduleCommand::Edit { id, when, rest } => {
-            let schedule = client.call(Method::PATCH, &path(&id, ""), Some(body(when, Some(rest))?)).await?;
+            let schedule = client.send_body(Method::PATCH, &path(&id, ""), &body(when, Some(rest))?).await?;
             output.value(&describe(&schedule), &schedule);
         }
         ScheduleCommand::Pause { id } => {
@@ -166,7 +175,7 @@ pub(super) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Out
             output.value(&format!("{id} is removed"), &json!({ "id": id }));
         }
         ScheduleCommand::Preview { when } => {
-            let ticks = client.call(Method::POST, "schedules/preview", Some(body(when, None)?)).await?;
+            let ticks = client.send_body(Method::POST, "schedules/preview", &body(when, None)?).await?;
             let lines: Vec<&str> = items(&ticks).filter_map(Value::as_str).collect();
             output.value(&lines.join("\n"), &ticks);
         }

@@ -101,7 +101,7 @@ impl Work {
 
     async fn run(&self, mut delivery: Delivery) -> Settlement {
         if self.quarantine.holds(&delivery.key.queue) {
-            return Settlement { disposition: Disposition::HandBack, record: None };
+            return Settlement { disposition: Disposition::HandBack, record: None, again_after: None };
         }
         let started_at = Utc::now();
         let execution = match &delivery.refusal {
@@ -132,10 +132,11 @@ impl Work {
         if self.is_of_a_broken_plugin(&delivery, &execution) {
             // Whatever is decided about the plugin: the job finds its attempts as they were.
             let record = self.record(&mut delivery, &mut execution, Verdict::Defer(Duration::ZERO), started_at);
-            return Settlement { disposition: Disposition::HandBack, record };
+            return Settlement { disposition: Disposition::HandBack, record, again_after: None };
         }
         let record = self.record(&mut delivery, &mut execution, verdict, started_at);
-        Settlement { disposition: disposition(execution, verdict, deferrals), record }
+        let again_after = again_after(&execution.policy, past.attempts_made);
+        Settlement { disposition: disposition(execution, verdict, deferrals), record, again_after }
     }
 
     /// Notes how the call ended; whether it crashed in a revision that is quarantined, be it by this very crash.
@@ -329,6 +330,13 @@ fn tell_deferral(outcome: &Outcome, delay: Duration, in_a_row: u32) {
         }
         _ => {}
     }
+}
+
+/// After how long a job runs again that returned before its children had ended; nothing when this was its last attempt.
+fn again_after(policy: &RetryPolicy, attempts_made: u32) -> Option<Duration> {
+    let backoff =
+        || policy.backoff.map_or(Duration::ZERO, |backoff| backoff.delay_after(attempts_made, rand::random()));
+    (attempts_made < policy.attempts).then(backoff)
 }
 
 fn disposition(execution: Execution, verdict: Verdict, deferrals: u32) -> Disposition {
