@@ -21,6 +21,7 @@ mod features;
 mod first_hour;
 mod fleet;
 mod grants;
+mod guest_faults;
 mod harness;
 mod health;
 mod history;

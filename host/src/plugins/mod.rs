@@ -124,7 +124,7 @@ impl Plugins {
         self.on_change.set(Box::new(tell)).ok();
     }
 
-    /// Checks, compiles and self-tests a component file and keeps it as a revision. Nothing runs on it yet.
+    /// Checks, compiles, starts and self-tests a component file and keeps it as a revision. Nothing runs on it yet.
     ///
     /// A file that is here already gets the signatures that it did not have.
     pub async fn stage(&self, component: &[u8], signatures: &[Signature], actor: &str) -> Result<Staged, PluginError> {
@@ -136,6 +136,7 @@ impl Plugins {
         self.refuse_clashes(&inspected.manifest).await?;
         self.sql.check(&tables(&inspected.manifest, |_| true)).await?;
         let revision = self.runtime.load_inspected(inspected, component).await?;
+        revision.try_start().await?;
         revision.self_test().await?;
         let manifest = revision.manifest();
         let created = self

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use patchbay_plugin::{Failure, Job, Jobs, Retry, Value, flows, http, json, kv, log, progress, queue, secrets};
 
+mod wasi;
+
 struct Hostile;
 
 #[inline(never)]
@@ -158,8 +160,15 @@ impl Jobs for Hostile {
                     _ => Retry::Backoff,
                 };
                 let data = data(&job);
-                let message = data["message"].as_str().unwrap_or("failed on request");
-                Err(Failure::new("on-request", message, retry))
+                let times = data["times"].as_u64().unwrap_or(1) as usize;
+                let message = data["message"].as_str().unwrap_or("failed on request").repeat(times);
+                Err(Failure::new(data["code"].as_str().unwrap_or("on-request"), message, retry))
+            }
+            "bad-progress" => {
+                for value in ["NaN", "", "{", "null", "1e999"] {
+                    progress::report(value);
+                }
+                Ok(Value::Null)
             }
             "progress" => {
                 for percent in 0..=100 {
@@ -232,7 +241,10 @@ impl Jobs for Hostile {
                 };
                 Ok(children.iter().map(child).collect())
             }
-            other => Err(Failure::invalid_input("name", other)),
+            other => match wasi::misbehave(other) {
+                Some(ended) => ended,
+                None => Err(Failure::invalid_input("name", other)),
+            },
         }
     }
 }
