@@ -17,6 +17,7 @@ pub mod health;
 pub mod history;
 pub mod http;
 pub mod incident;
+pub mod limits;
 pub mod local_copy;
 pub mod metrics;
 pub mod outbox;
