@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod outbox;
 pub mod plugins;
 pub mod quarantine;
+pub mod reach;
 pub mod recorder;
 pub mod schedule;
 pub mod selected;

@@ -19,8 +19,8 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::incident::RecentLines;
 
-/// Some seconds of a busy host, a few megabytes.
-const BUFFERED_LINES: usize = 10_000;
+/// Seconds of a busy host, a megabyte or two.
+const BUFFERED_LINES: usize = 4_096;
 /// For the last lines, at the end of the process.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 /// While a reader is slow again and again.

@@ -10,15 +10,23 @@ const PACE: Duration = Duration::from_millis(200);
 
 /// All of 127.0.0.0/8 is this machine. A connection of its own, so that none is known to have the right password.
 async fn log_in(host: &Host, from: &str, password: &str) -> anyhow::Result<u16> {
-    let client = reqwest::Client::builder().no_proxy().local_address(from.parse::<IpAddr>()?).build()?;
+    try_with(&client(from)?, host, password).await
+}
+
+fn client(from: &str) -> anyhow::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder().no_proxy().local_address(from.parse::<IpAddr>()?);
+    Ok(builder.pool_max_idle_per_host(0).build()?)
+}
+
+async fn try_with(client: &reqwest::Client, host: &Host, password: &str) -> anyhow::Result<u16> {
     let request = client.get(format!("{}/api/admin/breakers", host.url)).basic_auth(USER, Some(password));
     Ok(request.send().await?.status().as_u16())
 }
 
 async fn guess(host: &Host, from: &str, times: usize) -> anyhow::Result<Duration> {
-    let began = Instant::now();
+    let (client, began) = (client(from)?, Instant::now());
     for _ in 0..times {
-        assert_eq!(log_in(host, from, &uuid::Uuid::new_v4().to_string()).await?, 401);
+        assert_eq!(try_with(&client, host, &uuid::Uuid::new_v4().to_string()).await?, 401);
     }
     Ok(began.elapsed())
 }
@@ -35,11 +43,7 @@ async fn whoever_guesses_is_slowed_down_and_the_operator_gets_in_from_the_same_a
     assert!(took >= PACE * 5, "one after another: {took:?}");
     assert_eq!(log_in(&host, "127.0.0.1", PASSWORD).await?, 200);
     // Many at once, without a pause.
-    let guessers = (0..20).map(|_| async {
-        loop {
-            guess(&host, "127.0.0.1", 1).await.expect("an answer");
-        }
-    });
+    let guessers = (0..20).map(|_| async { guess(&host, "127.0.0.1", usize::MAX).await });
     let operator = async {
         for _ in 0..2 {
             assert_eq!(log_in(&host, "127.0.0.1", PASSWORD).await?, 200);
@@ -47,7 +51,7 @@ async fn whoever_guesses_is_slowed_down_and_the_operator_gets_in_from_the_same_a
         anyhow::Ok(())
     };
     tokio::select! {
-        _ = futures::future::join_all(guessers) => anyhow::bail!("they guess on"),
+        ended = futures::future::try_join_all(guessers) => anyhow::bail!("they guess on: {ended:?}"),
         ended = tokio::time::timeout(Duration::from_secs(40), operator) => ended??,
     }
     Ok(())
@@ -59,11 +63,7 @@ async fn a_connection_that_is_logged_in_does_not_wait_for_those_who_guess() -> a
     let host = world.host(&[]).await?;
     guess(&host, "127.0.0.1", 10).await?;
     assert_eq!(host.get("/api/admin/breakers").await?.0, 200);
-    let guessers = (0..30).map(|_| async {
-        loop {
-            guess(&host, "127.0.0.1", 1).await.expect("an answer");
-        }
-    });
+    let guessers = (0..10).map(|_| async { guess(&host, "127.0.0.1", usize::MAX).await });
     let operator = async {
         let began = Instant::now();
         for _ in 0..50 {
@@ -72,7 +72,7 @@ async fn a_connection_that_is_logged_in_does_not_wait_for_those_who_guess() -> a
         anyhow::Ok(began.elapsed())
     };
     let took = tokio::select! {
-        _ = futures::future::join_all(guessers) => anyhow::bail!("they guess on"),
+        ended = futures::future::try_join_all(guessers) => anyhow::bail!("they guess on: {ended:?}"),
         took = operator => took?,
     };
     assert!(took < PACE * 50, "each waited for its turn: {took:?}");

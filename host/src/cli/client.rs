@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::dev::DevState;
 use crate::http::{self, SOURCE_HEADER};
+use crate::reach;
 use crate::signature::{self, Signature};
 
 /// Pushing compiles, which may take a minute on a small machine.
@@ -74,12 +75,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(url: String, user: String, password: Option<String>) -> anyhow::Result<Self> {
-        let mut http = reqwest::Client::builder().timeout(TIMEOUT);
-        // HTTP_PROXY is for what is beyond this machine; a proxy would look for the host on its own.
-        if is_loopback(&url) {
-            http = http.no_proxy();
-        }
-        let http = http.build()?;
+        let http = reach::client_for(&url).timeout(TIMEOUT).build()?;
         Ok(Self { url: url.trim_end_matches('/').to_owned(), user, password, http })
     }
 
@@ -279,39 +275,7 @@ pub(super) struct Answered {
     pub(super) content: Vec<u8>,
 }
 
-fn is_loopback(url: &str) -> bool {
-    let url = reqwest::Url::parse(url).ok();
-    match url.as_ref().and_then(reqwest::Url::host) {
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(url::Host::Ipv4(address)) => address.is_loopback() || address.is_unspecified(),
-        Some(url::Host::Ipv6(address)) => address.to_canonical().is_loopback() || address.is_unspecified(),
-        None => false,
-    }
-}
-
 /// One segment of a path, whatever it contains.
 pub(super) fn segment(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_on_this_machine_is_asked_without_a_proxy() {
-        for url in [
-            "http://127.0.0.1:8080",
-            "http://127.9.9.9",
-            "http://[::1]:1/",
-            "http://localhost:8080",
-            "http://0.0.0.0:1",
-            "http://[::ffff:127.0.0.1]/",
-        ] {
-            assert!(is_loopback(url), "{url}");
-        }
-        for url in ["http://10.0.0.1", "https://patchbay.example", "http://localhost.example", "nonsense"] {
-            assert!(!is_loopback(url), "{url}");
-        }
-    }
 }

@@ -109,7 +109,12 @@ impl Store {
     /// Connects when it is used.
     pub fn new(config: StoreConfig) -> Result<Self, StoreError> {
         // Poolers do not know that parameter, and since Postgres 12 it changes nothing.
-        let base = PgConnectOptions::from_str(&config.url)?.extra_float_digits(None);
+        let mut base = PgConnectOptions::from_str(&config.url)?.extra_float_digits(None);
+        // An IPv6 address as it stands in a URL would be looked up as a name.
+        if let Some(address) = base.get_host().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            let address = address.to_owned();
+            base = base.host(&address);
+        }
         let options = base.clone().application_name("patchbay");
         let read_only_at = Arc::new(Mutex::new(None::<Instant>));
         let pool = PgPoolOptions::new()
@@ -165,8 +170,9 @@ impl Store {
         other.close().await.ok();
         let facts = "select current_setting('server_version_num')::int, current_setting('server_version'), \
              current_setting('server_encoding'), pg_is_in_recovery(), current_setting('transaction_read_only')::bool";
+        let facts = sqlx::query_as(facts).persistent(false).fetch_one(&mut one).await;
         let (version_num, version, encoding, is_standby, is_read_only): (i32, String, String, bool, bool) =
-            sqlx::query_as(facts).persistent(false).fetch_one(&mut one).await?;
+            facts.map_err(|error| if lacks_its_statement(&error) { shared_sessions() } else { error.into() })?;
         one.close().await.ok();
         if version_num < OLDEST_VERSION_NUM {
             return Err(StoreError::Unfit(format!("this is PostgreSQL {version}; Patchbay needs 15 or newer")));
@@ -297,18 +303,30 @@ impl Store {
 async fn see_whether_sessions_are_ours(one: &mut PgConnection, other: &mut PgConnection) -> Result<(), StoreError> {
     let mut seen: Option<(i32, i32)> = None;
     for _ in 0..SESSION_LOOKS {
-        let now = (backend_of(one).await?, backend_of(other).await?);
-        if now.0 == now.1 || seen.is_some_and(|before| before != now) {
-            return Err(StoreError::Unfit(
-                "a pooler between here and Postgres shares sessions between clients (PgBouncer: pool_mode = transaction or statement). \
-                 Patchbay needs sessions of its own, for locks, notifications and prepared statements: set pool_mode = session for this \
-                 database, or connect to Postgres directly"
-                    .into(),
-            ));
+        // One of them twice in a row: two clients that take turns would have two servers of a round for their own.
+        let (first, again, second) = (backend_of(one).await?, backend_of(one).await?, backend_of(other).await?);
+        let now = (first, second);
+        if first != again || first == second || seen.is_some_and(|before| before != now) {
+            return Err(shared_sessions());
         }
         seen = Some(now);
     }
     Ok(())
+}
+
+fn shared_sessions() -> StoreError {
+    StoreError::Unfit(
+        "a pooler between here and Postgres shares sessions between clients (PgBouncer: pool_mode = transaction or statement). \
+         Patchbay needs sessions of its own, for locks, notifications and prepared statements: set pool_mode = session for this \
+         database, or connect to Postgres directly"
+            .into(),
+    )
+}
+
+/// A statement was prepared in one session, and is asked for in another: not there, or there twice.
+fn lacks_its_statement(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == "26000" || code == "42P05")
 }
 
 async fn backend_of(connection: &mut PgConnection) -> Result<i32, StoreError> {
