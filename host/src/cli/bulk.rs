@@ -1,10 +1,12 @@
 //! `patchbay bulk …`
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientArgs};
@@ -187,14 +189,15 @@ pub(super) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
             return begin(which.put_into(request)?, which.how, "adds new jobs like", &client, output).await;
         }
         BulkCommand::EditAndRetry { which, set, unset } => {
-            let mut values = Map::new();
+            let mut values = BTreeMap::new();
             for pair in set {
                 let (path, value) = pair.split_once('=').ok_or_else(|| Refusal(format!("{pair}: write PATH=JSON")))?;
-                let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-                values.insert(path.to_owned(), value);
+                // As it was written; what is no JSON is a text.
+                let json = RawValue::from_string(value.trim().to_owned());
+                values.insert(path.to_owned(), json.or_else(|_| to_raw_value(value))?);
             }
-            let request = json!({ "kind": "edit-and-retry", "set": values, "unset": unset });
-            return begin(which.put_into(request)?, which.how, "changes and retries", &client, output).await;
+            let request = which.put_into(json!({ "kind": "edit-and-retry", "unset": unset }))?;
+            return begin_with(request, values, which.how, "changes and retries", &client, output).await;
         }
         BulkCommand::List => {
             let bulks = client.call(Method::GET, "bulk", None).await?;
@@ -236,7 +239,27 @@ pub(super) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
 
 /// Shows what is meant, asks, and begins.
 pub(super) async fn begin(
+    request: Value,
+    how: How,
+    does: &str,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    begin_with(request, BTreeMap::new(), how, does, client, output).await
+}
+
+/// With values of job data, which stay as the operator wrote them.
+#[derive(serde::Serialize)]
+struct Body<'a> {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    set: &'a BTreeMap<String, Box<RawValue>>,
+    #[serde(flatten)]
+    request: &'a Value,
+}
+
+async fn begin_with(
     mut request: Value,
+    set: BTreeMap<String, Box<RawValue>>,
     how: How,
     does: &str,
     client: &Client,
@@ -248,7 +271,7 @@ pub(super) async fn begin(
     let mut look = request.clone();
     look["dryRun"] = true.into();
     look["withData"] = with_data.into();
-    let preview = client.call(Method::POST, "bulk", Some(look)).await?;
+    let preview = client.send_body(Method::POST, "bulk", &Body { set: &set, request: &look }).await?;
     let matched = preview["matched"].as_u64().unwrap_or(0);
     if matched == 0 && preview["complete"] == true {
         output.value("no job is meant by this filter; nothing was done", &preview);
@@ -266,7 +289,7 @@ pub(super) async fn begin(
     let pause = first.filter(|first| u64::from(*first) < matched);
     let pause = pause.map(|first| format!(", the first {first} now: then it pauses")).unwrap_or_default();
     confirmed(yes, &format!("this {does} {count}{pause}"))?;
-    let bulk = client.call(Method::POST, "bulk", Some(request)).await?;
+    let bulk = client.send_body(Method::POST, "bulk", &Body { set: &set, request: &request }).await?;
     let id = bulk["id"].as_i64().unwrap_or_default();
     let done = format!("bulk {id} has begun; follow it: patchbay bulk watch {id}");
     go_on(id, follow, &done, &bulk, client, output).await

@@ -91,12 +91,20 @@ impl Client {
 
     /// `data` of the envelope.
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ClientError> {
-        let request = self.request(method, path);
-        self.send(match body {
-            Some(body) => request.json(&body),
-            None => request,
-        })
-        .await
+        match body {
+            Some(body) => self.send_body(method, path, &body).await,
+            None => self.send(self.request(method, path)).await,
+        }
+    }
+
+    /// Likewise, with a body of which some stays as the operator wrote it.
+    pub(crate) async fn send_body(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<Value, ClientError> {
+        self.send(self.request(method, path).json(body)).await
     }
 
     /// What comes without an envelope, when it comes.

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use futures::StreamExt;
 use reqwest::Method;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
@@ -114,6 +115,22 @@ const EXPORT_LIMIT: Duration = Duration::from_secs(24 * 3_600);
 /// Jobs in Redis that are named to people.
 const MOST_SHOWN: usize = 10;
 
+/// Data and results as they stand, since reading them would round their numbers.
+#[derive(serde::Deserialize)]
+struct Answer {
+    data: Box<RawValue>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Body {
+    finished_at: String,
+    started: i64,
+    withheld: Option<String>,
+    data: Option<Box<RawValue>>,
+    result: Option<Box<RawValue>>,
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("a name and a value with = between them")?;
     Ok((name.to_owned(), value.to_owned()))
@@ -128,15 +145,17 @@ pub(super) async fn run(command: HistoryCommand, args: &ClientArgs, output: Outp
         HistoryCommand::Erase(args) => erase(args, &client, output).await,
         HistoryCommand::Body { queue, id } => {
             let path = format!("history/bodies/{}/{}", segment(&queue), segment(&id));
-            let bodies = client.call(Method::GET, &path, None).await?;
-            let rows = items(&bodies).map(|body| {
-                let shown = |field: &str| match body["withheld"].as_str() {
-                    Some(reason) => format!("({reason})"),
-                    None => body[field].to_string(),
+            let answer: Answer = serde_json::from_slice(&client.bytes(&path).await?)?;
+            let bodies: Vec<Body> = serde_json::from_str(answer.data.get())?;
+            let rows = bodies.iter().map(|body| {
+                let shown = |json: &Option<Box<RawValue>>| match (&body.withheld, json) {
+                    (Some(reason), _) => format!("({reason})"),
+                    (None, Some(json)) => json.get().to_owned(),
+                    (None, None) => "null".to_owned(),
                 };
-                vec![text(body, "finishedAt"), body["started"].to_string(), shown("data"), shown("result")]
+                vec![body.finished_at.clone(), body.started.to_string(), shown(&body.data), shown(&body.result)]
             });
-            output.table(&["FINISHED", "START", "DATA", "RESULT"], rows.collect(), &bodies);
+            output.table(&["FINISHED", "START", "DATA", "RESULT"], rows.collect(), &answer.data);
             Ok(())
         }
         HistoryCommand::Export(args) => export(args, &client, output).await,

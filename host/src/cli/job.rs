@@ -1,6 +1,5 @@
 //! `patchbay job …`
 
-use anyhow::Context;
 use clap::Subcommand;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -8,7 +7,7 @@ use serde_json::{Value, json};
 use super::Output;
 use super::add::{self, AddArgs};
 use super::client::{Client, ClientArgs, segment};
-use super::input::given;
+use super::input::given_json;
 use super::plugin::{items, text};
 use super::timeline;
 
@@ -154,8 +153,8 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
             output.value(&format!("{job} was ended and has failed"), &job.value());
         }
         JobCommand::SetData { job, data } => {
-            let data: Value = serde_json::from_str(&given(data)?).context("the data is not JSON")?;
-            client.call(Method::PUT, &job.path("/data"), Some(data)).await?;
+            let data = given_json(data, "the data")?;
+            client.send_body(Method::PUT, &job.path("/data"), &data).await?;
             output.value(&format!("{job} has other data now"), &job.value());
         }
         JobCommand::SetDelay { job, delay_ms } => {

@@ -101,7 +101,7 @@ impl Work {
 
     async fn run(&self, mut delivery: Delivery) -> Settlement {
         if self.quarantine.holds(&delivery.key.queue) {
-            return Settlement { disposition: Disposition::HandBack, record: None };
+            return Settlement { disposition: Disposition::HandBack, record: None, again_after: None };
         }
         let started_at = Utc::now();
         let execution = match &delivery.refusal {
@@ -117,10 +117,11 @@ impl Work {
         };
         let mut execution = unless_refused(unless_killed(execution, &delivery), rand::random());
         self.holds.note(&delivery.key.queue, execution.refused.as_ref());
+        let attempts_made = delivery.attempts_made.saturating_add(1);
         let verdict = decide(
             &execution.outcome,
             &execution.policy,
-            delivery.attempts_made.saturating_add(1),
+            attempts_made,
             since_first_deferral(&delivery),
             rand::random(),
         );
@@ -130,10 +131,11 @@ impl Work {
         if self.is_of_a_broken_plugin(&delivery, &execution) {
             // Whatever is decided about the plugin: the job finds its attempts as they were.
             let record = self.record(&mut delivery, &mut execution, Verdict::Defer(Duration::ZERO), started_at);
-            return Settlement { disposition: Disposition::HandBack, record };
+            return Settlement { disposition: Disposition::HandBack, record, again_after: None };
         }
         let record = self.record(&mut delivery, &mut execution, verdict, started_at);
-        Settlement { disposition: disposition(execution, verdict), record }
+        let again_after = again_after(&execution.policy, attempts_made);
+        Settlement { disposition: disposition(execution, verdict), record, again_after }
     }
 
     /// Notes how the call ended; whether it crashed in a revision that is quarantined, be it by this very crash.
@@ -294,6 +296,13 @@ fn unless_refused(execution: Execution, random: f64) -> Execution {
 fn since_first_deferral(delivery: &Delivery) -> Duration {
     let now_ms = u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0);
     delivery.first_deferred_at_ms.map_or(Duration::ZERO, |first| Duration::from_millis(now_ms.saturating_sub(first)))
+}
+
+/// After how long a job runs again that returned before its children had ended; nothing when this was its last attempt.
+fn again_after(policy: &RetryPolicy, attempts_made: u32) -> Option<Duration> {
+    let backoff =
+        || policy.backoff.map_or(Duration::ZERO, |backoff| backoff.delay_after(attempts_made, rand::random()));
+    (attempts_made < policy.attempts).then(backoff)
 }
 
 fn disposition(execution: Execution, verdict: Verdict) -> Disposition {

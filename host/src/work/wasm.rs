@@ -81,7 +81,6 @@ impl Executor for WasmExecutor {
             };
         };
         let policy = policy(delivery, Some(revision.manifest()));
-        let idempotency_key = delivery.key.idempotency_key();
         let correlation_id = correlation_id(delivery);
         let platform = delivery.trace.platform.clone().unwrap_or_else(|| self.settings.default_platform().to_owned());
         let mut trace = delivery.trace.clone();
@@ -98,7 +97,7 @@ impl Executor for WasmExecutor {
             attempt: delivery.attempts_made + 1,
             max_attempts: policy.attempts,
             enqueued_at_ms: delivery.key.created_ms,
-            idempotency_key,
+            idempotency_key: delivery.idempotency_key.clone(),
             correlation_id,
             platform,
             schedule_id: delivery.schedule_id.clone(),

@@ -84,8 +84,8 @@ text_id! {
 
 text_id! {
     /// A job within a queue: BullMQ's counter or the producer's own id.
-    JobId, "job id", "1 to 256 bytes without control characters",
-    |text| (1..=256).contains(&text.len()) && !text.chars().any(char::is_control)
+    JobId, "job id", "1 to 1024 bytes without control characters",
+    |text| (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
 text_id! {

@@ -166,8 +166,13 @@ pub struct JobKey {
 }
 
 impl JobKey {
-    /// The same for all attempts of this job, different for any other job ever: 64 hexadecimal digits.
+    /// The same for all attempts of this job, different for any other job whose time of creation is another: 64 hexadecimal digits.
     pub fn idempotency_key(&self) -> String {
+        self.idempotency_key_of(None)
+    }
+
+    /// Likewise, where the time of creation does not tell jobs of one id apart: `addition` is one adding's mark.
+    pub fn idempotency_key_of(&self, addition: Option<&str>) -> String {
         let mut hash = Sha256::new();
         // Lengths first, so that no two different keys concatenate to the same bytes.
         for part in [&self.prefix, self.queue.as_str(), self.id.as_str()] {
@@ -175,6 +180,7 @@ impl JobKey {
             hash.update(part);
         }
         hash.update(self.created_ms.to_be_bytes());
+        hash.update(addition.unwrap_or_default());
         hex::encode(hash.finalize())
     }
 }
@@ -197,5 +203,7 @@ mod tests {
         assert_eq!(key("1", 5).idempotency_key(), key("1", 5).idempotency_key());
         assert_ne!(key("1", 5).idempotency_key(), key("1", 6).idempotency_key());
         assert_ne!(key("1", 5).idempotency_key(), key("2", 5).idempotency_key());
+        assert_eq!(key("1", 5).idempotency_key(), key("1", 5).idempotency_key_of(None));
+        assert_ne!(key("1", 5).idempotency_key_of(Some("a")), key("1", 5).idempotency_key_of(Some("b")));
     }
 }

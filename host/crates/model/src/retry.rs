@@ -10,8 +10,11 @@ use crate::outcome::{Outcome, Retry};
 pub const MAX_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long after its first attempt a job may still be deferred without burning attempts.
 pub const MAX_DEFER_AGE: Duration = Duration::from_secs(24 * 3600);
-/// Longest backoff when nothing says otherwise: doubling must end somewhere, and a day is the longest outage we plan for.
+/// Where a manifest's exponential backoff ends when it names no maximum: a day is the longest outage we plan for. A job's own backoff has
+/// none, as in BullMQ.
 pub const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(24 * 3600);
+/// Longest time that anything waits: BullMQ keeps times times 4,096 as floating-point numbers, which are exact for some years to come.
+pub const MAX_DELAY: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
 /// Share by which a delay is lengthened at random when nothing is said of jitter: jobs that failed together must not come back together,
 /// and none may come back sooner than its producer asked.
 pub const DEFAULT_JITTER: f64 = 0.2;
@@ -42,9 +45,25 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// Without a maximum of its own: never less than its first delay with the jitter on top.
+    fn longest(&self) -> Duration {
+        let first = self.delay.min(MAX_DELAY).mul_f64(1.0 + DEFAULT_JITTER);
+        match (self.max, self.kind) {
+            (Some(max), _) => max,
+            (None, BackoffKind::Fixed) => first,
+            (None, BackoffKind::Exponential) => first.max(DEFAULT_MAX_BACKOFF),
+        }
+    }
+
+    /// A manifest's, once it is a job's own: the end of its doubling is said, since a job's own has none.
+    pub(crate) fn with_its_maximum(self) -> Self {
+        let max = (self.kind == BackoffKind::Exponential).then(|| self.longest());
+        Self { max: self.max.or(max), ..self }
+    }
+
     /// The delay after `attempts_made` attempts (1 after the first); `random` is uniform in 0.0..1.0.
     pub fn delay_after(&self, attempts_made: u32, random: f64) -> Duration {
-        let max = self.max.unwrap_or(DEFAULT_MAX_BACKOFF);
+        let max = self.longest().min(MAX_DELAY);
         let base = match self.kind {
             BackoffKind::Fixed => self.delay,
             BackoffKind::Exponential => self.delay.saturating_mul(2u32.saturating_pow(attempts_made.saturating_sub(1))),
@@ -75,7 +94,8 @@ impl RetryPolicy {
     ///
     /// BullMQ's producers write `attempts: 0` when the caller gave none, so 0 counts as absent.
     pub fn merge(job: (Option<u32>, Option<Backoff>), manifest: (Option<u32>, Option<Backoff>)) -> Self {
-        Self { attempts: job.0.filter(|&n| n > 0).or(manifest.0).unwrap_or(1).max(1), backoff: job.1.or(manifest.1) }
+        let own = job.1.map(|own| Backoff { max: own.max.or(Some(MAX_DELAY)), ..own });
+        Self { attempts: job.0.filter(|&n| n > 0).or(manifest.0).unwrap_or(1).max(1), backoff: own.or(manifest.1) }
     }
 }
 
@@ -166,6 +186,27 @@ mod tests {
         assert_eq!(backoff.delay_after(2, 0.0), Duration::from_secs(2));
         assert_eq!(backoff.delay_after(2, 0.5), Duration::from_millis(2_200));
         assert_eq!(backoff.delay_after(4, 0.5), Duration::from_millis(7_200));
+    }
+
+    #[test]
+    fn a_jobs_own_backoff_has_no_maximum_and_a_manifests_doubling_ends_at_a_day() {
+        let day = Duration::from_secs(24 * 3600);
+        let exponential =
+            Backoff { kind: BackoffKind::Exponential, delay: Duration::from_secs(3600), max: None, jitter: Some(0.0) };
+        let fixed = Backoff { kind: BackoffKind::Fixed, delay: 2 * day, ..exponential };
+        let delay = |policy: RetryPolicy, made| policy.backoff.map(|backoff| backoff.delay_after(made, 0.5));
+        let own = |backoff| RetryPolicy::merge((Some(20), Some(backoff)), (None, None));
+        let manifests = |backoff| RetryPolicy::merge((Some(20), None), (None, Some(backoff)));
+        assert_eq!(delay(own(fixed), 1), Some(2 * day));
+        assert_eq!(delay(own(exponential), 10), Some(Duration::from_secs(3600 * 512)));
+        assert_eq!(delay(own(exponential), 100), Some(MAX_DELAY));
+        assert_eq!(delay(manifests(fixed), 1), Some(2 * day));
+        assert_eq!(delay(manifests(exponential), 10), Some(day));
+        let spread = Backoff { jitter: None, ..fixed };
+        for random in [0.0, 0.5, 1.0] {
+            assert!(delay(manifests(spread), 1) >= Some(2 * day), "no retry comes sooner than asked");
+            assert_eq!(spread.delay_after(1, random), 2 * day.mul_f64(1.0 + DEFAULT_JITTER * random));
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bullmq::QueueKeys;
 use patchbay_model::job::{Deduplication, MAX_PRIORITY, NewJob};
+use patchbay_model::retry::MAX_DELAY;
 use patchbay_model::{JobId, QueueName};
 use redis::Script;
 use serde_json::Value;
@@ -16,10 +17,8 @@ use crate::{QueueError, Queues, opts};
 
 /// Largest job data, in bytes: BullMQ keeps it in Redis memory, and every reader loads it whole.
 pub(crate) const MAX_DATA_BYTES: usize = 1 << 20;
-/// Longest wait before a job starts: BullMQ keeps times times 4,096 as floating-point numbers, which are exact for some years to come.
-const MAX_DELAY: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
 /// Most finished jobs that an option may ask to keep: Lua counts exactly that far, and no Redis holds so many.
-const MAX_KEPT: u64 = 1 << 53;
+pub(crate) const MAX_KEPT: u64 = 1 << 53;
 /// Longest key of a de-duplication: it becomes part of a Redis key.
 const MAX_DEDUPLICATION_BYTES: usize = 512;
 

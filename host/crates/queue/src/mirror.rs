@@ -15,6 +15,7 @@ use redis::streams::StreamRangeReply;
 use redis::{RedisResult, Value};
 
 use crate::damage::{read, text};
+use crate::js;
 use crate::opts::JobOpts;
 use crate::streams;
 use crate::worker::OURS;
@@ -266,7 +267,7 @@ impl Look<'_> {
 /// In the order of [`FIELDS`]. Nothing for a job that nobody ran, such as a parent that failed with its children, and for what is damaged.
 fn ended(queue: &QueueName, id: &str, state: JobState, values: Vec<Option<String>>) -> Option<EndedElsewhere> {
     let [name, opts, created, started, ended, attempt, starts, worker, parent, reason] = values.try_into().ok()?;
-    let ms = |text: Option<String>| text?.parse::<u64>().ok();
+    let ms = |text: Option<String>| js::whole(&text?);
     let count = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0_u32).max(1);
     let trace = opts.and_then(|opts| JobOpts::parse(&opts).ok()).unwrap_or_default().trace;
     let attempt = count(attempt);

@@ -8,6 +8,7 @@ use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
 
 use crate::add::{check_data, check_delay, check_priority};
+use crate::opts::JobOpts;
 use crate::scripts::{self, Call};
 use crate::{JobView, QueueError, Queues, damage, now_ms};
 
@@ -16,7 +17,9 @@ impl Queues {
     pub async fn retry(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
         const RULE: &str = "only completed and failed jobs can be retried";
         let job = self.known_job(queue, id).await?;
-        let call = reprocessing(&self.keys(queue), id, job.state).ok_or_else(|| wrong_state(job.state, RULE))?;
+        let opts = JobOpts::parse(&job.opts).unwrap_or_default();
+        let call = reprocessing(&self.keys(queue), id, job.state, &opts);
+        let call = call.ok_or_else(|| wrong_state(job.state, RULE))?;
         let code: i64 = call.invoke(&mut self.connection.get()).await?;
         self.moved(code, 1, queue, id, RULE).await
     }
@@ -137,7 +140,7 @@ impl Queues {
 }
 
 /// Puts a finished job back; nothing for one that is not.
-pub(crate) fn reprocessing(keys: &QueueKeys, id: &JobId, state: JobState) -> Option<Call> {
+pub(crate) fn reprocessing(keys: &QueueKeys, id: &JobId, state: JobState, opts: &JobOpts) -> Option<Call> {
     let (set, property, previous) = match state {
         JobState::Failed => (keys.failed(), "failedReason", "failed"),
         JobState::Completed => (keys.completed(), "returnvalue", "completed"),
@@ -154,7 +157,7 @@ pub(crate) fn reprocessing(keys: &QueueKeys, id: &JobId, state: JobState) -> Opt
         keys.prioritized(),
         keys.pc(),
     ];
-    let call = Call::new(&scripts::REPROCESS, &names).arg(id.as_str()).arg("LPUSH").arg(property).arg(previous);
+    let call = Call::new(&scripts::REPROCESS, &names).arg(id.as_str()).arg(opts.push()).arg(property).arg(previous);
     // Attempts made are forgotten; attempts started are not: they tell apart what history remembers.
     Some(call.arg("1").arg("0"))
 }

@@ -27,6 +27,33 @@ impl Jobs for Hostile {
     fn run(job: Job) -> Result<Value, Failure> {
         match job.name.as_str() {
             "noop" => Ok(Value::Null),
+            // What its data says, for comparing workers: `ends` names the end of each attempt, the last one those of all that follow.
+            "act" => {
+                let data: Value = job.parse()?;
+                for line in data["log"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                    log::write(log::Level::Info, line, &[]);
+                }
+                if !data["progress"].is_null() {
+                    progress::report(&data["progress"].to_string());
+                }
+                // Which of those that ended in one millisecond a retention by number trims is a matter of chance.
+                std::thread::sleep(Duration::from_millis(2));
+                let ends = data["ends"].as_array().cloned().unwrap_or_default();
+                let end = ends.get(job.attempt as usize - 1).or(ends.last()).and_then(Value::as_str);
+                match end.unwrap_or("ok") {
+                    "fail" => Err(Failure::new("on-request", format!("attempt {}", job.attempt), Retry::Backoff)),
+                    "never" => Err(Failure::new("on-request", format!("attempt {}", job.attempt), Retry::Never)),
+                    "children" => {
+                        let children = flows::children().map_err(denied)?;
+                        let outcome = |child: flows::Child| match child.outcome {
+                            Ok(result) => (child.id, patchbay_plugin::parse::<Value>(&result).unwrap_or_default()),
+                            Err(reason) => (child.id, json!({ "failure": reason })),
+                        };
+                        Ok(Value::Object(children.into_iter().map(outcome).collect()))
+                    }
+                    _ => Ok(data["value"].clone()),
+                }
+            }
             "echo" => Ok(json!({
                 "data": data(&job), "attempt": job.attempt, "maxAttempts": job.max_attempts, "key": job.idempotency_key,
                 "correlationId": job.correlation_id, "platform": job.platform,

@@ -68,9 +68,11 @@ impl Queues {
             }
             let text = |place| seen.text(place).unwrap_or_default();
             let opts = JobOpts::parse(text(3)).map_err(|_| "its options cannot be read")?;
+            let (attempts, backoff) = opts.retry();
             Ok(NewJob {
-                attempts: opts.attempts,
-                backoff: opts.backoff,
+                // BullMQ's producers write 0 for none.
+                attempts: attempts.filter(|&attempts| attempts > 0),
+                backoff,
                 priority: seen.number(4).and_then(|priority| priority.try_into().ok()).filter(|priority| *priority > 0),
                 trace: opts.trace,
                 ..NewJob::new(item.key.queue.clone(), text(1), text(2))

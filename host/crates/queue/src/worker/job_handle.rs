@@ -19,6 +19,8 @@ pub struct JobHandle {
     pub(super) job_key: String,
     pub(super) events_key: String,
     pub(super) key: JobKey,
+    /// Newest lines of the log that stay; absent means all.
+    pub(super) keep_logs: Option<usize>,
 }
 
 impl std::fmt::Debug for JobHandle {
@@ -57,7 +59,11 @@ impl JobHandle {
     pub async fn write(&self, log_lines: &[String], progress: Option<&str>) {
         let mut pipe = redis::pipe();
         if !log_lines.is_empty() {
-            pipe.rpush(format!("{}:logs", self.job_key), log_lines).ignore();
+            let logs = format!("{}:logs", self.job_key);
+            pipe.rpush(&logs, log_lines).ignore();
+            if let Some(most) = self.keep_logs {
+                pipe.ltrim(&logs, -isize::try_from(most).unwrap_or(isize::MAX), -1).ignore();
+            }
         }
         if let Some(json) = progress {
             pipe.hset(&self.job_key, "progress", json).ignore();

@@ -13,7 +13,6 @@ mod fetch;
 mod gate;
 mod job_handle;
 mod locks;
-mod retention;
 mod schedule;
 mod settle;
 
@@ -81,6 +80,8 @@ pub struct Settlement {
     pub disposition: Disposition,
     /// For the stream of finished attempts; absent when nothing ran.
     pub record: Option<AttemptRecord>,
+    /// When a job is completed whose children are not done, which BullMQ refuses: after how long it runs again. Absent: it fails for good.
+    pub again_after: Option<Duration>,
 }
 
 /// What to do with a job now.
