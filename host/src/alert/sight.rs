@@ -297,7 +297,14 @@ fn oldest(queue: &QueueOverview, ahead_ms: i64) -> Option<Sight> {
 }
 
 fn unready(host: &str, seen: &Sightings) -> Sight {
-    let reason = format!("{host} is not ready: {}", seen.not_ready.join(", "));
+    let words = seen.not_ready.iter().map(|code| match code.as_str() {
+        "database" => "Postgres does not answer (database)",
+        "database-read-only" => {
+            "Postgres may only be read: a standby, or default_transaction_read_only is on (database-read-only)"
+        }
+        code => code,
+    });
+    let reason = format!("{host} is not ready: {}", words.collect::<Vec<_>>().join(", "));
     Sight::new(host, None, reason, "patchbay doctor on its machine".into())
 }
 

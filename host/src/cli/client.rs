@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::dev::DevState;
 use crate::http::{self, SOURCE_HEADER};
+use crate::reach;
 use crate::signature::{self, Signature};
 
 /// Pushing compiles, which may take a minute on a small machine.
@@ -74,7 +75,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(url: String, user: String, password: Option<String>) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+        let http = reach::client_for(&url).timeout(TIMEOUT).build()?;
         Ok(Self { url: url.trim_end_matches('/').to_owned(), user, password, http })
     }
 

@@ -188,9 +188,10 @@ impl From<StoreError> for ApiError {
         match &error {
             StoreError::NotFound(message) => Self::not_found(message.clone()),
             StoreError::Conflict(message) => Self::new(StatusCode::CONFLICT, "conflict", message.clone()),
-            StoreError::Unavailable(_) => {
+            StoreError::Unavailable(_) | StoreError::ReadOnly(_) => {
                 log_chain(&error);
-                Self::unavailable("Postgres")
+                let message = format!("{error}; try again");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
             }
             StoreError::Unstorable(_) => Self::invalid(error.to_string()),
             _ => {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use patchbay_capability::{Call, GuestCall, Services};
-use patchbay_model::job::{DEFAULT_PLATFORM, Trace};
+use patchbay_model::job::Trace;
 use patchbay_model::outcome::{Outcome, OutcomeKind};
 use patchbay_model::retry::RetryPolicy;
 use patchbay_model::{DataPath, QueueName, Redaction};
@@ -93,7 +93,7 @@ impl Executor for WasmExecutor {
         };
         let policy = policy(delivery, Some(revision.manifest()));
         let correlation_id = correlation_id(delivery);
-        let platform = delivery.trace.platform.clone().unwrap_or_else(|| DEFAULT_PLATFORM.to_owned());
+        let platform = delivery.trace.platform.clone().unwrap_or_else(|| self.settings.default_platform().to_owned());
         let mut trace = delivery.trace.clone();
         trace.correlation_id = Some(correlation_id.clone());
         let mut step = self.step(&revision, &trace);

@@ -152,9 +152,6 @@ pub struct Trace {
     pub traceparent: Option<TraceParent>,
 }
 
-/// Platform of requests that name none, as in the old backend.
-pub const DEFAULT_PLATFORM: &str = "my-analytics-school";
-
 /// What identifies one job over time. Ids restart at 1 after a flush of Redis, so the time of creation belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct JobKey {

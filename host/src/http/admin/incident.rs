@@ -182,6 +182,7 @@ async fn health(state: &AppState) -> Value {
         "uptimeS": state.health.uptime().as_secs(),
         "postgresMs": ms(probe.database),
         "postgresPoolWaitMs": ms(probe.pool_wait),
+        "postgresWritable": probe.database.map(|_| probe.read_only.is_none()),
         "redisMs": ms(probe.redis),
         "clockSkewMs": probe.skew_ms,
         "notReady": not_ready,
