@@ -2,11 +2,13 @@
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use patchbay_model::shell::{arguments, word};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::Output;
-use super::client::{Client, segment};
+use super::client::Client;
+use crate::http::api_path;
 use super::input::given;
 use super::plugin::{items, text};
 
@@ -124,9 +126,10 @@ impl AddArgs {
 
 pub(super) async fn add(args: AddArgs, client: &Client, output: Output) -> anyhow::Result<()> {
     let queue = args.queue.clone();
-    let added = client.call(Method::POST, &format!("queues/{}/jobs", segment(&queue)), Some(args.body()?)).await?;
+    let added = client.call(Method::POST, &api_path(&["queues", &queue, "jobs"]), Some(args.body()?)).await?;
     let id = text(&added, "id");
-    output.value(&format!("added: {queue} {id}\nlook at it with: patchbay job show {queue} {id}"), &added);
+    let job = [word(&queue), word(&id)].join(" ");
+    output.value(&format!("added: {job}\nlook at it with: patchbay job show {}", arguments(&[&queue, &id])), &added);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
+use crate::http::api_path;
 use super::output::Output;
 use super::plugin::{items, text};
 
@@ -54,7 +55,7 @@ pub(super) async fn run(command: BreakerCommand, args: &ClientArgs, output: Outp
 
 async fn act(client: &Client, action: &str, which: Which, output: Output) -> anyhow::Result<()> {
     let body = json!({ "plugin": which.plugin, "host": which.host, "reason": which.reason });
-    let breaker = client.call(Method::POST, &format!("breakers/{action}"), Some(body)).await?;
+    let breaker = client.call(Method::POST, &api_path(&["breakers", action]), Some(body)).await?;
     let message = format!(
         "{} {}: {}, on the host that answered",
         text(&breaker, "plugin"),

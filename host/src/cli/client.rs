@@ -273,8 +273,3 @@ pub(super) struct Answered {
     /// For `json`, the plugin's document alone.
     pub(super) content: Vec<u8>,
 }
-
-/// One segment of a path, whatever it contains.
-pub(super) fn segment(text: &str) -> String {
-    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
-}

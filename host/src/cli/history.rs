@@ -11,7 +11,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use super::client::{Client, ClientArgs, segment};
+use super::client::{Client, ClientArgs};
+use crate::http::{api_path, with_query};
 use super::output::Output;
 use super::plugin::{items, text};
 use super::refusal::{Refusal, confirmed};
@@ -127,7 +128,7 @@ pub(super) async fn run(command: HistoryCommand, args: &ClientArgs, output: Outp
         HistoryCommand::Prune { dry_run } => prune(dry_run, &client, output).await,
         HistoryCommand::Erase(args) => erase(args, &client, output).await,
         HistoryCommand::Body { queue, id } => {
-            let path = format!("history/bodies/{}/{}", segment(&queue), segment(&id));
+            let path = api_path(&["history", "bodies", &queue, &id]);
             let bodies = client.call(Method::GET, &path, None).await?;
             let rows = items(&bodies).map(|body| {
                 let shown = |field: &str| match body["withheld"].as_str() {
@@ -198,15 +199,15 @@ fn bytes(value: &Value) -> String {
 }
 
 async fn retention(command: RetentionCommand, client: &Client, output: Output) -> anyhow::Result<()> {
-    let path = |queue: &str| format!("history/retention/{}", segment(queue));
+    let path = |queue: &str| api_path(&["history", "retention", queue]);
     let retention = match command {
         RetentionCommand::List => client.call(Method::GET, "history/retention", None).await?,
         RetentionCommand::Set { queue, outcome, days } => {
             client.call(Method::PUT, &path(&queue), Some(json!({ "outcome": outcome, "days": days }))).await?
         }
         RetentionCommand::Reset { queue, outcome } => {
-            let query = outcome.map(|outcome| format!("?outcome={}", segment(&outcome))).unwrap_or_default();
-            client.call(Method::DELETE, &format!("{}{query}", path(&queue)), None).await?
+            let path = with_query(&path(&queue), outcome.map(|outcome| ("outcome", outcome)));
+            client.call(Method::DELETE, &path, None).await?
         }
     };
     let default = &retention["default"];
@@ -304,13 +305,10 @@ fn from_stdin() -> anyhow::Result<String> {
 }
 
 async fn export(args: ExportArgs, client: &Client, output: Output) -> anyhow::Result<()> {
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.append_pair("format", if matches!(args.format, Format::Csv) { "csv" } else { "jsonl" });
-    if args.bodies {
-        query.append_pair("bodies", "true");
-    }
-    query.extend_pairs(&args.filter);
-    let response = client.get_raw(&format!("history/export?{}", query.finish()), EXPORT_LIMIT).await?;
+    let format = if matches!(args.format, Format::Csv) { "csv" } else { "jsonl" };
+    let query = [("format", format)].into_iter().chain(args.bodies.then_some(("bodies", "true")));
+    let query = query.chain(args.filter.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let response = client.get_raw(&with_query("history/export", query), EXPORT_LIMIT).await?;
     let mut chunks = response.bytes_stream();
     let broken = "the export broke off: what has arrived is not all";
     match args.out {

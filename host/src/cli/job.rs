@@ -2,12 +2,14 @@
 
 use anyhow::Context;
 use clap::Subcommand;
+use patchbay_model::shell::word;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::Output;
 use super::add::{self, AddArgs};
-use super::client::{Client, ClientArgs, segment};
+use super::client::{Client, ClientArgs};
+use crate::http::{api_path, with_query};
 use super::input::given;
 use super::plugin::{items, text};
 use super::timeline;
@@ -108,8 +110,8 @@ pub(super) struct JobRef {
 }
 
 impl JobRef {
-    fn path(&self, action: &str) -> String {
-        format!("queues/{}/jobs/{}{action}", segment(&self.queue), segment(&self.id))
+    fn path(&self, action: &[&str]) -> String {
+        api_path(&[&["queues", &self.queue, "jobs", &self.id], action].concat())
     }
 
     fn value(&self) -> Value {
@@ -119,7 +121,7 @@ impl JobRef {
 
 impl std::fmt::Display for JobRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.queue, self.id)
+        write!(f, "{} {}", word(&self.queue), word(&self.id))
     }
 }
 
@@ -130,44 +132,44 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
         JobCommand::Flow { tree } => add::flow(tree, &client, output).await?,
         JobCommand::Show { queue, id } => {
             let story =
-                client.call(Method::GET, &format!("queues/{}/jobs/{}", segment(&queue), segment(&id)), None).await?;
+                client.call(Method::GET, &api_path(&["queues", &queue, "jobs", &id]), None).await?;
             output.value(&describe(&queue, &story), &story);
         }
         JobCommand::Timeline { job } => {
-            let story = client.call(Method::GET, &job.path("/timeline"), None).await?;
+            let story = client.call(Method::GET, &job.path(&["timeline"]), None).await?;
             output.value(&timeline::describe(&story), &story);
         }
         JobCommand::Retry { job } => {
-            client.call(Method::POST, &job.path("/retry"), None).await?;
+            client.call(Method::POST, &job.path(&["retry"]), None).await?;
             output.value(&format!("{job} is waiting again"), &job.value());
         }
         JobCommand::Remove { job } => {
-            client.call(Method::DELETE, &job.path(""), None).await?;
+            client.call(Method::DELETE, &job.path(&[]), None).await?;
             output.value(&format!("{job} is removed; its history stays"), &job.value());
         }
         JobCommand::Promote { job } => {
-            client.call(Method::POST, &job.path("/promote"), None).await?;
+            client.call(Method::POST, &job.path(&["promote"]), None).await?;
             output.value(&format!("{job} is due now"), &job.value());
         }
         JobCommand::Kill { job } => {
-            client.call(Method::POST, &job.path("/kill"), None).await?;
+            client.call(Method::POST, &job.path(&["kill"]), None).await?;
             output.value(&format!("{job} was ended and has failed"), &job.value());
         }
         JobCommand::SetData { job, data } => {
             let data: Value = serde_json::from_str(&given(data)?).context("the data is not JSON")?;
-            client.call(Method::PUT, &job.path("/data"), Some(data)).await?;
+            client.call(Method::PUT, &job.path(&["data"]), Some(data)).await?;
             output.value(&format!("{job} has other data now"), &job.value());
         }
         JobCommand::SetDelay { job, delay_ms } => {
-            client.call(Method::PUT, &job.path("/delay"), Some(json!({ "delayMs": delay_ms }))).await?;
+            client.call(Method::PUT, &job.path(&["delay"]), Some(json!({ "delayMs": delay_ms }))).await?;
             output.value(&format!("{job} is due in {delay_ms} ms"), &job.value());
         }
         JobCommand::SetPriority { job, priority } => {
-            client.call(Method::PUT, &job.path("/priority"), Some(json!({ "priority": priority }))).await?;
+            client.call(Method::PUT, &job.path(&["priority"]), Some(json!({ "priority": priority }))).await?;
             output.value(&format!("{job} has priority {priority} now"), &job.value());
         }
         JobCommand::List { queue, state, limit, offset, all } => {
-            let path = format!("queues/{}/jobs?state={}", segment(&queue), segment(&state));
+            let path = with_query(&api_path(&["queues", &queue, "jobs"]), [("state", &state)]);
             let jobs = match all {
                 true => client.all(&format!("{path}&limit={PAGE}")).await?,
                 false => client.first(&path, &format!("&offset={offset}"), limit, PAGE).await?,
@@ -184,7 +186,13 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
 
 fn describe(queue: &str, story: &Value) -> String {
     let job = &story["job"];
-    let mut lines = vec![format!("{queue} {}  {}  {}", text(job, "id"), text(job, "name"), text(job, "state"))];
+    let mut lines = vec![format!(
+        "{} {}  {}  {}",
+        word(queue),
+        word(&text(job, "id")),
+        word(&text(job, "name")),
+        text(job, "state")
+    )];
     for (label, name) in
         [("data", "data"), ("result", "returnValue"), ("failure", "failedReason"), ("damage", "damage")]
     {

@@ -49,6 +49,7 @@ pub use admin::IncidentSources;
 pub(crate) use admin::SOURCE_HEADER;
 pub use auth::Operator;
 pub use metrics::MetricsPage;
+pub(crate) use path::{api_path, with_query};
 pub use server::{HttpLimits, serve};
 
 /// Largest body of an ordinary request. Job data is limited to 1 MiB; the rest is its envelope.

@@ -38,6 +38,7 @@ pub use add::check as check_job;
 pub use attempts::{AttemptReader, Entry};
 pub use bulk::{Again, Chosen, Edit, Fate, Kept, Removed};
 pub use census::Census;
+pub use damage::TakenKey;
 pub use error::QueueError;
 pub use family::Family;
 pub use kv::Kv;

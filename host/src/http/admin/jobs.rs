@@ -2,6 +2,7 @@
 
 use axum::extract::{Query, State};
 use patchbay_model::job::JobState;
+use patchbay_model::shell::word;
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{JobView, MAX_LISTED, Start};
 use patchbay_store::AttemptRow;
@@ -79,7 +80,7 @@ struct JobStory {
 async fn show(State(state): State<AppState>, Path((queue, id)): Path<(String, String)>) -> ApiResult<JobStory> {
     let (queue, id): (QueueName, JobId) = (known(&state, &queue).await?, id.parse()?);
     let job = state.queues.job(&queue, &id).await?;
-    let job = job.ok_or_else(|| ApiError::not_found(format!("{queue} has no job {id} in Redis")))?;
+    let job = job.ok_or_else(|| ApiError::not_found(format!("{} has no job {} in Redis", word(queue.as_str()), word(id.as_str()))))?;
     let logs = state.queues.job_logs(&queue, &id, MAX_LOGS_SHOWN).await?;
     let attempts = state.store.attempts(state.queues.prefix(), &queue, &id, MAX_ATTEMPTS_SHOWN).await?;
     ok(JobStory { job, logs, attempts })

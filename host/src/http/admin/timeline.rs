@@ -1,6 +1,7 @@
 //! /api/admin/queues/{queue}/jobs/{id}/timeline: one job's life, also after Redis has forgotten it.
 
 use axum::extract::State;
+use patchbay_model::shell::word;
 use patchbay_model::{JobId, QueueName};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -32,6 +33,7 @@ async fn show(State(state): State<AppState>, Path((queue, id)): Path<(String, St
     let logs = state.queues.job_logs(&queue, &id, MAX_LOGS).await?;
     let attempts = store.lives(prefix, &queue, &id).await?;
     if job.is_none() && attempts.is_empty() {
+        let [queue, id] = [queue.as_str(), id.as_str()].map(word);
         return Err(ApiError::not_found(format!("{queue} has no job {id}, neither in Redis nor in its history")));
     }
     let mut created: Vec<i64> = attempts.iter().map(|row| row.job_created_ms).collect();
