@@ -66,12 +66,17 @@ pub(crate) fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
                 "a job was added under the id {name}, and stands in Redis at {key}, where BullMQ keeps a part of the queue (a {wanted}): the \
                  queue cannot work"
             ),
-            format!("read it: patchbay job show {job}; then take it away: patchbay job remove {job}. Add it again under another id"),
+            format!(
+                "read it: patchbay job show {job}; then take it away: patchbay job remove {job}. Add it again under another id"
+            ),
         );
     }
     (
         format!("the key {key} holds a {found}, and BullMQ keeps a {wanted} there: the queue cannot work"),
-        format!("look at it with redis-cli; then put it aside: redis-cli RENAME {key} {}", word(&format!("{key}-aside"))),
+        format!(
+            "look at it with redis-cli; then put it aside: redis-cli RENAME {key} {}",
+            word(&format!("{key}-aside"))
+        ),
     )
 }
 
@@ -87,7 +92,9 @@ pub fn diagnose(seen: &Seen) -> Vec<Reason> {
         let (stands, next) = taken(&queue.name, key);
         because("damaged-data", stands, next);
     }
-    if let Some(error) = queue.error.as_ref().filter(|error| !seen.taken.iter().any(|key| error.starts_with(&format!("{}:", key.key)))) {
+    if let Some(error) =
+        queue.error.as_ref().filter(|error| !seen.taken.iter().any(|key| error.starts_with(&format!("{}:", key.key))))
+    {
         let next = "repair or remove that key with redis-cli; jobs there may not be taken until then";
         because("damaged-data", format!("what Redis holds of the queue is damaged: {error}"), next.into());
     }

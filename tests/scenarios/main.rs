@@ -31,6 +31,7 @@ mod load;
 mod logins;
 mod mail;
 mod metrics;
+mod names;
 mod operations;
 mod plugin_call;
 mod poison;

@@ -263,7 +263,8 @@ impl Sources {
             let late_s = now_ms.saturating_sub(i64::try_from(view.next_at).ok()?) / 1_000;
             let (id, queue) = (&row.id, &row.queue);
             let reason = format!("the tick of {id} in {queue} is {late_s} s late");
-            (late_s > 0).then(|| Sight::new(id, late_s as f64, reason, format!("patchbay queue why {}", arguments(&[queue]))))
+            (late_s > 0)
+                .then(|| Sight::new(id, late_s as f64, reason, format!("patchbay queue why {}", arguments(&[queue]))))
         });
         Ok(Some(everything("schedule-overdue", overdue)))
     }
@@ -283,7 +284,12 @@ fn oldest(queue: &QueueOverview, ahead_ms: i64) -> Option<Sight> {
     let age_ms = i64::try_from(age_ms).ok()?.saturating_sub(ahead_ms).max(0);
     let (name, waiting) = (&queue.name, queue.counts.waiting + queue.counts.prioritized);
     let reason = format!("jobs that wait in {name}: {waiting}, the oldest for {} s", age_ms / 1_000);
-    Some(Sight::new(name.as_str(), age_ms as f64 / 1e3, reason, format!("patchbay queue why {}", arguments(&[name.as_str()]))))
+    Some(Sight::new(
+        name.as_str(),
+        age_ms as f64 / 1e3,
+        reason,
+        format!("patchbay queue why {}", arguments(&[name.as_str()])),
+    ))
 }
 
 fn unready(host: &str, seen: &Sightings) -> Sight {

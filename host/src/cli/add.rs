@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::Output;
 use super::client::Client;
-use crate::http::api_path;
 use super::input::given;
 use super::plugin::{items, text};
+use crate::http::api_path;
 
 #[derive(Args)]
 pub(super) struct AddArgs {

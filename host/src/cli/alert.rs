@@ -6,10 +6,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
-use crate::http::{api_path, with_query};
 use super::output::Output;
 use super::plugin::{items, text};
 use super::refusal::Refusal;
+use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
 pub(super) enum AlertCommand {

@@ -10,11 +10,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
-use crate::http::{api_path, with_query};
 use super::output::Output;
 use super::plugin::{items, short, text};
 use super::refusal::{NotThere, confirmed};
 use super::secret::duration;
+use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
 pub(super) enum AuditCommand {

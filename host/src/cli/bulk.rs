@@ -8,10 +8,10 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientArgs};
-use crate::http::{api_path, with_query};
 use super::output::Output;
 use super::plugin::{items, text};
 use super::refusal::{Refusal, confirmed};
+use crate::http::{api_path, with_query};
 
 /// Between looks at the progress.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::bulk;
 use super::client::{Client, ClientArgs};
-use crate::http::{api_path, with_query};
 use super::output::Output;
 use super::plugin::{items, short, text};
+use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
 pub(super) enum DeadLetterCommand {
@@ -99,14 +99,16 @@ pub(super) async fn run(command: DeadLetterCommand, args: &ClientArgs, output: O
             output.value(&format!("dead letter {id} is {}", state(&group)), &group);
         }
         DeadLetterCommand::Note { id, note } => {
-            let group =
-                client.call(Method::PUT, &api_path(&["dead-letters", &id.to_string(), "note"]), Some(json!({ "note": note }))).await?;
+            let group = client
+                .call(Method::PUT, &api_path(&["dead-letters", &id.to_string(), "note"]), Some(json!({ "note": note })))
+                .await?;
             let now = if group["note"].is_string() { "is noted" } else { "has no note any more" };
             output.value(&format!("dead letter {id} {now}"), &group);
         }
         DeadLetterCommand::Assign { id, to } => {
             let body = json!({ "assignee": to });
-            let group = client.call(Method::PUT, &api_path(&["dead-letters", &id.to_string(), "assignee"]), Some(body)).await?;
+            let group =
+                client.call(Method::PUT, &api_path(&["dead-letters", &id.to_string(), "assignee"]), Some(body)).await?;
             let whose = group["assignee"].as_str().unwrap_or("nobody");
             output.value(&format!("dead letter {id} belongs to {whose}"), &group);
         }

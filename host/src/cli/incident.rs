@@ -12,11 +12,11 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::client::{Client, ClientArgs, ClientError};
-use crate::http::with_query;
 use super::doctor;
 use super::output::Output;
 use super::secret::duration;
 use crate::config::Config;
+use crate::http::with_query;
 use crate::incident::{Part, Title, archive, contents, plain};
 
 #[derive(Subcommand)]

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::Output;
 use super::add::{self, AddArgs};
 use super::client::{Client, ClientArgs};
-use crate::http::{api_path, with_query};
 use super::input::given;
 use super::plugin::{items, text};
 use super::timeline;
+use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
 pub(super) enum JobCommand {
@@ -131,8 +131,7 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
         JobCommand::Add(args) => add::add(*args, &client, output).await?,
         JobCommand::Flow { tree } => add::flow(tree, &client, output).await?,
         JobCommand::Show { queue, id } => {
-            let story =
-                client.call(Method::GET, &api_path(&["queues", &queue, "jobs", &id]), None).await?;
+            let story = client.call(Method::GET, &api_path(&["queues", &queue, "jobs", &id]), None).await?;
             output.value(&describe(&queue, &story), &story);
         }
         JobCommand::Timeline { job } => {

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::Output;
 use super::client::{Answered, Client};
-use crate::http::api_path;
 use super::input::given;
 use super::output::plain;
+use crate::http::api_path;
 
 #[derive(Debug, Args)]
 pub(super) struct Call {

@@ -8,9 +8,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
-use crate::http::api_path;
 use super::refusal::{Refusal, confirmed};
 use super::{Output, build, operation, push, revisions, signing, sql};
+use crate::http::api_path;
 
 #[derive(Subcommand)]
 pub(super) enum PluginCommand {

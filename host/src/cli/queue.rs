@@ -9,10 +9,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
-use crate::http::api_path;
 use super::output::Output;
 use super::plugin::{items, text};
 use super::refusal::confirmed;
+use crate::http::api_path;
 
 #[derive(Subcommand)]
 pub(super) enum QueueCommand {
@@ -243,8 +243,9 @@ pub(super) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
 
 /// Of every queue, some may not have been.
 fn all_done(done: &Value) -> anyhow::Result<()> {
-    let failures: Vec<String> =
-        items(&done["failures"]).map(|one| format!("{}: {}", word(&text(one, "queue")), text(one, "message"))).collect();
+    let failures: Vec<String> = items(&done["failures"])
+        .map(|one| format!("{}: {}", word(&text(one, "queue")), text(one, "message")))
+        .collect();
     if !failures.is_empty() {
         bail!("not done for {} queues:\n{}", failures.len(), failures.join("\n"));
     }
@@ -253,7 +254,8 @@ fn all_done(done: &Value) -> anyhow::Result<()> {
 
 fn describe(story: &Value) -> String {
     let counts = STATES.iter().map(|state| format!("{state} {}", story["counts"][state]));
-    let mut lines = vec![word(&text(story, "name")).into_owned(), format!("  {}", counts.collect::<Vec<_>>().join(", "))];
+    let mut lines =
+        vec![word(&text(story, "name")).into_owned(), format!("  {}", counts.collect::<Vec<_>>().join(", "))];
     if story["counts"]["paused"] == true {
         lines.push("  paused".into());
     }

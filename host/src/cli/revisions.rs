@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 
 use super::Output;
 use super::client::Client;
-use crate::http::{api_path, with_query};
 use super::output::plain;
 use super::plugin::{host_state, items, short, signers, text};
+use crate::http::{api_path, with_query};
 
 pub(super) async fn status(plugin: &str, client: &Client, output: Output) -> anyhow::Result<()> {
     let status = client.call(Method::GET, &api_path(&["plugins", plugin, "status"]), None).await?;

@@ -7,9 +7,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
-use crate::http::api_path;
 use super::output::Output;
 use super::plugin::{items, text};
+use crate::http::api_path;
 
 #[derive(Subcommand)]
 pub(super) enum ScheduleCommand {

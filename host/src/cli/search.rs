@@ -8,11 +8,11 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientArgs};
-use crate::http::{api_path, with_query};
 use super::output::Output;
 use super::plugin::{items, text};
 use super::refusal::Refusal;
 use super::secret::duration;
+use crate::http::{api_path, with_query};
 
 /// Of a message in a table, in characters.
 const MESSAGE: usize = 60;

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::client::{Client, ClientArgs};
-use crate::http::api_path;
 use super::output::Output;
 use super::plugin::{items, text};
 use super::refusal::Refusal;
+use crate::http::api_path;
 
 #[derive(Subcommand)]
 pub(super) enum SecretCommand {

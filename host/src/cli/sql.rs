@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::Output;
 use super::client::Client;
-use crate::http::with_query;
 use super::plugin::{items, text};
+use crate::http::with_query;
 
 pub(super) async fn run(plugin: Option<&str>, client: &Client, output: Output) -> anyhow::Result<()> {
     let path = with_query("sql", plugin.map(|plugin| ("plugin", plugin)));

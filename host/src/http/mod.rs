@@ -107,7 +107,8 @@ pub struct AppState {
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Patchbay", description = "Operations of a Patchbay host: health, queues and plugins."),
+    info(title = "Patchbay", description = "Operations of a Patchbay host: health, queues and plugins. A name in a path is percent-encoded; the names `.`, `..`, \
+            `pause`, `resume` and `preview` have a `~` in front, as has a name that looks so already."),
     modifiers(&BasicAuth),
 )]
 struct Api;

@@ -51,7 +51,8 @@ impl<S: Send + Sync, T: FromSegments> FromRequestParts<S> for Path<T> {
             .await
             .map_err(|_| ApiError::invalid("a part of the path is not UTF-8"))?;
         let segments = params.iter().map(|(_, segment)| unescaped(segment).to_owned()).collect();
-        let value = T::from_segments(segments).ok_or_else(|| ApiError::invalid("a part of the path is not a number"))?;
+        let value =
+            T::from_segments(segments).ok_or_else(|| ApiError::invalid("a part of the path is not a number"))?;
         Ok(Self(value))
     }
 }
@@ -104,9 +105,10 @@ mod tests {
 
     #[test]
     fn names_that_a_url_would_lose_come_back() {
-        for name in
-            ["", ".", "..", "pause", "~resume", "~", "~.", "~..", "~~", "~~.", "...", "~x", "a/../b", "/", "%2F", "%2e", "?", "#", "a b", "a+b", "\n", "😀", "\\"]
-        {
+        for name in [
+            "", ".", "..", "pause", "~resume", "~", "~.", "~..", "~~", "~~.", "...", "~x", "a/../b", "/", "%2F", "%2e",
+            "?", "#", "a b", "a+b", "\n", "😀", "\\",
+        ] {
             assert_eq!(read_back(name), name);
         }
         assert_eq!(api_path(&["queues", "email queue/1", ".."]), "queues/email%20queue%2F1/~..");

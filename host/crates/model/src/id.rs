@@ -153,7 +153,9 @@ pub enum InvalidNewId {
     )]
     Number(JobId),
     /// The separator of Redis keys.
-    #[error("a job's own id has no ':': BullMQ separates the parts of its keys by it. Use another separator, for example '-'")]
+    #[error(
+        "a job's own id has no ':': BullMQ separates the parts of its keys by it. Use another separator, for example '-'"
+    )]
     Colon,
     /// Nobody could type it, or name it in a URL.
     #[error("a job's own id has 1 to 256 bytes without control characters, and is neither '.' nor '..'")]
@@ -314,11 +316,19 @@ mod tests {
         assert!(QUEUE_KEYS.is_sorted());
         for id in QUEUE_KEYS {
             let error = refused(id).expect("refused");
-            assert!(matches!(error, InvalidNewId::QueueKey(_)) && error.to_string().contains(&format!("job-{id}")), "{id}");
+            assert!(
+                matches!(error, InvalidNewId::QueueKey(_)) && error.to_string().contains(&format!("job-{id}")),
+                "{id}"
+            );
         }
-        for (id, is_own) in
-            [("7:lock", false), ("repeat:a:1", false), ("repeat:a", true), ("de:x", true), ("metrics:completed", true), (":", false)]
-        {
+        for (id, is_own) in [
+            ("7:lock", false),
+            ("repeat:a:1", false),
+            ("repeat:a", true),
+            ("de:x", true),
+            ("metrics:completed", true),
+            (":", false),
+        ] {
             assert_eq!(refused(id), Some(InvalidNewId::Colon), "{id}");
             assert_eq!(id.parse::<JobId>().expect("an id").is_queue_key(), is_own, "{id}");
         }
@@ -328,7 +338,8 @@ mod tests {
         for id in ["a\nb", ".", "..", &"a".repeat(257), "\u{9b}"] {
             assert_eq!(refused(id), Some(InvalidNewId::Unspeakable), "{id:?}");
         }
-        for id in ["job-failed", "Failed", "faile", "failed ", "a/b", "-", "-x", "1e3", "1.5", "отчёт 7", "😀", "~."] {
+        for id in ["job-failed", "Failed", "faile", "failed ", "a/b", "-", "-x", "1e3", "1.5", "отчёт 7", "😀", "~."]
+        {
             assert_eq!(refused(id), None, "{id}");
         }
     }

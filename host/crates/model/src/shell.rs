@@ -73,7 +73,9 @@ mod tests {
 
     #[test]
     fn a_shell_reads_back_what_was_quoted() {
-        for name in ["a b", "it's", "a\nb", "\u{1b}[2J\u{9b}1", "\\", "$HOME `x` \"y\" !", "-n", "\t1", "\u{202e}7", "отчёты😀"] {
+        for name in
+            ["a b", "it's", "a\nb", "\u{1b}[2J\u{9b}1", "\\", "$HOME `x` \"y\" !", "-n", "\t1", "\u{202e}7", "отчёты😀"]
+        {
             let script = format!("printf %s {}", word(name));
             // Dash, which is often /bin/sh, does not know `$'…'`.
             let output = std::process::Command::new("bash").args(["-c", &script]).output().expect("bash");

@@ -26,7 +26,8 @@ impl Queues {
         let job = self.known_job(queue, id).await?;
         let keys = self.keys(queue);
         // Its name is one of the queue's own keys: the script would remove that, and leave the name in the lists.
-        if let Some((key, wanted)) = damage::shape(&keys).into_iter().find(|(key, _)| key == &keys.job_key(id.as_str())) {
+        if let Some((key, wanted)) = damage::shape(&keys).into_iter().find(|(key, _)| key == &keys.job_key(id.as_str()))
+        {
             return self.remove_from_own_key(&keys, &job, id, (&key, wanted)).await;
         }
         match removal(&keys, id).invoke::<i64>(&mut self.connection.get()).await.map_err(QueueError::from) {

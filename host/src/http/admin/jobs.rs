@@ -80,7 +80,9 @@ struct JobStory {
 async fn show(State(state): State<AppState>, Path((queue, id)): Path<(String, String)>) -> ApiResult<JobStory> {
     let (queue, id): (QueueName, JobId) = (known(&state, &queue).await?, id.parse()?);
     let job = state.queues.job(&queue, &id).await?;
-    let job = job.ok_or_else(|| ApiError::not_found(format!("{} has no job {} in Redis", word(queue.as_str()), word(id.as_str()))))?;
+    let job = job.ok_or_else(|| {
+        ApiError::not_found(format!("{} has no job {} in Redis", word(queue.as_str()), word(id.as_str())))
+    })?;
     let logs = state.queues.job_logs(&queue, &id, MAX_LOGS_SHOWN).await?;
     let attempts = state.store.attempts(state.queues.prefix(), &queue, &id, MAX_ATTEMPTS_SHOWN).await?;
     ok(JobStory { job, logs, attempts })
