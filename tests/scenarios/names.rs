@@ -275,12 +275,6 @@ async fn jobs_that_node_names_oddly_run_are_recorded_and_are_reached_by_every_co
     let csv = cli(host, &["history", "export", "--format", "csv", &format!("queue={QUEUE}")]).await?;
     let csv = String::from_utf8(csv.stdout)?;
     assert!(csv.contains("\"two\nlines\"") && csv.contains(&"x".repeat(300)), "{csv}");
-    for (name, state) in [("", "failed"), ("noop", "completed")] {
-        let filter = json!({ "queue": QUEUE, "name": name });
-        let body = json!({ "kind": "enqueue-again", "state": state, "source": "history", "key": "new", "filter": filter, "dryRun": true });
-        let (status, preview) = host.post("/api/admin/bulk", body).await?;
-        assert_eq!(status, 200, "{preview}");
-    }
     Ok(())
 }
 
@@ -390,7 +384,7 @@ async fn a_job_that_stands_in_the_place_of_a_key_is_named_and_taken_away_and_the
     let host = world.host(&[]).await?;
     host.deploy("hostile", hostile_plugin()?).await?;
     let job = |id: &str| json!({ "queue": IDLE, "name": "n", "data": { "kept": id }, "opts": { "jobId": id } });
-    for id in ["failed", "prioritized", "marker", "pc", "limiter"] {
+    for id in ["failed", "prioritized", "completed", "pc", "limiter", "stalled"] {
         add_by_node(&world, vec![job(id)]).await?;
         let (_, why) = host.get(&queue_path(IDLE, "/why")).await?;
         let reason = &why["data"][0];

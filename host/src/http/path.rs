@@ -12,8 +12,10 @@ use http::request::Parts;
 
 use super::error::ApiError;
 
-/// Names that a path cannot carry as they are: see above.
-const ESCAPED: [&str; 6] = ["", ".", "..", "pause", "resume", "preview"];
+/// Segments that a client loses.
+const LOST: [&str; 3] = ["", ".", ".."];
+/// Routes of ours at the place of a name, which is the second segment.
+const TAKEN: [&str; 3] = ["pause", "resume", "preview"];
 
 /// What stands in a path's places, or a refusal in our error shape.
 pub(super) struct Path<T>(pub(super) T);
@@ -59,7 +61,12 @@ impl<S: Send + Sync, T: FromSegments> FromRequestParts<S> for Path<T> {
 
 /// A path of these segments, whatever they contain, without a slash in front.
 pub(crate) fn api_path(segments: &[&str]) -> String {
-    segments.iter().map(|text| segment(text)).collect::<Vec<_>>().join("/")
+    let segments = segments.iter().enumerate().map(|(place, text)| {
+        let needs_escape = LOST.contains(text) || (place == 1 && TAKEN.contains(text)) || looks_escaped(text);
+        let bytes: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
+        format!("{}{}", if needs_escape { "~" } else { "" }, bytes.replace('+', "%20"))
+    });
+    segments.collect::<Vec<_>>().join("/")
 }
 
 /// A path with a query, each of whose values may contain anything.
@@ -73,19 +80,14 @@ where
     if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }
 
-fn segment(text: &str) -> String {
-    let escape = if needs_escape(text) { "~" } else { "" };
-    let bytes: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
-    format!("{escape}{}", bytes.replace('+', "%20"))
-}
-
-fn needs_escape(text: &str) -> bool {
-    ESCAPED.contains(&text.trim_start_matches('~'))
+fn looks_escaped(text: &str) -> bool {
+    let name = text.trim_start_matches('~');
+    name.len() < text.len() && (LOST.contains(&name) || TAKEN.contains(&name))
 }
 
 /// After percent-decoding.
 fn unescaped(segment: &str) -> &str {
-    if needs_escape(segment) { segment.strip_prefix('~').unwrap_or(segment) } else { segment }
+    if looks_escaped(segment) { &segment[1..] } else { segment }
 }
 
 #[cfg(test)]
