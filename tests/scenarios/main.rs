@@ -17,6 +17,7 @@ mod damaged;
 mod dead_letters;
 mod dev;
 mod features;
+mod first_hour;
 mod fleet;
 mod grants;
 mod harness;

@@ -28,6 +28,7 @@ mod secret;
 mod signing;
 mod sql;
 mod timeline;
+mod world;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

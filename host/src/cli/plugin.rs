@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
 use super::refusal::{Refusal, confirmed};
-use super::{Output, build, operation, push, revisions, signing, sql};
+use super::{Output, build, operation, push, revisions, signing, sql, world};
 use crate::http::api_path;
 
 #[derive(Subcommand)]
@@ -18,6 +18,10 @@ pub(super) enum PluginCommand {
     ///
     /// By `cargo build --release --target wasm32-wasip2`, or what the section [build] of plugin.toml says.
     Build(build::Build),
+    /// Write the plugin's own WIT world, as toolchains bind it: DIR/plugin.toml → DIR/wit
+    ///
+    /// `plugin build` does it by itself where plugin.toml has [build] command.
+    Wit(world::WriteWorld),
     /// Put the manifest into a built component: DIR/plugin.toml + component → DIR/dist/NAME-VERSION.wasm
     Pack(build::Pack),
     /// Show what a packed file is and asks for
@@ -171,6 +175,7 @@ pub(super) enum SettingsCommand {
 pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     match command {
         PluginCommand::Build(args) => return build::build(args, output).await,
+        PluginCommand::Wit(args) => return world::write(&args, output),
         PluginCommand::Pack(args) => return build::pack(args, output),
         PluginCommand::Inspect { file } => return build::inspect(&file, output),
         PluginCommand::Keygen(args) => return signing::keygen(&args, output),
@@ -183,6 +188,7 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
     let client = Client::from_args(args)?;
     match command {
         PluginCommand::Build(_)
+        | PluginCommand::Wit(_)
         | PluginCommand::Pack(_)
         | PluginCommand::Inspect { .. }
         | PluginCommand::Keygen(_)

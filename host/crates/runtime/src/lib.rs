@@ -7,6 +7,7 @@
 mod cache;
 mod call;
 mod compile;
+mod encode;
 mod engine;
 mod error;
 mod exports;
@@ -24,6 +25,7 @@ mod wit;
 
 pub use call::{CallReport, JobCall, Occupancy, OperationCall};
 pub use compile::compile_child;
+pub use encode::encode;
 pub use error::{LoadError, Rejection, RuntimeError};
 pub use inspect::{Inspected, inspect, pack};
 pub use registry::Registry;
