@@ -95,7 +95,7 @@ async fn node(world: &World, args: &[&str]) -> anyhow::Result<Value> {
 
 async fn add_by_node(world: &World, jobs: Vec<Value>) -> anyhow::Result<Vec<String>> {
     let ids = node(world, &["add", &Value::Array(jobs).to_string()]).await?;
-    Ok(serde_json::from_value(ids.clone()).with_context(|| format!("{ids}"))?)
+    serde_json::from_value(ids.clone()).with_context(|| format!("{ids}"))
 }
 
 async fn cli(host: &Host, args: &[&str]) -> anyhow::Result<Output> {
@@ -275,6 +275,14 @@ async fn jobs_that_node_names_oddly_run_are_recorded_and_are_reached_by_every_co
     let csv = cli(host, &["history", "export", "--format", "csv", &format!("queue={QUEUE}")]).await?;
     let csv = String::from_utf8(csv.stdout)?;
     assert!(csv.contains("\"two\nlines\"") && csv.contains(&"x".repeat(300)), "{csv}");
+    for (name, state) in [("", "failed"), ("noop", "completed")] {
+        let (_, found) = host.get(&format!("/api/admin/history/search?queue={QUEUE}&name={name}&verdict=fail")).await?;
+        assert_eq!(found["data"][0]["name"] == "", name.is_empty(), "{found}");
+        let filter = json!({ "queue": QUEUE, "name": name });
+        let body = json!({ "kind": "enqueue-again", "state": state, "source": "history", "key": "new", "filter": filter, "dryRun": true });
+        let (status, preview) = host.post("/api/admin/bulk", body).await?;
+        assert_eq!(status, 200, "{preview}");
+    }
     Ok(())
 }
 
