@@ -135,7 +135,7 @@ async fn queues_that_node_names_oddly_are_worked_seen_and_reached_by_every_comma
         hostile_plugin_with(|manifest| {
             // TOML reads what JSON writes between quotation marks.
             let queues = queues.iter().map(|name| format!("\n[[queues]]\nname = {}\nattempts = 1\n", json!(name)));
-            manifest + &queues.collect::<String>()
+            manifest.replace("deadline_ms = 200", "deadline_ms = 20_000") + &queues.collect::<String>()
         })?,
     )
     .await?;
