@@ -95,6 +95,7 @@ impl Host {
         let environment = EnvironmentSecrets(config.clone());
         let vault = Vault::open(store.clone(), keys, environment, copy.clone(), is_away).await?;
         let queues = Queues::connect(config.queues()).await.context("cannot use Redis")?;
+        let queues = queues.with_default_zone(config.default_zone());
         let runtime = Runtime::new(runtime_config).context("cannot start the sandbox")?;
 
         let sql = PluginSql::new(&store, config.sql_max_connections());

@@ -83,6 +83,18 @@ function world(check) {
   return self;
 }
 
+// Ticks come, none is due after the end, and none is left.
+async function endsInTime(w, repeat) {
+  // All checks begin at once: the first ticks of some are late.
+  const endDate = Date.now() + 8_000;
+  await w.queue.upsertJobScheduler("ends", { ...repeat, endDate }, { name: "noop" });
+  await until("two ticks", async () => (await w.queue.getJobCounts("completed")).completed >= 2);
+  await until("its end", async () => Date.now() > endDate && (await w.queue.getDelayedCount()) === 0);
+  await sleep(600);
+  assert.equal(await w.queue.getDelayedCount(), 0);
+  for (const { id } of await w.queue.getCompleted()) assert.ok(Number(id.split(":").pop()) <= endDate, `${id} after ${endDate}`);
+}
+
 const ODD = { text: "żółć \u{1F600} \"'\\\n\u0000", n: 0.1, big: 9007199254740991, neg: -1e-7, nested: [null, true, { a: [] }], empty: "" };
 
 const checks = {
@@ -268,6 +280,48 @@ const checks = {
     await until("two ticks", async () => (await w.queue.getJobCounts("completed")).completed >= 2);
     await sleep(600);
     assert.deepEqual(await w.queue.getJobCounts("completed", "delayed"), { completed: 2, delayed: 0 });
+  },
+  "cron-forms": async (w) => {
+    await w.queue.upsertJobScheduler("forms", { pattern: "0/1 * * ? JAN-dec *", tz: "asia/kolkata" }, { name: "echo", data: { form: 1 } });
+    await until("three ticks", async () => (await w.queue.getJobCounts("completed")).completed >= 3);
+    await w.queue.removeJobScheduler("forms");
+  },
+  "cron-end": async (w) => endsInTime(w, { pattern: "* * * * * *" }),
+  "every-end": async (w) => endsInTime(w, { every: 400 }),
+  "scheduler-colons": async (w) => {
+    const id = "tenant:42::UTC:0 9 * * *";
+    await w.queue.upsertJobScheduler(id, { pattern: "* * * * * *" }, { name: "echo", data: { mine: true } });
+    const path = `/queues/scheduler-colons/migrate-repeatables`;
+    for (const dryRun of [true, false]) {
+      const [one, ...more] = await api(path, { dryRun });
+      assert.deepEqual(more, []);
+      assert.equal(one.schedule, null);
+      assert.match(one.reason, /job scheduler/);
+    }
+    const before = (await w.queue.getJobCounts("completed")).completed;
+    await until("two more ticks", async () => (await w.queue.getJobCounts("completed")).completed >= before + 2);
+    assert.equal((await w.queue.getJobScheduler(id)).pattern, "* * * * * *");
+    await w.queue.removeJobScheduler(id);
+  },
+  "own-strategy": async (w) => {
+    // Ours cannot know what this client makes of its patterns.
+    const queue = w.keep(new Queue("own-strategy", { ...base, settings: { repeatStrategy: (millis) => millis + 100 } }));
+    await queue.upsertJobScheduler("moon", { pattern: "every full moon" }, { name: "echo", data: { moon: 1 } });
+    await until("its tick", async () => (await w.queue.getJobCounts("completed")).completed === 1);
+    const [listed] = (await api("/job-schedulers")).filter((one) => one.queue === "own-strategy");
+    assert.equal(listed.id, "moon");
+    assert.equal(listed.alive, false);
+    assert.match(listed.trouble, /cannot read the cron expression/);
+    await w.queue.upsertJobScheduler("moon", { pattern: "* * * * * *" }, { name: "echo", data: { moon: 2 } });
+    await until("its ticks", async () => (await w.queue.getJobCounts("completed")).completed >= 3);
+    await w.queue.removeJobScheduler("moon");
+  },
+  "repeat-data": async (w) => {
+    if (!w.queue.removeRepeatableByKey) throw new NotOffered("no repeatables since version 6");
+    await w.queue.add("echo", { keep: "me" }, { repeat: { every: 300 } });
+    await until("three ticks", async () => (await w.queue.getJobCounts("completed")).completed >= 3);
+    for (const done of await w.queue.getCompleted()) assert.deepEqual(done.data, { keep: "me" });
+    for (const { key } of await w.queue.getRepeatableJobs()) await w.queue.removeRepeatableByKey(key);
   },
   flow: async (w) => {
     const flows = w.keep(new FlowProducer(base));

@@ -402,6 +402,66 @@ async def _(w):
     equal(await w.queue.getJobCounts("completed", "delayed"), {"completed": 2, "delayed": 0})
 
 
+@check("cron-forms")
+async def _(w):
+    # Its own parser takes no 0/1 and no zone in odd letters: a Node client of the same queue may have written those.
+    await w.queue.upsertJobScheduler("forms", {"pattern": "*/1 * * * JAN-DEC *", "tz": "Asia/Kolkata"}, "echo", {"form": 1})
+    await w.completed(3)
+    await w.queue.removeJobScheduler("forms")
+
+
+async def ends_in_time(w, repeat):
+    # All checks begin at once: the first ticks of some are late.
+    end = int(time.time() * 1000) + 8_000
+    await w.queue.upsertJobScheduler("ends", {**repeat, "endDate": end}, "noop")
+    await w.completed(2)
+
+    async def over():
+        return time.time() * 1000 > end and (await w.queue.getJobCounts("delayed"))["delayed"] == 0
+    await until("its end", over)
+    await asyncio.sleep(0.6)
+    equal((await w.queue.getJobCounts("delayed"))["delayed"], 0)
+    for done in await w.queue.getCompleted():
+        assert int(done.id.split(":")[-1]) <= end, f"{done.id} after {end}"
+
+
+@check("cron-end")
+async def _(w):
+    await ends_in_time(w, {"pattern": "* * * * * *"})
+
+
+@check("every-end")
+async def _(w):
+    await ends_in_time(w, {"every": 400})
+
+
+@check("scheduler-colons")
+async def _(w):
+    scheduler = "tenant:42::UTC:0 9 * * *"
+    await w.queue.upsertJobScheduler(scheduler, {"pattern": "* * * * * *"}, "echo", {"mine": True})
+    for dry_run in [True, False]:
+        [one] = await api("/queues/scheduler-colons/migrate-repeatables", {"dryRun": dry_run})
+        equal(one["schedule"], None)
+        matches(one["reason"], "job scheduler")
+    await w.completed(3)
+    await w.queue.removeJobScheduler(scheduler)
+
+
+@check("own-strategy")
+async def _(w):
+    await w.queue.upsertJobScheduler("moon", {"pattern": "* * * * * *"}, "echo", {"moon": 1})
+    key = f"{PREFIX}:own-strategy:repeat:moon"
+    await w.queue.client.hset(key, "pattern", "every full moon")
+    [listed] = [one for one in await api("/job-schedulers") if one["queue"] == "own-strategy"]
+    matches(listed["trouble"], "cannot read the cron expression")
+    await w.queue.client.hset(key, "pattern", "* * * * * *")
+    await w.completed(3)
+    await w.queue.removeJobScheduler("moon")
+
+
+missing("repeat-data", Queue, "removeRepeatableByKey")
+
+
 async def children_values(job, _token):
     return sorted(value["data"]["n"] for value in (await job.getChildrenValues()).values())
 

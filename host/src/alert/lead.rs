@@ -184,7 +184,7 @@ impl Alerts {
         memory.queues.clone_from(&names);
         let in_redis = tokio::time::timeout(super::ANSWER_WITHIN, self.sources.in_redis(&names)).await;
         let is_complete = schedules.is_some() && matches!(in_redis, Ok(Ok(_)));
-        seen.extend(schedules);
+        seen.extend(schedules.into_iter().flatten());
         seen.extend(in_redis.ok().and_then(Result::ok).unwrap_or_default());
         Ok((seen, is_complete))
     }

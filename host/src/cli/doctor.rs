@@ -1,9 +1,11 @@
 //! `patchbay doctor`: every finding says how to mend it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use patchbay_model::QueueName;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::shell::word;
 use patchbay_queue::{QueueError, Queues};
@@ -14,6 +16,7 @@ use super::Output;
 use crate::config::{Config, ConfigError};
 use crate::dev::DevState;
 use crate::diagnosis;
+use crate::schedule;
 use crate::signature;
 use crate::vault::{KeySource, Keys, readable_by_others};
 
@@ -69,6 +72,7 @@ async fn examine_with(config: &Config, findings: &mut Findings) {
     if let Some(store) = store {
         let kept = check_secrets(keys.as_ref(), &store, findings).await;
         check_plugins(config, &store, &kept, findings).await;
+        check_schedules(config, &store, findings).await;
         store.close().await;
     }
 }
@@ -427,4 +431,35 @@ async fn check_plugins(config: &Config, store: &Store, kept: &[SecretRow], findi
             );
         }
     }
+}
+
+/// Schedules that have no next tick, in queues that are handled here.
+async fn check_schedules(config: &Config, store: &Store, findings: &mut Findings) {
+    const CHECK: &str = "schedules";
+    // What is wrong with Postgres or Redis was reported above.
+    let (Ok(rows), Ok(revisions)) = (store.schedules().await, store.revisions(None).await) else { return };
+    let connected = tokio::time::timeout(LIMIT, Queues::connect(config.queues())).await;
+    let Ok(Ok(queues)) = connected else { return };
+    let queues = queues.with_default_zone(config.default_zone());
+    let active = revisions.into_iter().filter(|row| row.is_current);
+    let manifests = active.filter_map(|row| Manifest::from_stored(row.manifest).ok());
+    let mut handled: BTreeSet<QueueName> = rows.iter().filter_map(|row| row.queue.parse().ok()).collect();
+    handled.extend(manifests.flat_map(|manifest| manifest.queues).map(|queue| queue.name));
+    let mut troubles: Vec<String> = Vec::new();
+    for row in rows.iter().filter(|row| row.paused_by.is_none()) {
+        troubles.extend(schedule::spec(row, queues.default_zone()).err().map(|reason| format!("{}: {reason}", row.id)));
+    }
+    for queue in handled {
+        // A damaged queue is listed as such.
+        let views = tokio::time::timeout(LIMIT, queues.schedulers(&queue)).await.ok().and_then(Result::ok);
+        troubles.extend(
+            views.into_iter().flatten().filter_map(|view| Some(format!("{queue} {}: {}", view.id, view.trouble?))),
+        );
+    }
+    if troubles.is_empty() {
+        let zone = queues.default_zone();
+        return findings.ok(CHECK, format!("all have a next tick; the zone of those that name none is {zone}"));
+    }
+    let message = format!("without a next tick, or with a last one ahead: {}", troubles.join("; "));
+    findings.bad(CHECK, Level::Warning, message, "mend them where they were made; patchbay schedule list");
 }

@@ -13,7 +13,7 @@ use crate::http::api_path;
 
 #[derive(Subcommand)]
 pub(super) enum ScheduleCommand {
-    /// List schedules with their next tick
+    /// List schedules with their next tick, and job schedulers that BullMQ's clients made
     List,
     /// Show a schedule with its next five ticks
     Show {
@@ -78,7 +78,7 @@ pub(super) struct When {
     /// Cron expression: five fields, or six with seconds first
     #[arg(long)]
     cron: Option<String>,
-    /// IANA time zone of the cron expression, for example Asia/Kolkata [default: UTC]
+    /// Time zone of the cron expression, for example Asia/Kolkata or UTC+5:30 [default: schedule.default_zone]
     #[arg(long, requires = "cron")]
     tz: Option<String>,
 }
@@ -118,12 +118,22 @@ pub(super) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Out
     let path = |id: &str, action: &[&str]| api_path(&[&["schedules", id], action].concat());
     match command {
         ScheduleCommand::List => {
-            let schedules = client.call(Method::GET, "schedules", None).await?;
-            let rows = items(&schedules).map(|schedule| {
+            let ours = client.call(Method::GET, "schedules", None).await?;
+            let others = client.call(Method::GET, "job-schedulers", None).await?;
+            let as_ours = |other: &Value| {
+                let mut one = other.clone();
+                one["cron"] = one["pattern"].take();
+                one["zone"] = one["zoneInForce"].take();
+                one["nextAt"] = if one["alive"] == true { one["nextTime"].take() } else { Value::Null };
+                one["madeBy"] = "client".into();
+                one
+            };
+            let all: Vec<Value> = items(&ours).cloned().chain(items(&others).map(as_ours)).collect();
+            let rows = all.iter().map(|schedule| {
                 let cells = ["id", "queue", "name"].map(|name| text(schedule, name));
                 cells.into_iter().chain([rhythm(schedule), state(schedule), owner(schedule)]).collect()
             });
-            output.table(&["ID", "QUEUE", "JOB", "WHEN", "NEXT", "OF"], rows.collect(), &schedules);
+            output.table(&["ID", "QUEUE", "JOB", "WHEN", "NEXT", "OF"], rows.collect(), &Value::from(all.clone()));
         }
         ScheduleCommand::Show { id } => {
             let schedule = client.call(Method::GET, &path(&id, &[]), None).await?;
@@ -170,7 +180,8 @@ fn rhythm(schedule: &Value) -> String {
     match (schedule["everyMs"].as_u64(), schedule["cron"].as_str()) {
         (Some(ms), _) if ms % 60_000 == 0 => format!("every {} min", ms / 60_000),
         (Some(ms), _) => format!("every {ms} ms"),
-        (None, cron) => format!("{} {}", cron.unwrap_or_default(), schedule["tz"].as_str().unwrap_or("UTC")),
+        (None, Some(cron)) => format!("{cron} {}", text(schedule, "zone")),
+        (None, None) => "unknown".into(),
     }
 }
 
@@ -178,14 +189,20 @@ fn state(schedule: &Value) -> String {
     if let Some(who) = schedule["pausedBy"].as_str() {
         return format!("paused by {who}");
     }
-    match (schedule["overdueMs"].as_u64(), schedule["nextAt"].as_str()) {
-        (Some(ms), _) => format!("OVERDUE since {} s", ms / 1_000),
-        (None, Some(next)) => next.to_owned(),
-        (None, None) => "not in place yet".into(),
+    match (schedule["trouble"].as_str(), schedule["overdueMs"].as_u64(), schedule["nextAt"].as_str()) {
+        (Some(trouble), _, Some(next)) => format!("{next}, then it STOPS: {trouble}"),
+        (Some(trouble), _, None) => format!("STOPPED: {trouble}"),
+        (None, Some(ms), _) => format!("OVERDUE since {} s", ms / 1_000),
+        (None, None, Some(next)) => next.to_owned(),
+        (None, None, None) if schedule["madeBy"] == "client" => "ended".into(),
+        (None, None, None) => "not in place yet".into(),
     }
 }
 
 fn owner(schedule: &Value) -> String {
+    if schedule["madeBy"] == "client" {
+        return "a BullMQ client".into();
+    }
     match (schedule["plugin"].as_str(), schedule["overridden"] == true) {
         (Some(plugin), true) => format!("{plugin} (changed by an operator)"),
         (Some(plugin), false) => plugin.to_owned(),

@@ -19,6 +19,8 @@ pub enum Kind {
     MasterKey,
     /// From 0.0 to 1.0.
     Ratio,
+    /// A time zone.
+    Zone,
     /// `name=value`, comma-separated.
     Headers,
 }
@@ -153,6 +155,13 @@ pub const KEYS: &[Key] = &[
     ),
     key("runtime.compile_timeout_s", Kind::Number(1, 3_600), Some("120"), "Longest compilation"),
     key("runtime.compile_memory_mb", Kind::Number(256, 65_536), Some("4096"), "Address space of the compiler"),
+    key(
+        "schedule.default_zone",
+        Kind::Zone,
+        Some("UTC"),
+        "Time zone of cron expressions that name none, such as Europe/Berlin; also of schedulers that Node made: give it the zone of Node's \
+         machines. Unset: TZ, if that names a zone",
+    ),
     key("work.max_jobs", Kind::Number(1, 10_000), Some("100"), "Jobs at once over all queues"),
     key(
         "work.lock_s",

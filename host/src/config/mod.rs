@@ -13,6 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use patchbay_capability::{EgressConfig, MailConfig, MailTls};
 use patchbay_model::PluginName;
+use patchbay_model::schedule::Zone;
 use patchbay_queue::RedisConfig;
 use patchbay_runtime::{CompilerCommand, HostLimits, RuntimeConfig};
 use patchbay_store::{Keep, KeepAttempts, StoreConfig};
@@ -47,6 +48,7 @@ const OTHER_PREFIXES: &[&str] = &["PATCHBAY_SECRET_", "PATCHBAY_TEST_"];
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where a value comes from that nobody set.
 const DEFAULT: &str = "default";
+const DEFAULT_ZONE: &str = "schedule.default_zone";
 /// The file that is found in the folder where a command is run.
 const HERE: &str = "patchbay.toml";
 /// The contract's default limits.
@@ -484,6 +486,12 @@ impl Config {
         })
     }
 
+    /// Of cron expressions that name no time zone.
+    pub fn default_zone(&self) -> Zone {
+        // Checked when it was read.
+        self.text(DEFAULT_ZONE).and_then(|zone| zone.parse().ok()).unwrap_or(Zone::UTC)
+    }
+
     /// Over all queues.
     pub fn max_jobs(&self) -> usize {
         self.number("work.max_jobs") as usize
@@ -667,6 +675,13 @@ fn read_environment(
     {
         values.insert("http.listen", Setting { value: format!("0.0.0.0:{port}"), source: "PORT".into() });
     }
+    // The C library's own forms (`CET-1CEST`, a path) name no zone, and nobody set TZ for us: that is no reason not to start.
+    if let Some(zone) =
+        env.get("TZ").map(|zone| zone.trim_start_matches(':')).filter(|zone| zone.parse::<Zone>().is_ok())
+        && values.get(DEFAULT_ZONE).is_some_and(|setting| setting.source == DEFAULT)
+    {
+        values.insert(DEFAULT_ZONE, Setting { value: zone.to_owned(), source: "TZ".into() });
+    }
     let mut unknown: Vec<&String> = env
         .keys()
         .filter(|name| name.starts_with("PATCHBAY_"))
@@ -733,6 +748,10 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
         Kind::Ratio => match value.parse::<f64>() {
             Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(()),
             _ => Err("is not a number from 0 to 1, such as 0.1".into()),
+        },
+        Kind::Zone => match value.parse::<Zone>() {
+            Ok(_) => Ok(()),
+            Err(_) => Err("is no time zone, such as Europe/Berlin or UTC+5:30".into()),
         },
         Kind::Headers => match list_of(value).all(|header| header.split_once('=').is_some()) {
             true => Ok(()),

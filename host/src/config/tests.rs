@@ -205,3 +205,18 @@ fn alerts_that_could_not_be_sent_are_refused() {
     }
     assert!(!text.contains("s3cret"), "{text}");
 }
+
+#[test]
+fn the_zone_of_schedules_is_what_is_configured_then_tz_then_utc() {
+    let zone = |extra: &[(&str, &str)]| with(extra).expect("a configuration").default_zone().to_string();
+    assert_eq!(zone(&[]), "UTC");
+    assert_eq!(zone(&[("TZ", ":europe/berlin")]), "Europe/Berlin");
+    assert_eq!(zone(&[("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")]), "UTC", "no reason not to start");
+    assert_eq!(zone(&[("TZ", "Europe/Berlin"), ("PATCHBAY_SCHEDULE_DEFAULT_ZONE", "utc+5:30")]), "UTC+5:30");
+    let file = Config::load(
+        Some("[schedule]\ndefault_zone = \"Asia/Tokyo\"\n"),
+        &env(&[&NEEDED[..], &[("TZ", "EST")]].concat()),
+    );
+    assert_eq!(file.expect("a configuration").default_zone().to_string(), "Asia/Tokyo");
+    assert!(problems(with(&[("PATCHBAY_SCHEDULE_DEFAULT_ZONE", "Mars")])).contains("schedule.default_zone"));
+}

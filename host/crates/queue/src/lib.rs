@@ -25,6 +25,7 @@ mod operate;
 mod opts;
 mod overview;
 mod queues;
+mod repeat;
 mod scan;
 mod schedulers;
 mod scripts;
