@@ -36,6 +36,7 @@ mod load;
 mod logins;
 mod mail;
 mod metrics;
+mod names;
 mod operations;
 mod pg_bouncer;
 mod plugin_call;

@@ -288,7 +288,6 @@ pub(super) struct Answered {
     pub(super) content: Vec<u8>,
 }
 
-/// One segment of a path, whatever it contains.
 /// Asking to see what is hidden.
 #[derive(clap::Args, Default)]
 pub(super) struct RevealArgs {
@@ -311,8 +310,4 @@ impl RevealArgs {
         query.extend_pairs(self.reason.as_ref().map(|reason| ("reason", reason)));
         format!("{before}{}", query.finish())
     }
-}
-
-pub(super) fn segment(text: &str) -> String {
-    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
 }

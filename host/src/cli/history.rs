@@ -12,10 +12,11 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use super::client::{Client, ClientArgs, RevealArgs, segment};
+use super::client::{Client, ClientArgs, RevealArgs};
 use super::output::Output;
 use super::plugin::{items, text};
 use super::refusal::{Refusal, confirmed};
+use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
 pub(super) enum HistoryCommand {
@@ -162,7 +163,7 @@ pub(super) async fn run(command: HistoryCommand, args: &ClientArgs, output: Outp
         HistoryCommand::Erase(args) => erase(args, &client, output).await,
         HistoryCommand::Erasures { limit } => erasures(limit, &client, output).await,
         HistoryCommand::Body { queue, id, reveal } => {
-            let path = format!("history/bodies/{}/{}{}", segment(&queue), segment(&id), reveal.query('?'));
+            let path = format!("{}{}", api_path(&["history", "bodies", &queue, &id]), reveal.query('?'));
             let answer: Answer = serde_json::from_slice(&client.bytes(&path).await?)?;
             let bodies: Vec<Body> = serde_json::from_str(answer.data.get())?;
             let rows = bodies.iter().map(|body| {
@@ -235,15 +236,15 @@ fn bytes(value: &Value) -> String {
 }
 
 async fn retention(command: RetentionCommand, client: &Client, output: Output) -> anyhow::Result<()> {
-    let path = |queue: &str| format!("history/retention/{}", segment(queue));
+    let path = |queue: &str| api_path(&["history", "retention", queue]);
     let retention = match command {
         RetentionCommand::List => client.call(Method::GET, "history/retention", None).await?,
         RetentionCommand::Set { queue, outcome, days } => {
             client.call(Method::PUT, &path(&queue), Some(json!({ "outcome": outcome, "days": days }))).await?
         }
         RetentionCommand::Reset { queue, outcome } => {
-            let query = outcome.map(|outcome| format!("?outcome={}", segment(&outcome))).unwrap_or_default();
-            client.call(Method::DELETE, &format!("{}{query}", path(&queue)), None).await?
+            let path = with_query(&path(&queue), outcome.map(|outcome| ("outcome", outcome)));
+            client.call(Method::DELETE, &path, None).await?
         }
     };
     let default = &retention["default"];
@@ -420,16 +421,11 @@ fn from_stdin() -> anyhow::Result<String> {
 }
 
 async fn export(args: ExportArgs, client: &Client, output: Output) -> anyhow::Result<()> {
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.append_pair("format", if matches!(args.format, Format::Csv) { "csv" } else { "jsonl" });
-    if args.bodies {
-        query.append_pair("bodies", "true");
-    }
-    if args.reveal {
-        query.append_pair("reveal", "true");
-    }
-    query.extend_pairs(&args.filter);
-    let response = client.get_raw(&format!("history/export?{}", query.finish()), EXPORT_LIMIT).await?;
+    let format = if matches!(args.format, Format::Csv) { "csv" } else { "jsonl" };
+    let query = [("format", format)].into_iter().chain(args.bodies.then_some(("bodies", "true")));
+    let query = query.chain(args.reveal.then_some(("reveal", "true")));
+    let query = query.chain(args.filter.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let response = client.get_raw(&with_query("history/export", query), EXPORT_LIMIT).await?;
     let mut chunks = response.bytes_stream();
     let broken = "the export broke off: what has arrived is not all";
     match args.out {

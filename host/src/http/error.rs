@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
@@ -142,6 +142,10 @@ impl ApiError {
     pub(crate) fn private(mut self) -> Self {
         self.is_private = true;
         self
+    }
+
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
     }
 
     /// Safe for clients.
@@ -353,12 +357,6 @@ impl From<JsonRejection> for ApiError {
 fn words(text: &str) -> String {
     let heads = ["Failed to deserialize the JSON body into the target type: ", "Failed to deserialize query string: "];
     misfit::plainly(heads.iter().find_map(|head| text.strip_prefix(head)).unwrap_or(text))
-}
-
-impl From<PathRejection> for ApiError {
-    fn from(rejection: PathRejection) -> Self {
-        Self::invalid(rejection.body_text())
-    }
 }
 
 impl From<QueryRejection> for ApiError {

@@ -42,6 +42,7 @@ pub use add::check as check_job;
 pub use attempts::{AttemptReader, Entry};
 pub use bulk::{Again, Chosen, Edit, Fate, Kept, Removed};
 pub use census::Census;
+pub use damage::TakenKey;
 pub use erase::{Copy, Erasing, Located};
 pub use error::QueueError;
 pub use family::Family;

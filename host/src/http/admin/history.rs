@@ -4,7 +4,9 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
+use patchbay_model::job::trail_name;
 use patchbay_model::outcome::OutcomeKind;
+use patchbay_model::shell::word;
 use patchbay_model::{DataPath, JobId, QueueName};
 use patchbay_store::{ErasureRow, HistoryTables, Pruned, Retention};
 use serde::{Deserialize, Serialize};
@@ -361,11 +363,15 @@ async fn bodies(
             shown.push(AttemptBody { job_created_ms, started, finished_at, shown: reader.show(row).await? });
         }
         if shown.is_empty() {
-            return Err(ApiError::not_found(format!("the history holds no data of the job {id} of {queue}")));
+            return Err(ApiError::not_found(format!(
+                "the history holds no data of the job {} of {}",
+                word(id.as_str()),
+                word(queue.as_str())
+            )));
         }
         Ok(shown)
     };
     let count = |shown: &Vec<AttemptBody>| json!({ "bodies": shown.len() });
     let details = json!({ "reveal": reveal.reveal, "reason": reveal.reason });
-    ok(recorded(&state, &actor, "history.read-body", &format!("{queue}/{id}"), details, act, count).await?)
+    ok(recorded(&state, &actor, "history.read-body", &trail_name(&queue, &id), details, act, count).await?)
 }

@@ -5,6 +5,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use patchbay_model::job::JobState;
 use patchbay_model::redaction::Mask;
+use patchbay_model::shell::word;
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{JobView, MAX_LISTED, Start};
 use patchbay_store::AttemptRow;
@@ -119,14 +120,16 @@ async fn show(
     if !reveal.reveal {
         return ok(story(&state, &queue, &id, false).await?);
     }
-    let (target, seen) = (format!("{queue}/{id}"), |_: &JobStory| serde_json::Value::Null);
+    let (target, seen) = (patchbay_model::job::trail_name(&queue, &id), |_: &JobStory| serde_json::Value::Null);
     let act = story(&state, &queue, &id, true);
     ok(recorded(&state, &actor, "job.reveal", &target, reveal.details(), act, seen).await?)
 }
 
 async fn story(state: &AppState, queue: &QueueName, id: &JobId, reveal: bool) -> Result<JobStory, ApiError> {
     let job = state.queues.job(queue, id).await?;
-    let job = job.ok_or_else(|| ApiError::not_found(format!("{queue} has no job {id} in Redis")))?;
+    let job = job.ok_or_else(|| {
+        ApiError::not_found(format!("{} has no job {} in Redis", word(queue.as_str()), word(id.as_str())))
+    })?;
     let mut logs = state.queues.job_logs(queue, id, MAX_LOGS_SHOWN).await?;
     let mut attempts = state.store.attempts(state.queues.prefix(), queue, id, MAX_ATTEMPTS_SHOWN).await?;
     if reveal {

@@ -22,7 +22,7 @@ pub(super) struct AddJob {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Object)]
     data: Option<Box<RawValue>>,
-    /// Not a whole number, no `:`.
+    /// Not a whole number, no `:`, and not one of the queue's own keys, such as `failed`.
     id: Option<String>,
     /// Start no earlier than this from now, milliseconds.
     delay_ms: Option<u64>,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::{Extension, Json};
+use patchbay_model::job::trail_name;
 use patchbay_model::{JobId, QueueName};
 use serde::Deserialize;
 use serde_json::json;
@@ -33,7 +34,9 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 
 /// Parsed, of a queue that is known, with the text that the audit trail shows.
 async fn target(state: &AppState, queue: &str, id: &str) -> Result<(QueueName, JobId, String), ApiError> {
-    Ok((known(state, queue).await?, id.parse()?, format!("{queue}/{id}")))
+    let (queue, id) = (known(state, queue).await?, id.parse()?);
+    let target = trail_name(&queue, &id);
+    Ok((queue, id, target))
 }
 
 /// Put a failed or completed job back into the queue.

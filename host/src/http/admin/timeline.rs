@@ -4,6 +4,7 @@ use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use patchbay_model::redaction::Mask;
+use patchbay_model::shell::word;
 use patchbay_model::{JobId, QueueName};
 use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
@@ -43,7 +44,7 @@ async fn show(
     if !reveal.reveal {
         return ok(life(&state, &queue, &id, false).await?);
     }
-    let (target, seen) = (format!("{queue}/{id}"), |_: &Timeline| Value::Null);
+    let (target, seen) = (patchbay_model::job::trail_name(&queue, &id), |_: &Timeline| Value::Null);
     let act = life(&state, &queue, &id, true);
     ok(recorded(&state, &actor, "job.reveal", &target, reveal.details(), act, seen).await?)
 }
@@ -68,6 +69,7 @@ async fn life(state: &AppState, queue: &QueueName, id: &JobId, reveal: bool) -> 
         attempts.iter_mut().for_each(|row| redacted::attempt(&mut row.attempt, &mask));
     }
     if job.is_none() && attempts.is_empty() && erasures.is_empty() {
+        let [queue, id] = [queue.as_str(), id.as_str()].map(word);
         return Err(ApiError::not_found(format!("{queue} has no job {id}, neither in Redis nor in its history")));
     }
     let mut created: Vec<i64> = attempts.iter().map(|row| row.job_created_ms).collect();
