@@ -9,19 +9,26 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use patchbay_queue::{MAX_CLOCK_SKEW_MS, Queues, Standing, Trouble};
-use patchbay_store::Store;
+use patchbay_store::{ReadOnly, Store, StoreProbe};
+
+use tracing::{error, info, warn};
 
 use crate::plugins::Plugins;
 
 /// Longest wait for one dependency. Load balancers commonly wait 2 to 5 s; the answer must come before that.
 const PROBE_LIMIT: Duration = Duration::from_millis(1_500);
+/// For the reason why Postgres does not answer: for the log only.
+const WHY_LIMIT: Duration = Duration::from_secs(10);
+
 /// What one probe saw.
 #[derive(Debug, Clone, Default)]
 pub struct Probe {
-    /// Round trip of `SELECT 1`; absent when Postgres did not answer in time.
+    /// Round trip of a small query; absent when Postgres did not answer in time.
     pub database: Option<Duration>,
     /// Before that, the wait for a connection of the pool.
     pub pool_wait: Option<Duration>,
+    /// Why nothing can be written to Postgres, though it answered.
+    pub read_only: Option<ReadOnly>,
     /// Round trip with a write; absent when Redis did not answer in time, or cannot serve.
     pub redis: Option<Duration>,
     /// Why it cannot serve, or is not to be trusted with jobs.
@@ -31,9 +38,9 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Both answered.
+    /// Both answered, and Postgres can be written to.
     pub fn healthy(&self) -> bool {
-        self.database.is_some() && self.redis.is_some()
+        self.database.is_some() && self.read_only.is_none() && self.redis.is_some()
     }
 }
 
@@ -72,6 +79,8 @@ pub struct Health {
     started: Instant,
     draining: AtomicBool,
     in_flight: Mutex<Option<Shared<BoxFuture<'static, Probe>>>>,
+    /// The codes of the reasons against being ready that were logged last.
+    logged: Mutex<Vec<&'static str>>,
 }
 
 impl Health {
@@ -84,6 +93,7 @@ impl Health {
             started: Instant::now(),
             draining: AtomicBool::new(false),
             in_flight: Mutex::default(),
+            logged: Mutex::default(),
         }
     }
 
@@ -129,6 +139,10 @@ impl Health {
             probe.database.is_none().then(|| {
                 NotReady::new("database", "Postgres does not answer", "Check that it runs and can be reached")
             }),
+            probe.read_only.map(|read_only| {
+                let message = format!("Postgres may only be read: {read_only}");
+                NotReady::new("database-read-only", message, "patchbay doctor says what to do; work goes on by itself")
+            }),
             probe.redis_trouble.as_ref().map(NotReady::redis),
             skew_ms.map(|skew_ms| {
                 let message = format!(
@@ -144,8 +158,45 @@ impl Health {
                 NotReady::new("stale", message, "patchbay doctor on its machine")
             }),
         ];
-        reasons.into_iter().flatten().collect()
+        let reasons: Vec<NotReady> = reasons.into_iter().flatten().collect();
+        self.log_changes(&reasons, probe.read_only);
+        reasons
     }
+
+    /// A line each time that the reasons are others than before.
+    fn log_changes(&self, reasons: &[NotReady], read_only: Option<ReadOnly>) {
+        // Without the messages, whose numbers change.
+        let now: Vec<&'static str> = reasons.iter().map(|reason| reason.code).collect();
+        let before = {
+            let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+            if *logged == now {
+                return;
+            }
+            std::mem::replace(&mut *logged, now.clone())
+        };
+        if reasons.is_empty() {
+            return info!("this host is ready");
+        }
+        let codes = now.join(", ");
+        if let Some(read_only) = read_only {
+            error!(reasons = codes, "this host is not ready: Postgres may only be read: {read_only}");
+        } else if now.contains(&"database") && !before.contains(&"database") {
+            let store = self.store.clone();
+            tokio::spawn(async move {
+                // The probe's own time was too short to hear it from the pool.
+                let why = tokio::time::timeout(WHY_LIMIT, store.why_unreachable()).await.ok().flatten();
+                let why = why.map_or_else(|| "no answer in time".into(), |why| chain(&why));
+                error!(reasons = codes, "this host is not ready: {why}");
+            });
+        } else {
+            warn!(reasons = codes, "this host is not ready");
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 async fn probe(store: Store, queues: Queues) -> Probe {
@@ -155,10 +206,11 @@ async fn probe(store: Store, queues: Queues) -> Probe {
         tokio::time::timeout(PROBE_LIMIT, queues.look()).await.unwrap_or(away)
     };
     let (database, redis) = tokio::join!(database, redis);
-    let (pool_wait, database) = database.unzip();
+    let database: Option<StoreProbe> = database;
     Probe {
-        database,
-        pool_wait,
+        database: database.map(|seen| seen.round_trip),
+        pool_wait: database.map(|seen| seen.waited),
+        read_only: database.and_then(|seen| seen.read_only),
         redis: redis.round_trip.filter(|_| redis.serves()),
         skew_ms: redis.skew_ms,
         redis_trouble: redis.trouble,

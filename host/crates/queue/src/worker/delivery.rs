@@ -41,6 +41,8 @@ pub struct Delivery {
     pub ready_at_ms: Option<u64>,
     /// When it was first deferred, Unix milliseconds.
     pub first_deferred_at_ms: Option<u64>,
+    /// How often in a row it has been deferred.
+    pub deferrals: u32,
     /// Now, by Redis's clock, which all other times of a job are of.
     pub taken_at_ms: u64,
     /// The scheduler that made it.
@@ -135,6 +137,7 @@ impl Inner {
             started: count("ats"),
             stalled: count("stc"),
             first_deferred_at_ms: number("pfd"),
+            deferrals: count("pdc"),
             taken_at_ms: now_ms,
             schedule_id: field("rjk").map(str::to_owned),
             parent: field("parentKey").map(|key| self.parent(key)),
