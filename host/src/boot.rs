@@ -290,7 +290,13 @@ impl Host {
             tokio::spawn(history::run(store.clone(), queues.clone(), config.keep_attempts(), stop.clone())),
         ];
         if let Some(every) = config.mirror_every() {
-            tasks.push(tokio::spawn(history::mirror::run(store.clone(), queues.clone(), every, stop.clone())));
+            tasks.push(tokio::spawn(history::mirror::run(
+                store.clone(),
+                queues.clone(),
+                Arc::clone(&plugins),
+                every,
+                stop.clone(),
+            )));
         }
         info!(
             postgres_at_most = config.store().max_connections,

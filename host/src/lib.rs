@@ -25,6 +25,7 @@ pub mod plugins;
 pub mod quarantine;
 pub mod reach;
 pub mod recorder;
+pub mod redacted;
 pub mod schedule;
 pub mod selected;
 pub mod settings;

@@ -118,6 +118,11 @@ impl Client {
         Ok(content.to_vec())
     }
 
+    /// What takes longer than any usual limit.
+    pub(super) async fn post_slow(&self, path: &str, body: Value, limit: Duration) -> Result<Value, ClientError> {
+        self.send(self.request(Method::POST, path).timeout(limit).json(&body)).await
+    }
+
     /// The whole envelope, with the cursor of the next page.
     pub(super) async fn page(&self, path: &str) -> Result<Value, ClientError> {
         self.envelope(self.request(Method::GET, path)).await
@@ -283,7 +288,26 @@ pub(super) struct Answered {
     pub(super) content: Vec<u8>,
 }
 
-/// One segment of a path, whatever it contains.
-pub(super) fn segment(text: &str) -> String {
-    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+/// Asking to see what is hidden.
+#[derive(clap::Args, Default)]
+pub(super) struct RevealArgs {
+    /// Show what is hidden, too: who asked, for which job and when is recorded
+    #[arg(long)]
+    pub(super) reveal: bool,
+    /// Why, for the record; no personal data
+    #[arg(long, requires = "reveal")]
+    pub(super) reason: Option<String>,
+}
+
+impl RevealArgs {
+    /// For the end of a path that has no query yet (`?`), or one (`&`).
+    pub(super) fn query(&self, before: char) -> String {
+        if !self.reveal {
+            return String::new();
+        }
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("reveal", "true");
+        query.extend_pairs(self.reason.as_ref().map(|reason| ("reason", reason)));
+        format!("{before}{}", query.finish())
+    }
 }

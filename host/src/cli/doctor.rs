@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use patchbay_model::QueueName;
 use patchbay_model::manifest::Manifest;
-use patchbay_queue::Queues;
+use patchbay_model::shell::word;
+use patchbay_queue::{QueueError, Queues};
 use patchbay_store::{DatabaseFacts, SecretRow, Store, StoreError};
 use serde::Serialize;
 
 use super::Output;
 use crate::config::{Config, ConfigError};
 use crate::dev::DevState;
+use crate::diagnosis;
 use crate::limits::{self, TooSmall};
 use crate::schedule;
 use crate::signature;
@@ -276,8 +278,14 @@ fn check_rights(facts: &DatabaseFacts, findings: &mut Findings) {
 async fn check_redis(config: &Config, findings: &mut Findings) {
     const CHECK: &str = "redis";
     let mend = "check REDIS_URL (or REDIS_HOST, REDIS_PORT, REDIS_PASSWORD), and that Redis runs";
-    let asked = tokio::time::timeout(LIMIT, async { Queues::connect(config.queues()).await?.server().await });
-    let facts = match asked.await {
+    let asked = tokio::time::timeout(LIMIT, async {
+        let queues = Queues::connect(config.queues()).await?;
+        let facts = queues.server().await?;
+        let names = queues.list().await?;
+        let taken = queues.taken_keys(&names).await?;
+        Ok::<_, QueueError>((facts, names.into_iter().zip(taken)))
+    });
+    let (facts, taken) = match asked.await {
         Ok(Ok(facts)) => facts,
         Ok(Err(error)) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -316,6 +324,12 @@ async fn check_redis(config: &Config, findings: &mut Findings) {
         );
     } else {
         findings.ok(CHECK, format!("{used_mb} of {} MiB used", facts.maxmemory >> 20));
+    }
+    for (queue, taken) in taken {
+        for key in taken {
+            let (stands, next) = diagnosis::taken(&queue, &key);
+            findings.bad(CHECK, Level::Error, format!("queue {}: {stands}", word(queue.as_str())), next);
+        }
     }
     match facts.clock_skew_ms.abs() {
         0..=500 => findings.ok("clock", format!("{} ms from Redis's", facts.clock_skew_ms)),

@@ -50,6 +50,7 @@ pub use admin::IncidentSources;
 pub(crate) use admin::SOURCE_HEADER;
 pub use auth::Operator;
 pub use metrics::MetricsPage;
+pub(crate) use path::{api_path, with_query};
 pub use server::{HttpLimits, serve};
 
 /// Largest body of an ordinary request. Job data is limited to 1 MiB; the rest is its envelope.
@@ -109,7 +110,8 @@ pub struct AppState {
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Patchbay", description = "Operations of a Patchbay host: health, queues and plugins."),
+    info(title = "Patchbay", description = "Operations of a Patchbay host: health, queues and plugins. A name in a path is percent-encoded; the names `.`, `..`, \
+            `pause`, `resume` and `preview` have a `~` in front, as has a name that looks so already."),
     modifiers(&BasicAuth),
 )]
 struct Api;

@@ -44,6 +44,12 @@ pub enum Rejection {
     Compile(String),
     #[error("the component does not fit the host: {0}")]
     Link(String),
+    #[error(
+        "the component needs {needs} MiB of memory to start, and has {limit}: set [limits] memory_mb in plugin.toml to more than that (what its jobs need comes on top)"
+    )]
+    Memory { needs: String, limit: u64 },
+    #[error("the component cannot start: {0}")]
+    Start(String),
     #[error("the self-test failed: {0}")]
     SelfTest(String),
 }

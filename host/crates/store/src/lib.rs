@@ -40,8 +40,8 @@ pub use dead_letters::{DeadLetterRow, DeadLetters, Ended};
 pub use error::{ReadOnly, StoreError};
 pub use grants::{GrantRow, USES_DAYS};
 pub use history::{
-    BodyRow, Erased, ErasedJob, HistoryKeyRow, HistoryTables, KeepAttempts, PartitionRow, Prunable, Pruned, PrunedRow,
-    Retention, RetentionRow,
+    BodyRow, Erased, ErasedJob, ErasureRow, HistoryKeyRow, HistoryTables, JobErasure, KeepAttempts, NewErasure,
+    PartitionRow, PendingErasure, Person, Prunable, Pruned, PrunedRow, Retention, RetentionRow, Texts,
 };
 pub use hosts::{Failure, HostRow, Report, Running};
 pub use incident::{FailureRow, RecentAction};

@@ -12,6 +12,7 @@ use patchbay_model::capability::{HttpError, HttpResponse};
 use patchbay_model::job::Trace;
 use patchbay_model::operation::Caller;
 use patchbay_model::outcome::{Failure, Outcome, Retry};
+use patchbay_model::retry::MAX_AFTER;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -189,7 +190,7 @@ fn declared(failure: Failure) -> ApiError {
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let wait = match failure.retry {
-        Retry::After(wait) | Retry::Defer(wait) => Some(wait),
+        Retry::After(wait) | Retry::Defer(wait) => Some(wait.min(MAX_AFTER)),
         Retry::Backoff | Retry::Never => None,
     };
     let error = ApiError::new(status, failure.code, failure.message).retry_after(wait);

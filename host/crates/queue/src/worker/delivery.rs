@@ -42,6 +42,8 @@ pub struct Delivery {
     pub ready_at_ms: Option<u64>,
     /// When it was first deferred, Unix milliseconds.
     pub first_deferred_at_ms: Option<u64>,
+    /// How often in a row it has been deferred.
+    pub deferrals: u32,
     /// The scheduler that made it.
     pub schedule_id: Option<String>,
     /// Of a flow's child: `queue:id` of its parent.
@@ -133,6 +135,7 @@ impl Inner {
             started: count("ats"),
             stalled: count("stc"),
             first_deferred_at_ms: number("pfd"),
+            deferrals: count("pdc"),
             schedule_id: field("rjk").map(str::to_owned),
             parent: field("parentKey").map(|key| self.parent(key)),
             job: JobHandle {

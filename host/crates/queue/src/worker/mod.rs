@@ -94,8 +94,8 @@ pub enum Disposition {
     Fail { reason: String, stack: String },
     /// Again later; the attempt counts.
     Retry { delay: Duration, reason: String, stack: String },
-    /// Again later; the attempt does not count.
-    Defer { delay: Duration, reason: String, stack: String },
+    /// Again later; the attempt does not count. `deferrals`: how many in a row the next delivery is to tell.
+    Defer { delay: Duration, deferrals: u32, reason: String, stack: String },
     /// Back to the front of the queue as if never taken.
     HandBack,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use patchbay_model::attempt::{AttemptRecord, Body, VerdictKind};
 use patchbay_model::outcome::OutcomeKind;
+use patchbay_model::retry::least_deferral;
 use redis::Value;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -27,7 +28,7 @@ const DEFAULT_TRACES: usize = 10;
 const METRICS_MINUTES: &str = "20160";
 /// A job that stalled this often is suspected of killing its host: it runs alone, so that it takes no other job with it.
 const STALLS_BEFORE_RUNNING_ALONE: u32 = 2;
-/// Wait after a panic of ours, which burns no attempt.
+/// Least wait after a panic of ours, which burns no attempt.
 const AFTER_OUR_PANIC: Duration = Duration::from_secs(5);
 /// Between tries to settle while Redis is away.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
@@ -110,12 +111,14 @@ impl Inner {
     }
 
     async fn run(&self, delivery: super::Delivery) -> Settlement {
-        let (job, name) = (delivery.key.id.clone(), delivery.name.clone());
+        let (job, name, before) = (delivery.key.id.clone(), delivery.name.clone(), delivery.deferrals);
         let handled = AssertUnwindSafe(self.handler.handle(delivery)).catch_unwind().await;
         handled.unwrap_or_else(|_| {
             error!(%job, name, "the host panicked while running a job");
             let reason = "host-fault: the host panicked".to_owned();
-            let disposition = Disposition::Defer { delay: AFTER_OUR_PANIC, stack: reason.clone(), reason };
+            let delay = least_deferral(before, 0.0).max(AFTER_OUR_PANIC);
+            let deferrals = before.saturating_add(1);
+            let disposition = Disposition::Defer { delay, deferrals, stack: reason.clone(), reason };
             Settlement { disposition, record: None, again_after: None }
         })
     }
@@ -232,16 +235,21 @@ impl Inner {
             }
             Disposition::Retry { delay, reason, stack } if delay.is_zero() => {
                 let traces = traces(job, stack);
-                self.retry(job, &["failedReason", reason, "stacktrace", &traces])
+                let row = ends_row(job);
+                self.retry(job, &[&["failedReason", reason, "stacktrace", &traces], row].concat())
             }
             Disposition::Retry { delay, reason, stack } => {
                 let traces = traces(job, stack);
-                self.delay(job, *delay, true, &["failedReason", reason, "stacktrace", &traces])
+                let row = ends_row(job);
+                let fields = [&["failedReason", reason, "stacktrace", &traces], row].concat();
+                self.delay(job, *delay, true, &fields)
             }
-            Disposition::Defer { delay, reason, stack } => {
+            Disposition::Defer { delay, deferrals, reason, stack } => {
                 let traces = traces(job, stack);
                 let first = job.taken.fields.get("pfd").cloned().unwrap_or_else(|| now_ms().to_string());
-                self.delay(job, *delay, false, &["failedReason", reason, "stacktrace", &traces, "pfd", &first])
+                let deferrals = deferrals.to_string();
+                let fields = ["failedReason", reason, "stacktrace", &traces, "pfd", &first, "pdc", deferrals.as_str()];
+                self.delay(job, *delay, false, &fields)
             }
             Disposition::HandBack => {
                 let keys = &self.names.keys;
@@ -397,6 +405,11 @@ fn not_completed(settlement: Settlement, code: i64) -> Settlement {
         ..record
     });
     Settlement { disposition, record, again_after: None }
+}
+
+/// After an attempt that counts, the next deferral is the first of a new row.
+fn ends_row(job: &Settling<'_>) -> &'static [&'static str] {
+    if job.taken.fields.contains_key("pdc") { &["pdc", "0"] } else { &[] }
 }
 
 /// The job's stack traces with this one added, as BullMQ stores them.
