@@ -417,7 +417,7 @@ async fn input_that_cannot_be_used_is_refused_as_such_wherever_it_is_found_out()
     let here = world.dir.path().to_str().context("a path")?;
     for (arguments, words) in [
         (vec!["job", "add", "emailQueue", "send", "{"], "not JSON"),
-        (vec!["job", "add", "emailQueue", "send", "--id", "a\nb"], "job id"),
+        (vec!["job", "add", "emailQueue", "send", "--id", "a\nb"], "a job's own id"),
         (vec!["plugin", "settings", "set", "email", "from"], "NAME=VALUE"),
         (vec!["plugin", "inspect", &text], "component"),
         (vec!["plugin", "pack", here], "queue is no known field; known are format, name"),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use patchbay_capability::Certificates;
 use patchbay_model::QueueName;
+use patchbay_model::shell::arguments;
 use patchbay_queue::{QueueError, QueueOverview, Queues, SchedulerView};
 use patchbay_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
@@ -212,7 +213,11 @@ impl Sources {
                 queue,
                 share,
                 reason,
-                format!("patchbay job list {queue} failed; once the cause is mended: patchbay queue retry-all {queue}"),
+                format!(
+                    "patchbay job list {}; once the cause is mended: patchbay queue retry-all {}",
+                    arguments(&[queue, "failed"]),
+                    arguments(&[queue])
+                ),
             );
             sight.cases = u32::try_from(rate.failed).ok();
             sight
@@ -261,7 +266,8 @@ impl Sources {
             let late_s = now_ms.saturating_sub(i64::try_from(view.next_at).ok()?) / 1_000;
             let (id, queue) = (&row.id, &row.queue);
             let reason = format!("the tick of {id} in {queue} is {late_s} s late");
-            (late_s > 0).then(|| Sight::new(id, late_s as f64, reason, format!("patchbay queue why {queue}")))
+            (late_s > 0)
+                .then(|| Sight::new(id, late_s as f64, reason, format!("patchbay queue why {}", arguments(&[queue]))))
         });
         let zone = self.queues.default_zone();
         let unusable = rows.iter().filter(|row| row.paused_by.is_none()).filter_map(|row| {
@@ -293,11 +299,23 @@ fn oldest(queue: &QueueOverview, ahead_ms: i64) -> Option<Sight> {
     let age_ms = i64::try_from(age_ms).ok()?.saturating_sub(ahead_ms).max(0);
     let (name, waiting) = (&queue.name, queue.counts.waiting + queue.counts.prioritized);
     let reason = format!("jobs that wait in {name}: {waiting}, the oldest for {} s", age_ms / 1_000);
-    Some(Sight::new(name.as_str(), age_ms as f64 / 1e3, reason, format!("patchbay queue why {name}")))
+    Some(Sight::new(
+        name.as_str(),
+        age_ms as f64 / 1e3,
+        reason,
+        format!("patchbay queue why {}", arguments(&[name.as_str()])),
+    ))
 }
 
 fn unready(host: &str, seen: &Sightings) -> Sight {
-    let reason = format!("{host} is not ready: {}", seen.not_ready.join(", "));
+    let words = seen.not_ready.iter().map(|code| match code.as_str() {
+        "database" => "Postgres does not answer (database)",
+        "database-read-only" => {
+            "Postgres may only be read: a standby, or default_transaction_read_only is on (database-read-only)"
+        }
+        code => code,
+    });
+    let reason = format!("{host} is not ready: {}", words.collect::<Vec<_>>().join(", "));
     Sight::new(host, None, reason, "patchbay doctor on its machine".into())
 }
 

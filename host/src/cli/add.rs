@@ -2,14 +2,16 @@
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use patchbay_model::shell::{arguments, word};
 use reqwest::Method;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::Output;
-use super::client::{Client, segment};
+use super::client::Client;
 use super::input::given_json;
 use super::plugin::{items, text};
+use crate::http::api_path;
 
 #[derive(Args)]
 pub(super) struct AddArgs {
@@ -131,10 +133,11 @@ struct AddBody {
 
 pub(super) async fn add(args: AddArgs, client: &Client, output: Output) -> anyhow::Result<()> {
     let queue = args.queue.clone();
-    let path = format!("queues/{}/jobs", segment(&queue));
+    let path = api_path(&["queues", &queue, "jobs"]);
     let added = client.send_body(Method::POST, &path, &args.body()?).await?;
     let id = text(&added, "id");
-    output.value(&format!("added: {queue} {id}\nlook at it with: patchbay job show {queue} {id}"), &added);
+    let job = [word(&queue), word(&id)].join(" ");
+    output.value(&format!("added: {job}\nlook at it with: patchbay job show {}", arguments(&[&queue, &id])), &added);
     Ok(())
 }
 

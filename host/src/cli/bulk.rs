@@ -13,6 +13,7 @@ use super::client::{Client, ClientArgs};
 use super::output::Output;
 use super::plugin::{items, text};
 use super::refusal::{Refusal, confirmed};
+use crate::http::{api_path, with_query};
 
 /// Between looks at the progress.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -114,9 +115,12 @@ pub(super) struct How {
     /// Only count, and show some
     #[arg(long)]
     dry_run: bool,
-    /// Show the data of those, too; it may be personal
+    /// Show the data of those, too, without what is hidden
     #[arg(long)]
     with_data: bool,
+    /// With --dry-run --with-data: show what is hidden, too; that is recorded
+    #[arg(long, requires_all = ["dry_run", "with_data"])]
+    reveal: bool,
     /// Do so many, then pause; `patchbay bulk resume` does the rest
     #[arg(long)]
     first: Option<u32>,
@@ -213,24 +217,25 @@ pub(super) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
             output.table(&head, rows.collect(), &bulks);
         }
         BulkCommand::Show { id, jobs } => {
-            let mut bulk = client.call(Method::GET, &format!("bulk/{id}"), None).await?;
+            let mut bulk = client.call(Method::GET, &api_path(&["bulk", &id.to_string()]), None).await?;
             if let Some(state) = jobs {
-                let state = if state.is_empty() { String::new() } else { format!("&state={state}") };
-                bulk["jobs"] = client.all(&format!("bulk/{id}/items?limit=200{state}")).await?;
+                let state = (!state.is_empty()).then_some(("state", state.as_str()));
+                let query = [("limit", "200")].into_iter().chain(state);
+                bulk["jobs"] = client.all(&with_query(&api_path(&["bulk", &id.to_string(), "items"]), query)).await?;
             }
             output.value(&describe(&bulk), &bulk);
         }
         BulkCommand::Watch { id } => return watch(id, &client, output).await,
         BulkCommand::Cancel { id } => {
-            let bulk = post(format!("bulk/{id}/cancel"), json!({})).await?;
+            let bulk = post(api_path(&["bulk", &id.to_string(), "cancel"]), json!({})).await?;
             output.value(&format!("cancelled: {}", describe(&bulk)), &bulk);
         }
         BulkCommand::Resume { id, first, watch: follow } => {
-            let bulk = post(format!("bulk/{id}/resume"), json!({ "first": first })).await?;
+            let bulk = post(api_path(&["bulk", &id.to_string(), "resume"]), json!({ "first": first })).await?;
             return go_on(id, follow, &format!("bulk {id} goes on"), &bulk, &client, output).await;
         }
         BulkCommand::Undo { id, watch: follow } => {
-            let bulk = post(format!("bulk/{id}/undo"), json!({})).await?;
+            let bulk = post(api_path(&["bulk", &id.to_string(), "undo"]), json!({})).await?;
             return go_on(id, follow, &format!("bulk {id} is being undone"), &bulk, &client, output).await;
         }
     }
@@ -265,12 +270,13 @@ async fn begin_with(
     client: &Client,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let How { dry_run, with_data, first, reason, yes, watch: follow } = how;
+    let How { dry_run, with_data, reveal, first, reason, yes, watch: follow } = how;
     request["first"] = json!(first);
     request["reason"] = json!(reason);
     let mut look = request.clone();
     look["dryRun"] = true.into();
     look["withData"] = with_data.into();
+    look["reveal"] = reveal.into();
     let preview = client.send_body(Method::POST, "bulk", &Body { set: &set, request: &look }).await?;
     let matched = preview["matched"].as_u64().unwrap_or(0);
     if matched == 0 && preview["complete"] == true {
@@ -325,7 +331,7 @@ async fn go_on(
 async fn watch(id: i64, client: &Client, output: Output) -> anyhow::Result<ExitCode> {
     let mut last = String::new();
     loop {
-        let bulk = client.call(Method::GET, &format!("bulk/{id}"), None).await?;
+        let bulk = client.call(Method::GET, &api_path(&["bulk", &id.to_string()]), None).await?;
         match bulk["state"].as_str().unwrap_or_default() {
             "matching" | "running" | "undoing" => {
                 let line = progress(&bulk);

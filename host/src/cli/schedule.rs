@@ -1,14 +1,16 @@
 //! `patchbay schedule …`
 
 use clap::{Args, Subcommand};
+use patchbay_model::shell::arguments;
 use reqwest::Method;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientArgs, segment};
+use super::client::{Client, ClientArgs, RevealArgs};
 use super::input;
 use super::output::Output;
 use super::plugin::{items, text};
+use crate::http::api_path;
 
 #[derive(Subcommand)]
 pub(super) enum ScheduleCommand {
@@ -18,6 +20,8 @@ pub(super) enum ScheduleCommand {
     Show {
         /// Its id
         id: String,
+        #[command(flatten)]
+        reveal: RevealArgs,
     },
     /// Make a schedule
     Add {
@@ -121,7 +125,7 @@ fn body(when: When, rest: Option<Rest>) -> anyhow::Result<Body> {
 
 pub(super) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
-    let path = |id: &str, action: &str| format!("schedules/{}{action}", segment(id));
+    let path = |id: &str, action: &[&str]| api_path(&[&["schedules", id], action].concat());
     match command {
         ScheduleCommand::List => {
             let ours = client.call(Method::GET, "schedules", None).await?;
@@ -141,8 +145,9 @@ pub(super) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Out
             });
             output.table(&["ID", "QUEUE", "JOB", "WHEN", "NEXT", "OF"], rows.collect(), &Value::from(all.clone()));
         }
-        ScheduleCommand::Show { id } => {
-            let schedule = client.call(Method::GET, &path(&id, ""), None).await?;
+        ScheduleCommand::Show { id, reveal } => {
+            let path = format!("{}{}", path(&id, &[]), reveal.query('?'));
+            let schedule = client.call(Method::GET, &path, None).await?;
             output.value(&describe(&schedule), &schedule);
         }
         ScheduleCommand::Add { id, queue, name, when, rest } => {
@@ -153,25 +158,25 @@ pub(super) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Out
             output.value(&describe(&schedule), &schedule);
         }
         ScheduleCommand::Edit { id, when, rest } => {
-            let schedule = client.send_body(Method::PATCH, &path(&id, ""), &body(when, Some(rest))?).await?;
+            let schedule = client.send_body(Method::PATCH, &path(&id, &[]), &body(when, Some(rest))?).await?;
             output.value(&describe(&schedule), &schedule);
         }
         ScheduleCommand::Pause { id } => {
-            let schedule = client.call(Method::POST, &path(&id, "/pause"), None).await?;
+            let schedule = client.call(Method::POST, &path(&id, &["pause"]), None).await?;
             output.value(&format!("{id} ticks no more; again with: patchbay schedule resume {id}"), &schedule);
         }
         ScheduleCommand::Resume { id } => {
-            let schedule = client.call(Method::POST, &path(&id, "/resume"), None).await?;
+            let schedule = client.call(Method::POST, &path(&id, &["resume"]), None).await?;
             output.value(&describe(&schedule), &schedule);
         }
         ScheduleCommand::Run { id } => {
-            let job = client.call(Method::POST, &path(&id, "/run"), None).await?;
+            let job = client.call(Method::POST, &path(&id, &["run"]), None).await?;
             let (queue, job_id) = (text(&job, "queue"), text(&job, "id"));
-            output
-                .value(&format!("added: {queue} {job_id}\nlook at it with: patchbay job show {queue} {job_id}"), &job);
+            let shown = arguments(&[&queue, &job_id]);
+            output.value(&format!("added: {shown}\nlook at it with: patchbay job show {shown}"), &job);
         }
         ScheduleCommand::Remove { id } => {
-            client.call(Method::DELETE, &path(&id, ""), None).await?;
+            client.call(Method::DELETE, &path(&id, &[]), None).await?;
             output.value(&format!("{id} is removed"), &json!({ "id": id }));
         }
         ScheduleCommand::Preview { when } => {

@@ -19,13 +19,14 @@ use patchbay_capability::Refused;
 use patchbay_model::attempt::{AttemptRecord, Body, OutsideCall, Source};
 use patchbay_model::outcome::{Failure, Outcome, OutcomeKind, Retry};
 use patchbay_model::retry::{Past, RetryPolicy, Verdict, decide, least_deferral};
-use patchbay_model::{DataPath, PluginName, RevisionDigest};
+use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
 use tracing::{Instrument, warn};
 
 use crate::history::Room;
 use crate::metrics::AttemptMeters;
 use crate::quarantine::{self, Quarantine};
+use crate::redacted;
 use crate::traces::{Kind, Step, Traces};
 use hold::Holds;
 pub use operation::{Content, Operation, Reply, Unanswered};
@@ -46,6 +47,11 @@ pub trait Executor: Send + Sync + 'static {
 
     /// What a job of this queue may use, without running it.
     fn policy(&self, delivery: &Delivery) -> RetryPolicy;
+
+    /// What of the job is not shown.
+    fn redaction(&self, _queue: &QueueName) -> Redaction {
+        Redaction::default()
+    }
 
     /// What the job is found by in the history.
     fn searchable(&self, _delivery: &Delivery) -> Vec<(DataPath, String)> {
@@ -169,6 +175,12 @@ impl Work {
             return None;
         }
         let values = self.executor.searchable(delivery);
+        let (mut message, mut stack) = (execution.outcome.reason(), execution.stack.clone());
+        if message.is_some() {
+            // The history has no data at hand when it shows them.
+            let (_, mask) = self.executor.redaction(&delivery.key.queue).data(&delivery.data);
+            redacted::hide(message.iter_mut().chain(&mut stack), &mask);
+        }
         let body = self.body(delivery, execution, verdict);
         let (plugin, revision) = execution.ran_by.clone().unzip();
         Some(AttemptRecord {
@@ -184,8 +196,8 @@ impl Work {
             outcome: execution.outcome.kind(),
             verdict: verdict.into(),
             code: execution.outcome.code().map(str::to_owned),
-            message: execution.outcome.reason(),
-            stack: execution.stack.clone(),
+            message,
+            stack,
             correlation_id: correlation_id(delivery),
             source: Source::Host,
             platform: delivery.trace.platform.clone(),

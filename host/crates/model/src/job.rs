@@ -152,8 +152,10 @@ pub struct Trace {
     pub traceparent: Option<TraceParent>,
 }
 
-/// Platform of requests that name none, as in the old backend.
-pub const DEFAULT_PLATFORM: &str = "my-analytics-school";
+/// How the trail of operators' actions names a job: `queue/id`. A queue's own slashes are escaped, so that no two jobs have one name.
+pub fn trail_name(queue: &QueueName, id: &JobId) -> String {
+    format!("{}/{id}", queue.as_str().replace('%', "%25").replace('/', "%2F"))
+}
 
 /// What identifies one job over time. Ids restart at 1 after a flush of Redis, so the time of creation belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -199,6 +201,14 @@ mod tests {
             id: id.parse().expect("valid"),
             created_ms,
         }
+    }
+
+    #[test]
+    fn no_two_jobs_have_one_name_in_the_trail() {
+        let name = |queue: &str, id: &str| trail_name(&queue.parse().expect("a name"), &id.parse().expect("an id"));
+        assert_eq!(name("emailQueue", "7"), "emailQueue/7");
+        assert_ne!(name("a/b", "c"), name("a", "b/c"));
+        assert_ne!(name("a%2Fb", "c"), name("a/b", "c"));
     }
 
     #[test]

@@ -119,18 +119,19 @@ pub(crate) fn addition(
 
 /// What [`Queues::add`] would refuse in a job, whatever Redis holds.
 pub fn check(job: &NewJob) -> Result<(), QueueError> {
-    let invalid = |message: String| Err(QueueError::Invalid(message));
     if job.name.is_empty() || job.name.len() > 256 {
-        return invalid("a job's name has 1 to 256 bytes".into());
+        return Err(QueueError::Invalid("a job's name has 1 to 256 bytes".into()));
     }
-    check_data(&job.data)?;
     if let Some(id) = &job.id {
-        let text = id.as_str();
-        // Whole numbers are BullMQ's own ids, and a colon separates the parts of its keys.
-        if text.contains(':') || text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return invalid("a job's own id is no whole number and has no ':'".into());
-        }
+        id.check_new().map_err(|error| QueueError::Invalid(error.to_string()))?;
     }
+    check_values(job)
+}
+
+/// The same for a job like one that is there: its name is as it is.
+pub(crate) fn check_values(job: &NewJob) -> Result<(), QueueError> {
+    let invalid = |message: String| Err(QueueError::Invalid(message));
+    check_data(&job.data)?;
     check_priority(job.priority.unwrap_or(0))?;
     if job.attempts == Some(0) {
         return invalid("a job needs at least one attempt".into());

@@ -26,11 +26,12 @@ impl Queues {
 
     /// Forgets a job that does not run.
     pub async fn remove(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
-        self.known_job(queue, id).await?;
+        let job = self.known_job(queue, id).await?;
         let keys = self.keys(queue);
-        // A name in a list that is one of the queue's own keys: the script would remove that.
-        if damage::shape(&keys).iter().any(|(key, _)| key == &keys.job_key(id.as_str())) {
-            return self.remove_by_hand(&keys, id, false).await;
+        // Its name is one of the queue's own keys: the script would remove that, and leave the name in the lists.
+        if let Some((key, wanted)) = damage::shape(&keys).into_iter().find(|(key, _)| key == &keys.job_key(id.as_str()))
+        {
+            return self.remove_from_own_key(&keys, &job, id, (&key, wanted)).await;
         }
         match removal(&keys, id).invoke::<i64>(&mut self.connection.get()).await.map_err(QueueError::from) {
             Ok(1) => Ok(()),
@@ -40,6 +41,27 @@ impl Queues {
             Err(error) if error.is_damage() => self.remove_by_hand(&keys, id, true).await,
             Err(error) => Err(error),
         }
+    }
+
+    /// What stands there may be the job, since somebody has added it under that name, or what belongs there.
+    async fn remove_from_own_key(
+        &self,
+        keys: &QueueKeys,
+        job: &JobView,
+        id: &JobId,
+        (key, wanted): (&str, &str),
+    ) -> Result<(), QueueError> {
+        if job.state == JobState::Active {
+            return Err(QueueError::Running { id: id.to_string() });
+        }
+        let mut connection = self.connection.get();
+        let found: String = redis::cmd("TYPE").arg(key).query_async(&mut connection).await?;
+        self.remove_by_hand(keys, id, wanted != "hash" && found == "hash").await?;
+        if wanted == "hash" && found == "hash" {
+            // Both in one: what is the queue's own stays.
+            redis::cmd("HDEL").arg(key).arg(&damage::OF_A_JOB).exec_async(&mut connection).await?;
+        }
+        Ok(())
     }
 
     async fn remove_by_hand(&self, keys: &QueueKeys, id: &JobId, with_keys: bool) -> Result<(), QueueError> {

@@ -9,7 +9,7 @@ use axum::{Extension, Json};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use patchbay_model::PluginName;
 use patchbay_model::capability::{HttpError, HttpResponse};
-use patchbay_model::job::{DEFAULT_PLATFORM, Trace};
+use patchbay_model::job::Trace;
 use patchbay_model::operation::Caller;
 use patchbay_model::outcome::{Failure, Outcome, Retry};
 use patchbay_model::retry::MAX_AFTER;
@@ -89,7 +89,8 @@ async fn call(
         input: input.map_or_else(|| "{}".into(), |input| String::from(Box::<str>::from(input))),
         caller: Caller {
             role: Some("operator".into()),
-            platform: trace.platform.unwrap_or_else(|| DEFAULT_PLATFORM.into()),
+            // Every request has one.
+            platform: trace.platform.unwrap_or_default(),
             correlation_id: trace.correlation_id.unwrap_or_default(),
             idempotency_key: idempotency_key(&headers)?,
             ..Caller::default()

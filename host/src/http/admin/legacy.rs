@@ -14,11 +14,11 @@ use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::audited;
 use super::queues::known;
+use super::recorded;
 use crate::http::AppState;
 use crate::http::auth::Actor;
-use crate::http::error::{ApiError, ApiResult, ErrorBody};
+use crate::http::error::{ApiError, ApiResult, ErrorBody, ok};
 use crate::http::path::Path;
 use crate::schedule::rhythm;
 
@@ -56,6 +56,7 @@ async fn migrate(
     body: Result<Json<Migrate>, JsonRejection>,
 ) -> ApiResult<Vec<Migrated>> {
     let (queue, Json(body)) = (known(&state, &queue).await?, body?);
+    let redaction = state.plugins.redaction(&queue);
     let act = async {
         let mut migrated = Vec::new();
         let all = state.queues.schedulers(&queue).await?;
@@ -73,12 +74,19 @@ async fn migrate(
                     Err(error) => (None, Some(ApiError::from(error).message().to_owned())),
                 },
             };
-            migrated.push(Migrated { repeatable, schedule, reason });
+            let data = repeatable.data.as_ref().map(|data| redaction.data(data).0.text.into_owned());
+            migrated.push(Migrated { repeatable: LegacyRepeatable { data, ..repeatable }, schedule, reason });
         }
         state.schedules.changed();
         Ok::<_, ApiError>(migrated)
     };
-    audited(&state, &actor, "queue.migrate-repeatables", queue.as_str(), json!({ "dryRun": body.dry_run }), act).await
+    // Their data may be personal.
+    let named = |migrated: &Vec<Migrated>| {
+        let one = |one: &Migrated| json!({ "key": one.repeatable.key, "schedule": one.schedule, "reason": one.reason });
+        migrated.iter().map(one).collect()
+    };
+    let details = json!({ "dryRun": body.dry_run });
+    ok(recorded(&state, &actor, "queue.migrate-repeatables", queue.as_str(), details, act, named).await?)
 }
 
 fn fields(

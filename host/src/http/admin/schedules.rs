@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_model::QueueName;
@@ -12,13 +12,14 @@ use patchbay_model::schedule::{Missed, Rhythm, ScheduleId, Zone};
 use patchbay_queue::{QueueError, SchedulerView, check_job};
 use patchbay_store::{ScheduleFields, ScheduleRow};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::new_job::given;
-use super::{audited, traced};
+use super::reveal::{Reveal, refuse_mark};
+use super::{audited, recorded, traced};
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
@@ -69,6 +70,7 @@ fn now_ms() -> u64 {
     u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0)
 }
 
+/// With its data as it is; [`redacted`] hides.
 fn story(row: ScheduleRow, there: &[SchedulerView], default_zone: Zone) -> ScheduleStory {
     let view = there.iter().find(|view| view.id == row.id && view.alive);
     let zone = row.cron.as_ref().map(|_| row.tz.clone().unwrap_or_else(|| default_zone.to_string()));
@@ -111,9 +113,22 @@ pub(super) async fn stories(state: &AppState) -> Result<Vec<ScheduleStory>, ApiE
         .into_iter()
         .map(|row| {
             let there = there.get(&row.queue).map_or(&[][..], Vec::as_slice);
-            story(row, there, state.queues.default_zone())
+            redacted(state, story(row, there, state.queues.default_zone()))
         })
         .collect())
+}
+
+/// Without what is hidden of the jobs of its queue.
+fn redacted(state: &AppState, mut story: ScheduleStory) -> ScheduleStory {
+    if let Ok(queue) = story.row.queue.parse::<QueueName>() {
+        story.row.data = state.plugins.redaction(&queue).data(&story.row.data).0.text.into_owned();
+    }
+    story
+}
+
+/// For the record: which, and when it ticks. Its data may be personal.
+fn named(story: &ScheduleStory) -> Value {
+    json!({ "id": story.row.id, "queue": story.row.queue, "nextAt": story.next_at })
 }
 
 /// A job scheduler or repeatable that a BullMQ client made.
@@ -153,16 +168,30 @@ async fn list_of_clients(State(state): State<AppState>) -> ApiResult<Vec<ClientS
 }
 
 /// Show a schedule with its next five ticks.
-#[utoipa::path(get, path = "/schedules/{id}", tag = "schedules", security(("operator" = [])), params(("id" = String, Path)),
-    responses((status = 200, body = Success<Object>), (status = 404, body = ErrorBody)))]
-async fn show(State(state): State<AppState>, Path(id): Path<String>) -> ApiResult<ScheduleStory> {
+#[utoipa::path(get, path = "/schedules/{id}", tag = "schedules", security(("operator" = [])), params(("id" = String, Path), Reveal),
+    responses((status = 200, body = Success<Object>), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+async fn show(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    Path(id): Path<String>,
+    reveal: Result<Query<Reveal>, QueryRejection>,
+) -> ApiResult<ScheduleStory> {
+    let reveal = reveal?.0.checked()?;
+    if !reveal.reveal {
+        return ok(redacted(&state, with_ticks(&state, &id).await?));
+    }
+    let (act, seen) = (with_ticks(&state, &id), |_: &ScheduleStory| Value::Null);
+    ok(recorded(&state, &actor, "schedule.reveal", &id, reveal.details(), act, seen).await?)
+}
+
+async fn with_ticks(state: &AppState, id: &str) -> Result<ScheduleStory, ApiError> {
     let row = state.store.schedule(&id.parse()?).await?;
     let zone = state.queues.default_zone();
-    let Ok((queue, spec)) = spec(&row, zone) else { return ok(story(row, &[], zone)) };
+    let Ok((queue, spec)) = spec(&row, zone) else { return Ok(story(row, &[], zone)) };
     let ticks = spec.rhythm.preview(&spec.id, now_ms(), PREVIEW).unwrap_or_default();
     let mut story = story(row, &state.queues.schedulers(&queue).await?, zone);
     story.next = ticks.into_iter().filter_map(time).collect();
-    ok(story)
+    Ok(story)
 }
 
 /// A schedule. For a change, what is absent stays.
@@ -194,6 +223,7 @@ struct Wanted {
 
 /// Checked: it ticks at least once more, its queue is known, and its jobs could be added.
 async fn checked(state: &AppState, fields: ScheduleFields) -> Result<ScheduleFields, ApiError> {
+    refuse_mark("data", &fields.data)?;
     let queue = super::queues::known(state, &fields.queue).await?;
     // Each tick is such a job.
     check_job(&NewJob::new(queue, fields.name.as_str(), fields.data.as_str()))?;
@@ -239,7 +269,8 @@ async fn create(
         state.store.create_schedule(&fields, &actor.0).await?;
         in_place(&state, &id).await
     };
-    audited(&state, &actor, "schedule.create", id.as_str(), json!({ "queue": fields.queue }), act).await
+    let details = json!({ "queue": fields.queue });
+    ok(recorded(&state, &actor, "schedule.create", id.as_str(), details, act, named).await?)
 }
 
 /// Change a schedule. A plugin's stays changed when the plugin is updated.
@@ -278,7 +309,7 @@ async fn change(
         state.store.change_schedule(&fields, &actor.0).await?;
         in_place(&state, &id).await
     };
-    audited(&state, &actor, "schedule.change", id.as_str(), json!({}), act).await
+    ok(recorded(&state, &actor, "schedule.change", id.as_str(), json!({}), act, named).await?)
 }
 
 /// Remove an operator's schedule. A plugin's is paused instead, or taken out of its manifest.
@@ -310,7 +341,7 @@ async fn pause(
         state.store.pause_schedule(&id, true, &actor.0).await?;
         in_place(&state, &id).await
     };
-    audited(&state, &actor, "schedule.pause", id.as_str(), json!({}), act).await
+    ok(recorded(&state, &actor, "schedule.pause", id.as_str(), json!({}), act, named).await?)
 }
 
 /// Let a schedule tick again.
@@ -326,7 +357,7 @@ async fn resume(
         state.store.pause_schedule(&id, false, &actor.0).await?;
         in_place(&state, &id).await
     };
-    audited(&state, &actor, "schedule.resume", id.as_str(), json!({}), act).await
+    ok(recorded(&state, &actor, "schedule.resume", id.as_str(), json!({}), act, named).await?)
 }
 
 /// A job of a schedule.
@@ -397,5 +428,5 @@ async fn in_place(state: &AppState, id: &ScheduleId) -> Result<ScheduleStory, Ap
     reconciled(state).await?;
     let row = state.store.schedule(id).await?;
     let queue: QueueName = row.queue.parse()?;
-    Ok(story(row, &state.queues.schedulers(&queue).await?, state.queues.default_zone()))
+    Ok(redacted(state, story(row, &state.queues.schedulers(&queue).await?, state.queues.default_zone())))
 }

@@ -213,7 +213,9 @@ impl Jobs for Hostile {
             "enqueue" => {
                 let queue = data(&job)["queue"].as_str().unwrap_or("otherQueue").to_owned();
                 let new = |n: u32| queue::NewJob::new(&queue, &format!("child-{n}"), &json!({}));
-                Ok(json!(queue::enqueue(&[new(1), new(2)]).map_err(denied)?))
+                let mut jobs = [new(1), new(2)];
+                jobs[1].id = data(&job)["id"].as_str().map(str::to_owned);
+                Ok(json!(queue::enqueue(&jobs).map_err(denied)?))
             }
             // A parent with two children in this queue, one of which fails; `parent` instead of the first's own.
             "enqueue-flow" => {
@@ -231,6 +233,7 @@ impl Jobs for Hostile {
                     nodes[1].parent = u32::try_from(parent).ok();
                 }
                 nodes[2].job.data = json!({ "retry": "never" }).to_string();
+                nodes[1].job.id = data(&job)["id"].as_str().map(str::to_owned);
                 Ok(json!(flows::enqueue(&nodes).map_err(denied)?))
             }
             "children" => {

@@ -1,5 +1,6 @@
 //! Adding many jobs anew, of what Redis or the history knows of earlier ones.
 
+use patchbay_model::InvalidNewId;
 use patchbay_model::job::{JobKey, JobState, NewJob};
 
 use super::{Chosen, Fate, Step};
@@ -82,7 +83,10 @@ impl Queues {
     }
 
     fn addition_again(&self, item: &Again) -> Result<Step, QueueError> {
-        add::check(&item.job)?;
+        add::check_values(&item.job)?;
+        if let Some(kept) = item.kept.as_ref().filter(|kept| kept.key.id.is_queue_key()) {
+            return Err(QueueError::Invalid(InvalidNewId::QueueKey(kept.key.id.clone()).to_string()));
+        }
         let keys = self.keys(&item.job.queue);
         let (script, names) = add::script_for(&item.job, &keys);
         let (id, created_ms) = match &item.kept {

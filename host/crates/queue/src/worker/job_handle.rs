@@ -47,10 +47,14 @@ impl JobHandle {
         let mut outcomes: Vec<_> = done.chain(failed.into_iter().map(|(key, reason)| (key, Err(reason)))).collect();
         outcomes.sort();
         let result = |(key, outcome): (String, Result<String, String>)| {
-            // `prefix:queue:id`; neither a queue's name nor a child's id has a colon, a prefix may have.
-            let mut parts = key.rsplitn(3, ':');
-            let id = parts.next().unwrap_or_default().to_owned();
-            ChildResult { id, queue: parts.next().unwrap_or_default().to_owned(), outcome }
+            // `prefix:queue:id`; a queue's name has no colon, a prefix and a child's id may have. Of another prefix nothing is known.
+            let own = key.strip_prefix(self.key.prefix.as_str()).and_then(|rest| rest.strip_prefix(':'));
+            let (queue, id) = own.and_then(|rest| rest.split_once(':')).unwrap_or_else(|| {
+                let mut parts = key.rsplitn(3, ':');
+                let id = parts.next().unwrap_or_default();
+                (parts.next().unwrap_or_default(), id)
+            });
+            ChildResult { id: id.to_owned(), queue: queue.to_owned(), outcome }
         };
         Ok(outcomes.into_iter().map(result).collect())
     }
