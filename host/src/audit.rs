@@ -77,7 +77,7 @@ fn fits(schema: &Schema, entry: &Value) -> Result<(), CapabilityError> {
 
 fn refused(error: StoreError) -> CapabilityError {
     match error {
-        StoreError::Unavailable(_) => CapabilityError::unavailable("Postgres does not answer"),
+        StoreError::Unavailable(_) | StoreError::ReadOnly(_) => CapabilityError::unavailable(error.to_string()),
         StoreError::Unstorable(_) => CapabilityError::invalid(error.to_string()),
         StoreError::Refused(_) => CapabilityError::invalid("Postgres refuses a value of the entry"),
         other => {

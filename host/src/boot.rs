@@ -27,17 +27,17 @@ use crate::grants::{self, Grants};
 use crate::health::Health;
 use crate::history::{Bodies, History, Room};
 use crate::http::{AppState, IncidentSources, MetricsPage, Operator};
-use crate::incident::RecentLines;
 use crate::local_copy::LocalCopy;
 use crate::metrics::{Exposition, Meters, RequestMeters, Sources};
 use crate::plugins::{Parts, Plugins};
 use crate::quarantine::{self, Quarantine};
 use crate::schedule::Schedules;
 use crate::settings::Settings;
+use crate::telemetry::Logging;
 use crate::traces::{Exporter, Traces};
 use crate::vault::{Keys, Vault};
 use crate::work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
-use crate::{history, http, outbox, recorder};
+use crate::{history, http, limits, outbox, recorder};
 
 /// How long open HTTP requests, and operations whose clients have left, may take to finish at the end of a drain.
 const HTTP_GRACE: Duration = Duration::from_secs(5);
@@ -68,14 +68,18 @@ pub struct Host {
     /// Listened to from the start: whoever sees that we are up may signal at once.
     terminate: Signal,
     interrupt: Signal,
+    /// A terminal that is closed; absent where whoever started us wants us to outlive it (`nohup`).
+    hangup: Option<Signal>,
 }
 
 impl Host {
-    /// `lines`: the last ones of the log. Connects, migrates, loads the active plugins, and begins to serve and to work.
-    pub async fn start(config: Config, lines: RecentLines) -> anyhow::Result<Self> {
+    /// Connects, migrates, loads the active plugins, and begins to serve and to work.
+    pub async fn start(config: Config, logging: &Logging) -> anyhow::Result<Self> {
         yield_to_other_services();
         let keys = Keys::load(config.master_keys())?;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let hangup = if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
+        check_limits(&config);
         // Before any job is taken: a host that cannot listen does not start.
         let listener = TcpListener::bind(config.listen())
             .await
@@ -87,7 +91,7 @@ impl Host {
         let is_away = match migrate(&store).await {
             Ok(()) => false,
             Err(error) if is_away(&error) && Plugins::has_copy(&copy) => {
-                warn!("Postgres does not answer: starting with what this host last saw of it");
+                warn!(error = format!("{error:#}"), "starting with what this host last saw of Postgres");
                 true
             }
             Err(error) => return Err(error),
@@ -95,6 +99,7 @@ impl Host {
         let environment = EnvironmentSecrets(config.clone());
         let vault = Vault::open(store.clone(), keys, environment, copy.clone(), is_away).await?;
         let queues = Queues::connect(config.queues()).await.context("cannot use Redis")?;
+        let queues = queues.with_default_zone(config.default_zone());
         let runtime = Runtime::new(runtime_config).context("cannot start the sandbox")?;
 
         let sql = PluginSql::new(&store, config.sql_max_connections());
@@ -116,7 +121,7 @@ impl Host {
             breakers,
             uses: Arc::clone(&uses),
         });
-        let settings = Arc::new(Settings::new(config.mail_from()));
+        let settings = Arc::new(Settings::new(config.mail_from(), config.default_platform().into()));
         let host_name = host_name();
         let (traces, exporter) = match config.traces(&host_name) {
             None => (Traces::default(), None),
@@ -221,6 +226,7 @@ impl Host {
             queues: queues.clone(),
             bulks: Arc::clone(&bulks),
             max_jobs: config.max_jobs(),
+            dropped_lines: logging.dropped.clone(),
         });
         let operations = TaskTracker::new();
         let state = AppState {
@@ -240,10 +246,11 @@ impl Host {
                 keep: config.keep_attempts(),
             }),
             health: Arc::clone(&health),
-            incident: Arc::new(IncidentSources { config: config.clone(), lines }),
+            incident: Arc::new(IncidentSources { config: config.clone(), lines: logging.lines.clone() }),
             traces,
             metrics: Arc::new(MetricsPage { exposition: metrics, needs_operator: config.metrics_need_operator() }),
             operator: config.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
+            default_platform: config.default_platform().into(),
             environment: config.environment().into(),
             node_may_be_bullmq_5: config.node_may_be_bullmq_5(),
             max_component_bytes: config.max_component_bytes(),
@@ -256,7 +263,7 @@ impl Host {
         }
         let stop = CancellationToken::new();
         let limits = config.http_limits();
-        let router = http::router(state, requests, limits.body_timeout);
+        let router = http::router(state, requests, &limits);
         let server = tokio::spawn(http::serve(listener, router, limits, stop.clone()));
         let policy = config.quarantine_policy();
         let mut tasks = vec![
@@ -283,7 +290,13 @@ impl Host {
             tokio::spawn(history::run(store.clone(), queues.clone(), config.keep_attempts(), stop.clone())),
         ];
         if let Some(every) = config.mirror_every() {
-            tasks.push(tokio::spawn(history::mirror::run(store.clone(), queues.clone(), every, stop.clone())));
+            tasks.push(tokio::spawn(history::mirror::run(
+                store.clone(),
+                queues.clone(),
+                Arc::clone(&plugins),
+                every,
+                stop.clone(),
+            )));
         }
         info!(
             postgres_at_most = config.store().max_connections,
@@ -309,6 +322,7 @@ impl Host {
             bodies,
             terminate,
             interrupt,
+            hangup,
         })
     }
 
@@ -317,11 +331,18 @@ impl Host {
         self.address
     }
 
-    /// Serves until SIGTERM or SIGINT, then drains: no new jobs at once, running ones to their end or the drain limit.
+    /// Serves until SIGTERM, SIGINT or SIGHUP, then drains: no new jobs at once, running ones to their end or the drain limit.
     pub async fn run_until_signal(mut self) -> anyhow::Result<()> {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => info!("SIGTERM: draining"),
             _ = self.interrupt.recv() => info!("SIGINT: draining"),
+            _ = hangup => info!("SIGHUP: draining; the configuration is read at a start only"),
         }
         self.shut_down().await
     }
@@ -358,6 +379,21 @@ impl Host {
     }
 }
 
+/// By the mask of ignored signals (proc_pid_status(5)): a handler of ours would undo it.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
+}
+
+/// Raises what may be raised, and says what is too small all the same.
+fn check_limits(config: &Config) {
+    limits::raise_open_files();
+    for problem in limits::problems(config) {
+        warn!("{problem}");
+    }
+}
+
 /// Where Linux groups processes by session (sched_autogroup, sched(7)), the lower priority of guests' threads counts among this process's
 /// threads only, and spinning guests keep Postgres on the same machine waiting for up to seconds. A session of our own, as a service
 /// manager gives, may be made nicer as a whole; one that belongs to a terminal is not ours to change.
@@ -378,14 +414,13 @@ fn session_of_this_process() -> Option<u32> {
 }
 
 async fn migrate(store: &Store) -> anyhow::Result<()> {
-    let connected = tokio::time::timeout(MIGRATION_CONNECT_LIMIT, store.ping());
-    connected.await.map_err(|_| StoreError::no_answer()).flatten().context("cannot use Postgres")?;
+    store.reach(MIGRATION_CONNECT_LIMIT).await.context("cannot use Postgres")?;
     store.migrate().await.context("cannot migrate the database")?;
     Ok(())
 }
 
 fn is_away(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<StoreError>(), Some(StoreError::Unavailable(_)))
+    error.downcast_ref().is_some_and(StoreError::is_passing)
 }
 
 /// After a start without Postgres. Until then whatever needs it fails and is tried again.
@@ -398,7 +433,7 @@ async fn migrate_when_back(is_away: bool, store: Store, plugins: Arc<Plugins>, s
         }
         match store.migrate().await {
             Ok(_) => waits = false,
-            Err(StoreError::Unavailable(_)) => {}
+            Err(error) if error.is_passing() => {}
             Err(error) => tracing::error!(%error, "the database cannot be migrated"),
         }
     }

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use patchbay_queue::QueueOverview;
+use patchbay_model::QueueName;
+use patchbay_model::shell::{arguments, word};
+use patchbay_queue::{QueueOverview, TakenKey};
 use patchbay_store::{ActionRow, PlacesTaken};
 use serde::Serialize;
 
@@ -18,6 +20,8 @@ use crate::quarantine::Quarantined;
 pub struct Seen {
     /// The queue in Redis.
     pub queue: QueueOverview,
+    /// Its own keys in Redis at which something else stands.
+    pub taken: Vec<TakenKey>,
     /// Names of its workers.
     pub workers: Vec<String>,
     /// The plugin that handles it, active on this host.
@@ -51,15 +55,46 @@ pub struct Reason {
     pub next: String,
 }
 
+/// What stands at one of a queue's own keys, and how it goes away.
+pub(crate) fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
+    let TakenKey { key, name, wanted, found, is_job } = key;
+    let key = word(key);
+    if *is_job {
+        let job = arguments(&[queue.as_str(), name]);
+        return (
+            format!(
+                "a job was added under the id {name}, and stands in Redis at {key}, where BullMQ keeps a part of the queue (a {wanted}): the \
+                 queue cannot work"
+            ),
+            format!(
+                "read it: patchbay job show {job}; then take it away: patchbay job remove {job}. Add it again under another id"
+            ),
+        );
+    }
+    (
+        format!("the key {key} holds a {found}, and BullMQ keeps a {wanted} there: the queue cannot work"),
+        format!(
+            "look at it with redis-cli; then put it aside: redis-cli RENAME {key} {}",
+            word(&format!("{key}-aside"))
+        ),
+    )
+}
+
 /// Every reason that applies; one that says so when nothing is wrong.
 pub fn diagnose(seen: &Seen) -> Vec<Reason> {
     let queue = &seen.queue;
-    let name = &queue.name;
+    let name = arguments(&[queue.name.as_str()]);
     let counts = &queue.counts;
     let waiting = counts.waiting + counts.prioritized;
     let mut reasons = Vec::new();
     let mut because = |code, message: String, next: String| reasons.push(Reason { code, message, next });
-    if let Some(error) = &queue.error {
+    for key in &seen.taken {
+        let (stands, next) = taken(&queue.name, key);
+        because("damaged-data", stands, next);
+    }
+    if let Some(error) =
+        queue.error.as_ref().filter(|error| !seen.taken.iter().any(|key| error.starts_with(&format!("{}:", key.key))))
+    {
         let next = "repair or remove that key with redis-cli; jobs there may not be taken until then";
         because("damaged-data", format!("what Redis holds of the queue is damaged: {error}"), next.into());
     }
@@ -205,6 +240,7 @@ mod tests {
                 put_aside: 0,
                 error: None,
             },
+            taken: Vec::new(),
             workers: vec!["host:1".into()],
             plugin: Some("email".into()),
             quarantined: None,
@@ -224,6 +260,25 @@ mod tests {
     fn a_queue_without_trouble_says_so() {
         assert_eq!(codes(&seen(QueueCounts::default())), ["empty"]);
         assert_eq!(codes(&seen(QueueCounts { waiting: 5, active: 2, ..QueueCounts::default() })), ["busy"]);
+    }
+
+    #[test]
+    fn a_job_in_the_place_of_a_key_is_named_with_what_takes_it_away() {
+        let mut seen = seen(QueueCounts::default());
+        seen.queue.name = "-my queue".parse().expect("a name");
+        seen.queue.error = Some("bull:-my queue:failed: WRONGTYPE".into());
+        let key = |name: &str, is_job| TakenKey {
+            key: format!("bull:-my queue:{name}"),
+            name: name.into(),
+            wanted: "zset",
+            found: "hash".into(),
+            is_job,
+        };
+        seen.taken = vec![key("failed", true), key("marker", false)];
+        let reasons = diagnose(&seen);
+        assert_eq!(reasons.len(), 2, "{reasons:?}");
+        assert!(reasons[0].next.contains("patchbay job remove -- '-my queue' failed"), "{}", reasons[0].next);
+        assert!(reasons[1].next.contains("redis-cli RENAME 'bull:-my queue:marker'"), "{}", reasons[1].next);
     }
 
     #[test]

@@ -9,22 +9,28 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use patchbay_queue::Queues;
-use patchbay_store::Store;
+use patchbay_store::{ReadOnly, Store, StoreProbe};
+
+use tracing::{error, info, warn};
 
 use crate::plugins::Plugins;
 
 /// Longest wait for one dependency. Load balancers commonly wait 2 to 5 s; the answer must come before that.
 const PROBE_LIMIT: Duration = Duration::from_millis(1_500);
+/// For the reason why Postgres does not answer: for the log only.
+const WHY_LIMIT: Duration = Duration::from_secs(10);
 /// A clock further than this from Redis's makes delays, schedules and locks wrong.
 const MAX_SKEW_MS: u64 = 5_000;
 
 /// What one probe saw.
 #[derive(Debug, Clone, Copy)]
 pub struct Probe {
-    /// Round trip of `SELECT 1`; absent when Postgres did not answer in time.
+    /// Round trip of a small query; absent when Postgres did not answer in time.
     pub database: Option<Duration>,
     /// Before that, the wait for a connection of the pool.
     pub pool_wait: Option<Duration>,
+    /// Why nothing can be written to Postgres, though it answered.
+    pub read_only: Option<ReadOnly>,
     /// Round trip of `PING`; absent when Redis did not answer in time.
     pub redis: Option<Duration>,
     /// Our clock minus Redis's, milliseconds.
@@ -32,9 +38,9 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Both answered.
+    /// Both answered, and Postgres can be written to.
     pub fn healthy(&self) -> bool {
-        self.database.is_some() && self.redis.is_some()
+        self.database.is_some() && self.read_only.is_none() && self.redis.is_some()
     }
 }
 
@@ -46,6 +52,8 @@ pub enum NotReady {
     Draining,
     /// Postgres does not answer.
     Database,
+    /// Postgres answers and takes no change.
+    DatabaseReadOnly,
     /// Redis does not answer.
     Redis,
     /// Its clock is off.
@@ -60,6 +68,7 @@ impl NotReady {
         match self {
             Self::Draining => "draining",
             Self::Database => "database",
+            Self::DatabaseReadOnly => "database-read-only",
             Self::Redis => "redis",
             Self::Skewed => "skewed",
             Self::Stale => "stale",
@@ -75,6 +84,8 @@ pub struct Health {
     started: Instant,
     draining: AtomicBool,
     in_flight: Mutex<Option<Shared<BoxFuture<'static, Probe>>>>,
+    /// The reasons against being ready that were logged last.
+    logged: Mutex<Vec<NotReady>>,
 }
 
 impl Health {
@@ -87,6 +98,7 @@ impl Health {
             started: Instant::now(),
             draining: AtomicBool::new(false),
             in_flight: Mutex::default(),
+            logged: Mutex::default(),
         }
     }
 
@@ -109,7 +121,8 @@ impl Health {
                 None => {
                     // A task, so that a caller that goes away does not stop the probe for the others.
                     let task = tokio::spawn(probe(self.store.clone(), self.queues.clone()));
-                    let nothing = Probe { database: None, pool_wait: None, redis: None, skew_ms: None };
+                    let nothing =
+                        Probe { database: None, pool_wait: None, read_only: None, redis: None, skew_ms: None };
                     let shared = task.map(move |seen| seen.unwrap_or(nothing)).boxed().shared();
                     *slot = Some(shared.clone());
                     shared
@@ -125,12 +138,50 @@ impl Health {
         let reasons = [
             (self.draining.load(Ordering::Relaxed), NotReady::Draining),
             (probe.database.is_none(), NotReady::Database),
+            (probe.read_only.is_some(), NotReady::DatabaseReadOnly),
             (probe.redis.is_none(), NotReady::Redis),
             (probe.skew_ms.is_some_and(|skew| skew.unsigned_abs() > MAX_SKEW_MS), NotReady::Skewed),
             (self.plugins.is_stale(), NotReady::Stale),
         ];
-        reasons.into_iter().filter_map(|(applies, reason)| applies.then_some(reason)).collect()
+        let reasons: Vec<NotReady> =
+            reasons.into_iter().filter_map(|(applies, reason)| applies.then_some(reason)).collect();
+        self.log_changes(&reasons, probe.read_only);
+        reasons
     }
+
+    /// A line each time that the reasons are others than before.
+    fn log_changes(&self, reasons: &[NotReady], read_only: Option<ReadOnly>) {
+        let before = {
+            let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+            if *logged == reasons {
+                return;
+            }
+            std::mem::replace(&mut *logged, reasons.to_vec())
+        };
+        if reasons.is_empty() {
+            return info!("this host is ready");
+        }
+        let codes: Vec<&str> = reasons.iter().map(|reason| reason.code()).collect();
+        let codes = codes.join(", ");
+        if let Some(read_only) = read_only {
+            error!(reasons = codes, "this host is not ready: Postgres may only be read: {read_only}");
+        } else if reasons.contains(&NotReady::Database) && !before.contains(&NotReady::Database) {
+            let store = self.store.clone();
+            tokio::spawn(async move {
+                // The probe's own time was too short to hear it from the pool.
+                let why = tokio::time::timeout(WHY_LIMIT, store.why_unreachable()).await.ok().flatten();
+                let why = why.map_or_else(|| "no answer in time".into(), |why| chain(&why));
+                error!(reasons = codes, "this host is not ready: {why}");
+            });
+        } else {
+            warn!(reasons = codes, "this host is not ready");
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 async fn probe(store: Store, queues: Queues) -> Probe {
@@ -138,6 +189,12 @@ async fn probe(store: Store, queues: Queues) -> Probe {
     let redis = async { tokio::time::timeout(PROBE_LIMIT, queues.ping()).await.ok()?.ok() };
     let skew = async { tokio::time::timeout(PROBE_LIMIT, queues.clock_skew_ms()).await.ok()?.ok() };
     let (database, redis, skew_ms) = tokio::join!(database, redis, skew);
-    let (pool_wait, database) = database.unzip();
-    Probe { database, pool_wait, redis, skew_ms }
+    let database: Option<StoreProbe> = database;
+    Probe {
+        database: database.map(|seen| seen.round_trip),
+        pool_wait: database.map(|seen| seen.waited),
+        read_only: database.and_then(|seen| seen.read_only),
+        redis,
+        skew_ms,
+    }
 }

@@ -16,13 +16,20 @@ pub type Effective = Arc<Map<String, Value>>;
 pub struct Settings {
     /// The mail account's sender.
     mail_from: Option<String>,
+    /// Of jobs that name none.
+    default_platform: Arc<str>,
     by_plugin: ArcSwap<HashMap<PluginName, Effective>>,
 }
 
 impl Settings {
     /// `mail_from` is for plugins that send mail and have an unset setting `from`.
-    pub fn new(mail_from: Option<String>) -> Self {
-        Self { mail_from, by_plugin: ArcSwap::default() }
+    pub fn new(mail_from: Option<String>, default_platform: Arc<str>) -> Self {
+        Self { mail_from, default_platform, by_plugin: ArcSwap::default() }
+    }
+
+    /// What guests hear of a job or request that names no platform.
+    pub fn default_platform(&self) -> &str {
+        &self.default_platform
     }
 
     /// Of one plugin; empty when there are none.

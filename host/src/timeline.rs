@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use patchbay_queue::{Family, JobView};
-use patchbay_store::{FoundRow, JobAction, JobAudit, JobBulk, Relative};
+use patchbay_store::{FoundRow, JobAction, JobAudit, JobBulk, JobErasure, Relative};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -23,6 +23,8 @@ pub struct Seen {
     pub bulks: Vec<JobBulk>,
     /// Of plugins.
     pub audit: Vec<JobAudit>,
+    /// That took its data away.
+    pub erasures: Vec<JobErasure>,
     /// Of the same requests.
     pub relatives: Vec<Relative>,
     /// Versions of revisions by digest.
@@ -146,6 +148,8 @@ pub enum What {
         /// The job that wrote it, where it is another one of the same request.
         by: Option<String>,
     },
+    /// Its data was erased; the others of its events stay.
+    Erased { actor: String, reason: String, erasure: i64 },
     /// It wrote a line with a time into its log.
     Log { line: String },
 }
@@ -165,6 +169,10 @@ pub fn timeline(queue: &str, id: &str, seen: Seen) -> Timeline {
         let made = job.timestamp.and_then(|ms| i64::try_from(ms).ok()).unwrap_or(0);
         lives.entry(made).or_insert_with(|| Life::new(made)).is_in_redis(job, seen.family, seen.logs);
     }
+    for erasure in &seen.erasures {
+        // Of a job that never ran, nothing else is left.
+        lives.entry(erasure.job_created_ms).or_insert_with(|| Life::new(erasure.job_created_ms));
+    }
     for relative in &seen.relatives {
         let key = format!("{}:{}", relative.queue, relative.job_id);
         for life in lives.values_mut() {
@@ -181,6 +189,12 @@ pub fn timeline(queue: &str, id: &str, seen: Seen) -> Timeline {
         let place = if adds { made_at(&lives, item.at.timestamp_millis()) } else { Some(item.job_created_ms) };
         if let Some(life) = place.and_then(|made| lives.get_mut(&made)) {
             life.events.push(Event { at: item.at, what: bulk(&item, adds) });
+        }
+    }
+    for erasure in seen.erasures {
+        let JobErasure { erasure, job_created_ms, at, actor, reason } = erasure;
+        if let Some(life) = lives.get_mut(&job_created_ms) {
+            life.events.push(Event { at, what: What::Erased { actor, reason, erasure } });
         }
     }
     let actions = seen.actions.into_iter().map(|action| {

@@ -83,6 +83,18 @@ function world(check) {
   return self;
 }
 
+// Ticks come, none is due after the end, and none is left.
+async function endsInTime(w, repeat) {
+  // All checks begin at once: the first ticks of some are late.
+  const endDate = Date.now() + 8_000;
+  await w.queue.upsertJobScheduler("ends", { ...repeat, endDate }, { name: "noop" });
+  await until("two ticks", async () => (await w.queue.getJobCounts("completed")).completed >= 2);
+  await until("its end", async () => Date.now() > endDate && (await w.queue.getDelayedCount()) === 0);
+  await sleep(600);
+  assert.equal(await w.queue.getDelayedCount(), 0);
+  for (const { id } of await w.queue.getCompleted()) assert.ok(Number(id.split(":").pop()) <= endDate, `${id} after ${endDate}`);
+}
+
 const ODD = { text: "żółć \u{1F600} \"'\\\n\u0000", n: 0.1, big: 9007199254740991, neg: -1e-7, nested: [null, true, { a: [] }], empty: "" };
 
 const checks = {
@@ -241,6 +253,49 @@ const checks = {
     await w.ended(young.id);
     assert.equal(await w.queue.getJob(old.id), undefined);
   },
+  "odd-options": async (w) => {
+    const all = [{ attempts: 1e10 }, { attempts: "3" }, { attempts: 1.5 }, { attempts: 2, backoff: { type: "custom", delay: 5 } },
+      { attempts: 2, backoff: { delay: 5 } }, { attempts: 2, backoff: { type: "custom" } }, { attempts: 2, timestamp: 1732845678123.5 }];
+    const jobs = await Promise.all(all.map((opts) => w.add("act", { ends: ["fail", "ok"], value: 1 }, opts)));
+    for (const job of jobs) assert.equal((await w.ended(job.id)).attemptsMade, 2, JSON.stringify(job.opts));
+  },
+  "own-timestamps": async (w) => {
+    const keys = new Set();
+    for (const timestamp of [1732845678123.5, 1732845678123.5, 1732845678123]) {
+      await w.add("echo", {}, { jobId: "mine", timestamp });
+      const done = await w.ended("mine");
+      keys.add(done.returnvalue.key);
+      await done.remove();
+    }
+    assert.equal(keys.size, 3);
+  },
+  numbers: async (w) => {
+    const numbers = Array.from({ length: 1_000 }, (_, i) => Math.random() * 10 ** ((i % 40) - 20));
+    assert.deepEqual((await w.ended((await w.add("echo", { numbers })).id)).returnvalue.data, { numbers });
+  },
+  "deep-data": async (w) => {
+    let deep = "bottom";
+    for (let i = 0; i < 130; i++) deep = [deep];
+    const done = await w.ended((await w.add("echo", { deep, half: "\ud800", pair: "\u{1F600}" })).id);
+    assert.deepEqual(done.returnvalue.data, { deep, half: "\ufffd", pair: "\u{1F600}" });
+  },
+  "keep-fraction": async (w) => {
+    const old = await w.add("noop", {}, { removeOnComplete: { age: 0.5 } });
+    await w.ended(old.id);
+    await sleep(800);
+    await w.ended((await w.add("noop", {}, { removeOnComplete: { age: 0.5 } })).id);
+    assert.equal(await w.queue.getJob(old.id), undefined);
+  },
+  "returns-early": async (w) => {
+    const children = w.other("children");
+    // Due later, so that its child is there before it starts.
+    const parent = await w.add("act", { value: 1 }, { attempts: 20, backoff: 200, delay: 100 });
+    const child = await children.add("child", {}, { parent: { id: parent.id, queue: `${base.prefix}:returns-early` } });
+    await until("a failed attempt", async () => (await w.queue.getJob(parent.id)).attemptsMade > 0);
+    w.worker(async () => 2, {}, children.name);
+    await w.ended(child.id, "completed", children);
+    assert.ok((await w.ended(parent.id)).attemptsMade > 1);
+  },
   pause: async (w) => {
     await w.queue.pause();
     const job = await w.add("noop");
@@ -268,6 +323,48 @@ const checks = {
     await until("two ticks", async () => (await w.queue.getJobCounts("completed")).completed >= 2);
     await sleep(600);
     assert.deepEqual(await w.queue.getJobCounts("completed", "delayed"), { completed: 2, delayed: 0 });
+  },
+  "cron-forms": async (w) => {
+    await w.queue.upsertJobScheduler("forms", { pattern: "0/1 * * ? JAN-dec *", tz: "asia/kolkata" }, { name: "echo", data: { form: 1 } });
+    await until("three ticks", async () => (await w.queue.getJobCounts("completed")).completed >= 3);
+    await w.queue.removeJobScheduler("forms");
+  },
+  "cron-end": async (w) => endsInTime(w, { pattern: "* * * * * *" }),
+  "every-end": async (w) => endsInTime(w, { every: 400 }),
+  "scheduler-colons": async (w) => {
+    const id = "tenant:42::UTC:0 9 * * *";
+    await w.queue.upsertJobScheduler(id, { pattern: "* * * * * *" }, { name: "echo", data: { mine: true } });
+    const path = `/queues/scheduler-colons/migrate-repeatables`;
+    for (const dryRun of [true, false]) {
+      const [one, ...more] = await api(path, { dryRun });
+      assert.deepEqual(more, []);
+      assert.equal(one.schedule, null);
+      assert.match(one.reason, /job scheduler/);
+    }
+    const before = (await w.queue.getJobCounts("completed")).completed;
+    await until("two more ticks", async () => (await w.queue.getJobCounts("completed")).completed >= before + 2);
+    assert.equal((await w.queue.getJobScheduler(id)).pattern, "* * * * * *");
+    await w.queue.removeJobScheduler(id);
+  },
+  "own-strategy": async (w) => {
+    // Ours cannot know what this client makes of its patterns.
+    const queue = w.keep(new Queue("own-strategy", { ...base, settings: { repeatStrategy: (millis) => millis + 100 } }));
+    await queue.upsertJobScheduler("moon", { pattern: "every full moon" }, { name: "echo", data: { moon: 1 } });
+    await until("its tick", async () => (await w.queue.getJobCounts("completed")).completed === 1);
+    const [listed] = (await api("/job-schedulers")).filter((one) => one.queue === "own-strategy");
+    assert.equal(listed.id, "moon");
+    assert.equal(listed.alive, false);
+    assert.match(listed.trouble, /cannot read the cron expression/);
+    await w.queue.upsertJobScheduler("moon", { pattern: "* * * * * *" }, { name: "echo", data: { moon: 2 } });
+    await until("its ticks", async () => (await w.queue.getJobCounts("completed")).completed >= 3);
+    await w.queue.removeJobScheduler("moon");
+  },
+  "repeat-data": async (w) => {
+    if (!w.queue.removeRepeatableByKey) throw new NotOffered("no repeatables since version 6");
+    await w.queue.add("echo", { keep: "me" }, { repeat: { every: 300 } });
+    await until("three ticks", async () => (await w.queue.getJobCounts("completed")).completed >= 3);
+    for (const done of await w.queue.getCompleted()) assert.deepEqual(done.data, { keep: "me" });
+    for (const { key } of await w.queue.getRepeatableJobs()) await w.queue.removeRepeatableByKey(key);
   },
   flow: async (w) => {
     const flows = w.keep(new FlowProducer(base));

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import random
 import re
 import sys
 import time
@@ -367,6 +368,67 @@ async def _(w):
     equal(await w.queue.getJob(old.id), None)
 
 
+@check("odd-options")
+async def _(w):
+    every = [{"attempts": 10000000000}, {"attempts": "3"}, {"attempts": 1.5}, {"attempts": 2, "backoff": {"type": "custom", "delay": 5}},
+             {"attempts": 2, "backoff": {"delay": 5}}, {"attempts": 2, "backoff": {"type": "custom"}}]
+    for job in [await w.add("act", {"ends": ["fail", "ok"], "value": 1}, opts) for opts in every]:
+        equal((await w.ended(job)).attemptsMade, 2)
+
+
+@check("own-timestamps")
+async def _(w):
+    keys = set()
+    # Whole ones: this client cannot read others.
+    for timestamp in [1732845678123, 1732845678123, 1732845678124]:
+        await w.add("echo", {}, {"jobId": "mine", "timestamp": timestamp})
+        done = await w.ended("mine")
+        keys.add(done.returnvalue["key"])
+        await done.remove()
+    equal(len(keys), 3)
+
+
+@check("numbers")
+async def _(w):
+    numbers = [random.random() * 10.0 ** (i % 40 - 20) for i in range(1000)]
+    equal((await w.ended(await w.add("echo", {"numbers": numbers}))).returnvalue["data"], {"numbers": numbers})
+
+
+@check("deep-data")
+async def _(w):
+    deep = "bottom"
+    for _ in range(130):
+        deep = [deep]
+    equal((await w.ended(await w.add("echo", {"deep": deep}))).returnvalue["data"], {"deep": deep})
+
+
+@check("keep-fraction")
+async def _(w):
+    old = await w.add("noop", {}, {"removeOnComplete": {"age": 0.5}})
+    await w.ended(old)
+    await asyncio.sleep(0.8)
+    await w.ended(await w.add("noop", {}, {"removeOnComplete": {"age": 0.5}}))
+    equal(await w.queue.getJob(old.id), None)
+
+
+@check("returns-early")
+async def _(w):
+    children = w.other("children")
+
+    async def two(_job, _token):
+        return 2
+
+    async def tried():
+        return (await w.queue.getJob(parent.id)).attemptsMade > 0
+    # Due later, so that its child is there before it starts.
+    parent = await w.add("act", {"value": 1}, {"attempts": 20, "backoff": 200, "delay": 100})
+    child = await children.add("child", {}, {"parent": {"id": parent.id, "queue": f"{PREFIX}:{w.check}"}})
+    await until("a failed attempt", tried)
+    w.worker(two, on=children.name)
+    await w.ended(child, on=children)
+    equal((await w.ended(parent)).attemptsMade > 1, True)
+
+
 @check("pause")
 async def _(w):
     await w.queue.pause()
@@ -400,6 +462,66 @@ async def _(w):
     await w.completed(2)
     await asyncio.sleep(0.6)
     equal(await w.queue.getJobCounts("completed", "delayed"), {"completed": 2, "delayed": 0})
+
+
+@check("cron-forms")
+async def _(w):
+    # Its own parser takes no 0/1 and no zone in odd letters: a Node client of the same queue may have written those.
+    await w.queue.upsertJobScheduler("forms", {"pattern": "*/1 * * * JAN-DEC *", "tz": "Asia/Kolkata"}, "echo", {"form": 1})
+    await w.completed(3)
+    await w.queue.removeJobScheduler("forms")
+
+
+async def ends_in_time(w, repeat):
+    # All checks begin at once: the first ticks of some are late.
+    end = int(time.time() * 1000) + 8_000
+    await w.queue.upsertJobScheduler("ends", {**repeat, "endDate": end}, "noop")
+    await w.completed(2)
+
+    async def over():
+        return time.time() * 1000 > end and (await w.queue.getJobCounts("delayed"))["delayed"] == 0
+    await until("its end", over)
+    await asyncio.sleep(0.6)
+    equal((await w.queue.getJobCounts("delayed"))["delayed"], 0)
+    for done in await w.queue.getCompleted():
+        assert int(done.id.split(":")[-1]) <= end, f"{done.id} after {end}"
+
+
+@check("cron-end")
+async def _(w):
+    await ends_in_time(w, {"pattern": "* * * * * *"})
+
+
+@check("every-end")
+async def _(w):
+    await ends_in_time(w, {"every": 400})
+
+
+@check("scheduler-colons")
+async def _(w):
+    scheduler = "tenant:42::UTC:0 9 * * *"
+    await w.queue.upsertJobScheduler(scheduler, {"pattern": "* * * * * *"}, "echo", {"mine": True})
+    for dry_run in [True, False]:
+        [one] = await api("/queues/scheduler-colons/migrate-repeatables", {"dryRun": dry_run})
+        equal(one["schedule"], None)
+        matches(one["reason"], "job scheduler")
+    await w.completed(3)
+    await w.queue.removeJobScheduler(scheduler)
+
+
+@check("own-strategy")
+async def _(w):
+    await w.queue.upsertJobScheduler("moon", {"pattern": "* * * * * *"}, "echo", {"moon": 1})
+    key = f"{PREFIX}:own-strategy:repeat:moon"
+    await w.queue.client.hset(key, "pattern", "every full moon")
+    [listed] = [one for one in await api("/job-schedulers") if one["queue"] == "own-strategy"]
+    matches(listed["trouble"], "cannot read the cron expression")
+    await w.queue.client.hset(key, "pattern", "* * * * * *")
+    await w.completed(3)
+    await w.queue.removeJobScheduler("moon")
+
+
+missing("repeat-data", Queue, "removeRepeatableByKey")
 
 
 async def children_values(job, _token):

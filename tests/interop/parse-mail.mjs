@@ -19,7 +19,7 @@ for (const mail of JSON.parse(input)) {
     cc: boxes(read.cc),
     replyTo: boxes(read.replyTo),
     messageId: read.messageId,
-    text: read.text ?? null,
+    text: read.text || null,
     html: read.html || null,
     files: read.attachments.map((one) => [one.filename, one.contentType, one.content.toString("base64"), one.cid ?? null]),
   });

@@ -57,7 +57,7 @@ async fn restored(
 }
 
 async fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    ensure!(Command::new("cp").arg("-r").arg(from).arg(to).status().await?.success(), "cp {}", from.display());
+    ensure!(Command::new("cp").arg("-rT").arg(from).arg(to).status().await?.success(), "cp {}", from.display());
     Ok(())
 }
 

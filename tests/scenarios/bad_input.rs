@@ -59,8 +59,12 @@ async fn a_plugin_that_asks_for_less_than_it_imports_or_contradicts_itself_is_re
         manifest.to_string().into_bytes()
     };
     for (extra, status, reason) in [
-        (json!({ "kv": null }), 422, "imports patchbay:plugin/kv@0.1.0, but its manifest does not ask for that"),
-        (json!({ "egress": [] }), 422, "does not ask for that"),
+        (
+            json!({ "kv": null }),
+            422,
+            "imports 1 interface that plugin.toml does not ask for: kv. Build it against its own world",
+        ),
+        (json!({ "egress": [] }), 422, "that plugin.toml does not ask for: "),
         (json!({ "queues": [{ "name": "hostileQueue", "attempts": 0 }] }), 422, "attempts"),
         (json!({ "queues": [{ "name": "q" }, { "name": "q" }] }), 422, "queues"),
         (json!({ "wit": "0.9" }), 422, "wit"),

@@ -50,7 +50,7 @@ async fn a_person_at_bull_board_sees_failures_logs_and_schedules_and_can_act_on_
     let seen: Value = serde_json::from_slice(&output.stdout)?;
     let shows = |page: &str, text: &str| seen[page].as_str().is_some_and(|shown| shown.contains(text));
     assert!(shows("overview", QUEUE), "{}", seen["overview"]);
-    assert!(shows("failed", "panic") && shows("failed", "trapped: wasm trap"), "{}", seen["failed"]);
+    assert!(shows("failed", "panic") && shows("failed", "trapped: panicked at"), "{}", seen["failed"]);
     assert!(shows("job", "panic_here") && shows("job", "lib.rs:"), "the stack trace: {}", seen["job"]);
     assert!(shows("logs", "INFO line 0") && shows("logs", "WARN no newline"), "{}", seen["logs"]);
     assert!(shows("schedulers", "hourly") && shows("schedulers", "every 1h"), "{}", seen["schedulers"]);

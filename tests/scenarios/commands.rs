@@ -71,6 +71,42 @@ async fn a_plugins_whole_life_by_commands() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn data_goes_through_the_command_line_as_it_was_written() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let mut redis = world.redis().await?;
+    let data = r#"{"z":12345678901234567890123,"a":1.50,"half":"\ud800","m":{"y":0.8444218515250481,"b":1e400}}"#;
+    let mut stored = async |queue: &str, id: &str| -> anyhow::Result<String> {
+        Ok(redis::AsyncCommands::hget(&mut redis, format!("{}:{queue}:{id}", world.prefix), "data").await?)
+    };
+    let added = json_of(&host, &["--json", "job", "add", "rawQueue", "n", data, "--new-queue"]).await?;
+    let id = added["id"].as_str().context("an id")?;
+    assert_eq!(stored("rawQueue", id).await?, data);
+    let shown = patchbay(&host, &["job", "show", "rawQueue", id]).await?;
+    assert!(String::from_utf8_lossy(&shown.stdout).contains(data), "and is shown so");
+    let changed = data.replace("1.50", "2.500");
+    json_of(&host, &["--json", "job", "set-data", "rawQueue", id, &changed]).await?;
+    assert_eq!(stored("rawQueue", id).await?, changed);
+    let tree = format!(
+        r#"{{"queue":"rawQueue","job":{{"name":"p","data":{data}}},"children":[{{"queue":"rawQueue","job":{{"name":"c","data":{changed}}}}}]}}"#
+    );
+    let flow = json_of(&host, &["--json", "job", "flow", &tree]).await?;
+    let jobs = flow["jobs"].as_array().context("jobs")?;
+    let mut texts = Vec::new();
+    for job in jobs {
+        texts.push(stored("rawQueue", job["id"].as_str().context("an id")?).await?);
+    }
+    texts.sort();
+    assert_eq!(texts, [data.to_owned(), changed.clone()]);
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    let added = json_of(&host, &["--json", "job", "add", "rawQueue", "n", &deep]).await?;
+    assert_eq!(stored("rawQueue", added["id"].as_str().context("an id")?).await?, deep);
+    let wrong = patchbay(&host, &["job", "add", "rawQueue", "n", "{"]).await?;
+    assert_eq!(wrong.status.code(), Some(4), "{}", String::from_utf8_lossy(&wrong.stderr));
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_a_swap_changes_and_what_became_of_it_is_shown() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
@@ -381,7 +417,7 @@ async fn input_that_cannot_be_used_is_refused_as_such_wherever_it_is_found_out()
     let here = world.dir.path().to_str().context("a path")?;
     for (arguments, words) in [
         (vec!["job", "add", "emailQueue", "send", "{"], "not JSON"),
-        (vec!["job", "add", "emailQueue", "send", "--id", "a\nb"], "job id"),
+        (vec!["job", "add", "emailQueue", "send", "--id", "a\nb"], "a job's own id"),
         (vec!["plugin", "settings", "set", "email", "from"], "NAME=VALUE"),
         (vec!["plugin", "inspect", &text], "component"),
         (vec!["plugin", "pack", here], "queue is no known field; known are format, name"),

@@ -68,7 +68,7 @@ async fn a_damaged_queue_is_named_and_the_others_are_shown_and_paused() -> anyho
     assert!(listed.contains("broken:meta: WRONGTYPE"), "{listed}");
 
     for (action, paused) in [("pause", true), ("resume", false)] {
-        let (status, done) = host.post(&format!("/api/admin/queues/{action}"), json!({})).await?;
+        let (status, done) = host.post(&format!("/api/admin/queues/{action}"), json!({ "all": true })).await?;
         assert_eq!((status, &done["data"]["failures"][0]["queue"]), (200, &json!("broken")), "{done}");
         assert_eq!(done["data"]["failures"].as_array().map(Vec::len), Some(1), "{done}");
         let (_, story) = host.get(&format!("/api/admin/queues/{QUEUE}")).await?;

@@ -64,13 +64,11 @@ impl World {
         Ok(Self { database_url: url.into(), redis_url: required("PATCHBAY_TEST_REDIS_URL")?, prefix: name, mail, dir })
     }
 
-    /// A host with everything configured; `env` is added to it.
-    pub async fn host(&self, env: &[(&str, &str)]) -> anyhow::Result<Host> {
-        // A session of its own, as a service manager gives it.
-        let mut command = Command::new("setsid");
+    /// A command of the host's binary with everything configured; `env` is added to it. Its output is the caller's.
+    pub fn command(&self, program: &str, arguments: &[&str], env: &[(&str, &str)]) -> Command {
+        let mut command = Command::new(program);
         command
-            .arg(binary())
-            .arg("serve")
+            .args(arguments)
             .env_clear()
             .env("PATH", std::env::var("PATH").unwrap_or_default())
             .env("DATABASE_URL", &self.database_url)
@@ -93,6 +91,30 @@ impl World {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         command.envs(env.iter().copied());
+        command
+    }
+
+    /// The same, to its end; gives its code and all that it has printed. An empty value unsets a variable.
+    pub async fn output(&self, arguments: &[&str], env: &[(&str, &str)]) -> anyhow::Result<(Option<i32>, String)> {
+        let binary = binary();
+        let mut command = self.command(binary.to_str().context("a path")?, arguments, env);
+        let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await??;
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        Ok((output.status.code(), text))
+    }
+
+    /// A host with everything configured; `env` is added to it.
+    pub async fn host(&self, env: &[(&str, &str)]) -> anyhow::Result<Host> {
+        // A session of its own, as a service manager gives it.
+        self.host_by(&["setsid"], env).await
+    }
+
+    /// The same, started by another program, such as one that sets a limit.
+    pub async fn host_by(&self, starter: &[&str], env: &[(&str, &str)]) -> anyhow::Result<Host> {
+        let (program, arguments) = starter.split_first().context("a starter")?;
+        let binary = binary();
+        let arguments = [arguments, &[binary.to_str().context("a path")?, "serve"]].concat();
+        let mut command = self.command(program, &arguments, env);
         let mut child = command.spawn().context("cannot start the host: build it first (`make test` does)")?;
         let stdout = child.stdout.take().context("stdout")?;
         let stderr = child.stderr.take().context("stderr")?;

@@ -223,7 +223,7 @@ async fn beside_bullmq_5_pausing_is_refused_and_jobs_it_put_aside_come_back() ->
     let (world, host) = world_with_host(&[("PATCHBAY_REDIS_NODE_BULLMQ_MAJOR", "5")]).await?;
     let (status, answer) = host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
     assert_eq!((status, &answer["code"]), (409, &json!("mixed-fleet")), "{answer}");
-    assert_eq!(host.post("/api/admin/queues/pause", json!({})).await?.0, 409);
+    assert_eq!(host.post("/api/admin/queues/pause", json!({ "all": true })).await?.0, 409);
     // As BullMQ 5 pauses: jobs that wait move to `paused`, and new ones go there.
     let mut redis = world.redis().await?;
     let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);

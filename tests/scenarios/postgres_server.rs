@@ -10,29 +10,66 @@ use tokio::process::Command;
 pub struct PostgresServer {
     pub url: String,
     pub port: u16,
+    pub data: PathBuf,
     bin: PathBuf,
-    data: PathBuf,
+    /// More of them for the server; the last one of a name holds.
+    options: String,
 }
 
 impl PostgresServer {
     /// `dir` must be on a way that every user may walk.
     pub async fn start_new(dir: &Path) -> anyhow::Result<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let data = dir.join("postgres");
-        std::fs::create_dir(&data)?;
-        if rustix::process::geteuid().is_root() {
-            ensure!(Command::new("chown").arg("postgres:postgres").arg(&data).status().await?.success(), "chown");
-        }
-        let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
-        let server = Self { url, port, bin: programs()?, data };
-        server.run("initdb", &["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]).await?;
+        let server = Self::prepared(dir, "postgres").await?;
         server.start().await?;
         Ok(server)
     }
 
+    /// A cluster that does not run yet.
+    pub async fn prepared(dir: &Path, name: &str) -> anyhow::Result<Self> {
+        let server = Self::nothing_yet(dir, name).await?;
+        server.run("initdb", &["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]).await?;
+        Ok(server)
+    }
+
+    async fn nothing_yet(dir: &Path, name: &str) -> anyhow::Result<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let data = dir.join(name);
+        std::fs::create_dir(&data)?;
+        std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+        let server = Self { url, port, data, bin: programs()?, options: String::new() };
+        server.owns(&server.data).await?;
+        Ok(server)
+    }
+
+    /// Gives a file to the server's user.
+    pub async fn owns(&self, file: &Path) -> anyhow::Result<()> {
+        if rustix::process::geteuid().is_root() {
+            ensure!(Command::new("chown").arg("postgres:postgres").arg(file).status().await?.success(), "chown");
+        }
+        Ok(())
+    }
+
+    /// For the next start.
+    pub fn with_options(mut self, options: &str) -> Self {
+        self.options = options.to_owned();
+        self
+    }
+
+    /// A running standby of this one.
+    pub async fn standby(&self, dir: &Path) -> anyhow::Result<Self> {
+        let standby = Self::nothing_yet(dir, "standby").await?;
+        let port = self.port.to_string();
+        let copy = ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "--no-sync"];
+        standby.run("pg_basebackup", &copy).await?;
+        standby.start().await?;
+        Ok(standby)
+    }
+
     /// Returns when it answers.
     pub async fn start(&self) -> anyhow::Result<()> {
-        let options = format!("-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories=", self.port);
+        let options =
+            format!("-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= {}", self.port, self.options);
         self.run("pg_ctl", &["-w", "-t", "60", "-l", "/dev/null", "-o", &options, "start"]).await
     }
 

@@ -7,6 +7,7 @@ use anyhow::Context;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 
+use crate::commands::{json_of, patchbay};
 use crate::harness::{Host, World, echo_plugin, full_length, hostile_plugin, hostile_plugin_with, until};
 
 const QUEUE: &str = "hostileQueue";
@@ -317,5 +318,156 @@ async fn three_killed_hosts_lose_no_schedule_and_run_no_tick_twice() -> anyhow::
         println!("{id}: {} ticks after {kills} kills", done.len());
         assert!(twice.is_empty(), "{id}: ticks that completed more than once: {twice:?}");
     }
+    Ok(())
+}
+
+/// A job scheduler as BullMQ's clients leave it, with a tick that is due.
+async fn client_scheduler(world: &World, id: &str, fields: &[(&str, &str)]) -> anyhow::Result<()> {
+    let mut redis = world.redis().await?;
+    let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
+    let tick = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis() as u64;
+    let repeat: serde_json::Map<String, Value> =
+        fields.iter().map(|(name, text)| ((*name).into(), json!(text))).collect();
+    let job = format!("repeat:{id}:{tick}");
+    redis
+        .hset_multiple::<_, _, _, ()>(
+            key(&format!("repeat:{id}")),
+            &[("name", "echo"), ("ic", "1"), ("data", r#"{"n":1}"#)],
+        )
+        .await?;
+    redis.hset_multiple::<_, _, _, ()>(key(&format!("repeat:{id}")), fields).await?;
+    redis.zadd::<_, _, _, ()>(key("repeat"), id, tick).await?;
+    let opts = json!({ "repeat": repeat, "prevMillis": tick }).to_string();
+    let tick = tick.to_string();
+    let of_job = [("name", "echo"), ("data", r#"{"n":1}"#), ("opts", &opts), ("timestamp", &tick), ("rjk", id)];
+    redis.hset_multiple::<_, _, _, ()>(key(&job), &of_job).await?;
+    redis.lpush::<_, _, ()>(key("wait"), &job).await?;
+    Ok(redis.zadd::<_, _, _, ()>(key("marker"), "0", 0).await?)
+}
+
+#[tokio::test]
+async fn a_clients_scheduler_that_cannot_be_computed_is_told_everywhere_and_ticks_again_when_mended()
+-> anyhow::Result<()> {
+    let (world, host) = world_with_host(&[("PATCHBAY_ALERTS_EVERY_MS", "100")]).await?;
+    json_of(&host, &["--json", "alert", "rule", "set", "schedule-stopped", "--for", "0s"]).await?;
+    for (id, fields) in [
+        ("full:moon", [("pattern", "every full moon"), ("tz", "UTC")]),
+        ("lost", [("pattern", "* * * * * *"), ("tz", "Mars/Phobos")]),
+        ("odd", [("every", "often"), ("limit", "9")]),
+    ] {
+        client_scheduler(&world, id, &fields).await?;
+        ticks(&world, id, 1).await?;
+    }
+    let listed = patchbay(&host, &["schedule", "list"]).await?;
+    let listed = String::from_utf8(listed.stdout)?;
+    for says in [
+        "STOPPED: cannot read the cron expression",
+        "no time zone \"Mars/Phobos\"",
+        "its every is no number",
+        "a BullMQ client",
+    ] {
+        assert!(listed.contains(says), "{says}: {listed}");
+    }
+    let log = host.log.lock().expect("no panic").clone();
+    assert!(log.contains("A schedule stops") && log.contains("full:moon"), "{log}");
+    until(Duration::from_secs(20), "an alert of each", async || {
+        let (_, alerts) = host.get("/api/admin/alerts").await?;
+        let subjects = ["full:moon", "lost", "odd"].map(|id| format!("{QUEUE} {id}"));
+        Ok(subjects.iter().all(|subject| alerts.to_string().contains(subject)).then_some(()))
+    })
+    .await?;
+    let mut doctor = tokio::process::Command::new(crate::harness::binary());
+    doctor.args(["--json", "doctor"]).env("DATABASE_URL", &world.database_url).env("REDIS_URL", &world.redis_url);
+    doctor
+        .env("PATCHBAY_REDIS_PREFIX", &world.prefix)
+        .env("PATCHBAY_REDIS_OWN_PREFIX", format!("{}-own", world.prefix));
+    let found = String::from_utf8(doctor.output().await?.stdout)?;
+    assert!(found.contains("without a next tick") && found.contains("full:moon"), "{found}");
+
+    let mut redis = world.redis().await?;
+    let hash = |id: &str| format!("{}:{QUEUE}:repeat:{id}", world.prefix);
+    redis.hset::<_, _, _, ()>(hash("full:moon"), "pattern", "0/1 * * * * *").await?;
+    redis.hset::<_, _, _, ()>(hash("lost"), "tz", "asia/kolkata").await?;
+    redis.hset::<_, _, _, ()>(hash("odd"), "every", "500").await?;
+    for id in ["full:moon", "lost", "odd"] {
+        until(Duration::from_secs(30), &format!("{id} is brought back"), async || {
+            // Any change wakes the reconciler; without one it comes by itself within 30 s.
+            host.post("/api/admin/schedules", every_second("other")).await?;
+            host.request(host.http.delete(format!("{}/api/admin/schedules/other", host.url))).await?;
+            Ok((completed(&world, id).await?.len() >= 2).then_some(()))
+        })
+        .await?;
+        ticks(&world, id, 4).await?;
+    }
+    let (_, left) = host.get("/api/admin/job-schedulers").await?;
+    assert!(left["data"].as_array().is_some_and(|all| all.iter().all(|one| one["trouble"].is_null())), "{left}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cron_expression_without_a_zone_has_the_configured_one_and_redis_says_so() -> anyhow::Result<()> {
+    let (world, host) =
+        world_with_host(&[("TZ", ":Europe/Berlin"), ("PATCHBAY_SCHEDULE_DEFAULT_ZONE", "asia/kolkata")]).await?;
+    let daily = json!({ "id": "daily", "queue": QUEUE, "name": "noop", "cron": "59 23 * * *" });
+    let (status, made) = host.post("/api/admin/schedules", daily).await?;
+    assert_eq!(status, 200, "{made}");
+    assert!(made["data"]["nextAt"].as_str().is_some_and(|at| at.ends_with("T18:29:00.000Z")), "{made}");
+    assert_eq!((&made["data"]["zone"], &made["data"]["tz"]), (&json!("Asia/Kolkata"), &Value::Null));
+    let tz: String = world.redis().await?.hget(format!("{}:{QUEUE}:repeat:daily", world.prefix), "tz").await?;
+    assert_eq!(tz, "Asia/Kolkata", "a worker on Node has another default");
+    let (_, preview) = host.post("/api/admin/schedules/preview", json!({ "cron": "59 23 * * *" })).await?;
+    assert!(preview["data"][0].as_str().is_some_and(|at| at.ends_with("T18:29:00.000Z")), "{preview}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_live_scheduler_is_never_taken_for_a_repeatable_and_never_replaced_by_one() -> anyhow::Result<()> {
+    let (world, host) = world_with_host(&[]).await?;
+    let mut redis = world.redis().await?;
+    let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
+    let soon = 4_102_444_800_000_u64;
+    let schedulers = ["tenant:42:eu:Europe/Berlin:0 9 * * *", "tenant:42::UTC:0 9 * * *", "daily"];
+    for id in schedulers {
+        let fields = [("name", "echo"), ("pattern", "0 9 * * *"), ("ic", "3")];
+        redis.hset_multiple::<_, _, _, ()>(key(&format!("repeat:{id}")), &fields).await?;
+        redis.zadd::<_, _, _, ()>(key("repeat"), id, soon).await?;
+        let job = format!("repeat:{id}:{soon}");
+        let fields = [("name", "echo"), ("data", "{}"), ("opts", "{}"), ("timestamp", "1"), ("rjk", id)];
+        redis.hset_multiple::<_, _, _, ()>(key(&job), &fields).await?;
+        redis.zadd::<_, _, _, ()>(key("delayed"), &job, soon * 4096).await?;
+    }
+    // One whose schedule would take a live scheduler's id, and one of BullMQ 5, which has a hash of its own.
+    redis.zadd::<_, _, _, ()>(key("repeat"), "noop:daily::UTC:0 3 * * *", soon).await?;
+    let digest = "0123456789abcdef0123456789abcdef";
+    redis.zadd::<_, _, _, ()>(key("repeat"), digest, soon).await?;
+    let fields = [("name", "report"), ("pattern", "0 4 * * *"), ("tz", "Asia/Kolkata")];
+    redis.hset_multiple::<_, _, _, ()>(key(&format!("repeat:{digest}")), &fields).await?;
+    let job = format!("repeat:{digest}:{soon}");
+    let fields = [("name", "report"), ("data", r#"{"n":5}"#), ("opts", "{}"), ("timestamp", "1"), ("rjk", digest)];
+    redis.hset_multiple::<_, _, _, ()>(key(&job), &fields).await?;
+    redis.zadd::<_, _, _, ()>(key("delayed"), &job, soon * 4096).await?;
+
+    let path = format!("/api/admin/queues/{QUEUE}/migrate-repeatables");
+    for dry_run in [true, false] {
+        let (_, answer) = host.post(&path, json!({ "dryRun": dry_run })).await?;
+        let all = answer["data"].as_array().context("a list")?;
+        let of = |id: &str| all.iter().find(|one| one["repeatable"]["key"] == id);
+        assert!(
+            of(schedulers[1])
+                .is_some_and(|one| one["reason"].as_str().is_some_and(|why| why.contains("job scheduler"))),
+            "{answer}"
+        );
+        assert!(of(schedulers[0]).is_none() && of(schedulers[2]).is_none(), "nobody could take them for one: {answer}");
+        let taken = of("noop:daily::UTC:0 3 * * *").context("the old one")?;
+        assert!(taken["reason"].as_str().is_some_and(|why| why.contains("would replace")), "{answer}");
+        assert_eq!(of(digest).map(|one| &one["schedule"]), Some(&json!(format!("{QUEUE}-report"))), "{answer}");
+    }
+    for id in schedulers {
+        assert!(redis.zscore::<_, _, Option<f64>>(key("repeat"), id).await?.is_some(), "{id}");
+        assert!(redis.exists::<_, bool>(key(&format!("repeat:{id}:{soon}"))).await?, "{id}");
+    }
+    let report = host.schedule(&format!("{QUEUE}-report")).await?;
+    assert_eq!((&report["tz"], &report["data"]), (&json!("Asia/Kolkata"), &json!(r#"{"n":5}"#)));
+    assert!(!redis.exists::<_, bool>(key(&format!("repeat:{digest}"))).await?, "it is taken out");
     Ok(())
 }

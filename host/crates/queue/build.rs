@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::{env, fs};
 
-const SCRIPTS: [&str; 25] = [
+const SCRIPTS: [&str; 26] = [
     "addDelayedJob-6.lua",
     "addJobScheduler-11.lua",
     "addParentJob-6.lua",
@@ -28,6 +28,7 @@ const SCRIPTS: [&str; 25] = [
     "removeJob-2.lua",
     "removeJobScheduler-3.lua",
     "reprocessJob-9.lua",
+    "retryJob-11.lua",
     "updateData-1.lua",
     "updateJobScheduler-12.lua",
 ];

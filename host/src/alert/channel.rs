@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
-use patchbay_capability::{MailConfig, MailError, MailTransport};
+use patchbay_capability::{MailConfig, MailTransport};
 use patchbay_mailbox::Mailbox;
 use reqwest::Url;
 use serde_json::{Value, json};
+
+use crate::reach;
 
 /// For one try.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,21 +42,27 @@ enum Way {
 }
 
 /// All that are configured.
-pub(crate) fn channels(config: ChannelConfig, http: &reqwest::Client) -> Result<Vec<Channel>, MailError> {
-    let webhook = config.webhook.map(|url| Channel { name: "webhook", way: Way::Webhook(http.clone(), url) });
-    let slack = config.slack.map(|url| Channel { name: "slack", way: Way::Slack(http.clone(), url) });
+pub(crate) fn channels(config: ChannelConfig) -> anyhow::Result<Vec<Channel>> {
+    let webhook = config.webhook.map(|url| {
+        let http = http_client(&url)?;
+        anyhow::Ok(Channel { name: "webhook", way: Way::Webhook(http, url) })
+    });
+    let slack = config.slack.map(|url| {
+        let http = http_client(&url)?;
+        anyhow::Ok(Channel { name: "slack", way: Way::Slack(http, url) })
+    });
     let mail = config.mail.filter(|_| !config.mail_to.is_empty());
     let mail = mail.map(|(account, from)| {
         // Its own connections and its own patience: plugins' mails must not hold it up.
         let transport = MailTransport::new(Some(MailConfig { timeout: TIMEOUT, ..account }))?;
-        Ok(Channel { name: "mail", way: Way::Mail { transport, from, to: config.mail_to } })
+        anyhow::Ok(Channel { name: "mail", way: Way::Mail { transport, from, to: config.mail_to } })
     });
-    Ok(webhook.into_iter().chain(slack).chain(mail.transpose()?).collect())
+    webhook.into_iter().chain(slack).chain(mail).collect()
 }
 
-/// For webhooks and the ping.
-pub(crate) fn http_client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build()
+/// For a webhook or the ping.
+pub(crate) fn http_client(url: &Url) -> Result<reqwest::Client, reqwest::Error> {
+    reach::client_for(url.as_str()).timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build()
 }
 
 /// Succeeds when it is answered so.

@@ -184,7 +184,7 @@ impl Alerts {
         memory.queues.clone_from(&names);
         let in_redis = tokio::time::timeout(super::ANSWER_WITHIN, self.sources.in_redis(&names)).await;
         let is_complete = schedules.is_some() && matches!(in_redis, Ok(Ok(_)));
-        seen.extend(schedules);
+        seen.extend(schedules.into_iter().flatten());
         seen.extend(in_redis.ok().and_then(Result::ok).unwrap_or_default());
         Ok((seen, is_complete))
     }
@@ -197,12 +197,12 @@ impl Alerts {
 
     /// Says that alerts work. Nobody waits for it, and a service that hangs gets one question at a time.
     fn send_ping(&self, memory: &mut Memory) {
-        let Some(url) = self.ping.clone() else { return };
+        let Some((http, url)) = self.ping.clone() else { return };
         if memory.pinged.is_some_and(|at| at.elapsed() < PING_EVERY) {
             return;
         }
         memory.pinged = Some(Instant::now());
-        let request = self.http.get(url);
+        let request = http.get(url);
         tokio::spawn(async move {
             if let Err(error) = channel::ask(request).await {
                 warn!(error, "alerts.ping_url was not reached");

@@ -64,8 +64,8 @@ pub struct AlertConfig {
 pub struct Alerts {
     sources: Sources,
     deliveries: Arc<Deliveries>,
-    http: reqwest::Client,
-    ping: Option<Url>,
+    /// With a client for it.
+    ping: Option<(reqwest::Client, Url)>,
     every: Duration,
     repeat: Duration,
     runbooks: String,
@@ -92,13 +92,13 @@ pub struct Tested {
 impl Alerts {
     /// Does nothing yet; see [`Alerts::run`].
     pub fn new(config: AlertConfig, sources: Sources) -> anyhow::Result<Arc<Self>> {
-        let http = channel::http_client().context("alerts")?;
-        let channels = channel::channels(config.channels, &http).context("alerts")?;
+        let channels = channel::channels(config.channels).context("alerts")?;
+        let ping = config.ping.map(|url| anyhow::Ok((channel::http_client(&url)?, url)));
+        let ping = ping.transpose().context("alerts")?;
         Ok(Arc::new(Self {
             deliveries: Arc::new(Deliveries::new(sources.store.clone(), channels)),
             sources,
-            http,
-            ping: config.ping,
+            ping,
             every: config.every,
             repeat: config.repeat,
             runbooks: config.runbooks,
@@ -169,8 +169,8 @@ impl Alerts {
             async move { timed(channel.name, &mut Box::pin(channel.send(body))).await }
         });
         let ping = async {
-            let url = self.ping.clone()?;
-            Some(timed("ping", &mut Box::pin(channel::ask(self.http.get(url)))).await)
+            let (http, url) = self.ping.clone()?;
+            Some(timed("ping", &mut Box::pin(channel::ask(http.get(url)))).await)
         };
         let (mut tested, ping) = tokio::join!(futures::future::join_all(channels), ping);
         tested.extend(ping);

@@ -102,6 +102,7 @@ pub(crate) const RULES: &[Rule] = &[
         5,
     ),
     above(rule("schedule-overdue", Warning, "schedule", "a schedule's tick is due and has not started"), 300.0, "s"),
+    held(rule("schedule-stopped", Warning, "schedule", "a schedule has no next tick, or its last one is ahead"), 60),
     above(
         rule("history-lag", Warning, "history", "finished attempts wait too long for their copy to Postgres"),
         300.0,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use patchbay_capability::Certificates;
 use patchbay_model::QueueName;
+use patchbay_model::shell::arguments;
 use patchbay_queue::{QueueError, QueueOverview, Queues, SchedulerView};
 use patchbay_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ use serde_json::{Map, Value, json};
 use crate::breakers::OutsideHosts;
 use crate::health::{Health, NotReady};
 use crate::plugins::Plugins;
+use crate::schedule::spec;
 
 /// Failures and stalls of so long ago are history.
 const LATELY: Duration = Duration::from_secs(600);
@@ -211,7 +213,11 @@ impl Sources {
                 queue,
                 share,
                 reason,
-                format!("patchbay job list {queue} failed; once the cause is mended: patchbay queue retry-all {queue}"),
+                format!(
+                    "patchbay job list {}; once the cause is mended: patchbay queue retry-all {}",
+                    arguments(&[queue, "failed"]),
+                    arguments(&[queue])
+                ),
             );
             sight.cases = u32::try_from(rate.failed).ok();
             sight
@@ -234,19 +240,20 @@ impl Sources {
         ])
     }
 
-    /// Ticks that are due. Absent when Redis does not answer.
-    pub(crate) async fn schedules(&self) -> Result<Option<Seen>, StoreError> {
+    /// Ticks that are due, and schedules that have none. Absent when Redis does not answer.
+    pub(crate) async fn schedules(&self) -> Result<Option<[Seen; 2]>, StoreError> {
         let rows = self.store.schedules().await?;
-        let queues: BTreeSet<QueueName> = rows.iter().filter_map(|row| row.queue.parse().ok()).collect();
+        let mut queues: BTreeSet<QueueName> = rows.iter().filter_map(|row| row.queue.parse().ok()).collect();
+        queues.extend(self.queues.handled());
         let queues: Vec<QueueName> = queues.into_iter().collect();
         let there = async {
             let ahead_ms = self.queues.clock_skew_ms().await?;
-            let mut there: HashMap<String, Vec<SchedulerView>> = HashMap::new();
-            for queue in self.queues.overview(&queues).await?.into_iter().filter(|queue| !queue.counts.paused) {
+            let mut there: HashMap<String, (bool, Vec<SchedulerView>)> = HashMap::new();
+            for queue in self.queues.overview(&queues).await? {
                 match self.queues.schedulers(&queue.name).await {
                     // The list of queues says so.
                     Err(QueueError::Damaged { .. }) => {}
-                    schedulers => drop(there.insert(queue.name.to_string(), schedulers?)),
+                    schedulers => drop(there.insert(queue.name.to_string(), (queue.counts.paused, schedulers?))),
                 }
             }
             Ok::<_, QueueError>((ahead_ms, there))
@@ -254,13 +261,27 @@ impl Sources {
         let Ok((ahead_ms, there)) = there.await else { return Ok(None) };
         let now_ms = Utc::now().timestamp_millis().saturating_sub(ahead_ms);
         let overdue = rows.iter().filter(|row| row.paused_by.is_none()).filter_map(|row| {
-            let view = there.get(&row.queue)?.iter().find(|view| view.id == row.id && view.alive)?;
+            let (_, views) = there.get(&row.queue).filter(|(paused, _)| !paused)?;
+            let view = views.iter().find(|view| view.id == row.id && view.alive)?;
             let late_s = now_ms.saturating_sub(i64::try_from(view.next_at).ok()?) / 1_000;
             let (id, queue) = (&row.id, &row.queue);
             let reason = format!("the tick of {id} in {queue} is {late_s} s late");
-            (late_s > 0).then(|| Sight::new(id, late_s as f64, reason, format!("patchbay queue why {queue}")))
+            (late_s > 0)
+                .then(|| Sight::new(id, late_s as f64, reason, format!("patchbay queue why {}", arguments(&[queue]))))
         });
-        Ok(Some(everything("schedule-overdue", overdue)))
+        let zone = self.queues.default_zone();
+        let unusable = rows.iter().filter(|row| row.paused_by.is_none()).filter_map(|row| {
+            let reason = format!("schedule {} has no ticks: {}", row.id, spec(row, zone).err()?);
+            Some(Sight::new(&row.id, None, reason, format!("patchbay schedule edit {}", row.id)))
+        });
+        let stopped = there.iter().flat_map(|(queue, (_, views))| {
+            views.iter().filter_map(move |view| {
+                let reason = format!("schedule {} of {queue} stops: {}", view.id, view.trouble.as_ref()?);
+                let next = "mend it where it was made; patchbay schedule list";
+                Some(Sight::new(format!("{queue} {}", view.id), None, reason, next.into()))
+            })
+        });
+        Ok(Some([everything("schedule-overdue", overdue), everything("schedule-stopped", unusable.chain(stopped))]))
     }
 }
 
@@ -278,11 +299,23 @@ fn oldest(queue: &QueueOverview, ahead_ms: i64) -> Option<Sight> {
     let age_ms = i64::try_from(age_ms).ok()?.saturating_sub(ahead_ms).max(0);
     let (name, waiting) = (&queue.name, queue.counts.waiting + queue.counts.prioritized);
     let reason = format!("jobs that wait in {name}: {waiting}, the oldest for {} s", age_ms / 1_000);
-    Some(Sight::new(name.as_str(), age_ms as f64 / 1e3, reason, format!("patchbay queue why {name}")))
+    Some(Sight::new(
+        name.as_str(),
+        age_ms as f64 / 1e3,
+        reason,
+        format!("patchbay queue why {}", arguments(&[name.as_str()])),
+    ))
 }
 
 fn unready(host: &str, seen: &Sightings) -> Sight {
-    let reason = format!("{host} is not ready: {}", seen.not_ready.join(", "));
+    let words = seen.not_ready.iter().map(|code| match code.as_str() {
+        "database" => "Postgres does not answer (database)",
+        "database-read-only" => {
+            "Postgres may only be read: a standby, or default_transaction_read_only is on (database-read-only)"
+        }
+        code => code,
+    });
+    let reason = format!("{host} is not ready: {}", words.collect::<Vec<_>>().join(", "));
     Sight::new(host, None, reason, "patchbay doctor on its machine".into())
 }
 

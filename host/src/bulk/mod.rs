@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::history::Bodies;
+use crate::{plugins, redacted};
 use act::Schemas;
 use choose::{Candidate, Chooser, Place};
 pub use plan::{Identity, Kind, Plan, Request, Source};
@@ -106,6 +107,17 @@ pub struct Sample {
     pub data: Option<String>,
 }
 
+/// What a preview shows of its jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Show {
+    NoData,
+    /// Without what is hidden.
+    Data,
+    /// What is hidden, too; to be recorded.
+    Everything,
+}
+
 /// The bulk operations of the fleet.
 pub struct Bulks {
     store: Store,
@@ -136,7 +148,7 @@ impl Bulks {
     }
 
     /// Counts what is meant, and shows some of it. Changes nothing.
-    pub async fn preview(&self, plan: &Plan, with_data: bool) -> Result<Preview, BulkError> {
+    pub async fn preview(&self, plan: &Plan, show: Show) -> Result<Preview, BulkError> {
         let chooser = Chooser { store: &self.store, queues: &self.queues, plan };
         let began = Instant::now();
         let count_for = match plan.source {
@@ -149,15 +161,17 @@ impl Bulks {
             let (candidates, next) = chooser.page(here).await?;
             preview.matched += candidates.len() as u64;
             let some = candidates.into_iter().take(SAMPLE - preview.sample.len());
-            preview.sample.extend(some.map(|candidate| self.sample(plan, candidate, with_data)));
+            preview.sample.extend(some.map(|candidate| self.sample(plan, candidate, show)));
             preview.complete = next.is_none();
             place = next.filter(|_| began.elapsed() < count_for);
         }
         Ok(preview)
     }
 
-    fn sample(&self, plan: &Plan, candidate: Candidate, with_data: bool) -> Sample {
-        let Candidate { chosen, name, failure, mut data } = candidate;
+    fn sample(&self, plan: &Plan, candidate: Candidate, show: Show) -> Sample {
+        let Candidate { chosen, name, mut failure, mut data } = candidate;
+        let redaction = plugins::redaction(&self.runtime, &chosen.key.queue);
+        let mask = data.as_ref().map(|data| redaction.data(data).1).unwrap_or_default();
         let mut refused = None;
         if let (Some(edits), Some(old)) = (&plan.edits, &data) {
             let schemas = Schemas::of(&self.runtime, std::slice::from_ref(&chosen));
@@ -167,6 +181,10 @@ impl Bulks {
                 Err(reason) => refused = Some(reason),
             }
         }
+        if show != Show::Everything {
+            redacted::hide(&mut failure, &mask);
+            data = data.map(|data| redaction.data(&data).0.text.into_owned());
+        }
         Sample {
             queue: chosen.key.queue.to_string(),
             id: chosen.key.id.to_string(),
@@ -175,7 +193,7 @@ impl Bulks {
             failure,
             finished_on: chosen.finished_on,
             refused,
-            data: data.filter(|_| with_data),
+            data: data.filter(|_| show != Show::NoData),
         }
     }
 

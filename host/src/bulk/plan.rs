@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use patchbay_model::DataPath;
 use patchbay_model::filter::Filter;
 use patchbay_model::job::JobState;
+use patchbay_model::redaction::{REDACTED, mark_in};
 use patchbay_store::BulkRow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -103,9 +104,12 @@ pub struct Request {
     /// Only count, and show some.
     #[serde(default)]
     pub dry_run: bool,
-    /// Show the data of those, too. It may be personal.
+    /// Show the data of those, too, without what is hidden.
     #[serde(default)]
     pub with_data: bool,
+    /// With `withData`: show what is hidden, too; that is recorded.
+    #[serde(default)]
+    pub reveal: bool,
 }
 
 /// An operation that can be carried out.
@@ -133,6 +137,9 @@ impl Request {
             }
             (false, true) => return Err("either a filter or everything, not both".into()),
             _ => {}
+        }
+        if self.reveal && !(self.dry_run && self.with_data) {
+            return Err("reveal: it is for dryRun with withData".into());
         }
         for (path, _) in &self.filter.data {
             path.parse::<DataPath>().map_err(|error| format!("data.{path}: {error}"))?;
@@ -171,6 +178,9 @@ impl Request {
                 return Err(format!(
                     "{path}: a value has at most {MAX_VALUE_BYTES} bytes and nests less than 128 levels"
                 ));
+            }
+            if let Some(place) = mark_in(value.get()) {
+                return Err(format!("{path}{place}: {REDACTED} stands for a value that was hidden; name the value"));
             }
             edits.set.push((path.parse::<Path>()?, value.clone()));
         }

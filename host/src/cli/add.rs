@@ -2,13 +2,16 @@
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use patchbay_model::shell::{arguments, word};
 use reqwest::Method;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::Output;
-use super::client::{Client, segment};
-use super::input::given;
+use super::client::Client;
+use super::input::given_json;
 use super::plugin::{items, text};
+use crate::http::api_path;
 
 #[derive(Args)]
 pub(super) struct AddArgs {
@@ -82,8 +85,8 @@ enum BackoffKind {
 }
 
 impl AddArgs {
-    fn body(self) -> anyhow::Result<Value> {
-        let data: Value = serde_json::from_str(&given(self.data)?).context("the data is not JSON")?;
+    fn body(self) -> anyhow::Result<AddBody> {
+        let data = given_json(self.data, "the data")?;
         let backoff = self.backoff_ms.map(|delay_ms| {
             let kind = match self.backoff {
                 Some(BackoffKind::Exponential) => "exponential",
@@ -104,7 +107,6 @@ impl AddArgs {
         };
         let options = [
             ("name", Some(self.name.into())),
-            ("data", Some(data)),
             ("id", self.id.map(Value::from)),
             ("delayMs", self.delay_ms.map(Value::from)),
             ("priority", self.priority.map(Value::from)),
@@ -118,21 +120,30 @@ impl AddArgs {
             ("newQueue", self.new_queue.then_some(true.into())),
         ];
         let given = options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        Ok(Value::Object(given.collect::<Map<_, _>>()))
+        Ok(AddBody { data, options: given.collect() })
     }
+}
+
+#[derive(serde::Serialize)]
+struct AddBody {
+    data: Box<RawValue>,
+    #[serde(flatten)]
+    options: Map<String, Value>,
 }
 
 pub(super) async fn add(args: AddArgs, client: &Client, output: Output) -> anyhow::Result<()> {
     let queue = args.queue.clone();
-    let added = client.call(Method::POST, &format!("queues/{}/jobs", segment(&queue)), Some(args.body()?)).await?;
+    let path = api_path(&["queues", &queue, "jobs"]);
+    let added = client.send_body(Method::POST, &path, &args.body()?).await?;
     let id = text(&added, "id");
-    output.value(&format!("added: {queue} {id}\nlook at it with: patchbay job show {queue} {id}"), &added);
+    let job = [word(&queue), word(&id)].join(" ");
+    output.value(&format!("added: {job}\nlook at it with: patchbay job show {}", arguments(&[&queue, &id])), &added);
     Ok(())
 }
 
 pub(super) async fn flow(tree: String, client: &Client, output: Output) -> anyhow::Result<()> {
-    let tree: Value = serde_json::from_str(&given(tree)?).context("the flow is not JSON")?;
-    let added = client.call(Method::POST, "flows", Some(tree)).await?;
+    let tree = given_json(tree, "the flow")?;
+    let added = client.send_body(Method::POST, "flows", &tree).await?;
     let rows = items(&added["jobs"]).map(|job| vec![text(job, "queue"), text(job, "id")]).collect();
     output.table(&["QUEUE", "ID"], rows, &added);
     Ok(())

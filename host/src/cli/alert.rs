@@ -5,10 +5,11 @@ use clap::{ArgGroup, Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientArgs, segment};
+use super::client::{Client, ClientArgs};
 use super::output::Output;
 use super::plugin::{items, text};
 use super::refusal::Refusal;
+use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
 pub(super) enum AlertCommand {
@@ -140,13 +141,12 @@ pub(super) async fn run(command: AlertCommand, args: &ClientArgs, output: Output
             if let Value::Object(fields) = &mut body {
                 fields.retain(|_, value| !value.is_null());
             }
-            let path = format!("alerts/rules/{}", segment(&rule));
+            let path = api_path(&["alerts", "rules", &rule]);
             let rule = client.call(Method::PUT, &path, Some(body)).await?;
             output.value(&describe(&rule), &rule);
         }
         AlertCommand::Rule(RuleCommand::Reset { rule, subject }) => {
-            let subject = subject.map(|subject| format!("?subject={}", segment(&subject))).unwrap_or_default();
-            let path = format!("alerts/rules/{}{subject}", segment(&rule));
+            let path = with_query(&api_path(&["alerts", "rules", &rule]), subject.map(|subject| ("subject", subject)));
             let rule = client.call(Method::DELETE, &path, None).await?;
             output.value(&describe(&rule), &rule);
         }
@@ -169,12 +169,12 @@ pub(super) async fn run(command: AlertCommand, args: &ClientArgs, output: Output
             output.table(&["ID", "RULE", "SUBJECT", "UNTIL", "BY", "REASON"], rows.collect(), &silences);
         }
         AlertCommand::Unsilence { id } => {
-            let ended = client.call(Method::DELETE, &format!("alerts/silences/{id}"), None).await?;
+            let ended = client.call(Method::DELETE, &api_path(&["alerts", "silences", &id.to_string()]), None).await?;
             output.value(&format!("silence {id} is ended"), &ended);
         }
         AlertCommand::History { rule, limit } => {
-            let rule = rule.map(|rule| format!("&rule={}", segment(&rule))).unwrap_or_default();
-            let events = client.call(Method::GET, &format!("alerts/history?limit={limit}{rule}"), None).await?;
+            let query = [("limit", limit.to_string())].into_iter().chain(rule.map(|rule| ("rule", rule)));
+            let events = client.call(Method::GET, &with_query("alerts/history", query), None).await?;
             let rows = items(&events).map(|event| {
                 let what = if event["silenced"] == true { " (nobody was told)" } else { "" };
                 let cells = [at(event, "at"), text(event, "rule"), text(event, "subject")];

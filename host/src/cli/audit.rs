@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use anyhow::Context;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
+use patchbay_model::shell::word;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientArgs, segment};
+use super::client::{Client, ClientArgs};
 use super::output::Output;
 use super::plugin::{items, short, text};
 use super::refusal::{NotThere, confirmed};
 use super::secret::duration;
+use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
 pub(super) enum AuditCommand {
@@ -92,19 +94,21 @@ pub(super) async fn run(command: AuditCommand, args: &ClientArgs, output: Output
 }
 
 async fn list(which: Which, client: &Client, output: Output) -> anyhow::Result<()> {
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.append_pair("limit", &if which.all { 200 } else { which.limit }.to_string());
+    let limit = if which.all { 200 } else { which.limit }.to_string();
     let since = which.since.map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true));
-    for (name, value) in
-        [("trail", which.trail), ("plugin", which.plugin), ("queue", which.queue), ("job", which.job), ("since", since)]
-    {
-        query.extend_pairs(value.map(|value| (name, value)));
-    }
-    let path = format!("audit?{}", query.finish());
+    let query = [
+        ("limit", Some(limit)),
+        ("trail", which.trail),
+        ("plugin", which.plugin),
+        ("queue", which.queue),
+        ("job", which.job),
+        ("since", since),
+    ];
+    let path = with_query("audit", query.into_iter().filter_map(|(name, value)| Some((name, value?))));
     let entries = if which.all { client.all(&path).await? } else { client.call(Method::GET, &path, None).await? };
     let rows = items(&entries).map(|entry| {
         let job = match (entry["queue"].as_str(), entry["jobId"].as_str()) {
-            (Some(queue), Some(id)) => format!("{queue} {id}"),
+            (Some(queue), Some(id)) => format!("{} {}", word(queue), word(id)),
             _ => "-".into(),
         };
         let writer = format!("{} {}", text(entry, "plugin"), short(&text(entry, "revision")));
@@ -115,7 +119,7 @@ async fn list(which: Which, client: &Client, output: Output) -> anyhow::Result<(
 }
 
 async fn trail(command: TrailCommand, client: &Client, output: Output) -> anyhow::Result<()> {
-    let path = |name: &str| format!("audit/trails/{}", segment(name));
+    let path = |name: &str| api_path(&["audit", "trails", name]);
     match command {
         TrailCommand::List => {
             let trails = client.call(Method::GET, "audit/trails", None).await?;

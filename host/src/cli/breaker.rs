@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::client::{Client, ClientArgs};
 use super::output::Output;
 use super::plugin::{items, text};
+use crate::http::api_path;
 
 #[derive(Subcommand)]
 pub(super) enum BreakerCommand {
@@ -54,7 +55,7 @@ pub(super) async fn run(command: BreakerCommand, args: &ClientArgs, output: Outp
 
 async fn act(client: &Client, action: &str, which: Which, output: Output) -> anyhow::Result<()> {
     let body = json!({ "plugin": which.plugin, "host": which.host, "reason": which.reason });
-    let breaker = client.call(Method::POST, &format!("breakers/{action}"), Some(body)).await?;
+    let breaker = client.call(Method::POST, &api_path(&["breakers", action]), Some(body)).await?;
     let message = format!(
         "{} {}: {}, on the host that answered",
         text(&breaker, "plugin"),

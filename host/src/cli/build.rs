@@ -14,9 +14,13 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
 use super::Output;
+use super::world::{World, Written};
 
 const CARGO: [&str; 5] =
     ["build", "--release", "--target", "wasm32-wasip2", "--message-format=json-render-diagnostics"];
+
+/// The exit code of `sh` for a program that it does not find (POSIX).
+const COMMAND_NOT_FOUND: i32 = 127;
 
 #[derive(Args)]
 pub(super) struct Build {
@@ -93,6 +97,7 @@ impl Project {
     ///
     /// Ctrl-C, and nobody waiting any more, end the build with everything that it has started.
     pub(crate) async fn build(&self) -> anyhow::Result<PathBuf> {
+        self.write_world()?;
         if let (Some(command), Some(component)) = (&self.build.command, &self.build.component) {
             let mut shell = Command::new("sh");
             shell.arg("-c").arg(command).stdout(std::io::stderr());
@@ -119,7 +124,23 @@ impl Project {
         self.made(ended, "cargo", component.unwrap_or_default())
     }
 
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// For the toolchains that bind a world. Cargo projects on the SDK need none, and get one only where there is one.
+    fn write_world(&self) -> anyhow::Result<()> {
+        let world = World::of(self);
+        if (self.build.command.is_some() || world.is_ours()) && world.write(false)? == Written::New {
+            eprintln!("written: {}", world.file().display());
+        }
+        Ok(())
+    }
+
     fn made(&self, ended: ExitStatus, what: &str, component: PathBuf) -> anyhow::Result<PathBuf> {
+        if ended.code() == Some(COMMAND_NOT_FOUND) {
+            bail!("{what} needs a program that is not installed, or not on the PATH: the line above names it");
+        }
         if !ended.success() {
             bail!("{what} failed in {} ({ended})", self.dir.display());
         }
@@ -156,6 +177,7 @@ impl Project {
     pub(crate) fn pack(&self, component: &Path, out: Option<PathBuf>) -> anyhow::Result<Packed> {
         let manifest = &self.manifest;
         let bytes = std::fs::read(component).with_context(|| format!("cannot read {}", component.display()))?;
+        let bytes = patchbay_runtime::encode(bytes).with_context(|| component.display().to_string())?;
         let bytes = patchbay_runtime::pack(&bytes, manifest).with_context(|| component.display().to_string())?;
         let digest = patchbay_runtime::inspect(&bytes)?.digest;
         let file =

@@ -1,16 +1,19 @@
 //! `patchbay bulk …`
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientArgs};
 use super::output::Output;
 use super::plugin::{items, text};
 use super::refusal::{Refusal, confirmed};
+use crate::http::{api_path, with_query};
 
 /// Between looks at the progress.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -112,9 +115,12 @@ pub(super) struct How {
     /// Only count, and show some
     #[arg(long)]
     dry_run: bool,
-    /// Show the data of those, too; it may be personal
+    /// Show the data of those, too, without what is hidden
     #[arg(long)]
     with_data: bool,
+    /// With --dry-run --with-data: show what is hidden, too; that is recorded
+    #[arg(long, requires_all = ["dry_run", "with_data"])]
+    reveal: bool,
     /// Do so many, then pause; `patchbay bulk resume` does the rest
     #[arg(long)]
     first: Option<u32>,
@@ -187,14 +193,15 @@ pub(super) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
             return begin(which.put_into(request)?, which.how, "adds new jobs like", &client, output).await;
         }
         BulkCommand::EditAndRetry { which, set, unset } => {
-            let mut values = Map::new();
+            let mut values = BTreeMap::new();
             for pair in set {
                 let (path, value) = pair.split_once('=').ok_or_else(|| Refusal(format!("{pair}: write PATH=JSON")))?;
-                let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-                values.insert(path.to_owned(), value);
+                // As it was written; what is no JSON is a text.
+                let json = RawValue::from_string(value.trim().to_owned());
+                values.insert(path.to_owned(), json.or_else(|_| to_raw_value(value))?);
             }
-            let request = json!({ "kind": "edit-and-retry", "set": values, "unset": unset });
-            return begin(which.put_into(request)?, which.how, "changes and retries", &client, output).await;
+            let request = which.put_into(json!({ "kind": "edit-and-retry", "unset": unset }))?;
+            return begin_with(request, values, which.how, "changes and retries", &client, output).await;
         }
         BulkCommand::List => {
             let bulks = client.call(Method::GET, "bulk", None).await?;
@@ -210,24 +217,25 @@ pub(super) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
             output.table(&head, rows.collect(), &bulks);
         }
         BulkCommand::Show { id, jobs } => {
-            let mut bulk = client.call(Method::GET, &format!("bulk/{id}"), None).await?;
+            let mut bulk = client.call(Method::GET, &api_path(&["bulk", &id.to_string()]), None).await?;
             if let Some(state) = jobs {
-                let state = if state.is_empty() { String::new() } else { format!("&state={state}") };
-                bulk["jobs"] = client.all(&format!("bulk/{id}/items?limit=200{state}")).await?;
+                let state = (!state.is_empty()).then_some(("state", state.as_str()));
+                let query = [("limit", "200")].into_iter().chain(state);
+                bulk["jobs"] = client.all(&with_query(&api_path(&["bulk", &id.to_string(), "items"]), query)).await?;
             }
             output.value(&describe(&bulk), &bulk);
         }
         BulkCommand::Watch { id } => return watch(id, &client, output).await,
         BulkCommand::Cancel { id } => {
-            let bulk = post(format!("bulk/{id}/cancel"), json!({})).await?;
+            let bulk = post(api_path(&["bulk", &id.to_string(), "cancel"]), json!({})).await?;
             output.value(&format!("cancelled: {}", describe(&bulk)), &bulk);
         }
         BulkCommand::Resume { id, first, watch: follow } => {
-            let bulk = post(format!("bulk/{id}/resume"), json!({ "first": first })).await?;
+            let bulk = post(api_path(&["bulk", &id.to_string(), "resume"]), json!({ "first": first })).await?;
             return go_on(id, follow, &format!("bulk {id} goes on"), &bulk, &client, output).await;
         }
         BulkCommand::Undo { id, watch: follow } => {
-            let bulk = post(format!("bulk/{id}/undo"), json!({})).await?;
+            let bulk = post(api_path(&["bulk", &id.to_string(), "undo"]), json!({})).await?;
             return go_on(id, follow, &format!("bulk {id} is being undone"), &bulk, &client, output).await;
         }
     }
@@ -236,19 +244,40 @@ pub(super) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
 
 /// Shows what is meant, asks, and begins.
 pub(super) async fn begin(
-    mut request: Value,
+    request: Value,
     how: How,
     does: &str,
     client: &Client,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let How { dry_run, with_data, first, reason, yes, watch: follow } = how;
+    begin_with(request, BTreeMap::new(), how, does, client, output).await
+}
+
+/// With values of job data, which stay as the operator wrote them.
+#[derive(serde::Serialize)]
+struct Body<'a> {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    set: &'a BTreeMap<String, Box<RawValue>>,
+    #[serde(flatten)]
+    request: &'a Value,
+}
+
+async fn begin_with(
+    mut request: Value,
+    set: BTreeMap<String, Box<RawValue>>,
+    how: How,
+    does: &str,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let How { dry_run, with_data, reveal, first, reason, yes, watch: follow } = how;
     request["first"] = json!(first);
     request["reason"] = json!(reason);
     let mut look = request.clone();
     look["dryRun"] = true.into();
     look["withData"] = with_data.into();
-    let preview = client.call(Method::POST, "bulk", Some(look)).await?;
+    look["reveal"] = reveal.into();
+    let preview = client.send_body(Method::POST, "bulk", &Body { set: &set, request: &look }).await?;
     let matched = preview["matched"].as_u64().unwrap_or(0);
     if matched == 0 && preview["complete"] == true {
         output.value("no job is meant by this filter; nothing was done", &preview);
@@ -266,7 +295,7 @@ pub(super) async fn begin(
     let pause = first.filter(|first| u64::from(*first) < matched);
     let pause = pause.map(|first| format!(", the first {first} now: then it pauses")).unwrap_or_default();
     confirmed(yes, &format!("this {does} {count}{pause}"))?;
-    let bulk = client.call(Method::POST, "bulk", Some(request)).await?;
+    let bulk = client.send_body(Method::POST, "bulk", &Body { set: &set, request: &request }).await?;
     let id = bulk["id"].as_i64().unwrap_or_default();
     let done = format!("bulk {id} has begun; follow it: patchbay bulk watch {id}");
     go_on(id, follow, &done, &bulk, client, output).await
@@ -302,7 +331,7 @@ async fn go_on(
 async fn watch(id: i64, client: &Client, output: Output) -> anyhow::Result<ExitCode> {
     let mut last = String::new();
     loop {
-        let bulk = client.call(Method::GET, &format!("bulk/{id}"), None).await?;
+        let bulk = client.call(Method::GET, &api_path(&["bulk", &id.to_string()]), None).await?;
         match bulk["state"].as_str().unwrap_or_default() {
             "matching" | "running" | "undoing" => {
                 let line = progress(&bulk);

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::dev::DevState;
 use crate::http::{self, SOURCE_HEADER};
+use crate::reach;
 use crate::signature::{self, Signature};
 
 /// Pushing compiles, which may take a minute on a small machine.
@@ -74,7 +75,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(url: String, user: String, password: Option<String>) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+        let http = reach::client_for(&url).timeout(TIMEOUT).build()?;
         Ok(Self { url: url.trim_end_matches('/').to_owned(), user, password, http })
     }
 
@@ -90,12 +91,20 @@ impl Client {
 
     /// `data` of the envelope.
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ClientError> {
-        let request = self.request(method, path);
-        self.send(match body {
-            Some(body) => request.json(&body),
-            None => request,
-        })
-        .await
+        match body {
+            Some(body) => self.send_body(method, path, &body).await,
+            None => self.send(self.request(method, path)).await,
+        }
+    }
+
+    /// Likewise, with a body of which some stays as the operator wrote it.
+    pub(crate) async fn send_body(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<Value, ClientError> {
+        self.send(self.request(method, path).json(body)).await
     }
 
     /// What comes without an envelope, when it comes.
@@ -107,6 +116,11 @@ impl Client {
         }
         let content = response.bytes().await.map_err(|source| self.unreachable(source))?;
         Ok(content.to_vec())
+    }
+
+    /// What takes longer than any usual limit.
+    pub(super) async fn post_slow(&self, path: &str, body: Value, limit: Duration) -> Result<Value, ClientError> {
+        self.send(self.request(Method::POST, path).timeout(limit).json(&body)).await
     }
 
     /// The whole envelope, with the cursor of the next page.
@@ -274,7 +288,26 @@ pub(super) struct Answered {
     pub(super) content: Vec<u8>,
 }
 
-/// One segment of a path, whatever it contains.
-pub(super) fn segment(text: &str) -> String {
-    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+/// Asking to see what is hidden.
+#[derive(clap::Args, Default)]
+pub(super) struct RevealArgs {
+    /// Show what is hidden, too: who asked, for which job and when is recorded
+    #[arg(long)]
+    pub(super) reveal: bool,
+    /// Why, for the record; no personal data
+    #[arg(long, requires = "reveal")]
+    pub(super) reason: Option<String>,
+}
+
+impl RevealArgs {
+    /// For the end of a path that has no query yet (`?`), or one (`&`).
+    pub(super) fn query(&self, before: char) -> String {
+        if !self.reveal {
+            return String::new();
+        }
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("reveal", "true");
+        query.extend_pairs(self.reason.as_ref().map(|reason| ("reason", reason)));
+        format!("{before}{}", query.finish())
+    }
 }

@@ -10,6 +10,7 @@ use super::bulk;
 use super::client::{Client, ClientArgs};
 use super::output::Output;
 use super::plugin::{items, short, text};
+use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
 pub(super) enum DeadLetterCommand {
@@ -68,13 +69,11 @@ pub(super) async fn run(command: DeadLetterCommand, args: &ClientArgs, output: O
     let client = Client::from_args(args)?;
     match command {
         DeadLetterCommand::List { queue, plugin, acknowledged, limit } => {
-            let mut query = url::form_urlencoded::Serializer::new(String::new());
-            query.append_pair("limit", &limit.to_string());
             let acknowledged = acknowledged.map(|acknowledged| acknowledged.to_string());
-            for (name, value) in [("queue", queue), ("plugin", plugin), ("acknowledged", acknowledged)] {
-                query.extend_pairs(value.map(|value| (name, value)));
-            }
-            let groups = client.call(Method::GET, &format!("dead-letters?{}", query.finish()), None).await?;
+            let limit = Some(limit.to_string());
+            let query = [("limit", limit), ("queue", queue), ("plugin", plugin), ("acknowledged", acknowledged)];
+            let query = query.into_iter().filter_map(|(name, value)| Some((name, value?)));
+            let groups = client.call(Method::GET, &with_query("dead-letters", query), None).await?;
             let rows = items(&groups).map(|group| {
                 vec![
                     group["id"].to_string(),
@@ -91,23 +90,25 @@ pub(super) async fn run(command: DeadLetterCommand, args: &ClientArgs, output: O
             output.table(&head, rows.collect(), &groups);
         }
         DeadLetterCommand::Show { id } => {
-            let story = client.call(Method::GET, &format!("dead-letters/{id}"), None).await?;
+            let story = client.call(Method::GET, &api_path(&["dead-letters", &id.to_string()]), None).await?;
             output.value(&describe(&story), &story);
         }
         DeadLetterCommand::Ack { id, undo } => {
             let action = if undo { "unacknowledge" } else { "acknowledge" };
-            let group = client.call(Method::POST, &format!("dead-letters/{id}/{action}"), None).await?;
+            let group = client.call(Method::POST, &api_path(&["dead-letters", &id.to_string(), action]), None).await?;
             output.value(&format!("dead letter {id} is {}", state(&group)), &group);
         }
         DeadLetterCommand::Note { id, note } => {
-            let group =
-                client.call(Method::PUT, &format!("dead-letters/{id}/note"), Some(json!({ "note": note }))).await?;
+            let group = client
+                .call(Method::PUT, &api_path(&["dead-letters", &id.to_string(), "note"]), Some(json!({ "note": note })))
+                .await?;
             let now = if group["note"].is_string() { "is noted" } else { "has no note any more" };
             output.value(&format!("dead letter {id} {now}"), &group);
         }
         DeadLetterCommand::Assign { id, to } => {
             let body = json!({ "assignee": to });
-            let group = client.call(Method::PUT, &format!("dead-letters/{id}/assignee"), Some(body)).await?;
+            let group =
+                client.call(Method::PUT, &api_path(&["dead-letters", &id.to_string(), "assignee"]), Some(body)).await?;
             let whose = group["assignee"].as_str().unwrap_or("nobody");
             output.value(&format!("dead letter {id} belongs to {whose}"), &group);
         }

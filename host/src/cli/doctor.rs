@@ -1,21 +1,29 @@
 //! `patchbay doctor`: every finding says how to mend it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use patchbay_model::QueueName;
 use patchbay_model::manifest::Manifest;
-use patchbay_queue::Queues;
-use patchbay_store::{SecretRow, Store};
+use patchbay_model::shell::word;
+use patchbay_queue::{QueueError, Queues};
+use patchbay_store::{DatabaseFacts, SecretRow, Store, StoreError};
 use serde::Serialize;
 
 use super::Output;
 use crate::config::{Config, ConfigError};
 use crate::dev::DevState;
+use crate::diagnosis;
+use crate::limits::{self, TooSmall};
+use crate::schedule;
 use crate::signature;
 use crate::vault::{KeySource, Keys, readable_by_others};
 
 const SECRETS: &str = "secrets";
+/// What works, and how.
+const INFRASTRUCTURE: &str = "see docs/operations/infrastructure.md";
 /// The longest wait for Postgres or Redis.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -61,12 +69,14 @@ pub(crate) async fn examine(config: &Config) -> Vec<Finding> {
 
 async fn examine_with(config: &Config, findings: &mut Findings) {
     check_config(config, findings);
+    check_limits(config, findings);
     let store = check_database(config, findings).await;
     check_redis(config, findings).await;
     let keys = check_master_key(config, findings);
     if let Some(store) = store {
         let kept = check_secrets(keys.as_ref(), &store, findings).await;
         check_plugins(config, &store, &kept, findings).await;
+        check_schedules(config, &store, findings).await;
         store.close().await;
     }
 }
@@ -149,20 +159,41 @@ fn check_config(config: &Config, findings: &mut Findings) {
     }
 }
 
+fn check_limits(config: &Config, findings: &mut Findings) {
+    const CHECK: &str = "limits";
+    let problems = limits::problems(config);
+    if problems.is_empty() {
+        return findings.ok(CHECK, "open files and address space, of this shell");
+    }
+    for problem in problems {
+        let level = match problem {
+            TooSmall::AddressSpace { is_hopeless: true, .. } => Level::Error,
+            _ => Level::Warning,
+        };
+        findings.bad(CHECK, level, problem.to_string(), INFRASTRUCTURE);
+    }
+}
+
 async fn check_database(config: &Config, findings: &mut Findings) -> Option<Store> {
     const CHECK: &str = "postgres";
     // Plugins' logins open theirs besides.
     let pool_max = i64::from(config.store().max_connections) + config.sql_max_connections() as i64;
     let mend = "check DATABASE_URL (or DB_HOST, DB_PORT, DB_USERNAME, DB_PASSWORD, DB_NAME), and that Postgres runs";
     let connected = tokio::time::timeout(LIMIT, async {
-        let store = Store::connect(config.store()).await?;
+        // A start under load takes a moment; what is refused is told at once.
+        let store = Store::connect(config.store(), Duration::from_secs(1)).await?;
         let facts = store.facts().await?;
-        Ok::<_, patchbay_store::StoreError>((store, facts))
+        Ok::<_, StoreError>((store, facts))
     });
     let (store, facts) = match connected.await {
         Ok(Ok(connected)) => connected,
         Ok(Err(error)) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let mend = match error {
+                // They say it themselves.
+                StoreError::Unfit(_) | StoreError::ReadOnly(_) => INFRASTRUCTURE,
+                _ => mend,
+            };
             findings.bad(CHECK, Level::Error, format!("{error}{cause}"), mend);
             return None;
         }
@@ -171,20 +202,8 @@ async fn check_database(config: &Config, findings: &mut Findings) -> Option<Stor
             return None;
         }
     };
-    if facts.server_version_num < 150_000 {
-        findings.bad(
-            CHECK,
-            Level::Error,
-            format!("version {}", facts.server_version),
-            "Patchbay needs PostgreSQL 15 or newer",
-        );
-    } else {
-        findings.ok(CHECK, format!("version {}", facts.server_version));
-    }
-    if !facts.can_create {
-        let mend = "grant create on database <name> to <login>, or create the schema patchbay owned by it";
-        findings.bad(CHECK, Level::Error, "this login may not create the schema patchbay", mend);
-    }
+    findings.ok(CHECK, format!("version {}, UTF8, writable, sessions of its own", facts.server_version));
+    check_rights(&facts, findings);
     let most = i64::from(facts.max_connections);
     if facts.connections_in_use + pool_max > most {
         let message = format!(
@@ -216,11 +235,57 @@ async fn check_database(config: &Config, findings: &mut Findings) -> Option<Stor
     Some(store)
 }
 
+/// What the login may do, by docs/operations/infrastructure.md.
+fn check_rights(facts: &DatabaseFacts, findings: &mut Findings) {
+    const CHECK: &str = "postgres rights";
+    let (login, database) = (&facts.login, &facts.database);
+    if !facts.can_create && !facts.is_installed {
+        findings.bad(
+            CHECK,
+            Level::Error,
+            format!("{login} may not create the schemas patchbay and patchbay_outbox"),
+            format!("grant create on database {database} to {login}"),
+        );
+    } else if !facts.foreign.is_empty() {
+        let shown: Vec<&str> = facts.foreign.iter().take(5).map(String::as_str).collect();
+        let more = facts.foreign.len().saturating_sub(shown.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        findings.bad(
+            CHECK,
+            Level::Error,
+            format!("{login} does not own {}{more}", shown.join(", ")),
+            format!(
+                "alter schema, table or sequence … owner to {login}: migrations and the history's months need its owner"
+            ),
+        );
+    } else {
+        findings.ok(CHECK, format!("{login} owns what it needs in {database}"));
+    }
+    if facts.can_create_roles {
+        findings.ok(CHECK, format!("{login} may create logins for plugins"));
+    } else {
+        findings.bad(
+            CHECK,
+            Level::Warning,
+            format!(
+                "{login} may not create roles: plugins that use SQL wait until an administrator has made their logins"
+            ),
+            format!("alter role {login} createrole, or run the statements that activating such a plugin names"),
+        );
+    }
+}
+
 async fn check_redis(config: &Config, findings: &mut Findings) {
     const CHECK: &str = "redis";
     let mend = "check REDIS_URL (or REDIS_HOST, REDIS_PORT, REDIS_PASSWORD), and that Redis runs";
-    let asked = tokio::time::timeout(LIMIT, async { Queues::connect(config.queues()).await?.server().await });
-    let facts = match asked.await {
+    let asked = tokio::time::timeout(LIMIT, async {
+        let queues = Queues::connect(config.queues()).await?;
+        let facts = queues.server().await?;
+        let names = queues.list().await?;
+        let taken = queues.taken_keys(&names).await?;
+        Ok::<_, QueueError>((facts, names.into_iter().zip(taken)))
+    });
+    let (facts, taken) = match asked.await {
         Ok(Ok(facts)) => facts,
         Ok(Err(error)) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -259,6 +324,12 @@ async fn check_redis(config: &Config, findings: &mut Findings) {
         );
     } else {
         findings.ok(CHECK, format!("{used_mb} of {} MiB used", facts.maxmemory >> 20));
+    }
+    for (queue, taken) in taken {
+        for key in taken {
+            let (stands, next) = diagnosis::taken(&queue, &key);
+            findings.bad(CHECK, Level::Error, format!("queue {}: {stands}", word(queue.as_str())), next);
+        }
     }
     match facts.clock_skew_ms.abs() {
         0..=500 => findings.ok("clock", format!("{} ms from Redis's", facts.clock_skew_ms)),
@@ -413,4 +484,35 @@ async fn check_plugins(config: &Config, store: &Store, kept: &[SecretRow], findi
             );
         }
     }
+}
+
+/// Schedules that have no next tick, in queues that are handled here.
+async fn check_schedules(config: &Config, store: &Store, findings: &mut Findings) {
+    const CHECK: &str = "schedules";
+    // What is wrong with Postgres or Redis was reported above.
+    let (Ok(rows), Ok(revisions)) = (store.schedules().await, store.revisions(None).await) else { return };
+    let connected = tokio::time::timeout(LIMIT, Queues::connect(config.queues())).await;
+    let Ok(Ok(queues)) = connected else { return };
+    let queues = queues.with_default_zone(config.default_zone());
+    let active = revisions.into_iter().filter(|row| row.is_current);
+    let manifests = active.filter_map(|row| Manifest::from_stored(row.manifest).ok());
+    let mut handled: BTreeSet<QueueName> = rows.iter().filter_map(|row| row.queue.parse().ok()).collect();
+    handled.extend(manifests.flat_map(|manifest| manifest.queues).map(|queue| queue.name));
+    let mut troubles: Vec<String> = Vec::new();
+    for row in rows.iter().filter(|row| row.paused_by.is_none()) {
+        troubles.extend(schedule::spec(row, queues.default_zone()).err().map(|reason| format!("{}: {reason}", row.id)));
+    }
+    for queue in handled {
+        // A damaged queue is listed as such.
+        let views = tokio::time::timeout(LIMIT, queues.schedulers(&queue)).await.ok().and_then(Result::ok);
+        troubles.extend(
+            views.into_iter().flatten().filter_map(|view| Some(format!("{queue} {}: {}", view.id, view.trouble?))),
+        );
+    }
+    if troubles.is_empty() {
+        let zone = queues.default_zone();
+        return findings.ok(CHECK, format!("all have a next tick; the zone of those that name none is {zone}"));
+    }
+    let message = format!("without a next tick, or with a last one ahead: {}", troubles.join("; "));
+    findings.bad(CHECK, Level::Warning, message, "mend them where they were made; patchbay schedule list");
 }

@@ -8,13 +8,15 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use futures::StreamExt;
 use reqwest::Method;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use super::client::{Client, ClientArgs, segment};
+use super::client::{Client, ClientArgs, RevealArgs};
 use super::output::Output;
 use super::plugin::{items, text};
 use super::refusal::{Refusal, confirmed};
+use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
 pub(super) enum HistoryCommand {
@@ -29,14 +31,22 @@ pub(super) enum HistoryCommand {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Erase a person's data from the history: of jobs with this value go data, result, message, backtrace and outside calls
+    /// Erase a person's data, or a job: from Redis, the history, copies for undoing, events, and what operators have typed
     Erase(EraseArgs),
+    /// List erasures: who asked, why, and whether they have ended
+    Erasures {
+        /// At most so many, 1 to 200
+        #[arg(long, default_value_t = 50)]
+        limit: u16,
+    },
     /// Data and results of a job, without what its queue's manifest redacts; who reads them is recorded
     Body {
         /// Its queue
         queue: String,
         /// Its id
         id: String,
+        #[command(flatten)]
+        reveal: RevealArgs,
     },
     /// Write attempts into a file; docs/operations/history.md says what a filter can be
     Export(ExportArgs),
@@ -69,15 +79,21 @@ pub(super) enum RetentionCommand {
 
 #[derive(Args)]
 pub(super) struct EraseArgs {
-    /// Where the value stands in the data of jobs, for example customer.phone; a path that a manifest declares searchable
-    #[arg(long)]
-    path: String,
+    /// Of a person: where the value stands in the data of jobs, for example customer.phone; a path that a manifest declares searchable
+    #[arg(long, required_unless_present = "job")]
+    path: Option<String>,
     /// The value; better on standard input, which no shell remembers
-    #[arg(long)]
+    #[arg(long, requires = "path")]
     value: Option<String>,
     /// Only jobs of this queue
     #[arg(long)]
     queue: Option<String>,
+    /// Only the job with this id
+    #[arg(long, requires = "queue")]
+    job: Option<String>,
+    /// Also jobs that are still to run: they are removed and never run
+    #[arg(long)]
+    unfinished: bool,
     /// For the record: a request's number, for example, and no personal data
     #[arg(long)]
     reason: String,
@@ -103,6 +119,9 @@ pub(super) struct ExportArgs {
     /// With data and results, without what manifests redact
     #[arg(long)]
     bodies: bool,
+    /// With what manifests redact and with secrets, too; that is recorded
+    #[arg(long, requires = "bodies")]
+    reveal: bool,
     /// Which, for example queue=emailQueue outcome=failed from=2026-01-01T00:00:00Z data.lead.id=42; none: all
     #[arg(value_name = "NAME=VALUE", value_parser = pair)]
     filter: Vec<(String, String)>,
@@ -113,6 +132,22 @@ const EXPORT_LIMIT: Duration = Duration::from_secs(24 * 3_600);
 
 /// Jobs in Redis that are named to people.
 const MOST_SHOWN: usize = 10;
+
+/// Data and results as they stand, since reading them would round their numbers.
+#[derive(serde::Deserialize)]
+struct Answer {
+    data: Box<RawValue>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Body {
+    finished_at: String,
+    started: i64,
+    withheld: Option<String>,
+    data: Option<Box<RawValue>>,
+    result: Option<Box<RawValue>>,
+}
 
 fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("a name and a value with = between them")?;
@@ -126,17 +161,20 @@ pub(super) async fn run(command: HistoryCommand, args: &ClientArgs, output: Outp
         HistoryCommand::Retention(command) => retention(command, &client, output).await,
         HistoryCommand::Prune { dry_run } => prune(dry_run, &client, output).await,
         HistoryCommand::Erase(args) => erase(args, &client, output).await,
-        HistoryCommand::Body { queue, id } => {
-            let path = format!("history/bodies/{}/{}", segment(&queue), segment(&id));
-            let bodies = client.call(Method::GET, &path, None).await?;
-            let rows = items(&bodies).map(|body| {
-                let shown = |field: &str| match body["withheld"].as_str() {
-                    Some(reason) => format!("({reason})"),
-                    None => body[field].to_string(),
+        HistoryCommand::Erasures { limit } => erasures(limit, &client, output).await,
+        HistoryCommand::Body { queue, id, reveal } => {
+            let path = format!("{}{}", api_path(&["history", "bodies", &queue, &id]), reveal.query('?'));
+            let answer: Answer = serde_json::from_slice(&client.bytes(&path).await?)?;
+            let bodies: Vec<Body> = serde_json::from_str(answer.data.get())?;
+            let rows = bodies.iter().map(|body| {
+                let shown = |json: &Option<Box<RawValue>>| match (&body.withheld, json) {
+                    (Some(reason), _) => format!("({reason})"),
+                    (None, Some(json)) => json.get().to_owned(),
+                    (None, None) => "null".to_owned(),
                 };
-                vec![text(body, "finishedAt"), body["started"].to_string(), shown("data"), shown("result")]
+                vec![body.finished_at.clone(), body.started.to_string(), shown(&body.data), shown(&body.result)]
             });
-            output.table(&["FINISHED", "START", "DATA", "RESULT"], rows.collect(), &bodies);
+            output.table(&["FINISHED", "START", "DATA", "RESULT"], rows.collect(), &answer.data);
             Ok(())
         }
         HistoryCommand::Export(args) => export(args, &client, output).await,
@@ -198,15 +236,15 @@ fn bytes(value: &Value) -> String {
 }
 
 async fn retention(command: RetentionCommand, client: &Client, output: Output) -> anyhow::Result<()> {
-    let path = |queue: &str| format!("history/retention/{}", segment(queue));
+    let path = |queue: &str| api_path(&["history", "retention", queue]);
     let retention = match command {
         RetentionCommand::List => client.call(Method::GET, "history/retention", None).await?,
         RetentionCommand::Set { queue, outcome, days } => {
             client.call(Method::PUT, &path(&queue), Some(json!({ "outcome": outcome, "days": days }))).await?
         }
         RetentionCommand::Reset { queue, outcome } => {
-            let query = outcome.map(|outcome| format!("?outcome={}", segment(&outcome))).unwrap_or_default();
-            client.call(Method::DELETE, &format!("{}{query}", path(&queue)), None).await?
+            let path = with_query(&path(&queue), outcome.map(|outcome| ("outcome", outcome)));
+            client.call(Method::DELETE, &path, None).await?
         }
     };
     let default = &retention["default"];
@@ -239,24 +277,23 @@ async fn prune(dry_run: bool, client: &Client, output: Output) -> anyhow::Result
 }
 
 async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Result<()> {
-    let value = match args.value {
-        Some(value) => value,
-        None => from_stdin()?,
+    let value = match (&args.path, args.value) {
+        (None, _) => None,
+        (Some(_), Some(value)) => Some(value),
+        (Some(_), None) => Some(from_stdin()?),
     };
     let request = |dry_run: bool| {
         let body = json!({
-            "path": args.path, "value": value, "queue": args.queue, "reason": args.reason, "dryRun": dry_run,
+            "path": args.path, "value": value, "queue": args.queue, "job": args.job, "reason": args.reason, "unfinished": args.unfinished,
+            "dryRun": dry_run,
         });
-        client.call(Method::POST, "history/erase", Some(body))
+        client.post_slow("history/erase", body, ERASE_LIMIT)
     };
     let would = request(true).await?;
-    let counted = |done: &Value| {
-        let more = if done["andMore"] == true { ", and there are more: do it again" } else { "" };
-        format!("{} attempts of {} jobs, {} of them with data{more}", done["attempts"], done["jobs"], done["bodies"])
-    };
-    if !args.yes && (output.json || !std::io::stdin().is_terminal() || would["attempts"] == 0) {
+    let is_nothing = would["attempts"] == 0 && PLACES.iter().all(|(place, _)| would["places"][*place] == 0);
+    if !args.yes && (output.json || !std::io::stdin().is_terminal() || is_nothing) {
         output.value(&format!("would be erased: {}{}", counted(&would), left(&would)), &would);
-        if would["attempts"] != 0 {
+        if !is_nothing {
             return Err(Refusal("nothing was erased; say --yes if that is meant".into()).into());
         }
         return Ok(());
@@ -267,29 +304,109 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
     Ok(())
 }
 
+/// Looking through all jobs and all texts takes its time.
+const ERASE_LIMIT: Duration = Duration::from_secs(600);
+
+/// Where something is erased beside the history.
+const PLACES: [(&str, &str); 11] = [
+    ("redisEnded", "jobs in Redis that have ended"),
+    ("redisUnfinished", "jobs in Redis that were still to run"),
+    ("undoCopies", "copies for undoing removals"),
+    ("events", "events of queues"),
+    ("keyValue", "keys of plugins' key-value spaces"),
+    ("setAside", "attempts that were set aside"),
+    ("savedSearches", "saved searches (the value in them)"),
+    ("bulkOperations", "bulk operations (the value in them)"),
+    ("deadLetters", "dead letters (the value in them)"),
+    ("operatorActions", "operators' actions (the value in them)"),
+    ("alerts", "alerts (the value in them)"),
+];
+
+/// What stays, and what to do about it.
+const LEFT: [(&str, &str); 3] = [
+    ("auditEntriesLeft", "entries of audit trails hold the value; they are kept for good (docs/plugins/audit.md)"),
+    ("bulkOperationsLeft", "bulk operations go on with the value in their filter; ask again when they have ended"),
+    ("outboxLeft", "jobs of plugins' transactions are not in their queues yet; ask again"),
+];
+
+fn counted(done: &Value) -> String {
+    let more = if done["andMore"] == true { ", and there are more: do it again" } else { "" };
+    let mut text =
+        format!("{} attempts of {} jobs, {} of them with data{more}", done["attempts"], done["jobs"], done["bodies"]);
+    for (place, what) in PLACES {
+        if done["places"][place] != 0 {
+            text += &format!("\n  {} {what}", done["places"][place]);
+        }
+    }
+    text
+}
+
 /// What an erasure does not reach.
 fn left(done: &Value) -> String {
     let mut left = String::new();
     if done["undeclared"] == true {
-        left += "\nno active plugin declares this path searchable: attempts that were recorded without that are not found, and keep their data";
+        left += "\nNo active plugin declares this path searchable: attempts that were recorded without that are not found, and keep their data";
     }
     if done["waiting"] != 0 {
-        left += &format!("\n{} attempts are not in Postgres yet: do it again once they are", done["waiting"]);
+        left += &format!(
+            "\n{} attempts are not in Postgres yet; those of these jobs are erased once they are",
+            done["waiting"]
+        );
     }
     let live = &done["live"];
     if live["found"] != 0 {
-        left += &format!("\n{} jobs in Redis have the value, and stay as they are:", live["found"]);
+        left += &format!("\n{} jobs in Redis are left:", live["found"]);
         for job in items(&live["jobs"]).take(MOST_SHOWN) {
-            left += &format!("\n  {} {} ({})", text(job, "queue"), text(job, "id"), text(job, "state"));
+            let why = match job["why"].as_str().unwrap_or_default() {
+                "running" => ": it runs, and is erased when it has ended",
+                "of-schedule" => ": it is the next tick of a schedule",
+                "unfinished" => ": it is still to run; with --unfinished it is removed",
+                _ => "",
+            };
+            left += &format!("\n  {} {} ({}){why}", text(job, "queue"), text(job, "id"), text(job, "state"));
         }
         if live["found"].as_u64() > Some(MOST_SHOWN as u64) {
             left += "\n  … the first hundred with --json";
         }
     }
     if live["complete"] == false {
-        left += "\nnot every job in Redis was looked at: there are too many";
+        left += "\nNot every job in Redis was looked at: there are too many. Name a queue with --queue";
     }
+    let schedules: Vec<&str> = items(&done["schedules"]).filter_map(Value::as_str).collect();
+    if !schedules.is_empty() {
+        left += &format!("\nSchedules that will have the value again: {}. Change or remove them", schedules.join(", "));
+    }
+    for (place, what) in LEFT {
+        if done["places"][place] != 0 {
+            left += &format!("\n{} {what}", done["places"][place]);
+        }
+    }
+    let beyond: Vec<&str> = items(&done["beyond"]).filter_map(Value::as_str).collect();
+    left += &format!("\nNot reached: {}", beyond.join("; "));
     left
+}
+
+async fn erasures(limit: u16, client: &Client, output: Output) -> anyhow::Result<()> {
+    let erasures = client.call(Method::GET, &format!("history/erasures?limit={limit}"), None).await?;
+    let rows = items(&erasures).map(|row| {
+        let of = match (row["path"].as_str(), row["queue"].as_str(), row["jobId"].as_str()) {
+            (None, Some(queue), Some(job)) => format!("{queue} {job}"),
+            (Some(path), Some(queue), _) => format!("{path} in {queue}"),
+            (path, ..) => path.unwrap_or_default().to_owned(),
+        };
+        let state = match (row["endedAt"].is_string(), row["listedAt"].is_string()) {
+            (true, _) => "ended",
+            (false, true) => "goes on",
+            (false, false) => "cut short: ask again",
+        };
+        let counts = ["done", "toCome", "left"].map(|name| row[name].to_string());
+        let head = [row["id"].to_string(), of, state.to_owned()];
+        let tail = [text(row, "beganAt"), text(row, "actor"), text(row, "reason")];
+        head.into_iter().chain(counts).chain(tail).collect()
+    });
+    let head = ["ID", "OF", "STATE", "ERASED", "TO COME", "LEFT", "BEGAN", "BY", "REASON"];
+    output.table(&head, rows.collect(), &erasures);
+    Ok(())
 }
 
 fn from_stdin() -> anyhow::Result<String> {
@@ -304,13 +421,11 @@ fn from_stdin() -> anyhow::Result<String> {
 }
 
 async fn export(args: ExportArgs, client: &Client, output: Output) -> anyhow::Result<()> {
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.append_pair("format", if matches!(args.format, Format::Csv) { "csv" } else { "jsonl" });
-    if args.bodies {
-        query.append_pair("bodies", "true");
-    }
-    query.extend_pairs(&args.filter);
-    let response = client.get_raw(&format!("history/export?{}", query.finish()), EXPORT_LIMIT).await?;
+    let format = if matches!(args.format, Format::Csv) { "csv" } else { "jsonl" };
+    let query = [("format", format)].into_iter().chain(args.bodies.then_some(("bodies", "true")));
+    let query = query.chain(args.reveal.then_some(("reveal", "true")));
+    let query = query.chain(args.filter.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let response = client.get_raw(&with_query("history/export", query), EXPORT_LIMIT).await?;
     let mut chunks = response.bytes_stream();
     let broken = "the export broke off: what has arrived is not all";
     match args.out {

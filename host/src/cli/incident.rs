@@ -16,6 +16,7 @@ use super::doctor;
 use super::output::Output;
 use super::secret::duration;
 use crate::config::Config;
+use crate::http::with_query;
 use crate::incident::{Part, Title, archive, contents, plain};
 
 #[derive(Subcommand)]
@@ -45,7 +46,7 @@ pub(super) async fn run(
     let client = Client::from_args(args)?;
     let now = Utc::now();
     let out = out.unwrap_or_else(|| format!("patchbay-incident-{}.tar.gz", now.format("%Y%m%dT%H%M%SZ")).into());
-    match client.bytes(&format!("incident?since_s={}", since.as_secs())).await {
+    match client.bytes(&with_query("incident", [("since_s", since.as_secs().to_string())])).await {
         Ok(packed) => write(&out, &packed, output),
         Err(error @ ClientError::Unreachable { .. }) => {
             let title =

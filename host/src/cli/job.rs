@@ -1,16 +1,17 @@
 //! `patchbay job …`
 
-use anyhow::Context;
 use clap::Subcommand;
+use patchbay_model::shell::word;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::Output;
 use super::add::{self, AddArgs};
-use super::client::{Client, ClientArgs, segment};
-use super::input::given;
+use super::client::{Client, ClientArgs, RevealArgs};
+use super::input::given_json;
 use super::plugin::{items, text};
 use super::timeline;
+use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
 pub(super) enum JobCommand {
@@ -27,11 +28,15 @@ pub(super) enum JobCommand {
         queue: String,
         /// The job's id
         id: String,
+        #[command(flatten)]
+        reveal: RevealArgs,
     },
     /// Show a job's life: every attempt with its outside calls, what operators did, its relatives; also after Redis has forgotten it
     Timeline {
         #[command(flatten)]
         job: JobRef,
+        #[command(flatten)]
+        reveal: RevealArgs,
     },
     /// Put a failed or completed job back into its queue
     Retry {
@@ -90,6 +95,8 @@ pub(super) enum JobCommand {
         /// All of them, page by page
         #[arg(long, conflicts_with_all = ["limit", "offset"])]
         all: bool,
+        #[command(flatten)]
+        reveal: RevealArgs,
     },
 }
 
@@ -108,8 +115,8 @@ pub(super) struct JobRef {
 }
 
 impl JobRef {
-    fn path(&self, action: &str) -> String {
-        format!("queues/{}/jobs/{}{action}", segment(&self.queue), segment(&self.id))
+    fn path(&self, action: &[&str]) -> String {
+        api_path(&[&["queues", &self.queue, "jobs", &self.id], action].concat())
     }
 
     fn value(&self) -> Value {
@@ -119,7 +126,7 @@ impl JobRef {
 
 impl std::fmt::Display for JobRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.queue, self.id)
+        write!(f, "{} {}", word(&self.queue), word(&self.id))
     }
 }
 
@@ -128,46 +135,48 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
     match command {
         JobCommand::Add(args) => add::add(*args, &client, output).await?,
         JobCommand::Flow { tree } => add::flow(tree, &client, output).await?,
-        JobCommand::Show { queue, id } => {
-            let story =
-                client.call(Method::GET, &format!("queues/{}/jobs/{}", segment(&queue), segment(&id)), None).await?;
+        JobCommand::Show { queue, id, reveal } => {
+            let path = format!("{}{}", api_path(&["queues", &queue, "jobs", &id]), reveal.query('?'));
+            let story = client.call(Method::GET, &path, None).await?;
             output.value(&describe(&queue, &story), &story);
         }
-        JobCommand::Timeline { job } => {
-            let story = client.call(Method::GET, &job.path("/timeline"), None).await?;
+        JobCommand::Timeline { job, reveal } => {
+            let path = format!("{}{}", job.path(&["timeline"]), reveal.query('?'));
+            let story = client.call(Method::GET, &path, None).await?;
             output.value(&timeline::describe(&story), &story);
         }
         JobCommand::Retry { job } => {
-            client.call(Method::POST, &job.path("/retry"), None).await?;
+            client.call(Method::POST, &job.path(&["retry"]), None).await?;
             output.value(&format!("{job} is waiting again"), &job.value());
         }
         JobCommand::Remove { job } => {
-            client.call(Method::DELETE, &job.path(""), None).await?;
+            client.call(Method::DELETE, &job.path(&[]), None).await?;
             output.value(&format!("{job} is removed; its history stays"), &job.value());
         }
         JobCommand::Promote { job } => {
-            client.call(Method::POST, &job.path("/promote"), None).await?;
+            client.call(Method::POST, &job.path(&["promote"]), None).await?;
             output.value(&format!("{job} is due now"), &job.value());
         }
         JobCommand::Kill { job } => {
-            client.call(Method::POST, &job.path("/kill"), None).await?;
+            client.call(Method::POST, &job.path(&["kill"]), None).await?;
             output.value(&format!("{job} was ended and has failed"), &job.value());
         }
         JobCommand::SetData { job, data } => {
-            let data: Value = serde_json::from_str(&given(data)?).context("the data is not JSON")?;
-            client.call(Method::PUT, &job.path("/data"), Some(data)).await?;
+            let data = given_json(data, "the data")?;
+            client.send_body(Method::PUT, &job.path(&["data"]), &data).await?;
             output.value(&format!("{job} has other data now"), &job.value());
         }
         JobCommand::SetDelay { job, delay_ms } => {
-            client.call(Method::PUT, &job.path("/delay"), Some(json!({ "delayMs": delay_ms }))).await?;
+            client.call(Method::PUT, &job.path(&["delay"]), Some(json!({ "delayMs": delay_ms }))).await?;
             output.value(&format!("{job} is due in {delay_ms} ms"), &job.value());
         }
         JobCommand::SetPriority { job, priority } => {
-            client.call(Method::PUT, &job.path("/priority"), Some(json!({ "priority": priority }))).await?;
+            client.call(Method::PUT, &job.path(&["priority"]), Some(json!({ "priority": priority }))).await?;
             output.value(&format!("{job} has priority {priority} now"), &job.value());
         }
-        JobCommand::List { queue, state, limit, offset, all } => {
-            let path = format!("queues/{}/jobs?state={}", segment(&queue), segment(&state));
+        JobCommand::List { queue, state, limit, offset, all, reveal } => {
+            let path = with_query(&api_path(&["queues", &queue, "jobs"]), [("state", &state)]);
+            let path = format!("{path}{}", reveal.query('&'));
             let jobs = match all {
                 true => client.all(&format!("{path}&limit={PAGE}")).await?,
                 false => client.first(&path, &format!("&offset={offset}"), limit, PAGE).await?,
@@ -184,7 +193,13 @@ pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
 
 fn describe(queue: &str, story: &Value) -> String {
     let job = &story["job"];
-    let mut lines = vec![format!("{queue} {}  {}  {}", text(job, "id"), text(job, "name"), text(job, "state"))];
+    let mut lines = vec![format!(
+        "{} {}  {}  {}",
+        word(queue),
+        word(&text(job, "id")),
+        word(&text(job, "name")),
+        text(job, "state")
+    )];
     for (label, name) in
         [("data", "data"), ("result", "returnValue"), ("failure", "failedReason"), ("damage", "damage")]
     {
@@ -214,6 +229,11 @@ fn describe(queue: &str, story: &Value) -> String {
     if !logs.is_empty() {
         lines.push("log:".into());
         lines.extend(logs.iter().map(|line| format!("  {line}")));
+    }
+    match job["hidden"].as_u64().unwrap_or(0) {
+        0 => {}
+        1 => lines.push("1 value is hidden. To see it, which is recorded: --reveal".into()),
+        hidden => lines.push(format!("{hidden} values are hidden. To see them, which is recorded: --reveal")),
     }
     lines.join("\n")
 }

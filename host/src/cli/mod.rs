@@ -28,9 +28,11 @@ mod secret;
 mod signing;
 mod sql;
 mod timeline;
+mod world;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -51,6 +53,9 @@ pub(crate) use output::plain;
 pub(crate) use plugin::{activate_revision, short};
 use refusal::{NotThere, Refusal};
 pub(crate) use signing::signatures_for;
+
+/// A database that is just starting is waited for.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -170,8 +175,9 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(code) => code,
         Err(error) => {
-            output.error(&error);
-            exit_code(&error)
+            let code = exit_code(&error);
+            telemetry::last_words(move || output.error(&error));
+            code
         }
     }
 }
@@ -194,8 +200,10 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Dev(args) => dev::run(args, cli.config.as_deref()).await?,
         Command::Serve => {
             let config = config()?;
-            let lines = telemetry::start(config.log_as_json(), &config.log_filter())?;
-            Host::start(config, lines).await?.run_until_signal().await?;
+            let mut logging = telemetry::start(config.log_as_json(), &config.log_filter())?;
+            let ended = async { Host::start(config, &logging).await?.run_until_signal().await }.await;
+            logging.flush();
+            ended?;
         }
         Command::Migrate { check } => return migrate(config()?, check, output).await,
         Command::Doctor => return doctor::run(cli.config.as_deref(), output).await,
@@ -236,7 +244,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
 }
 
 async fn migrate(config: Config, check: bool, output: Output) -> anyhow::Result<ExitCode> {
-    let store = Store::connect(config.store()).await.context("cannot use Postgres")?;
+    let store = Store::connect(config.store(), CONNECT_LIMIT).await.context("cannot use Postgres")?;
     if check {
         let pending = store.pending_migrations().await?;
         let text =
@@ -269,7 +277,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(error.exit_code());
     }
     let unreachable = error.chain().any(|cause| {
-        matches!(cause.downcast_ref(), Some(patchbay_store::StoreError::Unavailable(_)))
+        cause.downcast_ref().is_some_and(patchbay_store::StoreError::is_passing)
             || matches!(cause.downcast_ref(), Some(patchbay_queue::QueueError::Unavailable(_)))
     });
     if error.is::<NotThere>() {

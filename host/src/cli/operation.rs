@@ -10,9 +10,10 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Output;
-use super::client::{Answered, Client, segment};
+use super::client::{Answered, Client};
 use super::input::given;
 use super::output::plain;
+use crate::http::api_path;
 
 #[derive(Debug, Args)]
 pub(super) struct Call {
@@ -31,7 +32,7 @@ pub(super) struct Call {
 pub(super) async fn run(args: Call, client: &Client, output: Output) -> anyhow::Result<()> {
     let input = given(args.input)?;
     let input = RawValue::from_string(input.trim().to_owned()).context("--input is not JSON")?;
-    let path = format!("plugins/{}/call", segment(&args.plugin));
+    let path = api_path(&["plugins", &args.plugin, "call"]);
     let answered = client.answer(&path, &args.operation, &input).await?;
     match &args.output {
         Some(file) => {

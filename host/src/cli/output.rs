@@ -1,5 +1,6 @@
 //! What commands print: text for people, JSON for scripts.
 
+use patchbay_model::shell;
 use serde::Serialize;
 
 use super::client::ClientError;
@@ -46,7 +47,7 @@ impl Output {
 
 fn lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let head = head.iter().map(|text| (*text).to_owned()).collect();
-    let cell = |text: &String| plain(text).replace('\n', "\\n");
+    let cell = |text: &String| plain(text).replace('\n', "\\n").replace('\t', "\\t");
     let rows: Vec<Vec<String>> =
         std::iter::once(&head).chain(rows).map(|row: &Vec<String>| row.iter().map(cell).collect()).collect();
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -61,17 +62,12 @@ fn lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
 /// Plugins and producers write into jobs, failures, logs and audit trails; none of it may steer the terminal, or show in another order
 /// than it has.
 pub(crate) fn plain(text: &str) -> String {
-    let steers = |c: char| (c.is_control() && !['\n', '\t'].contains(&c)) || is_bidirectional(c);
+    let steers = |c: char| shell::steers(c) && !['\n', '\t'].contains(&c);
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if steers(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
     }
     shown
-}
-
-/// Embeddings, overrides and isolates of Unicode's bidirectional algorithm.
-fn is_bidirectional(c: char) -> bool {
-    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Subcommand;
+use patchbay_model::redaction::mark_in;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientArgs, segment};
+use super::client::{Client, ClientArgs, RevealArgs};
 use super::refusal::{Refusal, confirmed};
-use super::{Output, build, operation, push, revisions, signing, sql};
+use super::{Output, build, operation, push, revisions, signing, sql, world};
+use crate::http::api_path;
 
 #[derive(Subcommand)]
 pub(super) enum PluginCommand {
@@ -17,6 +19,10 @@ pub(super) enum PluginCommand {
     ///
     /// By `cargo build --release --target wasm32-wasip2`, or what the section [build] of plugin.toml says.
     Build(build::Build),
+    /// Write the plugin's own WIT world, as toolchains bind it: DIR/plugin.toml → DIR/wit
+    ///
+    /// `plugin build` does it by itself where plugin.toml has [build] command.
+    Wit(world::WriteWorld),
     /// Put the manifest into a built component: DIR/plugin.toml + component → DIR/dist/NAME-VERSION.wasm
     Pack(build::Pack),
     /// Show what a packed file is and asks for
@@ -149,6 +155,8 @@ pub(super) enum SettingsCommand {
     Get {
         /// The plugin
         plugin: String,
+        #[command(flatten)]
+        reveal: RevealArgs,
     },
     /// Change them: NAME=VALUE sets (VALUE is JSON, or else text), NAME= removes; they apply from the next call on
     Set {
@@ -170,6 +178,7 @@ pub(super) enum SettingsCommand {
 pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     match command {
         PluginCommand::Build(args) => return build::build(args, output).await,
+        PluginCommand::Wit(args) => return world::write(&args, output),
         PluginCommand::Pack(args) => return build::pack(args, output),
         PluginCommand::Inspect { file } => return build::inspect(&file, output),
         PluginCommand::Keygen(args) => return signing::keygen(&args, output),
@@ -182,6 +191,7 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
     let client = Client::from_args(args)?;
     match command {
         PluginCommand::Build(_)
+        | PluginCommand::Wit(_)
         | PluginCommand::Pack(_)
         | PluginCommand::Inspect { .. }
         | PluginCommand::Keygen(_)
@@ -215,7 +225,7 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
             );
         }
         PluginCommand::Revisions { plugin } => {
-            let revisions = client.call(Method::GET, &format!("plugins/{}/revisions", segment(&plugin)), None).await?;
+            let revisions = client.call(Method::GET, &api_path(&["plugins", &plugin, "revisions"]), None).await?;
             let rows = items(&revisions).map(|revision| {
                 vec![
                     short(&text(revision, "digest")),
@@ -273,28 +283,28 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
         }
         PluginCommand::Call(call) => operation::run(call, &client, output).await?,
         PluginCommand::Rollback { plugin } => {
-            let path = format!("plugins/{}/rollback", segment(&plugin));
+            let path = api_path(&["plugins", &plugin, "rollback"]);
             let activated = client.call(Method::POST, &path, None).await?;
             output.value(&describe(&activated), &activated);
         }
         PluginCommand::Release { plugin, reason } => {
-            let path = format!("plugins/{}/release", segment(&plugin));
+            let path = api_path(&["plugins", &plugin, "release"]);
             let released = client.call(Method::POST, &path, Some(json!({ "reason": reason }))).await?;
             let message = format!("released: {plugin} {} takes calls again", short(&text(&released, "digest")));
             output.value(&message, &released);
         }
         PluginCommand::Deactivate { plugin } => {
-            let path = format!("plugins/{}/deactivate", segment(&plugin));
+            let path = api_path(&["plugins", &plugin, "deactivate"]);
             client.call(Method::POST, &path, None).await?;
             output
                 .value(&format!("{plugin} is stopped; its queues wait"), &json!({ "plugin": plugin, "active": false }));
         }
         PluginCommand::Delete { plugin, digest, yes } => {
-            let revisions = client.call(Method::GET, &format!("plugins/{}/revisions", segment(&plugin)), None).await?;
+            let revisions = client.call(Method::GET, &api_path(&["plugins", &plugin, "revisions"]), None).await?;
             if items(&revisions).count() == 1 {
                 confirmed(yes, "this is the plugin's last revision, and its grants go along; its history stays")?;
             }
-            let path = format!("plugins/{}/revisions/{}", segment(&plugin), segment(&digest));
+            let path = api_path(&["plugins", &plugin, "revisions", &digest]);
             let deleted = client.call(Method::DELETE, &path, None).await?;
             output.value(&format!("deleted {plugin} {}", short(deleted.as_str().unwrap_or(&digest))), &deleted);
         }
@@ -310,24 +320,31 @@ pub(crate) async fn activate_revision(
     digest: &str,
     grant: bool,
 ) -> anyhow::Result<Value> {
-    let path = format!("plugins/{}/activate", segment(plugin));
+    let path = api_path(&["plugins", plugin, "activate"]);
     Ok(client.call(Method::POST, &path, Some(json!({ "digest": digest, "grant": grant }))).await?)
 }
 
 fn grants_path(plugin: &str) -> String {
-    format!("plugins/{}/grants", segment(plugin))
+    api_path(&["plugins", plugin, "grants"])
 }
 
 async fn settings(command: SettingsCommand, client: &Client, output: Output) -> anyhow::Result<()> {
-    let path = |plugin: &str| format!("plugins/{}/settings", segment(plugin));
+    let path = |plugin: &str| api_path(&["plugins", plugin, "settings"]);
     let (plugin, value) = match command {
-        SettingsCommand::Get { plugin } => {
-            let settings = client.call(Method::GET, &path(&plugin), None).await?;
+        SettingsCommand::Get { plugin, reveal } => {
+            let path = format!("{}{}", path(&plugin), reveal.query('?'));
+            let settings = client.call(Method::GET, &path, None).await?;
             Output { json: true }.value("", &settings);
             return Ok(());
         }
         SettingsCommand::Set { plugin, changes } => {
             let mut settings = client.call(Method::GET, &path(&plugin), None).await?;
+            if mark_in(&settings.to_string()).is_some() {
+                // What is hidden has to stay what it is.
+                let reveal = RevealArgs { reveal: true, reason: Some("patchbay plugin settings set".into()) };
+                let path = format!("{}{}", path(&plugin), reveal.query('?'));
+                settings = client.call(Method::GET, &path, None).await?;
+            }
             for change in changes {
                 let Some((name, value)) = change.split_once('=') else {
                     return Err(Refusal(format!("{change:?} is not NAME=VALUE")).into());

@@ -1,14 +1,18 @@
 //! `patchbay queue …`
 
+use std::borrow::Cow;
+
 use anyhow::bail;
 use clap::Subcommand;
+use patchbay_model::shell::word;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientArgs, segment};
+use super::client::{Client, ClientArgs};
 use super::output::Output;
 use super::plugin::{items, text};
 use super::refusal::confirmed;
+use crate::http::api_path;
 
 #[derive(Subcommand)]
 pub(super) enum QueueCommand {
@@ -120,13 +124,17 @@ pub(super) struct Which {
 impl Which {
     fn path(&self, action: &str) -> String {
         match &self.queue {
-            Some(queue) => format!("queues/{}/{action}", segment(queue)),
-            None => format!("queues/{action}"),
+            Some(queue) => api_path(&["queues", queue, action]),
+            None => api_path(&["queues"]) + "/" + action,
         }
     }
 
-    fn name(&self) -> &str {
-        self.queue.as_deref().unwrap_or("every queue")
+    fn body(&self) -> Option<Value> {
+        self.queue.is_none().then(|| json!({ "all": true }))
+    }
+
+    fn name(&self) -> Cow<'_, str> {
+        self.queue.as_deref().map_or("every queue".into(), word)
     }
 }
 
@@ -161,52 +169,52 @@ pub(super) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
             output.table(&head, rows.collect(), &queues);
         }
         QueueCommand::Show { queue } => {
-            let story = client.call(Method::GET, &format!("queues/{}", segment(&queue)), None).await?;
+            let story = client.call(Method::GET, &api_path(&["queues", &queue]), None).await?;
             output.value(&describe(&story), &story);
         }
         QueueCommand::Why { queue } => {
-            let reasons = client.call(Method::GET, &format!("queues/{}/why", segment(&queue)), None).await?;
+            let reasons = client.call(Method::GET, &api_path(&["queues", &queue, "why"]), None).await?;
             let lines: Vec<String> = items(&reasons)
                 .map(|reason| format!("{}\n  next: {}", text(reason, "message"), text(reason, "next")))
                 .collect();
             output.value(&lines.join("\n"), &reasons);
         }
         QueueCommand::Pause { which } => {
-            let done = post(which.path("pause"), None).await?;
+            let done = post(which.path("pause"), which.body()).await?;
             output.value(&format!("paused: {}", which.name()), &done);
             all_done(&done)?;
         }
         QueueCommand::Resume { which } => {
-            let done = post(which.path("resume"), None).await?;
+            let done = post(which.path("resume"), which.body()).await?;
             output.value(&format!("takes jobs again: {}", which.name()), &done);
             all_done(&done)?;
         }
         QueueCommand::Drain { queue, delayed, yes } => {
-            confirmed(yes, &format!("this forgets every job that waits in {queue}"))?;
-            let done = post(format!("queues/{}/drain", segment(&queue)), Some(json!({ "delayed": delayed }))).await?;
-            output.value(&format!("{} jobs removed from {queue}", done["count"]), &done);
+            confirmed(yes, &format!("this forgets every job that waits in {}", word(&queue)))?;
+            let done = post(api_path(&["queues", &queue, "drain"]), Some(json!({ "delayed": delayed }))).await?;
+            output.value(&format!("{} jobs removed from {}", done["count"], word(&queue)), &done);
         }
         QueueCommand::Clean { queue, state, older_than_s, limit } => {
             let body = json!({ "state": state, "olderThanMs": older_than_s.saturating_mul(1_000), "limit": limit });
-            let done = post(format!("queues/{}/clean", segment(&queue)), Some(body)).await?;
-            output.value(&format!("{} {state} jobs removed from {queue}", done["count"]), &done);
+            let done = post(api_path(&["queues", &queue, "clean"]), Some(body)).await?;
+            output.value(&format!("{} {state} jobs removed from {}", done["count"], word(&queue)), &done);
         }
         QueueCommand::RetryAll { queue, state } => {
-            let done = post(format!("queues/{}/put-back", segment(&queue)), Some(json!({ "state": state }))).await?;
-            output.value(&format!("{} jobs of {queue} wait again", done["count"]), &done);
+            let done = post(api_path(&["queues", &queue, "put-back"]), Some(json!({ "state": state }))).await?;
+            output.value(&format!("{} jobs of {} wait again", done["count"], word(&queue)), &done);
         }
         QueueCommand::PromoteAll { queue } => {
             let body = json!({ "state": "delayed" });
-            let done = post(format!("queues/{}/put-back", segment(&queue)), Some(body)).await?;
-            output.value(&format!("{} jobs of {queue} are due now", done["count"]), &done);
+            let done = post(api_path(&["queues", &queue, "put-back"]), Some(body)).await?;
+            output.value(&format!("{} jobs of {} are due now", done["count"], word(&queue)), &done);
         }
         QueueCommand::Obliterate { queue, confirm } => {
             let body = json!({ "confirm": confirm });
-            let done = post(format!("queues/{}/obliterate", segment(&queue)), Some(body)).await?;
-            output.value(&format!("{queue} is gone, with {} jobs; its history stays", done["count"]), &done);
+            let done = post(api_path(&["queues", &queue, "obliterate"]), Some(body)).await?;
+            output.value(&format!("{} is gone, with {} jobs; its history stays", word(&queue), done["count"]), &done);
         }
         QueueCommand::MigrateRepeatables { queue, apply } => {
-            let path = format!("queues/{}/migrate-repeatables", segment(&queue));
+            let path = api_path(&["queues", &queue, "migrate-repeatables"]);
             let migrated = post(path, Some(json!({ "dryRun": !apply }))).await?;
             let rows = items(&migrated).map(|one| {
                 let becomes = match (one["schedule"].as_str(), one["reason"].as_str()) {
@@ -218,16 +226,16 @@ pub(super) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
             output.table(&["REPEATABLE", if apply { "BECAME" } else { "WOULD BECOME" }], rows.collect(), &migrated);
         }
         QueueCommand::Concurrency { queue, max } => {
-            let path = format!("queues/{}/concurrency", segment(&queue));
+            let path = api_path(&["queues", &queue, "concurrency"]);
             client.call(Method::PUT, &path, Some(json!({ "max": max }))).await?;
             let said = max.map_or("no limit on jobs at once".to_owned(), |max| format!("at most {max} jobs at once"));
-            output.value(&format!("{queue}: {said}"), &json!({ "queue": queue, "max": max }));
+            output.value(&format!("{}: {said}", word(&queue)), &json!({ "queue": queue, "max": max }));
         }
         QueueCommand::RateLimit { queue, max, per_ms } => {
-            let path = format!("queues/{}/rate-limit", segment(&queue));
+            let path = api_path(&["queues", &queue, "rate-limit"]);
             client.call(Method::PUT, &path, Some(json!({ "max": max, "perMs": per_ms }))).await?;
             let said = max.map_or("no rate limit".to_owned(), |max| format!("at most {max} jobs in {per_ms} ms"));
-            output.value(&format!("{queue}: {said}"), &json!({ "queue": queue, "max": max, "perMs": per_ms }));
+            output.value(&format!("{}: {said}", word(&queue)), &json!({ "queue": queue, "max": max, "perMs": per_ms }));
         }
     }
     Ok(())
@@ -235,8 +243,9 @@ pub(super) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
 
 /// Of every queue, some may not have been.
 fn all_done(done: &Value) -> anyhow::Result<()> {
-    let failures: Vec<String> =
-        items(&done["failures"]).map(|one| format!("{}: {}", text(one, "queue"), text(one, "message"))).collect();
+    let failures: Vec<String> = items(&done["failures"])
+        .map(|one| format!("{}: {}", word(&text(one, "queue")), text(one, "message")))
+        .collect();
     if !failures.is_empty() {
         bail!("not done for {} queues:\n{}", failures.len(), failures.join("\n"));
     }
@@ -245,7 +254,8 @@ fn all_done(done: &Value) -> anyhow::Result<()> {
 
 fn describe(story: &Value) -> String {
     let counts = STATES.iter().map(|state| format!("{state} {}", story["counts"][state]));
-    let mut lines = vec![text(story, "name"), format!("  {}", counts.collect::<Vec<_>>().join(", "))];
+    let mut lines =
+        vec![word(&text(story, "name")).into_owned(), format!("  {}", counts.collect::<Vec<_>>().join(", "))];
     if story["counts"]["paused"] == true {
         lines.push("  paused".into());
     }
@@ -268,7 +278,7 @@ fn describe(story: &Value) -> String {
         let ms = |name: &str| job[name].as_f64().unwrap_or(0.0);
         lines.push(format!(
             "  {}: {} in the last minute, {} in 15 minutes, {} in a day ({} did not complete); {:.0} / {:.0} / {:.0} ms (p50 / p95 / p99)",
-            text(job, "name"),
+            word(&text(job, "name")),
             job["lastMinute"],
             job["last15Minutes"],
             job["lastDay"],

@@ -4,12 +4,13 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::Output;
-use super::client::{Client, segment};
+use super::client::Client;
 use super::output::plain;
 use super::plugin::{host_state, items, short, signers, text};
+use crate::http::{api_path, with_query};
 
 pub(super) async fn status(plugin: &str, client: &Client, output: Output) -> anyhow::Result<()> {
-    let status = client.call(Method::GET, &format!("plugins/{}/status", segment(plugin)), None).await?;
+    let status = client.call(Method::GET, &api_path(&["plugins", plugin, "status"]), None).await?;
     if output.json {
         output.value("", &status);
         return Ok(());
@@ -48,7 +49,7 @@ pub(super) async fn status(plugin: &str, client: &Client, output: Output) -> any
 }
 
 pub(super) async fn history(plugin: &str, client: &Client, output: Output) -> anyhow::Result<()> {
-    let history = client.call(Method::GET, &format!("plugins/{}/history", segment(plugin)), None).await?;
+    let history = client.call(Method::GET, &api_path(&["plugins", plugin, "history"]), None).await?;
     let rows = items(&history).map(|entry| {
         vec![
             text(entry, "at"),
@@ -63,7 +64,7 @@ pub(super) async fn history(plugin: &str, client: &Client, output: Output) -> an
 }
 
 pub(super) async fn diff(plugin: &str, from: &str, to: &str, client: &Client, output: Output) -> anyhow::Result<()> {
-    let path = format!("plugins/{}/diff?from={}&to={}", segment(plugin), segment(from), segment(to));
+    let path = with_query(&api_path(&["plugins", plugin, "diff"]), [("from", from), ("to", to)]);
     let diff = client.call(Method::GET, &path, None).await?;
     let lines: Vec<String> = items(&diff["changes"]).map(line).collect();
     let nothing = "nothing but the code".to_owned();

@@ -1,22 +1,27 @@
 //! `patchbay schedule …`
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
+use patchbay_model::shell::arguments;
 use reqwest::Method;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientArgs, segment};
+use super::client::{Client, ClientArgs, RevealArgs};
+use super::input;
 use super::output::Output;
 use super::plugin::{items, text};
+use crate::http::api_path;
 
 #[derive(Subcommand)]
 pub(super) enum ScheduleCommand {
-    /// List schedules with their next tick
+    /// List schedules with their next tick, and job schedulers that BullMQ's clients made
     List,
     /// Show a schedule with its next five ticks
     Show {
         /// Its id
         id: String,
+        #[command(flatten)]
+        reveal: RevealArgs,
     },
     /// Make a schedule
     Add {
@@ -76,7 +81,7 @@ pub(super) struct When {
     /// Cron expression: five fields, or six with seconds first
     #[arg(long)]
     cron: Option<String>,
-    /// IANA time zone of the cron expression, for example Asia/Kolkata [default: UTC]
+    /// Time zone of the cron expression, for example Asia/Kolkata or UTC+5:30 [default: schedule.default_zone]
     #[arg(long, requires = "cron")]
     tz: Option<String>,
 }
@@ -95,12 +100,19 @@ pub(super) struct Rest {
     description: Option<String>,
 }
 
-fn body(when: When, rest: Option<Rest>) -> anyhow::Result<Value> {
+#[derive(serde::Serialize)]
+struct Body {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Box<RawValue>>,
+    #[serde(flatten)]
+    others: Value,
+}
+
+fn body(when: When, rest: Option<Rest>) -> anyhow::Result<Body> {
+    let mut data = None;
     let mut body = json!({ "everyMs": when.every_ms, "cron": when.cron, "tz": when.tz });
     if let Some(rest) = rest {
-        let data =
-            rest.data.map(|data| serde_json::from_str::<Value>(&data)).transpose().context("the data is not JSON")?;
-        body["data"] = data.unwrap_or(Value::Null);
+        data = rest.data.map(|data| input::json(data, "the data")).transpose()?;
         body["missed"] = rest.missed.into();
         body["description"] = rest.description.into();
     }
@@ -108,55 +120,67 @@ fn body(when: When, rest: Option<Rest>) -> anyhow::Result<Value> {
     if let Value::Object(fields) = &mut body {
         fields.retain(|_, value| !value.is_null());
     }
-    Ok(body)
+    Ok(Body { data, others: body })
 }
 
 pub(super) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
-    let path = |id: &str, action: &str| format!("schedules/{}{action}", segment(id));
+    let path = |id: &str, action: &[&str]| api_path(&[&["schedules", id], action].concat());
     match command {
         ScheduleCommand::List => {
-            let schedules = client.call(Method::GET, "schedules", None).await?;
-            let rows = items(&schedules).map(|schedule| {
+            let ours = client.call(Method::GET, "schedules", None).await?;
+            let others = client.call(Method::GET, "job-schedulers", None).await?;
+            let as_ours = |other: &Value| {
+                let mut one = other.clone();
+                one["cron"] = one["pattern"].take();
+                one["zone"] = one["zoneInForce"].take();
+                one["nextAt"] = if one["alive"] == true { one["nextTime"].take() } else { Value::Null };
+                one["madeBy"] = "client".into();
+                one
+            };
+            let all: Vec<Value> = items(&ours).cloned().chain(items(&others).map(as_ours)).collect();
+            let rows = all.iter().map(|schedule| {
                 let cells = ["id", "queue", "name"].map(|name| text(schedule, name));
                 cells.into_iter().chain([rhythm(schedule), state(schedule), owner(schedule)]).collect()
             });
-            output.table(&["ID", "QUEUE", "JOB", "WHEN", "NEXT", "OF"], rows.collect(), &schedules);
+            output.table(&["ID", "QUEUE", "JOB", "WHEN", "NEXT", "OF"], rows.collect(), &Value::from(all.clone()));
         }
-        ScheduleCommand::Show { id } => {
-            let schedule = client.call(Method::GET, &path(&id, ""), None).await?;
+        ScheduleCommand::Show { id, reveal } => {
+            let path = format!("{}{}", path(&id, &[]), reveal.query('?'));
+            let schedule = client.call(Method::GET, &path, None).await?;
             output.value(&describe(&schedule), &schedule);
         }
         ScheduleCommand::Add { id, queue, name, when, rest } => {
             let mut body = body(when, Some(rest))?;
-            (body["id"], body["queue"], body["name"]) = (id.into(), queue.into(), name.into());
-            let schedule = client.call(Method::POST, "schedules", Some(body)).await?;
+            let others = &mut body.others;
+            (others["id"], others["queue"], others["name"]) = (id.into(), queue.into(), name.into());
+            let schedule = client.send_body(Method::POST, "schedules", &body).await?;
             output.value(&describe(&schedule), &schedule);
         }
         ScheduleCommand::Edit { id, when, rest } => {
-            let schedule = client.call(Method::PATCH, &path(&id, ""), Some(body(when, Some(rest))?)).await?;
+            let schedule = client.send_body(Method::PATCH, &path(&id, &[]), &body(when, Some(rest))?).await?;
             output.value(&describe(&schedule), &schedule);
         }
         ScheduleCommand::Pause { id } => {
-            let schedule = client.call(Method::POST, &path(&id, "/pause"), None).await?;
+            let schedule = client.call(Method::POST, &path(&id, &["pause"]), None).await?;
             output.value(&format!("{id} ticks no more; again with: patchbay schedule resume {id}"), &schedule);
         }
         ScheduleCommand::Resume { id } => {
-            let schedule = client.call(Method::POST, &path(&id, "/resume"), None).await?;
+            let schedule = client.call(Method::POST, &path(&id, &["resume"]), None).await?;
             output.value(&describe(&schedule), &schedule);
         }
         ScheduleCommand::Run { id } => {
-            let job = client.call(Method::POST, &path(&id, "/run"), None).await?;
+            let job = client.call(Method::POST, &path(&id, &["run"]), None).await?;
             let (queue, job_id) = (text(&job, "queue"), text(&job, "id"));
-            output
-                .value(&format!("added: {queue} {job_id}\nlook at it with: patchbay job show {queue} {job_id}"), &job);
+            let shown = arguments(&[&queue, &job_id]);
+            output.value(&format!("added: {shown}\nlook at it with: patchbay job show {shown}"), &job);
         }
         ScheduleCommand::Remove { id } => {
-            client.call(Method::DELETE, &path(&id, ""), None).await?;
+            client.call(Method::DELETE, &path(&id, &[]), None).await?;
             output.value(&format!("{id} is removed"), &json!({ "id": id }));
         }
         ScheduleCommand::Preview { when } => {
-            let ticks = client.call(Method::POST, "schedules/preview", Some(body(when, None)?)).await?;
+            let ticks = client.send_body(Method::POST, "schedules/preview", &body(when, None)?).await?;
             let lines: Vec<&str> = items(&ticks).filter_map(Value::as_str).collect();
             output.value(&lines.join("\n"), &ticks);
         }
@@ -168,7 +192,8 @@ fn rhythm(schedule: &Value) -> String {
     match (schedule["everyMs"].as_u64(), schedule["cron"].as_str()) {
         (Some(ms), _) if ms % 60_000 == 0 => format!("every {} min", ms / 60_000),
         (Some(ms), _) => format!("every {ms} ms"),
-        (None, cron) => format!("{} {}", cron.unwrap_or_default(), schedule["tz"].as_str().unwrap_or("UTC")),
+        (None, Some(cron)) => format!("{cron} {}", text(schedule, "zone")),
+        (None, None) => "unknown".into(),
     }
 }
 
@@ -176,14 +201,20 @@ fn state(schedule: &Value) -> String {
     if let Some(who) = schedule["pausedBy"].as_str() {
         return format!("paused by {who}");
     }
-    match (schedule["overdueMs"].as_u64(), schedule["nextAt"].as_str()) {
-        (Some(ms), _) => format!("OVERDUE since {} s", ms / 1_000),
-        (None, Some(next)) => next.to_owned(),
-        (None, None) => "not in place yet".into(),
+    match (schedule["trouble"].as_str(), schedule["overdueMs"].as_u64(), schedule["nextAt"].as_str()) {
+        (Some(trouble), _, Some(next)) => format!("{next}, then it STOPS: {trouble}"),
+        (Some(trouble), _, None) => format!("STOPPED: {trouble}"),
+        (None, Some(ms), _) => format!("OVERDUE since {} s", ms / 1_000),
+        (None, None, Some(next)) => next.to_owned(),
+        (None, None, None) if schedule["madeBy"] == "client" => "ended".into(),
+        (None, None, None) => "not in place yet".into(),
     }
 }
 
 fn owner(schedule: &Value) -> String {
+    if schedule["madeBy"] == "client" {
+        return "a BullMQ client".into();
+    }
     match (schedule["plugin"].as_str(), schedule["overridden"] == true) {
         (Some(plugin), true) => format!("{plugin} (changed by an operator)"),
         (Some(plugin), false) => plugin.to_owned(),

@@ -7,11 +7,12 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::client::{Client, ClientArgs, segment};
+use super::client::{Client, ClientArgs};
 use super::output::Output;
 use super::plugin::{items, text};
 use super::refusal::Refusal;
 use super::secret::duration;
+use crate::http::{api_path, with_query};
 
 /// Of a message in a table, in characters.
 const MESSAGE: usize = 60;
@@ -124,7 +125,7 @@ impl What {
         let queue =
             queue.ok_or_else(|| Refusal("say which queue: queue=NAME; its jobs are looked at one by one".into()))?;
         pairs.push(("state".into(), state.clone()));
-        Ok((format!("queues/{}/search", segment(&queue)), pairs))
+        Ok((api_path(&["queues", &queue, "search"]), pairs))
     }
 
     fn saved(&self) -> anyhow::Result<Value> {
@@ -147,7 +148,7 @@ impl What {
 
 pub(super) async fn run(args: SearchArgs, client: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(client)?;
-    let path = |name: &str| format!("history/searches/{}", segment(name));
+    let path = |name: &str| api_path(&["history", "searches", name]);
     match args.command {
         None if args.count => {
             let (_, pairs) = args.what.query()?;
@@ -186,11 +187,6 @@ pub(super) async fn run(args: SearchArgs, client: &ClientArgs, output: Output) -
         }
     }
     Ok(())
-}
-
-fn with_query(path: &str, pairs: &[(String, String)]) -> String {
-    let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
-    format!("{path}?{query}")
 }
 
 async fn show(

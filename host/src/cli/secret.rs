@@ -11,10 +11,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::client::{Client, ClientArgs, segment};
+use super::client::{Client, ClientArgs};
 use super::output::Output;
 use super::plugin::{items, text};
 use super::refusal::Refusal;
+use crate::http::api_path;
 
 #[derive(Subcommand)]
 pub(super) enum SecretCommand {
@@ -124,10 +125,10 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 pub(super) async fn run(command: SecretCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
-    let path = |plugin: &str, name: &str| format!("plugins/{}/secrets/{}", segment(plugin), segment(name));
+    let path = |plugin: &str, name: &str| api_path(&["plugins", plugin, "secrets", name]);
     match command {
         SecretCommand::List { plugin } => {
-            let secrets = client.call(Method::GET, &format!("plugins/{}/secrets", segment(&plugin)), None).await?;
+            let secrets = client.call(Method::GET, &api_path(&["plugins", &plugin, "secrets"]), None).await?;
             let rows = items(&secrets).flat_map(rows).collect();
             output.table(&["SECRET", "FROM", "VERSION", "SET", "BY", "LAST USE", "STATE"], rows, &secrets);
         }

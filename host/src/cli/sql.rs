@@ -4,11 +4,12 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::Output;
-use super::client::{Client, segment};
+use super::client::Client;
 use super::plugin::{items, text};
+use crate::http::with_query;
 
 pub(super) async fn run(plugin: Option<&str>, client: &Client, output: Output) -> anyhow::Result<()> {
-    let path = plugin.map_or_else(|| "sql".to_owned(), |plugin| format!("sql?plugin={}", segment(plugin)));
+    let path = with_query("sql", plugin.map(|plugin| ("plugin", plugin)));
     let activity = client.call(Method::GET, &path, None).await?;
     if output.json {
         output.value("", &activity);

@@ -80,6 +80,10 @@ fn what(event: &Value) -> Vec<String> {
             lines.extend(of("error").map(|error| format!("refused: {error}")));
             lines
         }
+        "erased" => {
+            let (actor, reason) = (text(event, "actor"), text(event, "reason"));
+            vec![format!("its data was erased by {actor} (erasure {}): {reason}", event["erasure"])]
+        }
         "bulk" => {
             let added = of("added").map(|id| format!(", as {id}")).unwrap_or_default();
             let like = of("like").map(|id| format!(" like {id}")).unwrap_or_default();

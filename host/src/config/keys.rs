@@ -15,10 +15,14 @@ pub enum Kind {
     List,
     /// Likewise, of addresses and networks.
     Networks,
+    /// Likewise, of `scheme://host[:port]`.
+    Origins,
     /// A master key of the vault.
     MasterKey,
     /// From 0.0 to 1.0.
     Ratio,
+    /// A time zone.
+    Zone,
     /// `name=value`, comma-separated.
     Headers,
 }
@@ -66,6 +70,12 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 /// All of them.
 pub const KEYS: &[Key] = &[
     old(key("environment", Kind::Text, Some("development"), "Shown by the health check"), &["NODE_ENV"]),
+    key(
+        "default_platform",
+        Kind::Text,
+        Some("default"),
+        "What plugins hear as platform of requests without X-Platform, and of jobs of other producers",
+    ),
     key("http.listen", Kind::Listen, Some("127.0.0.1:8080"), "Address and port of HTTP; PORT alone means 0.0.0.0:PORT"),
     key(
         "http.header_timeout_ms",
@@ -74,6 +84,12 @@ pub const KEYS: &[Key] = &[
         "For a request's head; closes idle connections, too: longer than a load balancer keeps them (60 s is usual)",
     ),
     key("http.body_timeout_ms", Kind::Number(100, 3_600_000), Some("120000"), "For a whole request body"),
+    key(
+        "http.write_timeout_ms",
+        Kind::Number(100, 3_600_000),
+        Some("60000"),
+        "A client that takes nothing of its answer for that long is disconnected",
+    ),
     key(
         "http.max_connections",
         Kind::Number(1, 100_000),
@@ -86,15 +102,33 @@ pub const KEYS: &[Key] = &[
         None,
         "Addresses or networks of proxies whose X-Forwarded-For is believed; failed logins count by the client's address",
     ),
+    key(
+        "http.allowed_origins",
+        Kind::Origins,
+        None,
+        "Origins, such as https://ops.example, whose pages may change things here besides this host's own; for a proxy that changes Host",
+    ),
     secret(old(
         key("database.url", Kind::Text, None, "postgres://user:password@host:port/name; or the parts below"),
         &["DATABASE_URL"],
     )),
-    old(key("database.host", Kind::Text, None, "Name or address"), &["DB_HOST"]),
+    old(key("database.host", Kind::Text, None, "Name, address, or the directory of a Unix socket"), &["DB_HOST"]),
     old(key("database.port", Kind::Number(1, 65_535), Some("5432"), "Port"), &["DB_PORT"]),
     old(key("database.username", Kind::Text, Some("postgres"), "Login"), &["DB_USERNAME", "DB_USER"]),
     secret(old(key("database.password", Kind::Text, None, "Password"), &["DB_PASSWORD"])),
     old(key("database.name", Kind::Text, Some("postgres"), "Database"), &["DB_NAME", "DB_DATABASE"]),
+    key(
+        "database.tls",
+        Kind::Choice(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),
+        None,
+        "As sslmode in database.url, which stands for prefer: TLS if the server offers it; verify-full checks who answers",
+    ),
+    key(
+        "database.ca_file",
+        Kind::Text,
+        None,
+        "PEM file of the authority that signs Postgres's certificate; as sslrootcert",
+    ),
     key("database.pool_min", Kind::Number(0, 1_000), Some("5"), "Connections kept open"),
     key("database.pool_max", Kind::Number(1, 1_000), Some("20"), "Connections at most"),
     secret(old(
@@ -167,6 +201,13 @@ pub const KEYS: &[Key] = &[
     ),
     key("runtime.compile_timeout_s", Kind::Number(1, 3_600), Some("120"), "Longest compilation"),
     key("runtime.compile_memory_mb", Kind::Number(256, 65_536), Some("4096"), "Address space of the compiler"),
+    key(
+        "schedule.default_zone",
+        Kind::Zone,
+        Some("UTC"),
+        "Time zone of cron expressions that name none, such as Europe/Berlin; also of schedulers that Node made: give it the zone of Node's \
+         machines. Unset: TZ, if that names a zone",
+    ),
     key("work.max_jobs", Kind::Number(1, 10_000), Some("100"), "Jobs at once over all queues"),
     key(
         "work.lock_s",

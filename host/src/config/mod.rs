@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use patchbay_capability::{EgressConfig, MailConfig, MailTls};
 use patchbay_mailbox::{AddressError, Mailbox, domain_to_ascii, parse_list};
 use patchbay_model::PluginName;
+use patchbay_model::schedule::Zone;
 use patchbay_queue::RedisConfig;
 use patchbay_runtime::{CompilerCommand, HostLimits, RuntimeConfig};
 use patchbay_store::{Keep, KeepAttempts, StoreConfig};
@@ -48,6 +49,7 @@ const OTHER_PREFIXES: &[&str] = &["PATCHBAY_SECRET_", "PATCHBAY_TEST_"];
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where a value comes from that nobody set.
 const DEFAULT: &str = "default";
+const DEFAULT_ZONE: &str = "schedule.default_zone";
 /// The file that is found in the folder where a command is run.
 const HERE: &str = "patchbay.toml";
 /// The contract's default limits.
@@ -295,6 +297,16 @@ impl Config {
         Duration::from_secs(self.number(path))
     }
 
+    /// Of requests and jobs that name none.
+    pub fn default_platform(&self) -> String {
+        self.text("default_platform").unwrap_or_default()
+    }
+
+    /// Plugin calls at once.
+    pub fn max_calls(&self) -> usize {
+        self.number("runtime.max_calls") as usize
+    }
+
     /// Shown by the health check.
     pub fn environment(&self) -> String {
         self.text("environment").unwrap_or_default()
@@ -309,17 +321,27 @@ impl Config {
     /// Postgres.
     pub fn store(&self) -> StoreConfig {
         let part = |name| percent_encoded(&self.text(name).unwrap_or_default());
-        let url = self.text("database.url").unwrap_or_else(|| {
-            let password = self.text("database.password").map(|text| format!(":{}", percent_encoded(&text)));
-            format!(
-                "postgres://{}{}@{}:{}/{}",
-                part("database.username"),
-                password.unwrap_or_default(),
-                self.text("database.host").unwrap_or_default(),
-                self.number("database.port"),
-                part("database.name"),
-            )
-        });
+        let mut url = self.text("database.url").map_or_else(
+            || {
+                let password = self.text("database.password").map(|text| format!(":{}", percent_encoded(&text)));
+                format!(
+                    "postgres://{}{}@{}:{}/{}",
+                    part("database.username"),
+                    password.unwrap_or_default(),
+                    host_in_url(&self.text("database.host").unwrap_or_default()),
+                    self.number("database.port"),
+                    part("database.name"),
+                )
+            },
+            |url| without_empty_host(&url),
+        );
+        for (key, parameter) in [("database.tls", "sslmode"), ("database.ca_file", "sslrootcert")] {
+            if let Some(value) = self.text(key) {
+                let before = if url.contains('?') { '&' } else { '?' };
+                // Writing to a String cannot fail.
+                let _ = write!(url, "{before}{parameter}={}", percent_encoded(&value));
+            }
+        }
         StoreConfig {
             url,
             min_connections: self.number("database.pool_min") as u32,
@@ -347,7 +369,12 @@ impl Config {
         HttpLimits {
             header_timeout: Duration::from_millis(self.number("http.header_timeout_ms")),
             body_timeout: Duration::from_millis(self.number("http.body_timeout_ms")),
+            write_timeout: Duration::from_millis(self.number("http.write_timeout_ms")),
             max_connections: self.number("http.max_connections") as usize,
+            allowed_origins: {
+                let list = self.text("http.allowed_origins").unwrap_or_default();
+                list_of(&list).map(str::to_owned).collect()
+            },
             trusted_proxies: {
                 let list = self.text("http.trusted_proxies").unwrap_or_default();
                 // Checked when it was read.
@@ -496,6 +523,12 @@ impl Config {
         })
     }
 
+    /// Of cron expressions that name no time zone.
+    pub fn default_zone(&self) -> Zone {
+        // Checked when it was read.
+        self.text(DEFAULT_ZONE).and_then(|zone| zone.parse().ok()).unwrap_or(Zone::UTC)
+    }
+
     /// Over all queues.
     pub fn max_jobs(&self) -> usize {
         self.number("work.max_jobs") as usize
@@ -539,7 +572,7 @@ impl Config {
             compiler: Some(compiler),
             compile_timeout: self.seconds("runtime.compile_timeout_s"),
             compile_memory_bytes: self.number("runtime.compile_memory_mb") << 20,
-            max_calls: self.number("runtime.max_calls") as usize,
+            max_calls: self.max_calls(),
             worker_threads: self
                 .text("runtime.threads")
                 .map_or_else(processors, |_| self.number("runtime.threads") as usize),
@@ -642,7 +675,7 @@ fn read_file(text: Option<&str>, values: &mut BTreeMap<&'static str, Setting>, p
             (toml::Value::String(text), _) => text,
             (toml::Value::Integer(number), _) => number.to_string(),
             (toml::Value::Boolean(answer), Kind::Choice(choices)) if choices.contains(&"true") => answer.to_string(),
-            (toml::Value::Array(items), Kind::List) => items
+            (toml::Value::Array(items), Kind::List | Kind::Networks | Kind::Origins) => items
                 .iter()
                 .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
                 .collect::<Vec<_>>()
@@ -661,12 +694,17 @@ fn read_environment(
     values: &mut BTreeMap<&'static str, Setting>,
     problems: &mut Vec<String>,
 ) {
+    let env: HashMap<&str, &String> = env
+        .iter()
+        .filter(|(name, value)| !is_service_link(name, value))
+        .map(|(name, value)| (name.as_str(), value))
+        .collect();
     for key in KEYS {
         let own = key.variable();
         let names = std::iter::once(own.as_str()).chain(key.old_names.iter().copied());
         // Empty means unset, as compose files and shells have it.
         let given: Vec<(&str, &String)> =
-            names.filter_map(|name| Some((name, env.get(name).filter(|value| !value.is_empty())?))).collect();
+            names.filter_map(|name| Some((name, *env.get(name).filter(|value| !value.is_empty())?))).collect();
         if let Some(((first, value), others)) = given.split_first() {
             if let Some((other, _)) = others.iter().find(|(_, other)| other != value) {
                 problems.push(format!("{}: {first} and {other} have different values: set one", key.path));
@@ -679,12 +717,18 @@ fn read_environment(
     {
         values.insert("http.listen", Setting { value: format!("0.0.0.0:{port}"), source: "PORT".into() });
     }
-    let mut unknown: Vec<&String> = env
+    // The C library's own forms (`CET-1CEST`, a path) name no zone, and nobody set TZ for us: that is no reason not to start.
+    if let Some(zone) =
+        env.get("TZ").map(|zone| zone.trim_start_matches(':')).filter(|zone| zone.parse::<Zone>().is_ok())
+        && values.get(DEFAULT_ZONE).is_some_and(|setting| setting.source == DEFAULT)
+    {
+        values.insert(DEFAULT_ZONE, Setting { value: zone.to_owned(), source: "TZ".into() });
+    }
+    let mut unknown: Vec<&str> = env
         .keys()
+        .copied()
         .filter(|name| name.starts_with("PATCHBAY_"))
-        .filter(|name| {
-            !OTHER_VARIABLES.contains(&name.as_str()) && !OTHER_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        })
+        .filter(|name| !OTHER_VARIABLES.contains(name) && !OTHER_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
         .filter(|name| !KEYS.iter().any(|key| key.variable() == **name))
         .collect();
     unknown.sort();
@@ -692,6 +736,53 @@ fn read_environment(
         let path = name.trim_start_matches("PATCHBAY_").to_ascii_lowercase().replacen('_', ".", 1);
         problems.push(format!("{name} is no known variable{}", suggestion(&path)));
     }
+}
+
+/// What Kubernetes and Docker's links put into the environment for a service of that name, such as `REDIS_PORT=tcp://10.0.0.1:6379` or
+/// `PATCHBAY_SERVICE_HOST`: nobody's setting.
+fn is_service_link(name: &str, value: &str) -> bool {
+    const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
+    let is_link = value.split_once("://").is_some_and(|(scheme, _)| PROTOCOLS.contains(&scheme));
+    if name.ends_with("_PORT") && is_link {
+        return true;
+    }
+    // `…_PORT_8080_TCP`, and that with `_PROTO`, `_PORT` and `_ADDR`.
+    let port = ["", "_PROTO", "_PORT", "_ADDR"].iter().any(|end| {
+        let stem = name.strip_suffix(end).and_then(|stem| stem.rsplit_once('_'));
+        let stem = stem.filter(|(_, protocol)| PROTOCOLS.contains(&protocol.to_ascii_lowercase().as_str()));
+        let port = stem.and_then(|(stem, _)| stem.rsplit_once("_PORT_"));
+        port.is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+    });
+    let is_ours = name.starts_with("PATCHBAY_");
+    is_ours
+        && (port
+            || name.ends_with("_SERVICE_HOST")
+            || name.ends_with("_SERVICE_PORT")
+            || name.contains("_SERVICE_PORT_"))
+}
+
+/// As it stands between `//` and `:port`: a directory of sockets percent-encoded, as libpq has it; an IPv6 address in brackets.
+fn host_in_url(host: &str) -> String {
+    match host.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) if host.starts_with('/') => percent_encoded(host),
+        Err(_) => host.to_owned(),
+    }
+}
+
+/// `postgres://user:password@/name?host=/var/run/postgresql`, which libpq takes and URL parsers refuse: the login becomes parameters.
+fn without_empty_host(url: &str) -> String {
+    let parts = url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once("@/")?)));
+    let Some((scheme, (login, rest))) = parts.filter(|(_, (login, _))| !login.contains(['/', '?'])) else {
+        return url.to_owned();
+    };
+    // In a query, a plus sign would be a space.
+    let login = login.replace('+', "%2B");
+    let (user, password) =
+        login.split_once(':').map_or((login.as_str(), None), |(user, password)| (user, Some(password)));
+    let password = password.map(|password| format!("&password={password}")).unwrap_or_default();
+    let before = if rest.contains('?') { '&' } else { '?' };
+    format!("{scheme}:///{rest}{before}user={user}{password}")
 }
 
 /// From the list and from the file. A key that says nothing is refused: it may have been meant to trust nobody, and would trust everybody.
@@ -738,6 +829,12 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
             Some(_) => Err("is no list of addresses and networks, such as 127.0.0.1,10.0.0.0/8".into()),
             None => Ok(()),
         },
+        Kind::Origins => match list_of(value).find(|text| !is_origin(text)) {
+            Some(_) => {
+                Err("is no list of origins: http:// or https://, a name, and a port if it is not the usual one".into())
+            }
+            None => Ok(()),
+        },
         Kind::MasterKey => match vault::parse_key(value) {
             Some(_) => Ok(()),
             None => Err(format!("is not a key: {}", vault::KEY_FORM)),
@@ -745,6 +842,10 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
         Kind::Ratio => match value.parse::<f64>() {
             Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(()),
             _ => Err("is not a number from 0 to 1, such as 0.1".into()),
+        },
+        Kind::Zone => match value.parse::<Zone>() {
+            Ok(_) => Ok(()),
+            Err(_) => Err("is no time zone, such as Europe/Berlin or UTC+5:30".into()),
         },
         Kind::Headers => match list_of(value).all(|header| header.split_once('=').is_some()) {
             true => Ok(()),
@@ -767,6 +868,12 @@ fn list_of(text: &str) -> impl Iterator<Item = &str> {
 /// An address is a network of one.
 fn network(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+/// As a browser writes it: no path, and no port that goes without saying.
+fn is_origin(text: &str) -> bool {
+    let url = url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    url.is_some_and(|url| url.origin().ascii_serialization().eq_ignore_ascii_case(text))
 }
 
 /// The nearest known key, when a typo is likely.

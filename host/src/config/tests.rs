@@ -226,3 +226,84 @@ fn alerts_that_could_not_be_sent_are_refused() {
     }
     assert!(!text.contains("s3cret"), "{text}");
 }
+
+#[test]
+fn what_kubernetes_sets_for_services_of_our_names_is_no_setting() {
+    let links = [
+        ("REDIS_PORT", "tcp://10.96.0.10:6379"),
+        ("DB_PORT", "tcp://10.96.0.11:5432"),
+        ("PATCHBAY_SERVICE_HOST", "10.96.0.12"),
+        ("PATCHBAY_SERVICE_PORT", "8080"),
+        ("PATCHBAY_SERVICE_PORT_HTTP", "8080"),
+        ("PATCHBAY_PORT", "tcp://10.96.0.12:8080"),
+        ("PATCHBAY_PORT_8080_TCP", "tcp://10.96.0.12:8080"),
+        ("PATCHBAY_PORT_8080_TCP_PROTO", "tcp"),
+        ("PATCHBAY_PORT_8080_TCP_PORT", "8080"),
+        ("PATCHBAY_PORT_8080_TCP_ADDR", "10.96.0.12"),
+        ("PATCHBAY_MAIL_PORT", "tcp://10.96.0.13:25"),
+        ("PATCHBAY_MAIL_SERVICE_HOST", "10.96.0.13"),
+        ("PATCHBAY_MAIL_PORT_25_UDP_ADDR", "10.96.0.13"),
+        ("PORT", "3000"),
+    ];
+    let hosts = [("DB_HOST", "db"), ("REDIS_HOST", "redis")];
+    let config = Config::load(None, &env(&[&links[..], &hosts[..]].concat())).expect("a configuration");
+    assert_eq!(config.store().url, "postgres://postgres@db:5432/postgres");
+    assert_eq!(config.queues().url, "redis://redis:6379/");
+    assert_eq!(config.listen().port(), 3000);
+    let text = problems(with(&[("PATCHBAY_PORT_8080", "x"), ("REDIS_PORT", "many"), ("PATCHBAY_SERVICE", "x")]));
+    for expected in ["PATCHBAY_PORT_8080 is no known", "redis.port (from REDIS_PORT)", "PATCHBAY_SERVICE is no known"] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+}
+
+#[test]
+fn postgres_may_be_behind_a_socket_an_address_with_colons_or_a_private_authority() {
+    for (host, expected) in [
+        ("::1", "postgres://app@[::1]:5432/lms"),
+        ("[fd00::1]", "postgres://app@[fd00::1]:5432/lms"),
+        ("/var/run/postgresql", "postgres://app@%2Fvar%2Frun%2Fpostgresql:5432/lms"),
+    ] {
+        let parts = [("DB_HOST", host), ("DB_USERNAME", "app"), ("DB_NAME", "lms"), ("REDIS_URL", "redis://r/")];
+        assert_eq!(Config::load(None, &env(&parts)).expect("valid").store().url, expected);
+    }
+    for (url, expected) in [
+        ("postgres://app:p+w%40@/lms?host=/run/pg", "postgres:///lms?host=/run/pg&user=app&password=p%2Bw%40"),
+        ("postgres://app@/lms", "postgres:///lms?user=app"),
+        ("postgres:///lms?host=/run/pg", "postgres:///lms?host=/run/pg"),
+        ("postgres://app@db/lms?options=a@/b", "postgres://app@db/lms?options=a@/b"),
+    ] {
+        let given = [("DATABASE_URL", url), ("REDIS_URL", "redis://r/")];
+        assert_eq!(Config::load(None, &env(&given)).expect("valid").store().url, expected);
+    }
+    let tls = [("PATCHBAY_DATABASE_TLS", "verify-full"), ("PATCHBAY_DATABASE_CA_FILE", "/etc/ca 1.pem")];
+    let url = with(&tls).expect("valid").store().url;
+    assert_eq!(url, "postgres://u:p@db/x?sslmode=verify-full&sslrootcert=%2Fetc%2Fca%201.pem");
+}
+
+#[test]
+fn origins_are_what_browsers_send() {
+    let with_origins = |list: &str| with(&[("PATCHBAY_HTTP_ALLOWED_ORIGINS", list)]);
+    let config = with_origins("https://ops.example, http://10.0.0.1:8080").expect("valid");
+    assert_eq!(*config.http_limits().allowed_origins, ["https://ops.example", "http://10.0.0.1:8080"]);
+    for wrong in ["ops.example", "https://ops.example/", "https://ops.example:443", "*", "null", "ftp://ops.example"] {
+        assert!(problems(with_origins(wrong)).contains("is no list of origins"), "{wrong}");
+    }
+    let file = "[http]\nallowed_origins = [\"https://ops.example\"]\ntrusted_proxies = [\"10.0.0.0/8\"]\n";
+    let config = Config::load(Some(file), &env(&NEEDED)).expect("lists are arrays in the file");
+    assert_eq!(config.http_limits().trusted_proxies.len(), 1);
+}
+
+#[test]
+fn the_zone_of_schedules_is_what_is_configured_then_tz_then_utc() {
+    let zone = |extra: &[(&str, &str)]| with(extra).expect("a configuration").default_zone().to_string();
+    assert_eq!(zone(&[]), "UTC");
+    assert_eq!(zone(&[("TZ", ":europe/berlin")]), "Europe/Berlin");
+    assert_eq!(zone(&[("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")]), "UTC", "no reason not to start");
+    assert_eq!(zone(&[("TZ", "Europe/Berlin"), ("PATCHBAY_SCHEDULE_DEFAULT_ZONE", "utc+5:30")]), "UTC+5:30");
+    let file = Config::load(
+        Some("[schedule]\ndefault_zone = \"Asia/Tokyo\"\n"),
+        &env(&[&NEEDED[..], &[("TZ", "EST")]].concat()),
+    );
+    assert_eq!(file.expect("a configuration").default_zone().to_string(), "Asia/Tokyo");
+    assert!(problems(with(&[("PATCHBAY_SCHEDULE_DEFAULT_ZONE", "Mars")])).contains("schedule.default_zone"));
+}

@@ -134,9 +134,9 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
     }
     let outcome = async {
         let config = Config::of_dev(file, given.clone())?;
-        let lines = telemetry::start(config.log_as_json(), &config.log_filter())?;
+        let logging = telemetry::start(config.log_as_json(), &config.log_filter())?;
         let operator = config.operator();
-        let host = step("Patchbay", Host::start(config, lines)).await?;
+        let host = step("Patchbay", Host::start(config, &logging)).await?;
         state.url = format!("http://{}", reachable(host.address()));
         if let Some((user, password)) = operator {
             (state.user, state.password) = (user, password);

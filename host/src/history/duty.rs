@@ -1,5 +1,5 @@
-//! What one process of the fleet does for the history of all: partitions ahead of time, rows for attempts that nobody told the end of, and
-//! forgetting what is older than it is to be kept.
+//! What one process of the fleet does for the history of all: partitions ahead of time, rows for attempts that nobody told the end of,
+//! ending erasures that were cut short, and forgetting what is older than it is to be kept.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use patchbay_store::{Duty, KeepAttempts, Lead, Store};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::erasing::Erasing;
 use super::rounds::{self, Rounds};
 
 /// Between rounds; how soon a gap is filled, and how long nobody does it when the process that did ends.
@@ -41,6 +42,7 @@ struct LookAfter {
 impl Rounds for LookAfter {
     async fn round(&mut self, lead: &mut Lead<'_>) -> anyhow::Result<()> {
         fill_gaps(lead, &self.queues).await?;
+        Erasing { store: &self.store, queues: &self.queues }.go_on().await?;
         if self.looked.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
             prune(lead, &self.store, self.keep).await?;
             self.looked = Some(Instant::now());

@@ -5,6 +5,7 @@
 //! has looked is remembered after what it found, so a kill repeats a look, and repeating changes nothing.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -20,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::rounds::{self, Rounds};
-use crate::recorder;
+use crate::plugins::Plugins;
+use crate::{recorder, redacted};
 
 /// Looking for queues goes through all keys of Redis.
 const ROUNDS_PER_WALK: u32 = 4;
@@ -36,9 +38,9 @@ const SOMEBODY: &str = "elsewhere";
 const FAILED: &str = "failed";
 
 /// Runs until cancelled.
-pub async fn run(store: Store, queues: Queues, every: Duration, stop: CancellationToken) {
+pub async fn run(store: Store, queues: Queues, plugins: Arc<Plugins>, every: Duration, stop: CancellationToken) {
     let claim = store.singleton(Duty::Mirror);
-    let mirror = Mirror { store, queues, every, walked: None, turn: VecDeque::new(), sighted: HashMap::new() };
+    let mirror = Mirror { store, queues, plugins, every, walked: None, turn: VecDeque::new(), sighted: HashMap::new() };
     let failing = "what other workers ran is not copied to the history";
     rounds::run(claim, every, failing, stop, mirror).await;
 }
@@ -46,6 +48,7 @@ pub async fn run(store: Store, queues: Queues, every: Duration, stop: Cancellati
 struct Mirror {
     store: Store,
     queues: Queues,
+    plugins: Arc<Plugins>,
     every: Duration,
     walked: Option<Instant>,
     /// Every queue; the first is the next to be looked at.
@@ -105,7 +108,8 @@ impl Mirror {
             Err(error) => return Err(error.into()),
         };
         let prefix = self.queues.prefix();
-        self.keep(found.ended.into_iter().map(|job| of_job(prefix, queue, job)).collect()).await?;
+        let ended = self.without_what_is_hidden(queue, found.ended).await?;
+        self.keep(ended.into_iter().map(|job| of_job(prefix, queue, job)).collect()).await?;
         if !found.gone.is_empty() && !self.store.may_be_worked_by_hosts(prefix, queue).await? {
             // An earlier look may have met them while they were there.
             let ends: Vec<_> = found.gone.iter().map(|end| (&end.id, end.ended_ms)).collect();
@@ -117,6 +121,22 @@ impl Mirror {
             lead.remember_mirror_place(prefix, queue, &found.place).await?;
         }
         Ok(found.read)
+    }
+
+    /// Their data is read for that, and not kept.
+    async fn without_what_is_hidden(
+        &self,
+        queue: &QueueName,
+        mut ended: Vec<EndedElsewhere>,
+    ) -> anyhow::Result<Vec<EndedElsewhere>> {
+        let failed: Vec<&mut EndedElsewhere> = ended.iter_mut().filter(|job| job.failure.is_some()).collect();
+        let ids: Vec<&str> = failed.iter().map(|job| job.id.as_str()).collect();
+        let data = self.queues.data_of(queue, &ids).await?;
+        let redaction = self.plugins.redaction(queue);
+        for (job, data) in failed.into_iter().zip(data) {
+            redacted::hide(&mut job.failure, &redaction.data(&data).1);
+        }
+        Ok(ended)
     }
 
     async fn keep(&self, records: Vec<AttemptRecord>) -> anyhow::Result<()> {

@@ -8,13 +8,13 @@
 //! | `duty` | what one process of the fleet does for all: partitions, gaps, forgetting |
 //! | `mirror` | what workers that are no hosts have ended |
 //! | `shown` | what of a body people may see |
-//! | `live` | jobs that are still in Redis with a value |
+//! | `erasing` | forgetting a person, or a job, everywhere |
 //!
 //! The way from Redis to Postgres is [`crate::recorder`]'s.
 
 mod bodies;
 mod duty;
-mod live;
+mod erasing;
 pub mod mirror;
 mod room;
 mod rounds;
@@ -26,7 +26,7 @@ use patchbay_store::KeepAttempts;
 
 pub use bodies::{Bodies, Unopened};
 pub use duty::run;
-pub use live::{Live, LiveJob, live};
+pub use erasing::{Asker, EraseError, Erasing, Erasure, Wanted};
 pub use room::{MAX_BODY_BYTES, NoBodies, Recording, Room};
 pub use shown::{Reader, Shown};
 

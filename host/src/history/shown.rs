@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use patchbay_model::job::JobKey;
-use patchbay_model::{DataPath, QueueName};
+use patchbay_model::{QueueName, Redaction};
 use patchbay_store::BodyRow;
 use serde::Serialize;
 use serde_json::Value;
@@ -35,14 +35,16 @@ pub struct Reader<'a> {
     bodies: &'a Bodies,
     plugins: &'a Plugins,
     prefix: &'a str,
+    /// Show what is hidden, too.
+    reveal: bool,
     /// Absent for a queue whose manifest nobody has.
-    redact: BTreeMap<String, Option<Vec<DataPath>>>,
+    redactions: BTreeMap<String, Option<Redaction>>,
 }
 
 impl<'a> Reader<'a> {
-    /// `prefix` is BullMQ's.
-    pub fn new(bodies: &'a Bodies, plugins: &'a Plugins, prefix: &'a str) -> Self {
-        Self { bodies, plugins, prefix, redact: BTreeMap::new() }
+    /// `prefix` is BullMQ's. Who reveals what is hidden is to be recorded.
+    pub fn new(bodies: &'a Bodies, plugins: &'a Plugins, prefix: &'a str, reveal: bool) -> Self {
+        Self { bodies, plugins, prefix, reveal, redactions: BTreeMap::new() }
     }
 
     /// Fails only when Postgres does not answer.
@@ -50,8 +52,9 @@ impl<'a> Reader<'a> {
         let (Ok(queue), Ok(id)) = (row.queue.parse::<QueueName>(), row.job_id.parse()) else {
             return Ok(Shown::withheld("the row is damaged"));
         };
-        let redact = self.redact.entry(row.queue.clone()).or_insert_with(|| self.plugins.redacted(&queue));
-        let Some(redact) = redact else {
+        let known = || self.plugins.handler_of(&queue).map(|_| self.plugins.redaction(&queue));
+        let redaction = self.redactions.entry(row.queue.clone()).or_insert_with(known).clone();
+        let Some(redaction) = redaction.or_else(|| self.reveal.then(Redaction::default)) else {
             return Ok(Shown::withheld(format!(
                 "no active plugin handles {queue}, so nothing says what of it may be shown"
             )));
@@ -59,26 +62,24 @@ impl<'a> Reader<'a> {
         let job = JobKey { prefix: self.prefix.to_owned(), queue, id, created_ms: row.job_created_ms.unsigned_abs() };
         let started = row.started.unsigned_abs();
         Ok(match self.bodies.open(&job, started, &row.sealed()).await {
-            Ok(body) => Shown {
-                data: redacted(body.data, redact),
-                result: body.result.and_then(|result| redacted(result, redact)),
-                withheld: None,
-            },
+            Ok(body) if self.reveal => {
+                Shown { data: json(body.data), result: body.result.and_then(json), withheld: None }
+            }
+            Ok(body) => {
+                let (data, mask) = redaction.data(&body.data);
+                let result = body.result.map(|result| redaction.document(&result, &mask).text.into_owned());
+                Shown { data: json(data.text.into_owned()), result: result.and_then(json), withheld: None }
+            }
             Err(Unopened::Store(error)) => return Err(error),
             Err(reason) => Shown::withheld(reason.to_string()),
         })
     }
 }
 
-/// As it is where nothing is redacted. What is no JSON has no paths, and is shown only where there are none.
-fn redacted(text: String, redact: &[DataPath]) -> Option<Box<RawValue>> {
-    if redact.is_empty() {
-        let quoted = |text: &str| RawValue::from_string(Value::from(text).to_string()).ok();
-        return serde_json::from_str(&text).ok().or_else(|| quoted(&text));
-    }
-    let mut value: Value = serde_json::from_str(&text).ok()?;
-    redact.iter().for_each(|path| path.redact(&mut value));
-    RawValue::from_string(value.to_string()).ok()
+/// As it was written where nothing is hidden; what is no JSON as a text.
+fn json(text: String) -> Option<Box<RawValue>> {
+    let quoted = |text: &str| RawValue::from_string(Value::from(text).to_string()).ok();
+    serde_json::from_str(&text).ok().or_else(|| quoted(&text))
 }
 
 #[cfg(test)]
@@ -86,13 +87,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_redacted_is_not_shown_and_what_cannot_be_read_only_where_nothing_is() {
-        let paths = ["a.phone".parse().expect("a path")];
-        let shown =
-            |text: &str, paths: &[DataPath]| redacted(text.to_owned(), paths).map(|value| value.get().to_owned());
-        assert_eq!(shown(r#"{"a": {"phone": 1}}"#, &paths).as_deref(), Some(r#"{"a":{"phone":"[redacted]"}}"#));
-        assert_eq!(shown("{\"a", &paths), None);
-        assert_eq!(shown("{\"a", &[]).as_deref(), Some(r#""{\"a""#));
-        assert_eq!(shown("12345678901234567890123", &[]).as_deref(), Some("12345678901234567890123"));
+    fn what_cannot_be_read_is_shown_as_a_text() {
+        let shown = |text: &str| json(text.to_owned()).map(|value| value.get().to_owned());
+        assert_eq!(shown("{\"a").as_deref(), Some(r#""{\"a""#));
+        assert_eq!(shown("12345678901234567890123").as_deref(), Some("12345678901234567890123"));
     }
 }

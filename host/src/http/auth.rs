@@ -7,15 +7,18 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
-use http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, StatusCode};
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::AppState;
-use super::client::ClientAddress;
+use super::client::{ClientAddress, Connection};
 use super::error::ApiError;
-use super::logins::Logins;
+use super::logins::{Doubt, Logins};
+
+/// Of encoded credentials: hashing them costs microseconds.
+const MAX_CREDENTIALS: usize = 4 << 10;
 
 /// The operator's credentials, hashed: comparing hashes takes the same time for every input, whatever its length.
 pub struct Operator {
@@ -43,14 +46,29 @@ fn digest(text: &str) -> [u8; 32] {
 #[derive(Debug, Clone)]
 pub(super) struct Actor(pub(super) String);
 
-/// Whatever the credentials: they were not looked at.
+/// They were not looked at.
 fn too_many(wait: Duration) -> Response {
-    let seconds = wait.as_millis().div_ceil(1_000);
-    let message =
-        format!("too many failed logins: nothing is looked at for {seconds} s; other addresses are not concerned");
-    let mut response = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", message).into_response();
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
+    let message = format!(
+        "Too many logins wait to be looked at, since too many failed. Try again in {} s; connections that are logged in are not concerned",
+        wait.as_secs()
+    );
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", message).retry_after(Some(wait)).into_response()
+}
+
+fn unauthorized() -> Response {
+    let message = "operator credentials are needed, or those given are wrong";
+    let mut response = ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response();
+    let challenge = HeaderValue::from_static("Basic realm=\"Patchbay\", charset=\"UTF-8\"");
+    response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     response
+}
+
+fn credentials(headers: &HeaderMap) -> Option<String> {
+    let (scheme, encoded) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > MAX_CREDENTIALS {
+        return None;
+    }
+    String::from_utf8(base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?).ok()
 }
 
 /// Lets operators through and nobody else.
@@ -59,36 +77,28 @@ pub(super) async fn require(State(state): State<AppState>, mut request: Request,
         let message = "no operator is configured: set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD";
         return ApiError::new(StatusCode::FORBIDDEN, "forbidden", message).into_response();
     };
-    let credentials = request
-        .headers()
-        .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
-        .and_then(|(_, encoded)| base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok())
-        .and_then(|bytes| String::from_utf8(bytes).ok());
-    if let Some(credentials) = credentials {
-        let name = credentials.split(':').next().unwrap_or_default();
-        // Absent only without a connection.
-        let client = request.extensions().get().map_or(Ipv4Addr::UNSPECIFIED.into(), |ClientAddress(address)| *address);
-        if let Some(wait) = operator.failed.wait(client, name, Instant::now()) {
-            return too_many(wait);
+    let Some(credentials) = credentials(request.headers()) else { return unauthorized() };
+    // Absent only without a connection.
+    let client = request.extensions().get().map_or(Ipv4Addr::UNSPECIFIED.into(), |ClientAddress(address)| *address);
+    let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
+    if !connection.is_proven() {
+        match operator.failed.doubt(client, &credentials, Instant::now()) {
+            Doubt::None => {}
+            Doubt::Wrong => return unauthorized(),
+            Doubt::Guess => {
+                if let Err(wait) = operator.failed.turn().await {
+                    return too_many(wait);
+                }
+            }
         }
-        if operator.accepts(&credentials) {
-            operator.failed.succeeded(client);
-            request.extensions_mut().insert(Actor(operator.name.clone()));
-            return next.run(request).await;
-        }
+    }
+    let is_right = operator.accepts(&credentials);
+    connection.set_proven(is_right);
+    if !is_right {
         operator.failed.failed(client, &credentials, Instant::now());
         tracing::warn!(%client, "operator credentials are wrong");
+        return unauthorized();
     }
-    let mut response = ApiError::new(
-        StatusCode::UNAUTHORIZED,
-        "unauthorized",
-        "operator credentials are needed, or those given are wrong",
-    )
-    .into_response();
-    let challenge = HeaderValue::from_static("Basic realm=\"Patchbay\", charset=\"UTF-8\"");
-    response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-    response
+    request.extensions_mut().insert(Actor(operator.name.clone()));
+    next.run(request).await
 }

@@ -1,6 +1,8 @@
 //! Who sends a request: the other end of the connection, or whom a trusted proxy names.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderMap;
 use ipnet::IpNet;
@@ -8,6 +10,23 @@ use ipnet::IpNet;
 /// The client's address. In every request that came over a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientAddress(pub(super) IpAddr);
+
+/// The connection that a request came over; all requests of one share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Connection {
+    proven: Arc<AtomicBool>,
+}
+
+impl Connection {
+    /// Whether the last credentials that were looked at on it were right. One wrong attempt undoes it: a proxy may hand the connection on.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_proven(&self, proven: bool) {
+        self.proven.store(proven, Ordering::Relaxed);
+    }
+}
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
@@ -21,6 +21,7 @@ use serde_json::Value;
 use super::MAX_BODY_BYTES;
 use super::unread::BodyTooSlow;
 use crate::bulk::BulkError;
+use crate::history::EraseError;
 use crate::plugins::PluginError;
 use crate::selected::SelectError;
 use crate::vault::VaultError;
@@ -143,6 +144,10 @@ impl ApiError {
         self
     }
 
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
     /// Safe for clients.
     pub(crate) fn message(&self) -> &str {
         &self.body.message
@@ -187,9 +192,10 @@ impl From<StoreError> for ApiError {
         match &error {
             StoreError::NotFound(message) => Self::not_found(message.clone()),
             StoreError::Conflict(message) => Self::new(StatusCode::CONFLICT, "conflict", message.clone()),
-            StoreError::Unavailable(_) => {
+            StoreError::Unavailable(_) | StoreError::ReadOnly(_) => {
                 log_chain(&error);
-                Self::unavailable("Postgres")
+                let message = format!("{error}; try again");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
             }
             StoreError::Unstorable(_) => Self::invalid(error.to_string()),
             _ => {
@@ -206,6 +212,15 @@ impl From<BulkError> for ApiError {
             BulkError::Queue(error) => error.into(),
             BulkError::Store(error) => error.into(),
             BulkError::Stuck(message) => Self::invalid(message),
+        }
+    }
+}
+
+impl From<EraseError> for ApiError {
+    fn from(error: EraseError) -> Self {
+        match error {
+            EraseError::Queue(error) => error.into(),
+            EraseError::Store(error) => error.into(),
         }
     }
 }
@@ -342,12 +357,6 @@ impl From<JsonRejection> for ApiError {
 fn words(text: &str) -> String {
     let heads = ["Failed to deserialize the JSON body into the target type: ", "Failed to deserialize query string: "];
     misfit::plainly(heads.iter().find_map(|head| text.strip_prefix(head)).unwrap_or(text))
-}
-
-impl From<PathRejection> for ApiError {
-    fn from(rejection: PathRejection) -> Self {
-        Self::invalid(rejection.body_text())
-    }
 }
 
 impl From<QueryRejection> for ApiError {

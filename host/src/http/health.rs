@@ -54,17 +54,25 @@ struct Dependency {
     kind: &'static str,
     /// Of that round trip, milliseconds.
     latency_ms: Option<f64>,
+    /// Of Postgres: false while it takes no change, as a standby.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    writable: Option<bool>,
 }
 
 impl Dependency {
     fn new(kind: &'static str, round_trip: Option<std::time::Duration>) -> Self {
-        Self { connected: round_trip.is_some(), kind, latency_ms: round_trip.map(|time| time.as_secs_f64() * 1e3) }
+        Self {
+            connected: round_trip.is_some(),
+            kind,
+            latency_ms: round_trip.map(|time| time.as_secs_f64() * 1e3),
+            writable: None,
+        }
     }
 }
 
 /// Health of the process and its dependencies.
 #[utoipa::path(get, path = "/api/health", tag = "health", responses(
-    (status = 200, description = "Postgres and Redis answered", body = HealthBody),
+    (status = 200, description = "Postgres and Redis answered, and Postgres takes changes", body = HealthBody),
     (status = 503, description = "one of them did not", body = HealthBody),
     (status = 500, description = "the check itself failed"),
 ))]
@@ -88,7 +96,10 @@ async fn health(State(state): State<AppState>) -> Response {
             timestamp: Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
             uptime: state.health.uptime().as_secs_f64(),
             environment: state.environment.to_string(),
-            database: Dependency::new("postgresql", probe.database),
+            database: Dependency {
+                writable: probe.database.map(|_| probe.read_only.is_none()),
+                ..Dependency::new("postgresql", probe.database)
+            },
             redis: Dependency::new("redis", probe.redis),
         },
     };
@@ -105,7 +116,7 @@ async fn live() -> &'static str {
 /// Whether to send work here.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses(
     (status = 200, description = "ready"),
-    (status = 503, description = "not ready: draining, a dependency away, clock skewed, or stale plugins"),
+    (status = 503, description = "not ready: draining, a dependency away, Postgres only readable, clock skewed, or stale plugins"),
 ))]
 async fn ready(State(state): State<AppState>) -> Response {
     let reasons: Vec<NotReady> = state.health.not_ready().await;

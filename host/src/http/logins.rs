@@ -1,9 +1,11 @@
-//! Failed logins, so that guessing a password takes for ever and its owner is not kept out by it.
+//! Failed logins, so that guessing a password takes for ever and its owner is never kept out by it.
 //!
-//! After some failures an address must wait, twice as long after each further one, and while it waits its credentials are not looked at.
-//! After many failures under one name, from wherever, an address that has failed itself must wait, too: many addresses do not make many
-//! guesses. An address that has not failed is never told to wait, so the owner gets in from another one. Who repeats the same credentials
-//! guesses nothing: a program with an old password keeps nobody out. In memory, of this process, bounded.
+//! Whoever shares an address with somebody who guesses (behind a proxy, on this machine) must get in, and right credentials can be told from
+//! a right guess by nothing. So nobody is turned away: from an address with some failures, credentials are looked at one after another, at a
+//! pace, right or wrong, first come, first served. After many failures in all, that holds for every address that has failed itself: many
+//! addresses do not make many guesses. An address that has not failed waits for nobody, and a connection that has shown the right
+//! credentials does not, either. Who repeats the same wrong credentials guesses nothing: a program with an old password keeps nobody
+//! waiting. In memory, of this process, bounded.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,29 +14,47 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 
 /// People mistype, and programs try a few times with an old password.
 const FREE_PER_ADDRESS: u32 = 10;
-/// Several operators' programs share the one name.
-const FREE_PER_NAME: u32 = 50;
-/// Long enough that a day allows some 1,400 guesses, short enough to sit out.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// From all addresses together.
+const FREE_IN_ALL: u32 = 50;
+/// Between two looks: five guesses a second, from wherever, are some 430,000 a day; a password of twelve random letters lasts for ages.
+const PACE: Duration = Duration::from_millis(200);
+/// So many wait at most: 20 s. Who comes then is told to come back; so many connections at once are an attack on more than a password.
+const PLACES: usize = 100;
 /// Without a further failure everything is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(15 * 60);
 /// Programs with old passwords on one address.
 const REMEMBERED: usize = 4;
-/// Addresses, and names. Beyond it those whose last failure is the oldest are forgotten.
+/// Addresses. Beyond it those whose last failure is the oldest are forgotten.
 const MAX_KNOWN: usize = 10_000;
 
 /// Failed logins of late.
-#[derive(Debug, Default)]
-pub(super) struct Logins(Mutex<State>);
+#[derive(Debug)]
+pub(super) struct Logins {
+    state: Mutex<State>,
+    places: Semaphore,
+    /// When the next one is looked at. Held by the first in line; those behind it wait for the lock, in order, and leave with their clients.
+    line: tokio::sync::Mutex<Option<tokio::time::Instant>>,
+}
 
 #[derive(Debug, Default)]
 struct State {
     addresses: Known<IpAddr>,
-    /// By hash: whoever guesses chooses them.
-    names: Known<[u8; 32]>,
+    in_all: Option<(u32, Instant)>,
+}
+
+/// What is known of credentials before they are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// They may be looked at at once.
+    None,
+    /// They are known to be wrong.
+    Wrong,
+    /// They may be a guess: see [`Logins::turn`].
+    Guess,
 }
 
 #[derive(Debug)]
@@ -62,11 +82,12 @@ impl<K: Hash + Eq + Copy> Known<K> {
         self.0.get(key).copied().filter(|failures| now.saturating_duration_since(failures.last) < FORGOTTEN_AFTER)
     }
 
-    fn fail(&mut self, key: K, credentials: Tried, now: Instant) {
+    /// False when the same was tried before.
+    fn fail(&mut self, key: K, credentials: Tried, now: Instant) -> bool {
         let before = self.get(&key, now);
         let mut tried = before.map_or([None; REMEMBERED], |failures| failures.tried);
         if tried.contains(&Some(credentials)) {
-            return;
+            return false;
         }
         tried.rotate_right(1);
         tried[0] = Some(credentials);
@@ -80,35 +101,55 @@ impl<K: Hash + Eq + Copy> Known<K> {
             }
         }
         self.0.insert(key, Failures { count, last: now, tried });
+        true
+    }
+}
+
+impl Default for Logins {
+    fn default() -> Self {
+        Self { state: Mutex::default(), places: Semaphore::new(PLACES), line: tokio::sync::Mutex::default() }
     }
 }
 
 impl Logins {
-    /// How long this address must wait before credentials with this name are looked at.
-    pub(super) fn wait(&self, address: IpAddr, name: &str, now: Instant) -> Option<Duration> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = state.addresses.get(&network(address), now)?;
-        let under_name = state.names.get(&hash(name), now).map_or(0, |failures| failures.count);
-        let wait = wait_after(own.count, FREE_PER_ADDRESS).max(wait_after(under_name, FREE_PER_NAME));
-        // From its own last failure on, so that others who fail do not prolong it.
-        (own.last + wait).checked_duration_since(now).filter(|left| !left.is_zero())
+    /// Whether these credentials, from this address, must wait for their turn.
+    pub(super) fn doubt(&self, address: IpAddr, credentials: &str, now: Instant) -> Doubt {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(own) = state.addresses.get(&network(address), now) else { return Doubt::None };
+        if own.tried.contains(&Some(digest(credentials))) {
+            return Doubt::Wrong;
+        }
+        match own.count >= FREE_PER_ADDRESS || state.failed_in_all(now) >= FREE_IN_ALL {
+            true => Doubt::Guess,
+            false => Doubt::None,
+        }
+    }
+
+    /// Returns when a guess may be looked at. An error when too many wait: how long to stay away. Dropping the future gives the place up.
+    pub(super) async fn turn(&self) -> Result<(), Duration> {
+        let Ok(_place) = self.places.try_acquire() else { return Err(PACE * PLACES as u32) };
+        let mut next = self.line.lock().await;
+        if let Some(at) = *next {
+            tokio::time::sleep_until(at).await;
+        }
+        *next = Some(tokio::time::Instant::now() + PACE);
+        Ok(())
     }
 
     /// These credentials were looked at and are wrong.
     pub(super) fn failed(&self, address: IpAddr, credentials: &str, now: Instant) {
-        let tried = hash(credentials)[..8].try_into().unwrap_or_default();
-        let name = credentials.split(':').next().unwrap_or_default();
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.addresses.fail(network(address), tried, now);
-        state.names.fail(hash(name), tried, now);
-    }
-
-    /// They are right.
-    pub(super) fn succeeded(&self, address: IpAddr) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !state.addresses.0.is_empty() {
-            state.addresses.0.remove(&network(address));
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = state.failed_in_all(now);
+        if state.addresses.fail(network(address), digest(credentials), now) {
+            state.in_all = Some((before.saturating_add(1), now));
         }
+    }
+}
+
+impl State {
+    fn failed_in_all(&self, now: Instant) -> u32 {
+        let lately = self.in_all.filter(|(_, last)| now.saturating_duration_since(*last) < FORGOTTEN_AFTER);
+        lately.map_or(0, |(count, _)| count)
     }
 }
 
@@ -120,23 +161,17 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-fn hash(name: &str) -> [u8; 32] {
-    Sha256::digest(name.as_bytes()).into()
-}
-
-/// Nothing while failures are free, then a second, and twice as long with each further one.
-fn wait_after(count: u32, free: u32) -> Duration {
-    match count.checked_sub(free) {
-        None => Duration::ZERO,
-        Some(further) => Duration::from_secs(1 << further.min(6)).min(LONGEST_WAIT),
-    }
+fn digest(credentials: &str) -> Tried {
+    Sha256::digest(credentials.as_bytes())[..8].try_into().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
-    const NAME: &str = "operator";
+    const RIGHT: &str = "operator:right";
 
     fn address(n: u32) -> IpAddr {
         IpAddr::from(n.to_be_bytes())
@@ -144,65 +179,56 @@ mod tests {
 
     /// Another password each time.
     fn fail(logins: &Logins, from: IpAddr, times: u32, now: Instant) {
-        (0..times).for_each(|_| logins.failed(from, &format!("{NAME}:{}", uuid::Uuid::now_v7()), now));
+        (0..times).for_each(|_| logins.failed(from, &format!("operator:{}", uuid::Uuid::now_v7()), now));
     }
 
     #[test]
-    fn programs_with_old_passwords_keep_nobody_out() {
+    fn programs_with_old_passwords_keep_nobody_waiting() {
         let (logins, now) = (Logins::default(), Instant::now());
         for n in 0..1_000 {
-            logins.failed(address(1), &format!("{NAME}:old {}", n % REMEMBERED), now);
+            logins.failed(address(1), &format!("operator:old {}", n % REMEMBERED), now);
         }
-        assert_eq!(logins.wait(address(1), NAME, now), None);
+        assert_eq!(logins.doubt(address(1), RIGHT, now), Doubt::None);
+        assert_eq!(logins.doubt(address(1), "operator:old 1", now), Doubt::Wrong, "it is not looked at again");
         fail(&logins, address(1), FREE_PER_ADDRESS, now);
-        assert!(logins.wait(address(1), NAME, now).is_some(), "guesses count all the same");
+        assert_eq!(logins.doubt(address(1), RIGHT, now), Doubt::Guess, "guesses count all the same");
+        assert_eq!(logins.doubt(address(2), RIGHT, now), Doubt::None, "another address");
+        assert_eq!(logins.doubt(address(1), RIGHT, now + FORGOTTEN_AFTER), Doubt::None, "forgotten");
     }
 
     #[test]
-    fn an_address_waits_longer_with_each_failure_and_others_do_not() {
+    fn many_addresses_wait_as_one_and_an_address_without_a_failure_does_not_wait() {
         let (logins, now) = (Logins::default(), Instant::now());
-        fail(&logins, address(1), FREE_PER_ADDRESS - 1, now);
-        assert_eq!(logins.wait(address(1), NAME, now), None);
-        let mut waits = Vec::new();
-        for _ in 0..8 {
-            fail(&logins, address(1), 1, now);
-            waits.push(logins.wait(address(1), NAME, now).expect("it waits").as_secs());
-        }
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(logins.wait(address(1), "another", now), Some(LONGEST_WAIT), "whatever name");
-        assert_eq!(logins.wait(address(2), NAME, now), None);
-        assert_eq!(logins.wait(address(1), NAME, now + LONGEST_WAIT), None, "waited for");
-        logins.succeeded(address(1));
-        fail(&logins, address(1), 1, now);
-        assert_eq!(logins.wait(address(1), NAME, now), None, "counted from nothing");
-    }
-
-    #[test]
-    fn many_addresses_wait_as_one_and_an_address_without_a_failure_gets_in() {
-        let (logins, now) = (Logins::default(), Instant::now());
-        for n in 0..FREE_PER_NAME + 20 {
-            assert_eq!(logins.wait(address(n), NAME, now), None, "its first guess");
+        for n in 0..FREE_IN_ALL {
+            assert_eq!(logins.doubt(address(n), RIGHT, now), Doubt::None, "its first guess");
             fail(&logins, address(n), 1, now);
         }
-        assert_eq!(logins.wait(address(7), NAME, now), Some(LONGEST_WAIT));
-        assert_eq!(logins.wait(address(7), "another", now), None);
-        assert_eq!(logins.wait(address(1_000), NAME, now), None);
-        // Whoever mistyped once waits once, however long the others go on.
-        let later = now + LONGEST_WAIT;
-        fail(&logins, address(8), 3, later);
-        assert_eq!(logins.wait(address(7), NAME, later), None);
+        assert_eq!(logins.doubt(address(7), RIGHT, now), Doubt::Guess);
+        assert_eq!(logins.doubt(address(1_000), RIGHT, now), Doubt::None);
+        assert_eq!(logins.doubt(address(7), RIGHT, now + FORGOTTEN_AFTER), Doubt::None);
+    }
+
+    #[tokio::test]
+    async fn guesses_are_looked_at_one_after_another_and_whoever_leaves_gives_its_place_up() {
+        let (logins, began) = (Logins::default(), Instant::now());
+        for _ in 0..3 {
+            assert_eq!(logins.turn().await, Ok(()));
+        }
+        assert!(began.elapsed() >= PACE * 2, "{:?}", began.elapsed());
+        let mut waiting: Vec<_> = (0..PLACES).map(|_| Box::pin(logins.turn())).collect();
+        assert!(waiting.iter_mut().all(|turn| turn.now_or_never().is_none()), "each waits");
+        assert_eq!(logins.turn().await, Err(PACE * PLACES as u32));
+        drop(waiting);
+        assert_eq!(logins.turn().await, Ok(()));
     }
 
     #[test]
-    fn failures_are_forgotten_and_what_is_remembered_is_bounded() {
+    fn what_is_remembered_is_bounded() {
         let (logins, now) = (Logins::default(), Instant::now());
-        fail(&logins, address(1), 100, now);
-        assert_eq!(logins.wait(address(1), NAME, now + FORGOTTEN_AFTER), None);
         for n in 0..MAX_KNOWN as u32 + 500 {
             logins.failed(address(n), &n.to_string(), now + Duration::from_millis(n.into()));
         }
-        let state = logins.0.lock().expect("no panic");
-        assert_eq!((state.addresses.0.len(), state.names.0.len()), (MAX_KNOWN, MAX_KNOWN));
+        assert_eq!(logins.state.lock().expect("no panic").addresses.0.len(), MAX_KNOWN);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod admin;
 mod auth;
 mod client;
+mod cross_site;
 mod error;
 mod health;
 mod logins;
@@ -13,11 +14,11 @@ mod measure;
 mod metrics;
 mod path;
 mod request_id;
+mod security_headers;
 mod server;
 mod unread;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware;
@@ -49,6 +50,7 @@ pub use admin::IncidentSources;
 pub(crate) use admin::SOURCE_HEADER;
 pub use auth::Operator;
 pub use metrics::MetricsPage;
+pub(crate) use path::{api_path, with_query};
 pub use server::{HttpLimits, serve};
 
 /// Largest body of an ordinary request. Job data is limited to 1 MiB; the rest is its envelope.
@@ -94,6 +96,8 @@ pub struct AppState {
     pub metrics: Arc<MetricsPage>,
     /// Who may use /api/admin; nobody when absent.
     pub operator: Option<Arc<Operator>>,
+    /// Of requests that name none.
+    pub default_platform: Arc<str>,
     /// `NODE_ENV` of old, shown by the health check.
     pub environment: Arc<str>,
     /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
@@ -106,7 +110,8 @@ pub struct AppState {
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Patchbay", description = "Operations of a Patchbay host: health, queues and plugins."),
+    info(title = "Patchbay", description = "Operations of a Patchbay host: health, queues and plugins. A name in a path is percent-encoded; the names `.`, `..`, \
+            `pause`, `resume` and `preview` have a `~` in front, as has a name that looks so already."),
     modifiers(&BasicAuth),
 )]
 struct Api;
@@ -132,9 +137,10 @@ pub fn openapi_json(document: &utoipa::openapi::OpenApi) -> String {
     serde_json::to_string_pretty(document).unwrap_or_default()
 }
 
-/// The whole service, counted in `requests`. `body_timeout`: for a whole request body to arrive.
-pub fn router(state: AppState, requests: Arc<RequestMeters>, body_timeout: Duration) -> Router {
+/// The whole service, counted in `requests`.
+pub fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) -> Router {
     let (router, document) = api_router(&state).split_for_parts();
+    let default_platform = Arc::clone(&state.default_platform);
     let document: Arc<str> = openapi_json(&document).into();
     router
         .route(
@@ -144,13 +150,15 @@ pub fn router(state: AppState, requests: Arc<RequestMeters>, body_timeout: Durat
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn_with_state(body_timeout, unread::read_in_time))
+        .layer(middleware::from_fn_with_state(limits.body_timeout, unread::read_in_time))
+        .layer(middleware::from_fn_with_state(Arc::clone(&limits.allowed_origins), cross_site::refuse))
         .layer(CatchPanicLayer::custom(|_| {
-            tracing::error!("a request met a fault of the host: its message and backtrace are on standard error");
+            tracing::error!("a request met a fault of the host: its message and backtrace are in the line before");
             error::ApiError::internal().into_response()
         }))
+        .layer(middleware::from_fn(security_headers::add))
         .layer(middleware::from_fn_with_state(requests, measure::count))
-        .layer(middleware::from_fn(request_id::trace))
+        .layer(middleware::from_fn_with_state(default_platform, request_id::trace))
         .with_state(state)
 }
 

@@ -1,10 +1,12 @@
 //! A request id for every request, and the correlation id that travels on to jobs, guests and outside calls.
 
-use axum::extract::Request;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use patchbay_model::job::{DEFAULT_PLATFORM, Trace};
+use patchbay_model::job::Trace;
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -13,10 +15,10 @@ const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 const PLATFORM: HeaderName = HeaderName::from_static("x-platform");
 
 /// Opens the request's span, answers with its id, and leaves a [`Trace`] for handlers that enqueue.
-pub(super) async fn trace(mut request: Request, next: Next) -> Response {
+pub(super) async fn trace(State(default_platform): State<Arc<str>>, mut request: Request, next: Next) -> Response {
     let request_id = Uuid::now_v7().to_string();
     let correlation_id = acceptable(request.headers(), &CORRELATION_ID).unwrap_or_else(|| request_id.clone());
-    let platform = acceptable(request.headers(), &PLATFORM).unwrap_or_else(|| DEFAULT_PLATFORM.to_owned());
+    let platform = acceptable(request.headers(), &PLATFORM).unwrap_or_else(|| default_platform.as_ref().to_owned());
     let span = tracing::info_span!(
         "request",
         method = %request.method(),

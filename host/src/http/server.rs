@@ -1,4 +1,5 @@
-//! Connections: so many at once, each with a time in which its next request's head must have come.
+//! Connections: so many at once, each with a time in which its next request's head must have come, and one in which its client must have
+//! taken some of an answer.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,11 +15,12 @@ use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use super::client::ClientAddress;
+use super::client::{ClientAddress, Connection};
 
 /// What clients may take.
 #[derive(Debug, Clone)]
@@ -27,10 +29,14 @@ pub struct HttpLimits {
     pub header_timeout: Duration,
     /// For a whole request body.
     pub body_timeout: Duration,
+    /// For a client to take some of its answer; whoever reads nothing for that long loses its connection.
+    pub write_timeout: Duration,
     /// Open at once; others wait to be accepted.
     pub max_connections: usize,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Arc<[IpNet]>,
+    /// Origins whose pages may change things here, besides this host's own.
+    pub allowed_origins: Arc<[String]>,
 }
 
 /// Serves until `stop`, then ends what is open. Only HTTP/1: telling it from HTTP/2 reads from a client without a time limit.
@@ -53,12 +59,16 @@ pub async fn serve(mut listener: TcpListener, router: Router, limits: HttpLimits
             next = next => next,
         };
         let proxies = Arc::clone(&limits.trusted_proxies);
+        let connection = Connection::default();
         let service = TowerToHyperService::new(router.clone().map_request(move |mut request: Request<_>| {
             let client = ClientAddress::of(peer.ip(), request.headers(), &proxies);
             request.extensions_mut().insert(client);
+            request.extensions_mut().insert(connection.clone());
             request
         }));
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(limits.write_timeout));
+        let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -70,8 +70,9 @@ struct Fields {
     quotes_plugins: bool,
 }
 
-/// Fields that name a job or a person. A job's id is its producer's, unless it is a number of BullMQ's.
-const NAMING: [&str; 3] = ["job", "name", "client"];
+/// Fields that name a job or a person, or may: a panic's message quotes what it stumbled over. A job's id is its producer's, unless it is a
+/// number of BullMQ's.
+const NAMING: [&str; 4] = ["job", "name", "client", "panic"];
 
 impl Fields {
     fn text(&mut self, field: &Field, text: &str) {

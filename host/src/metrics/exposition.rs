@@ -27,6 +27,7 @@ use crate::bulk::Bulks;
 use crate::health::{Health, Probe};
 use crate::plugins::Plugins;
 use crate::quarantine::{CRASHES, Quarantine};
+use crate::telemetry::DroppedLines;
 use crate::traces::Counts;
 use crate::work::Supervisor;
 
@@ -71,6 +72,8 @@ pub struct Sources {
     pub bulks: Arc<Bulks>,
     /// At once over all queues.
     pub max_jobs: usize,
+    /// Lines of the log that nobody has read in time.
+    pub dropped_lines: DroppedLines,
 }
 
 /// The page.
@@ -143,6 +146,7 @@ impl Exposition {
             dead_letters: dead_letters.unwrap_or_default(),
             bulk_jobs: bulks.handled(),
             converged_ago: plugins.converged_ago(),
+            dropped_lines: self.sources.dropped_lines.count(),
             process: Process::read(),
             started: self.started,
         };
@@ -193,6 +197,7 @@ struct Page {
     dead_letters: Vec<(String, i64)>,
     bulk_jobs: Vec<(&'static str, &'static str, u64)>,
     converged_ago: Option<Duration>,
+    dropped_lines: u64,
     process: Process,
     started: SystemTime,
 }
@@ -392,9 +397,19 @@ impl Page {
         let unsettled = self.unsettled.iter().map(|(kind, count)| (vec![("kind", *kind)], *count));
         family(encoder, "patchbay_settle_failures", "Settlements that did not happen at once, or at all", None)
             .counters(unsettled)?;
+        family(encoder, "patchbay_log_lines_dropped", "Lines of the log that nobody read in time", None)
+            .counters([(Labels::new(), self.dropped_lines)])?;
         let up = [("postgres", self.probe.database), ("redis", self.probe.redis)];
         family(encoder, "patchbay_dependency_up", "1 when it answered this scrape's probe in time", None)
             .gauges(up.map(|(name, trip)| (vec![("dependency", name)], u32::from(trip.is_some()))))?;
+        let writable = self.probe.database.map(|_| u32::from(self.probe.read_only.is_none()));
+        family(
+            encoder,
+            "patchbay_postgres_writable",
+            "1 when Postgres takes changes, 0 when it may only be read",
+            None,
+        )
+        .gauge(writable)?;
         let trips = up.into_iter().filter_map(|(name, trip)| Some((vec![("dependency", name)], trip?.as_secs_f64())));
         family(encoder, "patchbay_dependency_probe", "Round trip of this scrape's probe", Unit::Seconds)
             .gauges(trips)?;

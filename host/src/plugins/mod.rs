@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use patchbay_model::manifest::Manifest;
-use patchbay_model::{DataPath, PluginName, QueueName, RevisionDigest};
+use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest};
 use patchbay_runtime::Runtime;
 use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
 use serde_json::Value;
@@ -124,7 +124,7 @@ impl Plugins {
         self.on_change.set(Box::new(tell)).ok();
     }
 
-    /// Checks, compiles and self-tests a component file and keeps it as a revision. Nothing runs on it yet.
+    /// Checks, compiles, starts and self-tests a component file and keeps it as a revision. Nothing runs on it yet.
     ///
     /// A file that is here already gets the signatures that it did not have.
     pub async fn stage(&self, component: &[u8], signatures: &[Signature], actor: &str) -> Result<Staged, PluginError> {
@@ -136,6 +136,7 @@ impl Plugins {
         self.refuse_clashes(&inspected.manifest).await?;
         self.sql.check(&tables(&inspected.manifest, |_| true)).await?;
         let revision = self.runtime.load_inspected(inspected, component).await?;
+        revision.try_start().await?;
         revision.self_test().await?;
         let manifest = revision.manifest();
         let created = self
@@ -332,10 +333,19 @@ impl Plugins {
         self.runtime.registry().owner_of(queue).map(|revision| revision.plugin().clone())
     }
 
-    /// What of a queue's data and results is never shown; nothing when no active plugin of this process handles it.
-    pub fn redacted(&self, queue: &QueueName) -> Option<Vec<DataPath>> {
-        let owner = self.runtime.registry().owner_of(queue)?;
-        Some(owner.manifest().queue(queue)?.redact.clone())
+    /// What is hidden of a queue's jobs. Of queues that no active plugin of this process handles, only names that mean a secret tell.
+    pub fn redaction(&self, queue: &QueueName) -> Redaction {
+        redaction(&self.runtime, queue)
+    }
+
+    /// The same for a filter, which may be about every queue: then what any of them hides.
+    pub fn redaction_of(&self, queue: Option<&QueueName>) -> Redaction {
+        if let Some(queue) = queue {
+            return self.redaction(queue);
+        }
+        let revisions = self.runtime.registry().snapshot();
+        let queues = revisions.iter().flat_map(|revision| &revision.manifest().queues);
+        Redaction::new(&queues.flat_map(|spec| spec.redact.iter().cloned()).collect::<Vec<_>>())
     }
 
     /// One plugin owns a queue.
@@ -375,6 +385,13 @@ impl Plugins {
         let violations = block_in_place(|| settings::violations(manifest, &settings));
         if violations.is_empty() { Ok(()) } else { Err(PluginError::Settings(violations)) }
     }
+}
+
+/// By the active revision's manifest.
+pub fn redaction(runtime: &Runtime, queue: &QueueName) -> Redaction {
+    let owner = runtime.registry().owner_of(queue);
+    let spec = owner.as_ref().and_then(|revision| revision.manifest().queue(queue));
+    Redaction::new(spec.map_or(&[], |spec| &spec.redact))
 }
 
 fn to_keep(signature: &Signature) -> NewSignature {

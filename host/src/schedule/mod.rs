@@ -9,16 +9,17 @@ use std::time::Duration;
 
 use patchbay_model::QueueName;
 use patchbay_model::manifest::{Manifest, ScheduleSpec};
-use patchbay_model::schedule::{InvalidSchedule, Missed, Rhythm};
+use patchbay_model::schedule::{InvalidSchedule, Missed, Rhythm, Zone};
 use patchbay_queue::SchedulerSpec;
 use patchbay_store::{ScheduleFields, ScheduleRow};
 
 pub use reconcile::Schedules;
 
 /// What a stored schedule means. Checked when it was stored; fails for rows that somebody else wrote.
-pub(crate) fn spec(row: &ScheduleRow) -> Result<(QueueName, SchedulerSpec), String> {
-    let rhythm = rhythm(row.every_ms.and_then(|ms| u64::try_from(ms).ok()), row.cron.as_deref(), row.tz.as_deref())
-        .map_err(|error| error.to_string())?;
+pub(crate) fn spec(row: &ScheduleRow, default_zone: Zone) -> Result<(QueueName, SchedulerSpec), String> {
+    let every_ms = row.every_ms.and_then(|ms| u64::try_from(ms).ok());
+    let rhythm = rhythm(every_ms, row.cron.as_deref(), row.tz.as_deref(), default_zone);
+    let rhythm = rhythm.map_err(|error| error.to_string())?;
     let spec = SchedulerSpec {
         id: row.id.parse().map_err(|error: patchbay_model::InvalidId| error.to_string())?,
         name: row.name.clone(),
@@ -30,11 +31,19 @@ pub(crate) fn spec(row: &ScheduleRow) -> Result<(QueueName, SchedulerSpec), Stri
     Ok((queue, spec))
 }
 
-/// Either an interval, or a cron expression with an optional zone.
-pub(crate) fn rhythm(every_ms: Option<u64>, cron: Option<&str>, tz: Option<&str>) -> Result<Rhythm, InvalidSchedule> {
+/// Either an interval, or a cron expression. Its zone stands in Redis even if it is the default: a worker on Node has another default.
+pub(crate) fn rhythm(
+    every_ms: Option<u64>,
+    cron: Option<&str>,
+    tz: Option<&str>,
+    default_zone: Zone,
+) -> Result<Rhythm, InvalidSchedule> {
     match (every_ms, cron) {
         (Some(ms), None) if tz.is_none() => Ok(Rhythm::Every(Duration::from_millis(ms))),
-        (None, Some(pattern)) => Ok(Rhythm::Cron { pattern: pattern.to_owned(), zone: tz.map(str::to_owned) }),
+        (None, Some(pattern)) => {
+            let zone = tz.map_or_else(|| default_zone.to_string(), str::to_owned);
+            Ok(Rhythm::Cron { pattern: pattern.to_owned(), zone: Some(zone) })
+        }
         _ => Err(InvalidSchedule::Ambiguous),
     }
 }

@@ -62,12 +62,14 @@ impl Schedules {
         let mut by_queue: HashMap<QueueName, Vec<(SchedulerSpec, bool)>> = HashMap::new();
         let mut ours = HashSet::new();
         for row in self.store.schedules().await? {
-            match spec(&row) {
+            match spec(&row, self.queues.default_zone()) {
                 Ok((queue, spec)) => {
                     ours.insert((queue.clone(), row.id.clone()));
                     by_queue.entry(queue).or_default().push((spec, row.paused_by.is_some()));
                 }
-                Err(reason) => warn!(schedule = row.id, reason, "a stored schedule cannot be used"),
+                Err(reason) => {
+                    error!(schedule = row.id, reason, "A stored schedule cannot be used and has no ticks. Edit it")
+                }
             }
         }
         // Also where nothing is wanted any more: what was ours must go.
@@ -86,7 +88,24 @@ impl Schedules {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(self.queues.set_known_schedules(&ours).await?)
+        self.queues.set_known_schedules(&ours).await?;
+        self.revive().await
+    }
+
+    /// Schedulers of other clients in queues that are handled here. Nobody else would.
+    async fn revive(&self) -> anyhow::Result<()> {
+        for queue in self.queues.handled() {
+            match self.queues.revive_schedulers(&queue).await {
+                Ok(revived) => revived.iter().for_each(|schedule| {
+                    warn!(%queue, schedule, "a scheduler of another client had lost its next tick, and has it again");
+                }),
+                Err(error @ QueueError::Damaged { .. }) => {
+                    error!(%queue, %error, "schedulers of other clients are not looked after");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     async fn mend_queue(

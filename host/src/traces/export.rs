@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::TraceConfig;
+use crate::reach;
 
 /// Ended spans that wait: some megabytes. Beyond it they are dropped.
 const MAX_WAITING: usize = 4_096;
@@ -71,7 +72,11 @@ pub(super) fn new(config: &TraceConfig, resource: &Resource) -> anyhow::Result<(
         headers.insert(HeaderName::from_bytes(name.as_bytes()).with_context(invalid)?, value);
     }
     let redirect = reqwest::redirect::Policy::none();
-    let http = reqwest::Client::builder().timeout(SEND_LIMIT).redirect(redirect).default_headers(headers).build()?;
+    let http = reach::client_for(config.endpoint.as_str())
+        .timeout(SEND_LIMIT)
+        .redirect(redirect)
+        .default_headers(headers)
+        .build()?;
     let mut url = config.endpoint.clone();
     url.set_path(&format!("{}/v1/traces", url.path().trim_end_matches('/')));
     let (waiting, spans) = mpsc::channel(MAX_WAITING);

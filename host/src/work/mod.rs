@@ -18,14 +18,15 @@ use chrono::Utc;
 use patchbay_capability::Refused;
 use patchbay_model::attempt::{AttemptRecord, Body, OutsideCall, Source};
 use patchbay_model::outcome::{Failure, Outcome, OutcomeKind, Retry};
-use patchbay_model::retry::{RetryPolicy, Verdict, decide};
-use patchbay_model::{DataPath, PluginName, RevisionDigest};
+use patchbay_model::retry::{Past, RetryPolicy, Verdict, decide, least_deferral};
+use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
-use tracing::Instrument;
+use tracing::{Instrument, warn};
 
 use crate::history::Room;
 use crate::metrics::AttemptMeters;
 use crate::quarantine::{self, Quarantine};
+use crate::redacted;
 use crate::traces::{Kind, Step, Traces};
 use hold::Holds;
 pub use operation::{Content, Operation, Reply, Unanswered};
@@ -46,6 +47,11 @@ pub trait Executor: Send + Sync + 'static {
 
     /// What a job of this queue may use, without running it.
     fn policy(&self, delivery: &Delivery) -> RetryPolicy;
+
+    /// What of the job is not shown.
+    fn redaction(&self, _queue: &QueueName) -> Redaction {
+        Redaction::default()
+    }
 
     /// What the job is found by in the history.
     fn searchable(&self, _delivery: &Delivery) -> Vec<(DataPath, String)> {
@@ -101,7 +107,7 @@ impl Work {
 
     async fn run(&self, mut delivery: Delivery) -> Settlement {
         if self.quarantine.holds(&delivery.key.queue) {
-            return Settlement { disposition: Disposition::HandBack, record: None };
+            return Settlement { disposition: Disposition::HandBack, record: None, again_after: None };
         }
         let started_at = Utc::now();
         let execution = match &delivery.refusal {
@@ -117,23 +123,26 @@ impl Work {
         };
         let mut execution = unless_refused(unless_killed(execution, &delivery), rand::random());
         self.holds.note(&delivery.key.queue, execution.refused.as_ref());
-        let verdict = decide(
-            &execution.outcome,
-            &execution.policy,
-            delivery.attempts_made.saturating_add(1),
-            since_first_deferral(&delivery),
-            rand::random(),
-        );
-        if let (Some(refused), Verdict::Defer(_)) = (&execution.refused, verdict) {
-            refused.breaker.count_deferred();
+        let past = past(&delivery, &execution, rand::random());
+        let verdict = decide(&execution.outcome, &execution.policy, &past, rand::random());
+        let mut deferrals = delivery.deferrals;
+        if let Verdict::Defer(delay) = verdict {
+            match &execution.refused {
+                Some(refused) => refused.breaker.count_deferred(),
+                None => {
+                    deferrals = deferrals.saturating_add(1);
+                    tell_deferral(&execution.outcome, delay, deferrals);
+                }
+            }
         }
         if self.is_of_a_broken_plugin(&delivery, &execution) {
             // Whatever is decided about the plugin: the job finds its attempts as they were.
             let record = self.record(&mut delivery, &mut execution, Verdict::Defer(Duration::ZERO), started_at);
-            return Settlement { disposition: Disposition::HandBack, record };
+            return Settlement { disposition: Disposition::HandBack, record, again_after: None };
         }
         let record = self.record(&mut delivery, &mut execution, verdict, started_at);
-        Settlement { disposition: disposition(execution, verdict), record }
+        let again_after = again_after(&execution.policy, past.attempts_made);
+        Settlement { disposition: disposition(execution, verdict, deferrals), record, again_after }
     }
 
     /// Notes how the call ended; whether it crashed in a revision that is quarantined, be it by this very crash.
@@ -166,6 +175,12 @@ impl Work {
             return None;
         }
         let values = self.executor.searchable(delivery);
+        let (mut message, mut stack) = (execution.outcome.reason(), execution.stack.clone());
+        if message.is_some() {
+            // The history has no data at hand when it shows them.
+            let (_, mask) = self.executor.redaction(&delivery.key.queue).data(&delivery.data);
+            redacted::hide(message.iter_mut().chain(&mut stack), &mask);
+        }
         let body = self.body(delivery, execution, verdict);
         let (plugin, revision) = execution.ran_by.clone().unzip();
         Some(AttemptRecord {
@@ -181,8 +196,8 @@ impl Work {
             outcome: execution.outcome.kind(),
             verdict: verdict.into(),
             code: execution.outcome.code().map(str::to_owned),
-            message: execution.outcome.reason(),
-            stack: execution.stack.clone(),
+            message,
+            stack,
             correlation_id: correlation_id(delivery),
             source: Source::Host,
             platform: delivery.trace.platform.clone(),
@@ -296,7 +311,47 @@ fn since_first_deferral(delivery: &Delivery) -> Duration {
     delivery.first_deferred_at_ms.map_or(Duration::ZERO, |first| Duration::from_millis(now_ms.saturating_sub(first)))
 }
 
-fn disposition(execution: Execution, verdict: Verdict) -> Disposition {
+/// A breaker says itself how long its jobs wait; other deferrals have a least length, which grows while they come in a row.
+fn past(delivery: &Delivery, execution: &Execution, random: f64) -> Past {
+    let least_deferral = match execution.refused {
+        Some(_) => Duration::ZERO,
+        None => least_deferral(delivery.deferrals, random),
+    };
+    Past {
+        attempts_made: delivery.attempts_made.saturating_add(1),
+        since_first_deferral: since_first_deferral(delivery),
+        least_deferral,
+    }
+}
+
+fn tell_deferral(outcome: &Outcome, delay: Duration, in_a_row: u32) {
+    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    match outcome {
+        Outcome::HostFault(reason) => {
+            warn!(
+                reason,
+                delay_ms, in_a_row, "The host could not run the job. It runs again without using up an attempt."
+            );
+        }
+        Outcome::Failed(Failure { retry: Retry::Defer(asked), .. }) if *asked < delay => {
+            let asked_ms = u64::try_from(asked.as_millis()).unwrap_or(u64::MAX);
+            warn!(
+                asked_ms,
+                delay_ms, in_a_row, "The plugin deferred the job for less than the least time. It waits longer."
+            );
+        }
+        _ => {}
+    }
+}
+
+/// After how long a job runs again that returned before its children had ended; nothing when this was its last attempt.
+fn again_after(policy: &RetryPolicy, attempts_made: u32) -> Option<Duration> {
+    let backoff =
+        || policy.backoff.map_or(Duration::ZERO, |backoff| backoff.delay_after(attempts_made, rand::random()));
+    (attempts_made < policy.attempts).then(backoff)
+}
+
+fn disposition(execution: Execution, verdict: Verdict, deferrals: u32) -> Disposition {
     let reason = execution.outcome.reason().unwrap_or_default();
     // The first line of a stack trace is the error itself, as JavaScript writes it and Bull Board shows it.
     let stack = match execution.stack {
@@ -309,7 +364,7 @@ fn disposition(execution: Execution, verdict: Verdict) -> Disposition {
             _ => Disposition::Fail { reason, stack },
         },
         Verdict::RetryAfter(delay) => Disposition::Retry { delay, reason, stack },
-        Verdict::Defer(delay) => Disposition::Defer { delay, reason, stack },
+        Verdict::Defer(delay) => Disposition::Defer { delay, deferrals, reason, stack },
         Verdict::Fail => Disposition::Fail { reason, stack },
     }
 }
@@ -335,7 +390,10 @@ mod tests {
         {
             let execution = ended(outcome);
             assert_eq!(execution.outcome.code(), Some("breaker-open"));
-            let verdict = |since| decide(&execution.outcome, &execution.policy, 1, since, 0.0);
+            let verdict = |since_first_deferral| {
+                let past = Past { attempts_made: 1, since_first_deferral, least_deferral: Duration::ZERO };
+                decide(&execution.outcome, &execution.policy, &past, 0.0)
+            };
             assert_eq!(verdict(Duration::ZERO), Verdict::Defer(Duration::from_secs(11)), "and a tenth, to spread them");
             assert_eq!(verdict(Duration::from_secs(24 * 3600)), Verdict::Fail, "then attempts count, and it had one");
         }

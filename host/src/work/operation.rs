@@ -109,8 +109,10 @@ impl WasmExecutor {
         let report = revision.operate(call, Arc::clone(&metered)).await;
         ended(&mut step, &report);
         meters.count(&report);
-        // No attempt remembers it.
+        // No attempt remembers it. What the guest printed may be personal, and is in its log.
         if let Some(stack) = &report.stack {
+            let frames: Vec<&str> = stack.lines().filter(|line| line.starts_with("    at ")).collect();
+            let stack = frames.join("\n");
             warn!(outcome = report.outcome.kind().as_str(), stack, "the operation crashed");
         }
         let Some(Answer { status, body, .. }) = report.answer else {

@@ -5,16 +5,17 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use patchbay_capability::{Call, GuestCall, Services};
-use patchbay_model::DataPath;
-use patchbay_model::job::{DEFAULT_PLATFORM, Trace};
+use patchbay_model::job::Trace;
 use patchbay_model::outcome::{Outcome, OutcomeKind};
 use patchbay_model::retry::RetryPolicy;
-use patchbay_queue::{Delivery, JobHandle};
+use patchbay_model::{DataPath, QueueName, Redaction};
+use patchbay_queue::Delivery;
 use patchbay_runtime::{CallReport, JobCall, Revision, Runtime};
 
 use super::{Execution, Executor, correlation_id};
 use crate::grants::Grants;
 use crate::metrics::{Metered, Meters};
+use crate::plugins;
 use crate::settings::Settings;
 use crate::traces::{Kind, Step, Traces};
 
@@ -52,12 +53,22 @@ impl WasmExecutor {
     }
 
     /// What one call of this revision may do outside, from now until its deadline.
-    pub(super) fn capabilities(&self, revision: &Revision, job: Option<JobHandle>, trace: Trace) -> Arc<GuestCall> {
+    pub(super) fn capabilities(
+        &self,
+        revision: &Revision,
+        delivery: Option<&Delivery>,
+        trace: Trace,
+    ) -> Arc<GuestCall> {
+        let hidden = |delivery: &Delivery| {
+            let spec = revision.manifest().queue(&delivery.key.queue);
+            (Redaction::new(spec.map_or(&[], |spec| &spec.redact)), delivery.data.clone())
+        };
         self.services.for_call(Call {
             manifest: Arc::clone(revision.manifest()),
             settings: self.settings.of(revision.plugin()),
             granted: self.grants.of(revision.plugin()),
-            job,
+            job: delivery.map(|delivery| delivery.job.clone()),
+            hidden: delivery.map(hidden),
             trace,
             deadline: Instant::now() + revision.deadline(),
             revision: revision.digest(),
@@ -81,14 +92,13 @@ impl Executor for WasmExecutor {
             };
         };
         let policy = policy(delivery, Some(revision.manifest()));
-        let idempotency_key = delivery.key.idempotency_key();
         let correlation_id = correlation_id(delivery);
-        let platform = delivery.trace.platform.clone().unwrap_or_else(|| DEFAULT_PLATFORM.to_owned());
+        let platform = delivery.trace.platform.clone().unwrap_or_else(|| self.settings.default_platform().to_owned());
         let mut trace = delivery.trace.clone();
         trace.correlation_id = Some(correlation_id.clone());
         let mut step = self.step(&revision, &trace);
         let trace = step.causes(trace);
-        let capabilities = self.capabilities(&revision, Some(delivery.job.clone()), trace.clone());
+        let capabilities = self.capabilities(&revision, Some(delivery), trace.clone());
         let meters = self.meters.enter(&revision);
         let call = JobCall {
             id: delivery.key.id.to_string(),
@@ -98,7 +108,7 @@ impl Executor for WasmExecutor {
             attempt: delivery.attempts_made + 1,
             max_attempts: policy.attempts,
             enqueued_at_ms: delivery.key.created_ms,
-            idempotency_key,
+            idempotency_key: delivery.idempotency_key.clone(),
             correlation_id,
             platform,
             schedule_id: delivery.schedule_id.clone(),
@@ -124,6 +134,10 @@ impl Executor for WasmExecutor {
     fn policy(&self, delivery: &Delivery) -> RetryPolicy {
         let owner = self.runtime.registry().owner_of(&delivery.key.queue);
         policy(delivery, owner.as_ref().map(|revision| revision.manifest().as_ref()))
+    }
+
+    fn redaction(&self, queue: &QueueName) -> Redaction {
+        plugins::redaction(&self.runtime, queue)
     }
 
     fn searchable(&self, delivery: &Delivery) -> Vec<(DataPath, String)> {

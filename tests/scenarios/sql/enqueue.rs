@@ -160,3 +160,18 @@ async fn rows_and_jobs_agree_whenever_hosts_are_killed() -> anyhow::Result<()> {
     assert_eq!(of_jobs, expected, "one job each");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_transaction_enqueues_no_job_under_a_name_of_the_queues_own() -> anyhow::Result<()> {
+    let (_world, host) = world_and_host().await?;
+    for id in ["failed", "meta", "7", "de:x"] {
+        let jobs = json!([{ "id": id }]);
+        let batch = run(&host, "batch", json!({ "statements": [], "jobs": jobs })).await?;
+        let steps = run(&host, "transaction", json!([{ "jobs": jobs }])).await?;
+        for answer in [&batch, &steps[0]] {
+            let message = answer["message"].as_str().with_context(|| format!("no refusal: {answer}"))?;
+            assert!(answer["code"] == "invalid" && message.contains("a job's own id"), "{answer}");
+        }
+    }
+    Ok(())
+}

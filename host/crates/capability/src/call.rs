@@ -4,7 +4,7 @@ mod audit;
 mod outside;
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -19,8 +19,9 @@ use patchbay_model::flow::{ChildResult, Flow};
 use patchbay_model::grant::{Ask, Granted};
 use patchbay_model::job::{NewJob, Trace};
 use patchbay_model::manifest::Manifest;
+use patchbay_model::redaction::Mask;
 use patchbay_model::sql::{PluginDatabase, SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction};
-use patchbay_model::{QueueName, RevisionDigest};
+use patchbay_model::{QueueName, Redaction, RevisionDigest};
 use patchbay_queue::{JobHandle, Kv, QueueError, Queues};
 use serde_json::{Map, Value};
 use tracing::{Span, debug, error, info, trace, warn};
@@ -81,6 +82,8 @@ pub struct Call {
     pub granted: Granted,
     /// To write the log and progress of the job, when the call runs one.
     pub job: Option<JobHandle>,
+    /// What the job is about and what of that is hidden: the host's log has none of it.
+    pub hidden: Option<(Redaction, String)>,
     /// Ends with the job's request and its guest.
     pub trace: Trace,
     /// When the call ends at the latest.
@@ -95,6 +98,8 @@ pub struct GuestCall {
     call: Call,
     job: Option<JobHandle>,
     output: Option<JobOutput>,
+    /// Made with the first line that is logged.
+    mask: OnceLock<Mask>,
     secret_tries: AtomicU32,
     /// The call's one transaction, once it has been begun.
     transaction: Mutex<Option<Weak<dyn SqlTransaction>>>,
@@ -120,6 +125,7 @@ impl Services {
             call,
             job,
             output,
+            mask: OnceLock::new(),
             secret_tries: AtomicU32::new(0),
             last: Mutex::default(),
             transaction: Mutex::default(),
@@ -134,6 +140,12 @@ impl GuestCall {
         if let Some(output) = &self.output {
             output.finish().await;
         }
+    }
+
+    fn mask(&self) -> &Mask {
+        self.mask.get_or_init(|| {
+            self.call.hidden.as_ref().map(|(redaction, data)| redaction.data(data).1).unwrap_or_default()
+        })
     }
 
     /// Its outside calls so far, each given once.
@@ -322,12 +334,13 @@ impl Capabilities for GuestCall {
     fn log(&self, level: LogLevel, message: &str, fields: &[(String, String)]) {
         let plugin = self.call.manifest.name.as_str();
         let fields = fields.iter().map(|(name, value)| format!(" {name}={value}")).collect::<String>();
+        let (shown, shown_fields) = (self.mask().text(message), self.mask().text(fields.trim_start()));
         self.call.span.in_scope(|| match level {
-            LogLevel::Trace => trace!(target: "guest", plugin, fields = fields.trim_start(), "{message}"),
-            LogLevel::Debug => debug!(target: "guest", plugin, fields = fields.trim_start(), "{message}"),
-            LogLevel::Info => info!(target: "guest", plugin, fields = fields.trim_start(), "{message}"),
-            LogLevel::Warn => warn!(target: "guest", plugin, fields = fields.trim_start(), "{message}"),
-            LogLevel::Error => error!(target: "guest", plugin, fields = fields.trim_start(), "{message}"),
+            LogLevel::Trace => trace!(target: "guest", plugin, fields = &*shown_fields, "{shown}"),
+            LogLevel::Debug => debug!(target: "guest", plugin, fields = &*shown_fields, "{shown}"),
+            LogLevel::Info => info!(target: "guest", plugin, fields = &*shown_fields, "{shown}"),
+            LogLevel::Warn => warn!(target: "guest", plugin, fields = &*shown_fields, "{shown}"),
+            LogLevel::Error => error!(target: "guest", plugin, fields = &*shown_fields, "{shown}"),
         });
         let label = match level {
             LogLevel::Trace | LogLevel::Debug => return,

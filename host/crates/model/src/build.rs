@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::manifest::Manifest;
+
 /// Without a command, a folder with a Cargo.toml is built by cargo.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,9 +20,44 @@ pub struct BuildSpec {
     /// Files and folders whose changes `patchbay dev --watch` acts on, relative to the plugin's folder; default: that folder.
     #[serde(default)]
     pub watch: Vec<PathBuf>,
+    /// Interfaces that the written world exports; default: `jobs` where the manifest names queues, else `operations`.
+    #[serde(default)]
+    pub exports: Vec<Export>,
+}
+
+/// An interface of the contract that a plugin exports and the host calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Export {
+    /// Jobs of the queues that the manifest names.
+    Jobs,
+    /// What an operator asks for with `patchbay plugin call`.
+    Operations,
+    /// The self-test at staging.
+    Lifecycle,
+}
+
+impl Export {
+    /// Its name in the contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Jobs => "jobs",
+            Self::Operations => "operations",
+            Self::Lifecycle => "lifecycle",
+        }
+    }
 }
 
 impl BuildSpec {
+    /// What the plugin's own world exports.
+    pub fn exports(&self, manifest: &Manifest) -> Vec<Export> {
+        match (self.exports.is_empty(), manifest.queues.is_empty()) {
+            (false, _) => self.exports.clone(),
+            (true, false) => vec![Export::Jobs],
+            (true, true) => vec![Export::Operations],
+        }
+    }
+
     /// From a whole plugin.toml as a value; takes the section out. An error says which key is wrong, and why.
     pub(crate) fn take_from(manifest: &mut Value) -> Result<Self, (String, String)> {
         let section = manifest.as_object_mut().and_then(|manifest| manifest.remove("build"));

@@ -2,12 +2,13 @@
 
 use crate::job::NewJob;
 use crate::manifest::QueueSpec;
+use crate::retry::Backoff;
 
 impl QueueSpec {
     /// Fills attempts and backoff by queue, priority and expiry by job name. An expiry counts from when the job may start.
     pub fn fill(&self, job: &mut NewJob, now_ms: u64) {
         job.attempts = job.attempts.or(self.attempts);
-        job.backoff = job.backoff.or_else(|| self.backoff.as_ref().map(Into::into));
+        job.backoff = job.backoff.or_else(|| self.backoff.as_ref().map(|own| Backoff::from(own).with_its_maximum()));
         let Some(kind) = self.jobs.iter().find(|kind| kind.name == job.name) else { return };
         // 0 is a producer's wish too: before all that have a priority.
         job.priority = job.priority.or(kind.priority);

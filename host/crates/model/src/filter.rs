@@ -72,7 +72,8 @@ impl Filter {
             if !seen.insert(key.clone()) {
                 return Err(refuse("given twice".into()));
             }
-            if value.is_empty() || value.len() > MAX_VALUE_BYTES || value.contains('\0') {
+            // Node may give a job an empty name.
+            if (value.is_empty() && key != "name") || value.len() > MAX_VALUE_BYTES || value.contains('\0') {
                 return Err(refuse(format!("1 to {MAX_VALUE_BYTES} bytes, without NUL")));
             }
             match key.as_str() {

@@ -77,15 +77,118 @@ macro_rules! text_id {
 }
 
 text_id! {
-    /// A BullMQ queue, such as `emailQueue`. BullMQ itself forbids `:` because the name is part of Redis keys.
-    QueueName, "queue name", "1 to 128 printable characters without ':' and spaces",
-    |text| (1..=128).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic() && c != ':')
+    /// A BullMQ queue, such as `emailQueue`: every name that a Node producer can give one, as far as Postgres can hold it. BullMQ itself
+    /// forbids `:` because the name is part of Redis keys. What we name ourselves is narrower: [`QueueName::check_new`].
+    QueueName, "queue name", "1 to 512 bytes without ':' and NUL",
+    |text| (1..=512).contains(&text.len()) && !text.contains([':', '\0'])
 }
 
 text_id! {
-    /// A job within a queue: BullMQ's counter or the producer's own id.
-    JobId, "job id", "1 to 256 bytes without control characters",
-    |text| (1..=256).contains(&text.len()) && !text.chars().any(char::is_control)
+    /// A job within a queue: BullMQ's counter or the producer's own id, whatever it is, as far as Postgres can hold it in an index. What we
+    /// add ourselves is narrower: [`JobId::check_new`].
+    JobId, "job id", "1 to 1024 bytes without NUL",
+    |text| (1..=1024).contains(&text.len()) && !text.contains('\0')
+}
+
+impl QueueName {
+    /// Whether we may make a queue of this name: one that people can read, type and put into a URL.
+    pub fn check_new(&self) -> Result<(), InvalidId> {
+        let text = self.as_str();
+        let is_plain = text.len() <= 128 && text == text.trim() && !text.chars().any(char::is_control);
+        if is_plain && ![".", ".."].contains(&text) {
+            return Ok(());
+        }
+        Err(InvalidId {
+            kind: "name for a new queue",
+            rule: "1 to 128 bytes without ':', control characters and spaces at the ends, and neither '.' nor '..'",
+        })
+    }
+}
+
+/// Names that stand behind a queue's own in Redis keys of BullMQ 1 to 6 and of its paid edition, sorted. A job of such a name would be kept
+/// under that key, where BullMQ keeps something else. Prefixes of further keys (`de:…`, `metrics:…`, `repeat:…`) are among them, since a
+/// job's own keys (`…:lock`, `…:logs`) would stand there.
+const QUEUE_KEYS: [&str; 25] = [
+    "active",
+    "completed",
+    "de",
+    "delay",
+    "delayed",
+    "dn",
+    "events",
+    "failed",
+    "groups",
+    "id",
+    "limiter",
+    "marker",
+    "meta",
+    "meta-paused",
+    "metrics",
+    "paused",
+    "pc",
+    "prioritized",
+    "priority",
+    "repeat",
+    "stalled",
+    "stalled-check",
+    "wait",
+    "waiting",
+    "waiting-children",
+];
+
+/// Why we do not add a job under an id. BullMQ's own rules are among them (`Job.validateOptions`); ours go further, since BullMQ accepts ids
+/// that destroy the queue.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidNewId {
+    /// One of [`JobId::is_queue_key`].
+    #[error(
+        "a job's own id cannot be {0}: BullMQ keeps a part of the queue under that name, and the job would destroy it. Put something before \
+         it, for example job-{0}"
+    )]
+    QueueKey(JobId),
+    /// BullMQ counts ids itself, and one day gives this one to another job.
+    #[error(
+        "a job's own id cannot be a whole number or NaN: BullMQ gives out numbers itself, and this one would meet another job. Put something \
+         before it, for example job-{0}"
+    )]
+    Number(JobId),
+    /// The separator of Redis keys.
+    #[error(
+        "a job's own id has no ':': BullMQ separates the parts of its keys by it. Use another separator, for example '-'"
+    )]
+    Colon,
+    /// Nobody could type it, or name it in a URL.
+    #[error("a job's own id has 1 to 256 bytes without control characters, and is neither '.' nor '..'")]
+    Unspeakable,
+}
+
+impl JobId {
+    /// Whether BullMQ keeps something of the queue's own under this name, or may do so. A schedule's tick, `repeat:ID:TIME`, is a job.
+    pub fn is_queue_key(&self) -> bool {
+        let is_own = |name: &str| QUEUE_KEYS.binary_search(&name).is_ok();
+        match self.as_str().split_once(':') {
+            None => is_own(self.as_str()),
+            Some(("repeat", rest)) => !rest.contains(':'),
+            Some((first, _)) => is_own(first),
+        }
+    }
+
+    /// Whether we may add a job under it.
+    pub fn check_new(&self) -> Result<(), InvalidNewId> {
+        let text = self.as_str();
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        if text.contains(':') {
+            Err(InvalidNewId::Colon)
+        } else if self.is_queue_key() {
+            Err(InvalidNewId::QueueKey(self.clone()))
+        } else if text == "NaN" || (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())) {
+            Err(InvalidNewId::Number(self.clone()))
+        } else if text.len() > 256 || text.chars().any(char::is_control) || [".", ".."].contains(&text) {
+            Err(InvalidNewId::Unspeakable)
+        } else {
+            Ok(())
+        }
+    }
 }
 
 text_id! {
@@ -184,8 +287,60 @@ mod tests {
     #[test]
     fn names_that_would_break_redis_keys_are_refused() {
         assert!("emailQueue".parse::<QueueName>().is_ok());
-        for bad in ["", "a:b", "a b", "ü", "a\n"] {
+        for bad in ["", "a:b", "a\0b", &"a".repeat(513)] {
             assert!(bad.parse::<QueueName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn every_name_that_node_can_give_is_known_and_only_plain_ones_are_made() {
+        for (name, is_plain) in [
+            ("my queue", true),
+            ("отчёты", true),
+            ("a/b.c%2F?#", true),
+            ("-x", true),
+            (&"a".repeat(200), false),
+            (".", false),
+            ("..", false),
+            ("a\nb", false),
+            (" a", false),
+        ] {
+            let name: QueueName = name.parse().expect("a name");
+            assert_eq!(name.check_new().is_ok(), is_plain, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn ids_that_would_destroy_a_queue_are_known_and_not_added() {
+        let refused = |id: &str| id.parse::<JobId>().expect("an id").check_new().err();
+        assert!(QUEUE_KEYS.is_sorted());
+        for id in QUEUE_KEYS {
+            let error = refused(id).expect("refused");
+            assert!(
+                matches!(error, InvalidNewId::QueueKey(_)) && error.to_string().contains(&format!("job-{id}")),
+                "{id}"
+            );
+        }
+        for (id, is_own) in [
+            ("7:lock", false),
+            ("repeat:a:1", false),
+            ("repeat:a", true),
+            ("de:x", true),
+            ("metrics:completed", true),
+            (":", false),
+        ] {
+            assert_eq!(refused(id), Some(InvalidNewId::Colon), "{id}");
+            assert_eq!(id.parse::<JobId>().expect("an id").is_queue_key(), is_own, "{id}");
+        }
+        for id in ["0", "7", "-7", "007", "NaN", "99999999999999999999999"] {
+            assert!(matches!(refused(id), Some(InvalidNewId::Number(_))), "{id}");
+        }
+        for id in ["a\nb", ".", "..", &"a".repeat(257), "\u{9b}"] {
+            assert_eq!(refused(id), Some(InvalidNewId::Unspeakable), "{id:?}");
+        }
+        for id in ["job-failed", "Failed", "faile", "failed ", "a/b", "-", "-x", "1e3", "1.5", "отчёт 7", "😀", "~."]
+        {
+            assert_eq!(refused(id), None, "{id}");
         }
     }
 

@@ -152,8 +152,10 @@ pub struct Trace {
     pub traceparent: Option<TraceParent>,
 }
 
-/// Platform of requests that name none, as in the old backend.
-pub const DEFAULT_PLATFORM: &str = "my-analytics-school";
+/// How the trail of operators' actions names a job: `queue/id`. A queue's own slashes are escaped, so that no two jobs have one name.
+pub fn trail_name(queue: &QueueName, id: &JobId) -> String {
+    format!("{}/{id}", queue.as_str().replace('%', "%25").replace('/', "%2F"))
+}
 
 /// What identifies one job over time. Ids restart at 1 after a flush of Redis, so the time of creation belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -169,8 +171,13 @@ pub struct JobKey {
 }
 
 impl JobKey {
-    /// The same for all attempts of this job, different for any other job ever: 64 hexadecimal digits.
+    /// The same for all attempts of this job, different for any other job whose time of creation is another: 64 hexadecimal digits.
     pub fn idempotency_key(&self) -> String {
+        self.idempotency_key_of(None)
+    }
+
+    /// Likewise, where the time of creation does not tell jobs of one id apart: `addition` is one adding's mark.
+    pub fn idempotency_key_of(&self, addition: Option<&str>) -> String {
         let mut hash = Sha256::new();
         // Lengths first, so that no two different keys concatenate to the same bytes.
         for part in [&self.prefix, self.queue.as_str(), self.id.as_str()] {
@@ -178,6 +185,7 @@ impl JobKey {
             hash.update(part);
         }
         hash.update(self.created_ms.to_be_bytes());
+        hash.update(addition.unwrap_or_default());
         hex::encode(hash.finalize())
     }
 }
@@ -196,9 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn no_two_jobs_have_one_name_in_the_trail() {
+        let name = |queue: &str, id: &str| trail_name(&queue.parse().expect("a name"), &id.parse().expect("an id"));
+        assert_eq!(name("emailQueue", "7"), "emailQueue/7");
+        assert_ne!(name("a/b", "c"), name("a", "b/c"));
+        assert_ne!(name("a%2Fb", "c"), name("a/b", "c"));
+    }
+
+    #[test]
     fn an_id_used_again_after_a_flush_gets_another_idempotency_key() {
         assert_eq!(key("1", 5).idempotency_key(), key("1", 5).idempotency_key());
         assert_ne!(key("1", 5).idempotency_key(), key("1", 6).idempotency_key());
         assert_ne!(key("1", 5).idempotency_key(), key("2", 5).idempotency_key());
+        assert_eq!(key("1", 5).idempotency_key(), key("1", 5).idempotency_key_of(None));
+        assert_ne!(key("1", 5).idempotency_key_of(Some("a")), key("1", 5).idempotency_key_of(Some("b")));
     }
 }

@@ -23,11 +23,14 @@ pub mod mirror;
 pub mod misfit;
 pub mod operation;
 pub mod outcome;
+pub mod redaction;
 pub mod retry;
 pub mod schedule;
+pub mod shell;
 pub mod sql;
 mod trace_parent;
 
 pub use data_path::DataPath;
-pub use id::{InvalidId, JobId, PluginName, QueueName, RevisionDigest, SecretName, TrailName};
+pub use id::{InvalidId, InvalidNewId, JobId, PluginName, QueueName, RevisionDigest, SecretName, TrailName};
+pub use redaction::Redaction;
 pub use trace_parent::{InvalidTraceParent, TraceParent};

@@ -18,15 +18,16 @@ pub enum Outcome {
     Completed(String),
     /// The guest says what went wrong and when to try again.
     Failed(Failure),
-    /// The guest broke: panic, unreachable code, out-of-bounds access, stack overflow.
+    /// The guest broke, or did what no guest may: panic, exception, exit, out-of-bounds access, stack overflow, too many resources.
     Trapped(String),
     /// The wall clock ran out, outside calls included.
     Deadline(Duration),
-    /// The guest asked for more memory than its limit, in bytes, and then gave up.
+    /// The guest asked for more memory than its limit, in bytes, and then gave up; or made the host hold more for it.
     MemoryLimit(u64),
-    /// The result is not JSON or too large. Never retried: it would be the same again.
+    /// The result cannot be read, is not JSON or too large. Never retried: it would be the same again.
     InvalidResult(String),
-    /// Ours, not the guest's: no slot, lost lock, shutting down. Burns no attempt.
+    /// Ours, not the guest's: no slot, lost lock, shutting down. Burns no attempt. Only what the host itself has found to be its own: whatever
+    /// comes out of a running guest is the guest's, or it would run again and again for a day.
     HostFault(String),
 }
 
@@ -144,6 +145,9 @@ impl Failure {
     pub fn sanitized(mut self) -> Self {
         self.code = kebab_case(&self.code);
         truncate(&mut self.message, MAX_MESSAGE_BYTES);
+        if self.message.trim().is_empty() {
+            self.message = "(the plugin gave no message)".into();
+        }
         let usable = |details: &String| {
             details.len() <= MAX_DETAILS_BYTES && serde_json::from_str::<serde::de::IgnoredAny>(details).is_ok()
         };

@@ -8,15 +8,20 @@ use crate::outcome::{Outcome, Retry};
 
 /// Longest wait that a guest may ask for with `after-ms`.
 pub const MAX_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How long after its first attempt a job may still be deferred without burning attempts.
+/// How long after its first deferral a job may still be deferred without burning attempts.
 pub const MAX_DEFER_AGE: Duration = Duration::from_secs(24 * 3600);
-/// Longest backoff when nothing says otherwise: doubling must end somewhere, and a day is the longest outage we plan for.
+/// Where a manifest's exponential backoff ends when it names no maximum: a day is the longest outage we plan for. A job's own backoff has
+/// none, as in BullMQ.
 pub const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(24 * 3600);
+/// Longest time that anything waits: BullMQ keeps times times 4,096 as floating-point numbers, which are exact for some years to come.
+pub const MAX_DELAY: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
 /// Share by which a delay is lengthened at random when nothing is said of jitter: jobs that failed together must not come back together,
 /// and none may come back sooner than its producer asked.
 pub const DEFAULT_JITTER: f64 = 0.2;
-/// Wait after a fault of ours, which burns no attempt.
-pub const HOST_FAULT_DELAY: Duration = Duration::from_secs(1);
+/// Least wait of a job that is deferred for the first time; each further deferral in a row doubles it.
+pub const FIRST_DEFERRAL: Duration = Duration::from_secs(1);
+/// The least wait grows no further than this.
+pub const MAX_LEAST_DEFERRAL: Duration = Duration::from_secs(300);
 
 /// How delays grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,9 +47,25 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// Without a maximum of its own: never less than its first delay with the jitter on top.
+    fn longest(&self) -> Duration {
+        let first = self.delay.min(MAX_DELAY).mul_f64(1.0 + DEFAULT_JITTER);
+        match (self.max, self.kind) {
+            (Some(max), _) => max,
+            (None, BackoffKind::Fixed) => first,
+            (None, BackoffKind::Exponential) => first.max(DEFAULT_MAX_BACKOFF),
+        }
+    }
+
+    /// A manifest's, once it is a job's own: the end of its doubling is said, since a job's own has none.
+    pub(crate) fn with_its_maximum(self) -> Self {
+        let max = (self.kind == BackoffKind::Exponential).then(|| self.longest());
+        Self { max: self.max.or(max), ..self }
+    }
+
     /// The delay after `attempts_made` attempts (1 after the first); `random` is uniform in 0.0..1.0.
     pub fn delay_after(&self, attempts_made: u32, random: f64) -> Duration {
-        let max = self.max.unwrap_or(DEFAULT_MAX_BACKOFF);
+        let max = self.longest().min(MAX_DELAY);
         let base = match self.kind {
             BackoffKind::Fixed => self.delay,
             BackoffKind::Exponential => self.delay.saturating_mul(2u32.saturating_pow(attempts_made.saturating_sub(1))),
@@ -75,7 +96,8 @@ impl RetryPolicy {
     ///
     /// BullMQ's producers write `attempts: 0` when the caller gave none, so 0 counts as absent.
     pub fn merge(job: (Option<u32>, Option<Backoff>), manifest: (Option<u32>, Option<Backoff>)) -> Self {
-        Self { attempts: job.0.filter(|&n| n > 0).or(manifest.0).unwrap_or(1).max(1), backoff: job.1.or(manifest.1) }
+        let own = job.1.map(|own| Backoff { max: own.max.or(Some(MAX_DELAY)), ..own });
+        Self { attempts: job.0.filter(|&n| n > 0).or(manifest.0).unwrap_or(1).max(1), backoff: own.or(manifest.1) }
     }
 }
 
@@ -92,14 +114,29 @@ pub enum Verdict {
     Fail,
 }
 
-/// Decides. `attempts_made` counts this attempt; `since_first` is the time since the job's first attempt began; `random` is uniform in 0.0..1.0.
-pub fn decide(
-    outcome: &Outcome,
-    policy: &RetryPolicy,
-    attempts_made: u32,
-    since_first: Duration,
-    random: f64,
-) -> Verdict {
+/// Least wait of a job that was deferred so many times in a row before; `random` is uniform in 0.0..1.0.
+///
+/// A deferral uses up no attempt, so nothing else bounds how often a job runs in the day for which it may be deferred. Lengthened at random,
+/// so that jobs that were deferred together do not come back together.
+pub fn least_deferral(before: u32, random: f64) -> Duration {
+    let doubled = FIRST_DEFERRAL.saturating_mul(2u32.saturating_pow(before)).min(MAX_LEAST_DEFERRAL);
+    doubled.mul_f64(1.0 + DEFAULT_JITTER * random)
+}
+
+/// What a job has behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Past {
+    /// Attempts that counted, the present one included.
+    pub attempts_made: u32,
+    /// Time since it was first deferred.
+    pub since_first_deferral: Duration,
+    /// The shortest wait when it is deferred now; see [`least_deferral`].
+    pub least_deferral: Duration,
+}
+
+/// Decides. `random` is uniform in 0.0..1.0.
+pub fn decide(outcome: &Outcome, policy: &RetryPolicy, past: &Past, random: f64) -> Verdict {
+    let Past { attempts_made, since_first_deferral, least_deferral } = *past;
     let counted = |delay: Option<Duration>| {
         if attempts_made >= policy.attempts {
             return Verdict::Fail;
@@ -108,13 +145,13 @@ pub fn decide(
         Verdict::RetryAfter(delay.unwrap_or_else(backoff))
     };
     let deferred = |delay: Duration| {
-        if since_first < MAX_DEFER_AGE { Verdict::Defer(delay) } else { counted(None) }
+        if since_first_deferral < MAX_DEFER_AGE { Verdict::Defer(delay.max(least_deferral)) } else { counted(None) }
     };
     match outcome {
         Outcome::Completed(_) => Verdict::Complete,
         Outcome::InvalidResult(_) => Verdict::Fail,
         Outcome::Trapped(_) | Outcome::Deadline(_) | Outcome::MemoryLimit(_) => counted(None),
-        Outcome::HostFault(_) => deferred(HOST_FAULT_DELAY),
+        Outcome::HostFault(_) => deferred(Duration::ZERO),
         Outcome::Failed(failure) => match failure.retry {
             Retry::Never => Verdict::Fail,
             Retry::Backoff => counted(None),
@@ -133,6 +170,10 @@ mod tests {
 
     fn failed(retry: Retry) -> Outcome {
         Outcome::Failed(Failure { code: "unavailable".into(), message: String::new(), retry, details: None })
+    }
+
+    fn past(attempts_made: u32, since_first_deferral: Duration) -> Past {
+        Past { attempts_made, since_first_deferral, least_deferral: FIRST_DEFERRAL }
     }
 
     fn policy(attempts: u32) -> RetryPolicy {
@@ -169,24 +210,77 @@ mod tests {
     }
 
     #[test]
+    fn a_jobs_own_backoff_has_no_maximum_and_a_manifests_doubling_ends_at_a_day() {
+        let day = Duration::from_secs(24 * 3600);
+        let exponential =
+            Backoff { kind: BackoffKind::Exponential, delay: Duration::from_secs(3600), max: None, jitter: Some(0.0) };
+        let fixed = Backoff { kind: BackoffKind::Fixed, delay: 2 * day, ..exponential };
+        let delay = |policy: RetryPolicy, made| policy.backoff.map(|backoff| backoff.delay_after(made, 0.5));
+        let own = |backoff| RetryPolicy::merge((Some(20), Some(backoff)), (None, None));
+        let manifests = |backoff| RetryPolicy::merge((Some(20), None), (None, Some(backoff)));
+        assert_eq!(delay(own(fixed), 1), Some(2 * day));
+        assert_eq!(delay(own(exponential), 10), Some(Duration::from_secs(3600 * 512)));
+        assert_eq!(delay(own(exponential), 100), Some(MAX_DELAY));
+        assert_eq!(delay(manifests(fixed), 1), Some(2 * day));
+        assert_eq!(delay(manifests(exponential), 10), Some(day));
+        let spread = Backoff { jitter: None, ..fixed };
+        for random in [0.0, 0.5, 1.0] {
+            assert!(delay(manifests(spread), 1) >= Some(2 * day), "no retry comes sooner than asked");
+            assert_eq!(spread.delay_after(1, random), 2 * day.mul_f64(1.0 + DEFAULT_JITTER * random));
+        }
+    }
+
+    #[test]
     fn a_job_with_attempts_left_is_retried_and_one_without_fails() {
         let outcome = failed(Retry::Backoff);
-        assert_eq!(decide(&outcome, &policy(3), 1, MINUTE, 0.0), Verdict::RetryAfter(Duration::from_secs(1)));
-        assert_eq!(decide(&outcome, &policy(3), 3, MINUTE, 0.0), Verdict::Fail);
+        assert_eq!(decide(&outcome, &policy(3), &past(1, MINUTE), 0.0), Verdict::RetryAfter(Duration::from_secs(1)));
+        assert_eq!(decide(&outcome, &policy(3), &past(3, MINUTE), 0.0), Verdict::Fail);
     }
 
     #[test]
     fn never_fails_at_once_whatever_attempts_remain() {
-        assert_eq!(decide(&failed(Retry::Never), &policy(9), 1, MINUTE, 0.0), Verdict::Fail);
-        assert_eq!(decide(&Outcome::InvalidResult(String::new()), &policy(9), 1, MINUTE, 0.0), Verdict::Fail);
+        assert_eq!(decide(&failed(Retry::Never), &policy(9), &past(1, MINUTE), 0.0), Verdict::Fail);
+        assert_eq!(decide(&Outcome::InvalidResult(String::new()), &policy(9), &past(1, MINUTE), 0.0), Verdict::Fail);
     }
 
     #[test]
     fn deferring_burns_no_attempt_for_a_day_and_counts_afterwards() {
         let outcome = failed(Retry::Defer(MINUTE));
-        assert_eq!(decide(&outcome, &policy(1), 1, MINUTE, 0.0), Verdict::Defer(MINUTE));
-        assert_eq!(decide(&outcome, &policy(1), 1, MAX_DEFER_AGE, 0.0), Verdict::Fail);
-        assert_eq!(decide(&outcome, &policy(2), 1, MAX_DEFER_AGE, 0.0), Verdict::RetryAfter(Duration::from_secs(1)));
+        assert_eq!(decide(&outcome, &policy(1), &past(1, MINUTE), 0.0), Verdict::Defer(MINUTE));
+        assert_eq!(decide(&outcome, &policy(1), &past(1, MAX_DEFER_AGE), 0.0), Verdict::Fail);
+        assert_eq!(
+            decide(&outcome, &policy(2), &past(1, MAX_DEFER_AGE), 0.0),
+            Verdict::RetryAfter(Duration::from_secs(1))
+        );
+    }
+
+    #[test]
+    fn the_least_wait_of_deferrals_in_a_row_doubles_from_a_second_to_five_minutes() {
+        let seconds: Vec<u64> = (0..11).map(|before| least_deferral(before, 0.0).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        assert_eq!(least_deferral(u32::MAX, 0.0), MAX_LEAST_DEFERRAL);
+        assert_eq!(least_deferral(0, 0.5), Duration::from_millis(1_100), "spread, and never shorter");
+    }
+
+    #[test]
+    fn no_deferral_is_shorter_than_the_least_one_and_none_longer_than_a_day() {
+        let second = past(1, Duration::ZERO);
+        for asked in [Duration::ZERO, Duration::from_millis(999)] {
+            assert_eq!(
+                decide(&failed(Retry::Defer(asked)), &policy(1), &second, 0.0),
+                Verdict::Defer(Duration::from_secs(1))
+            );
+        }
+        let longer = Past { least_deferral: 2 * MINUTE, ..second };
+        assert_eq!(decide(&failed(Retry::Defer(MINUTE)), &policy(1), &longer, 0.0), Verdict::Defer(2 * MINUTE));
+        assert_eq!(
+            decide(&Outcome::HostFault(String::new()), &policy(1), &longer, 0.0),
+            Verdict::Defer(2 * MINUTE),
+            "the host's own trouble, too"
+        );
+        let ages = Duration::from_millis(u64::MAX);
+        assert_eq!(decide(&failed(Retry::Defer(ages)), &policy(1), &second, 0.0), Verdict::Defer(MAX_DEFER_AGE));
+        assert_eq!(decide(&failed(Retry::After(ages)), &policy(2), &second, 0.0), Verdict::RetryAfter(MAX_AFTER));
     }
 
     #[test]

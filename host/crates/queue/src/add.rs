@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bullmq::QueueKeys;
 use patchbay_model::job::{Deduplication, MAX_PRIORITY, NewJob};
+use patchbay_model::retry::MAX_DELAY;
 use patchbay_model::{JobId, QueueName};
 use redis::Script;
 use serde_json::Value;
@@ -16,10 +17,8 @@ use crate::{QueueError, Queues, opts};
 
 /// Largest job data, in bytes: BullMQ keeps it in Redis memory, and every reader loads it whole.
 pub(crate) const MAX_DATA_BYTES: usize = 1 << 20;
-/// Longest wait before a job starts: BullMQ keeps times times 4,096 as floating-point numbers, which are exact for some years to come.
-const MAX_DELAY: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
 /// Most finished jobs that an option may ask to keep: Lua counts exactly that far, and no Redis holds so many.
-const MAX_KEPT: u64 = 1 << 53;
+pub(crate) const MAX_KEPT: u64 = 1 << 53;
 /// Longest key of a de-duplication: it becomes part of a Redis key.
 const MAX_DEDUPLICATION_BYTES: usize = 512;
 
@@ -120,18 +119,19 @@ pub(crate) fn addition(
 
 /// What [`Queues::add`] would refuse in a job, whatever Redis holds.
 pub fn check(job: &NewJob) -> Result<(), QueueError> {
-    let invalid = |message: String| Err(QueueError::Invalid(message));
     if job.name.is_empty() || job.name.len() > 256 {
-        return invalid("a job's name has 1 to 256 bytes".into());
+        return Err(QueueError::Invalid("a job's name has 1 to 256 bytes".into()));
     }
-    check_data(&job.data)?;
     if let Some(id) = &job.id {
-        let text = id.as_str();
-        // Whole numbers are BullMQ's own ids, and a colon separates the parts of its keys.
-        if text.contains(':') || text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return invalid("a job's own id is no whole number and has no ':'".into());
-        }
+        id.check_new().map_err(|error| QueueError::Invalid(error.to_string()))?;
     }
+    check_values(job)
+}
+
+/// The same for a job like one that is there: its name is as it is.
+pub(crate) fn check_values(job: &NewJob) -> Result<(), QueueError> {
+    let invalid = |message: String| Err(QueueError::Invalid(message));
+    check_data(&job.data)?;
     check_priority(job.priority.unwrap_or(0))?;
     if job.attempts == Some(0) {
         return invalid("a job needs at least one attempt".into());

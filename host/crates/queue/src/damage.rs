@@ -1,7 +1,9 @@
 //! What somebody else has left in Redis where BullMQ keeps something else: read as far as it can be read, found and named, taken away.
 
 use bullmq::QueueKeys;
+use patchbay_model::QueueName;
 use redis::{FromRedisValue, RedisResult, Value};
+use serde::Serialize;
 
 use crate::{QueueError, Queues};
 
@@ -43,7 +45,79 @@ pub(crate) fn shape(keys: &QueueKeys) -> Vec<(String, &'static str)> {
     ]
 }
 
+/// Fields of a job's hash, in BullMQ 5 and 6; none of them is one of `meta`.
+pub(crate) const OF_A_JOB: [&str; 20] = [
+    "name",
+    "data",
+    "opts",
+    "timestamp",
+    "delay",
+    "priority",
+    "processedOn",
+    "finishedOn",
+    "failedReason",
+    "stacktrace",
+    "returnvalue",
+    "progress",
+    "parent",
+    "parentKey",
+    "atm",
+    "ats",
+    "stc",
+    "pb",
+    "rjk",
+    "deid",
+];
+
+/// One of a queue's own keys at which something else stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TakenKey {
+    /// The whole key in Redis.
+    pub key: String,
+    /// What stands behind the queue's name: `failed`, for example.
+    pub name: String,
+    /// The type that BullMQ needs there.
+    pub wanted: &'static str,
+    /// The type that is there.
+    pub found: String,
+    /// Whether it is a job, which was added under that id.
+    pub is_job: bool,
+}
+
 impl Queues {
+    /// The queues' own keys at which something else stands, for each queue. One round trip.
+    pub async fn taken_keys(&self, queues: &[QueueName]) -> Result<Vec<Vec<TakenKey>>, QueueError> {
+        let shapes: Vec<_> = queues.iter().map(|queue| (self.keys(queue), shape(&self.keys(queue)))).collect();
+        let mut pipe = redis::pipe();
+        pipe.ignore_errors();
+        for (_, shape) in &shapes {
+            for (key, _) in shape {
+                pipe.cmd("TYPE").arg(key).cmd("HEXISTS").arg(key).arg("timestamp");
+            }
+        }
+        if shapes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
+        let mut replies = replies.into_iter();
+        let mut all = Vec::with_capacity(shapes.len());
+        for (keys, shape) in shapes {
+            let mut taken = Vec::new();
+            for (key, wanted) in shape {
+                let found: String = read(replies.next().unwrap_or(Ok(Value::Nil)))?.unwrap_or_default();
+                let is_job = read::<bool>(replies.next().unwrap_or(Ok(Value::Nil)))? == Ok(true);
+                if (found == wanted || found == "none" || found.is_empty()) && !is_job {
+                    continue;
+                }
+                let name = key.strip_prefix(&keys.key_prefix()).unwrap_or(&key).to_owned();
+                taken.push(TakenKey { key, name, wanted, found, is_job });
+            }
+            all.push(taken);
+        }
+        Ok(all)
+    }
+
     /// Fails with the first key that is of another type than it should be; absent ones are right. One round trip.
     pub(crate) async fn check_types(&self, shape: &[(String, &'static str)]) -> Result<(), QueueError> {
         let mut pipe = redis::pipe();

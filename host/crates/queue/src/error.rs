@@ -1,6 +1,7 @@
 //! What can go wrong with a queue, by what the caller does next.
 
 use patchbay_model::job::JobState;
+use patchbay_model::shell::word;
 use redis::ErrorKind;
 
 /// Errors of this crate. The text is safe for clients: no URLs, no data.
@@ -10,7 +11,7 @@ pub enum QueueError {
     #[error("Redis does not answer")]
     Unavailable(#[source] redis::RedisError),
     /// No such job: give up.
-    #[error("{queue} has no job {id}")]
+    #[error("{} has no job {}", word(queue), word(id))]
     NotFound {
         /// The queue.
         queue: String,
@@ -26,13 +27,13 @@ pub enum QueueError {
         rule: &'static str,
     },
     /// It runs: wait, or kill it first.
-    #[error("job {id} runs now: kill it first, or wait for its end")]
+    #[error("job {} runs now: kill it first, or wait for its end", word(id))]
     Running {
         /// The job.
         id: String,
     },
     /// A schedule made it, and counts on it.
-    #[error("job {id} is the next tick of a schedule: run the schedule now, or change or remove it instead")]
+    #[error("job {} is the next tick of a schedule: run the schedule now, or change or remove it instead", word(id))]
     Scheduled {
         /// The job.
         id: String,

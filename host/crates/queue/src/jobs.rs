@@ -11,6 +11,9 @@ use crate::{JobView, QueueError, Queues};
 /// Fields that only a job's hash has, and no other hash of a queue.
 const OF_A_JOB: [&str; 6] = ["timestamp", "processedOn", "finishedOn", "atm", "ats", "failedReason"];
 
+/// Jobs whose data is read in one round trip: each has up to 1 MiB of it.
+const DATA_AT_ONCE: usize = 25;
+
 impl Queues {
     /// One job; nothing when there is neither a hash nor a list or set that holds it.
     pub async fn job(&self, queue: &QueueName, id: &JobId) -> Result<Option<JobView>, QueueError> {
@@ -47,6 +50,25 @@ impl Queues {
             None if !is_job => None,
             state => Some(JobView::new(id.to_string(), state.unwrap_or(JobState::Unknown), hash)),
         })
+    }
+
+    /// The data of jobs, empty where there is none.
+    pub async fn data_of(&self, queue: &QueueName, ids: &[&str]) -> Result<Vec<String>, QueueError> {
+        let keys = self.keys(queue);
+        let mut data = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(DATA_AT_ONCE) {
+            let mut pipe = redis::pipe();
+            pipe.ignore_errors();
+            for id in ids {
+                pipe.hget(keys.job_key(id), "data");
+            }
+            let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
+            for reply in replies {
+                let bytes = read::<Option<Vec<u8>>>(reply)?.ok().flatten();
+                data.push(bytes.map(|bytes| text(&bytes)).unwrap_or_default());
+            }
+        }
+        Ok(data)
     }
 
     /// Log lines, oldest first.

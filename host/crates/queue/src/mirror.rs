@@ -15,6 +15,7 @@ use redis::streams::StreamRangeReply;
 use redis::{RedisResult, Value};
 
 use crate::damage::{read, text};
+use crate::js;
 use crate::opts::JobOpts;
 use crate::streams;
 use crate::worker::OURS;
@@ -253,7 +254,8 @@ impl Look<'_> {
         for ((id, state), reply) in jobs.into_iter().zip(replies) {
             let values: Vec<Option<Vec<u8>>> = read(reply)?.unwrap_or_default();
             let values = values.into_iter().map(|value| value.map(|value| text(&value))).collect();
-            let Some(job) = ended(self.queue, &text(&id), state, values) else { continue };
+            let own = &self.queues.config.prefix;
+            let Some(job) = ended(own, self.queue, &text(&id), state, values) else { continue };
             self.sighted.0.insert(id, job.ended_ms);
             if !job.worker.as_deref().is_some_and(|worker| worker.starts_with(OURS)) {
                 self.found.ended.push(job);
@@ -264,9 +266,15 @@ impl Look<'_> {
 }
 
 /// In the order of [`FIELDS`]. Nothing for a job that nobody ran, such as a parent that failed with its children, and for what is damaged.
-fn ended(queue: &QueueName, id: &str, state: JobState, values: Vec<Option<String>>) -> Option<EndedElsewhere> {
+fn ended(
+    prefix: &str,
+    queue: &QueueName,
+    id: &str,
+    state: JobState,
+    values: Vec<Option<String>>,
+) -> Option<EndedElsewhere> {
     let [name, opts, created, started, ended, attempt, starts, worker, parent, reason] = values.try_into().ok()?;
-    let ms = |text: Option<String>| text?.parse::<u64>().ok();
+    let ms = |text: Option<String>| js::whole(&text?);
     let count = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0_u32).max(1);
     let trace = opts.and_then(|opts| JobOpts::parse(&opts).ok()).unwrap_or_default().trace;
     let attempt = count(attempt);
@@ -283,11 +291,10 @@ fn ended(queue: &QueueName, id: &str, state: JobState, values: Vec<Option<String
         // As the work path does it.
         correlation_id: trace.correlation_id.unwrap_or_else(|| format!("job:{queue}:{id}")),
         platform: trace.platform,
-        parent: parent.and_then(|key| {
-            // A prefix may have colons; a queue's name and a job's id have none.
-            let mut parts = key.rsplitn(3, ':');
-            let (id, queue) = (parts.next()?, parts.next()?);
-            Some(format!("{queue}:{id}"))
+        // An id may have colons, and so may a prefix: of a parent under another prefix, all of the key tells where it is.
+        parent: parent.map(|key| {
+            let own = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')).map(str::to_owned);
+            own.unwrap_or(key)
         }),
     })
 }
@@ -320,8 +327,8 @@ mod tests {
             let all = [Some("n"), None, Some("1"), started, Some("3"), Some("2"), None, None, Some("a:b:p:7"), None];
             all.into_iter().map(|text| text.map(str::to_owned)).collect()
         };
-        assert!(ended(&queue, "1", JobState::Failed, fields(None)).is_none());
-        let job = ended(&queue, "1", JobState::Failed, fields(Some("2"))).expect("an attempt");
+        assert!(ended("a:b", &queue, "1", JobState::Failed, fields(None)).is_none());
+        let job = ended("a:b", &queue, "1", JobState::Failed, fields(Some("2"))).expect("an attempt");
         assert_eq!((job.started, job.attempt, job.parent.as_deref()), (2, 2, Some("p:7")));
         assert_eq!((job.failure.as_deref(), job.correlation_id.as_str()), (Some(""), "job:q:1"));
     }

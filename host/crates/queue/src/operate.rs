@@ -8,6 +8,7 @@ use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
 
 use crate::add::{check_data, check_delay, check_priority};
+use crate::opts::JobOpts;
 use crate::scripts::{self, Call};
 use crate::{JobView, QueueError, Queues, damage, now_ms};
 
@@ -16,18 +17,21 @@ impl Queues {
     pub async fn retry(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
         const RULE: &str = "only completed and failed jobs can be retried";
         let job = self.known_job(queue, id).await?;
-        let call = reprocessing(&self.keys(queue), id, job.state).ok_or_else(|| wrong_state(job.state, RULE))?;
+        let opts = JobOpts::parse(&job.opts).unwrap_or_default();
+        let call = reprocessing(&self.keys(queue), id, job.state, &opts);
+        let call = call.ok_or_else(|| wrong_state(job.state, RULE))?;
         let code: i64 = call.invoke(&mut self.connection.get()).await?;
         self.moved(code, 1, queue, id, RULE).await
     }
 
     /// Forgets a job that does not run.
     pub async fn remove(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
-        self.known_job(queue, id).await?;
+        let job = self.known_job(queue, id).await?;
         let keys = self.keys(queue);
-        // A name in a list that is one of the queue's own keys: the script would remove that.
-        if damage::shape(&keys).iter().any(|(key, _)| key == &keys.job_key(id.as_str())) {
-            return self.remove_by_hand(&keys, id, false).await;
+        // Its name is one of the queue's own keys: the script would remove that, and leave the name in the lists.
+        if let Some((key, wanted)) = damage::shape(&keys).into_iter().find(|(key, _)| key == &keys.job_key(id.as_str()))
+        {
+            return self.remove_from_own_key(&keys, &job, id, (&key, wanted)).await;
         }
         match removal(&keys, id).invoke::<i64>(&mut self.connection.get()).await.map_err(QueueError::from) {
             Ok(1) => Ok(()),
@@ -37,6 +41,27 @@ impl Queues {
             Err(error) if error.is_damage() => self.remove_by_hand(&keys, id, true).await,
             Err(error) => Err(error),
         }
+    }
+
+    /// What stands there may be the job, since somebody has added it under that name, or what belongs there.
+    async fn remove_from_own_key(
+        &self,
+        keys: &QueueKeys,
+        job: &JobView,
+        id: &JobId,
+        (key, wanted): (&str, &str),
+    ) -> Result<(), QueueError> {
+        if job.state == JobState::Active {
+            return Err(QueueError::Running { id: id.to_string() });
+        }
+        let mut connection = self.connection.get();
+        let found: String = redis::cmd("TYPE").arg(key).query_async(&mut connection).await?;
+        self.remove_by_hand(keys, id, wanted != "hash" && found == "hash").await?;
+        if wanted == "hash" && found == "hash" {
+            // Both in one: what is the queue's own stays.
+            redis::cmd("HDEL").arg(key).arg(&damage::OF_A_JOB).exec_async(&mut connection).await?;
+        }
+        Ok(())
     }
 
     async fn remove_by_hand(&self, keys: &QueueKeys, id: &JobId, with_keys: bool) -> Result<(), QueueError> {
@@ -137,7 +162,7 @@ impl Queues {
 }
 
 /// Puts a finished job back; nothing for one that is not.
-pub(crate) fn reprocessing(keys: &QueueKeys, id: &JobId, state: JobState) -> Option<Call> {
+pub(crate) fn reprocessing(keys: &QueueKeys, id: &JobId, state: JobState, opts: &JobOpts) -> Option<Call> {
     let (set, property, previous) = match state {
         JobState::Failed => (keys.failed(), "failedReason", "failed"),
         JobState::Completed => (keys.completed(), "returnvalue", "completed"),
@@ -154,7 +179,7 @@ pub(crate) fn reprocessing(keys: &QueueKeys, id: &JobId, state: JobState) -> Opt
         keys.prioritized(),
         keys.pc(),
     ];
-    let call = Call::new(&scripts::REPROCESS, &names).arg(id.as_str()).arg("LPUSH").arg(property).arg(previous);
+    let call = Call::new(&scripts::REPROCESS, &names).arg(id.as_str()).arg(opts.push()).arg(property).arg(previous);
     // Attempts made are forgotten; attempts started are not: they tell apart what history remembers.
     Some(call.arg("1").arg("0"))
 }

@@ -1,106 +1,235 @@
 //! A job's options as BullMQ stores them, as far as a worker needs them.
 //!
-//! Read strictly from the raw text: upstream's reader replaces all options by defaults when one of them is odd, and a job that asked for
-//! five attempts must not silently get one.
+//! Read as BullMQ's own worker reads them (`Job`, `Backoffs` and `getKeepJobs` of BullMQ 6.7): a text is a number where JavaScript makes one
+//! of it, fractions are rounded up, what is too large is cut. What means nothing counts as absent, so that the manifest's value or the
+//! worker's own applies, and is named in [`JobOpts::odd`]: no option keeps a job from running.
 
 use std::time::Duration;
 
 use patchbay_model::job::{Keep, NewJob, Trace};
-use patchbay_model::retry::{Backoff, BackoffKind};
+use patchbay_model::retry::{Backoff, BackoffKind, MAX_DELAY};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+
+use crate::js;
+use crate::retention::KeepJobs;
+
+/// Most stack traces that a job may ask to keep: each is read and written again at every failure.
+const MAX_TRACES: usize = 100;
+/// Of an option that cannot be read, in a log line.
+const SHOWN_BYTES: usize = 100;
 
 /// What a worker needs to know.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct JobOpts {
     pub(crate) attempts: Option<u32>,
     pub(crate) backoff: Option<Backoff>,
+    /// Its first failure is its last, whatever attempts it has: a backoff of -1 means that.
+    never_again: bool,
     pub(crate) trace: Trace,
     /// From its making on, in milliseconds.
     pub(crate) delay_ms: u64,
     /// Unix milliseconds.
     pub(crate) expires_at_ms: Option<u64>,
-    remove_on_complete: Option<Value>,
-    remove_on_fail: Option<Value>,
+    remove_on_complete: Option<KeepJobs>,
+    remove_on_fail: Option<KeepJobs>,
     /// Ours: of a schedule that leaves out missed ticks.
     pub(crate) skip_missed: bool,
+    /// A retry without delay comes before everything that waits without priority.
+    lifo: bool,
+    /// Newest lines of its log that stay.
+    pub(crate) keep_logs: Option<usize>,
+    /// Newest stack traces that stay.
+    pub(crate) keep_traces: Option<usize>,
+    /// Its producer has chosen its time of creation, which may be another job's as well.
+    pub(crate) has_own_timestamp: bool,
+    /// What was not taken as it stands, for the log.
+    pub(crate) odd: Vec<String>,
 }
 
+/// Each as it stands: one that is nested too deep, or of another type, must not cost the others.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Raw {
-    attempts: Option<u32>,
-    backoff: Option<RawBackoff>,
-    /// Whatever it is: BullMQ has obeyed it, and for us it only tells how long the job has waited.
-    delay: Option<Value>,
+struct Raw<'a> {
+    #[serde(borrow)]
+    attempts: Option<&'a RawValue>,
+    #[serde(borrow)]
+    backoff: Option<&'a RawValue>,
+    #[serde(borrow)]
+    delay: Option<&'a RawValue>,
     /// BullMQ's telemetry metadata: a text that only telemetry reads.
-    tm: Option<Value>,
+    #[serde(borrow)]
+    tm: Option<&'a RawValue>,
     /// Ours: do not run after this. BullMQ ignores it.
-    exp: Option<u64>,
-    remove_on_complete: Option<Value>,
-    remove_on_fail: Option<Value>,
-    #[serde(default)]
-    skip_missed: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum RawBackoff {
-    Delay(f64),
-    Full {
-        #[serde(rename = "type")]
-        kind: String,
-        delay: Option<f64>,
-        jitter: Option<f64>,
-        /// Ours: BullMQ has no maximum and ignores it.
-        #[serde(rename = "maxDelay")]
-        max_delay: Option<f64>,
-    },
+    #[serde(borrow)]
+    exp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    remove_on_complete: Option<&'a RawValue>,
+    #[serde(borrow)]
+    remove_on_fail: Option<&'a RawValue>,
+    #[serde(borrow)]
+    skip_missed: Option<&'a RawValue>,
+    #[serde(borrow)]
+    lifo: Option<&'a RawValue>,
+    #[serde(borrow)]
+    kl: Option<&'a RawValue>,
+    #[serde(borrow)]
+    stack_trace_limit: Option<&'a RawValue>,
+    #[serde(borrow)]
+    timestamp: Option<&'a RawValue>,
 }
 
 impl JobOpts {
-    /// Reads the hash field `opts`. The error is for operators.
+    /// Reads the hash field `opts`. Fails, with words for operators, only where that is no object at all.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let raw: Raw =
+        // BullMQ reads both as no options.
+        if matches!(text.trim(), "" | "[]") {
+            return Ok(Self::default());
+        }
+        let raw: Raw<'_> =
             serde_json::from_str(text).map_err(|error| format!("the job's options cannot be read: {error}"))?;
+        let mut odd = Odd(Vec::new());
+        let (backoff, never_again) = raw.backoff.map_or((None, false), |raw| odd.backoff(raw));
         Ok(Self {
-            attempts: raw.attempts,
-            backoff: raw.backoff.map(backoff).transpose()?,
-            trace: raw.tm.map(trace).unwrap_or_default(),
-            delay_ms: raw.delay.and_then(|delay| delay.as_u64()).unwrap_or(0),
-            expires_at_ms: raw.exp,
-            remove_on_complete: raw.remove_on_complete,
-            remove_on_fail: raw.remove_on_fail,
-            skip_missed: raw.skip_missed,
+            attempts: odd.attempts(raw.attempts),
+            never_again,
+            backoff,
+            trace: odd.value("tm", raw.tm).map(trace).unwrap_or_default(),
+            delay_ms: raw.delay.and_then(value).as_ref().and_then(js::number).map_or(0, |ms| ms.max(0.0) as u64),
+            expires_at_ms: odd.number("exp", raw.exp).map(|at| at.max(0.0) as u64),
+            remove_on_complete: odd.retention("removeOnComplete", raw.remove_on_complete),
+            remove_on_fail: odd.retention("removeOnFail", raw.remove_on_fail),
+            skip_missed: raw.skip_missed.and_then(value) == Some(Value::Bool(true)),
+            lifo: raw.lifo.and_then(value).is_some_and(|lifo| js::is_true(&lifo)),
+            keep_logs: odd.most("keepLogs", raw.kl).filter(|&most| most > 0),
+            keep_traces: odd.most("stackTraceLimit", raw.stack_trace_limit).map(|most| most.min(MAX_TRACES)),
+            has_own_timestamp: raw.timestamp.is_some(),
+            odd: odd.0,
         })
     }
 
+    /// Attempts and backoff that the job asks for.
+    pub(crate) fn retry(&self) -> (Option<u32>, Option<Backoff>) {
+        (if self.never_again { Some(1) } else { self.attempts }, self.backoff)
+    }
+
+    /// How it gets back into the list of what waits: workers take from the right.
+    pub(crate) fn push(&self) -> &'static str {
+        if self.lifo { "RPUSH" } else { "LPUSH" }
+    }
+
     /// How long the job wants to stay once it is in this state (`completed` or `failed`).
-    pub(crate) fn retention(&self, state: &str) -> Option<&Value> {
-        if state == "completed" { self.remove_on_complete.as_ref() } else { self.remove_on_fail.as_ref() }
+    pub(crate) fn retention(&self, state: &str) -> Option<KeepJobs> {
+        if state == "completed" { self.remove_on_complete } else { self.remove_on_fail }
     }
 }
 
-fn backoff(raw: RawBackoff) -> Result<Backoff, String> {
-    let millis = |ms: f64| {
-        Duration::try_from_secs_f64(ms / 1e3)
-            .map_err(|_| "the job's options cannot be read: a backoff delay is no length of time".to_owned())
-    };
-    match raw {
-        RawBackoff::Delay(ms) => Ok(Backoff { kind: BackoffKind::Fixed, delay: millis(ms)?, max: None, jitter: None }),
-        RawBackoff::Full { kind, delay, jitter, max_delay } => {
-            let kind = match kind.as_str() {
-                "fixed" => BackoffKind::Fixed,
-                "exponential" => BackoffKind::Exponential,
-                other => {
-                    return Err(format!(
-                        "the job's options cannot be read: backoff {other:?} needs its producer's own code"
-                    ));
-                }
-            };
-            Ok(Backoff { kind, delay: millis(delay.unwrap_or(0.0))?, max: max_delay.map(millis).transpose()?, jitter })
-        }
+fn value(raw: &RawValue) -> Option<Value> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// Collects what means nothing.
+struct Odd(Vec<String>);
+
+impl Odd {
+    fn note(&mut self, name: &str, raw: &RawValue, instead: &str) {
+        let shown: String = raw.get().chars().take(SHOWN_BYTES).collect();
+        self.0.push(format!("{name} is {shown}: {instead}"));
     }
+
+    fn value(&mut self, name: &str, raw: Option<&RawValue>) -> Option<Value> {
+        let raw = raw?;
+        let value = value(raw);
+        if value.is_none() {
+            self.note(name, raw, "left out");
+        }
+        value
+    }
+
+    fn number(&mut self, name: &str, raw: Option<&RawValue>) -> Option<f64> {
+        let raw = raw?;
+        let number = value(raw).as_ref().and_then(js::number);
+        if number.is_none() {
+            self.note(name, raw, "left out, since it is not a number");
+        }
+        number
+    }
+
+    /// A number of things to keep.
+    fn most(&mut self, name: &str, raw: Option<&RawValue>) -> Option<usize> {
+        let most = self.number(name, raw)?;
+        if most < 0.0
+            && let Some(raw) = raw
+        {
+            self.note(name, raw, "left out, since it is below 0");
+            return None;
+        }
+        Some(most.ceil() as usize)
+    }
+
+    /// BullMQ compares `attemptsMade + 1 < attempts`: fractions count up, and less than one is one. 0 is what its producers write for none.
+    fn attempts(&mut self, raw: Option<&RawValue>) -> Option<u32> {
+        let attempts = self.number("attempts", raw)?;
+        Some(if attempts < 0.0 { 1 } else { attempts.ceil() as u32 })
+    }
+
+    /// Also whether the first failure is the last: BullMQ takes a delay of -1 for that.
+    fn backoff(&mut self, raw: &RawValue) -> (Option<Backoff>, bool) {
+        let of = |kind, ms| (Some(Backoff { kind, delay: millis(ms), max: None, jitter: None }), ms == -1.0);
+        let fields = match value(raw) {
+            Some(Value::Object(fields)) => fields,
+            Some(absent) if !js::is_true(&absent) && !absent.is_number() => return (None, false),
+            other => {
+                return match other.filter(|other| !other.is_boolean()).as_ref().and_then(js::number) {
+                    Some(ms) => of(BackoffKind::Fixed, ms),
+                    None => {
+                        self.note("backoff", raw, "left out, since it is no backoff");
+                        (None, false)
+                    }
+                };
+            }
+        };
+        let kind = match fields.get("type").and_then(Value::as_str) {
+            Some("fixed") => Some(BackoffKind::Fixed),
+            Some("exponential") => Some(BackoffKind::Exponential),
+            _ => None,
+        };
+        let delay = fields.get("delay").map(js::number);
+        let (backoff, is_final) = match (kind, delay) {
+            (Some(kind), None) => of(kind, 0.0),
+            (Some(kind), Some(Some(ms))) => of(kind, ms),
+            (None, Some(Some(ms))) if ms > 0.0 => {
+                self.note("backoff", raw, "its type needs its producer's own code; taken as fixed");
+                of(BackoffKind::Fixed, ms)
+            }
+            _ => {
+                self.note("backoff", raw, "left out, since its type or its delay means nothing here");
+                return (None, false);
+            }
+        };
+        // Not NaN, which is no jitter to BullMQ.
+        let jitter = fields.get("jitter").map(|jitter| js::number(jitter).unwrap_or(0.0).clamp(0.0, 1.0));
+        // Ours: BullMQ has no maximum and ignores it.
+        let max = fields.get("maxDelay").and_then(js::number).filter(|ms| *ms >= 0.0).map(millis);
+        (backoff.map(|backoff| Backoff { max, jitter, ..backoff }), is_final)
+    }
+
+    fn retention(&mut self, name: &str, raw: Option<&RawValue>) -> Option<KeepJobs> {
+        let value = self.value(name, raw)?;
+        if let (Some(member), Some(raw)) = (KeepJobs::unreadable(&value), raw) {
+            self.note(name, raw, &format!("its {member} is left out, since it is not a number"));
+        }
+        KeepJobs::of_job(&value)
+    }
+}
+
+/// At most five years. BullMQ delays a job also by less than nothing, so that it waits behind what is delayed until now.
+fn millis(ms: f64) -> Duration {
+    if ms < 0.0 {
+        return Duration::from_millis(1);
+    }
+    Duration::try_from_secs_f64(ms / 1e3).map_or(MAX_DELAY, |time| time.min(MAX_DELAY))
 }
 
 /// Ours, or another producer's OpenTelemetry context, whose trace id ties the job to its request as well.
@@ -181,9 +310,14 @@ fn removal(keep: Keep) -> Value {
         (None, None) => false.into(),
         (_, Some(0)) => true.into(),
         (None, Some(count)) => count.into(),
-        (Some(age), None) => json!({ "age": age.as_secs() }),
-        (Some(age), Some(count)) => json!({ "age": age.as_secs(), "count": count }),
+        (Some(age), None) => json!({ "age": seconds(age) }),
+        (Some(age), Some(count)) => json!({ "age": seconds(age), "count": count }),
     }
+}
+
+/// Whole ones as such; less than one must not become none, which removes everything.
+fn seconds(age: Duration) -> Value {
+    if age.subsec_nanos() == 0 { age.as_secs().into() } else { age.as_secs_f64().into() }
 }
 
 #[cfg(test)]
@@ -215,16 +349,72 @@ mod tests {
     }
 
     #[test]
-    fn one_odd_option_is_an_error_and_not_a_default() {
-        for odd in [
-            r#"{"attempts":"many"}"#,
-            r#"{"attempts":-1}"#,
-            r#"{"backoff":{"type":"mine"}}"#,
-            r#"{"backoff":-5}"#,
-            "[]",
-            "nonsense",
+    fn odd_options_are_read_as_bullmqs_worker_reads_them() {
+        let of = |text: &str| JobOpts::parse(text).expect("options");
+        let attempts = |json: &str| of(&format!(r#"{{"attempts":{json}}}"#)).attempts;
+        for (json, read) in [
+            ("3", Some(3)),
+            ("\"3\"", Some(3)),
+            ("2.5", Some(3)),
+            ("0", Some(0)),
+            ("-1", Some(1)),
+            ("1e10", Some(u32::MAX)),
+            ("12345678901234567890123", Some(u32::MAX)),
+            ("true", Some(1)),
+            ("null", None),
+            ("\"many\"", None),
+            ("{}", None),
         ] {
-            assert!(JobOpts::parse(odd).is_err(), "{odd}");
+            assert_eq!(attempts(json), read, "{json}");
+        }
+        let backoff = |json: &str| of(&format!(r#"{{"attempts":4,"backoff":{json}}}"#));
+        let delay = |json: &str| backoff(json).backoff.map(|backoff| backoff.delay.as_secs_f64() * 1e3);
+        for (json, read) in [
+            ("0", Some(0.0)),
+            ("1500.5", Some(1_500.5)),
+            ("\"5000\"", Some(5_000.0)),
+            ("\"exponential\"", None),
+            ("false", None),
+            ("true", None),
+            ("[]", None),
+            (r#"{"type":"fixed"}"#, Some(0.0)),
+            (r#"{"type":"fixed","delay":"20"}"#, Some(20.0)),
+            (r#"{"type":"fixed","delay":"soon"}"#, None),
+            (r#"{"type":"exponential","delay":-5}"#, Some(1.0)),
+            (r#"{"type":"exponential","delay":1e300}"#, Some(MAX_DELAY.as_secs_f64() * 1e3)),
+            (r#"{"type":"custom"}"#, None),
+            (r#"{"type":"custom","delay":7}"#, Some(7.0)),
+            (r#"{"delay":7}"#, Some(7.0)),
+        ] {
+            assert_eq!(delay(json), read, "{json}");
+        }
+        let never = backoff(r#"{"type":"fixed","delay":-1}"#);
+        assert_eq!((never.retry().0, never.attempts), (Some(1), Some(4)), "-1 is BullMQ's word for no retry");
+        assert_eq!(backoff(r#"{"type":"fixed","delay":1,"jitter":7}"#).backoff.and_then(|b| b.jitter), Some(1.0));
+        assert_eq!(backoff(r#"{"type":"fixed","delay":1,"jitter":"x"}"#).backoff.and_then(|b| b.jitter), Some(0.0));
+        let limits = of(r#"{"kl":2.5,"stackTraceLimit":0,"lifo":"x","timestamp":1.5}"#);
+        assert_eq!((limits.keep_logs, limits.keep_traces, limits.lifo), (Some(3), Some(0), true));
+        assert!(limits.has_own_timestamp);
+        let limits = of(r#"{"kl":-2,"stackTraceLimit":1e9,"lifo":0}"#);
+        assert_eq!((limits.keep_logs, limits.keep_traces, limits.lifo), (None, Some(MAX_TRACES), false));
+    }
+
+    #[test]
+    fn what_means_nothing_is_named_and_costs_no_other_option() {
+        let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+        let opts = format!(
+            r#"{{"attempts":{deep},"backoff":{{"type":"mine"}},"exp":"x","removeOnFail":{{"age":{{}}}},"lifo":true,"other":{deep}}}"#
+        );
+        let opts = JobOpts::parse(&opts).expect("options");
+        assert!(opts.lifo);
+        let named: Vec<&str> = opts.odd.iter().filter_map(|odd| odd.split(' ').next()).collect();
+        assert_eq!(named, ["backoff", "attempts", "exp", "removeOnFail"]);
+        assert!(opts.odd.iter().all(|odd| odd.len() < 300), "{:?}", opts.odd);
+        for none in ["", "[]", "{}"] {
+            assert_eq!(JobOpts::parse(none), Ok(JobOpts::default()), "{none}");
+        }
+        for damaged in ["nonsense", "null", "7", "[1]"] {
+            assert!(JobOpts::parse(damaged).is_err(), "{damaged}");
         }
     }
 
@@ -249,8 +439,9 @@ mod tests {
             ..NewJob::new("q".parse().expect("a name"), "n", "{}")
         };
         let read = JobOpts::parse(&encode(&job).to_string()).expect("options");
-        assert_eq!(read.retention("completed"), Some(&json!({ "age": 9, "count": 3 })));
-        assert_eq!(read.retention("failed"), Some(&json!(false)));
+        assert_eq!(read.retention("completed"), KeepJobs::of_job(&json!({ "age": 9, "count": 3 })));
+        assert_eq!(read.retention("failed"), KeepJobs::of_job(&json!(false)));
+        assert_eq!(removal(Keep { age: Some(Duration::from_millis(500)), count: None }), json!({ "age": 0.5 }));
         assert_eq!(
             (read.attempts, read.backoff, read.expires_at_ms, read.trace),
             (job.attempts, job.backoff, job.expires_at_ms, job.trace)

@@ -8,6 +8,7 @@ use redis::{RedisResult, Value};
 use serde::Serialize;
 
 use crate::damage::read;
+use crate::js;
 use crate::{QueueCounts, QueueError, Queues, now_ms};
 
 /// One queue.
@@ -137,7 +138,7 @@ impl Queues {
             let mut made = Vec::new();
             for reply in times.by_ref().take(oldest.len()) {
                 // A job without a readable time has no age; what is wrong with it shows when it is looked at.
-                made.extend(read::<Option<u64>>(reply)?.ok().flatten());
+                made.extend(read::<Option<String>>(reply)?.ok().flatten().and_then(|time| js::whole(&time)));
             }
             queue.oldest_waiting_ms = made.into_iter().min().map(|at| now.saturating_sub(at));
             overview.push(queue);

@@ -10,6 +10,7 @@ use bullmq::QueueKeys;
 use patchbay_model::QueueName;
 use patchbay_model::job::NewJob;
 use patchbay_model::manifest::QueueSpec;
+use patchbay_model::schedule::Zone;
 use tokio::sync::broadcast;
 
 use crate::connection::Connection;
@@ -55,6 +56,7 @@ pub struct Queues {
     kills: Arc<OnceLock<broadcast::Sender<Arc<Kill>>>>,
     /// What the active manifests say of queues.
     defaults: Arc<ArcSwap<HashMap<QueueName, QueueSpec>>>,
+    default_zone: Zone,
     pub(crate) unsettled: Arc<Unsettled>,
     pub(crate) stalls: Arc<Stalls>,
 }
@@ -82,6 +84,7 @@ impl Queues {
             memory,
             kills: Arc::default(),
             defaults: Arc::default(),
+            default_zone: Zone::UTC,
             unsettled: Arc::default(),
             stalls: Arc::default(),
         })
@@ -90,6 +93,21 @@ impl Queues {
     /// What jobs get whose producers left it out, from now on and for all clones.
     pub fn set_defaults(&self, specs: HashMap<QueueName, QueueSpec>) {
         self.defaults.store(Arc::new(specs));
+    }
+
+    /// With the zone of cron expressions that name none, instead of UTC.
+    pub fn with_default_zone(self, default_zone: Zone) -> Self {
+        Self { default_zone, ..self }
+    }
+
+    /// The zone of cron expressions that name none.
+    pub fn default_zone(&self) -> Zone {
+        self.default_zone
+    }
+
+    /// Queues that active plugins handle.
+    pub fn handled(&self) -> Vec<QueueName> {
+        self.defaults.load().keys().cloned().collect()
     }
 
     /// Queues that no active plugin handles have no defaults.

@@ -12,6 +12,7 @@ use redis::{RedisResult, Value};
 use serde::Serialize;
 
 use crate::damage::{read, text};
+use crate::js;
 use crate::listing::Entry;
 use crate::opts::JobOpts;
 use crate::{Cursor, QueueError, Queues};
@@ -196,7 +197,7 @@ impl Queues {
             let id = text(id);
             let (name, opts) = (next().unwrap_or_default(), next());
             let trace = opts.and_then(|opts| JobOpts::parse(&opts).ok()).unwrap_or_default().trace;
-            let mut number = || next().and_then(|text| text.parse().ok());
+            let mut number = || next().and_then(|text| js::whole(&text));
             let (timestamp, processed_on, finished_on, attempts_made) = (number(), number(), number(), number());
             let job = ScannedJob {
                 // As the work path does it.

@@ -15,9 +15,11 @@ use redis::AsyncCommands;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::legacy::is_legacy;
+use crate::repeat::{Moment, next_opts, of_hash};
 use crate::scripts::{self, Call};
 use crate::worker::unwritable;
-use crate::{JobView, QueueError, Queues, now_ms};
+use crate::{JobView, QueueError, Queues, damage, now_ms};
 
 /// What a scheduler makes, and when.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,8 +58,41 @@ pub struct SchedulerView {
     pub offset_ms: Option<u64>,
     /// Whether its next tick will come: its job is there and has not ended.
     pub alive: bool,
-    /// Made by `repeat` options before BullMQ had schedulers: it has no definition of its own.
+    /// Made by `repeat` options before BullMQ had schedulers.
     pub legacy: bool,
+    /// Why no tick comes, or none after the next, though it has not come to its end.
+    pub trouble: Option<String>,
+}
+
+/// A scheduler as it stands in Redis.
+#[derive(Debug, Clone)]
+pub(crate) struct Scheduler {
+    /// The next tick, or the last one that was made.
+    pub(crate) tick: f64,
+    /// Of its hash.
+    pub(crate) fields: HashMap<String, String>,
+    is_ours: bool,
+}
+
+impl Scheduler {
+    /// Name of the job of its tick.
+    pub(crate) fn job_id(&self, id: &str) -> String {
+        format!("repeat:{id}:{}", self.tick)
+    }
+
+    /// Its definition, as a job has it in its options.
+    pub(crate) fn repeat(&self) -> Map<String, Value> {
+        of_hash(self.fields.iter().map(|(name, text)| (name.as_str(), text.as_str())))
+    }
+
+    /// The options of its next job, and when; nothing when the last one was the last. Fails with what is wrong.
+    fn next(&self, moment: Moment) -> Result<Option<(u64, Value)>, String> {
+        let mut opts: Map<String, Value> =
+            self.fields.get("opts").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let repeat = self.repeat();
+        opts.insert("repeat".into(), Value::Object(repeat.clone()));
+        next_opts(opts, &repeat, moment)
+    }
 }
 
 impl SchedulerSpec {
@@ -78,38 +113,143 @@ impl SchedulerSpec {
 impl Queues {
     /// Every scheduler of a queue, the next to tick first.
     pub async fn schedulers(&self, queue: &QueueName) -> Result<Vec<SchedulerView>, QueueError> {
+        let all = self.all_schedulers(queue).await?;
+        Ok(all.into_iter().map(|(id, scheduler, alive)| self.view(queue, id, &scheduler, alive)).collect())
+    }
+
+    fn view(&self, queue: &QueueName, id: String, scheduler: &Scheduler, alive: bool) -> SchedulerView {
+        let text = |name: &str| scheduler.fields.get(name).cloned();
+        let number = |name: &str| text(name).and_then(|text| text.parse().ok());
+        let legacy = is_legacy(&id, &scheduler.fields);
+        let next = scheduler.next(self.moment(scheduler));
+        let trouble = match next {
+            _ if legacy && !alive => Some(format!(
+                "a repeatable of BullMQ 5 or older, whose ticks only BullMQ 5 makes: patchbay queue migrate-repeatables {queue}"
+            )),
+            _ if legacy && scheduler.fields.is_empty() => None,
+            Err(reason) => Some(reason),
+            Ok(Some(_)) if !alive => Some("the job of its next tick is gone".into()),
+            Ok(_) => None,
+        };
+        SchedulerView {
+            next_at: scheduler.tick as u64,
+            legacy,
+            name: text("name"),
+            data: text("data"),
+            every_ms: number("every"),
+            pattern: text("pattern"),
+            zone: text("tz"),
+            offset_ms: number("offset"),
+            alive,
+            trouble,
+            id,
+        }
+    }
+
+    /// With ids, and whether the job of its tick is there and has not ended.
+    pub(crate) async fn all_schedulers(&self, queue: &QueueName) -> Result<Vec<(String, Scheduler, bool)>, QueueError> {
         let keys = self.keys(queue);
         let mut connection = self.connection.get();
-        let ticks: Vec<(String, f64)> = connection.zrange_withscores(keys.repeat(), 0, -1).await?;
-        let mut pipe = redis::pipe();
-        for (id, tick) in &ticks {
-            pipe.hgetall(format!("{}:{id}", keys.repeat()));
-            pipe.hmget(keys.job_key(&format!("repeat:{id}:{tick}")), &["timestamp", "finishedOn"]);
-        }
+        let ticks: Vec<(Vec<u8>, f64)> = connection.zrange_withscores(keys.repeat(), 0, -1).await?;
         if ticks.is_empty() {
             return Ok(Vec::new());
         }
-        type Pair = (HashMap<String, String>, (Option<u64>, Option<u64>));
-        let flat: Vec<redis::Value> = pipe.query_async(&mut connection).await?;
-        let mut schedulers = Vec::with_capacity(ticks.len());
-        for ((id, tick), pair) in ticks.into_iter().zip(flat.chunks(2)) {
-            let (mut fields, (made, ended)): Pair =
-                redis::from_redis_value(redis::Value::Array(pair.to_vec())).map_err(redis::RedisError::from)?;
-            let number = |text: Option<String>| text.and_then(|text| text.parse().ok());
-            schedulers.push(SchedulerView {
-                next_at: tick as u64,
-                legacy: fields.is_empty(),
-                name: fields.remove("name"),
-                data: fields.remove("data"),
-                every_ms: number(fields.remove("every")),
-                pattern: fields.remove("pattern"),
-                zone: fields.remove("tz"),
-                offset_ms: number(fields.remove("offset")),
-                alive: made.is_some() && ended.is_none(),
-                id,
-            });
+        let known = self.known_schedules().await?;
+        let mut pipe = redis::pipe();
+        // One that somebody has damaged must not hide the others.
+        pipe.ignore_errors();
+        for (id, tick) in &ticks {
+            let job = [b"repeat:", id.as_slice(), format!(":{tick}").as_bytes()].concat();
+            pipe.hgetall([keys.repeat().as_bytes(), b":", id].concat());
+            pipe.hmget([keys.key_prefix().as_bytes(), &job].concat(), &["timestamp", "finishedOn"]);
         }
-        Ok(schedulers)
+        let replies: Vec<redis::RedisResult<redis::Value>> = pipe.query_async(&mut connection).await?;
+        let mut replies = replies.into_iter();
+        let mut all = Vec::with_capacity(ticks.len());
+        for (id, tick) in ticks {
+            let fields = damage::read::<Vec<(Vec<u8>, Vec<u8>)>>(replies.next().unwrap_or(Ok(redis::Value::Nil)))?;
+            let job = damage::read::<[Option<Vec<u8>>; 2]>(replies.next().unwrap_or(Ok(redis::Value::Nil)))?;
+            let id = damage::text(&id);
+            let is_ours = known.contains(&(queue.clone(), id.clone()));
+            let fields =
+                fields.unwrap_or_default().into_iter().map(|(name, value)| (damage::text(&name), damage::text(&value)));
+            let alive = matches!(job, Ok([Some(_), None]));
+            all.push((id, Scheduler { tick, fields: fields.collect(), is_ours }, alive));
+        }
+        Ok(all)
+    }
+
+    /// One of them; nothing when it was removed.
+    pub(crate) async fn scheduler(&self, queue: &QueueName, id: &str) -> redis::RedisResult<Option<Scheduler>> {
+        let keys = self.keys(queue);
+        let mut pipe = redis::pipe();
+        pipe.zscore(keys.repeat(), id).hgetall(format!("{}:{id}", keys.repeat()));
+        pipe.sismember(self.schedules_key(), format!("{queue}:{id}"));
+        type Reply = (Option<f64>, Vec<(Vec<u8>, Vec<u8>)>, bool);
+        let (tick, fields, is_ours): Reply = pipe.query_async(&mut self.connection.get()).await?;
+        let fields = fields.into_iter().map(|(name, value)| (damage::text(&name), damage::text(&value))).collect();
+        Ok(tick.map(|tick| Scheduler { tick, fields, is_ours }))
+    }
+
+    /// Now, as far as the next tick of such a scheduler depends on it.
+    pub(crate) fn moment(&self, scheduler: &Scheduler) -> Moment {
+        let (now, tick) = (now_ms(), scheduler.tick.max(0.0) as u64);
+        Moment { last: tick, now, default_zone: self.default_zone(), is_ours: scheduler.is_ours }
+    }
+
+    /// Makes the tick after that of the job `producer`, if nobody was quicker: the script looks whether that is the scheduler's last one.
+    /// `tick` 0 means after the interval. Whether it was made.
+    pub(crate) async fn make_tick(
+        &self,
+        queue: &QueueName,
+        id: &str,
+        producer: &str,
+        tick: u64,
+        opts: &Value,
+    ) -> redis::RedisResult<bool> {
+        let keys = self.keys(queue);
+        let mut names = places(&keys).to_vec();
+        names.extend([keys.job_key(producer), keys.active()]);
+        let made: Option<String> = Call::new(&scripts::UPDATE_JOB_SCHEDULER, &names)
+            .arg(tick)
+            .arg(id)
+            // The script takes the template's data from the scheduler itself.
+            .arg("{}")
+            .arg(rmp_serde::to_vec_named(opts).map_err(unwritable)?)
+            .arg(now_ms())
+            .arg(keys.key_prefix())
+            .arg(producer)
+            .invoke(&mut self.connection.get())
+            .await?;
+        Ok(made.is_some())
+    }
+
+    /// Unless the scheduler has some.
+    pub(crate) async fn keep_scheduler_data(&self, queue: &QueueName, id: &str, data: &str) -> redis::RedisResult<()> {
+        self.connection.get().hset_nx(format!("{}:{id}", self.keys(queue).repeat()), "data", data).await
+    }
+
+    /// Makes the next tick of other clients' schedulers that have lost it: nobody could compute it and their definition was mended, or
+    /// Redis was away just then. Gives their ids. Ours are put again by the reconciler, and those that have come to their end stay ended.
+    pub async fn revive_schedulers(&self, queue: &QueueName) -> Result<Vec<String>, QueueError> {
+        let mut revived = Vec::new();
+        for (id, scheduler, alive) in self.all_schedulers(queue).await? {
+            if alive || scheduler.is_ours || !scheduler.fields.contains_key("ic") {
+                continue;
+            }
+            let mut moment = self.moment(&scheduler);
+            if moment.last > moment.now {
+                // A tick that was to come and is gone comes itself.
+                moment.last = 0;
+            } else if moment.now - moment.last < GRACE_MS {
+                continue;
+            }
+            let Ok(Some((tick, opts))) = scheduler.next(moment) else { continue };
+            if self.make_tick(queue, &id, &scheduler.job_id(&id), tick, &opts).await? {
+                revived.push(id);
+            }
+        }
+        Ok(revived)
     }
 
     /// Puts a scheduler in its place, with the job of its next tick. One that never ticks again is refused.
@@ -231,6 +371,9 @@ pub(crate) fn places(keys: &QueueKeys) -> [String; 10] {
         keys.pc(),
     ]
 }
+
+/// A tick that has just ended may be about to get its successor from another worker.
+const GRACE_MS: u64 = 5_000;
 
 /// Ticks that are later than this were missed: the host, the plugin or Redis was away.
 pub(crate) const MISSED_AFTER: Duration = Duration::from_secs(60);

@@ -45,6 +45,10 @@ script!(
     RELEASE_PARENT, "releaseParentIfNoPendingDependencies-2"
 );
 script!(REPROCESS, "reprocessJob-9");
+script!(
+    /// From active straight back to the queue: a retry without delay.
+    RETRY, "retryJob-11"
+);
 script!(UPDATE_DATA, "updateData-1");
 script!(UPDATE_JOB_SCHEDULER, "updateJobScheduler-12");
 

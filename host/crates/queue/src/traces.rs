@@ -7,6 +7,7 @@ use redis::aio::MultiplexedConnection;
 
 use crate::QueueError;
 use crate::attempts::AttemptReader;
+use crate::js;
 
 impl AttemptReader {
     /// Writes `new` over every stack trace of the job that is `old` (attempts that failed alike have the same). Whether there was one.
@@ -31,9 +32,11 @@ async fn replace(
 ) -> redis::RedisResult<bool> {
     let key = format!("{}:{}:{}", job.prefix, job.queue, job.id);
     redis::cmd("WATCH").arg(&key).query_async::<()>(connection).await?;
-    let (created, traces): (Option<u64>, Option<String>) =
+    let (created, traces): (Option<String>, Option<String>) =
         redis::cmd("HMGET").arg(&key).arg(&["timestamp", "stacktrace"]).query_async(connection).await?;
-    let changed = traces.filter(|_| created == Some(job.created_ms)).and_then(|traces| replaced(&traces, old, new));
+    let changed = traces
+        .filter(|_| created.and_then(|created| js::whole(&created)) == Some(job.created_ms))
+        .and_then(|traces| replaced(&traces, old, new));
     let Some(changed) = changed else {
         redis::cmd("UNWATCH").query_async::<()>(connection).await?;
         return Ok(false);

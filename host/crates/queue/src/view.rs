@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::bulk::CANCELLED;
 use crate::damage::text;
+use crate::js;
 use crate::opts::JobOpts;
 
 /// Jobs per state.
@@ -88,7 +89,7 @@ impl JobView {
         };
         let fields = hash.unwrap_or_default().into_iter();
         let mut fields: HashMap<String, String> = fields.map(|(name, value)| (text(&name), text(&value))).collect();
-        let number = |text: Option<String>| text.and_then(|text| text.parse::<u64>().ok());
+        let number = |text: Option<String>| text.and_then(|text| js::whole(&text));
         let count = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0);
         Self {
             id,

@@ -141,7 +141,7 @@ impl Handler for OneAtATime {
             Some(End::Retry) => Disposition::Retry { delay: HOUR, reason, stack },
             Some(End::HandBack) | None => Disposition::HandBack,
         };
-        Settlement { disposition, record: None }
+        Settlement { disposition, record: None, again_after: None }
     }
 }
 

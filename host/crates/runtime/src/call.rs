@@ -2,28 +2,35 @@
 //!
 //! Three layers end a guest: the epoch callback (it spins), the timeout around the call (it waits), and dropping the store (it is gone).
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use patchbay_model::capability::{Capabilities, LogLevel};
 use patchbay_model::operation::{Answer, Caller, check_json};
-use patchbay_model::outcome::{Outcome, truncate};
+use patchbay_model::outcome::{Failure, Outcome, truncate};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::ResourceTable;
-use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::Revision;
 use crate::exports::Returned;
+use crate::fault::{Broken, Ours, Phase};
+use crate::memory::{Account, MAX_HANDLES};
 use crate::output::Output;
 use crate::transactions::Transactions;
-use crate::wasi_http::Hooks;
+use crate::wasi_http::{Hooks, weigh};
 
-/// Longest guest backtrace that is kept, in frames: recursion has thousands, and the first ones tell the story.
-const MAX_FRAMES: usize = 50;
+/// Bytes that a guest may hand over in one call of the host, counted as the host holds them. Enough for the largest request where the memory
+/// limit is small; never more than the limit where that is large.
+const HANDED_OVER: std::ops::RangeInclusive<usize> = 16 << 20..=128 << 20;
+/// Weighing what the host holds takes time: at most one part of so many of a call's.
+const WEIGHING: u32 = 4;
 
 /// What a call computes, in ticks of the epoch, before it counts as a long one.
 const SHORT_TICKS: u32 = 16;
@@ -80,7 +87,7 @@ pub struct CallReport {
     /// What its threads computed for it: instantiation, guest, and the host's side of its host calls up to handing them over. Measured
     /// by the thread's clock around each poll; the part of a tick (1 ms) in which a call is cancelled is missing.
     pub cpu: Duration,
-    /// Largest linear memory; 0 when the call had no slot or was cancelled.
+    /// Most memory that it held at once, the host's part for it included; 0 when the call had no slot or was cancelled.
     pub peak_memory_bytes: u64,
     /// Lines beyond the log limit.
     pub dropped_log_lines: u64,
@@ -132,7 +139,11 @@ pub(crate) struct State {
     hooks: Hooks,
     table: ResourceTable,
     pub(crate) transactions: Transactions,
-    memory: Memory,
+    memory: Account,
+    pub(crate) phase: Phase,
+    /// wasi:http was called since the host's part of the memory was weighed last.
+    is_heavier: bool,
+    weigh_after: Instant,
 }
 
 impl WasiView for State {
@@ -143,6 +154,7 @@ impl WasiView for State {
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.is_heavier = true;
         WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
     }
 }
@@ -154,9 +166,25 @@ impl State {
         act: impl Future<Output = T> + Send + 'static,
     ) -> wasmtime::Result<T> {
         let mut task = AbortOnDrop(self.host.spawn(act));
-        Ok((&mut task.0).await?)
+        (&mut task.0).await.map_err(|error| match error.is_panic() {
+            // Not marked as ours: this guest has found a way to it, and would find it again each second for a day.
+            true => wasmtime::format_err!("{PANICKED}"),
+            false => Ours("the host is shutting down").into(),
+        })
+    }
+
+    /// Looks how much the host holds for the guest. What comes between two looks is bounded by what a guest can copy in that time.
+    fn weigh(&mut self) {
+        let now = Instant::now();
+        if self.is_heavier && now >= self.weigh_after {
+            self.is_heavier = false;
+            self.memory.weigh(weigh(&mut self.table));
+            self.weigh_after = now + now.elapsed() * WEIGHING;
+        }
     }
 }
+
+const PANICKED: &str = "the host panicked in a call that this guest made; please report it";
 
 pub(crate) struct AbortOnDrop<T>(pub(crate) tokio::task::JoinHandle<T>);
 
@@ -183,33 +211,15 @@ impl LogBudget {
     }
 }
 
-/// Grants memory up to the limit, and remembers that it refused: guests abort on a refusal, which then is no ordinary trap.
-struct Memory {
-    limit: usize,
-    peak: usize,
-    refused: bool,
-}
-
-impl ResourceLimiter for Memory {
-    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        let granted = desired <= self.limit;
-        self.refused |= !granted;
-        if granted {
-            self.peak = self.peak.max(desired);
-        }
-        Ok(granted)
-    }
-
-    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= 100_000)
-    }
-}
-
 /// Which export, with what.
 pub(crate) enum Entry {
     Job(Box<JobCall>),
     Operation(Box<OperationCall>),
     SelfTest,
+    /// None: the instance is made, and that is all. With so many bytes of memory.
+    Start {
+        memory: usize,
+    },
 }
 
 pub(crate) async fn run(
@@ -275,26 +285,39 @@ async fn call(
     let deadline = started + limit;
     let limits = &revision.runtime.config.limits;
     let log = Arc::new(LogBudget { left: AtomicUsize::new(limits.max_log_bytes), dropped: AtomicU64::new(0) });
-    let memory_limit = revision.memory_bytes();
+    let memory = Account::new(match &entry {
+        Entry::Start { memory } => *memory,
+        _ => revision.memory_bytes(),
+    });
     let host = revision.runtime.host.clone();
+    let output = |level| Output::new(Arc::clone(&capabilities), Arc::clone(&log), level);
+    let (stdout, stderr) = (output(LogLevel::Info), output(LogLevel::Warn));
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(MAX_HANDLES);
     let state = State {
-        wasi: wasi(&capabilities, &log),
+        wasi: wasi(&stdout, &stderr),
         http: WasiHttpCtx::new(),
-        hooks: Hooks { capabilities: Arc::clone(&capabilities), host: host.clone() },
+        hooks: Hooks::new(Arc::clone(&capabilities), host.clone(), memory.clone()),
         capabilities,
         host,
         log: Arc::clone(&log),
-        table: ResourceTable::new(),
+        table,
         transactions: Transactions::default(),
-        memory: Memory { limit: memory_limit, peak: 0, refused: false },
+        memory: memory.clone(),
+        phase: Phase::Starting,
+        is_heavier: false,
+        weigh_after: started,
     };
     let mut store = Store::new(revision.runtime.engine(), state);
     store.limiter(|state| &mut state.memory);
+    store.set_hostcall_fuel(memory.limit().clamp(*HANDED_OVER.start(), *HANDED_OVER.end()));
+    store.set_max_component_handles(MAX_HANDLES);
     store.set_epoch_deadline(1);
     let mut ticks = 0_u32;
-    store.epoch_deadline_callback(move |_| {
+    store.epoch_deadline_callback(move |mut store| {
         ticks += 1;
-        Ok(if Instant::now() >= deadline {
+        store.data_mut().weigh();
+        Ok(if Instant::now() >= deadline || store.data().memory.is_exceeded() {
             UpdateDeadline::Interrupt
         } else {
             let turns = if ticks <= SHORT_TICKS { 1 } else { LONG_TURNS };
@@ -302,18 +325,30 @@ async fn call(
         })
     });
     let deadline_ms = u64::try_from(now_ms().saturating_add(limit.as_millis())).unwrap_or(u64::MAX);
-    let ended = tokio::time::timeout(limit, revision.exports.run(&mut store, entry, deadline_ms));
-    let ended = measured(ended, &cpu_ns).await;
-    let refused = store.data().memory.refused;
-    let peak_memory_bytes = store.data().memory.peak as u64;
+    let guest = async {
+        tokio::select! {
+            ended = revision.exports.run(&mut store, entry, deadline_ms) => Ended::ByItself(ended),
+            () = memory.exceeded() => Ended::OutOfMemory,
+            () = tokio::time::sleep(limit) => Ended::Late,
+        }
+    };
+    let ended = AssertUnwindSafe(measured(guest, &cpu_ns)).catch_unwind().await;
+    let phase = store.data().phase;
     drop(store);
+    let printed = last_printed(&stdout, &stderr);
     let mut answer = None;
     let (outcome, stack) = match ended {
-        Err(_) => (Outcome::Deadline(limit), None),
-        Ok(Ok(Ok(returned))) => (accepted(returned, limits.max_result_bytes, &mut answer), None),
-        Ok(Ok(Err(failure))) => (Outcome::Failed(failure.sanitized()), None),
-        Ok(Err(error)) => broken(&error, refused, memory_limit, limit),
+        Ok(Ended::Late) => (Outcome::Deadline(limit), None),
+        Ok(Ended::OutOfMemory) => (Outcome::MemoryLimit(memory.limit() as u64), None),
+        Ok(Ended::ByItself(Ok(Ok(returned)))) => (accepted(returned, limits.max_result_bytes, &mut answer), None),
+        Ok(Ended::ByItself(Ok(Err(failure)))) => (Outcome::Failed(failure.sanitized()), None),
+        Ok(Ended::ByItself(Err(error))) => {
+            Broken { error: &error, phase, memory: &memory, limit, printed: &printed }.judge()
+        }
+        // As with `State::outside`: the guest has found a way to it.
+        Err(_) => (Outcome::Trapped(PANICKED.into()), None),
     };
+    let peak_memory_bytes = memory.peak() as u64;
     CallReport {
         outcome,
         answer,
@@ -323,6 +358,20 @@ async fn call(
         peak_memory_bytes,
         dropped_log_lines: log.dropped.load(Ordering::Relaxed),
     }
+}
+
+/// How the guest's part of a call ended.
+enum Ended {
+    ByItself(wasmtime::Result<Result<Returned, Failure>>),
+    /// The host holds more for it than fits.
+    OutOfMemory,
+    Late,
+}
+
+/// Failures are written to standard error; a guest that has only one stream writes to that.
+fn last_printed(stdout: &Output, stderr: &Output) -> String {
+    let (out, err) = (stdout.finish(), stderr.finish());
+    if err.is_empty() { out } else { err }
 }
 
 /// Lets the other calls of this thread go first, so many times; without others it takes no time. From the deadline on it lets the guest go
@@ -372,39 +421,11 @@ fn accepted(returned: Returned, max_bytes: usize, answer: &mut Option<Answer>) -
     checked.map_or_else(Outcome::InvalidResult, Outcome::Completed)
 }
 
-fn broken(error: &wasmtime::Error, refused: bool, memory: usize, limit: Duration) -> (Outcome, Option<String>) {
-    let trap = error.downcast_ref::<Trap>();
-    let stack = error.downcast_ref::<WasmBacktrace>().map(frames);
-    let outcome = match trap {
-        Some(Trap::Interrupt) => Outcome::Deadline(limit),
-        _ if refused => Outcome::MemoryLimit(memory as u64),
-        Some(trap) => {
-            let place = stack.as_deref().and_then(|stack| stack.lines().next()).unwrap_or_default().trim().to_owned();
-            Outcome::Trapped(format!("{trap} {place}").trim().to_owned())
-        }
-        // Not the guest: an instance could not be made, or a capability's task broke.
-        None => Outcome::HostFault(format!("{error:#}").lines().next().unwrap_or_default().to_owned()),
-    };
-    (outcome, stack)
-}
-
-fn frames(backtrace: &WasmBacktrace) -> String {
-    let lines = backtrace.frames().iter().take(MAX_FRAMES).map(|frame| {
-        let name = frame.func_name().map_or_else(
-            || format!("function {}", frame.func_index()),
-            |name| rustc_demangle::demangle(name).to_string(),
-        );
-        format!("    at {name} (+0x{:x})", frame.module_offset().unwrap_or_default())
-    });
-    lines.collect::<Vec<_>>().join("\n")
-}
-
 /// Nothing but clocks and randomness: no environment, no arguments, no files, no sockets, no names.
-fn wasi(capabilities: &Arc<dyn Capabilities>, log: &Arc<LogBudget>) -> WasiCtx {
-    let output = |level| Output::new(Arc::clone(capabilities), Arc::clone(log), level);
+fn wasi(stdout: &Output, stderr: &Output) -> WasiCtx {
     WasiCtx::builder()
-        .stdout(output(LogLevel::Info))
-        .stderr(output(LogLevel::Warn))
+        .stdout(stdout.clone())
+        .stderr(stderr.clone())
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false)
@@ -414,7 +435,7 @@ fn wasi(capabilities: &Arc<dyn Capabilities>, log: &Arc<LogBudget>) -> WasiCtx {
 }
 
 /// Longest log line.
-const MAX_LINE_BYTES: usize = 8 * 1024;
+pub(crate) const MAX_LINE_BYTES: usize = 8 * 1024;
 
 /// One line under the call's budget.
 pub(crate) fn log_line(

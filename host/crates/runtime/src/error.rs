@@ -32,8 +32,10 @@ pub enum Rejection {
         "it is built against WIT {wit}, a draft that may still change: build it against a released version, or set plugins.draft_wit = true on hosts that are not in production"
     )]
     DraftWit { wit: &'static str },
-    #[error("the component imports {import}, but its manifest does not ask for that")]
-    NotAsked { import: String },
+    #[error("{}", not_asked(imports))]
+    NotAsked { imports: Vec<String> },
+    #[error("the core module cannot be made a component: {0}")]
+    Encode(String),
     #[error("the component imports {import}, which this host does not have")]
     Unknown { import: String },
     #[error("the component is made of too many parts: {0}")]
@@ -42,8 +44,23 @@ pub enum Rejection {
     Compile(String),
     #[error("the component does not fit the host: {0}")]
     Link(String),
+    #[error(
+        "the component needs {needs} MiB of memory to start, and has {limit}: set [limits] memory_mb in plugin.toml to more than that (what its jobs need comes on top)"
+    )]
+    Memory { needs: String, limit: u64 },
+    #[error("the component cannot start: {0}")]
+    Start(String),
     #[error("the self-test failed: {0}")]
     SelfTest(String),
+}
+
+fn not_asked(imports: &[String]) -> String {
+    let count = if imports.len() == 1 { "1 interface" } else { &format!("{} interfaces", imports.len()) };
+    format!(
+        "the component imports {count} that plugin.toml does not ask for: {}. Build it against its own world (`patchbay plugin build` \
+         or `patchbay plugin wit` writes it to wit/), or ask for them in plugin.toml",
+        imports.join(", ")
+    )
 }
 
 /// Ours: try again, or call somebody.

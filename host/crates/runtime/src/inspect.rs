@@ -137,21 +137,22 @@ fn offers(exports: &[String], wanted: &str) -> bool {
 /// Imports ⊆ asked. Every toolchain imports parts of WASI that it never uses; those are linked and lead nowhere.
 fn check_imports(manifest: &Manifest, imports: &[String]) -> Result<(), Rejection> {
     let asked = manifest.asked_interfaces();
+    let mut missing = Vec::new();
     for import in imports {
         if let Some((interface, _)) = interface(import) {
             if !asked.contains(interface) {
-                return Err(Rejection::NotAsked { import: import.clone() });
+                missing.push(interface.to_owned());
             }
         } else if import.starts_with("wasi:http/") {
             // The same gate as `patchbay:plugin/http`, so the same question.
             if !asked.contains("http") {
-                return Err(Rejection::NotAsked { import: import.clone() });
+                missing.push(import.clone());
             }
         } else if !import.starts_with("wasi:") {
             return Err(Rejection::Unknown { import: import.clone() });
         }
     }
-    Ok(())
+    if missing.is_empty() { Ok(()) } else { Err(Rejection::NotAsked { imports: missing }) }
 }
 
 /// Puts the manifest into a component that has none.

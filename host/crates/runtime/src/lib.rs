@@ -7,10 +7,14 @@
 mod cache;
 mod call;
 mod compile;
+mod encode;
 mod engine;
 mod error;
 mod exports;
+mod fault;
 mod inspect;
+mod last_words;
+mod memory;
 mod output;
 mod registry;
 mod revision;
@@ -24,6 +28,7 @@ mod wit;
 
 pub use call::{CallReport, JobCall, Occupancy, OperationCall};
 pub use compile::compile_child;
+pub use encode::encode;
 pub use error::{LoadError, Rejection, RuntimeError};
 pub use inspect::{Inspected, inspect, pack};
 pub use registry::Registry;

@@ -1,31 +1,88 @@
-//! What a guest prints: line by line into its log.
+//! What a guest prints: line by line into its log; and the last of it is kept, for a guest that breaks says there why.
 
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use patchbay_model::capability::{Capabilities, LogLevel};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use crate::call::{LogBudget, log_line};
+use crate::call::{LogBudget, MAX_LINE_BYTES, log_line};
 
-/// Stdout or stderr.
-pub(crate) struct Output {
+/// What is kept of the end of a stream.
+const MAX_TAIL_BYTES: usize = 8 * 1024;
+/// Most that a guest writes at once.
+const MAX_WRITE_BYTES: usize = 64 * 1024;
+
+/// Stdout or stderr of one call. All handles that the guest opens on it are one stream. Written to synchronously: nothing of it is lost
+/// when the guest breaks right after.
+#[derive(Clone)]
+pub(crate) struct Output(Arc<Stream>);
+
+struct Stream {
     capabilities: Arc<dyn Capabilities>,
     budget: Arc<LogBudget>,
     level: LogLevel,
-    partial: Arc<Mutex<Vec<u8>>>,
+    written: Mutex<Written>,
+}
+
+#[derive(Default)]
+struct Written {
+    /// A line without its end.
+    partial: Vec<u8>,
+    /// The last lines, whether or not the log had room for them.
+    tail: VecDeque<String>,
+    tail_bytes: usize,
 }
 
 impl Output {
     pub(crate) fn new(capabilities: Arc<dyn Capabilities>, budget: Arc<LogBudget>, level: LogLevel) -> Self {
-        Self { capabilities, budget, level, partial: Arc::default() }
+        Self(Arc::new(Stream { capabilities, budget, level, written: Mutex::default() }))
     }
 
-    fn line(&self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            let line = String::from_utf8_lossy(bytes).into_owned();
+    fn take(&self, bytes: &[u8]) {
+        let mut written = self.0.lock();
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            for part in piece.strip_suffix(b"\n").unwrap_or(piece).chunks(MAX_LINE_BYTES) {
+                // A guest that never ends its line must not fill our memory.
+                if written.partial.len() + part.len() > MAX_LINE_BYTES {
+                    self.0.end_line(&mut written);
+                }
+                written.partial.extend_from_slice(part);
+            }
+            if piece.ends_with(b"\n") {
+                self.0.end_line(&mut written);
+            }
+        }
+    }
+
+    /// Logs what has no end of line, and gives the last lines, joined. For the end of the call.
+    pub(crate) fn finish(&self) -> String {
+        let mut written = self.0.lock();
+        self.0.end_line(&mut written);
+        let tail: Vec<String> = std::mem::take(&mut written.tail).into();
+        tail.join("\n").trim().to_owned()
+    }
+}
+
+impl Stream {
+    fn lock(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end_line(&self, written: &mut Written) {
+        let line = String::from_utf8_lossy(&std::mem::take(&mut written.partial)).into_owned();
+        written.tail_bytes += line.len() + 1;
+        written.tail.push_back(line.clone());
+        while written.tail_bytes > MAX_TAIL_BYTES
+            && let Some(first) = written.tail.pop_front()
+        {
+            written.tail_bytes -= first.len() + 1;
+        }
+        if !line.is_empty() {
             log_line(&*self.capabilities, &self.budget, self.level, line, &[]);
         }
     }
@@ -38,42 +95,30 @@ impl IsTerminal for Output {
 }
 
 impl StdoutStream for Output {
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+
+    /// For WASI 0.3, which is not linked.
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(Self {
-            capabilities: Arc::clone(&self.capabilities),
-            budget: Arc::clone(&self.budget),
-            level: self.level,
-            partial: Arc::clone(&self.partial),
-        })
+        Box::new(tokio::io::sink())
     }
 }
 
-impl AsyncWrite for Output {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
-        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-            partial.extend_from_slice(piece.strip_suffix(b"\n").unwrap_or(piece));
-            // A guest that never ends its line must not fill our memory.
-            if piece.ends_with(b"\n") || partial.len() > 8 * 1024 {
-                self.line(&partial);
-                partial.clear();
-            }
-        }
-        Poll::Ready(Ok(bytes.len()))
+impl OutputStream for Output {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.take(&bytes);
+        Ok(())
     }
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
     }
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(MAX_WRITE_BYTES)
     }
 }
 
-impl Drop for Output {
-    fn drop(&mut self) {
-        let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
-        let rest = std::mem::take(&mut *partial);
-        drop(partial);
-        self.line(&rest);
-    }
+#[async_trait]
+impl Pollable for Output {
+    async fn ready(&mut self) {}
 }

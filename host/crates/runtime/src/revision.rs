@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use patchbay_model::capability::{Capabilities, DenyAll};
 use patchbay_model::manifest::Manifest;
+use patchbay_model::outcome::Outcome;
 use patchbay_model::{PluginName, RevisionDigest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::call::{self, CallReport, Entry, JobCall, Occupancy, OperationCall};
 use crate::exports::Exports;
-use crate::{Inspected, Rejection, Runtime};
+use crate::{Inspected, LoadError, Rejection, Runtime, RuntimeError};
 
 /// The contract's.
 const SELF_TEST_LIMIT: Duration = Duration::from_secs(5);
@@ -93,6 +94,31 @@ impl Revision {
         let occupancy = Arc::clone(&operation.occupancy);
         let entry = Entry::Operation(Box::new(operation));
         call::run(Arc::clone(self), entry, capabilities, limit, never, &occupancy).await
+    }
+
+    /// Makes an instance and calls nothing: what cannot even start is no plugin. Nothing outside is reachable.
+    pub async fn try_start(self: &Arc<Self>) -> Result<(), LoadError> {
+        let report = self.start_with(self.memory_bytes()).await;
+        let reason = report.outcome.reason().unwrap_or_default();
+        match report.outcome {
+            Outcome::Completed(_) => Ok(()),
+            Outcome::HostFault(reason) => Err(RuntimeError::Engine(reason).into()),
+            Outcome::MemoryLimit(limit) => {
+                let most = self.runtime.config.limits.max_memory_mb;
+                let report = self.start_with((most as usize) << 20).await;
+                let needs = match report.outcome {
+                    Outcome::MemoryLimit(_) => format!("more than the {most}"),
+                    _ => report.peak_memory_bytes.div_ceil(1 << 20).to_string(),
+                };
+                Err(Rejection::Memory { needs, limit: limit >> 20 }.into())
+            }
+            _ => Err(Rejection::Start(reason).into()),
+        }
+    }
+
+    async fn start_with(self: &Arc<Self>, memory: usize) -> CallReport {
+        let (never, uncounted, outside) = (CancellationToken::new(), Occupancy::default(), Arc::new(DenyAll));
+        call::run(Arc::clone(self), Entry::Start { memory }, outside, SELF_TEST_LIMIT, never, &uncounted).await
     }
 
     /// Runs the plugin's own test, when it has one, with nothing outside reachable.

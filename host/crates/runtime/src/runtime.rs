@@ -276,8 +276,12 @@ fn compatibility(engine: &Engine) -> Vec<u8> {
 }
 
 #[allow(unsafe_code)]
-fn deserialize(engine: &Engine, code: &[u8]) -> Result<Component, RuntimeError> {
+fn deserialize(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
     // SAFETY: the bytes come from our own compiler in this call, or from a cache file whose MAC, keyed with a secret of this
     // installation, was verified over exactly these bytes. Uploads of compiled code are never accepted.
-    unsafe { Component::deserialize(engine, code) }.map_err(|error| RuntimeError::Engine(format!("{error:#}")))
+    unsafe { Component::deserialize(engine, code) }.map_err(|error| match format!("{error:#}") {
+        // A memory or table that is larger than any may be here, or several memories in one module.
+        text if text.contains("pooling allocator") => Rejection::Link(text).into(),
+        text => RuntimeError::Engine(text).into(),
+    })
 }

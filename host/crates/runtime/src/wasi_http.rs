@@ -1,47 +1,125 @@
 //! `wasi:http/outgoing-handler`, for standard clients: through the same gate as `patchbay:plugin/http`.
 
+use std::any::Any;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use patchbay_model::capability::{Capabilities, HttpError, HttpRequest, HttpResponse, TimeoutPhase};
-use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpHooks};
+use tokio::sync::Semaphore;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi_http::p2::bindings::http::types::Method;
+use wasmtime_wasi_http::p2::types::{HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse};
+use wasmtime_wasi_http::{Error, FieldMap, RequestOptions, Result, WasiBody, WasiHttpHooks};
 
 use crate::call::AbortOnDrop;
+use crate::memory::{Account, Held};
 
 /// Largest request body: it is held whole, as with the other interface, whose requests come out of the guest's memory.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
+
+/// Requests of one call that the host handles at once; further ones wait.
+const MAX_REQUESTS: usize = 16;
+/// Most that a guest writes to a request's body at once. A body that nobody reads yet holds two of them.
+const BODY_CHUNK_BYTES: usize = 64 << 10;
+/// What one header takes besides its text.
+const HEADER_BYTES: usize = 128;
 
 type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Answer = Box<dyn Future<Output = Result<(http::Response<WasiBody>, Done)>> + Send>;
 
 pub(crate) struct Hooks {
-    pub(crate) capabilities: Arc<dyn Capabilities>,
-    pub(crate) host: tokio::runtime::Handle,
+    capabilities: Arc<dyn Capabilities>,
+    host: tokio::runtime::Handle,
+    memory: Account,
+    /// A guest may have any number of requests under way; so many of them are with the host.
+    places: Arc<Semaphore>,
+}
+
+impl Hooks {
+    pub(crate) fn new(capabilities: Arc<dyn Capabilities>, host: tokio::runtime::Handle, memory: Account) -> Self {
+        Self { capabilities, host, memory, places: Arc::new(Semaphore::new(MAX_REQUESTS)) }
+    }
 }
 
 impl WasiHttpHooks for Hooks {
     fn send_request(&mut self, request: http::Request<WasiBody>, options: Option<RequestOptions>, _: Done) -> Answer {
         let (capabilities, host) = (Arc::clone(&self.capabilities), self.host.clone());
+        let (memory, places) = (self.memory.clone(), Arc::clone(&self.places));
         Box::new(async move {
-            // Read to its end whatever the method: a guest that writes a body which nobody reads would see its connection break.
+            // Never closed.
+            let _place = places.acquire().await;
             let (parts, body) = request.into_parts();
-            let body = Limited::new(body, MAX_REQUEST_BYTES).collect().await;
-            let body = body.map_err(|_| Error::HttpRequestBodySize(Some(MAX_REQUEST_BYTES as u64)))?.to_bytes();
+            let mut held = memory.hold();
+            let body = whole(body, &mut held).await?;
             let headers = parts.headers.iter().filter(|(name, _)| !is_ours(name));
             let request = HttpRequest {
                 method: parts.method.to_string(),
                 url: parts.uri.to_string(),
                 headers: headers.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect(),
-                body: (!body.is_empty()).then(|| body.to_vec()),
+                body: (!body.is_empty()).then_some(body),
                 timeout: options.and_then(|options| options.first_byte_timeout),
             };
             let mut sent = AbortOnDrop(host.spawn(async move { capabilities.http(request).await }));
             let answer = (&mut sent.0).await.map_err(|_| Error::InternalError(None))?;
+            drop(held);
             let done: Done = Box::new(async { Ok(()) });
-            Ok((response(answer.map_err(error)?)?, done))
+            Ok((response(answer.map_err(error)?, memory.hold())?, done))
         })
     }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES
+    }
+}
+
+/// Read to its end whatever the method: a guest that writes a body which nobody reads would see its connection break.
+async fn whole(mut body: WasiBody, held: &mut Held) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        // Trailers are not passed on.
+        let Ok(data) = frame?.into_data() else { continue };
+        if bytes.len() + data.len() > MAX_REQUEST_BYTES {
+            return Err(Error::HttpRequestBodySize(Some(MAX_REQUEST_BYTES as u64)));
+        }
+        held.add(data.len());
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+/// What the headers and requests in a guest's table take of the host's memory, in bytes. Bodies count by themselves; see [`Held`].
+pub(crate) fn weigh(table: &mut ResourceTable) -> usize {
+    // Clones share one map until one of them is written to.
+    let mut seen = HashSet::new();
+    let mut fields = |fields: &FieldMap| {
+        let map: &http::HeaderMap = fields;
+        let bytes =
+            |(name, value): (&http::HeaderName, &http::HeaderValue)| name.as_str().len() + value.len() + HEADER_BYTES;
+        if seen.insert(std::ptr::from_ref(map)) { map.iter().map(bytes).sum() } else { 0 }
+    };
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let weight = |entry: &mut (dyn Any + Send)| {
+        if let Some(map) = entry.downcast_ref::<FieldMap>() {
+            fields(map)
+        } else if let Some(request) = entry.downcast_ref::<HostOutgoingRequest>() {
+            let method = match &request.method {
+                Method::Other(method) => method.len(),
+                _ => 0,
+            };
+            // Written and not read yet, as nobody reads before it is sent.
+            let body = if request.body.is_some() { 2 * BODY_CHUNK_BYTES } else { 0 };
+            fields(&request.headers) + text(&request.authority) + text(&request.path_with_query) + method + body
+        } else if let Some(response) = entry.downcast_ref::<HostOutgoingResponse>() {
+            fields(&response.headers) + if response.body.is_some() { 2 * BODY_CHUNK_BYTES } else { 0 }
+        } else if let Some(response) = entry.downcast_ref::<HostIncomingResponse>() {
+            fields(&response.headers)
+        } else {
+            0
+        }
+    };
+    table.iter_mut().map(weight).sum()
 }
 
 /// Made by the guest's client or its library, and made again by the host's.
@@ -49,12 +127,26 @@ fn is_ours(name: &http::HeaderName) -> bool {
     [http::header::HOST, http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING].contains(name)
 }
 
-fn response(response: HttpResponse) -> Result<http::Response<WasiBody>> {
+/// A body that the host holds until the guest has read it and dropped it.
+struct HeldBody {
+    bytes: Vec<u8>,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for HeldBody {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn response(response: HttpResponse, mut held: Held) -> Result<http::Response<WasiBody>> {
     let mut builder = http::Response::builder().status(response.status);
     for (name, value) in &response.headers {
         builder = builder.header(name, value.as_slice());
     }
-    let body = Full::new(Bytes::from(response.body)).map_err(Error::from).boxed_unsync();
+    held.add(response.body.len());
+    let body = Bytes::from_owner(HeldBody { bytes: response.body, _held: held });
+    let body = Full::new(body).map_err(Error::from).boxed_unsync();
     builder.body(body).map_err(|_| Error::HttpProtocolError)
 }
 

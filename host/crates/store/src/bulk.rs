@@ -326,7 +326,9 @@ impl Lead<'_> {
         let ended = query.bind(id).bind(state).bind(error).fetch_optional(&mut *self.0).await?;
         if let Some(row) = &ended {
             let action = if state == "undone" { "bulk.undo".to_owned() } else { format!("bulk.{}", row.kind) };
-            let result = serde_json::to_value(row).unwrap_or_default();
+            let mut result = serde_json::to_value(row).unwrap_or_default();
+            // Its values may be personal, and the trail stays.
+            result.as_object_mut().map(|result| result.remove("filter"));
             let query = sqlx::query(
                 "update operator_actions set ended_at = now(), result = $3, error = $4 where id = \
                  (select max(id) from operator_actions where action = $1 and target = $2)",

@@ -37,11 +37,11 @@ pub use attempts::AttemptRow;
 pub use audit::{AuditFilter, AuditRow, TrailRow};
 pub use bulk::{BulkItem, BulkOutcome, BulkReason, BulkRow, NewBulk, NewBulkItem};
 pub use dead_letters::{DeadLetterRow, DeadLetters, Ended};
-pub use error::StoreError;
+pub use error::{ReadOnly, StoreError};
 pub use grants::{GrantRow, USES_DAYS};
 pub use history::{
-    BodyRow, Erased, ErasedJob, HistoryKeyRow, HistoryTables, KeepAttempts, PartitionRow, Prunable, Pruned, PrunedRow,
-    Retention, RetentionRow,
+    BodyRow, Erased, ErasedJob, ErasureRow, HistoryKeyRow, HistoryTables, JobErasure, KeepAttempts, NewErasure,
+    PartitionRow, PendingErasure, Person, Prunable, Pruned, PrunedRow, Retention, RetentionRow, Texts,
 };
 pub use hosts::{Failure, HostRow, Report, Running};
 pub use incident::{FailureRow, RecentAction};
@@ -59,6 +59,6 @@ pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use singleton::{Duty, Lead, Singleton};
 pub use statistics::{ActionRow, FailureRate, JobStatistics};
-pub use store::{Changes, DatabaseFacts, MigrationReport, PoolUsage, Store, StoreConfig};
+pub use store::{Changes, DatabaseFacts, MigrationReport, PoolUsage, Store, StoreConfig, StoreProbe};
 pub use terms::{Term, TermKey};
 pub use timeline::{JobAction, JobAudit, JobBulk, Relative};

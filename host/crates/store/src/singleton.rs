@@ -6,20 +6,15 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 
 use crate::{Store, StoreError};
 
 /// For the round trip that shows whether the lock is still held, and for taking it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// By which Postgres ends the session of a client that has vanished: after 5 s of silence it asks, and gives up after two answers missing.
-const KEEPALIVES: [(&str, &str); 4] = [
-    ("tcp_keepalives_idle", "5"),
-    ("tcp_keepalives_interval", "5"),
-    ("tcp_keepalives_count", "2"),
-    ("tcp_user_timeout", "15000"),
-];
+const KEEPALIVES: &str = "set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 2; \
+     set tcp_user_timeout = 15000";
 
 /// Duties of the fleet, each with the number of its lock. Any numbers will do as long as they are always these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +32,7 @@ pub enum Duty {
 
 /// One process's claim to a duty.
 pub struct Singleton {
-    options: PgConnectOptions,
+    store: Store,
     duty: Duty,
     /// Holds the lock.
     session: Option<PgConnection>,
@@ -49,7 +44,7 @@ pub struct Lead<'a>(pub(crate) &'a mut PgConnection);
 impl Store {
     /// Takes nothing yet; see [`Singleton::try_lead`].
     pub fn singleton(&self, duty: Duty) -> Singleton {
-        Singleton { options: self.options.clone().options(KEEPALIVES), duty, session: None }
+        Singleton { store: self.clone(), duty, session: None }
     }
 }
 
@@ -62,9 +57,10 @@ impl Singleton {
         {
             return Ok(Some(Lead(self.session.insert(session))));
         }
-        let (duty, options) = (self.duty as i64, &self.options);
+        let (duty, store) = (self.duty as i64, &self.store);
         let take = async {
-            let mut session = PgConnection::connect_with(options).await?;
+            let mut session = store.session().await?;
+            session.execute(KEEPALIVES).await?;
             let query = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(duty);
             let is_ours: bool = query.fetch_one(&mut session).await?;
             if !is_ours {

@@ -1,6 +1,7 @@
 //! What Postgres knows of one job and of those that it belongs to.
 
 use chrono::{DateTime, Utc};
+use patchbay_model::job::trail_name;
 use patchbay_model::{JobId, QueueName};
 use serde::Serialize;
 use serde_json::json;
@@ -105,7 +106,7 @@ impl Store {
              and ((action = 'job.add' and target = $3 and result ->> 'id' = $4) or (action = 'flow.add' and result -> 'jobs' @> $6)) limit 10) a\
              ) actions order by began_at, id limit $5",
         );
-        let target = format!("{queue}/{job}");
+        let target = trail_name(queue, job);
         let node = json!([{ "queue": queue.as_str(), "id": job.as_str() }]);
         // Producers may write any number; nobody did anything beyond these.
         let created_ms: Vec<i64> = created_ms.iter().map(|ms| (*ms).clamp(0, LATEST_MS)).collect();

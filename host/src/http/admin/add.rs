@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::new_job::AddJob;
-use super::queues::refuse_unknown;
+use super::queues::{refuse_odd_new, refuse_unknown};
 use super::{audited, traced};
 use crate::http::AppState;
 use crate::http::auth::Actor;
@@ -44,8 +44,9 @@ async fn add(
 ) -> ApiResult<Added> {
     let queue: QueueName = queue.parse()?;
     let Json(body) = body?;
-    if !body.new_queue {
-        refuse_unknown(&state, &queue).await?;
+    match body.new_queue {
+        true => refuse_odd_new(&state, &queue).await?,
+        false => refuse_unknown(&state, &queue).await?,
     }
     let details = json!({ "name": body.name });
     let (enqueue, trace) = traced::enqueue(&state.traces, &queue, trace);

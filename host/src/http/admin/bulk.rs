@@ -3,6 +3,7 @@
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::{Extension, Json};
+use patchbay_model::filter::Filter;
 use patchbay_store::{BulkItem, BulkReason, BulkRow, NewBulk};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,11 +12,12 @@ use utoipa_axum::routes;
 
 use super::queues::refuse_unknown;
 use super::recorded;
-use crate::bulk::{Identity, Plan, Preview, Request, Source};
+use crate::bulk::{Identity, Plan, Preview, Request, Show, Source};
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, ok, page};
 use crate::http::path::Path;
+use crate::redacted;
 
 /// Operations or items of a page unless it says otherwise.
 const DEFAULT_LIMIT: u16 = 50;
@@ -60,14 +62,29 @@ async fn begin(
         state.store.dead_letter(state.queues.prefix(), id).await?;
     }
     if request.dry_run {
-        return ok(Begun::Preview(state.bulks.preview(&plan, request.with_data).await?));
+        let show = match (request.with_data, request.reveal) {
+            (false, _) => Show::NoData,
+            (true, false) => Show::Data,
+            (true, true) => Show::Everything,
+        };
+        let preview = async { Ok::<_, ApiError>(state.bulks.preview(&plan, show).await?) };
+        if show != Show::Everything {
+            return ok(Begun::Preview(preview.await?));
+        }
+        let which = |preview: &Preview| {
+            let jobs = preview.sample.iter().map(|job| format!("{}/{}", job.queue, job.id)).collect::<Vec<_>>();
+            json!({ "jobs": jobs })
+        };
+        let details = json!({ "reason": request.reason });
+        let preview = recorded(&state, &actor, "bulk.reveal", "preview", details, preview, which).await?;
+        return ok(Begun::Preview(preview));
     }
     let id = state.store.next_bulk_id().await?;
     let details = details(&plan, &request);
     let act = async {
         let row = state.store.begin_bulk(&new_bulk(&state, &actor, id, &plan, &request)?).await?;
         state.bulks.changed();
-        Ok::<_, ApiError>(Begun::Bulk(Box::new(row)))
+        Ok::<_, ApiError>(Begun::Bulk(Box::new(shown(&state, row))))
     };
     let (action, target) = (format!("bulk.{}", plan.kind.as_str()), format!("bulk/{id}"));
     // The row has the filter, whose values may be personal.
@@ -112,6 +129,15 @@ fn new_bulk<'a>(
     })
 }
 
+/// Without values of job data that are hidden.
+fn shown(state: &AppState, mut row: BulkRow) -> BulkRow {
+    if let Ok(filter) = serde_json::from_value::<Filter>(row.filter.clone()) {
+        let redaction = state.plugins.redaction_of(filter.queue.as_ref());
+        row.filter = json!(redacted::filter(filter, &redaction));
+    }
+    row
+}
+
 /// Which part of a list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -145,7 +171,7 @@ async fn list(State(state): State<AppState>, part: Result<Query<Part>, QueryReje
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|row| row.id.to_string());
-    page(rows, next)
+    page(rows.into_iter().map(|row| shown(&state, row)).collect(), next)
 }
 
 /// An operation and why jobs were left.
@@ -161,7 +187,7 @@ struct BulkStory {
 #[utoipa::path(get, path = "/bulk/{id}", tag = "bulk", security(("operator" = [])), params(("id" = i64, Path)),
     responses((status = 200, body = Success<Object>), (status = 404, body = ErrorBody)))]
 async fn show(State(state): State<AppState>, Path(id): Path<i64>) -> ApiResult<BulkStory> {
-    let bulk = state.store.bulk(state.queues.prefix(), id).await?;
+    let bulk = shown(&state, state.store.bulk(state.queues.prefix(), id).await?);
     ok(BulkStory { bulk, reasons: state.store.bulk_reasons(id).await? })
 }
 
@@ -207,7 +233,7 @@ async fn cancel(
     Extension(actor): Extension<Actor>,
     Path(id): Path<i64>,
 ) -> ApiResult<BulkRow> {
-    let act = state.store.cancel_bulk(state.queues.prefix(), id);
+    let act = async { Ok::<_, ApiError>(shown(&state, state.store.cancel_bulk(state.queues.prefix(), id).await?)) };
     ok(recorded(&state, &actor, "bulk.cancel", &format!("bulk/{id}"), json!({}), act, |_| json!({ "bulk": id }))
         .await?)
 }
@@ -236,7 +262,7 @@ async fn resume(
     let act = async {
         let row = state.store.resume_bulk(state.queues.prefix(), id, first.map(i64::from)).await?;
         state.bulks.changed();
-        Ok::<_, ApiError>(row)
+        Ok::<_, ApiError>(shown(&state, row))
     };
     ok(recorded(
         &state,
@@ -261,7 +287,7 @@ async fn undo(
     let act = async {
         let row = state.store.undo_bulk(state.queues.prefix(), id).await?;
         state.bulks.changed();
-        Ok::<_, ApiError>(row)
+        Ok::<_, ApiError>(shown(&state, row))
     };
     ok(recorded(&state, &actor, "bulk.undo", &format!("bulk/{id}"), json!({}), act, |_| json!({ "bulk": id })).await?)
 }

@@ -9,9 +9,10 @@ use axum::{Extension, Json};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use patchbay_model::PluginName;
 use patchbay_model::capability::{HttpError, HttpResponse};
-use patchbay_model::job::{DEFAULT_PLATFORM, Trace};
+use patchbay_model::job::Trace;
 use patchbay_model::operation::Caller;
 use patchbay_model::outcome::{Failure, Outcome, Retry};
+use patchbay_model::retry::MAX_AFTER;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -88,7 +89,8 @@ async fn call(
         input: input.map_or_else(|| "{}".into(), |input| String::from(Box::<str>::from(input))),
         caller: Caller {
             role: Some("operator".into()),
-            platform: trace.platform.unwrap_or_else(|| DEFAULT_PLATFORM.into()),
+            // Every request has one.
+            platform: trace.platform.unwrap_or_default(),
             correlation_id: trace.correlation_id.unwrap_or_default(),
             idempotency_key: idempotency_key(&headers)?,
             ..Caller::default()
@@ -188,7 +190,7 @@ fn declared(failure: Failure) -> ApiError {
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let wait = match failure.retry {
-        Retry::After(wait) | Retry::Defer(wait) => Some(wait),
+        Retry::After(wait) | Retry::Defer(wait) => Some(wait.min(MAX_AFTER)),
         Retry::Backoff | Retry::Never => None,
     };
     let error = ApiError::new(status, failure.code, failure.message).retry_after(wait);

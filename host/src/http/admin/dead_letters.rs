@@ -3,6 +3,7 @@
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::{Extension, Json};
+use patchbay_model::redaction::Mask;
 use patchbay_store::{DeadLetterRow, DeadLetters, Ended};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, ok};
 use crate::http::path::Path;
+use crate::redacted;
 
 /// Jobs shown with a group.
 const SAMPLE: i64 = 10;
@@ -91,6 +93,10 @@ async fn show(State(state): State<AppState>, Path(id): Path<i64>) -> ApiResult<D
     let (store, prefix) = (&state.store, state.queues.prefix());
     let group = store.dead_letter(prefix, id).await?;
     let mut sample = store.dead_letter_jobs(prefix, id, SAMPLE).await?;
+    let mask = Mask::default();
+    for job in &mut sample {
+        redacted::hide(job.message.iter_mut().chain(&mut job.stack), &mask);
+    }
     let stack = sample.first().and_then(|job| job.stack.clone());
     for job in &mut sample {
         // One tells what all have; and it is long.
@@ -146,8 +152,9 @@ async fn note(
     let Json(Note { note }) = body?;
     let note = text("note", note, MAX_NOTE)?;
     let act = state.store.note_dead_letter(state.queues.prefix(), id, note.as_deref());
-    ok(recorded(&state, &actor, "dead-letter.note", &format!("dead-letter/{id}"), json!({ "note": note }), act, named)
-        .await?)
+    // The words stand in the group, where erasing finds them.
+    let details = json!({ "characters": note.as_ref().map(|note| note.chars().count()) });
+    ok(recorded(&state, &actor, "dead-letter.note", &format!("dead-letter/{id}"), details, act, named).await?)
 }
 
 /// Whose a group is.

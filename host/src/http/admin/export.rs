@@ -28,6 +28,7 @@ use crate::history::{Reader, Shown};
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ErrorBody};
+use crate::redacted;
 
 /// For one page; one that ends early is gone on with.
 const PAGE_LIMIT: Duration = Duration::from_secs(5);
@@ -48,6 +49,7 @@ enum Format {
 struct Wanted {
     format: Format,
     bodies: bool,
+    reveal: bool,
     filter: Filter,
     terms: Vec<Term>,
 }
@@ -66,6 +68,7 @@ struct Line {
 #[utoipa::path(get, path = "/history/export", tag = "history", security(("operator" = [])),
     params(("format" = Option<String>, Query, description = "`jsonl` (default) or `csv`"),
         ("bodies" = Option<bool>, Query, description = "With data and results"),
+        ("reveal" = Option<bool>, Query, description = "With what manifests redact and with secrets, too; recorded"),
         ("filter" = Option<String>, Query, description = "Any of queue, job, name, from, to, outcome, verdict, code, text, data.<path>, plugin, revision, correlation-id, platform, dead-letter")),
     responses((status = 200, content_type = "application/x-ndjson", body = String), (status = 400, body = ErrorBody)))]
 async fn export(
@@ -75,7 +78,9 @@ async fn export(
 ) -> Result<Response, ApiError> {
     let wanted = wanted(&state, query.as_deref().unwrap_or_default()).await?;
     let (format, bodies) = (wanted.format, wanted.bodies);
-    let details = json!({ "filter": wanted.filter.without_data(), "bodies": bodies, "format": format.name() });
+    let details = json!({
+        "filter": wanted.filter.without_data(), "bodies": bodies, "reveal": wanted.reveal, "format": format.name(),
+    });
     let action = state.store.begin_action(&actor.0, "history.export", "history", &details).await?;
     let (pages, sent) = mpsc::channel(PAGES_AHEAD);
     tokio::spawn(async move {
@@ -120,7 +125,7 @@ impl Format {
 }
 
 async fn wanted(state: &AppState, query: &str) -> Result<Wanted, ApiError> {
-    let (mut format, mut bodies, mut pairs) = (Format::Jsonl, false, Vec::new());
+    let (mut format, mut bodies, mut reveal, mut pairs) = (Format::Jsonl, false, false, Vec::new());
     for (key, value) in url::form_urlencoded::parse(query.as_bytes()).into_owned() {
         match (key.as_str(), value.as_str()) {
             ("format", "jsonl") => format = Format::Jsonl,
@@ -129,6 +134,9 @@ async fn wanted(state: &AppState, query: &str) -> Result<Wanted, ApiError> {
             ("bodies", "true") => bodies = true,
             ("bodies", "false") => bodies = false,
             ("bodies", _) => return Err(ApiError::invalid("bodies: true or false")),
+            ("reveal", "true") => reveal = true,
+            ("reveal", "false") => reveal = false,
+            ("reveal", _) => return Err(ApiError::invalid("reveal: true or false")),
             _ => pairs.push((key, value)),
         }
     }
@@ -140,7 +148,10 @@ async fn wanted(state: &AppState, query: &str) -> Result<Wanted, ApiError> {
         let path: DataPath = path.parse().map_err(|error| ApiError::invalid(format!("data.{path}: {error}")))?;
         terms.push(state.store.term_key().await?.term(&path, value));
     }
-    Ok(Wanted { format, bodies, filter, terms })
+    if reveal && !bodies {
+        return Err(ApiError::invalid("reveal: it is for bodies=true"));
+    }
+    Ok(Wanted { format, bodies, reveal, filter, terms })
 }
 
 /// Whether it went to the end; not when the client left.
@@ -152,7 +163,7 @@ async fn write(
 ) -> Result<bool, ApiError> {
     let prefix = state.queues.prefix();
     let selection = Selection { prefix, filter: &wanted.filter, terms: &wanted.terms };
-    let mut reader = Reader::new(&state.history.bodies, &state.plugins, prefix);
+    let mut reader = Reader::new(&state.history.bodies, &state.plugins, prefix, wanted.reveal);
     let mut after: Option<Place> = None;
     let mut text = match wanted.format {
         Format::Jsonl => String::new(),
@@ -168,7 +179,7 @@ async fn write(
             }
         }
         *rows += found.rows.len() as u64;
-        for row in found.rows {
+        for row in redacted::found(found.rows) {
             let key = (row.queue.clone(), row.job_id.clone(), row.job_created_ms, row.attempt.started);
             let line = Line { shown: shown.remove(&key), row };
             match wanted.format {

@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::new_job::AddJob;
-use super::queues::refuse_unknown;
+use super::queues::{refuse_odd_new, refuse_unknown};
 use super::{audited, traced};
 use crate::http::AppState;
 use crate::http::auth::Actor;
@@ -43,14 +43,12 @@ struct FlowNode {
 }
 
 impl FlowNode {
-    /// The queues that must be known: all but those that it says may be new.
-    fn places(&self) -> Result<BTreeSet<QueueName>, ApiError> {
+    /// Its queues, each with whether it may be new.
+    fn places(&self) -> Result<BTreeSet<(QueueName, bool)>, ApiError> {
         let mut places = BTreeSet::new();
         let mut nodes = vec![self];
         while let Some(node) = nodes.pop() {
-            if !node.job.new_queue {
-                places.insert(node.queue.parse()?);
-            }
+            places.insert((node.queue.parse()?, node.job.new_queue));
             nodes.extend(&node.children);
         }
         Ok(places)
@@ -98,8 +96,11 @@ async fn add(
     let Json(body) = body?;
     let (target, details) = (body.queue.clone(), json!({ "name": body.job.name }));
     let places = body.places()?;
-    for queue in &places {
-        refuse_unknown(&state, queue).await?;
+    for (queue, may_be_new) in &places {
+        match may_be_new {
+            true => refuse_odd_new(&state, queue).await?,
+            false => refuse_unknown(&state, queue).await?,
+        }
     }
     let (enqueue, trace) = traced::enqueue(&state.traces, &target.parse()?, trace);
     let flow = body.into_flow(&trace, 1)?;

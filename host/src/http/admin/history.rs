@@ -4,20 +4,23 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
+use patchbay_model::job::trail_name;
 use patchbay_model::outcome::OutcomeKind;
+use patchbay_model::shell::word;
 use patchbay_model::{DataPath, JobId, QueueName};
-use patchbay_store::{Erased, HistoryTables, Pruned, Retention};
+use patchbay_store::{ErasureRow, HistoryTables, Pruned, Retention};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::queues::known;
+use super::reveal::Reveal;
 use super::{audited, recorded};
-use crate::history::{Live, Reader, Recording, Shown, live};
+use crate::history::{Asker, Erasing, Erasure, Reader, Recording, Shown, Wanted};
 use crate::http::AppState;
 use crate::http::auth::Actor;
-use crate::http::error::{ApiError, ApiResult, ErrorBody, ok};
+use crate::http::error::{ApiError, ApiResult, ErrorBody, ok, page};
 use crate::http::path::Path;
 
 /// A hundred years.
@@ -34,6 +37,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(set_retention, reset_retention))
         .routes(routes!(prune))
         .routes(routes!(erase))
+        .routes(routes!(erasures))
         .routes(routes!(bodies))
 }
 
@@ -186,83 +190,144 @@ async fn prune(
     audited(&state, &actor, "history.prune", "history", json!({ "retention": retention }), act).await
 }
 
-/// Whose data.
+/// Whose data, or which job.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Erase {
-    /// Where it stands in the data of jobs: a path that a manifest declares searchable.
-    #[schema(value_type = String)]
-    path: DataPath,
+    /// Of a person: where the value stands in the data of jobs, a path that a manifest declares searchable.
+    #[schema(value_type = Option<String>)]
+    path: Option<DataPath>,
     /// What stands there; never recorded.
-    value: String,
+    value: Option<String>,
     /// Only jobs of this queue.
     #[schema(value_type = Option<String>)]
     queue: Option<QueueName>,
+    /// Only the job with this id; with a queue.
+    #[schema(value_type = Option<String>)]
+    job: Option<JobId>,
     /// For the record, up to 500 characters: a request's number, for example, and no personal data.
     reason: String,
+    /// Also jobs that are still to run: they are removed and never run.
+    #[serde(default)]
+    unfinished: bool,
     /// Only tell what would be erased.
     #[serde(default)]
     dry_run: bool,
 }
 
-/// What was erased, and what is left.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Erasure {
-    jobs: usize,
-    #[serde(flatten)]
-    erased: Erased,
-    /// There are more such jobs than one request erases: ask again.
-    and_more: bool,
-    /// No active plugin declares the path searchable: attempts that were recorded without that are not found by it.
-    undeclared: bool,
-    /// Attempts that Postgres does not have yet: ask again once they are there.
-    waiting: u64,
-    /// Jobs in Redis with the value, which this does not reach.
-    live: Live,
+impl Erase {
+    fn wanted(&self) -> Result<Wanted, ApiError> {
+        let most = patchbay_model::data_path::MAX_VALUE_BYTES;
+        let person = match (&self.path, &self.value) {
+            (Some(path), Some(value)) if (1..=most).contains(&value.len()) && !value.contains('\0') => {
+                Some((path.clone(), value.clone()))
+            }
+            (Some(_), Some(_)) => {
+                return Err(ApiError::invalid(format!(
+                    "value: 1 to {most} bytes without NUL; jobs are found by no longer ones"
+                )));
+            }
+            (None, None) if self.queue.is_some() && self.job.is_some() => None,
+            (None, None) => {
+                return Err(ApiError::invalid(
+                    "name a person by path and value, as in \"path\": \"customer.phone\", or one job by queue and job",
+                ));
+            }
+            _ => return Err(ApiError::invalid("path and value belong together: give both, or neither and name a job")),
+        };
+        if self.job.is_some() && self.queue.is_none() {
+            return Err(ApiError::invalid("job: name its queue, too"));
+        }
+        let reason = self.reason.trim();
+        if reason.is_empty() || self.reason.chars().count() > MAX_REASON || reason.contains('\0') {
+            return Err(ApiError::invalid(format!("reason: 1 to {MAX_REASON} characters, for the record")));
+        }
+        let names = |value: &String| reason.to_lowercase().contains(&value.to_lowercase());
+        if self.value.as_ref().is_some_and(names) {
+            return Err(ApiError::invalid(
+                "reason: it stays in the record, so it must not hold the value that is erased",
+            ));
+        }
+        Ok(Wanted { person, queue: self.queue.clone(), job: self.job.clone(), unfinished: self.unfinished })
+    }
 }
 
-/// Erase a person's data: of every attempt of a job with this value in its data go data, result, message, backtrace and outside calls; that it
-/// happened stays.
+/// Erase a person's data, or a job: jobs that have ended leave Redis, and of every attempt go data, result, message, backtrace and outside
+/// calls; that it happened stays. Jobs that are still to run are left unless `unfinished` is true; jobs that run are erased once they have
+/// ended. Doing it again changes nothing.
 #[utoipa::path(post, path = "/history/erase", tag = "history", security(("operator" = [])), request_body = Erase,
-    responses((status = 200, body = Success<Object>), (status = 400, body = ErrorBody)))]
+    responses((status = 200, body = Success<Object>), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 async fn erase(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     body: Result<Json<Erase>, JsonRejection>,
 ) -> ApiResult<Erasure> {
-    let Json(Erase { path, value, queue, reason, dry_run }) = body?;
-    if !(1..=patchbay_model::data_path::MAX_VALUE_BYTES).contains(&value.len()) {
-        let most = patchbay_model::data_path::MAX_VALUE_BYTES;
-        return Err(ApiError::invalid(format!("value: 1 to {most} bytes; jobs are found by no longer ones")));
-    }
-    if reason.trim().is_empty() || reason.chars().count() > MAX_REASON || reason.contains('\0') {
-        return Err(ApiError::invalid(format!("reason: 1 to {MAX_REASON} characters, for the record")));
-    }
-    if let Some(queue) = &queue {
+    let Json(request) = body?;
+    let wanted = request.wanted()?;
+    if let Some(queue) = &wanted.queue {
         known(&state, queue.as_str()).await?;
     }
-    let undeclared = !state.plugins.searchable(queue.as_ref()).contains(&path);
-    let term = state.store.term_key().await?.term(&path, &value);
-    let act = async {
-        let (jobs, and_more) = state.store.jobs_with(&term, queue.as_ref().map(QueueName::as_str)).await?;
-        let erased = if dry_run { state.store.erasable(&jobs).await? } else { state.store.erase(&jobs).await? };
-        let waiting = state.queues.attempts_waiting().await?;
-        let queues = match &queue {
-            Some(queue) => vec![queue.clone()],
-            None => state.queues.list().await?,
-        };
-        let live = live(&state.queues, &queues, &path, &value).await?;
-        Ok::<_, ApiError>(Erasure { jobs: jobs.len(), erased, and_more, undeclared, waiting, live })
-    };
-    if dry_run {
-        return ok(act.await?);
+    let searchable = state.plugins.searchable(wanted.queue.as_ref());
+    let undeclared = wanted.person.as_ref().is_some_and(|(path, _)| !searchable.contains(path));
+    let erasing = Erasing { store: &state.store, queues: &state.queues };
+    if request.dry_run {
+        return ok(Erasure { undeclared, ..erasing.preview(&wanted).await? });
     }
     // The value is what is to be forgotten: the record names it by a keyed hash only.
-    let details = json!({ "path": path, "valueHash": hex::encode(term), "queue": queue, "reason": reason });
-    let counts =
-        |done: &Erasure| json!({ "jobs": done.jobs, "attempts": done.erased.attempts, "andMore": done.and_more });
-    ok(recorded(&state, &actor, "history.erase", path.as_str(), details, act, counts).await?)
+    let term = match &wanted.person {
+        Some((path, value)) => Some(hex::encode(state.store.term_key().await?.term(path, value))),
+        None => None,
+    };
+    let details = json!({
+        "path": request.path, "valueHash": term, "queue": wanted.queue, "job": wanted.job, "unfinished": wanted.unfinished,
+        "reason": request.reason,
+    });
+    let counts = |done: &Erasure| {
+        json!({
+            "erasure": done.erasure, "jobs": done.jobs, "attempts": done.erased.attempts, "left": done.live.found,
+            "places": done.places, "andMore": done.and_more,
+        })
+    };
+    let target = match (&request.path, &wanted.queue, &wanted.job) {
+        (Some(path), ..) => path.to_string(),
+        (None, Some(queue), Some(job)) => format!("{queue}/{job}"),
+        _ => "history".to_owned(),
+    };
+    let act = async {
+        let asker = Asker { actor: &actor.0, reason: request.reason.trim() };
+        Ok::<_, ApiError>(Erasure { undeclared, ..erasing.erase(&wanted, asker).await? })
+    };
+    ok(recorded(&state, &actor, "history.erase", &target, details, act, counts).await?)
+}
+
+/// Which part of the list.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct Part {
+    /// Behind the page whose `nextCursor` this is.
+    cursor: Option<i64>,
+    /// 1 to 200; default 50.
+    limit: Option<u16>,
+}
+
+/// Erasures, the newest first: who asked, why, how many jobs it was about, and whether it has ended.
+#[utoipa::path(get, path = "/history/erasures", tag = "history", security(("operator" = [])), params(Part),
+    responses((status = 200, body = Success<Vec<Object>>), (status = 400, body = ErrorBody)))]
+async fn erasures(
+    State(state): State<AppState>,
+    part: Result<Query<Part>, QueryRejection>,
+) -> ApiResult<Vec<ErasureRow>> {
+    let Query(Part { cursor, limit }) = part?;
+    let limit = limit.unwrap_or(50);
+    if !(1..=200).contains(&limit) {
+        return Err(ApiError::invalid("limit: 1 to 200"));
+    }
+    let mut rows = state.store.erasures(state.queues.prefix(), cursor, i64::from(limit) + 1).await?;
+    let more = rows.len() > usize::from(limit);
+    rows.truncate(limit.into());
+    let next = rows.last().filter(|_| more).map(|row| row.id.to_string());
+    page(rows, next)
 }
 
 /// Data and result that an attempt ended with.
@@ -276,29 +341,37 @@ struct AttemptBody {
     shown: Shown,
 }
 
-/// Data and results of a job, without what its queue's manifest redacts; the newest first. Who reads them is recorded.
+/// Data and results of a job, without what its queue's manifest redacts, and without secrets; the newest first. Who reads them is recorded,
+/// and whether with `reveal`, which shows all of it.
 #[utoipa::path(get, path = "/history/bodies/{queue}/{id}", tag = "history", security(("operator" = [])),
-    params(("queue" = String, Path), ("id" = String, Path)),
-    responses((status = 200, body = Success<Vec<Object>>), (status = 404, body = ErrorBody)))]
+    params(("queue" = String, Path), ("id" = String, Path), Reveal),
+    responses((status = 200, body = Success<Vec<Object>>), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 async fn bodies(
     State(state): State<AppState>,
     Extension(actor): Extension<Actor>,
     Path((queue, id)): Path<(String, String)>,
+    reveal: Result<Query<Reveal>, QueryRejection>,
 ) -> ApiResult<Vec<AttemptBody>> {
+    let reveal = reveal?.0.checked()?;
     let (queue, id): (QueueName, JobId) = (known(&state, &queue).await?, id.parse()?);
     let act = async {
         let prefix = state.queues.prefix();
-        let mut reader = Reader::new(&state.history.bodies, &state.plugins, prefix);
+        let mut reader = Reader::new(&state.history.bodies, &state.plugins, prefix, reveal.reveal);
         let mut shown = Vec::new();
         for row in state.store.bodies(prefix, &queue, &id, MOST_BODIES).await? {
             let (job_created_ms, started, finished_at) = (row.job_created_ms, row.started, row.finished_at);
             shown.push(AttemptBody { job_created_ms, started, finished_at, shown: reader.show(row).await? });
         }
         if shown.is_empty() {
-            return Err(ApiError::not_found(format!("the history holds no data of the job {id} of {queue}")));
+            return Err(ApiError::not_found(format!(
+                "the history holds no data of the job {} of {}",
+                word(id.as_str()),
+                word(queue.as_str())
+            )));
         }
         Ok(shown)
     };
     let count = |shown: &Vec<AttemptBody>| json!({ "bodies": shown.len() });
-    ok(recorded(&state, &actor, "history.read-body", &format!("{queue}/{id}"), json!({}), act, count).await?)
+    let details = json!({ "reveal": reveal.reveal, "reason": reveal.reason });
+    ok(recorded(&state, &actor, "history.read-body", &trail_name(&queue, &id), details, act, count).await?)
 }

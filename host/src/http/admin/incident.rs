@@ -182,6 +182,7 @@ async fn health(state: &AppState) -> Value {
         "uptimeS": state.health.uptime().as_secs(),
         "postgresMs": ms(probe.database),
         "postgresPoolWaitMs": ms(probe.pool_wait),
+        "postgresWritable": probe.database.map(|_| probe.read_only.is_none()),
         "redisMs": ms(probe.redis),
         "clockSkewMs": probe.skew_ms,
         "notReady": not_ready,
@@ -226,7 +227,8 @@ async fn actions(state: &AppState, since: Duration) -> Result<Value, ApiError> {
     let mut rows = state.store.recent_actions(since, MAX_ROWS).await?;
     for row in &mut rows {
         // Of one job: the queue stays, its id goes.
-        if let Some((queue, _)) = row.target.split_once('/').filter(|_| row.action.starts_with("job.")) {
+        let names_jobs = ["job.", "history."].iter().any(|kind| row.action.starts_with(kind));
+        if let Some((queue, _)) = row.target.split_once('/').filter(|_| names_jobs) {
             row.target = queue.to_owned();
         }
         row.error = row.error.take().map(|error| normalised(&error));

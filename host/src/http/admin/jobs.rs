@@ -1,18 +1,27 @@
 //! /api/admin/queues/{queue}/jobs: list and show jobs.
 
+use axum::Extension;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use patchbay_model::job::JobState;
+use patchbay_model::redaction::Mask;
+use patchbay_model::shell::word;
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{JobView, MAX_LISTED, Start};
 use patchbay_store::AttemptRow;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::queues::known;
+use super::recorded;
+use super::reveal::Reveal;
 use crate::http::AppState;
+use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, ok, page};
 use crate::http::path::Path;
+use crate::redacted::{self, RedactedJob};
 
 /// Attempts shown with a job. A job that ran more often has a problem that the newest ones show.
 const MAX_ATTEMPTS_SHOWN: i64 = 100;
@@ -37,18 +46,25 @@ struct Listing {
     cursor: Option<String>,
     /// At least 1; more than 200 mean 200; default 20.
     limit: Option<u64>,
+    /// True shows what is hidden, too; that is recorded.
+    #[serde(default)]
+    reveal: bool,
+    /// Why, for the record.
+    reason: Option<String>,
 }
 
-/// Jobs in one state.
+/// Jobs in one state, without what their queue's manifest redacts, and without secrets.
 #[utoipa::path(get, path = "/queues/{queue}/jobs", tag = "queues", security(("operator" = [])),
     params(("queue" = String, Path), Listing), responses((status = 200, body = Success<Vec<Object>>), (status = 400, body = ErrorBody),
     (status = 404, body = ErrorBody)))]
 async fn jobs(
     State(state): State<AppState>,
     Path(queue): Path<String>,
-    listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
-) -> ApiResult<Vec<JobView>> {
+    Extension(actor): Extension<Actor>,
+    listing: Result<Query<Listing>, QueryRejection>,
+) -> ApiResult<Vec<RedactedJob>> {
     let Query(listing) = listing?;
+    let reveal = Reveal { reveal: listing.reveal, reason: listing.reason }.checked()?;
     let queue = known(&state, &queue).await?;
     let limit = listing.limit.unwrap_or(20).min(MAX_LISTED);
     let start = match (listing.offset, listing.cursor) {
@@ -58,29 +74,69 @@ async fn jobs(
         (place, None) => Start::Place(place.unwrap_or(0)),
         (None, Some(cursor)) => Start::Behind(cursor.parse()?),
     };
-    let listed = state.queues.jobs(&queue, listing.state, start, limit).await?;
-    page(listed.jobs, listed.next.map(|cursor| cursor.to_string()))
+    let listed = async { Ok::<_, ApiError>(state.queues.jobs(&queue, listing.state, start, limit).await?) };
+    let (jobs, next) = match &reveal.reveal {
+        false => {
+            let (redaction, listed) = (state.plugins.redaction(&queue), listed.await?);
+            (listed.jobs.into_iter().map(|job| redacted::job(&redaction, job).0).collect(), listed.next)
+        }
+        true => {
+            let which = |listed: &patchbay_queue::Page| json!({ "jobs": listed.jobs.iter().map(|job| &job.id).collect::<Vec<_>>() });
+            let listed =
+                recorded(&state, &actor, "queue.reveal-jobs", queue.as_str(), reveal.details(), listed, which).await?;
+            (listed.jobs.into_iter().map(whole).collect(), listed.next)
+        }
+    };
+    page(jobs, next.map(|cursor| cursor.to_string()))
 }
 
 /// A job with its whole story.
 #[derive(Debug, Serialize)]
 struct JobStory {
-    job: JobView,
+    job: RedactedJob,
     logs: Vec<String>,
     /// From Postgres: also those that BullMQ has forgotten. The newest may be missing for a second.
     attempts: Vec<AttemptRow>,
 }
 
-/// Show a job: its data, state, failure, logs and attempts.
+fn whole(job: JobView) -> RedactedJob {
+    RedactedJob { job, hidden: 0 }
+}
+
+/// Show a job: its data, state, failure, logs and attempts, without what its queue's manifest redacts, and without secrets. With `reveal` all
+/// of it; that is recorded.
 #[utoipa::path(get, path = "/queues/{queue}/jobs/{id}", tag = "queues", security(("operator" = [])),
-    params(("queue" = String, Path), ("id" = String, Path)), responses(
-    (status = 200, body = Success<Object>), (status = 404, body = ErrorBody),
+    params(("queue" = String, Path), ("id" = String, Path), Reveal), responses(
+    (status = 200, body = Success<Object>), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody),
 ))]
-async fn show(State(state): State<AppState>, Path((queue, id)): Path<(String, String)>) -> ApiResult<JobStory> {
+async fn show(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    Path((queue, id)): Path<(String, String)>,
+    reveal: Result<Query<Reveal>, QueryRejection>,
+) -> ApiResult<JobStory> {
+    let reveal = reveal?.0.checked()?;
     let (queue, id): (QueueName, JobId) = (known(&state, &queue).await?, id.parse()?);
-    let job = state.queues.job(&queue, &id).await?;
-    let job = job.ok_or_else(|| ApiError::not_found(format!("{queue} has no job {id} in Redis")))?;
-    let logs = state.queues.job_logs(&queue, &id, MAX_LOGS_SHOWN).await?;
-    let attempts = state.store.attempts(state.queues.prefix(), &queue, &id, MAX_ATTEMPTS_SHOWN).await?;
-    ok(JobStory { job, logs, attempts })
+    if !reveal.reveal {
+        return ok(story(&state, &queue, &id, false).await?);
+    }
+    let (target, seen) = (patchbay_model::job::trail_name(&queue, &id), |_: &JobStory| serde_json::Value::Null);
+    let act = story(&state, &queue, &id, true);
+    ok(recorded(&state, &actor, "job.reveal", &target, reveal.details(), act, seen).await?)
+}
+
+async fn story(state: &AppState, queue: &QueueName, id: &JobId, reveal: bool) -> Result<JobStory, ApiError> {
+    let job = state.queues.job(queue, id).await?;
+    let job = job.ok_or_else(|| {
+        ApiError::not_found(format!("{} has no job {} in Redis", word(queue.as_str()), word(id.as_str())))
+    })?;
+    let mut logs = state.queues.job_logs(queue, id, MAX_LOGS_SHOWN).await?;
+    let mut attempts = state.store.attempts(state.queues.prefix(), queue, id, MAX_ATTEMPTS_SHOWN).await?;
+    if reveal {
+        return Ok(JobStory { job: whole(job), logs, attempts });
+    }
+    let (mut job, mask): (_, Mask) = redacted::job(&state.plugins.redaction(queue), job);
+    job.hidden += redacted::hide(&mut logs, &mask);
+    attempts.iter_mut().for_each(|row| redacted::attempt(row, &mask));
+    Ok(JobStory { job, logs, attempts })
 }

@@ -121,10 +121,35 @@ impl AllDone {
     }
 }
 
+/// Says that every queue is meant. A client turns `queues/./pause`, the path of a queue called `.`, into `queues/pause`.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct EveryQueue {
+    /// Must be true.
+    #[serde(default)]
+    all: bool,
+}
+
+impl EveryQueue {
+    fn check(body: Result<Json<Self>, JsonRejection>) -> Result<(), ApiError> {
+        if body.is_ok_and(|Json(body)| body.all) {
+            return Ok(());
+        }
+        Err(ApiError::invalid(
+            "Nothing was done: this is for every queue, and must say so in its body: {\"all\": true}. A queue called . is written ~. in a path",
+        ))
+    }
+}
+
 /// Pause every queue.
-#[utoipa::path(post, path = "/queues/pause", tag = "queues", security(("operator" = [])),
-    responses((status = 200, body = Success<AllDone>), (status = 409, body = ErrorBody)))]
-async fn pause_all(State(state): State<AppState>, Extension(actor): Extension<Actor>) -> ApiResult<AllDone> {
+#[utoipa::path(post, path = "/queues/pause", tag = "queues", security(("operator" = [])), request_body = EveryQueue,
+    responses((status = 200, body = Success<AllDone>), (status = 400, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn pause_all(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    body: Result<Json<EveryQueue>, JsonRejection>,
+) -> ApiResult<AllDone> {
+    EveryQueue::check(body)?;
     let act = async {
         refuse_in_a_mixed_fleet(&state)?;
         let mut done = AllDone::default();
@@ -137,9 +162,14 @@ async fn pause_all(State(state): State<AppState>, Extension(actor): Extension<Ac
 }
 
 /// Resume every queue.
-#[utoipa::path(post, path = "/queues/resume", tag = "queues", security(("operator" = [])),
-    responses((status = 200, body = Success<AllDone>)))]
-async fn resume_all(State(state): State<AppState>, Extension(actor): Extension<Actor>) -> ApiResult<AllDone> {
+#[utoipa::path(post, path = "/queues/resume", tag = "queues", security(("operator" = [])), request_body = EveryQueue,
+    responses((status = 200, body = Success<AllDone>), (status = 400, body = ErrorBody)))]
+async fn resume_all(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    body: Result<Json<EveryQueue>, JsonRejection>,
+) -> ApiResult<AllDone> {
+    EveryQueue::check(body)?;
     let act = async {
         let mut done = AllDone::default();
         for queue in names(&state).await? {

@@ -19,6 +19,7 @@ mod operate;
 mod plugins;
 mod quarantine;
 mod queues;
+mod reveal;
 mod revisions;
 mod saved_searches;
 mod schedules;

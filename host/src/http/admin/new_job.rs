@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::reveal::refuse_mark;
 use crate::http::error::ApiError;
 
 /// A job to be added.
@@ -21,7 +22,7 @@ pub(super) struct AddJob {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Object)]
     data: Option<Box<RawValue>>,
-    /// Not a whole number, no `:`.
+    /// Not a whole number, no `:`, and not one of the queue's own keys, such as `failed`.
     id: Option<String>,
     /// Start no earlier than this from now, milliseconds.
     delay_ms: Option<u64>,
@@ -100,6 +101,9 @@ struct KeepBody {
 impl AddJob {
     /// The job, for this queue. Whether its values make sense is judged where it is added.
     pub(super) fn into_job(self, queue: QueueName, trace: Trace) -> Result<NewJob, ApiError> {
+        if let Some(data) = &self.data {
+            refuse_mark("data", data.get())?;
+        }
         Ok(NewJob {
             queue,
             name: self.name,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::{Extension, Json};
+use patchbay_model::job::trail_name;
 use patchbay_model::{JobId, QueueName};
 use serde::Deserialize;
 use serde_json::json;
@@ -14,6 +15,7 @@ use utoipa_axum::routes;
 
 use super::audited;
 use super::queues::known;
+use super::reveal::refuse_mark;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody};
@@ -32,7 +34,9 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 
 /// Parsed, of a queue that is known, with the text that the audit trail shows.
 async fn target(state: &AppState, queue: &str, id: &str) -> Result<(QueueName, JobId, String), ApiError> {
-    Ok((known(state, queue).await?, id.parse()?, format!("{queue}/{id}")))
+    let (queue, id) = (known(state, queue).await?, id.parse()?);
+    let target = trail_name(&queue, &id);
+    Ok((queue, id, target))
 }
 
 /// Put a failed or completed job back into the queue.
@@ -104,6 +108,7 @@ async fn set_data(
 ) -> ApiResult<()> {
     let (queue, id, target) = target(&state, &queue, &id).await?;
     let Json(data) = body?;
+    refuse_mark("the data", data.get())?;
     // Data may be personal: the trail says that it was changed, not to what.
     let details = json!({ "bytes": data.get().len() });
     audited(&state, &actor, "job.set-data", &target, details, state.queues.set_data(&queue, &id, data.get())).await

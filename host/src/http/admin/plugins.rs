@@ -1,19 +1,20 @@
 //! /api/admin/plugins: push, list, activate, roll back, settings.
 
 use axum::body::Body;
-use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use http::HeaderMap;
 use patchbay_model::grant::Ask;
-use patchbay_model::{PluginName, RevisionDigest};
+use patchbay_model::{PluginName, Redaction, RevisionDigest};
 use patchbay_store::HostRow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::audited;
+use super::reveal::{Reveal, refuse_mark};
+use super::{audited, recorded};
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
@@ -305,12 +306,25 @@ async fn delete(
     audited(&state, &actor, "plugin.delete", &name, json!({ "digest": digest }), act).await
 }
 
-/// The stored settings, without defaults.
+/// The stored settings, without defaults, and without what their names tell to be secret. With `reveal` all of them; that is recorded.
 #[utoipa::path(get, path = "/plugins/{name}/settings", tag = "plugins", security(("operator" = [])),
-    params(("name" = String, Path)), responses((status = 200, body = Success<Value>)))]
-async fn settings(State(state): State<AppState>, Path(name): Path<String>) -> ApiResult<Value> {
+    params(("name" = String, Path), Reveal), responses((status = 200, body = Success<Value>), (status = 400, body = ErrorBody)))]
+async fn settings(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    reveal: Result<Query<Reveal>, QueryRejection>,
+) -> ApiResult<Value> {
+    let reveal = reveal?.0.checked()?;
     let plugin: PluginName = name.parse()?;
-    ok(state.store.settings(&plugin).await?)
+    let act = async { Ok::<_, ApiError>(state.store.settings(&plugin).await?) };
+    if reveal.reveal {
+        let seen = |_: &Value| Value::Null;
+        return ok(recorded(&state, &actor, "plugin.reveal-settings", &name, reveal.details(), act, seen).await?);
+    }
+    let text = act.await?.to_string();
+    let (shown, _) = Redaction::default().data(&text);
+    ok(serde_json::from_str(&shown.text).map_err(|_| ApiError::internal())?)
 }
 
 /// Replace the settings. They take effect on the next call.
@@ -326,6 +340,7 @@ async fn set_settings(
 ) -> ApiResult<()> {
     let plugin: PluginName = name.parse()?;
     let Json(value) = body?;
+    refuse_mark("the settings", &value.to_string())?;
     let act = state.plugins.set_settings(&plugin, &value, &actor.0);
     audited(&state, &actor, "plugin.settings", &name, json!({}), act).await
 }

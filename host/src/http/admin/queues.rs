@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::extract::State;
 use patchbay_model::QueueName;
+use patchbay_model::shell::word;
 use patchbay_queue::QueueOverview;
 use patchbay_store::JobStatistics;
 use serde::Serialize;
@@ -42,6 +43,16 @@ pub(super) async fn known(state: &AppState, queue: &str) -> Result<QueueName, Ap
     Ok(queue)
 }
 
+/// Fails for a queue that nobody knows and that must not be made under this name.
+pub(super) async fn refuse_odd_new(state: &AppState, queue: &QueueName) -> Result<(), ApiError> {
+    let Err(odd) = queue.check_new() else { return Ok(()) };
+    // Somebody else has made it.
+    refuse_unknown(state, queue).await.map_err(|error| match error.is_not_found() {
+        true => odd.into(),
+        false => error,
+    })
+}
+
 /// One that neither an active manifest names nor Redis nor history knows.
 pub(super) async fn refuse_unknown(state: &AppState, queue: &QueueName) -> Result<(), ApiError> {
     let known = state.plugins.handler_of(queue).is_some()
@@ -52,7 +63,8 @@ pub(super) async fn refuse_unknown(state: &AppState, queue: &QueueName) -> Resul
         return Ok(());
     }
     let message = format!(
-        "there is no queue {queue}; see: patchbay queue list. A new one begins with: patchbay job add --new-queue"
+        "there is no queue {}; see: patchbay queue list. A new one begins with: patchbay job add --new-queue",
+        word(queue.as_str())
     );
     Err(ApiError::new(http::StatusCode::NOT_FOUND, "unknown-queue", message))
 }
@@ -102,6 +114,7 @@ pub(super) async fn reasons(state: &AppState, queue: &QueueName) -> Result<Vec<R
     let seen = Seen {
         queue: overview(state, queue).await?,
         workers: state.queues.workers(queue).await?,
+        taken: state.queues.taken_keys(std::slice::from_ref(queue)).await?.into_iter().flatten().collect(),
         quarantined: state.plugins.quarantined_handler_of(queue),
         sql: plugin.as_ref().map(|plugin| state.sql.places_of(plugin)),
         breakers: plugin.iter().flat_map(|plugin| state.outside.of(plugin)).collect(),

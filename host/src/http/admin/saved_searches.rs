@@ -4,6 +4,8 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use chrono::{TimeDelta, Utc};
+use patchbay_model::filter::Filter;
+use patchbay_model::redaction::REDACTED;
 use patchbay_store::{SavedSearch, SavedSearchRow};
 use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
@@ -15,6 +17,7 @@ use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok, part};
 use crate::http::path::Path;
+use crate::redacted;
 use crate::selected::Selected;
 
 /// Of a name, in characters.
@@ -30,7 +33,19 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 #[utoipa::path(get, path = "/history/searches", tag = "history", security(("operator" = [])),
     responses((status = 200, body = Success<Vec<Object>>)))]
 async fn list(State(state): State<AppState>) -> ApiResult<Vec<SavedSearchRow>> {
-    ok(state.store.saved_searches(state.queues.prefix()).await?)
+    let rows = state.store.saved_searches(state.queues.prefix()).await?;
+    ok(rows.into_iter().map(|row| shown(&state, row)).collect())
+}
+
+/// Without values of job data that are hidden.
+fn shown(state: &AppState, mut row: SavedSearchRow) -> SavedSearchRow {
+    row.search.filter = hidden(state, std::mem::take(&mut row.search.filter));
+    row
+}
+
+fn hidden(state: &AppState, filter: Filter) -> Filter {
+    let redaction = state.plugins.redaction_of(filter.queue.as_ref());
+    redacted::filter(filter, &redaction)
 }
 
 fn named(name: &str) -> Result<&str, ApiError> {
@@ -52,6 +67,11 @@ async fn save(
     body: Result<Json<SavedSearch>, JsonRejection>,
 ) -> ApiResult<SavedSearchRow> {
     let (name, Json(search)) = (named(&name)?, body?);
+    if let Some((path, _)) = search.filter.data.iter().find(|(_, value)| value == REDACTED) {
+        return Err(ApiError::invalid(format!(
+            "data.{path}: {REDACTED} stands for a value that was hidden; name the value"
+        )));
+    }
     if search.since_ms.is_some() && search.filter.from.is_some() {
         return Err(ApiError::invalid("sinceMs and from both say where it begins: give one of them"));
     }
@@ -73,7 +93,8 @@ async fn save(
     }
     let act = state.store.save_search(state.queues.prefix(), name, &search, &actor.0);
     let recorded = |_: &SavedSearchRow| Value::Null;
-    ok(super::recorded(&state, &actor, "search.save", name, details, act, recorded).await?)
+    let row = super::recorded(&state, &actor, "search.save", name, details, act, recorded).await?;
+    ok(shown(&state, row))
 }
 
 /// Forget a saved search, which can be undone.
@@ -101,7 +122,7 @@ async fn undo(
     let act = state.store.undo_search(state.queues.prefix(), name, &actor.0);
     let recorded = |_: &_| Value::Null;
     let search = super::recorded(&state, &actor, "search.undo", name, json!({}), act, recorded).await?;
-    ok(search.map(|search| search.0))
+    ok(search.map(|search| SavedSearch { filter: hidden(&state, search.0.filter), ..search.0 }))
 }
 
 /// Run a saved search: attempts of the history, or jobs in Redis where it names a state.

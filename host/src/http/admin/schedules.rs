@@ -2,23 +2,24 @@
 
 use std::collections::HashMap;
 
-use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_model::QueueName;
 use patchbay_model::job::{NewJob, Trace};
-use patchbay_model::schedule::{Missed, Rhythm, ScheduleId};
+use patchbay_model::schedule::{Missed, Rhythm, ScheduleId, Zone};
 use patchbay_queue::{QueueError, SchedulerView, check_job};
 use patchbay_store::{ScheduleFields, ScheduleRow};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::new_job::given;
-use super::{audited, traced};
+use super::reveal::{Reveal, refuse_mark};
+use super::{audited, recorded, traced};
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, Success, ok};
@@ -38,6 +39,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(resume))
         .routes(routes!(run))
         .routes(routes!(preview))
+        .routes(routes!(list_of_clients))
 }
 
 /// A schedule, and how it stands in Redis.
@@ -50,6 +52,10 @@ pub(super) struct ScheduleStory {
     next_at: Option<String>,
     /// How long its tick has been due without starting, milliseconds.
     overdue_ms: Option<u64>,
+    /// The time zone of its cron expression: its own, or the default.
+    zone: Option<String>,
+    /// Why it has no ticks, though it is not paused.
+    trouble: Option<String>,
     /// The ticks after now.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     next: Vec<String>,
@@ -64,12 +70,20 @@ fn now_ms() -> u64 {
     u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0)
 }
 
-fn story(row: ScheduleRow, there: &[SchedulerView]) -> ScheduleStory {
+/// With its data as it is; [`redacted`] hides.
+fn story(row: ScheduleRow, there: &[SchedulerView], default_zone: Zone) -> ScheduleStory {
     let view = there.iter().find(|view| view.id == row.id && view.alive);
+    let zone = row.cron.as_ref().map(|_| row.tz.clone().unwrap_or_else(|| default_zone.to_string()));
+    let trouble = spec(&row, default_zone)
+        .and_then(|(_, spec)| spec.rhythm.preview(&spec.id, now_ms(), 1).map_err(|error| error.to_string()))
+        .err()
+        .filter(|_| row.paused_by.is_none());
     let late = view.map(|view| now_ms().saturating_sub(view.next_at));
     ScheduleStory {
         next_at: view.and_then(|view| time(view.next_at)),
         overdue_ms: late.filter(|&ms| ms > OVERDUE_AFTER_MS),
+        zone,
+        trouble,
         next: Vec::new(),
         row,
     }
@@ -99,22 +113,85 @@ pub(super) async fn stories(state: &AppState) -> Result<Vec<ScheduleStory>, ApiE
         .into_iter()
         .map(|row| {
             let there = there.get(&row.queue).map_or(&[][..], Vec::as_slice);
-            story(row, there)
+            redacted(state, story(row, there, state.queues.default_zone()))
         })
         .collect())
 }
 
+/// Without what is hidden of the jobs of its queue.
+fn redacted(state: &AppState, mut story: ScheduleStory) -> ScheduleStory {
+    if let Ok(queue) = story.row.queue.parse::<QueueName>() {
+        story.row.data = state.plugins.redaction(&queue).data(&story.row.data).0.text.into_owned();
+    }
+    story
+}
+
+/// For the record: which, and when it ticks. Its data may be personal.
+fn named(story: &ScheduleStory) -> Value {
+    json!({ "id": story.row.id, "queue": story.row.queue, "nextAt": story.next_at })
+}
+
+/// A job scheduler or repeatable that a BullMQ client made.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ClientScheduler {
+    queue: QueueName,
+    #[serde(flatten)]
+    view: SchedulerView,
+    /// The next tick, as a time.
+    next_time: Option<String>,
+    /// The time zone of its cron expression: its own, or the default.
+    zone_in_force: Option<String>,
+}
+
+/// Job schedulers and repeatables that BullMQ's clients made, in every queue. `trouble` says why one has no ticks.
+#[utoipa::path(get, path = "/job-schedulers", tag = "schedules", security(("operator" = [])),
+    responses((status = 200, body = Success<Vec<Object>>)))]
+async fn list_of_clients(State(state): State<AppState>) -> ApiResult<Vec<ClientScheduler>> {
+    let ours = state.queues.known_schedules().await?;
+    let mut found = Vec::new();
+    for queue in state.queues.list().await? {
+        let schedulers = match state.queues.schedulers(&queue).await {
+            // The list of queues says so.
+            Err(QueueError::Damaged { .. }) => continue,
+            schedulers => schedulers?,
+        };
+        for mut view in schedulers.into_iter().filter(|view| !ours.contains(&(queue.clone(), view.id.clone()))) {
+            // Lists show no job's data.
+            view.data = None;
+            let default_zone = || state.queues.default_zone().to_string();
+            let zone_in_force = view.pattern.as_ref().map(|_| view.zone.clone().unwrap_or_else(default_zone));
+            found.push(ClientScheduler { next_time: time(view.next_at), zone_in_force, queue: queue.clone(), view });
+        }
+    }
+    ok(found)
+}
+
 /// Show a schedule with its next five ticks.
-#[utoipa::path(get, path = "/schedules/{id}", tag = "schedules", security(("operator" = [])), params(("id" = String, Path)),
-    responses((status = 200, body = Success<Object>), (status = 404, body = ErrorBody)))]
-async fn show(State(state): State<AppState>, Path(id): Path<String>) -> ApiResult<ScheduleStory> {
+#[utoipa::path(get, path = "/schedules/{id}", tag = "schedules", security(("operator" = [])), params(("id" = String, Path), Reveal),
+    responses((status = 200, body = Success<Object>), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+async fn show(
+    State(state): State<AppState>,
+    Extension(actor): Extension<Actor>,
+    Path(id): Path<String>,
+    reveal: Result<Query<Reveal>, QueryRejection>,
+) -> ApiResult<ScheduleStory> {
+    let reveal = reveal?.0.checked()?;
+    if !reveal.reveal {
+        return ok(redacted(&state, with_ticks(&state, &id).await?));
+    }
+    let (act, seen) = (with_ticks(&state, &id), |_: &ScheduleStory| Value::Null);
+    ok(recorded(&state, &actor, "schedule.reveal", &id, reveal.details(), act, seen).await?)
+}
+
+async fn with_ticks(state: &AppState, id: &str) -> Result<ScheduleStory, ApiError> {
     let row = state.store.schedule(&id.parse()?).await?;
-    let (queue, spec) = spec(&row).map_err(ApiError::invalid)?;
-    let ticks =
-        spec.rhythm.preview(&spec.id, now_ms(), PREVIEW).map_err(|error| ApiError::invalid(error.to_string()))?;
-    let mut story = story(row, &state.queues.schedulers(&queue).await?);
+    let zone = state.queues.default_zone();
+    let Ok((queue, spec)) = spec(&row, zone) else { return Ok(story(row, &[], zone)) };
+    let ticks = spec.rhythm.preview(&spec.id, now_ms(), PREVIEW).unwrap_or_default();
+    let mut story = story(row, &state.queues.schedulers(&queue).await?, zone);
     story.next = ticks.into_iter().filter_map(time).collect();
-    ok(story)
+    Ok(story)
 }
 
 /// A schedule. For a change, what is absent stays.
@@ -135,7 +212,7 @@ struct Wanted {
     every_ms: Option<u64>,
     /// Five fields, or six with seconds first.
     cron: Option<String>,
-    /// IANA time zone; default UTC.
+    /// IANA time zone, or an offset such as UTC+5:30; the default is `schedule.default_zone`.
     tz: Option<String>,
     /// `skip` (default) or `once`: what becomes of a tick that nobody could run within a minute.
     #[schema(value_type = Option<String>)]
@@ -146,11 +223,12 @@ struct Wanted {
 
 /// Checked: it ticks at least once more, its queue is known, and its jobs could be added.
 async fn checked(state: &AppState, fields: ScheduleFields) -> Result<ScheduleFields, ApiError> {
+    refuse_mark("data", &fields.data)?;
     let queue = super::queues::known(state, &fields.queue).await?;
     // Each tick is such a job.
     check_job(&NewJob::new(queue, fields.name.as_str(), fields.data.as_str()))?;
     let every = fields.every_ms.and_then(|ms| u64::try_from(ms).ok());
-    rhythm(every, fields.cron.as_deref(), fields.tz.as_deref())
+    rhythm(every, fields.cron.as_deref(), fields.tz.as_deref(), state.queues.default_zone())
         .and_then(|rhythm| rhythm.preview(&fields.id, now_ms(), 1))
         .map_err(|error| ApiError::invalid(error.to_string()))?;
     Ok(fields)
@@ -191,7 +269,8 @@ async fn create(
         state.store.create_schedule(&fields, &actor.0).await?;
         in_place(&state, &id).await
     };
-    audited(&state, &actor, "schedule.create", id.as_str(), json!({ "queue": fields.queue }), act).await
+    let details = json!({ "queue": fields.queue });
+    ok(recorded(&state, &actor, "schedule.create", id.as_str(), details, act, named).await?)
 }
 
 /// Change a schedule. A plugin's stays changed when the plugin is updated.
@@ -230,7 +309,7 @@ async fn change(
         state.store.change_schedule(&fields, &actor.0).await?;
         in_place(&state, &id).await
     };
-    audited(&state, &actor, "schedule.change", id.as_str(), json!({}), act).await
+    ok(recorded(&state, &actor, "schedule.change", id.as_str(), json!({}), act, named).await?)
 }
 
 /// Remove an operator's schedule. A plugin's is paused instead, or taken out of its manifest.
@@ -262,7 +341,7 @@ async fn pause(
         state.store.pause_schedule(&id, true, &actor.0).await?;
         in_place(&state, &id).await
     };
-    audited(&state, &actor, "schedule.pause", id.as_str(), json!({}), act).await
+    ok(recorded(&state, &actor, "schedule.pause", id.as_str(), json!({}), act, named).await?)
 }
 
 /// Let a schedule tick again.
@@ -278,7 +357,7 @@ async fn resume(
         state.store.pause_schedule(&id, false, &actor.0).await?;
         in_place(&state, &id).await
     };
-    audited(&state, &actor, "schedule.resume", id.as_str(), json!({}), act).await
+    ok(recorded(&state, &actor, "schedule.resume", id.as_str(), json!({}), act, named).await?)
 }
 
 /// A job of a schedule.
@@ -298,7 +377,8 @@ async fn run(
     Path(id): Path<String>,
 ) -> ApiResult<Ran> {
     let id: ScheduleId = id.parse()?;
-    let (queue, spec) = spec(&state.store.schedule(&id).await?).map_err(ApiError::invalid)?;
+    let row = state.store.schedule(&id).await?;
+    let (queue, spec) = spec(&row, state.queues.default_zone()).map_err(ApiError::invalid)?;
     let (enqueue, trace) = traced::enqueue(&state.traces, &queue, trace);
     let job = NewJob { trace, ..NewJob::new(queue.clone(), spec.name, spec.data) };
     let act = async {
@@ -323,10 +403,10 @@ struct Preview {
 /// The next five ticks of what might be scheduled; changes nothing.
 #[utoipa::path(post, path = "/schedules/preview", tag = "schedules", security(("operator" = [])), request_body = Preview,
     responses((status = 200, body = Success<Vec<String>>), (status = 400, body = ErrorBody)))]
-async fn preview(body: Result<Json<Preview>, JsonRejection>) -> ApiResult<Vec<String>> {
+async fn preview(State(state): State<AppState>, body: Result<Json<Preview>, JsonRejection>) -> ApiResult<Vec<String>> {
     let Json(body) = body?;
     let id: ScheduleId = body.id.as_deref().unwrap_or("preview").parse()?;
-    let ticks = rhythm(body.every_ms, body.cron.as_deref(), body.tz.as_deref())
+    let ticks = rhythm(body.every_ms, body.cron.as_deref(), body.tz.as_deref(), state.queues.default_zone())
         .and_then(|rhythm: Rhythm| rhythm.preview(&id, now_ms(), PREVIEW))
         .map_err(|error| ApiError::invalid(error.to_string()))?;
     ok(ticks.into_iter().filter_map(time).collect())
@@ -348,5 +428,5 @@ async fn in_place(state: &AppState, id: &ScheduleId) -> Result<ScheduleStory, Ap
     reconciled(state).await?;
     let row = state.store.schedule(id).await?;
     let queue: QueueName = row.queue.parse()?;
-    Ok(story(row, &state.queues.schedulers(&queue).await?))
+    Ok(redacted(state, story(row, &state.queues.schedulers(&queue).await?, state.queues.default_zone())))
 }

@@ -16,6 +16,7 @@ use super::queues::known;
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, ok, part};
 use crate::http::path::Path;
+use crate::redacted;
 use crate::selected::Selected;
 
 /// Rows of a page unless it says otherwise.
@@ -103,7 +104,7 @@ pub(super) async fn search_history(
     let selected = Selected::new(&state.store, &state.plugins, filter).await?;
     let selection = selected.selection(state.queues.prefix());
     let found = state.store.search(selection, after.as_ref(), limit, SEARCH_LIMIT).await?;
-    part(found.rows, found.next.map(|place| place.to_string()), found.partial)
+    part(redacted::found(found.rows), found.next.map(|place| place.to_string()), found.partial)
 }
 
 /// Count what a search of the history would find, within a second: where that does not suffice, at least so many.
@@ -160,6 +161,14 @@ pub(super) async fn search_live(
 ) -> ApiResult<Vec<ScannedJob>> {
     let queue: QueueName = known(state, queue).await?;
     let after = cursor.map(|cursor| cursor.parse()).transpose()?;
-    let scanned = state.queues.scan(&queue, wanted, &filter, after, limit, SCAN_LIMIT).await?;
+    let mut scanned = state.queues.scan(&queue, wanted, &filter, after, limit, SCAN_LIMIT).await?;
+    let failed: Vec<&mut ScannedJob> = scanned.jobs.iter_mut().filter(|job| job.failed_reason.is_some()).collect();
+    let redaction = state.plugins.redaction(&queue);
+    let ids: Vec<&str> = failed.iter().map(|job| job.id.as_str()).collect();
+    let data = state.queues.data_of(&queue, &ids).await?;
+    for (job, data) in failed.into_iter().zip(data) {
+        let (_, mask) = redaction.data(&data);
+        redacted::hide(&mut job.failed_reason, &mask);
+    }
     part(scanned.jobs, scanned.next.map(|cursor| cursor.to_string()), scanned.partial)
 }

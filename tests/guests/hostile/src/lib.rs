@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use patchbay_plugin::{Failure, Job, Jobs, Retry, Value, flows, http, json, kv, log, progress, queue, secrets};
 
+mod wasi;
+
 struct Hostile;
 
 #[inline(never)]
@@ -27,6 +29,33 @@ impl Jobs for Hostile {
     fn run(job: Job) -> Result<Value, Failure> {
         match job.name.as_str() {
             "noop" => Ok(Value::Null),
+            // What its data says, for comparing workers: `ends` names the end of each attempt, the last one those of all that follow.
+            "act" => {
+                let data: Value = job.parse()?;
+                for line in data["log"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                    log::write(log::Level::Info, line, &[]);
+                }
+                if !data["progress"].is_null() {
+                    progress::report(&data["progress"].to_string());
+                }
+                // Which of those that ended in one millisecond a retention by number trims is a matter of chance.
+                std::thread::sleep(Duration::from_millis(2));
+                let ends = data["ends"].as_array().cloned().unwrap_or_default();
+                let end = ends.get(job.attempt as usize - 1).or(ends.last()).and_then(Value::as_str);
+                match end.unwrap_or("ok") {
+                    "fail" => Err(Failure::new("on-request", format!("attempt {}", job.attempt), Retry::Backoff)),
+                    "never" => Err(Failure::new("on-request", format!("attempt {}", job.attempt), Retry::Never)),
+                    "children" => {
+                        let children = flows::children().map_err(denied)?;
+                        let outcome = |child: flows::Child| match child.outcome {
+                            Ok(result) => (child.id, patchbay_plugin::parse::<Value>(&result).unwrap_or_default()),
+                            Err(reason) => (child.id, json!({ "failure": reason })),
+                        };
+                        Ok(Value::Object(children.into_iter().map(outcome).collect()))
+                    }
+                    _ => Ok(data["value"].clone()),
+                }
+            }
             "echo" => Ok(json!({
                 "data": data(&job), "attempt": job.attempt, "maxAttempts": job.max_attempts, "key": job.idempotency_key,
                 "correlationId": job.correlation_id, "platform": job.platform,
@@ -131,8 +160,15 @@ impl Jobs for Hostile {
                     _ => Retry::Backoff,
                 };
                 let data = data(&job);
-                let message = data["message"].as_str().unwrap_or("failed on request");
-                Err(Failure::new("on-request", message, retry))
+                let times = data["times"].as_u64().unwrap_or(1) as usize;
+                let message = data["message"].as_str().unwrap_or("failed on request").repeat(times);
+                Err(Failure::new(data["code"].as_str().unwrap_or("on-request"), message, retry))
+            }
+            "bad-progress" => {
+                for value in ["NaN", "", "{", "null", "1e999"] {
+                    progress::report(value);
+                }
+                Ok(Value::Null)
             }
             "progress" => {
                 for percent in 0..=100 {
@@ -177,7 +213,9 @@ impl Jobs for Hostile {
             "enqueue" => {
                 let queue = data(&job)["queue"].as_str().unwrap_or("otherQueue").to_owned();
                 let new = |n: u32| queue::NewJob::new(&queue, &format!("child-{n}"), &json!({}));
-                Ok(json!(queue::enqueue(&[new(1), new(2)]).map_err(denied)?))
+                let mut jobs = [new(1), new(2)];
+                jobs[1].id = data(&job)["id"].as_str().map(str::to_owned);
+                Ok(json!(queue::enqueue(&jobs).map_err(denied)?))
             }
             // A parent with two children in this queue, one of which fails; `parent` instead of the first's own.
             "enqueue-flow" => {
@@ -195,6 +233,7 @@ impl Jobs for Hostile {
                     nodes[1].parent = u32::try_from(parent).ok();
                 }
                 nodes[2].job.data = json!({ "retry": "never" }).to_string();
+                nodes[1].job.id = data(&job)["id"].as_str().map(str::to_owned);
                 Ok(json!(flows::enqueue(&nodes).map_err(denied)?))
             }
             "children" => {
@@ -205,7 +244,10 @@ impl Jobs for Hostile {
                 };
                 Ok(children.iter().map(child).collect())
             }
-            other => Err(Failure::invalid_input("name", other)),
+            other => match wasi::misbehave(other) {
+                Some(ended) => ended,
+                None => Err(Failure::invalid_input("name", other)),
+            },
         }
     }
 }

@@ -73,11 +73,10 @@ fn error(error: sql::Error) -> Value {
 
 fn jobs(data: &Value) -> Vec<queue::NewJob> {
     let job = |job: &Value| {
-        queue::NewJob::new(
-            job["queue"].as_str().unwrap_or("sqlQueue"),
-            job["name"].as_str().unwrap_or("noop"),
-            &job["data"],
-        )
+        let queue = job["queue"].as_str().unwrap_or("sqlQueue");
+        let mut new = queue::NewJob::new(queue, job["name"].as_str().unwrap_or("noop"), &job["data"]);
+        new.id = job["id"].as_str().map(str::to_owned);
+        new
     };
     data["jobs"].as_array().into_iter().flatten().map(job).collect()
 }

@@ -29,6 +29,26 @@ const OWNED_BY_THE_HOST: &[&str] = &[
     "upgrade",
 ];
 
+/// By these, servers and the gateways before them take a request for another one than it is: another method, another path, another sender.
+/// A rule grants a method and a path, and who calls is the host.
+const READ_AS_ANOTHER_REQUEST: &[&str] = &[
+    "forwarded",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-host",
+    "x-real-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "via",
+];
+/// Of whatever comes behind it: for, host, port, prefix, proto, scheme, server, …
+const FORWARDED: &str = "x-forwarded-";
+
 /// A request on its way out.
 #[derive(Clone)]
 pub(super) struct Outgoing {
@@ -77,6 +97,9 @@ fn headers(request: &HttpRequest, auth: Option<&EgressAuth>) -> Result<HeaderMap
         let read = as_servers_read(parsed.as_str());
         if OWNED_BY_THE_HOST.contains(&read.as_str()) || injected.as_ref() == Some(&read) {
             return Err(refused("the host fills it in"));
+        }
+        if READ_AS_ANOTHER_REQUEST.contains(&read.as_str()) || read.starts_with(FORWARDED) {
+            return Err(refused("servers would take the request for another one than was granted"));
         }
         // The host decompresses and must be able to read what it checks: only its own codings are offered.
         if parsed == reqwest::header::ACCEPT_ENCODING {

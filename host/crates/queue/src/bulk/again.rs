@@ -1,5 +1,6 @@
 //! Adding many jobs anew, of what Redis or the history knows of earlier ones.
 
+use patchbay_model::InvalidNewId;
 use patchbay_model::job::{JobKey, JobState, NewJob};
 
 use super::{Chosen, Fate, Step};
@@ -68,9 +69,11 @@ impl Queues {
             }
             let text = |place| seen.text(place).unwrap_or_default();
             let opts = JobOpts::parse(text(3)).map_err(|_| "its options cannot be read")?;
+            let (attempts, backoff) = opts.retry();
             Ok(NewJob {
-                attempts: opts.attempts,
-                backoff: opts.backoff,
+                // BullMQ's producers write 0 for none.
+                attempts: attempts.filter(|&attempts| attempts > 0),
+                backoff,
                 priority: seen.number(4).and_then(|priority| priority.try_into().ok()).filter(|priority| *priority > 0),
                 trace: opts.trace,
                 ..NewJob::new(item.key.queue.clone(), text(1), text(2))
@@ -80,7 +83,10 @@ impl Queues {
     }
 
     fn addition_again(&self, item: &Again) -> Result<Step, QueueError> {
-        add::check(&item.job)?;
+        add::check_values(&item.job)?;
+        if let Some(kept) = item.kept.as_ref().filter(|kept| kept.key.id.is_queue_key()) {
+            return Err(QueueError::Invalid(InvalidNewId::QueueKey(kept.key.id.clone()).to_string()));
+        }
         let keys = self.keys(&item.job.queue);
         let (script, names) = add::script_for(&item.job, &keys);
         let (id, created_ms) = match &item.kept {

@@ -22,6 +22,7 @@ use patchbay_model::job::{JobKey, JobState};
 use redis::{Cmd, RedisResult, Value};
 
 use crate::damage::read;
+use crate::js;
 use crate::scripts::Call;
 use crate::{QueueError, Queues};
 
@@ -87,7 +88,7 @@ struct Seen {
 
 impl Seen {
     fn number(&self, place: usize) -> Option<u64> {
-        self.fields.get(place)?.as_deref()?.parse().ok()
+        js::whole(self.fields.get(place)?.as_deref()?)
     }
 
     fn text(&self, place: usize) -> Option<&str> {

@@ -27,7 +27,7 @@ static MARK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"local job = redis.call("HMGET", KEYS[1], "timestamp", "rjk", "parentKey", "pcx")
         if not job[1] then return -1 end
-        if job[1] ~= ARGV[2] then return -2 end
+        if string.match(job[1], "^%d+") ~= ARGV[2] then return -2 end
         if job[2] then return -3 end
         if job[3] or redis.call("EXISTS", KEYS[1] .. ":dependencies", KEYS[1] .. ":processed") > 0 then return -4 end
         if redis.call("EXISTS", KEYS[1] .. ":lock") == 1 or redis.call("HEXISTS", KEYS[1], "finishedOn") == 1 then return -5 end
@@ -43,7 +43,7 @@ static RESTORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"local mark = redis.call("HMGET", KEYS[1], "timestamp", "pcx")
         if mark[1] then
-            if mark[1] ~= ARGV[5] then return -2 end
+            if string.match(mark[1], "^%d+") ~= ARGV[5] then return -2 end
             if mark[2] == ARGV[1] then redis.call("HDEL", KEYS[1], "pcx") end
             return 1
         end

@@ -4,6 +4,7 @@ use redis::Value;
 
 use super::{Chosen, Fate, Step};
 use crate::operate::reprocessing;
+use crate::opts::JobOpts;
 use crate::{QueueError, Queues};
 
 /// From a job's name and data to its new data, or why it stays as it is.
@@ -21,13 +22,13 @@ impl Queues {
     ) -> Result<Vec<Fate>, QueueError> {
         self.memory.refuse_when_full().await?;
         let notes = self.notes(bulk, items.iter().map(|item| item.n)).await?;
-        let fields: &[&str] =
-            if edit.is_some() { &["timestamp", "finishedOn", "name", "data"] } else { &["timestamp", "finishedOn"] };
-        let seen = self.see(items, fields).await?;
+        let fields = ["timestamp", "finishedOn", "opts", "name", "data"];
+        let seen = self.see(items, if edit.is_some() { &fields } else { &fields[..3] }).await?;
         let mut fates = vec![None; items.len()];
         let mut steps = Vec::new();
         for (place, (item, seen)) in items.iter().zip(seen).enumerate() {
             let keys = self.keys(&item.key.queue);
+            let opts = JobOpts::parse(seen.text(2).unwrap_or_default()).unwrap_or_default();
             let fate = match seen.number(0) {
                 _ if notes.contains_key(&item.n) => Some(Fate::done()),
                 None => Some(Fate::skipped("Redis has forgotten it")),
@@ -38,7 +39,7 @@ impl Queues {
             let edited = match (&fate, edit) {
                 (None, Some(edit)) => {
                     let text = |place| seen.text(place).unwrap_or_default();
-                    edit(item, text(2), text(3)).and_then(|data| {
+                    edit(item, text(3), text(4)).and_then(|data| {
                         crate::add::check_data(&data).map_err(|error| error.to_string())?;
                         Ok(Some(data))
                     })
@@ -49,7 +50,7 @@ impl Queues {
                 Err(reason) => Some(Fate::Skipped(reason.clone().into())),
                 Ok(_) => fate,
             };
-            let call = reprocessing(&keys, &item.key.id, item.state);
+            let call = reprocessing(&keys, &item.key.id, item.state, &opts);
             fates[place] = match call {
                 None => Some(Fate::skipped("only completed and failed jobs can be retried")),
                 Some(_) => fate,

@@ -10,7 +10,7 @@ use tracing::error;
 use super::fetch::{Look, Next, Taken, hash};
 use super::settle::Settling;
 use super::{Disposition, Inner};
-use crate::damage::{read, text};
+use crate::damage::{read, shape, text};
 use crate::{QueueError, now_ms};
 
 /// Largest count of attempts that history can hold; nobody reaches it.
@@ -26,7 +26,7 @@ pub(super) struct Damage {
     repairs: Vec<(&'static str, Option<String>)>,
 }
 
-pub(super) fn find(fields: &HashMap<String, String>) -> Option<Damage> {
+pub(super) fn find(prefix: &str, fields: &HashMap<String, String>) -> Option<Damage> {
     let mut damage = Damage { what: String::new(), repairs: Vec::new() };
     // Starts are counted from 1, and this is one.
     for (name, least) in [("atm", "0"), ("ats", "1"), ("stc", "0")] {
@@ -38,7 +38,7 @@ pub(super) fn find(fields: &HashMap<String, String>) -> Option<Damage> {
     if let Some(parent) = fields.get("parent")
         && !is_parent(parent)
     {
-        let rebuilt = rebuilt_parent(fields);
+        let rebuilt = rebuilt_parent(prefix, fields);
         if rebuilt.is_none() {
             damage.note("its field parentKey is no key of a job".into(), "parentKey", None);
         }
@@ -63,8 +63,14 @@ fn is_parent(text: &str) -> bool {
 }
 
 /// From the other fields that say the same, so that a flow's parent learns of the failure.
-fn rebuilt_parent(fields: &HashMap<String, String>) -> Option<String> {
-    let (queue, id) = fields.get("parentKey")?.rsplit_once(':')?;
+fn rebuilt_parent(prefix: &str, fields: &HashMap<String, String>) -> Option<String> {
+    let key = fields.get("parentKey")?;
+    // A job's id may have colons, and so may a prefix: ours is known.
+    let own = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')?.split_once(':'));
+    let (queue, id) = match own {
+        Some((queue, id)) => (format!("{prefix}:{queue}"), id),
+        None => key.rsplit_once(':').map(|(queue, id)| (queue.to_owned(), id))?,
+    };
     let opts: Map<String, Json> = serde_json::from_str(fields.get("opts")?).ok()?;
     let mut parent = json!({ "id": id, "queueKey": queue });
     for name in ON_FAILURE.into_iter().filter(|name| opts.get(*name) == Some(&Json::Bool(true))) {
@@ -76,7 +82,7 @@ fn rebuilt_parent(fields: &HashMap<String, String>) -> Option<String> {
 impl Inner {
     /// Gives what is wrong with the job, if anything is; in Redis it is put right as far as BullMQ's scripts need that.
     pub(super) async fn repair(&self, taken: &mut Taken) -> Option<String> {
-        let damage = find(&taken.fields)?;
+        let damage = find(&self.queues.config.prefix, &taken.fields)?;
         error!(job = taken.id, queue = %self.config.queue, damage = damage.what, "a job's hash in Redis is damaged: the job fails");
         let key = self.names.keys.job_key(&taken.id);
         let mut pipe = redis::pipe();
@@ -197,7 +203,10 @@ impl Inner {
         let mut pipe = redis::pipe();
         pipe.atomic().ignore_errors();
         pipe.lrem(keys.active(), 0, id).del([&key, &b":lock"[..]].concat()).srem(keys.stalled(), id);
-        pipe.hset(&key, "failedReason", reason).hset(&key, "finishedOn", now).hdel(&key, "defa");
+        // A job under the name of one of the queue's own keys has no hash: that would stand in that key's place.
+        if !shape(keys).iter().any(|(own, _)| own.as_bytes() == key) {
+            pipe.hset(&key, "failedReason", reason).hset(&key, "finishedOn", now).hdel(&key, "defa");
+        }
         pipe.zadd(keys.failed(), id, now);
         pipe.cmd("XADD").arg(keys.events()).arg("*").arg(&["event", "failed", "prev", "active"]);
         pipe.arg("jobId").arg(id).arg("failedReason").arg(reason);
@@ -217,9 +226,9 @@ mod tests {
 
     #[test]
     fn counters_that_are_no_counts_are_found_and_put_right() {
-        assert_eq!(find(&of(&[("atm", "3"), ("ats", "4"), ("data", "x")])), None);
+        assert_eq!(find("bull", &of(&[("atm", "3"), ("ats", "4"), ("data", "x")])), None);
         for odd in ["x", "-1", "", "4294967295", "1.5"] {
-            let damage = find(&of(&[("atm", odd), ("ats", "2")])).expect("damage");
+            let damage = find("bull", &of(&[("atm", odd), ("ats", "2")])).expect("damage");
             assert_eq!(damage.repairs, [("atm", Some("0".to_owned()))], "{odd}");
             assert!(damage.what.contains("atm"), "{}", damage.what);
         }
@@ -228,12 +237,16 @@ mod tests {
     #[test]
     fn an_unreadable_parent_is_rebuilt_from_what_else_says_so() {
         let whole = of(&[("parent", r#"{"id":"7","queueKey":"bull:q"}"#), ("parentKey", "bull:q:7")]);
-        assert_eq!(find(&whole), None);
-        let rebuilt = find(&of(&[("parent", "{"), ("parentKey", "bull:q:7"), ("opts", r#"{"fpof":true}"#)]));
+        assert_eq!(find("bull", &whole), None);
+        let rebuilt = find("bull", &of(&[("parent", "{"), ("parentKey", "bull:q:7"), ("opts", r#"{"fpof":true}"#)]));
         let (field, value) = rebuilt.expect("damage").repairs.remove(0);
         let value: Json = serde_json::from_str(&value.expect("a value")).expect("JSON");
         assert_eq!((field, value), ("parent", json!({ "id": "7", "queueKey": "bull:q", "fpof": true })));
-        let lost = find(&of(&[("parent", "[]"), ("opts", "{}")])).expect("damage");
+        let colons = of(&[("parent", "{"), ("parentKey", "bull:q:repeat:a:7"), ("opts", "{}")]);
+        let value = find("bull", &colons).expect("damage").repairs.remove(0).1.expect("a value");
+        let value: Json = serde_json::from_str(&value).expect("JSON");
+        assert_eq!(value, json!({ "id": "repeat:a:7", "queueKey": "bull:q" }));
+        let lost = find("bull", &of(&[("parent", "[]"), ("opts", "{}")])).expect("damage");
         assert_eq!(lost.repairs, [("parentKey", None), ("parent", None)]);
     }
 }

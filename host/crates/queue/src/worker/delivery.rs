@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::fetch::Taken;
 use super::{End, Inner, JobHandle};
 use crate::add::MAX_DATA_BYTES;
+use crate::js;
 use crate::now_ms;
 use crate::opts::JobOpts;
 use crate::schedulers::MISSED_AFTER;
@@ -19,6 +20,8 @@ use crate::schedulers::MISSED_AFTER;
 pub struct Delivery {
     /// Its identity.
     pub key: JobKey,
+    /// The same for all attempts of this job, another for any other job, also for one of the same id and time.
+    pub idempotency_key: String,
     /// Its kind.
     pub name: String,
     /// One JSON document; empty where it cannot be read.
@@ -39,6 +42,8 @@ pub struct Delivery {
     pub ready_at_ms: Option<u64>,
     /// When it was first deferred, Unix milliseconds.
     pub first_deferred_at_ms: Option<u64>,
+    /// How often in a row it has been deferred.
+    pub deferrals: u32,
     /// The scheduler that made it.
     pub schedule_id: Option<String>,
     /// Of a flow's child: `queue:id` of its parent.
@@ -61,6 +66,9 @@ pub enum Refusal {
     /// Its time had passed when it was taken.
     Expired(String),
 }
+
+/// Field of a job's hash, ours: the mark of this adding of the job, where its time of creation is not enough to tell it from another.
+pub(super) const ADDITION: &str = "pam";
 
 /// What BullMQ writes when a job stalled more often than it may.
 const STALLED_TOO_OFTEN: &str = "job stalled more than allowable limit";
@@ -95,11 +103,12 @@ impl Inner {
         end: End,
     ) -> Result<Delivery, patchbay_model::InvalidId> {
         let field = |name: &str| taken.fields.get(name).map(String::as_str);
-        let number = |name: &str| field(name).and_then(|text| text.parse::<u64>().ok());
+        let number = |name: &str| field(name).and_then(js::whole);
         let count = |name: &str| number(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
-        let data = field("data").unwrap_or_default();
+        // As BullMQ: no data is an empty object.
+        let data = field("data").filter(|data| !data.is_empty()).unwrap_or("{}");
         let (retry, trace) = match opts {
-            Ok(opts) => ((opts.attempts, opts.backoff), opts.trace.clone()),
+            Ok(opts) => (opts.retry(), opts.trace.clone()),
             Err(_) => ((None, None), Trace::default()),
         };
         // Only before its first start: a tick that ran and is retried was not missed.
@@ -115,6 +124,7 @@ impl Inner {
         let delay_ms = opts.as_ref().map_or(0, |opts| opts.delay_ms);
         Ok(Delivery {
             ready_at_ms: (count("ats") <= 1).then(|| key.created_ms.saturating_add(delay_ms)),
+            idempotency_key: key.idempotency_key_of(field(ADDITION)),
             key: key.clone(),
             name: field("name").unwrap_or_default().to_owned(),
             data: if matches!(refusal, Some(Refusal::Unreadable(_))) { String::new() } else { data.to_owned() },
@@ -125,12 +135,14 @@ impl Inner {
             started: count("ats"),
             stalled: count("stc"),
             first_deferred_at_ms: number("pfd"),
+            deferrals: count("pdc"),
             schedule_id: field("rjk").map(str::to_owned),
             parent: field("parentKey").map(|key| self.parent(key)),
             job: JobHandle {
                 connection: self.queues.connection.clone(),
                 job_key: format!("{}{id}", self.names.prefix),
                 events_key: self.names.keys.events(),
+                keep_logs: opts.as_ref().ok().and_then(|opts| opts.keep_logs),
                 key,
             },
             end,

@@ -19,6 +19,8 @@ pub struct JobHandle {
     pub(super) job_key: String,
     pub(super) events_key: String,
     pub(super) key: JobKey,
+    /// Newest lines of the log that stay; absent means all.
+    pub(super) keep_logs: Option<usize>,
 }
 
 impl std::fmt::Debug for JobHandle {
@@ -45,10 +47,14 @@ impl JobHandle {
         let mut outcomes: Vec<_> = done.chain(failed.into_iter().map(|(key, reason)| (key, Err(reason)))).collect();
         outcomes.sort();
         let result = |(key, outcome): (String, Result<String, String>)| {
-            // `prefix:queue:id`; neither a queue's name nor a child's id has a colon, a prefix may have.
-            let mut parts = key.rsplitn(3, ':');
-            let id = parts.next().unwrap_or_default().to_owned();
-            ChildResult { id, queue: parts.next().unwrap_or_default().to_owned(), outcome }
+            // `prefix:queue:id`; a queue's name has no colon, a prefix and a child's id may have. Of another prefix nothing is known.
+            let own = key.strip_prefix(self.key.prefix.as_str()).and_then(|rest| rest.strip_prefix(':'));
+            let (queue, id) = own.and_then(|rest| rest.split_once(':')).unwrap_or_else(|| {
+                let mut parts = key.rsplitn(3, ':');
+                let id = parts.next().unwrap_or_default();
+                (parts.next().unwrap_or_default(), id)
+            });
+            ChildResult { id: id.to_owned(), queue: queue.to_owned(), outcome }
         };
         Ok(outcomes.into_iter().map(result).collect())
     }
@@ -57,7 +63,11 @@ impl JobHandle {
     pub async fn write(&self, log_lines: &[String], progress: Option<&str>) {
         let mut pipe = redis::pipe();
         if !log_lines.is_empty() {
-            pipe.rpush(format!("{}:logs", self.job_key), log_lines).ignore();
+            let logs = format!("{}:logs", self.job_key);
+            pipe.rpush(&logs, log_lines).ignore();
+            if let Some(most) = self.keep_logs {
+                pipe.ltrim(&logs, -isize::try_from(most).unwrap_or(isize::MAX), -1).ignore();
+            }
         }
         if let Some(json) = progress {
             pipe.hset(&self.job_key, "progress", json).ignore();

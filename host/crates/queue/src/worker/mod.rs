@@ -13,7 +13,6 @@ mod fetch;
 mod gate;
 mod job_handle;
 mod locks;
-mod retention;
 mod schedule;
 mod settle;
 
@@ -81,6 +80,8 @@ pub struct Settlement {
     pub disposition: Disposition,
     /// For the stream of finished attempts; absent when nothing ran.
     pub record: Option<AttemptRecord>,
+    /// When a job is completed whose children are not done, which BullMQ refuses: after how long it runs again. Absent: it fails for good.
+    pub again_after: Option<Duration>,
 }
 
 /// What to do with a job now.
@@ -93,8 +94,8 @@ pub enum Disposition {
     Fail { reason: String, stack: String },
     /// Again later; the attempt counts.
     Retry { delay: Duration, reason: String, stack: String },
-    /// Again later; the attempt does not count.
-    Defer { delay: Duration, reason: String, stack: String },
+    /// Again later; the attempt does not count. `deferrals`: how many in a row the next delivery is to tell.
+    Defer { delay: Duration, deferrals: u32, reason: String, stack: String },
     /// Back to the front of the queue as if never taken.
     HandBack,
 }

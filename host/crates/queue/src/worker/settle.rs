@@ -5,33 +5,43 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
-use patchbay_model::attempt::VerdictKind;
+use patchbay_model::attempt::{AttemptRecord, Body, VerdictKind};
+use patchbay_model::outcome::OutcomeKind;
+use patchbay_model::retry::least_deferral;
 use redis::Value;
 use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::cancelled;
+use super::delivery::ADDITION;
 use super::fetch::{self, FetchOpts, Look, Next, Taken, unwritable};
-use super::retention::KeepJobs;
 use super::{Disposition, End, Inner, Pass, Settlement};
 use crate::opts::JobOpts;
+use crate::retention::KeepJobs;
 use crate::scripts::{self, Call};
 use crate::{QueueError, attempts, now_ms};
 
-/// Traces kept on a job, as in BullMQ's own default order of magnitude.
-const MAX_TRACES: usize = 10;
+/// Traces kept on a job that does not say how many; BullMQ keeps all.
+const DEFAULT_TRACES: usize = 10;
 /// Two weeks: the longest that BullMQ itself names. One number per minute in which a job ended, and per minute before it.
 const METRICS_MINUTES: &str = "20160";
 /// A job that stalled this often is suspected of killing its host: it runs alone, so that it takes no other job with it.
 const STALLS_BEFORE_RUNNING_ALONE: u32 = 2;
-/// Wait after a panic of ours, which burns no attempt.
+/// Least wait after a panic of ours, which burns no attempt.
 const AFTER_OUR_PANIC: Duration = Duration::from_secs(5);
 /// Between tries to settle while Redis is away.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
-/// A script's answers: the job waits for children, or has failed ones.
+/// A script's answers: the job has children that are not done, or that failed and so fail it.
 const PENDING_CHILDREN: i64 = -4;
 const FAILED_CHILDREN: i64 = -9;
+
+/// Why a script did not move a job.
+struct Unmoved {
+    code: i64,
+    /// The record of the attempt, which is in its stream nevertheless.
+    record: Option<String>,
+}
 
 /// What `moveToFinished` takes besides what fetching takes.
 #[derive(Serialize)]
@@ -67,6 +77,12 @@ impl Inner {
         self.schedule_next_tick(&taken).await;
         let damage = self.repair(&mut taken).await;
         let opts = JobOpts::parse(taken.fields.get("opts").map_or("{}", String::as_str));
+        if let Ok(opts) = &opts {
+            if !opts.odd.is_empty() {
+                warn!(job = taken.id, queue = %self.config.queue, odd = opts.odd.join("; "), "some of the job's options cannot be taken as they are");
+            }
+            self.mark_addition(&mut taken, opts).await;
+        }
         let settlement = match self.delivery(&taken, &opts, damage, end.clone()) {
             Ok(delivery) if delivery.stalled >= STALLS_BEFORE_RUNNING_ALONE => {
                 self.run_alone(delivery, pass, &end).await
@@ -84,7 +100,7 @@ impl Inner {
     async fn run_alone(&self, delivery: super::Delivery, pass: &dyn Pass, end: &End) -> Settlement {
         let Some(alone) = pass.alone() else {
             // Two suspects: if one kills us, the other must not be here. This process takes no job until the first has ended.
-            return Settlement { disposition: Disposition::HandBack, record: None };
+            return Settlement { disposition: Disposition::HandBack, record: None, again_after: None };
         };
         let _alone = tokio::select! {
             alone = alone => Some(alone),
@@ -95,13 +111,15 @@ impl Inner {
     }
 
     async fn run(&self, delivery: super::Delivery) -> Settlement {
-        let (job, name) = (delivery.key.id.clone(), delivery.name.clone());
+        let (job, name, before) = (delivery.key.id.clone(), delivery.name.clone(), delivery.deferrals);
         let handled = AssertUnwindSafe(self.handler.handle(delivery)).catch_unwind().await;
         handled.unwrap_or_else(|_| {
             error!(%job, name, "the host panicked while running a job");
             let reason = "host-fault: the host panicked".to_owned();
-            let disposition = Disposition::Defer { delay: AFTER_OUR_PANIC, stack: reason.clone(), reason };
-            Settlement { disposition, record: None }
+            let delay = least_deferral(before, 0.0).max(AFTER_OUR_PANIC);
+            let deferrals = before.saturating_add(1);
+            let disposition = Disposition::Defer { delay, deferrals, stack: reason.clone(), reason };
+            Settlement { disposition, record: None, again_after: None }
         })
     }
 
@@ -110,15 +128,11 @@ impl Inner {
         loop {
             match self.try_settle(&job, &settlement).await {
                 Ok(Ok(next)) => return next,
-                Ok(Err(code @ (PENDING_CHILDREN | FAILED_CHILDREN))) => {
-                    let mut failure = fail(format!("invalid-result: it has children that are not done (code {code})"));
-                    // The stream has this attempt already, and keeps what came first.
-                    failure.record = settlement
-                        .record
-                        .map(|record| patchbay_model::attempt::AttemptRecord { verdict: VerdictKind::Fail, ..record });
-                    return Box::pin(self.settle(job, failure, end)).await;
+                Ok(Err(Unmoved { code: code @ (PENDING_CHILDREN | FAILED_CHILDREN), record })) => {
+                    self.take_record_back(record).await;
+                    return Box::pin(self.settle(job, not_completed(settlement, code), end)).await;
                 }
-                Ok(Err(code)) => {
+                Ok(Err(Unmoved { code, .. })) => {
                     self.queues.unsettled.lost.fetch_add(1, Ordering::Relaxed);
                     warn!(job = job.taken.id, queue = %self.config.queue, code, "not settled: its lock was lost or it was removed");
                     return Next::Nothing(Look::Now);
@@ -142,9 +156,46 @@ impl Inner {
         }
     }
 
-    async fn try_settle(&self, job: &Settling<'_>, settlement: &Settlement) -> redis::RedisResult<Result<Next, i64>> {
+    /// Jobs of one id that were made at the same time, as their producers say, are still jobs of their own: a plugin must not take the
+    /// second for a repeat of the first. Only before the first start: later, the key must stay what it was. Where it cannot be written, the job
+    /// runs under the key that its next attempt finds, too.
+    async fn mark_addition(&self, taken: &mut Taken, opts: &JobOpts) {
+        let field = |name: &str| taken.fields.get(name).map(String::as_str);
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let may_repeat =
+            !field("timestamp").is_some_and(is_number) || (opts.has_own_timestamp && !is_number(&taken.id));
+        if !may_repeat || field(ADDITION).is_some() || field("ats") != Some("1") {
+            return;
+        }
+        let mark = uuid::Uuid::new_v4().simple().to_string();
+        let mut command = redis::cmd("HSET");
+        command.arg(self.names.keys.job_key(&taken.id)).arg(ADDITION).arg(&mark);
+        match command.query_async::<()>(&mut self.queues.connection.get()).await {
+            Ok(()) => drop(taken.fields.insert(ADDITION.into(), mark)),
+            Err(error) => {
+                warn!(%error, job = taken.id, queue = %self.config.queue, "the job's idempotency key may be another job's");
+            }
+        }
+    }
+
+    /// Best effort: who has read it already keeps what came first.
+    async fn take_record_back(&self, entry: Option<String>) {
+        let Some(entry) = entry else { return };
+        let mut command = redis::cmd("XDEL");
+        command.arg(self.queues.attempts_key()).arg(entry);
+        if let Err(error) = command.query_async::<()>(&mut self.queues.connection.get()).await {
+            warn!(%error, queue = %self.config.queue, "an attempt may be remembered as completed that was not");
+        }
+    }
+
+    async fn try_settle(
+        &self,
+        job: &Settling<'_>,
+        settlement: &Settlement,
+    ) -> redis::RedisResult<Result<Next, Unmoved>> {
         let call = self.settling_call(job, &settlement.disposition)?;
         let mut connection = self.queues.connection.get();
+        let mut entry = None;
         let reply = match &settlement.record {
             None => call.invoke(&mut connection).await?,
             Some(record) => {
@@ -153,9 +204,9 @@ impl Inner {
                 pipe.atomic().ignore_errors();
                 pipe.add_command(attempts::append(&self.queues.attempts_key(), record)?);
                 pipe.add_command(call.command());
-                let (recorded, moved): (redis::RedisResult<Value>, redis::RedisResult<Value>) =
+                let (recorded, moved): (redis::RedisResult<String>, redis::RedisResult<Value>) =
                     pipe.query_async(&mut connection).await?;
-                recorded?;
+                entry = Some(recorded?);
                 match moved {
                     // The record is written; only the script is missing.
                     Err(error) if scripts::is_unknown(&error) => call.invoke(&mut connection).await?,
@@ -171,7 +222,7 @@ impl Inner {
             Ok(Next::Nothing(_)) if job.yields => Ok(Next::Nothing(Look::Now)),
             // `moveToDelayed` does not tell when the next delayed job is due, and this one may be that.
             Ok(Next::Nothing(_)) if !settlement.disposition.is_final() => Ok(Next::Nothing(Look::Now)),
-            next => next,
+            next => next.map_err(|code| Unmoved { code, record: entry }),
         })
     }
 
@@ -179,17 +230,26 @@ impl Inner {
         match disposition {
             Disposition::Complete { value } => self.finish(job, "completed", "returnvalue", value, &[]),
             Disposition::Fail { reason, stack } => {
-                let traces = traces(job.taken, stack);
+                let traces = traces(job, stack);
                 self.finish(job, "failed", "failedReason", reason, &["stacktrace", &traces])
             }
-            Disposition::Retry { delay, reason, stack } => {
-                let traces = traces(job.taken, stack);
-                self.delay(job, *delay, true, &["failedReason", reason, "stacktrace", &traces])
+            Disposition::Retry { delay, reason, stack } if delay.is_zero() => {
+                let traces = traces(job, stack);
+                let row = ends_row(job);
+                self.retry(job, &[&["failedReason", reason, "stacktrace", &traces], row].concat())
             }
-            Disposition::Defer { delay, reason, stack } => {
-                let traces = traces(job.taken, stack);
+            Disposition::Retry { delay, reason, stack } => {
+                let traces = traces(job, stack);
+                let row = ends_row(job);
+                let fields = [&["failedReason", reason, "stacktrace", &traces], row].concat();
+                self.delay(job, *delay, true, &fields)
+            }
+            Disposition::Defer { delay, deferrals, reason, stack } => {
+                let traces = traces(job, stack);
                 let first = job.taken.fields.get("pfd").cloned().unwrap_or_else(|| now_ms().to_string());
-                self.delay(job, *delay, false, &["failedReason", reason, "stacktrace", &traces, "pfd", &first])
+                let deferrals = deferrals.to_string();
+                let fields = ["failedReason", reason, "stacktrace", &traces, "pfd", &first, "pdc", deferrals.as_str()];
+                self.delay(job, *delay, false, &fields)
             }
             Disposition::HandBack => {
                 let keys = &self.names.keys;
@@ -219,7 +279,7 @@ impl Inner {
         fields: &[&str],
     ) -> redis::RedisResult<Call> {
         let keys = &self.names.keys;
-        let wish = job.opts.and_then(|opts| opts.retention(target)).and_then(KeepJobs::of_job);
+        let wish = job.opts.and_then(|opts| opts.retention(target));
         let default = if target == "completed" { &self.config.keep_completed } else { &self.config.keep_failed };
         let opts = FinishOpts {
             fetch: self.fetch_opts(job.token),
@@ -247,6 +307,31 @@ impl Inner {
             .arg(fields))
     }
 
+    /// Behind what waits or, as its options say, before it. The script takes no next job.
+    fn retry(&self, job: &Settling<'_>, fields: &[&str]) -> redis::RedisResult<Call> {
+        let keys = &self.names.keys;
+        let names = [
+            keys.active(),
+            keys.wait(),
+            keys.paused(),
+            keys.job_key(&job.taken.id),
+            keys.meta(),
+            keys.events(),
+            keys.delayed(),
+            keys.prioritized(),
+            keys.pc(),
+            keys.marker(),
+            keys.stalled(),
+        ];
+        Ok(Call::new(&scripts::RETRY, &names)
+            .arg(&self.names.prefix)
+            .arg(now_ms())
+            .arg(job.opts.map_or("LPUSH", JobOpts::push))
+            .arg(&job.taken.id)
+            .arg(job.token)
+            .arg(rmp_serde::to_vec(fields).map_err(unwritable)?))
+    }
+
     fn delay(&self, job: &Settling<'_>, delay: Duration, counts: bool, fields: &[&str]) -> redis::RedisResult<Call> {
         let keys = &self.names.keys;
         let names = [
@@ -267,7 +352,7 @@ impl Inner {
             .arg(now_ms())
             .arg(&job.taken.id)
             .arg(job.token)
-            .arg(delay.as_millis() as u64)
+            .arg(delay.as_nanos().div_ceil(1_000_000) as u64)
             .arg(if counts { "0" } else { "1" })
             .arg(rmp_serde::to_vec(fields).map_err(unwritable)?)
             .arg(self.fetches_next(job))
@@ -292,14 +377,47 @@ impl Disposition {
 }
 
 fn fail(reason: String) -> Settlement {
-    Settlement { disposition: Disposition::Fail { stack: reason.clone(), reason }, record: None }
+    Settlement { disposition: Disposition::Fail { stack: reason.clone(), reason }, record: None, again_after: None }
+}
+
+/// What becomes of a job that returned before its children were done. As in BullMQ, that is a failed attempt like any other, unless a child
+/// has failed that fails its parent: no attempt could complete then.
+fn not_completed(settlement: Settlement, code: i64) -> Settlement {
+    let (word, message) = match code {
+        FAILED_CHILDREN => ("failed-children", "the job returned, but a child has failed that fails its parent"),
+        _ => ("pending-children", "the job returned before its children had ended"),
+    };
+    let reason = format!("{word}: {message}");
+    let again_after = settlement.again_after.filter(|_| code == PENDING_CHILDREN);
+    let (disposition, verdict) = match again_after {
+        Some(delay) => {
+            (Disposition::Retry { delay, stack: reason.clone(), reason: reason.clone() }, VerdictKind::Retry)
+        }
+        None => (Disposition::Fail { stack: reason.clone(), reason: reason.clone() }, VerdictKind::Fail),
+    };
+    let record = settlement.record.map(|record| AttemptRecord {
+        outcome: OutcomeKind::Failed,
+        verdict,
+        code: Some(word.into()),
+        message: Some(reason),
+        // Kept with the end of a job only, and it has no result.
+        body: record.body.filter(|_| verdict == VerdictKind::Fail).map(|body| Body { result: None, ..body }),
+        ..record
+    });
+    Settlement { disposition, record, again_after: None }
+}
+
+/// After an attempt that counts, the next deferral is the first of a new row.
+fn ends_row(job: &Settling<'_>) -> &'static [&'static str] {
+    if job.taken.fields.contains_key("pdc") { &["pdc", "0"] } else { &[] }
 }
 
 /// The job's stack traces with this one added, as BullMQ stores them.
-fn traces(taken: &Taken, stack: &str) -> String {
-    let known = taken.fields.get("stacktrace").and_then(|text| serde_json::from_str::<Vec<String>>(text).ok());
+fn traces(job: &Settling<'_>, stack: &str) -> String {
+    let known = job.taken.fields.get("stacktrace").and_then(|text| serde_json::from_str::<Vec<String>>(text).ok());
     let mut traces = known.unwrap_or_default();
     traces.push(stack.to_owned());
-    let surplus = traces.len().saturating_sub(MAX_TRACES);
+    let most = job.opts.and_then(|opts| opts.keep_traces).unwrap_or(DEFAULT_TRACES);
+    let surplus = traces.len().saturating_sub(most);
     serde_json::Value::from(traces.split_off(surplus)).to_string()
 }

@@ -6,13 +6,14 @@ use async_trait::async_trait;
 use patchbay_model::operation::{Answer, Body};
 use patchbay_model::outcome::{Failure, Retry};
 use wasmtime::Store;
-use wasmtime::component::InstancePre;
+use wasmtime::component::{Instance, InstancePre};
 
 use super::super::bindings::exports::patchbay::plugin::{jobs, lifecycle, operations};
 use super::super::job;
 use super::types;
 use crate::call::{Entry, JobCall, OperationCall, State};
 use crate::exports::{Exports, Returned};
+use crate::fault::Phase;
 
 /// A component that was built for this version. Its exports are found once; absent are those that it does not have.
 pub(crate) struct Component {
@@ -32,23 +33,29 @@ impl Component {
         }
     }
 
+    async fn start(&self, store: &mut Store<State>) -> wasmtime::Result<Instance> {
+        let instance = self.linked.instantiate_async(&mut *store).await?;
+        store.data_mut().phase = Phase::Running;
+        Ok(instance)
+    }
+
     async fn run_job(&self, store: &mut Store<State>, call: JobCall, deadline: u64) -> Ended<String> {
         let jobs = self.jobs.as_ref().ok_or_else(|| missing("jobs"))?;
-        let instance = self.linked.instantiate_async(&mut *store).await?;
+        let instance = self.start(store).await?;
         let guest = jobs.load(&mut *store, &instance)?;
         Ok(guest.call_run(store, &job(call, deadline)).await?.map_err(failure))
     }
 
     async fn operate(&self, store: &mut Store<State>, call: OperationCall, deadline: u64) -> Ended<Answer> {
         let operations = self.operations.as_ref().ok_or_else(|| missing("operations"))?;
-        let instance = self.linked.instantiate_async(&mut *store).await?;
+        let instance = self.start(store).await?;
         let guest = operations.load(&mut *store, &instance)?;
         Ok(guest.call_call(store, &request(call, deadline)).await?.map(answer).map_err(failure))
     }
 
     async fn test(&self, store: &mut Store<State>) -> Ended<()> {
         let lifecycle = self.lifecycle.as_ref().ok_or_else(|| missing("lifecycle"))?;
-        let instance = self.linked.instantiate_async(&mut *store).await?;
+        let instance = self.start(store).await?;
         let guest = lifecycle.load(&mut *store, &instance)?;
         let failure = |message| Failure { code: "self-test".into(), message, retry: Retry::Never, details: None };
         Ok(guest.call_self_test(store).await?.map_err(failure))
@@ -64,6 +71,7 @@ impl Exports for Component {
             Entry::Job(call) => self.run_job(store, *call, deadline).await?.map(Returned::Result),
             Entry::Operation(call) => self.operate(store, *call, deadline).await?.map(Returned::Answer),
             Entry::SelfTest => self.test(store).await?.map(|()| Returned::Passed),
+            Entry::Start { .. } => self.start(store).await.map(|_| Ok(Returned::Passed))?,
         })
     }
 }

@@ -13,7 +13,7 @@ use chrono::{DateTime, Datelike, Duration, Utc};
 use crate::{Store, StoreError};
 
 pub use bodies::BodyRow;
-pub use erasure::{Erased, ErasedJob};
+pub use erasure::{Erased, ErasedJob, ErasureRow, JobErasure, NewErasure, PendingErasure, Person, Texts};
 pub use keys::HistoryKeyRow;
 pub use prune::{Prunable, Pruned};
 pub use retention::{KeepAttempts, Retention, RetentionRow};

@@ -22,9 +22,12 @@ const IDLE: Duration = Duration::from_secs(60);
 /// For what the host does to a connection between two users.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 
+/// Of every session of a plugin. Names have schemas; what anybody may create elsewhere is not found by accident. Not in the startup packet:
+/// poolers refuse `options` there, or ignore it.
+const SESSION: &str = "set search_path = pg_catalog; set client_min_messages = error";
 /// Undoes what a statement may leave behind in its session. Not `DISCARD ALL`: that breaks the cache of prepared statements.
-const CLEAN: &str =
-    "close all; unlisten *; reset all; discard temp; discard sequences; select pg_catalog.pg_advisory_unlock_all()";
+const CLEAN: &str = "close all; unlisten *; reset all; discard temp; discard sequences; select pg_catalog.pg_advisory_unlock_all(); \
+     set search_path = pg_catalog; set client_min_messages = error";
 
 pub(super) struct Pools {
     host: PgPool,
@@ -108,6 +111,7 @@ impl Pools {
         drop(waiting);
         let connect = async {
             let mut connection = PgConnection::connect_with(options).await?;
+            connection.execute(SESSION).await?;
             let pid = sqlx::query_scalar("select pg_catalog.pg_backend_pid()").fetch_one(&mut connection).await?;
             Ok(Session { connection, pid, role: role.to_owned(), _place: place })
         };

@@ -163,8 +163,6 @@ impl PluginSql {
             .username(&role)
             .password(&installation.password(&role))
             .application_name(&format!("patchbay plugin {plugin}"))
-            // Names have schemas; what anybody may create elsewhere is not found by accident.
-            .options([("search_path", "pg_catalog"), ("client_min_messages", "error")])
             // Statements and their values are the plugin's business.
             .disable_statement_logging();
         self.0.pools.lease(plugin, &options, &role).await

@@ -1,17 +1,24 @@
 //! When a schedule is due: cron expressions with time zones.
 //!
-//! One cron engine everywhere (croner, which bullmq-official uses too), so that a preview and the queue never disagree. Five fields, or six
-//! with seconds first; weekdays 0 to 7. Where daylight saving skips a tick's time, it comes at the first valid instant; where a time comes
-//! twice, once.
+//! Our own schedules are computed by croner ([`next_tick`]): where daylight saving skips a tick's time, it comes at the first valid instant;
+//! where a time comes twice, once. What croner cannot read and cron-parser can is computed as BullMQ's worker on Node does. Schedulers that
+//! another client made are always computed that way ([`next_tick_as_node`]), so that it does not matter which worker makes their next tick
+//! (docs/decisions/023-schedulers-of-other-clients.md).
+
+mod node;
+mod pattern;
+mod zone;
 
 use std::time::Duration;
 
-use chrono::{TimeZone, Utc};
-use chrono_tz::Tz;
+use chrono::{FixedOffset, TimeZone, Utc};
 use croner::Cron;
 use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds};
 use serde::{Deserialize, Serialize};
+
+use self::pattern::Pattern;
+pub use self::zone::Zone;
 
 /// Why there is no schedule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,11 +28,11 @@ pub enum InvalidSchedule {
     Pattern {
         /// As written.
         pattern: String,
-        /// Croner's.
+        /// What is wrong with it.
         reason: String,
     },
     /// No IANA time zone.
-    #[error("there is no time zone {0:?}; name one like Asia/Kolkata")]
+    #[error("there is no time zone {0:?}; name one like Asia/Kolkata or UTC+5:30")]
     Zone(String),
     /// Neither or both.
     #[error("it needs either an interval, or a cron expression with an optional time zone")]
@@ -116,20 +123,52 @@ impl Rhythm {
     }
 }
 
-/// The first tick after a time, both in Unix milliseconds; none when there will be no other (31 February). No zone means UTC.
+/// The first tick of a schedule of our own after a time, both in Unix milliseconds; none when there will be no other (31 February). No zone
+/// means UTC.
 pub fn next_tick(pattern: &str, zone: Option<&str>, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
-    let cron = parse(pattern)?;
-    let zone: Tz = match zone {
-        None => Tz::UTC,
-        Some(name) => name.parse().map_err(|_| InvalidSchedule::Zone(name.to_owned()))?,
+    let zone = Zone::named(zone, Zone::UTC)?;
+    let cron = match parse(pattern) {
+        Ok(cron) => cron,
+        Err(error) => {
+            // Fewer fields are a slip of whoever wrote it, though cron-parser fills them up.
+            let is_whole = pattern.split_whitespace().count() >= 5 || pattern.trim_start().starts_with('@');
+            let read = if is_whole { Pattern::parse(pattern).ok() } else { None };
+            return by_walking(&read.ok_or(error)?, zone, after_ms);
+        }
     };
-    let after = i64::try_from(after_ms).ok().and_then(|ms| Utc.timestamp_millis_opt(ms).single());
-    let after = after.ok_or(InvalidSchedule::Time(after_ms))?.with_timezone(&zone);
-    match cron.find_next_occurrence(&after, false) {
+    match zone {
+        Zone::Iana(zone) => by_croner(&cron, pattern, &zone, after_ms),
+        Zone::Fixed(seconds) => {
+            let zone = FixedOffset::east_opt(seconds).ok_or_else(|| InvalidSchedule::Zone(seconds.to_string()))?;
+            by_croner(&cron, pattern, &zone, after_ms)
+        }
+    }
+}
+
+/// The first tick after a time as BullMQ's worker on Node computes it, both in Unix milliseconds; none when there will be no other.
+pub fn next_tick_as_node(pattern: &str, zone: Zone, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
+    match Pattern::parse(pattern) {
+        Ok(read) => by_walking(&read, zone, after_ms),
+        Err(reason) => Err(InvalidSchedule::Pattern { pattern: pattern.to_owned(), reason }),
+    }
+}
+
+fn by_walking(pattern: &Pattern, zone: Zone, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
+    let after = in_calendar(after_ms)?.timestamp_millis();
+    Ok(node::next(pattern, zone, after).and_then(|ms| u64::try_from(ms).ok()))
+}
+
+fn by_croner<Z: TimeZone>(cron: &Cron, pattern: &str, zone: &Z, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
+    match cron.find_next_occurrence(&in_calendar(after_ms)?.with_timezone(zone), false) {
         Ok(next) => Ok(u64::try_from(next.timestamp_millis()).ok()),
         Err(CronError::TimeSearchLimitExceeded) => Ok(None),
         Err(error) => Err(unreadable(pattern, &error)),
     }
+}
+
+fn in_calendar(ms: u64) -> Result<chrono::DateTime<Utc>, InvalidSchedule> {
+    let time = i64::try_from(ms).ok().and_then(|ms| Utc.timestamp_millis_opt(ms).single());
+    time.ok_or(InvalidSchedule::Time(ms))
 }
 
 fn parse(pattern: &str) -> Result<Cron, InvalidSchedule> {
@@ -144,6 +183,7 @@ fn unreadable(pattern: &str, error: &CronError) -> InvalidSchedule {
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
+    use chrono_tz::Tz;
 
     use super::*;
 
@@ -211,5 +251,27 @@ mod tests {
         assert!(matches!(next_tick("61 * * * *", None, 0), Err(InvalidSchedule::Pattern { .. })));
         assert!(matches!(next_tick("* * * * * * * *", None, 0), Err(InvalidSchedule::Pattern { .. })));
         assert_eq!(next_tick("* * * * *", Some("Asia/Calcuta"), 0), Err(InvalidSchedule::Zone("Asia/Calcuta".into())));
+    }
+
+    #[test]
+    fn what_only_node_reads_is_computed_as_node_does_unless_it_is_a_slip() {
+        let from = DateTime::parse_from_rfc3339("2026-11-24T00:00:01Z").expect("a time").timestamp_millis() as u64;
+        assert_eq!(next_tick("0/3 * * * * *", None, from), Ok(Some(from + 2_000)));
+        assert_eq!(next_tick("0 0 * * *", Some("utc+5:30"), from), Ok(Some(from - 1_000 + 18 * 3_600_000 + 1_800_000)));
+        assert!(matches!(next_tick("9 5", None, from), Err(InvalidSchedule::Pattern { .. })));
+        assert!(next_tick_as_node("9 5", Zone::UTC, from).is_ok());
+    }
+
+    #[test]
+    fn a_time_that_daylight_saving_skips_keeps_its_minutes_for_node() {
+        let from = DateTime::parse_from_rfc3339("2026-03-28T12:00:00Z").expect("a time").timestamp_millis() as u64;
+        let berlin: Zone = "europe/berlin".parse().expect("a zone");
+        let tick = next_tick_as_node("30 2 * * *", berlin, from).expect("a pattern").expect("it comes");
+        assert_eq!(
+            DateTime::from_timestamp_millis(tick as i64).map(|at| at.to_rfc3339()),
+            Some("2026-03-29T01:30:00+00:00".into())
+        );
+        assert_eq!(next_tick_as_node("0 0 31 2 *", berlin, from), Ok(None));
+        assert!(matches!(next_tick_as_node("* * * * *", berlin, u64::MAX), Err(InvalidSchedule::Time(_))));
     }
 }

@@ -1,0 +1,124 @@
+//! Time zones as schedules name them.
+//!
+//! BullMQ's worker hands the name to luxon, which takes IANA names in any letter case, `UTC` and `GMT`, and fixed offsets such as `UTC+5:30`.
+//! Newer Node versions take `+05:30`, too.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Offset, TimeZone};
+use chrono_tz::{TZ_VARIANTS, Tz};
+
+use super::InvalidSchedule;
+
+/// A time zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zone {
+    /// With the rules of the IANA database.
+    Iana(Tz),
+    /// Always so many seconds east of Greenwich.
+    Fixed(i32),
+}
+
+impl Zone {
+    /// Coordinated Universal Time.
+    pub const UTC: Self = Self::Iana(Tz::UTC);
+
+    /// The zone of this name. No name, and luxon's words for the local zone, mean the default.
+    pub fn named(name: Option<&str>, default: Self) -> Result<Self, InvalidSchedule> {
+        match name {
+            None => Ok(default),
+            Some(word) if ["local", "system", "default"].iter().any(|local| word.eq_ignore_ascii_case(local)) => {
+                Ok(default)
+            }
+            Some(name) => name.parse(),
+        }
+    }
+
+    /// Milliseconds that its clocks are ahead of UTC at a time in Unix milliseconds.
+    pub(super) fn offset_ms(self, at_ms: i64) -> i64 {
+        let seconds = match self {
+            Self::Fixed(seconds) => seconds,
+            Self::Iana(zone) => {
+                let at = DateTime::from_timestamp_millis(at_ms).unwrap_or_default().naive_utc();
+                zone.offset_from_utc_datetime(&at).fix().local_minus_utc()
+            }
+        };
+        i64::from(seconds) * 1_000
+    }
+}
+
+impl FromStr for Zone {
+    type Err = InvalidSchedule;
+
+    fn from_str(name: &str) -> Result<Self, InvalidSchedule> {
+        let offset = name.get(..3).filter(|start| start.eq_ignore_ascii_case("utc")).map_or(name, |_| &name[3..]);
+        if let Some(seconds) = fixed(offset) {
+            return Ok(Self::Fixed(seconds));
+        }
+        let known = TZ_VARIANTS.iter().find(|zone| zone.name().eq_ignore_ascii_case(name));
+        known.map(|zone| Self::Iana(*zone)).ok_or_else(|| InvalidSchedule::Zone(name.to_owned()))
+    }
+}
+
+/// `+5`, `-03`, `+05:30` or `+0530`, in seconds.
+fn fixed(text: &str) -> Option<i32> {
+    let (sign, rest) = match text.split_at_checked(1)? {
+        ("+", rest) => (1, rest),
+        ("-", rest) => (-1, rest),
+        _ => return None,
+    };
+    let (hours, minutes) = match rest.split_once(':') {
+        Some(parts) => parts,
+        None if rest.len() == 4 => rest.split_at_checked(2)?,
+        None => (rest, "00"),
+    };
+    let is_number = |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    if !is_number(hours, 2) || minutes.len() != 2 || !is_number(minutes, 2) {
+        return None;
+    }
+    let (hours, minutes): (i32, i32) = (hours.parse().ok()?, minutes.parse().ok()?);
+    (hours < 24 && minutes < 60).then_some(sign * (hours * 3_600 + minutes * 60))
+}
+
+impl fmt::Display for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Iana(zone) => f.write_str(zone.name()),
+            Self::Fixed(seconds) => {
+                let (sign, minutes) = (if *seconds < 0 { '-' } else { '+' }, seconds.abs() / 60);
+                write!(f, "UTC{sign}{}:{:02}", minutes / 60, minutes % 60)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zones_are_read_in_any_letter_case_and_as_offsets() {
+        for (name, shown) in [
+            ("asia/kolkata", "Asia/Kolkata"),
+            ("AMERICA/NEW_YORK", "America/New_York"),
+            ("utc", "UTC"),
+            ("gmt", "GMT"),
+            ("est", "EST"),
+            ("Etc/GMT-5", "Etc/GMT-5"),
+            ("UTC+5", "UTC+5:00"),
+            ("utc-3:30", "UTC-3:30"),
+            ("+05:30", "UTC+5:30"),
+            ("-0800", "UTC-8:00"),
+        ] {
+            let zone: Zone = name.parse().expect(name);
+            assert_eq!(zone.to_string(), shown);
+            assert_eq!(zone.to_string().parse(), Ok(zone), "{name} comes back");
+        }
+        for name in ["", "Asia/Calcuta", "UTC+25", "UTC+", "+5:3", "Mars/Phobos", "UTC+5:300", "é+"] {
+            assert_eq!(name.parse::<Zone>(), Err(InvalidSchedule::Zone(name.into())), "{name}");
+        }
+        assert_eq!(Zone::named(Some("Local"), Zone::Fixed(60)), Ok(Zone::Fixed(60)));
+        assert_eq!(Zone::named(None, Zone::UTC), Ok(Zone::UTC));
+    }
+}

@@ -1,0 +1,85 @@
+//! Names as people can read them and paste them into a shell. Producers choose the names of queues and jobs, and a name may hold anything.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+/// One word of a POSIX shell: as it is where that is safe, else in quotes. Control characters, and those that change the direction of text,
+/// come out as the escapes of `$'…'`, which bash, zsh, ksh and POSIX 2024 read: none of them reaches a terminal.
+pub fn word(text: &str) -> Cow<'_, str> {
+    let is_safe = |c: char| c.is_alphanumeric() || "_-./@%+=,:".contains(c);
+    if !text.is_empty() && text.chars().all(is_safe) {
+        return text.into();
+    }
+    if !text.chars().any(steers) {
+        return format!("'{}'", text.replace('\'', r"'\''")).into();
+    }
+    let mut quoted = String::from("$'");
+    for c in text.chars() {
+        match c {
+            '\'' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str(r"\n"),
+            // Byte by byte: not every shell that knows `\x` knows `\u`. Three octal digits end where they end.
+            c if steers(c) => {
+                let mut bytes = [0; 4];
+                for byte in c.encode_utf8(&mut bytes).bytes() {
+                    // Writing to a string cannot fail.
+                    let _ = write!(quoted, r"\{byte:03o}");
+                }
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('\'');
+    quoted.into()
+}
+
+/// Arguments of one of our commands that are no options, whatever they begin with.
+pub fn arguments(names: &[&str]) -> String {
+    let words: Vec<Cow<'_, str>> = names.iter().map(|name| word(name)).collect();
+    let separator = if names.iter().any(|name| name.starts_with('-')) { "-- " } else { "" };
+    format!("{separator}{}", words.join(" "))
+}
+
+/// Whether a terminal would obey it, or show what stands beside it in another order.
+pub fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_names_stay_and_others_are_quoted() {
+        for (name, quoted) in [
+            ("emailQueue", "emailQueue"),
+            ("отчёты", "отчёты"),
+            ("repeat:a:1", "repeat:a:1"),
+            ("", "''"),
+            ("my queue", "'my queue'"),
+            ("a'b", r"'a'\''b'"),
+            ("$(x)", "'$(x)'"),
+            ("😀", "'😀'"),
+            ("a\nb", r"$'a\nb'"),
+            ("it's\t1\\", r"$'it\'s\0111\\'"),
+            ("\u{1b}[2J", r"$'\033[2J'"),
+            ("\u{202e}", r"$'\342\200\256'"),
+        ] {
+            assert_eq!(word(name), quoted);
+        }
+        assert_eq!(arguments(&["my queue", "7"]), "'my queue' 7");
+        assert_eq!(arguments(&["q", "-x"]), "-- q -x");
+    }
+
+    #[test]
+    fn a_shell_reads_back_what_was_quoted() {
+        for name in
+            ["a b", "it's", "a\nb", "\u{1b}[2J\u{9b}1", "\\", "$HOME `x` \"y\" !", "-n", "\t1", "\u{202e}7", "отчёты😀"]
+        {
+            let script = format!("printf %s {}", word(name));
+            // Dash, which is often /bin/sh, does not know `$'…'`.
+            let output = std::process::Command::new("bash").args(["-c", &script]).output().expect("bash");
+            assert_eq!(String::from_utf8_lossy(&output.stdout), name, "{script}");
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! A core module of a toolchain that makes no components, such as clang with wasi-libc, as a component.
+
+use wasi_preview1_component_adapter_provider::{
+    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+};
+use wasmparser::Parser;
+use wit_component::ComponentEncoder;
+
+use crate::Rejection;
+
+/// A component as it is; a core module with the bindings of its world inside (`wit-bindgen c` writes them) as a component.
+pub fn encode(file: Vec<u8>) -> Result<Vec<u8>, Rejection> {
+    if !Parser::is_core_wasm(&file) {
+        return Ok(file);
+    }
+    let broken = |error| Rejection::Encode(format!("{error:#}"));
+    let (_, bindings) = wit_component::metadata::decode(&file).map_err(broken)?;
+    if bindings.resolve.worlds[bindings.world].exports.is_empty() {
+        return Err(Rejection::Encode(
+            "it has no WIT world inside; link the file *_component_type.o that `wit-bindgen c` writes".into(),
+        ));
+    }
+    let (name, adapter) = (WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER);
+    let encoder = ComponentEncoder::default().module(&file).map_err(broken)?;
+    let mut encoder = encoder.adapter(name, adapter).map_err(broken)?;
+    encoder.encode().map_err(broken)
+}

@@ -1,0 +1,123 @@
+//! Why a guest broke, in its own words: what its language's runtime wrote on its way down.
+//!
+//! WebAssembly knows one instruction for all of it, `unreachable`; the panic, the exception and the failed assertion are text that the guest
+//! has printed before. The forms here are those of Rust, CPython (componentize-py), StarlingMonkey (componentize-js), QuickJS
+//! (componentize-qjs), Go and C.
+
+/// What begins a line that is a failure by itself.
+const FAILURES: [&str; 5] = ["panic: ", "fatal error: ", "Assertion failed", "Uncaught ", "terminate called"];
+
+/// The failure in what a guest printed last, on one line; absent where it is not one that a runtime writes.
+pub(crate) fn failure(printed: &str) -> Option<String> {
+    let lines: Vec<&str> = printed.lines().collect();
+    // The interpreters first: what they are built in panics because of the exception.
+    python(&lines).or_else(|| quickjs(&lines)).or_else(|| starling_monkey(&lines)).or_else(|| rust(&lines)).or_else(
+        || {
+            let is_failure = |line: &&&str| FAILURES.iter().any(|start| line.starts_with(start));
+            lines.iter().rfind(is_failure).map(|line| (*line).to_owned())
+        },
+    )
+}
+
+/// `thread '<unnamed>' (1) panicked at src/lib.rs:7:5:`, then the message, then a note.
+fn rust(lines: &[&str]) -> Option<String> {
+    let at = lines.iter().rposition(|line| is_panic(line))?;
+    let (_, place) = lines[at].split_once(" panicked at ")?;
+    let place = place.trim_end_matches(':');
+    let message = one_line(lines[at + 1..].iter().take_while(|line| !is_note(line)));
+    Some(if message.is_empty() { format!("panicked at {place}") } else { format!("panicked at {place}: {message}") })
+}
+
+fn is_panic(line: &str) -> bool {
+    line.starts_with("thread '") && line.contains(" panicked at ")
+}
+
+fn is_note(line: &str) -> bool {
+    line.starts_with("note: ") || line.starts_with("stack backtrace:")
+}
+
+/// `Traceback (most recent call last):`, then indented frames, then the exception. Of several that caused each other, the last is the one
+/// that nobody caught.
+fn python(lines: &[&str]) -> Option<String> {
+    let at = lines.iter().rposition(|line| line.starts_with("Traceback (most recent call last):"))?;
+    let mut after = lines[at + 1..].iter().skip_while(|line| line.starts_with(' ') || line.is_empty()).peekable();
+    after.peek()?;
+    Some(one_line(after.take_while(|line| !is_panic(line))))
+}
+
+/// `Exception { message: Some("…"), stack: Some("    at run (/p.js:4:39)\n") })`, as Rust writes it for programmers.
+fn quickjs(lines: &[&str]) -> Option<String> {
+    let line = lines.iter().rfind(|line| line.contains("Exception { message: Some(\""))?;
+    let (_, rest) = line.split_once("message: Some(\"")?;
+    let (message, rest) = rest.split_once("\"), stack: ").or_else(|| rest.split_once("\")"))?;
+    let frames = rest.strip_prefix("Some(\"").unwrap_or_default();
+    let place = frames.split("\\n").next().unwrap_or_default().trim();
+    let message = message.replace("\\n", " ").replace("\\\"", "\"").replace("\\'", "'");
+    Some(if place.starts_with("at ") { format!("{message} {place}") } else { message })
+}
+
+/// The message, `Stack:`, then frames.
+fn starling_monkey(lines: &[&str]) -> Option<String> {
+    let at = lines.iter().rposition(|line| *line == "Stack:")?;
+    let message = lines[..at].last().filter(|line| !line.is_empty())?;
+    Some((*message).to_owned())
+}
+
+fn one_line<'a>(lines: impl Iterator<Item = &'a &'a str>) -> String {
+    lines.map(|line| line.trim()).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(printed: &str) -> String {
+        failure(printed).unwrap_or_else(|| panic!("no failure in {printed}"))
+    }
+
+    #[test]
+    fn rust_panics() {
+        let printed = "starting\n\nthread '<unnamed>' (1) panicked at hostile/src/lib.rs:18:5:\non request\n\
+                       note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace";
+        assert_eq!(said(printed), "panicked at hostile/src/lib.rs:18:5: on request");
+        let printed =
+            "thread 'main' panicked at src/lib.rs:1:2:\nassertion `left == right` failed\n  left: 1\n right: 2";
+        assert_eq!(said(printed), "panicked at src/lib.rs:1:2: assertion `left == right` failed left: 1 right: 2");
+        assert_eq!(said("thread 'main' panicked at src/lib.rs:1:2:"), "panicked at src/lib.rs:1:2");
+    }
+
+    #[test]
+    fn python_exceptions() {
+        let printed = "hello err\nTraceback (most recent call last):\n  File \"/0/app.py\", line 12, in run\nKeyError: 'missing'\n\n\
+                       The above exception was the direct cause of the following exception:\n\n\
+                       Traceback (most recent call last):\n  File \"/0/app.py\", line 14, in run\nRuntimeError: wrapped:\nsecond line\n\n\
+                       thread '<unnamed>' (1) panicked at runtime/src/lib.rs:1293:29:\n\
+                       Python function threw an unexpected exception\nnote: run with `RUST_BACKTRACE=1`";
+        assert_eq!(said(printed), "RuntimeError: wrapped: second line");
+    }
+
+    #[test]
+    fn javascript_exceptions() {
+        let printed = "thread '<unnamed>' (1) panicked at crates/runtime/src/interpreter.rs:51:31:\n\
+                       Failed to call 'run': Value(Exception(\n\
+                       Exception { message: Some(\"cannot read property 'length' of undefined\"), \
+                       stack: Some(\"    at deep (/p.js:2:63)\\n    at run (/p.js:5:42)\\n\") })\n)\nnote: run with";
+        assert_eq!(said(printed), "cannot read property 'length' of undefined at deep (/p.js:2:63)");
+        let printed = "expected a string, received [undefined]\nStack:\n  run@/tmp/sources/initializer.js:25:11\n\n\
+                       Redirecting call to abort() to mozalloc_abort";
+        assert_eq!(said(printed), "expected a string, received [undefined]");
+    }
+
+    #[test]
+    fn others() {
+        assert_eq!(said("a\npanic: boom\n\ngoroutine 1 [running]:"), "panic: boom");
+        assert_eq!(said("Assertion failed: x > 0 (book.c: post: 41)"), "Assertion failed: x > 0 (book.c: post: 41)");
+    }
+
+    #[test]
+    fn what_is_no_failure_is_not_taken_for_one() {
+        for printed in ["", "connected\n3 rows", "Traceback (most recent call last):", "Stack:\n  a@b:1:2"] {
+            assert_eq!(failure(printed), None, "{printed}");
+        }
+    }
+}

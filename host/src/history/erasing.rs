@@ -1,0 +1,578 @@
+//! Erasing a person's data, or a job's, from all that this installation holds: Postgres, BullMQ's keys and our own.
+//!
+//! The jobs are found first and written down; then they are taken out of Redis, and then out of the history. Whatever cuts that short, the
+//! host that looks after the history ends it ([`Erasing::go_on`]); jobs that run are erased once they have ended. Doing it again changes
+//! nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::{Duration, Instant};
+
+use patchbay_model::job::{JobKey, JobState};
+use patchbay_model::redaction::Mask;
+use patchbay_model::{DataPath, JobId, QueueName};
+use patchbay_queue::{Copy, Erasing as Fate, Located, QueueError, Queues};
+use patchbay_store::{Erased, ErasedJob, NewErasure, PendingErasure, Person, Store, StoreError, Term, Texts};
+use serde::Serialize;
+use tracing::info;
+
+/// For looking through the jobs in Redis: somebody waits.
+const LOOK_FOR: Duration = Duration::from_secs(60);
+/// For the recorder to copy what has ended just now.
+const RECORDER_LIMIT: Duration = Duration::from_secs(3);
+const RECORDER_PAUSE: Duration = Duration::from_millis(50);
+/// Jobs named.
+const MOST_NAMED: usize = 100;
+/// Shorter values are parts of other words: they are not looked for in texts.
+const LEAST_IN_TEXTS: usize = 9;
+/// Jobs per round of whoever ends what was cut short.
+const PER_ROUND: i64 = 200;
+
+/// What is erased.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Where a value stands in the data of jobs, and the value.
+    pub person: Option<(DataPath, String)>,
+    /// Only jobs of this queue.
+    pub queue: Option<QueueName>,
+    /// Only this one; with a queue.
+    pub job: Option<JobId>,
+    /// Jobs that are still to run, too.
+    pub unfinished: bool,
+}
+
+/// Who asks, and why.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub struct Asker<'a> {
+    pub actor: &'a str,
+    pub reason: &'a str,
+}
+
+/// What is, or would be, erased, and what is left.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Erasure {
+    /// Its number; absent when nothing was done.
+    pub erasure: Option<i64>,
+    /// Jobs that are erased, those that are left not counted.
+    pub jobs: usize,
+    /// Attempts and bodies of the history.
+    #[serde(flatten)]
+    pub erased: Erased,
+    /// There are more such jobs than one request erases: ask again.
+    pub and_more: bool,
+    /// No active plugin declares the path searchable: attempts that were recorded without that are not found by it.
+    pub undeclared: bool,
+    /// Attempts that Postgres does not have yet. Those of these jobs are erased as soon as it has them.
+    pub waiting: u64,
+    /// By place.
+    pub places: Places,
+    /// Jobs in Redis that are left.
+    pub live: Live,
+    /// Schedules whose jobs will have the value again: change or remove them.
+    pub schedules: Vec<String>,
+    /// What this does not reach.
+    pub beyond: Vec<&'static str>,
+}
+
+/// Where something is erased, and how much of it.
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct Places {
+    /// Jobs in Redis that have ended, or were removed by a bulk operation.
+    pub redis_ended: u64,
+    /// Jobs in Redis that were still to run.
+    pub redis_unfinished: u64,
+    /// Copies for undoing removals.
+    pub undo_copies: u64,
+    /// Entries in the queues' streams of events.
+    pub events: u64,
+    /// Keys of plugins' key-value spaces.
+    pub key_value: u64,
+    /// Entries of the stream of attempts that were set aside.
+    pub set_aside: u64,
+    pub saved_searches: u64,
+    pub bulk_operations: u64,
+    pub dead_letters: u64,
+    pub operator_actions: u64,
+    pub alerts: u64,
+    /// Left, for good: entries of audit trails.
+    pub audit_entries_left: u64,
+    /// Left until they have ended: bulk operations with the value in their filter.
+    pub bulk_operations_left: u64,
+    /// Left until they are in a queue: jobs of plugins' transactions.
+    pub outbox_left: u64,
+}
+
+impl Places {
+    fn with(mut self, texts: &Texts) -> Self {
+        self.saved_searches = texts.saved_searches;
+        self.bulk_operations = texts.bulk_operations;
+        self.dead_letters = texts.dead_letters;
+        self.operator_actions = texts.operator_actions;
+        self.alerts = texts.alerts;
+        self.audit_entries_left = texts.audit_entries;
+        self.bulk_operations_left = texts.active_bulk_operations;
+        self.outbox_left = texts.outbox;
+        self
+    }
+}
+
+/// A job in Redis that is left.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LiveJob {
+    /// Its queue.
+    pub queue: String,
+    /// Its id.
+    pub id: String,
+    /// Where it is.
+    pub state: JobState,
+    /// `running`: erased when it has ended; `unfinished`; `of-schedule`.
+    pub why: &'static str,
+}
+
+/// What is left.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Live {
+    /// The first hundred.
+    pub jobs: Vec<LiveJob>,
+    /// All that were found.
+    pub found: usize,
+    /// Whether every job of these queues was looked at.
+    pub complete: bool,
+}
+
+/// Why it could not be done.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum EraseError {
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Erases.
+pub struct Erasing<'a> {
+    /// Postgres.
+    pub store: &'a Store,
+    /// Redis.
+    pub queues: &'a Queues,
+}
+
+/// What was found.
+struct Found {
+    jobs: BTreeSet<ErasedJob>,
+    located: Vec<Located>,
+    copies: Vec<Copy>,
+    schedules: Vec<String>,
+    and_more: bool,
+    complete: bool,
+}
+
+/// Whom it is about, in the spellings that they are found by.
+struct Subject {
+    path: String,
+    values: Vec<String>,
+    mask: Mask,
+    terms: Vec<Term>,
+}
+
+impl Subject {
+    fn person(&self) -> Person<'_> {
+        Person { path: &self.path, values: &self.values, mask: &self.mask }
+    }
+}
+
+impl Erasing<'_> {
+    /// What [`Erasing::erase`] would do.
+    pub async fn preview(&self, wanted: &Wanted) -> Result<Erasure, EraseError> {
+        let subject = self.subject(wanted).await?;
+        let found = self.find(wanted, subject.as_ref()).await?;
+        let (meant, left) = self.sort(&found, wanted.unfinished);
+        let jobs: Vec<ErasedJob> = found.jobs.iter().cloned().collect();
+        let mut places = Places::default();
+        for located in &found.located {
+            match left.iter().any(|job| job.id == located.key.id.as_str() && job.queue == located.key.queue.as_str()) {
+                true => {}
+                false if is_ended(located.state) => places.redis_ended += 1,
+                false => places.redis_unfinished += 1,
+            }
+        }
+        if let Some(subject) = &subject {
+            places = places.with(&self.store.forget_texts(self.queues.prefix(), &subject.person(), true).await?);
+        }
+        places.undo_copies = found.copies.len() as u64;
+        let mask = subject.map(|subject| subject.mask).unwrap_or_default();
+        self.elsewhere(&mut places, &meant, &left_keys(&found, &meant), &mask, true).await?;
+        Ok(Erasure {
+            jobs: meant.len(),
+            erased: self.store.erasable(&jobs).await?,
+            places,
+            waiting: self.queues.attempts_waiting().await?,
+            ..report(found, left)
+        })
+    }
+
+    /// Erases.
+    pub async fn erase(&self, wanted: &Wanted, asker: Asker<'_>) -> Result<Erasure, EraseError> {
+        let prefix = self.queues.prefix();
+        let subject = self.subject(wanted).await?;
+        let person = wanted
+            .person
+            .as_ref()
+            .zip(subject.as_ref())
+            .and_then(|((path, _), subject)| Some((path.as_str(), *subject.terms.first()?)));
+        let erasure = self
+            .store
+            .begin_erasure(&NewErasure {
+                prefix,
+                person,
+                queue: wanted.queue.as_ref().map(QueueName::as_str),
+                job_id: wanted.job.as_ref().map(JobId::as_str),
+                unfinished: wanted.unfinished,
+                actor: asker.actor,
+                reason: asker.reason,
+            })
+            .await?;
+        // First, since nobody can go on with it: the value is written down nowhere.
+        let texts = match &subject {
+            Some(subject) => self.store.forget_texts(prefix, &subject.person(), false).await?,
+            None => Texts::default(),
+        };
+        let found = self.find(wanted, subject.as_ref()).await?;
+        let jobs: Vec<ErasedJob> = found.jobs.iter().cloned().collect();
+        self.store.list_erased_jobs(erasure, &jobs).await?;
+        let mut places = Places::default().with(&texts);
+        let mask = subject.map(|subject| subject.mask).unwrap_or_default();
+        let (erased, left) = self.erase_jobs(erasure, &jobs, wanted.unfinished, &mask, &mut places).await?;
+        places.undo_copies += self.forget_copies(&found.copies).await?;
+        self.store.end_erasures(prefix).await?;
+        let done = Erasure {
+            erasure: Some(erasure),
+            jobs: jobs.len() - left.len(),
+            erased,
+            places,
+            waiting: self.queues.attempts_waiting().await?,
+            ..report(found, left)
+        };
+        self.store
+            .count_erasure(erasure, &serde_json::json!({ "attempts": done.erased.attempts, "places": places }))
+            .await?;
+        info!(erasure, jobs = done.jobs, attempts = done.erased.attempts, left = done.live.found, "data was erased");
+        Ok(done)
+    }
+
+    /// Ends erasures that were cut short, and those of jobs that ran. Gives how many jobs were erased now.
+    pub async fn go_on(&self) -> Result<usize, EraseError> {
+        let pending = self.store.pending_erasures(self.queues.prefix(), PER_ROUND).await?;
+        if pending.is_empty() {
+            return Ok(0);
+        }
+        let mut by_erasure: BTreeMap<(i64, bool), Vec<ErasedJob>> = BTreeMap::new();
+        for PendingErasure { erasure, unfinished, job, .. } in pending {
+            by_erasure.entry((erasure, unfinished)).or_default().push(job);
+        }
+        let mut done = 0;
+        for ((erasure, unfinished), jobs) in by_erasure {
+            let mut places = Places::default();
+            let (_, left) = self.erase_jobs(erasure, &jobs, unfinished, &Mask::default(), &mut places).await?;
+            let erased = jobs.len() - left.len();
+            if erased > 0 {
+                info!(erasure, jobs = erased, "data was erased");
+            }
+            done += erased;
+        }
+        self.store.end_erasures(self.queues.prefix()).await?;
+        Ok(done)
+    }
+
+    async fn subject(&self, wanted: &Wanted) -> Result<Option<Subject>, EraseError> {
+        let Some((path, value)) = &wanted.person else { return Ok(None) };
+        let mut values = vec![value.clone()];
+        // As the addresses within a text are found.
+        let small = value.to_lowercase();
+        if value.contains('@') && small != *value {
+            values.push(small);
+        }
+        let key = self.store.term_key().await?;
+        let terms = values.iter().map(|value| key.term(path, value)).collect();
+        let mask = if value.len() >= LEAST_IN_TEXTS { Mask::new([value.clone()]) } else { Mask::default() };
+        Ok(Some(Subject { path: path.to_string(), values, mask, terms }))
+    }
+
+    async fn find(&self, wanted: &Wanted, subject: Option<&Subject>) -> Result<Found, EraseError> {
+        let (store, prefix) = (self.store, self.queues.prefix());
+        let until = Instant::now() + LOOK_FOR;
+        let mut found = Found {
+            jobs: BTreeSet::new(),
+            located: Vec::new(),
+            copies: Vec::new(),
+            schedules: Vec::new(),
+            and_more: false,
+            complete: true,
+        };
+        let queue = wanted.queue.as_ref().map(QueueName::as_str);
+        match (&wanted.person, subject) {
+            (Some((path, _)), Some(subject)) => {
+                for term in &subject.terms {
+                    let (jobs, and_more) = store.jobs_with(term, queue).await?;
+                    found.and_more |= and_more;
+                    found.jobs.extend(jobs.into_iter().filter(|job| job.prefix == prefix));
+                }
+                found.jobs.extend(store.jobs_saying(prefix, queue, &subject.person()).await?);
+                let queues = match &wanted.queue {
+                    Some(queue) => vec![queue.clone()],
+                    None => self.queues.list().await?,
+                };
+                for queue in &queues {
+                    let (located, complete) = self.queues.jobs_with(queue, path, &subject.values, until).await?;
+                    found.located.extend(located);
+                    found.complete &= complete;
+                    found.schedules.extend(self.queues.schedulers_with(queue, path, &subject.values).await?);
+                }
+                for row in store.schedules().await? {
+                    let is_meant = queue.is_none_or(|queue| row.queue == queue)
+                        && path.values(&row.data).iter().any(|value| subject.values.contains(value));
+                    if is_meant && !found.schedules.contains(&row.id) {
+                        found.schedules.push(row.id);
+                    }
+                }
+                found.copies = self.queues.copies(|copy| copy.has(path, &subject.values)).await?;
+            }
+            _ => {
+                if let (Some(queue), Some(id)) = (&wanted.queue, &wanted.job) {
+                    found.jobs.extend(store.jobs_named(prefix, queue, id).await?);
+                    found.located.extend(self.queues.locate(queue, id).await?);
+                }
+            }
+        }
+        if let Some(id) = &wanted.job {
+            found.jobs.retain(|job| job.job_id == id.as_str());
+            found.located.retain(|job| job.key.id == *id);
+        }
+        found.jobs.extend(found.located.iter().map(|located| of_key(&located.key)));
+        // Of history's jobs Redis may have some under other data; where they are tells what can be done.
+        for job in &found.jobs {
+            let is_known =
+                |located: &Located| located.key.queue.as_str() == job.queue && located.key.id.as_str() == job.job_id;
+            if found.located.iter().any(is_known) {
+                continue;
+            }
+            let (Ok(queue), Ok(id)) = (job.queue.parse::<QueueName>(), job.job_id.parse::<JobId>()) else { continue };
+            let located = self.queues.locate(&queue, &id).await?;
+            found.located.extend(located.filter(|located| of_key(&located.key) == *job));
+        }
+        let named: HashSet<(String, i64)> =
+            found.jobs.iter().map(|job| (format!("{}:{}", job.queue, job.job_id), job.job_created_ms)).collect();
+        let known: HashSet<(i64, String)> = found.copies.iter().map(|copy| (copy.bulk, copy.job.clone())).collect();
+        let is_named = |copy: &Copy| {
+            let created = copy.created_ms.and_then(|at| i64::try_from(at).ok());
+            let is_job = |at| {
+                named.contains(&(copy.job.clone(), at))
+                    || wanted
+                        .queue
+                        .as_ref()
+                        .zip(wanted.job.as_ref())
+                        .is_some_and(|(queue, id)| copy.job == format!("{queue}:{id}"))
+            };
+            created.is_some_and(is_job) && !known.contains(&(copy.bulk, copy.job.clone()))
+        };
+        let more = self.queues.copies(is_named).await?;
+        found.copies.extend(more);
+        // Removed jobs that never ran are known by their copies only.
+        for copy in &found.copies {
+            let job = copy.job.split_once(':').zip(copy.created_ms.and_then(|at| i64::try_from(at).ok()));
+            if let Some(((queue, id), job_created_ms)) = job {
+                let prefix = prefix.to_owned();
+                found.jobs.insert(ErasedJob { prefix, queue: queue.into(), job_id: id.into(), job_created_ms });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Jobs that are erased, and those that are left.
+    fn sort(&self, found: &Found, unfinished: bool) -> (Vec<ErasedJob>, Vec<LiveJob>) {
+        let left: Vec<LiveJob> = found
+            .located
+            .iter()
+            .filter_map(|located| {
+                let why = match (located.state, &located.schedule) {
+                    (JobState::Active, _) => "running",
+                    (state, _) if is_ended(state) => return None,
+                    (_, Some(_)) => "of-schedule",
+                    _ if !unfinished => "unfinished",
+                    _ => return None,
+                };
+                let (queue, id) = (located.key.queue.to_string(), located.key.id.to_string());
+                Some(LiveJob { queue, id, state: located.state, why })
+            })
+            .collect();
+        let is_left = |job: &ErasedJob| left.iter().any(|left| left.queue == job.queue && left.id == job.job_id);
+        (found.jobs.iter().filter(|job| !is_left(job)).cloned().collect(), left)
+    }
+
+    /// Out of Redis, then out of the history; jobs that are left lose only what the history has of them.
+    async fn erase_jobs(
+        &self,
+        erasure: i64,
+        jobs: &[ErasedJob],
+        unfinished: bool,
+        mask: &Mask,
+        places: &mut Places,
+    ) -> Result<(Erased, Vec<LiveJob>), EraseError> {
+        let (mut gone, mut left, mut fates) = (Vec::new(), Vec::new(), Vec::new());
+        for job in jobs {
+            let Some(key) = key_of(job) else {
+                // Redis can have no such job.
+                gone.push(job.clone());
+                fates.push((job, Fate::Gone));
+                continue;
+            };
+            let before = self.queues.locate(&key.queue, &key.id).await?.filter(|located| located.key == key);
+            let fate = self.queues.erase_job(&key, unfinished).await?;
+            fates.push((job, fate));
+            let state = before.as_ref().map(|located| located.state);
+            let why = match fate {
+                Fate::Gone => {
+                    match state {
+                        Some(state) if is_ended(state) => places.redis_ended += 1,
+                        Some(_) => places.redis_unfinished += 1,
+                        None => {}
+                    }
+                    gone.push(job.clone());
+                    continue;
+                }
+                Fate::Runs => "running",
+                Fate::Unfinished(_) => "unfinished",
+                Fate::OfSchedule => "of-schedule",
+            };
+            let (queue, id, state) = (job.queue.clone(), job.job_id.clone(), state.unwrap_or(JobState::Unknown));
+            left.push(LiveJob { queue, id, state, why });
+        }
+        // Whoever has ended by now has told the stream.
+        let recorded = self.recorded_since(Instant::now()).await?;
+        let erased = self.store.erase(jobs).await?;
+        let spared: HashSet<String> =
+            jobs.iter().filter(|job| !gone.contains(job)).filter_map(key_of).map(|key| key.idempotency_key()).collect();
+        self.elsewhere(places, &gone, &spared, mask, false).await?;
+        for (job, fate) in fates {
+            let state = match fate {
+                Fate::Gone if recorded => "done",
+                // What has ended just now may still come to the history.
+                Fate::Gone => "pending",
+                Fate::Runs => "running",
+                Fate::Unfinished(_) => "unfinished",
+                Fate::OfSchedule => "of-schedule",
+            };
+            self.store.settle_erased_job(erasure, job, state).await?;
+        }
+        Ok((erased, left))
+    }
+
+    /// Waits until Postgres has the attempts that had ended by then; whether it has.
+    async fn recorded_since(&self, began: Instant) -> Result<bool, EraseError> {
+        loop {
+            // By Redis's clock, hence an age and no time.
+            let oldest = self.queues.attempts_waiting_for().await?;
+            if oldest.is_none_or(|oldest| oldest < began.elapsed()) {
+                return Ok(true);
+            }
+            if began.elapsed() > RECORDER_LIMIT {
+                return Ok(false);
+            }
+            tokio::time::sleep(RECORDER_PAUSE).await;
+        }
+    }
+
+    /// What Redis has of these jobs beside them.
+    async fn elsewhere(
+        &self,
+        places: &mut Places,
+        jobs: &[ErasedJob],
+        spared: &HashSet<String>,
+        mask: &Mask,
+        only_count: bool,
+    ) -> Result<(), EraseError> {
+        if jobs.is_empty() && mask.is_empty() {
+            return Ok(());
+        }
+        let mut by_queue: BTreeMap<QueueName, HashSet<String>> = BTreeMap::new();
+        for key in jobs.iter().filter_map(key_of) {
+            by_queue.entry(key.queue).or_default().insert(key.id.to_string());
+        }
+        for (queue, ids) in &by_queue {
+            places.events += self.queues.erase_events(queue, ids, mask, only_count).await?;
+        }
+        let keys: HashSet<String> = jobs.iter().filter_map(key_of).map(|key| key.idempotency_key()).collect();
+        places.key_value += self.queues.erase_kept(&keys, spared, mask, only_count).await?;
+        let names: HashSet<String> = jobs.iter().map(|job| format!("{}:{}", job.queue, job.job_id)).collect();
+        places.set_aside += self.queues.erase_set_aside(&names, mask, only_count).await?;
+        if !only_count {
+            let made: HashSet<(String, i64)> =
+                jobs.iter().map(|job| (format!("{}:{}", job.queue, job.job_id), job.job_created_ms)).collect();
+            let is_meant = |copy: &Copy| {
+                let at = copy.created_ms.and_then(|at| i64::try_from(at).ok());
+                at.is_some_and(|at| made.contains(&(copy.job.clone(), at)))
+            };
+            let copies = self.queues.copies(is_meant).await?;
+            places.undo_copies += self.forget_copies(&copies).await?;
+        }
+        Ok(())
+    }
+
+    async fn forget_copies(&self, copies: &[Copy]) -> Result<u64, EraseError> {
+        self.queues.delete_copies(copies).await?;
+        for copy in copies {
+            self.store.forget_removed(copy.bulk, &copy.job).await?;
+        }
+        Ok(copies.len() as u64)
+    }
+}
+
+fn is_ended(state: JobState) -> bool {
+    matches!(state, JobState::Completed | JobState::Failed | JobState::Unknown)
+}
+
+fn of_key(key: &JobKey) -> ErasedJob {
+    ErasedJob {
+        prefix: key.prefix.clone(),
+        queue: key.queue.to_string(),
+        job_id: key.id.to_string(),
+        job_created_ms: key.created_ms.try_into().unwrap_or(i64::MAX),
+    }
+}
+
+fn key_of(job: &ErasedJob) -> Option<JobKey> {
+    Some(JobKey {
+        prefix: job.prefix.clone(),
+        queue: job.queue.parse().ok()?,
+        id: job.job_id.parse().ok()?,
+        created_ms: job.job_created_ms.try_into().ok()?,
+    })
+}
+
+/// Idempotency keys of the jobs that are left.
+fn left_keys(found: &Found, meant: &[ErasedJob]) -> HashSet<String> {
+    found.jobs.iter().filter(|job| !meant.contains(job)).filter_map(key_of).map(|key| key.idempotency_key()).collect()
+}
+
+fn report(found: Found, left: Vec<LiveJob>) -> Erasure {
+    let live = Live { found: left.len(), complete: found.complete, jobs: left.into_iter().take(MOST_NAMED).collect() };
+    Erasure {
+        and_more: found.and_more,
+        live,
+        schedules: found.schedules,
+        beyond: vec![
+            "backups of Postgres and Redis",
+            "incident bundles, exports and logs that were taken before",
+            "audit trails, which are kept for good",
+            "tables and services of plugins, and what was sent",
+            "copies of other programs that work on the queues",
+        ],
+        ..Erasure::default()
+    }
+}

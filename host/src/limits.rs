@@ -1,0 +1,87 @@
+//! What the system lets this process have: open files and address space. Both run out in the middle of work, as errors of something else.
+
+use std::fmt;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::config::Config;
+
+/// Connections to Redis, files of the runtime and of libraries, and what is open for a moment.
+const OPEN_BESIDES: u64 = 128;
+/// For plugins' outside calls.
+const OPEN_PER_CALL: u64 = 1;
+/// Reserved, not used: each of the pool's memories has that much address space.
+const POOL_ADDRESS_SPACE: u64 = 1 << 40;
+/// Without the pool, each memory of a call still reserves 4 GiB.
+const LEAST_ADDRESS_SPACE: u64 = 16 << 30;
+
+/// A limit that is too small.
+#[derive(Debug, PartialEq, Eq)]
+pub enum TooSmall {
+    /// `ulimit -n`.
+    OpenFiles {
+        /// As it is.
+        limit: u64,
+        /// What the configuration may open at once.
+        needed: u64,
+    },
+    /// `ulimit -v`.
+    AddressSpace {
+        /// As it is, bytes.
+        limit: u64,
+        /// Whether a host can work at all.
+        is_hopeless: bool,
+    },
+}
+
+impl fmt::Display for TooSmall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OpenFiles { limit, needed } => write!(
+                f,
+                "This process may open {limit} files and connections, and its configuration needs up to {needed}: connections will be \
+                 refused under load. Raise the limit (systemd: LimitNOFILE={raised}; shell: ulimit -n {raised}; container: --ulimit \
+                 nofile={raised}), or lower http.max_connections, database.pool_max, sql.max_connections and runtime.max_calls",
+                raised = needed.next_multiple_of(1_024),
+            ),
+            Self::AddressSpace { limit, is_hopeless } => {
+                let mib = limit >> 20;
+                let meaning = match is_hopeless {
+                    true => "plugins will fail to start or to compile",
+                    false => "each call of a plugin makes its memory anew, which costs it some tens of microseconds",
+                };
+                write!(
+                    f,
+                    "This process may use {mib} MiB of address space: {meaning}. Remove the limit (ulimit -v unlimited; systemd: no \
+                     LimitAS); memory itself is limited by the container or by MemoryMax"
+                )
+            }
+        }
+    }
+}
+
+/// To what the system allows without asking anybody: the usual 1024 are for programs that use `select`, which nothing here does.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Where it may not, the smaller one stays and is named.
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).ok();
+    }
+}
+
+/// What is too small for this configuration.
+pub fn problems(config: &Config) -> Vec<TooSmall> {
+    let mut problems = Vec::new();
+    let needed = OPEN_BESIDES
+        + config.http_limits().max_connections as u64
+        + u64::from(config.store().max_connections)
+        + config.sql_max_connections() as u64
+        + config.max_calls() as u64 * OPEN_PER_CALL;
+    if let Some(limit) = getrlimit(Resource::Nofile).maximum.filter(|limit| *limit < needed) {
+        problems.push(TooSmall::OpenFiles { limit, needed });
+    }
+    if let Some(limit) = getrlimit(Resource::As).current.filter(|limit| *limit < POOL_ADDRESS_SPACE) {
+        problems.push(TooSmall::AddressSpace { limit, is_hopeless: limit < LEAST_ADDRESS_SPACE });
+    }
+    problems
+}

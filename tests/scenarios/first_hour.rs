@@ -1,0 +1,180 @@
+//! A plugin's first hour: the pages that a newcomer copies from are run as they are printed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::dev::patchbay;
+use crate::harness::{Host, PASSWORD, USER, World, full_length, repository};
+
+/// What one section of a page has between its fences: files by name, and commands in order.
+struct Example {
+    files: BTreeMap<String, String>,
+    commands: Vec<String>,
+}
+
+impl Example {
+    /// The section under `heading` of a page in docs/plugins.
+    fn of(page: &str, heading: &str) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(repository().join("docs/plugins").join(page))?;
+        let (_, section) = text.split_once(&format!("\n{heading}\n")).with_context(|| format!("{page}: {heading}"))?;
+        let section = section.split("\n## ").next().unwrap_or_default();
+        let mut example = Self { files: BTreeMap::new(), commands: Vec::new() };
+        for block in section.split("```").skip(1).step_by(2) {
+            let (language, content) = block.split_once('\n').unwrap_or((block, ""));
+            if language == "console" {
+                let commands = content.lines().filter_map(|line| line.strip_prefix("$ "));
+                example
+                    .commands
+                    .extend(commands.map(|line| line.split("   #").next().unwrap_or(line).trim().to_owned()));
+                continue;
+            }
+            let first = content.lines().next().unwrap_or_default();
+            let name = first.trim_matches(['/', '#', '*', ' ']);
+            if name.contains('.') && !name.contains(' ') {
+                example.files.insert(name.to_owned(), content.to_owned());
+            }
+        }
+        Ok(example)
+    }
+
+    fn write(&self, dir: &Path) -> anyhow::Result<()> {
+        for (name, content) in &self.files {
+            let file = dir.join(name);
+            std::fs::create_dir_all(file.parent().context("a folder")?)?;
+            std::fs::write(file, content)?;
+        }
+        Ok(())
+    }
+
+    /// Runs every command but those that install, and gives the result of the job that the last one added.
+    async fn run(&self, dir: &Path, host: &Host, env: &[(&str, PathBuf)]) -> anyhow::Result<Value> {
+        let mut said = String::new();
+        for line in self.commands.iter().filter(|line| line.starts_with("patchbay ")) {
+            let arguments = line.replace("'{\"name\":\"Ada\"}'", "{\"name\":\"Ada\"}");
+            let mut command = patchbay(dir);
+            command.args(arguments.split_whitespace().skip(1)).envs(env.iter().map(|(name, value)| (name, value)));
+            command.env("PATCHBAY_URL", &host.url).env("PATCHBAY_USER", USER).env("PATCHBAY_PASSWORD", PASSWORD);
+            for name in ["HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"] {
+                command.envs(std::env::var_os(name).map(|value| (name, value)));
+            }
+            let output = command.output().await?;
+            said = String::from_utf8_lossy(&output.stdout).into_owned();
+            if !output.status.success() {
+                bail!("{line}: {said}{}", String::from_utf8_lossy(&output.stderr));
+            }
+        }
+        // "added: helloQueue 1"
+        let added = said.lines().next().unwrap_or_default();
+        let [.., queue, id] = added.split_whitespace().collect::<Vec<_>>()[..] else { bail!("added what? {added:?}") };
+        Ok(host.job_in(queue, id, "completed").await?["job"]["result"].clone())
+    }
+
+    /// The version that the page tells a newcomer to install is the one that is tried.
+    fn installs(&self, package: &str, pinned_in: &str) -> anyhow::Result<()> {
+        let pins = std::fs::read_to_string(repository().join("tests/interop").join(pinned_in))?;
+        let install = self.commands.iter().find(|line| line.contains(package)).context("a command that installs")?;
+        let version = install.rsplit(['@', '=']).next().unwrap_or_default();
+        let pinned = pins.lines().any(|line| line.contains(package) && line.contains(version));
+        anyhow::ensure!(pinned, "{install}: {pinned_in} has another version");
+        Ok(())
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type()?.is_dir() {
+            true if ["target", "dist"].iter().any(|output| entry.file_name() == *output) => {}
+            true => copy_folder(&path, &to)?,
+            false => std::fs::copy(&path, &to).map(drop)?,
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_rust_quick_start_works_word_for_word() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let example = Example::of("README.md", "## In Rust")?;
+
+    // As the page says: a folder beside the other plugins of a checkout.
+    let checkout = world.dir.path().join("checkout");
+    copy_folder(&repository().join("plugins"), &checkout.join("plugins"))?;
+    copy_folder(&repository().join("wit"), &checkout.join("wit"))?;
+    let hello = checkout.join("plugins/hello");
+    example.write(&hello)?;
+    // What is compiled already is used again.
+    let target = ("CARGO_TARGET_DIR", repository().canonicalize()?.join("plugins/target"));
+    let result = example.run(&hello, &host, &[target]).await?;
+    assert_eq!(result, serde_json::json!({ "greeted": "Ada" }));
+
+    if full_length() {
+        // Anywhere else, with the path of the checkout. Here everything is compiled anew.
+        let elsewhere = world.dir.path().join("elsewhere");
+        example.write(&elsewhere)?;
+        let manifest = std::fs::read_to_string(elsewhere.join("Cargo.toml"))?;
+        let sdk = format!("path = \"{}\"", checkout.join("plugins/sdk").display());
+        assert!(manifest.contains("path = \"../sdk\""), "{manifest}");
+        std::fs::write(elsewhere.join("Cargo.toml"), manifest.replace("path = \"../sdk\"", &sdk))?;
+        let result = example.run(&elsewhere, &host, &[]).await?;
+        assert_eq!(result["greeted"], "Ada");
+    }
+    Ok(())
+}
+
+/// What `npm install` and `pip install` of the page have made, from where they were installed for all tests.
+async fn runs(language: &str, package: &str, pinned_in: &str, installed: &str) -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let example = Example::of("languages.md", &format!("## {language}"))?;
+    example.installs(package, pinned_in)?;
+    let dir = world.dir.path().join("hello");
+    example.write(&dir)?;
+    std::os::unix::fs::symlink(
+        repository().canonicalize()?.join("tests/interop").join(installed),
+        dir.join(installed),
+    )?;
+    let result = example.run(&dir, &host, &[]).await?;
+    assert_eq!(result, serde_json::json!({ "greeted": "Ada", "first": true }));
+
+    // What the plugin itself refuses is its own failure, with its own words.
+    let queue = format!("hello{}Queue", if language == "Python" { "Py" } else { "Js" });
+    let id = host.add(&queue, serde_json::json!({ "name": "x", "data": {} })).await?;
+    let failed = host.job_in(&queue, &id, "failed").await?;
+    assert_eq!(failed["job"]["failedReason"], "invalid-input: name: a text is missing", "{failed}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_javascript_plugin_works_as_its_page_says() -> anyhow::Result<()> {
+    runs("JavaScript", "@bytecodealliance/componentize-js", "package.json", "node_modules").await
+}
+
+#[tokio::test]
+async fn a_python_plugin_works_as_its_page_says() -> anyhow::Result<()> {
+    runs("Python", "componentize-py", "requirements.txt", ".venv").await
+}
+
+/// Its tools take minutes to install: it runs where they are there.
+#[tokio::test]
+async fn a_c_plugin_works_as_its_page_says() -> anyhow::Result<()> {
+    let has = |program: &str| std::process::Command::new(program).arg("--version").output().is_ok();
+    let has_all = has("wit-bindgen") && has("clang") && has("wasm-ld");
+    if !full_length() && !has_all {
+        println!("skipped: wit-bindgen, clang or wasm-ld is missing");
+        return Ok(());
+    }
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let example = Example::of("languages.md", "## C")?;
+    let dir = world.dir.path().join("hello");
+    example.write(&dir)?;
+    assert_eq!(example.run(&dir, &host, &[]).await?, serde_json::json!({ "greeted": true }));
+    Ok(())
+}

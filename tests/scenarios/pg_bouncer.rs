@@ -1,0 +1,126 @@
+//! Postgres behind a real PgBouncer.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+use tokio::process::{Child, Command};
+
+use crate::harness::{World, hostile_plugin, statements_plugin, until};
+use crate::sql;
+
+struct PgBouncer {
+    port: u16,
+    _process: Child,
+}
+
+impl PgBouncer {
+    /// In front of the tests' server; `mode` is its `pool_mode`. Plugins' logins, which it cannot know beforehand, it asks Postgres for.
+    async fn start(world: &World, mode: &str, more: &str) -> anyhow::Result<Self> {
+        let server: reqwest::Url = world.database_url.parse()?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let dir = world.dir.path().join(format!("pgbouncer-{port}"));
+        std::fs::create_dir(&dir)?;
+        let users = dir.join("users.txt");
+        std::fs::write(&users, "\"postgres\" \"\"\n")?;
+        let (database, users) = (server.path().trim_start_matches('/'), users.display());
+        let behind = format!("host=127.0.0.1 port={} dbname={database}", server.port().context("a port")?);
+        let settings = format!(
+            "[databases]\n{database} = {behind} auth_user=postgres\n\
+             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\npool_mode = {mode}\n\
+             auth_type = trust\nauth_file = {users}\nauth_user = postgres\n\
+             auth_query = select rolname, rolpassword from pg_authid where rolname = $1\n\
+             default_pool_size = 60\n{more}\n"
+        );
+        let file = dir.join("pgbouncer.ini");
+        std::fs::write(&file, settings)?;
+        open_to_all(world.dir.path())?;
+        open_to_all(&dir)?;
+        // It refuses root.
+        let is_root = rustix::process::geteuid().is_root();
+        let mut command = Command::new(if is_root { "setpriv" } else { "pgbouncer" });
+        if is_root {
+            command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "pgbouncer"]);
+        }
+        command.arg(&file).current_dir("/").stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let process = command.spawn().context("run `make test`, which installs what it needs")?;
+        until(Duration::from_secs(20), "PgBouncer", async || {
+            Ok(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok())
+        })
+        .await?;
+        Ok(Self { port, _process: process })
+    }
+
+    fn url(&self, world: &World) -> anyhow::Result<String> {
+        let mut url: reqwest::Url = world.database_url.parse()?;
+        url.set_port(Some(self.port)).ok().context("a port")?;
+        Ok(url.into())
+    }
+}
+
+fn open_to_all(dir: &Path) -> anyhow::Result<()> {
+    Ok(std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))?)
+}
+
+#[tokio::test]
+async fn by_sessions_everything_works_wherever_the_pooler_loses_what_stands_in_the_startup_packet() -> anyhow::Result<()>
+{
+    let world = sql::world().await?;
+    let usual = PgBouncer::start(&world, "session", "ignore_startup_parameters = extra_float_digits,options").await?;
+    let url = usual.url(&world)?;
+    let host = world.host(&[("DATABASE_URL", &url)]).await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    let plugin = statements_plugin(|manifest| manifest.replace("deadline_ms = 10_000", "deadline_ms = 2_000"))?;
+    host.deploy("statements", plugin).await?;
+    let job = host.add("hostileQueue", json!({ "name": "noop" })).await?;
+    host.job_in("hostileQueue", &job, "completed").await?;
+    let rows = sql::query(&host, "select id from crm.leads order by id").await?;
+    ensure!(rows.to_string().contains('1'), "{rows}");
+    let mut database = world.database().await?;
+    let tables = "select table_schema::text, count(*) from information_schema.tables \
+         where table_schema in ('patchbay', 'public') group by 1";
+    let tables: Vec<(String, i64)> = sqlx::query_as(tables).fetch_all(&mut database).await?;
+    ensure!(tables.len() == 1 && tables[0].0 == "patchbay", "{tables:?}");
+    // A guest's statement past its deadline is ended through the pooler, too, and its login works on.
+    let late = host
+        .add("sqlQueue", json!({ "name": "each", "data": [{ "query": "select pg_sleep(60)" }], "attempts": 1 }))
+        .await?;
+    host.job_in("sqlQueue", &late, "failed").await?;
+    sql::query(&host, "select id from crm.leads order by id").await?;
+    let (status, answer) = host.get("/readyz").await?;
+    assert_eq!(status, 200, "{answer}");
+    ensure!(host.stop().await?.success(), "it ends in order");
+
+    // One that refuses what it does not know.
+    let strict = PgBouncer::start(&world, "session", "").await?;
+    let url = strict.url(&world)?;
+    let (code, said) = world.output(&["doctor"], &[("DATABASE_URL", &url)]).await?;
+    assert_eq!(code, Some(0), "{said}");
+    ensure!(said.contains("sessions of its own") && said.contains("schema is up to date"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pooler_that_shares_sessions_between_clients_is_named_and_nothing_is_made() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    for (mode, more) in [
+        ("transaction", "ignore_startup_parameters = extra_float_digits,options"),
+        ("transaction", "server_round_robin = 1\nmin_pool_size = 5"),
+        ("statement", ""),
+    ] {
+        let pooler = PgBouncer::start(&world, mode, more).await?;
+        let url = pooler.url(&world)?;
+        for command in ["serve", "migrate", "doctor"] {
+            let (code, said) = world.output(&[command], &[("DATABASE_URL", &url)]).await?;
+            assert_eq!(code, Some(1), "{mode} {more} {command}: {said}");
+            ensure!(said.contains("shares sessions between clients") && said.contains("pool_mode = session"), "{said}");
+        }
+    }
+    let mut database = world.database().await?;
+    let made = "select count(*) from information_schema.tables where table_schema in ('patchbay', 'public')";
+    let made: i64 = sqlx::query_scalar(made).fetch_one(&mut database).await?;
+    assert_eq!(made, 0);
+    Ok(())
+}

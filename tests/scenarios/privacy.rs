@@ -1,0 +1,445 @@
+//! Persons in jobs: what of them is shown, who has looked, and that nothing of them is left once somebody has asked to be forgotten.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use sqlx::Executor;
+
+use crate::commands::{json_of, patchbay};
+use crate::harness::{Host, PASSWORD, USER, World, email_plugin, hostile_plugin_with, until};
+use crate::incident;
+
+const KEY: (&str, &str) = ("PATCHBAY_SECRETS_KEY", "0101010101010101010101010101010101010101010101010101010101010102");
+const QUEUE: &str = "emailQueue";
+
+/// Somebody, whom no other test knows.
+struct Person {
+    address: String,
+    password: String,
+}
+
+impl Person {
+    fn new() -> Self {
+        let tag = uuid::Uuid::new_v4().simple().to_string();
+        Self { address: format!("ada-{}@example.com", &tag[..12]), password: format!("pw{}", &tag[12..28]) }
+    }
+
+    /// Which of the two is in a text, in whichever case.
+    fn found_in(&self, text: &[u8]) -> Vec<&'static str> {
+        let text = String::from_utf8_lossy(text).to_lowercase();
+        let has = |value: &str| text.contains(&value.to_lowercase());
+        let names = [("address", has(&self.address)), ("password", has(&self.password))];
+        names.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect()
+    }
+}
+
+/// Every key of this world with what it holds, BullMQ's and ours.
+async fn redis_dump(world: &World) -> anyhow::Result<Vec<u8>> {
+    let mut redis = world.redis().await?;
+    let keys: Vec<String> = redis::cmd("KEYS").arg(format!("{}*", world.prefix)).query_async(&mut redis).await?;
+    ensure!(!keys.is_empty(), "the world has keys");
+    let mut text = String::new();
+    for key in keys {
+        let kind: String = redis::cmd("TYPE").arg(&key).query_async(&mut redis).await?;
+        let (read, all): (&str, &[&str]) = match kind.as_str() {
+            "string" => ("GET", &[]),
+            "hash" => ("HGETALL", &[]),
+            "set" => ("SMEMBERS", &[]),
+            "list" => ("LRANGE", &["0", "-1"]),
+            "zset" => ("ZRANGE", &["0", "-1"]),
+            "stream" => ("XRANGE", &["-", "+"]),
+            _ => continue,
+        };
+        let held: redis::Value = redis::cmd(read).arg(&key).arg(all).query_async(&mut redis).await?;
+        text += &format!("{key} {}\n", plain(&held));
+    }
+    Ok(text.into_bytes())
+}
+
+fn plain(value: &redis::Value) -> String {
+    match value {
+        redis::Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        redis::Value::SimpleString(text) => text.clone(),
+        redis::Value::Array(values) | redis::Value::Set(values) => {
+            values.iter().map(plain).collect::<Vec<_>>().join(" ")
+        }
+        redis::Value::Map(pairs) => {
+            pairs.iter().map(|(key, value)| format!("{} {}", plain(key), plain(value))).collect::<Vec<_>>().join(" ")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// Every row of every schema.
+async fn postgres_dump(world: &World) -> anyhow::Result<Vec<u8>> {
+    // Debian keeps a directory per version, and the newest reads all of them.
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = versions
+        .map(|version| version.path())
+        .max_by_key(|path| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()).unwrap_or_default());
+    let program = newest.map_or_else(|| "pg_dump".into(), |dir| dir.join("bin/pg_dump"));
+    let mut command = tokio::process::Command::new(program);
+    let output = command.args(["--data-only", "--no-sync", "--dbname", &world.database_url]).output().await?;
+    ensure!(output.status.success(), "pg_dump: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(output.stdout)
+}
+
+async fn mail(host: &Host, job: &str, data: Value, more: Value) -> anyhow::Result<String> {
+    let mut body = json!({ "name": job, "data": data, "attempts": 1 });
+    if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
+        body.extend(more);
+    }
+    host.add(QUEUE, body).await
+}
+
+async fn recorded(world: &World, count: i64) -> anyhow::Result<()> {
+    let mut database = world.database().await?;
+    until(Duration::from_secs(60), "the attempts in Postgres", async || {
+        let found: i64 = sqlx::query_scalar(
+            "select count(*) from patchbay.attempts where queue = $1 and verdict in ('complete', 'fail')",
+        )
+        .bind(QUEUE)
+        .fetch_one(&mut database)
+        .await?;
+        Ok((found >= count).then_some(()))
+    })
+    .await
+}
+
+/// Begins a bulk operation and waits for its end.
+async fn bulk(host: &Host, args: &[&str]) -> anyhow::Result<Value> {
+    let args: Vec<&str> = ["--json", "bulk"].iter().chain(args).copied().collect();
+    json_of(host, &args).await
+}
+
+async fn timeline(host: &Host, id: &str) -> anyhow::Result<Value> {
+    let (status, answer) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs/{id}/timeline")).await?;
+    ensure!(status == 200, "{status} {answer}");
+    Ok(answer["data"].clone())
+}
+
+fn erasures_of(timeline: &Value) -> Vec<&Value> {
+    let events = timeline["lives"].as_array().into_iter().flatten().flat_map(|life| life["events"].as_array());
+    events.flatten().filter(|event| event["kind"] == "erased").collect()
+}
+
+#[tokio::test]
+async fn of_a_person_who_is_erased_nothing_is_left_anywhere() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[KEY]).await?;
+    host.deploy("email", email_plugin()?).await?;
+    let (ada, ravi) = (Person::new(), Person::new());
+    let account = |person: &Person| json!({ "to": person.address, "name": "Ada", "password": person.password });
+    let letter = |to: Value| json!({ "to": to, "subject": "Hello", "text": "It works" });
+
+    // Jobs in every state, with the address in the spellings that producers give it.
+    let completed = mail(&host, "credentials", account(&ada), json!({})).await?;
+    let other = mail(&host, "credentials", account(&ravi), json!({})).await?;
+    let named = format!("Ada <{}>", ada.address.to_uppercase());
+    let in_a_list = mail(&host, "send", letter(json!([named])), json!({})).await?;
+    let failed =
+        mail(&host, "send", json!({ "to": ada.address, "password": ada.password, "subject": "x" }), json!({})).await?;
+    for (id, state) in
+        [(&completed, "completed"), (&other, "completed"), (&in_a_list, "completed"), (&failed, "failed")]
+    {
+        host.job_in(QUEUE, id, state).await?;
+    }
+    // In a flow, the parent is told what its child gave.
+    let child = json!({ "queue": QUEUE, "job": { "name": "send", "data": letter(json!(ada.address)) } });
+    let flow = json!({ "queue": "parentQueue", "job": { "name": "n", "newQueue": true }, "children": [child] });
+    let (status, answer) = host.post("/api/admin/flows", flow).await?;
+    ensure!(status == 200, "{status} {answer}");
+    recorded(&world, 5).await?;
+    // Removed by an operator, with copies for undoing, and a filter that names her.
+    let later = json!({ "delayMs": 3_600_000 });
+    let removed = mail(&host, "credentials", account(&ada), later.clone()).await?;
+    let filter = format!("data.to={}", ada.address);
+    let removal =
+        bulk(&host, &["remove", "queue=emailQueue", "--state", "delayed", &filter, "--yes", "--watch"]).await?;
+    assert_eq!((&removal["state"], &removal["done"]), (&json!("done"), &json!(1)), "{removal}");
+    assert_eq!(removal["filter"]["data.to"], "[redacted]", "shown without her");
+    let both = mail(&host, "credentials", account(&ravi), later.clone()).await?;
+    let hers = mail(&host, "credentials", account(&ada), later.clone()).await?;
+    let everything = bulk(&host, &["remove", "queue=emailQueue", "--state", "delayed", "--yes", "--watch"]).await?;
+    assert_eq!(everything["done"], 2, "{everything}");
+    let waiting = mail(&host, "credentials", account(&ada), later).await?;
+    // What operators type, and what somebody else's worker said.
+    let saved = patchbay(&host, &["search", "save", "ada", "queue=emailQueue", &filter]).await?;
+    ensure!(saved.status.success(), "{}", String::from_utf8_lossy(&saved.stderr));
+    let note = json!({ "note": format!("ask {} again", ada.address.to_uppercase()) });
+    let (status, answer) = host.put("/api/admin/dead-letters/1/note", note).await?;
+    ensure!(status == 200, "{status} {answer}");
+    let mut database = world.database().await?;
+    let elsewhere = format!(
+        "insert into patchbay.attempts (prefix, queue, job_id, job_created_ms, started, attempt, name, host, started_at, finished_at, outcome, \
+         verdict, code, message, correlation_id, source) values ('{}', 'nodeQueue', '9', 1, 1, 1, 'n', 'elsewhere', now(), now(), 'failed', \
+         'fail', 'failed', 'no mailbox {}', '-', 'mirror')",
+        world.prefix, ada.address
+    );
+    database.execute(sqlx::AssertSqlSafe(elsewhere)).await?;
+
+    assert_eq!(ada.found_in(&redis_dump(&world).await?), ["address", "password"], "the search finds what is there");
+    assert_eq!(ada.found_in(&postgres_dump(&world).await?), ["address"]);
+
+    let erase = ["history", "erase", "--path", "to", "--value", &ada.address, "--reason", "request 7"];
+    let preview = patchbay(&host, &erase).await?;
+    let said = String::from_utf8(preview.stdout)?;
+    assert_eq!(preview.status.code(), Some(4), "{said}");
+    assert!(
+        said.contains("2 copies for undoing")
+            && said.contains(&format!("{QUEUE} {waiting} (delayed): it is still to run")),
+        "{said}"
+    );
+    assert_eq!(ada.found_in(&redis_dump(&world).await?), ["address", "password"], "nothing was erased");
+    let reason =
+        ["history", "erase", "--path", "to", "--value", &ada.address, "--yes", "--reason", &ada.address.to_uppercase()];
+    assert_eq!(patchbay(&host, &reason).await?.status.code(), Some(4), "the reason stays, so it must not name her");
+    let done = patchbay(&host, &[&erase[..], &["--yes", "--unfinished"]].concat()).await?;
+    let said = String::from_utf8(done.stdout)?;
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(said.contains("Not reached: backups"), "{said}");
+
+    let dump = redis_dump(&world).await?;
+    assert_eq!(ada.found_in(&dump), [""; 0], "{}", around(&dump, &ada));
+    let dump = postgres_dump(&world).await?;
+    assert_eq!(ada.found_in(&dump), [""; 0], "{}", around(&dump, &ada));
+    let bundle = incident::fetched(&host).await?;
+    assert_eq!(ada.found_in(format!("{bundle:?}").as_bytes()), [""; 0]);
+    assert_eq!(
+        ada.found_in(host.log.lock().expect("no writer panics").as_bytes()),
+        [""; 0],
+        "the host's log never had her"
+    );
+    assert_eq!(ravi.found_in(&redis_dump(&world).await?), ["address", "password"], "the others stay");
+
+    // Their jobs tell that something is missing, and why.
+    for id in [&completed, &failed, &removed, &waiting] {
+        let told = timeline(&host, id).await?;
+        let erased = erasures_of(&told);
+        assert_eq!(
+            (erased.len(), &erased[0]["actor"], &erased[0]["reason"]),
+            (1, &json!(USER), &json!("request 7")),
+            "{told}"
+        );
+    }
+    assert!(erasures_of(&timeline(&host, &other).await?).is_empty());
+    let id = everything["id"].to_string();
+    let undone = bulk(&host, &["undo", &id, "--watch"]).await?;
+    assert_eq!((&undone["restored"], &undone["state"]), (&json!(1), &json!("undone")), "{undone}");
+    assert!(undone["reasons"].to_string().contains("its data was erased"), "{undone}");
+    host.job_in(QUEUE, &both, "delayed").await?;
+    assert_eq!(host.get(&format!("/api/admin/queues/{QUEUE}/jobs/{hers}")).await?.0, 404);
+    assert_eq!(ada.found_in(&redis_dump(&world).await?), [""; 0]);
+
+    let again = patchbay(&host, &erase).await?;
+    assert!(again.status.success(), "nothing is left to erase: {}", String::from_utf8_lossy(&again.stdout));
+    let list = json_of(&host, &["--json", "history", "erasures"]).await?;
+    assert_eq!(
+        (list.as_array().map(Vec::len), &list[0]["toCome"], &list[0]["left"]),
+        (Some(1), &json!(0), &json!(0)),
+        "{list}"
+    );
+    assert!(list[0]["endedAt"].is_string() && list[0]["done"].as_i64() > Some(6), "{list}");
+    Ok(())
+}
+
+fn around(dump: &[u8], person: &Person) -> String {
+    let text = String::from_utf8_lossy(dump).into_owned();
+    let lines = text.lines().filter(|line| !person.found_in(line.as_bytes()).is_empty());
+    lines.map(|line| line.chars().take(600).collect::<String>()).collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn what_is_hidden_is_hidden_everywhere_and_whoever_looks_is_recorded() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[KEY]).await?;
+    let manifest = |text: String| text + "searchable = [\"to\"]\nredact = [\"to\"]\n";
+    host.deploy("hostile", hostile_plugin_with(manifest)?).await?;
+    let ada = Person::new();
+    let queue = "hostileQueue";
+    let data = json!({ "to": ada.address, "nested": { "Password": ada.password }, "retry": "never", "n": 1 });
+    let echoed = host.add(queue, json!({ "name": "echo", "data": data })).await?;
+    host.job_in(queue, &echoed, "completed").await?;
+    let failed = host.add(queue, json!({ "name": "fail", "data": data })).await?;
+    host.job_in(queue, &failed, "failed").await?;
+    let mut redis = world.redis().await?;
+    // As a worker of Node may have left it.
+    let key = format!("{}:{queue}:{failed}", world.prefix);
+    let said = format!("Error: {} has the password {}", ada.address, ada.password);
+    redis::cmd("HSET")
+        .arg(&key)
+        .arg("failedReason")
+        .arg(&said)
+        .arg("stacktrace")
+        .arg(json!([said]).to_string())
+        .arg("progress")
+        .arg(json!({ "sentTo": ada.address }).to_string())
+        .query_async::<()>(&mut redis)
+        .await?;
+    redis::cmd("RPUSH").arg(format!("{key}:logs")).arg(&said).query_async::<()>(&mut redis).await?;
+    let schedule = json!({ "id": "s", "queue": queue, "name": "noop", "data": data, "everyMs": 3_600_000 });
+    assert_eq!(host.post("/api/admin/schedules", schedule).await?.0, 200);
+    until(Duration::from_secs(30), "both in the history", async || {
+        let (_, found) = host.get(&format!("/api/admin/history/search?queue={queue}")).await?;
+        Ok((found["data"].as_array().map(Vec::len) == Some(2)).then_some(()))
+    })
+    .await?;
+
+    let jobs = format!("/api/admin/queues/{queue}");
+    for path in [
+        format!("{jobs}/jobs?state=failed"),
+        format!("{jobs}/jobs/{failed}"),
+        format!("{jobs}/jobs/{echoed}"),
+        format!("{jobs}/jobs/{failed}/timeline"),
+        format!("{jobs}/search?state=failed&data.to={}", ada.address),
+        format!("/api/admin/history/search?queue={queue}&data.to={}", ada.address),
+        format!("/api/admin/history/bodies/{queue}/{echoed}"),
+        "/api/admin/dead-letters/1".into(),
+        "/api/admin/schedules".into(),
+        "/api/admin/schedules/s".into(),
+    ] {
+        let (status, answer) = host.get(&path).await?;
+        assert_eq!((status, ada.found_in(answer.to_string().as_bytes())), (200, vec![]), "{path}: {answer}");
+    }
+    let export = host.http.get(format!("{}/api/admin/history/export?bodies=true&queue={queue}", host.url));
+    let export = export.basic_auth(USER, Some(PASSWORD)).send().await?.text().await?;
+    assert!(export.contains("[redacted]") && ada.found_in(export.as_bytes()).is_empty(), "{export}");
+    let look = json!({ "kind": "retry", "filter": { "queue": queue }, "dryRun": true, "withData": true });
+    let (_, preview) = host.post("/api/admin/bulk", look.clone()).await?;
+    assert_eq!(
+        (&preview["data"]["matched"], ada.found_in(preview.to_string().as_bytes())),
+        (&json!(1), vec![]),
+        "{preview}"
+    );
+    let shown = patchbay(&host, &["job", "show", queue, &failed]).await?;
+    let shown = String::from_utf8(shown.stdout)?;
+    assert!(ada.found_in(shown.as_bytes()).is_empty() && shown.contains("--reveal"), "{shown}");
+    assert!(shown.contains(r#""n":1,"nested":{"Password":"[redacted]"}"#), "the rest is shown: {shown}");
+    let mut database = world.database().await?;
+    let looks = "select action, target, actor, details ->> 'reason', row_to_json(a)::text from patchbay.operator_actions a \
+                 where action like '%reveal%' order by id";
+    type Look = (String, String, String, Option<String>, String);
+    let recorded: Vec<Look> = sqlx::query_as(looks).fetch_all(&mut database).await?;
+    assert!(recorded.is_empty(), "nobody has asked yet: {recorded:?}");
+
+    let shown = patchbay(&host, &["job", "show", queue, &failed, "--reveal", "--reason", "ticket 12"]).await?;
+    assert_eq!(ada.found_in(&shown.stdout), ["address", "password"]);
+    let mut reveal = look;
+    reveal["reveal"] = true.into();
+    let (_, preview) = host.post("/api/admin/bulk", reveal).await?;
+    assert_eq!(ada.found_in(preview.to_string().as_bytes()), ["address", "password"]);
+    for path in [format!("{jobs}/jobs?state=failed&reveal=true"), "/api/admin/schedules/s?reveal=true".into()] {
+        let (_, answer) = host.get(&path).await?;
+        assert_eq!(ada.found_in(answer.to_string().as_bytes()), ["address", "password"], "{path}");
+    }
+    let recorded: Vec<Look> = sqlx::query_as(looks).fetch_all(&mut database).await?;
+    let names: Vec<(&str, &str)> = recorded.iter().map(|look| (look.0.as_str(), look.1.as_str())).collect();
+    let target = format!("{queue}/{failed}");
+    assert_eq!(
+        names,
+        [("job.reveal", &*target), ("bulk.reveal", "preview"), ("queue.reveal-jobs", queue), ("schedule.reveal", "s")]
+    );
+    assert_eq!((&*recorded[0].2, recorded[0].3.as_deref()), (USER, Some("ticket 12")));
+    for (.., row) in &recorded {
+        assert!(ada.found_in(row.as_bytes()).is_empty(), "{row}");
+    }
+
+    // What was shown is no data.
+    for (body, place) in [(json!({ "to": "[redacted]" }), "/to"), (json!([{ "a": "x [redacted]" }]), "/0/a")] {
+        let (status, answer) = host.put(&format!("{jobs}/jobs/{failed}/data"), body).await?;
+        assert_eq!(
+            (status, answer["message"].as_str().is_some_and(|text| text.contains(place))),
+            (400, true),
+            "{answer}"
+        );
+    }
+    let edit = json!({ "kind": "edit-and-retry", "filter": { "queue": queue }, "set": { "to": "[redacted]" } });
+    assert_eq!(host.post("/api/admin/bulk", edit).await?.0, 400);
+    let job = json!({ "name": "noop", "data": { "to": "[redacted]" } });
+    assert_eq!(host.post(&format!("{jobs}/jobs"), job).await?.0, 400);
+    let kept: String = redis::cmd("HGET").arg(&key).arg("data").query_async(&mut redis).await?;
+    assert_eq!(serde_json::from_str::<Value>(&kept)?, data);
+    assert!(ada.found_in(host.log.lock().expect("no writer panics").as_bytes()).is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_erasure_goes_on_after_a_crash_and_waits_for_jobs_that_run() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[KEY]).await?;
+    let manifest = |text: String| {
+        text.replace("deadline_ms = 200", "deadline_ms = 60_000") + "searchable = [\"to\"]\nredact = [\"to\"]\n"
+    };
+    host.deploy("hostile", hostile_plugin_with(manifest)?).await?;
+    let (ada, queue) = (Person::new(), "hostileQueue");
+    let data = json!({ "to": ada.address, "password": ada.password, "retry": "never" });
+    let running = host.add(queue, json!({ "name": "sleep", "data": data })).await?;
+    host.job_in(queue, &running, "active").await?;
+    let ended = host.add(queue, json!({ "name": "noop", "data": data })).await?;
+    host.job_in(queue, &ended, "completed").await?;
+
+    // Somebody has begun it and is gone: the jobs are known, the value is not.
+    let mut database = world.database().await?;
+    let begun = "with begun as (insert into patchbay.erasures (prefix, queue, job_id, unfinished, actor, reason, listed_at) \
+        values ($1, $2, $3, false, 'gone', 'request 8', now()) returning id) insert into patchbay.erased_jobs (erasure, queue, job_id, \
+        job_created_ms) select id, $2, $3, $4 from begun";
+    let story = host.get(&format!("/api/admin/queues/{queue}/jobs/{ended}")).await?.1;
+    let created = story["data"]["job"]["timestamp"].as_i64().context("a time")?;
+    sqlx::query(begun).bind(&world.prefix).bind(queue).bind(&ended).bind(created).execute(&mut database).await?;
+    until(Duration::from_secs(30), "its end", async || {
+        let list = json_of(&host, &["--json", "history", "erasures"]).await?;
+        Ok((list[0]["endedAt"].is_string() && list[0]["done"] == 1).then_some(()))
+    })
+    .await?;
+    assert_eq!(host.get(&format!("/api/admin/queues/{queue}/jobs/{ended}")).await?.0, 404);
+
+    let mut command = tokio::process::Command::new(crate::harness::binary());
+    command.args(["history", "erase", "--path", "to", "--reason", "request 9", "--yes"]);
+    command.env("PATCHBAY_URL", &host.url).env("PATCHBAY_USER", USER).env("PATCHBAY_PASSWORD", PASSWORD);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut stdin = child.stdin.take().context("stdin")?;
+    tokio::io::AsyncWriteExt::write_all(&mut stdin, ada.address.as_bytes()).await?;
+    drop(stdin);
+    let said = String::from_utf8(child.wait_with_output().await?.stdout)?;
+    assert!(said.contains(&format!("{queue} {running} (active): it runs")), "{said}");
+    host.job_in(queue, &running, "active").await?;
+    let killed = host.post(&format!("/api/admin/queues/{queue}/jobs/{running}/kill"), json!({})).await?;
+    assert_eq!(killed.0, 200, "{killed:?}");
+    until(Duration::from_secs(30), "its end", async || {
+        let list = json_of(&host, &["--json", "history", "erasures"]).await?;
+        Ok((list[0]["endedAt"].is_string() && list[0]["done"] == 1).then_some(()))
+    })
+    .await?;
+    let dump = redis_dump(&world).await?;
+    assert_eq!(ada.found_in(&dump), [""; 0], "{}", around(&dump, &ada));
+    let erased: Vec<(String, bool)> =
+        sqlx::query_as("select outcome, body is null from patchbay.attempts where erased_at is not null order by 1")
+            .fetch_all(&mut database)
+            .await?;
+    assert_eq!(erased, [("completed".to_owned(), true), ("failed".into(), true)]);
+
+    // One job, by its name, without any value.
+    let named = host.add(queue, json!({ "name": "noop", "data": data, "id": "order-1", "delayMs": 3_600_000 })).await?;
+    let erase = ["history", "erase", "--queue", queue, "--job", &named, "--reason", "request 10", "--yes"];
+    assert!(String::from_utf8(patchbay(&host, &erase).await?.stdout)?.contains("with --unfinished it is removed"));
+    host.job_in(queue, &named, "delayed").await?;
+    assert!(patchbay(&host, &[&erase[..], &["--unfinished"]].concat()).await?.status.success());
+    assert_eq!(host.get(&format!("/api/admin/queues/{queue}/jobs/{named}")).await?.0, 404);
+    for (body, reason) in [
+        (json!({ "reason": "r" }), "name a person"),
+        (json!({ "reason": "r", "path": "to" }), "belong together"),
+        (json!({ "reason": "r", "job": "1", "path": "to", "value": "x" }), "its queue"),
+        (json!({ "reason": " ", "path": "to", "value": "x" }), "reason"),
+        (json!({ "reason": "r", "path": "to", "value": "" }), "value"),
+    ] {
+        let (status, answer) = host.post("/api/admin/history/erase", body).await?;
+        assert_eq!(
+            (status, answer["message"].as_str().is_some_and(|text| text.contains(reason))),
+            (400, true),
+            "{answer}"
+        );
+    }
+    Ok(())
+}
