@@ -75,7 +75,7 @@ async fn whatever_a_guest_does_with_what_it_may_call_is_its_own_fault() -> anyho
     use OutcomeKind::{Completed, Deadline, Failed, InvalidResult, MemoryLimit, Trapped};
     let dir = tempfile::tempdir()?;
     let runtime = sandbox(dir.path())?;
-    let patient = hostile_plugin_with(|manifest| manifest.replace("deadline_ms = 200", "deadline_ms = 5_000"))?;
+    let patient = hostile_plugin_with(|manifest| manifest.replace("deadline_ms = 200", "deadline_ms = 20_000"))?;
     let patient = runtime.load(&patient).await?;
     // What ends by its deadline only need not be waited for.
     let hasty = runtime.load(&hostile_plugin()?).await?;
@@ -104,7 +104,7 @@ async fn whatever_a_guest_does_with_what_it_may_call_is_its_own_fault() -> anyho
         ("bodies", MemoryLimit, "needed more than its 64 MiB"),
         ("unfinished", Completed, ""),
         ("poll-nothing", Trapped, "empty poll list"),
-        ("poll-a-million", Deadline, "after 200 ms"),
+        ("poll-a-million", Trapped, "more than 4096 resources at once"),
         ("poll-many", Deadline, "after 200 ms"),
         ("poll-busily", Deadline, "after 200 ms"),
         ("wait-forever", Deadline, "after 200 ms"),
@@ -131,7 +131,7 @@ async fn whatever_a_guest_does_with_what_it_may_call_is_its_own_fault() -> anyho
         // Guest and host together; the rest is what is being copied at that moment.
         assert!(report.peak_memory_bytes <= (MEMORY_MB as u64) << 20, "{name}");
         assert!(grown <= 2 * MEMORY_MB, "{name}: {grown} MiB more");
-        assert!(took < Duration::from_secs(10), "{name}: {took:?}");
+        assert!(took < Duration::from_secs(20), "{name}: {took:?}");
     }
     Ok(())
 }

@@ -197,14 +197,28 @@ pub const KEYS: &[Key] = &[
         Some("implicit"),
         "implicit (465), starttls (587) or none",
     ),
+    key("mail.hello_name", Kind::Text, None, "What EHLO says: this host's domain; default: its address in brackets"),
     old(key("mail.username", Kind::Text, None, "Login at the mail server"), &["EMAIL_USER"]),
-    secret(old(key("mail.password", Kind::Text, None, "Password, or Gmail's app password"), &["EMAIL_PASS"])),
+    secret(old(
+        key("mail.password", Kind::Text, None, "Password, sent as given (of Gmail's app passwords without the spaces)"),
+        &["EMAIL_PASS"],
+    )),
     old(
-        key("mail.from", Kind::Text, None, "Sender for mail plugins that set none; default: mail.username"),
+        key(
+            "mail.from",
+            Kind::Text,
+            None,
+            "Sender for mail plugins that set none; default: mail.username, where that is an address",
+        ),
         &["EMAIL_FROM"],
     ),
     old(
-        key("mail.timeout_ms", Kind::Number(100, 600_000), Some("30000"), "For one whole conversation"),
+        key(
+            "mail.timeout_ms",
+            Kind::Number(100, 600_000),
+            Some("30000"),
+            "For a conversation up to the end of the message; its answer may take as long as the job may run",
+        ),
         &["EMAIL_TIMEOUT_MS"],
     ),
     key("mail.max_message_mb", Kind::Number(1, 100), Some("25"), "Largest message"),

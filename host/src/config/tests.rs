@@ -188,6 +188,27 @@ fn trusted_keys_that_are_none_stop_the_start_and_are_named() {
 }
 
 #[test]
+fn addresses_and_the_greeting_of_mail_are_checked_at_start() {
+    let wrong = [("EMAIL_FROM", "Acme <no-reply>"), ("PATCHBAY_MAIL_HELLO_NAME", "not a name")];
+    let text = problems(with(&wrong));
+    assert!(text.contains("mail.from: \"Acme <no-reply>\" is not a mail address"), "{text}");
+    assert!(text.contains("mail.hello_name: \"not a name\" is neither a domain"), "{text}");
+    let two = problems(with(&[("EMAIL_FROM", "a@example.com, b@example.com")]));
+    assert!(two.contains("names several addresses"), "{two}");
+    // A login need be no address; then it is no sender either.
+    let login = with(&[("PATCHBAY_MAIL_HOST", "mail.example"), ("EMAIL_USER", "apikey"), ("EMAIL_PASS", " a b ")]);
+    let config = login.expect("valid");
+    assert_eq!(config.mail_from(), None);
+    assert_eq!(config.mail().and_then(|mail| mail.password).as_deref(), Some(" a b "), "as it is given");
+    let to = [
+        ("PATCHBAY_MAIL_HOST", "mail.example"),
+        ("EMAIL_FROM", "a@m\u{fc}ller.example"),
+        ("PATCHBAY_ALERTS_MAIL_TO", "\"Ops, night\" <o@example.com>, Team: b@example.com;"),
+    ];
+    assert_eq!(with(&to).expect("valid").alerts().channels.mail_to.len(), 2);
+}
+
+#[test]
 fn alerts_that_could_not_be_sent_are_refused() {
     let wrong = [
         ("PATCHBAY_ALERTS_SLACK_URL", "ftp://hooks.example/s3cret"),
@@ -198,7 +219,7 @@ fn alerts_that_could_not_be_sent_are_refused() {
     for expected in [
         "alerts.slack_url is no http:// or https:// URL",
         "alerts.ping_url is no http:// or https:// URL",
-        "alerts.mail_to: \"nobody\" is no mail address",
+        "alerts.mail_to: \"ops@example.com,nobody\" is not a mail address",
         "alerts.mail_to is set and no mail server or sender",
     ] {
         assert!(text.contains(expected), "{expected} is not in {text}");

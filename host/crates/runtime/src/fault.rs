@@ -93,7 +93,9 @@ impl Broken<'_> {
     }
 
     fn stopped_by(&self) -> String {
-        if let Some(ResourceTableError::Full) = self.error.downcast_ref() {
+        // The other count is of handles in the guest's own tables; its error has no public type.
+        let cause = self.error.root_cause().to_string();
+        if matches!(self.error.downcast_ref(), Some(ResourceTableError::Full)) || cause.contains("handle limit exceeded") {
             return format!(
                 "it held more than {MAX_HANDLES} resources at once (streams, pollables, requests, header lists)"
             );
@@ -102,7 +104,7 @@ impl Broken<'_> {
         match (self.error.downcast_ref::<Trap>(), place) {
             (Some(trap), Some(place)) => format!("{trap} at {place}"),
             (Some(trap), None) => trap.to_string(),
-            (None, _) => self.error.root_cause().to_string(),
+            (None, _) => cause,
         }
     }
 }
