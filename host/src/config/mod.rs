@@ -3,6 +3,7 @@
 //! Everything wrong is reported at once, each with its key; nothing starts on a configuration that contradicts itself.
 
 mod keys;
+mod redis;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -15,7 +16,6 @@ use patchbay_capability::{EgressConfig, MailConfig, MailTls};
 use patchbay_mailbox::{AddressError, Mailbox, domain_to_ascii, parse_list};
 use patchbay_model::PluginName;
 use patchbay_model::schedule::Zone;
-use patchbay_queue::RedisConfig;
 use patchbay_runtime::{CompilerCommand, HostLimits, RuntimeConfig};
 use patchbay_store::{Keep, KeepAttempts, StoreConfig};
 use zeroize::Zeroizing;
@@ -191,8 +191,11 @@ impl Config {
                 ));
             }
         }
-        for (needed, what) in [("database", "DATABASE_URL or DB_HOST"), ("redis", "REDIS_URL or REDIS_HOST")] {
-            if !self.has(&format!("{needed}.url")) && !self.has(&format!("{needed}.host")) {
+        self.find_contradictions_of_redis(problems);
+        for (needed, what) in
+            [("database", "DATABASE_URL or DB_HOST"), ("redis", "REDIS_URL or REDIS_HOST, or redis.sentinels")]
+        {
+            if !["url", "host", "sentinels"].into_iter().any(|part| self.has(&format!("{needed}.{part}"))) {
                 problems.push(format!("{needed}.url is not set: set {what} (`patchbay dev` needs neither)"));
             }
         }
@@ -347,20 +350,6 @@ impl Config {
             min_connections: self.number("database.pool_min") as u32,
             max_connections: self.number("database.pool_max") as u32,
             acquire_timeout: ACQUIRE_TIMEOUT,
-        }
-    }
-
-    /// Redis.
-    pub fn queues(&self) -> RedisConfig {
-        let url = self.text("redis.url").unwrap_or_else(|| {
-            let password = self.text("redis.password").map(|text| format!(":{}@", percent_encoded(&text)));
-            let host = self.text("redis.host").unwrap_or_default();
-            format!("redis://{}{host}:{}/", password.unwrap_or_default(), self.number("redis.port"))
-        });
-        RedisConfig {
-            url,
-            prefix: self.text("redis.prefix").unwrap_or_default(),
-            own_prefix: self.text("redis.own_prefix").unwrap_or_default(),
         }
     }
 

@@ -315,6 +315,7 @@ fn queue_error(error: QueueError) -> CapabilityError {
         other => {
             warn!(error = %other, cause = ?std::error::Error::source(&other), "capability failed");
             match other {
+                QueueError::CannotServe { trouble, .. } => CapabilityError::unavailable(trouble.to_string()),
                 QueueError::Damaged { .. } => CapabilityError::unavailable("what Redis holds there is damaged"),
                 _ => CapabilityError::unavailable("Redis does not answer"),
             }
