@@ -131,6 +131,12 @@ fn check_config(config: &Config, findings: &mut Findings) {
         ),
     }
     match config.mail() {
+        Some(mail) if config.mail_from().is_none() => findings.bad(
+            "mail",
+            Level::Warning,
+            format!("{}:{}, and no sender: plugins that set none fail as not-configured", mail.host, mail.port),
+            "set EMAIL_FROM",
+        ),
         Some(mail) => findings.ok("mail", format!("{}:{}", mail.host, mail.port)),
         None => findings.bad(
             "mail",
