@@ -38,7 +38,7 @@ pub(crate) struct Channel {
 enum Way {
     Webhook(reqwest::Client, Url),
     Slack(reqwest::Client, Url),
-    Mail { transport: MailTransport, from: Mailbox, to: Vec<Mailbox> },
+    Mail { transport: Box<MailTransport>, from: Mailbox, to: Vec<Mailbox> },
 }
 
 /// All that are configured.
@@ -54,7 +54,7 @@ pub(crate) fn channels(config: ChannelConfig) -> anyhow::Result<Vec<Channel>> {
     let mail = config.mail.filter(|_| !config.mail_to.is_empty());
     let mail = mail.map(|(account, from)| {
         // Its own connections and its own patience: plugins' mails must not hold it up.
-        let transport = MailTransport::new(Some(MailConfig { timeout: TIMEOUT, ..account }))?;
+        let transport = Box::new(MailTransport::new(Some(MailConfig { timeout: TIMEOUT, ..account }))?);
         anyhow::Ok(Channel { name: "mail", way: Way::Mail { transport, from, to: config.mail_to } })
     });
     webhook.into_iter().chain(slack).chain(mail).collect()
