@@ -115,7 +115,7 @@ async fn whatever_a_guest_does_with_what_it_may_call_is_its_own_fault() -> anyho
         ("print-without-end", Completed, ""),
         ("unknown-handle", Trapped, "unknown handle index 4711"),
         ("dropped-twice", Trapped, "unknown handle index"),
-        ("wrong-type", Trapped, "different resource type"),
+        ("wrong-type", Trapped, "used with the wrong type"),
         ("parent-dropped-first", Trapped, "resource has children"),
         ("bad-progress", Completed, ""),
         ("unheard-of", Failed, "invalid-input"),

@@ -95,7 +95,9 @@ impl Broken<'_> {
     fn stopped_by(&self) -> String {
         // The other count is of handles in the guest's own tables; its error has no public type.
         let cause = self.error.root_cause().to_string();
-        if matches!(self.error.downcast_ref(), Some(ResourceTableError::Full)) || cause.contains("handle limit exceeded") {
+        if matches!(self.error.downcast_ref(), Some(ResourceTableError::Full))
+            || cause.contains("handle limit exceeded")
+        {
             return format!(
                 "it held more than {MAX_HANDLES} resources at once (streams, pollables, requests, header lists)"
             );
