@@ -218,7 +218,7 @@ impl World {
     /// Queues under a key prefix that nobody used before.
     pub async fn fresh_queues(&self) -> anyhow::Result<Queues> {
         let n = self.sequence.fetch_add(1, Ordering::Relaxed);
-        let config = RedisConfig { url: self.redis_url.clone(), prefix: format!("b{n}"), own_prefix: format!("p{n}") };
+        let config = RedisConfig { url: self.redis_url.clone(), prefix: format!("b{n}"), own_prefix: format!("p{n}"), ..RedisConfig::default() };
         Ok(Queues::connect(config).await?)
     }
 

@@ -48,7 +48,7 @@ const LISTEN_FOR: Duration = Duration::from_secs(3);
 /// At the start; a host that waits longer for Postgres than its supervisor for it is of no use.
 const MIGRATION_CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// More than NTP leaves, less than does harm; beyond [`crate::health`]'s limit the host is not ready.
+/// More than NTP leaves, less than does harm; beyond [`patchbay_queue::MAX_CLOCK_SKEW_MS`] the host takes no jobs.
 const SKEW_TO_WARN_ABOUT_MS: i64 = 500;
 
 /// A running host.
@@ -443,13 +443,10 @@ async fn migrate_when_back(is_away: bool, store: Store, plugins: Arc<Plugins>, s
     }
 }
 
-/// Delays, locks and schedules mean Redis's clock.
+/// What Redis orders goes by its clock; what Postgres and plugins are told goes by this machine's.
 async fn warn_about_skew(queues: &Queues) {
-    match queues.clock_skew_ms().await {
-        Ok(skew_ms) if skew_ms.abs() > SKEW_TO_WARN_ABOUT_MS => {
-            warn!(skew_ms, "this machine's clock is not Redis's: synchronise both with NTP");
-        }
-        Ok(_) | Err(_) => {}
+    if let Some(skew_ms) = queues.look().await.skew_ms.filter(|skew| skew.abs() > SKEW_TO_WARN_ABOUT_MS) {
+        warn!(skew_ms, "this machine's clock is not Redis's: synchronise both with NTP");
     }
 }
 

@@ -131,8 +131,11 @@ pub fn diagnose(seen: &Seen) -> Vec<Reason> {
         because("redis-full", "Redis is nearly full: new jobs are refused".into(), next.into());
     }
     for reason in &seen.not_ready {
-        let message = format!("this host takes no work or cannot be trusted with it: {}", reason.code());
-        because("host-not-ready", message, "patchbay doctor on its machine".into());
+        because(
+            "host-not-ready",
+            format!("this host is not ready ({}): {}", reason.code, reason.message),
+            reason.next.clone(),
+        );
     }
     if let Some(Quarantined { plugin, since, by, reason }) = &seen.quarantined {
         because(
@@ -176,6 +179,8 @@ pub fn diagnose(seen: &Seen) -> Vec<Reason> {
         );
     }
     match (&seen.plugin, seen.workers.is_empty()) {
+        // Workers of a Redis that cannot serve are connected elsewhere, or wait for it.
+        (_, true) if seen.not_ready.iter().any(|reason| reason.code == "redis") => {}
         (None, true) if seen.quarantined.is_some() => {}
         (None, true) => because(
             "no-worker",

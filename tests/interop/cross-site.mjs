@@ -61,7 +61,7 @@ try {
     // As a person who presses a button there: the browser goes to the host, with its credentials.
     for (const enctype of ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]) {
       await page.goto(origin);
-      const answer = page.waitForResponse((response) => response.request().method() === "POST");
+      const answer = page.waitForNavigation();
       await page.evaluate(({ action, enctype }) => {
         const form = Object.assign(document.createElement("form"), { method: "post", action, enctype });
         document.body.append(form);

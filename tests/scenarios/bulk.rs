@@ -44,6 +44,7 @@ pub async fn failed_jobs(world: &World, count: usize) -> anyhow::Result<Vec<Stri
         url: world.redis_url.clone(),
         prefix: world.prefix.clone(),
         own_prefix: format!("{}-own", world.prefix),
+        ..RedisConfig::default()
     })
     .await?;
     let job = |n: usize| -> anyhow::Result<NewJob> {

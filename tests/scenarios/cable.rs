@@ -9,17 +9,21 @@ use tokio::sync::watch;
 pub struct Cable {
     pub address: SocketAddr,
     pub cut: watch::Sender<bool>,
+    /// Where new connections lead; those that are open stay where they are, as behind a name whose address changes.
+    pub server: watch::Sender<String>,
 }
 
 impl Cable {
     pub async fn to(server: String) -> anyhow::Result<Self> {
+        let server = watch::Sender::new(server);
+        let leads_to = server.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let cut = watch::Sender::new(false);
         let subscribed = cut.clone();
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
-                let (mut cut, server) = (subscribed.subscribe(), server.clone());
+                let (mut cut, server) = (subscribed.subscribe(), leads_to.borrow().clone());
                 tokio::spawn(async move {
                     let forward = async {
                         let mut upstream = TcpStream::connect(server).await?;
@@ -33,6 +37,6 @@ impl Cable {
                 });
             }
         });
-        Ok(Self { address, cut })
+        Ok(Self { address, cut, server })
     }
 }

@@ -199,7 +199,12 @@ impl Stage {
 /// Adds with ids of its own, so that an addition whose answer was lost can be made again; gives up never.
 async fn produce(url: String, prefix: String, form: &Form, added: Arc<AtomicU64>) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(form.per_second / 10)?);
-    let config = || RedisConfig { url: url.clone(), prefix: prefix.clone(), own_prefix: "test".into() };
+    let config = || RedisConfig {
+        url: url.clone(),
+        prefix: prefix.clone(),
+        own_prefix: "test".into(),
+        ..RedisConfig::default()
+    };
     let mut queues = Queues::connect(config()).await?;
     for first in (0..form.jobs).step_by(10) {
         ticks.tick().await;

@@ -356,6 +356,7 @@ async fn a_job_without_priority_starts_within_a_second_behind_a_long_backlog() -
         url: world.redis_url.clone(),
         prefix: world.prefix.clone(),
         own_prefix: "test".into(),
+        ..RedisConfig::default()
     })
     .await?;
     let backlog = if full_length() { 50_000 } else { 5_000 };
@@ -393,6 +394,7 @@ async fn no_queue_starves_under_a_host_wide_limit() -> anyhow::Result<()> {
         url: world.redis_url.clone(),
         prefix: world.prefix.clone(),
         own_prefix: "test".into(),
+        ..RedisConfig::default()
     })
     .await?;
     queues.add(vec![NewJob::new("greedyQueue".parse()?, "spin", r#"{"ms":100}"#); 500]).await?;

@@ -21,6 +21,7 @@ pub const PASSWORD: &str = "test-password";
 /// One test's world: database, prefixes, mail server.
 pub struct World {
     pub database_url: String,
+    /// Empty: `env` says where Redis is.
     pub redis_url: String,
     pub prefix: String,
     pub mail: MailCatcher,
@@ -90,6 +91,9 @@ impl World {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
+        if self.redis_url.is_empty() {
+            command.env_remove("REDIS_URL");
+        }
         command.envs(env.iter().copied());
         command
     }

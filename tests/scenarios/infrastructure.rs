@@ -69,6 +69,10 @@ async fn a_postgres_that_may_only_be_read_is_named_at_the_start_and_while_the_ho
         assert_eq!(status, 503, "{refused}");
         ensure!(refused["message"].as_str().is_some_and(|text| text.contains("may only be read")), "{refused}");
         ensure!(host.metrics().await?.contains("patchbay_postgres_writable 0"), "the metric");
+        until(SOON, "an alert that names it", async || {
+            Ok(host.log.lock().expect("no writer panics").contains("(database-read-only)").then_some(()))
+        })
+        .await?;
         admin.execute(off).await?;
         admin.execute("select pg_reload_conf()").await?;
         ready(json!([])).await?;
@@ -78,7 +82,6 @@ async fn a_postgres_that_may_only_be_read_is_named_at_the_start_and_while_the_ho
         log.contains("default_transaction_read_only is on for the server, the database or the login"),
         "it is named"
     );
-    ensure!(log.contains("(database-read-only)"), "an alert names it");
     ensure!(host.stop().await?.success(), "it ends in order");
     Ok(())
 }

@@ -108,6 +108,7 @@ async fn produce(world: &World, form: &Form) -> anyhow::Result<f64> {
         url: world.redis_url.clone(),
         prefix: world.prefix.clone(),
         own_prefix: format!("{}-own", world.prefix),
+        ..RedisConfig::default()
     };
     let queues = Queues::connect(config).await?;
     let per_tick = form.jobs_per_s * TICK.as_millis() as u64 / 1_000;

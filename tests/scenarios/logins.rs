@@ -86,10 +86,11 @@ async fn guesses_from_many_addresses_are_slowed_down_as_one() -> anyhow::Result<
     for n in 1..=50 {
         guess(&host, &format!("127.0.1.{n}"), 1).await?;
     }
-    let mut took = Duration::ZERO;
+    let began = Instant::now();
     for n in 1..=6 {
-        took += guess(&host, &format!("127.0.1.{n}"), 1).await?;
+        guess(&host, &format!("127.0.1.{n}"), 1).await?;
     }
+    let took = began.elapsed();
     assert!(took >= PACE * 5, "one after another: {took:?}");
     assert_eq!(log_in(&host, "127.0.2.1", PASSWORD).await?, 200);
     Ok(())

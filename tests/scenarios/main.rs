@@ -45,6 +45,8 @@ mod postgres_server;
 mod privacy;
 mod quarantine;
 mod recovery;
+mod redis_failover;
+mod redis_kinds;
 mod redis_server;
 mod registry;
 mod runbook;

@@ -246,6 +246,7 @@ async fn an_urgent_job_starts_within_a_second_behind_tens_of_thousands_of_others
         url: world.redis_url.clone(),
         prefix: world.prefix.clone(),
         own_prefix: format!("{}-own", world.prefix),
+        ..patchbay_queue::RedisConfig::default()
     })
     .await?;
     let new = patchbay_model::job::NewJob::new;

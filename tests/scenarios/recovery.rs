@@ -49,6 +49,7 @@ async fn time_to_work(world: &World, direct: &str) -> anyhow::Result<Duration> {
         url: direct.to_owned(),
         prefix: world.prefix.clone(),
         own_prefix: "test".into(),
+        ..patchbay_queue::RedisConfig::default()
     })
     .await?;
     let before = world.mail.count();

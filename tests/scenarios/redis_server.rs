@@ -14,40 +14,85 @@ use tokio::sync::watch;
 
 use crate::harness::until;
 
-/// A private server with an append-only file, as production has it.
+/// A private server with an append-only file, as production has it, unless its arguments say otherwise.
 pub struct RedisServer {
     pub url: String,
-    port: u16,
-    dir: PathBuf,
+    pub port: u16,
+    pub dir: PathBuf,
+    args: Vec<String>,
     child: Option<Child>,
 }
 
 impl RedisServer {
     pub async fn start_new(dir: &Path) -> anyhow::Result<Self> {
+        Self::start_with(dir, "redis", &[]).await
+    }
+
+    /// `args` count more than the usual ones; `name`: of its directory.
+    pub async fn start_with(dir: &Path, name: &str, args: &[&str]) -> anyhow::Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let dir = dir.join("redis");
+        let dir = dir.join(name);
         std::fs::create_dir_all(&dir)?;
-        let mut server = Self { url: format!("redis://127.0.0.1:{port}/"), port, dir, child: None };
+        let args = args.iter().map(|arg| arg.replace("PORT", &port.to_string())).collect();
+        let mut server = Self { url: format!("redis://127.0.0.1:{port}/"), port, dir, args, child: None };
         server.start().await?;
         Ok(server)
+    }
+
+    /// That of a Sentinel which watches this master; it fails over when the master has been away for a second.
+    pub async fn start_sentinel(dir: &Path, master: &Self, password: &str) -> anyhow::Result<Self> {
+        let config = format!(
+            "requirepass {password}\nsentinel monitor mymaster 127.0.0.1 {} 1\nsentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 5000\n",
+            master.port
+        );
+        std::fs::write(dir.join("sentinel.conf"), config)?;
+        let file = dir.join("sentinel.conf");
+        let mut sentinel =
+            Self::start_with(dir, "sentinel", &[file.to_str().context("a path")?, "--sentinel", "--port", "PORT"])
+                .await?;
+        sentinel.url = format!("redis://:{password}@127.0.0.1:{}/", sentinel.port);
+        Ok(sentinel)
     }
 
     pub fn address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port).into()
     }
 
+    /// A command, by a connection of its own.
+    pub async fn ask<T: redis::FromRedisValue>(&self, command: &str) -> anyhow::Result<T> {
+        let mut connection = redis::Client::open(self.url.as_str())?.get_multiplexed_async_connection().await?;
+        let mut words = command.split_whitespace();
+        let mut asked = redis::cmd(words.next().context("a command")?);
+        for word in words {
+            asked.arg(word);
+        }
+        Ok(asked.query_async(&mut connection).await?)
+    }
+
     /// Returns when it answers.
     pub async fn start(&mut self) -> anyhow::Result<()> {
-        let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction"])
-            .args(["--port", &self.port.to_string(), "--logfile", "server.log"])
+        let mut command = Command::new("redis-server");
+        let is_usual = !self.args.iter().any(|arg| arg == "--sentinel");
+        if is_usual {
+            command
+                .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction"])
+                .args(["--port", &self.port.to_string(), "--logfile", "server.log"]);
+        }
+        let child = command
+            .args(&self.args)
             .current_dir(&self.dir)
+            .stdout(std::process::Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .context("redis-server")?;
         self.child = Some(child);
-        let url = self.url.clone();
+        let (url, address) = (self.url.clone(), self.address());
+        let is_plain =
+            !self.args.iter().any(|arg| arg == "--tls-port" || arg == "--requirepass" || arg == "--sentinel");
         until(Duration::from_secs(20), "Redis answers", async || {
+            if !is_plain {
+                return Ok(TcpStream::connect(address).await.is_ok().then_some(()));
+            }
             let client = redis::Client::open(url.as_str())?;
             let Ok(mut connection) = client.get_multiplexed_async_connection().await else { return Ok(None) };
             let answer: redis::RedisResult<String> = redis::cmd("PING").query_async(&mut connection).await;

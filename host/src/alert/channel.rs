@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use patchbay_capability::{MailConfig, MailTransport};
+use patchbay_mailbox::Mailbox;
 use reqwest::Url;
 use serde_json::{Value, json};
 
@@ -23,9 +24,9 @@ pub struct ChannelConfig {
     /// `alerts.slack_url`
     pub slack: Option<Url>,
     /// `alerts.mail_to`
-    pub mail_to: Vec<String>,
+    pub mail_to: Vec<Mailbox>,
     /// The mail account; its sender.
-    pub mail: Option<(MailConfig, String)>,
+    pub mail: Option<(MailConfig, Mailbox)>,
 }
 
 /// One way.
@@ -37,7 +38,7 @@ pub(crate) struct Channel {
 enum Way {
     Webhook(reqwest::Client, Url),
     Slack(reqwest::Client, Url),
-    Mail { transport: MailTransport, from: String, to: Vec<String> },
+    Mail { transport: MailTransport, from: Mailbox, to: Vec<Mailbox> },
 }
 
 /// All that are configured.

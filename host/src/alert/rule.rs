@@ -108,6 +108,15 @@ pub(crate) const RULES: &[Rule] = &[
         300.0,
         "s",
     ),
+    held(
+        rule(
+            "redis-unfit",
+            Critical,
+            "redis",
+            "Redis cannot serve, or may delete jobs and locks: replica, cluster, eviction, rights",
+        ),
+        10,
+    ),
     held(above(rule("redis-memory", Warning, "redis", "Redis fills up"), 75.0, "%"), 60),
     above(rule("redis-full", Critical, "redis", "Redis is so full that new jobs are refused"), 85.0, "%"),
     held(

@@ -10,13 +10,13 @@ use chrono::{DateTime, Utc};
 use patchbay_capability::Certificates;
 use patchbay_model::QueueName;
 use patchbay_model::shell::arguments;
-use patchbay_queue::{QueueError, QueueOverview, Queues, SchedulerView};
+use patchbay_queue::{QueueError, QueueOverview, Queues, SchedulerView, Trouble};
 use patchbay_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::breakers::OutsideHosts;
-use crate::health::{Health, NotReady};
+use crate::health::{DRAINING, Health};
 use crate::plugins::Plugins;
 use crate::schedule::spec;
 
@@ -29,6 +29,8 @@ const DAY_S: f64 = 86_400.0;
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Sightings {
     pub(crate) not_ready: Vec<String>,
+    /// Code, message and next step where Redis answers it and cannot serve, or is not to be trusted with jobs.
+    pub(crate) redis: Option<(String, String, String)>,
     /// Plugin and outside host of each breaker that failures have opened.
     pub(crate) breakers: Vec<(String, String)>,
     /// By outside host: when its certificate ends, Unix seconds.
@@ -107,15 +109,18 @@ pub struct Sources {
 impl Sources {
     /// Of this process.
     pub(crate) async fn own(&self, channels: Vec<String>) -> Sightings {
-        let not_ready = self.health.not_ready().await.into_iter();
+        let not_ready = self.health.not_ready().await;
+        let trouble = self.health.probe().await.redis_trouble.filter(|trouble| *trouble != Trouble::Away);
         let open = self.outside.list().into_iter();
         // One that an operator has opened is as he wants it.
         let open = open.filter(|story| !story.is_closed() && story.opened_by.is_none());
         Sightings {
             not_ready: not_ready
-                .filter(|reason| *reason != NotReady::Draining)
-                .map(|reason| reason.code().into())
+                .iter()
+                .filter(|reason| reason.code != DRAINING)
+                .map(|reason| reason.code.into())
                 .collect(),
+            redis: trouble.map(|trouble| (trouble.code().into(), trouble.to_string(), trouble.next().into())),
             breakers: open.map(|story| (story.plugin.to_string(), story.host)).collect(),
             certificates: self.certificates.ends().into_iter().collect(),
             stalls: self
@@ -142,6 +147,7 @@ impl Sources {
         let others = others.map(|(host, seen)| unready(host, seen));
         vec![
             everything("health", silent_ones.chain(others)),
+            everything("redis-unfit", all.iter().find_map(|(_, seen)| redis_unfit(seen))),
             everything("breaker-open", breakers(all)),
             everything("stalled", stalls(all)),
             everything("certificate", certificates(all, now)),
@@ -152,13 +158,13 @@ impl Sources {
     pub(crate) fn of_this_process(&self, own: &Sightings) -> Vec<Seen> {
         let host = self.plugins.host();
         let sights = if own.not_ready.is_empty() { Vec::new() } else { vec![unready(host, own)] };
-        vec![Seen { rule: "health", sights, covers: Covers::Only(host.to_owned()) }]
+        let health = Seen { rule: "health", sights, covers: Covers::Only(host.to_owned()) };
+        vec![health, everything("redis-unfit", redis_unfit(own))]
     }
 
-    /// What Redis says. `names`: of queues; `ahead_ms`: by how much this machine's clock is ahead of Redis's.
+    /// What Redis says. `names`: of queues.
     pub(crate) async fn in_redis(&self, names: &BTreeSet<QueueName>) -> Result<Vec<Seen>, QueueError> {
         let names: Vec<QueueName> = names.iter().cloned().collect();
-        let ahead_ms = self.queues.clock_skew_ms().await?;
         let queues = self.queues.overview(&names).await?;
         let share = self.queues.memory_share().await?.map(|share| share * 100.0);
         let lag = self.queues.attempts_waiting_for().await?;
@@ -176,7 +182,7 @@ impl Sources {
             Sight::new("attempts", lag.as_secs_f64(), reason, next.into())
         });
         Ok(vec![
-            everything("oldest-waiting", queues.iter().filter_map(|queue| oldest(queue, ahead_ms))),
+            everything("oldest-waiting", queues.iter().filter_map(oldest)),
             memory("redis-memory"),
             memory("redis-full"),
             everything("history-lag", lag),
@@ -247,7 +253,6 @@ impl Sources {
         queues.extend(self.queues.handled());
         let queues: Vec<QueueName> = queues.into_iter().collect();
         let there = async {
-            let ahead_ms = self.queues.clock_skew_ms().await?;
             let mut there: HashMap<String, (bool, Vec<SchedulerView>)> = HashMap::new();
             for queue in self.queues.overview(&queues).await? {
                 match self.queues.schedulers(&queue.name).await {
@@ -256,10 +261,10 @@ impl Sources {
                     schedulers => drop(there.insert(queue.name.to_string(), (queue.counts.paused, schedulers?))),
                 }
             }
-            Ok::<_, QueueError>((ahead_ms, there))
+            Ok::<_, QueueError>(there)
         };
-        let Ok((ahead_ms, there)) = there.await else { return Ok(None) };
-        let now_ms = Utc::now().timestamp_millis().saturating_sub(ahead_ms);
+        let Ok(there) = there.await else { return Ok(None) };
+        let now_ms = i64::try_from(self.queues.now_ms()).unwrap_or(i64::MAX);
         let overdue = rows.iter().filter(|row| row.paused_by.is_none()).filter_map(|row| {
             let (_, views) = there.get(&row.queue).filter(|(paused, _)| !paused)?;
             let view = views.iter().find(|view| view.id == row.id && view.alive)?;
@@ -293,10 +298,9 @@ pub(crate) fn details<const N: usize>(fields: [(&str, Value); N]) -> Map<String,
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn oldest(queue: &QueueOverview, ahead_ms: i64) -> Option<Sight> {
+fn oldest(queue: &QueueOverview) -> Option<Sight> {
     // A paused queue waits because an operator wants it to.
     let age_ms = queue.oldest_waiting_ms.filter(|_| !queue.counts.paused)?;
-    let age_ms = i64::try_from(age_ms).ok()?.saturating_sub(ahead_ms).max(0);
     let (name, waiting) = (&queue.name, queue.counts.waiting + queue.counts.prioritized);
     let reason = format!("jobs that wait in {name}: {waiting}, the oldest for {} s", age_ms / 1_000);
     Some(Sight::new(
@@ -305,6 +309,14 @@ fn oldest(queue: &QueueOverview, ahead_ms: i64) -> Option<Sight> {
         reason,
         format!("patchbay queue why {}", arguments(&[name.as_str()])),
     ))
+}
+
+/// The same for all hosts; one of them is enough to tell of it.
+fn redis_unfit(seen: &Sightings) -> Option<Sight> {
+    let (code, message, next) = seen.redis.clone()?;
+    let mut sight = Sight::new("redis", None, message, next);
+    sight.details = details([("trouble", json!(code))]);
+    Some(sight)
 }
 
 fn unready(host: &str, seen: &Sightings) -> Sight {

@@ -70,7 +70,7 @@ impl BulkError {
     /// Whether it may go on later by itself.
     fn passes(&self) -> bool {
         match self {
-            Self::Queue(error) => matches!(error, QueueError::Unavailable(_) | QueueError::MemoryFull(_)),
+            Self::Queue(error) => error.is_passing(),
             Self::Store(error) => !matches!(error, StoreError::NotFound(_) | StoreError::Conflict(_)),
             Self::Stuck(_) => false,
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use patchbay_model::QueueName;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::shell::word;
-use patchbay_queue::{QueueError, Queues};
+use patchbay_queue::{MAX_CLOCK_SKEW_MS, QueueError, Queues, Trouble};
 use patchbay_store::{DatabaseFacts, SecretRow, Store, StoreError};
 use serde::Serialize;
 
@@ -131,6 +131,12 @@ fn check_config(config: &Config, findings: &mut Findings) {
         ),
     }
     match config.mail() {
+        Some(mail) if config.mail_from().is_none() => findings.bad(
+            "mail",
+            Level::Warning,
+            format!("{}:{}, and no sender: plugins that set none fail as not-configured", mail.host, mail.port),
+            "set EMAIL_FROM",
+        ),
         Some(mail) => findings.ok("mail", format!("{}:{}", mail.host, mail.port)),
         None => findings.bad(
             "mail",
@@ -277,9 +283,27 @@ fn check_rights(facts: &DatabaseFacts, findings: &mut Findings) {
 
 async fn check_redis(config: &Config, findings: &mut Findings) {
     const CHECK: &str = "redis";
-    let mend = "check REDIS_URL (or REDIS_HOST, REDIS_PORT, REDIS_PASSWORD), and that Redis runs";
+    let mend = "check REDIS_URL (or REDIS_HOST, REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD, redis.sentinels), and that Redis runs";
+    let connected = tokio::time::timeout(LIMIT, Queues::connect(config.queues())).await;
+    let queues = match connected {
+        Ok(Ok(queues)) => queues,
+        Ok(Err(QueueError::CannotServe { trouble, .. })) => {
+            return findings.bad(CHECK, Level::Error, trouble.to_string(), trouble.next());
+        }
+        Ok(Err(error)) => {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            return findings.bad(CHECK, Level::Error, format!("{error}{cause}"), mend);
+        }
+        Err(_) => return findings.bad(CHECK, Level::Error, "no answer in time", mend),
+    };
+    if let Some(trouble) = queues.look().await.trouble.filter(|trouble| !matches!(trouble, Trouble::Evicts(_))) {
+        findings.bad(CHECK, Level::Error, trouble.to_string(), trouble.next());
+        if !matches!(trouble, Trouble::Rights(_)) {
+            return;
+        }
+    }
+    check_redis_rights(&queues, findings).await;
     let asked = tokio::time::timeout(LIMIT, async {
-        let queues = Queues::connect(config.queues()).await?;
         let facts = queues.server().await?;
         let names = queues.list().await?;
         let taken = queues.taken_keys(&names).await?;
@@ -287,10 +311,7 @@ async fn check_redis(config: &Config, findings: &mut Findings) {
     });
     let (facts, taken) = match asked.await {
         Ok(Ok(facts)) => facts,
-        Ok(Err(error)) => {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            return findings.bad(CHECK, Level::Error, format!("{error}{cause}"), mend);
-        }
+        Ok(Err(error)) => return findings.bad(CHECK, Level::Error, error.to_string(), mend),
         Err(_) => return findings.bad(CHECK, Level::Error, "no answer in time", mend),
     };
     let major: u32 = facts.version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
@@ -305,11 +326,16 @@ async fn check_redis(config: &Config, findings: &mut Findings) {
         let mend = "set appendonly yes and appendfsync everysec: without it a restart of Redis loses accepted jobs";
         findings.bad(CHECK, Level::Warning, "append-only file is off", mend);
     }
-    if facts.maxmemory_policy == "noeviction" {
-        findings.ok(CHECK, "maxmemory-policy is noeviction");
-    } else {
-        let mend = "set maxmemory-policy noeviction: any other policy deletes queues when memory is short";
-        findings.bad(CHECK, Level::Error, format!("maxmemory-policy is {}", facts.maxmemory_policy), mend);
+    match &facts.trouble {
+        _ if facts.maxmemory_policy == "noeviction" => findings.ok(CHECK, "maxmemory-policy is noeviction"),
+        Some(trouble @ Trouble::Evicts(_)) => {
+            findings.bad(CHECK, Level::Error, trouble.to_string(), trouble.next());
+        }
+        _ => {
+            let message = format!("maxmemory-policy is {}, and there is no limit yet", facts.maxmemory_policy);
+            let mend = "set maxmemory-policy noeviction: with a limit, any other policy deletes jobs or locks";
+            findings.bad(CHECK, Level::Warning, message, mend);
+        }
     }
     let used_mb = facts.used_memory >> 20;
     if facts.maxmemory == 0 {
@@ -331,13 +357,28 @@ async fn check_redis(config: &Config, findings: &mut Findings) {
             findings.bad(CHECK, Level::Error, format!("queue {}: {stands}", word(queue.as_str())), next);
         }
     }
-    match facts.clock_skew_ms.abs() {
+    match facts.clock_skew_ms.saturating_abs() {
         0..=500 => findings.ok("clock", format!("{} ms from Redis's", facts.clock_skew_ms)),
         off => {
-            let level = if off > 5_000 { Level::Error } else { Level::Warning };
+            let level = if off.unsigned_abs() > MAX_CLOCK_SKEW_MS { Level::Error } else { Level::Warning };
             let message = format!("{} ms from Redis's", facts.clock_skew_ms);
             findings.bad("clock", level, message, "synchronise both machines with NTP: delays and locks depend on it");
         }
+    }
+}
+
+async fn check_redis_rights(queues: &Queues, findings: &mut Findings) {
+    const CHECK: &str = "redis";
+    match tokio::time::timeout(LIMIT, queues.missing_rights()).await {
+        Ok(Ok(missing)) if missing.is_empty() => findings.ok(CHECK, "the user has every right that Patchbay needs"),
+        Ok(Ok(missing)) => {
+            let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            let missing = missing.join(" ");
+            let mend = format!("ACL SETUSER <user> {missing}");
+            findings.bad(CHECK, Level::Error, format!("the user lacks rights: {missing}"), mend);
+        }
+        Ok(Err(error)) => findings.bad(CHECK, Level::Warning, format!("rights are unknown: {error}"), "try again"),
+        Err(_) => findings.bad(CHECK, Level::Warning, "rights are unknown: no answer in time", "try again"),
     }
 }
 

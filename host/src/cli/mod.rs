@@ -278,7 +278,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
     let unreachable = error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(patchbay_store::StoreError::is_passing)
-            || matches!(cause.downcast_ref(), Some(patchbay_queue::QueueError::Unavailable(_)))
+            || cause.downcast_ref().is_some_and(patchbay_queue::QueueError::is_passing)
     });
     if error.is::<NotThere>() {
         return ExitCode::from(3);

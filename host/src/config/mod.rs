@@ -3,6 +3,7 @@
 //! Everything wrong is reported at once, each with its key; nothing starts on a configuration that contradicts itself.
 
 mod keys;
+mod redis;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -12,9 +13,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use patchbay_capability::{EgressConfig, MailConfig, MailTls};
+use patchbay_mailbox::{AddressError, Mailbox, domain_to_ascii, parse_list};
 use patchbay_model::PluginName;
 use patchbay_model::schedule::Zone;
-use patchbay_queue::RedisConfig;
 use patchbay_runtime::{CompilerCommand, HostLimits, RuntimeConfig};
 use patchbay_store::{Keep, KeepAttempts, StoreConfig};
 use zeroize::Zeroizing;
@@ -190,8 +191,11 @@ impl Config {
                 ));
             }
         }
-        for (needed, what) in [("database", "DATABASE_URL or DB_HOST"), ("redis", "REDIS_URL or REDIS_HOST")] {
-            if !self.has(&format!("{needed}.url")) && !self.has(&format!("{needed}.host")) {
+        self.find_contradictions_of_redis(problems);
+        for (needed, what) in
+            [("database", "DATABASE_URL or DB_HOST"), ("redis", "REDIS_URL or REDIS_HOST, or redis.sentinels")]
+        {
+            if !["url", "host", "sentinels"].into_iter().any(|part| self.has(&format!("{needed}.{part}"))) {
                 problems.push(format!("{needed}.url is not set: set {what} (`patchbay dev` needs neither)"));
             }
         }
@@ -225,8 +229,15 @@ impl Config {
         if !is_link(&self.text("alerts.runbook_base").unwrap_or_default()) {
             problems.push("alerts.runbook_base is neither an http:// or https:// URL nor a path".into());
         }
-        if let Some(wrong) = self.alerts().channels.mail_to.iter().find(|address| !address.contains('@')) {
-            problems.push(format!("alerts.mail_to: {wrong:?} is no mail address"));
+        for key in ["mail.from", "alerts.mail_to"] {
+            if let Some(text) = self.text(key)
+                && let Err(error) = one_or_more(key, &text)
+            {
+                problems.push(format!("{key}: {text:?} {error}"));
+            }
+        }
+        if let Some(name) = self.text("mail.hello_name").filter(|name| domain_to_ascii(name).is_none()) {
+            problems.push(format!("mail.hello_name: {name:?} is neither a domain nor an address in brackets"));
         }
         if self.has("alerts.mail_to") && (self.mail().is_none() || self.mail_from().is_none()) {
             problems.push("alerts.mail_to is set and no mail server or sender: set mail.host and mail.from".into());
@@ -342,20 +353,6 @@ impl Config {
         }
     }
 
-    /// Redis.
-    pub fn queues(&self) -> RedisConfig {
-        let url = self.text("redis.url").unwrap_or_else(|| {
-            let password = self.text("redis.password").map(|text| format!(":{}@", percent_encoded(&text)));
-            let host = self.text("redis.host").unwrap_or_default();
-            format!("redis://{}{host}:{}/", password.unwrap_or_default(), self.number("redis.port"))
-        });
-        RedisConfig {
-            url,
-            prefix: self.text("redis.prefix").unwrap_or_default(),
-            own_prefix: self.text("redis.own_prefix").unwrap_or_default(),
-        }
-    }
-
     /// What clients may take.
     pub fn http_limits(&self) -> HttpLimits {
         HttpLimits {
@@ -390,6 +387,7 @@ impl Config {
             },
             username,
             password: self.text("mail.password"),
+            hello_name: self.text("mail.hello_name"),
             timeout: Duration::from_millis(self.number("mail.timeout_ms")),
             max_message_bytes: (self.number("mail.max_message_mb") as usize) << 20,
         })
@@ -397,7 +395,9 @@ impl Config {
 
     /// Sender of plugins that set none.
     pub fn mail_from(&self) -> Option<String> {
-        self.text("mail.from").or_else(|| self.text("mail.username"))
+        // A login need be no address.
+        let username = || self.text("mail.username").filter(|name| name.parse::<Mailbox>().is_ok());
+        self.text("mail.from").or_else(username)
     }
 
     /// Database connections of all plugins together.
@@ -474,8 +474,9 @@ impl Config {
             channels: ChannelConfig {
                 webhook: self.web_url("alerts.webhook_url"),
                 slack: self.web_url("alerts.slack_url"),
-                mail_to: list_of(&mail_to).map(str::to_owned).collect(),
-                mail: self.mail().zip(self.mail_from()),
+                // Checked at start.
+                mail_to: parse_list(&mail_to).unwrap_or_default(),
+                mail: self.mail().zip(self.mail_from().and_then(|from| from.parse().ok())),
             },
             ping: self.web_url("alerts.ping_url"),
             every: Duration::from_millis(self.number("alerts.every_ms")),
@@ -842,6 +843,11 @@ fn check(key: &Key, value: &str) -> Result<(), String> {
         Kind::Choice(choices) if choices.contains(&value) => Ok(()),
         Kind::Choice(choices) => Err(format!("is none of {}", choices.join(", "))),
     }
+}
+
+/// Of `mail.from`, the one sender.
+fn one_or_more(key: &str, text: &str) -> Result<(), AddressError> {
+    if key == "mail.from" { text.parse::<Mailbox>().map(drop) } else { parse_list(text).map(drop) }
 }
 
 fn list_of(text: &str) -> impl Iterator<Item = &str> {

@@ -13,8 +13,8 @@ fn with(extra: &[(&str, &str)]) -> Result<Config, ConfigError> {
     Config::load(None, &env(&[&NEEDED, extra].concat()))
 }
 
-fn problems(result: Result<Config, ConfigError>) -> String {
-    result.expect_err("should be refused").to_string()
+fn problems<T>(result: Result<T, ConfigError>) -> String {
+    result.err().expect("should be refused").to_string()
 }
 
 #[test]
@@ -188,6 +188,27 @@ fn trusted_keys_that_are_none_stop_the_start_and_are_named() {
 }
 
 #[test]
+fn addresses_and_the_greeting_of_mail_are_checked_at_start() {
+    let wrong = [("EMAIL_FROM", "Acme <no-reply>"), ("PATCHBAY_MAIL_HELLO_NAME", "not a name")];
+    let text = problems(with(&wrong));
+    assert!(text.contains("mail.from: \"Acme <no-reply>\" is not a mail address"), "{text}");
+    assert!(text.contains("mail.hello_name: \"not a name\" is neither a domain"), "{text}");
+    let two = problems(with(&[("EMAIL_FROM", "a@example.com, b@example.com")]));
+    assert!(two.contains("names several addresses"), "{two}");
+    // A login need be no address; then it is no sender either.
+    let login = with(&[("PATCHBAY_MAIL_HOST", "mail.example"), ("EMAIL_USER", "apikey"), ("EMAIL_PASS", " a b ")]);
+    let config = login.expect("valid");
+    assert_eq!(config.mail_from(), None);
+    assert_eq!(config.mail().and_then(|mail| mail.password).as_deref(), Some(" a b "), "as it is given");
+    let to = [
+        ("PATCHBAY_MAIL_HOST", "mail.example"),
+        ("EMAIL_FROM", "a@m\u{fc}ller.example"),
+        ("PATCHBAY_ALERTS_MAIL_TO", "\"Ops, night\" <o@example.com>, Team: b@example.com;"),
+    ];
+    assert_eq!(with(&to).expect("valid").alerts().channels.mail_to.len(), 2);
+}
+
+#[test]
 fn alerts_that_could_not_be_sent_are_refused() {
     let wrong = [
         ("PATCHBAY_ALERTS_SLACK_URL", "ftp://hooks.example/s3cret"),
@@ -198,12 +219,41 @@ fn alerts_that_could_not_be_sent_are_refused() {
     for expected in [
         "alerts.slack_url is no http:// or https:// URL",
         "alerts.ping_url is no http:// or https:// URL",
-        "alerts.mail_to: \"nobody\" is no mail address",
+        "alerts.mail_to: \"ops@example.com,nobody\" is not a mail address",
         "alerts.mail_to is set and no mail server or sender",
     ] {
         assert!(text.contains(expected), "{expected} is not in {text}");
     }
     assert!(!text.contains("s3cret"), "{text}");
+}
+
+#[test]
+fn redis_has_one_address_whatever_it_is_made_of() {
+    let of = |vars: &[(&str, &str)]| {
+        let vars = [&NEEDED[..1], vars].concat();
+        Config::load(None, &env(&vars)).map(|config| config.queues())
+    };
+    let url = |vars: &[(&str, &str)]| of(vars).expect("valid").url;
+    assert_eq!(url(&[("REDIS_URL", "redis://r:1/2"), ("REDIS_PASSWORD", "p@#/")]), "redis://:p%40%23%2F@r:1/2");
+    assert_eq!(url(&[("REDIS_URL", "redis://u@r/"), ("REDIS_USERNAME", "u"), ("REDIS_DB", "3")]), "redis://u@r/3");
+    assert_eq!(url(&[("REDIS_HOST", "::1"), ("REDIS_TLS", "true")]), "rediss://[::1]:6379");
+    assert_eq!(url(&[("REDIS_HOST", "/run/r.sock"), ("REDIS_PASSWORD", "p&")]), "unix:///run/r.sock?pass=p%26");
+    let sentinels = [("PATCHBAY_REDIS_SENTINELS", "a:1, b"), ("PATCHBAY_REDIS_SENTINEL_MASTER", "m")];
+    let config = of(&[&sentinels[..], &[("REDIS_PASSWORD", "p")]].concat()).expect("valid");
+    assert_eq!(config.sentinel.expect("Sentinels").addresses, ["a:1", "b"]);
+    assert!(config.url.starts_with("redis://:p@"), "{}", config.url);
+    for (vars, words) in [
+        (&[("REDIS_URL", "redis://u:a@r/"), ("REDIS_PASSWORD", "b")][..], "redis.url and redis.password contradict"),
+        (&[("REDIS_URL", "rediss://r/"), ("REDIS_TLS", "false")], "redis.url and redis.tls contradict"),
+        (&[("REDIS_URL", "redis://r/"), sentinels[0], sentinels[1]], "redis.sentinels and redis.url contradict"),
+        (&sentinels[..1], "redis.sentinels and redis.sentinel_master belong together"),
+        (&[("REDIS_HOST", "r"), ("PATCHBAY_REDIS_CA_FILE", "ca.pem")], "TLS is not: set redis.tls"),
+        (&[("PATCHBAY_REDIS_SENTINELS", "redis://a"), sentinels[1]], "no host or host:port"),
+        (&[("REDIS_URL", "redis://:secret#@r/")], "percent-encoded"),
+    ] {
+        let text = problems(of(vars));
+        assert!(text.contains(words) && !text.contains("secret"), "{text}");
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A mail server that takes everything, delivers nothing, and keeps each mail as an .eml file.
+//! A mail server that takes every mail, delivers none, and keeps each as an .eml file. It is as strict as RFC 5321, so that what passes here
+//! passes elsewhere: only CR LF ends a line, only CR LF dot CR LF a mail, and a client waits for each reply.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,15 +10,25 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use mail_parser::{Address, MessageParser};
 use serde::Serialize;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 /// As Gmail advertises.
 const MAX_BYTES: usize = 35_882_577;
-/// RFC 5321 §4.5.3.1.4, with room for long parameters.
-const MAX_LINE_BYTES: u64 = 4_096;
+/// RFC 5321 §4.5.3.1.4 has 512; logins are longer (RFC 4954 §4).
+const MAX_COMMAND_BYTES: usize = 12_288;
+/// RFC 5321 §4.5.3.1.6, with CR LF.
+const MAX_LINE_BYTES: usize = 1_000;
+/// RFC 5321 §4.5.3.1.8.
+const MAX_RECIPIENTS: usize = 100;
 /// RFC 5321 §4.5.3.2.7.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
+/// Open at once; others wait.
+const MAX_SESSIONS: usize = 256;
+/// After a connection that could not be taken: the process may be out of files for a moment.
+const BREATH: Duration = Duration::from_millis(100);
 
 /// A mail, as far as lists show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,10 +68,18 @@ impl MailCatcher {
         let address = listener.local_addr()?;
         let inbox_of_server = Arc::clone(&inbox);
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                // An error means that the client went away.
-                let session = session(stream, Arc::clone(&inbox_of_server));
-                tokio::spawn(async move { session.await.ok() });
+            let sessions = Arc::new(Semaphore::new(MAX_SESSIONS));
+            while let Ok(place) = Arc::clone(&sessions).acquire_owned().await {
+                let Ok((stream, _)) = listener.accept().await else {
+                    tokio::time::sleep(BREATH).await;
+                    continue;
+                };
+                let session = Session::new(stream, Arc::clone(&inbox_of_server));
+                tokio::spawn(async move {
+                    // An error means that the client went away, or had to.
+                    session.run().await.ok();
+                    drop(place);
+                });
             }
         });
         Ok(Self { address, inbox })
@@ -122,88 +141,332 @@ fn describe(file: String, mail: &[u8]) -> CaughtMail {
     }
 }
 
-async fn session(stream: TcpStream, inbox: Arc<Inbox>) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    let (read, mut write) = stream.into_split();
-    let mut read = BufReader::new(read);
-    write.write_all(b"220 patchbay mail catcher\r\n").await?;
-    let (mut has_sender, mut recipients) = (false, 0);
-    loop {
-        let Ok(line) = tokio::time::timeout(IDLE_LIMIT, line(&mut read)).await else { return Ok(()) };
-        let Some(line) = line? else { return Ok(()) };
-        let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
-        let reply: &str = match verb.as_str() {
-            "EHLO" => "250-patchbay\r\n250-SIZE 35882577\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 AUTH PLAIN LOGIN",
-            "HELO" | "NOOP" | "RSET" => {
-                if verb == "RSET" {
-                    (has_sender, recipients) = (false, 0);
+/// What has been read up to a line end.
+enum Line {
+    /// Without its end.
+    Text(Vec<u8>),
+    /// Too long, or ended by something else than CR LF; the rest of it was read.
+    Wrong(&'static str),
+}
+
+/// One client's conversation.
+struct Session {
+    read: BufReader<OwnedReadHalf>,
+    write: OwnedWriteHalf,
+    inbox: Arc<Inbox>,
+    greeted: bool,
+    has_sender: bool,
+    is_utf8: bool,
+    is_eight_bit: bool,
+    recipients: usize,
+}
+
+impl Session {
+    fn new(stream: TcpStream, inbox: Arc<Inbox>) -> Self {
+        // Only a little slower without.
+        stream.set_nodelay(true).ok();
+        let (read, write) = stream.into_split();
+        Self {
+            read: BufReader::new(read),
+            write,
+            inbox,
+            greeted: false,
+            has_sender: false,
+            is_utf8: false,
+            is_eight_bit: false,
+            recipients: 0,
+        }
+    }
+
+    async fn run(mut self) -> std::io::Result<()> {
+        self.say("220 patchbay mail catcher").await?;
+        loop {
+            let line = match self.line(MAX_COMMAND_BYTES).await? {
+                Line::Text(line) => line,
+                Line::Wrong(why) => return self.say(&format!("500 5.5.2 {why}")).await,
+            };
+            if self.is_ahead() {
+                return self.say("503 5.5.0 wait for the reply: PIPELINING is not offered").await;
+            }
+            let Ok(line) = std::str::from_utf8(&line) else {
+                self.say("500 5.5.2 neither ASCII nor UTF-8").await?;
+                continue;
+            };
+            let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+            let reply = match verb.to_ascii_uppercase().as_str() {
+                "EHLO" | "HELO" if rest.trim().is_empty() || !rest.is_ascii() => "501 5.5.4 a name is needed",
+                "EHLO" => {
+                    self.reset();
+                    self.greeted = true;
+                    "250-patchbay\r\n250-SIZE 35882577\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 AUTH PLAIN LOGIN"
                 }
-                "250 2.0.0 ok"
-            }
-            "AUTH" if line.to_ascii_uppercase().contains("LOGIN") => {
-                write.write_all(b"334 VXNlcm5hbWU6\r\n").await?;
-                self::line(&mut read).await?;
-                write.write_all(b"334 UGFzc3dvcmQ6\r\n").await?;
-                self::line(&mut read).await?;
-                "235 2.7.0 any password will do"
-            }
-            "AUTH" => "235 2.7.0 any password will do",
-            "MAIL" => {
-                (has_sender, recipients) = (true, 0);
-                "250 2.1.0 ok"
-            }
-            "RCPT" if has_sender => {
-                recipients += 1;
-                "250 2.1.5 ok"
-            }
-            "DATA" if recipients > 0 => {
-                write.write_all(b"354 end with a dot\r\n").await?;
-                let Some(mail) = data(&mut read).await? else { return Ok(()) };
-                (has_sender, recipients) = (false, 0);
-                if mail.len() > MAX_BYTES {
-                    "552 5.3.4 too large"
-                } else if inbox.keep(mail).await.is_ok() {
-                    "250 2.0.0 caught"
-                } else {
-                    "452 4.3.1 cannot write it"
+                "HELO" => {
+                    self.reset();
+                    self.greeted = true;
+                    "250 patchbay"
                 }
+                "NOOP" => "250 2.0.0 ok",
+                "VRFY" => "252 2.5.2 send to it and see",
+                "RSET" => {
+                    self.reset();
+                    "250 2.0.0 ok"
+                }
+                "QUIT" => return self.say("221 2.0.0 bye").await,
+                "AUTH" | "MAIL" if !self.greeted || self.has_sender => "503 5.5.1 EHLO first, and one mail at a time",
+                "AUTH" => self.auth(rest).await?,
+                "MAIL" => self.mail(rest),
+                "RCPT" if !self.has_sender => "503 5.5.1 MAIL comes first",
+                "RCPT" if self.recipients >= MAX_RECIPIENTS => "452 4.5.3 too many recipients",
+                "RCPT" => match path(rest, "TO:") {
+                    Some((address, "")) if !address.is_empty() && (self.is_utf8 || address.is_ascii()) => {
+                        self.recipients += 1;
+                        "250 2.1.5 ok"
+                    }
+                    _ => "501 5.1.3 RCPT TO:<address>",
+                },
+                "DATA" if self.recipients == 0 => "503 5.5.1 MAIL and RCPT come first",
+                "DATA" => {
+                    self.say("354 end with a dot").await?;
+                    self.data().await?
+                }
+                _ => "500 5.5.2 unknown command",
+            };
+            self.say(reply).await?;
+        }
+    }
+
+    fn reset(&mut self) {
+        (self.has_sender, self.is_utf8, self.is_eight_bit, self.recipients) = (false, false, false, 0);
+    }
+
+    fn mail(&mut self, rest: &str) -> &'static str {
+        let Some((address, parameters)) = path(rest, "FROM:") else { return "501 5.1.7 MAIL FROM:<address>" };
+        let (mut is_utf8, mut is_eight_bit) = (false, false);
+        for parameter in parameters.split_whitespace().map(str::to_ascii_uppercase) {
+            match parameter.split_once('=') {
+                None if parameter == "SMTPUTF8" => is_utf8 = true,
+                Some(("BODY", "7BIT")) => {}
+                Some(("BODY", "8BITMIME")) => is_eight_bit = true,
+                Some(("SIZE", size)) => match size.parse::<usize>() {
+                    Ok(size) if size > MAX_BYTES => return "552 5.3.4 too large",
+                    Ok(_) => {}
+                    Err(_) => return "501 5.5.4 SIZE is no number",
+                },
+                _ => return "555 5.5.4 unknown parameter",
             }
-            "RCPT" | "DATA" => "503 5.5.1 MAIL and RCPT come first",
-            "QUIT" => {
-                write.write_all(b"221 2.0.0 bye\r\n").await?;
-                return Ok(());
-            }
-            _ => "500 5.5.2 unknown command",
+        }
+        if !is_utf8 && !address.is_ascii() {
+            return "553 5.6.7 such an address needs SMTPUTF8";
+        }
+        (self.has_sender, self.is_utf8, self.is_eight_bit, self.recipients) = (true, is_utf8, is_eight_bit, 0);
+        "250 2.1.0 ok"
+    }
+
+    /// Any password will do.
+    async fn auth(&mut self, rest: &str) -> std::io::Result<&'static str> {
+        let (mechanism, initial) = rest.split_once(' ').unwrap_or((rest, ""));
+        let prompts: &[&str] = match mechanism.to_ascii_uppercase().as_str() {
+            "PLAIN" if !initial.is_empty() => &[],
+            "PLAIN" => &["334 "],
+            "LOGIN" => &["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6"],
+            _ => return Ok("504 5.5.4 PLAIN or LOGIN"),
         };
-        write.write_all(format!("{reply}\r\n").as_bytes()).await?;
+        for prompt in prompts {
+            self.say(prompt).await?;
+            match self.line(MAX_COMMAND_BYTES).await? {
+                Line::Text(answer) if answer != b"*" => {}
+                _ => return Ok("501 5.5.2 login given up"),
+            }
+        }
+        Ok("235 2.7.0 any password will do")
+    }
+
+    /// Up to the lone dot, with stuffed dots removed (RFC 5321 §4.5.2). What is wrong with a mail is said at its end; beyond the limit,
+    /// bytes are dropped.
+    async fn data(&mut self) -> std::io::Result<&'static str> {
+        let mut mail = Vec::new();
+        let mut wrong = None;
+        loop {
+            match self.line(MAX_LINE_BYTES).await? {
+                Line::Wrong(why) => _ = wrong.get_or_insert(why),
+                Line::Text(line) if line == b"." => break,
+                Line::Text(line) => {
+                    if line.contains(&0) {
+                        wrong.get_or_insert("554 5.6.0 a NUL in the mail");
+                    }
+                    if !line.is_ascii() && !self.is_eight_bit && !self.is_utf8 {
+                        wrong.get_or_insert("554 5.6.3 8 bits without BODY=8BITMIME");
+                    }
+                    if mail.len() <= MAX_BYTES {
+                        mail.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
+                        mail.extend_from_slice(b"\r\n");
+                    }
+                }
+            }
+        }
+        self.reset();
+        if self.is_ahead() {
+            return Ok("554 5.5.0 something came after the end of the mail: nothing was taken");
+        }
+        Ok(match wrong {
+            Some(why) if why.starts_with("554") => why,
+            Some(_) => "554 5.6.0 a line without CR LF at its end, or longer than 1000 bytes",
+            None if mail.len() > MAX_BYTES => "552 5.3.4 too large",
+            None if self.inbox.keep(mail).await.is_ok() => "250 2.0.0 caught",
+            None => "452 4.3.1 cannot write it",
+        })
+    }
+
+    /// Whether the client has sent more than it may have.
+    fn is_ahead(&self) -> bool {
+        !self.read.buffer().is_empty()
+    }
+
+    async fn say(&mut self, reply: &str) -> std::io::Result<()> {
+        self.write.write_all(format!("{reply}\r\n").as_bytes()).await
+    }
+
+    /// One line. Of one that is too long, only the end is looked for. An error ends the session: silence, or a client that went away.
+    async fn line(&mut self, limit: usize) -> std::io::Result<Line> {
+        let reading = async {
+            let mut line = Vec::new();
+            let mut wrong = None;
+            loop {
+                let (read, ended) = {
+                    let bytes = self.read.fill_buf().await?;
+                    if bytes.is_empty() {
+                        return Err(std::io::ErrorKind::UnexpectedEof.into());
+                    }
+                    let end = bytes.iter().position(|&byte| byte == b'\n').map(|at| at + 1);
+                    let read = end.unwrap_or(bytes.len());
+                    if line.len() + read > limit {
+                        wrong = Some("line too long");
+                        // Its end still tells how it ended.
+                        line.clear();
+                    }
+                    line.extend_from_slice(&bytes[read.saturating_sub(limit)..read]);
+                    (read, end.is_some())
+                };
+                self.read.consume(read);
+                if ended {
+                    break;
+                }
+            }
+            let text = line.strip_suffix(b"\r\n").unwrap_or_default();
+            if !line.ends_with(b"\r\n") || text.contains(&b'\r') {
+                wrong = Some("a line ends with CR LF, and nothing else has CR or LF");
+            }
+            Ok(wrong.map_or_else(|| Line::Text(text.to_vec()), Line::Wrong))
+        };
+        tokio::time::timeout(IDLE_LIMIT, reading).await.map_err(|_| std::io::ErrorKind::TimedOut)?
     }
 }
 
-/// One command line; absent at the end.
-async fn line(read: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<String>> {
-    let mut line = Vec::new();
-    let mut limited = tokio::io::AsyncReadExt::take(&mut *read, MAX_LINE_BYTES);
-    if limited.read_until(b'\n', &mut line).await? == 0 || !line.ends_with(b"\n") {
-        return Ok(None);
+/// `FROM:<address> PARAMETERS`: the address, and what follows. The reverse path may be empty.
+fn path<'a>(text: &'a str, keyword: &str) -> Option<(&'a str, &'a str)> {
+    let (head, rest) = text.split_at_checked(keyword.len())?;
+    if !head.eq_ignore_ascii_case(keyword) {
+        return None;
     }
-    Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()))
+    // A quoted local part may have a bracket in it; a parameter never has.
+    let (address, parameters) = rest.strip_prefix('<')?.rsplit_once('>')?;
+    let parameters = if parameters.is_empty() { "" } else { parameters.strip_prefix(' ')? };
+    let is_address = address.is_empty() || address.parse::<patchbay_mailbox::Address>().is_ok();
+    is_address.then_some((address, parameters))
 }
 
-/// Up to the lone dot, with stuffed dots removed (RFC 5321 §4.5.2); absent when the client went away. Beyond the limit, bytes are
-/// counted by one byte too many and dropped.
-async fn data(read: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<Vec<u8>>> {
-    let mut mail = Vec::new();
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        if read.read_until(b'\n', &mut line).await? == 0 {
-            return Ok(None);
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    /// What the catcher answers to bytes that are written all at once after a greeting, up to its silence or end.
+    async fn conversation(catcher: &MailCatcher, parts: &[&[u8]]) -> String {
+        let mut stream = TcpStream::connect(catcher.address).await.expect("a connection");
+        let mut all = String::new();
+        let mut buffer = [0; 4_096];
+        for part in parts {
+            let read = stream.read(&mut buffer).await.unwrap_or(0);
+            all.push_str(&String::from_utf8_lossy(&buffer[..read]));
+            if read == 0 || stream.write_all(part).await.is_err() {
+                return all;
+            }
         }
-        if line == b".\r\n" || line == b".\n" {
-            return Ok(Some(mail));
+        stream.shutdown().await.ok();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.ok();
+        all + &String::from_utf8_lossy(&rest)
+    }
+
+    const OPENING: [&[u8]; 4] =
+        [b"EHLO x\r\n", b"MAIL FROM:<a@example.com>\r\n", b"RCPT TO:<b@example.com>\r\n", b"DATA\r\n"];
+
+    async fn mailed(catcher: &MailCatcher, data: &[u8]) -> String {
+        let parts: Vec<&[u8]> = OPENING.into_iter().chain([data]).collect();
+        conversation(catcher, &parts).await
+    }
+
+    #[tokio::test]
+    async fn only_cr_lf_dot_cr_lf_ends_a_mail_and_only_clean_ones_are_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let catcher = MailCatcher::start(dir.path()).await.expect("a catcher");
+        assert!(mailed(&catcher, b"Subject: x\r\n\r\n..a\r\n.\r\n").await.contains("250 2.0.0 caught"));
+        assert_eq!(catcher.count(), 1);
+        let file = std::fs::read(dir.path().join(&catcher.list()[0].file)).expect("a file");
+        assert_eq!(file, b"Subject: x\r\n\r\n.a\r\n");
+        for bad in [
+            &b"a\n.\r\nMAIL FROM:<evil@example.com>\r\n.\r\n"[..],
+            b"a\r\n.\nMAIL FROM:<evil@example.com>\r\n.\r\n",
+            b"a\r.\rb\r\n.\r\n",
+            b"a\0b\r\n.\r\n",
+            b"a\xffb\r\n.\r\n",
+            &[&b"x".repeat(5_000)[..], b"\r\n.\r\n"].concat(),
+            b"a\r\n.\r\nMAIL FROM:<evil@example.com>\r\n",
+        ] {
+            let answers = mailed(&catcher, bad).await;
+            assert!(answers.contains("\r\n554 "), "{bad:?}: {answers}");
         }
-        if mail.len() <= MAX_BYTES {
-            mail.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
+        for open in [&b"a\n.\n"[..], b"a\r\n.\n", b"a\r.\r", b"a"] {
+            let answers = mailed(&catcher, open).await;
+            assert!(answers.trim_end().ends_with("354 end with a dot"), "{open:?}: {answers}");
         }
+        assert_eq!(catcher.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn commands_out_of_order_or_out_of_form_are_refused_and_hostile_clients_do_no_harm() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let catcher = MailCatcher::start(dir.path()).await.expect("a catcher");
+        for (parts, expected) in [
+            (&[&b"MAIL FROM:<a@example.com>\r\n"[..]][..], "503"),
+            (&[b"EHLO\r\n"], "501"),
+            (&[b"EHLO x\r\n", b"RCPT TO:<a@example.com>\r\n"], "503"),
+            (&[b"EHLO x\r\n", b"DATA\r\n"], "503"),
+            (&[b"EHLO x\r\n", b"MAIL FROM: <a@example.com>\r\n"], "501"),
+            (&[b"EHLO x\r\n", b"MAIL FROM:<a@example.com> X=1\r\n"], "555"),
+            (&[b"EHLO x\r\n", b"MAIL FROM:<a@example.com> SIZE=99999999\r\n"], "552"),
+            (&[b"EHLO x\r\n", "MAIL FROM:<\u{fc}@example.com>\r\n".as_bytes()], "553"),
+            (&[b"EHLO x\r\n", b"MAIL FROM:<a@example.com>\r\n", b"RCPT TO:<b\r\n"], "501"),
+            (&[b"EHLO x\nNOOP\r\n"], "500"),
+            (&[b"EHLO x\r\nNOOP\r\n"], "503"),
+            (&[b"\xff\xfe\r\n"], "500"),
+            (&[b"AUTH PLAIN\r\n"], "503"),
+            (&[b"EHLO x\r\n", b"AUTH LOGIN\r\n", b"*\r\n"], "501"),
+            (&[b"EHLO x\r\n", b"AUTH PLAIN AAA=\r\n"], "235"),
+        ] {
+            let answers = conversation(&catcher, parts).await;
+            let last = answers.lines().last().unwrap_or_default();
+            assert!(last.starts_with(expected), "{parts:?}: {answers}");
+        }
+        // An endless line takes no memory, and ends with its client.
+        let mut endless = TcpStream::connect(catcher.address).await.expect("a connection");
+        for _ in 0..64 {
+            if endless.write_all(&[b'x'; 64 << 10]).await.is_err() {
+                break;
+            }
+        }
+        drop(endless);
+        assert!(mailed(&catcher, b"Subject: x\r\n\r\n.\r\n").await.contains("250 2.0.0 caught"));
     }
 }

@@ -80,7 +80,7 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
     // What is wrong with it is told when it is whole.
     let (set, _) = Config::read_dev(file, &std::env::vars().collect());
     let own_postgres = !set.sets(&["database.url", "database.host"]);
-    let own_redis = !set.sets(&["redis.url", "redis.host"]);
+    let own_redis = !set.sets(&["redis.url", "redis.host", "redis.sentinels"]);
     let own_mail = !set.sets(&["mail.host", "mail.username"]);
 
     let mut missing = Vec::new();

@@ -80,7 +80,12 @@ impl Redis {
     }
 
     async fn answers(&self) -> bool {
-        let config = RedisConfig { url: self.url(), prefix: "bull".into(), own_prefix: "patchbay".into() };
+        let config = RedisConfig {
+            url: self.url(),
+            prefix: "bull".into(),
+            own_prefix: "patchbay".into(),
+            ..RedisConfig::default()
+        };
         let asked = async { Queues::connect(config).await.ok()?.ping().await.ok() };
         tokio::time::timeout(Duration::from_secs(2), asked).await.ok().flatten().is_some()
     }
@@ -95,7 +100,12 @@ impl Redis {
                 eprintln!("Redis did not stop in time; it still runs on port {}", self.port);
             }
         } else {
-            let config = RedisConfig { url: self.url(), prefix: "bull".into(), own_prefix: "patchbay".into() };
+            let config = RedisConfig {
+                url: self.url(),
+                prefix: "bull".into(),
+                own_prefix: "patchbay".into(),
+                ..RedisConfig::default()
+            };
             if let Ok(queues) = Queues::connect(config).await {
                 queues.shut_server_down().await;
             }

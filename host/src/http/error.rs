@@ -242,6 +242,10 @@ impl From<QueueError> for ApiError {
                 log_chain(&error);
                 Self::unavailable("Redis")
             }
+            QueueError::CannotServe { .. } => {
+                log_chain(&error);
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string())
+            }
             QueueError::Damaged { .. } => {
                 log_chain(&error);
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged-data", error.to_string())

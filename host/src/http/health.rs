@@ -72,7 +72,7 @@ impl Dependency {
 
 /// Health of the process and its dependencies.
 #[utoipa::path(get, path = "/api/health", tag = "health", responses(
-    (status = 200, description = "Postgres and Redis answered, and Postgres takes changes", body = HealthBody),
+    (status = 200, description = "Postgres answered and takes changes, and Redis took a write", body = HealthBody),
     (status = 503, description = "one of them did not", body = HealthBody),
     (status = 500, description = "the check itself failed"),
 ))]
@@ -116,10 +116,11 @@ async fn live() -> &'static str {
 /// Whether to send work here.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses(
     (status = 200, description = "ready"),
-    (status = 503, description = "not ready: draining, a dependency away, Postgres only readable, clock skewed, or stale plugins"),
+    (status = 503, description = "not ready: draining, a dependency away or unfit, Postgres only readable, clock skewed, or stale plugins; `details` says what to do"),
 ))]
 async fn ready(State(state): State<AppState>) -> Response {
-    let reasons: Vec<NotReady> = state.health.not_ready().await;
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
+    let details: Vec<NotReady> = state.health.not_ready().await;
+    let status = if details.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let reasons: Vec<&str> = details.iter().map(|reason| reason.code).collect();
+    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "details": details }))).into_response()
 }

@@ -32,15 +32,14 @@ pub(super) struct QueueMeters {
 }
 
 impl AttemptMeters {
-    /// Counts an attempt that has ended. `ready_at_ms`: since when its job could run, when it was the first.
-    pub fn count(&self, record: &AttemptRecord, ready_at_ms: Option<u64>) {
+    /// Counts an attempt that has ended. `waited`: since its job could run, when it was the first.
+    pub fn count(&self, record: &AttemptRecord, waited: Option<Duration>) {
         let meters = self.of(&record.job.queue);
         meters.outcomes[record.outcome as usize].fetch_add(1, Ordering::Relaxed);
         meters.verdicts[record.verdict as usize].fetch_add(1, Ordering::Relaxed);
         meters.duration.observe_time((record.finished_at - record.started_at).to_std().unwrap_or_default());
-        if let Some(ready_at_ms) = ready_at_ms {
-            let began = u64::try_from(record.started_at.timestamp_millis()).unwrap_or(0);
-            meters.wait.observe_time(Duration::from_millis(began.saturating_sub(ready_at_ms)));
+        if let Some(waited) = waited {
+            meters.wait.observe_time(waited);
         }
     }
 

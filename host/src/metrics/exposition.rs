@@ -133,7 +133,6 @@ impl Exposition {
                 ("lost", unsettled.lost.load(Ordering::Relaxed)),
                 ("given-up", unsettled.given_up.load(Ordering::Relaxed)),
             ],
-            probe,
             standing: Standing {
                 queues: standing,
                 attempts: self.sources.attempts.read(),
@@ -143,6 +142,7 @@ impl Exposition {
                 pool_wait: probe.pool_wait,
                 activated: plugins.activated(),
             },
+            probe,
             dead_letters: dead_letters.unwrap_or_default(),
             bulk_jobs: bulks.handled(),
             converged_ago: plugins.converged_ago(),

@@ -237,10 +237,11 @@ impl Handler for Work {
         );
         step.name_in(&span);
         delivery.trace = step.causes(delivery.trace);
-        let ready_at_ms = delivery.ready_at_ms;
+        let waited =
+            delivery.ready_at_ms.map(|ready| Duration::from_millis(delivery.taken_at_ms.saturating_sub(ready)));
         let settlement = self.run(delivery).instrument(span).await;
         if let Some(record) = &settlement.record {
-            self.attempts.count(record, ready_at_ms);
+            self.attempts.count(record, waited);
             step.set("patchbay.outcome", record.outcome.as_str());
             step.set("patchbay.verdict", record.verdict.as_str());
             if record.outcome != OutcomeKind::Completed {
@@ -307,8 +308,8 @@ fn unless_refused(execution: Execution, random: f64) -> Execution {
 }
 
 fn since_first_deferral(delivery: &Delivery) -> Duration {
-    let now_ms = u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0);
-    delivery.first_deferred_at_ms.map_or(Duration::ZERO, |first| Duration::from_millis(now_ms.saturating_sub(first)))
+    let since = |first| Duration::from_millis(delivery.taken_at_ms.saturating_sub(first));
+    delivery.first_deferred_at_ms.map_or(Duration::ZERO, since)
 }
 
 /// A breaker says itself how long its jobs wait; other deferrals have a least length, which grows while they come in a row.

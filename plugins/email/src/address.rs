@@ -1,19 +1,13 @@
-//! Mail addresses as producers write them.
+//! Mail addresses as producers write them: read by the host's own parser, so that what is taken here is taken there.
 
+use patchbay_mailbox::{Mailbox, parse_list};
 use patchbay_plugin::Failure;
 use serde::Deserialize;
 
 /// Most recipients of one mail over SMTP at Gmail.
 const MAX_RECIPIENTS: usize = 100;
 
-/// An address, perhaps with a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mailbox {
-    pub name: Option<String>,
-    pub address: String,
-}
-
-/// One text, several in one text, or an array.
+/// One text, several in one text, or an array of such texts.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub enum Addresses {
@@ -21,48 +15,27 @@ pub enum Addresses {
     Many(Vec<String>),
 }
 
-impl Mailbox {
-    /// `a@b` or `Name <a@b>`. Never a line break: that would be the start of another header.
-    pub fn parse(field: &str, text: &str) -> Result<Self, Failure> {
-        let invalid = |reason: &str| Failure::invalid_input(field, reason);
-        if text.chars().any(char::is_control) {
-            return Err(invalid("contains a control character"));
-        }
-        let (name, address) = match text.trim().strip_suffix('>').and_then(|rest| rest.rsplit_once('<')) {
-            Some((name, address)) => (name.trim().trim_matches('"').trim(), address.trim()),
-            None => ("", text.trim()),
-        };
-        let plausible = address.split_once('@').is_some_and(|(local, domain)| {
-            !local.is_empty()
-                && !domain.is_empty()
-                && !domain.contains('@')
-                && !address.contains([' ', '<', '>', ',', ';'])
-        });
-        if !plausible {
-            return Err(invalid("is not a mail address"));
-        }
-        let name = Some(name.to_owned()).filter(|name| !name.is_empty());
-        Ok(Self { name, address: address.to_owned() })
-    }
-
-    pub fn domain(&self) -> &str {
-        self.address.rsplit('@').next().unwrap_or_default()
-    }
+/// Exactly one.
+pub fn one(field: &str, text: &str) -> Result<Mailbox, Failure> {
+    text.parse().map_err(|error: patchbay_mailbox::AddressError| Failure::invalid_input(field, &error.to_string()))
 }
 
 impl Addresses {
     /// All of them, none twice.
     pub fn parse(&self, field: &str) -> Result<Vec<Mailbox>, Failure> {
-        let texts: Vec<(String, &str)> = match self {
-            Self::One(text) => split(text).into_iter().map(|part| (field.to_owned(), part)).collect(),
+        let read = |field: &str, text: &str| {
+            parse_list(text).map_err(|error| Failure::invalid_input(field, &error.to_string()))
+        };
+        let all = match self {
+            Self::One(text) => read(field, text)?,
             Self::Many(list) => {
-                list.iter().enumerate().map(|(i, text)| (format!("{field}[{i}]"), text.as_str())).collect()
+                let lists = list.iter().enumerate().map(|(i, text)| read(&format!("{field}[{i}]"), text));
+                lists.collect::<Result<Vec<_>, _>>()?.concat()
             }
         };
-        let mut boxes: Vec<Mailbox> = Vec::with_capacity(texts.len());
-        for (field, text) in texts {
-            let one = Mailbox::parse(&field, text)?;
-            if !boxes.iter().any(|known| known.address.eq_ignore_ascii_case(&one.address)) {
+        let mut boxes: Vec<Mailbox> = Vec::with_capacity(all.len());
+        for one in all {
+            if !boxes.iter().any(|known| known.address.is_same(&one.address)) {
                 boxes.push(one);
             }
         }
@@ -76,17 +49,6 @@ impl Addresses {
     }
 }
 
-/// At commas outside of quotes.
-fn split(text: &str) -> Vec<&str> {
-    let mut quoted = false;
-    text.split(|c| {
-        quoted ^= c == '"';
-        c == ',' && !quoted
-    })
-    .filter(|part| !part.trim().is_empty())
-    .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,10 +57,16 @@ mod tests {
     fn addresses_are_read_in_every_form_and_named_when_wrong() {
         let all = Addresses::One("a@x.org, \"Last, First\" <b@x.org>, A@X.org".into()).parse("to").expect("addresses");
         assert_eq!(all.len(), 2, "the same address once");
-        assert_eq!(all[1], Mailbox { name: Some("Last, First".into()), address: "b@x.org".into() });
+        assert_eq!((all[1].name.as_deref(), all[1].address.to_string().as_str()), (Some("Last, First"), "b@x.org"));
         let wrong = Addresses::Many(vec!["a@x.org".into(), "nobody".into()]).parse("cc").expect_err("wrong");
         assert_eq!(wrong.message, "cc[1]: is not a mail address");
         assert!(Addresses::One("a@x.org\r\nBcc: evil@x.org".into()).parse("to").is_err());
         assert!(Addresses::Many(vec![]).parse("to").is_err());
+        let group = Addresses::Many(vec!["Team: a@x.org, b@x.org;".into(), "c@x.org".into()]).parse("to");
+        assert_eq!(group.expect("addresses").len(), 3);
+        assert_eq!(
+            one("from", "a@x.org, b@x.org").expect_err("two").message,
+            "from: names several addresses; one is needed"
+        );
     }
 }

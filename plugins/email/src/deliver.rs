@@ -3,11 +3,11 @@
 //! What has happened so far is kept under the job's idempotency key: a job that runs again sends only to whom it has not sent. A crash
 //! between the server's reply and that note can repeat a mail (at-least-once); its Message-ID is the same, so that readers see one.
 
-use patchbay_plugin::smtp::{self, Envelope, Refusal, SmtpFailure};
+use patchbay_plugin::smtp::{self, Envelope, Receipt, Refusal, SmtpFailure};
 use patchbay_plugin::{Failure, Job, Retry, Value, json, kv};
 use serde::{Deserialize, Serialize};
 
-use crate::address::Mailbox;
+use crate::address;
 use crate::message::Message;
 use crate::settings::Settings;
 
@@ -32,6 +32,13 @@ struct Refused {
     text: String,
 }
 
+impl Progress {
+    fn is_settled(&self, address: &str) -> bool {
+        let refused = self.refused.iter().map(|refused| &refused.recipient);
+        self.taken.iter().chain(refused).any(|known| known.eq_ignore_ascii_case(address))
+    }
+}
+
 pub fn deliver(job: &Job, settings: &Settings, message: Message) -> Result<Value, Failure> {
     let key = format!("sent:{}", job.idempotency_key);
     let mut progress = load(&key)?;
@@ -43,65 +50,99 @@ pub fn deliver(job: &Job, settings: &Settings, message: Message) -> Result<Value
         let text = "no sender: set the plugin's setting `from`, or the host's mail.from";
         return Err(Failure::new("not-configured", text, Retry::Never));
     };
-    let from = Mailbox::parse("from", from)
-        .map_err(|failure| Failure::new("not-configured", failure.message, Retry::Never))?;
-    let message_id = format!("{}@{}", &job.idempotency_key[..job.idempotency_key.len().min(40)], from.domain());
-    let settled = |address: &String| {
-        progress.taken.contains(address) || progress.refused.iter().any(|refused| &refused.recipient == address)
+    let from =
+        address::one("from", from).map_err(|failure| Failure::new("not-configured", failure.message, Retry::Never))?;
+    let message_id = format!("{}@{}", &job.idempotency_key[..job.idempotency_key.len().min(40)], from.address.domain());
+    let open = |progress: &Progress| -> Vec<String> {
+        message.recipients().into_iter().filter(|address| !progress.is_settled(address)).collect()
     };
-    let recipients: Vec<String> = message.recipients().into_iter().filter(|address| !settled(address)).collect();
-    let mime = message.mime(&from, &message_id, now_s());
+    let mut recipients = open(&progress);
+    if recipients.is_empty() {
+        // All were refused, and somebody runs the job again because he has mended that.
+        progress.refused.clear();
+        recipients = open(&progress);
+    }
+    let mime = message.mime(&from, &message_id, std::time::SystemTime::now());
 
-    let envelope = Envelope { sender: from.address, recipients: recipients.clone() };
-    let (deferred, reply) = match smtp::send(&envelope, &mime) {
+    let envelope = Envelope { sender: from.address.to_string(), recipients: recipients.clone() };
+    let sent = smtp::send(&envelope, &mime);
+    // Nothing was tried: the host puts the job off, and no attempt is the last one.
+    let is_last =
+        job.attempt >= job.max_attempts && !sent.as_ref().is_err_and(|failure| failure.phase == "breaker-open");
+    let outcome = concluded(&mut progress, &recipients, sent, is_last, settings);
+    let outcome = outcome.map(|concluded| {
+        json!({
+            "messageId": format!("<{message_id}>"),
+            "accepted": progress.taken,
+            "rejected": concluded.rejected,
+            "response": concluded.response,
+        })
+    });
+    progress.result = outcome.as_ref().ok().cloned();
+    save(&key, &progress);
+    outcome
+}
+
+/// A job that is done.
+struct Concluded {
+    rejected: Vec<Refused>,
+    response: String,
+}
+
+/// Notes the verdicts of one try, and tells whether that is all: each recipient was taken or is refused for good, or nobody is left who
+/// could be tried once more.
+fn concluded(
+    progress: &mut Progress,
+    recipients: &[String],
+    sent: Result<Receipt, SmtpFailure>,
+    is_last: bool,
+    settings: &Settings,
+) -> Result<Concluded, Failure> {
+    let (failure, response) = match sent {
         Ok(receipt) => {
-            let deferred = sort(&mut progress, receipt.refused);
-            let open = |address: &String| {
-                !progress.refused.iter().any(|refused| &refused.recipient == address) && !deferred.contains(address)
-            };
-            let taken: Vec<String> = recipients.into_iter().filter(|address| open(address)).collect();
+            let daily_limit = receipt.refused.iter().any(is_daily_limit);
+            let deferred = sort(progress, receipt.refused);
+            let taken =
+                recipients.iter().filter(|address| !progress.is_settled(address) && !deferred.contains(address));
+            let taken: Vec<String> = taken.cloned().collect();
             progress.taken.extend(taken);
-            (deferred, shortened(&receipt.reply))
+            let text = format!(
+                "{} taken; {} recipients deferred by their server, tried again",
+                progress.taken.len(),
+                deferred.len()
+            );
+            let failure = match daily_limit {
+                true => Failure::new("daily-limit", text, defer(settings)),
+                false => Failure::new("deferred", text, Retry::Backoff),
+            };
+            (failure, shortened(&receipt.reply))
         }
         Err(failure) => {
             let meaning = meaning(&failure, settings);
-            let deferred = sort(&mut progress, failure.refused);
-            // An earlier attempt may have reached somebody: then the rest decides nothing but itself.
-            let finished = deferred.is_empty() && failure.phase == "rcpt";
-            if progress.taken.is_empty() || !(finished || job.attempt >= job.max_attempts) {
-                save(&key, &progress);
-                return Err(meaning);
-            }
-            (deferred, meaning.message)
+            sort(progress, failure.refused);
+            let text = meaning.message.clone();
+            (meaning, text)
         }
     };
-
-    if !deferred.is_empty() && job.attempt < job.max_attempts {
-        save(&key, &progress);
-        let text = format!(
-            "{} taken; {} recipients deferred by their server, tried again",
-            progress.taken.len(),
-            deferred.len()
-        );
-        return Err(Failure::new("deferred", text, Retry::Backoff));
+    let open: Vec<&String> = recipients.iter().filter(|address| !progress.is_settled(address)).collect();
+    // An earlier attempt may have reached somebody: then the rest decides nothing but itself.
+    if progress.taken.is_empty() || !(open.is_empty() || is_last) {
+        return Err(failure);
     }
-    let mut refused = progress.refused.clone();
-    refused.extend(deferred.into_iter().map(|recipient| Refused {
-        recipient,
+    let mut rejected = progress.refused.clone();
+    rejected.extend(open.into_iter().map(|recipient| Refused {
+        recipient: recipient.clone(),
         code: 450,
-        text: "deferred until the last attempt".into(),
+        text: format!("not taken up to the last attempt: {}", failure.message),
     }));
-    let result = json!({ "messageId": format!("<{message_id}>"), "accepted": progress.taken, "rejected": refused, "response": reply });
-    progress.result = Some(result.clone());
-    save(&key, &progress);
-    Ok(result)
+    Ok(Concluded { rejected, response })
 }
 
 /// Notes who is refused for good; gives those to be tried again.
 fn sort(progress: &mut Progress, refusals: Vec<Refusal>) -> Vec<String> {
     let mut deferred = Vec::new();
     for refusal in refusals {
-        if (400..500).contains(&refusal.reply_code) || is_daily_limit(refusal.enhanced_code.as_deref(), &refusal.text) {
+        if (400..500).contains(&refusal.reply_code) || is_daily_limit(&refusal) {
             deferred.push(refusal.recipient);
         } else {
             let text = shortened(&refusal.text);
@@ -112,22 +153,33 @@ fn sort(progress: &mut Progress, refusals: Vec<Refusal>) -> Vec<String> {
 }
 
 /// Gmail: "Daily user sending limit exceeded". Permanent by its number, temporary by its meaning, and the recipient's fault in no way.
-fn is_daily_limit(enhanced: Option<&str>, text: &str) -> bool {
+fn is_daily_limit(refusal: &Refusal) -> bool {
+    says_daily_limit(refusal.enhanced_code.as_deref(), &refusal.text)
+}
+
+fn says_daily_limit(enhanced: Option<&str>, text: &str) -> bool {
     enhanced == Some("5.4.5") || text.starts_with("5.4.5")
+}
+
+fn defer(settings: &Settings) -> Retry {
+    Retry::DeferMs(settings.defer_minutes.unwrap_or(DEFAULT_DEFER_MINUTES) * 60_000)
 }
 
 fn meaning(failure: &SmtpFailure, settings: &Settings) -> Failure {
     let text = shortened(&failure.text);
     let code = failure.reply_code;
-    let defer = || Retry::DeferMs(settings.defer_minutes.unwrap_or(DEFAULT_DEFER_MINUTES) * 60_000);
     let reply = || match code {
         Some(code) => format!("{code} {text}"),
         None => text.clone(),
     };
-    if is_daily_limit(failure.enhanced_code.as_deref(), &failure.text)
-        || failure.refused.iter().any(|refusal| is_daily_limit(refusal.enhanced_code.as_deref(), &refusal.text))
-    {
-        return Failure::new("daily-limit", format!("the account's daily limit is reached: {}", reply()), defer());
+    // First, since it says that the mail may be out: whatever else went wrong, that is what to know.
+    if failure.ambiguous {
+        let text = format!("the mail may have been sent, its answer never came: {}", reply());
+        return Failure::new("unknown-outcome", text, Retry::Backoff);
+    }
+    if says_daily_limit(failure.enhanced_code.as_deref(), &failure.text) || failure.refused.iter().any(is_daily_limit) {
+        let text = format!("the account's daily limit is reached: {}", reply());
+        return Failure::new("daily-limit", text, defer(settings));
     }
     let permanent = code.is_some_and(|code| code >= 500);
     match failure.phase.as_str() {
@@ -149,9 +201,6 @@ fn meaning(failure: &SmtpFailure, settings: &Settings) -> Failure {
             }
         }
         _ if permanent => Failure::new("message-refused", reply(), Retry::Never),
-        _ if failure.ambiguous => {
-            Failure::new("unknown-outcome", format!("the server may have taken it: {}", reply()), Retry::Backoff)
-        }
         _ => Failure::new("deferred", reply(), Retry::Backoff),
     }
 }
@@ -175,11 +224,6 @@ fn save(key: &str, progress: &Progress) {
     if let Err(error) = kv::set(key, &bytes, None) {
         patchbay_plugin::warn!("cannot note what was sent: {}", error.message);
     }
-}
-
-fn now_s() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -232,6 +276,38 @@ mod tests {
         assert_eq!(case("data", Some(552), Some("5.2.3"), &[]), is("message-refused", "never"));
         assert_eq!(case("not-configured", None, None, &[]), is("not-configured", "never"));
         assert_eq!(case("connect", None, None, &[]), is("unavailable", "backoff"));
+    }
+
+    fn receipt(refused: &[(u16, &str)]) -> Receipt {
+        Receipt { reply: "ok".into(), refused: smtp_failure("rcpt", None, None, refused).refused }
+    }
+
+    #[test]
+    fn a_mail_that_may_be_out_says_so_whatever_the_phase_is() {
+        for phase in ["data", "timeout"] {
+            let failure = SmtpFailure { ambiguous: true, ..smtp_failure(phase, None, None, &[]) };
+            let meaning = meaning(&failure, &Settings::default());
+            assert!(meaning.code == "unknown-outcome" && matches!(meaning.retry, Retry::Backoff), "{phase}");
+        }
+    }
+
+    #[test]
+    fn who_has_the_mail_never_gets_it_again_and_nobody_is_left_out_of_the_result() {
+        let all = ["a@example.com", "450@example.com", "550@example.com"].map(str::to_owned);
+        let mut progress = Progress::default();
+        let settings = Settings::default();
+        let first = receipt(&[(450, "4.2.2"), (550, "5.1.1")]);
+        let failure = concluded(&mut progress, &all, Ok(first), false, &settings).map(drop).expect_err("one is open");
+        assert_eq!((failure.code.as_str(), progress.taken.as_slice()), ("deferred", &all[..1]));
+        let open: Vec<String> = all.iter().filter(|address| !progress.is_settled(address)).cloned().collect();
+        assert_eq!(open, ["450@example.com"]);
+        let unreachable = || Err(smtp_failure("connect", None, None, &[]));
+        assert!(concluded(&mut progress, &open, unreachable(), false, &settings).is_err());
+        let last = concluded(&mut progress, &open, unreachable(), true, &settings).expect("somebody has it");
+        let rejected: Vec<_> = last.rejected.iter().map(|one| (one.recipient.as_str(), one.code)).collect();
+        assert_eq!(rejected, [("550@example.com", 550), ("450@example.com", 450)]);
+        let taken = concluded(&mut progress, &open, Ok(receipt(&[])), false, &settings).expect("all settled");
+        assert_eq!((taken.rejected.len(), progress.taken.len()), (1, 2));
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use base64::Engine;
 use chrono::{DateTime, FixedOffset};
+use lettre::message::header::ContentType;
+use patchbay_mailbox::Mailbox;
 use patchbay_plugin::Failure;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::address::{Addresses, Mailbox};
+use crate::address::Addresses;
 use crate::letter::Letter;
 use crate::message::{Attachment, Message};
 use crate::settings::{Brand, Settings};
@@ -16,6 +18,13 @@ use crate::template::fill;
 /// Job data is at most 1 MiB, base64 included.
 const DEFAULT_MAX_ATTACHMENT_BYTES: usize = 700 * 1024;
 
+/// As file systems have it.
+const MAX_FILENAME_BYTES: usize = 255;
+/// A header line has at most 998.
+const MAX_CONTENT_TYPE_BYTES: usize = 255;
+/// Likewise.
+const MAX_CID_BYTES: usize = 200;
+
 /// Who gets it: the same in every job.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -23,7 +32,7 @@ struct Recipients {
     to: Addresses,
     cc: Option<Addresses>,
     bcc: Option<Addresses>,
-    reply_to: Option<String>,
+    reply_to: Option<Addresses>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -138,16 +147,17 @@ pub fn message(name: &str, data: &Value, settings: &Settings, brand: &Brand) -> 
         None => Ok(Vec::new()),
     };
     let content = content(name, data, settings, brand, &to)?;
-    if content.subject.chars().any(|c| c == '\r' || c == '\n') {
-        return Err(Failure::invalid_input("subject", "contains a line break"));
+    let subject = content.subject.replace('\t', " ");
+    if subject.chars().any(is_control) {
+        return Err(Failure::invalid_input("subject", "contains a line break or another control character"));
     }
     Ok(Message {
         from: brand.from.clone().or_else(|| settings.from.clone()),
         cc: list("cc", recipients.cc)?,
         bcc: list("bcc", recipients.bcc)?,
-        reply_to: recipients.reply_to.map(|text| Mailbox::parse("replyTo", &text)).transpose()?,
+        reply_to: list("replyTo", recipients.reply_to)?,
         to,
-        subject: content.subject,
+        subject: subject.trim().to_owned(),
         html: content.html,
         text: content.text,
         attachments: content.attachments,
@@ -244,22 +254,43 @@ fn attachments(data: Vec<AttachmentData>, settings: &Settings) -> Result<Vec<Att
         if total > limit {
             return Err(Failure::invalid_input("attachments", &format!("are larger than {limit} bytes together")));
         }
-        if one.filename.is_empty() || one.filename.chars().any(char::is_control) {
-            return Err(Failure::invalid_input(&field("filename"), "is empty or contains a control character"));
+        let filename = one.filename.trim().to_owned();
+        if filename.is_empty() || filename.len() > MAX_FILENAME_BYTES || filename.chars().any(is_control) {
+            let reason = "is empty, longer than 255 bytes, or contains a control character";
+            return Err(Failure::invalid_input(&field("filename"), reason));
         }
         let content_type = one.content_type.unwrap_or_else(|| "application/octet-stream".into());
         let plain = |c: char| c.is_ascii_alphanumeric() || "/.+-_; =\"".contains(c);
-        if !content_type.contains('/') || !content_type.chars().all(plain) {
-            return Err(Failure::invalid_input(&field("contentType"), "is not a media type"));
-        }
-        let cid_is_plain =
-            |cid: &str| !cid.is_empty() && cid.chars().all(|c| c.is_ascii_graphic() && !"<>".contains(c));
+        let content_type = Some(content_type).filter(|text| text.len() <= MAX_CONTENT_TYPE_BYTES);
+        let content_type = content_type.filter(|text| text.chars().all(plain)).and_then(|text| media_type(&text));
+        let Some(content_type) = content_type else {
+            return Err(Failure::invalid_input(&field("contentType"), "is not a media type of a file"));
+        };
+        let cid_is_plain = |cid: &str| {
+            (1..=MAX_CID_BYTES).contains(&cid.len()) && cid.chars().all(|c| c.is_ascii_graphic() && !"<>".contains(c))
+        };
         if one.cid.as_deref().is_some_and(|cid| !cid_is_plain(cid)) {
             return Err(Failure::invalid_input(&field("cid"), "has characters that a content id cannot have"));
         }
-        attachments.push(Attachment { filename: one.filename, content_type, content, cid: one.cid });
+        attachments.push(Attachment { filename, content_type, content, cid: one.cid });
     }
     Ok(attachments)
+}
+
+/// Also the line breaks that only Unicode knows: some readers end a line there.
+fn is_control(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// A message within a message must not be base64 (RFC 2046 §5.2.1), and parts of a multipart are no file: the one goes as bytes, with its
+/// name; the other not at all.
+fn media_type(text: &str) -> Option<ContentType> {
+    let kind = text.trim().to_ascii_lowercase();
+    match kind.split('/').next() {
+        Some("multipart") => None,
+        Some("message") => ContentType::parse("application/octet-stream").ok(),
+        _ => ContentType::parse(text.trim()).ok(),
+    }
 }
 
 fn hello(name: Option<String>) -> String {
@@ -278,7 +309,7 @@ fn otp(data: Otp) -> Letter {
 }
 
 fn credentials(data: Credentials, to: &[Mailbox]) -> Letter {
-    let username = data.username.or_else(|| to.first().map(|first| first.address.clone())).unwrap_or_default();
+    let username = data.username.or_else(|| to.first().map(|first| first.address.to_string())).unwrap_or_default();
     Letter {
         title: "Your account details".into(),
         paragraphs: vec![

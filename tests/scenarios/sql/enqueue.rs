@@ -95,6 +95,7 @@ async fn rows_and_jobs_agree_whenever_hosts_are_killed() -> anyhow::Result<()> {
         url: world.redis_url.clone(),
         prefix: world.prefix.clone(),
         own_prefix: format!("{}-own", world.prefix),
+        ..RedisConfig::default()
     };
     let queues = Queues::connect(config).await?;
     let all: Vec<NewJob> = (0..batches).map(booking).collect::<anyhow::Result<_>>()?;

@@ -156,7 +156,7 @@ impl GuestCall {
     /// The breaker that refused the last outside call of the guest, or whose probe that call was, in vain: if the guest failed, then by
     /// that.
     pub fn refused(&self) -> Option<Refused> {
-        match self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()? {
+        match self.asked()? {
             Asked::Refused(refused) => Some(refused),
             Asked::Probe(breaker) => breaker.refusal(),
         }
@@ -166,11 +166,19 @@ impl GuestCall {
     fn admit(&self, host: &str, spec: Option<BreakerSpec>) -> Result<Admission, Duration> {
         let breaker = self.services.breakers.of(&self.call.manifest.name, host);
         let admitted = breaker.admit(spec.unwrap_or_default().limits(), self.call.deadline);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = match &admitted {
+        self.set_asked(match &admitted {
             Err(refused) => Some(Asked::Refused(refused.clone())),
             Ok(admission) => admission.is_probe().then_some(Asked::Probe(breaker)),
-        };
+        });
         admitted.map_err(|refused| refused.retry_in)
+    }
+
+    fn asked(&self) -> Option<Asked> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_asked(&self, asked: Option<Asked>) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = asked;
     }
 
     /// Counts the use, when it is granted.
@@ -307,6 +315,7 @@ fn queue_error(error: QueueError) -> CapabilityError {
         other => {
             warn!(error = %other, cause = ?std::error::Error::source(&other), "capability failed");
             match other {
+                QueueError::CannotServe { trouble, .. } => CapabilityError::unavailable(trouble.to_string()),
                 QueueError::Damaged { .. } => CapabilityError::unavailable("what Redis holds there is damaged"),
                 _ => CapabilityError::unavailable("Redis does not answer"),
             }

@@ -1,34 +1,45 @@
 //! Handing finished messages to the operator's mail server, with one verdict per recipient.
 //!
-//! Connections are reused while they are fresh. What is sent after the final dot and never answered is `ambiguous`: the message may
-//! have been taken, and only its stable Message-ID keeps a repeat recognisable.
+//! Connections are reused while they are fresh, by the plugin whose they were: what one guest's message did to a connection is never
+//! another's. What is sent after the final dot and never answered is `ambiguous`: the message may have been taken, and only its stable
+//! Message-ID keeps a repeat recognisable. Why it speaks SMTP itself: docs/decisions/025-own-smtp-client.md.
 
-use std::error::Error as StdError;
-use std::sync::{Mutex, PoisonError};
+mod connection;
+mod reply;
+mod wire;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lettre::address::AddressError;
-use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
-use lettre::transport::smtp::Error;
-use lettre::transport::smtp::authentication::{Credentials, Mechanism};
-use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
-use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
-use lettre::transport::smtp::extension::{ClientId, Extension, MailParameter};
-use lettre::{Address, Message};
+use lettre::{Address as HeaderAddress, Message};
+use patchbay_mailbox::{Address, Mailbox, domain_to_ascii};
 use patchbay_model::capability::{Envelope, SmtpFailure, SmtpReceipt, SmtpRefusal};
-use tokio::net::TcpStream;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use rustls_platform_verifier::ConfigVerifierExt;
+use tokio_rustls::TlsConnector;
 use tracing::{debug, warn};
 
+use self::connection::{Broken, Connection};
+use self::reply::Reply;
+use self::wire::Wire;
 use crate::breaker::Report;
 use crate::{SecretValue, leak};
 
-/// Idle connections kept.
+/// Idle connections kept for each plugin.
 const MAX_IDLE: usize = 8;
 /// Servers close idle connections after minutes (RFC 5321 §4.5.3.2: at least 5); well before that, none is reused.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
+/// For the answer to a whole message (RFC 5321 §4.5.3.2.6): who gives up earlier may send it twice.
+const END_LIMIT: Duration = Duration::from_secs(600);
+/// What is left to a guest to note that the outcome is unknown, before its own deadline ends it.
+const LAST_NOTE: Duration = Duration::from_secs(1);
 /// What the guest is told instead of the server's words.
 const ECHOED: &str = "the mail server's words repeat the account's password, and are withheld";
+/// Whose connections the host's own messages use; no plugin's name has a colon.
+const HOST: &str = "host:";
 
 /// How the connection is secured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +61,13 @@ pub struct MailConfig {
     pub port: u16,
     /// See [`MailTls`].
     pub tls: MailTls,
+    /// What EHLO says: a domain, or an address in brackets. Absent: this side's address.
+    pub hello_name: Option<String>,
     /// Absent: no authentication.
     pub username: Option<String>,
     /// Absent: no authentication.
     pub password: Option<String>,
-    /// For one whole conversation.
+    /// For a conversation up to the end of the message. Its answer may take longer: up to 10 minutes, as long as the guest may run.
     pub timeout: Duration,
     /// Largest message.
     pub max_message_bytes: usize,
@@ -62,25 +75,33 @@ pub struct MailConfig {
 
 /// A configuration that makes no sense.
 #[derive(Debug, thiserror::Error)]
-#[error("mail over TLS to {host:?} cannot be set up")]
-pub struct MailError {
-    host: String,
-    source: Error,
+#[allow(missing_docs)]
+pub enum MailError {
+    #[error("mail over TLS to {host:?} cannot be set up: {reason}")]
+    Tls { host: String, reason: String },
+    #[error("mail.hello_name {0:?} is neither a domain nor an address in brackets, such as [192.0.2.1]")]
+    HelloName(String),
+    #[error("mail.username or mail.password has a NUL character in it, which a login cannot carry")]
+    Credentials,
 }
 
 /// Mail for all plugins.
 pub struct MailTransport {
     account: Option<Account>,
-    idle: Mutex<Vec<(Instant, AsyncSmtpConnection)>>,
+    idle: Arc<Idle>,
 }
 
 struct Account {
     config: MailConfig,
-    tls: Option<TlsParameters>,
-    credentials: Option<Credentials>,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    credentials: Option<(String, SecretValue)>,
     /// What no reply may repeat to a guest.
     guarded: Vec<SecretValue>,
 }
+
+/// Connections at rest, by whose they are.
+#[derive(Default)]
+struct Idle(Mutex<HashMap<String, Vec<(Instant, Connection)>>>);
 
 pub(crate) fn failure(phase: &'static str, text: impl Into<String>) -> SmtpFailure {
     SmtpFailure {
@@ -107,17 +128,41 @@ impl From<SmtpFailure> for Ended {
     }
 }
 
+impl Ended {
+    fn replied(phase: &'static str, reply: &Reply) -> Self {
+        let report = if reply.code == 421 { Report::Failed } else { Report::Answered };
+        let failure = SmtpFailure {
+            reply_code: Some(reply.code),
+            enhanced_code: reply.enhanced_code(),
+            ..failure(phase, reply.text())
+        };
+        Self { failure, report }
+    }
+
+    fn broken(phase: &'static str, broken: &Broken) -> Self {
+        Self { failure: failure(phase, broken.to_string()), report: Report::Failed }
+    }
+}
+
 /// How far a conversation got; outlives it when its time runs out.
 struct Progress {
     phase: &'static str,
     refused: Vec<SmtpRefusal>,
 }
 
+/// Who is to get a message.
+struct Route<'a> {
+    sender: Address,
+    /// As the guest wrote them, and as the server hears them.
+    recipients: Vec<(&'a str, Address)>,
+    wire: &'a Wire,
+}
+
 impl MailTransport {
     /// `None`: no account is configured, and every send says so. Connects nowhere.
     pub fn new(config: Option<MailConfig>) -> Result<Self, MailError> {
         let account = config.map(Account::new).transpose()?;
-        Ok(Self { account, idle: Mutex::default() })
+        Ok(Self { account, idle: Arc::default() })
     }
 
     /// Where the account is, as breakers name it: `smtp://host:port`. Nothing without an account.
@@ -126,18 +171,25 @@ impl MailTransport {
     }
 
     /// A message of the host itself, as plain text, to all of `to`. `id`: the same for the same message, however often it is sent.
-    pub async fn notify(&self, from: &str, to: &[String], id: &str, subject: &str, text: &str) -> Result<(), String> {
-        let sender: Mailbox = from.parse().map_err(|error| invalid("the sender", &error))?;
-        let mut message = Message::builder().from(sender.clone()).message_id(Some(format!("<{id}@patchbay>")));
+    pub async fn notify(
+        &self,
+        from: &Mailbox,
+        to: &[Mailbox],
+        id: &str,
+        subject: &str,
+        text: &str,
+    ) -> Result<(), String> {
+        let mut message = Message::builder().from(in_header(from)).message_id(Some(format!("<{id}@patchbay>")));
         for recipient in to {
-            message = message.to(recipient.parse().map_err(|error| invalid("a recipient", &error))?);
+            message = message.to(in_header(recipient));
         }
-        let message = message.subject(subject).header(ContentType::TEXT_PLAIN).body(text.to_owned());
+        let one_line: String = subject.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let message = message.subject(one_line).header(ContentType::TEXT_PLAIN).body(text.to_owned());
         let mime = message.map_err(|error| format!("the message cannot be written: {error}"))?.formatted();
-        let recipients =
-            to.iter().map(|to| to.parse::<Mailbox>().map_or_else(|_| to.clone(), |to| to.email.to_string()));
-        let envelope = Envelope { sender: sender.email.to_string(), recipients: recipients.collect() };
-        let (result, _) = self.send(envelope, &mime, Duration::MAX).await;
+        let recipients = to.iter().map(|to| to.address.to_string()).collect();
+        let envelope = Envelope { sender: from.address.to_string(), recipients };
+        let patience = self.account.as_ref().map_or(Duration::ZERO, |account| account.config.timeout);
+        let (result, _) = self.send(HOST, envelope, &mime, patience, &|| ()).await;
         match result {
             Ok(receipt) if receipt.refused.is_empty() => Ok(()),
             // The others have it; a repeat would reach them twice.
@@ -149,11 +201,14 @@ impl MailTransport {
         }
     }
 
+    /// Over a connection of `plugin`, within `remaining`. Calls `committed` when the server may take the message from then on.
     pub(crate) async fn send(
         &self,
+        plugin: &str,
         envelope: Envelope,
         mime: &[u8],
         remaining: Duration,
+        committed: &(dyn Fn() + Send + Sync),
     ) -> (Result<SmtpReceipt, SmtpFailure>, Report) {
         let Some(account) = &self.account else {
             let failure = failure("not-configured", "no mail account is configured on this host");
@@ -165,17 +220,14 @@ impl MailTransport {
         }
         let started = Instant::now();
         let mut progress = Progress { phase: "connect", refused: Vec::new() };
-        let limit = remaining.min(account.config.timeout);
-        let outcome = tokio::time::timeout(limit, self.converse(account, &envelope, mime, &mut progress)).await;
-        let result = outcome.unwrap_or_else(|_| {
-            let ambiguous = progress.phase == "data";
-            let text = format!("no answer within {} ms, in phase {}", limit.as_millis(), progress.phase);
-            let refused = std::mem::take(&mut progress.refused);
-            let failure = SmtpFailure { ambiguous, refused, ..failure("timeout", text) };
-            Err(Ended { failure, report: Report::Failed })
-        });
+        let result = self.within(account, plugin, &envelope, mime, remaining, &mut progress, committed).await;
         let report = result.as_ref().err().map_or(Report::Answered, |ended| ended.report);
-        let result = account.withheld(result.map_err(|ended| ended.failure));
+        let refused = progress.refused;
+        let result = match result {
+            Ok(reply) => Ok(SmtpReceipt { reply, refused }),
+            Err(ended) => Err(SmtpFailure { refused, ..ended.failure }),
+        };
+        let result = account.withheld(result);
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         // Counts only: addresses are personal data.
         match &result {
@@ -196,99 +248,306 @@ impl MailTransport {
         (result, report)
     }
 
-    async fn converse(
+    /// The conversation under its clocks; gives the words of the server that took the message.
+    #[allow(clippy::too_many_arguments)]
+    async fn within(
         &self,
         account: &Account,
+        plugin: &str,
         envelope: &Envelope,
         mime: &[u8],
+        remaining: Duration,
         progress: &mut Progress,
-    ) -> Result<SmtpReceipt, Ended> {
-        let invalid_sender = |_| failure("mail", "the sender is not a mail address");
-        let sender: Address = envelope.sender.parse().map_err(invalid_sender)?;
-        let recipients = valid_recipients(envelope, &mut progress.refused);
-        if recipients.is_empty() {
-            return Err(all_refused(std::mem::take(&mut progress.refused)).into());
-        }
-        let utf8 = !envelope.sender.is_ascii() || recipients.iter().any(|(text, _)| !text.is_ascii());
-        let parameters = || if utf8 { vec![MailParameter::SmtpUtfEight] } else { Vec::new() };
-
-        let mut connection = match self.take_idle() {
-            // It may have been closed meanwhile: nothing was sent yet, so a fresh one may begin again.
-            Some(mut reused) => match reused.command(Mail::new(Some(sender.clone()), parameters())).await {
-                Ok(_) => reused,
-                Err(_) => account.begin(&sender, parameters(), utf8, progress).await?,
-            },
-            None => account.begin(&sender, parameters(), utf8, progress).await?,
+        committed: &(dyn Fn() + Send + Sync),
+    ) -> Result<String, Ended> {
+        let started = Instant::now();
+        let limit = remaining.min(account.config.timeout);
+        let wire = Wire::new(mime).map_err(|text| refused_here("data", 554, "5.6.0", text))?;
+        let route = Route::new(envelope, &wire, &mut progress.refused)?;
+        let late = |ambiguous, phase: &str, limit: Duration| {
+            let text = format!("no answer within {} ms, in phase {phase}", limit.as_millis());
+            Ended { failure: SmtpFailure { ambiguous, ..failure("timeout", text) }, report: Report::Failed }
         };
+        let before_end = tokio::time::timeout(limit, self.before_end(account, plugin, &route, progress)).await;
+        let mut connection = before_end.map_err(|_| late(false, progress.phase, limit))??;
 
+        progress.phase = "data";
+        committed();
+        let rest = remaining.saturating_sub(started.elapsed());
+        let limit = rest.saturating_sub(LAST_NOTE).max(rest / 2).min(END_LIMIT);
+        let reply = match tokio::time::timeout(limit, connection.end()).await {
+            Err(_) => return Err(late(true, "data", limit)),
+            Ok(Ok(reply)) if reply.is_positive() || reply.is_negative() => reply,
+            Ok(ended) => {
+                let broken = ended.map_or_else(|broken| broken, |reply| Broken::Unexpected(reply.code));
+                let mut ended = Ended::broken("data", &broken);
+                ended.failure.ambiguous = true;
+                return Err(ended);
+            }
+        };
+        if reply.code != 421 {
+            self.idle.keep(plugin, connection).await;
+        }
+        if reply.is_positive() { Ok(reply.text()) } else { Err(Ended::replied("data", &reply)) }
+    }
+
+    /// All but the end of the message: as long as this is under way, no server may take it.
+    async fn before_end(
+        &self,
+        account: &Account,
+        plugin: &str,
+        route: &Route<'_>,
+        progress: &mut Progress,
+    ) -> Result<Connection, Ended> {
+        let mut connection = self.begun(account, plugin, route, progress).await?;
         progress.phase = "rcpt";
         let mut taken = 0;
-        for (text, address) in recipients {
-            match connection.command(Rcpt::new(address, Vec::new())).await {
-                Ok(_) => taken += 1,
-                Err(error) if error.status().is_some() => progress.refused.push(refusal(text, &error)),
-                Err(error) => return Err(broken("rcpt", &error, std::mem::take(&mut progress.refused))),
+        for (text, address) in &route.recipients {
+            if !address.is_ascii() && !connection.extensions.smtp_utf8 {
+                let text = (*text).to_owned();
+                progress.refused.push(local_refusal(text, "5.6.7", "the mail server takes only ASCII before the @"));
+                continue;
+            }
+            match connection.command(&format!("RCPT TO:<{address}>")).await {
+                Ok(reply) if reply.is_positive() => taken += 1,
+                Ok(reply) if reply.is_negative() => {
+                    progress.refused.push(SmtpRefusal {
+                        recipient: (*text).to_owned(),
+                        reply_code: reply.code,
+                        enhanced_code: reply.enhanced_code(),
+                        text: reply.text(),
+                    });
+                    // The server goes: nobody gets anything.
+                    if reply.code == 421 {
+                        return Err(Ended::replied("rcpt", &reply));
+                    }
+                }
+                Ok(reply) => return Err(Ended::broken("rcpt", &Broken::Unexpected(reply.code))),
+                Err(broken) => return Err(Ended::broken("rcpt", &broken)),
             }
         }
         if taken == 0 {
-            let refused = std::mem::take(&mut progress.refused);
-            // 421 announces that the server closes.
-            let closing = refused.iter().any(|refusal| refusal.reply_code == 421);
-            if !closing && connection.command("RSET\r\n").await.is_ok() {
-                self.put_idle(connection);
+            if connection.command("RSET").await.is_ok_and(|reply| reply.is_positive()) {
+                self.idle.keep(plugin, connection).await;
             }
-            let report = if closing { Report::Failed } else { Report::Answered };
-            return Err(Ended { failure: all_refused(refused), report });
+            return Err(Ended { failure: all_refused(&progress.refused), report: Report::Answered });
         }
         progress.phase = "data-command";
-        if let Err(error) = connection.command(Data).await {
-            return Err(broken("data", &error, std::mem::take(&mut progress.refused)));
+        match connection.command("DATA").await {
+            Ok(reply) if reply.code == 354 => {}
+            Ok(reply) if reply.is_negative() => return Err(Ended::replied("data", &reply)),
+            Ok(reply) => return Err(Ended::broken("data", &Broken::Unexpected(reply.code))),
+            Err(broken) => return Err(Ended::broken("data", &broken)),
         }
-        progress.phase = "data";
-        match connection.message(mime).await {
-            Ok(response) => {
-                self.put_idle(connection);
-                let reply = response.message().collect::<Vec<_>>().join(" ");
-                Ok(SmtpReceipt { reply, refused: std::mem::take(&mut progress.refused) })
+        match connection.message(&route.wire.bytes).await {
+            Ok(None) => Ok(connection),
+            Ok(Some(reply)) => Err(Ended::replied("data", &reply)),
+            Err(broken) => Err(Ended::broken("data", &broken)),
+        }
+    }
+
+    /// A connection whose server has taken `MAIL`: one at rest, where there is one that still answers.
+    async fn begun(
+        &self,
+        account: &Account,
+        plugin: &str,
+        route: &Route<'_>,
+        progress: &mut Progress,
+    ) -> Result<Connection, Ended> {
+        if let Some(mut reused) = self.idle.take(plugin).await {
+            let command = route.mail_command(&account.config, &reused)?;
+            // Whatever it says now, it may say of its age; nothing was sent yet, so a fresh one may begin again.
+            if reused.command(&command).await.is_ok_and(|reply| reply.is_positive()) {
+                return Ok(reused);
             }
-            Err(error) => {
-                let mut ended = broken("data", &error, std::mem::take(&mut progress.refused));
-                ended.failure.ambiguous = error.status().is_none();
+        }
+        let mut connection = account.connect(progress).await?;
+        progress.phase = "mail";
+        let command = route.mail_command(&account.config, &connection)?;
+        match connection.command(&command).await {
+            Ok(reply) if reply.is_positive() => Ok(connection),
+            Ok(reply) => {
+                let ended = Ended::replied("mail", &reply);
+                tokio::spawn(connection.quit());
                 Err(ended)
             }
-        }
-    }
-
-    fn take_idle(&self) -> Option<AsyncSmtpConnection> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(since, _)| since.elapsed() < IDLE_LIMIT);
-        idle.pop().map(|(_, connection)| connection)
-    }
-
-    fn put_idle(&self, connection: AsyncSmtpConnection) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if !connection.has_broken() && idle.len() < MAX_IDLE {
-            idle.push((Instant::now(), connection));
+            Err(broken) => Err(Ended::broken("mail", &broken)),
         }
     }
 }
 
+impl<'a> Route<'a> {
+    fn new(envelope: &'a Envelope, wire: &'a Wire, refused: &mut Vec<SmtpRefusal>) -> Result<Self, SmtpFailure> {
+        let sender = envelope.sender.parse::<Address>();
+        let sender = sender.map_err(|error| refused_here("mail", 553, "5.1.7", &format!("the sender {error}")))?;
+        let mut recipients = Vec::with_capacity(envelope.recipients.len());
+        for text in &envelope.recipients {
+            match text.parse::<Address>() {
+                Ok(address) => recipients.push((text.as_str(), address)),
+                // As a server would refuse it (RFC 3463: bad destination mailbox address syntax).
+                Err(error) => refused.push(local_refusal(text.clone(), "5.1.3", &error.to_string())),
+            }
+        }
+        if recipients.is_empty() {
+            return Err(all_refused(refused));
+        }
+        Ok(Self { sender, recipients, wire })
+    }
+
+    fn mail_command(&self, config: &MailConfig, connection: &Connection) -> Result<String, SmtpFailure> {
+        let extensions = &connection.extensions;
+        if let Some(limit) = extensions.size.flatten().filter(|&limit| self.wire.size as u64 > limit) {
+            let text = format!("{} bytes; the mail server {} takes at most {limit}", self.wire.size, config.host);
+            return Err(failure("too-large", text));
+        }
+        if !self.sender.is_ascii() && !extensions.smtp_utf8 {
+            let text = "the sender is not ASCII before the @, and the mail server takes only such addresses";
+            return Err(refused_here("mail", 553, "5.6.7", text));
+        }
+        let any_utf8 = !self.sender.is_ascii()
+            || self.wire.has_eight_bit_header
+            || self.recipients.iter().any(|(_, address)| !address.is_ascii());
+        let smtp_utf8 = any_utf8 && extensions.smtp_utf8;
+        if self.wire.has_eight_bit && !extensions.eight_bit_mime && !smtp_utf8 {
+            let text = "the message has characters beyond ASCII, which this mail server does not take unencoded: \
+                        encode them (quoted-printable, base64, encoded words)";
+            return Err(refused_here("data", 554, "5.6.3", text));
+        }
+        let mut command = format!("MAIL FROM:<{}>", self.sender);
+        if extensions.size.is_some() {
+            command.push_str(&format!(" SIZE={}", self.wire.size));
+        }
+        if self.wire.has_eight_bit && extensions.eight_bit_mime {
+            command.push_str(" BODY=8BITMIME");
+        }
+        if smtp_utf8 {
+            command.push_str(" SMTPUTF8");
+        }
+        Ok(command)
+    }
+}
+
+impl Idle {
+    /// One that is fresh, and to which the server has sent nothing since.
+    async fn take(&self, plugin: &str) -> Option<Connection> {
+        loop {
+            let (since, mut connection) = self.locked().get_mut(plugin)?.pop()?;
+            if since.elapsed() < IDLE_LIMIT && connection.is_quiet().await {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// For the next message of the plugin, unless the server has said something that nobody asked for. Closed when none comes.
+    async fn keep(self: &Arc<Self>, plugin: &str, mut connection: Connection) {
+        if !connection.is_quiet().await {
+            return;
+        }
+        {
+            let mut all = self.locked();
+            let idle = all.entry(plugin.to_owned()).or_default();
+            if idle.len() >= MAX_IDLE {
+                drop(all);
+                tokio::spawn(connection.quit());
+                return;
+            }
+            idle.push((Instant::now(), connection));
+        }
+        let (idle, plugin) = (Arc::downgrade(self), plugin.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(IDLE_LIMIT).await;
+            let Some(idle) = idle.upgrade() else { return };
+            for connection in idle.stale(&plugin) {
+                connection.quit().await;
+            }
+        });
+    }
+
+    fn stale(&self, plugin: &str) -> Vec<Connection> {
+        let mut all = self.locked();
+        let Some(idle) = all.get_mut(plugin) else { return Vec::new() };
+        let stale: Vec<_> = idle.extract_if(.., |(since, _)| since.elapsed() >= IDLE_LIMIT).collect();
+        if idle.is_empty() {
+            all.remove(plugin);
+        }
+        stale.into_iter().map(|(_, connection)| connection).collect()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<String, Vec<(Instant, Connection)>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Account {
-    fn new(config: MailConfig) -> Result<Self, MailError> {
+    fn new(mut config: MailConfig) -> Result<Self, MailError> {
         let tls = match config.tls {
             MailTls::None => None,
-            MailTls::StartTls | MailTls::Implicit => Some(
-                TlsParameters::new(config.host.clone())
-                    .map_err(|source| MailError { host: config.host.clone(), source })?,
-            ),
+            MailTls::StartTls | MailTls::Implicit => {
+                let failed = |reason: String| MailError::Tls { host: config.host.clone(), reason };
+                let host = domain_to_ascii(&config.host).unwrap_or_else(|| config.host.clone());
+                let name = ServerName::try_from(host).map_err(|error| failed(error.to_string()))?;
+                let tls = ClientConfig::with_platform_verifier().map_err(|error| failed(error.to_string()))?;
+                Some((TlsConnector::from(Arc::new(tls)), name))
+            }
         };
-        // Gmail shows app passwords in groups of four; the spaces are not part of them.
-        let password =
-            config.password.as_ref().map(|text| text.chars().filter(|c| !c.is_whitespace()).collect::<String>());
-        let guarded = password.iter().cloned().map(SecretValue::new).collect();
-        let credentials =
-            config.username.clone().zip(password).map(|(username, password)| Credentials::new(username, password));
+        if let Some(name) = &config.hello_name {
+            let ascii = domain_to_ascii(name).ok_or_else(|| MailError::HelloName(name.clone()))?;
+            config.hello_name = Some(ascii);
+        }
+        let credentials = config.username.take().zip(config.password.take());
+        let credentials = credentials.map(|(username, password)| {
+            let password = if is_gmail(&config.host) { without_groups(password) } else { password };
+            (username, password)
+        });
+        if credentials.as_ref().is_some_and(|(username, password)| username.contains('\0') || password.contains('\0')) {
+            return Err(MailError::Credentials);
+        }
+        let guarded = credentials.iter().map(|(_, password)| SecretValue::new(password.clone())).collect();
+        let credentials = credentials.map(|(username, password)| (username, SecretValue::new(password)));
         Ok(Self { config, tls, credentials, guarded })
+    }
+
+    /// A new connection, greeted, secured and logged in as configured.
+    async fn connect(&self, progress: &mut Progress) -> Result<Connection, Ended> {
+        let hello = self.config.hello_name.as_deref();
+        let broken = |phase| move |broken: Broken| Ended::broken(phase, &broken);
+        let positive = |phase, reply: Reply| match reply {
+            reply if reply.is_positive() => Ok(()),
+            reply if reply.is_negative() => Err(Ended::replied(phase, &reply)),
+            reply => Err(Ended::broken(phase, &Broken::Unexpected(reply.code))),
+        };
+        progress.phase = "connect";
+        let mut connection = Connection::open(&self.config.host, self.config.port).await.map_err(broken("connect"))?;
+        if let (MailTls::Implicit, Some((tls, name))) = (self.config.tls, &self.tls) {
+            progress.phase = "tls";
+            connection = connection.secure(tls, name.clone()).await.map_err(broken("tls"))?;
+            progress.phase = "connect";
+        }
+        positive("connect", connection.greeting().await.map_err(broken("connect"))?)?;
+        positive("connect", connection.hello(hello).await.map_err(broken("connect"))?)?;
+        if let (MailTls::StartTls, Some((tls, name))) = (self.config.tls, &self.tls) {
+            progress.phase = "tls";
+            if !connection.extensions.start_tls {
+                tokio::spawn(connection.quit());
+                return Err(failure("tls", "the mail server does not offer STARTTLS; see mail.tls").into());
+            }
+            positive("tls", connection.command("STARTTLS").await.map_err(broken("tls"))?)?;
+            connection = connection.secure(tls, name.clone()).await.map_err(broken("tls"))?;
+            // What was told in the clear may have been anybody's.
+            positive("tls", connection.hello(hello).await.map_err(broken("tls"))?)?;
+        }
+        if let Some((username, password)) = &self.credentials {
+            progress.phase = "auth";
+            if !connection.extensions.auth_plain && !connection.extensions.auth_login {
+                let secure = if self.config.tls == MailTls::None { " without TLS (mail.tls)" } else { "" };
+                let text = format!("the mail server offers no login by PLAIN or LOGIN{secure}");
+                tokio::spawn(connection.quit());
+                // RFC 5321: 504, a parameter that is not implemented.
+                return Err(refused_here("auth", 504, "5.5.4", &text).into());
+            }
+            positive("auth", connection.auth(username, password.expose()).await.map_err(broken("auth"))?)?;
+        }
+        Ok(connection)
     }
 
     /// A server that is angry at a login may repeat it, and what a server says ends up in front of guests, operators and logs.
@@ -309,110 +568,43 @@ impl Account {
         }
         result
     }
-
-    /// A new connection with its first `MAIL`.
-    async fn begin(
-        &self,
-        sender: &Address,
-        parameters: Vec<MailParameter>,
-        utf8: bool,
-        progress: &mut Progress,
-    ) -> Result<AsyncSmtpConnection, Ended> {
-        let hello = ClientId::default();
-        let server = (self.config.host.as_str(), self.config.port);
-        let connected = if self.config.tls == MailTls::Implicit {
-            let (limit, tls) = (Some(self.config.timeout), self.tls.clone());
-            AsyncSmtpConnection::connect_tokio1(server, limit, &hello, tls, None).await
-        } else {
-            AsyncSmtpConnection::connect_with_transport(Box::new(connect(server).await?), &hello).await
-        };
-        let phase = |error: &Error| if error.is_tls() { "tls" } else { "connect" };
-        let mut connection = connected.map_err(|error| broken(phase(&error), &error, Vec::new()))?;
-        if let (MailTls::StartTls, Some(tls)) = (self.config.tls, &self.tls) {
-            progress.phase = "tls";
-            connection.starttls(tls.clone(), &hello).await.map_err(|error| broken("tls", &error, Vec::new()))?;
-        }
-        if let Some(credentials) = &self.credentials {
-            progress.phase = "auth";
-            let mechanisms = [Mechanism::Plain, Mechanism::Login];
-            connection.auth(&mechanisms, credentials).await.map_err(|error| broken("auth", &error, Vec::new()))?;
-        }
-        if utf8 && !connection.server_info().supports_feature(Extension::SmtpUtfEight) {
-            return Err(failure(
-                "mail",
-                "an address has characters beyond ASCII, and the mail server does not take such addresses",
-            )
-            .into());
-        }
-        progress.phase = "mail";
-        let begun = connection.command(Mail::new(Some(sender.clone()), parameters)).await;
-        begun.map_err(|error| broken("mail", &error, Vec::new()))?;
-        Ok(connection)
-    }
 }
 
-/// The library writes a message and its final dot one after the other; without this, the system keeps the dot back until the server has
-/// acknowledged the message, which it does 40 ms late.
-async fn connect(server: (&str, u16)) -> Result<TcpStream, Ended> {
-    let connected = TcpStream::connect(server).await.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
-    connected.map_err(|error| Ended { failure: failure("connect", error.to_string()), report: Report::Failed })
+fn is_gmail(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    [".gmail.com", ".googlemail.com"].iter().any(|domain| host.ends_with(domain))
 }
 
-/// Parses each address; what is none is refused as a server would (RFC 3463: 5.1.3, bad destination mailbox address syntax).
-fn valid_recipients<'a>(envelope: &'a Envelope, refused: &mut Vec<SmtpRefusal>) -> Vec<(&'a str, Address)> {
-    let mut valid = Vec::with_capacity(envelope.recipients.len());
-    for text in &envelope.recipients {
-        match text.parse() {
-            Ok(address) => valid.push((text.as_str(), address)),
-            Err(_) => refused.push(SmtpRefusal {
-                recipient: text.clone(),
-                reply_code: 553,
-                enhanced_code: Some("5.1.3".into()),
-                text: "not a mail address".into(),
-            }),
-        }
-    }
-    valid
+/// Google shows an app password as four groups of four letters; the spaces are not part of it, and no other password of Google's can log in
+/// here. Anything else is sent as it is given.
+fn without_groups(password: String) -> String {
+    let groups: Vec<&str> = password.split(' ').collect();
+    let is_group = |group: &&str| group.len() == 4 && group.bytes().all(|b| b.is_ascii_lowercase());
+    if groups.len() == 4 && groups.iter().all(is_group) { groups.concat() } else { password }
 }
 
-fn invalid(what: &str, error: &AddressError) -> String {
-    format!("{what} is not a mail address: {error}")
+fn in_header(mailbox: &Mailbox) -> lettre::message::Mailbox {
+    let address = mailbox.address.to_string();
+    let (local, domain) = address.rsplit_once('@').unwrap_or_default();
+    lettre::message::Mailbox::new(mailbox.name.clone(), HeaderAddress::new_dangerous(local, domain))
 }
 
-fn all_refused(refused: Vec<SmtpRefusal>) -> SmtpFailure {
+/// What no server would take is not sent to one. The code is that of a server that would have been asked.
+fn refused_here(phase: &'static str, code: u16, enhanced: &str, text: &str) -> SmtpFailure {
+    SmtpFailure { reply_code: Some(code), enhanced_code: Some(enhanced.to_owned()), ..failure(phase, text) }
+}
+
+fn local_refusal(recipient: String, enhanced: &str, text: &str) -> SmtpRefusal {
+    SmtpRefusal { recipient, reply_code: 553, enhanced_code: Some(enhanced.to_owned()), text: text.to_owned() }
+}
+
+fn all_refused(refused: &[SmtpRefusal]) -> SmtpFailure {
     let first = refused.first();
     SmtpFailure {
         reply_code: first.map(|refusal| refusal.reply_code),
         enhanced_code: first.and_then(|refusal| refusal.enhanced_code.clone()),
-        refused: refused.clone(),
         ..failure("rcpt", first.map_or_else(|| "no recipients".to_owned(), |refusal| refusal.text.clone()))
     }
-}
-
-fn refusal(recipient: &str, error: &Error) -> SmtpRefusal {
-    let (reply_code, enhanced_code, text) = reply(error);
-    SmtpRefusal { recipient: recipient.to_owned(), reply_code: reply_code.unwrap_or_default(), enhanced_code, text }
-}
-
-fn broken(phase: &'static str, error: &Error, refused: Vec<SmtpRefusal>) -> Ended {
-    let (reply_code, enhanced_code, text) = reply(error);
-    let report = if matches!(reply_code, None | Some(421)) { Report::Failed } else { Report::Answered };
-    Ended { failure: SmtpFailure { phase, reply_code, enhanced_code, text, ambiguous: false, refused }, report }
-}
-
-/// The server's verdict, or our words for a broken connection.
-fn reply(error: &Error) -> (Option<u16>, Option<String>, String) {
-    let text = StdError::source(error).map_or_else(|| error.to_string(), ToString::to_string);
-    let code = error.status().map(u16::from);
-    // `5.7.8 Username and Password not accepted`: RFC 2034 puts it first in the text.
-    let enhanced = text.split_whitespace().next().filter(|word| is_enhanced(word)).map(str::to_owned);
-    (code, enhanced.filter(|_| code.is_some()), text)
-}
-
-fn is_enhanced(word: &str) -> bool {
-    let parts: Vec<&str> = word.split('.').collect();
-    parts.len() == 3
-        && parts.iter().all(|part| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]

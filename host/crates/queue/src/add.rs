@@ -11,7 +11,6 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::batch::Addition;
-use crate::now_ms;
 use crate::scripts::{self, Call};
 use crate::{QueueError, Queues, opts};
 
@@ -58,10 +57,10 @@ impl Queues {
     }
 
     fn addition(&self, job: &NewJob) -> Result<Addition, QueueError> {
-        check(job)?;
+        check(job, self.now_ms())?;
         let keys = self.keys(&job.queue);
         let (script, script_keys) = script_for(job, &keys);
-        addition(script, &script_keys, &keys, job, job.id.clone(), now_ms(), None)
+        addition(script, &script_keys, &keys, job, job.id.clone(), self.now_ms(), None)
     }
 }
 
@@ -117,19 +116,19 @@ pub(crate) fn addition(
     Ok(Addition { call, queue: job.queue.clone(), id, deduplication })
 }
 
-/// What [`Queues::add`] would refuse in a job, whatever Redis holds.
-pub fn check(job: &NewJob) -> Result<(), QueueError> {
+/// What [`Queues::add`] would refuse in a job, whatever Redis holds. `now_ms`: see [`Queues::now_ms`].
+pub fn check(job: &NewJob, now_ms: u64) -> Result<(), QueueError> {
     if job.name.is_empty() || job.name.len() > 256 {
         return Err(QueueError::Invalid("a job's name has 1 to 256 bytes".into()));
     }
     if let Some(id) = &job.id {
         id.check_new().map_err(|error| QueueError::Invalid(error.to_string()))?;
     }
-    check_values(job)
+    check_values(job, now_ms)
 }
 
 /// The same for a job like one that is there: its name is as it is.
-pub(crate) fn check_values(job: &NewJob) -> Result<(), QueueError> {
+pub(crate) fn check_values(job: &NewJob, now_ms: u64) -> Result<(), QueueError> {
     let invalid = |message: String| Err(QueueError::Invalid(message));
     check_data(&job.data)?;
     check_priority(job.priority.unwrap_or(0))?;
@@ -158,7 +157,7 @@ pub(crate) fn check_values(job: &NewJob) -> Result<(), QueueError> {
         }
     }
     if let Some(at) = job.expires_at_ms {
-        let starts = now_ms().saturating_add(job.delay.map_or(0, |delay| delay.as_millis() as u64));
+        let starts = now_ms.saturating_add(job.delay.map_or(0, |delay| delay.as_millis() as u64));
         if at <= starts {
             return invalid("the job would expire before it could start".into());
         }
@@ -257,6 +256,8 @@ mod tests {
 
     use super::*;
 
+    const NOW_MS: u64 = 1_800_000_000_000;
+
     fn job() -> NewJob {
         NewJob::new("q".parse().expect("a name"), "n", "{}")
     }
@@ -289,9 +290,9 @@ mod tests {
             (backoff(1.5, 10), "jitter"),
             (backoff(0.5, 1), "maximum"),
         ] {
-            let refused = check(&job).expect_err("refused").to_string();
+            let refused = check(&job, NOW_MS).expect_err("refused").to_string();
             assert!(refused.contains(reason), "{refused}");
         }
-        assert!(check(&job()).is_ok());
+        assert!(check(&job(), NOW_MS).is_ok());
     }
 }

@@ -5,7 +5,7 @@ use redis::{RedisResult, Value};
 
 use crate::damage::read;
 use crate::schedulers::MISSED_AFTER;
-use crate::{QueueError, Queues, memory, now_ms};
+use crate::{QueueError, Queues, memory};
 
 /// As of one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl Queues {
     /// In one round trip, however many queues. What is damaged counts as nothing; the list of queues says what is wrong with it.
     pub async fn census(&self, names: &[QueueName]) -> Result<Census, QueueError> {
         let stream = self.attempts_key();
-        let late = now_ms().saturating_sub(MISSED_AFTER.as_millis() as u64);
+        let late = self.now_ms().saturating_sub(MISSED_AFTER.as_millis() as u64);
         let mut pipe = redis::pipe();
         pipe.ignore_errors();
         pipe.cmd("INFO").arg("memory");
@@ -46,7 +46,7 @@ impl Queues {
         Ok(Census {
             memory: memory::used_and_limit(&info),
             attempts_waiting,
-            history_lag_ms: written.map_or(0, |at| now_ms().saturating_sub(at)),
+            history_lag_ms: written.map_or(0, |at| self.now_ms().saturating_sub(at)),
             overdue,
         })
     }

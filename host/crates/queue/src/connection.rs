@@ -1,91 +1,306 @@
-//! Our shared connection to Redis, replaced when it goes silent.
+//! Our shared connection to Redis, replaced when it goes silent or its server serves no more.
 //!
-//! The client library reconnects when a connection breaks, but not when it merely stops answering, as behind a dead router: then every
-//! call would time out for as long as the system's TCP keeps the connection. So it is asked every second, by one task that ends with
-//! the last clone.
+//! The client library reconnects when a connection breaks, but neither when it merely stops answering, as behind a dead router, nor when
+//! its server becomes a replica, as at a failover behind one name: then every call would time out, or be refused, for as long as the
+//! system's TCP keeps the connection. So it is asked every second, by a write that changes nothing, by one task that ends with the last
+//! clone.
 
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{RedisResult, Value};
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{debug, error, info, warn};
 
-use crate::QueueError;
+use crate::access::{Access, RedisConfig};
+use crate::clock::Clock;
+use crate::{QueueError, Trouble};
 
 /// A reply later than this is no reply: callers need an answer before their own limits.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// A connection that does not answer `PING` for this long is silent. Redis answers in microseconds, and under load in milliseconds;
-/// below the time limit of health probes, so that they replace it, too.
+/// A connection that does not answer for this long is silent. Redis answers in microseconds, and under load in milliseconds; below the
+/// time limit of health probes, so that they replace it, too.
 const SILENCE_LIMIT: Duration = Duration::from_secs(1);
-/// Bounds how late silence is noticed.
-const PING_EVERY: Duration = Duration::from_secs(1);
+/// Bounds how late silence, or a failover, is noticed…
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// …and how late its end is.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Looks between two looks at what changes with an operator's hand only.
+const LOOKS_PER_SURVEY: u32 = 5;
+
+/// More than NTP ever leaves: a host whose clock is further from Redis's takes no jobs.
+pub const MAX_CLOCK_SKEW_MS: u64 = 5_000;
+
+/// How this process stands with Redis.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Why Redis cannot serve, or is not to be trusted with jobs.
+    pub trouble: Option<Trouble>,
+    /// Our clock minus Redis's, milliseconds; absent until it was asked.
+    pub skew_ms: Option<i64>,
+    /// Of the last look; absent where there was no answer.
+    pub round_trip: Option<Duration>,
+}
+
+impl Standing {
+    /// Whether Redis takes what it is given.
+    pub fn serves(&self) -> bool {
+        self.trouble.as_ref().is_none_or(Trouble::serves)
+    }
+
+    /// Whether our clock is so wrong that this process takes no jobs.
+    pub fn is_skewed(&self) -> bool {
+        self.skew_ms.is_some_and(|skew| skew.unsigned_abs() > MAX_CLOCK_SKEW_MS)
+    }
+
+    /// Whether workers take jobs. When Redis is away they ask themselves, which tells them sooner that it is back.
+    pub(crate) fn takes_jobs(&self) -> bool {
+        (self.serves() || self.trouble == Some(Trouble::Away)) && !self.is_skewed()
+    }
+}
 
 /// Cheap to clone; all clones share the connection.
 #[derive(Clone)]
 pub(crate) struct Connection(Arc<Shared>);
 
 struct Shared {
-    client: redis::Client,
-    current: ArcSwap<ConnectionManager>,
+    access: Access,
+    current: ArcSwap<Live>,
     /// How often it was replaced.
     replaced: watch::Sender<u64>,
+    standing: watch::Sender<Standing>,
+    clock: Clock,
+    /// Never written.
+    probe_key: String,
+    /// As last surveyed.
+    unfit: Mutex<Option<Trouble>>,
+    looks: AtomicU32,
+    replacing: tokio::sync::Mutex<()>,
+}
+
+struct Live {
+    client: redis::Client,
+    manager: ConnectionManager,
 }
 
 impl Connection {
-    pub(crate) async fn open(client: redis::Client) -> Result<Self, QueueError> {
-        let current = ArcSwap::from_pointee(connect(&client).await?);
-        let shared = Arc::new(Shared { client, current, replaced: watch::Sender::new(0) });
-        tokio::spawn(keep_asking(Arc::downgrade(&shared)));
-        Ok(Self(shared))
+    /// Fails when there is no connection; one to a server that cannot serve is kept, and watched.
+    pub(crate) async fn open(config: &RedisConfig) -> Result<Self, QueueError> {
+        let access = Access::new(config).map_err(|error| QueueError::Invalid(error.to_string()))?;
+        let current = ArcSwap::from_pointee(connect(&access).await?);
+        let shared = Arc::new(Shared {
+            access,
+            current,
+            replaced: watch::Sender::new(0),
+            standing: watch::Sender::default(),
+            clock: Clock::default(),
+            probe_key: format!("{}:probe", config.own_prefix),
+            unfit: Mutex::default(),
+            looks: AtomicU32::new(0),
+            replacing: tokio::sync::Mutex::default(),
+        });
+        let connection = Self(shared);
+        connection.look().await;
+        tokio::spawn(keep_looking(Arc::downgrade(&connection.0)));
+        Ok(connection)
     }
 
     /// To send commands over.
     pub(crate) fn get(&self) -> ConnectionManager {
-        ConnectionManager::clone(&self.0.current.load())
+        self.0.current.load().manager.clone()
     }
 
-    /// For connections of one's own.
-    pub(crate) fn client(&self) -> &redis::Client {
-        &self.0.client
+    /// For connections of one's own, to the server that serves now.
+    pub(crate) fn client(&self) -> redis::Client {
+        self.0.current.load().client.clone()
     }
 
-    /// Tells when it was replaced: other connections of the same age are as silent.
+    /// Tells when it was replaced: other connections of the same age are as silent, or lead to the same replica.
     pub(crate) fn replacements(&self) -> watch::Receiver<u64> {
         self.0.replaced.subscribe()
     }
 
-    /// A round trip. When there is no answer, the connection is replaced: the next commands go over a fresh one.
-    pub(crate) async fn ping(&self) -> Result<(), QueueError> {
-        let mut connection = self.get();
-        let command = redis::cmd("PING");
-        let ping = command.query_async::<String>(&mut connection);
-        if let Ok(answer) = tokio::time::timeout(SILENCE_LIMIT, ping).await {
-            return answer.map(drop).map_err(QueueError::from);
+    /// Tells when workers may take jobs, or may not any more.
+    pub(crate) fn standings(&self) -> watch::Receiver<Standing> {
+        self.0.standing.subscribe()
+    }
+
+    pub(crate) fn takes_jobs(&self) -> bool {
+        self.0.standing.borrow().takes_jobs()
+    }
+
+    /// Milliseconds since 1970 by Redis's clock.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.0.clock.now_ms()
+    }
+
+    /// Only a round trip: see [`Connection::look`].
+    pub(crate) async fn ping(&self) -> Result<Duration, QueueError> {
+        self.ask(&self.get()).await
+    }
+
+    /// A round trip. When the server serves no more, or there is no answer, the connection is replaced: the next commands go over a
+    /// fresh one.
+    pub(crate) async fn look(&self) -> Standing {
+        let asked = self.ask_or_replace().await;
+        if self.0.looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOKS_PER_SURVEY) && asked.is_ok() {
+            self.survey().await;
         }
-        let fresh = connect(&self.0.client).await?;
-        warn!("Redis was silent; reconnected");
-        self.0.current.store(Arc::new(fresh));
-        self.0.replaced.send_modify(|times| *times += 1);
-        Ok(())
+        let unfit = self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (round_trip, trouble) = match asked {
+            Ok(round_trip) => (Some(round_trip), unfit),
+            // What kind of server it is says more than what it refuses.
+            Err(error) => (
+                None,
+                unfit
+                    .filter(|unfit| !unfit.serves())
+                    .or(Some(error.trouble().unwrap_or_else(|| Trouble::Refused(error.to_string())))),
+            ),
+        };
+        let standing = Standing { trouble, skew_ms: self.0.clock.skew_ms(), round_trip };
+        self.note(standing.clone());
+        standing
+    }
+
+    async fn ask_or_replace(&self) -> Result<Duration, QueueError> {
+        let before = *self.0.replaced.borrow();
+        let error = match self.ask(&self.get()).await {
+            Ok(round_trip) => return Ok(round_trip),
+            Err(error) => error,
+        };
+        let _one_at_a_time = self.0.replacing.lock().await;
+        if *self.0.replaced.borrow() != before {
+            return self.ask(&self.get()).await;
+        }
+        if matches!(error, QueueError::CannotServe { .. }) {
+            self.survey().await;
+        }
+        let fresh = connect(&self.0.access).await?;
+        let asked = self.ask(&fresh.manager).await;
+        // Between two that cannot serve, the one at hand: nothing is gained by breaking what still waits on it.
+        if asked.is_ok() || matches!(error, QueueError::Unavailable(_)) {
+            warn!(%error, "reconnected to Redis");
+            self.0.current.store(Arc::new(fresh));
+            self.0.replaced.send_modify(|times| *times += 1);
+            self.survey().await;
+        }
+        asked
+    }
+
+    /// Whether it takes writes: a write of nothing, which a full Redis takes, too.
+    async fn ask(&self, connection: &ConnectionManager) -> Result<Duration, QueueError> {
+        let mut pipe = redis::pipe();
+        pipe.ignore_errors().cmd("TIME").del(&self.0.probe_key);
+        let mut connection = connection.clone();
+        let asked = Instant::now();
+        let answers = tokio::time::timeout(SILENCE_LIMIT, pipe.query_async(&mut connection)).await;
+        let (time, written): (RedisResult<Value>, RedisResult<Value>) = answers.map_err(silent)??;
+        let answered = Instant::now();
+        written?;
+        if let Ok((seconds, micros)) = time.and_then(|time| Ok(redis::from_redis_value::<(u64, u64)>(time)?)) {
+            self.0.clock.note(Duration::new(seconds, 0) + Duration::from_micros(micros), asked, answered);
+        }
+        Ok(answered.saturating_duration_since(asked))
+    }
+
+    /// What kind of server it is, and whether it may delete what it is given. Who may not ask does not know.
+    async fn survey(&self) {
+        let command = redis::cmd("INFO");
+        let mut connection = self.get();
+        let unfit = match tokio::time::timeout(SILENCE_LIMIT, command.query_async::<String>(&mut connection)).await {
+            Ok(Ok(info)) => unfit(&info),
+            Ok(Err(error)) => return debug!(%error, "Redis does not say what it is"),
+            Err(_) => return,
+        };
+        *self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner) = unfit;
+    }
+
+    /// Wakes workers and tells the log when something has changed that matters.
+    fn note(&self, now: Standing) {
+        self.0.standing.send_if_modified(|known| {
+            let (takes, trouble) = (known.takes_jobs() != now.takes_jobs(), known.trouble != now.trouble);
+            match &now.trouble {
+                Some(now) if trouble => error!(code = now.code(), next = now.next(), "{now}"),
+                None if trouble => info!("Redis serves again"),
+                _ => {}
+            }
+            if known.is_skewed() != now.is_skewed() {
+                let skew_ms = now.skew_ms.unwrap_or_default();
+                match now.is_skewed() {
+                    true => error!(
+                        skew_ms,
+                        "this machine's clock is too far from Redis's: no jobs are taken until it is right"
+                    ),
+                    false => info!(skew_ms, "this machine's clock is right again"),
+                }
+            }
+            *known = now;
+            takes || trouble
+        });
     }
 }
 
-async fn keep_asking(shared: Weak<Shared>) {
+/// From `INFO`. Other fields of a cluster or a Sentinel are as those of any server.
+fn unfit(info: &str) -> Option<Trouble> {
+    let field = |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+    match field("redis_mode") {
+        Some("cluster") => return Some(Trouble::Cluster),
+        Some("sentinel") => return Some(Trouble::Sentinel),
+        _ => {}
+    }
+    // Without a limit nothing is ever evicted.
+    let has_limit = field("maxmemory").is_some_and(|limit| limit != "0");
+    let policy = field("maxmemory_policy").filter(|policy| has_limit && *policy != "noeviction")?;
+    Some(Trouble::Evicts(policy.to_owned()))
+}
+
+async fn keep_looking(shared: Weak<Shared>) {
     while let Some(shared) = shared.upgrade() {
         // Whoever needs the connection meets the error, too.
-        Connection(shared).ping().await.ok();
-        tokio::time::sleep(PING_EVERY).await;
+        let serves = Connection(shared).look().await.serves();
+        tokio::time::sleep(if serves { LOOK_EVERY } else { LOOK_AGAIN }).await;
     }
 }
 
-async fn connect(client: &redis::Client) -> Result<ConnectionManager, QueueError> {
+async fn connect(access: &Access) -> Result<Live, QueueError> {
     let config = ConnectionManagerConfig::new()
         .set_response_timeout(Some(RESPONSE_LIMIT))
         .set_connection_timeout(Some(CONNECT_LIMIT))
         .set_number_of_retries(3)
         .set_max_delay(Duration::from_millis(500));
-    Ok(ConnectionManager::new_with_config(client.clone(), config).await?)
+    let client = access.client().await?;
+    let connecting = ConnectionManager::new_with_config(client.clone(), config);
+    let manager = tokio::time::timeout(CONNECT_LIMIT, connecting).await.map_err(silent)??;
+    Ok(Live { client, manager })
+}
+
+fn silent(_: tokio::time::error::Elapsed) -> redis::RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_none_for_us_says_so_itself() {
+        let of = |info: &str| unfit(info).map(|trouble| trouble.code());
+        assert_eq!(of("redis_mode:cluster\r\nmaxmemory:0\r\n"), Some("cluster"));
+        assert_eq!(of("redis_mode:sentinel\r\n"), Some("sentinel"));
+        assert_eq!(of("redis_mode:standalone\r\nmaxmemory:100\r\nmaxmemory_policy:allkeys-lru\r\n"), Some("evicts"));
+        assert_eq!(of("redis_mode:standalone\r\nmaxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n"), None);
+        assert_eq!(of("redis_mode:standalone\r\nmaxmemory:100\r\nmaxmemory_policy:noeviction\r\n"), None);
+    }
+
+    #[test]
+    fn a_wrong_clock_or_a_server_that_cannot_serve_stops_the_taking_of_jobs() {
+        let takes = |trouble, skew_ms| Standing { trouble, skew_ms, round_trip: None }.takes_jobs();
+        assert!(takes(None, Some(-5_000)) && takes(None, None) && takes(Some(Trouble::Away), None));
+        assert!(takes(Some(Trouble::Evicts("allkeys-lru".into())), Some(0)));
+        assert!(!takes(None, Some(5_001)) && !takes(None, Some(-600_000)) && !takes(Some(Trouble::Replica), Some(0)));
+    }
 }

@@ -4,12 +4,23 @@ use patchbay_model::job::JobState;
 use patchbay_model::shell::word;
 use redis::ErrorKind;
 
+use crate::Trouble;
+
 /// Errors of this crate. The text is safe for clients: no URLs, no data.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// Redis does not answer: try again.
     #[error("Redis does not answer")]
     Unavailable(#[source] redis::RedisError),
+    /// Redis answers and cannot serve, whatever is asked: try again once that is mended. Nothing was wrong with the request.
+    #[error("{trouble}. {}", .trouble.next())]
+    CannotServe {
+        /// Why.
+        trouble: Trouble,
+        /// What Redis said.
+        #[source]
+        source: redis::RedisError,
+    },
     /// No such job: give up.
     #[error("{} has no job {}", word(queue), word(id))]
     NotFound {
@@ -73,6 +84,20 @@ pub enum QueueError {
 }
 
 impl QueueError {
+    /// Whether it passes, or can be mended, outside of what was asked: the same may be asked again.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::CannotServe { .. } | Self::MemoryFull(_))
+    }
+
+    /// What is the case with Redis, where that is why.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        match self {
+            Self::Unavailable(_) => Some(Trouble::Away),
+            Self::CannotServe { trouble, .. } => Some(trouble.clone()),
+            _ => None,
+        }
+    }
+
     pub(crate) fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. })
     }
@@ -81,24 +106,6 @@ impl QueueError {
         Self::MemoryFull("Redis is full: remove finished jobs or raise maxmemory".into())
     }
 }
-
-/// Redis's codes for a server that cannot serve us now, whatever was asked. Every other code is about the data that was asked for.
-const CANNOT_SERVE: [&str; 14] = [
-    "LOADING",
-    "READONLY",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "MOVED",
-    "ASK",
-    "BUSY",
-    "MISCONF",
-    "NOREPLICAS",
-    "NOAUTH",
-    "NOPERM",
-    "WRONGPASS",
-    "NOSCRIPT",
-];
 
 impl From<redis::RedisError> for QueueError {
     fn from(error: redis::RedisError) -> Self {
@@ -109,10 +116,17 @@ impl From<redis::RedisError> for QueueError {
             if code == "OOM" || detail.contains("OOM command not allowed") {
                 return Self::full();
             }
-            if CANNOT_SERVE.contains(&code) {
+            if let Some(trouble) = Trouble::of_reply(code, detail) {
+                return Self::CannotServe { trouble, source: error };
+            }
+            // The script is loaded and called again where it is called; here it was forgotten between the two.
+            if code == "NOSCRIPT" {
                 return Self::Unavailable(error);
             }
             return Self::Damaged { what: said(code, detail), source: Some(error) };
+        }
+        if let Some(trouble) = Trouble::of_kind(&error) {
+            return Self::CannotServe { trouble, source: error };
         }
         match error.kind() {
             // The text of such an error may quote the value.
@@ -151,14 +165,30 @@ mod tests {
     }
 
     #[test]
-    fn an_error_about_data_is_not_told_as_a_redis_that_does_not_answer() {
-        for reply in [
-            &b"-LOADING Redis is loading the dataset in memory\r\n"[..],
-            b"-READONLY You can't write against a read only replica.\r\n",
-            b"-MASTERDOWN Link with MASTER is down\r\n",
-            b"-MISCONF Redis is configured to save RDB snapshots\r\n",
+    fn an_error_about_data_is_not_told_as_a_redis_that_cannot_serve() {
+        for (reply, code) in [
+            (&b"-LOADING Redis is loading the dataset in memory\r\n"[..], "loading"),
+            (b"-READONLY You can't write against a read only replica.\r\n", "replica"),
+            (b"-MASTERDOWN Link with MASTER is down\r\n", "replica"),
+            (
+                b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n",
+                "replica",
+            ),
+            (b"-MISCONF Redis is configured to save RDB snapshots\r\n", "disk"),
+            (b"-NOREPLICAS Not enough good replicas to write.\r\n", "too-few-replicas"),
+            (b"-MOVED 3999 127.0.0.1:6381\r\n", "cluster"),
+            (b"-CROSSSLOT Keys in request don't hash to the same slot\r\n", "cluster"),
+            (b"-NOPERM this user has no permissions to run the 'del' command\r\n", "rights"),
+            (b"-NOAUTH Authentication required.\r\n", "login"),
+            (b"-ERR unknown command 'EVALSHA', with args beginning with: \r\n", "refused"),
+            (b"-ERR max number of clients reached\r\n", "too-many-clients"),
+            (b"-ERR DB index is out of range\r\n", "database-number"),
+            (b"-EXECABORT Transaction discarded because of previous errors.\r\n", "refused"),
         ] {
-            assert!(matches!(told(reply), QueueError::Unavailable(_)), "{}", told(reply));
+            let told = told(reply);
+            let QueueError::CannotServe { trouble, .. } = &told else { panic!("{told}") };
+            assert_eq!(trouble.code(), code, "{told}");
+            assert!(!told.to_string().contains("damaged"), "{told}");
         }
         for reply in [
             &b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"[..],

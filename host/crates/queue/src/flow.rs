@@ -9,7 +9,6 @@ use uuid::Uuid;
 
 use crate::add::{self, Parent};
 use crate::batch::Addition;
-use crate::now_ms;
 use crate::scripts::{self, Call};
 use crate::{QueueError, Queues};
 
@@ -24,7 +23,7 @@ impl Queues {
         let mut bytes = 0;
         for job in flow.jobs_mut() {
             self.fill(job);
-            add::check(job)?;
+            add::check(job, self.now_ms())?;
             bytes += job.data.len();
         }
         if bytes > MAX_FLOW_BYTES {
@@ -67,13 +66,13 @@ impl Tree<'_> {
         } else {
             add::script_for(job, &keys)
         };
-        self.additions.push(add::addition(script, &names, &keys, job, Some(id.clone()), now_ms(), parent)?);
+        self.additions.push(add::addition(script, &names, &keys, job, Some(id.clone()), self.queues.now_ms(), parent)?);
         self.places.push((job.queue.clone(), id.clone()));
         if is_parent {
             let key = keys.job_key(id.as_str());
             let names = [key.clone(), format!("{key}:dependencies")];
             let release = Call::new(&scripts::RELEASE_PARENT, &names);
-            self.releases.push(release.arg(keys.base()).arg(id.as_str()).arg(now_ms()));
+            self.releases.push(release.arg(keys.base()).arg(id.as_str()).arg(self.queues.now_ms()));
         }
         for child in &node.children {
             let parent = Parent { queue_key: keys.base(), id: id.clone(), on_failure: option(child.on_failure) };

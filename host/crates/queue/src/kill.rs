@@ -21,6 +21,7 @@ use crate::{QueueError, Queues};
 /// How long a kill may take: the guest is dropped at once, and its job settled in one round trip.
 const LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(2);
 const RECONNECT_EVERY: Duration = Duration::from_secs(1);
 
 /// An order to end a job.
@@ -61,7 +62,7 @@ impl Queues {
     }
 }
 
-fn channel(own_prefix: &str) -> String {
+pub(crate) fn channel(own_prefix: &str) -> String {
     format!("{own_prefix}:kill")
 }
 
@@ -82,8 +83,13 @@ async fn pass_on(
     orders: &broadcast::Sender<Arc<Kill>>,
     replacements: &mut tokio::sync::watch::Receiver<u64>,
 ) -> redis::RedisResult<()> {
-    let mut subscription = connection.client().get_async_pubsub().await?;
-    subscription.subscribe(channel).await?;
+    let subscribing = async {
+        let mut subscription = connection.client().get_async_pubsub().await?;
+        subscription.subscribe(channel).await?;
+        Ok::<_, redis::RedisError>(subscription)
+    };
+    let no_answer = |_| redis::RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+    let mut subscription = tokio::time::timeout(SUBSCRIBE_LIMIT, subscribing).await.map_err(no_answer)??;
     let mut messages = subscription.on_message();
     loop {
         tokio::select! {
@@ -94,7 +100,7 @@ async fn pass_on(
                     Err(error) => warn!(%error, "a kill that cannot be read"),
                 }
             }
-            // Other connections were silent: this one is as old.
+            // Other connections were silent, or led to a replica: this one is as old.
             _ = replacements.changed() => return Ok(()),
         }
     }

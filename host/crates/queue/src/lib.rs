@@ -1,13 +1,15 @@
 //! BullMQ queues on Redis, wire-compatible with Node's producers, workers and Bull Board.
 //!
-//! Owns redis and bullmq-official; knows nothing of wasm or Postgres. Upstream's Lua scripts do every transition. When Redis is away,
-//! calls fail with [`QueueError::Unavailable`] and workers go on as soon as it is back.
+//! Owns redis and bullmq-official; knows nothing of wasm or Postgres. Upstream's Lua scripts do every transition. When Redis is away
+//! or cannot serve, calls fail with [`QueueError::Unavailable`] or [`QueueError::CannotServe`], and workers go on as soon as it can.
 
+mod access;
 mod add;
 mod attempts;
 mod batch;
 mod bulk;
 mod census;
+mod clock;
 mod connection;
 mod damage;
 mod erase;
@@ -29,19 +31,23 @@ mod overview;
 mod queues;
 mod repeat;
 mod retention;
+mod rights;
 mod scan;
 mod schedulers;
 mod scripts;
 mod stalls;
 mod streams;
 mod traces;
+mod trouble;
 mod view;
 mod worker;
 
+pub use access::{RedisConfig, SentinelConfig, TlsFiles};
 pub use add::check as check_job;
 pub use attempts::{AttemptReader, Entry};
 pub use bulk::{Again, Chosen, Edit, Fate, Kept, Removed};
 pub use census::Census;
+pub use connection::{MAX_CLOCK_SKEW_MS, Standing};
 pub use damage::TakenKey;
 pub use erase::{Copy, Erasing, Located};
 pub use error::QueueError;
@@ -51,18 +57,14 @@ pub use legacy::LegacyRepeatable;
 pub use listing::{Cursor, MAX_LISTED, Page, Start};
 pub use mirror::{EndedElsewhere, Gone, Mirrored, Sighted};
 pub use overview::QueueOverview;
-pub use queues::{Queues, RedisConfig, ServerFacts, Unsettled};
+pub use queues::{Queues, ServerFacts, Unsettled};
+pub use rights::Right;
 pub use scan::{MAX_SCANNED, Scanned, ScannedJob};
 pub use schedulers::{SchedulerSpec, SchedulerView};
 pub use stalls::Stalls;
+pub use trouble::Trouble;
 pub use view::{JobView, QueueCounts};
 pub use worker::{
     Delivery, Disposition, End, Gate, Handler, JobHandle, Keep, Pass, Refusal, Settlement, Unlimited, WorkerConfig,
     WorkerHandle,
 };
-
-/// Of this machine; compared with Redis's own by [`Queues::clock_skew_ms`].
-fn now_ms() -> u64 {
-    use std::time::{SystemTime, UNIX_EPOCH};
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
-}

@@ -8,7 +8,7 @@ use patchbay_model::job::JobState;
 use redis::AsyncCommands;
 
 use crate::scripts::{self, Call};
-use crate::{QueueError, Queues, now_ms};
+use crate::{QueueError, Queues};
 
 /// Jobs per call of a script: some milliseconds, during which Redis does nothing else.
 const BATCH: u64 = 1_000;
@@ -73,7 +73,7 @@ impl Queues {
                 return Err(QueueError::Invalid(format!("jobs in state {state} cannot be cleaned away")));
             }
         };
-        let before = now_ms().saturating_sub(older_than.as_millis() as u64);
+        let before = self.now_ms().saturating_sub(older_than.as_millis() as u64);
         let mut cleaned = 0;
         while cleaned < most {
             let batch = BATCH.min(most - cleaned);
@@ -98,7 +98,7 @@ impl Queues {
             other => return Err(QueueError::Invalid(format!("jobs in state {other} cannot be put back"))),
         };
         // Those that fail again meanwhile are not taken a second time.
-        let until = now_ms();
+        let until = self.now_ms();
         let mut moved = 0;
         loop {
             let there: u64 = self.connection.get().zcount(&set, 0, until).await?;

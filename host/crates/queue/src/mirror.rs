@@ -100,7 +100,7 @@ impl Queues {
         place: Option<&MirrorPlace>,
         sighted: &mut Sighted,
     ) -> Result<Mirrored, QueueError> {
-        let now_ms = self.redis_now_ms().await?;
+        let now_ms = self.now_ms();
         let first_ms = now_ms.saturating_sub(FIRST_MS);
         let first =
             || MirrorPlace { completed_from_ms: first_ms, failed_from_ms: first_ms, event: format!("{}-0", first_ms) };
@@ -115,11 +115,6 @@ impl Queues {
         sighted.0.retain(|_, ended_ms| *ended_ms >= forgotten);
         found.place = MirrorPlace { completed_from_ms, failed_from_ms, event };
         Ok(found)
-    }
-
-    async fn redis_now_ms(&self) -> Result<u64, QueueError> {
-        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut self.connection.get()).await?;
-        Ok(seconds * 1_000 + micros / 1_000)
     }
 }
 

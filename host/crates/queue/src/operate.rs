@@ -10,7 +10,7 @@ use patchbay_model::{JobId, QueueName};
 use crate::add::{check_data, check_delay, check_priority};
 use crate::opts::JobOpts;
 use crate::scripts::{self, Call};
-use crate::{JobView, QueueError, Queues, damage, now_ms};
+use crate::{JobView, QueueError, Queues, damage};
 
 impl Queues {
     /// Puts a finished job back, with fresh attempts.
@@ -105,7 +105,7 @@ impl Queues {
         }
         let keys = self.keys(queue);
         let names = [keys.delayed(), keys.meta(), keys.marker(), keys.events()];
-        let call = Call::new(&scripts::CHANGE_DELAY, &names).arg(delay.as_millis() as u64).arg(now_ms());
+        let call = Call::new(&scripts::CHANGE_DELAY, &names).arg(delay.as_millis() as u64).arg(self.now_ms());
         let call = call.arg(id.as_str()).arg(keys.job_key(id.as_str()));
         let code = call.invoke(&mut self.connection.get()).await?;
         self.moved(code, 0, queue, id, "only delayed jobs have a delay to change").await

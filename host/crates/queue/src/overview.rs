@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::damage::read;
 use crate::js;
-use crate::{QueueCounts, QueueError, Queues, now_ms};
+use crate::{QueueCounts, QueueError, Queues};
 
 /// One queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -132,7 +132,7 @@ impl Queues {
         let times: Vec<RedisResult<Value>> =
             if pipe.is_empty() { Vec::new() } else { pipe.query_async(&mut connection).await? };
         let mut times = times.into_iter();
-        let now = now_ms();
+        let now = self.now_ms();
         let mut overview = Vec::with_capacity(names.len());
         for (mut queue, oldest) in standings {
             let mut made = Vec::new();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bullmq::QueueKeys;
@@ -13,24 +13,13 @@ use patchbay_model::manifest::QueueSpec;
 use patchbay_model::schedule::Zone;
 use tokio::sync::broadcast;
 
-use crate::connection::Connection;
+use crate::access::RedisConfig;
+use crate::connection::{Connection, Standing};
 use crate::kill::{self, Kill};
 use crate::memory::Memory;
-use crate::now_ms;
 use crate::stalls::Stalls;
 use crate::streams;
-use crate::{AttemptReader, Handler, Kv, QueueError, WorkerConfig, WorkerHandle};
-
-/// Where Redis is.
-#[derive(Debug, Clone)]
-pub struct RedisConfig {
-    /// `redis://…`
-    pub url: String,
-    /// BullMQ's, usually `bull`.
-    pub prefix: String,
-    /// Ours, for what BullMQ does not know.
-    pub own_prefix: String,
-}
+use crate::{AttemptReader, Handler, Kv, QueueError, Trouble, WorkerConfig, WorkerHandle};
 
 /// What `doctor` wants to know.
 #[derive(Debug, Clone)]
@@ -42,6 +31,10 @@ pub struct ServerFacts {
     /// 0 means no limit.
     pub maxmemory: u64,
     pub maxmemory_policy: String,
+    /// Connected ones.
+    pub replicas: u32,
+    /// Why it cannot serve, or is not to be trusted with jobs.
+    pub trouble: Option<Trouble>,
     /// Our clock minus Redis's.
     pub clock_skew_ms: i64,
 }
@@ -73,10 +66,9 @@ pub struct Unsettled {
 }
 
 impl Queues {
-    /// Connects; fails when Redis is away.
+    /// Connects; fails when Redis is away. One that answers and cannot serve is watched, and used once it can: see [`Queues::look`].
     pub async fn connect(config: RedisConfig) -> Result<Self, QueueError> {
-        let client = redis::Client::open(config.url.as_str())?;
-        let connection = Connection::open(client).await?;
+        let connection = Connection::open(&config).await?;
         let memory = Memory::new(connection.clone());
         Ok(Self {
             config: Arc::new(config),
@@ -113,7 +105,7 @@ impl Queues {
     /// Queues that no active plugin handles have no defaults.
     pub(crate) fn fill(&self, job: &mut NewJob) {
         if let Some(spec) = self.defaults.load().get(&job.queue) {
-            spec.fill(job, now_ms());
+            spec.fill(job, self.now_ms());
         }
     }
 
@@ -136,24 +128,24 @@ impl Queues {
         &self.config.prefix
     }
 
-    /// A round trip.
+    /// A round trip that includes a write of nothing.
     pub async fn ping(&self) -> Result<Duration, QueueError> {
-        let started = Instant::now();
-        self.connection.ping().await?;
-        Ok(started.elapsed())
+        self.connection.ping().await
     }
 
-    /// Our clock minus Redis's, corrected by half the round trip.
-    pub async fn clock_skew_ms(&self) -> Result<i64, QueueError> {
-        let started = Instant::now();
-        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.connection.get()).await?;
-        let ours = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64);
-        let half_trip = started.elapsed().as_millis() as i64 / 2;
-        Ok(ours - half_trip - (seconds * 1_000 + micros / 1_000))
+    /// How this process stands with Redis, by such a round trip; a connection that serves no more is replaced.
+    pub async fn look(&self) -> Standing {
+        self.connection.look().await
+    }
+
+    /// Milliseconds since 1970 by Redis's clock, which orders everything in it; known without a round trip.
+    pub fn now_ms(&self) -> u64 {
+        self.connection.now_ms()
     }
 
     /// Facts about the server.
     pub async fn server(&self) -> Result<ServerFacts, QueueError> {
+        let standing = self.look().await;
         let info: String = redis::cmd("INFO").query_async(&mut self.connection.get()).await?;
         let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
         let text = |name: &str| fields.get(name).map_or(String::new(), |value| (*value).to_owned());
@@ -163,7 +155,9 @@ impl Queues {
             used_memory: text("used_memory").parse().unwrap_or(0),
             maxmemory: text("maxmemory").parse().unwrap_or(0),
             maxmemory_policy: text("maxmemory_policy"),
-            clock_skew_ms: self.clock_skew_ms().await?,
+            replicas: text("connected_slaves").parse().unwrap_or(0),
+            clock_skew_ms: standing.skew_ms.unwrap_or(0),
+            trouble: standing.trouble,
         })
     }
 
@@ -237,11 +231,10 @@ impl Queues {
     /// The age of the oldest of them; nothing when there is none. By Redis's clock, which has dated it.
     pub async fn attempts_waiting_for(&self) -> Result<Option<Duration>, QueueError> {
         let (key, mut connection) = (self.attempts_key(), self.connection.get());
-        let mut pipe = redis::pipe();
-        pipe.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(1).cmd("TIME");
-        let (oldest, (seconds, micros)): (redis::Value, (u64, u64)) = pipe.query_async(&mut connection).await?;
-        let oldest: redis::streams::StreamRangeReply = streams::read(oldest)?;
-        let now_ms = seconds * 1_000 + micros / 1_000;
+        let mut range = redis::cmd("XRANGE");
+        range.arg(&key).arg("-").arg("+").arg("COUNT").arg(1);
+        let oldest: redis::streams::StreamRangeReply = streams::read(range.query_async(&mut connection).await?)?;
+        let now_ms = self.now_ms();
         let since_ms = oldest.ids.first().and_then(|entry| entry.id.split('-').next()?.parse::<u64>().ok());
         Ok(since_ms.map(|since| Duration::from_millis(now_ms.saturating_sub(since))))
     }

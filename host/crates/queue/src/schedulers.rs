@@ -19,7 +19,7 @@ use crate::legacy::is_legacy;
 use crate::repeat::{Moment, next_opts, of_hash};
 use crate::scripts::{self, Call};
 use crate::worker::unwritable;
-use crate::{JobView, QueueError, Queues, damage, now_ms};
+use crate::{JobView, QueueError, Queues, damage};
 
 /// What a scheduler makes, and when.
 #[derive(Debug, Clone, PartialEq)]
@@ -193,7 +193,7 @@ impl Queues {
 
     /// Now, as far as the next tick of such a scheduler depends on it.
     pub(crate) fn moment(&self, scheduler: &Scheduler) -> Moment {
-        let (now, tick) = (now_ms(), scheduler.tick.max(0.0) as u64);
+        let (now, tick) = (self.now_ms(), scheduler.tick.max(0.0) as u64);
         Moment { last: tick, now, default_zone: self.default_zone(), is_ours: scheduler.is_ours }
     }
 
@@ -216,7 +216,7 @@ impl Queues {
             // The script takes the template's data from the scheduler itself.
             .arg("{}")
             .arg(rmp_serde::to_vec_named(opts).map_err(unwritable)?)
-            .arg(now_ms())
+            .arg(self.now_ms())
             .arg(keys.key_prefix())
             .arg(producer)
             .invoke(&mut self.connection.get())
@@ -255,7 +255,7 @@ impl Queues {
     /// Puts a scheduler in its place, with the job of its next tick. One that never ticks again is refused.
     pub async fn put_scheduler(&self, queue: &QueueName, spec: &SchedulerSpec) -> Result<(), QueueError> {
         let keys = self.keys(queue);
-        let now = now_ms();
+        let now = self.now_ms();
         let next = spec.rhythm.next_after(&spec.id, now).map_err(|error| QueueError::Invalid(error.to_string()))?;
         let next = next.ok_or_else(|| QueueError::Invalid(format!("schedule {} never comes", spec.id)))?;
         let mut definition = Map::from_iter([("name".into(), json!(spec.name))]);

@@ -20,7 +20,8 @@ impl World {
         let prefix = format!("d{}", uuid::Uuid::new_v4().simple());
         let client = redis::Client::open(url.as_str()).expect("a URL");
         let redis = client.get_multiplexed_async_connection().await.expect("Redis answers");
-        let config = RedisConfig { url, own_prefix: format!("{prefix}-own"), prefix: prefix.clone() };
+        let config =
+            RedisConfig { url, own_prefix: format!("{prefix}-own"), prefix: prefix.clone(), ..RedisConfig::default() };
         let queues = Queues::connect(config).await.expect("Redis answers");
         Self { queues, redis, prefix, queue: "q".parse().expect("a name") }
     }

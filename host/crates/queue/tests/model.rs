@@ -179,7 +179,8 @@ fn id(text: &str) -> JobId {
 impl World {
     async fn new(url: &str) -> Self {
         let prefix = format!("m{}", uuid::Uuid::new_v4().simple());
-        let config = RedisConfig { url: url.to_owned(), own_prefix: format!("{prefix}-own"), prefix };
+        let config =
+            RedisConfig { url: url.to_owned(), own_prefix: format!("{prefix}-own"), prefix, ..RedisConfig::default() };
         let queues = Queues::connect(config).await.expect("Redis answers");
         let queue: QueueName = "q".parse().expect("a name");
         let handler = Arc::new(OneAtATime::default());

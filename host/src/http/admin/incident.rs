@@ -185,7 +185,8 @@ async fn health(state: &AppState) -> Value {
         "postgresWritable": probe.database.map(|_| probe.read_only.is_none()),
         "redisMs": ms(probe.redis),
         "clockSkewMs": probe.skew_ms,
-        "notReady": not_ready,
+        "notReady": not_ready.iter().map(|reason| reason.code).collect::<Vec<_>>(),
+        "notReadyBecause": not_ready,
     })
 }
 

@@ -8,8 +8,8 @@ use axum::{Extension, Json};
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_model::QueueName;
 use patchbay_model::job::{NewJob, Trace};
-use patchbay_model::schedule::{Missed, Rhythm, ScheduleId, Zone};
-use patchbay_queue::{QueueError, SchedulerView, check_job};
+use patchbay_model::schedule::{Missed, Rhythm, ScheduleId};
+use patchbay_queue::{QueueError, Queues, SchedulerView, check_job};
 use patchbay_store::{ScheduleFields, ScheduleRow};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -66,19 +66,16 @@ fn time(ms: u64) -> Option<String> {
     Some(at.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
-fn now_ms() -> u64 {
-    u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0)
-}
-
-/// With its data as it is; [`redacted`] hides.
-fn story(row: ScheduleRow, there: &[SchedulerView], default_zone: Zone) -> ScheduleStory {
+/// With its data as it is; [`redacted`] hides. Times are by Redis's clock, as the ticks are.
+fn story(row: ScheduleRow, there: &[SchedulerView], queues: &Queues) -> ScheduleStory {
+    let (now_ms, default_zone) = (queues.now_ms(), queues.default_zone());
     let view = there.iter().find(|view| view.id == row.id && view.alive);
     let zone = row.cron.as_ref().map(|_| row.tz.clone().unwrap_or_else(|| default_zone.to_string()));
     let trouble = spec(&row, default_zone)
-        .and_then(|(_, spec)| spec.rhythm.preview(&spec.id, now_ms(), 1).map_err(|error| error.to_string()))
+        .and_then(|(_, spec)| spec.rhythm.preview(&spec.id, now_ms, 1).map_err(|error| error.to_string()))
         .err()
         .filter(|_| row.paused_by.is_none());
-    let late = view.map(|view| now_ms().saturating_sub(view.next_at));
+    let late = view.map(|view| now_ms.saturating_sub(view.next_at));
     ScheduleStory {
         next_at: view.and_then(|view| time(view.next_at)),
         overdue_ms: late.filter(|&ms| ms > OVERDUE_AFTER_MS),
@@ -113,7 +110,7 @@ pub(super) async fn stories(state: &AppState) -> Result<Vec<ScheduleStory>, ApiE
         .into_iter()
         .map(|row| {
             let there = there.get(&row.queue).map_or(&[][..], Vec::as_slice);
-            redacted(state, story(row, there, state.queues.default_zone()))
+            redacted(state, story(row, there, &state.queues))
         })
         .collect())
 }
@@ -186,10 +183,10 @@ async fn show(
 
 async fn with_ticks(state: &AppState, id: &str) -> Result<ScheduleStory, ApiError> {
     let row = state.store.schedule(&id.parse()?).await?;
-    let zone = state.queues.default_zone();
-    let Ok((queue, spec)) = spec(&row, zone) else { return Ok(story(row, &[], zone)) };
-    let ticks = spec.rhythm.preview(&spec.id, now_ms(), PREVIEW).unwrap_or_default();
-    let mut story = story(row, &state.queues.schedulers(&queue).await?, zone);
+    let queues = &state.queues;
+    let Ok((queue, spec)) = spec(&row, queues.default_zone()) else { return Ok(story(row, &[], queues)) };
+    let ticks = spec.rhythm.preview(&spec.id, queues.now_ms(), PREVIEW).unwrap_or_default();
+    let mut story = story(row, &queues.schedulers(&queue).await?, queues);
     story.next = ticks.into_iter().filter_map(time).collect();
     Ok(story)
 }
@@ -226,10 +223,11 @@ async fn checked(state: &AppState, fields: ScheduleFields) -> Result<ScheduleFie
     refuse_mark("data", &fields.data)?;
     let queue = super::queues::known(state, &fields.queue).await?;
     // Each tick is such a job.
-    check_job(&NewJob::new(queue, fields.name.as_str(), fields.data.as_str()))?;
+    let now_ms = state.queues.now_ms();
+    check_job(&NewJob::new(queue, fields.name.as_str(), fields.data.as_str()), now_ms)?;
     let every = fields.every_ms.and_then(|ms| u64::try_from(ms).ok());
     rhythm(every, fields.cron.as_deref(), fields.tz.as_deref(), state.queues.default_zone())
-        .and_then(|rhythm| rhythm.preview(&fields.id, now_ms(), 1))
+        .and_then(|rhythm| rhythm.preview(&fields.id, now_ms, 1))
         .map_err(|error| ApiError::invalid(error.to_string()))?;
     Ok(fields)
 }
@@ -407,7 +405,7 @@ async fn preview(State(state): State<AppState>, body: Result<Json<Preview>, Json
     let Json(body) = body?;
     let id: ScheduleId = body.id.as_deref().unwrap_or("preview").parse()?;
     let ticks = rhythm(body.every_ms, body.cron.as_deref(), body.tz.as_deref(), state.queues.default_zone())
-        .and_then(|rhythm: Rhythm| rhythm.preview(&id, now_ms(), PREVIEW))
+        .and_then(|rhythm: Rhythm| rhythm.preview(&id, state.queues.now_ms(), PREVIEW))
         .map_err(|error| ApiError::invalid(error.to_string()))?;
     ok(ticks.into_iter().filter_map(time).collect())
 }
@@ -428,5 +426,5 @@ async fn in_place(state: &AppState, id: &ScheduleId) -> Result<ScheduleStory, Ap
     reconciled(state).await?;
     let row = state.store.schedule(id).await?;
     let queue: QueueName = row.queue.parse()?;
-    Ok(redacted(state, story(row, &state.queues.schedulers(&queue).await?, state.queues.default_zone())))
+    Ok(redacted(state, story(row, &state.queues.schedulers(&queue).await?, &state.queues)))
 }

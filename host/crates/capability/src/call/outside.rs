@@ -125,8 +125,16 @@ impl GuestCall {
             })?),
         };
         let remaining = self.call.deadline.saturating_duration_since(Instant::now());
-        let send = self.services.mail.send(envelope, &mime, remaining);
+        // From then on the outcome is unknown until the server has answered. A mail that may be out costs an attempt, also as the probe
+        // of a breaker: put off as one that the breaker refused, it would go out again with every probe.
+        let asked = self.asked();
+        let committed = || self.set_asked(None);
+        let plugin = self.call.manifest.name.as_str();
+        let send = self.services.mail.send(plugin, envelope, &mime, remaining, &committed);
         let (answer, report) = tracing::Instrument::instrument(send, self.call.span.clone()).await;
+        if answer.as_ref().is_err_and(|failure| !failure.ambiguous) {
+            self.set_asked(asked);
+        }
         if let Some(admission) = admission {
             let failed = answer.as_ref().err().filter(|_| report == Report::Failed);
             admission.report(report, failed.map(|error| format!("{}: {}", error.phase, error.text)));

@@ -6,7 +6,7 @@ use patchbay_model::job::{JobKey, JobState, NewJob};
 use super::{Chosen, Fate, Step};
 use crate::add;
 use crate::opts::JobOpts;
-use crate::{QueueError, Queues, now_ms};
+use crate::{QueueError, Queues};
 
 /// A job to be added anew.
 #[derive(Debug, Clone)]
@@ -83,7 +83,7 @@ impl Queues {
     }
 
     fn addition_again(&self, item: &Again) -> Result<Step, QueueError> {
-        add::check_values(&item.job)?;
+        add::check_values(&item.job, self.now_ms())?;
         if let Some(kept) = item.kept.as_ref().filter(|kept| kept.key.id.is_queue_key()) {
             return Err(QueueError::Invalid(InvalidNewId::QueueKey(kept.key.id.clone()).to_string()));
         }
@@ -91,7 +91,7 @@ impl Queues {
         let (script, names) = add::script_for(&item.job, &keys);
         let (id, created_ms) = match &item.kept {
             Some(kept) => (Some(kept.key.id.clone()), kept.key.created_ms),
-            None => (None, now_ms()),
+            None => (None, self.now_ms()),
         };
         let call = add::addition(script, &names, &keys, &item.job, id, created_ms, None)?.call;
         let after = item.kept.iter().map(|kept| {

@@ -10,8 +10,8 @@ use tracing::error;
 use super::fetch::{Look, Next, Taken, hash};
 use super::settle::Settling;
 use super::{Disposition, Inner};
+use crate::QueueError;
 use crate::damage::{read, shape, text};
-use crate::{QueueError, now_ms};
 
 /// Largest count of attempts that history can hold; nobody reaches it.
 const MAX_COUNT: u32 = i32::MAX as u32 - 1;
@@ -199,7 +199,7 @@ impl Inner {
     async fn bury(&self, id: &[u8], reason: &str) -> Result<(), QueueError> {
         let keys = &self.names.keys;
         let key = [self.names.prefix.as_bytes(), id].concat();
-        let now = now_ms();
+        let now = self.queues.now_ms();
         let mut pipe = redis::pipe();
         pipe.atomic().ignore_errors();
         pipe.lrem(keys.active(), 0, id).del([&key, &b":lock"[..]].concat()).srem(keys.stalled(), id);

@@ -11,7 +11,6 @@ use super::fetch::Taken;
 use super::{End, Inner, JobHandle};
 use crate::add::MAX_DATA_BYTES;
 use crate::js;
-use crate::now_ms;
 use crate::opts::JobOpts;
 use crate::schedulers::MISSED_AFTER;
 
@@ -44,6 +43,8 @@ pub struct Delivery {
     pub first_deferred_at_ms: Option<u64>,
     /// How often in a row it has been deferred.
     pub deferrals: u32,
+    /// Now, by Redis's clock, which all other times of a job are of.
+    pub taken_at_ms: u64,
     /// The scheduler that made it.
     pub schedule_id: Option<String>,
     /// Of a flow's child: `queue:id` of its parent.
@@ -113,7 +114,8 @@ impl Inner {
         };
         // Only before its first start: a tick that ran and is retried was not missed.
         let tick = taken.id.rsplit_once(':').and_then(|(_, tick)| tick.parse().ok()).filter(|_| count("ats") <= 1);
-        let refusal = refusal(data, opts, damage, field("defa"), tick);
+        let now_ms = self.queues.now_ms();
+        let refusal = refusal(data, opts, damage, field("defa"), tick, now_ms);
         let id: patchbay_model::JobId = taken.id.parse()?;
         let key = JobKey {
             prefix: self.queues.config.prefix.clone(),
@@ -136,6 +138,7 @@ impl Inner {
             stalled: count("stc"),
             first_deferred_at_ms: number("pfd"),
             deferrals: count("pdc"),
+            taken_at_ms: now_ms,
             schedule_id: field("rjk").map(str::to_owned),
             parent: field("parentKey").map(|key| self.parent(key)),
             job: JobHandle {
@@ -164,6 +167,7 @@ fn refusal(
     damage: Option<String>,
     condemned: Option<&str>,
     tick: Option<u64>,
+    now_ms: u64,
 ) -> Option<Refusal> {
     if let Some(reason) = condemned {
         return Some(Refusal::Condemned(reason.to_owned()));
@@ -176,7 +180,7 @@ fn refusal(
         Err(reason) => return Some(Refusal::Unreadable(reason.clone())),
     };
     if let Some(tick) = tick.filter(|_| opts.skip_missed) {
-        let late = Duration::from_millis(now_ms().saturating_sub(tick));
+        let late = Duration::from_millis(now_ms.saturating_sub(tick));
         if late > MISSED_AFTER {
             let text =
                 format!("left out: it was due {} s ago, and its schedule leaves out missed ticks", late.as_secs());
@@ -184,7 +188,7 @@ fn refusal(
         }
     }
     let expires_at_ms = opts.expires_at_ms;
-    if let Some(late_ms) = expires_at_ms.and_then(|at| now_ms().checked_sub(at)).filter(|&late_ms| late_ms > 0) {
+    if let Some(late_ms) = expires_at_ms.and_then(|at| now_ms.checked_sub(at)).filter(|&late_ms| late_ms > 0) {
         return Some(Refusal::Expired(format!("taken {late_ms} ms after the time after which it must not run")));
     }
     if data.len() > MAX_DATA_BYTES {

@@ -1,5 +1,6 @@
 //! One task per worker that starts jobs while there is room, and otherwise waits for whichever comes first: a marker in Redis, a rate
-//! limit's or a delay's end, a job of ours that ended, a place under a limit shared with other workers, an order.
+//! limit's or a delay's end, a job of ours that ended, a place under a limit shared with other workers, an order. A Redis that cannot serve,
+//! or a clock of ours that is wrong, holds it up as a pause does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 pub(super) async fn drive(inner: Arc<Inner>) {
     let mut control = inner.control.subscribe();
     let mut replacements = inner.queues.connection.replacements();
+    let mut standings = inner.queues.connection.standings();
     let (ended, mut ends) = mpsc::unbounded_channel();
     let mut marker = Marker::new(Arc::clone(&inner));
     let mut running = 0;
@@ -36,7 +38,8 @@ pub(super) async fn drive(inner: Arc<Inner>) {
         if stopping {
             break;
         }
-        let room = !paused && running < concurrency;
+        let takes_jobs = standings.borrow_and_update().takes_jobs();
+        let room = !paused && takes_jobs && running < concurrency;
         let wants = room && is_due(look);
         if !wants {
             (pass, entering) = (None, None);
@@ -102,6 +105,7 @@ pub(super) async fn drive(inner: Arc<Inner>) {
                 marker.reset();
                 look = Look::Now;
             }
+            Ok(()) = standings.changed() => look = Look::Now,
             () = sleep_until(look), if looks => look = Look::Now,
         }
     }

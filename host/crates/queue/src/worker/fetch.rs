@@ -10,9 +10,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Inner;
+use crate::QueueError;
 use crate::damage::shape;
 use crate::scripts::{self, Call};
-use crate::{QueueError, now_ms};
 
 /// How long a worker without jobs waits before it looks again unasked: BullMQ's own `drainDelay`. Bounds what a lost marker costs.
 pub(super) const IDLE: Duration = Duration::from_secs(5);
@@ -136,9 +136,11 @@ impl Inner {
         let mut keys = self.names.moving.to_vec();
         keys.push(self.names.marker.clone());
         let opts = rmp_serde::to_vec_named(&self.fetch_opts(token)).map_err(unwritable)?;
-        let call = Call::new(&scripts::MOVE_TO_ACTIVE, &keys).arg(&self.names.prefix).arg(now_ms()).arg(opts);
+        let call =
+            Call::new(&scripts::MOVE_TO_ACTIVE, &keys).arg(&self.names.prefix).arg(self.queues.now_ms()).arg(opts);
         let reply: redis::RedisResult<Value> = call.invoke(&mut self.queues.connection.get()).await;
-        let taken = reply.and_then(|reply| next(reply)?.map_err(|code| refused(format!("code {code}"))));
+        let taken =
+            reply.and_then(|reply| next(reply, self.queues.now_ms())?.map_err(|code| refused(format!("code {code}"))));
         match taken.map_err(QueueError::from) {
             // The script took a job and stopped at it: it is ours, and its damage is its own.
             Err(error) if error.is_damage() => {
@@ -158,7 +160,7 @@ impl Inner {
 
 /// Reads `[fields, id, ms until the rate limit ends, Unix ms of the next delayed job]`, or 0 for nothing; a negative number is the script's
 /// refusal.
-pub(super) fn next(reply: Value) -> redis::RedisResult<Result<Next, i64>> {
+pub(super) fn next(reply: Value, now_ms: u64) -> redis::RedisResult<Result<Next, i64>> {
     let parts = match reply {
         Value::Int(code) if code < 0 => return Ok(Err(code)),
         Value::Array(parts) => parts,
@@ -176,7 +178,7 @@ pub(super) fn next(reply: Value) -> redis::RedisResult<Result<Next, i64>> {
     let number = |value: Option<Value>| value.and_then(|value| redis::from_redis_value::<u64>(value).ok()).unwrap_or(0);
     let look = match (number(limited_ms), number(delayed_until)) {
         (0, 0) => Look::idle(),
-        (0, until) => Look::in_ms(until.saturating_sub(now_ms())),
+        (0, until) => Look::in_ms(until.saturating_sub(now_ms)),
         (ms, _) => Look::in_ms(ms),
     };
     Ok(Ok(Next::Nothing(look)))

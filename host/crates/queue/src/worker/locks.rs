@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::Inner;
-use crate::now_ms;
 use crate::scripts::{self, Call};
 
 /// By job id.
@@ -147,7 +146,7 @@ pub(super) async fn rescue_stalled(inner: Arc<Inner>) {
         let call = Call::new(&scripts::MOVE_STALLED_TO_WAIT, &names)
             .arg(inner.config.max_stalls)
             .arg(&inner.names.prefix)
-            .arg(now_ms())
+            .arg(inner.queues.now_ms())
             .arg(inner.config.stalled_interval.as_millis() as u64);
         match call.invoke::<Vec<String>>(&mut inner.queues.connection.get()).await {
             Ok(ids) if ids.is_empty() => {}

@@ -20,7 +20,7 @@ use super::{Disposition, End, Inner, Pass, Settlement};
 use crate::opts::JobOpts;
 use crate::retention::KeepJobs;
 use crate::scripts::{self, Call};
-use crate::{QueueError, attempts, now_ms};
+use crate::{QueueError, attempts};
 
 /// Traces kept on a job that does not say how many; BullMQ keeps all.
 const DEFAULT_TRACES: usize = 10;
@@ -217,7 +217,7 @@ impl Inner {
         if let Disposition::HandBack = settlement.disposition {
             return Ok(Ok(Next::Nothing(Look::Now)));
         }
-        Ok(match fetch::next(reply)? {
+        Ok(match fetch::next(reply, self.queues.now_ms())? {
             // Not asked for one, so this says nothing of the queue.
             Ok(Next::Nothing(_)) if job.yields => Ok(Next::Nothing(Look::Now)),
             // `moveToDelayed` does not tell when the next delayed job is due, and this one may be that.
@@ -246,7 +246,7 @@ impl Inner {
             }
             Disposition::Defer { delay, deferrals, reason, stack } => {
                 let traces = traces(job, stack);
-                let first = job.taken.fields.get("pfd").cloned().unwrap_or_else(|| now_ms().to_string());
+                let first = job.taken.fields.get("pfd").cloned().unwrap_or_else(|| self.queues.now_ms().to_string());
                 let deferrals = deferrals.to_string();
                 let fields = ["failedReason", reason, "stacktrace", &traces, "pfd", &first, "pdc", deferrals.as_str()];
                 self.delay(job, *delay, false, &fields)
@@ -297,7 +297,7 @@ impl Inner {
         let fields = if fields.is_empty() { Vec::new() } else { rmp_serde::to_vec(fields).map_err(unwritable)? };
         Ok(Call::new(&scripts::MOVE_TO_FINISHED, &names)
             .arg(&job.taken.id)
-            .arg(now_ms())
+            .arg(self.queues.now_ms())
             .arg(property)
             .arg(value)
             .arg(target)
@@ -325,7 +325,7 @@ impl Inner {
         ];
         Ok(Call::new(&scripts::RETRY, &names)
             .arg(&self.names.prefix)
-            .arg(now_ms())
+            .arg(self.queues.now_ms())
             .arg(job.opts.map_or("LPUSH", JobOpts::push))
             .arg(&job.taken.id)
             .arg(job.token)
@@ -349,7 +349,7 @@ impl Inner {
         ];
         Ok(Call::new(&scripts::MOVE_TO_DELAYED, &names)
             .arg(&self.names.prefix)
-            .arg(now_ms())
+            .arg(self.queues.now_ms())
             .arg(&job.taken.id)
             .arg(job.token)
             .arg(delay.as_nanos().div_ceil(1_000_000) as u64)
@@ -359,10 +359,15 @@ impl Inner {
             .arg(rmp_serde::to_vec_named(&self.fetch_opts(job.token)).map_err(unwritable)?))
     }
 
-    /// Whether a settlement takes the next job: not when paused, not when fewer may run now than do, not when its place is wanted.
+    /// Whether a settlement takes the next job: not when our clock is wrong, not when paused, not when fewer may run now than do, not when its place is wanted.
     fn fetches_next(&self, job: &Settling<'_>) -> &'static str {
         let control = *self.control.borrow();
-        if job.yields || control.paused || control.stopping || self.running.len() > control.concurrency {
+        if job.yields
+            || !self.queues.connection.takes_jobs()
+            || control.paused
+            || control.stopping
+            || self.running.len() > control.concurrency
+        {
             "0"
         } else {
             "1"

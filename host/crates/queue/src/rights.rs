@@ -1,0 +1,223 @@
+//! What Redis's user must be allowed to do: for the line in docs/operations/infrastructure.md, and for `patchbay doctor`.
+
+use redis::{RedisResult, Value};
+
+use crate::{QueueError, Queues, Trouble, kill};
+
+/// A right that the user lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Right {
+    /// To use a command, as `ACL SETUSER` names it.
+    Command(&'static str),
+    /// To keys that begin so.
+    Keys(String),
+    /// To a channel.
+    Channel(String),
+}
+
+impl std::fmt::Display for Right {
+    /// As `ACL SETUSER` takes it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Command(name) => write!(f, "+{name}"),
+            Self::Keys(prefix) => write!(f, "~{prefix}:*"),
+            Self::Channel(name) => write!(f, "&{name}"),
+        }
+    }
+}
+
+/// Every command that Patchbay or one of BullMQ's scripts uses, as a call of it that is complete; `K` stands for a key.
+const CALLS: &[&str] = &[
+    "bzpopmin K 1",
+    "client|list",
+    "client|setname x",
+    "copy K K",
+    "del K",
+    "echo x",
+    "evalsha 0000000000000000000000000000000000000000 0",
+    "exists K",
+    "expire K 1",
+    "get K",
+    "hdel K x",
+    "hexists K x",
+    "hget K x",
+    "hgetall K",
+    "hincrby K x 1",
+    "hkeys K",
+    "hlen K",
+    "hmget K x",
+    "hmset K x x",
+    "hset K x x",
+    "incr K",
+    "incrby K 1",
+    "info",
+    "lindex K 0",
+    "llen K",
+    "lpop K",
+    "lpos K x",
+    "lpush K x",
+    "lrange K 0 0",
+    "lrem K 0 x",
+    "lset K 0 x",
+    "ltrim K 0 0",
+    "memory|usage K",
+    "persist K",
+    "pexpire K 1",
+    "psetex K 1 x",
+    "pttl K",
+    "rename K K",
+    "rpoplpush K K",
+    "rpush K x",
+    "sadd K x",
+    "scan 0",
+    "scard K",
+    "script|load x",
+    "select 0",
+    "set K x",
+    "smembers K",
+    "srem K x",
+    "sscan K 0",
+    "time",
+    "type K",
+    "xack K x 1-0",
+    "xadd K * x x",
+    "xautoclaim K x x 1 0",
+    "xdel K 1-0",
+    "xgroup|create K x 0",
+    "xlen K",
+    "xrange K - +",
+    "xreadgroup GROUP x x STREAMS K >",
+    "xrevrange K + -",
+    "xtrim K MAXLEN 1",
+    "zadd K 1 x",
+    "zcard K",
+    "zcount K 0 0",
+    "zpopmin K",
+    "zrange K 0 0",
+    "zrangebyscore K 0 0",
+    "zrank K x",
+    "zrem K x",
+    "zremrangebyrank K 0 0",
+    "zremrangebyscore K 0 0",
+    "zrevrange K 0 0",
+    "zrevrangebyscore K 0 0",
+    "zscore K x",
+];
+
+/// Of transactions themselves: really called, and without effect in this order.
+const TRANSACTIONS: &[&str] = &["watch K", "unwatch", "exec", "multi", "discard"];
+
+impl Queues {
+    /// What the user may not do and Patchbay does. Changes nothing: Redis looks at rights before it queues a command in a transaction, and the
+    /// transaction is discarded.
+    pub async fn missing_rights(&self) -> Result<Vec<Right>, QueueError> {
+        let (prefix, own) = (&self.config.prefix, &self.config.own_prefix);
+        let channel = kill::channel(own);
+        let calls = |calls: &[&'static str]| -> Vec<(Right, redis::Cmd)> {
+            calls.iter().map(|call| (Right::Command(name(call)), command(call, &format!("{own}:doctor")))).collect()
+        };
+        let mut missing = self.refused(calls(TRANSACTIONS), false).await?;
+        if !missing.is_empty() {
+            // Outside of a transaction the others would have their effects.
+            return Ok(missing);
+        }
+        let mut asked = calls(CALLS);
+        for prefix in [prefix, own] {
+            asked.push((Right::Keys(prefix.clone()), command("del K", &format!("{prefix}:doctor:doctor"))));
+        }
+        let mut publish = redis::cmd("PUBLISH");
+        publish.arg(&channel).arg("");
+        asked.push((Right::Command("publish"), publish.clone()));
+        asked.push((Right::Channel(channel.clone()), publish));
+        missing.extend(self.refused(asked, true).await?);
+        // This one has a connection of its own, as when it is used.
+        let mut subscription = self.connection.client().get_async_pubsub().await?;
+        if let Err(error) = subscription.subscribe(&channel).await
+            && lacks(&Right::Command("subscribe"), error)
+        {
+            missing.push(Right::Command("subscribe"));
+        }
+        Ok(missing)
+    }
+
+    async fn refused(&self, asked: Vec<(Right, redis::Cmd)>, in_transaction: bool) -> Result<Vec<Right>, QueueError> {
+        let mut pipe = redis::pipe();
+        pipe.ignore_errors();
+        if in_transaction {
+            pipe.cmd("MULTI").ignore();
+        }
+        for (_, command) in &asked {
+            pipe.add_command(command.clone());
+        }
+        if in_transaction {
+            pipe.cmd("DISCARD").ignore();
+        }
+        let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
+        let refused = asked.into_iter().zip(replies);
+        Ok(refused
+            .filter_map(|((right, _), reply)| reply.err().filter(|error| lacks(&right, error.clone())).map(|_| right))
+            .collect())
+    }
+}
+
+/// Whether Redis says that it is this right which is missing: one call needs a command, a key and perhaps a channel.
+fn lacks(right: &Right, error: redis::RedisError) -> bool {
+    let QueueError::CannotServe { trouble: Trouble::Rights(said), .. } = QueueError::from(error) else { return false };
+    let (keys, channel) = (said.contains("keys") || said.contains(" key"), said.contains("channel"));
+    match right {
+        Right::Command(_) => !keys && !channel,
+        Right::Keys(_) => keys,
+        Right::Channel(_) => channel,
+    }
+}
+
+fn command(call: &str, key: &str) -> redis::Cmd {
+    let mut command = redis::Cmd::new();
+    for word in call.split(' ').flat_map(|word| word.split('|')) {
+        command.arg(if word == "K" { key } else { word });
+    }
+    command
+}
+
+fn name(call: &'static str) -> &'static str {
+    call.split(' ').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn commands() -> BTreeSet<&'static str> {
+        CALLS.iter().chain(TRANSACTIONS).map(|call| name(call)).chain(["publish", "subscribe"]).collect()
+    }
+
+    #[test]
+    fn the_documented_user_has_these_rights_and_no_others() {
+        let page = include_str!("../../../../docs/operations/infrastructure.md");
+        let line = page.split("```").find(|block| block.contains("ACL SETUSER")).expect("the line");
+        let documented: BTreeSet<&str> = line.split_whitespace().filter_map(|word| word.strip_prefix('+')).collect();
+        let wanted = commands();
+        assert_eq!(
+            documented,
+            wanted,
+            "write: {}",
+            wanted.iter().map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ")
+        );
+    }
+
+    #[test]
+    fn whatever_bullmqs_scripts_call_is_among_them() {
+        let commands = commands();
+        for file in std::fs::read_dir(env!("OUT_DIR")).expect("the scripts").filter_map(Result::ok) {
+            let script = std::fs::read_to_string(file.path()).unwrap_or_default();
+            // `rcall(pushCmd, …)` names a command that stands elsewhere in the script as text.
+            let calls = script.split(['"', '\'']).skip(1).step_by(2);
+            let calls = calls.filter(|text| text.len() > 2 && text.bytes().all(|byte| byte.is_ascii_uppercase()));
+            for call in calls.filter(|call| script.contains(&format!("call(\"{call}\"")) || call.ends_with("PUSH")) {
+                assert!(commands.contains(call.to_ascii_lowercase().as_str()), "{call} in {:?}", file.path());
+            }
+        }
+    }
+}

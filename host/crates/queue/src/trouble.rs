@@ -1,0 +1,237 @@
+//! Why a Redis that may well answer cannot serve us. Told from its replies, so that no such reply is taken for damaged data.
+
+use std::fmt;
+
+use redis::{ErrorKind, RedisError};
+
+/// What is the case with Redis as a whole, whatever was asked of it. Its text is safe for clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// No answer, or no connection.
+    Away,
+    /// It has restarted and reads its data.
+    Loading,
+    /// A replica, or a master that was demoted by a failover.
+    Replica,
+    /// A node of a cluster.
+    Cluster,
+    /// The port is a Sentinel's.
+    Sentinel,
+    /// The Sentinels answer and name no master that says of itself that it is one.
+    NoMaster,
+    /// Wrong user or password, or none where one is needed.
+    Login,
+    /// The user may not do what Patchbay does; Redis's own words.
+    Rights(String),
+    /// A certificate is not trusted or missing, or one side speaks TLS and the other does not; rustls's words.
+    Tls(String),
+    /// There is no database of the configured number.
+    Database,
+    /// It could not write to its disk, and takes no writes until it can.
+    Disk,
+    /// Fewer replicas than `min-replicas-to-write` are connected.
+    TooFewReplicas,
+    /// A script of somebody has run for longer than `busy-reply-threshold`.
+    Busy,
+    /// `maxclients` is reached.
+    TooManyClients,
+    /// It does not know what it was asked, or refuses it for another reason; its own words.
+    Refused(String),
+    /// It deletes keys when its memory is full; the policy.
+    Evicts(String),
+}
+
+impl Trouble {
+    /// Stable, kebab-case.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Away => "away",
+            Self::Loading => "loading",
+            Self::Replica => "replica",
+            Self::Cluster => "cluster",
+            Self::Sentinel => "sentinel",
+            Self::NoMaster => "no-master",
+            Self::Login => "login",
+            Self::Rights(_) => "rights",
+            Self::Tls(_) => "tls",
+            Self::Database => "database-number",
+            Self::Disk => "disk",
+            Self::TooFewReplicas => "too-few-replicas",
+            Self::Busy => "busy",
+            Self::TooManyClients => "too-many-clients",
+            Self::Refused(_) => "refused",
+            Self::Evicts(_) => "evicts",
+        }
+    }
+
+    /// What to do about it.
+    pub fn next(&self) -> &'static str {
+        match self {
+            Self::Away => "Check that it runs and can be reached; work goes on by itself once it answers",
+            Self::Loading => "Wait; work goes on by itself",
+            Self::Replica => {
+                "During a failover, wait some seconds: Patchbay reconnects by itself. Otherwise give Patchbay the master's address, or redis.sentinels"
+            }
+            Self::Cluster => {
+                "Give Patchbay a Redis that is no cluster: BullMQ's scripts and Patchbay's transactions touch keys of several slots"
+            }
+            Self::Sentinel => "Set redis.sentinels to this address and redis.sentinel_master, and leave out redis.url",
+            Self::NoMaster => {
+                "Compare redis.sentinel_master with what `SENTINEL MASTERS` says; during a failover, wait"
+            }
+            Self::Login => {
+                "Compare redis.username and redis.password (or redis.url) with Redis's, then restart the host; a Redis whose maxclients is reached says the same"
+            }
+            Self::Rights(_) => {
+                "Give the user the rights that docs/operations/infrastructure.md lists; patchbay doctor names what is missing"
+            }
+            Self::Tls(_) => {
+                "Compare redis.tls, redis.ca_file, redis.cert_file and redis.key_file with Redis's; a host reads the files when it starts"
+            }
+            Self::Database => "Set redis.database to a number below `databases` of redis.conf",
+            Self::Disk => "Make room on Redis's disk, or see its log; work goes on by itself",
+            Self::TooFewReplicas => {
+                "Look why its replicas are not connected, or lower min-replicas-to-write; work goes on by itself"
+            }
+            Self::Busy => "Wait, or end that script with SCRIPT KILL",
+            Self::TooManyClients => "Raise maxclients, or look with CLIENT LIST who holds so many connections",
+            Self::Refused(_) => {
+                "Check that the address is Redis 7's own, with no command renamed; patchbay doctor says more"
+            }
+            Self::Evicts(_) => "Set maxmemory-policy noeviction",
+        }
+    }
+
+    /// Whether Redis serves all the same.
+    pub fn serves(&self) -> bool {
+        matches!(self, Self::Evicts(_))
+    }
+
+    /// From an error reply. Absent when the reply is about the data that was asked for.
+    pub(crate) fn of_reply(code: &str, detail: &str) -> Option<Self> {
+        // What a script met before Redis 7 stands, with its code, within the text of an error without one.
+        if code == "ERR"
+            && let Some((_, inner)) = detail.split_once("@user_script")
+            && let Some(start) = inner.find(" -")
+        {
+            let (code, detail) = inner[start + 2..].split_once(' ').unwrap_or((&inner[start + 2..], ""));
+            return Self::of_reply(code, detail);
+        }
+        // What keeps a whole transaction from running stands, with its code, within the text likewise.
+        if code == "EXECABORT"
+            && let Some((_, inner)) = detail.split_once("because of: ")
+        {
+            let (code, detail) = inner.split_once(' ').unwrap_or((inner, ""));
+            return Self::of_reply(code, detail);
+        }
+        let said = || crate::error::said("", detail).trim().to_owned();
+        Some(match code {
+            "LOADING" => Self::Loading,
+            // The last: to a blocked client at the moment at which a master becomes a replica.
+            "READONLY" | "MASTERDOWN" | "UNBLOCKED" => Self::Replica,
+            "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "CROSSSLOT" => Self::Cluster,
+            "NOAUTH" | "WRONGPASS" | "DENIED" => Self::Login,
+            "NOPERM" => Self::Rights(said()),
+            "MISCONF" => Self::Disk,
+            "NOREPLICAS" => Self::TooFewReplicas,
+            "BUSY" => Self::Busy,
+            "EXECABORT" => Self::Refused(said()),
+            "ERR" => Self::of_text(detail, said)?,
+            _ => return None,
+        })
+    }
+
+    /// Replies without a code of their own. The texts are Redis's (server.c, script.c, networking.c; 6.0 to 8).
+    fn of_text(text: &str, said: impl FnOnce() -> String) -> Option<Self> {
+        let is = |part: &str| text.contains(part);
+        Some(if is("unknown command") || is("nknown subcommand") {
+            Self::Refused(said())
+        } else if is("max number of clients") {
+            Self::TooManyClients
+        } else if is("The user executing the script") || is("ACL failure in script") {
+            Self::Rights(said())
+        } else if is("cluster node") || is("hash to the same slot") || is("not allowed in cluster mode") {
+            Self::Cluster
+        } else if is("DB index is out of range") || is("invalid DB index") {
+            Self::Database
+        } else {
+            return None;
+        })
+    }
+
+    /// From an error that is no reply, or one whose text the library has wrapped.
+    pub(crate) fn of_kind(error: &RedisError) -> Option<Self> {
+        match error.kind() {
+            ErrorKind::AuthenticationFailed => Some(Self::Login),
+            ErrorKind::MasterNameNotFoundBySentinel
+            | ErrorKind::NoValidReplicasFoundBySentinel
+            | ErrorKind::EmptySentinelList => Some(Self::NoMaster),
+            ErrorKind::Io => {
+                let text = error.to_string();
+                let is_tls = ["certificate", "fatal alert", "corrupt message"].iter().any(|words| text.contains(words));
+                is_tls.then_some(Self::Tls(text))
+            }
+            ErrorKind::Server(_) | ErrorKind::Extension => Self::of_text(&error.to_string(), String::new),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let detailed = |f: &mut fmt::Formatter<'_>, text: &str, detail: &str| match detail {
+            "" => f.write_str(text),
+            detail => write!(f, "{text}: {detail}"),
+        };
+        match self {
+            Self::Away => f.write_str("Redis does not answer"),
+            Self::Loading => f.write_str("Redis has restarted and still reads its data"),
+            Self::Replica => f.write_str("This Redis is a replica and takes no writes"),
+            Self::Cluster => f.write_str("This Redis is a cluster, which Patchbay cannot use"),
+            Self::Sentinel => f.write_str("This is the port of a Sentinel, not of Redis"),
+            Self::NoMaster => f.write_str("No Sentinel names a master that can be reached and says that it is one"),
+            Self::Login => f.write_str("Redis refuses the login: user or password is wrong"),
+            Self::Rights(detail) => detailed(f, "Redis's user lacks a right", detail),
+            Self::Tls(detail) => detailed(f, "TLS with Redis fails", detail),
+            Self::Database => f.write_str("Redis has no database of the configured number"),
+            Self::Disk => f.write_str("Redis takes no writes because it could not write to its disk"),
+            Self::TooFewReplicas => f.write_str(
+                "Redis takes no writes because fewer replicas than min-replicas-to-write are connected to it",
+            ),
+            Self::Busy => f.write_str("Redis is busy with a script that has run for too long"),
+            Self::TooManyClients => f.write_str("Redis takes no more connections: maxclients is reached"),
+            Self::Refused(detail) => detailed(f, "Redis refuses a command", detail),
+            Self::Evicts(policy) if policy.starts_with("volatile") => write!(
+                f,
+                "Redis's maxmemory-policy is {policy}: when its memory is full it deletes keys that expire, locks of running jobs among them, and jobs run twice"
+            ),
+            Self::Evicts(policy) => {
+                write!(f, "Redis's maxmemory-policy is {policy}: when its memory is full it deletes jobs")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_script_met_is_told_whichever_redis_ran_it() {
+        let of = |detail: &str| Trouble::of_reply("ERR", detail);
+        let before_7 =
+            "Error running script (call to f_3): @user_script:12: @user_script: 12: -READONLY You can't write";
+        assert_eq!(of(before_7), Some(Trouble::Replica));
+        let in_7_0 =
+            "The user executing the script can't run this command or subcommand script: 1f, on @user_script:1.";
+        assert!(matches!(of(in_7_0), Some(Trouble::Rights(text)) if !text.contains("@user_script")));
+        let of_transaction = |detail| Trouble::of_reply("EXECABORT", detail);
+        let exec = "Transaction discarded because of: NOPERM this user has no permissions to run the 'exec' command";
+        assert!(matches!(of_transaction(exec), Some(Trouble::Rights(_))));
+        let demoted = "Transaction discarded because of: READONLY You can't write against a read only replica.";
+        assert_eq!(of_transaction(demoted), Some(Trouble::Replica));
+        let slot = "Script attempted to access a non local key in a cluster node script: 1f, on @user_script:1.";
+        assert_eq!(of(slot), Some(Trouble::Cluster));
+        assert_eq!(of("hash value is not an integer script: 1f, on @user_script:9."), None);
+    }
+}
