@@ -35,4 +35,4 @@ release: ## The optimised binary: target/release/patchbay
 	@cargo build --release --workspace --bins
 
 clean: ## Remove everything that was built, and what `make run` keeps
-	@rm -rf target plugins/target tests/guests/target bench/target plugins/*/dist tests/guests/*/dist tests/interop/node_modules .patchbay
+	@rm -rf target plugins/target tests/guests/target bench/target plugins/*/dist tests/guests/*/dist tests/interop/node_modules tests/languages/node_modules .patchbay

@@ -288,9 +288,10 @@ const checks = {
   },
   "returns-early": async (w) => {
     const children = w.other("children");
-    // Due later, so that its child is there before it starts.
-    const parent = await w.add("act", { value: 1 }, { attempts: 20, backoff: 200, delay: 100 });
+    // Due when its child is there.
+    const parent = await w.add("act", { value: 1 }, { attempts: 20, backoff: 200, delay: 3_600_000 });
     const child = await children.add("child", {}, { parent: { id: parent.id, queue: `${base.prefix}:returns-early` } });
+    await parent.promote();
     await until("a failed attempt", async () => (await w.queue.getJob(parent.id)).attemptsMade > 0);
     w.worker(async () => 2, {}, children.name);
     await w.ended(child.id, "completed", children);

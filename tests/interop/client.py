@@ -421,8 +421,9 @@ async def _(w):
     async def tried():
         return (await w.queue.getJob(parent.id)).attemptsMade > 0
     # Due later, so that its child is there before it starts.
-    parent = await w.add("act", {"value": 1}, {"attempts": 20, "backoff": 200, "delay": 100})
+    parent = await w.add("act", {"value": 1}, {"attempts": 20, "backoff": 200, "delay": 3_600_000})
     child = await children.add("child", {}, {"parent": {"id": parent.id, "queue": f"{PREFIX}:{w.check}"}})
+    await parent.promote()
     await until("a failed attempt", tried)
     w.worker(two, on=children.name)
     await w.ended(child, on=children)

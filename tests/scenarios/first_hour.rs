@@ -69,13 +69,15 @@ impl Example {
         // "added: helloQueue 1"
         let added = said.lines().next().unwrap_or_default();
         let [.., queue, id] = added.split_whitespace().collect::<Vec<_>>()[..] else { bail!("added what? {added:?}") };
-        Ok(host.job_in(queue, id, "completed").await?["job"]["result"].clone())
+        let story = host.job_in(queue, id, "completed").await?;
+        Ok(serde_json::from_str(story["job"]["returnValue"].as_str().context("a result")?)?)
     }
 
     /// The version that the page tells a newcomer to install is the one that is tried.
     fn installs(&self, package: &str, pinned_in: &str) -> anyhow::Result<()> {
-        let pins = std::fs::read_to_string(repository().join("tests/interop").join(pinned_in))?;
-        let install = self.commands.iter().find(|line| line.contains(package)).context("a command that installs")?;
+        let pins = std::fs::read_to_string(repository().join("tests").join(pinned_in))?;
+        let mut words = self.commands.iter().flat_map(|line| line.split_whitespace());
+        let install = words.find(|word| word.starts_with(package)).context("a command that installs")?;
         let version = install.rsplit(['@', '=']).next().unwrap_or_default();
         let pinned = pins.lines().any(|line| line.contains(package) && line.contains(version));
         anyhow::ensure!(pinned, "{install}: {pinned_in} has another version");
@@ -83,13 +85,15 @@ impl Example {
     }
 }
 
+const NOT_SOURCES: [&str; 6] = ["target", "dist", ".git", "node_modules", ".venv", ".patchbay"];
+
 fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
         let (path, to) = (entry.path(), to.join(entry.file_name()));
         match entry.file_type()?.is_dir() {
-            true if ["target", "dist"].iter().any(|output| entry.file_name() == *output) => {}
+            true if NOT_SOURCES.iter().any(|name| entry.file_name() == *name) => {}
             true => copy_folder(&path, &to)?,
             false => std::fs::copy(&path, &to).map(drop)?,
         }
@@ -105,8 +109,7 @@ async fn the_rust_quick_start_works_word_for_word() -> anyhow::Result<()> {
 
     // As the page says: a folder beside the other plugins of a checkout.
     let checkout = world.dir.path().join("checkout");
-    copy_folder(&repository().join("plugins"), &checkout.join("plugins"))?;
-    copy_folder(&repository().join("wit"), &checkout.join("wit"))?;
+    copy_folder(&repository().canonicalize()?, &checkout)?;
     let hello = checkout.join("plugins/hello");
     example.write(&hello)?;
     // What is compiled already is used again.
@@ -137,8 +140,8 @@ async fn runs(language: &str, package: &str, pinned_in: &str, installed: &str) -
     let dir = world.dir.path().join("hello");
     example.write(&dir)?;
     std::os::unix::fs::symlink(
-        repository().canonicalize()?.join("tests/interop").join(installed),
-        dir.join(installed),
+        repository().canonicalize()?.join("tests").join(installed),
+        dir.join(Path::new(installed).file_name().context("a folder")?),
     )?;
     let result = example.run(&dir, &host, &[]).await?;
     assert_eq!(result, serde_json::json!({ "greeted": "Ada", "first": true }));
@@ -153,12 +156,12 @@ async fn runs(language: &str, package: &str, pinned_in: &str, installed: &str) -
 
 #[tokio::test]
 async fn a_javascript_plugin_works_as_its_page_says() -> anyhow::Result<()> {
-    runs("JavaScript", "@bytecodealliance/componentize-js", "package.json", "node_modules").await
+    runs("JavaScript", "@bytecodealliance/componentize-js", "languages/package.json", "languages/node_modules").await
 }
 
 #[tokio::test]
 async fn a_python_plugin_works_as_its_page_says() -> anyhow::Result<()> {
-    runs("Python", "componentize-py", "requirements.txt", ".venv").await
+    runs("Python", "componentize-py", "interop/requirements.txt", "interop/.venv").await
 }
 
 /// Its tools take minutes to install: it runs where they are there.

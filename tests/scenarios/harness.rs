@@ -243,6 +243,13 @@ impl Host {
         .await
     }
 
+    /// Likewise, with what is hidden of it.
+    pub async fn revealed_job_in(&self, queue: &str, id: &str, state: &str) -> anyhow::Result<Value> {
+        self.job_in(queue, id, state).await?;
+        let (_, mut answer) = self.get(&format!("/api/admin/queues/{queue}/jobs/{id}?reveal=true")).await?;
+        Ok(answer["data"].take())
+    }
+
     /// SIGTERM, then the exit.
     pub async fn stop(mut self) -> anyhow::Result<std::process::ExitStatus> {
         let pid = rustix::process::Pid::from_raw(self.child.id().context("running")?.try_into()?).context("pid")?;

@@ -113,7 +113,7 @@ async fn a_refused_recipient_costs_the_others_nothing_and_one_put_off_is_tried_a
     let all = to(json!(["a@example.com", "refused@example.com", "info@m\u{fc}ller.example"]));
     for _ in 0..6 {
         let id = host.add("emailQueue", json!({ "name": "send", "data": all })).await?;
-        let sent = result(&host.job_in("emailQueue", &id, "completed").await?)?;
+        let sent = result(&host.revealed_job_in("emailQueue", &id, "completed").await?)?;
         assert_eq!(sent["accepted"], json!(["a@example.com", "info@xn--mller-kva.example"]));
         assert_eq!(sent["rejected"][0]["code"], 571, "{sent}");
     }
@@ -127,7 +127,7 @@ async fn a_refused_recipient_costs_the_others_nothing_and_one_put_off_is_tried_a
     let backoff = json!({ "type": "fixed", "delayMs": 10 });
     let id =
         host.add("emailQueue", json!({ "name": "send", "data": put_off, "attempts": 3, "backoff": backoff })).await?;
-    let story = host.job_in("emailQueue", &id, "completed").await?;
+    let story = host.revealed_job_in("emailQueue", &id, "completed").await?;
     assert_eq!((server.heard("RCPT TO:<b@"), server.heard("RCPT TO:<later@")), (1, 3));
     let sent = result(&story)?;
     assert_eq!(
@@ -164,6 +164,9 @@ async fn an_unknown_outcome_costs_an_attempt_also_as_the_probe_of_a_breaker() ->
 async fn a_guest_smuggles_no_second_mail_into_its_first() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
+    // The guest asks for it.
+    let table = "create schema crm; create table crm.leads (id int primary key, name text)";
+    sqlx::Executor::execute(&mut world.database().await?, table).await?;
     host.deploy("seeker", plugin_with("tests/guests/seeker", "seeker.wasm", |manifest| manifest)?).await?;
     let evil = "MAIL FROM:<evil@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\nSubject: second\r\n\r\nx";
     let ends = ["\n.\n", "\r\n.\n", "\n.\r\n", "\r.\r", "\r\n.\r\n"];

@@ -289,12 +289,12 @@ async fn a_guest_finds_no_files_no_environment_no_sockets_and_no_names() -> anyh
 }
 
 #[tokio::test]
-async fn data_reaches_the_guest_as_it_was_written_and_odd_options_fail_the_job() -> anyhow::Result<()> {
+async fn options_that_are_no_json_and_data_that_is_too_large_fail_the_job_and_are_kept() -> anyhow::Result<()> {
     let (world, host) = world_with_hostile_guest(&[]).await?;
     let mut redis = world.redis().await?;
     let id = host.add("hostileQueue", json!({ "name": "echo", "delayMs": 3_600_000 })).await?;
     let key = format!("{}:hostileQueue:{id}", world.prefix);
-    let _: () = redis::AsyncCommands::hset(&mut redis, &key, "opts", r#"{"attempts":"many"}"#).await?;
+    let _: () = redis::AsyncCommands::hset(&mut redis, &key, "opts", "{no json").await?;
     world.promote("hostileQueue", &id).await?;
     let story = host.job_in("hostileQueue", &id, "failed").await?;
     assert!(

@@ -40,7 +40,7 @@ fn the_old_backends_names_are_understood() {
     .expect("a configuration");
     assert_eq!(config.store().url, "postgres://app:p%40ss%2Fword@db.local:5433/lms");
     assert_eq!((config.store().min_connections, config.store().max_connections), (5, 20));
-    assert_eq!(config.queues().url, "redis://redis.local:6380/");
+    assert_eq!(config.queues().url, "redis://redis.local:6380");
     let mail = config.mail().expect("an account");
     assert_eq!((mail.host.as_str(), mail.port, mail.tls), ("smtp.gmail.com", 465, MailTls::Implicit));
     assert_eq!(config.mail_from().as_deref(), Some("us@example.com"));
@@ -277,7 +277,7 @@ fn what_kubernetes_sets_for_services_of_our_names_is_no_setting() {
     let hosts = [("DB_HOST", "db"), ("REDIS_HOST", "redis")];
     let config = Config::load(None, &env(&[&links[..], &hosts[..]].concat())).expect("a configuration");
     assert_eq!(config.store().url, "postgres://postgres@db:5432/postgres");
-    assert_eq!(config.queues().url, "redis://redis:6379/");
+    assert_eq!(config.queues().url, "redis://redis:6379");
     assert_eq!(config.listen().port(), 3000);
     let text = problems(with(&[("PATCHBAY_PORT_8080", "x"), ("REDIS_PORT", "many"), ("PATCHBAY_SERVICE", "x")]));
     for expected in ["PATCHBAY_PORT_8080 is no known", "redis.port (from REDIS_PORT)", "PATCHBAY_SERVICE is no known"] {

@@ -163,7 +163,7 @@ impl Queues {
 /// Whether Redis says that it is this right which is missing: one call needs a command, a key and perhaps a channel.
 fn lacks(right: &Right, error: redis::RedisError) -> bool {
     let QueueError::CannotServe { trouble: Trouble::Rights(said), .. } = QueueError::from(error) else { return false };
-    let (keys, channel) = (said.contains("keys") || said.contains(" key"), said.contains("channel"));
+    let (keys, channel) = (said.contains("the keys") || said.contains("a key"), said.contains("channel"));
     match right {
         Right::Command(_) => !keys && !channel,
         Right::Keys(_) => keys,
@@ -212,10 +212,12 @@ mod tests {
         let commands = commands();
         for file in std::fs::read_dir(env!("OUT_DIR")).expect("the scripts").filter_map(Result::ok) {
             let script = std::fs::read_to_string(file.path()).unwrap_or_default();
-            // `rcall(pushCmd, …)` names a command that stands elsewhere in the script as text.
+            // `rcall(pushCmd, …)` names a command that stands elsewhere in the script as text, or is an argument: `'L') + 'PUSH'`.
             let calls = script.split(['"', '\'']).skip(1).step_by(2);
             let calls = calls.filter(|text| text.len() > 2 && text.bytes().all(|byte| byte.is_ascii_uppercase()));
-            for call in calls.filter(|call| script.contains(&format!("call(\"{call}\"")) || call.ends_with("PUSH")) {
+            for call in calls.filter(|call| {
+                script.contains(&format!("call(\"{call}\"")) || (call.len() == 5 && call.ends_with("PUSH"))
+            }) {
                 assert!(commands.contains(call.to_ascii_lowercase().as_str()), "{call} in {:?}", file.path());
             }
         }
