@@ -327,6 +327,8 @@ async fn call(
     let deadline_ms = u64::try_from(now_ms().saturating_add(limit.as_millis())).unwrap_or(u64::MAX);
     let guest = async {
         tokio::select! {
+            // What has ended has ended, also where its time ran out in the same moment.
+            biased;
             ended = revision.exports.run(&mut store, entry, deadline_ms) => Ended::ByItself(ended),
             () = memory.exceeded() => Ended::OutOfMemory,
             () = tokio::time::sleep(limit) => Ended::Late,
