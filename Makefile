@@ -2,10 +2,10 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: help run test check bench chaos release clean
+.PHONY: help run test test-infrastructure check bench chaos release clean
 
 help: ## List the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 27
 
 run: ## Build everything and run a host on this machine, with the email plugin
 	@scripts/setup run
@@ -16,6 +16,11 @@ test: ## Build everything and run all tests against a private Postgres and Redis
 	@scripts/setup test
 	@scripts/build test
 	@scripts/test
+
+test-infrastructure: ## Only: other kinds of Postgres, PgBouncer, Redis, Sentinel, clock and log reader
+	@scripts/setup test
+	@scripts/build test
+	@scripts/test -E 'test(/^(infrastructure|pg_bouncer|redis_kinds|redis_failover|stuck|cross_site)::/)'
 
 check: ## Style: formatting, clippy, rustdoc, licences, alert rules
 	@scripts/setup test

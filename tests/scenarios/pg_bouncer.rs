@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::json;
+use sqlx::{Connection, Executor, PgConnection};
 use tokio::process::{Child, Command};
 
 use crate::harness::{World, hostile_plugin, statements_plugin, until};
+use crate::postgres_server::PostgresServer;
 use crate::sql;
 
 struct PgBouncer {
@@ -19,20 +21,27 @@ struct PgBouncer {
 impl PgBouncer {
     /// In front of the tests' server; `mode` is its `pool_mode`. Plugins' logins, which it cannot know beforehand, it asks Postgres for.
     async fn start(world: &World, mode: &str, more: &str) -> anyhow::Result<Self> {
-        let server: reqwest::Url = world.database_url.parse()?;
+        let how = format!(
+            "pool_mode = {mode}\nauth_type = trust\nauth_user = postgres\n\
+             auth_query = select rolname, rolpassword from pg_authid where rolname = $1\n{more}"
+        );
+        Self::before(world, &world.database_url, "\"postgres\" \"\"", &how).await
+    }
+
+    /// In front of the server of `url`, with a line of its file of users.
+    async fn before(world: &World, url: &str, user: &str, how: &str) -> anyhow::Result<Self> {
+        let server: reqwest::Url = url.parse()?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let dir = world.dir.path().join(format!("pgbouncer-{port}"));
         std::fs::create_dir(&dir)?;
         let users = dir.join("users.txt");
-        std::fs::write(&users, "\"postgres\" \"\"\n")?;
+        std::fs::write(&users, format!("{user}\n"))?;
         let (database, users) = (server.path().trim_start_matches('/'), users.display());
         let behind = format!("host=127.0.0.1 port={} dbname={database}", server.port().context("a port")?);
         let settings = format!(
-            "[databases]\n{database} = {behind} auth_user=postgres\n\
-             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\npool_mode = {mode}\n\
-             auth_type = trust\nauth_file = {users}\nauth_user = postgres\n\
-             auth_query = select rolname, rolpassword from pg_authid where rolname = $1\n\
-             default_pool_size = 60\n{more}\n"
+            "[databases]\n{database} = {behind}\n\
+             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+             auth_file = {users}\ndefault_pool_size = 60\n{how}\n"
         );
         let file = dir.join("pgbouncer.ini");
         std::fs::write(&file, settings)?;
@@ -99,6 +108,51 @@ async fn by_sessions_everything_works_wherever_the_pooler_loses_what_stands_in_t
     let (code, said) = world.output(&["doctor"], &[("DATABASE_URL", &url)]).await?;
     assert_eq!(code, Some(0), "{said}");
     ensure!(said.contains("sessions of its own") && said.contains("schema is up to date"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn logins_with_passwords_the_plugins_own_ones_too_get_through_a_pooler_that_asks_postgres_for_them()
+-> anyhow::Result<()> {
+    let mut world = World::new().await?;
+    open_to_all(world.dir.path())?;
+    let server = PostgresServer::start_new(world.dir.path()).await?;
+    let mut admin = PgConnection::connect(&server.url).await?;
+    let logins = "create role patchbay login createrole password 'of patchbay'; \
+         create role pgbouncer login password 'of pgbouncer'; create database lms owner patchbay";
+    for statement in logins.split("; ") {
+        admin.execute(statement).await?;
+    }
+    let mut behind: reqwest::Url = server.url.parse()?;
+    behind.set_path("lms");
+    // A right on a view belongs to one database.
+    let mut admin = PgConnection::connect(behind.as_str()).await?;
+    admin.execute("grant select on pg_shadow to pgbouncer").await?;
+    // From here on nobody gets in without a password.
+    std::fs::write(server.data.join("pg_hba.conf"), "host all all 127.0.0.1/32 scram-sha-256\n")?;
+    admin.execute("select pg_reload_conf()").await?;
+    let how = "pool_mode = session\nauth_type = scram-sha-256\nauth_user = pgbouncer\n\
+         auth_query = select usename, passwd from pg_shadow where usename = $1";
+    let pooler = PgBouncer::before(&world, behind.as_str(), "\"pgbouncer\" \"of pgbouncer\"", how).await?;
+    let login = |url: &str, password: &str| {
+        let mut url: reqwest::Url = url.parse()?;
+        url.set_username("patchbay").ok().context("a login")?;
+        url.set_password(Some(password)).ok().context("a password")?;
+        anyhow::Ok(url)
+    };
+    let mut url = login(behind.as_str(), "of patchbay")?;
+    let mut owner = PgConnection::connect(url.as_str()).await?;
+    sql::fill(&mut owner).await?;
+    url.set_port(Some(pooler.port)).ok().context("a port")?;
+    let _shared = std::mem::replace(&mut world.database_url, url.clone().into());
+    let (code, said) = world.output(&["doctor"], &[("DATABASE_URL", login(url.as_str(), "wrong")?.as_str())]).await?;
+    ensure!(code == Some(1) && !said.contains("wrong"), "{said}");
+
+    let host = world.host(&[]).await?;
+    host.deploy("statements", statements_plugin(|manifest| manifest)?).await?;
+    let rows = sql::query(&host, "select id from crm.leads order by id").await?;
+    ensure!(rows.to_string().contains('1'), "{rows}");
+    ensure!(host.stop().await?.success(), "it ends in order");
     Ok(())
 }
 

@@ -106,8 +106,11 @@ async fn a_job_that_kills_its_host_runs_alone_and_then_fails_while_the_others_co
     println!("calls of other jobs at each kill: {beside:?}");
     assert!(beside[0] > 0, "the others ran beside it at first: {beside:?}");
     assert_eq!(beside[2..], [0, 0], "after two stalls it runs alone: {beside:?}");
-    let (_, attempts) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs/{poison}")).await?;
-    let outcomes = attempts["data"]["attempts"].as_array().cloned().unwrap_or_default();
-    assert!(outcomes.iter().any(|attempt: &Value| attempt["code"] == "crashed-host"), "{outcomes:?}");
-    Ok(())
+    // The history is written behind the job.
+    until(Duration::from_secs(60), "the attempt is in the history", async || {
+        let (_, attempts) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs/{poison}")).await?;
+        let outcomes = attempts["data"]["attempts"].as_array().cloned().unwrap_or_default();
+        Ok(outcomes.iter().any(|attempt: &Value| attempt["code"] == "crashed-host").then_some(()))
+    })
+    .await
 }

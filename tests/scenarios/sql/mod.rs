@@ -31,8 +31,14 @@ const TABLES: &str = "
 
 pub async fn world() -> anyhow::Result<World> {
     let world = World::new().await?;
-    world.database().await?.execute(sqlx::raw_sql(TABLES)).await?;
+    fill(&mut world.database().await?).await?;
     Ok(world)
+}
+
+/// Tables of somebody else. The function `other.powerful` needs an administrator to be of use.
+pub async fn fill(database: &mut PgConnection) -> anyhow::Result<()> {
+    database.execute(sqlx::raw_sql(TABLES)).await?;
+    Ok(())
 }
 
 async fn world_and_host() -> anyhow::Result<(World, Host)> {
