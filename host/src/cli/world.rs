@@ -116,7 +116,7 @@ fn text(manifest: &Manifest, build: &BuildSpec, version: &str) -> String {
     for import in manifest.asked_interfaces().into_iter().filter(|&name| name != "types") {
         text += &format!("  import {}", interface(import));
     }
-    for export in build.exports(manifest) {
+    for export in manifest.exports(build) {
         text += &format!("  export {}", interface(export.as_str()));
     }
     text + "}\n"

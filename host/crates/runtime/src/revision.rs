@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use patchbay_model::capability::{Capabilities, DenyAll};
+use patchbay_model::capability::Capabilities;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::outcome::Outcome;
-use patchbay_model::{PluginName, RevisionDigest};
+use patchbay_model::{DenyAll, PluginName, RevisionDigest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
