@@ -20,24 +20,26 @@ use tracing::{info, warn};
 
 use crate::alert::{self, Alerts};
 use crate::audit::Trails;
+use crate::body_budget::BodyBudget;
 use crate::breakers::OutsideHosts;
 use crate::bulk::Bulks;
 use crate::config::Config;
+use crate::exposition::{Exposition, Sources};
 use crate::grants::{self, Grants};
 use crate::health::Health;
-use crate::history::{Bodies, History, Room};
+use crate::history::{Bodies, History, recorder};
 use crate::http::{AppState, IncidentSources, MetricsPage, Operator};
 use crate::local_copy::LocalCopy;
-use crate::metrics::{Exposition, Meters, RequestMeters, Sources};
+use crate::metrics::{Meters, RequestMeters};
 use crate::plugins::{Parts, Plugins};
-use crate::quarantine::{self, Quarantine};
+use crate::quarantine::Quarantine;
 use crate::schedule::Schedules;
 use crate::settings::Settings;
 use crate::telemetry::Logging;
 use crate::traces::{Exporter, Traces};
 use crate::vault::{Keys, Vault};
 use crate::work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
-use crate::{history, http, limits, outbox, recorder};
+use crate::{doctor, history, http, limits, outbox};
 
 /// How long open HTTP requests, and operations whose clients have left, may take to finish at the end of a drain.
 const HTTP_GRACE: Duration = Duration::from_secs(5);
@@ -141,13 +143,13 @@ impl Host {
             traces.clone(),
         ));
         let (quarantine, crashing) = Quarantine::new(config.quarantine_rule(), Arc::clone(&runtime));
-        let room = Arc::new(Room::new(config.recording(!vault.keys().is_empty())));
+        let budget = Arc::new(BodyBudget::new(config.recording(!vault.keys().is_empty())));
         let bodies = Arc::new(Bodies::new(store.clone(), Arc::clone(&vault)));
         let work = Work::new(
             Arc::clone(&executor) as _,
             host_name.clone(),
             Arc::clone(&quarantine),
-            Arc::clone(&room),
+            Arc::clone(&budget),
             traces.clone(),
         );
         let (attempts, requests) = (work.attempts(), Arc::new(RequestMeters::default()));
@@ -242,11 +244,11 @@ impl Host {
             vault: Arc::clone(&vault),
             history: Arc::new(History {
                 bodies: Arc::clone(&bodies),
-                room: Arc::clone(&room),
+                budget: Arc::clone(&budget),
                 keep: config.keep_attempts(),
             }),
             health: Arc::clone(&health),
-            incident: Arc::new(IncidentSources { config: config.clone(), lines: logging.lines.clone() }),
+            incident: Arc::new(incident_sources(&config, logging)),
             traces,
             metrics: Arc::new(MetricsPage { exposition: metrics, needs_operator: config.metrics_need_operator() }),
             operator: config.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
@@ -266,18 +268,16 @@ impl Host {
         let router = http::router(state, requests, &limits);
         let server = tokio::spawn(http::serve(listener, router, limits, stop.clone()));
         let policy = config.quarantine_policy();
+        let (begun, quarantines) = tokio::sync::mpsc::unbounded_channel();
         let mut tasks = vec![
             tokio::spawn(migrate_when_back(is_away, store.clone(), Arc::clone(&plugins), stop.clone())),
             tokio::spawn(pass_on_changes(store.changes(), Arc::clone(&plugins), Arc::clone(&vault), stop.clone())),
             tokio::spawn(Arc::clone(&plugins).run(stop.clone())),
-            tokio::spawn(quarantine::carry_out(
-                quarantine,
-                crashing,
-                Arc::clone(&plugins),
-                Arc::clone(&alerts),
-                policy,
-                stop.clone(),
-            )),
+            tokio::spawn({
+                let (plugins, stop) = (Arc::clone(&plugins), stop.clone());
+                async move { plugins.carry_out_quarantines(quarantine, crashing, begun, policy, stop).await }
+            }),
+            tokio::spawn(Arc::clone(&alerts).tell_of_quarantines(quarantines)),
             tokio::spawn(alerts.run(stop.clone())),
             tokio::spawn(Arc::clone(&plugins).prune_sometimes(stop.clone())),
             tokio::spawn(vault.run(stop.clone())),
@@ -286,7 +286,7 @@ impl Host {
             tokio::spawn(grants::count_uses(uses, store.clone(), stop.clone())),
             tokio::spawn(outbox::relay(sql, queues.clone(), stop.clone())),
             tokio::spawn(recorder::run(queues.attempts(), store.clone(), Arc::clone(&bodies), stop.clone())),
-            tokio::spawn(room.watch(queues.clone(), stop.clone())),
+            tokio::spawn(budget.watch(queues.clone(), stop.clone())),
             tokio::spawn(history::run(store.clone(), queues.clone(), config.keep_attempts(), stop.clone())),
         ];
         if let Some(every) = config.mirror_every() {
@@ -411,6 +411,18 @@ fn session_of_this_process() -> Option<u32> {
     // The second field is the command in parentheses and may hold anything, even parentheses.
     let (_, after_command) = stat.rsplit_once(')')?;
     after_command.split_ascii_whitespace().nth(3)?.parse().ok()
+}
+
+fn incident_sources(config: &Config, logging: &Logging) -> IncidentSources {
+    let set = config.shown().into_iter().filter(|shown| shown.value.is_some());
+    let configuration =
+        set.map(|shown| json!({ "key": shown.key, "value": shown.value, "source": shown.source })).collect();
+    let config = config.clone();
+    let findings = move || {
+        let config = config.clone();
+        async move { serde_json::to_value(doctor::examine(&config).await).unwrap_or_default() }.boxed()
+    };
+    IncidentSources { configuration, findings: Box::new(findings), lines: logging.lines.clone() }
 }
 
 async fn migrate(store: &Store) -> anyhow::Result<()> {

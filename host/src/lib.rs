@@ -4,14 +4,19 @@
 
 pub mod alert;
 pub mod audit;
+pub mod body_budget;
 pub mod boot;
 pub mod breakers;
 pub mod bulk;
 pub mod cli;
+pub mod command;
 pub mod config;
 pub mod dev;
+mod dev_state;
 pub mod diagnosis;
 pub mod difference;
+mod doctor;
+pub mod exposition;
 pub mod grants;
 pub mod health;
 pub mod history;
@@ -24,7 +29,6 @@ pub mod outbox;
 pub mod plugins;
 pub mod quarantine;
 pub mod reach;
-pub mod recorder;
 pub mod redacted;
 pub mod schedule;
 pub mod selected;

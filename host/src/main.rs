@@ -17,5 +17,5 @@ pub static MALLOC_CONF: &[u8] = b"background_thread:true,dirty_decay_ms:1000,muz
 fn main() -> ExitCode {
     // Two providers are linked (ring, aws-lc); without a choice the first TLS connection would panic. The error means that one is installed.
     let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    patchbay::cli::main()
+    patchbay::command::main()
 }

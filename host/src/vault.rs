@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::local_copy::LocalCopy;
 use keys::bound_to;
-pub use keys::{CannotOpen, KEY_FORM, KeySource, Keys, parse_key, readable_by_others};
+pub use keys::{CannotOpen, KEY_FORM, KeyError, KeySource, Keys, parse_key, readable_by_others};
 
 /// Without a notification; bounds how long a lost one goes unnoticed.
 const REFRESH_EVERY: Duration = Duration::from_secs(3);

@@ -31,6 +31,7 @@ use patchbay_store::{AlertChange, StoreError};
 use reqwest::Url;
 use serde::Serialize;
 use serde_json::json;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -39,7 +40,7 @@ use self::deliver::Deliveries;
 use self::evaluate::{Known, Round, evaluate, time};
 pub use self::sight::Sources;
 use self::sight::{Covers, Seen, Sight, Sightings};
-use crate::quarantine::Tripped;
+use crate::plugins::Begun;
 
 /// For one question to Postgres.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -113,8 +114,16 @@ impl Alerts {
         tokio::join!(deliver, lead::run(self, stop));
     }
 
-    /// A plugin stands still: told at once, and not with the next look.
-    pub(crate) async fn quarantined(&self, tripped: &Tripped, consequence: String) {
+    /// Tells of plugins that stand still, at once and not with the next look, for as long as there may be one.
+    pub async fn tell_of_quarantines(self: Arc<Self>, mut begun: mpsc::UnboundedReceiver<Begun>) {
+        while let Some(begun) = begun.recv().await {
+            let alerts = Arc::clone(&self);
+            // None waits for another one.
+            tokio::spawn(async move { alerts.quarantined(&begun).await });
+        }
+    }
+
+    async fn quarantined(&self, Begun { tripped, consequence }: &Begun) {
         let plugin = &tripped.plugin;
         let next = format!(
             "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::dev::DevState;
+use crate::dev_state::DevState;
 use crate::http::{self, SOURCE_HEADER};
 use crate::reach;
 use crate::signature::{self, Signature};

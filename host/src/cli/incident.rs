@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,22 +12,20 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::client::{Client, ClientArgs, ClientError};
-use super::doctor;
 use super::output::Output;
 use super::secret::duration;
-use crate::config::Config;
 use crate::http::with_query;
-use crate::incident::{Part, Title, archive, contents, plain};
+use crate::incident::{Part, Title, archive, contents};
 
 #[derive(Subcommand)]
-pub(super) enum IncidentCommand {
+pub(crate) enum IncidentCommand {
     /// Write one archive with versions, configuration, health, metrics, queues, plugins, recent failures and actions, and the host's
     /// last log lines; no secrets, no jobs' data
     Bundle(Bundle),
 }
 
 #[derive(Args)]
-pub(super) struct Bundle {
+pub(crate) struct Bundle {
     /// Where to; must not exist [default: patchbay-incident-TIME.tar.gz here]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -36,10 +34,11 @@ pub(super) struct Bundle {
     since: Duration,
 }
 
-pub(super) async fn run(
+/// `seen_here` gives what can be seen from this machine when no host answers.
+pub(crate) async fn run(
     command: IncidentCommand,
     args: &ClientArgs,
-    file: Option<&Path>,
+    seen_here: impl AsyncFnOnce(&ClientError) -> Vec<Part>,
     output: Output,
 ) -> anyhow::Result<()> {
     let IncidentCommand::Bundle(Bundle { out, since }) = command;
@@ -51,7 +50,7 @@ pub(super) async fn run(
         Err(error @ ClientError::Unreachable { .. }) => {
             let title =
                 Title { by: "the command line, since no host answered".into(), at: now, since: "not at all".into() };
-            write(&out, &archive(&title, &without_host(file, &error).await)?, output)?;
+            write(&out, &archive(&title, &seen_here(&error).await)?, output)?;
             eprintln!(
                 "No host answered: the bundle holds only what this machine can see.\n\
                  Look at the host's own log (`journalctl -u patchbay`, or the container's), and at `patchbay doctor` on its machine."
@@ -60,40 +59,6 @@ pub(super) async fn run(
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// What can be seen from here.
-async fn without_host(file: Option<&Path>, error: &ClientError) -> Vec<Part> {
-    let (config, problems) = Config::read_process(file);
-    let shown: Vec<_> = config
-        .shown()
-        .into_iter()
-        .filter_map(|shown| Some(json!({ "key": shown.key, "value": plain(&shown.value?), "source": shown.source })))
-        .collect();
-    let problems: Vec<String> = problems.iter().map(|problem| plain(problem)).collect();
-    let findings = if problems.is_empty() {
-        let mut findings = serde_json::to_value(doctor::examine(&config).await).unwrap_or_default();
-        for finding in findings.as_array_mut().into_iter().flatten() {
-            for name in ["message", "mend"] {
-                if let Some(text) = finding[name].as_str() {
-                    finding[name] = plain(text).into();
-                }
-            }
-        }
-        Ok(findings)
-    } else {
-        Err("the configuration cannot be used; see config.json".into())
-    };
-    let versions = json!({ "commandLine": env!("CARGO_PKG_VERSION"), "host": plain(&error.to_string()) });
-    vec![
-        Part::json("versions.json", "of this command; no host answered", Ok(versions)),
-        Part::json(
-            "config.json",
-            "every key that is set here, secrets as (set), and what is wrong",
-            Ok(json!({ "keys": shown, "problems": problems })),
-        ),
-        Part::json("doctor.json", "what `patchbay doctor` finds here", findings),
-    ]
 }
 
 /// For its owner only; never over another file.

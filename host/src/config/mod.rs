@@ -26,7 +26,7 @@ use crate::vault::{self, KeySource};
 
 use crate::signature::{TrustedKeys, read_public_keys};
 
-use crate::history::Recording;
+use crate::body_budget::Recording;
 use crate::http::HttpLimits;
 
 pub use keys::{KEYS, Key, Kind};

@@ -6,7 +6,6 @@
 mod mail_catcher;
 mod postgres;
 mod redis;
-mod state;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -22,8 +21,8 @@ use crate::cli::{Client, plain};
 use crate::config::Config;
 use crate::telemetry;
 
+pub(crate) use crate::dev_state::DevState;
 pub use mail_catcher::{CaughtMail, MailCatcher};
-pub(crate) use state::DevState;
 use watch::Watch;
 
 /// Options of `patchbay dev`.

@@ -9,7 +9,7 @@ use patchbay_queue::{Queues, RedisConfig};
 use tokio::process::{Child, Command};
 
 use super::free_port;
-use super::state::{DevState, write_private};
+use crate::dev_state::{DevState, write_private};
 
 /// Loading a large append-only file takes time.
 const START_LIMIT: Duration = Duration::from_secs(30);

@@ -20,9 +20,10 @@ use patchbay_store::{Duty, Lead, NewAttempt, Store};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::recorder;
 use super::rounds::{self, Rounds};
 use crate::plugins::Plugins;
-use crate::{recorder, redacted};
+use crate::redacted;
 
 /// Looking for queues goes through all keys of Redis.
 const ROUNDS_PER_WALK: u32 = 4;

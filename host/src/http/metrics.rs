@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 use super::AppState;
 use super::auth;
 use super::error::ApiError;
-use crate::metrics::{self, Exposition};
+use crate::exposition::{self, Exposition};
 
 /// The page, and for whom it is.
 pub struct MetricsPage {
@@ -37,7 +37,7 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
 ))]
 async fn show(State(state): State<AppState>) -> Response {
     match state.metrics.exposition.text().await {
-        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE), (CACHE_CONTROL, "no-store")], text).into_response(),
+        Ok(text) => ([(CONTENT_TYPE, exposition::CONTENT_TYPE), (CACHE_CONTROL, "no-store")], text).into_response(),
         Err(_) => ApiError::internal().into_response(),
     }
 }

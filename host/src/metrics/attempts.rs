@@ -13,7 +13,7 @@ use patchbay_model::outcome::OutcomeKind;
 
 use super::histogram::Histogram;
 
-pub(super) const VERDICTS: [VerdictKind; 4] =
+pub(crate) const VERDICTS: [VerdictKind; 4] =
     [VerdictKind::Complete, VerdictKind::Retry, VerdictKind::Defer, VerdictKind::Fail];
 
 /// The attempts of every queue of this process, since its start.
@@ -24,11 +24,11 @@ pub struct AttemptMeters {
 
 /// One queue's.
 #[derive(Debug)]
-pub(super) struct QueueMeters {
-    pub(super) outcomes: [AtomicU64; OutcomeKind::ALL.len()],
-    pub(super) verdicts: [AtomicU64; VERDICTS.len()],
-    pub(super) duration: Histogram,
-    pub(super) wait: Histogram,
+pub(crate) struct QueueMeters {
+    pub(crate) outcomes: [AtomicU64; OutcomeKind::ALL.len()],
+    pub(crate) verdicts: [AtomicU64; VERDICTS.len()],
+    pub(crate) duration: Histogram,
+    pub(crate) wait: Histogram,
 }
 
 impl AttemptMeters {
@@ -44,7 +44,7 @@ impl AttemptMeters {
     }
 
     /// Begins at zero.
-    pub(super) fn of(&self, queue: &QueueName) -> Arc<QueueMeters> {
+    pub(crate) fn of(&self, queue: &QueueName) -> Arc<QueueMeters> {
         if let Some(known) = self.queues.read().unwrap_or_else(PoisonError::into_inner).get(queue) {
             return Arc::clone(known);
         }
@@ -53,7 +53,7 @@ impl AttemptMeters {
     }
 
     /// Every queue that has had an attempt, in order.
-    pub(super) fn read(&self) -> Vec<(QueueName, Arc<QueueMeters>)> {
+    pub(crate) fn read(&self) -> Vec<(QueueName, Arc<QueueMeters>)> {
         let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = queues.iter().map(|(name, meters)| (name.clone(), Arc::clone(meters))).collect();
         all.sort_by(|(a, _), (b, _)| a.cmp(b));

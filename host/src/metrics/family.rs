@@ -9,10 +9,10 @@ use prometheus_client::registry::Unit;
 use super::histogram::Reading;
 
 /// Of one series.
-pub(super) type Labels<'a> = Vec<(&'a str, &'a str)>;
+pub(crate) type Labels<'a> = Vec<(&'a str, &'a str)>;
 
 /// Names and help of one family. A family without series is left out.
-pub(super) struct Family<'e, 'd> {
+pub(crate) struct Family<'e, 'd> {
     encoder: &'e mut DescriptorEncoder<'d>,
     name: &'static str,
     help: &'static str,
@@ -20,7 +20,7 @@ pub(super) struct Family<'e, 'd> {
 }
 
 impl Family<'_, '_> {
-    pub(super) fn counters<'a, V: EncodeCounterValue>(
+    pub(crate) fn counters<'a, V: EncodeCounterValue>(
         self,
         series: impl IntoIterator<Item = (Labels<'a>, V)>,
     ) -> fmt::Result {
@@ -29,7 +29,7 @@ impl Family<'_, '_> {
         })
     }
 
-    pub(super) fn gauges<'a, V: EncodeGaugeValue>(
+    pub(crate) fn gauges<'a, V: EncodeGaugeValue>(
         self,
         series: impl IntoIterator<Item = (Labels<'a>, V)>,
     ) -> fmt::Result {
@@ -37,11 +37,11 @@ impl Family<'_, '_> {
     }
 
     /// One without labels.
-    pub(super) fn gauge<V: EncodeGaugeValue>(self, value: Option<V>) -> fmt::Result {
+    pub(crate) fn gauge<V: EncodeGaugeValue>(self, value: Option<V>) -> fmt::Result {
         self.gauges(value.map(|value| (Labels::new(), value)))
     }
 
-    pub(super) fn histograms<'a>(self, series: impl IntoIterator<Item = (Labels<'a>, Reading)>) -> fmt::Result {
+    pub(crate) fn histograms<'a>(self, series: impl IntoIterator<Item = (Labels<'a>, Reading)>) -> fmt::Result {
         self.write(MetricType::Histogram, series, |mut encoder, Reading { sum, count, buckets }| {
             encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
         })
@@ -66,7 +66,7 @@ impl Family<'_, '_> {
     }
 }
 
-pub(super) fn family<'e, 'd>(
+pub(crate) fn family<'e, 'd>(
     encoder: &'e mut DescriptorEncoder<'d>,
     name: &'static str,
     help: &'static str,

@@ -27,7 +27,7 @@ const MEMORY: &[f64] = &[
 
 /// Counts by bucket, and their sum in whole units (nanoseconds, bytes), so that adding is one instruction.
 #[derive(Debug)]
-pub(super) struct Histogram {
+pub(crate) struct Histogram {
     bounds: &'static [f64],
     /// Of the base unit (seconds, bytes) in one whole unit.
     scale: f64,
@@ -38,23 +38,23 @@ pub(super) struct Histogram {
 
 /// What a scrape reads. Its count is that of its buckets, so that the two never disagree.
 #[derive(Debug, Clone)]
-pub(super) struct Reading {
-    pub(super) sum: f64,
-    pub(super) count: u64,
+pub(crate) struct Reading {
+    pub(crate) sum: f64,
+    pub(crate) count: u64,
     /// Upper bound and observations of that bucket alone.
-    pub(super) buckets: Vec<(f64, u64)>,
+    pub(crate) buckets: Vec<(f64, u64)>,
 }
 
 impl Histogram {
-    pub(super) fn of_seconds() -> Self {
+    pub(crate) fn of_seconds() -> Self {
         Self::new(SECONDS, 1e-9)
     }
 
-    pub(super) fn of_waits() -> Self {
+    pub(crate) fn of_waits() -> Self {
         Self::new(WAITS, 1e-9)
     }
 
-    pub(super) fn of_memory() -> Self {
+    pub(crate) fn of_memory() -> Self {
         Self::new(MEMORY, 1.0)
     }
 
@@ -63,19 +63,19 @@ impl Histogram {
         Self { bounds, scale, counts, sum: AtomicU64::new(0) }
     }
 
-    pub(super) fn observe_time(&self, time: Duration) {
+    pub(crate) fn observe_time(&self, time: Duration) {
         self.observe(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// In whole units.
-    pub(super) fn observe(&self, units: u64) {
+    pub(crate) fn observe(&self, units: u64) {
         let value = units as f64 * self.scale;
         let bucket = self.bounds.partition_point(|bound| *bound < value);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
         self.sum.fetch_add(units, Ordering::Relaxed);
     }
 
-    pub(super) fn read(&self) -> Reading {
+    pub(crate) fn read(&self) -> Reading {
         let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> =
             bounds.zip(self.counts.iter().map(|count| count.load(Ordering::Relaxed))).collect();

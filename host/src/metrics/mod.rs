@@ -1,19 +1,17 @@
-//! What Prometheus reads at /metrics.
+//! The numbers that Prometheus reads.
 //!
-//! Owns the numbers per revision ([`Meters`]) and the page ([`Exposition`]). A job costs atomic additions: its revision's meters are made
+//! Owns those per revision ([`Meters`]); the page is [`crate::exposition`]'s. A job costs atomic additions: its revision's meters are made
 //! once, and every label with them. Series come and go with revisions: a retired one that is idle is shown for a while, so that its last
 //! numbers are scraped, and then dropped, so that their number stays bounded however often plugins change. There is no global state: two
 //! hosts in one process count apart. A dependency that is away makes its own series disappear and never the page fail.
 
-mod attempts;
-mod exposition;
-mod family;
+pub(crate) mod attempts;
+pub(crate) mod family;
 mod histogram;
 mod metered;
-mod process;
-mod requests;
-mod revision;
-mod standing;
+pub(crate) mod process;
+pub(crate) mod requests;
+pub(crate) mod revision;
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -26,7 +24,6 @@ use patchbay_model::RevisionDigest;
 use patchbay_runtime::{Revision, Runtime};
 
 pub use attempts::AttemptMeters;
-pub use exposition::{CONTENT_TYPE, Exposition, Sources};
 pub use metered::Metered;
 pub use requests::{RequestMeters, UNMATCHED, known_method};
 pub use revision::RevisionMeters;

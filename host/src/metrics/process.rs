@@ -4,18 +4,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Memory, processor time and files of this process.
 #[derive(Debug, Default)]
-pub(super) struct Process {
-    pub(super) cpu_seconds: Option<f64>,
-    pub(super) resident_bytes: Option<u64>,
-    pub(super) virtual_bytes: Option<u64>,
-    pub(super) threads: Option<u64>,
-    pub(super) open_files: Option<usize>,
-    pub(super) max_files: Option<u64>,
+pub(crate) struct Process {
+    pub(crate) cpu_seconds: Option<f64>,
+    pub(crate) resident_bytes: Option<u64>,
+    pub(crate) virtual_bytes: Option<u64>,
+    pub(crate) threads: Option<u64>,
+    pub(crate) open_files: Option<usize>,
+    pub(crate) max_files: Option<u64>,
 }
 
 impl Process {
     /// Blocking, but of procfs only: some tens of microseconds.
-    pub(super) fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let mut process = std::fs::read_to_string("/proc/self/stat").map(|stat| Self::parse(&stat)).unwrap_or_default();
         // The handle on the directory itself is one of them.
         process.open_files = std::fs::read_dir("/proc/self/fd").map(|files| files.count().saturating_sub(1)).ok();
@@ -40,7 +40,7 @@ impl Process {
 }
 
 /// Seconds since 1970.
-pub(super) fn unix_seconds(time: SystemTime) -> f64 {
+pub(crate) fn unix_seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 

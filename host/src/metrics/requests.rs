@@ -31,11 +31,11 @@ struct Route {
 
 /// What a scrape reads.
 #[derive(Debug)]
-pub(super) struct RouteReading {
-    pub(super) method: &'static str,
-    pub(super) route: String,
-    pub(super) duration: Reading,
-    pub(super) statuses: Vec<(String, u64)>,
+pub(crate) struct RouteReading {
+    pub(crate) method: &'static str,
+    pub(crate) route: String,
+    pub(crate) duration: Reading,
+    pub(crate) statuses: Vec<(String, u64)>,
 }
 
 impl RequestMeters {
@@ -57,7 +57,7 @@ impl RequestMeters {
     }
 
     /// In a stable order.
-    pub(super) fn read(&self) -> Vec<RouteReading> {
+    pub(crate) fn read(&self) -> Vec<RouteReading> {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = routes
             .iter()

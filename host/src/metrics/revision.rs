@@ -19,10 +19,10 @@ const MAX_HOSTS: usize = 32;
 /// Requests to hosts that no rule names (and so were denied), and to those beyond [`MAX_HOSTS`].
 const OTHER_HOST: &str = "other";
 /// How a request ended: the class of its status, or why there is none.
-pub(super) const STATUSES: [&str; 10] =
+pub(crate) const STATUSES: [&str; 10] =
     ["1xx", "2xx", "3xx", "4xx", "5xx", "denied", "timeout", "breaker-open", "error", "abandoned"];
 /// How a mail ended: `sent`, or the phase in which it failed.
-pub(super) const PHASES: [&str; 14] = [
+pub(crate) const PHASES: [&str; 14] = [
     "sent",
     "denied",
     "not-configured",
@@ -42,7 +42,7 @@ pub(super) const PHASES: [&str; 14] = [
 
 /// Capabilities that reach outside and therefore take time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HostCall {
+pub(crate) enum HostCall {
     Http,
     Kv,
     Enqueue,
@@ -53,10 +53,10 @@ pub(super) enum HostCall {
 }
 
 impl HostCall {
-    pub(super) const ALL: [Self; 7] =
+    pub(crate) const ALL: [Self; 7] =
         [Self::Http, Self::Kv, Self::Enqueue, Self::Children, Self::Sql, Self::Mail, Self::Audit];
 
-    pub(super) fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Kv => "kv",
@@ -84,26 +84,26 @@ impl HostCall {
 /// One revision's numbers.
 #[derive(Debug)]
 pub struct RevisionMeters {
-    pub(super) plugin: String,
-    pub(super) digest: RevisionDigest,
+    pub(crate) plugin: String,
+    pub(crate) digest: RevisionDigest,
     /// The beginning of it.
-    pub(super) revision: String,
-    pub(super) version: String,
-    pub(super) outcomes: [AtomicU64; OutcomeKind::ALL.len()],
-    pub(super) duration: Histogram,
-    pub(super) cpu_ns: AtomicU64,
-    pub(super) peak_memory: Histogram,
-    pub(super) occupancy: Arc<Occupancy>,
+    pub(crate) revision: String,
+    pub(crate) version: String,
+    pub(crate) outcomes: [AtomicU64; OutcomeKind::ALL.len()],
+    pub(crate) duration: Histogram,
+    pub(crate) cpu_ns: AtomicU64,
+    pub(crate) peak_memory: Histogram,
+    pub(crate) occupancy: Arc<Occupancy>,
     host_calls: [(bool, Histogram); HostCall::ALL.len()],
     /// By host, sorted; the last is [`OTHER_HOST`].
     egress: Vec<(String, [AtomicU64; STATUSES.len()])>,
-    pub(super) mails: Option<[AtomicU64; PHASES.len()]>,
+    pub(crate) mails: Option<[AtomicU64; PHASES.len()]>,
     /// Calls that will still be counted here.
     open: AtomicUsize,
 }
 
 impl RevisionMeters {
-    pub(super) fn new(revision: &Revision) -> Self {
+    pub(crate) fn new(revision: &Revision) -> Self {
         let manifest = revision.manifest();
         let mut hosts: Vec<String> = manifest.egress.iter().filter_map(|rule| host_of(&rule.url)).collect();
         hosts.sort();
@@ -143,15 +143,15 @@ impl RevisionMeters {
         Arc::clone(&self.occupancy)
     }
 
-    pub(super) fn count_host_call(&self, kind: HostCall, took: Duration) {
+    pub(crate) fn count_host_call(&self, kind: HostCall, took: Duration) {
         self.host_calls[kind as usize].1.observe_time(took);
     }
 
-    pub(super) fn count_request(&self, place: usize, status: usize) {
+    pub(crate) fn count_request(&self, place: usize, status: usize) {
         self.egress[place].1[status].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn count_mail(&self, phase: &str) {
+    pub(crate) fn count_mail(&self, phase: &str) {
         // Absent: the manifest does not ask for mail, and the attempt was denied.
         if let Some(mails) = &self.mails {
             let place = PHASES.iter().position(|known| *known == phase).unwrap_or(PHASES.len() - 1);
@@ -160,18 +160,18 @@ impl RevisionMeters {
     }
 
     /// Where requests to this URL are counted.
-    pub(super) fn place_of(&self, url: &str) -> usize {
+    pub(crate) fn place_of(&self, url: &str) -> usize {
         let (other, named) = (self.egress.len() - 1, &self.egress[..self.egress.len() - 1]);
         host_of(url).and_then(|host| named.binary_search_by(|(name, _)| name.as_str().cmp(&host)).ok()).unwrap_or(other)
     }
 
     /// A host that the manifest names, or `other`.
-    pub(super) fn host(&self, place: usize) -> &str {
+    pub(crate) fn host(&self, place: usize) -> &str {
         &self.egress[place].0
     }
 
     /// Those that the manifest asks for, and those that were tried nevertheless.
-    pub(super) fn host_calls(&self) -> impl Iterator<Item = (HostCall, super::histogram::Reading)> {
+    pub(crate) fn host_calls(&self) -> impl Iterator<Item = (HostCall, super::histogram::Reading)> {
         HostCall::ALL
             .into_iter()
             .zip(&self.host_calls)
@@ -181,7 +181,7 @@ impl RevisionMeters {
     }
 
     /// Host, status, requests; what never happened is left out, since most of it never does.
-    pub(super) fn requests(&self) -> impl Iterator<Item = (&str, &'static str, u64)> {
+    pub(crate) fn requests(&self) -> impl Iterator<Item = (&str, &'static str, u64)> {
         self.egress.iter().flat_map(|(host, counts)| {
             STATUSES
                 .into_iter()
@@ -191,7 +191,7 @@ impl RevisionMeters {
         })
     }
 
-    pub(super) fn open(&self) -> &AtomicUsize {
+    pub(crate) fn open(&self) -> &AtomicUsize {
         &self.open
     }
 }
@@ -202,7 +202,7 @@ fn host_of(url: &str) -> Option<String> {
 }
 
 /// Index into [`STATUSES`].
-pub(super) fn status_of(answer: Result<u16, &HttpError>) -> usize {
+pub(crate) fn status_of(answer: Result<u16, &HttpError>) -> usize {
     let name = match answer {
         Ok(status @ 100..=599) => return usize::from(status / 100) - 1,
         Ok(_) => "error",
@@ -215,7 +215,7 @@ pub(super) fn status_of(answer: Result<u16, &HttpError>) -> usize {
 }
 
 /// The guest's call ended before the answer came.
-pub(super) fn abandoned() -> usize {
+pub(crate) fn abandoned() -> usize {
     place("abandoned")
 }
 

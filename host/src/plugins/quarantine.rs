@@ -1,11 +1,28 @@
 //! Taking a crashing revision out of work, and letting it in again.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_store::StoreError;
-use tracing::info;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
 
 use super::{PluginError, Plugins};
-use crate::quarantine::{Quarantined, Tripped};
+use crate::quarantine::{Policy, Quarantine, Quarantined, Tripped};
+
+/// Between tries to write it down while Postgres is away.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// A quarantine that this process has begun, for whoever tells people of it.
+#[derive(Debug)]
+pub struct Begun {
+    /// Of what.
+    pub tripped: Tripped,
+    /// What was done about it, in words.
+    pub consequence: String,
+}
 
 impl Plugins {
     /// Name of this process.
@@ -13,8 +30,63 @@ impl Plugins {
         &self.host
     }
 
+    /// Makes what this process has seen hold everywhere, one after another, until cancelled.
+    pub async fn carry_out_quarantines(
+        &self,
+        quarantine: Arc<Quarantine>,
+        mut seen: mpsc::UnboundedReceiver<Tripped>,
+        begun: mpsc::UnboundedSender<Begun>,
+        policy: Policy,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let tripped = tokio::select! {
+                () = stop.cancelled() => return,
+                Some(tripped) = seen.recv() => tripped,
+            };
+            loop {
+                match self.quarantine(&tripped).await {
+                    Ok(true) => {
+                        quarantine.count(&tripped);
+                        let consequence = self.follow_up(&tripped, policy).await;
+                        // A host that tells nobody has no receiver.
+                        begun.send(Begun { tripped: tripped.clone(), consequence }).ok();
+                        break;
+                    }
+                    // Another process was faster, or another revision is active by now.
+                    Ok(false) => break,
+                    Err(error) => {
+                        let (plugin, reason) = (&tripped.plugin, &tripped.reason);
+                        error!(%plugin, reason, %error, "a plugin crashes too often and stands still here; the others cannot be told yet");
+                        tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
+                    }
+                }
+            }
+            // Only then: until the registry follows Postgres, its workers would go on.
+            while let Err(error) = self.converge().await {
+                error!(%error, "the quarantine of a plugin is not followed yet");
+                tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
+            }
+            quarantine.forget(&tripped);
+        }
+    }
+
+    /// Does what the policy says, and gives it in words.
+    async fn follow_up(&self, tripped: &Tripped, policy: Policy) -> String {
+        let plugin = &tripped.plugin;
+        let waits =
+            |why: &str| format!("{why}its queues wait; patchbay plugin release {plugin}, or activate another revision");
+        match policy {
+            Policy::Wait => waits(""),
+            Policy::Previous => match self.rollback(plugin, &format!("host {}", self.host())).await {
+                Ok(activated) => format!("revision {} {} has taken over", activated.version, activated.digest.short()),
+                Err(error) => waits(&format!("no other revision takes over ({error}); ")),
+            },
+        }
+    }
+
     /// Makes the quarantine of a revision hold everywhere; false when it is not the active one any more.
-    pub(crate) async fn quarantine(&self, tripped: &Tripped) -> Result<bool, StoreError> {
+    async fn quarantine(&self, tripped: &Tripped) -> Result<bool, StoreError> {
         let actor = format!("host {}", self.host);
         self.store.quarantine(&tripped.plugin, &tripped.digest, &tripped.reason, &actor).await
     }

@@ -1,13 +1,14 @@
 //! Plugins that crash again and again are taken out of work: their queues wait, and their jobs keep their attempts.
 //!
-//! The calls are counted in this process; the first process to see too many crashes stops at once, and then writes it to Postgres, from
-//! where all others hear of it as they hear of an activation. While Postgres is away, the plugin stands still here all the same.
+//! The calls are counted in this process; the first process to see too many crashes stops at once, and then writes it to Postgres
+//! (`plugins::quarantine`), from where all others hear of it as they hear of an activation. While Postgres is away, the plugin stands still
+//! here all the same.
 
 mod rule;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
@@ -19,17 +20,10 @@ use patchbay_runtime::Runtime;
 use patchbay_store::QuarantineRow;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 pub use self::rule::Rule;
 pub(crate) use self::rule::{CRASHES, is_crash};
 use self::rule::{Calls, Verdict};
-use crate::alert::Alerts;
-use crate::plugins::Plugins;
-
-/// Between tries to write it down while Postgres is away.
-const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 /// What becomes of a plugin that crashes too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +82,7 @@ pub struct Quarantine {
 }
 
 impl Quarantine {
-    /// What is seen comes out of the receiver, for [`carry_out`].
+    /// What is seen comes out of the receiver, for whoever carries it out.
     pub fn new(rule: Option<Rule>, runtime: Arc<Runtime>) -> (Arc<Self>, mpsc::UnboundedReceiver<Tripped>) {
         Self::over(rule, move |plugin| {
             runtime.registry().get(plugin).map(|revision| (revision.digest(), Arc::clone(revision.manifest())))
@@ -158,7 +152,7 @@ impl Quarantine {
     }
 
     /// A revision that was carried out: from here on, what Postgres says holds. Its calls are counted anew should it come back.
-    fn forget(&self, tripped: &Tripped) {
+    pub(crate) fn forget(&self, tripped: &Tripped) {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&tripped.plugin);
         self.tripped.send_modify(|all| all.retain(|other| other.digest != tripped.digest));
     }
@@ -183,7 +177,8 @@ impl Quarantine {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn count(&self, tripped: &Tripped) {
+    /// That this process has begun it.
+    pub(crate) fn count(&self, tripped: &Tripped) {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         *begun.entry((tripped.plugin.clone(), tripped.mostly)).or_default() += 1;
     }
@@ -224,64 +219,10 @@ fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
 }
 
-/// Makes what this process has seen hold everywhere, one after another, until cancelled.
-pub async fn carry_out(
-    quarantine: Arc<Quarantine>,
-    mut seen: mpsc::UnboundedReceiver<Tripped>,
-    plugins: Arc<Plugins>,
-    alerts: Arc<Alerts>,
-    policy: Policy,
-    stop: CancellationToken,
-) {
-    loop {
-        let tripped = tokio::select! {
-            () = stop.cancelled() => return,
-            Some(tripped) = seen.recv() => tripped,
-        };
-        loop {
-            match plugins.quarantine(&tripped).await {
-                Ok(true) => {
-                    quarantine.count(&tripped);
-                    let consequence = consequence(&plugins, &tripped, policy).await;
-                    let (alerts, tripped) = (Arc::clone(&alerts), tripped.clone());
-                    // Nothing waits for it.
-                    tokio::spawn(async move { alerts.quarantined(&tripped, consequence).await });
-                    break;
-                }
-                // Another process was faster, or another revision is active by now.
-                Ok(false) => break,
-                Err(error) => {
-                    let (plugin, reason) = (&tripped.plugin, &tripped.reason);
-                    error!(%plugin, reason, %error, "a plugin crashes too often and stands still here; the others cannot be told yet");
-                    tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
-                }
-            }
-        }
-        // Only then: until the registry follows Postgres, its workers would go on.
-        while let Err(error) = plugins.converge().await {
-            error!(%error, "the quarantine of a plugin is not followed yet");
-            tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
-        }
-        quarantine.forget(&tripped);
-    }
-}
-
-/// What was done about it, in words.
-async fn consequence(plugins: &Plugins, tripped: &Tripped, policy: Policy) -> String {
-    let plugin = &tripped.plugin;
-    let waits =
-        |why: &str| format!("{why}its queues wait; patchbay plugin release {plugin}, or activate another revision");
-    match policy {
-        Policy::Wait => waits(""),
-        Policy::Previous => match plugins.rollback(plugin, &format!("host {}", plugins.host())).await {
-            Ok(activated) => format!("revision {} {} has taken over", activated.version, activated.digest.short()),
-            Err(error) => waits(&format!("no other revision takes over ({error}); ")),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const RULE: Rule = Rule { calls: 4, crashes: 2, jobs: 2, within: Duration::from_secs(60) };

@@ -11,7 +11,6 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::VaultError;
-use crate::config::ConfigError;
 
 /// Domain of everything that is derived from a master key.
 const DOMAIN: &[u8] = b"patchbay vault v1";
@@ -36,6 +35,11 @@ pub enum KeySource {
         path: PathBuf,
     },
 }
+
+/// What is wrong with the configured keys, one line each. No line holds a key.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration cannot be used:\n{}", .0.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n"))]
+pub struct KeyError(pub Vec<String>);
 
 /// Why a row cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -125,7 +129,7 @@ pub struct Keys {
 
 impl Keys {
     /// Reads them: the one that seals, and during a rotation the one before it. A refusal names the configuration key and never its value.
-    pub fn load(sources: [Option<KeySource>; 2]) -> Result<Self, ConfigError> {
+    pub fn load(sources: [Option<KeySource>; 2]) -> Result<Self, KeyError> {
         let (mut keys, mut names, mut problems) = (Vec::<MasterKey>::new(), Vec::<String>::new(), Vec::new());
         for source in sources.into_iter().flatten() {
             match read_key(&source) {
@@ -143,7 +147,7 @@ impl Keys {
             }
         }
         let named = names.into_iter().next().unwrap_or_default();
-        if problems.is_empty() { Ok(Self { keys, named }) } else { Err(ConfigError(problems)) }
+        if problems.is_empty() { Ok(Self { keys, named }) } else { Err(KeyError(problems)) }
     }
 
     /// Whether there is any.
@@ -184,12 +188,12 @@ impl Keys {
     }
 
     /// A key that fits nothing that is there is the wrong key, and starting with it would fail every call that needs a secret.
-    pub(super) fn refuse_wrong(&self, rows: &[SecretRow]) -> Result<(), ConfigError> {
+    pub(super) fn refuse_wrong(&self, rows: &[SecretRow]) -> Result<(), KeyError> {
         let fits = |row: &SecretRow| self.keys.iter().any(|key| key.id == row.sealed.key_id);
         let Some(other) = rows.first().filter(|_| !self.is_empty() && !rows.iter().any(fits)) else {
             return Ok(());
         };
-        Err(ConfigError(vec![format!(
+        Err(KeyError(vec![format!(
             "{} is the wrong key: it opens none of the secrets in the database ({}). Its id is {}; they were sealed with key {}. \
              Configure that key; while rotating, as secrets.old_key_file. Should it be lost: a host without any key starts, and there \
              `patchbay secret remove` makes room for new values",

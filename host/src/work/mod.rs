@@ -2,7 +2,7 @@
 //!
 //! Owns the order of those steps and nothing else: the queue crate owns Redis, the runtime owns the sandbox, `model::retry` owns the
 //! decision. Never touches Postgres: the record of an attempt goes to a Redis stream in one transaction with the settlement (see
-//! [`crate::recorder`]), so that a job neither waits for the database nor loses its history when a process is killed.
+//! [`crate::history::recorder`]), so that a job neither waits for the database nor loses its history when a process is killed.
 
 mod hold;
 mod operation;
@@ -23,7 +23,7 @@ use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest}
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
 use tracing::{Instrument, warn};
 
-use crate::history::Room;
+use crate::body_budget::BodyBudget;
 use crate::metrics::AttemptMeters;
 use crate::quarantine::{self, Quarantine};
 use crate::redacted;
@@ -82,22 +82,22 @@ pub struct Work {
     host: String,
     quarantine: Arc<Quarantine>,
     holds: Holds,
-    room: Arc<Room>,
+    budget: Arc<BodyBudget>,
     attempts: Arc<AttemptMeters>,
     traces: Traces,
 }
 
 impl Work {
-    /// `host` names this process in records; `room` tells what is recorded.
+    /// `host` names this process in records; `budget` tells what is recorded.
     pub fn new(
         executor: Arc<dyn Executor>,
         host: String,
         quarantine: Arc<Quarantine>,
-        room: Arc<Room>,
+        budget: Arc<BodyBudget>,
         traces: Traces,
     ) -> Arc<Self> {
         let holds = Holds::new(Arc::clone(&quarantine));
-        Arc::new(Self { executor, host, quarantine, holds, room, attempts: Arc::default(), traces })
+        Arc::new(Self { executor, host, quarantine, holds, budget, attempts: Arc::default(), traces })
     }
 
     /// What has been counted.
@@ -171,7 +171,7 @@ impl Work {
         verdict: Verdict,
         started_at: chrono::DateTime<Utc>,
     ) -> Option<AttemptRecord> {
-        if !self.room.recording().attempts {
+        if !self.budget.recording().attempts {
             return None;
         }
         let values = self.executor.searchable(delivery);
@@ -217,7 +217,7 @@ impl Work {
             _ => None,
         };
         let bytes = delivery.data.len() + result.map_or(0, String::len);
-        (is_end && self.room.takes(bytes))
+        (is_end && self.budget.takes(bytes))
             .then(|| Body { data: std::mem::take(&mut delivery.data), result: result.cloned() })
     }
 }

@@ -17,7 +17,8 @@ use utoipa_axum::routes;
 use super::queues::known;
 use super::reveal::Reveal;
 use super::{audited, recorded};
-use crate::history::{Asker, Erasing, Erasure, Reader, Recording, Shown, Wanted};
+use crate::body_budget::Recording;
+use crate::history::{Asker, Erasing, Erasure, Reader, Shown, Wanted};
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ApiResult, ErrorBody, ok, page};
@@ -80,8 +81,8 @@ struct BodiesKept {
 #[utoipa::path(get, path = "/history/status", tag = "history", security(("operator" = [])), responses((status = 200, body = Success<Object>)))]
 async fn status(State(state): State<AppState>) -> ApiResult<Status> {
     let history = &state.history;
-    let Recording { attempts: enabled, .. } = history.room.recording();
-    let no_bodies = history.room.no_bodies();
+    let Recording { attempts: enabled, .. } = history.budget.recording();
+    let no_bodies = history.budget.no_bodies();
     let lag = state.queues.attempts_waiting_for().await?;
     ok(Status {
         enabled,

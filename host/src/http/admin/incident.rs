@@ -7,7 +7,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
 use patchbay_model::QueueName;
 use serde::{Deserialize, Serialize};
@@ -15,8 +15,6 @@ use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::cli::doctor;
-use crate::config::Config;
 use crate::http::AppState;
 use crate::http::auth::Actor;
 use crate::http::error::{ApiError, ErrorBody};
@@ -33,8 +31,10 @@ const MAX_QUEUES: usize = 200;
 
 /// What a bundle needs beside the state of the host.
 pub struct IncidentSources {
-    /// Shown without its secrets.
-    pub config: Config,
+    /// Every key that is set, with its source; secrets as `(set)`.
+    pub configuration: Value,
+    /// Asks for what `patchbay doctor` finds, as JSON.
+    pub findings: Box<dyn Fn() -> BoxFuture<'static, Value> + Send + Sync>,
     /// The log.
     pub lines: RecentLines,
 }
@@ -110,7 +110,7 @@ async fn json<T: Serialize, E: Into<ApiError>>(part: impl Future<Output = Result
 }
 
 async fn collect(state: &AppState, since: Duration) -> Vec<Part> {
-    let IncidentSources { config, lines } = &*state.incident;
+    let IncidentSources { configuration, findings, lines } = &*state.incident;
     let metrics = async { state.metrics.exposition.text().await.map_err(|_| ApiError::internal()) };
     let (versions, health, metrics, queues, plugins, actions, failures, schedules, doctor) = tokio::join!(
         versions(state),
@@ -121,15 +121,14 @@ async fn collect(state: &AppState, since: Duration) -> Vec<Part> {
         json(actions(state, since)),
         json(failures(state, since)),
         json(schedules(state)),
-        tokio::time::timeout(2 * PART_LIMIT, doctor::examine(config)),
+        tokio::time::timeout(2 * PART_LIMIT, findings()),
     );
     let doctor = doctor.map_err(|_| "no answer in time".to_owned());
-    let doctor = doctor.and_then(|findings| serde_json::to_value(findings).map_err(|error| error.to_string()));
     let outside = state.outside.list();
     let log = lines.text().into_bytes();
     vec![
         Part::json("versions.json", "this host, the others, and what they run", versions),
-        Part::json("config.json", "every key that is set, secrets as (set)", Ok(configuration(config))),
+        Part::json("config.json", "every key that is set, secrets as (set)", Ok(scrubbed(configuration.clone()))),
         Part::json("health.json", "whether Postgres and Redis answer, and why the host is not ready", Ok(health)),
         Part { name: "metrics.txt", about: "the page that Prometheus reads", content: metrics.map(String::into_bytes) },
         Part::json("queues.json", "counts, ages, limits, and why each queue does not move", queues),
@@ -155,11 +154,6 @@ fn scrubbed(value: Value) -> Value {
         Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, scrubbed(value))).collect(),
         other => other,
     }
-}
-
-fn configuration(config: &Config) -> Value {
-    let set = config.shown().into_iter().filter(|shown| shown.value.is_some());
-    scrubbed(set.map(|shown| json!({ "key": shown.key, "value": shown.value, "source": shown.source })).collect())
 }
 
 async fn versions(state: &AppState) -> Result<Value, String> {

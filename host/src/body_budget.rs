@@ -57,7 +57,7 @@ impl NoBodies {
 }
 
 /// Shared by all jobs of this process.
-pub struct Room {
+pub struct BodyBudget {
     recording: Recording,
     sampled: AtomicU64,
     /// Since the sample.
@@ -66,7 +66,7 @@ pub struct Room {
     sample: Notify,
 }
 
-impl Room {
+impl BodyBudget {
     /// Nothing is sampled yet.
     pub fn new(recording: Recording) -> Self {
         Self {
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn bodies_stay_out_once_the_stream_holds_its_share_and_come_back() {
-        let room = Room::new(ALL);
+        let room = BodyBudget::new(ALL);
         assert!(room.takes(600) && !room.takes(600), "what was written since the sample counts");
         assert_eq!(room.no_bodies(), Some(NoBodies::Full));
         room.sampled(500);
@@ -166,10 +166,10 @@ mod tests {
             (Recording { bodies: false, ..ALL }, NoBodies::Unwanted),
             (Recording { attempts: false, ..ALL }, NoBodies::Off),
         ] {
-            let room = Room::new(recording);
+            let room = BodyBudget::new(recording);
             assert_eq!((room.takes(1), room.no_bodies()), (false, Some(why)));
         }
-        let room = Room::new(Recording { buffer_bytes: u64::MAX, ..ALL });
+        let room = BodyBudget::new(Recording { buffer_bytes: u64::MAX, ..ALL });
         assert!(room.takes(MAX_BODY_BYTES) && !room.takes(MAX_BODY_BYTES + 1));
     }
 }

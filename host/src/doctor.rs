@@ -12,9 +12,9 @@ use patchbay_queue::{MAX_CLOCK_SKEW_MS, QueueError, Queues, Trouble};
 use patchbay_store::{DatabaseFacts, SecretRow, Store, StoreError};
 use serde::Serialize;
 
-use super::Output;
+use crate::cli::Output;
 use crate::config::{Config, ConfigError};
-use crate::dev::DevState;
+use crate::dev_state::DevState;
 use crate::diagnosis;
 use crate::limits::{self, TooSmall};
 use crate::schedule;
@@ -81,7 +81,7 @@ async fn examine_with(config: &Config, findings: &mut Findings) {
     }
 }
 
-pub(super) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<ExitCode> {
     let mut findings = Findings::default();
     match configuration(file) {
         Ok((config, message)) => {

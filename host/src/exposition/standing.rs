@@ -14,9 +14,9 @@ use patchbay_store::PoolUsage;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 
-use super::attempts::{QueueMeters, VERDICTS};
-use super::family::{Labels, family};
-use super::requests::RouteReading;
+use crate::metrics::attempts::{QueueMeters, VERDICTS};
+use crate::metrics::family::{Labels, family};
+use crate::metrics::requests::RouteReading;
 use crate::traces::Counts;
 
 /// One scrape's.

@@ -18,7 +18,7 @@ use patchbay_store::{NewAttempt, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::history::Bodies;
+use super::Bodies;
 
 /// Rows per insert: large enough to keep up with thousands of jobs per second, small enough to commit in milliseconds.
 const BATCH: usize = 500;

@@ -29,7 +29,7 @@ pub(crate) struct DevState {
 
 impl DevState {
     /// Reads what an earlier run left, or begins anew.
-    pub(super) fn open(dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let dir = dir.canonicalize()?;
         if let Some(known) = Self::read(&dir) {
@@ -51,7 +51,7 @@ impl DevState {
     }
 
     /// Held as long as `patchbay dev` runs here: a second one would share its servers, and take them along when it ends.
-    pub(super) fn lock(&self) -> anyhow::Result<std::fs::File> {
+    pub(crate) fn lock(&self) -> anyhow::Result<std::fs::File> {
         let file = std::fs::File::create(self.dir.join("lock"))?;
         file.try_lock().map_err(|error| match error {
             std::fs::TryLockError::WouldBlock => anyhow::anyhow!(
@@ -79,7 +79,7 @@ impl DevState {
     }
 
     /// The master key of the vault, made at the first start. Without it the secrets in the database cannot be read.
-    pub(super) fn master_key_file(&self) -> anyhow::Result<PathBuf> {
+    pub(crate) fn master_key_file(&self) -> anyhow::Result<PathBuf> {
         let path = self.dir.join("secrets.key");
         if !path.exists() {
             write_private(&path, hex::encode(rand::random::<[u8; 32]>()).as_bytes())?;
@@ -87,14 +87,14 @@ impl DevState {
         Ok(path)
     }
 
-    pub(super) fn save(&self) -> anyhow::Result<()> {
+    pub(crate) fn save(&self) -> anyhow::Result<()> {
         let path = self.dir.join("dev.json");
         write_private(&path, serde_json::to_string_pretty(self)?.as_bytes())
     }
 }
 
 /// For its owner's eyes, whole or not at all.
-pub(super) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let temporary = path.with_extension("tmp");
     std::fs::remove_file(&temporary).ok();
     let opened = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);

@@ -1,4 +1,6 @@
-//! The page: reads the numbers and writes them in Prometheus's text format, 0.0.4.
+//! The page that Prometheus reads at /metrics: asks everybody for their numbers and writes them in Prometheus's text format, 0.0.4.
+
+mod standing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -15,16 +17,16 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::family::{Labels, family};
-use super::process::{Process, unix_seconds};
-use super::revision::{PHASES, RevisionMeters};
-use super::standing::Standing;
-use super::{AttemptMeters, Meters, RequestMeters};
+use self::standing::Standing;
 use crate::alert::Alerts;
 use crate::alert::rule::RULES;
 use crate::breakers::{BreakerStory, OutsideHosts, STATES as BREAKER_STATES};
 use crate::bulk::Bulks;
 use crate::health::{Health, Probe};
+use crate::metrics::family::{Labels, family};
+use crate::metrics::process::{Process, unix_seconds};
+use crate::metrics::revision::{PHASES, RevisionMeters};
+use crate::metrics::{AttemptMeters, Meters, RequestMeters};
 use crate::plugins::Plugins;
 use crate::quarantine::{CRASHES, Quarantine};
 use crate::telemetry::DroppedLines;
