@@ -27,7 +27,7 @@ pub struct World {
     pub mail: MailCatcher,
     pub dir: tempfile::TempDir,
     /// Absent: on a server of the test's own.
-    pub own_database: Option<OwnDatabase>,
+    pub _own_database: Option<OwnDatabase>,
 }
 
 /// A database on the server of all tests. Three hundred of them are gigabytes: dropped, unless the test failed.
@@ -90,11 +90,11 @@ impl World {
         let mut admin = PgConnection::connect(url.as_str()).await?;
         admin.execute(sqlx::AssertSqlSafe(format!("create database {name}"))).await?;
         url.set_path(&name);
-        let own_database = Some(OwnDatabase { server, name: name.clone() });
+        let _own_database = Some(OwnDatabase { server, name: name.clone() });
         let dir = tempfile::tempdir()?;
         let mail = MailCatcher::start(&dir.path().join("mail")).await?;
         let redis_url = required("PATCHBAY_TEST_REDIS_URL")?;
-        Ok(Self { database_url: url.into(), redis_url, prefix: name, mail, dir, own_database })
+        Ok(Self { database_url: url.into(), redis_url, prefix: name, mail, dir, _own_database })
     }
 
     /// A command of the host's binary with everything configured; `env` is added to it. Its output is the caller's.

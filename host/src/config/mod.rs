@@ -154,12 +154,13 @@ impl Config {
                 values.insert(key.path, Setting { value: default.to_owned(), source: DEFAULT.into() });
             }
         }
-        read_file(file, &mut values, &mut problems);
+        let mut has_all_values = read_file(file, &mut values, &mut problems);
         read_environment(env, &mut values, &mut problems);
         for key in KEYS {
             if let Some(setting) = values.get(key.path)
                 && let Err(reason) = check(key, &setting.value)
             {
+                has_all_values = false;
                 let shown = if key.secret { String::new() } else { format!(" {:?}", setting.value) };
                 problems.push(format!("{} (from {}): value{shown} {reason}", key.path, setting.source));
             }
@@ -169,7 +170,8 @@ impl Config {
             .filter_map(|(name, value)| Some((name.strip_prefix("PATCHBAY_SECRET_")?.to_owned(), value.clone())));
         let trusted_keys = trusted_keys(&values, read, &mut problems);
         let config = Self { values, secrets: secrets.collect(), cache_dir: default_cache_dir(env), trusted_keys };
-        if problems.is_empty() {
+        // Of values that could not be read, what they contradict is unknown.
+        if has_all_values {
             config.find_contradictions(&mut problems);
         }
         (config, problems)
@@ -636,14 +638,17 @@ impl std::fmt::Debug for Config {
     }
 }
 
-fn read_file(text: Option<&str>, values: &mut BTreeMap<&'static str, Setting>, problems: &mut Vec<String>) {
-    let Some(text) = text else { return };
+/// Whether every value of a known key could be read.
+fn read_file(text: Option<&str>, values: &mut BTreeMap<&'static str, Setting>, problems: &mut Vec<String>) -> bool {
+    let Some(text) = text else { return true };
+    let mut has_all_values = true;
     let table: toml::Table = match toml::from_str(text) {
         Ok(table) => table,
         Err(error) => {
             // The message quotes the line, which may hold a password; its position is enough.
             let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
-            return problems.push(format!("patchbay.toml, line {line}: {}", error.message()));
+            problems.push(format!("patchbay.toml, line {line}: {}", error.message()));
+            return false;
         }
     };
     let mut flat = Vec::new();
@@ -671,11 +676,13 @@ fn read_file(text: Option<&str>, values: &mut BTreeMap<&'static str, Setting>, p
                 .join(","),
             (other, _) => {
                 problems.push(format!("{path} (in patchbay.toml): a {} makes no sense here", other.type_str()));
+                has_all_values = false;
                 continue;
             }
         };
         values.insert(key.path, Setting { value, source: "patchbay.toml".into() });
     }
+    has_all_values
 }
 
 fn read_environment(

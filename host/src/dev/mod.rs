@@ -127,7 +127,11 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         given.insert("PATCHBAY_LOG_FILTER".into(), "warn,guest=info".into());
     }
     if !set.sets(&["http.listen"]) {
-        given.insert("PATCHBAY_HTTP_LISTEN".into(), free_listen_address(8080)?);
+        let address = free_listen_address(USUAL_PORT)?;
+        if !address.ends_with(&format!(":{USUAL_PORT}")) {
+            println!("port {USUAL_PORT} is in use by something else: Patchbay listens on {address}");
+        }
+        given.insert("PATCHBAY_HTTP_LISTEN".into(), address);
     }
     if !set.sets(&["secrets.key", "secrets.key_file"]) {
         given.insert("PATCHBAY_SECRETS_KEY_FILE".into(), state.master_key_file()?.display().to_string());
@@ -175,6 +179,9 @@ async fn step<T>(what: &str, act: impl Future<Output = anyhow::Result<T>>) -> an
 }
 
 /// The usual port if it is free, else any.
+/// Where `patchbay serve` listens, too.
+const USUAL_PORT: u16 = 8080;
+
 fn free_listen_address(usual: u16) -> anyhow::Result<String> {
     let bound =
         std::net::TcpListener::bind(("127.0.0.1", usual)).or_else(|_| std::net::TcpListener::bind("127.0.0.1:0"));

@@ -30,6 +30,13 @@ pub struct RedisConfig {
     pub own_prefix: String,
 }
 
+impl RedisConfig {
+    /// Where orders to end a running job are told to all hosts.
+    pub(crate) fn kill_channel(&self) -> String {
+        format!("{}:kill", self.own_prefix)
+    }
+}
+
 /// PEM files for TLS, read when a host starts.
 #[derive(Debug, Clone, Default)]
 pub struct TlsFiles {

@@ -47,7 +47,7 @@ impl Queues {
         }
         let order = Kill { queue: queue.clone(), id: id.clone(), by: by.to_owned() };
         let order = serde_json::to_string(&order).map_err(|error| QueueError::Invalid(error.to_string()))?;
-        self.connection.get().publish::<_, _, ()>(channel(&self.config.own_prefix), order).await?;
+        self.connection.get().publish::<_, _, ()>(self.config.kill_channel(), order).await?;
         let give_up = Instant::now() + LIMIT;
         loop {
             match state().await? {
@@ -62,15 +62,11 @@ impl Queues {
     }
 }
 
-pub(crate) fn channel(own_prefix: &str) -> String {
-    format!("{own_prefix}:kill")
-}
-
 /// Passes orders on to this process's workers until nobody listens any more.
-pub(crate) async fn listen(connection: Connection, own_prefix: String, orders: broadcast::Sender<Arc<Kill>>) {
+pub(crate) async fn listen(connection: Connection, channel: String, orders: broadcast::Sender<Arc<Kill>>) {
     let mut replacements = connection.replacements();
     while orders.receiver_count() > 0 {
-        if let Err(error) = pass_on(&connection, &channel(&own_prefix), &orders, &mut replacements).await {
+        if let Err(error) = pass_on(&connection, &channel, &orders, &mut replacements).await {
             warn!(%error, "kills are not heard; reconnecting");
         }
         tokio::time::sleep(RECONNECT_EVERY).await;

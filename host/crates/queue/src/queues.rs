@@ -17,6 +17,7 @@ use crate::access::RedisConfig;
 use crate::connection::{Connection, Standing};
 use crate::kill::{self, Kill};
 use crate::memory::Memory;
+use crate::rights::{self, Right};
 use crate::stalls::Stalls;
 use crate::streams;
 use crate::{AttemptReader, Handler, Kv, QueueError, Trouble, WorkerConfig, WorkerHandle};
@@ -121,6 +122,11 @@ impl Queues {
     /// Share of its memory limit that Redis uses; nothing when it has none.
     pub async fn memory_share(&self) -> Result<Option<f64>, QueueError> {
         self.memory.share().await
+    }
+
+    /// What Redis's user may not do and Patchbay does. Changes nothing.
+    pub async fn missing_rights(&self) -> Result<Vec<Right>, QueueError> {
+        rights::missing(&self.connection.client(), &self.config).await
     }
 
     /// BullMQ's key prefix.
@@ -260,7 +266,7 @@ impl Queues {
         let orders = self.kills.get_or_init(|| {
             let (orders, receiver) = broadcast::channel(64);
             first = Some(receiver);
-            tokio::spawn(kill::listen(self.connection.clone(), self.config.own_prefix.clone(), orders.clone()));
+            tokio::spawn(kill::listen(self.connection.clone(), self.config.kill_channel(), orders.clone()));
             orders
         });
         first.unwrap_or_else(|| orders.subscribe())
