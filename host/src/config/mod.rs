@@ -6,6 +6,7 @@ mod keys;
 mod redis;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -101,6 +102,23 @@ fn found(named: Option<&Path>, usual: &[&str]) -> Option<PathBuf> {
     named.map(Path::to_owned).or_else(|| usual.iter().map(PathBuf::from).find(|path| path.exists()))
 }
 
+/// The process's variables. Values that are not UTF-8 are left out: most are somebody else's.
+pub(crate) fn environment() -> HashMap<String, String> {
+    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    std::env::vars_os().filter_map(text).collect()
+}
+
+/// What is wrong with those of ours whose values are not UTF-8.
+fn unreadable_variables() -> Vec<String> {
+    let is_ours = |name: &str| {
+        name.starts_with("PATCHBAY_")
+            || KEYS.iter().any(|key| key.old_names.contains(&name))
+            || ["PORT", "TZ"].contains(&name)
+    };
+    let names = std::env::vars_os().filter(|(_, value)| value.to_str().is_none()).map(|(name, _)| name.into_string());
+    names.flatten().filter(|name| is_ours(name)).map(|name| format!("{name}: its value is not UTF-8")).collect()
+}
+
 fn read_file_of_keys(path: &str) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| error.to_string())
 }
@@ -113,12 +131,12 @@ impl Config {
 
     /// The same, with what is wrong beside it: to be shown, and not to be used.
     pub fn read_process(file: Option<&Path>) -> (Self, Vec<String>) {
-        Self::read_process_with(found(file, &[HERE, "/etc/patchbay/patchbay.toml"]), &std::env::vars().collect())
+        Self::read_process_with(found(file, &[HERE, "/etc/patchbay/patchbay.toml"]), &environment())
     }
 
     /// As the host of `patchbay dev` reads it, which was given more than the environment. The machine's own file is no business of its.
     pub(crate) fn of_dev(file: Option<&Path>, given: BTreeMap<String, String>) -> Result<Self, ConfigError> {
-        usable(Self::read_dev(file, &std::env::vars().chain(given).collect()))
+        usable(Self::read_dev(file, &environment().into_iter().chain(given).collect()))
     }
 
     /// The same, with what is wrong beside it.
@@ -134,6 +152,7 @@ impl Config {
         });
         let (config, wrong) = Self::read(text.as_deref(), env, read_file_of_keys);
         problems.extend(wrong);
+        problems.extend(unreadable_variables());
         (config, problems)
     }
 

@@ -19,7 +19,7 @@ use clap::{Args, Subcommand};
 
 use crate::boot::Host;
 use crate::cli::{Client, plain};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::telemetry;
 
 pub use mail_catcher::{CaughtMail, MailCatcher};
@@ -78,7 +78,7 @@ pub(crate) fn run_mail(command: MailCommand, json: bool) -> anyhow::Result<()> {
 
 pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()> {
     // What is wrong with it is told when it is whole.
-    let (set, _) = Config::read_dev(file, &std::env::vars().collect());
+    let (set, _) = Config::read_dev(file, &config::environment());
     let own_postgres = !set.sets(&["database.url", "database.host"]);
     let own_redis = !set.sets(&["redis.url", "redis.host", "redis.sentinels"]);
     let own_mail = !set.sets(&["mail.host", "mail.username"]);

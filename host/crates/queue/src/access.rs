@@ -31,6 +31,11 @@ pub struct RedisConfig {
 }
 
 impl RedisConfig {
+    /// Never written, and deleted by whoever wants a write that changes nothing.
+    pub(crate) fn probe_key(&self) -> String {
+        format!("{}:probe", self.own_prefix)
+    }
+
     /// Where orders to end a running job are told to all hosts.
     pub(crate) fn kill_channel(&self) -> String {
         format!("{}:kill", self.own_prefix)

@@ -33,7 +33,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const LOOKS_PER_SURVEY: u32 = 5;
 
 /// Looks at the rights of Redis's user, which is 80 commands each time, are as far apart.
-const RIGHTS_EVERY: Duration = Duration::from_secs(30);
+const RIGHTS_EVERY: Duration = Duration::from_secs(10);
 
 /// More than NTP ever leaves: a host whose clock is further from Redis's takes no jobs.
 pub const MAX_CLOCK_SKEW_MS: u64 = 5_000;
@@ -105,7 +105,7 @@ impl Connection {
             replaced: watch::Sender::new(0),
             standing: watch::Sender::default(),
             clock: Clock::default(),
-            probe_key: format!("{}:probe", config.own_prefix),
+            probe_key: config.probe_key(),
             unfit: Mutex::default(),
             rights: tokio::sync::Mutex::default(),
             looks: AtomicU32::new(0),

@@ -10,6 +10,7 @@ use patchbay_model::{JobId, QueueName};
 use crate::add::{check_data, check_delay, check_priority};
 use crate::opts::JobOpts;
 use crate::scripts::{self, Call};
+use crate::transaction::transaction;
 use crate::{JobView, QueueError, Queues, damage};
 
 impl Queues {
@@ -66,10 +67,11 @@ impl Queues {
 
     async fn remove_by_hand(&self, keys: &QueueKeys, id: &JobId, with_keys: bool) -> Result<(), QueueError> {
         tracing::warn!(job = %id, queue = keys.name(), "what Redis holds of the job is damaged: removed without BullMQ's script");
-        let mut pipe = redis::pipe();
-        pipe.atomic().ignore_errors();
-        damage::take_away(&mut pipe, keys, id.as_str().as_bytes(), with_keys);
-        pipe.query_async::<redis::Value>(&mut self.connection.get()).await?;
+        let taken = transaction::<redis::Value>(self.connection.get(), |pipe| {
+            pipe.ignore_errors();
+            damage::take_away(pipe, keys, id.as_str().as_bytes(), with_keys);
+        });
+        taken.await?;
         Ok(())
     }
 
