@@ -126,6 +126,11 @@ pub(crate) enum Access {
 }
 
 impl Access {
+    /// Whether the one server is asked over TLS; with Sentinels, others are asked first.
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self, Self::Direct(client) if matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. }))
+    }
+
     pub(crate) fn new(config: &RedisConfig) -> RedisResult<Self> {
         let info = parse(&config.url).map_err(invalid)?;
         let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });

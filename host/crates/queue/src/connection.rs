@@ -307,8 +307,16 @@ async fn connect(access: &Access) -> Result<Live, QueueError> {
         .set_max_delay(Duration::from_millis(500));
     let client = access.client().await?;
     let connecting = ConnectionManager::new_with_config(client.clone(), config);
-    let manager = tokio::time::timeout(CONNECT_LIMIT, connecting).await.map_err(silent)??;
+    // A server that speaks no TLS waits for the end of a first line that never comes.
+    let is_tls = access.is_tls();
+    let unanswered = move |elapsed| if is_tls { no_tls() } else { silent(elapsed) };
+    let manager = tokio::time::timeout(CONNECT_LIMIT, connecting).await.map_err(unanswered)??;
     Ok(Live { client, manager })
+}
+
+fn no_tls() -> redis::RedisError {
+    let text = "nothing answers the TLS handshake; if Redis runs there, it speaks no TLS on this port (redis.tls)";
+    std::io::Error::new(std::io::ErrorKind::TimedOut, text).into()
 }
 
 fn silent(_: tokio::time::error::Elapsed) -> redis::RedisError {
