@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use patchbay_model::capability::DenyAll;
+use patchbay_model::DenyAll;
 use patchbay_runtime::{JobCall, Runtime, RuntimeConfig};
 use tokio_util::sync::CancellationToken;
 

@@ -17,10 +17,9 @@ use patchbay::traces::Traces;
 use patchbay::vault::{KeySource, Keys, Vault};
 use patchbay::work::{Execution, Executor, WasmExecutor, Work};
 use patchbay_capability::{Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services};
-use patchbay_model::capability::DenyAll;
 use patchbay_model::outcome::Outcome;
 use patchbay_model::retry::RetryPolicy;
-use patchbay_model::{PluginName, QueueName};
+use patchbay_model::{DenyAll, PluginName, QueueName};
 use patchbay_queue::{Delivery, Keep, Queues, RedisConfig, WorkerConfig, WorkerHandle};
 use patchbay_runtime::{HostLimits, Runtime, RuntimeConfig};
 use patchbay_store::{Store, StoreConfig};
@@ -272,8 +271,8 @@ impl World {
                 host: tokio::runtime::Handle::current(),
                 queues: queues.clone(),
                 kv: queues.kv(),
-                sql: Arc::new(patchbay_model::capability::DenyAll),
-                audit: Arc::new(patchbay_model::capability::DenyAll),
+                sql: Arc::new(DenyAll),
+                audit: Arc::new(DenyAll),
                 secrets: Arc::new(NoSecrets),
                 mail: MailTransport::new(None)?,
                 egress: Egress::new(EgressConfig::default())?,

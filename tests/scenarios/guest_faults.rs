@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use patchbay_model::capability::DenyAll;
+use patchbay_model::DenyAll;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::outcome::{Outcome, OutcomeKind, Retry};
 use patchbay_runtime::{CallReport, HostLimits, JobCall, Revision, Runtime, RuntimeConfig};

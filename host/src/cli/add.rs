@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::Output;
 use super::client::Client;
 use super::input::given_json;
-use super::plugin::{items, text};
+use super::view::{items, text};
 use crate::http::api_path;
 
 #[derive(Args)]

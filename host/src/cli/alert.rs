@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
 use super::output::Output;
-use super::plugin::{items, text};
 use super::refusal::Refusal;
+use super::view::{items, text};
 use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]

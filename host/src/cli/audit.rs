@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
 use super::output::Output;
-use super::plugin::{items, short, text};
 use super::refusal::{NotThere, confirmed};
 use super::secret::duration;
+use super::view::{items, short, text};
 use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]

@@ -6,14 +6,13 @@ use std::process::{ExitStatus, Stdio};
 use anyhow::{Context, bail};
 use clap::Args;
 use patchbay_model::RevisionDigest;
-use patchbay_model::build::BuildSpec;
-use patchbay_model::manifest::Manifest;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
 use super::Output;
+use super::project::Project;
 use super::world::{World, Written};
 
 const CARGO: [&str; 5] =
@@ -44,13 +43,6 @@ pub(super) struct Pack {
     /// Where to write [default: DIR/dist/NAME-VERSION.wasm]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-}
-
-/// A folder with a plugin.toml.
-pub(crate) struct Project {
-    dir: PathBuf,
-    pub(crate) manifest: Manifest,
-    pub(crate) build: BuildSpec,
 }
 
 /// A file that hosts take.
@@ -84,15 +76,6 @@ fn report(project: &Project, packed: &Packed, output: Output) {
 }
 
 impl Project {
-    pub(crate) fn read(dir: &Path) -> anyhow::Result<Self> {
-        let path = dir.join("plugin.toml");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let read_file = |name: &str| std::fs::read_to_string(dir.join(name)).map_err(|error| error.to_string());
-        let (manifest, build) =
-            Manifest::with_build_from_toml(&text, read_file).with_context(|| path.display().to_string())?;
-        Ok(Self { dir: dir.to_owned(), manifest, build })
-    }
-
     /// Runs the build; what it prints goes to standard error. Gives the component that it made.
     ///
     /// Ctrl-C, and nobody waiting any more, end the build with everything that it has started.
@@ -122,10 +105,6 @@ impl Project {
         // Only cargo knows where its target folder is.
         let component = messages.lines().filter_map(|line| component_in(line, &crate_manifest)).next_back();
         self.made(ended, "cargo", component.unwrap_or_default())
-    }
-
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
     }
 
     /// For the toolchains that bind a world. Cargo projects on the SDK need none, and get one only where there is one.

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientArgs};
 use super::output::Output;
-use super::plugin::{items, text};
 use super::refusal::{Refusal, confirmed};
+use super::view::{items, text};
 use crate::http::{api_path, with_query};
 
 /// Between looks at the progress.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 use reqwest::Method;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::refusal::Refusal;
 use crate::dev::DevState;
@@ -180,6 +180,11 @@ impl Client {
             request = request.header(signature::HEADER, each.to_string());
         }
         self.send(request.body(component)).await
+    }
+
+    pub(crate) async fn activate(&self, plugin: &str, digest: &str, grant: bool) -> Result<Value, ClientError> {
+        let path = http::api_path(&["plugins", plugin, "activate"]);
+        self.call(Method::POST, &path, Some(json!({ "digest": digest, "grant": grant }))).await
     }
 
     /// An operation of a plugin; `input` as it stands, since parsing would round its numbers.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::bulk;
 use super::client::{Client, ClientArgs};
 use super::output::Output;
-use super::plugin::{items, short, text};
+use super::view::{items, short, text};
 use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]

@@ -14,8 +14,8 @@ use tokio::io::AsyncWriteExt;
 
 use super::client::{Client, ClientArgs, RevealArgs};
 use super::output::Output;
-use super::plugin::{items, text};
 use super::refusal::{Refusal, confirmed};
+use super::view::{items, text};
 use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]

@@ -9,8 +9,8 @@ use super::Output;
 use super::add::{self, AddArgs};
 use super::client::{Client, ClientArgs, RevealArgs};
 use super::input::given_json;
-use super::plugin::{items, text};
 use super::timeline;
+use super::view::{items, short, text};
 use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
@@ -217,7 +217,7 @@ fn describe(queue: &str, story: &Value) -> String {
             "  {}  {}  revision {}{why}",
             text(attempt, "finishedAt"),
             text(attempt, "outcome"),
-            super::plugin::short(attempt["revision"].as_str().unwrap_or("-"))
+            short(attempt["revision"].as_str().unwrap_or("-"))
         ));
     }
     // The remembered one names files and lines where the plugin's file does; the job's own names functions.

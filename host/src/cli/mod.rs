@@ -18,6 +18,7 @@ mod oci;
 mod operation;
 mod output;
 mod plugin;
+mod project;
 mod push;
 mod queue;
 mod refusal;
@@ -28,6 +29,7 @@ mod secret;
 mod signing;
 mod sql;
 mod timeline;
+mod view;
 mod world;
 
 use std::path::PathBuf;
@@ -44,15 +46,15 @@ use crate::boot::Host;
 use crate::config::{Config, ConfigError};
 use crate::{dev, telemetry};
 
-pub(crate) use build::Project;
 pub(crate) use client::Client;
 use client::ClientError;
 use oci::RegistryError;
 use output::Output;
 pub(crate) use output::plain;
-pub(crate) use plugin::{activate_revision, short};
+pub(crate) use project::Project;
 use refusal::{NotThere, Refusal};
 pub(crate) use signing::signatures_for;
+pub(crate) use view::short;
 
 /// A database that is just starting is waited for.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);

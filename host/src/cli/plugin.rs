@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs, RevealArgs};
 use super::refusal::{Refusal, confirmed};
+use super::view::{describe, items, short, signers, text};
 use super::{Output, build, operation, push, revisions, signing, sql, world};
 use crate::http::api_path;
 
@@ -248,7 +249,7 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
         PluginCommand::History { plugin } => revisions::history(&plugin, &client, output).await?,
         PluginCommand::Diff { plugin, from, to } => revisions::diff(&plugin, &from, &to, &client, output).await?,
         PluginCommand::Activate { plugin, digest, grant } => {
-            let activated = activate_revision(&client, &plugin, &digest, grant).await?;
+            let activated = client.activate(&plugin, &digest, grant).await?;
             output.value(&describe(&activated), &activated);
         }
         PluginCommand::Grants { plugin } => {
@@ -314,16 +315,6 @@ pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
     Ok(())
 }
 
-pub(crate) async fn activate_revision(
-    client: &Client,
-    plugin: &str,
-    digest: &str,
-    grant: bool,
-) -> anyhow::Result<Value> {
-    let path = api_path(&["plugins", plugin, "activate"]);
-    Ok(client.call(Method::POST, &path, Some(json!({ "digest": digest, "grant": grant }))).await?)
-}
-
 fn grants_path(plugin: &str) -> String {
     api_path(&["plugins", plugin, "grants"])
 }
@@ -371,85 +362,6 @@ async fn settings(command: SettingsCommand, client: &Client, output: Output) -> 
     Ok(())
 }
 
-pub(super) fn describe(activated: &Value) -> String {
-    if activated["changed"] == false {
-        return format!(
-            "active already: {} {} {}{}",
-            text(activated, "plugin"),
-            text(activated, "version"),
-            short(&text(activated, "digest")),
-            elsewhere(activated)
-        );
-    }
-    let previous = match activated["previous"].as_str() {
-        Some(previous) => format!(
-            "it replaces {}; back with: patchbay plugin rollback {}",
-            short(previous),
-            text(activated, "plugin")
-        ),
-        None => "none was active before".into(),
-    };
-    let granted: String =
-        items(&activated["newlyGranted"]).filter_map(Value::as_str).map(|ask| format!("granted: {ask}\n")).collect();
-    format!(
-        "active: {} {} {}\n{granted}{previous}{}",
-        text(activated, "plugin"),
-        text(activated, "version"),
-        short(&text(activated, "digest")),
-        elsewhere(activated),
-    )
-}
-
-/// What other processes have not done yet; nothing to say when all follow.
-fn elsewhere(activated: &Value) -> String {
-    let hosts: Vec<&Value> = items(&activated["hosts"]).collect();
-    let behind: Vec<&&Value> = hosts.iter().filter(|host| host["isCurrent"] != true).collect();
-    if behind.is_empty() {
-        return String::new();
-    }
-    let lines: String = behind.iter().map(|host| format!("\n  {}: {}", text(host, "host"), host_state(host))).collect();
-    format!(
-        "\nincomplete: it runs on {} of {} hosts; look again with: patchbay plugin status {}{lines}",
-        hosts.len() - behind.len(),
-        hosts.len(),
-        text(activated, "plugin"),
-    )
-}
-
-/// How a plugin fares in one process, in words.
-pub(super) fn host_state(host: &Value) -> String {
-    let running = host["running"].as_str().map_or_else(|| "nothing".into(), short);
-    match (host["silentS"].as_u64(), host["failure"].as_str()) {
-        (Some(silent), _) => format!("runs {running} and has been silent for {silent} s: killed, or cut off"),
-        (None, Some(failure)) => format!("runs {running}: {failure}"),
-        (None, None) if host["isCurrent"] == true => format!("runs {running}"),
-        (None, None) => format!("runs {running} still"),
-    }
-}
-
-pub(super) fn items(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
-}
-
-pub(super) fn text(value: &Value, name: &str) -> String {
-    value[name].as_str().unwrap_or_default().to_owned()
-}
-
 fn joined(value: &Value) -> String {
     items(value).filter_map(Value::as_str).collect::<Vec<_>>().join(",")
-}
-
-/// Key ids, with what is to be known about each.
-pub(super) fn signers(signatures: &Value) -> String {
-    let signer = |signature: &Value| match signature["standing"].as_str() {
-        Some("trusted") => text(signature, "keyId"),
-        standing => format!("{} ({})", text(signature, "keyId"), standing.unwrap_or("unchecked").replace('-', " ")),
-    };
-    let all: Vec<String> = items(signatures).map(signer).collect();
-    if all.is_empty() { "nobody".into() } else { all.join(", ") }
-}
-
-/// As many digits as people compare.
-pub(crate) fn short(digest: &str) -> String {
-    digest.chars().take(12).collect()
 }

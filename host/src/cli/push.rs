@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
 use super::oci::{self, Publication, Registry, RegistryArgs};
-use super::plugin::{activate_revision, describe, items, short, signers, text};
 use super::refusal::Refusal;
+use super::view::{describe, items, short, signers, text};
 use super::{Output, signing};
 
 #[derive(Args)]
@@ -72,7 +72,7 @@ pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> any
     let mut staged = client.push(component, &signatures, source.as_deref()).await?;
     let (plugin, digest) = (text(&staged, "plugin"), text(&staged, "digest"));
     if args.activate {
-        let activated = activate_revision(&client, &plugin, &digest, args.grant).await?;
+        let activated = client.activate(&plugin, &digest, args.grant).await?;
         output.value(&describe(&activated), &activated);
         return Ok(());
     }

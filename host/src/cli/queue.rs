@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
 use super::output::Output;
-use super::plugin::{items, text};
 use super::refusal::confirmed;
+use super::view::{items, text};
 use crate::http::api_path;
 
 #[derive(Subcommand)]

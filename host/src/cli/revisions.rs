@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Output;
 use super::client::Client;
 use super::output::plain;
-use super::plugin::{host_state, items, short, signers, text};
+use super::view::{host_state, items, short, signers, text};
 use crate::http::{api_path, with_query};
 
 pub(super) async fn status(plugin: &str, client: &Client, output: Output) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::client::{Client, ClientArgs, RevealArgs};
 use super::input;
 use super::output::Output;
-use super::plugin::{items, text};
+use super::view::{items, text};
 use crate::http::api_path;
 
 #[derive(Subcommand)]

@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientArgs};
 use super::output::Output;
-use super::plugin::{items, text};
 use super::refusal::Refusal;
 use super::secret::duration;
+use super::view::{items, text};
 use crate::http::{api_path, with_query};
 
 /// Of a message in a table, in characters.

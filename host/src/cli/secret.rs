@@ -13,8 +13,8 @@ use zeroize::Zeroizing;
 
 use super::client::{Client, ClientArgs};
 use super::output::Output;
-use super::plugin::{items, text};
 use super::refusal::Refusal;
+use super::view::{items, text};
 use crate::http::api_path;
 
 #[derive(Subcommand)]

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::Output;
 use super::client::Client;
-use super::plugin::{items, text};
+use super::view::{items, text};
 use crate::http::with_query;
 
 pub(super) async fn run(plugin: Option<&str>, client: &Client, output: Output) -> anyhow::Result<()> {

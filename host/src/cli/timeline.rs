@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use super::plugin::{items, short, text};
+use super::view::{items, short, text};
 
 const WIDTH: usize = 80;
 /// Below the time.

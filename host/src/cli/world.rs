@@ -10,7 +10,7 @@ use patchbay_model::manifest::Manifest;
 use serde_json::json;
 
 use super::Output;
-use super::build::Project;
+use super::project::Project;
 
 const V0_1: &str = include_str!("../../../wit/v0.1/plugin.wit");
 const V0_2: &str = include_str!("../../../wit/v0.2/plugin.wit");
@@ -63,7 +63,7 @@ impl World {
     pub(super) fn of(project: &Project) -> Self {
         let manifest = &project.manifest;
         let contract = if manifest.wit == "0.2" { V0_2 } else { V0_1 };
-        Self { dir: project.dir().join("wit"), text: text(manifest, &project.build, version(contract)), contract }
+        Self { dir: project.dir.join("wit"), text: text(manifest, &project.build, version(contract)), contract }
     }
 
     pub(super) fn file(&self) -> PathBuf {
@@ -116,7 +116,7 @@ fn text(manifest: &Manifest, build: &BuildSpec, version: &str) -> String {
     for import in manifest.asked_interfaces().into_iter().filter(|&name| name != "types") {
         text += &format!("  import {}", interface(import));
     }
-    for export in build.exports(manifest) {
+    for export in manifest.exports(build) {
         text += &format!("  export {}", interface(export.as_str()));
     }
     text + "}\n"

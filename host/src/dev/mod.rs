@@ -231,7 +231,7 @@ async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
     let staged = step(&name, async { Ok(client.push(component, &signatures, None).await?) }).await?;
     let (plugin, digest) =
         (staged["plugin"].as_str().unwrap_or_default(), staged["digest"].as_str().unwrap_or_default());
-    crate::cli::activate_revision(&client, plugin, digest, true).await?;
+    client.activate(plugin, digest, true).await?;
     Ok(format!("{plugin} {} ({})", staged["version"].as_str().unwrap_or_default(), crate::cli::short(digest)))
 }
 

@@ -11,7 +11,7 @@ use notify::event::{EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::cli::{Client, Project, activate_revision, short};
+use crate::cli::{Client, Project, short};
 
 /// Editors write several files for one save.
 const QUIET: Duration = Duration::from_millis(100);
@@ -123,7 +123,7 @@ impl Watched {
         let staged = client.push(packed.bytes, &[], None).await?;
         let digest = staged["digest"].as_str().unwrap_or_default();
         let plugin = &project.manifest.name;
-        let activated = activate_revision(client, plugin.as_str(), digest, true).await?;
+        let activated = client.activate(plugin.as_str(), digest, true).await?;
         let (version, digest) = (&project.manifest.version, short(digest));
         if activated["changed"] == false {
             return Ok(format!("{plugin} {version} ({digest}) is active already (built in {built:.1} s)"));

@@ -5,6 +5,7 @@
 //! Message-ID keeps a repeat recognisable. Why it speaks SMTP itself: docs/decisions/025-own-smtp-client.md.
 
 mod connection;
+mod error;
 mod reply;
 mod wire;
 
@@ -22,7 +23,8 @@ use rustls_platform_verifier::ConfigVerifierExt;
 use tokio_rustls::TlsConnector;
 use tracing::{debug, warn};
 
-use self::connection::{Broken, Connection};
+use self::connection::Connection;
+use self::error::Broken;
 use self::reply::Reply;
 use self::wire::Wire;
 use crate::breaker::Report;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::capability::{CapabilityError, DenyAll};
+use crate::capability::CapabilityError;
 use crate::id::{PluginName, RevisionDigest, TrailName};
 use crate::job::JobKey;
 
@@ -50,12 +50,4 @@ pub struct NewAuditEntry {
 pub trait AuditTrails: Send + Sync + 'static {
     /// Writes an entry that fits its trail. One that its job has written already under this key changes nothing, whatever it says.
     async fn append(&self, entry: NewAuditEntry, deadline: Instant) -> Result<(), CapabilityError>;
-}
-
-/// For hosts without trails: a benchmark.
-#[async_trait]
-impl AuditTrails for DenyAll {
-    async fn append(&self, _: NewAuditEntry, _: Instant) -> Result<(), CapabilityError> {
-        Err(CapabilityError::denied("this host has no audit trails"))
-    }
 }

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::manifest::Manifest;
-
 /// Without a command, a folder with a Cargo.toml is built by cargo.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,15 +47,6 @@ impl Export {
 }
 
 impl BuildSpec {
-    /// What the plugin's own world exports.
-    pub fn exports(&self, manifest: &Manifest) -> Vec<Export> {
-        match (self.exports.is_empty(), manifest.queues.is_empty()) {
-            (false, _) => self.exports.clone(),
-            (true, false) => vec![Export::Jobs],
-            (true, true) => vec![Export::Operations],
-        }
-    }
-
     /// From a whole plugin.toml as a value; takes the section out. An error says which key is wrong, and why.
     pub(crate) fn take_from(manifest: &mut Value) -> Result<Self, (String, String)> {
         let section = manifest.as_object_mut().and_then(|manifest| manifest.remove("build"));

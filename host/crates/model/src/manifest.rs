@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::audit::AuditSpec;
 use crate::breaker::BreakerSpec;
-use crate::build::BuildSpec;
+use crate::build::{BuildSpec, Export};
 use crate::data_path::DataPath;
 pub use crate::egress::{EgressAuth, EgressRule};
 use crate::id::{PluginName, QueueName, ScheduleId};
@@ -420,6 +420,15 @@ impl Manifest {
         ];
         asked.extend(optional.into_iter().filter_map(|(used, name)| used.then_some(name)));
         asked
+    }
+
+    /// What the plugin's own world exports.
+    pub fn exports(&self, build: &BuildSpec) -> Vec<Export> {
+        match (build.exports.is_empty(), self.queues.is_empty()) {
+            (false, _) => build.exports.clone(),
+            (true, false) => vec![Export::Jobs],
+            (true, true) => vec![Export::Operations],
+        }
     }
 
     /// The queue's entry, if the plugin handles that queue.

@@ -309,23 +309,6 @@ pub trait PluginDatabase: Send + Sync + 'static {
     ) -> Result<std::sync::Arc<dyn SqlTransaction>, SqlError>;
 }
 
-/// For hosts without plugins' logins: a benchmark.
-#[async_trait]
-impl PluginDatabase for crate::capability::DenyAll {
-    async fn run(
-        &self,
-        _: &PluginName,
-        _: Instant,
-        _: Vec<SqlStatement>,
-        _: Option<SqlJobs>,
-    ) -> Result<Vec<SqlAnswer>, SqlError> {
-        Err(SqlError::denied("no database is available here"))
-    }
-    async fn begin(&self, _: &PluginName, _: Instant) -> Result<std::sync::Arc<dyn SqlTransaction>, SqlError> {
-        Err(SqlError::denied("no database is available here"))
-    }
-}
-
 /// An open transaction. Dropped without a commit it is rolled back.
 #[async_trait]
 pub trait SqlTransaction: Send + Sync + 'static {

@@ -5,22 +5,12 @@ use patchbay_model::{JobId, QueueName};
 use redis::{RedisResult, Value};
 use tracing::error;
 
-use crate::add;
+use crate::addition::{Addition, id_of_reply};
 use crate::damage::{read, shape, take_away};
-use crate::operate::removal;
+use crate::removal::removal;
 use crate::scripts::{self, Call};
 use crate::transaction::transaction;
 use crate::{QueueError, Queues};
-
-/// A job to be added.
-pub(crate) struct Addition {
-    pub(crate) call: Call,
-    pub(crate) queue: QueueName,
-    /// Its own; else BullMQ counts.
-    pub(crate) id: Option<JobId>,
-    /// Key of its de-duplication.
-    pub(crate) deduplication: Option<String>,
-}
 
 /// A job that is there because of us.
 type Written = (QueueName, JobId);
@@ -51,7 +41,7 @@ impl Queues {
         let mut ids = Vec::with_capacity(additions.len());
         for (place, reply) in replies.into_iter().enumerate() {
             let id = match reply.map_err(QueueError::from) {
-                Ok(reply) if place < additions.len() => add::id(reply),
+                Ok(reply) if place < additions.len() => id_of_reply(reply),
                 Ok(_) => continue,
                 Err(error) => Err(error),
             };

@@ -45,30 +45,6 @@ pub(crate) fn shape(keys: &QueueKeys) -> Vec<(String, &'static str)> {
     ]
 }
 
-/// Fields of a job's hash, in BullMQ 5 and 6; none of them is one of `meta`.
-pub(crate) const OF_A_JOB: [&str; 20] = [
-    "name",
-    "data",
-    "opts",
-    "timestamp",
-    "delay",
-    "priority",
-    "processedOn",
-    "finishedOn",
-    "failedReason",
-    "stacktrace",
-    "returnvalue",
-    "progress",
-    "parent",
-    "parentKey",
-    "atm",
-    "ats",
-    "stc",
-    "pb",
-    "rjk",
-    "deid",
-];
-
 /// One of a queue's own keys at which something else stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

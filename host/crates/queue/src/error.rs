@@ -4,8 +4,8 @@ use patchbay_model::job::JobState;
 use patchbay_model::shell::word;
 use redis::ErrorKind;
 
-use crate::Trouble;
 use crate::transaction::is_full;
+use crate::trouble::{Trouble, said};
 
 /// Errors of this crate. The text is safe for clients: no URLs, no data.
 #[derive(Debug, thiserror::Error)]
@@ -137,12 +137,6 @@ impl From<redis::RedisError> for QueueError {
             _ => Self::Unavailable(error),
         }
     }
-}
-
-/// Without the place in the script that found it.
-pub(crate) fn said(code: &str, detail: &str) -> String {
-    let detail = detail.split(" script: ").next().unwrap_or_default();
-    format!("{code} {detail}").trim_end().to_owned()
 }
 
 impl From<bullmq::Error> for QueueError {

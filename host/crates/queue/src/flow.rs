@@ -7,8 +7,8 @@ use patchbay_model::flow::{ChildFailure, Flow};
 use patchbay_model::{JobId, QueueName};
 use uuid::Uuid;
 
-use crate::add::{self, Parent};
-use crate::batch::Addition;
+use crate::addition::{Addition, Parent, addition, script_for};
+use crate::job_rules;
 use crate::scripts::{self, Call};
 use crate::{QueueError, Queues};
 
@@ -23,7 +23,7 @@ impl Queues {
         let mut bytes = 0;
         for job in flow.jobs_mut() {
             self.fill(job);
-            add::check(job, self.now_ms())?;
+            job_rules::check(job, self.now_ms())?;
             bytes += job.data.len();
         }
         if bytes > MAX_FLOW_BYTES {
@@ -64,9 +64,9 @@ impl Tree<'_> {
                 vec![keys.meta(), keys.id(), keys.delayed(), keys.waiting_children(), keys.completed(), keys.events()];
             (&*scripts::ADD_PARENT, names)
         } else {
-            add::script_for(job, &keys)
+            script_for(job, &keys)
         };
-        self.additions.push(add::addition(script, &names, &keys, job, Some(id.clone()), self.queues.now_ms(), parent)?);
+        self.additions.push(addition(script, &names, &keys, job, Some(id.clone()), self.queues.now_ms(), parent)?);
         self.places.push((job.queue.clone(), id.clone()));
         if is_parent {
             let key = keys.job_key(id.as_str());

@@ -10,12 +10,12 @@ use futures::StreamExt;
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
 use redis::AsyncCommands;
-use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tracing::warn;
 
 use crate::connection::Connection;
+use crate::orders::Kill;
 use crate::{QueueError, Queues};
 
 /// How long a kill may take: the guest is dropped at once, and its job settled in one round trip.
@@ -23,15 +23,6 @@ const LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(2);
 const RECONNECT_EVERY: Duration = Duration::from_secs(1);
-
-/// An order to end a job.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Kill {
-    pub(crate) queue: QueueName,
-    pub(crate) id: JobId,
-    /// Who ordered it.
-    pub(crate) by: String,
-}
 
 impl Queues {
     /// Ends a running job; it fails for good, with the operator's name. Waits until it has.
@@ -60,10 +51,22 @@ impl Queues {
             }
         }
     }
+
+    /// Orders to end a job that runs in this process.
+    pub(crate) fn kills(&self) -> broadcast::Receiver<Arc<Kill>> {
+        let mut first = None;
+        let orders = self.kills.get_or_init(|| {
+            let (orders, receiver) = broadcast::channel(64);
+            first = Some(receiver);
+            tokio::spawn(listen(self.connection.clone(), self.config.kill_channel(), orders.clone()));
+            orders
+        });
+        first.unwrap_or_else(|| orders.subscribe())
+    }
 }
 
 /// Passes orders on to this process's workers until nobody listens any more.
-pub(crate) async fn listen(connection: Connection, channel: String, orders: broadcast::Sender<Arc<Kill>>) {
+async fn listen(connection: Connection, channel: String, orders: broadcast::Sender<Arc<Kill>>) {
     let mut replacements = connection.replacements();
     while orders.receiver_count() > 0 {
         if let Err(error) = pass_on(&connection, &channel, &orders, &mut replacements).await {

@@ -7,11 +7,12 @@ use bullmq::QueueKeys;
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
 
-use crate::add::{check_data, check_delay, check_priority};
+use crate::job_rules::{check_data, check_delay, check_priority};
 use crate::opts::JobOpts;
+use crate::removal::{removal, reprocessing};
 use crate::scripts::{self, Call};
 use crate::transaction::transaction;
-use crate::{JobView, QueueError, Queues, damage};
+use crate::{JobView, QueueError, Queues, damage, job_fields};
 
 impl Queues {
     /// Puts a finished job back, with fresh attempts.
@@ -60,7 +61,7 @@ impl Queues {
         self.remove_by_hand(keys, id, wanted != "hash" && found == "hash").await?;
         if wanted == "hash" && found == "hash" {
             // Both in one: what is the queue's own stays.
-            redis::cmd("HDEL").arg(key).arg(&damage::OF_A_JOB).exec_async(&mut connection).await?;
+            redis::cmd("HDEL").arg(key).arg(&job_fields::BULLMQ).exec_async(&mut connection).await?;
         }
         Ok(())
     }
@@ -161,35 +162,6 @@ impl Queues {
             _ => Err(wrong_state(self.known_job(queue, id).await?.state, rule)),
         }
     }
-}
-
-/// Puts a finished job back; nothing for one that is not.
-pub(crate) fn reprocessing(keys: &QueueKeys, id: &JobId, state: JobState, opts: &JobOpts) -> Option<Call> {
-    let (set, property, previous) = match state {
-        JobState::Failed => (keys.failed(), "failedReason", "failed"),
-        JobState::Completed => (keys.completed(), "returnvalue", "completed"),
-        _ => return None,
-    };
-    let names = [
-        keys.job_key(id.as_str()),
-        keys.events(),
-        set,
-        keys.wait(),
-        keys.meta(),
-        keys.active(),
-        keys.marker(),
-        keys.prioritized(),
-        keys.pc(),
-    ];
-    let call = Call::new(&scripts::REPROCESS, &names).arg(id.as_str()).arg(opts.push()).arg(property).arg(previous);
-    // Attempts made are forgotten; attempts started are not: they tell apart what history remembers.
-    Some(call.arg("1").arg("0"))
-}
-
-/// Forgets a job without its children.
-pub(crate) fn removal(keys: &QueueKeys, id: &JobId) -> Call {
-    let call = Call::new(&scripts::REMOVE_JOB, &[keys.job_key(id.as_str()), keys.repeat()]);
-    call.arg(id.as_str()).arg("0").arg(keys.key_prefix())
 }
 
 /// The scripts' answers.

@@ -1,8 +1,8 @@
 //! One Redis: connection, facts about it, and its queues.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -11,16 +11,15 @@ use patchbay_model::QueueName;
 use patchbay_model::job::NewJob;
 use patchbay_model::manifest::QueueSpec;
 use patchbay_model::schedule::Zone;
-use tokio::sync::broadcast;
 
 use crate::access::RedisConfig;
 use crate::connection::{Connection, Standing};
-use crate::kill::{self, Kill};
 use crate::memory::Memory;
+use crate::orders::Orders;
 use crate::rights::{self, Right};
 use crate::stalls::Stalls;
 use crate::streams;
-use crate::{AttemptReader, Handler, Kv, QueueError, Trouble, WorkerConfig, WorkerHandle};
+use crate::{AttemptReader, Kv, QueueError, Trouble};
 
 /// What `doctor` wants to know.
 #[derive(Debug, Clone)]
@@ -46,8 +45,7 @@ pub struct Queues {
     pub(crate) config: Arc<RedisConfig>,
     pub(crate) connection: Connection,
     pub(crate) memory: Memory,
-    /// Made with the first worker.
-    kills: Arc<OnceLock<broadcast::Sender<Arc<Kill>>>>,
+    pub(crate) kills: Arc<Orders>,
     /// What the active manifests say of queues.
     defaults: Arc<ArcSwap<HashMap<QueueName, QueueSpec>>>,
     default_zone: Zone,
@@ -258,22 +256,5 @@ impl Queues {
 
     pub(crate) fn attempts_key(&self) -> String {
         format!("{}:attempts", self.config.own_prefix)
-    }
-
-    /// Orders to end a job that runs in this process.
-    pub(crate) fn kills(&self) -> broadcast::Receiver<Arc<Kill>> {
-        let mut first = None;
-        let orders = self.kills.get_or_init(|| {
-            let (orders, receiver) = broadcast::channel(64);
-            first = Some(receiver);
-            tokio::spawn(kill::listen(self.connection.clone(), self.config.kill_channel(), orders.clone()));
-            orders
-        });
-        first.unwrap_or_else(|| orders.subscribe())
-    }
-
-    /// Works on a queue until the handle is drained.
-    pub fn spawn_worker(&self, config: WorkerConfig, handler: Arc<dyn Handler>) -> WorkerHandle {
-        WorkerHandle::spawn(self.clone(), config, handler)
     }
 }

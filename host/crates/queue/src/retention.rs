@@ -4,7 +4,7 @@ use patchbay_model::job::Keep;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::add::MAX_KEPT;
+use crate::job_rules::MAX_KEPT;
 use crate::js;
 
 /// As `moveToFinished` takes it. `age` is in seconds, whatever upstream's documentation says: the script multiplies by 1,000.

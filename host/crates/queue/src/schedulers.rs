@@ -17,8 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::legacy::is_legacy;
 use crate::repeat::{Moment, next_opts, of_hash};
-use crate::scripts::{self, Call};
-use crate::worker::unwritable;
+use crate::scripts::{self, Call, unwritable};
 use crate::{JobView, QueueError, Queues, damage};
 
 /// What a scheduler makes, and when.

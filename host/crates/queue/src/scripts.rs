@@ -102,3 +102,8 @@ impl Call {
 pub(crate) fn is_unknown(error: &redis::RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
+
+/// An argument that MessagePack cannot hold.
+pub(crate) fn unwritable(error: rmp_serde::encode::Error) -> redis::RedisError {
+    (redis::ErrorKind::Client, "arguments cannot be written", error.to_string()).into()
+}

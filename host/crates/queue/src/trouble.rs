@@ -124,7 +124,7 @@ impl Trouble {
             let (code, detail) = inner.split_once(' ').unwrap_or((inner, ""));
             return Self::of_reply(code, detail);
         }
-        let said = || crate::error::said("", detail).trim().to_owned();
+        let said = || said("", detail).trim().to_owned();
         Some(match code {
             "LOADING" => Self::Loading,
             // The last: to a blocked client at the moment at which a master becomes a replica.
@@ -210,6 +210,12 @@ impl fmt::Display for Trouble {
             }
         }
     }
+}
+
+/// Redis's words, without the place in the script that found it.
+pub(crate) fn said(code: &str, detail: &str) -> String {
+    let detail = detail.split(" script: ").next().unwrap_or_default();
+    format!("{code} {detail}").trim_end().to_owned()
 }
 
 #[cfg(test)]

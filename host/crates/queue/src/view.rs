@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use patchbay_model::job::{JobState, Trace};
 use serde::Serialize;
 
-use crate::bulk::CANCELLED;
 use crate::damage::text;
+use crate::job_fields::CANCELLED;
 use crate::js;
 use crate::opts::JobOpts;
 

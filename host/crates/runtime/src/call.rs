@@ -9,107 +9,40 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use patchbay_model::capability::{Capabilities, LogLevel};
-use patchbay_model::operation::{Answer, Caller, check_json};
-use patchbay_model::outcome::{Failure, Outcome, truncate};
-use tokio::sync::OwnedSemaphorePermit;
+use patchbay_model::operation::{Answer, check_json};
+use patchbay_model::outcome::{Failure, Outcome};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use wasmtime::component::ResourceTable;
+use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{Store, UpdateDeadline};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::Revision;
-use crate::exports::Returned;
-use crate::fault::{Broken, Ours, Phase};
+use crate::fault::Broken;
+use crate::log_budget::LogBudget;
 use crate::memory::{Account, MAX_HANDLES};
 use crate::output::Output;
-use crate::transactions::Transactions;
-use crate::wasi_http::{Hooks, weigh};
+use crate::report::{CallReport, Entry, Occupancy};
+use crate::sandbox::Sandbox;
+use crate::state::{PANICKED, State};
+use crate::wit::{Exports, Returned};
 
 /// Bytes that a guest may hand over in one call of the host, counted as the host holds them. Enough for the largest request where the memory
 /// limit is small; never more than the limit where that is large.
 const HANDED_OVER: std::ops::RangeInclusive<usize> = 16 << 20..=128 << 20;
-/// Weighing what the host holds takes time: at most one part of so many of a call's.
-const WEIGHING: u32 = 4;
 
 /// What a call computes, in ticks of the epoch, before it counts as a long one.
 const SHORT_TICKS: u32 = 16;
 /// A long call computes in one round of four when others want to: short calls, which are nearly all, do not wait for a guest that spins.
 const LONG_TURNS: u32 = 4;
 
-/// A job for a guest.
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct JobCall {
-    pub id: String,
-    pub queue: String,
-    pub name: String,
-    /// One JSON document.
-    pub data: String,
-    pub attempt: u32,
-    pub max_attempts: u32,
-    pub enqueued_at_ms: u64,
-    pub idempotency_key: String,
-    pub correlation_id: String,
-    pub platform: String,
-    pub schedule_id: Option<String>,
-    /// When its first run was deferred.
-    pub first_deferred_at_ms: Option<u64>,
-    /// Counts the call while it waits and runs.
-    pub occupancy: Arc<Occupancy>,
-    /// Ends the call as a host fault.
-    pub cancel: CancellationToken,
-}
-
-/// An operation for a guest.
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct OperationCall {
-    pub operation: String,
-    /// One JSON document.
-    pub input: String,
-    pub caller: Caller,
-    /// Counts the call while it waits and runs.
-    pub occupancy: Arc<Occupancy>,
-}
-
-/// How a call went.
-#[derive(Debug)]
-pub struct CallReport {
-    /// How it ended. Of an operation that completed, the result is `null`.
-    pub outcome: Outcome,
-    /// What an operation that completed has answered.
-    pub answer: Option<Answer>,
-    /// The guest's backtrace with function names.
-    pub stack: Option<String>,
-    /// Wall clock.
-    pub duration: Duration,
-    /// What its threads computed for it: instantiation, guest, and the host's side of its host calls up to handing them over. Measured
-    /// by the thread's clock around each poll; the part of a tick (1 ms) in which a call is cancelled is missing.
-    pub cpu: Duration,
-    /// Most memory that it held at once, the host's part for it included; 0 when the call had no slot or was cancelled.
-    pub peak_memory_bytes: u64,
-    /// Lines beyond the log limit.
-    pub dropped_log_lines: u64,
-}
-
-/// Calls of one revision by where they are now.
-#[derive(Debug, Default)]
-pub struct Occupancy {
-    waiting: AtomicUsize,
-    running: AtomicUsize,
-}
-
-impl Occupancy {
-    /// Wait for a place: the plugin's own limit, or a slot of the pool.
-    pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
-    }
-
-    /// Have one.
-    pub fn running(&self) -> usize {
-        self.running.load(Ordering::Relaxed)
-    }
+/// What is called: a linked component, and what one call of it takes.
+pub(crate) struct Callee {
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) exports: Box<dyn Exports>,
+    /// In core instances.
+    pub(crate) weight: u32,
+    /// Calls of it at once, when its manifest limits them.
+    pub(crate) concurrency: Option<Arc<Semaphore>>,
+    pub(crate) memory_bytes: usize,
 }
 
 /// Counts for as long as it lives, so that a call that is dropped is counted out, too.
@@ -128,102 +61,8 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// A store's data.
-pub(crate) struct State {
-    pub(crate) capabilities: Arc<dyn Capabilities>,
-    /// Where capabilities run: connections belong to the host's own threads.
-    pub(crate) host: tokio::runtime::Handle,
-    pub(crate) log: Arc<LogBudget>,
-    wasi: WasiCtx,
-    http: WasiHttpCtx,
-    hooks: Hooks,
-    table: ResourceTable,
-    pub(crate) transactions: Transactions,
-    memory: Account,
-    pub(crate) phase: Phase,
-    /// wasi:http was called since the host's part of the memory was weighed last.
-    is_heavier: bool,
-    weigh_after: Instant,
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
-}
-
-impl WasiHttpView for State {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        self.is_heavier = true;
-        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
-    }
-}
-
-impl State {
-    /// Runs a capability on the host's threads; it ends when the guest's call does.
-    pub(crate) async fn outside<T: Send + 'static>(
-        &mut self,
-        act: impl Future<Output = T> + Send + 'static,
-    ) -> wasmtime::Result<T> {
-        let mut task = AbortOnDrop(self.host.spawn(act));
-        (&mut task.0).await.map_err(|error| match error.is_panic() {
-            // Not marked as ours: this guest has found a way to it, and would find it again each second for a day.
-            true => wasmtime::format_err!("{PANICKED}"),
-            false => Ours("the host is shutting down").into(),
-        })
-    }
-
-    /// Looks how much the host holds for the guest. What comes between two looks is bounded by what a guest can copy in that time.
-    fn weigh(&mut self) {
-        let now = Instant::now();
-        if self.is_heavier && now >= self.weigh_after {
-            self.is_heavier = false;
-            self.memory.weigh(weigh(&mut self.table));
-            self.weigh_after = now + now.elapsed() * WEIGHING;
-        }
-    }
-}
-
-const PANICKED: &str = "the host panicked in a call that this guest made; please report it";
-
-pub(crate) struct AbortOnDrop<T>(pub(crate) tokio::task::JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// One budget for log lines, stdout and stderr of a call.
-pub(crate) struct LogBudget {
-    left: AtomicUsize,
-    dropped: AtomicU64,
-}
-
-impl LogBudget {
-    /// Whether a line of this length still fits; counts it if not.
-    pub(crate) fn take(&self, bytes: usize) -> bool {
-        let fits = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok();
-        if !fits {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        fits
-    }
-}
-
-/// Which export, with what.
-pub(crate) enum Entry {
-    Job(Box<JobCall>),
-    Operation(Box<OperationCall>),
-    SelfTest,
-    /// None: the instance is made, and that is all. With so many bytes of memory.
-    Start {
-        memory: usize,
-    },
-}
-
 pub(crate) async fn run(
-    revision: Arc<Revision>,
+    callee: Arc<Callee>,
     entry: Entry,
     capabilities: Arc<dyn Capabilities>,
     limit: Duration,
@@ -244,20 +83,20 @@ pub(crate) async fn run(
     };
     let waiting = Counted::new(&occupancy.waiting);
     // Before the pool, so that a full pool is a wait and not an error; bounded, so that the wait is not for ever.
-    let Ok(_slots) = tokio::time::timeout(limit, take_slots(&revision)).await else {
+    let Ok(_slots) = tokio::time::timeout(limit, take_slots(&callee)).await else {
         return failed(Outcome::HostFault("no free slot for the call".into()));
     };
     let _running = Counted::new(&occupancy.running);
     drop(waiting);
-    let guests = revision.runtime.guests();
+    let guests = callee.sandbox.guests();
     let already_there = tokio::runtime::Handle::current().id() == guests.id();
-    let call = call(revision, entry, capabilities, limit, Arc::clone(&cpu_ns));
+    let call = call(callee, entry, capabilities, limit, Arc::clone(&cpu_ns));
     let ended = async {
         if already_there {
             return call.await;
         }
-        let mut task = AbortOnDrop(guests.spawn(call));
-        (&mut task.0).await.unwrap_or_else(|error| failed(Outcome::HostFault(format!("the call broke: {error}"))))
+        let called = AbortOnDropHandle::new(guests.spawn(call)).await;
+        called.unwrap_or_else(|error| failed(Outcome::HostFault(format!("the call broke: {error}"))))
     };
     tokio::select! {
         report = ended => report,
@@ -266,16 +105,16 @@ pub(crate) async fn run(
 }
 
 /// The plugin's own limit first: who waits for that one must not hold a place in the pool. Semaphores are never closed.
-async fn take_slots(revision: &Revision) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>) {
-    let own = match &revision.concurrency {
+async fn take_slots(callee: &Callee) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>) {
+    let own = match &callee.concurrency {
         Some(concurrency) => Arc::clone(concurrency).acquire_owned().await.ok(),
         None => None,
     };
-    (own, Arc::clone(&revision.runtime.slots).acquire_many_owned(revision.weight).await.ok())
+    (own, Arc::clone(&callee.sandbox.slots).acquire_many_owned(callee.weight).await.ok())
 }
 
 async fn call(
-    revision: Arc<Revision>,
+    callee: Arc<Callee>,
     entry: Entry,
     capabilities: Arc<dyn Capabilities>,
     limit: Duration,
@@ -283,32 +122,17 @@ async fn call(
 ) -> CallReport {
     let started = Instant::now();
     let deadline = started + limit;
-    let limits = &revision.runtime.config.limits;
-    let log = Arc::new(LogBudget { left: AtomicUsize::new(limits.max_log_bytes), dropped: AtomicU64::new(0) });
+    let limits = &callee.sandbox.limits;
+    let log = Arc::new(LogBudget::new(limits.max_log_bytes));
     let memory = Account::new(match &entry {
         Entry::Start { memory } => *memory,
-        _ => revision.memory_bytes(),
+        _ => callee.memory_bytes,
     });
-    let host = revision.runtime.host.clone();
     let output = |level| Output::new(Arc::clone(&capabilities), Arc::clone(&log), level);
     let (stdout, stderr) = (output(LogLevel::Info), output(LogLevel::Warn));
-    let mut table = ResourceTable::new();
-    table.set_max_capacity(MAX_HANDLES);
-    let state = State {
-        wasi: wasi(&stdout, &stderr),
-        http: WasiHttpCtx::new(),
-        hooks: Hooks::new(Arc::clone(&capabilities), host.clone(), memory.clone()),
-        capabilities,
-        host,
-        log: Arc::clone(&log),
-        table,
-        transactions: Transactions::default(),
-        memory: memory.clone(),
-        phase: Phase::Starting,
-        is_heavier: false,
-        weigh_after: started,
-    };
-    let mut store = Store::new(revision.runtime.engine(), state);
+    let host = callee.sandbox.host.clone();
+    let state = State::new(capabilities, host, Arc::clone(&log), memory.clone(), (&stdout, &stderr));
+    let mut store = Store::new(&callee.sandbox.engine, state);
     store.limiter(|state| &mut state.memory);
     store.set_hostcall_fuel(memory.limit().clamp(*HANDED_OVER.start(), *HANDED_OVER.end()));
     store.set_max_component_handles(MAX_HANDLES);
@@ -329,7 +153,7 @@ async fn call(
         tokio::select! {
             // What has ended has ended, also where its time ran out in the same moment.
             biased;
-            ended = revision.exports.run(&mut store, entry, deadline_ms) => Ended::ByItself(ended),
+            ended = callee.exports.run(&mut store, entry, deadline_ms) => Ended::ByItself(ended),
             () = memory.exceeded() => Ended::OutOfMemory,
             () = tokio::time::sleep(limit) => Ended::Late,
         }
@@ -358,7 +182,7 @@ async fn call(
         duration: started.elapsed(),
         cpu: Duration::from_nanos(cpu_ns.load(Ordering::Relaxed)),
         peak_memory_bytes,
-        dropped_log_lines: log.dropped.load(Ordering::Relaxed),
+        dropped_log_lines: log.dropped(),
     }
 }
 
@@ -421,35 +245,4 @@ fn accepted(returned: Returned, max_bytes: usize, answer: &mut Option<Answer>) -
         Returned::Passed => Ok(nothing()),
     };
     checked.map_or_else(Outcome::InvalidResult, Outcome::Completed)
-}
-
-/// Nothing but clocks and randomness: no environment, no arguments, no files, no sockets, no names.
-fn wasi(stdout: &Output, stderr: &Output) -> WasiCtx {
-    WasiCtx::builder()
-        .stdout(stdout.clone())
-        .stderr(stderr.clone())
-        .allow_tcp(false)
-        .allow_udp(false)
-        .allow_ip_name_lookup(false)
-        .socket_addr_check(|_, _| Box::pin(async { false }))
-        .max_random_size(1 << 20)
-        .build()
-}
-
-/// Longest log line.
-pub(crate) const MAX_LINE_BYTES: usize = 8 * 1024;
-
-/// One line under the call's budget.
-pub(crate) fn log_line(
-    capabilities: &dyn Capabilities,
-    budget: &LogBudget,
-    level: LogLevel,
-    mut line: String,
-    fields: &[(String, String)],
-) {
-    let bytes = line.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-    if budget.take(bytes + 1) {
-        truncate(&mut line, MAX_LINE_BYTES);
-        capabilities.log(level, &line, fields);
-    }
 }

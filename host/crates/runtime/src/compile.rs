@@ -1,14 +1,22 @@
 //! Compiling in a child process of the same binary: bounded in time and memory, at low priority, and its garbage goes with it.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::runtime::CompilerCommand;
 use crate::{LoadError, Rejection, RuntimeError, engine};
+
+/// How to run the compiler: this very binary with a hidden subcommand.
+#[derive(Debug, Clone)]
+pub struct CompilerCommand {
+    /// The binary.
+    pub program: PathBuf,
+    /// Before input, output and memory limit.
+    pub args: Vec<String>,
+}
 
 /// Compiles in a child, or here when there is no compiler command (tests, benchmarks).
 pub(crate) async fn compile(

@@ -10,7 +10,7 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use crate::call::{LogBudget, MAX_LINE_BYTES, log_line};
+use crate::log_budget::{LogBudget, MAX_LINE_BYTES, log_line};
 
 /// What is kept of the end of a stream.
 const MAX_TAIL_BYTES: usize = 8 * 1024;

@@ -3,27 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use patchbay_model::capability::{Capabilities, DenyAll};
+use patchbay_model::capability::Capabilities;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::outcome::Outcome;
-use patchbay_model::{PluginName, RevisionDigest};
+use patchbay_model::{DenyAll, PluginName, RevisionDigest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::call::{self, CallReport, Entry, JobCall, Occupancy, OperationCall};
-use crate::exports::Exports;
-use crate::{Inspected, LoadError, Rejection, Runtime, RuntimeError};
+use crate::call::{self, Callee};
+use crate::report::{CallReport, Entry, JobCall, Occupancy, OperationCall};
+use crate::sandbox::Sandbox;
+use crate::wit::Exports;
+use crate::{Inspected, LoadError, Rejection, RuntimeError};
 
 /// The contract's.
 const SELF_TEST_LIMIT: Duration = Duration::from_secs(5);
 
 /// A revision of a plugin.
 pub struct Revision {
-    pub(crate) runtime: Arc<Runtime>,
-    pub(crate) exports: Box<dyn Exports>,
-    pub(crate) weight: u32,
-    /// Calls of this revision at once, when its manifest limits them.
-    pub(crate) concurrency: Option<Arc<Semaphore>>,
+    callee: Arc<Callee>,
     digest: RevisionDigest,
     manifest: Arc<Manifest>,
     has_operations: bool,
@@ -31,13 +29,18 @@ pub struct Revision {
 }
 
 impl Revision {
-    pub(crate) fn new(runtime: Arc<Runtime>, inspected: Inspected, exports: Box<dyn Exports>) -> Self {
-        let concurrency = inspected.manifest.limits.max_concurrency;
-        Self {
-            runtime,
+    pub(crate) fn new(sandbox: Arc<Sandbox>, inspected: Inspected, exports: Box<dyn Exports>) -> Self {
+        let limits = &inspected.manifest.limits;
+        let memory_mb = limits.memory_mb.unwrap_or(sandbox.limits.default_memory_mb).min(sandbox.limits.max_memory_mb);
+        let callee = Callee {
+            sandbox,
             exports,
             weight: inspected.weight,
-            concurrency: concurrency.map(|most| Arc::new(Semaphore::new(most as usize))),
+            concurrency: limits.max_concurrency.map(|most| Arc::new(Semaphore::new(most as usize))),
+            memory_bytes: (memory_mb as usize) << 20,
+        };
+        Self {
+            callee: Arc::new(callee),
             digest: inspected.digest,
             has_operations: inspected.offers("operations"),
             is_tested: inspected.offers("lifecycle"),
@@ -65,46 +68,36 @@ impl Revision {
         self.has_operations
     }
 
-    pub(crate) fn memory_bytes(&self) -> usize {
-        let limits = &self.runtime.config.limits;
-        let mb = self.manifest.limits.memory_mb.unwrap_or(limits.default_memory_mb).min(limits.max_memory_mb);
-        (mb as usize) << 20
-    }
-
     /// Wall clock of one call.
     pub fn deadline(&self) -> Duration {
-        let limits = &self.runtime.config.limits;
+        let limits = &self.callee.sandbox.limits;
         self.manifest.limits.deadline_ms.map_or(limits.default_deadline, Duration::from_millis).min(limits.max_deadline)
     }
 
     /// Runs one job in a fresh instance. Never fails and never takes longer than the deadline: whatever happens is an outcome.
-    pub async fn run_job(self: &Arc<Self>, job: JobCall, capabilities: Arc<dyn Capabilities>) -> CallReport {
+    pub async fn run_job(&self, job: JobCall, capabilities: Arc<dyn Capabilities>) -> CallReport {
         let (limit, cancel) = (self.deadline(), job.cancel.clone());
         let occupancy = Arc::clone(&job.occupancy);
-        call::run(Arc::clone(self), Entry::Job(Box::new(job)), capabilities, limit, cancel, &occupancy).await
+        call::run(Arc::clone(&self.callee), Entry::Job(Box::new(job)), capabilities, limit, cancel, &occupancy).await
     }
 
     /// Runs one operation, as [`Revision::run_job`] runs a job. Whoever asks for it waits for it: it cannot be cancelled.
-    pub async fn operate(
-        self: &Arc<Self>,
-        operation: OperationCall,
-        capabilities: Arc<dyn Capabilities>,
-    ) -> CallReport {
+    pub async fn operate(&self, operation: OperationCall, capabilities: Arc<dyn Capabilities>) -> CallReport {
         let (limit, never) = (self.deadline(), CancellationToken::new());
         let occupancy = Arc::clone(&operation.occupancy);
         let entry = Entry::Operation(Box::new(operation));
-        call::run(Arc::clone(self), entry, capabilities, limit, never, &occupancy).await
+        call::run(Arc::clone(&self.callee), entry, capabilities, limit, never, &occupancy).await
     }
 
     /// Makes an instance and calls nothing: what cannot even start is no plugin. Nothing outside is reachable.
-    pub async fn try_start(self: &Arc<Self>) -> Result<(), LoadError> {
-        let report = self.start_with(self.memory_bytes()).await;
+    pub async fn try_start(&self) -> Result<(), LoadError> {
+        let report = self.start_with(self.callee.memory_bytes).await;
         let reason = report.outcome.reason().unwrap_or_default();
         match report.outcome {
             Outcome::Completed(_) => Ok(()),
             Outcome::HostFault(reason) => Err(RuntimeError::Engine(reason).into()),
             Outcome::MemoryLimit(limit) => {
-                let most = self.runtime.config.limits.max_memory_mb;
+                let most = self.callee.sandbox.limits.max_memory_mb;
                 let report = self.start_with((most as usize) << 20).await;
                 let needs = match report.outcome {
                     Outcome::MemoryLimit(_) => format!("more than the {most}"),
@@ -116,19 +109,20 @@ impl Revision {
         }
     }
 
-    async fn start_with(self: &Arc<Self>, memory: usize) -> CallReport {
+    async fn start_with(&self, memory: usize) -> CallReport {
         let (never, uncounted, outside) = (CancellationToken::new(), Occupancy::default(), Arc::new(DenyAll));
-        call::run(Arc::clone(self), Entry::Start { memory }, outside, SELF_TEST_LIMIT, never, &uncounted).await
+        call::run(Arc::clone(&self.callee), Entry::Start { memory }, outside, SELF_TEST_LIMIT, never, &uncounted).await
     }
 
     /// Runs the plugin's own test, when it has one, with nothing outside reachable.
-    pub async fn self_test(self: &Arc<Self>) -> Result<(), Rejection> {
+    pub async fn self_test(&self) -> Result<(), Rejection> {
         if !self.is_tested {
             return Ok(());
         }
         let never = CancellationToken::new();
         let (uncounted, outside) = (Occupancy::default(), Arc::new(DenyAll));
-        let report = call::run(Arc::clone(self), Entry::SelfTest, outside, SELF_TEST_LIMIT, never, &uncounted).await;
+        let report =
+            call::run(Arc::clone(&self.callee), Entry::SelfTest, outside, SELF_TEST_LIMIT, never, &uncounted).await;
         report.outcome.reason().map_or(Ok(()), |reason| Err(Rejection::SelfTest(reason)))
     }
 }

@@ -1,4 +1,4 @@
-//! The sandbox of one process: engine, guest threads, slots, cache and registry.
+//! The sandbox of one process, from component files to revisions: checking, compiling, the cache, linking, and which ones are active.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -6,35 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use patchbay_model::RevisionDigest;
-use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 
 use crate::cache::Cache;
-use crate::call::State;
-use crate::{Inspected, LoadError, Registry, Rejection, Revision, RuntimeError, compile, engine, exports, inspect};
-
-/// How to run the compiler: this very binary with a hidden subcommand.
-#[derive(Debug, Clone)]
-pub struct CompilerCommand {
-    /// The binary.
-    pub program: PathBuf,
-    /// Before input, output and memory limit.
-    pub args: Vec<String>,
-}
-
-/// Defaults for manifests that are silent, and ceilings for those that are not.
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct HostLimits {
-    pub default_memory_mb: u32,
-    pub max_memory_mb: u32,
-    pub default_deadline: Duration,
-    pub max_deadline: Duration,
-    pub max_result_bytes: usize,
-    pub max_log_bytes: usize,
-    pub max_component_bytes: usize,
-}
+use crate::compile::{self, CompilerCommand};
+use crate::sandbox::{HostLimits, Pool, Sandbox};
+use crate::state::State;
+use crate::{Inspected, LoadError, Registry, Rejection, Revision, RuntimeError, inspect, wit};
 
 /// Loaded revisions that are held though nobody uses them: a few megabytes each.
 const HELD: usize = 4;
@@ -62,29 +41,14 @@ pub struct RuntimeConfig {
     pub cache_key: [u8; 32],
 }
 
-/// The pool of instances, counted in core instances, of which a call takes as many as its component has, and at least four.
-#[derive(Debug, Clone, Copy)]
-pub struct Pool {
-    /// All.
-    pub slots: usize,
-    /// Not taken now.
-    pub free: usize,
-}
-
-/// The sandbox.
+/// The sandbox of one process.
 pub struct Runtime {
-    pub(crate) config: RuntimeConfig,
-    /// In core instances; see [`engine::LEAST_WEIGHT`].
-    pub(crate) slots: Arc<Semaphore>,
-    engine: Engine,
+    config: RuntimeConfig,
+    sandbox: Arc<Sandbox>,
     linker: Linker<State>,
     cache: Cache,
     registry: Registry,
     loaded: Mutex<Loaded>,
-    /// Guests have threads of their own: lock renewal, health and HTTP never wait for a spinning one. Absent only while dropping.
-    guests: Option<tokio::runtime::Runtime>,
-    /// Where capabilities run: connections belong to the host's own threads.
-    pub(crate) host: tokio::runtime::Handle,
 }
 
 /// Loaded revisions, so that swapping back and forth, or activating what was staged just now, checks and links nothing again while jobs
@@ -111,29 +75,17 @@ impl Loaded {
 impl Runtime {
     /// Builds the engine and starts its clock. To be called on the host's threads.
     pub fn new(config: RuntimeConfig) -> Result<Arc<Self>, RuntimeError> {
-        let calls = u32::try_from(config.max_calls.max(1)).unwrap_or(u32::MAX);
-        let engine = engine::runner(calls, (config.limits.max_memory_mb as usize) << 20)?;
-        engine::start_ticker(&engine)?;
-        let mut linker = Linker::new(&engine);
-        exports::link(&mut linker, config.draft_wit).map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
-        let guests = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(config.worker_threads.max(1))
-            .thread_name("guest")
-            .on_thread_start(yield_to_host_threads)
-            .enable_all()
-            .build()
-            .map_err(|source| RuntimeError::Io { what: "cannot start the guests' threads", source })?;
-        let cache = Cache::open(&config.cache_dir, config.cache_key, compatibility(&engine))?;
+        let sandbox = Sandbox::new(config.max_calls, config.worker_threads, config.limits.clone())?;
+        let mut linker = Linker::new(&sandbox.engine);
+        wit::link(&mut linker, config.draft_wit).map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
+        let cache = Cache::open(&config.cache_dir, config.cache_key, compatibility(&sandbox.engine))?;
         Ok(Arc::new(Self {
-            slots: Arc::new(Semaphore::new(engine::capacity(calls) as usize)),
             config,
-            engine,
+            sandbox: Arc::new(sandbox),
             linker,
             cache,
             registry: Registry::default(),
             loaded: Mutex::default(),
-            guests: Some(guests),
-            host: tokio::runtime::Handle::current(),
         }))
     }
 
@@ -191,12 +143,12 @@ impl Runtime {
         .await
     }
 
-    fn link(self: &Arc<Self>, inspected: Inspected, code: &[u8]) -> Result<Arc<Revision>, LoadError> {
-        let component = deserialize(&self.engine, code)?;
+    fn link(&self, inspected: Inspected, code: &[u8]) -> Result<Arc<Revision>, LoadError> {
+        let component = deserialize(&self.sandbox.engine, code)?;
         let link = |error: wasmtime::Error| Rejection::Link(format!("{error:#}"));
         let linked = self.linker.instantiate_pre(&component).map_err(link)?;
-        let exports = exports::of(inspected.wit, linked);
-        let revision = Arc::new(Revision::new(Arc::clone(self), inspected, exports));
+        let exports = wit::exports(inspected.wit, linked);
+        let revision = Arc::new(Revision::new(Arc::clone(&self.sandbox), inspected, exports));
         self.lock_loaded().hold(&revision);
         Ok(revision)
     }
@@ -225,38 +177,18 @@ impl Runtime {
 
     /// Share of the pool that is free: 1.0 when nothing runs.
     pub fn free_share(&self) -> f64 {
-        let calls = u32::try_from(self.config.max_calls.max(1)).unwrap_or(u32::MAX);
-        self.slots.available_permits() as f64 / f64::from(engine::capacity(calls))
+        let Pool { slots, free } = self.pool();
+        free as f64 / slots as f64
     }
 
     /// How full the pool is.
     pub fn pool(&self) -> Pool {
-        let calls = u32::try_from(self.config.max_calls.max(1)).unwrap_or(u32::MAX);
-        Pool { slots: engine::capacity(calls) as usize, free: self.slots.available_permits() }
-    }
-
-    pub(crate) fn engine(&self) -> &Engine {
-        &self.engine
+        self.sandbox.pool()
     }
 
     /// The guests' threads. Whoever calls a guest from there saves two hops between threads; from elsewhere, the call goes there by itself.
     pub fn guests(&self) -> tokio::runtime::Handle {
-        self.guests.as_ref().map_or_else(|| self.host.clone(), |guests| guests.handle().clone())
-    }
-}
-
-/// When processors are short, the kernel prefers the threads that answer probes and renew locks: 5 means about three times their share.
-/// On Linux, priority is a thread's. Best effort: without it only latency under load suffers.
-fn yield_to_host_threads() {
-    let _ = rustix::process::nice(5);
-}
-
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        // The ordinary drop blocks, which an async thread must not.
-        if let Some(guests) = self.guests.take() {
-            guests.shutdown_background();
-        }
+        self.sandbox.guests()
     }
 }
 

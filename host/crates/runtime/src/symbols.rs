@@ -56,7 +56,7 @@ impl Symbols {
         (!modules.is_empty()).then_some(Self { modules })
     }
 
-    /// The backtrace with file and line behind each frame that is known; see `call::frames` for its form.
+    /// The backtrace with file and line behind each frame that is known; see `fault::frames` for its form.
     pub fn resolve(&self, backtrace: &str) -> String {
         let lines: Vec<String> =
             backtrace.lines().map(|line| self.line(line).unwrap_or_else(|| line.to_owned())).collect();

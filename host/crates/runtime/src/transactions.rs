@@ -1,20 +1,12 @@
 //! Transactions that a guest holds, and the statements in them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use patchbay_model::sql::{SqlAnswer, SqlError, SqlStatement, SqlTransaction};
 
-use crate::call::State;
+use crate::state::State;
 
 type Answer<T> = wasmtime::Result<Result<T, SqlError>>;
-
-/// By the number that the guest knows them by.
-#[derive(Default)]
-pub(crate) struct Transactions {
-    open: HashMap<u32, Arc<dyn SqlTransaction>>,
-    last: u32,
-}
 
 impl State {
     /// One statement in a transaction of its own.

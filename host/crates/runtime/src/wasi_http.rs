@@ -8,12 +8,12 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use patchbay_model::capability::{Capabilities, HttpError, HttpRequest, HttpResponse, TimeoutPhase};
 use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi_http::p2::bindings::http::types::Method;
 use wasmtime_wasi_http::p2::types::{HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse};
 use wasmtime_wasi_http::{Error, FieldMap, RequestOptions, Result, WasiBody, WasiHttpHooks};
 
-use crate::call::AbortOnDrop;
 use crate::memory::{Account, Held};
 
 /// Largest request body: it is held whole, as with the other interface, whose requests come out of the guest's memory.
@@ -61,8 +61,8 @@ impl WasiHttpHooks for Hooks {
                 body: (!body.is_empty()).then_some(body),
                 timeout: options.and_then(|options| options.first_byte_timeout),
             };
-            let mut sent = AbortOnDrop(host.spawn(async move { capabilities.http(request).await }));
-            let answer = (&mut sent.0).await.map_err(|_| Error::InternalError(None))?;
+            let sent = AbortOnDropHandle::new(host.spawn(async move { capabilities.http(request).await }));
+            let answer = sent.await.map_err(|_| Error::InternalError(None))?;
             drop(held);
             let done: Done = Box::new(async { Ok(()) });
             Ok((response(answer.map_err(error)?, memory.hold())?, done))

@@ -7,7 +7,7 @@ use patchbay_model::{JobId, PluginName, QueueName, RevisionDigest};
 use serde::Serialize;
 use sqlx::Row;
 
-use crate::revisions::damaged;
+use crate::rows::damaged;
 use crate::{Store, StoreError};
 
 /// One remembered attempt.

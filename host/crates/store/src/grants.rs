@@ -5,7 +5,7 @@ use patchbay_model::PluginName;
 use patchbay_model::grant::Ask;
 use sqlx::{PgConnection, Row};
 
-use crate::revisions::notify;
+use crate::notify::notify;
 use crate::{Store, StoreError};
 
 /// How long uses are counted back.

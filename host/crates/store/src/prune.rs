@@ -4,7 +4,7 @@ use patchbay_model::{PluginName, RevisionDigest};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use crate::revisions::{damaged, digest};
+use crate::rows::{digest, plugin};
 use crate::{Store, StoreError};
 
 /// What is kept whatever else.
@@ -42,7 +42,7 @@ const COLUMNS: &str = "plugin, digest, version, octet_length(component)::bigint 
 
 fn pruned(row: PgRow) -> Result<PrunedRevision, StoreError> {
     Ok(PrunedRevision {
-        plugin: row.try_get::<String, _>("plugin")?.parse().map_err(damaged)?,
+        plugin: plugin(&row)?,
         digest: digest(&row, "digest")?,
         version: row.try_get("version")?,
         size_bytes: row.try_get("size_bytes")?,

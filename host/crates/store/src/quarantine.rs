@@ -5,7 +5,8 @@ use patchbay_model::{PluginName, RevisionDigest};
 use serde_json::{Value, json};
 use sqlx::{PgConnection, Row};
 
-use crate::revisions::{damaged, digest, notify};
+use crate::notify::notify;
+use crate::rows::{damaged, digest, plugin};
 use crate::{Store, StoreError};
 
 /// A quarantine that has not ended.
@@ -122,7 +123,7 @@ impl Store {
         rows.into_iter()
             .map(|row| {
                 Ok(QuarantineRow {
-                    plugin: row.try_get::<String, _>("plugin")?.parse().map_err(damaged)?,
+                    plugin: plugin(&row)?,
                     digest: digest(&row, "digest")?,
                     version: row.try_get("version")?,
                     manifest: row.try_get("manifest")?,

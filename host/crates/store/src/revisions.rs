@@ -4,10 +4,11 @@ use chrono::{DateTime, Utc};
 use patchbay_model::grant::Ask;
 use patchbay_model::{PluginName, RevisionDigest};
 use serde_json::Value;
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
 
-use crate::store::CHANNEL;
+use crate::notify::notify;
+use crate::rows::{damaged, digest, plugin};
 use crate::{NewSignature, Store, StoreError, signatures};
 
 const COLUMNS: &str = "select plugin, digest, version, manifest, state, created_at, created_by, activated_at, \
@@ -81,19 +82,6 @@ pub struct ActiveRow {
     pub grants_adopted: bool,
 }
 
-/// A value that our own tables hold but our own types refuse: damage.
-pub(crate) fn damaged(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
-    StoreError::Internal(sqlx::Error::Decode(Box::new(error)))
-}
-
-pub(crate) fn digest(row: &PgRow, column: &str) -> Result<RevisionDigest, StoreError> {
-    row.try_get::<String, _>(column)?.parse().map_err(damaged)
-}
-
-fn plugin(row: &PgRow) -> Result<PluginName, StoreError> {
-    row.try_get::<String, _>("plugin")?.parse().map_err(damaged)
-}
-
 fn revision(row: PgRow) -> Result<RevisionRow, StoreError> {
     Ok(RevisionRow {
         plugin: plugin(&row)?,
@@ -107,12 +95,6 @@ fn revision(row: PgRow) -> Result<RevisionRow, StoreError> {
         activated_at: row.try_get("activated_at")?,
         size_bytes: row.try_get("size_bytes")?,
     })
-}
-
-/// Tells every process to look again.
-pub(crate) async fn notify(connection: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(connection).await?;
-    Ok(())
 }
 
 impl Store {

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
-use crate::revisions::{damaged, notify};
+use crate::notify::notify;
+use crate::rows::{damaged, plugin};
 use crate::{Store, StoreError};
 
 const COLUMNS: &str = "select id, plugin, name, version, key_id, nonce, ciphertext, created_at, created_by, ends_at, last_used_at from secrets";
@@ -62,7 +63,7 @@ pub struct Resealed {
 fn secret(row: PgRow) -> Result<SecretRow, StoreError> {
     Ok(SecretRow {
         id: row.try_get("id")?,
-        plugin: row.try_get::<String, _>("plugin")?.parse().map_err(damaged)?,
+        plugin: plugin(&row)?,
         name: row.try_get::<String, _>("name")?.parse().map_err(damaged)?,
         version: row.try_get("version")?,
         sealed: SealedSecret {

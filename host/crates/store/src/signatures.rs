@@ -5,7 +5,7 @@ use patchbay_model::{PluginName, RevisionDigest};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
-use crate::revisions::digest;
+use crate::rows::digest;
 use crate::{Store, StoreError};
 
 /// A signature to keep.

@@ -9,11 +9,11 @@ use sqlx::{Connection, Executor, PgConnection, PgPool, Row};
 use tokio::sync::OnceCell;
 
 use crate::error::ReadOnly;
+use crate::notify::CHANNEL;
 use crate::{StoreError, TermKey};
 
 /// Held while migrating, so that hosts that start together do it once. Any number will do as long as it is always this one.
 const MIGRATION_LOCK: i64 = 0x7061_7463_6862_6179;
-pub(crate) const CHANNEL: &str = "patchbay_plugins";
 /// Of every session of the host's own. Said after connecting, and not in the startup packet: poolers refuse `options` there, or are told to
 /// ignore it, and tables would land in another schema. Nothing of ours takes seconds; a statement that does must not hold its connection
 /// for ever. Compiling one takes longer than running it.
@@ -93,7 +93,7 @@ pub struct Store {
     pub(crate) options: PgConnectOptions,
     /// Where Postgres is, without anything of the host's own sessions.
     pub(crate) base: PgConnectOptions,
-    pub(crate) terms: Arc<OnceCell<TermKey>>,
+    terms: Arc<OnceCell<TermKey>>,
     /// When a session that may not write was last met: older ones are not used any more, since they may keep that for ever.
     read_only_at: Arc<Mutex<Option<Instant>>>,
 }
@@ -292,6 +292,16 @@ impl Store {
             foreign: row.try_get("foreign_ones")?,
             can_create_roles: row.try_get("can_create_roles")?,
         })
+    }
+
+    /// The key of this installation for terms of the history, read once per process.
+    pub async fn term_key(&self) -> Result<&TermKey, StoreError> {
+        self.terms
+            .get_or_try_init(|| async {
+                let key: Vec<u8> = sqlx::query_scalar("select key from installation").fetch_one(&self.pool).await?;
+                Ok(TermKey::derived_from(&key))
+            })
+            .await
     }
 
     /// To hear of changes to plugins.

@@ -6,8 +6,6 @@ use hmac::{Hmac, KeyInit, Mac};
 use patchbay_model::DataPath;
 use sha2::Sha256;
 
-use crate::{Store, StoreError};
-
 /// What stands in `attempt_terms.term`.
 pub type Term = [u8; 16];
 
@@ -16,6 +14,13 @@ pub type Term = [u8; 16];
 pub struct TermKey([u8; 32]);
 
 impl TermKey {
+    /// From the key of an installation.
+    pub(crate) fn derived_from(key: &[u8]) -> Self {
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+        mac.update(b"terms of the history");
+        Self(mac.finalize().into_bytes().into())
+    }
+
     /// The same for the same value at the same path, in whichever queue. `value` is the text of a string, or a number or boolean as it is
     /// written.
     pub fn term(&self, path: &DataPath, value: &str) -> Term {
@@ -27,20 +32,6 @@ impl TermKey {
         let mut term = [0; 16];
         term.copy_from_slice(&mac.finalize().into_bytes()[..16]);
         term
-    }
-}
-
-impl Store {
-    /// The key of this installation, read once per process.
-    pub async fn term_key(&self) -> Result<&TermKey, StoreError> {
-        self.terms
-            .get_or_try_init(|| async {
-                let key: Vec<u8> = sqlx::query_scalar("select key from installation").fetch_one(&self.pool).await?;
-                let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes keys of any length");
-                mac.update(b"terms of the history");
-                Ok(TermKey(mac.finalize().into_bytes().into()))
-            })
-            .await
     }
 }
 

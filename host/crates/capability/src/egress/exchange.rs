@@ -8,18 +8,18 @@ use reqwest::header::CONTENT_ENCODING;
 use reqwest::tls::TlsInfo;
 use tokio::time::{Instant, timeout_at};
 
-use super::pool::Outlet;
+use super::client::EgressClient;
 use super::request::Outgoing;
 use super::resolver::ResolutionError;
 
 /// Sends the request as it is. The deadline covers everything up to the last byte of the body; `max_bytes` counts after decompression.
 pub(super) async fn exchange(
-    outlet: &Outlet,
+    client: &EgressClient,
     request: Outgoing,
     deadline: Instant,
     max_bytes: u64,
 ) -> Result<HttpResponse, HttpError> {
-    let mut outgoing = outlet.client.request(request.method, request.url).headers(request.headers);
+    let mut outgoing = client.http.request(request.method, request.url).headers(request.headers);
     if let Some(body) = request.body {
         outgoing = outgoing.body(body);
     }
@@ -27,7 +27,7 @@ pub(super) async fn exchange(
     let sent = timeout_at(deadline, outgoing.send()).await;
     let mut response =
         sent.map_err(|_| HttpError::Timeout(TimeoutPhase::AwaitingResponse))?.map_err(|e| classify(&e))?;
-    outlet
+    client
         .certificates
         .note(response.url(), || Some(response.extensions().get::<TlsInfo>()?.peer_certificate()?.to_vec()));
     // The client takes the header away from what it decompressed.

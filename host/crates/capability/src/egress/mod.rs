@@ -10,12 +10,13 @@
 //! | `request` | what a guest may put into a request |
 //! | `inject`, `oauth2` | credentials |
 //! | `address`, `resolver` | where connections may go |
-//! | `pool` | connections |
+//! | `client`, `pool` | connections, and the token that belongs to them |
 //! | `exchange` | one request over the network, bounded in time and size |
 //! | `certificate` | when certificates of outside hosts end |
 
 mod address;
 mod certificate;
+mod client;
 mod exchange;
 mod inject;
 mod oauth2;
@@ -42,10 +43,11 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 pub use self::certificate::Certificates;
+use self::client::EgressClient;
 use self::exchange::exchange;
 use self::inject::Secrets;
 use self::oauth2::Grant;
-use self::pool::{Outlet, Pool};
+use self::pool::Pool;
 use self::request::Outgoing;
 use self::resolver::{Lookup, System};
 use crate::breaker::{Admission, Report};
@@ -136,8 +138,8 @@ impl Egress {
         })?;
         (caller.permitted)(rule).map_err(HttpError::Denied)?;
         let admission = (caller.admit)(&pattern.origin())?;
-        let outlet = self.pool.outlet(revision, manifest, place)?;
-        outlet.permits(target.url())?;
+        let client = self.pool.client(revision, manifest, place)?;
+        client.permits(target.url())?;
         let limit = rule.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
         // The deadline of the guest's call needs no timer here: it drops this future, and with it the connection.
         let limit = request.timeout.map_or(limit, |asked| asked.min(limit));
@@ -146,7 +148,7 @@ impl Egress {
         if let Some(id) = caller.correlation_id.and_then(|id| HeaderValue::from_str(id).ok()) {
             outgoing.headers.entry("x-correlation-id").or_insert(id);
         }
-        let answer = deliver(&outlet, rule, secrets, outgoing, started + limit).await;
+        let answer = deliver(&client, rule, secrets, outgoing, started + limit).await;
         let (report, reason) = report(&answer);
         admission.report(report, reason);
         let answer = answer.and_then(|(response, guarded)| {
@@ -185,7 +187,7 @@ fn report(answer: &Result<(HttpResponse, Vec<SecretValue>), HttpError>) -> (Repo
 
 /// Puts credentials in and sends. Gives, too, what the response must not repeat.
 async fn deliver(
-    outlet: &Outlet,
+    client: &EgressClient,
     rule: &EgressRule,
     secrets: Secrets<'_>,
     mut outgoing: Outgoing,
@@ -195,19 +197,19 @@ async fn deliver(
     Ok(match Grant::of(rule.auth.as_ref(), secrets)? {
         None => {
             let guarded = rule.auth.as_ref().map(|auth| inject::put_in(auth, secrets, &mut outgoing)).transpose()?;
-            (exchange(outlet, outgoing, deadline, max_bytes).await?, guarded.unwrap_or_default())
+            (exchange(client, outgoing, deadline, max_bytes).await?, guarded.unwrap_or_default())
         }
         Some(grant) => {
-            let mut token = outlet.token(&grant, None, deadline).await?;
+            let mut token = client.token(&grant, None, deadline).await?;
             inject::bearer(&mut outgoing, &token.value)?;
             let mut guarded = grant.guarded(&token);
-            let mut response = exchange(outlet, outgoing.clone(), deadline, max_bytes).await?;
+            let mut response = exchange(client, outgoing.clone(), deadline, max_bytes).await?;
             if response.status == 401 {
                 // Once: a service that refuses a new token, too, means it.
-                token = outlet.token(&grant, Some(&token), deadline).await?;
+                token = client.token(&grant, Some(&token), deadline).await?;
                 guarded.extend(grant.guarded(&token));
                 inject::bearer(&mut outgoing, &token.value)?;
-                response = exchange(outlet, outgoing, deadline, max_bytes).await?;
+                response = exchange(client, outgoing, deadline, max_bytes).await?;
             }
             (response, guarded)
         }

@@ -12,13 +12,12 @@ use patchbay_model::manifest::EgressAuth;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Url};
 use serde_json::Value;
-use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 use url::form_urlencoded;
 
+use super::client::{EgressClient, Token};
 use super::exchange::exchange;
 use super::inject::{Secrets, basic, secret, sensitive};
-use super::pool::Outlet;
 use super::request::Outgoing;
 use crate::SecretValue;
 
@@ -49,24 +48,6 @@ pub(super) struct Grant {
     client_secret: SecretValue,
     scope: Option<String>,
 }
-
-/// An access token and the credentials that it was given for.
-pub(super) struct Token {
-    pub(super) value: SecretValue,
-    fresh_until: Instant,
-    client_id: SecretValue,
-    client_secret: SecretValue,
-}
-
-#[derive(Default)]
-struct State {
-    token: Option<Arc<Token>>,
-    failure: Option<(Instant, HttpError)>,
-}
-
-/// The token of one rule, if there is one.
-#[derive(Default)]
-pub(super) struct TokenSlot(Mutex<State>);
 
 impl Grant {
     /// Of a rule whose auth is OAuth2; `None` for the others.
@@ -113,7 +94,7 @@ impl Token {
     }
 }
 
-impl Outlet {
+impl EgressClient {
     /// A token that is good for now. `refused` is one that the service did not take: it is not used again.
     pub(super) async fn token(
         &self,
@@ -124,7 +105,7 @@ impl Outlet {
         self.permits(&grant.token_url)?;
         let asked = Instant::now();
         let not_sent = |_| HttpError::Timeout(TimeoutPhase::Connecting);
-        let mut state = timeout_at(deadline, self.token.0.lock()).await.map_err(not_sent)?;
+        let mut state = timeout_at(deadline, self.token.lock()).await.map_err(not_sent)?;
         if let Some(token) = &state.token
             && token.is_for(grant)
             && Instant::now() < token.fresh_until

@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::error::Broken;
 use super::reply::Reply;
 
 /// For words of a server that hangs up in the middle of a message.
@@ -20,23 +21,6 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-
-/// A conversation that cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
-    #[error("the mail server closed the connection")]
-    Closed,
-    #[error("the mail server's answer is no SMTP reply")]
-    NoReply,
-    #[error("the mail server sent more than it was asked for")]
-    Unasked,
-    #[error("the mail server answered {0}, which is no answer to this command")]
-    Unexpected(u16),
-    #[error("a command would have had a line break in it")]
-    LineBreak,
-}
 
 /// What EHLO told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
-use super::connection::Broken;
+use super::error::Broken;
 
 /// RFC 5321 §4.5.3.1.5 has 512; real ones are longer.
 const MAX_LINE_BYTES: u64 = 8 << 10;

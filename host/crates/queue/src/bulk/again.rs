@@ -4,7 +4,8 @@ use patchbay_model::InvalidNewId;
 use patchbay_model::job::{JobKey, JobState, NewJob};
 
 use super::{Chosen, Fate, Step};
-use crate::add;
+use crate::addition::{addition, id_of_reply, script_for};
+use crate::job_rules::check_values;
 use crate::opts::JobOpts;
 use crate::{QueueError, Queues};
 
@@ -53,7 +54,7 @@ impl Queues {
                 Err(error) => return Err(error),
             }
         }
-        self.finish(bulk, fates, steps, |reply| match add::id(reply) {
+        self.finish(bulk, fates, steps, |reply| match id_of_reply(reply) {
             Ok(id) => Fate::Done { new_id: Some(id), score: None },
             Err(error) => Fate::Failed(error.to_string()),
         })
@@ -83,17 +84,17 @@ impl Queues {
     }
 
     fn addition_again(&self, item: &Again) -> Result<Step, QueueError> {
-        add::check_values(&item.job, self.now_ms())?;
+        check_values(&item.job, self.now_ms())?;
         if let Some(kept) = item.kept.as_ref().filter(|kept| kept.key.id.is_queue_key()) {
             return Err(QueueError::Invalid(InvalidNewId::QueueKey(kept.key.id.clone()).to_string()));
         }
         let keys = self.keys(&item.job.queue);
-        let (script, names) = add::script_for(&item.job, &keys);
+        let (script, names) = script_for(&item.job, &keys);
         let (id, created_ms) = match &item.kept {
             Some(kept) => (Some(kept.key.id.clone()), kept.key.created_ms),
             None => (None, self.now_ms()),
         };
-        let call = add::addition(script, &names, &keys, &item.job, id, created_ms, None)?.call;
+        let call = addition(script, &names, &keys, &item.job, id, created_ms, None)?.call;
         let after = item.kept.iter().map(|kept| {
             let mut command = redis::cmd("HSET");
             command.arg(keys.job_key(kept.key.id.as_str())).arg("ats").arg(kept.started);

@@ -10,7 +10,6 @@ mod retry;
 
 pub use again::{Again, Kept};
 pub use remove::Removed;
-pub(crate) use remove::{CANCELLED, taking_away};
 pub use retry::Edit;
 
 use std::borrow::Cow;

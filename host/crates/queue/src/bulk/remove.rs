@@ -5,22 +5,15 @@
 //! more: personal data gets to no new place, and leaves by itself.
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
-use bullmq::QueueKeys;
 use patchbay_model::job::JobState;
-use patchbay_model::{JobId, QueueName};
-use redis::{Cmd, Pipeline, RedisResult, Script, Value};
+use redis::{Cmd, RedisResult, Script, Value};
 
 use super::{Chosen, Fate, Step, set_of};
-use crate::operate::removal;
+use crate::job_fields::CANCELLED;
+use crate::removal::{copy_key, copying, removal};
 use crate::scripts::Call;
 use crate::{QueueError, Queues};
-
-/// Ours, in a job's hash: the operation that has cancelled it.
-pub(crate) const CANCELLED: &str = "pcx";
-/// An operation is undone within an hour of its end, and lasts a while itself.
-const COPIES_STAY: Duration = Duration::from_secs(2 * 3_600);
 
 /// Marks a waiting job. `KEYS[1]` the job, `ARGV[1]` the operation, `ARGV[2]` when the job was made.
 static MARK: LazyLock<Script> = LazyLock::new(|| {
@@ -180,39 +173,6 @@ impl Queues {
 
 const IN_A_FLOW: &str = "it belongs to a flow: remove it by itself, which tells its parent";
 const OF_A_SCHEDULE: &str = "it is a tick of a schedule: change or remove the schedule instead";
-
-fn copy_key(own_prefix: &str, bulk: i64, queue: &QueueName, id: &JobId) -> String {
-    format!("{own_prefix}:bulk:{bulk}:{queue}:{id}")
-}
-
-/// The job's hash and log, for undoing.
-fn copying(own_prefix: &str, bulk: i64, queue: &QueueName, id: &JobId, job: &str) -> Vec<Cmd> {
-    let copy = copy_key(own_prefix, bulk, queue, id);
-    let mut commands = Vec::new();
-    for part in ["", ":logs"] {
-        let (from, to) = (format!("{job}{part}"), format!("{copy}{part}"));
-        let mut copy = redis::cmd("COPY");
-        copy.arg(from).arg(&to).arg("REPLACE");
-        let mut expire = redis::cmd("EXPIRE");
-        expire.arg(to).arg(COPIES_STAY.as_secs());
-        commands.extend([copy, expire]);
-    }
-    commands
-}
-
-/// Takes a job away that its worker has found marked: its copy stays for undoing.
-pub(crate) fn taking_away(own_prefix: &str, bulk: i64, keys: &QueueKeys, queue: &QueueName, id: &JobId) -> Pipeline {
-    let job = keys.job_key(id.as_str());
-    let mut pipe = redis::pipe();
-    pipe.atomic();
-    for command in copying(own_prefix, bulk, queue, id, &job) {
-        pipe.add_command(command);
-    }
-    // BullMQ's script leaves alone what somebody has locked: here, that is us.
-    pipe.del(format!("{job}:lock")).srem(keys.stalled(), id.as_str());
-    pipe.add_command(removal(keys, id).command());
-    pipe
-}
 
 /// Whoever retries a job wants it to run.
 pub(super) fn without_mark(job: &str) -> Cmd {

@@ -3,8 +3,9 @@
 use redis::Value;
 
 use super::{Chosen, Fate, Step};
-use crate::operate::reprocessing;
+use crate::job_rules::check_data;
 use crate::opts::JobOpts;
+use crate::removal::reprocessing;
 use crate::{QueueError, Queues};
 
 /// From a job's name and data to its new data, or why it stays as it is.
@@ -40,7 +41,7 @@ impl Queues {
                 (None, Some(edit)) => {
                     let text = |place| seen.text(place).unwrap_or_default();
                     edit(item, text(3), text(4)).and_then(|data| {
-                        crate::add::check_data(&data).map_err(|error| error.to_string())?;
+                        check_data(&data).map_err(|error| error.to_string())?;
                         Ok(Some(data))
                     })
                 }

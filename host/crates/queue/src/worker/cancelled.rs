@@ -6,8 +6,8 @@ use tracing::{debug, warn};
 
 use super::Inner;
 use super::fetch::{Look, Next, Taken};
-use crate::bulk::{CANCELLED, taking_away};
-use crate::operate::removal;
+use crate::job_fields::CANCELLED;
+use crate::removal::{removal, taking_away};
 
 /// The operation that has removed it.
 pub(super) fn by(taken: &Taken) -> Option<i64> {

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::fetch::Taken;
 use super::{End, Inner, JobHandle};
-use crate::add::MAX_DATA_BYTES;
+use crate::job_rules::MAX_DATA_BYTES;
 use crate::js;
 use crate::opts::JobOpts;
 use crate::schedulers::MISSED_AFTER;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Inner;
 use crate::QueueError;
 use crate::damage::shape;
-use crate::scripts::{self, Call};
+use crate::scripts::{self, Call, unwritable};
 
 /// How long a worker without jobs waits before it looks again unasked: BullMQ's own `drainDelay`. Bounds what a lost marker costs.
 pub(super) const IDLE: Duration = Duration::from_secs(5);
@@ -206,10 +206,6 @@ fn text(value: Value) -> redis::RedisResult<String> {
 
 fn refused(detail: String) -> redis::RedisError {
     (redis::ErrorKind::UnexpectedReturnType, "BullMQ refused to give a job", detail).into()
-}
-
-pub(crate) fn unwritable(error: rmp_serde::encode::Error) -> redis::RedisError {
-    (redis::ErrorKind::Client, "arguments cannot be written", error.to_string()).into()
 }
 
 #[cfg(test)]

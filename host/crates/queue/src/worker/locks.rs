@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::Inner;
-use crate::scripts::{self, Call};
+use crate::scripts::{self, Call, unwritable};
 use crate::transaction::is_full;
 
 /// By job id.
@@ -108,8 +108,8 @@ async fn extend(inner: &Inner, held: &[(String, Lock)]) -> redis::RedisResult<Ve
     let ids: Vec<&str> = held.iter().map(|(id, _)| id.as_str()).collect();
     Call::new(&scripts::EXTEND_LOCKS, &[inner.names.keys.stalled()])
         .arg(&inner.names.prefix)
-        .arg(rmp_serde::to_vec(&tokens).map_err(super::fetch::unwritable)?)
-        .arg(rmp_serde::to_vec(&ids).map_err(super::fetch::unwritable)?)
+        .arg(rmp_serde::to_vec(&tokens).map_err(unwritable)?)
+        .arg(rmp_serde::to_vec(&ids).map_err(unwritable)?)
         .arg(inner.config.lock.as_millis() as u64)
         .invoke(&mut inner.queues.connection.get())
         .await

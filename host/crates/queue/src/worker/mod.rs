@@ -32,7 +32,6 @@ use uuid::Uuid;
 use crate::Queues;
 
 pub use delivery::{Delivery, Refusal};
-pub(crate) use fetch::unwritable;
 pub use gate::{Gate, Pass, Unlimited};
 pub use job_handle::JobHandle;
 pub use locks::End;
@@ -136,8 +135,15 @@ pub struct WorkerHandle {
     tasks: Vec<JoinHandle<()>>,
 }
 
+impl Queues {
+    /// Works on a queue until the handle is drained.
+    pub fn spawn_worker(&self, config: WorkerConfig, handler: Arc<dyn Handler>) -> WorkerHandle {
+        WorkerHandle::spawn(self.clone(), config, handler)
+    }
+}
+
 impl WorkerHandle {
-    pub(crate) fn spawn(queues: Queues, config: WorkerConfig, handler: Arc<dyn Handler>) -> Self {
+    fn spawn(queues: Queues, config: WorkerConfig, handler: Arc<dyn Handler>) -> Self {
         let inner = Arc::new(Inner {
             worker_name: format!("{OURS}{}", config.host.replace(char::is_whitespace, "-")),
             names: fetch::Names::new(&queues.keys(&config.queue)),

@@ -15,11 +15,11 @@ use tracing::{error, warn};
 
 use super::cancelled;
 use super::delivery::ADDITION;
-use super::fetch::{self, FetchOpts, Look, Next, Taken, unwritable};
+use super::fetch::{self, FetchOpts, Look, Next, Taken};
 use super::{Disposition, End, Inner, Pass, Settlement};
 use crate::opts::JobOpts;
 use crate::retention::KeepJobs;
-use crate::scripts::{self, Call};
+use crate::scripts::{self, Call, unwritable};
 use crate::transaction::is_full;
 use crate::{QueueError, attempts};
 

@@ -1,4 +1,8 @@
-//! What a component exports, whichever version of the contract it was built for.
+//! The contract with guests: its versions, what a component may import, and what it exports, whichever version it was built for.
+
+mod v0_1;
+mod v0_2;
+mod version;
 
 use async_trait::async_trait;
 use patchbay_model::operation::Answer;
@@ -6,9 +10,11 @@ use patchbay_model::outcome::Failure;
 use wasmtime::Store;
 use wasmtime::component::{InstancePre, Linker};
 
-use crate::call::{Entry, State};
-use crate::wit::Wit;
-use crate::{v0_1, v0_2};
+pub use version::Wit;
+pub(crate) use version::interface;
+
+use crate::report::Entry;
+use crate::state::State;
 
 /// What a guest gave back, not checked yet.
 pub(crate) enum Returned {
@@ -41,7 +47,7 @@ pub(crate) fn link(linker: &mut Linker<State>, drafts: bool) -> wasmtime::Result
 }
 
 /// The one place where versions part.
-pub(crate) fn of(wit: Wit, linked: InstancePre<State>) -> Box<dyn Exports> {
+pub(crate) fn exports(wit: Wit, linked: InstancePre<State>) -> Box<dyn Exports> {
     match wit {
         Wit::V0_1 => Box::new(v0_1::Component::new(linked)),
         Wit::V0_2 => Box::new(v0_2::Component::new(linked)),

@@ -1,4 +1,4 @@
-//! WIT 0.2, a draft: the generated bindings, adapted once to `Capabilities` of the model.
+//! WIT 0.1: the generated bindings, adapted once to `Capabilities` of the model.
 
 // Compiled against the types of each version.
 #[allow(clippy::duplicate_mod)]
@@ -7,12 +7,13 @@ mod interfaces;
 
 use wasmtime::component::{HasSelf, Linker};
 
-use crate::call::{JobCall, State};
+use crate::report::JobCall;
+use crate::state::State;
 
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 mod bindings {
     wasmtime::component::bindgen!({
-        path: "../../../wit/v0.2",
+        path: "../../../wit/v0.1",
         // Its exports are looked up one by one, since a component has some of them.
         world: "integration",
         imports: { default: async | trappable },
@@ -38,7 +39,6 @@ fn job(call: JobCall, deadline: u64) -> Job {
         attempt: call.attempt,
         max_attempts: call.max_attempts,
         enqueued_at: call.enqueued_at_ms,
-        first_deferred_at: call.first_deferred_at_ms,
         deadline,
         idempotency_key: call.idempotency_key,
         correlation_id: call.correlation_id,

@@ -17,7 +17,8 @@ use patchbay_model::retry::{Backoff, BackoffKind};
 pub(crate) use exports::Component;
 
 use super::bindings::patchbay::plugin;
-use crate::call::{State, log_line};
+use crate::log_budget::log_line;
+use crate::state::State;
 use plugin::{audit, flows, http, kv, log, progress, queue, secrets, settings, smtp, types};
 
 pub(super) fn error(error: model::CapabilityError) -> types::CapabilityError {

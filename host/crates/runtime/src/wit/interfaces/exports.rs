@@ -11,9 +11,10 @@ use wasmtime::component::{Instance, InstancePre};
 use super::super::bindings::exports::patchbay::plugin::{jobs, lifecycle, operations};
 use super::super::job;
 use super::types;
-use crate::call::{Entry, JobCall, OperationCall, State};
-use crate::exports::{Exports, Returned};
 use crate::fault::Phase;
+use crate::report::{Entry, JobCall, OperationCall};
+use crate::state::State;
+use crate::wit::{Exports, Returned};
 
 /// A component that was built for this version. Its exports are found once; absent are those that it does not have.
 pub(crate) struct Component {

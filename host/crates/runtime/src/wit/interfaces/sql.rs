@@ -7,7 +7,7 @@ use wasmtime::component::Resource;
 
 use super::new_job;
 use super::plugin::{sql, types};
-use crate::call::State;
+use crate::state::State;
 
 type Answer<T> = wasmtime::Result<Result<T, sql::Error>>;
 

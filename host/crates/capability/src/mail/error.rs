@@ -1,0 +1,18 @@
+//! Why a conversation with a mail server ends before its time.
+
+/// A conversation that cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("the mail server closed the connection")]
+    Closed,
+    #[error("the mail server's answer is no SMTP reply")]
+    NoReply,
+    #[error("the mail server sent more than it was asked for")]
+    Unasked,
+    #[error("the mail server answered {0}, which is no answer to this command")]
+    Unexpected(u16),
+    #[error("a command would have had a line break in it")]
+    LineBreak,
+}

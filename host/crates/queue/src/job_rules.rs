@@ -1,0 +1,154 @@
+//! What a job may be: its data, options and times.
+
+use std::time::Duration;
+
+use patchbay_model::job::{Deduplication, MAX_PRIORITY, NewJob};
+use patchbay_model::retry::MAX_DELAY;
+use serde_json::value::RawValue;
+
+use crate::QueueError;
+
+/// Largest job data, in bytes: BullMQ keeps it in Redis memory, and every reader loads it whole.
+pub(crate) const MAX_DATA_BYTES: usize = 1 << 20;
+/// Most finished jobs that an option may ask to keep: Lua counts exactly that far, and no Redis holds so many.
+pub(crate) const MAX_KEPT: u64 = 1 << 53;
+/// Longest key of a de-duplication: it becomes part of a Redis key.
+const MAX_DEDUPLICATION_BYTES: usize = 512;
+
+/// What [`crate::Queues::add`] would refuse in a job, whatever Redis holds. `now_ms`: see [`crate::Queues::now_ms`].
+pub fn check(job: &NewJob, now_ms: u64) -> Result<(), QueueError> {
+    if job.name.is_empty() || job.name.len() > 256 {
+        return Err(QueueError::Invalid("a job's name has 1 to 256 bytes".into()));
+    }
+    if let Some(id) = &job.id {
+        id.check_new().map_err(|error| QueueError::Invalid(error.to_string()))?;
+    }
+    check_values(job, now_ms)
+}
+
+/// The same for a job like one that is there: its name is as it is.
+pub(crate) fn check_values(job: &NewJob, now_ms: u64) -> Result<(), QueueError> {
+    let invalid = |message: String| Err(QueueError::Invalid(message));
+    check_data(&job.data)?;
+    check_priority(job.priority.unwrap_or(0))?;
+    if job.attempts == Some(0) {
+        return invalid("a job needs at least one attempt".into());
+    }
+    for (what, time) in [
+        ("a delay", job.delay),
+        ("a backoff's delay", job.backoff.map(|backoff| backoff.delay)),
+        ("a backoff's maximum", job.backoff.and_then(|backoff| backoff.max)),
+        ("a de-duplication's time", job.deduplication.as_ref().and_then(|once| once.ttl)),
+        ("the time that a completed job stays", job.keep_completed.and_then(|keep| keep.age)),
+        ("the time that a failed job stays", job.keep_failed.and_then(|keep| keep.age)),
+    ] {
+        time.map_or(Ok(()), |time| check_delay(what, time))?;
+    }
+    if [job.keep_completed, job.keep_failed].iter().flatten().any(|keep| keep.count > Some(MAX_KEPT)) {
+        return invalid(format!("at most {MAX_KEPT} finished jobs are kept by number; leave it out to keep all"));
+    }
+    if let Some(backoff) = &job.backoff {
+        if backoff.jitter.is_some_and(|jitter| !(0.0..=1.0).contains(&jitter)) {
+            return invalid("a backoff's jitter is between 0.0 and 1.0".into());
+        }
+        if backoff.max.is_some_and(|max| max < backoff.delay) {
+            return invalid("a backoff's maximum is less than its delay".into());
+        }
+    }
+    if let Some(at) = job.expires_at_ms {
+        let starts = now_ms.saturating_add(job.delay.map_or(0, |delay| delay.as_millis() as u64));
+        if at <= starts {
+            return invalid("the job would expire before it could start".into());
+        }
+        if at > starts.saturating_add(MAX_DELAY.as_millis() as u64) {
+            return invalid("a job expires at most five years after it could start".into());
+        }
+    }
+    job.deduplication.as_ref().map_or(Ok(()), check_deduplication)
+}
+
+pub(crate) fn check_data(data: &str) -> Result<(), QueueError> {
+    if data.len() > MAX_DATA_BYTES {
+        return Err(QueueError::Invalid(format!("the data is larger than {MAX_DATA_BYTES} bytes")));
+    }
+    match serde_json::from_str::<&RawValue>(data) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(QueueError::Invalid(format!("the data is not JSON: {error}"))),
+    }
+}
+
+/// Five years at most, of whatever is waited for.
+pub(crate) fn check_delay(what: &str, time: Duration) -> Result<(), QueueError> {
+    if time > MAX_DELAY {
+        return Err(QueueError::Invalid(format!("{what} is at most five years")));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_priority(priority: u32) -> Result<(), QueueError> {
+    if priority > MAX_PRIORITY {
+        return Err(QueueError::Invalid(format!("a priority is at most {MAX_PRIORITY}")));
+    }
+    Ok(())
+}
+
+fn check_deduplication(once: &Deduplication) -> Result<(), QueueError> {
+    let reason = if once.key.is_empty() || once.key.len() > MAX_DEDUPLICATION_BYTES {
+        "a de-duplication's id has 1 to 512 bytes"
+    } else if once.ttl.is_some_and(|ttl| ttl.as_millis() == 0) {
+        "a de-duplication's time is at least 1 ms"
+    } else if once.extend && once.ttl.is_none() {
+        "a de-duplication can only extend a time that it has"
+    } else {
+        return Ok(());
+    };
+    Err(QueueError::Invalid(reason.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use patchbay_model::job::Keep;
+    use patchbay_model::retry::{Backoff, BackoffKind};
+
+    use super::*;
+
+    const NOW_MS: u64 = 1_800_000_000_000;
+
+    fn job() -> NewJob {
+        NewJob::new("q".parse().expect("a name"), "n", "{}")
+    }
+
+    #[test]
+    fn options_that_make_no_sense_are_refused_with_the_reason() {
+        let once = |change: fn(&mut Deduplication)| {
+            let mut once = Deduplication { key: "k".into(), ..Deduplication::default() };
+            change(&mut once);
+            NewJob { deduplication: Some(once), ..job() }
+        };
+        let backoff = |jitter, max| {
+            let (delay, max) = (Duration::from_millis(5), Some(Duration::from_millis(max)));
+            NewJob { backoff: Some(Backoff { kind: BackoffKind::Fixed, delay, max, jitter: Some(jitter) }), ..job() }
+        };
+        for (job, reason) in [
+            (NewJob { priority: Some(MAX_PRIORITY + 1), ..job() }, "priority"),
+            (NewJob { attempts: Some(0), ..job() }, "attempt"),
+            (NewJob { delay: Some(MAX_DELAY * 2), ..job() }, "five years"),
+            (NewJob { expires_at_ms: Some(1), ..job() }, "expire"),
+            (NewJob { data: "nonsense".into(), ..job() }, "JSON"),
+            (once(|once| once.key.clear()), "id"),
+            (once(|once| once.extend = true), "extend"),
+            (once(|once| once.ttl = Some(Duration::ZERO)), "1 ms"),
+            (NewJob { expires_at_ms: Some(u64::MAX), ..job() }, "five years"),
+            (NewJob { keep_failed: Some(Keep { age: Some(Duration::MAX), count: None }), ..job() }, "five years"),
+            (NewJob { keep_completed: Some(Keep { age: None, count: Some(u64::MAX) }), ..job() }, "kept by number"),
+            (once(|once| once.ttl = Some(Duration::from_millis(u64::MAX))), "five years"),
+            (backoff(0.5, u64::MAX), "five years"),
+            (backoff(1.5, 10), "jitter"),
+            (backoff(0.5, 1), "maximum"),
+        ] {
+            let refused = check(&job, NOW_MS).expect_err("refused").to_string();
+            assert!(refused.contains(reason), "{refused}");
+        }
+        assert!(check(&job(), NOW_MS).is_ok());
+    }
+}

@@ -1,0 +1,19 @@
+//! Orders to end jobs that run, on their way to the workers of this process.
+
+use std::sync::{Arc, OnceLock};
+
+use patchbay_model::{JobId, QueueName};
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+/// Made with the first worker.
+pub(crate) type Orders = OnceLock<broadcast::Sender<Arc<Kill>>>;
+
+/// An order to end a job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Kill {
+    pub(crate) queue: QueueName,
+    pub(crate) id: JobId,
+    /// Who ordered it.
+    pub(crate) by: String,
+}

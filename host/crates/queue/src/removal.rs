@@ -1,0 +1,77 @@
+//! Calls that take one job out of the state it is in: away, with a copy for undoing, or back to what waits.
+
+use std::time::Duration;
+
+use bullmq::QueueKeys;
+use patchbay_model::job::JobState;
+use patchbay_model::{JobId, QueueName};
+use redis::{Cmd, Pipeline};
+
+use crate::opts::JobOpts;
+use crate::scripts::{self, Call};
+
+/// An operation is undone within an hour of its end, and lasts a while itself.
+const COPIES_STAY: Duration = Duration::from_secs(2 * 3_600);
+
+/// Puts a finished job back; nothing for one that is not.
+pub(crate) fn reprocessing(keys: &QueueKeys, id: &JobId, state: JobState, opts: &JobOpts) -> Option<Call> {
+    let (set, property, previous) = match state {
+        JobState::Failed => (keys.failed(), "failedReason", "failed"),
+        JobState::Completed => (keys.completed(), "returnvalue", "completed"),
+        _ => return None,
+    };
+    let names = [
+        keys.job_key(id.as_str()),
+        keys.events(),
+        set,
+        keys.wait(),
+        keys.meta(),
+        keys.active(),
+        keys.marker(),
+        keys.prioritized(),
+        keys.pc(),
+    ];
+    let call = Call::new(&scripts::REPROCESS, &names).arg(id.as_str()).arg(opts.push()).arg(property).arg(previous);
+    // Attempts made are forgotten; attempts started are not: they tell apart what history remembers.
+    Some(call.arg("1").arg("0"))
+}
+
+/// Forgets a job without its children.
+pub(crate) fn removal(keys: &QueueKeys, id: &JobId) -> Call {
+    let call = Call::new(&scripts::REMOVE_JOB, &[keys.job_key(id.as_str()), keys.repeat()]);
+    call.arg(id.as_str()).arg("0").arg(keys.key_prefix())
+}
+
+/// Where the copy of a job that a bulk operation has removed stays.
+pub(crate) fn copy_key(own_prefix: &str, bulk: i64, queue: &QueueName, id: &JobId) -> String {
+    format!("{own_prefix}:bulk:{bulk}:{queue}:{id}")
+}
+
+/// The job's hash and log, for undoing.
+pub(crate) fn copying(own_prefix: &str, bulk: i64, queue: &QueueName, id: &JobId, job: &str) -> Vec<Cmd> {
+    let copy = copy_key(own_prefix, bulk, queue, id);
+    let mut commands = Vec::new();
+    for part in ["", ":logs"] {
+        let (from, to) = (format!("{job}{part}"), format!("{copy}{part}"));
+        let mut copy = redis::cmd("COPY");
+        copy.arg(from).arg(&to).arg("REPLACE");
+        let mut expire = redis::cmd("EXPIRE");
+        expire.arg(to).arg(COPIES_STAY.as_secs());
+        commands.extend([copy, expire]);
+    }
+    commands
+}
+
+/// Takes a job away that its worker has found marked: its copy stays for undoing.
+pub(crate) fn taking_away(own_prefix: &str, bulk: i64, keys: &QueueKeys, queue: &QueueName, id: &JobId) -> Pipeline {
+    let job = keys.job_key(id.as_str());
+    let mut pipe = redis::pipe();
+    pipe.atomic();
+    for command in copying(own_prefix, bulk, queue, id, &job) {
+        pipe.add_command(command);
+    }
+    // BullMQ's script leaves alone what somebody has locked: here, that is us.
+    pipe.del(format!("{job}:lock")).srem(keys.stalled(), id.as_str());
+    pipe.add_command(removal(keys, id).command());
+    pipe
+}

@@ -1,0 +1,92 @@
+//! Where guests run: the engine, threads of their own, the slots, and the host's limits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use wasmtime::Engine;
+
+use crate::{RuntimeError, engine};
+
+/// Defaults for manifests that are silent, and ceilings for those that are not.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct HostLimits {
+    pub default_memory_mb: u32,
+    pub max_memory_mb: u32,
+    pub default_deadline: Duration,
+    pub max_deadline: Duration,
+    pub max_result_bytes: usize,
+    pub max_log_bytes: usize,
+    pub max_component_bytes: usize,
+}
+
+/// The pool of instances, counted in core instances, of which a call takes as many as its component has, and at least four.
+#[derive(Debug, Clone, Copy)]
+pub struct Pool {
+    /// All.
+    pub slots: usize,
+    /// Not taken now.
+    pub free: usize,
+}
+
+/// What calls run in. Every revision holds it, so that it lives as long as any of them can be called.
+pub(crate) struct Sandbox {
+    pub(crate) limits: HostLimits,
+    /// In core instances; see [`engine::LEAST_WEIGHT`].
+    pub(crate) slots: Arc<Semaphore>,
+    capacity: usize,
+    pub(crate) engine: Engine,
+    /// Guests have threads of their own: lock renewal, health and HTTP never wait for a spinning one. Absent only while dropping.
+    guests: Option<tokio::runtime::Runtime>,
+    /// Where capabilities run: connections belong to the host's own threads.
+    pub(crate) host: tokio::runtime::Handle,
+}
+
+impl Sandbox {
+    /// Builds the engine and starts its clock. To be called on the host's threads.
+    pub(crate) fn new(max_calls: usize, threads: usize, limits: HostLimits) -> Result<Self, RuntimeError> {
+        let calls = u32::try_from(max_calls.max(1)).unwrap_or(u32::MAX);
+        let engine = engine::runner(calls, (limits.max_memory_mb as usize) << 20)?;
+        engine::start_ticker(&engine)?;
+        let guests = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads.max(1))
+            .thread_name("guest")
+            .on_thread_start(yield_to_host_threads)
+            .enable_all()
+            .build()
+            .map_err(|source| RuntimeError::Io { what: "cannot start the guests' threads", source })?;
+        let capacity = engine::capacity(calls) as usize;
+        Ok(Self {
+            limits,
+            slots: Arc::new(Semaphore::new(capacity)),
+            capacity,
+            engine,
+            guests: Some(guests),
+            host: tokio::runtime::Handle::current(),
+        })
+    }
+
+    pub(crate) fn pool(&self) -> Pool {
+        Pool { slots: self.capacity, free: self.slots.available_permits() }
+    }
+
+    pub(crate) fn guests(&self) -> tokio::runtime::Handle {
+        self.guests.as_ref().map_or_else(|| self.host.clone(), |guests| guests.handle().clone())
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // The ordinary drop blocks, which an async thread must not.
+        if let Some(guests) = self.guests.take() {
+            guests.shutdown_background();
+        }
+    }
+}
+
+/// When processors are short, the kernel prefers the threads that answer probes and renew locks: 5 means about three times their share.
+/// On Linux, priority is a thread's. Best effort: without it only latency under load suffers.
+fn yield_to_host_threads() {
+    let _ = rustix::process::nice(5);
+}
