@@ -51,7 +51,8 @@ impl Services {
     /// The queues that a host with these services works on.
     pub async fn queues(&self) -> anyhow::Result<Queues> {
         let (prefix, own_prefix) = ("bull".into(), "patchbay".into());
-        Ok(Queues::connect(RedisConfig { url: self.redis_url.clone(), prefix, own_prefix, ..RedisConfig::default() }).await?)
+        Ok(Queues::connect(RedisConfig { url: self.redis_url.clone(), prefix, own_prefix, ..RedisConfig::default() })
+            .await?)
     }
 }
 

@@ -44,7 +44,7 @@ pub async fn run(url: &str) -> anyhow::Result<()> {
         max_connections: 4,
         acquire_timeout: Duration::from_secs(5),
     };
-    let store = Store::connect(config).await?;
+    let store = Store::connect(config, Duration::from_secs(5)).await?;
     store.migrate().await?;
     let mut connection = PgConnection::connect(&url).await?;
     let began = Instant::now();

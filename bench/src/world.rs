@@ -182,12 +182,15 @@ impl World {
         .await?;
         runtime.registry().publish(revision);
         let database_url = std::env::var("PATCHBAY_TEST_DATABASE_URL").context("run this with `make bench`")?;
-        let store = Store::connect(StoreConfig {
-            url: database_url.clone(),
-            min_connections: 5,
-            max_connections: 20,
-            acquire_timeout: Duration::from_secs(5),
-        })
+        let store = Store::connect(
+            StoreConfig {
+                url: database_url.clone(),
+                min_connections: 5,
+                max_connections: 20,
+                acquire_timeout: Duration::from_secs(5),
+            },
+            Duration::from_secs(5),
+        )
         .await?;
         store.migrate().await?;
         // As a host is set up: with a master key, so that data and results are kept.
@@ -217,7 +220,12 @@ impl World {
     /// Queues under a key prefix that nobody used before.
     pub async fn fresh_queues(&self) -> anyhow::Result<Queues> {
         let n = self.sequence.fetch_add(1, Ordering::Relaxed);
-        let config = RedisConfig { url: self.redis_url.clone(), prefix: format!("b{n}"), own_prefix: format!("p{n}"), ..RedisConfig::default() };
+        let config = RedisConfig {
+            url: self.redis_url.clone(),
+            prefix: format!("b{n}"),
+            own_prefix: format!("p{n}"),
+            ..RedisConfig::default()
+        };
         Ok(Queues::connect(config).await?)
     }
 
@@ -271,7 +279,7 @@ impl World {
                 breakers: Arc::default(),
                 uses: Arc::default(),
             });
-            let (settings, grants) = (Arc::new(Settings::new(None)), Arc::default());
+            let (settings, grants) = (Arc::new(Settings::new(None, "default".into())), Arc::default());
             let meters = Arc::new(Meters::new(Arc::clone(&self.runtime), Duration::ZERO));
             Arc::new(WasmExecutor::new(
                 Arc::clone(&self.runtime),

@@ -81,6 +81,11 @@ impl Host {
         let keys = Keys::load(config.master_keys())?;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let hangup = if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
+        // Whoever sends them to a Node backend (its debugger starts with USR1) would end a host without draining. What has been listened to
+        // once has no default action any more.
+        for harmless in [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::alarm()] {
+            drop(signal(harmless)?);
+        }
         check_limits(&config);
         // Before any job is taken: a host that cannot listen does not start.
         let listener = TcpListener::bind(config.listen())

@@ -196,7 +196,7 @@ pub fn diagnose(seen: &Seen) -> Vec<Reason> {
     }
     if waiting == 0 && counts.delayed > 0 {
         let due = queue.next_delayed_at.and_then(|ms| DateTime::from_timestamp_millis(i64::try_from(ms).ok()?));
-        let due = due.map_or_else(|| "later".to_owned(), time);
+        let due = due.map_or_else(|| "a time beyond any calendar".to_owned(), time);
         because(
             "only-delayed",
             format!("nothing waits; the next of {} delayed jobs is due at {due}", counts.delayed),

@@ -88,12 +88,12 @@ pub(crate) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<E
             findings.ok("configuration", message);
             examine_with(&config, &mut findings).await;
         }
-        Err(error) => findings.bad(
-            "configuration",
-            Level::Error,
-            error.to_string(),
-            "`patchbay config` and docs/operations/configuration.md list every key",
-        ),
+        Err(error) => {
+            for problem in error.0 {
+                let mend = "`patchbay config` and docs/operations/configuration.md list every key";
+                findings.bad("configuration", Level::Error, problem, mend);
+            }
+        }
     }
     let rows = findings.0.iter().map(|finding| {
         let mark = match finding.level {

@@ -53,7 +53,7 @@ async fn restored(
     ensure!(!wrong.is_empty() && wrong.iter().all(|line| line.contains("role \"pb_")), "{said}");
     let mail = patchbay::dev::MailCatcher::start(&dir.path().join("mail")).await?;
     let (database_url, redis_url) = (database_url.into(), redis.url.clone());
-    Ok((World { database_url, redis_url, prefix: prefix.to_owned(), mail, dir }, postgres, redis))
+    Ok((World { database_url, redis_url, prefix: prefix.to_owned(), mail, dir, _own_database: None }, postgres, redis))
 }
 
 async fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {

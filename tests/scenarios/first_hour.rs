@@ -53,7 +53,7 @@ impl Example {
     async fn run(&self, dir: &Path, host: &Host, env: &[(&str, PathBuf)]) -> anyhow::Result<Value> {
         let mut said = String::new();
         for line in self.commands.iter().filter(|line| line.starts_with("patchbay ")) {
-            let arguments = line.replace("'{\"name\":\"Ada\"}'", "{\"name\":\"Ada\"}");
+            let arguments = line.replace("'{\"name\":\"Grace\"}'", "{\"name\":\"Grace\"}");
             let mut command = patchbay(dir);
             command.args(arguments.split_whitespace().skip(1)).envs(env.iter().map(|(name, value)| (name, value)));
             command.env("PATCHBAY_URL", &host.url).env("PATCHBAY_USER", USER).env("PATCHBAY_PASSWORD", PASSWORD);
@@ -115,7 +115,8 @@ async fn the_rust_quick_start_works_word_for_word() -> anyhow::Result<()> {
     // What is compiled already is used again.
     let target = ("CARGO_TARGET_DIR", repository().canonicalize()?.join("plugins/target"));
     let result = example.run(&hello, &host, &[target]).await?;
-    assert_eq!(result, serde_json::json!({ "greeted": "Ada" }));
+    // The name is what its manifest hides.
+    assert_eq!(result, serde_json::json!({ "greeted": "[redacted]" }));
 
     if full_length() {
         // Anywhere else, with the path of the checkout. Here everything is compiled anew.
@@ -126,7 +127,7 @@ async fn the_rust_quick_start_works_word_for_word() -> anyhow::Result<()> {
         assert!(manifest.contains("path = \"../sdk\""), "{manifest}");
         std::fs::write(elsewhere.join("Cargo.toml"), manifest.replace("path = \"../sdk\"", &sdk))?;
         let result = example.run(&elsewhere, &host, &[]).await?;
-        assert_eq!(result["greeted"], "Ada");
+        assert_eq!(result["greeted"], "[redacted]");
     }
     Ok(())
 }
@@ -144,13 +145,21 @@ async fn runs(language: &str, package: &str, pinned_in: &str, installed: &str) -
         dir.join(Path::new(installed).file_name().context("a folder")?),
     )?;
     let result = example.run(&dir, &host, &[]).await?;
-    assert_eq!(result, serde_json::json!({ "greeted": "Ada", "first": true }));
+    assert_eq!(result, serde_json::json!({ "greeted": "Grace", "first": true }));
 
     // What the plugin itself refuses is its own failure, with its own words.
     let queue = format!("hello{}Queue", if language == "Python" { "Py" } else { "Js" });
     let id = host.add(&queue, serde_json::json!({ "name": "x", "data": {} })).await?;
     let failed = host.job_in(&queue, &id, "failed").await?;
     assert_eq!(failed["job"]["failedReason"], "invalid-input: name: a text is missing", "{failed}");
+    // What nobody expected ends the call, in the words of the language.
+    let id = host.add(&queue, serde_json::json!({ "name": "x", "data": null, "attempts": 1 })).await?;
+    let failed = host.job_in(&queue, &id, "failed").await?;
+    let reason = failed["job"]["failedReason"].as_str().unwrap_or_default();
+    let exception = if language == "Python" { "AttributeError" } else { "Uncaught TypeError: " };
+    anyhow::ensure!(reason.starts_with("trapped: ") && reason.contains(exception), "{failed}");
+    let file = if language == "Python" { "hello.py" } else { "hello.js:" };
+    anyhow::ensure!(failed["job"]["stacktrace"].to_string().contains(file), "{failed}");
     Ok(())
 }
 

@@ -26,6 +26,35 @@ pub struct World {
     pub prefix: String,
     pub mail: MailCatcher,
     pub dir: tempfile::TempDir,
+    /// Absent: on a server of the test's own.
+    pub _own_database: Option<OwnDatabase>,
+}
+
+/// A database on the server of all tests. Three hundred of them are gigabytes: dropped, unless the test failed.
+pub struct OwnDatabase {
+    server: String,
+    name: String,
+}
+
+impl Drop for OwnDatabase {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let (server, drop) = (self.server.clone(), format!("drop database {} with (force)", self.name));
+        // Within a runtime no other one may be waited for.
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let mut admin = PgConnection::connect(&server).await?;
+                admin.execute(sqlx::AssertSqlSafe(drop)).await?;
+                anyhow::Ok(())
+            })
+        });
+        if let Ok(Err(error)) = dropped.join() {
+            eprintln!("the database {} stays: {error:#}", self.name);
+        }
+    }
 }
 
 /// A running host.
@@ -56,13 +85,16 @@ impl World {
         // The first test of this process installs it; the error of later ones means that it is there.
         let _already = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let name = format!("t{}", uuid::Uuid::new_v4().simple());
-        let mut url: reqwest::Url = required("PATCHBAY_TEST_DATABASE_URL")?.parse()?;
+        let server = required("PATCHBAY_TEST_DATABASE_URL")?;
+        let mut url: reqwest::Url = server.parse()?;
         let mut admin = PgConnection::connect(url.as_str()).await?;
         admin.execute(sqlx::AssertSqlSafe(format!("create database {name}"))).await?;
         url.set_path(&name);
+        let _own_database = Some(OwnDatabase { server, name: name.clone() });
         let dir = tempfile::tempdir()?;
         let mail = MailCatcher::start(&dir.path().join("mail")).await?;
-        Ok(Self { database_url: url.into(), redis_url: required("PATCHBAY_TEST_REDIS_URL")?, prefix: name, mail, dir })
+        let redis_url = required("PATCHBAY_TEST_REDIS_URL")?;
+        Ok(Self { database_url: url.into(), redis_url, prefix: name, mail, dir, _own_database })
     }
 
     /// A command of the host's binary with everything configured; `env` is added to it. Its output is the caller's.

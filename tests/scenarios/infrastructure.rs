@@ -87,6 +87,59 @@ async fn a_postgres_that_may_only_be_read_is_named_at_the_start_and_while_the_ho
 }
 
 #[tokio::test]
+async fn what_postgres_refuses_at_the_start_is_told_with_what_to_do() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let mut url: reqwest::Url = world.database_url.parse()?;
+    url.set_path("no_such_database");
+    let (code, said) = world.output(&["serve"], &[("DATABASE_URL", url.as_str())]).await?;
+    assert_eq!(code, Some(1), "{said}");
+    ensure!(said.contains("createdb --encoding=UTF8") && !said.contains("unexpected"), "{said}");
+    url.set_username("nobody_of_that_name").ok();
+    for command in ["serve", "doctor"] {
+        let (_, said) = world.output(&[command], &[("DATABASE_URL", url.as_str())]).await?;
+        ensure!(said.contains("Postgres refuses the login") && said.contains("pg_hba.conf"), "{command}: {said}");
+    }
+    let (_, said) = world.output(&["serve"], &[("DATABASE_URL", "postgres://app:pw@#/1@127.0.0.1/lms")]).await?;
+    ensure!(said.contains("%23") && !said.contains("pw@"), "{said}");
+    // Whatever else is wrong, everything is told at once.
+    let wrong = [("PATCHBAY_WORK_LOCKS_S", "3"), ("PATCHBAY_WORK_DRAIN_LIMIT_S", "60")];
+    let (code, said) = world.output(&["serve"], &wrong).await?;
+    assert_eq!(code, Some(4), "{said}");
+    ensure!(
+        said.contains("PATCHBAY_WORK_LOCKS_S is no known variable") && said.contains("work.drain_limit_s"),
+        "{said}"
+    );
+    let (_, said) = world.output(&["doctor"], &wrong).await?;
+    ensure!(!said.contains("\\n"), "a line each: {said}");
+    let (code, said) = world.output(&["--url", "127.0.0.1:1", "queue", "list"], &[]).await?;
+    ensure!(code == Some(4) && said.contains("write http://"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn variables_that_are_no_text_are_no_reason_to_panic_and_signals_for_node_end_nothing() -> anyhow::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let world = World::new().await?;
+    let not_text = std::ffi::OsStr::from_bytes(b"caf\xe9");
+    let binary = binary();
+    let mut command = world.command(binary.to_str().context("a path")?, &["config"], &[]);
+    let output = command.env("LANG_OF_SOMEBODY", not_text).output().await?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = command.env("PATCHBAY_LOG_FILTER", not_text).arg("--json").output().await?;
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    ensure!(said.contains("PATCHBAY_LOG_FILTER: its value is not UTF-8"), "{said}");
+
+    let host = world.host(&[]).await?;
+    let pid = rustix::process::Pid::from_raw(host.child.id().context("it runs")?.try_into()?).context("a pid")?;
+    for signal in [rustix::process::Signal::USR1, rustix::process::Signal::USR2, rustix::process::Signal::ALARM] {
+        rustix::process::kill_process(pid, signal)?;
+    }
+    assert_eq!(host.get("/api/health").await?.0, 200);
+    ensure!(host.stop().await?.success(), "it ends in order");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_database_of_another_encoding_is_refused_before_anything_is_made() -> anyhow::Result<()> {
     let world = World::new().await?;
     let mut url: reqwest::Url = world.database_url.parse()?;

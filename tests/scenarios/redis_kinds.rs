@@ -10,7 +10,9 @@ use patchbay_queue::{Queues, RedisConfig, Right};
 use serde_json::{Value, json};
 
 use crate::commands::json_of;
-use crate::harness::{Host, World, binary, email_plugin, hostile_plugin_with, mail_job, repository, until};
+use crate::harness::{
+    Host, World, binary, email_plugin, hostile_plugin_with, mail_job, repository, steady_plugin, until,
+};
 use crate::redis_server::RedisServer;
 
 /// `patchbay doctor` with this environment besides Postgres's.
@@ -218,6 +220,71 @@ async fn a_user_with_exactly_the_documented_rights_suffices_for_everything() -> 
     server.ask::<()>("ACL SETUSER patchbay -zadd").await?;
     let said = doctor(&world, &access).await?;
     assert!(said.contains("ACL SETUSER <user> +zadd"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_right_that_is_taken_from_a_running_host_is_named_and_it_takes_no_jobs_until_it_is_back() -> anyhow::Result<()>
+{
+    let mut world = World::new().await?;
+    let server = RedisServer::start_new(world.dir.path()).await?;
+    server.ask::<()>(&documented_user(&world, "pw")?).await?;
+    world.redis_url = format!("redis://patchbay:pw@127.0.0.1:{}/", server.port);
+    let host = world.host(&[]).await?;
+    host.deploy("steady", steady_plugin()?).await?;
+    ready(&host).await?;
+    // Without the first, nothing of what ran could be recorded; without the second, only an operator's answer is poorer.
+    server.ask::<()>("ACL SETUSER patchbay -xadd -memory|usage").await?;
+    let told = trouble(&host, "lacks a right: +xadd").await?;
+    assert_eq!(told["code"], "redis", "{told}");
+    assert!(!told.to_string().contains("memory"), "{told}");
+    let (status, why) = host.get("/api/admin/queues/steadyQueue/why").await?;
+    assert!(status == 503 || why.to_string().contains("+xadd"), "{why}");
+    server.ask::<()>("ACL SETUSER patchbay +xadd").await?;
+    ready(&host).await?;
+    let id = host.add("steadyQueue", json!({ "name": "nothing" })).await?;
+    host.job_in("steadyQueue", &id, "completed").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn in_a_full_redis_jobs_keep_their_locks_and_settle_once_and_operators_look_and_remove() -> anyhow::Result<()> {
+    const QUEUE: &str = "steadyQueue";
+    let mut world = World::new().await?;
+    let server = RedisServer::start_new(world.dir.path()).await?;
+    world.redis_url.clone_from(&server.url);
+    let host = world.host(&[("PATCHBAY_WORK_LOCK_S", "3"), ("PATCHBAY_WORK_RENEW_S", "1")]).await?;
+    host.deploy("steady", steady_plugin()?).await?;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        // Longer than a lock lives.
+        let id = host.add(QUEUE, json!({ "name": "nap", "data": { "ms": 7_000 } })).await?;
+        host.job_in(QUEUE, &id, "active").await?;
+        ids.push(id);
+    }
+    server.ask::<()>("CONFIG SET maxmemory 100kb").await?;
+    for id in &ids {
+        let story = host.job_in(QUEUE, id, "completed").await?;
+        assert_eq!((&story["job"]["attemptsStarted"], &story["job"]["stalled"]), (&json!(1), &json!(0)), "{story}");
+    }
+    let (_, refused) = host.post(&format!("/api/admin/queues/{QUEUE}/jobs"), json!({ "name": "nothing" })).await?;
+    assert_eq!(refused["code"], "redis-full", "{refused}");
+    for arguments in [&["job", "show", QUEUE, &ids[0]], &["job", "remove", QUEUE, &ids[0]]] {
+        let output = crate::commands::patchbay(&host, arguments).await?;
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let recorded = async || -> anyhow::Result<i64> {
+        let rows = sqlx::query_scalar("select count(*) from patchbay.attempts where outcome = 'completed'");
+        Ok(rows.fetch_one(&mut world.database().await?).await?)
+    };
+    until(Duration::from_secs(30), "the history", async || Ok((recorded().await? == 3).then_some(()))).await?;
+    server.ask::<()>("CONFIG SET maxmemory 0").await?;
+    let id =
+        until(Duration::from_secs(20), "room", async || Ok(host.add(QUEUE, json!({ "name": "nothing" })).await.ok()))
+            .await?;
+    host.job_in(QUEUE, &id, "completed").await?;
+    until(Duration::from_secs(30), "the history", async || Ok((recorded().await? == 4).then_some(()))).await?;
+    assert!(!log(&host).contains("lock lost") && !log(&host).contains("stalled:"), "each ran once");
     Ok(())
 }
 

@@ -94,6 +94,7 @@ async fn patchbay(world: &World, env: &[(&str, &str)], args: &[&str], input: &st
     let mut command = tokio::process::Command::new(std::path::absolute(binary())?);
     command.args(args).current_dir(world.dir.path()).env_clear().env("PATH", std::env::var("PATH").unwrap_or_default());
     command.env("DATABASE_URL", &world.database_url).env("REDIS_URL", &world.redis_url);
+    command.env("PATCHBAY_HTTP_LISTEN", "127.0.0.1:0");
     command.env("PATCHBAY_RUNTIME_CACHE_DIR", world.dir.path().join("cache"));
     command.envs(env.iter().copied()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.kill_on_drop(true).spawn()?;

@@ -170,6 +170,25 @@ async fn what_cannot_be_read_or_stored_is_refused_in_the_one_error_shape() -> an
 }
 
 #[tokio::test]
+async fn a_request_with_no_host_or_two_is_refused() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    for (head, status) in [
+        ("GET /livez HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n", 400),
+        ("GET /livez HTTP/1.1\r\nconnection: close\r\n\r\n", 400),
+        ("GET /livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", 200),
+        ("GET /livez HTTP/1.0\r\n\r\n", 200),
+    ] {
+        let mut client = connect(&host).await?;
+        client.write_all(head.as_bytes()).await?;
+        let mut answer = String::new();
+        tokio::time::timeout(Duration::from_secs(5), client.read_to_string(&mut answer)).await??;
+        assert_eq!(answer.split(' ').nth(1), Some(status.to_string().as_str()), "{head}: {answer}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn clients_that_dawdle_are_cut_off() -> anyhow::Result<()> {
     let world = World::new().await?;
     let limits = [("PATCHBAY_HTTP_HEADER_TIMEOUT_MS", "300"), ("PATCHBAY_HTTP_BODY_TIMEOUT_MS", "300")];

@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::refusal::Refusal;
 use crate::dev_state::DevState;
 use crate::http::{self, SOURCE_HEADER};
 use crate::reach;
@@ -75,6 +76,11 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(url: String, user: String, password: Option<String>) -> anyhow::Result<Self> {
+        if !url.parse::<reqwest::Url>().is_ok_and(|url| ["http", "https"].contains(&url.scheme())) {
+            // Not as it was given: there may be a password in it.
+            let wrong = "--url (or PATCHBAY_URL) is no address of a host: write http://HOST:PORT or https://HOST";
+            return Err(Refusal(wrong.into()).into());
+        }
         let http = reach::client_for(&url).timeout(TIMEOUT).build()?;
         Ok(Self { url: url.trim_end_matches('/').to_owned(), user, password, http })
     }

@@ -6,6 +6,7 @@ mod keys;
 mod redis;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -101,6 +102,23 @@ fn found(named: Option<&Path>, usual: &[&str]) -> Option<PathBuf> {
     named.map(Path::to_owned).or_else(|| usual.iter().map(PathBuf::from).find(|path| path.exists()))
 }
 
+/// The process's variables. Values that are not UTF-8 are left out: most are somebody else's.
+pub(crate) fn environment() -> HashMap<String, String> {
+    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    std::env::vars_os().filter_map(text).collect()
+}
+
+/// What is wrong with those of ours whose values are not UTF-8.
+fn unreadable_variables() -> Vec<String> {
+    let is_ours = |name: &str| {
+        name.starts_with("PATCHBAY_")
+            || KEYS.iter().any(|key| key.old_names.contains(&name))
+            || ["PORT", "TZ"].contains(&name)
+    };
+    let names = std::env::vars_os().filter(|(_, value)| value.to_str().is_none()).map(|(name, _)| name.into_string());
+    names.flatten().filter(|name| is_ours(name)).map(|name| format!("{name}: its value is not UTF-8")).collect()
+}
+
 fn read_file_of_keys(path: &str) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| error.to_string())
 }
@@ -113,12 +131,12 @@ impl Config {
 
     /// The same, with what is wrong beside it: to be shown, and not to be used.
     pub fn read_process(file: Option<&Path>) -> (Self, Vec<String>) {
-        Self::read_process_with(found(file, &[HERE, "/etc/patchbay/patchbay.toml"]), &std::env::vars().collect())
+        Self::read_process_with(found(file, &[HERE, "/etc/patchbay/patchbay.toml"]), &environment())
     }
 
     /// As the host of `patchbay dev` reads it, which was given more than the environment. The machine's own file is no business of its.
     pub(crate) fn of_dev(file: Option<&Path>, given: BTreeMap<String, String>) -> Result<Self, ConfigError> {
-        usable(Self::read_dev(file, &std::env::vars().chain(given).collect()))
+        usable(Self::read_dev(file, &environment().into_iter().chain(given).collect()))
     }
 
     /// The same, with what is wrong beside it.
@@ -134,6 +152,7 @@ impl Config {
         });
         let (config, wrong) = Self::read(text.as_deref(), env, read_file_of_keys);
         problems.extend(wrong);
+        problems.extend(unreadable_variables());
         (config, problems)
     }
 
@@ -154,12 +173,13 @@ impl Config {
                 values.insert(key.path, Setting { value: default.to_owned(), source: DEFAULT.into() });
             }
         }
-        read_file(file, &mut values, &mut problems);
+        let mut has_all_values = read_file(file, &mut values, &mut problems);
         read_environment(env, &mut values, &mut problems);
         for key in KEYS {
             if let Some(setting) = values.get(key.path)
                 && let Err(reason) = check(key, &setting.value)
             {
+                has_all_values = false;
                 let shown = if key.secret { String::new() } else { format!(" {:?}", setting.value) };
                 problems.push(format!("{} (from {}): value{shown} {reason}", key.path, setting.source));
             }
@@ -169,7 +189,8 @@ impl Config {
             .filter_map(|(name, value)| Some((name.strip_prefix("PATCHBAY_SECRET_")?.to_owned(), value.clone())));
         let trusted_keys = trusted_keys(&values, read, &mut problems);
         let config = Self { values, secrets: secrets.collect(), cache_dir: default_cache_dir(env), trusted_keys };
-        if problems.is_empty() {
+        // Of values that could not be read, what they contradict is unknown.
+        if has_all_values {
             config.find_contradictions(&mut problems);
         }
         (config, problems)
@@ -636,14 +657,17 @@ impl std::fmt::Debug for Config {
     }
 }
 
-fn read_file(text: Option<&str>, values: &mut BTreeMap<&'static str, Setting>, problems: &mut Vec<String>) {
-    let Some(text) = text else { return };
+/// Whether every value of a known key could be read.
+fn read_file(text: Option<&str>, values: &mut BTreeMap<&'static str, Setting>, problems: &mut Vec<String>) -> bool {
+    let Some(text) = text else { return true };
+    let mut has_all_values = true;
     let table: toml::Table = match toml::from_str(text) {
         Ok(table) => table,
         Err(error) => {
             // The message quotes the line, which may hold a password; its position is enough.
             let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
-            return problems.push(format!("patchbay.toml, line {line}: {}", error.message()));
+            problems.push(format!("patchbay.toml, line {line}: {}", error.message()));
+            return false;
         }
     };
     let mut flat = Vec::new();
@@ -671,11 +695,13 @@ fn read_file(text: Option<&str>, values: &mut BTreeMap<&'static str, Setting>, p
                 .join(","),
             (other, _) => {
                 problems.push(format!("{path} (in patchbay.toml): a {} makes no sense here", other.type_str()));
+                has_all_values = false;
                 continue;
             }
         };
         values.insert(key.path, Setting { value, source: "patchbay.toml".into() });
     }
+    has_all_values
 }
 
 fn read_environment(

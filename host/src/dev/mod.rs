@@ -18,7 +18,7 @@ use clap::{Args, Subcommand};
 
 use crate::boot::Host;
 use crate::cli::{Client, plain};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::telemetry;
 
 pub(crate) use crate::dev_state::DevState;
@@ -77,7 +77,7 @@ pub(crate) fn run_mail(command: MailCommand, json: bool) -> anyhow::Result<()> {
 
 pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()> {
     // What is wrong with it is told when it is whole.
-    let (set, _) = Config::read_dev(file, &std::env::vars().collect());
+    let (set, _) = Config::read_dev(file, &config::environment());
     let own_postgres = !set.sets(&["database.url", "database.host"]);
     let own_redis = !set.sets(&["redis.url", "redis.host", "redis.sentinels"]);
     let own_mail = !set.sets(&["mail.host", "mail.username"]);
@@ -126,7 +126,11 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         given.insert("PATCHBAY_LOG_FILTER".into(), "warn,guest=info".into());
     }
     if !set.sets(&["http.listen"]) {
-        given.insert("PATCHBAY_HTTP_LISTEN".into(), free_listen_address(8080)?);
+        let address = free_listen_address(USUAL_PORT)?;
+        if !address.ends_with(&format!(":{USUAL_PORT}")) {
+            println!("port {USUAL_PORT} is in use by something else: Patchbay listens on {address}");
+        }
+        given.insert("PATCHBAY_HTTP_LISTEN".into(), address);
     }
     if !set.sets(&["secrets.key", "secrets.key_file"]) {
         given.insert("PATCHBAY_SECRETS_KEY_FILE".into(), state.master_key_file()?.display().to_string());
@@ -174,6 +178,9 @@ async fn step<T>(what: &str, act: impl Future<Output = anyhow::Result<T>>) -> an
 }
 
 /// The usual port if it is free, else any.
+/// Where `patchbay serve` listens, too.
+const USUAL_PORT: u16 = 8080;
+
 fn free_listen_address(usual: u16) -> anyhow::Result<String> {
     let bound =
         std::net::TcpListener::bind(("127.0.0.1", usual)).or_else(|_| std::net::TcpListener::bind("127.0.0.1:0"));

@@ -9,6 +9,7 @@ mod client;
 mod cross_site;
 mod error;
 mod health;
+mod host_header;
 mod logins;
 mod measure;
 mod metrics;
@@ -152,6 +153,7 @@ pub fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(limits.body_timeout, unread::read_in_time))
         .layer(middleware::from_fn_with_state(Arc::clone(&limits.allowed_origins), cross_site::refuse))
+        .layer(middleware::from_fn(host_header::require_one))
         .layer(CatchPanicLayer::custom(|_| {
             tracing::error!("a request met a fault of the host: its message and backtrace are in the line before");
             error::ApiError::internal().into_response()

@@ -30,6 +30,18 @@ pub struct RedisConfig {
     pub own_prefix: String,
 }
 
+impl RedisConfig {
+    /// Never written, and deleted by whoever wants a write that changes nothing.
+    pub(crate) fn probe_key(&self) -> String {
+        format!("{}:probe", self.own_prefix)
+    }
+
+    /// Where orders to end a running job are told to all hosts.
+    pub(crate) fn kill_channel(&self) -> String {
+        format!("{}:kill", self.own_prefix)
+    }
+}
+
 /// PEM files for TLS, read when a host starts.
 #[derive(Debug, Clone, Default)]
 pub struct TlsFiles {
@@ -114,6 +126,11 @@ pub(crate) enum Access {
 }
 
 impl Access {
+    /// Whether the one server is asked over TLS; with Sentinels, others are asked first.
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self, Self::Direct(client) if matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. }))
+    }
+
     pub(crate) fn new(config: &RedisConfig) -> RedisResult<Self> {
         let info = parse(&config.url).map_err(invalid)?;
         let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });

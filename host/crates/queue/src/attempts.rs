@@ -1,5 +1,6 @@
 //! The stream of finished attempts: written by the settlement of a job, read by whoever copies it to Postgres.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use patchbay_model::attempt::{AttemptRecord, Body};
@@ -9,7 +10,9 @@ use tokio::time::Instant;
 
 use crate::QueueError;
 use crate::connection::Connection;
+use crate::scripts::Call;
 use crate::streams;
+use crate::transaction::APPEND_WHEN_FULL;
 
 const GROUP: &str = "store";
 /// Entries of a reader that has been silent this long belong to a dead process. Also how often they are looked for.
@@ -32,18 +35,29 @@ pub type Entry = (String, Result<AttemptRecord, String>);
 
 /// The command that appends a record.
 pub(crate) fn append(key: &str, record: &AttemptRecord) -> redis::RedisResult<redis::Cmd> {
+    let mut command = redis::cmd("XADD");
+    command.arg(key).arg(entry(record)?);
+    Ok(command)
+}
+
+/// The same for a Redis whose memory is full.
+pub(crate) fn append_when_full(key: &str, probe_key: &str, record: &AttemptRecord) -> redis::RedisResult<Call> {
+    Ok(Call::new(&APPEND_WHEN_FULL, &[key, probe_key]).arg(entry(record)?))
+}
+
+/// What follows the key of an `XADD`.
+fn entry(record: &AttemptRecord) -> redis::RedisResult<Vec<Cow<'_, str>>> {
     let json = serde_json::to_string(record)
         .map_err(|error| (redis::ErrorKind::Client, "the record cannot be written", error.to_string()))?;
-    let mut command = redis::cmd("XADD");
-    command.arg(key).arg("*").arg("r").arg(json);
+    let mut entry = vec!["*".into(), "r".into(), json.into()];
     // As they are: within the record they would be escaped, and read twice.
     if let Some(body) = &record.body {
-        command.arg("d").arg(&body.data);
+        entry.extend(["d".into(), Cow::from(&body.data)]);
         if let Some(result) = &body.result {
-            command.arg("v").arg(result);
+            entry.extend(["v".into(), Cow::from(result)]);
         }
     }
-    Ok(command)
+    Ok(entry)
 }
 
 /// Reads one installation's stream, of all queues. Several readers share the entries.

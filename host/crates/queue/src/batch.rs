@@ -9,6 +9,7 @@ use crate::addition::{Addition, id_of_reply};
 use crate::damage::{read, shape, take_away};
 use crate::removal::removal;
 use crate::scripts::{self, Call};
+use crate::transaction::transaction;
 use crate::{QueueError, Queues};
 
 /// A job that is there because of us.
@@ -123,10 +124,11 @@ impl Queues {
         match removal(&keys, id).invoke::<i64>(&mut self.connection.get()).await.map_err(QueueError::from) {
             // Data that stops the script, or a full Redis, which lets it remove and not tell of it.
             Err(QueueError::Damaged { .. } | QueueError::MemoryFull(_)) => {
-                let mut pipe = redis::pipe();
-                pipe.atomic().ignore_errors();
-                take_away(&mut pipe, &keys, id.as_str().as_bytes(), true);
-                pipe.query_async::<Value>(&mut self.connection.get()).await?;
+                let taken = transaction::<Value>(self.connection.get(), |pipe| {
+                    pipe.ignore_errors();
+                    take_away(pipe, &keys, id.as_str().as_bytes(), true);
+                });
+                taken.await?;
                 Ok(true)
             }
             code => Ok(code? == 1),

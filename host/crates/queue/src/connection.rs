@@ -17,7 +17,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::access::{Access, RedisConfig};
 use crate::clock::Clock;
-use crate::{QueueError, Trouble};
+use crate::{QueueError, Trouble, rights};
 
 /// A reply later than this is no reply: callers need an answer before their own limits.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
@@ -31,6 +31,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Looks between two looks at what changes with an operator's hand only.
 const LOOKS_PER_SURVEY: u32 = 5;
+
+/// Looks at the rights of Redis's user, which is 80 commands each time, are as far apart.
+const RIGHTS_EVERY: Duration = Duration::from_secs(10);
 
 /// More than NTP ever leaves: a host whose clock is further from Redis's takes no jobs.
 pub const MAX_CLOCK_SKEW_MS: u64 = 5_000;
@@ -69,6 +72,7 @@ pub(crate) struct Connection(Arc<Shared>);
 
 struct Shared {
     access: Access,
+    config: RedisConfig,
     current: ArcSwap<Live>,
     /// How often it was replaced.
     replaced: watch::Sender<u64>,
@@ -78,6 +82,8 @@ struct Shared {
     probe_key: String,
     /// As last surveyed.
     unfit: Mutex<Option<Trouble>>,
+    /// When the rights of Redis's user were looked at last, and the essential ones among those that it lacked.
+    rights: tokio::sync::Mutex<(Option<Instant>, Option<Trouble>)>,
     looks: AtomicU32,
     replacing: tokio::sync::Mutex<()>,
 }
@@ -94,12 +100,14 @@ impl Connection {
         let current = ArcSwap::from_pointee(connect(&access).await?);
         let shared = Arc::new(Shared {
             access,
+            config: config.clone(),
             current,
             replaced: watch::Sender::new(0),
             standing: watch::Sender::default(),
             clock: Clock::default(),
-            probe_key: format!("{}:probe", config.own_prefix),
+            probe_key: config.probe_key(),
             unfit: Mutex::default(),
+            rights: tokio::sync::Mutex::default(),
             looks: AtomicU32::new(0),
             replacing: tokio::sync::Mutex::default(),
         });
@@ -213,10 +221,35 @@ impl Connection {
         let mut connection = self.get();
         let unfit = match tokio::time::timeout(SILENCE_LIMIT, command.query_async::<String>(&mut connection)).await {
             Ok(Ok(info)) => unfit(&info),
-            Ok(Err(error)) => return debug!(%error, "Redis does not say what it is"),
+            Ok(Err(error)) => {
+                debug!(%error, "Redis does not say what it is");
+                None
+            }
             Err(_) => return,
         };
+        let unfit = match unfit {
+            Some(unfit) if !unfit.serves() => Some(unfit),
+            unfit => self.lacking_rights().await.or(unfit),
+        };
         *self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner) = unfit;
+    }
+
+    /// Looked at anew from time to time, and at each survey as long as one is missing.
+    async fn lacking_rights(&self) -> Option<Trouble> {
+        let mut known = self.0.rights.lock().await;
+        let (looked_at, lacking) = &*known;
+        if lacking.is_none() && looked_at.is_some_and(|at| at.elapsed() < RIGHTS_EVERY) {
+            return None;
+        }
+        let client = self.client();
+        let looked = tokio::time::timeout(SILENCE_LIMIT, rights::missing(&client, &self.0.config)).await;
+        // Who got no answer knows as much as before.
+        if let Ok(Ok(missing)) = looked {
+            let essential = missing.iter().filter(|right| right.is_essential()).map(ToString::to_string);
+            let essential = essential.collect::<Vec<_>>().join(" ");
+            *known = (Some(Instant::now()), (!essential.is_empty()).then_some(Trouble::Rights(essential)));
+        }
+        known.1.clone()
     }
 
     /// Wakes workers and tells the log when something has changed that matters.
@@ -274,8 +307,16 @@ async fn connect(access: &Access) -> Result<Live, QueueError> {
         .set_max_delay(Duration::from_millis(500));
     let client = access.client().await?;
     let connecting = ConnectionManager::new_with_config(client.clone(), config);
-    let manager = tokio::time::timeout(CONNECT_LIMIT, connecting).await.map_err(silent)??;
+    // A server that speaks no TLS waits for the end of a first line that never comes.
+    let is_tls = access.is_tls();
+    let unanswered = move |elapsed| if is_tls { no_tls() } else { silent(elapsed) };
+    let manager = tokio::time::timeout(CONNECT_LIMIT, connecting).await.map_err(unanswered)??;
     Ok(Live { client, manager })
+}
+
+fn no_tls() -> redis::RedisError {
+    let text = "nothing answers the TLS handshake; if Redis runs there, it speaks no TLS on this port (redis.tls)";
+    std::io::Error::new(std::io::ErrorKind::TimedOut, text).into()
 }
 
 fn silent(_: tokio::time::error::Elapsed) -> redis::RedisError {

@@ -4,6 +4,7 @@ use patchbay_model::job::JobState;
 use patchbay_model::shell::word;
 use redis::ErrorKind;
 
+use crate::transaction::is_full;
 use crate::trouble::{Trouble, said};
 
 /// Errors of this crate. The text is safe for clients: no URLs, no data.
@@ -112,8 +113,7 @@ impl From<redis::RedisError> for QueueError {
         // Of a pipeline, the first one tells.
         if let Some((_, first)) = error.clone().into_server_errors().as_deref().and_then(<[_]>::first) {
             let (code, detail) = (first.code(), first.details().unwrap_or_default());
-            // Before Redis 7, errors within scripts have no code of their own.
-            if code == "OOM" || detail.contains("OOM command not allowed") {
+            if is_full(&error) {
                 return Self::full();
             }
             if let Some(trouble) = Trouble::of_reply(code, detail) {

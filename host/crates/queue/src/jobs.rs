@@ -5,6 +5,7 @@ use patchbay_model::{JobId, QueueName};
 use redis::{RedisResult, Value};
 
 use crate::damage::{read, text};
+use crate::transaction::transaction;
 use crate::view::Hash;
 use crate::{JobView, QueueError, Queues};
 
@@ -28,15 +29,16 @@ impl Queues {
         let lists =
             [(keys.active(), JobState::Active), (keys.wait(), JobState::Waiting), (keys.paused(), JobState::Waiting)];
         // In one transaction, so that state and fields belong together: every list and set is asked, since only membership tells.
-        let mut pipe = redis::pipe();
-        pipe.atomic().ignore_errors().hgetall(keys.job_key(id.as_str()));
-        for (set, _) in &sets {
-            pipe.zscore(set, id.as_str());
-        }
-        for (list, _) in &lists {
-            pipe.cmd("LPOS").arg(list).arg(id.as_str());
-        }
-        let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
+        let asked = transaction(self.connection.get(), |pipe| {
+            pipe.ignore_errors().hgetall(keys.job_key(id.as_str()));
+            for (set, _) in &sets {
+                pipe.zscore(set, id.as_str());
+            }
+            for (list, _) in &lists {
+                pipe.cmd("LPOS").arg(list).arg(id.as_str());
+            }
+        });
+        let replies: Vec<RedisResult<Value>> = asked.await?;
         let mut replies = replies.into_iter();
         let hash: Hash = read(replies.next().unwrap_or(Ok(Value::Nil)))?;
         let mut state = None;

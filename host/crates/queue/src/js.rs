@@ -2,19 +2,29 @@
 
 use serde_json::Value;
 
-/// `Number(value)`; nothing for what is not a number (`NaN`), nor for objects and arrays.
+/// `Number(value)`; nothing for what is not a number (`NaN`).
 pub(crate) fn number(value: &Value) -> Option<f64> {
     match value {
         Value::Null => Some(0.0),
         Value::Bool(is) => Some(f64::from(u8::from(*is))),
         Value::Number(number) => number.as_f64(),
         Value::String(text) => number_of(text),
-        Value::Array(_) | Value::Object(_) => None,
+        // By its text, in which the elements are joined: of one, that one's.
+        Value::Array(elements) => match elements.as_slice() {
+            [] | [Value::Null] => Some(0.0),
+            [Value::Bool(_)] => None,
+            [element] => number(element),
+            _ => None,
+        },
+        Value::Object(_) => None,
     }
 }
 
 fn number_of(text: &str) -> Option<f64> {
-    let text = text.trim();
+    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    if let "Infinity" | "+Infinity" | "-Infinity" = text {
+        return Some(if text.starts_with('-') { f64::NEG_INFINITY } else { f64::INFINITY });
+    }
     let radix = |prefix: [&str; 2], radix| {
         let digits = prefix.into_iter().find_map(|prefix| text.strip_prefix(prefix))?;
         u64::from_str_radix(digits, radix).ok().map(|number| number as f64)
@@ -71,7 +81,15 @@ mod tests {
             (json!("+inf"), None),
             (json!("nan"), None),
             (json!({}), None),
-            (json!([1]), None),
+            (json!([1]), Some(1.0)),
+            (json!([["2"]]), Some(2.0)),
+            (json!([]), Some(0.0)),
+            (json!([true]), None),
+            (json!([1, 2]), None),
+            (json!("Infinity"), Some(f64::INFINITY)),
+            (json!("-Infinity"), Some(f64::NEG_INFINITY)),
+            (json!("infinity"), None),
+            (json!("\u{a0}2\u{feff}"), Some(2.0)),
         ] {
             assert_eq!(number(&value), read, "{value}");
         }

@@ -38,7 +38,7 @@ impl Queues {
         }
         let order = Kill { queue: queue.clone(), id: id.clone(), by: by.to_owned() };
         let order = serde_json::to_string(&order).map_err(|error| QueueError::Invalid(error.to_string()))?;
-        self.connection.get().publish::<_, _, ()>(channel(&self.config.own_prefix), order).await?;
+        self.connection.get().publish::<_, _, ()>(self.config.kill_channel(), order).await?;
         let give_up = Instant::now() + LIMIT;
         loop {
             match state().await? {
@@ -58,22 +58,18 @@ impl Queues {
         let orders = self.kills.get_or_init(|| {
             let (orders, receiver) = broadcast::channel(64);
             first = Some(receiver);
-            tokio::spawn(listen(self.connection.clone(), self.config.own_prefix.clone(), orders.clone()));
+            tokio::spawn(listen(self.connection.clone(), self.config.kill_channel(), orders.clone()));
             orders
         });
         first.unwrap_or_else(|| orders.subscribe())
     }
 }
 
-pub(crate) fn channel(own_prefix: &str) -> String {
-    format!("{own_prefix}:kill")
-}
-
 /// Passes orders on to this process's workers until nobody listens any more.
-async fn listen(connection: Connection, own_prefix: String, orders: broadcast::Sender<Arc<Kill>>) {
+async fn listen(connection: Connection, channel: String, orders: broadcast::Sender<Arc<Kill>>) {
     let mut replacements = connection.replacements();
     while orders.receiver_count() > 0 {
-        if let Err(error) = pass_on(&connection, &channel(&own_prefix), &orders, &mut replacements).await {
+        if let Err(error) = pass_on(&connection, &channel, &orders, &mut replacements).await {
             warn!(%error, "kills are not heard; reconnecting");
         }
         tokio::time::sleep(RECONNECT_EVERY).await;

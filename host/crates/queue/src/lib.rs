@@ -43,6 +43,7 @@ mod scripts;
 mod stalls;
 mod streams;
 mod traces;
+mod transaction;
 mod trouble;
 mod view;
 mod worker;

@@ -13,6 +13,7 @@ use patchbay_model::job::JobState;
 use redis::{AsyncCommands, RedisResult, Value};
 
 use crate::damage::{read, text};
+use crate::transaction::transaction;
 use crate::{JobView, QueueError, Queues};
 
 /// Most jobs that are listed at once.
@@ -200,9 +201,10 @@ impl Queues {
         let mut connection = self.connection.get();
         Ok(match shelf.kind {
             Kind::List => {
-                let mut pipe = redis::pipe();
-                pipe.atomic().llen(&shelf.key).cmd("LPOS").arg(&shelf.key).arg(&cursor.id);
-                let (length, from_left): (u64, Option<u64>) = pipe.query_async(&mut connection).await?;
+                let asked = transaction(connection, |pipe| {
+                    pipe.llen(&shelf.key).cmd("LPOS").arg(&shelf.key).arg(&cursor.id);
+                });
+                let (length, from_left): (u64, Option<u64>) = asked.await?;
                 from_left.map(|from_left| length - 1 - from_left)
             }
             Kind::Ascending => connection.zrank(&shelf.key, &cursor.id).await?,

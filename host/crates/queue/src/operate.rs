@@ -11,6 +11,7 @@ use crate::job_rules::{check_data, check_delay, check_priority};
 use crate::opts::JobOpts;
 use crate::removal::{removal, reprocessing};
 use crate::scripts::{self, Call};
+use crate::transaction::transaction;
 use crate::{JobView, QueueError, Queues, damage, job_fields};
 
 impl Queues {
@@ -67,10 +68,11 @@ impl Queues {
 
     async fn remove_by_hand(&self, keys: &QueueKeys, id: &JobId, with_keys: bool) -> Result<(), QueueError> {
         tracing::warn!(job = %id, queue = keys.name(), "what Redis holds of the job is damaged: removed without BullMQ's script");
-        let mut pipe = redis::pipe();
-        pipe.atomic().ignore_errors();
-        damage::take_away(&mut pipe, keys, id.as_str().as_bytes(), with_keys);
-        pipe.query_async::<redis::Value>(&mut self.connection.get()).await?;
+        let taken = transaction::<redis::Value>(self.connection.get(), |pipe| {
+            pipe.ignore_errors();
+            damage::take_away(pipe, keys, id.as_str().as_bytes(), with_keys);
+        });
+        taken.await?;
         Ok(())
     }
 

@@ -103,7 +103,7 @@ impl JobOpts {
             skip_missed: raw.skip_missed.and_then(value) == Some(Value::Bool(true)),
             lifo: raw.lifo.and_then(value).is_some_and(|lifo| js::is_true(&lifo)),
             keep_logs: odd.most("keepLogs", raw.kl).filter(|&most| most > 0),
-            keep_traces: odd.most("stackTraceLimit", raw.stack_trace_limit).map(|most| most.min(MAX_TRACES)),
+            keep_traces: odd.traces(raw.stack_trace_limit),
             has_own_timestamp: raw.timestamp.is_some(),
             odd: odd.0,
         })
@@ -166,6 +166,18 @@ impl Odd {
             return None;
         }
         Some(most.ceil() as usize)
+    }
+
+    /// BullMQ keeps `traces.slice(-limit)`: of a fraction its whole part, all where that is 0 or nothing, and none of a limit below 0.
+    fn traces(&mut self, raw: Option<&RawValue>) -> Option<usize> {
+        let limit = self.number("stackTraceLimit", raw)?;
+        let is_none = raw.and_then(value).is_some_and(|limit| limit.as_f64() == Some(0.0));
+        match limit.trunc() {
+            _ if is_none => Some(0),
+            0.0 => None,
+            below if below < 0.0 => Some(0),
+            most => Some((most as usize).min(MAX_TRACES)),
+        }
     }
 
     /// BullMQ compares `attemptsMade + 1 < attempts`: fractions count up, and less than one is one. 0 is what its producers write for none.
@@ -397,6 +409,17 @@ mod tests {
         assert!(limits.has_own_timestamp);
         let limits = of(r#"{"kl":-2,"stackTraceLimit":1e9,"lifo":0}"#);
         assert_eq!((limits.keep_logs, limits.keep_traces, limits.lifo), (None, Some(MAX_TRACES), false));
+        for (limit, kept) in [
+            ("0.5", None),
+            ("[1]", Some(1)),
+            ("-1", Some(0)),
+            ("-0.5", None),
+            ("2.7", Some(2)),
+            ("\"0\"", None),
+            ("\"x\"", None),
+        ] {
+            assert_eq!(of(&format!("{{\"stackTraceLimit\":{limit}}}")).keep_traces, kept, "{limit}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::access::RedisConfig;
 use crate::connection::{Connection, Standing};
 use crate::memory::Memory;
 use crate::orders::Orders;
+use crate::rights::{self, Right};
 use crate::stalls::Stalls;
 use crate::streams;
 use crate::{AttemptReader, Kv, QueueError, Trouble};
@@ -119,6 +120,11 @@ impl Queues {
     /// Share of its memory limit that Redis uses; nothing when it has none.
     pub async fn memory_share(&self) -> Result<Option<f64>, QueueError> {
         self.memory.share().await
+    }
+
+    /// What Redis's user may not do and Patchbay does. Changes nothing.
+    pub async fn missing_rights(&self) -> Result<Vec<Right>, QueueError> {
+        rights::missing(&self.connection.client(), &self.config).await
     }
 
     /// BullMQ's key prefix.

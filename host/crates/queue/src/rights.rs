@@ -1,8 +1,10 @@
-//! What Redis's user must be allowed to do: for the line in docs/operations/infrastructure.md, and for `patchbay doctor`.
+//! What Redis's user must be allowed to do: for the line in docs/operations/infrastructure.md, for `patchbay doctor`, and watched by each host.
 
+use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value};
 
-use crate::{QueueError, Queues, Trouble, kill};
+use crate::access::RedisConfig;
+use crate::{QueueError, Trouble};
 
 /// A right that the user lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,57 +109,71 @@ const CALLS: &[&str] = &[
 /// Of transactions themselves: really called, and without effect in this order.
 const TRANSACTIONS: &[&str] = &["watch K", "unwatch", "exec", "multi", "discard"];
 
-impl Queues {
-    /// What the user may not do and Patchbay does. Changes nothing: Redis looks at rights before it queues a command in a transaction, and the
-    /// transaction is discarded.
-    pub async fn missing_rights(&self) -> Result<Vec<Right>, QueueError> {
-        let (prefix, own) = (&self.config.prefix, &self.config.own_prefix);
-        let channel = kill::channel(own);
-        let calls = |calls: &[&'static str]| -> Vec<(Right, redis::Cmd)> {
-            calls.iter().map(|call| (Right::Command(name(call)), command(call, &format!("{own}:doctor")))).collect()
-        };
-        let mut missing = self.refused(calls(TRANSACTIONS), false).await?;
-        if !missing.is_empty() {
-            // Outside of a transaction the others would have their effects.
-            return Ok(missing);
-        }
-        let mut asked = calls(CALLS);
-        for prefix in [prefix, own] {
-            asked.push((Right::Keys(prefix.clone()), command("del K", &format!("{prefix}:doctor:doctor"))));
-        }
-        let mut publish = redis::cmd("PUBLISH");
-        publish.arg(&channel).arg("");
-        asked.push((Right::Command("publish"), publish.clone()));
-        asked.push((Right::Channel(channel.clone()), publish));
-        missing.extend(self.refused(asked, true).await?);
-        // This one has a connection of its own, as when it is used.
-        let mut subscription = self.connection.client().get_async_pubsub().await?;
-        if let Err(error) = subscription.subscribe(&channel).await
-            && lacks(&Right::Command("subscribe"), error)
-        {
-            missing.push(Right::Command("subscribe"));
-        }
-        Ok(missing)
-    }
+/// Commands without which a host runs jobs as before, and only some answer to an operator is poorer.
+const FOR_OPERATORS: &[&str] =
+    &["client|list", "client|setname", "copy", "echo", "info", "memory|usage", "scan", "xrevrange", "zrevrange"];
 
-    async fn refused(&self, asked: Vec<(Right, redis::Cmd)>, in_transaction: bool) -> Result<Vec<Right>, QueueError> {
-        let mut pipe = redis::pipe();
-        pipe.ignore_errors();
-        if in_transaction {
-            pipe.cmd("MULTI").ignore();
-        }
-        for (_, command) in &asked {
-            pipe.add_command(command.clone());
-        }
-        if in_transaction {
-            pipe.cmd("DISCARD").ignore();
-        }
-        let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
-        let refused = asked.into_iter().zip(replies);
-        Ok(refused
-            .filter_map(|((right, _), reply)| reply.err().filter(|error| lacks(&right, error.clone())).map(|_| right))
-            .collect())
+impl Right {
+    /// Whether jobs are lost, or not run, without it.
+    pub(crate) fn is_essential(&self) -> bool {
+        !matches!(self, Self::Command(name) if FOR_OPERATORS.contains(name))
     }
+}
+
+/// What the user may not do and Patchbay does. Changes nothing: Redis looks at rights before it queues a command in a transaction, and the
+/// transaction is discarded. Over connections of its own, which are closed afterwards.
+pub(crate) async fn missing(client: &redis::Client, config: &RedisConfig) -> Result<Vec<Right>, QueueError> {
+    let mut connection = client.get_multiplexed_async_connection().await?;
+    let calls = |calls: &[&'static str]| -> Vec<(Right, redis::Cmd)> {
+        let key = format!("{}:doctor", config.own_prefix);
+        calls.iter().map(|call| (Right::Command(name(call)), command(call, &key))).collect()
+    };
+    let mut missing = refused(&mut connection, calls(TRANSACTIONS), false).await?;
+    if !missing.is_empty() {
+        // Outside of a transaction the others would have their effects.
+        return Ok(missing);
+    }
+    let mut asked = calls(CALLS);
+    for prefix in [&config.prefix, &config.own_prefix] {
+        asked.push((Right::Keys(prefix.clone()), command("del K", &format!("{prefix}:doctor:doctor"))));
+    }
+    let channel = config.kill_channel();
+    let mut publish = redis::cmd("PUBLISH");
+    publish.arg(&channel).arg("");
+    asked.push((Right::Command("publish"), publish.clone()));
+    asked.push((Right::Channel(channel.clone()), publish));
+    missing.extend(refused(&mut connection, asked, true).await?);
+    // This one has a connection of its own, as when it is used.
+    let mut subscription = client.get_async_pubsub().await?;
+    if let Err(error) = subscription.subscribe(&channel).await
+        && lacks(&Right::Command("subscribe"), error)
+    {
+        missing.push(Right::Command("subscribe"));
+    }
+    Ok(missing)
+}
+
+async fn refused(
+    connection: &mut MultiplexedConnection,
+    asked: Vec<(Right, redis::Cmd)>,
+    in_transaction: bool,
+) -> Result<Vec<Right>, QueueError> {
+    let mut pipe = redis::pipe();
+    pipe.ignore_errors();
+    if in_transaction {
+        pipe.cmd("MULTI").ignore();
+    }
+    for (_, command) in &asked {
+        pipe.add_command(command.clone());
+    }
+    if in_transaction {
+        pipe.cmd("DISCARD").ignore();
+    }
+    let replies: Vec<RedisResult<Value>> = pipe.query_async(connection).await?;
+    let refused = asked.into_iter().zip(replies);
+    Ok(refused
+        .filter_map(|((right, _), reply)| reply.err().filter(|error| lacks(&right, error.clone())).map(|_| right))
+        .collect())
 }
 
 /// Whether Redis says that it is this right which is missing: one call needs a command, a key and perhaps a channel.

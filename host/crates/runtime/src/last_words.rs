@@ -5,18 +5,17 @@
 //! (componentize-qjs), Go and C.
 
 /// What begins a line that is a failure by itself.
-const FAILURES: [&str; 5] = ["panic: ", "fatal error: ", "Assertion failed", "Uncaught ", "terminate called"];
+const FAILURES: [&str; 4] = ["panic: ", "fatal error: ", "Assertion failed", "terminate called"];
 
 /// The failure in what a guest printed last, on one line; absent where it is not one that a runtime writes.
 pub(crate) fn failure(printed: &str) -> Option<String> {
     let lines: Vec<&str> = printed.lines().collect();
     // The interpreters first: what they are built in panics because of the exception.
-    python(&lines).or_else(|| quickjs(&lines)).or_else(|| starling_monkey(&lines)).or_else(|| rust(&lines)).or_else(
-        || {
-            let is_failure = |line: &&&str| FAILURES.iter().any(|start| line.starts_with(start));
-            lines.iter().rfind(is_failure).map(|line| (*line).to_owned())
-        },
-    )
+    let of_interpreters = python(&lines).or_else(|| quickjs(&lines)).or_else(|| uncaught(&lines));
+    of_interpreters.or_else(|| starling_monkey(&lines)).or_else(|| rust(&lines)).or_else(|| {
+        let is_failure = |line: &&&str| FAILURES.iter().any(|start| line.starts_with(start));
+        lines.iter().rfind(is_failure).map(|line| (*line).to_owned())
+    })
 }
 
 /// `thread '<unnamed>' (1) panicked at src/lib.rs:7:5:`, then the message, then a note.
@@ -54,6 +53,11 @@ fn quickjs(lines: &[&str]) -> Option<String> {
     let place = frames.split("\\n").next().unwrap_or_default().trim();
     let message = message.replace("\\n", " ").replace("\\\"", "\"").replace("\\'", "'");
     Some(if place.starts_with("at ") { format!("{message} {place}") } else { message })
+}
+
+/// As a plugin in JavaScript prints it (docs/plugins/languages.md), before its glue breaks at what is no failure of the contract.
+fn uncaught(lines: &[&str]) -> Option<String> {
+    lines.iter().rfind(|line| line.starts_with("Uncaught ")).map(|line| (*line).to_owned())
 }
 
 /// The message, `Stack:`, then frames.
@@ -106,6 +110,8 @@ mod tests {
         let printed = "expected a string, received [undefined]\nStack:\n  run@/tmp/sources/initializer.js:25:11\n\n\
                        Redirecting call to abort() to mozalloc_abort";
         assert_eq!(said(printed), "expected a string, received [undefined]");
+        let printed = format!("Uncaught Error: boom\njobs.run<@hello.js:18:37\n\n{printed}");
+        assert_eq!(said(&printed), "Uncaught Error: boom");
     }
 
     #[test]

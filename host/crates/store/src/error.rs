@@ -97,7 +97,19 @@ impl From<sqlx::Error> for StoreError {
             }
             // A connection that ends in the middle of an answer, above all while it is opened; the next try has another one.
             sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => Self::Unavailable(error),
+            sqlx::Error::Configuration(reason) => Self::Unfit(format!(
+                "DATABASE_URL cannot be read: {reason}. In a user name or password, write # as %23, / as %2F, ? as %3F and @ as %40"
+            )),
             sqlx::Error::Database(ref database) => match database.code() {
+                // Wrong password, or no line of pg_hba.conf.
+                Some(code) if ["28P01", "28000"].contains(&code.as_ref()) => Self::Unfit(format!(
+                    "Postgres refuses the login: {}. Compare DATABASE_URL (or DB_USERNAME and DB_PASSWORD) with Postgres's roles and pg_hba.conf",
+                    database.message()
+                )),
+                Some(code) if code == "3D000" => Self::Unfit(format!(
+                    "{}. Create it: createdb --encoding=UTF8 --template=template0 NAME; or correct DATABASE_URL (or DB_NAME)",
+                    database.message()
+                )),
                 Some(code) if code == "25006" => Self::ReadOnly(ReadOnly::Unknown),
                 Some(code) if is_passing(&code) => Self::Unavailable(error),
                 // Not in the repertoire, not translatable.

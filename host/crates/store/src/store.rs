@@ -199,7 +199,15 @@ impl Store {
         // Not `if not exists`: that asks for the right to create even where there is nothing to create.
         let is_there = "select to_regnamespace('patchbay') is not null";
         if !sqlx::query_scalar::<_, bool>(is_there).fetch_one(&mut connection).await? {
-            connection.execute("create schema patchbay").await?;
+            let made = connection.execute("create schema patchbay").await;
+            made.map_err(|error| match error.as_database_error().and_then(|error| error.code()).as_deref() {
+                Some("42501") => StoreError::Unfit(
+                    "this login may not make the schema patchbay. As an administrator of Postgres: \
+                     grant create on database NAME to LOGIN (patchbay doctor writes the statement)"
+                        .into(),
+                ),
+                _ => error.into(),
+            })?;
         }
         // Otherwise everything would be made in the next schema of the path.
         let first: Option<String> =

@@ -138,10 +138,11 @@ pub fn next_tick(pattern: &str, zone: Option<&str>, after_ms: u64) -> Result<Opt
     };
     match zone {
         Zone::Iana(zone) => by_croner(&cron, pattern, &zone, after_ms),
-        Zone::Fixed(seconds) => {
-            let zone = FixedOffset::east_opt(seconds).ok_or_else(|| InvalidSchedule::Zone(seconds.to_string()))?;
-            by_croner(&cron, pattern, &zone, after_ms)
-        }
+        Zone::Fixed(seconds) => match FixedOffset::east_opt(seconds) {
+            Some(zone) => by_croner(&cron, pattern, &zone, after_ms),
+            // A day or more, which luxon takes and chrono does not.
+            None => next_tick_as_node(pattern, zone, after_ms),
+        },
     }
 }
 

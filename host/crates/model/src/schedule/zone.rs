@@ -48,6 +48,36 @@ impl Zone {
     }
 }
 
+/// Short names that the IANA database does not have and ICU does, and with it Node (ICU's `timezoneTypes`, the aliases of Java's
+/// three-letter ids).
+const OF_ICU: &[(&str, &str)] = &[
+    ("ACT", "Australia/Darwin"),
+    ("AET", "Australia/Sydney"),
+    ("AGT", "America/Argentina/Buenos_Aires"),
+    ("ART", "Africa/Cairo"),
+    ("AST", "America/Anchorage"),
+    ("BET", "America/Sao_Paulo"),
+    ("BST", "Asia/Dhaka"),
+    ("CAT", "Africa/Maputo"),
+    ("CNT", "America/St_Johns"),
+    ("CST", "America/Chicago"),
+    ("CTT", "Asia/Shanghai"),
+    ("EAT", "Africa/Nairobi"),
+    ("ECT", "Europe/Paris"),
+    ("IET", "America/Indiana/Indianapolis"),
+    ("IST", "Asia/Kolkata"),
+    ("JST", "Asia/Tokyo"),
+    ("MIT", "Pacific/Apia"),
+    ("NET", "Asia/Yerevan"),
+    ("NST", "Pacific/Auckland"),
+    ("PLT", "Asia/Karachi"),
+    ("PNT", "America/Phoenix"),
+    ("PRT", "America/Puerto_Rico"),
+    ("PST", "America/Los_Angeles"),
+    ("SST", "Pacific/Guadalcanal"),
+    ("VST", "Asia/Ho_Chi_Minh"),
+];
+
 impl FromStr for Zone {
     type Err = InvalidSchedule;
 
@@ -56,7 +86,9 @@ impl FromStr for Zone {
         if let Some(seconds) = fixed(offset) {
             return Ok(Self::Fixed(seconds));
         }
-        let known = TZ_VARIANTS.iter().find(|zone| zone.name().eq_ignore_ascii_case(name));
+        let name_of_icu = OF_ICU.iter().find(|(short, _)| short.eq_ignore_ascii_case(name)).map(|(_, long)| *long);
+        let wanted = name_of_icu.unwrap_or(name);
+        let known = TZ_VARIANTS.iter().find(|zone| zone.name().eq_ignore_ascii_case(wanted));
         known.map(|zone| Self::Iana(*zone)).ok_or_else(|| InvalidSchedule::Zone(name.to_owned()))
     }
 }
@@ -78,7 +110,8 @@ fn fixed(text: &str) -> Option<i32> {
         return None;
     }
     let (hours, minutes): (i32, i32) = (hours.parse().ok()?, minutes.parse().ok()?);
-    (hours < 24 && minutes < 60).then_some(sign * (hours * 3_600 + minutes * 60))
+    // As luxon: it has no largest hour.
+    (minutes < 60).then_some(sign * (hours * 3_600 + minutes * 60))
 }
 
 impl fmt::Display for Zone {
@@ -110,12 +143,15 @@ mod tests {
             ("utc-3:30", "UTC-3:30"),
             ("+05:30", "UTC+5:30"),
             ("-0800", "UTC-8:00"),
+            ("UTC+25", "UTC+25:00"),
+            ("IST", "Asia/Kolkata"),
+            ("pst", "America/Los_Angeles"),
         ] {
             let zone: Zone = name.parse().expect(name);
             assert_eq!(zone.to_string(), shown);
             assert_eq!(zone.to_string().parse(), Ok(zone), "{name} comes back");
         }
-        for name in ["", "Asia/Calcuta", "UTC+25", "UTC+", "+5:3", "Mars/Phobos", "UTC+5:300", "é+"] {
+        for name in ["", "Asia/Calcuta", "UTC+100", "UTC+", "+5:3", "Mars/Phobos", "UTC+5:300", "é+"] {
             assert_eq!(name.parse::<Zone>(), Err(InvalidSchedule::Zone(name.into())), "{name}");
         }
         assert_eq!(Zone::named(Some("Local"), Zone::Fixed(60)), Ok(Zone::Fixed(60)));

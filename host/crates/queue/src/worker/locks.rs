@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::Inner;
 use crate::scripts::{self, Call, unwritable};
+use crate::transaction::is_full;
 
 /// By job id.
 #[derive(Default)]
@@ -81,7 +82,12 @@ pub(super) async fn renew(inner: Arc<Inner>) {
         if held.is_empty() {
             continue;
         }
-        match extend(&inner, &held).await {
+        let extended = match extend(&inner, &held).await {
+            // BullMQ's script writes each lock anew, which a full Redis refuses; to let it live longer takes no memory.
+            Err(error) if is_full(&error) => extend_when_full(&inner, &held).await,
+            extended => extended,
+        };
+        match extended {
             Ok(refused) => {
                 for (id, lock) in held.iter().filter(|(id, _)| refused.contains(id)) {
                     // A job that settled while we asked has no lock either, and nobody to be told.
@@ -107,6 +113,27 @@ async fn extend(inner: &Inner, held: &[(String, Lock)]) -> redis::RedisResult<Ve
         .arg(inner.config.lock.as_millis() as u64)
         .invoke(&mut inner.queues.connection.get())
         .await
+}
+
+/// As BullMQ's script, by commands that take no memory. Between the look at a lock and its renewal it may become another worker's, whose own
+/// it then stays for as long.
+async fn extend_when_full(inner: &Inner, held: &[(String, Lock)]) -> redis::RedisResult<Vec<String>> {
+    let mut connection = inner.queues.connection.get();
+    let keys = &inner.names.keys;
+    let key = |id: &str| format!("{}:lock", keys.job_key(id));
+    let mut look = redis::pipe();
+    for (id, _) in held {
+        look.get(key(id));
+    }
+    let tokens: Vec<Option<String>> = look.query_async(&mut connection).await?;
+    let (ours, lost): (Vec<_>, Vec<_>) =
+        held.iter().zip(tokens).partition(|((_, lock), token)| token.as_ref() == Some(&lock.token));
+    let mut renew = redis::pipe();
+    for ((id, _), _) in ours {
+        renew.pexpire(key(id), inner.config.lock.as_millis() as i64).ignore().srem(keys.stalled(), id).ignore();
+    }
+    renew.query_async::<()>(&mut connection).await?;
+    Ok(lost.into_iter().map(|((id, _), _)| id.clone()).collect())
 }
 
 /// Ends jobs of this worker as operators order.

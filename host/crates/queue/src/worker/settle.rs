@@ -20,6 +20,7 @@ use super::{Disposition, End, Inner, Pass, Settlement};
 use crate::opts::JobOpts;
 use crate::retention::KeepJobs;
 use crate::scripts::{self, Call, unwritable};
+use crate::transaction::is_full;
 use crate::{QueueError, attempts};
 
 /// Traces kept on a job that does not say how many; BullMQ keeps all.
@@ -200,12 +201,24 @@ impl Inner {
             None => call.invoke(&mut connection).await?,
             Some(record) => {
                 // In one transaction, so that no crash comes between: what ran is remembered exactly when it is settled.
+                let key = self.queues.attempts_key();
                 let mut pipe = redis::pipe();
                 pipe.atomic().ignore_errors();
-                pipe.add_command(attempts::append(&self.queues.attempts_key(), record)?);
+                pipe.add_command(attempts::append(&key, record)?);
                 pipe.add_command(call.command());
-                let (recorded, moved): (redis::RedisResult<String>, redis::RedisResult<Value>) =
-                    pipe.query_async(&mut connection).await?;
+                let answered = match pipe.query_async(&mut connection).await {
+                    Err(error) if is_full(&error) => {
+                        // Both are scripts then, and loaded: in a full Redis the job must not stay unsettled and run twice.
+                        let append = attempts::append_when_full(&key, &self.queues.config.probe_key(), record)?;
+                        append.load(&mut connection).await?;
+                        call.load(&mut connection).await?;
+                        let mut pipe = redis::pipe();
+                        pipe.ignore_errors().add_command(append.command()).add_command(call.command());
+                        pipe.query_async(&mut connection).await
+                    }
+                    answered => answered,
+                };
+                let (recorded, moved): (redis::RedisResult<String>, redis::RedisResult<Value>) = answered?;
                 entry = Some(recorded?);
                 match moved {
                     // The record is written; only the script is missing.
