@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use patchbay::history::Recording;
+use patchbay::body_budget::Recording;
 use patchbay_model::job::NewJob;
 use patchbay_queue::Queues;
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use patchbay::history::{Bodies, Recording, Room};
+use patchbay::body_budget::{BodyBudget, Recording};
+use patchbay::history::Bodies;
 use patchbay::local_copy::LocalCopy;
 use patchbay::metrics::Meters;
 use patchbay::quarantine::Quarantine;
@@ -292,14 +293,16 @@ impl World {
         } else {
             Arc::new(NativeExecutor { iterations_per_ms: self.native_per_ms })
         };
-        let room = Arc::new(Room::new(recording));
+        let budget = Arc::new(BodyBudget::new(recording));
         let quarantine = Quarantine::new(None, Arc::clone(&self.runtime)).0;
-        let work = Work::new(executor, "bench".into(), quarantine, Arc::clone(&room), Traces::default());
+        let work = Work::new(executor, "bench".into(), quarantine, Arc::clone(&budget), Traces::default());
         let stop = CancellationToken::new();
-        tokio::spawn(room.watch(queues.clone(), stop.clone()));
+        tokio::spawn(budget.watch(queues.clone(), stop.clone()));
         let (store, bodies) = (self.store.clone(), Arc::clone(&self.bodies));
         let recorder = match copying {
-            Copying::Meanwhile => tokio::spawn(patchbay::recorder::run(queues.attempts(), store, bodies, stop.clone())),
+            Copying::Meanwhile => {
+                tokio::spawn(patchbay::history::recorder::run(queues.attempts(), store, bodies, stop.clone()))
+            }
             Copying::Never => tokio::spawn(async {}),
         };
         let queue: QueueName = QUEUE.parse()?;

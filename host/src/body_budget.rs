@@ -148,15 +148,15 @@ mod tests {
 
     #[test]
     fn bodies_stay_out_once_the_stream_holds_its_share_and_come_back() {
-        let room = BodyBudget::new(ALL);
-        assert!(room.takes(600) && !room.takes(600), "what was written since the sample counts");
-        assert_eq!(room.no_bodies(), Some(NoBodies::Full));
-        room.sampled(500);
-        assert!(room.takes(400) && room.no_bodies().is_none());
-        room.sampled(1_001);
-        assert_eq!((room.takes(1), room.no_bodies()), (false, Some(NoBodies::Full)));
-        room.sampled(0);
-        assert!(room.takes(1));
+        let budget = BodyBudget::new(ALL);
+        assert!(budget.takes(600) && !budget.takes(600), "what was written since the sample counts");
+        assert_eq!(budget.no_bodies(), Some(NoBodies::Full));
+        budget.sampled(500);
+        assert!(budget.takes(400) && budget.no_bodies().is_none());
+        budget.sampled(1_001);
+        assert_eq!((budget.takes(1), budget.no_bodies()), (false, Some(NoBodies::Full)));
+        budget.sampled(0);
+        assert!(budget.takes(1));
     }
 
     #[test]
@@ -166,10 +166,10 @@ mod tests {
             (Recording { bodies: false, ..ALL }, NoBodies::Unwanted),
             (Recording { attempts: false, ..ALL }, NoBodies::Off),
         ] {
-            let room = BodyBudget::new(recording);
-            assert_eq!((room.takes(1), room.no_bodies()), (false, Some(why)));
+            let budget = BodyBudget::new(recording);
+            assert_eq!((budget.takes(1), budget.no_bodies()), (false, Some(why)));
         }
-        let room = BodyBudget::new(Recording { buffer_bytes: u64::MAX, ..ALL });
-        assert!(room.takes(MAX_BODY_BYTES) && !room.takes(MAX_BODY_BYTES + 1));
+        let budget = BodyBudget::new(Recording { buffer_bytes: u64::MAX, ..ALL });
+        assert!(budget.takes(MAX_BODY_BYTES) && !budget.takes(MAX_BODY_BYTES + 1));
     }
 }

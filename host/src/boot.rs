@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures::FutureExt;
 use patchbay_capability::{Breakers, Egress, GrantUses, MailTransport, SecretSource, SecretValue, Services};
 use patchbay_model::PluginName;
 use patchbay_queue::Queues;
@@ -420,8 +421,9 @@ fn session_of_this_process() -> Option<u32> {
 
 fn incident_sources(config: &Config, logging: &Logging) -> IncidentSources {
     let set = config.shown().into_iter().filter(|shown| shown.value.is_some());
-    let configuration =
-        set.map(|shown| json!({ "key": shown.key, "value": shown.value, "source": shown.source })).collect();
+    let configuration = set
+        .map(|shown| serde_json::json!({ "key": shown.key, "value": shown.value, "source": shown.source }))
+        .collect();
     let config = config.clone();
     let findings = move || {
         let config = config.clone();

@@ -14,7 +14,7 @@ use super::view::{items, text};
 use crate::http::api_path;
 
 #[derive(Args)]
-pub(super) struct AddArgs {
+pub(crate) struct AddArgs {
     /// The queue, for example emailQueue
     queue: String,
     /// The job's name, for example send

@@ -12,7 +12,7 @@ use super::view::{items, text};
 use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
-pub(super) enum AlertCommand {
+pub(crate) enum AlertCommand {
     /// List what fires or is about to, and messages that did not arrive
     List,
     /// List the rules as they stand
@@ -55,7 +55,7 @@ pub(super) enum AlertCommand {
 }
 
 #[derive(Subcommand)]
-pub(super) enum RuleCommand {
+pub(crate) enum RuleCommand {
     /// Change a rule; what is not named stays
     Set {
         /// The rule
@@ -76,7 +76,7 @@ pub(super) enum RuleCommand {
 #[derive(Args)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true)
     .args(["threshold", "hold", "at_least", "severity", "runbook", "on", "off"]))]
-pub(super) struct Change {
+pub(crate) struct Change {
     /// For this subject only; with * at its end, for those that begin so
     #[arg(long)]
     subject: Option<String>,
@@ -117,7 +117,7 @@ fn seconds(text: &str, least: u64, most_days: u64) -> Result<u64, String> {
     length.ok_or_else(|| format!("{least} s to {most_days} days"))
 }
 
-pub(super) async fn run(command: AlertCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(command: AlertCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     match command {
         AlertCommand::List => list(&client, output).await?,

@@ -17,7 +17,7 @@ use super::view::{items, short, text};
 use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
-pub(super) enum AuditCommand {
+pub(crate) enum AuditCommand {
     /// List what plugins have written, the newest first
     List(Which),
     /// The trails that there are, and what their entries must look like
@@ -26,7 +26,7 @@ pub(super) enum AuditCommand {
 }
 
 #[derive(Args)]
-pub(super) struct Which {
+pub(crate) struct Which {
     /// Of this trail
     #[arg(long)]
     trail: Option<String>,
@@ -51,7 +51,7 @@ pub(super) struct Which {
 }
 
 #[derive(Subcommand)]
-pub(super) enum TrailCommand {
+pub(crate) enum TrailCommand {
     /// List the trails
     List,
     /// Make a trail, or change it for entries to come
@@ -85,7 +85,7 @@ fn since(text: &str) -> Result<DateTime<Utc>, String> {
         .ok_or_else(|| "too long ago".into())
 }
 
-pub(super) async fn run(command: AuditCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(command: AuditCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     match command {
         AuditCommand::List(which) => list(which, &client, output).await,

@@ -10,7 +10,7 @@ use super::view::{items, text};
 use crate::http::api_path;
 
 #[derive(Subcommand)]
-pub(super) enum BreakerCommand {
+pub(crate) enum BreakerCommand {
     /// List the outside hosts of the active plugins with their breakers, as the host that answers has them
     List,
     /// Refuse all calls of a plugin to a host until the breaker is closed; jobs that need it wait
@@ -20,7 +20,7 @@ pub(super) enum BreakerCommand {
 }
 
 #[derive(Args)]
-pub(super) struct Which {
+pub(crate) struct Which {
     /// The plugin
     plugin: String,
     /// As `breaker list` shows it, or a part that names one host only
@@ -30,7 +30,7 @@ pub(super) struct Which {
     reason: String,
 }
 
-pub(super) async fn run(command: BreakerCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(command: BreakerCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     match command {
         BreakerCommand::List => {

@@ -22,7 +22,7 @@ const CARGO: [&str; 5] =
 const COMMAND_NOT_FOUND: i32 = 127;
 
 #[derive(Args)]
-pub(super) struct Build {
+pub(crate) struct Build {
     /// Folder with plugin.toml
     #[arg(default_value = ".")]
     dir: PathBuf,
@@ -32,7 +32,7 @@ pub(super) struct Build {
 }
 
 #[derive(Args)]
-pub(super) struct Pack {
+pub(crate) struct Pack {
     /// Folder with plugin.toml
     #[arg(default_value = ".")]
     dir: PathBuf,

@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const NOTHING_FOUND: u8 = 3;
 
 #[derive(Subcommand)]
-pub(super) enum BulkCommand {
+pub(crate) enum BulkCommand {
     /// Put failed (or completed) jobs back into their queues
     Retry {
         #[command(flatten)]
@@ -95,7 +95,7 @@ pub(super) enum BulkCommand {
 
 /// Which jobs, and how.
 #[derive(Args)]
-pub(super) struct Which {
+pub(crate) struct Which {
     /// queue=, job=, name=, from=, to=, code=, text=, data.PATH=, plugin=, revision=, correlation-id=, platform=, outcome=, verdict=, dead-letter=; all must hold
     #[arg(value_name = "KEY=VALUE")]
     filter: Vec<String>,
@@ -111,7 +111,7 @@ pub(super) struct Which {
 
 /// How it is gone about.
 #[derive(Args)]
-pub(super) struct How {
+pub(crate) struct How {
     /// Only count, and show some
     #[arg(long)]
     dry_run: bool,
@@ -153,7 +153,7 @@ impl Which {
 
 /// Jobs that Redis may have forgotten.
 #[derive(Args)]
-pub(super) struct FromHistory {
+pub(crate) struct FromHistory {
     /// Jobs that the history remembers, whether Redis still has them or not
     #[arg(long)]
     from_history: bool,
@@ -174,7 +174,7 @@ impl FromHistory {
     }
 }
 
-pub(super) async fn run(command: BulkCommand, args: &ClientArgs, output: Output) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(command: BulkCommand, args: &ClientArgs, output: Output) -> anyhow::Result<ExitCode> {
     let client = Client::from_args(args)?;
     let post = async |path: String, body: Value| client.call(Method::POST, &path, Some(body)).await;
     match command {

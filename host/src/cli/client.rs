@@ -287,7 +287,7 @@ impl Client {
 
 /// What an operation of a plugin answered.
 #[derive(Debug)]
-pub(super) struct Answered {
+pub(crate) struct Answered {
     /// `json`, `bytes`, `relay` or `empty`.
     pub(super) kind: String,
     /// Chosen by the plugin, for an HTTP route.
@@ -301,7 +301,7 @@ pub(super) struct Answered {
 
 /// Asking to see what is hidden.
 #[derive(clap::Args, Default)]
-pub(super) struct RevealArgs {
+pub(crate) struct RevealArgs {
     /// Show what is hidden, too: who asked, for which job and when is recorded
     #[arg(long)]
     pub(super) reveal: bool,

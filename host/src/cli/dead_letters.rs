@@ -13,7 +13,7 @@ use super::view::{items, short, text};
 use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
-pub(super) enum DeadLetterCommand {
+pub(crate) enum DeadLetterCommand {
     /// List groups of jobs that failed for good: open ones first, then by when they were seen last
     List {
         /// Of jobs of this queue
@@ -65,7 +65,7 @@ pub(super) enum DeadLetterCommand {
     },
 }
 
-pub(super) async fn run(command: DeadLetterCommand, args: &ClientArgs, output: Output) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(command: DeadLetterCommand, args: &ClientArgs, output: Output) -> anyhow::Result<ExitCode> {
     let client = Client::from_args(args)?;
     match command {
         DeadLetterCommand::List { queue, plugin, acknowledged, limit } => {

@@ -19,7 +19,7 @@ use super::view::{items, text};
 use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
-pub(super) enum HistoryCommand {
+pub(crate) enum HistoryCommand {
     /// What waits in Redis, what Postgres holds and since when, and whether data and results are kept
     Status,
     /// How long attempts are kept
@@ -53,7 +53,7 @@ pub(super) enum HistoryCommand {
 }
 
 #[derive(Subcommand)]
-pub(super) enum RetentionCommand {
+pub(crate) enum RetentionCommand {
     /// What holds
     List,
     /// Keep a queue's attempts for so many days
@@ -78,7 +78,7 @@ pub(super) enum RetentionCommand {
 }
 
 #[derive(Args)]
-pub(super) struct EraseArgs {
+pub(crate) struct EraseArgs {
     /// Of a person: where the value stands in the data of jobs, for example customer.phone; a path that a manifest declares searchable
     #[arg(long, required_unless_present = "job")]
     path: Option<String>,
@@ -109,7 +109,7 @@ enum Format {
 }
 
 #[derive(Args)]
-pub(super) struct ExportArgs {
+pub(crate) struct ExportArgs {
     /// One JSON document a line, or comma-separated values
     #[arg(long, value_enum, default_value = "jsonl")]
     format: Format,
@@ -154,7 +154,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-pub(super) async fn run(command: HistoryCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(command: HistoryCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     match command {
         HistoryCommand::Status => status(&client, output).await,

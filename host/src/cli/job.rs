@@ -14,7 +14,7 @@ use super::view::{items, short, text};
 use crate::http::{api_path, with_query};
 
 #[derive(Subcommand)]
-pub(super) enum JobCommand {
+pub(crate) enum JobCommand {
     /// Add a job
     Add(Box<AddArgs>),
     /// Add a tree of jobs: a parent waits for its children and sees their results
@@ -107,7 +107,7 @@ const PAGE: u64 = 200;
 
 /// One job.
 #[derive(clap::Args)]
-pub(super) struct JobRef {
+pub(crate) struct JobRef {
     /// Its queue
     queue: String,
     /// Its id
@@ -130,7 +130,7 @@ impl std::fmt::Display for JobRef {
     }
 }
 
-pub(super) async fn run(command: JobCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(command: JobCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     match command {
         JobCommand::Add(args) => add::add(*args, &client, output).await?,

@@ -16,7 +16,7 @@ use super::output::plain;
 use crate::http::api_path;
 
 #[derive(Debug, Args)]
-pub(super) struct Call {
+pub(crate) struct Call {
     /// The plugin
     plugin: String,
     /// One of the operations that it knows
@@ -29,7 +29,7 @@ pub(super) struct Call {
     output: Option<PathBuf>,
 }
 
-pub(super) async fn run(args: Call, client: &Client, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Call, client: &Client, output: Output) -> anyhow::Result<()> {
     let input = given(args.input)?;
     let input = RawValue::from_string(input.trim().to_owned()).context("--input is not JSON")?;
     let path = api_path(&["plugins", &args.plugin, "call"]);

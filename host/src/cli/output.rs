@@ -9,25 +9,25 @@ use super::client::ClientError;
 const MAX_WIDTH: usize = 120;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Output {
-    pub(super) json: bool,
+pub(crate) struct Output {
+    pub(crate) json: bool,
 }
 
 impl Output {
     /// One sentence, or one value.
-    pub(super) fn value(self, text: &str, value: &impl Serialize) {
+    pub(crate) fn value(self, text: &str, value: &impl Serialize) {
         if self.json { self.print_json(value) } else { println!("{}", plain(text)) }
     }
 
     /// A table, or the values behind it.
-    pub(super) fn table(self, head: &[&str], rows: Vec<Vec<String>>, value: &impl Serialize) {
+    pub(crate) fn table(self, head: &[&str], rows: Vec<Vec<String>>, value: &impl Serialize) {
         if self.json {
             return self.print_json(value);
         }
         lines(head, &rows).iter().for_each(|line| println!("{line}"));
     }
 
-    pub(super) fn error(self, error: &anyhow::Error) {
+    pub(crate) fn error(self, error: &anyhow::Error) {
         if self.json {
             let mut told = serde_json::json!({ "error": format!("{error:#}") });
             if let Some(ClientError::Refused { code, details, .. }) = error.downcast_ref() {

@@ -15,7 +15,7 @@ use super::{Output, build, operation, push, revisions, signing, sql, world};
 use crate::http::api_path;
 
 #[derive(Subcommand)]
-pub(super) enum PluginCommand {
+pub(crate) enum PluginCommand {
     /// Build a plugin's sources and pack what comes out: DIR/plugin.toml → DIR/dist/NAME-VERSION.wasm
     ///
     /// By `cargo build --release --target wasm32-wasip2`, or what the section [build] of plugin.toml says.
@@ -151,7 +151,7 @@ pub(super) enum PluginCommand {
 }
 
 #[derive(Subcommand)]
-pub(super) enum SettingsCommand {
+pub(crate) enum SettingsCommand {
     /// Show them as JSON, without the defaults
     Get {
         /// The plugin
@@ -176,7 +176,7 @@ pub(super) enum SettingsCommand {
     },
 }
 
-pub(super) async fn run(command: PluginCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(command: PluginCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     match command {
         PluginCommand::Build(args) => return build::build(args, output).await,
         PluginCommand::Wit(args) => return world::write(&args, output),

@@ -13,7 +13,7 @@ use super::view::{describe, items, short, signers, text};
 use super::{Output, signing};
 
 #[derive(Args)]
-pub(super) struct Push {
+pub(crate) struct Push {
     /// A packed component, or one in a registry: oci://HOST/REPOSITORY, with :TAG or @sha256:DIGEST
     #[arg(value_name = "FILE|oci://…")]
     from: PathBuf,
@@ -31,7 +31,7 @@ pub(super) struct Push {
 }
 
 #[derive(Args)]
-pub(super) struct Publish {
+pub(crate) struct Publish {
     /// A packed component
     file: PathBuf,
     /// oci://HOST/REPOSITORY:TAG; a tag that is there already names this component from now on

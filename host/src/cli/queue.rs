@@ -15,7 +15,7 @@ use super::view::{items, text};
 use crate::http::api_path;
 
 #[derive(Subcommand)]
-pub(super) enum QueueCommand {
+pub(crate) enum QueueCommand {
     /// List queues with the number of jobs in each state and the age of the oldest that waits
     List,
     /// Show a queue: counts, limits, workers; rates and durations by name of job
@@ -113,7 +113,7 @@ pub(super) enum QueueCommand {
 /// One queue, or all of them.
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
-pub(super) struct Which {
+pub(crate) struct Which {
     /// Which
     queue: Option<String>,
     /// Every queue
@@ -140,7 +140,7 @@ impl Which {
 
 const STATES: [&str; 7] = ["waiting", "active", "delayed", "prioritized", "waitingChildren", "completed", "failed"];
 
-pub(super) async fn run(command: QueueCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(command: QueueCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     let post = async |path: String, body: Option<Value>| client.call(Method::POST, &path, body).await;
     match command {

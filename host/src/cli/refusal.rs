@@ -5,12 +5,12 @@ use std::io::{BufRead, IsTerminal, Write};
 /// Nothing was done; somebody must type something else.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Refusal(pub(super) String);
+pub(crate) struct Refusal(pub(super) String);
 
 /// What a command was to act on is not there.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct NotThere(pub(super) String);
+pub(crate) struct NotThere(pub(super) String);
 
 /// Goes on when `yes` was said, or is said now on a terminal. `consequence` is a clause: `this forgets every job of q`.
 pub(super) fn confirmed(yes: bool, consequence: &str) -> anyhow::Result<()> {

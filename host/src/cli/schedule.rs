@@ -13,7 +13,7 @@ use super::view::{items, text};
 use crate::http::api_path;
 
 #[derive(Subcommand)]
-pub(super) enum ScheduleCommand {
+pub(crate) enum ScheduleCommand {
     /// List schedules with their next tick, and job schedulers that BullMQ's clients made
     List,
     /// Show a schedule with its next five ticks
@@ -74,7 +74,7 @@ pub(super) enum ScheduleCommand {
 
 /// When it ticks.
 #[derive(Args)]
-pub(super) struct When {
+pub(crate) struct When {
     /// Milliseconds between ticks
     #[arg(long, conflicts_with = "cron")]
     every_ms: Option<u64>,
@@ -88,7 +88,7 @@ pub(super) struct When {
 
 /// What else there is to say.
 #[derive(Args)]
-pub(super) struct Rest {
+pub(crate) struct Rest {
     /// The jobs' data, JSON
     #[arg(long)]
     data: Option<String>,
@@ -123,7 +123,7 @@ fn body(when: When, rest: Option<Rest>) -> anyhow::Result<Body> {
     Ok(Body { data, others: body })
 }
 
-pub(super) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     let path = |id: &str, action: &[&str]| api_path(&[&["schedules", id], action].concat());
     match command {

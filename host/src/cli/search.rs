@@ -33,7 +33,7 @@ With --state, of jobs in Redis: queue, job, name, from, to, code, text,
 /// Find finished attempts in the history, or jobs in Redis by their state.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
-pub(super) struct SearchArgs {
+pub(crate) struct SearchArgs {
     #[command(subcommand)]
     command: Option<SearchCommand>,
     #[command(flatten)]
@@ -146,7 +146,7 @@ impl What {
     }
 }
 
-pub(super) async fn run(args: SearchArgs, client: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(args: SearchArgs, client: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(client)?;
     let path = |name: &str| api_path(&["history", "searches", name]);
     match args.command {

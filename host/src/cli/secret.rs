@@ -18,7 +18,7 @@ use super::view::{items, text};
 use crate::http::api_path;
 
 #[derive(Subcommand)]
-pub(super) enum SecretCommand {
+pub(crate) enum SecretCommand {
     /// List a plugin's secrets with who set them, when, and their last use; never their values
     List {
         /// The plugin
@@ -58,7 +58,7 @@ pub(super) enum SecretCommand {
 
 /// Where the value comes from.
 #[derive(Args)]
-pub(super) struct ValueSource {
+pub(crate) struct ValueSource {
     /// A file with the value [default: standard input, or a prompt on a terminal]
     #[arg(long, value_name = "FILE")]
     from_file: Option<PathBuf>,
@@ -123,7 +123,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-pub(super) async fn run(command: SecretCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(command: SecretCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     let path = |plugin: &str, name: &str| api_path(&["plugins", plugin, "secrets", name]);
     match command {

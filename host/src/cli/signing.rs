@@ -13,14 +13,14 @@ use super::refusal::Refusal;
 use crate::signature::{PrivateKey, PublicKey, Signature, TrustedKeys, read_public_keys, read_signatures};
 
 #[derive(Args)]
-pub(super) struct Keygen {
+pub(crate) struct Keygen {
     /// Where the private key goes; never over an existing file
     #[arg(long, value_name = "FILE", default_value = "patchbay.key")]
     out: PathBuf,
 }
 
 #[derive(Args)]
-pub(super) struct Sign {
+pub(crate) struct Sign {
     /// A packed component
     file: PathBuf,
     /// The private key (PKCS#8 in PEM), made by `patchbay plugin keygen`
@@ -35,7 +35,7 @@ pub(super) struct Sign {
 }
 
 #[derive(Args)]
-pub(super) struct Verify {
+pub(crate) struct Verify {
     /// A packed component
     file: PathBuf,
     /// Its signatures [default: FILE.sig]

@@ -8,7 +8,7 @@ use super::client::Client;
 use super::view::{items, text};
 use crate::http::with_query;
 
-pub(super) async fn run(plugin: Option<&str>, client: &Client, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(plugin: Option<&str>, client: &Client, output: Output) -> anyhow::Result<()> {
     let path = with_query("sql", plugin.map(|plugin| ("plugin", plugin)));
     let activity = client.call(Method::GET, &path, None).await?;
     if output.json {

@@ -18,7 +18,7 @@ const V0_2: &str = include_str!("../../../wit/v0.2/plugin.wit");
 const MARK: &str = "// Written by `patchbay plugin build` from plugin.toml. Do not edit.\n";
 
 #[derive(Args)]
-pub(super) struct WriteWorld {
+pub(crate) struct WriteWorld {
     /// Folder with plugin.toml
     #[arg(default_value = ".")]
     dir: PathBuf,
@@ -28,7 +28,7 @@ pub(super) struct WriteWorld {
 }
 
 /// The folder `wit` of a plugin: a package of its own, with the contract beside it.
-pub(super) struct World {
+pub(crate) struct World {
     dir: PathBuf,
     text: String,
     contract: &'static str,
@@ -36,7 +36,7 @@ pub(super) struct World {
 
 /// What became of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Written {
+pub(crate) enum Written {
     New,
     Unchanged,
     /// Written by hand, and left as it is.

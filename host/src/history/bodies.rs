@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 use zstd::bulk::Compressor;
 
-use super::MAX_BODY_BYTES;
+use crate::body_budget::MAX_BODY_BYTES;
 use crate::vault::Vault;
 
 const DOMAIN: &[u8] = b"patchbay history v1";

@@ -93,7 +93,7 @@ impl Meters {
     }
 
     /// Each with whether it is active, in a stable order.
-    fn read(&self) -> Vec<(Arc<RevisionMeters>, bool)> {
+    pub(crate) fn read(&self) -> Vec<(Arc<RevisionMeters>, bool)> {
         let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let revisions = self.revisions.load();
         let mut all: Vec<_> =

@@ -32,6 +32,7 @@ use self::converge::CopiedPlugin;
 pub use self::converge::STALE_AFTER;
 pub use self::error::PluginError;
 use self::permissions::tables;
+pub use self::quarantine::Begun;
 pub use self::view::{Activated, GrantStory, HostState, Signed, Staged, asks};
 use crate::difference::Described;
 use crate::grants::Grants;
