@@ -13,6 +13,7 @@ mod host_header;
 mod logins;
 mod measure;
 mod metrics;
+mod openapi;
 mod path;
 mod request_id;
 mod security_headers;
@@ -32,7 +33,6 @@ use serde_json::json;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::alert::Alerts;
@@ -109,40 +109,18 @@ pub struct AppState {
     pub operations: TaskTracker,
 }
 
-#[derive(OpenApi)]
-#[openapi(
-    info(title = "Patchbay", description = "Operations of a Patchbay host: health, queues and plugins. A name in a path is percent-encoded; the names `.`, `..`, \
-            `pause`, `resume` and `preview` have a `~` in front, as has a name that looks so already."),
-    modifiers(&BasicAuth),
-)]
-struct Api;
-
-struct BasicAuth;
-
-impl utoipa::Modify for BasicAuth {
-    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        let basic = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Basic).build());
-        openapi.components.get_or_insert_default().add_security_scheme("operator", basic);
-    }
-}
-
 fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(Api::openapi())
+    OpenApiRouter::with_openapi(openapi::Api::openapi())
         .merge(health::router())
         .merge(metrics::router(state))
         .nest("/api/admin", admin::router(state))
-}
-
-/// The OpenAPI 3.1 document, as pretty JSON: what `/api/openapi.json` serves and the repository keeps a copy of.
-pub fn openapi_json(document: &utoipa::openapi::OpenApi) -> String {
-    serde_json::to_string_pretty(document).unwrap_or_default()
 }
 
 /// The whole service, counted in `requests`.
 pub fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) -> Router {
     let (router, document) = api_router(&state).split_for_parts();
     let default_platform = Arc::clone(&state.default_platform);
-    let document: Arc<str> = openapi_json(&document).into();
+    let document: Arc<str> = openapi::text(&document).into();
     router
         .route(
             "/api/openapi.json",
