@@ -73,6 +73,9 @@ fn complete_operation(path: &str, operation: &mut Map<String, Value>) {
     if has_parameters || has_body {
         statuses.push("400");
     }
+    if path.contains('{') {
+        statuses.push("404");
+    }
     if has_body {
         statuses.extend(["408", "413", "415", "422"]);
     }
