@@ -37,6 +37,7 @@ mod logins;
 mod mail;
 mod metrics;
 mod names;
+mod openapi;
 mod operations;
 mod pg_bouncer;
 mod plugin_call;

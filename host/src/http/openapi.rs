@@ -84,12 +84,32 @@ fn complete_operation(path: &str, operation: &mut Map<String, Value>) {
     for status in statuses {
         responses.entry(status).or_insert_with(error);
     }
+    if let Some(schema) =
+        responses.get_mut("200").and_then(|done| done.pointer_mut("/content/application~1json/schema"))
+        && *schema == json!({ "type": "object" })
+    {
+        *schema = envelope();
+    }
     for (status, response) in responses {
         let is_there = response["description"].as_str().is_some_and(|text| !text.is_empty());
         if let Some(response) = response.as_object_mut().filter(|_| !is_there) {
             response.insert("description".into(), description(status).into());
         }
     }
+}
+
+/// Of an answer whose `data` has no schema yet.
+fn envelope() -> Value {
+    json!({
+        "type": "object",
+        "required": ["success", "data"],
+        "properties": {
+            "success": { "type": "boolean", "description": "Always true." },
+            "data": { "description": "The answer." },
+            "nextCursor": { "type": ["string", "null"], "description": "Of a list that goes on: `cursor` of the request for its next page." },
+            "partial": { "type": "boolean", "description": "A search ended before its page was full because it takes only so long." }
+        }
+    })
 }
 
 fn error() -> Value {

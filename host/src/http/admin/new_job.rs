@@ -20,7 +20,7 @@ pub(super) struct AddJob {
     pub(super) name: String,
     /// Its input, whatever JSON it is; default `{}`.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Value>)]
     data: Option<Box<RawValue>>,
     /// Not a whole number, no `:`, and not one of the queue's own keys, such as `failed`.
     id: Option<String>,
@@ -40,10 +40,10 @@ pub(super) struct AddJob {
     /// Do not run after this, Unix milliseconds: taken later, it fails for good as `expired`.
     expires_at_ms: Option<u64>,
     /// As BullMQ's: `true` (at once), `false` (never), a number of jobs to keep, or `{"age": seconds, "count": jobs}`.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Value>)]
     remove_on_complete: Option<Value>,
     /// Likewise for a job that has failed for good.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Value>)]
     remove_on_fail: Option<Value>,
     /// Make the queue if nobody knows it; without, that is refused as a typo.
     #[serde(default)]
