@@ -279,6 +279,7 @@ impl World {
                 services,
                 settings,
                 grants,
+                patchbay::plugins::Redactions::new(Arc::clone(&self.runtime)),
                 meters,
                 Traces::default(),
             ))

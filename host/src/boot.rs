@@ -29,7 +29,7 @@ use crate::history::{Bodies, History, Room};
 use crate::http::{AppState, IncidentSources, MetricsPage, Operator};
 use crate::local_copy::LocalCopy;
 use crate::metrics::{Exposition, Meters, RequestMeters, Sources};
-use crate::plugins::{Parts, Plugins};
+use crate::plugins::{Parts, Plugins, Redactions};
 use crate::quarantine::{self, Quarantine};
 use crate::schedule::Schedules;
 use crate::settings::Settings;
@@ -132,11 +132,13 @@ impl Host {
         };
         let grants = Arc::new(Grants::default());
         let meters = Arc::new(Meters::new(Arc::clone(&runtime), config.keep_retired_metrics()));
+        let redactions = Redactions::new(Arc::clone(&runtime));
         let executor = Arc::new(WasmExecutor::new(
             Arc::clone(&runtime),
             services,
             Arc::clone(&settings),
             Arc::clone(&grants),
+            Arc::clone(&redactions),
             Arc::clone(&meters),
             traces.clone(),
         ));
@@ -173,6 +175,7 @@ impl Host {
             supervisor: Arc::clone(&supervisor),
             trusted,
             quarantine: Arc::clone(&quarantine),
+            redactions: Arc::clone(&redactions),
             copy,
             keep: config.keep_revisions(),
             traces: traces.clone(),
@@ -208,7 +211,7 @@ impl Host {
                 certificates,
             },
         )?;
-        let bulks = Bulks::new(store.clone(), queues.clone(), Arc::clone(&runtime), Arc::clone(&bodies));
+        let bulks = Bulks::new(store.clone(), queues.clone(), Arc::clone(&runtime), Arc::clone(&bodies), redactions);
         let metrics = Exposition::new(Sources {
             alerts: Arc::clone(&alerts),
             meters,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sqlx::Executor;
 
 use crate::commands::{json_of, patchbay};
+use crate::fleet::proxied;
 use crate::harness::{Host, PASSWORD, USER, World, email_plugin, hostile_plugin_with, until};
 use crate::incident;
 
@@ -362,6 +363,78 @@ async fn what_is_hidden_is_hidden_everywhere_and_whoever_looks_is_recorded() -> 
     let kept: String = redis::cmd("HGET").arg(&key).arg("data").query_async(&mut redis).await?;
     assert_eq!(serde_json::from_str::<Value>(&kept)?, data);
     assert!(ada.found_in(host.log.lock().expect("no writer panics").as_bytes()).is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn jobs_stay_hidden_when_their_plugin_is_stopped_quarantined_or_deleted_and_while_postgres_is_away()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let (proxy, database_url) = proxied(&world).await?;
+    let cache = world.dir.path().join("cache").display().to_string();
+    let env = [
+        ("DATABASE_URL", database_url.as_str()),
+        ("PATCHBAY_RUNTIME_CACHE_DIR", cache.as_str()),
+        ("PATCHBAY_QUARANTINE_CRASHES", "2"),
+        ("PATCHBAY_QUARANTINE_CALLS", "2"),
+        ("PATCHBAY_QUARANTINE_JOBS", "2"),
+        KEY,
+    ];
+    let host = world.host(&env).await?;
+    let (ada, queue) = (Person::new(), "hostileQueue");
+    let version = |tag: &str, more: &str| {
+        let (tag, more) = (tag.to_owned(), more.to_owned());
+        hostile_plugin_with(move |text| text.replace("version = \"0", &format!("version = \"{tag}")) + &more)
+    };
+    let data = json!({ "to": ada.address, "phone": ada.password, "retry": "never" });
+    let first = host.deploy("hostile", version("1", "redact = [\"phone\"]\n")?).await?;
+    let second = host.deploy("hostile", version("2", "redact = [\"to\"]\n")?).await?;
+    let failed = host.add(queue, json!({ "name": "fail", "data": data })).await?;
+    host.job_in(queue, &failed, "failed").await?;
+    let seen = async |host: &Host| -> anyhow::Result<Vec<&'static str>> {
+        let jobs = format!("/api/admin/queues/{queue}");
+        let mut seen = Vec::new();
+        let (status, list) = host.get(&format!("{jobs}/jobs?state=failed")).await?;
+        ensure!(status == 200 && list.to_string().contains("[redacted]"), "{status} {list}");
+        seen.extend(ada.found_in(list.to_string().as_bytes()));
+        // What follows is refused without Postgres.
+        let (status, shown) = host.get(&format!("{jobs}/jobs/{failed}")).await?;
+        ensure!(status == 503 || shown.to_string().contains("[redacted]"), "{status} {shown}");
+        seen.extend(ada.found_in(shown.to_string().as_bytes()));
+        let look = json!({ "kind": "retry", "filter": { "queue": queue }, "dryRun": true, "withData": true });
+        let (status, preview) = host.post("/api/admin/bulk", look).await?;
+        ensure!(status == 503 || preview.to_string().contains("[redacted]"), "{status} {preview}");
+        seen.extend(ada.found_in(preview.to_string().as_bytes()));
+        Ok(seen)
+    };
+    assert_eq!(seen(&host).await?, ["password"; 3], "as the active manifest says");
+
+    for _ in 0..2 {
+        host.add(queue, json!({ "name": "panic", "data": data })).await?;
+    }
+    until(Duration::from_secs(30), "the quarantine", async || {
+        let (_, plugins) = host.get("/api/admin/plugins").await?;
+        Ok(plugins["data"][0]["quarantined"].is_object().then_some(()))
+    })
+    .await?;
+    assert_eq!(seen(&host).await?, [""; 0], "quarantined: hidden is what any revision has hidden");
+    assert!(host.stop().await?.success());
+    proxy.refuse(true);
+    let host = world.host(&env).await?;
+    assert_eq!(seen(&host).await?, [""; 0], "by the local copy");
+    proxy.refuse(false);
+    until(Duration::from_secs(20), "readiness", async || Ok((host.get("/readyz").await?.0 == 200).then_some(())))
+        .await?;
+    assert_eq!(seen(&host).await?, [""; 0], "after a restart");
+
+    let stopped = host.post("/api/admin/plugins/hostile/deactivate", json!({})).await?;
+    assert_eq!(stopped.0, 200, "{stopped:?}");
+    assert_eq!(seen(&host).await?, [""; 0], "stopped");
+    for revision in [&first, &second] {
+        let deleted = host.delete(&format!("/api/admin/plugins/hostile/revisions/{revision}")).await?;
+        assert_eq!(deleted.0, 200, "{deleted:?}");
+    }
+    assert_eq!(seen(&host).await?, [""; 0], "deleted");
     Ok(())
 }
 

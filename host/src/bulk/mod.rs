@@ -25,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::history::Bodies;
-use crate::{plugins, redacted};
+use crate::plugins::Redactions;
+use crate::redacted;
 use act::Schemas;
 use choose::{Candidate, Chooser, Place};
 pub use plan::{Identity, Kind, Plan, Request, Source};
@@ -124,16 +125,23 @@ pub struct Bulks {
     queues: Queues,
     runtime: Arc<Runtime>,
     bodies: Arc<Bodies>,
+    redactions: Arc<Redactions>,
     wake: Notify,
     handled: Mutex<BTreeMap<(Kind, &'static str), u64>>,
 }
 
 impl Bulks {
     #[allow(missing_docs)]
-    pub fn new(store: Store, queues: Queues, runtime: Arc<Runtime>, bodies: Arc<Bodies>) -> Arc<Self> {
+    pub fn new(
+        store: Store,
+        queues: Queues,
+        runtime: Arc<Runtime>,
+        bodies: Arc<Bodies>,
+        redactions: Arc<Redactions>,
+    ) -> Arc<Self> {
         // Series that are there from the start show their first rise.
         let handled = Kind::ALL.iter().flat_map(|kind| RESULTS.map(|result| ((*kind, result), 0))).collect();
-        Arc::new(Self { store, queues, runtime, bodies, wake: Notify::new(), handled: Mutex::new(handled) })
+        Arc::new(Self { store, queues, runtime, bodies, redactions, wake: Notify::new(), handled: Mutex::new(handled) })
     }
 
     /// There may be something to do.
@@ -170,7 +178,7 @@ impl Bulks {
 
     fn sample(&self, plan: &Plan, candidate: Candidate, show: Show) -> Sample {
         let Candidate { chosen, name, mut failure, mut data } = candidate;
-        let redaction = plugins::redaction(&self.runtime, &chosen.key.queue);
+        let redaction = self.redactions.of(&chosen.key.queue);
         let mask = data.as_ref().map(|data| redaction.data(data).1).unwrap_or_default();
         let mut refused = None;
         if let (Some(edits), Some(old)) = (&plan.edits, &data) {

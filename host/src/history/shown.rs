@@ -37,7 +37,7 @@ pub struct Reader<'a> {
     prefix: &'a str,
     /// Show what is hidden, too.
     reveal: bool,
-    /// Absent for a queue whose manifest nobody has.
+    /// Absent for a queue that no manifest names.
     redactions: BTreeMap<String, Option<Redaction>>,
 }
 
@@ -52,11 +52,11 @@ impl<'a> Reader<'a> {
         let (Ok(queue), Ok(id)) = (row.queue.parse::<QueueName>(), row.job_id.parse()) else {
             return Ok(Shown::withheld("the row is damaged"));
         };
-        let known = || self.plugins.handler_of(&queue).map(|_| self.plugins.redaction(&queue));
+        let known = || self.plugins.knows_redaction(&queue).then(|| self.plugins.redaction(&queue));
         let redaction = self.redactions.entry(row.queue.clone()).or_insert_with(known).clone();
         let Some(redaction) = redaction.or_else(|| self.reveal.then(Redaction::default)) else {
             return Ok(Shown::withheld(format!(
-                "no active plugin handles {queue}, so nothing says what of it may be shown"
+                "no plugin has ever handled {queue} here, so nothing says what of its jobs may be shown"
             )));
         };
         let job = JobKey { prefix: self.prefix.to_owned(), queue, id, created_ms: row.job_created_ms.unsigned_abs() };

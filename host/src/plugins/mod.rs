@@ -12,6 +12,7 @@ mod fleet;
 mod permissions;
 mod prune;
 mod quarantine;
+mod redactions;
 mod view;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -32,6 +33,7 @@ use self::converge::CopiedPlugin;
 pub use self::converge::STALE_AFTER;
 pub use self::error::PluginError;
 use self::permissions::tables;
+pub use self::redactions::Redactions;
 pub use self::view::{Activated, GrantStory, HostState, Signed, Staged, asks};
 use crate::difference::Described;
 use crate::grants::Grants;
@@ -53,6 +55,7 @@ pub struct Parts {
     pub supervisor: Arc<Supervisor>,
     pub trusted: TrustedKeys,
     pub quarantine: Arc<Quarantine>,
+    pub redactions: Arc<Redactions>,
     pub copy: LocalCopy,
     /// Old revisions.
     pub keep: Keep,
@@ -73,10 +76,12 @@ pub struct Plugins {
     woken: Notify,
     trusted: TrustedKeys,
     quarantine: Arc<Quarantine>,
+    redactions: Arc<Redactions>,
     copy: LocalCopy,
     keep: Keep,
     /// What was last written there.
     copied: Mutex<Vec<CopiedPlugin>>,
+    copied_redactions: Mutex<Option<redactions::Paths>>,
     traces: Traces,
     /// Name of this process.
     host: String,
@@ -94,8 +99,21 @@ pub struct Plugins {
 impl Plugins {
     /// Loads nothing yet; see [`Plugins::converge`].
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, sql, runtime, settings, grants, supervisor, trusted, quarantine, copy, keep, traces, host } =
-            parts;
+        let Parts {
+            store,
+            sql,
+            runtime,
+            settings,
+            grants,
+            supervisor,
+            trusted,
+            quarantine,
+            redactions,
+            copy,
+            keep,
+            traces,
+            host,
+        } = parts;
         Self {
             store,
             sql,
@@ -105,9 +123,11 @@ impl Plugins {
             supervisor,
             trusted,
             quarantine,
+            redactions,
             copy,
             keep,
             copied: Mutex::default(),
+            copied_redactions: Mutex::default(),
             traces,
             host,
             woken: Notify::new(),
@@ -333,19 +353,19 @@ impl Plugins {
         self.runtime.registry().owner_of(queue).map(|revision| revision.plugin().clone())
     }
 
-    /// What is hidden of a queue's jobs. Of queues that no active plugin of this process handles, only names that mean a secret tell.
+    /// What is hidden of a queue's jobs, by the manifest that handles it or has handled it.
     pub fn redaction(&self, queue: &QueueName) -> Redaction {
-        redaction(&self.runtime, queue)
+        self.redactions.of(queue)
+    }
+
+    /// Whether a manifest says, or has said, what of a queue's jobs is hidden.
+    pub fn knows_redaction(&self, queue: &QueueName) -> bool {
+        self.redactions.knows(queue)
     }
 
     /// The same for a filter, which may be about every queue: then what any of them hides.
     pub fn redaction_of(&self, queue: Option<&QueueName>) -> Redaction {
-        if let Some(queue) = queue {
-            return self.redaction(queue);
-        }
-        let revisions = self.runtime.registry().snapshot();
-        let queues = revisions.iter().flat_map(|revision| &revision.manifest().queues);
-        Redaction::new(&queues.flat_map(|spec| spec.redact.iter().cloned()).collect::<Vec<_>>())
+        queue.map_or_else(|| self.redactions.of_any(), |queue| self.redactions.of(queue))
     }
 
     /// One plugin owns a queue.
@@ -385,13 +405,6 @@ impl Plugins {
         let violations = block_in_place(|| settings::violations(manifest, &settings));
         if violations.is_empty() { Ok(()) } else { Err(PluginError::Settings(violations)) }
     }
-}
-
-/// By the active revision's manifest.
-pub fn redaction(runtime: &Runtime, queue: &QueueName) -> Redaction {
-    let owner = runtime.registry().owner_of(queue);
-    let spec = owner.as_ref().and_then(|revision| revision.manifest().queue(queue));
-    Redaction::new(spec.map_or(&[], |spec| &spec.redact))
 }
 
 fn to_keep(signature: &Signature) -> NewSignature {

@@ -15,7 +15,7 @@ use patchbay_runtime::{CallReport, JobCall, Revision, Runtime};
 use super::{Execution, Executor, correlation_id};
 use crate::grants::Grants;
 use crate::metrics::{Metered, Meters};
-use crate::plugins;
+use crate::plugins::Redactions;
 use crate::settings::Settings;
 use crate::traces::{Kind, Step, Traces};
 
@@ -25,6 +25,7 @@ pub struct WasmExecutor {
     services: Arc<Services>,
     settings: Arc<Settings>,
     grants: Arc<Grants>,
+    redactions: Arc<Redactions>,
     pub(super) meters: Arc<Meters>,
     pub(super) traces: Traces,
 }
@@ -36,10 +37,11 @@ impl WasmExecutor {
         services: Arc<Services>,
         settings: Arc<Settings>,
         grants: Arc<Grants>,
+        redactions: Arc<Redactions>,
         meters: Arc<Meters>,
         traces: Traces,
     ) -> Self {
-        Self { runtime, services, settings, grants, meters, traces }
+        Self { runtime, services, settings, grants, redactions, meters, traces }
     }
 
     /// The span of one call of this revision, of a job or an operation.
@@ -137,7 +139,7 @@ impl Executor for WasmExecutor {
     }
 
     fn redaction(&self, queue: &QueueName) -> Redaction {
-        plugins::redaction(&self.runtime, queue)
+        self.redactions.of(queue)
     }
 
     fn searchable(&self, delivery: &Delivery) -> Vec<(DataPath, String)> {
