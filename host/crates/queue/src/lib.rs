@@ -49,7 +49,7 @@ pub use bulk::{Again, Chosen, Edit, Fate, Kept, Removed};
 pub use census::Census;
 pub use connection::{MAX_CLOCK_SKEW_MS, Standing};
 pub use damage::TakenKey;
-pub use erase::{Copy, Erasing, Located};
+pub use erase::{Copy, Deduplicated, Erasing, Located};
 pub use error::QueueError;
 pub use family::Family;
 pub use kv::Kv;
