@@ -122,6 +122,7 @@ impl Work {
             None => self.executor.execute(&delivery).await,
         };
         let mut execution = unless_refused(unless_killed(execution, &delivery), rand::random());
+        execution.outcome.cut(|| self.executor.redaction(&delivery.key.queue).data(&delivery.data).1);
         self.holds.note(&delivery.key.queue, execution.refused.as_ref());
         let past = past(&delivery, &execution, rand::random());
         let verdict = decide(&execution.outcome, &execution.policy, &past, rand::random());

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use patchbay_model::capability::{Capabilities, LogLevel};
+use patchbay_model::capability::{Capabilities, LogLevel, MAX_LOG_LINE_BYTES};
 use patchbay_model::operation::{Answer, Caller, check_json};
 use patchbay_model::outcome::{Failure, Outcome, truncate};
 use tokio::sync::OwnedSemaphorePermit;
@@ -436,8 +436,8 @@ fn wasi(stdout: &Output, stderr: &Output) -> WasiCtx {
         .build()
 }
 
-/// Longest log line.
-pub(crate) const MAX_LINE_BYTES: usize = 8 * 1024;
+/// Longest log line that is passed on. Who writes it down hides values in it, and then cuts it further.
+const MAX_WHOLE_LINE_BYTES: usize = 2 * MAX_LOG_LINE_BYTES;
 
 /// One line under the call's budget.
 pub(crate) fn log_line(
@@ -449,7 +449,7 @@ pub(crate) fn log_line(
 ) {
     let bytes = line.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
     if budget.take(bytes + 1) {
-        truncate(&mut line, MAX_LINE_BYTES);
+        truncate(&mut line, MAX_WHOLE_LINE_BYTES);
         capabilities.log(level, &line, fields);
     }
 }
