@@ -69,7 +69,7 @@ impl Address {
     /// quotes and without. The first is what [`fmt::Display`] gives.
     pub fn spellings(&self) -> Vec<String> {
         let (unicode, _) = Uts46::new().to_unicode(self.domain.as_bytes(), AsciiDenyList::URL, Hyphens::Allow);
-        let mut locals = vec![quoted(&self.local), self.local.clone()];
+        let mut locals = [quoted(&self.local), self.local.clone()];
         if is_dot_atom(&self.local) {
             locals.reverse();
         }
