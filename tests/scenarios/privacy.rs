@@ -382,7 +382,10 @@ async fn what_is_kept_told_or_written_about_a_person_is_erased_in_every_spelling
     let dump = async || -> anyhow::Result<(Vec<String>, Vec<String>)> {
         let lines = |dump: Vec<u8>| {
             let text = String::from_utf8_lossy(&dump).into_owned();
-            text.lines().filter(|line| line.to_lowercase().contains(&tag)).map(|line| line.chars().take(400).collect()).collect()
+            text.lines()
+                .filter(|line| line.to_lowercase().contains(&tag))
+                .map(|line| line.chars().take(400).collect())
+                .collect()
         };
         Ok((lines(redis_dump(&world).await?), lines(postgres_dump(&world).await?)))
     };
@@ -403,14 +406,28 @@ async fn what_is_kept_told_or_written_about_a_person_is_erased_in_every_spelling
     assert_eq!(add("noop", &unicode).await?, running);
     // A parent returns what its child told it.
     let child = json!({ "queue": queue, "job": { "name": "echo", "data": { "to": ascii } } });
-    let parent = json!({ "queue": queue, "job": { "name": "children" }, "children": [child] });
+    let parent = json!({ "queue": queue, "job": { "name": "children", "id": "parent" }, "children": [child] });
     let (status, answer) = host.post("/api/admin/flows", parent).await?;
     ensure!(status == 200, "{status} {answer}");
+    host.job_in(queue, "parent", "completed").await?;
     until(Duration::from_secs(30), "five jobs in the history", async || {
         let (_, found) = host.get(&format!("/api/admin/history/search?queue={queue}")).await?;
         Ok((found["data"].as_array().map(Vec::len) >= Some(4)).then_some(()))
     })
     .await?;
+    for path in [
+        format!("/api/admin/queues/{queue}/jobs/parent"),
+        format!("/api/admin/queues/{queue}/jobs/parent/timeline"),
+        format!("/api/admin/queues/{queue}/jobs?state=completed"),
+        format!("/api/admin/history/bodies/{queue}/parent"),
+    ] {
+        let (status, shown) = host.get(&path).await?;
+        let text = shown.to_string().to_lowercase();
+        assert!(
+            status == 200 && !text.contains(&tag),
+            "a parent is shown without what its child hides: {path}: {shown}"
+        );
+    }
     // What operators type.
     let reason = format!("asked by {}", unicode.to_uppercase());
     for (path, body) in [

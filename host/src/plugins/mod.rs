@@ -22,6 +22,7 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest};
+use patchbay_queue::ChildData;
 use patchbay_runtime::Runtime;
 use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
 use serde_json::Value;
@@ -356,6 +357,11 @@ impl Plugins {
     /// What is hidden of a queue's jobs, by the manifest that handles it or has handled it.
     pub fn redaction(&self, queue: &QueueName) -> Redaction {
         self.redactions.of(queue)
+    }
+
+    /// What is hidden of the data of a parent's children, which it sees.
+    pub fn hidden_values(&self, children: &[ChildData]) -> Vec<String> {
+        self.redactions.values(children)
     }
 
     /// Whether a manifest says, or has said, what of a queue's jobs is hidden.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use patchbay_model::{DataPath, QueueName, Redaction};
+use patchbay_queue::ChildData;
 use patchbay_runtime::Runtime;
 use patchbay_store::RedactionRow;
 
@@ -31,6 +32,11 @@ impl Redactions {
         let spec = owner.as_ref().and_then(|revision| revision.manifest().queue(queue));
         paths.extend(spec.iter().flat_map(|spec| spec.redact.iter().cloned()));
         redaction(paths)
+    }
+
+    /// What is hidden of these jobs' data: of a parent's children.
+    pub fn values(&self, jobs: &[ChildData]) -> Vec<String> {
+        jobs.iter().flat_map(|(queue, data)| self.of(queue).values(data)).collect()
     }
 
     /// What is hidden of the jobs of any queue.

@@ -119,7 +119,7 @@ impl WasmExecutor {
         let Some(Answer { status, body, .. }) = report.answer else {
             // No job, so that nothing says what of it is hidden.
             let mut outcome = report.outcome;
-            outcome.cut(Mask::default);
+            outcome.cut(&Mask::default());
             return Err(unanswered(outcome, capabilities.refused()));
         };
         let content = match body {

@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use patchbay_capability::{Call, GuestCall, Services};
 use patchbay_model::job::Trace;
 use patchbay_model::outcome::{Outcome, OutcomeKind};
+use patchbay_model::redaction::Mask;
 use patchbay_model::retry::RetryPolicy;
-use patchbay_model::{DataPath, QueueName, Redaction};
+use patchbay_model::{DataPath, Redaction};
 use patchbay_queue::Delivery;
 use patchbay_runtime::{CallReport, JobCall, Revision, Runtime};
 
@@ -138,8 +139,11 @@ impl Executor for WasmExecutor {
         policy(delivery, owner.as_ref().map(|revision| revision.manifest().as_ref()))
     }
 
-    fn redaction(&self, queue: &QueueName) -> Redaction {
-        self.redactions.of(queue)
+    async fn mask(&self, delivery: &Delivery) -> Mask {
+        let (queue, id) = (&delivery.key.queue, delivery.key.id.as_str());
+        // Without Redis the attempt cannot be settled either, and runs again.
+        let children = self.services.queues.children_data(queue, &[id]).await.unwrap_or_default().concat();
+        self.redactions.of(queue).data_beside(&delivery.data, self.redactions.values(&children)).1
     }
 
     fn searchable(&self, delivery: &Delivery) -> Vec<(DataPath, String)> {

@@ -131,15 +131,13 @@ impl Outcome {
     }
 
     /// Cuts its message to [`MAX_MESSAGE_BYTES`], but not within a value that the mask finds.
-    pub fn cut(&mut self, mask: impl FnOnce() -> Mask) {
+    pub fn cut(&mut self, mask: &Mask) {
         let message = match self {
             Self::Failed(failure) => &mut failure.message,
             Self::Trapped(message) | Self::InvalidResult(message) | Self::HostFault(message) => message,
             Self::Completed(_) | Self::Deadline(_) | Self::MemoryLimit(_) => return,
         };
-        if message.len() > MAX_MESSAGE_BYTES {
-            mask().cut(message, MAX_MESSAGE_BYTES);
-        }
+        mask.cut(message, MAX_MESSAGE_BYTES);
     }
 
     /// One line for an operator: BullMQ's `failedReason`. Absent when completed.
@@ -206,7 +204,7 @@ mod tests {
         assert_eq!(failure.message.len(), MAX_WHOLE_MESSAGE_BYTES);
         assert_eq!(failure.details, None);
         let mut outcome = Outcome::Failed(failure);
-        outcome.cut(Mask::default);
+        outcome.cut(&Mask::default());
         assert_eq!(outcome.reason().map(|reason| reason.len()), Some("bad-credentials: ".len() + MAX_MESSAGE_BYTES));
     }
 
@@ -214,7 +212,7 @@ mod tests {
     fn a_message_is_not_cut_within_a_hidden_value() {
         let before = "x ".repeat(MAX_MESSAGE_BYTES / 2 - 4);
         let mut outcome = Outcome::Trapped(format!("{before}ada@example.com is unknown"));
-        outcome.cut(|| Mask::new(["ada@example.com".to_owned()]));
+        outcome.cut(&Mask::new(["ada@example.com".to_owned()]));
         assert_eq!(outcome, Outcome::Trapped(before));
     }
 }

@@ -57,14 +57,26 @@ impl Redaction {
     /// A job's data, and what finds its hidden values in other texts. A manifest that hides anything has no path for data that is no JSON, or
     /// is a text or a number itself: that is hidden as a whole.
     pub fn data<'t>(&self, data: &'t str) -> (Shown<'t>, Mask) {
+        self.data_beside(data, Vec::new())
+    }
+
+    /// The same, where values of other jobs are hidden, too: those of a parent's children, whose results it sees.
+    pub fn data_beside<'t>(&self, data: &'t str, others: Vec<String>) -> (Shown<'t>, Mask) {
+        let mut values = self.values(data);
+        values.extend(others);
+        let mask = Mask::new(values);
+        let mut walk = Walk { search: Search::Mask(&mask), hides_bare: self.hides_anything(), hidden: 0 };
+        (self.walk(data, &mut walk), mask)
+    }
+
+    /// The values of a job's data that are hidden.
+    pub fn values(&self, data: &str) -> Vec<String> {
         let mut values = Vec::new();
         self.walk(
             data,
             &mut Walk { search: Search::Values(&mut values), hides_bare: self.hides_anything(), hidden: 0 },
         );
-        let mask = Mask::new(values);
-        let mut walk = Walk { search: Search::Mask(&mask), hides_bare: self.hides_anything(), hidden: 0 };
-        (self.walk(data, &mut walk), mask)
+        values
     }
 
     /// Another document of a job: its result, its progress, its options.

@@ -51,7 +51,7 @@ pub use connection::{MAX_CLOCK_SKEW_MS, Standing};
 pub use damage::TakenKey;
 pub use erase::{Copy, Deduplicated, Erasing, Located};
 pub use error::QueueError;
-pub use family::Family;
+pub use family::{ChildData, Family};
 pub use kv::Kv;
 pub use legacy::LegacyRepeatable;
 pub use listing::{Cursor, MAX_LISTED, Page, Start};

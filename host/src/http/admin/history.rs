@@ -359,7 +359,7 @@ async fn bodies(
     let (queue, id): (QueueName, JobId) = (known(&state, &queue).await?, id.parse()?);
     let act = async {
         let prefix = state.queues.prefix();
-        let mut reader = Reader::new(&state.history.bodies, &state.plugins, prefix, reveal.reveal);
+        let mut reader = Reader::new(&state.history.bodies, &state.plugins, &state.queues, reveal.reveal);
         let mut shown = Vec::new();
         for row in state.store.bodies(prefix, &queue, &id, MOST_BODIES).await? {
             let (job_created_ms, started, finished_at) = (row.job_created_ms, row.started, row.finished_at);

@@ -339,14 +339,18 @@ impl Store {
                     .await?;
             }
         }
-        let bulks: Vec<(i64, Value, bool)> = sqlx::query_as(
-            "select id, filter, state in ('matching', 'running', 'paused', 'undoing') from bulks where prefix = $1 and filter <> '{}' for update",
+        // What is put into jobs goes with the end of an operation.
+        let bulks: Vec<(i64, Value, Option<String>, bool)> = sqlx::query_as(
+            "select id, filter, edits, state in ('matching', 'running', 'paused', 'undoing') from bulks where prefix = $1 and (filter <> '{}' or edits is not null) for update",
         )
         .bind(prefix)
         .fetch_all(&mut *transaction)
         .await?;
-        for (id, filter, is_active) in bulks {
+        for (id, filter, edits, is_active) in bulks {
             let filter = serde_json::from_value(filter).ok().and_then(|filter| person.forgotten(&filter));
+            if is_active && filter.is_none() && edits.is_some_and(|edits| person.mask.finds(&edits)) {
+                texts.active_bulk_operations += 1;
+            }
             let Some(filter) = filter else { continue };
             if is_active {
                 texts.active_bulk_operations += 1;
@@ -386,19 +390,6 @@ impl Store {
                     *count += found;
                 }
             }
-            // What is put into jobs that are still to be edited stays until then; the filter of such an operation, too.
-            let (pattern, by) = person.pattern(true);
-            let ended = "from bulks where edits ~* $1 and state not in ('matching', 'running', 'paused', 'undoing')";
-            texts.bulk_operations += if only_count {
-                let query = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(format!("select count(*) {ended}")));
-                query.bind(pattern).fetch_one(&mut *transaction).await?.unsigned_abs()
-            } else {
-                let query = format!(
-                    "update bulks set edits = regexp_replace(edits, $1, $2, 'gi') where id in (select id {ended})"
-                );
-                let query = sqlx::query(sqlx::AssertSqlSafe(query)).bind(pattern).bind(by);
-                query.execute(&mut *transaction).await?.rows_affected()
-            };
             let count = |text: &'static str| sqlx::query_scalar::<_, i64>(text).bind(person.pattern(true).0);
             let kept = count("select count(*) from audit_entries where entry::text ~* $1 or entry_key ~* $1");
             texts.audit_entries = kept.fetch_one(&mut *transaction).await?.unsigned_abs();
