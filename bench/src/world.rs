@@ -287,6 +287,7 @@ impl World {
                 services,
                 settings,
                 grants,
+                patchbay::redactions::Redactions::new(Arc::clone(&self.runtime)),
                 meters,
                 Traces::default(),
             ))

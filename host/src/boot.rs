@@ -34,6 +34,7 @@ use crate::local_copy::LocalCopy;
 use crate::metrics::{Meters, RequestMeters};
 use crate::plugins::{Parts, Plugins};
 use crate::quarantine::Quarantine;
+use crate::redactions::Redactions;
 use crate::schedule::Schedules;
 use crate::settings::Settings;
 use crate::telemetry::Logging;
@@ -140,11 +141,13 @@ impl Host {
         };
         let grants = Arc::new(Grants::default());
         let meters = Arc::new(Meters::new(Arc::clone(&runtime), config.keep_retired_metrics()));
+        let redactions = Redactions::new(Arc::clone(&runtime));
         let executor = Arc::new(WasmExecutor::new(
             Arc::clone(&runtime),
             services,
             Arc::clone(&settings),
             Arc::clone(&grants),
+            Arc::clone(&redactions),
             Arc::clone(&meters),
             traces.clone(),
         ));
@@ -181,6 +184,7 @@ impl Host {
             supervisor: Arc::clone(&supervisor),
             trusted,
             quarantine: Arc::clone(&quarantine),
+            redactions: Arc::clone(&redactions),
             copy,
             keep: config.keep_revisions(),
             traces: traces.clone(),
@@ -216,7 +220,7 @@ impl Host {
                 certificates,
             },
         )?;
-        let bulks = Bulks::new(store.clone(), queues.clone(), Arc::clone(&runtime), Arc::clone(&bodies));
+        let bulks = Bulks::new(store.clone(), queues.clone(), Arc::clone(&runtime), Arc::clone(&bodies), redactions);
         let metrics = Exposition::new(Sources {
             alerts: Arc::clone(&alerts),
             meters,

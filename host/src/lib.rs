@@ -30,6 +30,7 @@ pub mod plugins;
 pub mod quarantine;
 pub mod reach;
 pub mod redacted;
+pub mod redactions;
 pub mod schedule;
 pub mod selected;
 pub mod settings;

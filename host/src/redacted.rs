@@ -18,9 +18,9 @@ pub struct RedactedJob {
     pub hidden: usize,
 }
 
-/// A job of a queue, and what finds its hidden values in other texts about it.
-pub fn job(redaction: &Redaction, mut job: JobView) -> (RedactedJob, Mask) {
-    let (data, mask) = redaction.data(&job.data);
+/// A job of a queue, and what finds its hidden values in other texts about it. `told`: hidden values of its children, whose results it sees.
+pub fn job(redaction: &Redaction, told: Vec<String>, mut job: JobView) -> (RedactedJob, Mask) {
+    let (data, mask) = redaction.data_beside(&job.data, told);
     let (text, mut hidden) = (data.text.into_owned(), data.hidden);
     job.data = text;
     // Options are BullMQ's, and have none of the paths.

@@ -39,7 +39,7 @@ fn cache_of(world: &World, name: &str) -> String {
 }
 
 /// The way to Postgres, which can be cut.
-async fn proxied(world: &World) -> anyhow::Result<(SilentProxy, String)> {
+pub async fn proxied(world: &World) -> anyhow::Result<(SilentProxy, String)> {
     let mut url: Url = world.database_url.parse()?;
     let server = (url.host_str().context("host")?, url.port().context("port")?);
     let proxy = SilentProxy::start(tokio::net::lookup_host(server).await?.next().context("an address")?).await?;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sqlx::Executor;
 
 use crate::commands::{json_of, patchbay};
+use crate::fleet::proxied;
 use crate::harness::{Host, PASSWORD, USER, World, email_plugin, hostile_plugin_with, until};
 use crate::incident;
 
@@ -362,6 +363,191 @@ async fn what_is_hidden_is_hidden_everywhere_and_whoever_looks_is_recorded() -> 
     let kept: String = redis::cmd("HGET").arg(&key).arg("data").query_async(&mut redis).await?;
     assert_eq!(serde_json::from_str::<Value>(&kept)?, data);
     assert!(ada.found_in(host.log.lock().expect("no writer panics").as_bytes()).is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_kept_told_or_written_about_a_person_is_erased_in_every_spelling_of_the_address() -> anyhow::Result<()>
+{
+    let world = World::new().await?;
+    let host = world.host(&[KEY]).await?;
+    let (ada, queue) = (Person::new(), "hostileQueue");
+    let manifest = |text: String| {
+        text.replace("deadline_ms = 200", "deadline_ms = 60_000") + "searchable = [\"to\"]\nredact = [\"to\"]\n"
+    };
+    host.deploy("hostile", hostile_plugin_with(manifest)?).await?;
+    // The same mailbox, as two producers write it.
+    let tag = ada.address.replace("@example.com", "").replace('-', ".");
+    let (unicode, ascii) = (format!("{tag}@bücher.example"), format!("{tag}@XN--BCHER-KVA.example"));
+    let dump = async || -> anyhow::Result<(Vec<String>, Vec<String>)> {
+        let lines = |dump: Vec<u8>| {
+            let text = String::from_utf8_lossy(&dump).into_owned();
+            text.lines()
+                .filter(|line| line.to_lowercase().contains(&tag))
+                .map(|line| line.chars().take(400).collect())
+                .collect()
+        };
+        Ok((lines(redis_dump(&world).await?), lines(postgres_dump(&world).await?)))
+    };
+
+    let completed = host.add(queue, json!({ "name": "noop", "data": { "to": unicode } })).await?;
+    let many: Vec<String> = (0..300).map(|n| format!("p{n}@example.com")).chain([ascii.clone()]).collect();
+    let in_a_list = host.add(queue, json!({ "name": "noop", "data": { "to": many } })).await?;
+    for id in [&completed, &in_a_list] {
+        host.job_in(queue, id, "completed").await?;
+    }
+    // De-duplication keeps the last one while the first runs.
+    let once = json!({ "id": "once", "keepLastIfActive": true });
+    let add = async |name: &str, to: &str| {
+        host.add(queue, json!({ "name": name, "data": { "to": to, "retry": "never" }, "deduplication": once })).await
+    };
+    let running = add("sleep", "somebody@example.com").await?;
+    host.job_in(queue, &running, "active").await?;
+    assert_eq!(add("noop", &unicode).await?, running);
+    // A parent returns what its child told it.
+    let child = json!({ "queue": queue, "job": { "name": "echo", "data": { "to": ascii } } });
+    let parent = json!({ "queue": queue, "job": { "name": "children", "id": "parent" }, "children": [child] });
+    let (status, answer) = host.post("/api/admin/flows", parent).await?;
+    ensure!(status == 200, "{status} {answer}");
+    host.job_in(queue, "parent", "completed").await?;
+    until(Duration::from_secs(30), "five jobs in the history", async || {
+        let (_, found) = host.get(&format!("/api/admin/history/search?queue={queue}")).await?;
+        Ok((found["data"].as_array().map(Vec::len) >= Some(4)).then_some(()))
+    })
+    .await?;
+    for path in [
+        format!("/api/admin/queues/{queue}/jobs/parent"),
+        format!("/api/admin/queues/{queue}/jobs/parent/timeline"),
+        format!("/api/admin/queues/{queue}/jobs?state=completed"),
+        format!("/api/admin/history/bodies/{queue}/parent"),
+    ] {
+        let (status, shown) = host.get(&path).await?;
+        let text = shown.to_string().to_lowercase();
+        assert!(
+            status == 200 && !text.contains(&tag),
+            "a parent is shown without what its child hides: {path}: {shown}"
+        );
+    }
+    // What operators type.
+    let reason = format!("asked by {}", unicode.to_uppercase());
+    for (path, body) in [
+        ("/api/admin/alerts/silences", json!({ "rule": "all", "subject": ascii, "forS": 3_600, "reason": reason })),
+        (
+            "/api/admin/schedules",
+            json!({ "id": "s", "queue": queue, "name": "noop", "data": {}, "everyMs": 3_600_000, "description": reason }),
+        ),
+        ("/api/admin/history/erase", json!({ "queue": queue, "job": "nobody", "reason": reason })),
+    ] {
+        let (status, answer) = host.post(path, body).await?;
+        ensure!(status == 200, "{path}: {status} {answer}");
+    }
+    let (in_redis, in_postgres) = dump().await?;
+    assert!(
+        in_redis.iter().any(|line| line.contains(":dn:once"))
+            && in_redis.iter().any(|line| line.contains(":processed"))
+    );
+    assert!(in_postgres.len() >= 3, "{in_postgres:?}");
+
+    let request = |more: Value| {
+        let mut body = json!({ "path": "to", "value": unicode, "reason": "request 7" });
+        if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
+            body.extend(more);
+        }
+        body
+    };
+    let named = json!({ "reason": format!("of {}", ascii.to_lowercase()) });
+    assert_eq!(host.post("/api/admin/history/erase", request(named)).await?.0, 400, "the reason stays");
+    let (_, left) = host.post("/api/admin/history/erase", request(json!({ "dryRun": true }))).await?;
+    assert_eq!(
+        (&left["data"]["live"]["found"], &left["data"]["places"]["flowResults"]),
+        (&json!(1), &json!(1)),
+        "{left}"
+    );
+    let (status, done) = host.post("/api/admin/history/erase", request(json!({ "unfinished": true }))).await?;
+    assert_eq!((status, &done["data"]["live"]["found"]), (200, &json!(0)), "{done}");
+    assert_eq!(dump().await?, (vec![], vec![]));
+    let bodies = host.get(&format!("/api/admin/history/search?queue={queue}")).await?.1;
+    for row in bodies["data"].as_array().into_iter().flatten() {
+        let path = format!("/api/admin/history/bodies/{queue}/{}?reveal=true", row["jobId"].as_str().context("an id")?);
+        let (_, body) = host.get(&path).await?;
+        assert!(!body.to_string().to_lowercase().contains(&tag), "the parent's result, too: {body}");
+    }
+    let killed = host.post(&format!("/api/admin/queues/{queue}/jobs/{running}/kill"), json!({})).await?;
+    assert_eq!(killed.0, 200, "{killed:?}");
+    host.job_in(queue, &running, "failed").await?;
+    assert_eq!(dump().await?, (vec![], vec![]), "what was kept never runs");
+    Ok(())
+}
+
+#[tokio::test]
+async fn jobs_stay_hidden_when_their_plugin_is_stopped_quarantined_or_deleted_and_while_postgres_is_away()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let (proxy, database_url) = proxied(&world).await?;
+    let cache = world.dir.path().join("cache").display().to_string();
+    let env = [
+        ("DATABASE_URL", database_url.as_str()),
+        ("PATCHBAY_RUNTIME_CACHE_DIR", cache.as_str()),
+        ("PATCHBAY_QUARANTINE_CRASHES", "2"),
+        ("PATCHBAY_QUARANTINE_CALLS", "2"),
+        ("PATCHBAY_QUARANTINE_JOBS", "2"),
+        KEY,
+    ];
+    let host = world.host(&env).await?;
+    let (ada, queue) = (Person::new(), "hostileQueue");
+    let version = |tag: &str, more: &str| {
+        let (tag, more) = (tag.to_owned(), more.to_owned());
+        hostile_plugin_with(move |text| text.replace("version = \"0", &format!("version = \"{tag}")) + &more)
+    };
+    let data = json!({ "to": ada.address, "phone": ada.password, "retry": "never" });
+    let first = host.deploy("hostile", version("1", "redact = [\"phone\"]\n")?).await?;
+    let second = host.deploy("hostile", version("2", "redact = [\"to\"]\n")?).await?;
+    let failed = host.add(queue, json!({ "name": "fail", "data": data })).await?;
+    host.job_in(queue, &failed, "failed").await?;
+    let seen = async |host: &Host| -> anyhow::Result<Vec<&'static str>> {
+        let jobs = format!("/api/admin/queues/{queue}");
+        let mut seen = Vec::new();
+        let (status, list) = host.get(&format!("{jobs}/jobs?state=failed")).await?;
+        ensure!(status == 200 && list.to_string().contains("[redacted]"), "{status} {list}");
+        seen.extend(ada.found_in(list.to_string().as_bytes()));
+        // What follows is refused without Postgres.
+        let (status, shown) = host.get(&format!("{jobs}/jobs/{failed}")).await?;
+        ensure!(status == 503 || shown.to_string().contains("[redacted]"), "{status} {shown}");
+        seen.extend(ada.found_in(shown.to_string().as_bytes()));
+        let look = json!({ "kind": "retry", "filter": { "queue": queue }, "dryRun": true, "withData": true });
+        let (status, preview) = host.post("/api/admin/bulk", look).await?;
+        ensure!(status == 503 || preview.to_string().contains("[redacted]"), "{status} {preview}");
+        seen.extend(ada.found_in(preview.to_string().as_bytes()));
+        Ok(seen)
+    };
+    assert_eq!(seen(&host).await?, ["password"; 3], "as the active manifest says");
+
+    for _ in 0..2 {
+        host.add(queue, json!({ "name": "panic", "data": data })).await?;
+    }
+    until(Duration::from_secs(30), "the quarantine", async || {
+        let (_, plugins) = host.get("/api/admin/plugins").await?;
+        Ok(plugins["data"][0]["quarantined"].is_object().then_some(()))
+    })
+    .await?;
+    assert_eq!(seen(&host).await?, [""; 0], "quarantined: hidden is what any revision has hidden");
+    assert!(host.stop().await?.success());
+    proxy.refuse(true);
+    let host = world.host(&env).await?;
+    assert_eq!(seen(&host).await?, [""; 0], "by the local copy");
+    proxy.refuse(false);
+    until(Duration::from_secs(20), "readiness", async || Ok((host.get("/readyz").await?.0 == 200).then_some(())))
+        .await?;
+    assert_eq!(seen(&host).await?, [""; 0], "after a restart");
+
+    let stopped = host.post("/api/admin/plugins/hostile/deactivate", json!({})).await?;
+    assert_eq!(stopped.0, 200, "{stopped:?}");
+    assert_eq!(seen(&host).await?, [""; 0], "stopped");
+    for revision in [&first, &second] {
+        let deleted = host.delete(&format!("/api/admin/plugins/hostile/revisions/{revision}")).await?;
+        assert_eq!(deleted.0, 200, "{deleted:?}");
+    }
+    assert_eq!(seen(&host).await?, [""; 0], "deleted");
     Ok(())
 }
 

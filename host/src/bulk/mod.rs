@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use patchbay_model::job::{JobKey, JobState};
+use patchbay_model::redaction::Mask;
 use patchbay_queue::{Chosen, Fate, QueueError, Queues, Removed};
 use patchbay_runtime::Runtime;
 use patchbay_store::{BulkItem, BulkOutcome, BulkRow, Duty, Lead, NewBulkItem, Singleton, Store, StoreError};
@@ -25,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::history::Bodies;
-use crate::{plugins, redacted};
+use crate::redacted;
+use crate::redactions::Redactions;
 use act::Schemas;
 use choose::{Candidate, Chooser, Place};
 pub use plan::{Identity, Kind, Plan, Request, Source};
@@ -124,16 +126,23 @@ pub struct Bulks {
     queues: Queues,
     runtime: Arc<Runtime>,
     bodies: Arc<Bodies>,
+    redactions: Arc<Redactions>,
     wake: Notify,
     handled: Mutex<BTreeMap<(Kind, &'static str), u64>>,
 }
 
 impl Bulks {
     #[allow(missing_docs)]
-    pub fn new(store: Store, queues: Queues, runtime: Arc<Runtime>, bodies: Arc<Bodies>) -> Arc<Self> {
+    pub fn new(
+        store: Store,
+        queues: Queues,
+        runtime: Arc<Runtime>,
+        bodies: Arc<Bodies>,
+        redactions: Arc<Redactions>,
+    ) -> Arc<Self> {
         // Series that are there from the start show their first rise.
         let handled = Kind::ALL.iter().flat_map(|kind| RESULTS.map(|result| ((*kind, result), 0))).collect();
-        Arc::new(Self { store, queues, runtime, bodies, wake: Notify::new(), handled: Mutex::new(handled) })
+        Arc::new(Self { store, queues, runtime, bodies, redactions, wake: Notify::new(), handled: Mutex::new(handled) })
     }
 
     /// There may be something to do.
@@ -161,17 +170,22 @@ impl Bulks {
             let (candidates, next) = chooser.page(here).await?;
             preview.matched += candidates.len() as u64;
             let some = candidates.into_iter().take(SAMPLE - preview.sample.len());
-            preview.sample.extend(some.map(|candidate| self.sample(plan, candidate, show)));
+            for candidate in some {
+                preview.sample.push(self.sample(plan, candidate, show).await?);
+            }
             preview.complete = next.is_none();
             place = next.filter(|_| began.elapsed() < count_for);
         }
         Ok(preview)
     }
 
-    fn sample(&self, plan: &Plan, candidate: Candidate, show: Show) -> Sample {
+    async fn sample(&self, plan: &Plan, candidate: Candidate, show: Show) -> Result<Sample, BulkError> {
         let Candidate { chosen, name, mut failure, mut data } = candidate;
-        let redaction = plugins::redaction(&self.runtime, &chosen.key.queue);
-        let mask = data.as_ref().map(|data| redaction.data(data).1).unwrap_or_default();
+        let redaction = self.redactions.of(&chosen.key.queue);
+        let children = self.queues.children_data(&chosen.key.queue, &[chosen.key.id.as_str()]).await?.concat();
+        // Also those of the data before it is edited.
+        let mut hidden = self.redactions.values(&children);
+        hidden.extend(data.iter().flat_map(|data| redaction.values(data)));
         let mut refused = None;
         if let (Some(edits), Some(old)) = (&plan.edits, &data) {
             let schemas = Schemas::of(&self.runtime, std::slice::from_ref(&chosen));
@@ -182,10 +196,10 @@ impl Bulks {
             }
         }
         if show != Show::Everything {
-            redacted::hide(&mut failure, &mask);
-            data = data.map(|data| redaction.data(&data).0.text.into_owned());
+            redacted::hide(&mut failure, &Mask::new(hidden.clone()));
+            data = data.map(|data| redaction.data_beside(&data, hidden).0.text.into_owned());
         }
-        Sample {
+        Ok(Sample {
             queue: chosen.key.queue.to_string(),
             id: chosen.key.id.to_string(),
             name,
@@ -194,7 +208,7 @@ impl Bulks {
             finished_on: chosen.finished_on,
             refused,
             data: data.filter(|_| show != Show::NoData),
-        }
+        })
     }
 
     /// Works off what there is until cancelled. Cut off anywhere, it goes on from there.

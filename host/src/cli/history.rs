@@ -308,9 +308,10 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
 const ERASE_LIMIT: Duration = Duration::from_secs(600);
 
 /// Where something is erased beside the history.
-const PLACES: [(&str, &str); 11] = [
+const PLACES: [(&str, &str); 14] = [
     ("redisEnded", "jobs in Redis that have ended"),
     ("redisUnfinished", "jobs in Redis that were still to run"),
+    ("flowResults", "results of children that parents in flows were told"),
     ("undoCopies", "copies for undoing removals"),
     ("events", "events of queues"),
     ("keyValue", "keys of plugins' key-value spaces"),
@@ -319,7 +320,9 @@ const PLACES: [(&str, &str); 11] = [
     ("bulkOperations", "bulk operations (the value in them)"),
     ("deadLetters", "dead letters (the value in them)"),
     ("operatorActions", "operators' actions (the value in them)"),
-    ("alerts", "alerts (the value in them)"),
+    ("alerts", "alerts and silences (the value in them)"),
+    ("schedules", "descriptions of schedules (the value in them)"),
+    ("reasons", "reasons of erasures and quarantines (the value in them)"),
 ];
 
 /// What stays, and what to do about it.

@@ -42,7 +42,7 @@ struct LookAfter {
 impl Rounds for LookAfter {
     async fn round(&mut self, lead: &mut Lead<'_>) -> anyhow::Result<()> {
         fill_gaps(lead, &self.queues).await?;
-        Erasing { store: &self.store, queues: &self.queues }.go_on().await?;
+        Erasing { store: &self.store, queues: &self.queues, bodies: None }.go_on().await?;
         if self.looked.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
             prune(lead, &self.store, self.keep).await?;
             self.looked = Some(Instant::now());

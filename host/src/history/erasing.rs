@@ -8,12 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use patchbay_model::job::{JobKey, JobState};
-use patchbay_model::redaction::Mask;
+use patchbay_model::redaction::{Mask, forms, spellings};
 use patchbay_model::{DataPath, JobId, QueueName};
-use patchbay_queue::{Copy, Erasing as Fate, Located, QueueError, Queues};
+use patchbay_queue::{Copy, Deduplicated, Erasing as Fate, Located, QueueError, Queues};
 use patchbay_store::{Erased, ErasedJob, NewErasure, PendingErasure, Person, Store, StoreError, Term, Texts};
 use serde::Serialize;
 use tracing::info;
+
+use super::Bodies;
 
 /// For looking through the jobs in Redis: somebody waits.
 const LOOK_FOR: Duration = Duration::from_secs(60);
@@ -24,6 +26,10 @@ const RECORDER_PAUSE: Duration = Duration::from_millis(50);
 const MOST_NAMED: usize = 100;
 /// Shorter values are parts of other words: they are not looked for in texts.
 const LEAST_IN_TEXTS: usize = 9;
+/// A parent's parents.
+const MAX_GENERATIONS: usize = 16;
+/// Results of a parent that are looked through.
+const MOST_RESULTS: i64 = 100;
 /// Jobs per round of whoever ends what was cut short.
 const PER_ROUND: i64 = 200;
 
@@ -82,8 +88,10 @@ pub struct Erasure {
 pub struct Places {
     /// Jobs in Redis that have ended, or were removed by a bulk operation.
     pub redis_ended: u64,
-    /// Jobs in Redis that were still to run.
+    /// Jobs in Redis that were still to run, those that de-duplication keeps included.
     pub redis_unfinished: u64,
+    /// What parents in flows were told by their children.
+    pub flow_results: u64,
     /// Copies for undoing removals.
     pub undo_copies: u64,
     /// Entries in the queues' streams of events.
@@ -97,6 +105,10 @@ pub struct Places {
     pub dead_letters: u64,
     pub operator_actions: u64,
     pub alerts: u64,
+    /// Descriptions of schedules.
+    pub schedules: u64,
+    /// Reasons of other erasures, and of quarantines.
+    pub reasons: u64,
     /// Left, for good: entries of audit trails.
     pub audit_entries_left: u64,
     /// Left until they have ended: bulk operations with the value in their filter.
@@ -112,6 +124,8 @@ impl Places {
         self.dead_letters = texts.dead_letters;
         self.operator_actions = texts.operator_actions;
         self.alerts = texts.alerts;
+        self.schedules = texts.schedules;
+        self.reasons = texts.reasons;
         self.audit_entries_left = texts.audit_entries;
         self.bulk_operations_left = texts.active_bulk_operations;
         self.outbox_left = texts.outbox;
@@ -161,6 +175,8 @@ pub struct Erasing<'a> {
     pub store: &'a Store,
     /// Redis.
     pub queues: &'a Queues,
+    /// Opens what parents in flows have returned; whoever only goes on knows the jobs.
+    pub bodies: Option<&'a Bodies>,
 }
 
 /// What was found.
@@ -177,13 +193,14 @@ struct Found {
 struct Subject {
     path: String,
     values: Vec<String>,
+    spellings: Vec<String>,
     mask: Mask,
     terms: Vec<Term>,
 }
 
 impl Subject {
     fn person(&self) -> Person<'_> {
-        Person { path: &self.path, values: &self.values, mask: &self.mask }
+        Person { path: &self.path, values: &self.values, spellings: &self.spellings, mask: &self.mask }
     }
 }
 
@@ -192,9 +209,11 @@ impl Erasing<'_> {
     pub async fn preview(&self, wanted: &Wanted) -> Result<Erasure, EraseError> {
         let subject = self.subject(wanted).await?;
         let found = self.find(wanted, subject.as_ref()).await?;
-        let (meant, left) = self.sort(&found, wanted.unfinished);
+        let (meant, mut left) = self.sort(&found, wanted.unfinished);
         let jobs: Vec<ErasedJob> = found.jobs.iter().cloned().collect();
         let mut places = Places::default();
+        let kept = self.kept(wanted, subject.as_ref()).await?;
+        let kept_count = kept.len() as u64;
         for located in &found.located {
             match left.iter().any(|job| job.id == located.key.id.as_str() && job.queue == located.key.queue.as_str()) {
                 true => {}
@@ -206,6 +225,11 @@ impl Erasing<'_> {
             places = places.with(&self.store.forget_texts(self.queues.prefix(), &subject.person(), true).await?);
         }
         places.undo_copies = found.copies.len() as u64;
+        if wanted.unfinished {
+            places.redis_unfinished += kept_count;
+        } else {
+            left.extend(kept.iter().map(left_kept));
+        }
         let mask = subject.map(|subject| subject.mask).unwrap_or_default();
         self.elsewhere(&mut places, &meant, &left_keys(&found, &meant), &mask, true).await?;
         Ok(Erasure {
@@ -243,17 +267,28 @@ impl Erasing<'_> {
             Some(subject) => self.store.forget_texts(prefix, &subject.person(), false).await?,
             None => Texts::default(),
         };
+        let mut places = Places::default().with(&texts);
+        // Before the jobs are looked for: one that becomes a job meanwhile is found there.
+        let mut left_behind = Vec::new();
+        for kept in self.kept(wanted, subject.as_ref()).await? {
+            if !wanted.unfinished {
+                left_behind.push(left_kept(&kept));
+            } else if self.queues.forget_kept(&kept.1).await? {
+                places.redis_unfinished += 1;
+            }
+        }
         let found = self.find(wanted, subject.as_ref()).await?;
         let jobs: Vec<ErasedJob> = found.jobs.iter().cloned().collect();
         self.store.list_erased_jobs(erasure, &jobs).await?;
-        let mut places = Places::default().with(&texts);
         let mask = subject.map(|subject| subject.mask).unwrap_or_default();
-        let (erased, left) = self.erase_jobs(erasure, &jobs, wanted.unfinished, &mask, &mut places).await?;
+        let (erased, mut left) = self.erase_jobs(erasure, &jobs, wanted.unfinished, &mask, &mut places).await?;
+        let done = jobs.len() - left.len();
+        left.extend(left_behind);
         places.undo_copies += self.forget_copies(&found.copies).await?;
         self.store.end_erasures(prefix).await?;
         let done = Erasure {
             erasure: Some(erasure),
-            jobs: jobs.len() - left.len(),
+            jobs: done,
             erased,
             places,
             waiting: self.queues.attempts_waiting().await?,
@@ -292,16 +327,22 @@ impl Erasing<'_> {
 
     async fn subject(&self, wanted: &Wanted) -> Result<Option<Subject>, EraseError> {
         let Some((path, value)) = &wanted.person else { return Ok(None) };
-        let mut values = vec![value.clone()];
         // As the addresses within a text are found.
-        let small = value.to_lowercase();
-        if value.contains('@') && small != *value {
-            values.push(small);
+        let mut values: Vec<String> = Vec::new();
+        for form in forms(value) {
+            let small = form.contains('@').then(|| form.to_lowercase());
+            for form in std::iter::once(form).chain(small) {
+                if !values.contains(&form) {
+                    values.push(form);
+                }
+            }
         }
+        let spellings: BTreeSet<String> = forms(value).iter().flat_map(|form| spellings(form)).collect();
         let key = self.store.term_key().await?;
         let terms = values.iter().map(|value| key.term(path, value)).collect();
         let mask = if value.len() >= LEAST_IN_TEXTS { Mask::new([value.clone()]) } else { Mask::default() };
-        Ok(Some(Subject { path: path.to_string(), values, mask, terms }))
+        let spellings = spellings.into_iter().collect();
+        Ok(Some(Subject { path: path.to_string(), values, spellings, mask, terms }))
     }
 
     async fn find(&self, wanted: &Wanted, subject: Option<&Subject>) -> Result<Found, EraseError> {
@@ -329,14 +370,15 @@ impl Erasing<'_> {
                     None => self.queues.list().await?,
                 };
                 for queue in &queues {
-                    let (located, complete) = self.queues.jobs_with(queue, path, &subject.values, until).await?;
+                    let (located, complete) =
+                        self.queues.jobs_with(queue, path, &subject.values, &subject.mask, until).await?;
                     found.located.extend(located);
                     found.complete &= complete;
                     found.schedules.extend(self.queues.schedulers_with(queue, path, &subject.values).await?);
                 }
                 for row in store.schedules().await? {
-                    let is_meant = queue.is_none_or(|queue| row.queue == queue)
-                        && path.values(&row.data).iter().any(|value| subject.values.contains(value));
+                    let is_meant =
+                        queue.is_none_or(|queue| row.queue == queue) && path.holds(&row.data, &subject.values);
                     if is_meant && !found.schedules.contains(&row.id) {
                         found.schedules.push(row.id);
                     }
@@ -355,6 +397,9 @@ impl Erasing<'_> {
             found.located.retain(|job| job.key.id == *id);
         }
         found.jobs.extend(found.located.iter().map(|located| of_key(&located.key)));
+        if let Some(subject) = subject {
+            self.find_parents(&mut found, subject).await?;
+        }
         // Of history's jobs Redis may have some under other data; where they are tells what can be done.
         for job in &found.jobs {
             let is_known =
@@ -389,6 +434,64 @@ impl Erasing<'_> {
             if let Some(((queue, id), job_created_ms)) = job {
                 let prefix = prefix.to_owned();
                 found.jobs.insert(ErasedJob { prefix, queue: queue.into(), job_id: id.into(), job_created_ms });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Parents whose result, as the history has it, holds what a child has told them.
+    async fn find_parents(&self, found: &mut Found, subject: &Subject) -> Result<(), EraseError> {
+        let (Some(bodies), false) = (self.bodies, subject.mask.is_empty()) else { return Ok(()) };
+        let mut seen: HashSet<(String, String)> = HashSet::new();
+        let mut children: Vec<ErasedJob> = found.jobs.iter().cloned().collect();
+        for _ in 0..MAX_GENERATIONS {
+            let parents = self.store.parents_of(&children).await?;
+            children.clear();
+            for (queue, id) in parents.into_iter().filter(|parent| seen.insert(parent.clone())) {
+                let (Ok(queue), Ok(id)) = (queue.parse::<QueueName>(), id.parse::<JobId>()) else { continue };
+                for row in self.store.bodies(self.queues.prefix(), &queue, &id, MOST_RESULTS).await? {
+                    let (job_created_ms, started) = (row.job_created_ms, row.started.unsigned_abs());
+                    let prefix = self.queues.prefix().to_owned();
+                    let job =
+                        ErasedJob { prefix, queue: row.queue.clone(), job_id: row.job_id.clone(), job_created_ms };
+                    let Some(key) = key_of(&job) else { continue };
+                    // Without its key nobody can read it.
+                    let Ok(body) = bodies.open(&key, started, &row.sealed()).await else { continue };
+                    let is_meant = |text: &String| subject.mask.finds(text);
+                    if is_meant(&body.data) || body.result.iter().any(is_meant) {
+                        children.push(job);
+                    }
+                }
+            }
+            if children.is_empty() {
+                return Ok(());
+            }
+            found.jobs.extend(children.iter().cloned());
+        }
+        Ok(())
+    }
+
+    /// Jobs that de-duplication keeps until another one has ended.
+    async fn kept(
+        &self,
+        wanted: &Wanted,
+        subject: Option<&Subject>,
+    ) -> Result<Vec<(QueueName, Deduplicated)>, EraseError> {
+        let queues = match &wanted.queue {
+            Some(queue) => vec![queue.clone()],
+            None => self.queues.list().await?,
+        };
+        let mut found = Vec::new();
+        for queue in queues {
+            for kept in self.queues.kept(&queue).await? {
+                let is_named = wanted.job.as_ref().is_none_or(|id| kept.id == id.as_str());
+                let has_value = match (&wanted.person, subject) {
+                    (Some((path, _)), Some(subject)) => kept.has(path, &subject.values),
+                    _ => true,
+                };
+                if is_named && has_value {
+                    found.push((queue.clone(), kept));
+                }
             }
         }
         Ok(found)
@@ -504,10 +607,18 @@ impl Erasing<'_> {
         for key in jobs.iter().filter_map(key_of) {
             by_queue.entry(key.queue).or_default().insert(key.id.to_string());
         }
+        if !mask.is_empty() {
+            // A parent may be gone, and its event be left.
+            for queue in self.queues.list().await? {
+                by_queue.entry(queue).or_default();
+            }
+        }
         for (queue, ids) in &by_queue {
             places.events += self.queues.erase_events(queue, ids, mask, only_count).await?;
         }
-        let keys: HashSet<String> = jobs.iter().filter_map(key_of).map(|key| key.idempotency_key()).collect();
+        let keys: Vec<JobKey> = jobs.iter().filter_map(key_of).collect();
+        places.flow_results += self.queues.erase_told(&keys, mask, only_count).await?;
+        let keys: HashSet<String> = keys.iter().map(JobKey::idempotency_key).collect();
         places.key_value += self.queues.erase_kept(&keys, spared, mask, only_count).await?;
         let names: HashSet<String> = jobs.iter().map(|job| format!("{}:{}", job.queue, job.job_id)).collect();
         places.set_aside += self.queues.erase_set_aside(&names, mask, only_count).await?;
@@ -553,6 +664,11 @@ fn key_of(job: &ErasedJob) -> Option<JobKey> {
         id: job.job_id.parse().ok()?,
         created_ms: job.job_created_ms.try_into().ok()?,
     })
+}
+
+/// BullMQ makes a job of it when the one before it ends.
+fn left_kept((queue, kept): &(QueueName, Deduplicated)) -> LiveJob {
+    LiveJob { queue: queue.to_string(), id: kept.id.clone(), state: JobState::Waiting, why: "unfinished" }
 }
 
 /// Idempotency keys of the jobs that are left.

@@ -133,9 +133,11 @@ impl Mirror {
         let failed: Vec<&mut EndedElsewhere> = ended.iter_mut().filter(|job| job.failure.is_some()).collect();
         let ids: Vec<&str> = failed.iter().map(|job| job.id.as_str()).collect();
         let data = self.queues.data_of(queue, &ids).await?;
+        let children = self.queues.children_data(queue, &ids).await?;
         let redaction = self.plugins.redaction(queue);
-        for (job, data) in failed.into_iter().zip(data) {
-            redacted::hide(&mut job.failure, &redaction.data(&data).1);
+        for ((job, data), children) in failed.into_iter().zip(data).zip(children) {
+            let (_, mask) = redaction.data_beside(&data, self.plugins.hidden_values(&children));
+            redacted::hide(&mut job.failure, &mask);
         }
         Ok(ended)
     }

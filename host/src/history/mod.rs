@@ -28,7 +28,7 @@ use crate::body_budget::BodyBudget;
 pub use bodies::{Bodies, Unopened};
 pub use duty::run;
 pub use erasing::{Asker, EraseError, Erasing, Erasure, Wanted};
-pub use shown::{Reader, Shown};
+pub use shown::{NotShown, Reader, Shown};
 
 /// What operators ask the history for.
 pub struct History {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use patchbay_model::job::JobKey;
 use patchbay_model::{QueueName, Redaction};
-use patchbay_store::BodyRow;
+use patchbay_queue::{QueueError, Queues};
+use patchbay_store::{BodyRow, StoreError};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -30,47 +31,65 @@ impl Shown {
     }
 }
 
+/// Why nothing is shown.
+#[derive(Debug, thiserror::Error)]
+pub enum NotShown {
+    /// Postgres.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Redis.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
 /// Opens for one reader; what queues redact is asked once.
 pub struct Reader<'a> {
     bodies: &'a Bodies,
     plugins: &'a Plugins,
-    prefix: &'a str,
+    queues: &'a Queues,
     /// Show what is hidden, too.
     reveal: bool,
-    /// Absent for a queue whose manifest nobody has.
+    /// Absent for a queue that no manifest names.
     redactions: BTreeMap<String, Option<Redaction>>,
 }
 
 impl<'a> Reader<'a> {
-    /// `prefix` is BullMQ's. Who reveals what is hidden is to be recorded.
-    pub fn new(bodies: &'a Bodies, plugins: &'a Plugins, prefix: &'a str, reveal: bool) -> Self {
-        Self { bodies, plugins, prefix, reveal, redactions: BTreeMap::new() }
+    /// Who reveals what is hidden is to be recorded.
+    pub fn new(bodies: &'a Bodies, plugins: &'a Plugins, queues: &'a Queues, reveal: bool) -> Self {
+        Self { bodies, plugins, queues, reveal, redactions: BTreeMap::new() }
     }
 
-    /// Fails only when Postgres does not answer.
-    pub async fn show(&mut self, row: BodyRow) -> Result<Shown, patchbay_store::StoreError> {
+    /// Fails only when Postgres or Redis does not answer.
+    pub async fn show(&mut self, row: BodyRow) -> Result<Shown, NotShown> {
         let (Ok(queue), Ok(id)) = (row.queue.parse::<QueueName>(), row.job_id.parse()) else {
             return Ok(Shown::withheld("the row is damaged"));
         };
-        let known = || self.plugins.handler_of(&queue).map(|_| self.plugins.redaction(&queue));
+        let known = || self.plugins.knows_redaction(&queue).then(|| self.plugins.redaction(&queue));
         let redaction = self.redactions.entry(row.queue.clone()).or_insert_with(known).clone();
         let Some(redaction) = redaction.or_else(|| self.reveal.then(Redaction::default)) else {
             return Ok(Shown::withheld(format!(
-                "no active plugin handles {queue}, so nothing says what of it may be shown"
+                "no plugin has ever handled {queue} here, so nothing says what of its jobs may be shown"
             )));
         };
-        let job = JobKey { prefix: self.prefix.to_owned(), queue, id, created_ms: row.job_created_ms.unsigned_abs() };
+        let job = JobKey {
+            prefix: self.queues.prefix().to_owned(),
+            queue,
+            id,
+            created_ms: row.job_created_ms.unsigned_abs(),
+        };
         let started = row.started.unsigned_abs();
         Ok(match self.bodies.open(&job, started, &row.sealed()).await {
             Ok(body) if self.reveal => {
                 Shown { data: json(body.data), result: body.result.and_then(json), withheld: None }
             }
             Ok(body) => {
-                let (data, mask) = redaction.data(&body.data);
+                // A parent sees its children's results, whose values are known while Redis has them.
+                let told = self.queues.children_data(&job.queue, &[job.id.as_str()]).await?.concat();
+                let (data, mask) = redaction.data_beside(&body.data, self.plugins.hidden_values(&told));
                 let result = body.result.map(|result| redaction.document(&result, &mask).text.into_owned());
                 Shown { data: json(data.text.into_owned()), result: result.and_then(json), withheld: None }
             }
-            Err(Unopened::Store(error)) => return Err(error),
+            Err(Unopened::Store(error)) => return Err(error.into()),
             Err(reason) => Shown::withheld(reason.to_string()),
         })
     }

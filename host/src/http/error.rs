@@ -21,7 +21,7 @@ use serde_json::Value;
 use super::MAX_BODY_BYTES;
 use super::unread::BodyTooSlow;
 use crate::bulk::BulkError;
-use crate::history::EraseError;
+use crate::history::{EraseError, NotShown};
 use crate::plugins::PluginError;
 use crate::selected::SelectError;
 use crate::vault::VaultError;
@@ -221,6 +221,15 @@ impl From<EraseError> for ApiError {
         match error {
             EraseError::Queue(error) => error.into(),
             EraseError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<NotShown> for ApiError {
+    fn from(error: NotShown) -> Self {
+        match error {
+            NotShown::Queue(error) => error.into(),
+            NotShown::Store(error) => error.into(),
         }
     }
 }

@@ -18,10 +18,13 @@ use tracing::{error, info, warn};
 use super::permissions::tables;
 use super::{PluginError, Plugins};
 use crate::local_copy::LocalCopy;
+use crate::redactions::{Paths, by_queue};
 use crate::signature::Signature;
 
 /// Name of the local copy of the active plugins.
 const COPY: &str = "plugins.json";
+/// Name of the local copy of what is hidden of jobs.
+const REDACTIONS: &str = "redactions.json";
 /// Convergence without a notification: bounds how long a lost one goes unnoticed.
 const RECONCILE_EVERY: Duration = Duration::from_secs(3);
 /// Without a successful look at Postgres for this long, the process may run outdated plugins.
@@ -68,6 +71,9 @@ impl Plugins {
         let active = self.store.active_set().await?;
         // First: jobs of a revision that has just been stopped keep their attempts from here on.
         self.quarantine.publish(self.store.quarantined().await?);
+        // Before a revision leaves the registry: its jobs stay, and must not be seen in between.
+        let redactions = by_queue(self.store.redactions().await?);
+        self.redactions.publish(redactions.clone());
         let registry = self.runtime.registry();
         let mut failures = HashMap::new();
         let mut changed = false;
@@ -122,14 +128,15 @@ impl Plugins {
         }
         *self.converged_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         // What runs does not depend on either.
-        if let Err(error) = self.tell(&active).await {
+        if let Err(error) = self.tell(&active, redactions).await {
             warn!(%error, "the other hosts, or the next start without Postgres, may not know what runs here");
         }
         Ok(())
     }
 
-    async fn tell(&self, active: &[ActiveRow]) -> Result<(), StoreError> {
+    async fn tell(&self, active: &[ActiveRow], redactions: Paths) -> Result<(), StoreError> {
         self.report().await?;
+        self.keep_redactions(redactions).await;
         self.keep_copy(active).await
     }
 
@@ -147,6 +154,7 @@ impl Plugins {
     pub async fn start_from_copy(&self) -> usize {
         let _one_at_a_time = self.converging.lock().await;
         let registry = self.runtime.registry();
+        self.redactions.publish(self.copy.load(REDACTIONS).unwrap_or_default());
         let copied: Vec<CopiedPlugin> = self.copy.load(COPY).unwrap_or_default();
         for plugin in &copied {
             match self.load_copied(plugin).await {
@@ -176,6 +184,17 @@ impl Plugins {
         let component = self.copy.component(&plugin.digest);
         let component = component.ok_or_else(|| PluginError::NotFound("its file is not here".into()))?;
         of_plugin(self.runtime.load(&component).await?, &plugin.plugin)
+    }
+
+    /// Keeps what is hidden for a start without Postgres.
+    async fn keep_redactions(&self, redactions: Paths) {
+        let mut copied = self.copied_redactions.lock().await;
+        if copied.as_ref() == Some(&redactions) {
+            return;
+        }
+        let (copy, current) = (self.copy.clone(), redactions.clone());
+        tokio::task::spawn_blocking(move || copy.save(REDACTIONS, &current)).await.ok();
+        *copied = Some(redactions);
     }
 
     /// Keeps what now runs here for a start without Postgres.

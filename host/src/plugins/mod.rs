@@ -21,6 +21,7 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest};
+use patchbay_queue::ChildData;
 use patchbay_runtime::Runtime;
 use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
 use serde_json::Value;
@@ -38,6 +39,7 @@ use crate::difference::Described;
 use crate::grants::Grants;
 use crate::local_copy::LocalCopy;
 use crate::quarantine::Quarantine;
+use crate::redactions::{self, Redactions};
 use crate::settings::{self, Settings};
 use crate::signature::{Signature, Standing, TrustedKeys};
 use crate::traces::Traces;
@@ -54,6 +56,7 @@ pub struct Parts {
     pub supervisor: Arc<Supervisor>,
     pub trusted: TrustedKeys,
     pub quarantine: Arc<Quarantine>,
+    pub redactions: Arc<Redactions>,
     pub copy: LocalCopy,
     /// Old revisions.
     pub keep: Keep,
@@ -74,10 +77,12 @@ pub struct Plugins {
     woken: Notify,
     trusted: TrustedKeys,
     quarantine: Arc<Quarantine>,
+    redactions: Arc<Redactions>,
     copy: LocalCopy,
     keep: Keep,
     /// What was last written there.
     copied: Mutex<Vec<CopiedPlugin>>,
+    copied_redactions: Mutex<Option<redactions::Paths>>,
     traces: Traces,
     /// Name of this process.
     host: String,
@@ -95,8 +100,21 @@ pub struct Plugins {
 impl Plugins {
     /// Loads nothing yet; see [`Plugins::converge`].
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, sql, runtime, settings, grants, supervisor, trusted, quarantine, copy, keep, traces, host } =
-            parts;
+        let Parts {
+            store,
+            sql,
+            runtime,
+            settings,
+            grants,
+            supervisor,
+            trusted,
+            quarantine,
+            redactions,
+            copy,
+            keep,
+            traces,
+            host,
+        } = parts;
         Self {
             store,
             sql,
@@ -106,9 +124,11 @@ impl Plugins {
             supervisor,
             trusted,
             quarantine,
+            redactions,
             copy,
             keep,
             copied: Mutex::default(),
+            copied_redactions: Mutex::default(),
             traces,
             host,
             woken: Notify::new(),
@@ -334,19 +354,24 @@ impl Plugins {
         self.runtime.registry().owner_of(queue).map(|revision| revision.plugin().clone())
     }
 
-    /// What is hidden of a queue's jobs. Of queues that no active plugin of this process handles, only names that mean a secret tell.
+    /// What is hidden of a queue's jobs, by the manifest that handles it or has handled it.
     pub fn redaction(&self, queue: &QueueName) -> Redaction {
-        redaction(&self.runtime, queue)
+        self.redactions.of(queue)
+    }
+
+    /// What is hidden of the data of a parent's children, which it sees.
+    pub fn hidden_values(&self, children: &[ChildData]) -> Vec<String> {
+        self.redactions.values(children)
+    }
+
+    /// Whether a manifest says, or has said, what of a queue's jobs is hidden.
+    pub fn knows_redaction(&self, queue: &QueueName) -> bool {
+        self.redactions.knows(queue)
     }
 
     /// The same for a filter, which may be about every queue: then what any of them hides.
     pub fn redaction_of(&self, queue: Option<&QueueName>) -> Redaction {
-        if let Some(queue) = queue {
-            return self.redaction(queue);
-        }
-        let revisions = self.runtime.registry().snapshot();
-        let queues = revisions.iter().flat_map(|revision| &revision.manifest().queues);
-        Redaction::new(&queues.flat_map(|spec| spec.redact.iter().cloned()).collect::<Vec<_>>())
+        queue.map_or_else(|| self.redactions.of_any(), |queue| self.redactions.of(queue))
     }
 
     /// One plugin owns a queue.
@@ -386,13 +411,6 @@ impl Plugins {
         let violations = block_in_place(|| settings::violations(manifest, &settings));
         if violations.is_empty() { Ok(()) } else { Err(PluginError::Settings(violations)) }
     }
-}
-
-/// By the active revision's manifest.
-pub fn redaction(runtime: &Runtime, queue: &QueueName) -> Redaction {
-    let owner = runtime.registry().owner_of(queue);
-    let spec = owner.as_ref().and_then(|revision| revision.manifest().queue(queue));
-    Redaction::new(spec.map_or(&[], |spec| &spec.redact))
 }
 
 fn to_keep(signature: &Signature) -> NewSignature {

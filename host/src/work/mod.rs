@@ -18,8 +18,9 @@ use chrono::Utc;
 use patchbay_capability::Refused;
 use patchbay_model::attempt::{AttemptRecord, Body, OutsideCall, Source};
 use patchbay_model::outcome::{Failure, Outcome, OutcomeKind, Retry};
+use patchbay_model::redaction::Mask;
 use patchbay_model::retry::{Past, RetryPolicy, Verdict, decide, least_deferral};
-use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest};
+use patchbay_model::{DataPath, PluginName, Redaction, RevisionDigest};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
 use tracing::{Instrument, warn};
 
@@ -48,9 +49,9 @@ pub trait Executor: Send + Sync + 'static {
     /// What a job of this queue may use, without running it.
     fn policy(&self, delivery: &Delivery) -> RetryPolicy;
 
-    /// What of the job is not shown.
-    fn redaction(&self, _queue: &QueueName) -> Redaction {
-        Redaction::default()
+    /// Finds what of the job, and of children whose results it sees, is not shown.
+    async fn mask(&self, delivery: &Delivery) -> Mask {
+        Redaction::default().data(&delivery.data).1
     }
 
     /// What the job is found by in the history.
@@ -122,6 +123,12 @@ impl Work {
             None => self.executor.execute(&delivery).await,
         };
         let mut execution = unless_refused(unless_killed(execution, &delivery), rand::random());
+        // The history has no data at hand when it shows a failure.
+        let mask = match execution.outcome.kind() {
+            OutcomeKind::Completed => Mask::default(),
+            _ => self.executor.mask(&delivery).await,
+        };
+        execution.outcome.cut(&mask);
         self.holds.note(&delivery.key.queue, execution.refused.as_ref());
         let past = past(&delivery, &execution, rand::random());
         let verdict = decide(&execution.outcome, &execution.policy, &past, rand::random());
@@ -137,10 +144,11 @@ impl Work {
         }
         if self.is_of_a_broken_plugin(&delivery, &execution) {
             // Whatever is decided about the plugin: the job finds its attempts as they were.
-            let record = self.record(&mut delivery, &mut execution, Verdict::Defer(Duration::ZERO), started_at);
+            let verdict = Verdict::Defer(Duration::ZERO);
+            let record = self.record(&mut delivery, &mut execution, verdict, started_at, &mask);
             return Settlement { disposition: Disposition::HandBack, record, again_after: None };
         }
-        let record = self.record(&mut delivery, &mut execution, verdict, started_at);
+        let record = self.record(&mut delivery, &mut execution, verdict, started_at, &mask);
         let again_after = again_after(&execution.policy, past.attempts_made);
         Settlement { disposition: disposition(execution, verdict, deferrals), record, again_after }
     }
@@ -170,17 +178,14 @@ impl Work {
         execution: &mut Execution,
         verdict: Verdict,
         started_at: chrono::DateTime<Utc>,
+        mask: &Mask,
     ) -> Option<AttemptRecord> {
         if !self.budget.recording().attempts {
             return None;
         }
         let values = self.executor.searchable(delivery);
         let (mut message, mut stack) = (execution.outcome.reason(), execution.stack.clone());
-        if message.is_some() {
-            // The history has no data at hand when it shows them.
-            let (_, mask) = self.executor.redaction(&delivery.key.queue).data(&delivery.data);
-            redacted::hide(message.iter_mut().chain(&mut stack), &mask);
-        }
+        redacted::hide(message.iter_mut().chain(&mut stack), mask);
         let body = self.body(delivery, execution, verdict);
         let (plugin, revision) = execution.ran_by.clone().unzip();
         Some(AttemptRecord {

@@ -11,6 +11,7 @@ use patchbay_model::capability::{Capabilities, Fields, HttpError, HttpRequest, H
 use patchbay_model::job::Trace;
 use patchbay_model::operation::{Answer, Body, Caller};
 use patchbay_model::outcome::Outcome;
+use patchbay_model::redaction::Mask;
 use patchbay_model::{PluginName, TraceParent};
 use patchbay_runtime::OperationCall;
 use tracing::{Instrument, warn};
@@ -116,7 +117,10 @@ impl WasmExecutor {
             warn!(outcome = report.outcome.kind().as_str(), stack, "the operation crashed");
         }
         let Some(Answer { status, body, .. }) = report.answer else {
-            return Err(unanswered(report.outcome, capabilities.refused()));
+            // No job, so that nothing says what of it is hidden.
+            let mut outcome = report.outcome;
+            outcome.cut(&Mask::default());
+            return Err(unanswered(outcome, capabilities.refused()));
         };
         let content = match body {
             Body::Empty => Content::Empty,

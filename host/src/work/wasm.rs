@@ -7,15 +7,16 @@ use async_trait::async_trait;
 use patchbay_capability::{Call, GuestCall, Services};
 use patchbay_model::job::Trace;
 use patchbay_model::outcome::{Outcome, OutcomeKind};
+use patchbay_model::redaction::Mask;
 use patchbay_model::retry::RetryPolicy;
-use patchbay_model::{DataPath, QueueName, Redaction};
+use patchbay_model::{DataPath, Redaction};
 use patchbay_queue::Delivery;
 use patchbay_runtime::{CallReport, JobCall, Revision, Runtime};
 
 use super::{Execution, Executor, correlation_id};
 use crate::grants::Grants;
 use crate::metrics::{Metered, Meters};
-use crate::plugins;
+use crate::redactions::Redactions;
 use crate::settings::Settings;
 use crate::traces::{Kind, Step, Traces};
 
@@ -25,6 +26,7 @@ pub struct WasmExecutor {
     services: Arc<Services>,
     settings: Arc<Settings>,
     grants: Arc<Grants>,
+    redactions: Arc<Redactions>,
     pub(super) meters: Arc<Meters>,
     pub(super) traces: Traces,
 }
@@ -36,10 +38,11 @@ impl WasmExecutor {
         services: Arc<Services>,
         settings: Arc<Settings>,
         grants: Arc<Grants>,
+        redactions: Arc<Redactions>,
         meters: Arc<Meters>,
         traces: Traces,
     ) -> Self {
-        Self { runtime, services, settings, grants, meters, traces }
+        Self { runtime, services, settings, grants, redactions, meters, traces }
     }
 
     /// The span of one call of this revision, of a job or an operation.
@@ -136,8 +139,11 @@ impl Executor for WasmExecutor {
         policy(delivery, owner.as_ref().map(|revision| revision.manifest().as_ref()))
     }
 
-    fn redaction(&self, queue: &QueueName) -> Redaction {
-        plugins::redaction(&self.runtime, queue)
+    async fn mask(&self, delivery: &Delivery) -> Mask {
+        let (queue, id) = (&delivery.key.queue, delivery.key.id.as_str());
+        // Without Redis the attempt cannot be settled either, and runs again.
+        let children = self.services.queues.children_data(queue, &[id]).await.unwrap_or_default().concat();
+        self.redactions.of(queue).data_beside(&delivery.data, self.redactions.values(&children)).1
     }
 
     fn searchable(&self, delivery: &Delivery) -> Vec<(DataPath, String)> {

@@ -12,8 +12,8 @@ use patchbay_model::attempt::OutsideCall;
 use patchbay_model::audit::AuditTrails;
 use patchbay_model::breaker::BreakerSpec;
 use patchbay_model::capability::{
-    Capabilities, CapabilityError, Envelope, HashKind, HttpError, HttpRequest, HttpResponse, LogLevel, SmtpFailure,
-    SmtpReceipt,
+    Capabilities, CapabilityError, Envelope, HashKind, HttpError, HttpRequest, HttpResponse, LogLevel,
+    MAX_LOG_LINE_BYTES, SmtpFailure, SmtpReceipt,
 };
 use patchbay_model::flow::{ChildResult, Flow};
 use patchbay_model::grant::{Ask, Granted};
@@ -334,8 +334,12 @@ fn value_fits(value: &[u8]) -> Result<(), CapabilityError> {
 impl Capabilities for GuestCall {
     fn log(&self, level: LogLevel, message: &str, fields: &[(String, String)]) {
         let plugin = self.call.manifest.name.as_str();
+        let mut message = message.to_owned();
+        if message.len() > MAX_LOG_LINE_BYTES {
+            self.mask().cut(&mut message, MAX_LOG_LINE_BYTES);
+        }
         let fields = fields.iter().map(|(name, value)| format!(" {name}={value}")).collect::<String>();
-        let (shown, shown_fields) = (self.mask().text(message), self.mask().text(fields.trim_start()));
+        let (shown, shown_fields) = (self.mask().text(&message), self.mask().text(fields.trim_start()));
         self.call.span.in_scope(|| match level {
             LogLevel::Trace => trace!(target: "guest", plugin, fields = &*shown_fields, "{shown}"),
             LogLevel::Debug => debug!(target: "guest", plugin, fields = &*shown_fields, "{shown}"),

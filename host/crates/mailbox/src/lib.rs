@@ -65,6 +65,19 @@ impl Address {
         &self.domain
     }
 
+    /// Every way to write it that means the same mailbox, upper and lower case apart: the domain as ASCII and as Unicode, the local part with
+    /// quotes and without. The first is what [`fmt::Display`] gives.
+    pub fn spellings(&self) -> Vec<String> {
+        let (unicode, _) = Uts46::new().to_unicode(self.domain.as_bytes(), AsciiDenyList::URL, Hyphens::Allow);
+        let mut locals = [quoted(&self.local), self.local.clone()];
+        if is_dot_atom(&self.local) {
+            locals.reverse();
+        }
+        let domains = [&*self.domain, &*unicode];
+        let domains = &domains[..if unicode == self.domain { 1 } else { 2 }];
+        domains.iter().flat_map(|domain| locals.iter().map(move |local| format!("{local}@{domain}"))).collect()
+    }
+
     /// Whether every server takes it. What is not ASCII before the `@` needs SMTPUTF8 (RFC 6531); a domain never does.
     pub fn is_ascii(&self) -> bool {
         self.local.is_ascii()
@@ -82,15 +95,12 @@ impl fmt::Display for Address {
         if is_dot_atom(&self.local) {
             return write!(f, "{}@{}", self.local, self.domain);
         }
-        f.write_str("\"")?;
-        for c in self.local.chars() {
-            if matches!(c, '"' | '\\') {
-                f.write_str("\\")?;
-            }
-            write!(f, "{c}")?;
-        }
-        write!(f, "\"@{}", self.domain)
+        write!(f, "{}@{}", quoted(&self.local), self.domain)
     }
+}
+
+fn quoted(local: &str) -> String {
+    format!("\"{}\"", local.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// `local@domain` and nothing else.

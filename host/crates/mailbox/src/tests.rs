@@ -107,3 +107,16 @@ fn only_a_local_part_beyond_ascii_needs_smtputf8() {
         "A@X.org".parse::<Address>().expect("an address").is_same(&"a@x.ORG".parse::<Address>().expect("an address"))
     );
 }
+
+#[test]
+fn an_address_is_known_in_each_of_its_spellings() {
+    let spellings = |text: &str| text.parse::<Address>().expect("an address").spellings();
+    assert_eq!(spellings("Ada@Example.com"), ["Ada@example.com", "\"Ada\"@example.com"]);
+    assert_eq!(spellings("a..b@example.com"), ["\"a..b\"@example.com", "a..b@example.com"]);
+    assert_eq!(spellings("\"a..b\"@example.com"), spellings("a..b@example.com"));
+    let both = ["x@xn--bcher-kva.example", "\"x\"@xn--bcher-kva.example", "x@bücher.example", "\"x\"@bücher.example"];
+    assert_eq!(
+        (spellings("x@BÜCHER.example"), spellings("x@xn--bcher-kva.example")),
+        (both.map(String::from).to_vec(), both.map(String::from).to_vec())
+    );
+}

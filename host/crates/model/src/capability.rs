@@ -11,6 +11,9 @@ use crate::flow::{ChildResult, Flow};
 use crate::job::NewJob;
 use crate::sql::{SqlAnswer, SqlError, SqlStatement, SqlTransaction};
 
+/// Longest log line of a guest.
+pub const MAX_LOG_LINE_BYTES: usize = 8 * 1024;
+
 /// Header or form fields: order and repetition are kept.
 pub type Fields = Vec<(String, Vec<u8>)>;
 
@@ -188,7 +191,7 @@ pub struct SmtpFailure {
 /// Everything that one call of one plugin may do outside its sandbox. One value per call: it carries the call's grants, limits and ids.
 #[async_trait]
 pub trait Capabilities: Send + Sync + 'static {
-    /// One log line. Never fails; the limit per call is the caller's (`runtime`) business, since it also covers stdout and stderr.
+    /// One log line, cut to [`MAX_LOG_LINE_BYTES`] where it is longer. Never fails; the limit per call is the caller's (`runtime`) business, since it also covers stdout and stderr.
     fn log(&self, level: LogLevel, message: &str, fields: &[(String, String)]);
 
     /// Progress as JSON: a number from 0 to 100 or an object.

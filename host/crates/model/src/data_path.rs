@@ -1,6 +1,6 @@
 //! A place in the data of jobs: which values the history finds a job by, and which it never shows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -40,21 +40,32 @@ impl DataPath {
         self.0.split('.')
     }
 
-    /// Texts, numbers and booleans there, each as it is written in the data, without the quotes of a text; each once. A text with mail
-    /// addresses in it has each of them as a value, too, in lower case. What is no JSON, or has nothing there, has none.
+    /// Texts, numbers and booleans there, each as it is written in the data, without the quotes of a text; each once, and the first
+    /// [`MAX_VALUES`]. A text with mail addresses in it has each of them as a value, too, in lower case, and in the normal form of
+    /// [`patchbay_mailbox::Address`]. What is no JSON, or has nothing there, has none.
     pub fn values(&self, data: &str) -> Vec<String> {
-        let mut values = Vec::new();
+        self.collected(data, MAX_VALUES)
+    }
+
+    /// Whether one of these values is there, however many others are.
+    pub fn holds(&self, data: &str, wanted: &[String]) -> bool {
+        let values: HashSet<String> = self.collected(data, usize::MAX).into_iter().collect();
+        wanted.iter().any(|value| values.contains(value))
+    }
+
+    fn collected(&self, data: &str, most: usize) -> Vec<String> {
+        let mut values = Values { all: Vec::new(), known: HashSet::new(), most };
         if let Ok(data) = serde_json::from_str::<&RawValue>(data) {
             let keys: Vec<&str> = self.keys().collect();
             collect(data, &keys, MAX_LISTS, &mut values);
         }
-        values
+        values.all
     }
 }
 
 /// By raw parts, so that a long number stays the one that was written. As deep as keys and lists allow, and no deeper.
-fn collect(value: &RawValue, keys: &[&str], lists: usize, values: &mut Vec<String>) {
-    if values.len() >= MAX_VALUES {
+fn collect(value: &RawValue, keys: &[&str], lists: usize, values: &mut Values) {
+    if values.all.len() >= values.most {
         return;
     }
     match (value.get().as_bytes().first(), keys) {
@@ -71,18 +82,32 @@ fn collect(value: &RawValue, keys: &[&str], lists: usize, values: &mut Vec<Strin
         }
         (Some(b'"'), []) => {
             let text: String = serde_json::from_str(value.get()).unwrap_or_default();
-            let within: Vec<String> = addresses(&text).map(str::to_lowercase).collect();
-            add(text, values);
-            within.into_iter().for_each(|address| add(address, values));
+            let mut within: Vec<String> = addresses(&text).map(str::to_lowercase).collect();
+            if text.contains('@') {
+                let mailboxes = patchbay_mailbox::parse_list(&text).unwrap_or_default();
+                within.extend(mailboxes.iter().map(|mailbox| mailbox.address.to_string().to_lowercase()));
+            }
+            values.add(text);
+            within.into_iter().for_each(|address| values.add(address));
         }
-        (Some(b'0'..=b'9' | b'-' | b't' | b'f'), []) => add(value.get().to_owned(), values),
+        (Some(b'0'..=b'9' | b'-' | b't' | b'f'), []) => values.add(value.get().to_owned()),
         _ => {}
     }
 }
 
-fn add(value: String, values: &mut Vec<String>) {
-    if (1..=MAX_VALUE_BYTES).contains(&value.len()) && values.len() < MAX_VALUES && !values.contains(&value) {
-        values.push(value);
+/// Each once, in order.
+struct Values {
+    all: Vec<String>,
+    known: HashSet<String>,
+    most: usize,
+}
+
+impl Values {
+    fn add(&mut self, value: String) {
+        let fits = (1..=MAX_VALUE_BYTES).contains(&value.len()) && self.all.len() < self.most;
+        if fits && self.known.insert(value.clone()) {
+            self.all.push(value);
+        }
     }
 }
 
@@ -164,6 +189,11 @@ mod tests {
         let all = "Asha <Asha@Example.com>, ravi@example.com";
         assert_eq!(path("to").values(data), [all, "asha@example.com", "ravi@example.com"]);
         assert_eq!(path("cc").values(data), ["x@y.z"]);
+        let other = r#"{"to": "Asha <X@Bücher.example>", "quoted": "A <\"a..b\"@y.z>"}"#;
+        assert_eq!(path("to").values(other)[1..], ["x@bücher.example", "x@xn--bcher-kva.example"]);
+        assert!(path("quoted").holds(other, &["\"a..b\"@y.z".into()]));
+        let many = json!({ "to": (0..1_000).map(|n| format!("p{n}@y.z")).collect::<Vec<_>>() }).to_string();
+        assert!(path("to").holds(&many, &["p999@y.z".into()]) && !path("to").holds(&many, &["p1000@y.z".into()]));
     }
 
     #[test]

@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest failure message kept, in bytes. Longer ones are cut at a character boundary.
+use crate::redaction::Mask;
+
+/// Longest failure message kept, in bytes. Longer ones are cut, not within what is hidden of the job.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024;
+/// Longest failure message on the way there: what is hidden in it is looked for before it is cut, and half of it would not be found.
+pub const MAX_WHOLE_MESSAGE_BYTES: usize = 2 * MAX_MESSAGE_BYTES;
 /// Longest failure details kept, in bytes. Longer ones are dropped: half a JSON document helps nobody.
 pub const MAX_DETAILS_BYTES: usize = 16 * 1024;
 /// Longest failure code, in bytes.
@@ -126,6 +130,16 @@ impl Outcome {
         }
     }
 
+    /// Cuts its message to [`MAX_MESSAGE_BYTES`], but not within a value that the mask finds.
+    pub fn cut(&mut self, mask: &Mask) {
+        let message = match self {
+            Self::Failed(failure) => &mut failure.message,
+            Self::Trapped(message) | Self::InvalidResult(message) | Self::HostFault(message) => message,
+            Self::Completed(_) | Self::Deadline(_) | Self::MemoryLimit(_) => return,
+        };
+        mask.cut(message, MAX_MESSAGE_BYTES);
+    }
+
     /// One line for an operator: BullMQ's `failedReason`. Absent when completed.
     pub fn reason(&self) -> Option<String> {
         Some(match self {
@@ -141,10 +155,11 @@ impl Outcome {
 }
 
 impl Failure {
-    /// Brings what a guest wrote within the contract's limits: code made kebab-case, message cut, oversized or broken details dropped.
+    /// Brings what a guest wrote within the contract's limits: code made kebab-case, message cut to [`MAX_WHOLE_MESSAGE_BYTES`], oversized or
+    /// broken details dropped. [`Outcome::cut`] follows.
     pub fn sanitized(mut self) -> Self {
         self.code = kebab_case(&self.code);
-        truncate(&mut self.message, MAX_MESSAGE_BYTES);
+        truncate(&mut self.message, MAX_WHOLE_MESSAGE_BYTES);
         if self.message.trim().is_empty() {
             self.message = "(the plugin gave no message)".into();
         }
@@ -186,7 +201,18 @@ mod tests {
         }
         .sanitized();
         assert_eq!(failure.code, "bad-credentials");
-        assert_eq!(failure.message.len(), MAX_MESSAGE_BYTES);
+        assert_eq!(failure.message.len(), MAX_WHOLE_MESSAGE_BYTES);
         assert_eq!(failure.details, None);
+        let mut outcome = Outcome::Failed(failure);
+        outcome.cut(&Mask::default());
+        assert_eq!(outcome.reason().map(|reason| reason.len()), Some("bad-credentials: ".len() + MAX_MESSAGE_BYTES));
+    }
+
+    #[test]
+    fn a_message_is_not_cut_within_a_hidden_value() {
+        let before = "x ".repeat(MAX_MESSAGE_BYTES / 2 - 4);
+        let mut outcome = Outcome::Trapped(format!("{before}ada@example.com is unknown"));
+        outcome.cut(&Mask::new(["ada@example.com".to_owned()]));
+        assert_eq!(outcome, Outcome::Trapped(before));
     }
 }

@@ -1,4 +1,5 @@
-//! Erasing jobs from Redis: the job, the copies for undoing, what a flow's parent was told, events, and what plugins keep.
+//! Erasing jobs from Redis: the job, one that de-duplication keeps, the copies for undoing, what a flow's parent was told, events, and what
+//! plugins keep.
 //!
 //! Jobs leave by upstream's script for removing. What is left of them elsewhere is found by looking at all of it: for a person's request, not
 //! for every day.
@@ -14,8 +15,7 @@ use redis::streams::StreamRangeReply;
 use redis::{RedisResult, Script, Value};
 
 use crate::damage::{read, text};
-use crate::scripts::Call;
-use crate::{QueueError, Queues, Start, streams};
+use crate::{JobView, QueueError, Queues, Start, streams};
 
 /// Jobs per round trip: each has up to 1 MiB of data.
 const PAGE: u64 = 25;
@@ -35,20 +35,28 @@ const STATES: [JobState; 7] = [
     JobState::Failed,
 ];
 
-/// Takes a child's result, or the reason of its failure, out of its parent. `KEYS`: the parent's results and failures. `ARGV`: the child's
-/// key, and what takes the place of the reason.
-static FORGET_CHILD: LazyLock<Script> = LazyLock::new(|| {
+/// Takes results of children, or the reasons of their failures, out of what their parent was told. `KEYS`: the parent's results or failures.
+/// `ARGV`: what takes their place, and the children's keys.
+static FORGET_TOLD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"local found = 0
-        if redis.call("HEXISTS", KEYS[1], ARGV[1]) == 1 then
-            redis.call("HSET", KEYS[1], ARGV[1], "null")
-            found = 1
-        end
-        if redis.call("HEXISTS", KEYS[2], ARGV[1]) == 1 then
-            redis.call("HSET", KEYS[2], ARGV[1], ARGV[2])
-            found = 1
+        for i = 2, #ARGV do
+            if redis.call("HEXISTS", KEYS[1], ARGV[i]) == 1 then
+                redis.call("HSET", KEYS[1], ARGV[i], ARGV[1])
+                found = found + 1
+            end
         end
         return found"#,
+    )
+});
+
+/// Forgets a job that de-duplication keeps, unless another one has taken its place. `KEYS`: where it is kept. `ARGV`: its data.
+static FORGET_KEPT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"if redis.call("HGET", KEYS[1], "data") ~= ARGV[1] then
+            return 0
+        end
+        return redis.call("DEL", KEYS[1])"#,
     )
 });
 
@@ -92,21 +100,41 @@ pub struct Copy {
 impl Copy {
     /// Whether its job has one of these values there.
     pub fn has(&self, path: &DataPath, values: &[String]) -> bool {
-        has(path, &self.data, values)
+        path.holds(&self.data, values)
     }
 }
 
-fn has(path: &DataPath, data: &str, values: &[String]) -> bool {
-    path.values(data).iter().any(|found| values.contains(found))
+/// A job that de-duplication keeps until the one that runs has ended (`keepLastIfActive`): BullMQ makes a job of it then.
+#[derive(Debug, Clone)]
+pub struct Deduplicated {
+    /// The id that it will have.
+    pub id: String,
+    key: Vec<u8>,
+    data: Vec<u8>,
+}
+
+impl Deduplicated {
+    /// Whether it has one of these values there.
+    pub fn has(&self, path: &DataPath, values: &[String]) -> bool {
+        path.holds(&text(&self.data), values)
+    }
+}
+
+/// Whether a job has said one of the values, as a flow's parent does with what its children told it.
+fn says(job: &JobView, mask: &Mask) -> bool {
+    let mut texts = job.progress.iter().chain(&job.return_value).chain(&job.failed_reason).chain(&job.stacktrace);
+    !mask.is_empty() && texts.any(|text| mask.finds(text))
 }
 
 impl Queues {
-    /// Jobs of a queue with one of these values in their data, and whether all were looked at by then.
+    /// Jobs of a queue with one of these values in their data, or with one that the mask finds in what they said; and whether all were looked
+    /// at by then.
     pub async fn jobs_with(
         &self,
         queue: &QueueName,
         path: &DataPath,
         values: &[String],
+        mask: &Mask,
         until: Instant,
     ) -> Result<(Vec<Located>, bool), QueueError> {
         let mut found: Vec<Located> = Vec::new();
@@ -117,7 +145,8 @@ impl Queues {
                     return Ok((found, false));
                 }
                 let page = self.jobs(queue, state, start, PAGE).await?;
-                for job in page.jobs.into_iter().filter(|job| has(path, &job.data, values)) {
+                let is_meant = |job: &JobView| path.holds(&job.data, values) || says(job, mask);
+                for job in page.jobs.into_iter().filter(is_meant) {
                     let (Ok(id), Some(created_ms)) = (job.id.parse(), job.timestamp) else { continue };
                     let key = JobKey { prefix: self.prefix().to_owned(), queue: queue.clone(), id, created_ms };
                     let schedule = job.schedule_id.filter(|_| job.finished_on.is_none());
@@ -143,10 +172,8 @@ impl Queues {
         Ok(Some(Located { key, state: job.state, schedule }))
     }
 
-    /// Takes a job out of Redis, and what its parent in a flow was told by it. One that is still to run only when that is meant.
+    /// Takes a job out of Redis. One that is still to run only when that is meant.
     pub async fn erase_job(&self, job: &JobKey, unfinished: bool) -> Result<Erasing, QueueError> {
-        let keys = self.keys(&job.queue);
-        let name = keys.job_key(job.id.as_str());
         let Some(seen) = self.job(&job.queue, &job.id).await? else {
             return Ok(Erasing::Gone);
         };
@@ -162,20 +189,75 @@ impl Queues {
             state if !unfinished => return Ok(Erasing::Unfinished(state)),
             _ => {}
         }
-        let parent: Option<String> =
-            redis::AsyncCommands::hget(&mut self.connection.get(), &name, "parentKey").await.unwrap_or_default();
         match self.remove(&job.queue, &job.id).await {
             Ok(()) | Err(QueueError::NotFound { .. }) => {}
             Err(QueueError::Running { .. }) => return Ok(Erasing::Runs),
             Err(QueueError::Scheduled { .. }) => return Ok(Erasing::OfSchedule),
             Err(error) => return Err(error),
         }
-        if let Some(parent) = parent {
-            let told = [format!("{parent}:processed"), format!("{parent}:failed")];
-            let call = Call::new(&FORGET_CHILD, &told).arg(&name).arg(ERASED);
-            call.invoke::<i64>(&mut self.connection.get()).await?;
-        }
         Ok(Erasing::Gone)
+    }
+
+    /// Jobs of a queue that de-duplication keeps, in none of its states.
+    pub async fn kept(&self, queue: &QueueName) -> Result<Vec<Deduplicated>, QueueError> {
+        let prefix = self.keys(queue).job_key("dn:");
+        let (mut found, mut cursor) = (Vec::new(), 0);
+        loop {
+            let (next, keys) = self.keys_at(cursor, &prefix, "", "hash").await?;
+            for key in keys {
+                let mut command = redis::cmd("HMGET");
+                command.arg(&key).arg("jid").arg("data");
+                let reply = command.query_async(&mut self.connection.get()).await;
+                let fields: Vec<Option<Vec<u8>>> = read(reply)?.unwrap_or_default();
+                let mut fields = fields.into_iter();
+                let id = fields.next().flatten().map(|id| text(&id)).unwrap_or_default();
+                if let Some(data) = fields.next().flatten() {
+                    found.push(Deduplicated { id, key, data });
+                }
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Forgets one of [`Queues::kept`]; false when it has become a job, or another one has taken its place.
+    pub async fn forget_kept(&self, kept: &Deduplicated) -> Result<bool, QueueError> {
+        let call = FORGET_KEPT.key(&kept.key).arg(&kept.data).invoke_async(&mut self.connection.get()).await;
+        Ok(call.map(|deleted: i64| deleted > 0)?)
+    }
+
+    /// What parents of any queue were told by these jobs, or with one of the values. Takes it out unless it is only asked for its number.
+    pub async fn erase_told(&self, jobs: &[JobKey], mask: &Mask, only_count: bool) -> Result<u64, QueueError> {
+        let children: HashSet<String> = jobs.iter().map(|job| self.keys(&job.queue).job_key(job.id.as_str())).collect();
+        let prefix = format!("{}:", self.prefix());
+        let mut count = 0;
+        for (end, instead) in [(":processed", "null"), (":failed", ERASED)] {
+            let mut cursor = 0;
+            loop {
+                let (next, keys) = self.keys_at(cursor, &prefix, end, "hash").await?;
+                for key in keys {
+                    let told = redis::cmd("HGETALL").arg(&key).query_async(&mut self.connection.get()).await;
+                    let told: Vec<(Vec<u8>, Vec<u8>)> = read(told)?.unwrap_or_default();
+                    let is_meant = |(child, said): &(Vec<u8>, Vec<u8>)| {
+                        *said != instead.as_bytes() && (children.contains(&text(child)) || mask.finds(&text(said)))
+                    };
+                    let meant: Vec<Vec<u8>> = told.into_iter().filter(is_meant).map(|(child, _)| child).collect();
+                    count += meant.len() as u64;
+                    if !only_count && !meant.is_empty() {
+                        let mut call = FORGET_TOLD.key(&key);
+                        call.arg(instead).arg(meant);
+                        call.invoke_async::<i64>(&mut self.connection.get()).await?;
+                    }
+                }
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(count)
     }
 
     /// Copies of removed jobs that are meant.
@@ -184,7 +266,7 @@ impl Queues {
         let mut found = Vec::new();
         let mut cursor = 0;
         loop {
-            let (next, keys) = self.keys_at(cursor, &prefix, "hash").await?;
+            let (next, keys) = self.keys_at(cursor, &prefix, "", "hash").await?;
             let parts = keys.iter().filter_map(|key| {
                 let (bulk, job) = std::str::from_utf8(key).ok()?.strip_prefix(&prefix)?.split_once(':')?;
                 Some((key, bulk.parse::<i64>().ok()?, job)).filter(|(_, _, job)| *job != "notes")
@@ -231,7 +313,7 @@ impl Queues {
         let prefix = format!("{}:kv:", self.config.own_prefix);
         let (mut count, mut cursor) = (0, 0);
         loop {
-            let (next, keys) = self.keys_at(cursor, &prefix, "string").await?;
+            let (next, keys) = self.keys_at(cursor, &prefix, "", "string").await?;
             let is_of = |key: &[u8], jobs: &HashSet<String>| text(key).split(':').any(|part| jobs.contains(part));
             for key in keys {
                 if is_of(&key, spared) {
@@ -335,15 +417,22 @@ impl Queues {
             Err(QueueError::Damaged { .. }) => Vec::new(),
             schedulers => schedulers?,
         };
-        let of = |data: &Option<String>| data.as_ref().is_some_and(|data| has(path, data, values));
+        let of = |data: &Option<String>| data.as_ref().is_some_and(|data| path.holds(data, values));
         Ok(schedulers.into_iter().filter(|scheduler| of(&scheduler.data)).map(|scheduler| scheduler.id).collect())
     }
 
-    async fn keys_at(&self, cursor: u64, prefix: &str, kind: &str) -> Result<(u64, Vec<Vec<u8>>), QueueError> {
+    /// Keys of one kind that begin and end like this.
+    async fn keys_at(
+        &self,
+        cursor: u64,
+        prefix: &str,
+        end: &str,
+        kind: &str,
+    ) -> Result<(u64, Vec<Vec<u8>>), QueueError> {
         let escaped: String =
             prefix.chars().flat_map(|c| if "*?[]\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect();
         let mut command = redis::cmd("SCAN");
-        command.arg(cursor).arg("MATCH").arg(format!("{escaped}*")).arg("COUNT").arg(KEYS).arg("TYPE").arg(kind);
+        command.arg(cursor).arg("MATCH").arg(format!("{escaped}*{end}")).arg("COUNT").arg(KEYS).arg("TYPE").arg(kind);
         Ok(command.query_async(&mut self.connection.get()).await?)
     }
 }

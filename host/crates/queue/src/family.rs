@@ -12,6 +12,8 @@ use crate::{QueueError, Queues};
 
 /// Most children that are named.
 const MAX_CHILDREN: usize = 200;
+/// Most children of a list of jobs whose data is read.
+const MAX_CHILDREN_READ: usize = 1_000;
 
 /// What ties a job to others.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -29,7 +31,47 @@ pub struct Family {
     pub platform: Option<String>,
 }
 
+/// A child's queue and data.
+pub type ChildData = (QueueName, String);
+
 impl Queues {
+    /// By job, the data of the children that have told it how they ended, while Redis has them; of the first thousand of all.
+    pub async fn children_data(&self, queue: &QueueName, ids: &[&str]) -> Result<Vec<Vec<ChildData>>, QueueError> {
+        let mut of_jobs: Vec<Vec<ChildData>> = vec![Vec::new(); ids.len()];
+        if ids.is_empty() {
+            return Ok(of_jobs);
+        }
+        let mut pipe = redis::pipe();
+        pipe.ignore_errors();
+        for id in ids {
+            let key = self.keys(queue).job_key(id);
+            pipe.hkeys(format!("{key}:processed")).hkeys(format!("{key}:failed"));
+        }
+        let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
+        let own = format!("{}:", self.prefix());
+        let mut by_queue: BTreeMap<QueueName, Vec<(usize, String)>> = BTreeMap::new();
+        let mut left = MAX_CHILDREN_READ;
+        for (place, reply) in replies.into_iter().enumerate() {
+            let told: Vec<Vec<u8>> = read(reply)?.unwrap_or_default();
+            for child in told.into_iter().take(left) {
+                left -= 1;
+                let child = text(&child);
+                let named = child.strip_prefix(&own).and_then(|name| name.split_once(':'));
+                if let Some((queue, id)) = named.and_then(|(queue, id)| Some((queue.parse().ok()?, id))) {
+                    // Two replies per job.
+                    by_queue.entry(queue).or_default().push((place / 2, id.to_owned()));
+                }
+            }
+        }
+        for (queue, children) in by_queue {
+            let ids: Vec<&str> = children.iter().map(|(_, id)| id.as_str()).collect();
+            for ((job, _), data) in children.iter().zip(self.data_of(&queue, &ids).await?) {
+                of_jobs[*job].push((queue.clone(), data));
+            }
+        }
+        Ok(of_jobs)
+    }
+
     /// Empty where there is nothing.
     pub async fn family(&self, queue: &QueueName, id: &JobId) -> Result<Family, QueueError> {
         let key = self.keys(queue).job_key(id.as_str());

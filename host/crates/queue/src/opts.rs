@@ -17,8 +17,8 @@ use crate::retention::KeepJobs;
 
 /// Most stack traces that a job may ask to keep: each is read and written again at every failure.
 const MAX_TRACES: usize = 100;
-/// Of an option that cannot be read, in a log line.
-const SHOWN_BYTES: usize = 100;
+/// Longest number that is shown in a log line.
+const SHOWN_BYTES: usize = 30;
 
 /// What a worker needs to know.
 #[derive(Debug, Default, PartialEq)]
@@ -87,8 +87,8 @@ impl JobOpts {
         if matches!(text.trim(), "" | "[]") {
             return Ok(Self::default());
         }
-        let raw: Raw<'_> =
-            serde_json::from_str(text).map_err(|error| format!("the job's options cannot be read: {error}"))?;
+        let raw: Raw<'_> = serde_json::from_str(text)
+            .map_err(|error| format!("the job's options cannot be read: {}", unread(text, &error)))?;
         let mut odd = Odd(Vec::new());
         let (backoff, never_again) = raw.backoff.map_or((None, false), |raw| odd.backoff(raw));
         Ok(Self {
@@ -129,13 +129,37 @@ fn value(raw: &RawValue) -> Option<Value> {
     serde_json::from_str(raw.get()).ok()
 }
 
+/// Why options cannot be read. What is of a wrong kind is in the error itself.
+fn unread(text: &str, error: &serde_json::Error) -> String {
+    match error.is_data() && !text.trim_start().starts_with('{') {
+        true => format!("they are {}, not an object", kind(text)),
+        false => error.to_string(),
+    }
+}
+
+/// What a JSON value is, in words that repeat no text of its author.
+fn kind(json: &str) -> String {
+    let json = json.trim();
+    match json.as_bytes().first() {
+        Some(b'{') => "an object".into(),
+        Some(b'[') => "a list".into(),
+        Some(b'"') => {
+            let length = serde_json::from_str::<String>(json).map_or(0, |text| text.chars().count());
+            format!("a text of {length} character{}", if length == 1 { "" } else { "s" })
+        }
+        Some(b't' | b'f' | b'n') => json.chars().take(SHOWN_BYTES).collect(),
+        _ if json.len() > SHOWN_BYTES => "a long number".into(),
+        _ => json.to_owned(),
+    }
+}
+
 /// Collects what means nothing.
 struct Odd(Vec<String>);
 
 impl Odd {
+    /// Only the kind of what its producer wrote, which may be personal, goes to the log.
     fn note(&mut self, name: &str, raw: &RawValue, instead: &str) {
-        let shown: String = raw.get().chars().take(SHOWN_BYTES).collect();
-        self.0.push(format!("{name} is {shown}: {instead}"));
+        self.0.push(format!("{name} is {}: {instead}", kind(raw.get())));
     }
 
     fn value(&mut self, name: &str, raw: Option<&RawValue>) -> Option<Value> {
@@ -433,6 +457,20 @@ mod tests {
         let named: Vec<&str> = opts.odd.iter().filter_map(|odd| odd.split(' ').next()).collect();
         assert_eq!(named, ["backoff", "attempts", "exp", "removeOnFail"]);
         assert!(opts.odd.iter().all(|odd| odd.len() < 300), "{:?}", opts.odd);
+        let leaking = r#"{"backoff":{"type":"c","note":"leak@x.y"},"attempts":"leak@x.y","exp":["leak@x.y"],"removeOnFail":{"age":"leak@x.y"},"kl":-3}"#;
+        let odd = JobOpts::parse(leaking).expect("options").odd.join("; ");
+        assert!(!odd.contains("leak"), "{odd}");
+        for said in
+            ["backoff is an object: ", "attempts is a text of 8 characters: ", "exp is a list: ", "keepLogs is -3: "]
+        {
+            assert!(odd.contains(said), "{said}: {odd}");
+        }
+        let refused = |text: &str| JobOpts::parse(text).expect_err("no options");
+        assert_eq!(
+            refused(r#""leak@x.y""#),
+            "the job's options cannot be read: they are a text of 8 characters, not an object"
+        );
+        assert!(!refused(r#"["leak@x.y"]"#).contains("leak") && !refused("leak@x.y").contains("leak"));
         for none in ["", "[]", "{}"] {
             assert_eq!(JobOpts::parse(none), Ok(JobOpts::default()), "{none}");
         }

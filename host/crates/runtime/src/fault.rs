@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use patchbay_model::outcome::{MAX_MESSAGE_BYTES, Outcome, truncate};
+use patchbay_model::outcome::{MAX_WHOLE_MESSAGE_BYTES, Outcome, truncate};
 use wasmtime::component::ResourceTableError;
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
@@ -88,7 +88,7 @@ impl Broken<'_> {
             (Some(I32Exit(code)), None) => format!("it called exit({code}) instead of returning"),
             (None, None) => self.stopped_by(),
         };
-        truncate(&mut message, MAX_MESSAGE_BYTES);
+        truncate(&mut message, MAX_WHOLE_MESSAGE_BYTES);
         message
     }
 

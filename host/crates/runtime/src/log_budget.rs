@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use patchbay_model::capability::{Capabilities, LogLevel};
+use patchbay_model::capability::{Capabilities, LogLevel, MAX_LOG_LINE_BYTES};
 use patchbay_model::outcome::truncate;
 
-/// Longest log line.
-pub(crate) const MAX_LINE_BYTES: usize = 8 * 1024;
+/// Longest log line that is passed on. Who writes it down hides values in it, and then cuts it further.
+const MAX_WHOLE_LINE_BYTES: usize = 2 * MAX_LOG_LINE_BYTES;
 
 /// One budget for log lines, stdout and stderr of a call.
 pub(crate) struct LogBudget {
@@ -44,7 +44,7 @@ pub(crate) fn log_line(
 ) {
     let bytes = line.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
     if budget.take(bytes + 1) {
-        truncate(&mut line, MAX_LINE_BYTES);
+        truncate(&mut line, MAX_WHOLE_LINE_BYTES);
         capabilities.log(level, &line, fields);
     }
 }

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use patchbay_model::capability::{Capabilities, LogLevel};
+use patchbay_model::capability::{Capabilities, LogLevel, MAX_LOG_LINE_BYTES};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use crate::log_budget::{LogBudget, MAX_LINE_BYTES, log_line};
+use crate::log_budget::{LogBudget, log_line};
 
 /// What is kept of the end of a stream.
 const MAX_TAIL_BYTES: usize = 8 * 1024;
@@ -46,9 +46,9 @@ impl Output {
     fn take(&self, bytes: &[u8]) {
         let mut written = self.0.lock();
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-            for part in piece.strip_suffix(b"\n").unwrap_or(piece).chunks(MAX_LINE_BYTES) {
+            for part in piece.strip_suffix(b"\n").unwrap_or(piece).chunks(MAX_LOG_LINE_BYTES) {
                 // A guest that never ends its line must not fill our memory.
-                if written.partial.len() + part.len() > MAX_LINE_BYTES {
+                if written.partial.len() + part.len() > MAX_LOG_LINE_BYTES {
                     self.0.end_line(&mut written);
                 }
                 written.partial.extend_from_slice(part);

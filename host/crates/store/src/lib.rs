@@ -20,6 +20,7 @@ mod plugin_sql;
 mod prune;
 mod quarantine;
 mod recording;
+mod redactions;
 mod revisions;
 mod rows;
 mod saved_searches;
@@ -53,6 +54,7 @@ pub use plugin_sql::{
 pub use prune::{Keep, PrunedRevision};
 pub use quarantine::QuarantineRow;
 pub use recording::{NewAttempt, SealedBody};
+pub use redactions::RedactionRow;
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use saved_searches::{MAX_SAVED_SEARCHES, SavedSearch, SavedSearchRow};
 pub use schedules::{ScheduleFields, ScheduleRow};

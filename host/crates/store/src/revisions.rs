@@ -203,6 +203,7 @@ impl Store {
             .bind(actor)
             .execute(&mut *tx)
             .await?;
+        crate::redactions::note(&mut tx, plugin, digest).await?;
         crate::quarantine::end(&mut tx, digest, actor, "activated").await?;
         crate::grants::grant(&mut tx, plugin, newly_granted, actor).await?;
         notify(&mut tx).await?;

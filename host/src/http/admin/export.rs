@@ -163,7 +163,7 @@ async fn write(
 ) -> Result<bool, ApiError> {
     let prefix = state.queues.prefix();
     let selection = Selection { prefix, filter: &wanted.filter, terms: &wanted.terms };
-    let mut reader = Reader::new(&state.history.bodies, &state.plugins, prefix, wanted.reveal);
+    let mut reader = Reader::new(&state.history.bodies, &state.plugins, &state.queues, wanted.reveal);
     let mut after: Option<Place> = None;
     let mut text = match wanted.format {
         Format::Jsonl => String::new(),

@@ -6,6 +6,7 @@ use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use patchbay_model::job::trail_name;
 use patchbay_model::outcome::OutcomeKind;
+use patchbay_model::redaction::Mask;
 use patchbay_model::shell::word;
 use patchbay_model::{DataPath, JobId, QueueName};
 use patchbay_store::{ErasureRow, HistoryTables, Pruned, Retention};
@@ -243,7 +244,9 @@ impl Erase {
         if reason.is_empty() || self.reason.chars().count() > MAX_REASON || reason.contains('\0') {
             return Err(ApiError::invalid(format!("reason: 1 to {MAX_REASON} characters, for the record")));
         }
-        let names = |value: &String| reason.to_lowercase().contains(&value.to_lowercase());
+        let names = |value: &String| {
+            reason.to_lowercase().contains(&value.to_lowercase()) || Mask::new([value.clone()]).finds(reason)
+        };
         if self.value.as_ref().is_some_and(names) {
             return Err(ApiError::invalid(
                 "reason: it stays in the record, so it must not hold the value that is erased",
@@ -270,7 +273,7 @@ async fn erase(
     }
     let searchable = state.plugins.searchable(wanted.queue.as_ref());
     let undeclared = wanted.person.as_ref().is_some_and(|(path, _)| !searchable.contains(path));
-    let erasing = Erasing { store: &state.store, queues: &state.queues };
+    let erasing = Erasing { store: &state.store, queues: &state.queues, bodies: Some(&state.history.bodies) };
     if request.dry_run {
         return ok(Erasure { undeclared, ..erasing.preview(&wanted).await? });
     }
@@ -357,7 +360,7 @@ async fn bodies(
     let (queue, id): (QueueName, JobId) = (known(&state, &queue).await?, id.parse()?);
     let act = async {
         let prefix = state.queues.prefix();
-        let mut reader = Reader::new(&state.history.bodies, &state.plugins, prefix, reveal.reveal);
+        let mut reader = Reader::new(&state.history.bodies, &state.plugins, &state.queues, reveal.reveal);
         let mut shown = Vec::new();
         for row in state.store.bodies(prefix, &queue, &id, MOST_BODIES).await? {
             let (job_created_ms, started, finished_at) = (row.job_created_ms, row.started, row.finished_at);

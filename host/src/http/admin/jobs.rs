@@ -78,7 +78,11 @@ async fn jobs(
     let (jobs, next) = match &reveal.reveal {
         false => {
             let (redaction, listed) = (state.plugins.redaction(&queue), listed.await?);
-            (listed.jobs.into_iter().map(|job| redacted::job(&redaction, job).0).collect(), listed.next)
+            let ids: Vec<&str> = listed.jobs.iter().map(|job| job.id.as_str()).collect();
+            let told = state.queues.children_data(&queue, &ids).await?;
+            let told = told.iter().map(|children| state.plugins.hidden_values(children));
+            let jobs = listed.jobs.into_iter().zip(told).map(|(job, told)| redacted::job(&redaction, told, job).0);
+            (jobs.collect(), listed.next)
         }
         true => {
             let which = |listed: &patchbay_queue::Page| json!({ "jobs": listed.jobs.iter().map(|job| &job.id).collect::<Vec<_>>() });
@@ -125,6 +129,12 @@ async fn show(
     ok(recorded(&state, &actor, "job.reveal", &target, reveal.details(), act, seen).await?)
 }
 
+/// Hidden values of a job's children, whose results it sees.
+pub(super) async fn told(state: &AppState, queue: &QueueName, id: &JobId) -> Result<Vec<String>, ApiError> {
+    let children = state.queues.children_data(queue, &[id.as_str()]).await?.concat();
+    Ok(state.plugins.hidden_values(&children))
+}
+
 async fn story(state: &AppState, queue: &QueueName, id: &JobId, reveal: bool) -> Result<JobStory, ApiError> {
     let job = state.queues.job(queue, id).await?;
     let job = job.ok_or_else(|| {
@@ -135,7 +145,8 @@ async fn story(state: &AppState, queue: &QueueName, id: &JobId, reveal: bool) ->
     if reveal {
         return Ok(JobStory { job: whole(job), logs, attempts });
     }
-    let (mut job, mask): (_, Mask) = redacted::job(&state.plugins.redaction(queue), job);
+    let told = told(state, queue, id).await?;
+    let (mut job, mask): (_, Mask) = redacted::job(&state.plugins.redaction(queue), told, job);
     job.hidden += redacted::hide(&mut logs, &mask);
     attempts.iter_mut().for_each(|row| redacted::attempt(row, &mask));
     Ok(JobStory { job, logs, attempts })

@@ -166,8 +166,9 @@ pub(super) async fn search_live(
     let redaction = state.plugins.redaction(&queue);
     let ids: Vec<&str> = failed.iter().map(|job| job.id.as_str()).collect();
     let data = state.queues.data_of(&queue, &ids).await?;
-    for (job, data) in failed.into_iter().zip(data) {
-        let (_, mask) = redaction.data(&data);
+    let children = state.queues.children_data(&queue, &ids).await?;
+    for ((job, data), children) in failed.into_iter().zip(data).zip(children) {
+        let (_, mask) = redaction.data_beside(&data, state.plugins.hidden_values(&children));
         redacted::hide(&mut job.failed_reason, &mask);
     }
     part(scanned.jobs, scanned.next.map(|cursor| cursor.to_string()), scanned.partial)

@@ -61,7 +61,8 @@ async fn life(state: &AppState, queue: &QueueName, id: &JobId, reveal: bool) -> 
         (job, mask) = match job {
             None => (None, Mask::default()),
             Some(job) => {
-                let (shown, mask) = redacted::job(&state.plugins.redaction(queue), job);
+                let told = super::jobs::told(state, queue, id).await?;
+                let (shown, mask) = redacted::job(&state.plugins.redaction(queue), told, job);
                 (Some(shown.job), mask)
             }
         };

@@ -122,12 +122,22 @@ pub struct Texts {
     pub active_bulk_operations: u64,
     /// Jobs that plugins have enqueued with a transaction and that are in no queue yet.
     pub outbox: u64,
+    /// Descriptions of schedules.
+    pub schedules: u64,
+    /// Reasons of other erasures, and of quarantines.
+    pub reasons: u64,
 }
 
 impl Texts {
     /// Those that are erased.
     pub fn erasable(&self) -> u64 {
-        self.saved_searches + self.bulk_operations + self.dead_letters + self.operator_actions + self.alerts
+        self.saved_searches
+            + self.bulk_operations
+            + self.dead_letters
+            + self.operator_actions
+            + self.alerts
+            + self.schedules
+            + self.reasons
     }
 }
 
@@ -136,8 +146,10 @@ impl Texts {
 pub struct Person<'a> {
     /// Of job data.
     pub path: &'a str,
-    /// As it was given, and in the spellings that it is found by.
+    /// As it was given, and in the other ways that jobs are found by.
     pub values: &'a [String],
+    /// In all spellings that texts may have.
+    pub spellings: &'a [String],
     /// Finds it in texts; empty where it is too short to tell.
     pub mask: &'a Mask,
 }
@@ -149,7 +161,7 @@ type Search = Option<Json<SavedSearch>>;
 type Columns = &'static [(&'static str, bool)];
 
 /// Columns with texts, by place.
-const TEXT_COLUMNS: [(&str, Columns, Place); 7] = [
+const TEXT_COLUMNS: [(&str, Columns, Place); 11] = [
     ("dead_letters", &[("message", false), ("note", false), ("assignee", false)], Place::DeadLetters),
     ("operator_actions", &[("details", true), ("result", true), ("error", false)], Place::Actions),
     ("bulks", &[("reason", false), ("error", false)], Place::Bulks),
@@ -157,6 +169,10 @@ const TEXT_COLUMNS: [(&str, Columns, Place); 7] = [
     ("alerts", &[("notice", true)], Place::Alerts),
     ("alert_events", &[("reason", false)], Place::Alerts),
     ("alert_deliveries", &[("body", true), ("last_error", false)], Place::Alerts),
+    ("alert_silences", &[("subject", false), ("reason", false)], Place::Alerts),
+    ("schedules", &[("description", false)], Place::Schedules),
+    ("erasures", &[("reason", false)], Place::Reasons),
+    ("quarantines", &[("reason", false), ("end_reason", false)], Place::Reasons),
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -165,21 +181,24 @@ enum Place {
     Actions,
     Bulks,
     Alerts,
+    Schedules,
+    Reasons,
 }
 
 impl Person<'_> {
-    /// A regular expression of Postgres that is this text, and what takes its place; in JSON also where it would be no text.
+    /// A regular expression of Postgres that is this text in any of its spellings, and what takes its place; in JSON also where it would be no
+    /// text.
     fn pattern(&self, is_json: bool) -> (String, String) {
         let value = self.values.first().map(String::as_str).unwrap_or_default();
-        if !is_json {
-            return (format!("***={value}"), ERASED.to_owned());
-        }
-        let quoted = Value::from(value).to_string();
-        match value.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte)) {
+        let is_number = value.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
+        if is_json && is_number {
             // A number of its own must not become something else.
-            true => (format!("***={quoted}"), Value::from(ERASED).to_string()),
-            false => (format!("***={}", &quoted[1..quoted.len() - 1]), ERASED.to_owned()),
+            return (literal(&Value::from(value).to_string()), Value::from(ERASED).to_string());
         }
+        // What cannot stand within a text of JSON would be JSON's own.
+        let stands = |text: &&String| !is_json || serde_json::from_str::<String>(&format!("\"{text}\"")).is_ok();
+        let spellings: Vec<String> = self.spellings.iter().filter(stands).map(|text| literal(text)).collect();
+        (spellings.join("|"), ERASED.to_owned())
     }
 
     /// The filter without the value; nothing when it has none.
@@ -209,6 +228,24 @@ impl Person<'_> {
     }
 }
 
+/// A regular expression of Postgres that is this text. Upper and lower case are alike: of ASCII by `~*`, of the rest here, since the collation
+/// may know no other letters.
+fn literal(text: &str) -> String {
+    let mut pattern = String::new();
+    for c in text.chars() {
+        if c.is_ascii_alphanumeric() {
+            pattern.push(c);
+        } else if c.is_ascii() {
+            pattern.extend(['\\', c]);
+        } else {
+            let mut cases = vec![c.to_string(), c.to_lowercase().collect(), c.to_uppercase().collect()];
+            cases.dedup();
+            pattern.push_str(&format!("(?:{})", cases.join("|")));
+        }
+    }
+    pattern
+}
+
 impl Store {
     /// Jobs that are found by a term, and whether there are more.
     pub async fn jobs_with(&self, term: &Term, queue: Option<&str>) -> Result<(Vec<ErasedJob>, bool), StoreError> {
@@ -220,6 +257,25 @@ impl Store {
         let more = jobs.len() as i64 > MOST_JOBS;
         jobs.truncate(MOST_JOBS as usize);
         Ok((jobs, more))
+    }
+
+    /// Parents of these jobs' attempts, each as its queue and id.
+    pub async fn parents_of(&self, jobs: &[ErasedJob]) -> Result<Vec<(String, String)>, StoreError> {
+        let mut parents = Vec::new();
+        for jobs in jobs.chunks(BATCH) {
+            let column = |of: fn(&ErasedJob) -> &str| jobs.iter().map(of).collect::<Vec<_>>();
+            let query = sqlx::query_scalar(
+                "select distinct parent from attempts join unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) \
+                 as jobs (prefix, queue, job_id, job_created_ms) using (prefix, queue, job_id, job_created_ms) where parent is not null",
+            );
+            let query =
+                query.bind(column(|job| &job.prefix)).bind(column(|job| &job.queue)).bind(column(|job| &job.job_id));
+            let found: Vec<String> =
+                query.bind(jobs.iter().map(|job| job.job_created_ms).collect::<Vec<_>>()).fetch_all(&self.pool).await?;
+            let named = found.iter().filter_map(|parent| parent.split_once(':'));
+            parents.extend(named.map(|(queue, id)| (queue.to_owned(), id.to_owned())));
+        }
+        Ok(parents)
     }
 
     /// Jobs that the history has under a name.
@@ -283,14 +339,18 @@ impl Store {
                     .await?;
             }
         }
-        let bulks: Vec<(i64, Value, bool)> = sqlx::query_as(
-            "select id, filter, state in ('matching', 'running', 'paused', 'undoing') from bulks where prefix = $1 and filter <> '{}' for update",
+        // What is put into jobs goes with the end of an operation.
+        let bulks: Vec<(i64, Value, Option<String>, bool)> = sqlx::query_as(
+            "select id, filter, edits, state in ('matching', 'running', 'paused', 'undoing') from bulks where prefix = $1 and (filter <> '{}' or edits is not null) for update",
         )
         .bind(prefix)
         .fetch_all(&mut *transaction)
         .await?;
-        for (id, filter, is_active) in bulks {
+        for (id, filter, edits, is_active) in bulks {
             let filter = serde_json::from_value(filter).ok().and_then(|filter| person.forgotten(&filter));
+            if is_active && filter.is_none() && edits.is_some_and(|edits| person.mask.finds(&edits)) {
+                texts.active_bulk_operations += 1;
+            }
             let Some(filter) = filter else { continue };
             if is_active {
                 texts.active_bulk_operations += 1;
@@ -309,6 +369,8 @@ impl Store {
                     Place::Actions => &mut texts.operator_actions,
                     Place::Bulks => &mut texts.bulk_operations,
                     Place::Alerts => &mut texts.alerts,
+                    Place::Schedules => &mut texts.schedules,
+                    Place::Reasons => &mut texts.reasons,
                 };
                 for (column, is_json) in columns {
                     let (pattern, by) = person.pattern(*is_json);

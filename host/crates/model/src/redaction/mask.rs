@@ -1,0 +1,481 @@
+//! Finds values in texts, in the spellings that programs give them.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::ops::Range;
+
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
+use patchbay_mailbox::{Address, parse_list};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use url::form_urlencoded;
+
+use super::REDACTED;
+use super::names::is_secret;
+use crate::data_path::addresses;
+
+/// Shorter values are in every text, and tell nothing.
+const LEAST_CHARS: usize = 4;
+/// Values up to this length count only as whole words: a code of four digits is a part of many numbers.
+const WHOLE_WORD_BYTES: usize = 8;
+/// Of longer values the beginning is looked for, and hides all that follows it.
+const MAX_NEEDLE_BYTES: usize = 128;
+/// All spellings of all values together: some ten thousand mail addresses. To look for them takes 50 MB and half a second of preparing.
+const MAX_BYTES: usize = 2 << 20;
+/// From so many on, a searcher that is made faster and searches slower.
+const MANY: usize = 1_000;
+
+/// RFC 3986: what stays as it is.
+const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// JavaScript's `encodeURIComponent`.
+const COMPONENT: &AsciiSet = &STRICT.remove(b'!').remove(b'\'').remove(b'(').remove(b')').remove(b'*');
+/// JavaScript's `encodeURI`.
+const WHOLE_URI: &AsciiSet = &COMPONENT
+    .remove(b';')
+    .remove(b',')
+    .remove(b'/')
+    .remove(b'?')
+    .remove(b':')
+    .remove(b'@')
+    .remove(b'&')
+    .remove(b'=')
+    .remove(b'+')
+    .remove(b'$')
+    .remove(b'#');
+
+/// Finds values in texts: those of a job that are hidden, or those of a person who is to be forgotten.
+#[derive(Debug, Default)]
+pub struct Mask {
+    searcher: Option<AhoCorasick>,
+    needles: Vec<Needle>,
+    /// There are more values than can be looked for.
+    hides_all: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Needle {
+    whole_word: bool,
+    /// All that follows it is hidden.
+    hides_rest: bool,
+}
+
+impl Mask {
+    /// Of these values, and of the mail addresses within them, in the spellings that texts give them; upper and lower case alike.
+    pub fn new(values: impl IntoIterator<Item = String>) -> Self {
+        let (mut known, mut texts, mut needles, mut bytes) = (HashSet::new(), Vec::new(), Vec::new(), 0);
+        for value in values.into_iter().flat_map(|value| forms(&value)) {
+            let value = value.trim();
+            if value.chars().take(LEAST_CHARS).count() < LEAST_CHARS || value == REDACTED {
+                continue;
+            }
+            let cut = &value[..value.floor_char_boundary(MAX_NEEDLE_BYTES)];
+            let needle = Needle { whole_word: value.len() <= WHOLE_WORD_BYTES, hides_rest: cut.len() < value.len() };
+            for spelling in spellings(cut) {
+                let spelling = Folded::new(&spelling).text.into_owned();
+                if known.insert(spelling.clone()) {
+                    bytes += spelling.len();
+                    texts.push(spelling);
+                    needles.push(needle);
+                }
+            }
+            if bytes > MAX_BYTES {
+                return Self { hides_all: true, ..Self::default() };
+            }
+        }
+        if needles.is_empty() {
+            return Self::default();
+        }
+        let searcher = AhoCorasick::builder()
+            .ascii_case_insensitive(true)
+            .match_kind(MatchKind::LeftmostLongest)
+            .kind((needles.len() > MANY).then_some(AhoCorasickKind::NoncontiguousNFA))
+            .build(&texts);
+        // It fails for more than this can come to; nothing is shown rather than everything.
+        Self { hides_all: searcher.is_err(), searcher: searcher.ok(), needles }
+    }
+
+    /// Whether it looks for nothing: too short a value is found in every text.
+    pub fn is_empty(&self) -> bool {
+        self.searcher.is_none() && !self.hides_all
+    }
+
+    /// Whether there are more values than can be looked for, so that nothing about the job is shown.
+    pub(super) fn hides_all(&self) -> bool {
+        self.hides_all
+    }
+
+    /// Whether one of the values is in a text.
+    pub fn finds(&self, text: &str) -> bool {
+        self.hits(&Folded::new(text), text).next().is_some()
+    }
+
+    /// A text without the values, and without what it calls a secret itself (`password=…`, `"token": …`, `Bearer …`).
+    pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        match self.replaced(text, REDACTED) {
+            Cow::Borrowed(text) => assignments(text),
+            Cow::Owned(text) => assignments(&text).into_owned().into(),
+        }
+    }
+
+    /// A text with something else in place of the values.
+    pub fn replaced<'t>(&self, text: &'t str, by: &str) -> Cow<'t, str> {
+        if self.hides_all && !text.is_empty() {
+            return by.to_owned().into();
+        }
+        let folded = Folded::new(text);
+        let mut shown = String::new();
+        let mut end = 0;
+        for hit in self.hits(&folded, text) {
+            if end == 0 || hit.start > end || shown.len() < by.len() {
+                shown.push_str(&text[end..hit.start]);
+                shown.push_str(by);
+            }
+            end = hit.end;
+        }
+        if end == 0 {
+            return text.into();
+        }
+        shown.push_str(&text[end..]);
+        shown.into()
+    }
+
+    /// Cuts a text that is longer, and not within a value: half of one would not be found any more.
+    pub fn cut(&self, text: &mut String, max_bytes: usize) {
+        if text.len() <= max_bytes {
+            return;
+        }
+        let through = {
+            let folded = Folded::new(text);
+            let mut hits = self.hits(&folded, text).take_while(|hit| hit.start < max_bytes);
+            hits.find(|hit| hit.end > max_bytes)
+        };
+        text.truncate(text.floor_char_boundary(through.map_or(max_bytes, |hit| hit.start)));
+    }
+
+    fn hits<'m>(&'m self, folded: &'m Folded<'_>, text: &'m str) -> impl Iterator<Item = Range<usize>> + 'm {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let searcher = self.searcher.as_ref()?;
+            while at < folded.text.len() {
+                let found = searcher.find(Input::new(&*folded.text).span(at..folded.text.len()))?;
+                let needle = self.needles[found.pattern().as_usize()];
+                let hit = folded.place(text, found.start()..found.end());
+                if needle.whole_word && !is_whole_word(text, &hit) {
+                    at = folded.text.ceil_char_boundary(found.start() + 1);
+                    continue;
+                }
+                at = if needle.hides_rest { folded.text.len() } else { found.end() };
+                return Some(hit.start..if needle.hides_rest { text.len() } else { hit.end });
+            }
+            None
+        })
+    }
+}
+
+/// The value, and the mail addresses within it, as they are written and in every other way that means the same mailbox.
+pub fn forms(value: &str) -> Vec<String> {
+    let mut forms = vec![value.to_owned()];
+    if !value.contains('@') {
+        return forms;
+    }
+    let mut add = |form: String| {
+        if form != value {
+            forms.push(form);
+        }
+    };
+    let of_list = parse_list(value).unwrap_or_default();
+    let is_list = !of_list.is_empty();
+    of_list.iter().flat_map(|mailbox| mailbox.address.spellings()).for_each(&mut add);
+    for part in addresses(value) {
+        // At the end of a sentence.
+        let part = part.trim_end_matches(['.', '!', '?']);
+        if let (false, Ok(address)) = (is_list, part.parse::<Address>()) {
+            address.spellings().into_iter().for_each(&mut add);
+        }
+        add(part.to_owned());
+    }
+    forms
+}
+
+/// How programs write a value: as it is, in JSON (within JSON), in URLs and forms, in HTML. The first is the value itself.
+pub fn spellings(value: &str) -> Vec<String> {
+    let mut spellings = vec![value.to_owned()];
+    let mut add = |spelling: String| {
+        if !spellings.contains(&spelling) {
+            spellings.push(spelling);
+        }
+    };
+    for json in [in_json(value), ascii_json(value)] {
+        let within = in_json(&json);
+        add(json);
+        add(within);
+    }
+    for set in [STRICT, COMPONENT, WHOLE_URI] {
+        let encoded = utf8_percent_encode(value, set).to_string();
+        add(encoded.replace("%20", "+"));
+        add(encoded);
+    }
+    add(form_urlencoded::byte_serialize(value.as_bytes()).collect());
+    if value.contains(['&', '<', '>', '"', '\'']) {
+        let html = value.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        add(html.replace('"', "&quot;"));
+        for apostrophe in ["&#39;", "&#x27;", "&apos;"] {
+            add(html.replace('"', "&quot;").replace('\'', apostrophe));
+        }
+    }
+    spellings
+}
+
+/// Without the quotes around it.
+fn in_json(value: &str) -> String {
+    let quoted = Value::from(value).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+/// As Python writes it: only ASCII.
+fn ascii_json(value: &str) -> String {
+    let mut text = String::new();
+    for c in in_json(value).chars() {
+        if c.is_ascii() {
+            text.push(c);
+        } else {
+            let mut units = [0; 2];
+            text.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    text
+}
+
+/// A text in which upper and lower case are one. ASCII is left to the searcher.
+struct Folded<'t> {
+    text: Cow<'t, str>,
+    /// By byte: where its character begins in the text itself. Empty where both are the same.
+    origins: Vec<usize>,
+}
+
+impl<'t> Folded<'t> {
+    fn new(text: &'t str) -> Self {
+        if text.is_ascii() {
+            return Self { text: text.into(), origins: Vec::new() };
+        }
+        let (mut folded, mut origins) = (String::with_capacity(text.len()), Vec::with_capacity(text.len()));
+        for (place, c) in text.char_indices() {
+            match c {
+                'ß' | 'ẞ' => folded.push_str("ss"),
+                'ς' => folded.push('σ'),
+                c => folded.extend(c.to_lowercase()),
+            }
+            origins.resize(folded.len(), place);
+        }
+        Self { text: folded.into(), origins }
+    }
+
+    /// Where that is in the text itself.
+    fn place(&self, text: &str, found: Range<usize>) -> Range<usize> {
+        if self.origins.is_empty() {
+            return found;
+        }
+        let last = self.origins[found.end - 1];
+        self.origins[found.start]..text.ceil_char_boundary(last + 1)
+    }
+}
+
+/// Letters, digits and `_` continue a word, except where they belong to an escape in front of it, such as `%20` or `\n`.
+fn is_whole_word(text: &str, hit: &Range<usize>) -> bool {
+    let continues = |c: char| c.is_alphanumeric() || c == '_';
+    let before = &text[..hit.start];
+    let is_begin = !before.ends_with(continues) || ends_with_escape(before);
+    is_begin && !text[hit.end..].starts_with(continues)
+}
+
+fn ends_with_escape(text: &str) -> bool {
+    let hexadecimal = |digits: usize, mark: &str| {
+        let place = text.len().checked_sub(digits).filter(|place| text.is_char_boundary(*place));
+        place.is_some_and(|place| {
+            text[..place].ends_with(mark) && text[place..].bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
+    };
+    ["\\n", "\\r", "\\t", "\\b", "\\f"].iter().any(|escape| text.ends_with(escape))
+        || hexadecimal(2, "%")
+        || hexadecimal(4, "\\u")
+}
+
+/// Without the values that a text itself calls secret: `password=…`, `"token": …`, `Bearer …`.
+pub(super) fn assignments(text: &str) -> Cow<'_, str> {
+    let mut shown = String::new();
+    let mut end = 0;
+    let places = text.char_indices().filter(|(_, c)| matches!(c, '=' | ':' | ' '));
+    for (place, c) in places {
+        if place < end {
+            continue;
+        }
+        let value = if c == ' ' { after_scheme(text, place) } else { assigned(text, place, c == ':') };
+        if let Some(value) = value.filter(|value| value.start >= end && !text[value.clone()].starts_with(REDACTED)) {
+            shown.push_str(&text[end..value.start]);
+            shown.push_str(REDACTED);
+            end = value.end;
+        }
+    }
+    if end == 0 {
+        return text.into();
+    }
+    shown.push_str(&text[end..]);
+    shown.into()
+}
+
+/// What a secret name is given: behind `=`, or behind the colon of a quoted name. "password: is missing" is a sentence.
+fn assigned(text: &str, place: usize, needs_quotes: bool) -> Option<std::ops::Range<usize>> {
+    let before = text[..place].trim_end_matches(' ');
+    let name = before.trim_end_matches(['"', '\'']).trim_end_matches('\\');
+    if needs_quotes && name.len() == before.len() {
+        return None;
+    }
+    let begin = name
+        .rfind(|c: char| !c.is_alphanumeric() && c != '_' && c != '-')
+        .map_or(0, |at| at + name[at..].chars().next().map_or(1, char::len_utf8));
+    if !is_secret(&name[begin..]) {
+        return None;
+    }
+    let rest = &text[place + 1..];
+    let spaces = rest.len() - rest.trim_start_matches(' ').len();
+    let (rest, start) = (&rest[spaces..], place + 1 + spaces);
+    let quote = ["\\\"", "\"", "'"].into_iter().find(|quote| rest.starts_with(quote));
+    let (start, length) = match quote {
+        Some(quote) => {
+            let inner = &rest[quote.len()..];
+            (start + quote.len(), end_of_quoted(inner, quote))
+        }
+        None => (start, rest.find(|c: char| c.is_whitespace() || ",;&)]}\"'".contains(c)).unwrap_or(rest.len())),
+    };
+    let value = &text[start..start + length];
+    let tells = !value.is_empty() && !["null", "true", "false"].contains(&value) && !value.starts_with(['{', '[']);
+    (tells || value.starts_with(REDACTED)).then(|| start..start + length)
+}
+
+fn end_of_quoted(text: &str, quote: &str) -> usize {
+    let mut at = 0;
+    while let Some(found) = text[at..].find(quote) {
+        let place = at + found;
+        // A quote of the value itself has a backslash more.
+        if !text[..place].ends_with('\\') {
+            return place;
+        }
+        at = place + quote.len();
+    }
+    text.len()
+}
+
+/// What stands behind the name of a scheme of HTTP authentication, when it looks like a credential.
+fn after_scheme(text: &str, place: usize) -> Option<std::ops::Range<usize>> {
+    let scheme = text[..place].rsplit(|c: char| !c.is_ascii_alphanumeric()).next()?;
+    if !["bearer", "basic"].contains(&scheme.to_ascii_lowercase().as_str()) {
+        return None;
+    }
+    let rest = &text[place + 1..];
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "-._~+/=".contains(c);
+    let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+    let token = &rest[..length];
+    (length >= 8 && token.contains(|c: char| c.is_ascii_digit() || c == '=')).then_some(place + 1..place + 1 + length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mask(value: &str) -> Mask {
+        Mask::new([value.to_owned()])
+    }
+
+    #[test]
+    fn a_value_is_found_in_the_spellings_that_programs_give_it() {
+        for (value, texts) in [
+            (
+                "Grace \"Amazing\" Hopper",
+                &[
+                    r#"said {"name":"Grace \"Amazing\" Hopper"}"#,
+                    r#"said "{\"name\":\"Grace \\\"Amazing\\\" Hopper\"}""#,
+                    "Grace &quot;Amazing&quot; Hopper",
+                ][..],
+            ),
+            (
+                "Grace Brewster Hopper",
+                &["/?q=Grace+Brewster+Hopper", "/Grace%20Brewster%20Hopper", "GRACE brewster hopper"],
+            ),
+            (
+                "it's (so) *good*!~",
+                &["it's%20(so)%20*good*!~", "it%27s%20%28so%29%20%2Agood%2A%21~", "it%27s+%28so%29+*good*%21%7E"],
+            ),
+            (
+                "Élodie Ümit",
+                &[
+                    "no ÉLODIE ÜMIT",
+                    "élodie ümit",
+                    r"\u00c9lodie \u00DCmit",
+                    r"\\u00c9lodie",
+                    "%C3%89lodie%20%c3%9cmit",
+                ],
+            ),
+            ("Hauptstraße 12", &["HAUPTSTRASSE 12", "hauptstrasse 12", "HAUPTSTRAẞE 12"]),
+            ("a/b c@d", &["/a/b%20c@d", "a%2Fb%20c%40d"]),
+        ] {
+            for text in texts.iter().filter(|text| !text.ends_with("lodie")) {
+                let shown = mask(value).text(text).into_owned();
+                assert!(shown.contains(REDACTED), "{value}: {text}");
+                assert!(!shown.to_lowercase().contains("hopper") && !shown.contains("12"), "{value}: {shown}");
+            }
+        }
+        assert_eq!(mask("Élodie Ümit").text("«ÉLODIE ÜMIT» ißt"), "«[redacted]» ißt", "the rest stays as it is");
+    }
+
+    #[test]
+    fn an_address_is_found_in_each_of_its_spellings() {
+        for (value, texts) in [
+            (
+                "x@bücher.example",
+                &["X@BÜCHER.example", "x@xn--bcher-kva.example", "<x@XN--BCHER-KVA.EXAMPLE>", "\"x\"@bücher.example"][..],
+            ),
+            ("x@xn--bcher-kva.example", &["x@bücher.example", "x%40b%C3%BCcher.example"]),
+            ("a..b@example.com", &["\"a..b\"@example.com", "a..b@EXAMPLE.com", r#"{"to":"\"a..b\"@example.com"}"#]),
+            ("\"a..b\"@example.com", &["a..b@example.com"]),
+            ("Ada <x@bücher.example>, b@example.com", &["x@xn--bcher-kva.example", "b@example.com"]),
+            ("Write to x@bücher.example.", &["x@xn--bcher-kva.example"]),
+        ] {
+            for text in texts {
+                let shown = mask(value).text(text).into_owned();
+                assert!(shown.contains(REDACTED) && !shown.to_lowercase().contains("cher"), "{value}: {text}: {shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn short_values_are_hidden_as_whole_words_of_which_underscores_are_a_part() {
+        let panic = mask("panic");
+        for text in ["__rust_start_panic", "panic_unwind", "core::panicking", "panic2", "a_panic_b"] {
+            assert_eq!(panic.text(text), text);
+        }
+        for (text, shown) in [
+            ("said panic.", "said [redacted]."),
+            ("q=panic&x", "q=[redacted]&x"),
+            ("q%3Dpanic", "q%3D[redacted]"),
+            (r"said\npanic", r"said\n[redacted]"),
+            (r"\u0022panic\u0022", r"\u0022[redacted]\u0022"),
+            ("x-panic", "x-[redacted]"),
+        ] {
+            assert_eq!(panic.text(text), shown);
+        }
+    }
+
+    #[test]
+    fn a_text_is_not_cut_within_a_value() {
+        let ada = mask("ada@example.com");
+        let cut = |text: &str, most| {
+            let mut text = text.to_owned();
+            ada.cut(&mut text, most);
+            text
+        };
+        assert_eq!(cut("no ada@example.com", 10), "no ");
+        assert_eq!(cut("no ada@example.com here", 18), "no ada@example.com");
+        assert_eq!(cut("éé ada@example.com", 3), "é");
+        assert_eq!(cut("short", 10), "short");
+    }
+}
