@@ -217,7 +217,11 @@ impl Odd {
             Some(Value::Object(fields)) => fields,
             Some(absent) if !js::is_true(&absent) && !absent.is_number() => return (None, false),
             other => {
-                return match other.filter(|other| !other.is_boolean()).as_ref().and_then(js::number) {
+                return match other
+                    .filter(|other| !other.is_boolean() && !other.is_array())
+                    .as_ref()
+                    .and_then(js::number)
+                {
                     Some(ms) => of(BackoffKind::Fixed, ms),
                     None => {
                         self.note("backoff", raw, "left out, since it is no backoff");
