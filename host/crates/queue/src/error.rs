@@ -174,6 +174,8 @@ mod tests {
             (b"-CROSSSLOT Keys in request don't hash to the same slot\r\n", "cluster"),
             (b"-NOPERM this user has no permissions to run the 'del' command\r\n", "rights"),
             (b"-NOAUTH Authentication required.\r\n", "login"),
+            (b"-ERR Protocol error: unauthenticated multibulk length\r\n", "login"),
+            (b"-ERR Protocol error: unauthenticated bulk length\r\n", "login"),
             (b"-ERR unknown command 'EVALSHA', with args beginning with: \r\n", "refused"),
             (b"-ERR max number of clients reached\r\n", "too-many-clients"),
             (b"-ERR DB index is out of range\r\n", "database-number"),

@@ -144,7 +144,10 @@ impl Trouble {
     /// Replies without a code of their own. The texts are Redis's (server.c, script.c, networking.c; 6.0 to 8).
     fn of_text(text: &str, said: impl FnOnce() -> String) -> Option<Self> {
         let is = |part: &str| text.contains(part);
-        Some(if is("unknown command") || is("nknown subcommand") {
+        Some(if is("unauthenticated multibulk length") || is("unauthenticated bulk length") {
+            // A command of more than ten words, or a long one, on a connection that has not logged in.
+            Self::Login
+        } else if is("unknown command") || is("nknown subcommand") {
             Self::Refused(said())
         } else if is("max number of clients") {
             Self::TooManyClients
