@@ -31,6 +31,7 @@ const ON_PURPOSE = {
     .replace(/^Job .* has pending dependencies\. moveToFinished$/s, "has pending dependencies")
     .replace(/^failed-children: .*$/s, "has a failed child")
     .replace(/^Cannot complete job .* because it has at least one failed child\. moveToFinished$/s, "has a failed child"),
+  "stack traces": (count) => Math.min(count, 10),
   "levels of log lines": (line) => line.replace(/^INFO /, ""),
   // No string of Rust holds half a pair.
   "halves of surrogate pairs": (value) => {
@@ -276,7 +277,7 @@ function side(prefix, name) {
           returnvalue: plainValue(hash.returnvalue),
           failedReason: ON_PURPOSE["failure texts"](plainText(hash.failedReason)),
           progress: plainValue(hash.progress),
-          stacktraces: hash.stacktrace ? JSON.parse(hash.stacktrace).length : 0,
+          stacktraces: ON_PURPOSE["stack traces"](hash.stacktrace ? JSON.parse(hash.stacktrace).length : 0),
           priority: hash.priority,
           timestamp: Number(hash.timestamp) < Date.now() - LONG_MS ? hash.timestamp : "now",
           deduplication: hash.deid,
@@ -343,7 +344,8 @@ const FITS = {
   data: (state) => state !== "active" && state !== "unknown",
 };
 
-async function run(program, [ours, theirs]) {
+/** `pause`: milliseconds before each action, so that short delays have passed on both sides. */
+async function run(program, [ours, theirs], pause = 0) {
   const both = (what) => Promise.all([what(ours), what(theirs)]);
   const differences = [];
   const note = (where, a, b) => differences.push({ where, ours: a, theirs: b });
@@ -353,6 +355,7 @@ async function run(program, [ours, theirs]) {
     await both((side) => side.queue.pause());
     for (const [place, step] of acts.entries()) {
       let job = null;
+      if (pause > 0) await sleep(pause);
       if (FITS[step.act]) {
         const { jobs } = await theirs.snapshot();
         const fitting = Object.entries(jobs).filter(([id, job]) => !id.startsWith("repeat:") && FITS[step.act](job.state)).map(([id]) => id).sort();
@@ -374,6 +377,8 @@ async function run(program, [ours, theirs]) {
     for (;;) {
       const quiet = await both((side) => side.isQuiet());
       if (quiet.every(Boolean)) break;
+      // Endless attempts without delay: of what runs on there is no state to compare.
+      if (Date.now() > limit && !quiet.some(Boolean)) return { differences: [], jobs };
       if (Date.now() > limit) { note(`phase ${phase}: not quiet`, quiet[0], quiet[1]); break; }
       await sleep(25);
     }
@@ -441,9 +446,9 @@ async function lane(i) {
     const drawn = program(n);
     let first = await run(drawn, sides);
     jobs += first.jobs;
-    // Actions amid running jobs meet them by chance, on either side: what is a difference comes again.
-    for (let again = 0; drawn.timed && again < 2 && first.differences.length > 0; again++) {
-      first = await run(drawn, sides);
+    // Actions meet running jobs and short delays by chance, on either side: what is a difference comes again, whatever the time in between.
+    for (let again = 0; drawn.timed && again < 4 && first.differences.length > 0; again++) {
+      first = await run(drawn, sides, 40 * again);
       if (first.differences.length === 0) chance++;
     }
     if (first.differences.length === 0) continue;
@@ -457,4 +462,5 @@ const total = numbers.length;
 await Promise.all(Array.from({ length: Math.min(LANES, total) }, (_, i) => lane(i)));
 console.log(JSON.stringify({ programs: total, jobs, differing, byChance: chance, onPurpose: Object.keys(ON_PURPOSE) }));
 connection.disconnect();
-process.exit(0);
+// A pipe takes what is written in pieces, and an exit would cut it off.
+process.stdout.write("", () => process.exit(0));
