@@ -35,6 +35,9 @@ async fn bullmqs_own_worker_and_the_hosts_work_the_same_programs_alike() -> anyh
     let host = world.host(&[]).await?;
     host.deploy("hostile", plugin()?).await?;
     let programs = if full_length() { PROGRAMS_AT_FULL_LENGTH } else { PROGRAMS };
+    // The short form runs the same programs each time: a new one that differs is looked for at full length, and stops no other change.
+    let is_drawn = full_length() || std::env::var_os("PATCHBAY_TEST_SEED").is_some();
+    let seed = if is_drawn { seed() } else { 1 };
     let driver = Command::new("node")
         .args(["differential.mjs", "bullmq"])
         .current_dir(repository().join("tests/interop"))
@@ -43,7 +46,7 @@ async fn bullmqs_own_worker_and_the_hosts_work_the_same_programs_alike() -> anyh
         .env("HOST_URL", &host.url)
         .env("HOST_USER", USER)
         .env("HOST_PASSWORD", PASSWORD)
-        .env("SEED", seed().to_string())
+        .env("SEED", seed.to_string())
         .env("PROGRAMS", programs.to_string())
         .env("LANES", LANES.to_string())
         .stdin(Stdio::null())
