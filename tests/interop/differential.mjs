@@ -447,7 +447,7 @@ async function lane(i) {
     let first = await run(drawn, sides);
     jobs += first.jobs;
     // Actions meet running jobs and short delays by chance, on either side: what is a difference comes again, whatever the time in between.
-    for (let again = 0; drawn.timed && again < 4 && first.differences.length > 0; again++) {
+    for (let again = 0; again < 4 && first.differences.length > 0; again++) {
       first = await run(drawn, sides, 40 * again);
       if (first.differences.length === 0) chance++;
     }
