@@ -170,6 +170,8 @@ async function api(method, path, body) {
 
 /** What the guest does under the name `act`. */
 async function act(job) {
+  // A job whose hash was taken away meanwhile: the guest knows no job without a name.
+  if (!job.name) throw new UnrecoverableError("invalid-input: name: ");
   const attempt = job.attemptsMade + 1;
   const { log = [], progress, ends = [], value = null } = job.data ?? {};
   for (const line of log) await job.log(line);
