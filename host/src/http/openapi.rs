@@ -119,9 +119,9 @@ fn error() -> Value {
 fn description(status: &str) -> &'static str {
     match status {
         "200" => "Done",
-        "204" => "Done; there is nothing to say",
+        "204" => "Done; the answer has no body",
         "400" => "Something in the request cannot be used; `message` names it",
-        "401" => "No operator's name and password, or wrong ones",
+        "401" => "The operator's name or password is missing or wrong",
         "403" => "No operator is configured, or the request comes from a page of another site",
         "404" => "There is no such thing",
         "408" => "The body did not come in time",
@@ -130,8 +130,8 @@ fn description(status: &str) -> &'static str {
         "415" => "The body is of another type",
         "422" => "The body is JSON, or a component, and not what is wanted",
         "429" => "Too many failed logins, or the plugin has no place; see `Retry-After`",
-        "500" => "A fault of the host; its log says more",
-        "502" => "The outside service failed",
+        "500" => "A fault of the host; look into its log for the `x-request-id` of the answer",
+        "502" => "The outside service did not answer as it should",
         "503" => "Postgres or Redis cannot serve now; nothing was done. See `Retry-After`",
         "504" => "No answer within the deadline",
         _ => "See `message`",

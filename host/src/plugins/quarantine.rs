@@ -64,7 +64,7 @@ impl Plugins {
             }
             // Only then: until the registry follows Postgres, its workers would go on.
             while let Err(error) = self.converge().await {
-                error!(%error, "the quarantine of a plugin is not followed yet");
+                error!(%error, "a plugin is quarantined, and its worker on this host is not stopped yet; trying again");
                 tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
             }
             quarantine.forget(&tripped);

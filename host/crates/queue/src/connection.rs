@@ -222,7 +222,7 @@ impl Connection {
         let unfit = match tokio::time::timeout(SILENCE_LIMIT, command.query_async::<String>(&mut connection)).await {
             Ok(Ok(info)) => unfit(&info),
             Ok(Err(error)) => {
-                debug!(%error, "Redis does not say what it is");
+                debug!(%error, "INFO is refused: cluster mode and maxmemory-policy of Redis are unknown");
                 None
             }
             Err(_) => return,
