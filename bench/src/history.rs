@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use patchbay::body_budget::Recording;
 use patchbay_model::attempt::{AttemptRecord, Source, VerdictKind};
 use patchbay_model::job::JobKey;
 use patchbay_model::outcome::OutcomeKind;
+use patchbay_work::body_budget::Recording;
 
 use crate::jobs::rate_recording;
 use crate::statistics::{Spread, verdict};
@@ -80,7 +80,7 @@ async fn ingest(world: &World, has_body: bool, round: u64) -> anyhow::Result<f64
         let () = pipe.query_async(&mut redis).await?;
     }
     let started = Instant::now();
-    let copied = patchbay::history::recorder::flush(queues.attempts(), &world.store, &world.bodies).await?;
+    let copied = patchbay_app::history::recorder::flush(queues.attempts(), &world.store, &world.bodies).await?;
     let rate = copied as f64 / started.elapsed().as_secs_f64();
     anyhow::ensure!(copied as u64 == ATTEMPTS, "{copied} of {ATTEMPTS} attempts were copied");
     world.flush().await?;

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use patchbay::body_budget::Recording;
 use patchbay_model::job::NewJob;
 use patchbay_queue::Queues;
+use patchbay_work::body_budget::Recording;
 
 use crate::statistics::{Spread, verdict};
 use crate::world::{Copying, EVERYTHING, QUEUE, Who, World};

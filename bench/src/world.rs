@@ -8,22 +8,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use patchbay::body_budget::{BodyBudget, Recording};
-use patchbay::history::Bodies;
-use patchbay::local_copy::LocalCopy;
-use patchbay::metrics::Meters;
-use patchbay::quarantine::Quarantine;
-use patchbay::settings::Settings;
-use patchbay::traces::Traces;
-use patchbay::vault::{KeySource, Keys, Vault};
-use patchbay::work::{Execution, Executor, WasmExecutor, Work};
+use patchbay_app::history::Bodies;
+use patchbay_app::local_copy::LocalCopy;
+use patchbay_app::vault::{KeySource, Keys, Vault};
 use patchbay_capability::{Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services};
+use patchbay_model::{DenyAll, PluginName, QueueName};
 use patchbay_model::outcome::Outcome;
 use patchbay_model::retry::RetryPolicy;
-use patchbay_model::{DenyAll, PluginName, QueueName};
 use patchbay_queue::{Delivery, Keep, Queues, RedisConfig, WorkerConfig, WorkerHandle};
 use patchbay_runtime::{HostLimits, Runtime, RuntimeConfig};
 use patchbay_store::{Store, StoreConfig};
+use patchbay_telemetry::traces::Traces;
+use patchbay_work::{Execution, Executor, WasmExecutor, Work};
+use patchbay_work::body_budget::{BodyBudget, Recording};
+use patchbay_work::meters::Meters;
+use patchbay_work::quarantine::Quarantine;
+use patchbay_work::settings::Settings;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
@@ -287,7 +287,7 @@ impl World {
                 services,
                 settings,
                 grants,
-                patchbay::redactions::Redactions::new(Arc::clone(&self.runtime)),
+                patchbay_work::redactions::Redactions::new(Arc::clone(&self.runtime)),
                 meters,
                 Traces::default(),
             ))
@@ -302,7 +302,7 @@ impl World {
         let (store, bodies) = (self.store.clone(), Arc::clone(&self.bodies));
         let recorder = match copying {
             Copying::Meanwhile => {
-                tokio::spawn(patchbay::history::recorder::run(queues.attempts(), store, bodies, stop.clone()))
+                tokio::spawn(patchbay_app::history::recorder::run(queues.attempts(), store, bodies, stop.clone()))
             }
             Copying::Never => tokio::spawn(async {}),
         };

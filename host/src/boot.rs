@@ -7,11 +7,34 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures::FutureExt;
+use patchbay_app::alert::{self, Alerts};
+use patchbay_app::audit::Trails;
+use patchbay_app::breakers::OutsideHosts;
+use patchbay_app::bulk::Bulks;
+use patchbay_app::exposition::{Exposition, Sources};
+use patchbay_app::health::Health;
+use patchbay_app::history::{self, Bodies, History, recorder};
+use patchbay_app::local_copy::LocalCopy;
+use patchbay_app::outbox;
+use patchbay_app::plugins::{Parts, Plugins, grant_uses};
+use patchbay_app::schedule::Schedules;
+use patchbay_app::vault::{Keys, Vault};
 use patchbay_capability::{Breakers, Egress, GrantUses, MailTransport, SecretSource, SecretValue, Services};
+use patchbay_http::{AppState, IncidentSources, MetricsPage, Operator};
 use patchbay_model::PluginName;
 use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
 use patchbay_store::{Changes, PluginSql, Store, StoreError};
+use patchbay_telemetry::Logging;
+use patchbay_telemetry::metrics::RequestMeters;
+use patchbay_telemetry::traces::{Exporter, Traces};
+use patchbay_work::body_budget::BodyBudget;
+use patchbay_work::grants::Grants;
+use patchbay_work::meters::Meters;
+use patchbay_work::quarantine::Quarantine;
+use patchbay_work::redactions::Redactions;
+use patchbay_work::settings::Settings;
+use patchbay_work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -19,29 +42,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::alert::{self, Alerts};
-use crate::audit::Trails;
-use crate::body_budget::BodyBudget;
-use crate::breakers::OutsideHosts;
-use crate::bulk::Bulks;
 use crate::config::Config;
-use crate::exposition::{Exposition, Sources};
-use crate::grants::{self, Grants};
-use crate::health::Health;
-use crate::history::{Bodies, History, recorder};
-use crate::http::{AppState, IncidentSources, MetricsPage, Operator};
-use crate::local_copy::LocalCopy;
-use crate::metrics::{Meters, RequestMeters};
-use crate::plugins::{Parts, Plugins};
-use crate::quarantine::Quarantine;
-use crate::redactions::Redactions;
-use crate::schedule::Schedules;
-use crate::settings::Settings;
-use crate::telemetry::Logging;
-use crate::traces::{Exporter, Traces};
-use crate::vault::{Keys, Vault};
-use crate::work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
-use crate::{doctor, history, http, limits, outbox};
+use crate::{doctor, limits};
 
 /// How long open HTTP requests, and operations whose clients have left, may take to finish at the end of a drain.
 const HTTP_GRACE: Duration = Duration::from_secs(5);
@@ -275,8 +277,8 @@ impl Host {
         }
         let stop = CancellationToken::new();
         let limits = config.http_limits();
-        let router = http::router(state, requests, &limits);
-        let server = tokio::spawn(http::serve(listener, router, limits, stop.clone()));
+        let router = patchbay_http::router(state, requests, &limits);
+        let server = tokio::spawn(patchbay_http::serve(listener, router, limits, stop.clone()));
         let policy = config.quarantine_policy();
         let (begun, quarantines) = tokio::sync::mpsc::unbounded_channel();
         let mut tasks = vec![
@@ -293,7 +295,7 @@ impl Host {
             tokio::spawn(vault.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),
             tokio::spawn(bulks.run(stop.clone())),
-            tokio::spawn(grants::count_uses(uses, store.clone(), stop.clone())),
+            tokio::spawn(grant_uses::count_uses(uses, store.clone(), stop.clone())),
             tokio::spawn(outbox::relay(sql, queues.clone(), stop.clone())),
             tokio::spawn(recorder::run(queues.attempts(), store.clone(), Arc::clone(&bodies), stop.clone())),
             tokio::spawn(budget.watch(queues.clone(), stop.clone())),

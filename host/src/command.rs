@@ -1,4 +1,4 @@
-//! What `patchbay` can be told to do: commands that work on this machine here, all others in [`crate::cli`].
+//! What `patchbay` can be told to do: commands that work on this machine here, all others in [`patchbay_cli`].
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
+use patchbay_app::incident::Part;
+use patchbay_app::vault::KeyError;
+use patchbay_cli::Output;
+use patchbay_cli::client::{ClientArgs, ClientError};
 use patchbay_store::Store;
+use patchbay_telemetry::plain;
 use serde_json::json;
 
 use crate::boot::Host;
-use crate::cli::client::{ClientArgs, ClientError};
-use crate::cli::{self, Output, incident};
 use crate::config::{Config, ConfigError};
-use crate::incident::{Part, plain};
-use crate::vault::KeyError;
-use crate::{dev, doctor, telemetry};
+use crate::dev_state::DevState;
+use crate::{dev, doctor, incident};
 
 /// A database that is just starting is waited for.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -62,7 +64,7 @@ enum Command {
     /// Show every configuration key with its value and where it comes from
     Config,
     #[command(flatten)]
-    Host(cli::Command),
+    Host(patchbay_cli::Command),
     /// What somebody needs who looks into an incident elsewhere
     #[command(subcommand)]
     Incident(incident::IncidentCommand),
@@ -84,11 +86,12 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
     // Before any thread or runtime exists: the child must be as small as it can.
     if let Command::Compile { arguments } = cli.command {
         return patchbay_runtime::compile_child(arguments.into_iter());
     }
+    cli.client = cli.client.or(|| DevState::find().map(DevState::connection));
     let output = Output { json: cli.json };
     if !matches!(cli.command, Command::Dev(_) | Command::Serve) {
         end_quietly_when_nobody_reads();
@@ -106,7 +109,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             let code = exit_code(&error);
-            telemetry::last_words(move || output.error(&error));
+            patchbay_telemetry::last_words(move || output.error(&error));
             code
         }
     }
@@ -130,7 +133,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Dev(args) => dev::run(args, cli.config.as_deref()).await?,
         Command::Serve => {
             let config = config()?;
-            let mut logging = telemetry::start(config.log_as_json(), &config.log_filter())?;
+            let mut logging = patchbay_telemetry::start(config.log_as_json(), &config.log_filter())?;
             let ended = async { Host::start(config, &logging).await?.run_until_signal().await }.await;
             logging.flush();
             ended?;
@@ -153,7 +156,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
             let seen_here = async |error: &ClientError| without_host(cli.config.as_deref(), error).await;
             incident::run(command, &cli.client, seen_here, output).await?;
         }
-        Command::Host(command) => return cli::run(command, &cli.client, output).await,
+        Command::Host(command) => return patchbay_cli::run(command, &cli.client, output).await,
         Command::Mail(command) => dev::run_mail(command, output.json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "patchbay", &mut std::io::stdout());
@@ -222,7 +225,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(is_configuration) {
         return ExitCode::from(4);
     }
-    if let Some(code) = cli::exit_code(error) {
+    if let Some(code) = patchbay_cli::exit_code(error) {
         return ExitCode::from(code);
     }
     let is_unreachable = error.chain().any(|cause| {

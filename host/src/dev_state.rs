@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use patchbay_cli::Connection;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -76,6 +77,11 @@ impl DevState {
         // Without an address it has never come up.
         let known = here.ancestors().find_map(|dir| Self::read(&dir.join(".patchbay")));
         known.filter(|state| !state.url.is_empty())
+    }
+
+    /// For commands on this machine.
+    pub(crate) fn connection(self) -> Connection {
+        Connection { url: self.url, user: self.user, password: self.password }
     }
 
     /// The master key of the vault, made at the first start. Without it the secrets in the database cannot be read.

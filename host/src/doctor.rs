@@ -5,21 +5,19 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use patchbay_app::vault::{KeySource, Keys, readable_by_others};
+use patchbay_app::{diagnosis, schedule};
+use patchbay_cli::Output;
 use patchbay_model::QueueName;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::shell::word;
 use patchbay_queue::{MAX_CLOCK_SKEW_MS, QueueError, Queues, Trouble};
-use patchbay_store::{DatabaseFacts, SecretRow, Store, StoreError};
+use patchbay_store::{DatabaseFacts, SecretRow, SignatureRow, Store, StoreError};
 use serde::Serialize;
 
-use crate::cli::Output;
 use crate::config::{Config, ConfigError};
 use crate::dev_state::DevState;
-use crate::diagnosis;
 use crate::limits::{self, TooSmall};
-use crate::schedule;
-use crate::signature;
-use crate::vault::{KeySource, Keys, readable_by_others};
 
 const SECRETS: &str = "secrets";
 /// What works, and how.
@@ -492,7 +490,7 @@ async fn check_plugins(config: &Config, store: &Store, kept: &[SecretRow], findi
         let name = &row.plugin;
         if trusted.are_required() {
             let kept = store.signatures(&row.digest).await.unwrap_or_default();
-            let kept: Vec<_> = kept.iter().filter_map(signature::Signature::from_row).collect();
+            let kept: Vec<_> = kept.iter().filter_map(SignatureRow::signature).collect();
             if let Err(reason) = trusted.check(&row.digest, &kept) {
                 let mend =
                     "sign it (`patchbay plugin sign`) and push it again, or trust its key (plugins.trusted_keys)";

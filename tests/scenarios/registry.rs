@@ -5,8 +5,8 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
-use patchbay::signature::PrivateKey;
 use patchbay_model::RevisionDigest;
+use patchbay_model::signature::PrivateKey;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};

@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::Context;
-use patchbay::signature::{PrivateKey, Signature};
 use patchbay_model::RevisionDigest;
+use patchbay_model::signature::{PrivateKey, Signature};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 

@@ -13,27 +13,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use patchbay_app::alert::rule::is_link;
+use patchbay_app::alert::{AlertConfig, ChannelConfig};
+use patchbay_app::vault::{self, KeySource};
 use patchbay_capability::{EgressConfig, MailConfig, MailTls};
+use patchbay_http::HttpLimits;
 use patchbay_mailbox::{AddressError, Mailbox, domain_to_ascii, parse_list};
 use patchbay_model::PluginName;
 use patchbay_model::schedule::Zone;
+use patchbay_model::signature::{TrustedKeys, read_public_keys};
 use patchbay_runtime::{CompilerCommand, HostLimits, RuntimeConfig};
 use patchbay_store::{Keep, KeepAttempts, StoreConfig};
+use patchbay_work::body_budget::Recording;
 use zeroize::Zeroizing;
-
-use crate::alert::rule::is_link;
-use crate::alert::{AlertConfig, ChannelConfig};
-use crate::vault::{self, KeySource};
-
-use crate::signature::{TrustedKeys, read_public_keys};
-
-use crate::body_budget::Recording;
-use crate::http::HttpLimits;
 
 pub use keys::{KEYS, Key, Kind};
 
-use crate::quarantine::{Policy, Rule};
-use crate::traces::TraceConfig;
+use patchbay_telemetry::traces::TraceConfig;
+use patchbay_work::quarantine::{Policy, Rule};
 
 /// Our variables that are no configuration keys: read by the command line client, by tests, and for secrets.
 const OTHER_VARIABLES: &[&str] = &[

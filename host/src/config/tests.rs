@@ -147,7 +147,7 @@ fn load_with(
 #[test]
 fn trusted_keys_come_from_a_list_and_from_a_file_and_each_counts_once() {
     assert!(!with(&[]).expect("valid").trusted_keys().are_required());
-    let other = crate::signature::PrivateKey::generate().public();
+    let other = patchbay_model::signature::PrivateKey::generate().public();
     let file = format!("[plugins]\ntrusted_keys = [\"{TRUSTED}\", \"{other}\"]\n");
     let config = Config::load(Some(&file), &env(&NEEDED)).expect("valid");
     assert_eq!(config.trusted_keys().ids(), format!("fe812c12f3ab4ce6, {}", other.id()));

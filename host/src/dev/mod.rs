@@ -15,11 +15,10 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use patchbay_cli::{Client, plain};
 
 use crate::boot::Host;
-use crate::cli::{Client, plain};
 use crate::config::{self, Config};
-use crate::telemetry;
 
 pub(crate) use crate::dev_state::DevState;
 pub use mail_catcher::{CaughtMail, MailCatcher};
@@ -137,7 +136,7 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
     }
     let outcome = async {
         let config = Config::of_dev(file, given.clone())?;
-        let logging = telemetry::start(config.log_as_json(), &config.log_filter())?;
+        let logging = patchbay_telemetry::start(config.log_as_json(), &config.log_filter())?;
         let operator = config.operator();
         let host = step("Patchbay", Host::start(config, &logging)).await?;
         state.url = format!("http://{}", reachable(host.address()));
@@ -226,12 +225,12 @@ async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
     let client = Client::new(state.url.clone(), state.user.clone(), Some(state.password.clone()))?;
     let component = std::fs::read(file)?;
     let name = file.display().to_string();
-    let signatures = crate::cli::signatures_for(file, None)?;
+    let signatures = patchbay_cli::signatures_for(file, None)?;
     let staged = step(&name, async { Ok(client.push(component, &signatures, None).await?) }).await?;
     let (plugin, digest) =
         (staged["plugin"].as_str().unwrap_or_default(), staged["digest"].as_str().unwrap_or_default());
     client.activate(plugin, digest, true).await?;
-    Ok(format!("{plugin} {} ({})", staged["version"].as_str().unwrap_or_default(), crate::cli::short(digest)))
+    Ok(format!("{plugin} {} ({})", staged["version"].as_str().unwrap_or_default(), patchbay_cli::short(digest)))
 }
 
 fn print_welcome(state: &DevState, mail: Option<&MailCatcher>, plugins: &[String]) {

@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
 use super::free_port;
-use crate::dev_state::{DevState, write_private};
+use crate::dev_state::DevState;
+use crate::dev_state::write_private;
 
 const USER: &str = "patchbay";
 /// The oldest version that the migrations are tested with.

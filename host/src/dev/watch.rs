@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use notify::event::{EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use patchbay_cli::{Client, Project, short};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-
-use crate::cli::{Client, Project, short};
 
 /// Editors write several files for one save.
 const QUIET: Duration = Duration::from_millis(100);

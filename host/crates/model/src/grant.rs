@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::manifest::{EgressAuth, EgressRule, Manifest};
 use crate::sql::{SqlSpec, TableAccess, TableName};
@@ -120,6 +121,34 @@ impl Manifest {
         }
         asks
     }
+}
+
+/// What a manifest asks for, as an operator reads it.
+pub fn asks(manifest: &Manifest) -> Value {
+    let egress: Vec<Value> = manifest
+        .egress
+        .iter()
+        .map(|rule| {
+            let mut asked = json!({ "url": rule.url, "methods": rule.methods, "allowAddresses": rule.allow_addresses });
+            // Credentials go there, too.
+            if let Some(EgressAuth::OAuth2 { token_url, .. }) = &rule.auth {
+                asked["tokenUrl"] = json!(token_url);
+            }
+            asked
+        })
+        .collect();
+    let smtp = manifest.smtp.as_ref().is_some_and(|smtp| smtp.allowed);
+    json!({
+        "schedules": manifest.schedules.iter().map(|schedule| &schedule.id).collect::<Vec<_>>(),
+        "queues": manifest.queues.iter().map(|queue| &queue.name).collect::<Vec<_>>(),
+        "secrets": manifest.secrets.iter().map(|secret| &secret.name).collect::<Vec<_>>(),
+        "egress": egress,
+        "enqueue": manifest.enqueue.as_ref().map(|spec| &spec.queues),
+        "kv": manifest.kv.as_ref().map(|spec| &spec.prefixes),
+        "sql": manifest.sql.as_ref().map(|spec| &spec.tables),
+        "smtp": smtp,
+        "audit": manifest.audit.as_ref().map(|spec| &spec.trails),
+    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Owns types and pure rules. Never does I/O, never reads the clock, and knows nothing of Redis, SQL, HTTP clients or wasm.
 //! Parsing is the only thing that can fail here, and each failure names the field.
 
+pub mod address;
 pub mod attempt;
 pub mod audit;
 pub mod breaker;
@@ -24,10 +25,12 @@ pub mod mirror;
 pub mod misfit;
 pub mod operation;
 pub mod outcome;
+pub mod quarantine;
 pub mod redaction;
 pub mod retry;
 pub mod schedule;
 pub mod shell;
+pub mod signature;
 pub mod sql;
 mod trace_parent;
 

@@ -52,7 +52,6 @@ pub use plugin_sql::{
     OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity, SqlSession, Wanted,
 };
 pub use prune::{Keep, PrunedRevision};
-pub use quarantine::QuarantineRow;
 pub use recording::{NewAttempt, SealedBody};
 pub use redactions::RedactionRow;
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};

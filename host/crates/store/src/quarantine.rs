@@ -1,28 +1,13 @@
 //! Revisions that take no calls until somebody decides.
 
-use chrono::{DateTime, Utc};
+use patchbay_model::quarantine::Quarantine;
 use patchbay_model::{PluginName, RevisionDigest};
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::{PgConnection, Row};
 
 use crate::notify::notify;
 use crate::rows::{damaged, digest, plugin};
 use crate::{Store, StoreError};
-
-/// A quarantine that has not ended.
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct QuarantineRow {
-    pub plugin: PluginName,
-    pub digest: RevisionDigest,
-    pub version: String,
-    pub manifest: Value,
-    pub reason: String,
-    pub began_at: DateTime<Utc>,
-    pub began_by: String,
-    /// Whether the plugin stands still by it; false when another revision has been activated since.
-    pub is_current: bool,
-}
 
 /// Ends the quarantine of a revision that is in one.
 pub(crate) async fn end(
@@ -112,7 +97,7 @@ impl Store {
     }
 
     /// Those that have not ended.
-    pub async fn quarantined(&self) -> Result<Vec<QuarantineRow>, StoreError> {
+    pub async fn quarantined(&self) -> Result<Vec<Quarantine>, StoreError> {
         let query = sqlx::query(
             "select q.plugin, q.digest, q.reason, q.began_at, q.began_by, r.version, r.manifest, \
              r.digest is not distinct from p.active as is_current \
@@ -122,7 +107,7 @@ impl Store {
         let rows = query.fetch_all(&self.pool).await?;
         rows.into_iter()
             .map(|row| {
-                Ok(QuarantineRow {
+                Ok(Quarantine {
                     plugin: plugin(&row)?,
                     digest: digest(&row, "digest")?,
                     version: row.try_get("version")?,

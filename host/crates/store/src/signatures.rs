@@ -1,6 +1,7 @@
 //! Signatures of revisions. Kept, never judged: who is trusted is a matter of each host's configuration.
 
 use chrono::{DateTime, Utc};
+use patchbay_model::signature::Signature;
 use patchbay_model::{PluginName, RevisionDigest};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
@@ -25,6 +26,13 @@ pub struct SignatureRow {
     pub bytes: Vec<u8>,
     pub added_by: String,
     pub added_at: DateTime<Utc>,
+}
+
+impl SignatureRow {
+    /// Absent when somebody has changed the row into something that is no signature.
+    pub fn signature(&self) -> Option<Signature> {
+        Signature::from_parts(&self.key_id, &self.bytes)
+    }
 }
 
 fn signature(row: PgRow) -> Result<SignatureRow, StoreError> {

@@ -109,6 +109,19 @@ impl Mask {
         self.hits(&Folded::new(text), text).next().is_some()
     }
 
+    /// Hides what is hidden in each text; in how many of them that changed something.
+    pub fn hide<'t>(&self, texts: impl IntoIterator<Item = &'t mut String>) -> usize {
+        let mut hidden = 0;
+        for text in texts {
+            let shown = self.text(text);
+            if shown != *text {
+                *text = shown.into_owned();
+                hidden += 1;
+            }
+        }
+        hidden
+    }
+
     /// A text without the values, and without what it calls a secret itself (`password=…`, `"token": …`, `Bearer …`).
     pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
         match self.replaced(text, REDACTED) {

@@ -1,0 +1,78 @@
+//! The segments of a path: one place that writes them, for the command line, and reads them, for the API.
+//!
+//! Percent-encoding carries almost every name. But a client drops the segments `.` and `..`, and every URL library takes `%2e` for a dot, so
+//! that a request about a queue called `.` would reach another route; an empty segment is none; and a queue called `pause` stands where a
+//! route of ours does. These, and whatever would be taken for their escaped form, are written with a `~` in front: `~.`, `~..`, `~`,
+//! `~pause`; `~~.` is the name `~.`.
+
+use std::borrow::Borrow;
+
+/// Segments that a client loses.
+const LOST: [&str; 3] = ["", ".", ".."];
+/// Routes of ours at the place of a name, which is the second segment.
+const TAKEN: [&str; 3] = ["pause", "resume", "preview"];
+
+/// A path of these segments, whatever they contain, without a slash in front.
+pub fn api_path(segments: &[&str]) -> String {
+    let segments = segments.iter().enumerate().map(|(place, text)| {
+        let needs_escape = LOST.contains(text) || (place == 1 && TAKEN.contains(text)) || looks_escaped(text);
+        let bytes: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
+        format!("{}{}", if needs_escape { "~" } else { "" }, bytes.replace('+', "%20"))
+    });
+    segments.collect::<Vec<_>>().join("/")
+}
+
+/// A path with a query, each of whose values may contain anything.
+pub fn with_query<I, K, V>(path: &str, pairs: I) -> String
+where
+    I: IntoIterator<Item: Borrow<(K, V)>>,
+    K: AsRef<str>,
+    V: AsRef<str>,
+{
+    let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
+}
+
+fn looks_escaped(text: &str) -> bool {
+    let name = text.trim_start_matches('~');
+    name.len() < text.len() && (LOST.contains(&name) || TAKEN.contains(&name))
+}
+
+/// The name in a segment, after percent-decoding.
+pub fn unescaped(segment: &str) -> &str {
+    if looks_escaped(segment) { &segment[1..] } else { segment }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read_back(text: &str) -> String {
+        // As a client sends it.
+        let url = url::Url::parse(&format!("http://host/api/{}", api_path(&["queues", text, "pause"]))).expect("a URL");
+        let segments: Vec<&str> = url.path_segments().expect("a path").collect();
+        assert_eq!((segments.len(), segments[1], segments[3]), (4, "queues", "pause"), "{url}");
+        let decoded = percent_encoding::percent_decode_str(segments[2]).decode_utf8().expect("UTF-8");
+        unescaped(&decoded).to_owned()
+    }
+
+    #[test]
+    fn names_that_a_url_would_lose_come_back() {
+        for name in [
+            "", ".", "..", "pause", "~resume", "~", "~.", "~..", "~~", "~~.", "...", "~x", "a/../b", "/", "%2F", "%2e",
+            "?", "#", "a b", "a+b", "\n", "😀", "\\",
+        ] {
+            assert_eq!(read_back(name), name);
+        }
+        assert_eq!(api_path(&["queues", "email queue/1", ".."]), "queues/email%20queue%2F1/~..");
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_comes_back(name in "\\PC*|[~.]{0,5}|~{0,3}(pause|preview)|[.%~/?#2eEfF \\\\-]{0,8}") {
+            prop_assert_eq!(read_back(&name), name);
+        }
+    }
+}

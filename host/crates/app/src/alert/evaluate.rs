@@ -1,0 +1,321 @@
+//! From what is seen to what changes: every rule over every subject, through [`step`]. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use patchbay_store::{AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow};
+use serde_json::{Map, Value, json};
+
+use super::rule::{InForce, Rule, in_force, silenced};
+use super::sight::{Seen, Sight};
+use super::state::{Event, Look, Standing, step};
+
+/// Subjects of one rule that may be out of order at once: when everything is, a few hundred messages help nobody.
+const MOST_SUBJECTS: usize = 20;
+
+/// What operators want and what stands, by rule and subject.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known {
+    pub rules: Vec<AlertRuleRow>,
+    pub silences: Vec<SilenceRow>,
+    pub alerts: BTreeMap<(String, String), AlertRow>,
+    /// Of all processes.
+    pub channels: BTreeSet<String>,
+}
+
+/// Where and when.
+#[derive(Debug, Clone)]
+pub(super) struct Round<'a> {
+    pub host: &'a str,
+    pub environment: &'a str,
+    /// Where runbooks are; the rule's name follows as fragment.
+    pub runbooks: &'a str,
+    /// For display only: how long anything took is counted, see [`super::state`].
+    pub now: DateTime<Utc>,
+    pub passed: Duration,
+    pub repeat: Duration,
+}
+
+/// What changes.
+pub(super) fn evaluate(known: &Known, seen: &[Seen], round: &Round<'_>) -> Vec<AlertChange> {
+    let mut changes = Vec::new();
+    for seen in seen {
+        let Some(rule) = Rule::named(seen.rule) else { continue };
+        let met = met(known, rule, &seen.sights);
+        let standing = known.alerts.iter().filter(|((name, _), _)| name == rule.name);
+        let gone = standing.filter(|((_, subject), _)| !met.iter().any(|(sight, _)| sight.subject == *subject));
+        let gone = gone.filter(|((_, subject), _)| {
+            seen.covers.subject(subject) || seen.sights.iter().any(|sight| sight.subject == *subject)
+        });
+        changes.extend(gone.filter_map(|((_, subject), row)| change(known, rule, subject, Some(row), None, round)));
+        changes.extend(met.iter().filter_map(|(sight, in_force)| {
+            let row = known.alerts.get(&(rule.name.to_owned(), sight.subject.clone()));
+            change(known, rule, &sight.subject, row, Some((sight, in_force)), round)
+        }));
+    }
+    changes
+}
+
+/// What is out of order: what was so already, and of the rest as much as somebody can read, the worst first.
+fn met<'a>(known: &Known, rule: &Rule, sights: &'a [Sight]) -> Vec<(&'a Sight, InForce)> {
+    let mut met: Vec<(&Sight, InForce)> = sights
+        .iter()
+        .map(|sight| (sight, in_force(rule, &sight.subject, &known.rules)))
+        .filter(|(sight, in_force)| in_force.is_met(rule, sight.value, sight.cases))
+        .collect();
+    let stands = |sight: &Sight| known.alerts.contains_key(&(rule.name.to_owned(), sight.subject.clone()));
+    let badness = |sight: &Sight| sight.value.unwrap_or(0.0) * if rule.is_floor { -1.0 } else { 1.0 };
+    met.sort_by(|(a, _), (b, _)| stands(b).cmp(&stands(a)).then(badness(b).total_cmp(&badness(a))));
+    met.truncate(MOST_SUBJECTS);
+    met
+}
+
+fn change(
+    known: &Known,
+    rule: &Rule,
+    subject: &str,
+    row: Option<&AlertRow>,
+    met: Option<(&Sight, &InForce)>,
+    round: &Round<'_>,
+) -> Option<AlertChange> {
+    let hold = met.map_or_else(|| in_force(rule, subject, &known.rules).hold, |(_, in_force)| in_force.hold);
+    let look = Look {
+        holds: Some(met.is_some()),
+        hold,
+        // Whoever adds the first channel is told of what fires already.
+        silenced: known.channels.is_empty() || silenced(rule.name, subject, &known.silences).is_some(),
+        passed: round.passed,
+        repeat: round.repeat,
+    };
+    let before = row.map(standing);
+    let next = step(before, &look);
+    let notice = met.map_or_else(
+        || row.map_or(Value::Null, |row| row.notice.clone()),
+        |(sight, in_force)| notice(rule, sight, in_force, round),
+    );
+    let severity = met.map_or_else(
+        || row.map_or(rule.severity.as_str().to_owned(), |row| row.severity.clone()),
+        |(_, in_force)| in_force.severity.as_str().to_owned(),
+    );
+    let begins = next.event == Some(Event::Firing) && !before.is_some_and(|before| before.firing);
+    let now = next.now.map(|standing| AlertRow {
+        rule: rule.name.to_owned(),
+        subject: subject.to_owned(),
+        severity: severity.clone(),
+        firing: standing.firing,
+        held_ms: ms(standing.held),
+        quiet_ms: ms(standing.quiet),
+        announced: standing.announced,
+        began_at: row.map_or(round.now, |row| row.began_at),
+        fired_at: row.and_then(|row| row.fired_at).or_else(|| standing.firing.then_some(round.now)),
+        notice: notice.clone(),
+    });
+    if now.as_ref() == row && next.event.is_none() {
+        return None;
+    }
+    let since = row.map_or(round.now, |row| row.began_at);
+    let reason = notice["reason"].as_str().unwrap_or_default().to_owned();
+    let event = next.event.map(|event| AlertEventRow {
+        at: round.now,
+        rule: rule.name.to_owned(),
+        subject: subject.to_owned(),
+        event: event.as_str().to_owned(),
+        severity: severity.clone(),
+        reason,
+        silenced: !next.tell,
+    });
+    let tell = next.event.filter(|_| next.tell).map(|event| {
+        let body = body(rule, subject, event, &severity, &notice, since, round);
+        (body, known.channels.iter().cloned().collect())
+    });
+    Some(AlertChange { rule: rule.name.to_owned(), subject: subject.to_owned(), now, event, tell, begins })
+}
+
+/// What is kept of a sight, for lists and messages.
+fn notice(rule: &Rule, sight: &Sight, in_force: &InForce, round: &Round<'_>) -> Value {
+    let runbook = in_force.runbook.clone().unwrap_or_else(|| format!("{}#{}", round.runbooks, rule.name));
+    let rounded = sight.value.map(|value| (value * 10.0).round() / 10.0);
+    json!({
+        "reason": sight.reason,
+        "next": sight.next,
+        "value": rounded,
+        "threshold": in_force.threshold,
+        "unit": rule.threshold.map(|(_, unit)| unit),
+        "runbook": runbook,
+        "details": sight.details,
+    })
+}
+
+/// The message, as it is posted to `alerts.webhook_url`.
+fn body(
+    rule: &Rule,
+    subject: &str,
+    event: Event,
+    severity: &str,
+    notice: &Value,
+    since: DateTime<Utc>,
+    round: &Round<'_>,
+) -> Value {
+    let mut body = Map::new();
+    body.insert("host".into(), round.host.into());
+    body.extend(notice["details"].as_object().cloned().unwrap_or_default());
+    let fields = [
+        ("alert", json!(rule.name)),
+        ("event", json!(event.as_str())),
+        ("severity", json!(severity)),
+        ("subject", json!(subject)),
+        ("environment", json!(round.environment)),
+        ("since", json!(time(since))),
+        ("at", json!(time(round.now))),
+    ];
+    body.extend(fields.map(|(name, value)| (name.to_owned(), value)));
+    for name in ["reason", "next", "value", "threshold", "unit", "runbook"] {
+        if !notice[name].is_null() {
+            body.insert(name.to_owned(), notice[name].clone());
+        }
+    }
+    Value::Object(body)
+}
+
+pub(super) fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+fn standing(row: &AlertRow) -> Standing {
+    let duration = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    Standing {
+        firing: row.firing,
+        held: duration(row.held_ms),
+        quiet: duration(row.quiet_ms),
+        announced: row.announced,
+    }
+}
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl Known {
+    /// What stands after these changes.
+    pub(super) fn apply(&mut self, changes: &[AlertChange]) {
+        for change in changes {
+            let key = (change.rule.clone(), change.subject.clone());
+            match &change.now {
+                Some(row) => drop(self.alerts.insert(key, row.clone())),
+                None => drop(self.alerts.remove(&key)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sight::Covers;
+    use super::*;
+
+    fn round(now_unix_s: i64) -> Round<'static> {
+        Round {
+            host: "a:1",
+            environment: "test",
+            runbooks: "docs/operations/alerts.md",
+            now: DateTime::from_timestamp(now_unix_s, 0).expect("a time"),
+            passed: Duration::from_secs(60),
+            repeat: Duration::from_secs(3_600),
+        }
+    }
+
+    fn told_by_mail() -> Known {
+        Known { channels: ["mail".into()].into(), ..Known::default() }
+    }
+
+    fn waiting(sights: &[(&str, f64)], covers: Covers) -> Seen {
+        let sight = |(subject, value): &(&str, f64)| Sight::new(*subject, *value, format!("{value} s"), "why".into());
+        Seen { rule: "oldest-waiting", sights: sights.iter().map(sight).collect(), covers }
+    }
+
+    /// Evaluates one round after another; gives what was told.
+    fn run(known: &mut Known, rounds: impl IntoIterator<Item = (i64, Seen)>) -> Vec<String> {
+        let mut told = Vec::new();
+        for (now, seen) in rounds {
+            let changes = evaluate(known, &[seen], &round(now));
+            known.apply(&changes);
+            let bodies = changes.iter().filter_map(|change| change.tell.as_ref()).map(|(body, _)| body);
+            told.extend(bodies.map(|body| format!("{} {}", body["event"], body["subject"]).replace('"', "")));
+        }
+        told
+    }
+
+    #[test]
+    fn it_fires_once_and_recovers_whatever_the_clock_of_this_machine_does() {
+        let bad = || waiting(&[("q", 900.0)], Covers::Everything);
+        let good = || waiting(&[("q", 3.0)], Covers::Everything);
+        let mut known = told_by_mail();
+        // A day back after the first look, a year ahead after the third.
+        let told = run(&mut known, [(100_000, bad()), (13_600, bad()), (13_660, bad()), (40_000_000, bad())]);
+        assert_eq!(told, ["firing q"]);
+        assert_eq!(run(&mut known, [(0, good()), (40_000_000, good())]), ["recovered q"]);
+        assert!(known.alerts.is_empty());
+    }
+
+    #[test]
+    fn what_fires_before_there_is_a_channel_is_told_by_the_first_one() {
+        let bad = || waiting(&[("q", 900.0)], Covers::Everything);
+        let mut known = Known::default();
+        assert_eq!(run(&mut known, [(0, bad()), (60, bad()), (120, bad())]), Vec::<String>::new());
+        assert_eq!(known.alerts.len(), 1, "it is listed all the same");
+        known.channels = told_by_mail().channels;
+        assert_eq!(run(&mut known, [(180, bad()), (240, bad())]), ["firing q"]);
+    }
+
+    #[test]
+    fn what_nobody_could_look_at_stays_as_it_is() {
+        let mut known = told_by_mail();
+        let bad = || waiting(&[("q", 900.0)], Covers::Everything);
+        assert_eq!(run(&mut known, [(0, bad()), (60, bad())]), ["firing q"]);
+        let elsewhere = || waiting(&[("other", 1.0)], Covers::Only("other".into()));
+        assert_eq!(run(&mut known, [(120, elsewhere()), (180, elsewhere())]), Vec::<String>::new());
+        assert_eq!(known.alerts.len(), 1);
+    }
+
+    #[test]
+    fn of_many_only_the_worst_are_told_and_those_that_stand_stay() {
+        let names: Vec<String> = (0..100).map(|n| format!("q{n}")).collect();
+        let seen = |offset: f64| {
+            let sights: Vec<(&str, f64)> =
+                names.iter().enumerate().map(|(n, name)| (name.as_str(), 1_000.0 + n as f64 * offset)).collect();
+            waiting(&sights, Covers::Everything)
+        };
+        let mut known = told_by_mail();
+        let told = run(&mut known, [(0, seen(1.0)), (60, seen(1.0)), (120, seen(-1.0)), (180, seen(-1.0))]);
+        assert_eq!(told.len(), MOST_SUBJECTS);
+        assert!(told.contains(&"firing q99".into()) && !told.contains(&"firing q0".into()), "{told:?}");
+    }
+
+    #[test]
+    fn a_rule_that_is_turned_off_recovers() {
+        let mut known = told_by_mail();
+        let bad = || waiting(&[("q", 900.0)], Covers::Everything);
+        assert_eq!(run(&mut known, [(0, bad()), (60, bad())]), ["firing q"]);
+        let off = AlertRuleRow { rule: "oldest-waiting".into(), enabled: Some(false), ..AlertRuleRow::default() };
+        known.rules.push(off);
+        assert_eq!(run(&mut known, [(120, bad()), (180, bad())]), ["recovered q"]);
+    }
+
+    #[test]
+    fn a_message_says_what_is_wrong_and_what_to_do_and_details_stand_beside_it() {
+        let mut sight = Sight::new("email", None, "it crashed".into(), "mend it".into());
+        sight.details.insert("revision".into(), json!("abc"));
+        let seen = Seen { rule: "plugin-quarantined", sights: vec![sight], covers: Covers::Nothing };
+        let changes = evaluate(&told_by_mail(), &[seen], &round(0));
+        let (body, channels) = changes[0].tell.as_ref().expect("told");
+        assert_eq!(channels, &["mail"]);
+        assert!(changes[0].begins);
+        let expected = json!({
+            "alert": "plugin-quarantined", "event": "firing", "severity": "critical", "subject": "email", "host": "a:1",
+            "environment": "test", "since": "1970-01-01T00:00:00Z", "at": "1970-01-01T00:00:00Z", "reason": "it crashed",
+            "next": "mend it", "runbook": "docs/operations/alerts.md#plugin-quarantined", "revision": "abc",
+        });
+        assert_eq!(*body, expected);
+    }
+}

@@ -1,0 +1,272 @@
+//! Tells somebody when something is not in order, once, and when it is again.
+//!
+//! One process of the fleet evaluates the rules (`lead`), any of them delivers. What stands, what is silenced and what is still to be told
+//! are rows of Postgres, so that a kill or a change of that process neither repeats nor forgets anything. While Postgres is away, the
+//! process that evaluated last goes on with what it remembers and tells of it directly.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | `rule` | the rules, and what operators have made of them; silences |
+//! | `state` | the life of one alert |
+//! | `sight` | what is seen |
+//! | `evaluate` | from what is seen to what changes |
+//! | `lead` | the rounds, and the ping |
+//! | `channel`, `deliver` | telling |
+
+mod channel;
+mod deliver;
+mod evaluate;
+mod lead;
+pub mod rule;
+mod sight;
+mod state;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use chrono::Utc;
+use patchbay_store::{AlertChange, StoreError};
+use reqwest::Url;
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+pub use self::channel::ChannelConfig;
+use self::deliver::Deliveries;
+use self::evaluate::{Known, Round, evaluate, time};
+pub use self::sight::Sources;
+use self::sight::{Covers, Seen, Sight, Sightings};
+use crate::plugins::Begun;
+
+/// For one question to Postgres.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// What operators configure.
+pub struct AlertConfig {
+    /// Ways to tell.
+    pub channels: ChannelConfig,
+    /// Asked every minute while rules are evaluated.
+    pub ping: Option<Url>,
+    /// Between two looks.
+    pub every: Duration,
+    /// Until somebody is told again.
+    pub repeat: Duration,
+    /// Where runbooks are; the rule's name follows as fragment.
+    pub runbooks: String,
+    /// Of which installation messages speak.
+    pub environment: String,
+}
+
+/// The alerts of this installation.
+pub struct Alerts {
+    sources: Sources,
+    deliveries: Arc<Deliveries>,
+    /// With a client for it.
+    ping: Option<(reqwest::Client, Url)>,
+    every: Duration,
+    repeat: Duration,
+    runbooks: String,
+    environment: String,
+    /// By rule and severity, as this process saw it last.
+    firing: Mutex<BTreeMap<(String, String), u64>>,
+}
+
+/// How a test message fared.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tested {
+    /// `webhook`, `slack`, `mail` or `ping`.
+    pub channel: &'static str,
+    /// Whether it was taken.
+    pub delivered: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// How long that took, milliseconds.
+    pub ms: u64,
+}
+
+impl Alerts {
+    /// Does nothing yet; see [`Alerts::run`].
+    pub fn new(config: AlertConfig, sources: Sources) -> anyhow::Result<Arc<Self>> {
+        let channels = channel::channels(config.channels).context("alerts")?;
+        let ping = config.ping.map(|url| anyhow::Ok((channel::http_client(&url)?, url)));
+        let ping = ping.transpose().context("alerts")?;
+        Ok(Arc::new(Self {
+            deliveries: Arc::new(Deliveries::new(sources.store.clone(), channels)),
+            sources,
+            ping,
+            every: config.every,
+            repeat: config.repeat,
+            runbooks: config.runbooks,
+            environment: config.environment,
+            firing: Mutex::default(),
+        }))
+    }
+
+    /// Evaluates, where this process is the one that does, and delivers, until cancelled.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let deliver = Arc::clone(&self.deliveries).run(self.every, stop.clone());
+        tokio::join!(deliver, lead::run(self, stop));
+    }
+
+    /// Tells of plugins that stand still, at once and not with the next look, for as long as there may be one.
+    pub async fn tell_of_quarantines(self: Arc<Self>, mut begun: mpsc::UnboundedReceiver<Begun>) {
+        while let Some(begun) = begun.recv().await {
+            let alerts = Arc::clone(&self);
+            // None waits for another one.
+            tokio::spawn(async move { alerts.quarantined(&begun).await });
+        }
+    }
+
+    async fn quarantined(&self, Begun { tripped, consequence }: &Begun) {
+        let plugin = &tripped.plugin;
+        let next = format!(
+            "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
+        );
+        let mut sight = Sight::new(plugin.as_str(), None, tripped.reason.clone(), next);
+        sight.details = sight::details([
+            ("plugin", json!(plugin)),
+            ("revision", json!(tripped.digest)),
+            ("host", json!(self.host())),
+            ("consequence", json!(consequence)),
+        ]);
+        self.raise("plugin-quarantined", sight).await;
+    }
+
+    async fn raise(&self, rule: &'static str, sight: Sight) {
+        let seen = [Seen { rule, sights: vec![sight], covers: Covers::Nothing }];
+        let stored = async {
+            let (known, _) = answered(self.known()).await?;
+            let changes = evaluate(&known, &seen, &self.round(Duration::ZERO));
+            answered(self.sources.store.save_alerts(&changes)).await?;
+            Ok::<_, StoreError>(changes)
+        };
+        match stored.await {
+            Ok(changes) => self.log(&changes),
+            Err(error) => {
+                warn!(%error, rule, "an alert is not stored; it is told all the same");
+                let known = Known { channels: self.channel_names().into_iter().collect(), ..Known::default() };
+                let changes = evaluate(&known, &seen, &self.round(Duration::ZERO));
+                self.log(&changes);
+                self.tell_directly(&changes);
+            }
+        }
+        self.deliveries.wake();
+    }
+
+    /// Tells by every way now, and waits for the answers.
+    pub async fn test(&self, actor: &str) -> Vec<Tested> {
+        let now = time(Utc::now());
+        let body = json!({
+            "alert": "test", "event": "test", "severity": "warning", "subject": self.host(), "host": self.host(),
+            "environment": self.environment, "reason": format!("{actor} tries whether alerts arrive"),
+            "next": "nothing: this is a test", "since": now, "at": now,
+        });
+        let timed = async |channel, sent: &mut (dyn Future<Output = Result<(), String>> + Send + Unpin)| {
+            let started = Instant::now();
+            let error = sent.await.err();
+            let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            Tested { channel, delivered: error.is_none(), error, ms }
+        };
+        let channels = self.deliveries.channels.iter().map(|channel| {
+            let body = &body;
+            async move { timed(channel.name, &mut Box::pin(channel.send(body))).await }
+        });
+        let ping = async {
+            let (http, url) = self.ping.clone()?;
+            Some(timed("ping", &mut Box::pin(channel::ask(http.get(url)))).await)
+        };
+        let (mut tested, ping) = tokio::join!(futures::future::join_all(channels), ping);
+        tested.extend(ping);
+        tested
+    }
+
+    /// How many fire, by rule and severity, as this process saw it last.
+    pub fn firing(&self) -> BTreeMap<(String, String), u64> {
+        self.firing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What this process has delivered since its start, by channel and result.
+    pub fn deliveries(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+        self.deliveries.counts()
+    }
+
+    /// Where the runbook of a rule is, unless an operator has named another.
+    pub fn runbook(&self, rule: &str) -> String {
+        format!("{}#{rule}", self.runbooks)
+    }
+
+    fn host(&self) -> &str {
+        self.sources.plugins.host()
+    }
+
+    fn round(&self, passed: Duration) -> Round<'_> {
+        Round {
+            host: self.host(),
+            environment: &self.environment,
+            runbooks: &self.runbooks,
+            now: Utc::now(),
+            passed,
+            repeat: self.repeat,
+        }
+    }
+
+    fn channel_names(&self) -> Vec<String> {
+        self.deliveries.channels.iter().map(|channel| channel.name.to_owned()).collect()
+    }
+
+    /// As Postgres has it, with what each process has seen.
+    async fn known(&self) -> Result<(Known, Vec<(String, Sightings)>), StoreError> {
+        let store = &self.sources.store;
+        let (rules, silences) = (store.alert_rules().await?, store.alert_silences().await?);
+        let alerts = store.alerts().await?.into_iter();
+        let alerts = alerts.map(|row| ((row.rule.clone(), row.subject.clone()), row)).collect();
+        let lately = (self.every * 3).max(Duration::from_secs(30));
+        let sightings = store.sightings(lately).await?.into_iter();
+        let sightings: Vec<(String, Sightings)> =
+            sightings.map(|(host, seen)| (host, serde_json::from_value(seen).unwrap_or_default())).collect();
+        let channels = sightings.iter().flat_map(|(_, seen)| seen.channels.clone()).chain(self.channel_names());
+        let channels = channels.collect();
+        Ok((Known { rules, silences, alerts, channels }, sightings))
+    }
+
+    fn note_firing(&self, known: &Known) {
+        let mut firing = BTreeMap::new();
+        for row in known.alerts.values().filter(|row| row.firing) {
+            *firing.entry((row.rule.clone(), row.severity.clone())).or_default() += 1;
+        }
+        *self.firing.lock().unwrap_or_else(PoisonError::into_inner) = firing;
+    }
+
+    /// One line each, with stable fields.
+    fn log(&self, changes: &[AlertChange]) {
+        for event in changes.iter().filter_map(|change| change.event.as_ref()) {
+            let (alert, subject, reason) = (&event.rule, &event.subject, &event.reason);
+            if event.event == "recovered" {
+                info!(alert, subject, reason, silenced = event.silenced, "alert recovered");
+            } else {
+                let (event, severity) = (&event.event, &event.severity);
+                error!(alert, event, severity, subject, reason, "alert");
+            }
+        }
+    }
+
+    /// Without Postgres.
+    fn tell_directly(&self, changes: &[AlertChange]) {
+        for change in changes {
+            if let Some((body, _)) = &change.tell {
+                self.deliveries.remember(&change.rule, &change.subject, body);
+            }
+        }
+    }
+}
+
+/// Within the time for one question: a connection that has died silently would keep us for minutes.
+async fn answered<T>(question: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout(ANSWER_WITHIN, question).await.unwrap_or_else(|_| Err(StoreError::no_answer()))
+}

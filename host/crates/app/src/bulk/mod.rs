@@ -1,0 +1,384 @@
+//! Bulk operations: what operators do to all jobs that a filter means.
+//!
+//! One host of the fleet works them off, whichever holds the duty; it is taken over at once from one that is killed. The jobs are chosen
+//! first and written down; then they are worked off in batches, a batch of each operation in turn, with rests in between and longer ones
+//! while Redis is slow. Postgres knows which items are done, Redis what the last batch did: nothing is done twice, and nothing is left out.
+
+mod act;
+mod choose;
+mod edit;
+mod plan;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use act::Schemas;
+use choose::{Candidate, Chooser, Place};
+use chrono::Utc;
+use patchbay_model::job::{JobKey, JobState};
+use patchbay_model::redaction::Mask;
+use patchbay_queue::{Chosen, Fate, QueueError, Queues, Removed};
+use patchbay_runtime::Runtime;
+use patchbay_store::{BulkItem, BulkOutcome, BulkRow, Duty, Lead, NewBulkItem, Singleton, Store, StoreError};
+use patchbay_work::redactions::Redactions;
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::history::Bodies;
+pub use plan::{Identity, Kind, Plan, Request, Source};
+
+/// Jobs per batch: a crash repeats the look at so many, and a cancellation is heard as soon.
+const BATCH: i64 = 100;
+/// How late an operation is noticed that was made on another host.
+const POLL: Duration = Duration::from_secs(1);
+/// While Redis or Postgres is away.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+/// A batch is followed by a rest as long as itself, so that at most half of the time is ours; and never by less.
+const LEAST_REST: Duration = Duration::from_millis(20);
+const LONGEST_REST: Duration = Duration::from_secs(2);
+/// Redis answers in less than a millisecond: one that takes so long has much to do for others.
+const SLOW: Duration = Duration::from_millis(25);
+/// Until it is asked again; at most so often, since an operation must end one day.
+const WHILE_SLOW: Duration = Duration::from_millis(250);
+const MOST_WAITS: usize = 8;
+/// How long a dry run counts: somebody waits for it. The history has too many to be counted to the end anyway.
+const COUNT_HISTORY_FOR: Duration = Duration::from_millis(800);
+const COUNT_LIVE_FOR: Duration = Duration::from_secs(8);
+/// What becomes of an item.
+const RESULTS: [&str; 3] = ["done", "skipped", "failed"];
+/// Jobs shown by a dry run.
+const SAMPLE: usize = 5;
+
+/// Why an operation does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum BulkError {
+    /// Of Redis.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// Of Postgres.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Trying again does not help.
+    #[error("{0}")]
+    Stuck(String),
+}
+
+impl BulkError {
+    /// Whether it may go on later by itself.
+    fn passes(&self) -> bool {
+        match self {
+            Self::Queue(error) => error.is_passing(),
+            Self::Store(error) => !matches!(error, StoreError::NotFound(_) | StoreError::Conflict(_)),
+            Self::Stuck(_) => false,
+        }
+    }
+}
+
+/// What an operation would do.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Preview {
+    /// Jobs that are meant.
+    pub matched: u64,
+    /// Whether all were counted: false means at least so many.
+    pub complete: bool,
+    /// Some of them.
+    pub sample: Vec<Sample>,
+}
+
+/// A job that is meant.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct Sample {
+    pub queue: String,
+    pub id: String,
+    pub name: String,
+    pub state: String,
+    pub failure: Option<String>,
+    /// Unix milliseconds.
+    pub finished_on: Option<u64>,
+    /// Why it would be left as it is, as far as that can be seen now.
+    pub refused: Option<String>,
+    /// Only if asked for; after the edit where there is one.
+    pub data: Option<String>,
+}
+
+/// What a preview shows of its jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Show {
+    NoData,
+    /// Without what is hidden.
+    Data,
+    /// What is hidden, too; to be recorded.
+    Everything,
+}
+
+/// The bulk operations of the fleet.
+pub struct Bulks {
+    store: Store,
+    queues: Queues,
+    runtime: Arc<Runtime>,
+    bodies: Arc<Bodies>,
+    redactions: Arc<Redactions>,
+    wake: Notify,
+    handled: Mutex<BTreeMap<(Kind, &'static str), u64>>,
+}
+
+impl Bulks {
+    #[allow(missing_docs)]
+    pub fn new(
+        store: Store,
+        queues: Queues,
+        runtime: Arc<Runtime>,
+        bodies: Arc<Bodies>,
+        redactions: Arc<Redactions>,
+    ) -> Arc<Self> {
+        // Series that are there from the start show their first rise.
+        let handled = Kind::ALL.iter().flat_map(|kind| RESULTS.map(|result| ((*kind, result), 0))).collect();
+        Arc::new(Self { store, queues, runtime, bodies, redactions, wake: Notify::new(), handled: Mutex::new(handled) })
+    }
+
+    /// There may be something to do.
+    pub fn changed(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Jobs that this process has handled, by kind of operation and how it went.
+    pub fn handled(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
+        handled.iter().map(|((kind, state), jobs)| (kind.as_str(), *state, *jobs)).collect()
+    }
+
+    /// Counts what is meant, and shows some of it. Changes nothing.
+    pub async fn preview(&self, plan: &Plan, show: Show) -> Result<Preview, BulkError> {
+        let chooser = Chooser { store: &self.store, queues: &self.queues, plan };
+        let began = Instant::now();
+        let count_for = match plan.source {
+            Source::History => COUNT_HISTORY_FOR,
+            Source::Live => COUNT_LIVE_FOR,
+        };
+        let mut place = Some(chooser.begin().await?);
+        let mut preview = Preview { matched: 0, complete: true, sample: Vec::new() };
+        while let Some(here) = place {
+            let (candidates, next) = chooser.page(here).await?;
+            preview.matched += candidates.len() as u64;
+            let some = candidates.into_iter().take(SAMPLE - preview.sample.len());
+            for candidate in some {
+                preview.sample.push(self.sample(plan, candidate, show).await?);
+            }
+            preview.complete = next.is_none();
+            place = next.filter(|_| began.elapsed() < count_for);
+        }
+        Ok(preview)
+    }
+
+    async fn sample(&self, plan: &Plan, candidate: Candidate, show: Show) -> Result<Sample, BulkError> {
+        let Candidate { chosen, name, mut failure, mut data } = candidate;
+        let redaction = self.redactions.of(&chosen.key.queue);
+        let children = self.queues.children_data(&chosen.key.queue, &[chosen.key.id.as_str()]).await?.concat();
+        // Also those of the data before it is edited.
+        let mut hidden = self.redactions.values(&children);
+        hidden.extend(data.iter().flat_map(|data| redaction.values(data)));
+        let mut refused = None;
+        if let (Some(edits), Some(old)) = (&plan.edits, &data) {
+            let schemas = Schemas::of(&self.runtime, std::slice::from_ref(&chosen));
+            let edited = edits.apply(old).and_then(|new| schemas.check(&chosen.key.queue, &name, &new).map(|()| new));
+            match edited {
+                Ok(new) => data = Some(new),
+                Err(reason) => refused = Some(reason),
+            }
+        }
+        if show != Show::Everything {
+            Mask::new(hidden.clone()).hide(&mut failure);
+            data = data.map(|data| redaction.data_beside(&data, hidden).0.text.into_owned());
+        }
+        Ok(Sample {
+            queue: chosen.key.queue.to_string(),
+            id: chosen.key.id.to_string(),
+            name,
+            state: chosen.state.to_string(),
+            failure,
+            finished_on: chosen.finished_on,
+            refused,
+            data: data.filter(|_| show != Show::NoData),
+        })
+    }
+
+    /// Works off what there is until cancelled. Cut off anywhere, it goes on from there.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut duty = self.store.singleton(Duty::Bulk);
+        loop {
+            let round = async {
+                match self.round(&mut duty).await {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        // Whoever has nothing to do needs no connection.
+                        duty.resign().await;
+                        tokio::select! {
+                            () = self.wake.notified() => {}
+                            () = tokio::time::sleep(POLL) => {}
+                        }
+                    }
+                    Err(error) => {
+                        warn!(%error, "bulk operations wait");
+                        tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+                    }
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = round => {}
+            }
+        }
+        duty.resign().await;
+    }
+
+    /// A step of each operation; false when there is none, or another host is at it.
+    async fn round(&self, duty: &mut Singleton) -> Result<bool, BulkError> {
+        if !self.store.has_active_bulks(self.queues.prefix()).await? {
+            return Ok(false);
+        }
+        let Some(mut lead) = duty.try_lead().await? else { return Ok(false) };
+        for row in lead.active_bulks(self.queues.prefix()).await? {
+            self.wait_while_redis_is_slow().await?;
+            let began = Instant::now();
+            match self.step(&mut lead, &row).await {
+                Ok(()) => {}
+                Err(error) if error.passes() => return Err(error),
+                Err(error) => {
+                    error!(bulk = row.id, %error, "a bulk operation cannot go on");
+                    lead.end_bulk(row.id, "failed", Some(&error.to_string())).await?;
+                }
+            }
+            tokio::time::sleep(began.elapsed().clamp(LEAST_REST, LONGEST_REST)).await;
+        }
+        Ok(true)
+    }
+
+    async fn wait_while_redis_is_slow(&self) -> Result<(), BulkError> {
+        for _ in 0..MOST_WAITS {
+            if self.queues.ping().await? < SLOW {
+                break;
+            }
+            tokio::time::sleep(WHILE_SLOW).await;
+        }
+        Ok(())
+    }
+
+    async fn step(&self, lead: &mut Lead<'_>, row: &BulkRow) -> Result<(), BulkError> {
+        match row.state.as_str() {
+            "matching" => self.choose(lead, row).await,
+            "undoing" => self.undo(lead, row).await,
+            _ => self.work_off(lead, row).await,
+        }
+    }
+
+    async fn choose(&self, lead: &mut Lead<'_>, row: &BulkRow) -> Result<(), BulkError> {
+        let plan = Plan::of(row).map_err(BulkError::Stuck)?;
+        let chooser = Chooser { store: &self.store, queues: &self.queues, plan: &plan };
+        let place = match row.place.clone().map(serde_json::from_value::<Place>) {
+            Some(Ok(place)) => place,
+            // Chosen twice is chosen once.
+            Some(Err(_)) | None => chooser.begin().await?,
+        };
+        let (candidates, next) = chooser.page(place).await?;
+        let item = |candidate: Candidate| NewBulkItem {
+            queue: candidate.chosen.key.queue.to_string(),
+            job_id: candidate.chosen.key.id.to_string(),
+            job_created_ms: candidate.chosen.key.created_ms.try_into().unwrap_or(i64::MAX),
+            job_state: candidate.chosen.state.to_string(),
+            finished_on: candidate.chosen.finished_on.and_then(|at| at.try_into().ok()),
+        };
+        let items: Vec<NewBulkItem> = candidates.into_iter().map(item).collect();
+        let next = next.and_then(|place| serde_json::to_value(place).ok());
+        Ok(lead.choose_bulk_items(row.id, &items, next).await?)
+    }
+
+    async fn work_off(&self, lead: &mut Lead<'_>, row: &BulkRow) -> Result<(), BulkError> {
+        let plan = Plan::of(row).map_err(BulkError::Stuck)?;
+        let left = row.stop_after.map_or(BATCH, |stop| (stop - row.done - row.failed).clamp(1, BATCH));
+        let items = lead.pending_bulk_items(row.id, left).await?;
+        if items.is_empty() {
+            return self.end(lead, row, "done").await;
+        }
+        let (items, mut outcomes) = readable(self.queues.prefix(), items);
+        let chosen: Vec<Chosen> = items.iter().map(|(chosen, _)| chosen.clone()).collect();
+        let since = Utc::now();
+        let fates = self.act(row.id, &plan, &chosen).await?;
+        outcomes.extend(chosen.iter().zip(fates).map(|(chosen, fate)| outcome(chosen.n, fate, ["done", "skipped"])));
+        lead.record_bulk_items(row.id, "pending", &outcomes, since).await?;
+        self.count(plan.kind, &outcomes);
+        Ok(())
+    }
+
+    async fn undo(&self, lead: &mut Lead<'_>, row: &BulkRow) -> Result<(), BulkError> {
+        let items = lead.done_bulk_items(row.id, BATCH).await?;
+        if items.is_empty() {
+            return self.end(lead, row, "undone").await;
+        }
+        let (items, mut outcomes) = readable(self.queues.prefix(), items);
+        let removed: Vec<Removed> = items.into_iter().map(|(job, score)| Removed { job, score }).collect();
+        let since = Utc::now();
+        let fates = self.queues.restore_many(row.id, &removed).await?;
+        outcomes.extend(
+            removed.iter().zip(fates).map(|(removed, fate)| outcome(removed.job.n, fate, ["restored", "lost"])),
+        );
+        Ok(lead.record_bulk_items(row.id, "done", &outcomes, since).await?)
+    }
+
+    async fn end(&self, lead: &mut Lead<'_>, row: &BulkRow, state: &str) -> Result<(), BulkError> {
+        if let Some(row) = lead.end_bulk(row.id, state, None).await? {
+            let BulkRow { id, kind, matched, done, skipped, failed, restored, .. } = row;
+            info!(bulk = id, kind, matched, done, skipped, failed, restored, "a bulk operation has ended: {state}");
+        }
+        Ok(self.queues.forget_notes(row.id).await?)
+    }
+
+    fn count(&self, kind: Kind, outcomes: &[BulkOutcome]) {
+        let mut handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
+        for outcome in outcomes {
+            let result = RESULTS.into_iter().find(|result| *result == outcome.state);
+            *handled.entry((kind, result.unwrap_or("failed"))).or_default() += 1;
+        }
+    }
+}
+
+/// Items as the queues know them; those whose names no queue can have are done with.
+fn readable(prefix: &str, items: Vec<BulkItem>) -> (Vec<(Chosen, Option<f64>)>, Vec<BulkOutcome>) {
+    let mut unreadable = Vec::new();
+    let read = |item: &BulkItem| {
+        let key = JobKey {
+            prefix: prefix.to_owned(),
+            queue: item.queue.parse().ok()?,
+            id: item.job_id.parse().ok()?,
+            created_ms: item.job_created_ms.try_into().ok()?,
+        };
+        let state: JobState = serde_json::from_value(item.job_state.as_str().into()).ok()?;
+        let finished_on = item.finished_on.and_then(|at| at.try_into().ok());
+        Some((Chosen { n: item.n, key, state, finished_on }, item.score))
+    };
+    let mut chosen = Vec::with_capacity(items.len());
+    for item in items {
+        match read(&item) {
+            Some(readable) => chosen.push(readable),
+            None => unreadable.push(outcome(item.n, Fate::Failed("its name cannot be read".into()), ["", ""])),
+        }
+    }
+    (chosen, unreadable)
+}
+
+/// `[done, skipped]`: what these are called.
+fn outcome(n: i64, fate: Fate, [done, skipped]: [&'static str; 2]) -> BulkOutcome {
+    let (state, reason, new_id, score) = match fate {
+        Fate::Done { new_id, score } => (done, None, new_id.map(|id| id.to_string()), score),
+        Fate::Skipped(reason) => (skipped, Some(reason), None, None),
+        Fate::Failed(reason) => ("failed", Some(Cow::from(reason)), None, None),
+    };
+    BulkOutcome { n, state: state.into(), reason: reason.map(Into::into), new_id, score }
+}

@@ -1,0 +1,217 @@
+//! Is this process healthy, and is it ready for work?
+//!
+//! Every answer comes from a real round trip with a time limit. Probes never pile up: all callers share the one in flight.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use patchbay_queue::{MAX_CLOCK_SKEW_MS, Queues, Standing, Trouble};
+use patchbay_store::{ReadOnly, Store, StoreProbe};
+use tracing::{error, info, warn};
+
+use crate::plugins::Plugins;
+
+/// Longest wait for one dependency. Load balancers commonly wait 2 to 5 s; the answer must come before that.
+const PROBE_LIMIT: Duration = Duration::from_millis(1_500);
+/// For the reason why Postgres does not answer: for the log only.
+const WHY_LIMIT: Duration = Duration::from_secs(10);
+
+/// What one probe saw.
+#[derive(Debug, Clone, Default)]
+pub struct Probe {
+    /// Round trip of a small query; absent when Postgres did not answer in time.
+    pub database: Option<Duration>,
+    /// Before that, the wait for a connection of the pool.
+    pub pool_wait: Option<Duration>,
+    /// Why nothing can be written to Postgres, though it answered.
+    pub read_only: Option<ReadOnly>,
+    /// Round trip with a write; absent when Redis did not answer in time, or cannot serve.
+    pub redis: Option<Duration>,
+    /// Why it cannot serve, or is not to be trusted with jobs.
+    pub redis_trouble: Option<Trouble>,
+    /// Our clock minus Redis's, milliseconds.
+    pub skew_ms: Option<i64>,
+}
+
+impl Probe {
+    /// Both answered, and Postgres can be written to.
+    pub fn healthy(&self) -> bool {
+        self.database.is_some() && self.read_only.is_none() && self.redis.is_some()
+    }
+}
+
+/// Why a process should get no new work.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NotReady {
+    /// Stable, kebab-case.
+    pub code: &'static str,
+    /// What is the case.
+    pub message: String,
+    /// What to do next.
+    pub next: String,
+}
+
+/// The code of a process that is shutting down, which is no trouble.
+pub const DRAINING: &str = "draining";
+
+impl NotReady {
+    fn new(code: &'static str, message: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { code, message: message.into(), next: next.into() }
+    }
+
+    fn redis(trouble: &Trouble) -> Self {
+        // One code for whatever keeps Redis from serving; the message tells which.
+        let code = if trouble.serves() { "redis-evicts" } else { "redis" };
+        Self::new(code, trouble.to_string(), trouble.next())
+    }
+}
+
+/// Health of this process.
+pub struct Health {
+    store: Store,
+    queues: Queues,
+    plugins: Arc<Plugins>,
+    started: Instant,
+    draining: AtomicBool,
+    in_flight: Mutex<Option<Shared<BoxFuture<'static, Probe>>>>,
+    /// The codes of the reasons against being ready that were logged last.
+    logged: Mutex<Vec<&'static str>>,
+}
+
+impl Health {
+    /// Starts the uptime clock.
+    pub fn new(store: Store, queues: Queues, plugins: Arc<Plugins>) -> Self {
+        Self {
+            store,
+            queues,
+            plugins,
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            in_flight: Mutex::default(),
+            logged: Mutex::default(),
+        }
+    }
+
+    /// Since the start of the process.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// From now on not ready; there is no way back.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Joins the probe in flight, or starts one.
+    pub async fn probe(&self) -> Probe {
+        let shared = {
+            let mut slot = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            match slot.as_ref().filter(|probe| probe.peek().is_none()) {
+                Some(running) => running.clone(),
+                None => {
+                    // A task, so that a caller that goes away does not stop the probe for the others.
+                    let task = tokio::spawn(probe(self.store.clone(), self.queues.clone()));
+                    let shared = task.map(Result::unwrap_or_default).boxed().shared();
+                    *slot = Some(shared.clone());
+                    shared
+                }
+            }
+        };
+        shared.await
+    }
+
+    /// Every reason against giving this process work; empty when it is ready.
+    pub async fn not_ready(&self) -> Vec<NotReady> {
+        let mut probe = self.probe().await;
+        if probe.redis.is_none() && probe.redis_trouble.is_none() {
+            probe.redis_trouble = Some(Trouble::Away);
+        }
+        let skew_ms = probe.skew_ms.filter(|skew| skew.unsigned_abs() > MAX_CLOCK_SKEW_MS);
+        let reasons = [
+            self.draining
+                .load(Ordering::Relaxed)
+                .then(|| NotReady::new(DRAINING, "This host is shutting down", "nothing")),
+            probe.database.is_none().then(|| {
+                NotReady::new("database", "Postgres does not answer", "Check that it runs and can be reached")
+            }),
+            probe.read_only.map(|read_only| {
+                let message = format!("Postgres may only be read: {read_only}");
+                NotReady::new("database-read-only", message, "patchbay doctor says what to do; work goes on by itself")
+            }),
+            probe.redis_trouble.as_ref().map(NotReady::redis),
+            skew_ms.map(|skew_ms| {
+                let message = format!(
+                    "This machine's clock is {} s {} Redis's; from {} s on, no jobs are taken",
+                    skew_ms.unsigned_abs().div_ceil(1_000),
+                    if skew_ms > 0 { "ahead of" } else { "behind" },
+                    MAX_CLOCK_SKEW_MS / 1_000,
+                );
+                NotReady::new("skewed", message, "Synchronise both machines with NTP; work goes on by itself")
+            }),
+            self.plugins.is_stale().then(|| {
+                let message = "What Postgres says of plugins was not seen for 15 s: this host may run outdated ones";
+                NotReady::new("stale", message, "patchbay doctor on its machine")
+            }),
+        ];
+        let reasons: Vec<NotReady> = reasons.into_iter().flatten().collect();
+        self.log_changes(&reasons, probe.read_only);
+        reasons
+    }
+
+    /// A line each time that the reasons are others than before.
+    fn log_changes(&self, reasons: &[NotReady], read_only: Option<ReadOnly>) {
+        // Without the messages, whose numbers change.
+        let now: Vec<&'static str> = reasons.iter().map(|reason| reason.code).collect();
+        let before = {
+            let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+            if *logged == now {
+                return;
+            }
+            std::mem::replace(&mut *logged, now.clone())
+        };
+        if reasons.is_empty() {
+            return info!("this host is ready");
+        }
+        let codes = now.join(", ");
+        if let Some(read_only) = read_only {
+            error!(reasons = codes, "this host is not ready: Postgres may only be read: {read_only}");
+        } else if now.contains(&"database") && !before.contains(&"database") {
+            let store = self.store.clone();
+            tokio::spawn(async move {
+                // The probe's own time was too short to hear it from the pool.
+                let why = tokio::time::timeout(WHY_LIMIT, store.why_unreachable()).await.ok().flatten();
+                let why = why.map_or_else(|| "no answer in time".into(), |why| chain(&why));
+                error!(reasons = codes, "this host is not ready: {why}");
+            });
+        } else {
+            warn!(reasons = codes, "this host is not ready");
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+async fn probe(store: Store, queues: Queues) -> Probe {
+    let database = async { tokio::time::timeout(PROBE_LIMIT, store.probe()).await.ok()?.ok() };
+    let redis = async {
+        let away = Standing { trouble: Some(Trouble::Away), ..Standing::default() };
+        tokio::time::timeout(PROBE_LIMIT, queues.look()).await.unwrap_or(away)
+    };
+    let (database, redis) = tokio::join!(database, redis);
+    let database: Option<StoreProbe> = database;
+    Probe {
+        database: database.map(|seen| seen.round_trip),
+        pool_wait: database.map(|seen| seen.waited),
+        read_only: database.and_then(|seen| seen.read_only),
+        redis: redis.round_trip.filter(|_| redis.serves()),
+        skew_ms: redis.skew_ms,
+        redis_trouble: redis.trouble,
+    }
+}

@@ -1,0 +1,250 @@
+//! Copies finished attempts from the Redis stream to Postgres.
+//!
+//! On the way, data and results are sealed, and backtraces get files and lines where the plugin's file carries debug information, in Postgres
+//! and in the job's own `stacktrace`: the job has settled by then, and nobody waits. Acknowledges after the commit, so a kill at any point
+//! repeats a batch instead of losing it, and repeating changes nothing. While Postgres is away, or its disk full, the stream grows; jobs go
+//! on. What nobody can ever read or store is set aside in Redis, so that it holds up nothing and is not lost.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Datelike;
+use patchbay_model::RevisionDigest;
+use patchbay_model::attempt::AttemptRecord;
+use patchbay_queue::AttemptReader;
+use patchbay_runtime::Symbols;
+use patchbay_store::{NewAttempt, Store, StoreError};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::Bodies;
+
+/// Rows per insert: large enough to keep up with thousands of jobs per second, small enough to commit in milliseconds.
+const BATCH: usize = 500;
+/// Bytes per insert, and about what is read at once.
+const BATCH_BYTES: usize = 8 << 20;
+/// After a batch that was not full, so that the next one is worth its statement and its commit: a row in a batch of a few costs several times
+/// what it costs in one of hundreds, and the jobs pay for it. Longest delay of an attempt on its way.
+const GATHER: Duration = Duration::from_millis(50);
+/// Wait after an error; both sides reconnect by themselves meanwhile.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+
+/// Debug information is megabytes per revision; more revisions than this rarely fail at the same time.
+const MAX_SYMBOLS: usize = 4;
+
+/// Runs until cancelled.
+pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<Bodies>, stop: CancellationToken) {
+    let mut recorder = Recorder::new(stream, &store, &bodies);
+    while !stop.is_cancelled() {
+        let step = async {
+            match recorder.copy(true).await {
+                Ok(copied) if copied.is_full => {}
+                Ok(_) => tokio::time::sleep(GATHER).await,
+                Err(error) => {
+                    warn!(error = format!("{error:#}"), "attempts not copied to Postgres; trying again");
+                    tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = step => {}
+        }
+    }
+}
+
+/// Copies what is there, for the end of a drain and for tests. Gives the number of entries taken from the stream.
+pub async fn flush(stream: AttemptReader, store: &Store, bodies: &Bodies) -> anyhow::Result<usize> {
+    let mut total = 0;
+    let mut recorder = Recorder::new(stream, store, bodies);
+    loop {
+        match recorder.copy(false).await?.taken {
+            0 => return Ok(total),
+            n => total += n,
+        }
+    }
+}
+
+/// A step of the recorder.
+struct Copied {
+    /// Entries taken from the stream.
+    taken: usize,
+    /// As many as were asked for: there may be more.
+    is_full: bool,
+}
+
+struct Recorder<'a> {
+    stream: AttemptReader,
+    store: &'a Store,
+    bodies: &'a Bodies,
+    backtraces: Backtraces<'a>,
+    /// Months that have their partitions.
+    months: HashSet<(i32, u32)>,
+    /// Entries to read at once: fewer while they are large.
+    batch: usize,
+}
+
+impl<'a> Recorder<'a> {
+    fn new(stream: AttemptReader, store: &'a Store, bodies: &'a Bodies) -> Self {
+        Self { stream, store, bodies, backtraces: Backtraces::new(store), months: HashSet::new(), batch: BATCH }
+    }
+
+    async fn copy(&mut self, waits: bool) -> anyhow::Result<Copied> {
+        let entries = self.stream.read(self.batch, waits).await?;
+        let copied = Copied { taken: entries.len(), is_full: entries.len() >= self.batch };
+        if copied.taken > 0 {
+            let done = self.copy_entries(entries).await;
+            done.inspect_err(|_| self.stream.put_back())?;
+        }
+        Ok(copied)
+    }
+
+    async fn copy_entries(&mut self, entries: Vec<patchbay_queue::Entry>) -> anyhow::Result<()> {
+        let mut ids = Vec::with_capacity(entries.len());
+        let mut records = Vec::with_capacity(entries.len());
+        let mut better = Vec::new();
+        let mut bytes = 0;
+        for (id, entry) in entries {
+            match entry {
+                Ok(record) => {
+                    bytes += size(&record);
+                    let (names_only, message) = (record.stack.clone(), record.message.clone());
+                    let record = self.backtraces.resolve(record).await;
+                    if let (Some(old), Some(message), Some(new)) = (names_only, message, &record.stack)
+                        && old != *new
+                    {
+                        let text = |stack: &str| format!("{message}\n{stack}");
+                        better.push((record.job.clone(), text(&old), text(new)));
+                    }
+                    records.push(record);
+                    ids.push(id);
+                }
+                // Written by something else than a Patchbay: keeping it would block the stream for ever.
+                Err(reason) => {
+                    error!(entry = id, %reason, "an entry of the attempt stream cannot be read, and is set aside");
+                    self.stream.set_aside(&id, &reason).await?;
+                }
+            }
+        }
+        self.batch = if bytes > BATCH_BYTES { (self.batch / 2).max(1) } else { (self.batch * 2).min(BATCH) };
+        self.make_months(&records).await?;
+        let attempts = self.bodies.prepare(records).await?;
+        for (attempts, ids) in pieces(&attempts, &ids) {
+            let refused = record(self.store, attempts).await?;
+            for (place, reason) in refused {
+                self.stream.set_aside(&ids[place], &reason).await?;
+            }
+            self.stream.ack(ids).await?;
+        }
+        for (job, old, new) in better {
+            // Only Bull Board's view of it: the record has it already.
+            if let Err(error) = self.stream.replace_trace(&job, &old, &new).await {
+                debug!(%error, job = %job.id, "its stack trace keeps names only");
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A month that nobody has foreseen: without its own partition it would stand among those of wrong clocks.
+    async fn make_months(&mut self, records: &[AttemptRecord]) -> Result<(), StoreError> {
+        let month = |record: &AttemptRecord| (record.finished_at.year(), record.finished_at.month());
+        let new = records.iter().filter(|record| !self.months.contains(&month(record)));
+        let times: Vec<_> = new.map(|record| record.finished_at).collect();
+        if !times.is_empty() {
+            if self.store.make_partitions(&times).await? > 0 {
+                warn!("a partition of the history was missing, and was made");
+            }
+            self.months.extend(records.iter().map(month));
+        }
+        Ok(())
+    }
+}
+
+/// About what a record takes in an insert.
+fn size(record: &AttemptRecord) -> usize {
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    text(&record.message) + text(&record.stack) + record.body.as_ref().map_or(0, patchbay_model::attempt::Body::bytes)
+}
+
+/// Pieces of about [`BATCH_BYTES`].
+fn pieces<'a>(
+    mut attempts: &'a [NewAttempt],
+    mut ids: &'a [String],
+) -> impl Iterator<Item = (&'a [NewAttempt], &'a [String])> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |new: &&NewAttempt| {
+            bytes += size(&new.record) + new.body.as_ref().map_or(0, |body| body.bytes.len());
+            bytes <= BATCH_BYTES
+        };
+        let length = attempts.iter().take_while(fits).count().max(1).min(attempts.len());
+        if length == 0 {
+            return None;
+        }
+        let ((piece, attempts_left), (of_piece, ids_left)) = (attempts.split_at(length), ids.split_at(length));
+        (attempts, ids) = (attempts_left, ids_left);
+        Some((piece, of_piece))
+    })
+}
+
+/// In one statement. When Postgres refuses that for what is in it, each by itself: a record that nobody will ever be able to store must not
+/// hold up the rest. Gives the places of those, and why.
+pub async fn record(store: &Store, attempts: &[NewAttempt]) -> Result<Vec<(usize, String)>, StoreError> {
+    match store.record_attempts(attempts).await {
+        Err(StoreError::Refused(_) | StoreError::Unstorable(_)) => {}
+        done => return done.map(|_| Vec::new()),
+    }
+    let mut refused = Vec::new();
+    for (place, new) in attempts.iter().enumerate() {
+        match store.record_attempts(std::slice::from_ref(new)).await {
+            Err(StoreError::Refused(reason) | StoreError::Unstorable(reason)) => {
+                let (queue, job) = (&new.record.job.queue, &new.record.job.id);
+                error!(%queue, %job, started = new.record.started, %reason, "an attempt cannot be stored");
+                refused.push((place, reason.to_string()));
+            }
+            done => drop(done?),
+        }
+    }
+    Ok(refused)
+}
+
+/// Debug information of the revisions that failed lately.
+struct Backtraces<'a> {
+    store: &'a Store,
+    known: HashMap<RevisionDigest, Option<Arc<Symbols>>>,
+}
+
+impl<'a> Backtraces<'a> {
+    fn new(store: &'a Store) -> Self {
+        Self { store, known: HashMap::new() }
+    }
+
+    async fn resolve(&mut self, mut record: AttemptRecord) -> AttemptRecord {
+        if let (Some(stack), Some(revision)) = (&record.stack, record.revision)
+            && let Some(symbols) = self.symbols(revision).await
+        {
+            // Computing, fifty frames each for a batch of panics: not on the threads that answer health probes.
+            let names = stack.clone();
+            let resolved = tokio::task::spawn_blocking(move || symbols.resolve(&names)).await;
+            record.stack = resolved.ok().or(record.stack);
+        }
+        record
+    }
+
+    /// Without them a backtrace keeps its names: no reason to lose the record.
+    async fn symbols(&mut self, revision: RevisionDigest) -> Option<Arc<Symbols>> {
+        if let Some(known) = self.known.get(&revision) {
+            return known.clone();
+        }
+        let component = self.store.component(&revision).await.ok().flatten();
+        let read = tokio::task::spawn_blocking(move || component.and_then(|bytes| Symbols::of(&bytes)).map(Arc::new));
+        let symbols = read.await.ok().flatten();
+        if self.known.len() >= MAX_SYMBOLS {
+            self.known.clear();
+        }
+        self.known.insert(revision, symbols.clone());
+        symbols
+    }
+}

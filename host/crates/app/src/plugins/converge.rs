@@ -1,0 +1,344 @@
+//! Convergence on what Postgres says is active: the one way into the registry.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use patchbay_model::grant::{Ask, Granted};
+use patchbay_model::manifest::Manifest;
+use patchbay_model::signature::Signature;
+use patchbay_model::{PluginName, RevisionDigest};
+use patchbay_runtime::{Revision, RuntimeError};
+use patchbay_store::{ActiveRow, Failure, SignatureRow, StoreError};
+use patchbay_work::redactions::Paths;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::permissions::tables;
+use super::redactions::by_queue;
+use super::{PluginError, Plugins};
+use crate::local_copy::LocalCopy;
+
+/// Name of the local copy of the active plugins.
+const COPY: &str = "plugins.json";
+/// Name of the local copy of what is hidden of jobs.
+const REDACTIONS: &str = "redactions.json";
+/// Convergence without a notification: bounds how long a lost one goes unnoticed.
+const RECONCILE_EVERY: Duration = Duration::from_secs(3);
+/// Without a successful look at Postgres for this long, the process may run outdated plugins.
+pub const STALE_AFTER: Duration = Duration::from_secs(15);
+
+/// An active plugin, as far as a start without Postgres needs it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct CopiedPlugin {
+    plugin: PluginName,
+    digest: RevisionDigest,
+    /// As stored, without defaults.
+    settings: Value,
+    granted: Vec<Ask>,
+    /// In the form of `.sig` files.
+    signatures: Vec<String>,
+}
+
+impl Plugins {
+    /// Why the active revision of a plugin does not run here, if so.
+    pub fn failure(&self, plugin: &PluginName) -> Option<String> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.get(plugin).map(|failure| failure.reason.clone())
+    }
+
+    /// Whether this process may run outdated plugins: it has not seen Postgres for [`STALE_AFTER`].
+    pub fn is_stale(&self) -> bool {
+        let at = *self.converged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        at.is_none_or(|at| at.elapsed() > STALE_AFTER)
+    }
+
+    /// Since the last successful look at Postgres; absent before the first.
+    pub fn converged_ago(&self) -> Option<Duration> {
+        self.converged_at.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+    }
+
+    /// When each active revision was made the active one, as Postgres has it; the same on every host.
+    pub fn activated(&self) -> HashMap<RevisionDigest, DateTime<Utc>> {
+        self.activated.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes registry, settings and workers match Postgres. A revision that cannot be loaded leaves the incumbent running.
+    pub async fn converge(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.converging.lock().await;
+        let active = self.store.active_set().await?;
+        // First: jobs of a revision that has just been stopped keep their attempts from here on.
+        self.quarantine.publish(self.store.quarantined().await?);
+        // Before a revision leaves the registry: its jobs stay, and must not be seen in between.
+        let redactions = by_queue(self.store.redactions().await?);
+        self.redactions.publish(redactions.clone());
+        let registry = self.runtime.registry();
+        let mut failures = HashMap::new();
+        let mut changed = false;
+        // What was revoked must not wait until a revision is compiled.
+        for row in active.iter().filter(|row| row.grants_adopted) {
+            self.grants.publish(&row.plugin, Arc::new(row.granted.iter().cloned().collect()));
+        }
+        for row in &active {
+            let current = registry.get(&row.plugin);
+            let revision = match current.filter(|revision| revision.digest() == row.digest) {
+                Some(current) => current,
+                None => match self.load(&row.plugin, &row.digest).await {
+                    Ok(revision) => revision,
+                    Err(error) => {
+                        error!(plugin = %row.plugin, revision = %row.digest, error = %error, "active revision cannot be loaded; the previous one keeps running");
+                        failures.insert(row.plugin.clone(), Failure { digest: row.digest, reason: error.to_string() });
+                        if let Some(incumbent) = registry.get(&row.plugin).filter(|_| row.grants_adopted) {
+                            self.permit(row, incumbent.manifest()).await?;
+                        }
+                        continue;
+                    }
+                },
+            };
+            // Grants and settings first: the new revision must not see a call without them.
+            self.permit(row, revision.manifest()).await?;
+            self.settings.publish(&row.plugin, self.settings.effective(revision.manifest(), &row.settings));
+            if registry.get(&row.plugin).is_none_or(|running| running.digest() != row.digest) {
+                let version = revision.manifest().version.to_string();
+                let previous = registry.publish(revision);
+                changed = true;
+                // Not at a start: nothing is deployed then.
+                if self.converged_ago().is_some() {
+                    let previous = previous.as_ref().map(|revision| revision.digest().short());
+                    self.traces.mark_takeover(row.plugin.as_str(), &row.digest.short(), &version, previous.as_deref());
+                }
+                info!(plugin = %row.plugin, revision = %row.digest, previous = previous.map(|p| p.digest().to_string()), "revision takes over");
+            }
+        }
+        for running in registry.snapshot() {
+            if !active.iter().any(|row| &row.plugin == running.plugin()) {
+                registry.remove(running.plugin());
+                changed = true;
+                info!(plugin = %running.plugin(), "plugin stopped");
+            }
+        }
+        let activated = active.iter().filter_map(|row| Some((row.digest, row.activated_at?))).collect();
+        *self.activated.lock().unwrap_or_else(PoisonError::into_inner) = activated;
+        *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = failures;
+        self.supervisor.reconcile().await;
+        if let (true, Some(tell)) = (changed, self.on_change.get()) {
+            tell();
+        }
+        *self.converged_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        // What runs does not depend on either.
+        if let Err(error) = self.tell(&active, redactions).await {
+            warn!(%error, "the other hosts, or the next start without Postgres, may not know what runs here");
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, active: &[ActiveRow], redactions: Paths) -> Result<(), StoreError> {
+        self.report().await?;
+        self.keep_redactions(redactions).await;
+        self.keep_copy(active).await
+    }
+
+    /// Whoever changed something sees it done here; the other hosts hear of it.
+    pub(super) async fn take_effect(&self) -> Result<(), PluginError> {
+        self.converge().await.map_err(PluginError::NotInEffectYet)
+    }
+
+    /// Whether [`Plugins::start_from_copy`] has anything to start.
+    pub fn has_copy(copy: &LocalCopy) -> bool {
+        copy.load::<Vec<CopiedPlugin>>(COPY).is_some()
+    }
+
+    /// Runs what this process last saw as active: for a start while Postgres is away. Gives the number of plugins that run.
+    pub async fn start_from_copy(&self) -> usize {
+        let _one_at_a_time = self.converging.lock().await;
+        let registry = self.runtime.registry();
+        self.redactions.publish(self.copy.load(REDACTIONS).unwrap_or_default());
+        let copied: Vec<CopiedPlugin> = self.copy.load(COPY).unwrap_or_default();
+        for plugin in &copied {
+            match self.load_copied(plugin).await {
+                Ok(revision) => {
+                    self.grants.publish(&plugin.plugin, Arc::new(plugin.granted.iter().cloned().collect()));
+                    let settings = self.settings.effective(revision.manifest(), &plugin.settings);
+                    self.settings.publish(&plugin.plugin, settings);
+                    registry.publish(revision);
+                }
+                Err(error) => {
+                    error!(plugin = %plugin.plugin, revision = %plugin.digest, %error, "the local copy of an active revision cannot be loaded");
+                    let failure = Failure { digest: plugin.digest, reason: error.to_string() };
+                    self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(plugin.plugin.clone(), failure);
+                }
+            }
+        }
+        self.supervisor.reconcile().await;
+        if let Some(tell) = self.on_change.get() {
+            tell();
+        }
+        registry.snapshot().len()
+    }
+
+    async fn load_copied(&self, plugin: &CopiedPlugin) -> Result<Arc<Revision>, PluginError> {
+        let signatures: Vec<Signature> = plugin.signatures.iter().filter_map(|text| text.parse().ok()).collect();
+        self.check_signatures(&plugin.digest, &signatures)?;
+        let component = self.copy.component(&plugin.digest);
+        let component = component.ok_or_else(|| PluginError::NotFound("its file is not here".into()))?;
+        of_plugin(self.runtime.load(&component).await?, &plugin.plugin)
+    }
+
+    /// Keeps what is hidden for a start without Postgres.
+    async fn keep_redactions(&self, redactions: Paths) {
+        let mut copied = self.copied_redactions.lock().await;
+        if copied.as_ref() == Some(&redactions) {
+            return;
+        }
+        let (copy, current) = (self.copy.clone(), redactions.clone());
+        tokio::task::spawn_blocking(move || copy.save(REDACTIONS, &current)).await.ok();
+        *copied = Some(redactions);
+    }
+
+    /// Keeps what now runs here for a start without Postgres.
+    async fn keep_copy(&self, active: &[ActiveRow]) -> Result<(), StoreError> {
+        let mut copied = self.copied.lock().await;
+        let running = active.iter().filter(|row| self.running(&row.plugin) == Some(row.digest));
+        let mut current: Vec<CopiedPlugin> = running
+            .map(|row| CopiedPlugin {
+                plugin: row.plugin.clone(),
+                digest: row.digest,
+                settings: row.settings.clone(),
+                granted: row.granted.clone(),
+                signatures: copied
+                    .iter()
+                    .find(|plugin| plugin.digest == row.digest)
+                    .map(|plugin| plugin.signatures.clone())
+                    .unwrap_or_default(),
+            })
+            .collect();
+        if *copied == current {
+            return Ok(());
+        }
+        for plugin in &mut current {
+            let rows = self.store.signatures(&plugin.digest).await?;
+            plugin.signatures =
+                rows.iter().filter_map(SignatureRow::signature).map(|signature| signature.to_string()).collect();
+        }
+        copied.clone_from(&current);
+        // What is held may be the next to run.
+        let (copy, mut wanted) = (self.copy.clone(), self.runtime.held());
+        let write = tokio::task::spawn_blocking(move || {
+            copy.save(COPY, &current);
+            wanted.extend(current.iter().map(|plugin| plugin.digest));
+            copy.keep_only(&wanted);
+        });
+        write.await.ok();
+        Ok(())
+    }
+
+    /// Makes what is granted hold for the next calls, and for the plugin's database login.
+    async fn permit(&self, row: &ActiveRow, manifest: &Manifest) -> Result<(), StoreError> {
+        let granted: Granted = if row.grants_adopted {
+            Arc::new(row.granted.iter().cloned().collect())
+        } else {
+            let asks: Vec<Ask> = manifest.asks().into_iter().collect();
+            self.store.adopt_grants(&row.plugin, &asks).await?;
+            Arc::new(asks.into_iter().collect())
+        };
+        self.grants.publish(&row.plugin, Arc::clone(&granted));
+        let tables = tables(manifest, |ask| granted.contains(ask));
+        if let Err(error) = self.sql.reconcile(&row.plugin, &tables).await {
+            error!(plugin = %row.plugin, %error, "the plugin's database login is not in order; it runs no SQL");
+        }
+        Ok(())
+    }
+
+    /// To be called when something may have changed, so that nobody waits for the next round.
+    pub fn changed(&self) {
+        self.woken.notify_one();
+    }
+
+    /// Converges when told, and every few seconds without it, until cancelled.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.woken.notified() => {}
+                () = tokio::time::sleep(RECONCILE_EVERY) => {}
+            }
+            if let Err(error) = self.converge().await {
+                error!(error = %error, "cannot read the active plugins; running on with the last known ones");
+            }
+        }
+    }
+
+    /// The one way from Postgres into the registry, where another file may stand than the one that was staged. What is loaded already was
+    /// read from there, and checked, before.
+    pub(super) async fn load(
+        &self,
+        plugin: &PluginName,
+        digest: &RevisionDigest,
+    ) -> Result<Arc<Revision>, PluginError> {
+        self.check_kept_signatures(digest).await?;
+        if let Some(loaded) = self.runtime.loaded(digest).filter(|_| self.copy.has_component(digest)) {
+            return of_plugin(loaded, plugin);
+        }
+        let component = self.stored(digest).await?;
+        let revision = of_plugin(self.runtime.load(&component).await?, plugin)?;
+        let (copy, digest) = (self.copy.clone(), *digest);
+        tokio::task::spawn_blocking(move || copy.keep_component(&digest, &component)).await.ok();
+        Ok(revision)
+    }
+
+    async fn check_kept_signatures(&self, digest: &RevisionDigest) -> Result<(), PluginError> {
+        // Over the digest, so that a revision that nobody vouches for costs no reading of its file at each convergence.
+        if self.trusted.are_required() {
+            let kept: Vec<Signature> =
+                self.store.signatures(digest).await?.iter().filter_map(SignatureRow::signature).collect();
+            self.check_signatures(digest, &kept)?;
+        }
+        Ok(())
+    }
+
+    fn check_signatures(&self, digest: &RevisionDigest, kept: &[Signature]) -> Result<(), PluginError> {
+        if self.trusted.are_required() { Ok(self.trusted.check(digest, kept)?) } else { Ok(()) }
+    }
+
+    /// The file, if it still is the one that was staged.
+    pub(super) async fn stored(&self, digest: &RevisionDigest) -> Result<Vec<u8>, PluginError> {
+        let component = self.store.component(digest).await?;
+        let component = component.ok_or_else(|| gone(digest))?;
+        // Megabytes: not on the threads that answer probes.
+        let hash = move || (RevisionDigest::of(&component), component);
+        let (found, component) = tokio::task::spawn_blocking(hash).await.map_err(|error| {
+            let message = format!("reading it panicked: {error}");
+            PluginError::Runtime(RuntimeError::Engine(message))
+        })?;
+        if found == *digest { Ok(component) } else { Err(changed(&found, digest)) }
+    }
+
+    /// Whether the file still is the one that was staged, without reading it: this host may hold it, while the others need it from there.
+    pub(super) async fn check_stored(&self, digest: &RevisionDigest) -> Result<(), PluginError> {
+        match self.store.component_digest(digest).await? {
+            Some(found) if found == *digest => Ok(()),
+            Some(found) => Err(changed(&found, digest)),
+            None => Err(gone(digest)),
+        }
+    }
+}
+
+fn gone(digest: &RevisionDigest) -> PluginError {
+    PluginError::NotFound(format!("revision {digest} is gone"))
+}
+
+fn changed(found: &RevisionDigest, wanted: &RevisionDigest) -> PluginError {
+    let (found, wanted) = (found.short(), wanted.short());
+    PluginError::Damaged(format!("the stored file of revision {wanted} has changed: it is {found} now; push it again"))
+}
+
+fn of_plugin(revision: Arc<Revision>, plugin: &PluginName) -> Result<Arc<Revision>, PluginError> {
+    if revision.plugin() != plugin {
+        let (digest, owner) = (revision.digest().short(), revision.plugin());
+        return Err(PluginError::Damaged(format!("revision {digest} is of plugin {owner}, not of {plugin}")));
+    }
+    Ok(revision)
+}

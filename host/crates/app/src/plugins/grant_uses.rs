@@ -1,0 +1,29 @@
+//! Stores how often plugins use what they are granted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use patchbay_capability::GrantUses;
+use patchbay_store::Store;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+/// How late a use shows in `patchbay plugin grants`, and how many are lost when a process is killed.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+
+/// Stores uses every few seconds until cancelled, and once more then.
+pub async fn count_uses(uses: Arc<GrantUses>, store: Store, stop: CancellationToken) {
+    loop {
+        let stopped = tokio::time::timeout(COUNT_EVERY, stop.cancelled()).await.is_ok();
+        let taken = uses.take();
+        if !taken.is_empty()
+            && let Err(error) = store.count_uses(&taken).await
+        {
+            warn!(%error, "uses of grants are counted later");
+            uses.put_back(taken);
+        }
+        if stopped {
+            return;
+        }
+    }
+}

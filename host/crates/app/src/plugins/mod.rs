@@ -1,0 +1,432 @@
+//! The plugins of this host: staging, activation, rollback, and convergence on what Postgres says is active.
+//!
+//! Owns the rule that a swap either completes or leaves the incumbent untouched: a revision is loaded (checked, compiled, self-tested)
+//! before Postgres learns of it, and again from Postgres before the registry does. Operators' actions and other processes' actions
+//! take the same path, [`Plugins::converge`]; it takes no input.
+//!
+//! Nothing looks into a file before its signature is checked, where this host trusts keys; Postgres is not believed about either.
+
+mod converge;
+mod error;
+mod fleet;
+pub mod grant_uses;
+mod permissions;
+mod prune;
+mod quarantine;
+mod redactions;
+mod view;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex as StdMutex, OnceLock};
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use patchbay_model::manifest::Manifest;
+use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest, grant};
+use patchbay_queue::ChildData;
+use patchbay_runtime::Runtime;
+use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
+use serde_json::Value;
+use tokio::sync::{Mutex, Notify};
+use tokio::task::block_in_place;
+use tracing::info;
+
+use self::converge::CopiedPlugin;
+pub use self::converge::STALE_AFTER;
+pub use self::error::PluginError;
+use self::permissions::tables;
+pub use self::quarantine::Begun;
+pub use self::view::{Activated, GrantStory, HostState, Signed, Staged};
+use patchbay_model::signature::{Signature, Standing, TrustedKeys};
+use patchbay_telemetry::traces::Traces;
+use patchbay_work::Supervisor;
+use patchbay_work::grants::Grants;
+use patchbay_work::quarantine::Quarantine;
+use patchbay_work::redactions::{Paths, Redactions};
+use patchbay_work::settings::{self, Settings};
+
+use crate::difference::Described;
+use crate::local_copy::LocalCopy;
+
+/// What the plugins of a process are made of.
+#[allow(missing_docs)]
+pub struct Parts {
+    pub store: Store,
+    pub sql: PluginSql,
+    pub runtime: Arc<Runtime>,
+    pub settings: Arc<Settings>,
+    pub grants: Arc<Grants>,
+    pub supervisor: Arc<Supervisor>,
+    pub trusted: TrustedKeys,
+    pub quarantine: Arc<Quarantine>,
+    pub redactions: Arc<Redactions>,
+    pub copy: LocalCopy,
+    /// Old revisions.
+    pub keep: Keep,
+    pub traces: Traces,
+    /// Name of this process.
+    pub host: String,
+}
+
+/// The plugins of this process.
+pub struct Plugins {
+    store: Store,
+    sql: PluginSql,
+    runtime: Arc<Runtime>,
+    settings: Arc<Settings>,
+    grants: Arc<Grants>,
+    supervisor: Arc<Supervisor>,
+    /// Something may have changed.
+    woken: Notify,
+    trusted: TrustedKeys,
+    quarantine: Arc<Quarantine>,
+    redactions: Arc<Redactions>,
+    copy: LocalCopy,
+    keep: Keep,
+    /// What was last written there.
+    copied: Mutex<Vec<CopiedPlugin>>,
+    copied_redactions: Mutex<Option<Paths>>,
+    traces: Traces,
+    /// Name of this process.
+    host: String,
+    /// One convergence at a time.
+    converging: Mutex<()>,
+    converged_at: StdMutex<Option<Instant>>,
+    /// Told when the active set of this process has changed.
+    on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Why an active revision does not run here.
+    failures: StdMutex<HashMap<PluginName, Failure>>,
+    /// When the active revisions were made the active ones.
+    activated: StdMutex<HashMap<RevisionDigest, DateTime<Utc>>>,
+}
+
+impl Plugins {
+    /// Loads nothing yet; see [`Plugins::converge`].
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            store,
+            sql,
+            runtime,
+            settings,
+            grants,
+            supervisor,
+            trusted,
+            quarantine,
+            redactions,
+            copy,
+            keep,
+            traces,
+            host,
+        } = parts;
+        Self {
+            store,
+            sql,
+            runtime,
+            settings,
+            grants,
+            supervisor,
+            trusted,
+            quarantine,
+            redactions,
+            copy,
+            keep,
+            copied: Mutex::default(),
+            copied_redactions: Mutex::default(),
+            traces,
+            host,
+            woken: Notify::new(),
+            converging: Mutex::default(),
+            converged_at: StdMutex::default(),
+            on_change: OnceLock::new(),
+            failures: StdMutex::default(),
+            activated: StdMutex::default(),
+        }
+    }
+
+    /// Who is told when the active set of this process has changed; one, before the first convergence.
+    pub fn when_changed(&self, tell: impl Fn() + Send + Sync + 'static) {
+        self.on_change.set(Box::new(tell)).ok();
+    }
+
+    /// Checks, compiles, starts and self-tests a component file and keeps it as a revision. Nothing runs on it yet.
+    ///
+    /// A file that is here already gets the signatures that it did not have.
+    pub async fn stage(&self, component: &[u8], signatures: &[Signature], actor: &str) -> Result<Staged, PluginError> {
+        let digest = RevisionDigest::of(component);
+        let kept: Vec<Signature> =
+            self.store.signatures(&digest).await?.iter().filter_map(SignatureRow::signature).collect();
+        self.trusted.check_upload(&digest, signatures, &kept)?;
+        let inspected = block_in_place(|| self.runtime.inspect(component))?;
+        self.refuse_clashes(&inspected.manifest).await?;
+        self.sql.check(&tables(&inspected.manifest, |_| true)).await?;
+        let revision = self.runtime.load_inspected(inspected, component).await?;
+        revision.try_start().await?;
+        revision.self_test().await?;
+        let manifest = revision.manifest();
+        let created = self
+            .store
+            .put_revision(patchbay_store::NewRevision {
+                plugin: manifest.name.clone(),
+                digest: revision.digest(),
+                version: manifest.version.to_string(),
+                manifest: manifest_value(manifest),
+                component: component.to_vec(),
+                signatures: signatures.iter().map(to_keep).collect(),
+                actor: actor.to_owned(),
+            })
+            .await?;
+        info!(plugin = %manifest.name, revision = %revision.digest(), created, "revision staged");
+        Ok(Staged {
+            plugin: manifest.name.clone(),
+            version: manifest.version.to_string(),
+            digest: revision.digest(),
+            created,
+            asks: grant::asks(manifest),
+            missing: self.missing(manifest).await?,
+            signatures: self.signed(&self.store.signatures(&digest).await?),
+        })
+    }
+
+    /// These signatures as this host sees them.
+    pub fn signed(&self, rows: &[SignatureRow]) -> Vec<Signed> {
+        let signed = |row: &SignatureRow| Signed {
+            key_id: row.key_id.clone(),
+            standing: row
+                .signature()
+                .map_or(Standing::Wrong, |signature| self.trusted.standing(&row.digest, &signature)),
+            added_by: row.added_by.clone(),
+            added_at: row.added_at.to_rfc3339(),
+        };
+        rows.iter().map(signed).collect()
+    }
+
+    /// Makes a staged or retired revision the active one, here and (through Postgres) everywhere. One that asks for more than is granted
+    /// waits, unless the rest is granted with it.
+    pub async fn activate(
+        &self,
+        plugin: &PluginName,
+        digest: &str,
+        grant: bool,
+        actor: &str,
+    ) -> Result<Activated, PluginError> {
+        let row = self.find(plugin, digest).await?;
+        // Loaded before anybody hears of it: a revision that this host cannot run must not become the active one. From here on its own
+        // manifest counts, which the signature covers, and not the copy in its row.
+        self.check_stored(&row.digest).await?;
+        let revision = self.load(plugin, &row.digest).await?;
+        let manifest = revision.manifest();
+        self.refuse_clashes(manifest).await?;
+        self.refuse_settings_that_do_not_fit(plugin, manifest).await?;
+        let missing = self.missing(manifest).await?;
+        if !missing.is_empty() && !grant {
+            return Err(PluginError::NotGranted { plugin: plugin.clone(), missing });
+        }
+        // Likewise: one whose rights Postgres does not give. The incumbent keeps its own until it is replaced.
+        let mut rights = tables(manifest, |_| true);
+        if let Some(incumbent) = self.runtime.registry().get(plugin) {
+            let granted = self.store.granted(plugin).await?;
+            let kept = tables(incumbent.manifest(), |ask| granted.contains(ask));
+            rights.extend(kept.into_iter().filter(|right| !rights.contains(right)).collect::<Wanted>());
+        }
+        self.sql.prepare(plugin, &rights).await?;
+        let granted = grant::asks(manifest);
+        if row.state == "active" && missing.is_empty() && self.running(plugin) == Some(row.digest) {
+            return Ok(Activated {
+                plugin: plugin.clone(),
+                version: row.version,
+                digest: row.digest,
+                changed: false,
+                hosts: self.wait_for_fleet(plugin, &row.digest).await?,
+                previous: None,
+                granted,
+                newly_granted: missing,
+            });
+        }
+        let activation = self.store.activate(plugin, &row.digest, &granted, &missing, actor).await?;
+        info!(plugin = %plugin, revision = %row.digest, "revision activated");
+        self.take_effect().await?;
+        Ok(Activated {
+            plugin: plugin.clone(),
+            version: row.version,
+            digest: row.digest,
+            changed: true,
+            // It is active, whether or not we hear of the others.
+            hosts: self.wait_for_fleet(plugin, &row.digest).await.unwrap_or_default(),
+            previous: activation.previous,
+            granted,
+            newly_granted: missing,
+        })
+    }
+
+    /// Activates the revision that was active before: the same path as any activation.
+    pub async fn rollback(&self, plugin: &PluginName, actor: &str) -> Result<Activated, PluginError> {
+        self.known(plugin).await?;
+        let target =
+            self.store.rollback_target(plugin).await?.ok_or_else(|| {
+                PluginError::Conflict(format!("{plugin} has no earlier active revision to go back to"))
+            })?;
+        self.activate(plugin, &target.to_string(), false, actor).await
+    }
+
+    /// Stops the plugin: its queues wait.
+    pub async fn deactivate(&self, plugin: &PluginName, actor: &str) -> Result<(), PluginError> {
+        self.store.deactivate(plugin, actor).await?;
+        self.take_effect().await
+    }
+
+    /// Forgets a revision that is not active.
+    pub async fn delete(&self, plugin: &PluginName, digest: &str, actor: &str) -> Result<RevisionDigest, PluginError> {
+        let row = self.find(plugin, digest).await?;
+        self.store.delete_revision(&row.digest, actor).await?;
+        Ok(row.digest)
+    }
+
+    /// Stores settings that fit the active revision's schema (or, before any activation, the newest one's).
+    pub async fn set_settings(&self, plugin: &PluginName, value: &Value, actor: &str) -> Result<(), PluginError> {
+        let rows = self.store.revisions(Some(plugin)).await?;
+        let row = rows.iter().find(|row| row.is_current).or(rows.first());
+        let row = row.ok_or_else(|| PluginError::NotFound(format!("no plugin is called {plugin}")))?;
+        let manifest = row_manifest(row)?;
+        let violations = block_in_place(|| settings::violations(&manifest, value));
+        if !violations.is_empty() {
+            return Err(PluginError::Settings(violations));
+        }
+        self.store.set_settings(plugin, value, actor).await?;
+        self.take_effect().await
+    }
+
+    async fn known(&self, plugin: &PluginName) -> Result<Vec<RevisionRow>, PluginError> {
+        let rows = self.store.revisions(Some(plugin)).await?;
+        if rows.is_empty() {
+            return Err(PluginError::NotFound(format!("no plugin is called {plugin}")));
+        }
+        Ok(rows)
+    }
+
+    /// The revision of `plugin` that this digest, or unambiguous beginning of one, names.
+    pub async fn find(&self, plugin: &PluginName, digest: &str) -> Result<RevisionRow, PluginError> {
+        let usable = digest.len() >= 4 && digest.chars().all(|c| c.is_ascii_hexdigit());
+        if !usable {
+            return Err(PluginError::NotFound("a digest is given by at least its first 4 hexadecimal digits".into()));
+        }
+        let mut rows = self.store.find_revisions(plugin, &digest.to_ascii_lowercase()).await?;
+        match rows.len() {
+            0 => Err(PluginError::NotFound(format!("{plugin} has no revision {digest}"))),
+            1 => Ok(rows.remove(0)),
+            n => Err(PluginError::Conflict(format!("{digest} is the beginning of {n} revisions: give more digits"))),
+        }
+    }
+
+    /// What the stored file of a revision says about itself.
+    pub async fn describe(
+        &self,
+        plugin: &PluginName,
+        digest: &str,
+    ) -> Result<(RevisionDigest, Described), PluginError> {
+        let digest = self.find(plugin, digest).await?.digest;
+        let component = self.stored(&digest).await?;
+        let inspected = block_in_place(|| self.runtime.inspect(&component))?;
+        let described =
+            Described { manifest: inspected.manifest, imports: inspected.imports, exports: inspected.exports };
+        Ok((digest, described))
+    }
+
+    /// The revision of a plugin that takes new calls in this process.
+    pub fn running(&self, plugin: &PluginName) -> Option<RevisionDigest> {
+        self.runtime.registry().get(plugin).map(|revision| revision.digest())
+    }
+
+    /// Queues that active plugins of this process handle.
+    pub fn queues(&self) -> Vec<QueueName> {
+        let revisions = self.runtime.registry().snapshot();
+        revisions
+            .iter()
+            .flat_map(|revision| revision.manifest().queues.iter().map(|queue| queue.name.clone()))
+            .collect()
+    }
+
+    /// Paths of job data that active plugins of this process declare searchable, of one queue or of all.
+    pub fn searchable(&self, queue: Option<&QueueName>) -> BTreeSet<DataPath> {
+        let revisions = self.runtime.registry().snapshot();
+        let queues = revisions.iter().flat_map(|revision| &revision.manifest().queues);
+        let queues = queues.filter(|spec| queue.is_none_or(|queue| spec.name == *queue));
+        queues.flat_map(|spec| spec.searchable.iter().cloned()).collect()
+    }
+
+    /// The active plugin of this process that handles a queue.
+    pub fn handler_of(&self, queue: &QueueName) -> Option<PluginName> {
+        self.runtime.registry().owner_of(queue).map(|revision| revision.plugin().clone())
+    }
+
+    /// What is hidden of a queue's jobs, by the manifest that handles it or has handled it.
+    pub fn redaction(&self, queue: &QueueName) -> Redaction {
+        self.redactions.of(queue)
+    }
+
+    /// What is hidden of the data of a parent's children, which it sees.
+    pub fn hidden_values(&self, children: &[ChildData]) -> Vec<String> {
+        self.redactions.values(children)
+    }
+
+    /// Whether a manifest says, or has said, what of a queue's jobs is hidden.
+    pub fn knows_redaction(&self, queue: &QueueName) -> bool {
+        self.redactions.knows(queue)
+    }
+
+    /// The same for a filter, which may be about every queue: then what any of them hides.
+    pub fn redaction_of(&self, queue: Option<&QueueName>) -> Redaction {
+        queue.map_or_else(|| self.redactions.of_any(), |queue| self.redactions.of(queue))
+    }
+
+    /// One plugin owns a queue.
+    async fn refuse_clashes(&self, manifest: &Manifest) -> Result<(), PluginError> {
+        for row in self.store.revisions(None).await? {
+            if !row.is_current || row.plugin == manifest.name {
+                continue;
+            }
+            let other = row_manifest(&row)?;
+            let clash: Option<&QueueName> =
+                manifest.queues.iter().map(|queue| &queue.name).find(|name| other.queue(name).is_some());
+            if let Some(queue) = clash {
+                return Err(PluginError::Conflict(format!(
+                    "{} and {} both want queue {queue}: one plugin owns a queue",
+                    manifest.name, other.name
+                )));
+            }
+            let schedules =
+                |manifest: &Manifest| manifest.schedules.iter().map(|spec| spec.id.clone()).collect::<HashSet<_>>();
+            if let Some(id) = schedules(manifest).intersection(&schedules(&other)).next() {
+                return Err(PluginError::Conflict(format!(
+                    "{} and {} both want schedule {id}: one plugin owns a schedule",
+                    manifest.name, other.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn refuse_settings_that_do_not_fit(
+        &self,
+        plugin: &PluginName,
+        manifest: &Manifest,
+    ) -> Result<(), PluginError> {
+        let stored = self.store.settings(plugin).await?;
+        let settings = Value::Object(self.settings.effective(manifest, &stored));
+        let violations = block_in_place(|| settings::violations(manifest, &settings));
+        if violations.is_empty() { Ok(()) } else { Err(PluginError::Settings(violations)) }
+    }
+}
+
+fn to_keep(signature: &Signature) -> NewSignature {
+    NewSignature { key_id: signature.key.to_string(), bytes: signature.bytes }
+}
+
+fn manifest_value(manifest: &Manifest) -> Value {
+    serde_json::to_value(manifest).unwrap_or(Value::Null)
+}
+
+fn row_manifest(row: &RevisionRow) -> Result<Manifest, PluginError> {
+    Manifest::from_stored(row.manifest.clone()).map_err(|error| {
+        PluginError::Conflict(format!("the stored manifest of {} cannot be read: {error}", row.plugin))
+    })
+}

@@ -1,0 +1,111 @@
+//! Taking a crashing revision out of work, and letting it in again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use patchbay_model::{PluginName, RevisionDigest};
+use patchbay_store::StoreError;
+use patchbay_work::quarantine::{Policy, Quarantine, Quarantined, Tripped};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::{PluginError, Plugins};
+
+/// Between tries to write it down while Postgres is away.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// A quarantine that this process has begun, for whoever tells people of it.
+#[derive(Debug)]
+pub struct Begun {
+    /// Of what.
+    pub tripped: Tripped,
+    /// What was done about it, in words.
+    pub consequence: String,
+}
+
+impl Plugins {
+    /// Name of this process.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Makes what this process has seen hold everywhere, one after another, until cancelled.
+    pub async fn carry_out_quarantines(
+        &self,
+        quarantine: Arc<Quarantine>,
+        mut seen: mpsc::UnboundedReceiver<Tripped>,
+        begun: mpsc::UnboundedSender<Begun>,
+        policy: Policy,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let tripped = tokio::select! {
+                () = stop.cancelled() => return,
+                Some(tripped) = seen.recv() => tripped,
+            };
+            loop {
+                match self.quarantine(&tripped).await {
+                    Ok(true) => {
+                        quarantine.count(&tripped);
+                        let consequence = self.follow_up(&tripped, policy).await;
+                        // A host that tells nobody has no receiver.
+                        begun.send(Begun { tripped: tripped.clone(), consequence }).ok();
+                        break;
+                    }
+                    // Another process was faster, or another revision is active by now.
+                    Ok(false) => break,
+                    Err(error) => {
+                        let (plugin, reason) = (&tripped.plugin, &tripped.reason);
+                        error!(%plugin, reason, %error, "a plugin crashes too often and stands still here; the others cannot be told yet");
+                        tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
+                    }
+                }
+            }
+            // Only then: until the registry follows Postgres, its workers would go on.
+            while let Err(error) = self.converge().await {
+                error!(%error, "a plugin is quarantined, and its worker on this host is not stopped yet; trying again");
+                tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
+            }
+            quarantine.forget(&tripped);
+        }
+    }
+
+    /// Does what the policy says, and gives it in words.
+    async fn follow_up(&self, tripped: &Tripped, policy: Policy) -> String {
+        let plugin = &tripped.plugin;
+        let waits =
+            |why: &str| format!("{why}its queues wait; patchbay plugin release {plugin}, or activate another revision");
+        match policy {
+            Policy::Wait => waits(""),
+            Policy::Previous => match self.rollback(plugin, &format!("host {}", self.host())).await {
+                Ok(activated) => format!("revision {} {} has taken over", activated.version, activated.digest.short()),
+                Err(error) => waits(&format!("no other revision takes over ({error}); ")),
+            },
+        }
+    }
+
+    /// Makes the quarantine of a revision hold everywhere; false when it is not the active one any more.
+    async fn quarantine(&self, tripped: &Tripped) -> Result<bool, StoreError> {
+        let actor = format!("host {}", self.host);
+        self.store.quarantine(&tripped.plugin, &tripped.digest, &tripped.reason, &actor).await
+    }
+
+    /// Lets the quarantined revision take calls again, here and everywhere.
+    pub async fn release(&self, plugin: &PluginName, reason: &str, actor: &str) -> Result<RevisionDigest, PluginError> {
+        let digest = self.store.release(plugin, reason, actor).await?;
+        info!(%plugin, revision = %digest, actor, reason, "plugin released from quarantine");
+        self.converge().await?;
+        Ok(digest)
+    }
+
+    /// The plugin that handles a queue, if it stands still.
+    pub fn quarantined_handler_of(&self, queue: &patchbay_model::QueueName) -> Option<Quarantined> {
+        self.quarantine.of_queue(queue)
+    }
+
+    /// A plugin, if it stands still.
+    pub fn quarantined(&self, plugin: &PluginName) -> Option<Quarantined> {
+        self.quarantine.of_plugin(plugin)
+    }
+}

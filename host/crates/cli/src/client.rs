@@ -1,0 +1,345 @@
+//! The HTTP client of `/api/admin`.
+
+use std::time::Duration;
+
+use clap::Args;
+use patchbay_api::{headers, path};
+use patchbay_model::address::is_loopback;
+use patchbay_model::signature::{self, Signature};
+use reqwest::Method;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::refusal::Refusal;
+
+/// Pushing compiles, which may take a minute on a small machine.
+const TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Longer than the longest deadline that a host may allow is of no use to somebody at a terminal.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(330);
+
+/// Where the host is, and who asks.
+#[derive(Debug, Args)]
+pub struct ClientArgs {
+    /// The host [default: the one that `patchbay dev` runs here, else http://127.0.0.1:8080]
+    #[arg(long, global = true, env = "PATCHBAY_URL", help_heading = "Connection")]
+    url: Option<String>,
+    /// Operator
+    #[arg(long, global = true, env = "PATCHBAY_USER", help_heading = "Connection")]
+    user: Option<String>,
+    /// The operator's password; better in the environment than on the command line
+    #[arg(long, global = true, env = "PATCHBAY_PASSWORD", hide_env_values = true, help_heading = "Connection")]
+    password: Option<String>,
+    /// Asked where `url` is not given.
+    #[arg(skip)]
+    dev: Option<Connection>,
+}
+
+/// A host on this machine, and how to log in there.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    pub url: String,
+    pub user: String,
+    pub password: String,
+}
+
+impl ClientArgs {
+    /// Gives the host to ask where the arguments name none. Its credentials go to it only.
+    pub fn or(mut self, dev: impl FnOnce() -> Option<Connection>) -> Self {
+        self.dev = if self.url.is_none() { dev() } else { None };
+        self
+    }
+}
+
+/// Why a request had no success.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The host answered, and said no.
+    #[error("{message} ({code})")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// Stable code.
+        code: String,
+        /// The host's words.
+        message: String,
+        /// More about it, for programs.
+        details: Option<Value>,
+    },
+    /// Nobody answered.
+    #[error("no host answers at {url}: start one with `patchbay dev` or `patchbay serve`, or set PATCHBAY_URL")]
+    Unreachable {
+        /// Where it was looked for.
+        url: String,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// Something else answered.
+    #[error("{url} does not answer like a Patchbay host (HTTP {status})")]
+    NotPatchbay {
+        /// Where.
+        url: String,
+        /// HTTP status.
+        status: u16,
+    },
+}
+
+/// A connection to one host.
+pub struct Client {
+    url: String,
+    user: String,
+    password: Option<String>,
+    http: reqwest::Client,
+}
+
+impl Client {
+    pub fn new(url: String, user: String, password: Option<String>) -> anyhow::Result<Self> {
+        if !url.parse::<reqwest::Url>().is_ok_and(|url| ["http", "https"].contains(&url.scheme())) {
+            // Not as it was given: there may be a password in it.
+            let wrong = "--url (or PATCHBAY_URL) is no address of a host: write http://HOST:PORT or https://HOST";
+            return Err(Refusal(wrong.into()).into());
+        }
+        let mut http = reqwest::Client::builder();
+        if is_loopback(&url) {
+            http = http.no_proxy();
+        }
+        let http = http.timeout(TIMEOUT).build()?;
+        Ok(Self { url: url.trim_end_matches('/').to_owned(), user, password, http })
+    }
+
+    pub fn from_args(args: &ClientArgs) -> anyhow::Result<Self> {
+        let dev = args.dev.as_ref();
+        let url = args.url.clone().or_else(|| dev.map(|dev| dev.url.clone()));
+        let url = url.unwrap_or_else(|| "http://127.0.0.1:8080".into());
+        let user = args.user.clone().or_else(|| dev.map(|dev| dev.user.clone())).unwrap_or_default();
+        let password = args.password.clone().or_else(|| dev.map(|dev| dev.password.clone()));
+        Self::new(url, user, password)
+    }
+
+    /// `data` of the envelope.
+    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ClientError> {
+        match body {
+            Some(body) => self.send_body(method, path, &body).await,
+            None => self.send(self.request(method, path)).await,
+        }
+    }
+
+    /// Likewise, with a body of which some stays as the operator wrote it.
+    pub async fn send_body(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<Value, ClientError> {
+        self.send(self.request(method, path).json(body)).await
+    }
+
+    /// What comes without an envelope, when it comes.
+    pub async fn bytes(&self, path: &str) -> Result<Vec<u8>, ClientError> {
+        let response = self.request(Method::GET, path).send().await.map_err(|source| self.unreachable(source))?;
+        if !response.status().is_success() {
+            let status = response.status().as_u16();
+            return Err(self.read(response).await.map_or_else(|error| error, |_| self.not_patchbay(status)));
+        }
+        let content = response.bytes().await.map_err(|source| self.unreachable(source))?;
+        Ok(content.to_vec())
+    }
+
+    /// What takes longer than any usual limit.
+    pub(super) async fn post_slow(&self, path: &str, body: Value, limit: Duration) -> Result<Value, ClientError> {
+        self.send(self.request(Method::POST, path).timeout(limit).json(&body)).await
+    }
+
+    /// The whole envelope, with the cursor of the next page.
+    pub(super) async fn page(&self, path: &str) -> Result<Value, ClientError> {
+        self.envelope(self.request(Method::GET, path)).await
+    }
+
+    /// A list from its beginning to its end, page by page; the path has a query.
+    pub async fn all(&self, path: &str) -> Result<Value, ClientError> {
+        let (mut items, mut next) = (Vec::new(), path.to_owned());
+        loop {
+            let mut page = self.envelope(self.request(Method::GET, &next)).await?;
+            if let Value::Array(more) = page["data"].take() {
+                items.extend(more);
+            }
+            match page["nextCursor"].as_str() {
+                Some(cursor) => next = format!("{path}&cursor={cursor}"),
+                None => return Ok(items.into()),
+            }
+        }
+    }
+
+    /// The first so many of a list; `from` is where it begins, part of the query like the rest.
+    pub async fn first(&self, path: &str, from: &str, most: u64, page: u64) -> Result<Value, ClientError> {
+        let (mut items, mut left, mut from) = (Vec::new(), most, from.to_owned());
+        loop {
+            let limit = left.min(page);
+            let mut answer = self.envelope(self.request(Method::GET, &format!("{path}{from}&limit={limit}"))).await?;
+            let Value::Array(more) = answer["data"].take() else { return Ok(items.into()) };
+            left = left.saturating_sub(more.len() as u64);
+            items.extend(more);
+            match answer["nextCursor"].as_str() {
+                Some(cursor) if left > 0 => from = format!("&cursor={cursor}"),
+                _ => return Ok(items.into()),
+            }
+        }
+    }
+
+    /// `source` says where the component is from, for the record.
+    pub async fn push(
+        &self,
+        component: Vec<u8>,
+        signatures: &[Signature],
+        source: Option<&str>,
+    ) -> Result<Value, ClientError> {
+        let mut request = self.request(Method::POST, "plugins").header("content-type", "application/wasm");
+        if let Some(source) = source {
+            request = request.header(headers::SOURCE, source);
+        }
+        for each in signatures {
+            request = request.header(signature::HEADER, each.to_string());
+        }
+        self.send(request.body(component)).await
+    }
+
+    pub async fn activate(&self, plugin: &str, digest: &str, grant: bool) -> Result<Value, ClientError> {
+        let path = path::api_path(&["plugins", plugin, "activate"]);
+        self.call(Method::POST, &path, Some(json!({ "digest": digest, "grant": grant }))).await
+    }
+
+    /// An operation of a plugin; `input` as it stands, since parsing would round its numbers.
+    pub(super) async fn answer(&self, path: &str, operation: &str, input: &RawValue) -> Result<Answered, ClientError> {
+        #[derive(serde::Serialize)]
+        struct Call<'a> {
+            operation: &'a str,
+            input: &'a RawValue,
+        }
+        let request = self.request(Method::POST, path).timeout(ANSWER_TIMEOUT).json(&Call { operation, input });
+        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+        let Some(kind) = header(headers::ANSWER.as_str()) else {
+            return Err(self.read(response).await.err().unwrap_or_else(|| self.not_patchbay(200)));
+        };
+        let mut answered = Answered {
+            kind,
+            status: header(headers::STATUS.as_str()).and_then(|status| status.parse().ok()),
+            http_status: response.status().as_u16(),
+            content_type: header("content-type"),
+            content: Vec::new(),
+        };
+        let content = response.bytes().await.map_err(|source| self.unreachable(source))?;
+        answered.content = match answered.kind.as_str() {
+            "json" => {
+                #[derive(serde::Deserialize)]
+                struct Envelope {
+                    data: Box<RawValue>,
+                }
+                let envelope: Result<Envelope, _> = serde_json::from_slice(&content);
+                let data = envelope.map_err(|_| self.not_patchbay(answered.http_status))?.data;
+                data.get().as_bytes().to_vec()
+            }
+            _ => content.to_vec(),
+        };
+        Ok(answered)
+    }
+
+    /// What is no envelope, to be read as it comes.
+    pub(super) async fn get_raw(&self, path: &str, limit: Duration) -> Result<reqwest::Response, ClientError> {
+        let request = self.request(Method::GET, path).timeout(limit);
+        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(self.read(response).await.err().unwrap_or_else(|| self.not_patchbay(200))),
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, format!("{}/api/admin/{path}", self.url));
+        request.basic_auth(&self.user, self.password.as_ref())
+    }
+
+    /// Without the credentials that some write into it.
+    fn shown(&self) -> String {
+        self.url.rsplit_once('@').map_or(self.url.as_str(), |(_, address)| address).to_owned()
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
+        Ok(self.envelope(request).await?["data"].take())
+    }
+
+    async fn envelope(&self, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
+        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        self.read(response).await
+    }
+
+    fn unreachable(&self, source: reqwest::Error) -> ClientError {
+        ClientError::Unreachable { url: self.shown(), source: source.without_url() }
+    }
+
+    fn not_patchbay(&self, status: u16) -> ClientError {
+        ClientError::NotPatchbay { url: self.shown(), status }
+    }
+
+    /// The whole envelope of a success.
+    async fn read(&self, response: reqwest::Response) -> Result<Value, ClientError> {
+        let status = response.status().as_u16();
+        let text = response.text().await.map_err(|source| self.unreachable(source))?;
+        let body: Value = serde_json::from_str(&text).map_err(|_| self.not_patchbay(status))?;
+        match body["success"].as_bool() {
+            Some(true) => Ok(body),
+            Some(false) => Err(ClientError::Refused {
+                status,
+                code: body["code"].as_str().unwrap_or("error").to_owned(),
+                details: body.get("details").filter(|details| !details.is_null()).cloned(),
+                message: match (status, body["message"].as_str()) {
+                    (401, Some(message)) => {
+                        format!(
+                            "{message}: set PATCHBAY_USER and PATCHBAY_PASSWORD, or go where `patchbay dev` keeps its .patchbay"
+                        )
+                    }
+                    (_, message) => message.unwrap_or("the host refused").to_owned(),
+                },
+            }),
+            None => Err(self.not_patchbay(status)),
+        }
+    }
+}
+
+/// What an operation of a plugin answered.
+#[derive(Debug)]
+pub struct Answered {
+    /// `json`, `bytes`, `relay` or `empty`.
+    pub(super) kind: String,
+    /// Chosen by the plugin, for an HTTP route.
+    pub(super) status: Option<u16>,
+    /// Of a relayed response.
+    pub(super) http_status: u16,
+    pub(super) content_type: Option<String>,
+    /// For `json`, the plugin's document alone.
+    pub(super) content: Vec<u8>,
+}
+
+/// Asking to see what is hidden.
+#[derive(clap::Args, Default)]
+pub struct RevealArgs {
+    /// Show what is hidden, too: who asked, for which job and when is recorded
+    #[arg(long)]
+    pub(super) reveal: bool,
+    /// Why, for the record; no personal data
+    #[arg(long, requires = "reveal")]
+    pub(super) reason: Option<String>,
+}
+
+impl RevealArgs {
+    /// For the end of a path that has no query yet (`?`), or one (`&`).
+    pub(super) fn query(&self, before: char) -> String {
+        if !self.reveal {
+            return String::new();
+        }
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("reveal", "true");
+        query.extend_pairs(self.reason.as_ref().map(|reason| ("reason", reason)));
+        format!("{before}{}", query.finish())
+    }
+}

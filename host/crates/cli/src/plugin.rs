@@ -1,0 +1,367 @@
+//! `patchbay plugin …`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Subcommand;
+use patchbay_api::path::api_path;
+use patchbay_model::redaction::mark_in;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::client::{Client, ClientArgs, RevealArgs};
+use super::refusal::{Refusal, confirmed};
+use super::view::{describe, items, short, signers, text};
+use super::{Output, build, operation, push, revisions, signing, sql, world};
+
+#[derive(Subcommand)]
+pub enum PluginCommand {
+    /// Build a plugin's sources and pack what comes out: DIR/plugin.toml → DIR/dist/NAME-VERSION.wasm
+    ///
+    /// By `cargo build --release --target wasm32-wasip2`, or what the section [build] of plugin.toml says.
+    Build(build::Build),
+    /// Write the plugin's own WIT world, as toolchains bind it: DIR/plugin.toml → DIR/wit
+    ///
+    /// `plugin build` does it by itself where plugin.toml has [build] command.
+    Wit(world::WriteWorld),
+    /// Put the manifest into a built component: DIR/plugin.toml + component → DIR/dist/NAME-VERSION.wasm
+    Pack(build::Pack),
+    /// Show what a packed file is and asks for
+    Inspect {
+        /// A packed component
+        file: PathBuf,
+    },
+    /// Make a key to sign plugins with: writes the private key (mode 0600) and prints the public one
+    Keygen(signing::Keygen),
+    /// Sign a packed file: writes FILE.sig, which `push` sends along
+    Sign(signing::Sign),
+    /// Check a packed file's signature; exit code 0 when one of the keys has signed it, 1 when not
+    Verify(signing::Verify),
+    /// Upload a packed file, or one from a registry: the host checks and compiles it, and keeps it as a staged revision
+    ///
+    /// Signatures go with it: those in FILE.sig, or those that were published with it. Pushing a file again adds signatures to a revision
+    /// that is there already.
+    Push(push::Push),
+    /// Put a packed file into an OCI registry, for `push oci://…`
+    Publish(push::Publish),
+    /// List plugins
+    List,
+    /// List the revisions of a plugin, newest first
+    Revisions {
+        /// The plugin
+        plugin: String,
+    },
+    /// Show which revision is active, which one runs on this host, and why they differ
+    Status {
+        /// The plugin
+        plugin: String,
+    },
+    /// Show what plugins do with their database connections, on the host that answers, and their sessions in Postgres
+    Sql {
+        /// Only this one
+        plugin: Option<String>,
+    },
+    /// List activations, rollbacks (`reactivated`) and deactivations, newest first
+    History {
+        /// The plugin
+        plugin: String,
+    },
+    /// Show what changed between two revisions: + new, - gone, ~ changed
+    Diff {
+        /// The plugin
+        plugin: String,
+        /// The older revision's digest, or its first 4 digits and more
+        from: String,
+        /// The newer one's
+        to: String,
+    },
+    /// Make a revision the active one; running calls finish on the old one
+    Activate {
+        /// The plugin
+        plugin: String,
+        /// The revision's digest, or its first 4 digits and more
+        digest: String,
+        /// Grant what it asks for and is not granted
+        #[arg(long)]
+        grant: bool,
+    },
+    /// List what a plugin asks for, is granted, and has used in the last 30 days
+    Grants {
+        /// The plugin
+        plugin: String,
+    },
+    /// Grant what a revision asks for; it takes effect on the next call
+    Grant {
+        /// The plugin
+        plugin: String,
+        /// As `plugin grants` lists them, for example "secret API_KEY"
+        #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ASK")]
+        asks: Vec<String>,
+        /// All that the active and the newest revision ask for
+        #[arg(long)]
+        all: bool,
+    },
+    /// Take grants back: the next call is denied, without a swap
+    Revoke {
+        /// The plugin
+        plugin: String,
+        /// As `plugin grants` lists them
+        #[arg(required = true, value_name = "ASK")]
+        asks: Vec<String>,
+    },
+    /// Ask a plugin for one of its operations and print the answer; nothing is tried again
+    Call(operation::Call),
+    /// Activate the revision that was active before
+    Rollback {
+        /// The plugin
+        plugin: String,
+    },
+    /// Let a quarantined plugin take calls again, with the revision that it has
+    Release {
+        /// The plugin
+        plugin: String,
+        /// For the next operator and the audit trail
+        #[arg(long, default_value = "no reason given")]
+        reason: String,
+    },
+    /// Stop a plugin: its queues wait until a revision is activated again
+    Deactivate {
+        /// The plugin
+        plugin: String,
+    },
+    /// Forget a revision that is not active
+    Delete {
+        /// The plugin
+        plugin: String,
+        /// The revision's digest, or its first 4 digits and more
+        digest: String,
+        /// Do not ask, even when it is the plugin's last revision
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Delete old revisions now, as hosts do by themselves every six hours
+    Prune {
+        /// Only list them
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Read and change a plugin's settings
+    #[command(subcommand)]
+    Settings(SettingsCommand),
+}
+
+#[derive(Subcommand)]
+pub enum SettingsCommand {
+    /// Show them as JSON, without the defaults
+    Get {
+        /// The plugin
+        plugin: String,
+        #[command(flatten)]
+        reveal: RevealArgs,
+    },
+    /// Change them: NAME=VALUE sets (VALUE is JSON, or else text), NAME= removes; they apply from the next call on
+    Set {
+        /// The plugin
+        plugin: String,
+        /// For example from=no-reply@example.com
+        #[arg(required = true, value_name = "NAME=VALUE")]
+        changes: Vec<String>,
+    },
+    /// Replace all of them by a JSON file (`-` reads standard input)
+    Replace {
+        /// The plugin
+        plugin: String,
+        /// A JSON object
+        file: PathBuf,
+    },
+}
+
+pub(crate) async fn run(command: PluginCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+    match command {
+        PluginCommand::Build(args) => return build::build(args, output).await,
+        PluginCommand::Wit(args) => return world::write(&args, output),
+        PluginCommand::Pack(args) => return build::pack(args, output),
+        PluginCommand::Inspect { file } => return build::inspect(&file, output),
+        PluginCommand::Keygen(args) => return signing::keygen(&args, output),
+        PluginCommand::Sign(args) => return signing::sign(&args, output),
+        PluginCommand::Verify(args) => return signing::verify(&args, output),
+        PluginCommand::Push(command) => return push::push(command, args, output).await,
+        PluginCommand::Publish(args) => return push::publish(args, output).await,
+        _ => {}
+    }
+    let client = Client::from_args(args)?;
+    match command {
+        PluginCommand::Build(_)
+        | PluginCommand::Wit(_)
+        | PluginCommand::Pack(_)
+        | PluginCommand::Inspect { .. }
+        | PluginCommand::Keygen(_)
+        | PluginCommand::Sign(_)
+        | PluginCommand::Verify(_)
+        | PluginCommand::Push(_)
+        | PluginCommand::Publish(_) => {}
+        PluginCommand::List => {
+            let plugins = client.call(Method::GET, "plugins", None).await?;
+            let rows = items(&plugins).map(|plugin| {
+                let state = match (plugin["failure"].as_str(), plugin["active"] == true) {
+                    _ if plugin["quarantined"].is_object() => "quarantined".into(),
+                    (Some(failure), _) => format!("failing: {failure}"),
+                    (None, true) => "active".into(),
+                    (None, false) => "inactive".into(),
+                };
+                vec![
+                    text(plugin, "name"),
+                    text(plugin, "version"),
+                    short(&text(plugin, "digest")),
+                    state,
+                    format!("{} of {}", plugin["hosts"]["running"], plugin["hosts"]["of"]),
+                    plugin["revisions"].to_string(),
+                    joined(&plugin["queues"]),
+                ]
+            });
+            output.table(
+                &["PLUGIN", "VERSION", "DIGEST", "STATE", "HOSTS", "REVISIONS", "QUEUES"],
+                rows.collect(),
+                &plugins,
+            );
+        }
+        PluginCommand::Revisions { plugin } => {
+            let revisions = client.call(Method::GET, &api_path(&["plugins", &plugin, "revisions"]), None).await?;
+            let rows = items(&revisions).map(|revision| {
+                vec![
+                    short(&text(revision, "digest")),
+                    text(revision, "version"),
+                    text(revision, "state"),
+                    revision["attempts"].to_string(),
+                    text(revision, "createdAt"),
+                    text(revision, "createdBy"),
+                    signers(&revision["signatures"]),
+                ]
+            });
+            output.table(
+                &["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "BY", "SIGNED BY"],
+                rows.collect(),
+                &revisions,
+            );
+        }
+        PluginCommand::Status { plugin } => revisions::status(&plugin, &client, output).await?,
+        PluginCommand::Sql { plugin } => sql::run(plugin.as_deref(), &client, output).await?,
+        PluginCommand::History { plugin } => revisions::history(&plugin, &client, output).await?,
+        PluginCommand::Diff { plugin, from, to } => revisions::diff(&plugin, &from, &to, &client, output).await?,
+        PluginCommand::Activate { plugin, digest, grant } => {
+            let activated = client.activate(&plugin, &digest, grant).await?;
+            output.value(&describe(&activated), &activated);
+        }
+        PluginCommand::Grants { plugin } => {
+            let grants = client.call(Method::GET, &grants_path(&plugin), None).await?;
+            let rows = items(&grants).map(|grant| {
+                let asked = match (grant["askedByActive"] == true, grant["askedByNewest"] == true) {
+                    (true, _) => "yes",
+                    (false, true) => "by the newest revision",
+                    (false, false) => "no",
+                };
+                let granted = grant["grantedBy"].as_str().map_or("no".into(), |by| format!("by {by}"));
+                vec![text(grant, "ask"), asked.into(), granted, grant["uses"].to_string(), text(grant, "lastUsed")]
+            });
+            output.table(&["ASK", "ASKED FOR", "GRANTED", "USES (30 DAYS)", "LAST USED"], rows.collect(), &grants);
+        }
+        PluginCommand::Grant { plugin, asks, all } => {
+            let asks = if all {
+                let grants = client.call(Method::GET, &grants_path(&plugin), None).await?;
+                items(&grants).filter(|grant| grant["grantedBy"].is_null()).map(|grant| text(grant, "ask")).collect()
+            } else {
+                asks
+            };
+            client.call(Method::POST, &grants_path(&plugin), Some(json!({ "asks": asks }))).await?;
+            let done = if asks.is_empty() { "everything was granted already".into() } else { asks.join("\n") };
+            output.value(&format!("granted to {plugin}:\n{done}"), &json!({ "plugin": plugin, "granted": asks }));
+        }
+        PluginCommand::Revoke { plugin, asks } => {
+            let path = format!("{}/revoke", grants_path(&plugin));
+            client.call(Method::POST, &path, Some(json!({ "asks": asks }))).await?;
+            let message = format!("revoked from {plugin}; calls from now on are denied:\n{}", asks.join("\n"));
+            output.value(&message, &json!({ "plugin": plugin, "revoked": asks }));
+        }
+        PluginCommand::Call(call) => operation::run(call, &client, output).await?,
+        PluginCommand::Rollback { plugin } => {
+            let path = api_path(&["plugins", &plugin, "rollback"]);
+            let activated = client.call(Method::POST, &path, None).await?;
+            output.value(&describe(&activated), &activated);
+        }
+        PluginCommand::Release { plugin, reason } => {
+            let path = api_path(&["plugins", &plugin, "release"]);
+            let released = client.call(Method::POST, &path, Some(json!({ "reason": reason }))).await?;
+            let message = format!("released: {plugin} {} takes calls again", short(&text(&released, "digest")));
+            output.value(&message, &released);
+        }
+        PluginCommand::Deactivate { plugin } => {
+            let path = api_path(&["plugins", &plugin, "deactivate"]);
+            client.call(Method::POST, &path, None).await?;
+            output
+                .value(&format!("{plugin} is stopped; its queues wait"), &json!({ "plugin": plugin, "active": false }));
+        }
+        PluginCommand::Delete { plugin, digest, yes } => {
+            let revisions = client.call(Method::GET, &api_path(&["plugins", &plugin, "revisions"]), None).await?;
+            if items(&revisions).count() == 1 {
+                confirmed(yes, "this is the plugin's last revision, and its grants go along; its history stays")?;
+            }
+            let path = api_path(&["plugins", &plugin, "revisions", &digest]);
+            let deleted = client.call(Method::DELETE, &path, None).await?;
+            output.value(&format!("deleted {plugin} {}", short(deleted.as_str().unwrap_or(&digest))), &deleted);
+        }
+        PluginCommand::Prune { dry_run } => revisions::prune(dry_run, &client, output).await?,
+        PluginCommand::Settings(command) => settings(command, &client, output).await?,
+    }
+    Ok(())
+}
+
+fn grants_path(plugin: &str) -> String {
+    api_path(&["plugins", plugin, "grants"])
+}
+
+async fn settings(command: SettingsCommand, client: &Client, output: Output) -> anyhow::Result<()> {
+    let path = |plugin: &str| api_path(&["plugins", plugin, "settings"]);
+    let (plugin, value) = match command {
+        SettingsCommand::Get { plugin, reveal } => {
+            let path = format!("{}{}", path(&plugin), reveal.query('?'));
+            let settings = client.call(Method::GET, &path, None).await?;
+            Output { json: true }.value("", &settings);
+            return Ok(());
+        }
+        SettingsCommand::Set { plugin, changes } => {
+            let mut settings = client.call(Method::GET, &path(&plugin), None).await?;
+            if mark_in(&settings.to_string()).is_some() {
+                // What is hidden has to stay what it is.
+                let reveal = RevealArgs { reveal: true, reason: Some("patchbay plugin settings set".into()) };
+                let path = format!("{}{}", path(&plugin), reveal.query('?'));
+                settings = client.call(Method::GET, &path, None).await?;
+            }
+            for change in changes {
+                let Some((name, value)) = change.split_once('=') else {
+                    return Err(Refusal(format!("{change:?} is not NAME=VALUE")).into());
+                };
+                if value.is_empty() {
+                    settings.as_object_mut().map(|settings| settings.remove(name));
+                } else {
+                    settings[name] = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+                }
+            }
+            (plugin, settings)
+        }
+        SettingsCommand::Replace { plugin, file } => {
+            let text = if file == Path::new("-") {
+                std::io::read_to_string(std::io::stdin())?
+            } else {
+                std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?
+            };
+            (plugin, serde_json::from_str(&text).context("not JSON")?)
+        }
+    };
+    client.call(Method::PUT, &path(&plugin), Some(value.clone())).await?;
+    output.value(&format!("settings of {plugin} changed; they apply from the next call on"), &value);
+    Ok(())
+}
+
+fn joined(value: &Value) -> String {
+    items(value).filter_map(Value::as_str).collect::<Vec<_>>().join(",")
+}

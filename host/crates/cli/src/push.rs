@@ -1,0 +1,125 @@
+//! `patchbay plugin push|publish`: packed files to a host, and to and from registries.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::client::{Client, ClientArgs};
+use super::oci::{self, Publication, Registry, RegistryArgs};
+use super::refusal::Refusal;
+use super::view::{describe, items, short, signers, text};
+use super::{Output, signing};
+
+#[derive(Args)]
+pub struct Push {
+    /// A packed component, or one in a registry: oci://HOST/REPOSITORY, with :TAG or @sha256:DIGEST
+    #[arg(value_name = "FILE|oci://…")]
+    from: PathBuf,
+    /// Its signatures [default: FILE.sig, if there is one; of a registry: those that were published with it]
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
+    /// Activate it at once
+    #[arg(long)]
+    activate: bool,
+    /// Grant what it asks for with the activation
+    #[arg(long, requires = "activate")]
+    grant: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+#[derive(Args)]
+pub struct Publish {
+    /// A packed component
+    file: PathBuf,
+    /// oci://HOST/REPOSITORY:TAG; a tag that is there already names this component from now on
+    #[arg(value_name = "oci://…")]
+    to: PathBuf,
+    /// Its signatures, which travel with it [default: FILE.sig, if there is one]
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> anyhow::Result<()> {
+    let client = Client::from_args(client)?;
+    let (component, signatures, source) = match oci::name_in(&args.from) {
+        Some(name) => {
+            let fetched = Registry::new(name, &args.registry).await?.fetch().await?;
+            if !output.json {
+                eprintln!("fetched {}", fetched.source);
+            }
+            let signatures = match &args.signature {
+                Some(named) => signing::signatures_for(&args.from, Some(named))?,
+                None => fetched.signatures,
+            };
+            (fetched.component, signatures, Some(fetched.source))
+        }
+        None => {
+            let signatures = signing::signatures_for(&args.from, args.signature.as_deref())?;
+            let component =
+                std::fs::read(&args.from).with_context(|| format!("cannot read {}", args.from.display()))?;
+            (component, signatures, None)
+        }
+    };
+    if !output.json {
+        let size = component.len() >> 10;
+        eprintln!("pushing {} ({size} KiB); the host checks and compiles it…", args.from.display());
+    }
+    let mut staged = client.push(component, &signatures, source.as_deref()).await?;
+    let (plugin, digest) = (text(&staged, "plugin"), text(&staged, "digest"));
+    if args.activate {
+        let activated = client.activate(&plugin, &digest, args.grant).await?;
+        output.value(&describe(&activated), &activated);
+        return Ok(());
+    }
+    let known = if staged["created"] == true { "staged" } else { "was here already" };
+    let missing: String = items(&staged["missing"]).filter_map(Value::as_str).map(|ask| format!("\n  {ask}")).collect();
+    let (waits, grant) = if missing.is_empty() {
+        (String::new(), "")
+    } else {
+        (format!("\nit is not granted yet:{missing}"), " --grant")
+    };
+    let message = format!(
+        "{known}: {plugin} {} {}{waits}\nsigned by: {}\nactivate it with: patchbay plugin activate {plugin} {}{grant}",
+        text(&staged, "version"),
+        short(&digest),
+        signers(&staged["signatures"]),
+        short(&digest)
+    );
+    if let Some(source) = source {
+        staged["source"] = source.into();
+    }
+    output.value(&message, &staged);
+    Ok(())
+}
+
+pub(super) async fn publish(args: Publish, output: Output) -> anyhow::Result<()> {
+    let file = args.file.display();
+    let named = || Refusal(format!("{}: not oci://HOST/REPOSITORY:TAG", args.to.display()));
+    let name = oci::name_in(&args.to).ok_or_else(named)?;
+    oci::refuse_without_tag(name)?;
+    let component = std::fs::read(&args.file).with_context(|| format!("cannot read {file}"))?;
+    // Nobody should find there what no host takes.
+    let inspected = patchbay_runtime::inspect(&component).with_context(|| file.to_string())?;
+    let signatures = signing::signatures_for(&args.file, args.signature.as_deref())?;
+    let created = std::fs::metadata(&args.file)?.modified()?.into();
+    let registry = Registry::new(name, &args.registry).await?;
+    let publication = Publication { component, inspected: &inspected, signatures: &signatures, created };
+    let published = registry.publish(publication).await?;
+    let (plugin, version, digest) = (&inspected.manifest.name, &inspected.manifest.version, inspected.digest);
+    let signers: Vec<String> = signatures.iter().map(|signature| signature.key.to_string()).collect();
+    let signed = if signers.is_empty() { "nobody".to_owned() } else { signers.join(", ") };
+    let text = format!(
+        "published: {plugin} {version} {}\nsigned by: {signed}\npush it with: patchbay plugin push {published}",
+        digest.short()
+    );
+    let value = json!({
+        "plugin": plugin, "version": version, "digest": digest, "published": published, "signatures": signers,
+    });
+    output.value(&text, &value);
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! `patchbay secret …`. A value comes from a prompt, standard input or a file, and never from an argument, which other users of the machine
+//! could see.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use patchbay_api::path::api_path;
+use reqwest::Method;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::client::{Client, ClientArgs};
+use super::input::duration;
+use super::output::Output;
+use super::refusal::Refusal;
+use super::view::{items, text};
+
+#[derive(Subcommand)]
+pub enum SecretCommand {
+    /// List a plugin's secrets with who set them, when, and their last use; never their values
+    List {
+        /// The plugin
+        plugin: String,
+    },
+    /// Set a secret; earlier versions end at once
+    Set {
+        /// The plugin
+        plugin: String,
+        /// The secret, as the manifest calls it
+        name: String,
+        #[command(flatten)]
+        value: ValueSource,
+    },
+    /// Give a secret a new value, beside which the present one stays valid for a while
+    Rotate {
+        /// The plugin
+        plugin: String,
+        /// The secret
+        name: String,
+        /// How long the present version stays valid, for example 24h, 30m or 7d
+        #[arg(long, value_parser = duration)]
+        overlap: Duration,
+        #[command(flatten)]
+        value: ValueSource,
+    },
+    /// Remove a secret with all its versions
+    Remove {
+        /// The plugin
+        plugin: String,
+        /// The secret
+        name: String,
+    },
+    /// Seal every secret with the newest master key; needed once after that key was changed, and may be repeated
+    Rekey,
+}
+
+/// Where the value comes from.
+#[derive(Args)]
+pub struct ValueSource {
+    /// A file with the value [default: standard input, or a prompt on a terminal]
+    #[arg(long, value_name = "FILE")]
+    from_file: Option<PathBuf>,
+}
+
+impl ValueSource {
+    /// Without the line break at its end, which editors and `echo` add.
+    fn read(&self, name: &str) -> anyhow::Result<Zeroizing<String>> {
+        let mut value = match &self.from_file {
+            Some(file) => read_file(file)?,
+            None if std::io::stdin().is_terminal() => prompt(name)?,
+            None => Zeroizing::new(std::io::read_to_string(std::io::stdin()).context("standard input")?),
+        };
+        if value.ends_with('\n') {
+            value.pop();
+            if value.ends_with('\r') {
+                value.pop();
+            }
+        }
+        if value.is_empty() {
+            return Err(Refusal("the value is empty".into()).into());
+        }
+        Ok(value)
+    }
+}
+
+fn read_file(file: &Path) -> anyhow::Result<Zeroizing<String>> {
+    std::fs::read_to_string(file).map(Zeroizing::new).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// Asks on the terminal, which does not show what is typed.
+fn prompt(name: &str) -> anyhow::Result<Zeroizing<String>> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    eprint!("value of {name} (not shown): ");
+    std::io::stderr().flush()?;
+    let stdin = std::io::stdin();
+    let before = tcgetattr(&stdin).context("the terminal")?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    silent.local_modes.insert(LocalModes::ECHONL);
+    tcsetattr(&stdin, OptionalActions::Flush, &silent).context("the terminal")?;
+    let mut line = Zeroizing::new(String::new());
+    let read = stdin.lock().read_line(&mut line);
+    tcsetattr(&stdin, OptionalActions::Now, &before).context("the terminal")?;
+    read.context("the terminal")?;
+    Ok(line)
+}
+
+pub(crate) async fn run(command: SecretCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+    let client = Client::from_args(args)?;
+    let path = |plugin: &str, name: &str| api_path(&["plugins", plugin, "secrets", name]);
+    match command {
+        SecretCommand::List { plugin } => {
+            let secrets = client.call(Method::GET, &api_path(&["plugins", &plugin, "secrets"]), None).await?;
+            let rows = items(&secrets).flat_map(rows).collect();
+            output.table(&["SECRET", "FROM", "VERSION", "SET", "BY", "LAST USE", "STATE"], rows, &secrets);
+        }
+        SecretCommand::Set { plugin, name, value } => {
+            let value = value.read(&name)?;
+            let body = json!({ "value": value.as_str() });
+            let secret = client.call(Method::PUT, &path(&plugin, &name), Some(body)).await?;
+            output.value(&format!("{name} of {plugin} is set{}", unasked(&secret)), &secret);
+        }
+        SecretCommand::Rotate { plugin, name, overlap, value } => {
+            let value = value.read(&name)?;
+            let body = json!({ "value": value.as_str(), "overlapMs": u64::try_from(overlap.as_millis())? });
+            let secret = client.call(Method::POST, &format!("{}/rotate", path(&plugin, &name)), Some(body)).await?;
+            let until = text(&secret["versions"][1], "endsAt");
+            let message =
+                format!("{name} of {plugin} has a new value; the one before is valid until {}", short_time(&until));
+            output.value(&format!("{message}{}", unasked(&secret)), &secret);
+        }
+        SecretCommand::Remove { plugin, name } => {
+            client.call(Method::DELETE, &path(&plugin, &name), None).await?;
+            output.value(&format!("{name} of {plugin} is removed"), &json!({ "plugin": plugin, "name": name }));
+        }
+        SecretCommand::Rekey => {
+            let done = client.call(Method::POST, "secrets/rekey", None).await?;
+            let message = format!("{} sealed anew with key {}", done["resealed"], text(&done, "keyId"));
+            output.value(&message, &done);
+            let unreadable: Vec<&str> = items(&done["unreadable"]).filter_map(Value::as_str).collect();
+            if !unreadable.is_empty() {
+                bail!(
+                    "no configured key opens: {}; configure the key that sealed them as secrets.old_key_file and repeat, or set them again",
+                    unreadable.join("; ")
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn unasked(secret: &Value) -> &'static str {
+    if secret["asked"] == false { "; mind that the plugin's manifest does not ask for it" } else { "" }
+}
+
+/// One per version; one for a secret that has none in the vault.
+fn rows(secret: &Value) -> Vec<Vec<String>> {
+    let (name, source) = (text(secret, "name"), text(secret, "source"));
+    let versions: Vec<Vec<String>> = items(&secret["versions"])
+        .map(|version| {
+            vec![
+                name.clone(),
+                source.clone(),
+                version["version"].to_string(),
+                short_time(&text(version, "setAt")),
+                text(version, "setBy"),
+                version["lastUsedAt"].as_str().map_or_else(|| "never".into(), short_time),
+                state(secret, version),
+            ]
+        })
+        .collect();
+    if versions.is_empty() {
+        let state = if source == "none" { "HAS NO VALUE" } else { "" };
+        return vec![vec![name, source, "-".into(), "-".into(), "-".into(), "-".into(), state.into()]];
+    }
+    versions
+}
+
+fn state(secret: &Value, version: &Value) -> String {
+    match (version["unreadable"].as_str(), version["endsAt"].as_str()) {
+        (Some(reason), _) => format!("UNREADABLE: {reason}"),
+        (None, Some(end)) => format!("ends {}", short_time(end)),
+        (None, None) if secret["asked"] == false => "current; the manifest does not ask for it".into(),
+        (None, None) => "current".into(),
+    }
+}
+
+/// To the second: as much as people compare.
+fn short_time(time: &str) -> String {
+    time.split('.').next().map_or_else(String::new, |time| format!("{}Z", time.trim_end_matches('Z')))
+}

@@ -1,0 +1,145 @@
+//! /api/admin: what operators do. Basic auth on every route; every change leaves an action row before it happens and completes it after.
+
+mod add;
+mod alerts;
+mod audit;
+mod breakers;
+mod bulk;
+mod call;
+mod dead_letters;
+mod export;
+mod flow;
+mod history;
+mod incident;
+mod jobs;
+mod legacy;
+mod maintain;
+mod new_job;
+mod operate;
+mod plugins;
+mod quarantine;
+mod queues;
+mod reveal;
+mod revisions;
+mod saved_searches;
+mod schedules;
+mod search;
+mod secrets;
+mod sql;
+mod timeline;
+mod traced;
+
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use serde::Serialize;
+use serde_json::Value;
+use tracing::Instrument;
+use utoipa_axum::router::OpenApiRouter;
+
+pub use self::incident::IncidentSources;
+use super::AppState;
+use super::auth::{self, Actor};
+use super::error::{ApiError, ApiResult, ok};
+
+pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .merge(plugins::router())
+        .merge(revisions::router())
+        .merge(quarantine::router())
+        .merge(queues::router())
+        .merge(breakers::router())
+        .merge(call::router())
+        .merge(sql::router())
+        .merge(maintain::router())
+        .merge(bulk::router())
+        .merge(dead_letters::router())
+        .merge(schedules::router())
+        .merge(secrets::router())
+        .merge(audit::router())
+        .merge(alerts::router())
+        .merge(history::router())
+        .merge(export::router())
+        .merge(legacy::router())
+        .merge(jobs::router())
+        .merge(search::router())
+        .merge(timeline::router())
+        .merge(saved_searches::router())
+        .merge(operate::router())
+        .merge(add::router())
+        .merge(flow::router())
+        .merge(incident::router())
+        .route_layer(middleware::from_fn_with_state(state.clone(), to_the_end))
+        // Operators' requests only: nobody else may make this host send spans.
+        .route_layer(middleware::from_fn_with_state(state.clone(), traced::request))
+        .route_layer(middleware::from_fn_with_state(state.clone(), auth::require))
+}
+
+/// A client that leaves takes its request along, and an operation would stop wherever it waits just then. So what may change something
+/// runs in a task of its own, and the host ends after it.
+async fn to_the_end(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    match state.operations.spawn(next.run(request).in_current_span()).await {
+        Ok(response) => response,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_cancelled) => ApiError::internal().into_response(),
+        },
+    }
+}
+
+/// Between tries to record the end of an action while Postgres is away.
+const RECORD_PAUSE: Duration = Duration::from_secs(1);
+const RECORD_TRIES: usize = 120;
+
+/// Records who does what before doing it, and how it ended.
+async fn audited<T: Serialize, E: Into<ApiError>>(
+    state: &AppState,
+    actor: &Actor,
+    action: &str,
+    target: &str,
+    details: Value,
+    act: impl Future<Output = Result<T, E>>,
+) -> ApiResult<T> {
+    let whole = |data: &T| serde_json::to_value(data).unwrap_or(Value::Null);
+    ok(recorded(state, actor, action, target, details, act, whole).await?)
+}
+
+/// The same for what is not to be recorded whole.
+async fn recorded<T, E: Into<ApiError>>(
+    state: &AppState,
+    actor: &Actor,
+    action: &str,
+    target: &str,
+    details: Value,
+    act: impl Future<Output = Result<T, E>>,
+    to_record: impl Fn(&T) -> Value,
+) -> Result<T, ApiError> {
+    let id = state.store.begin_action(&actor.0, action, target, &details).await?;
+    let result = AssertUnwindSafe(act).catch_unwind().await.map(|result| result.map_err(Into::<ApiError>::into));
+    let end = match &result {
+        Ok(Ok(data)) => Ok(to_record(data)),
+        Ok(Err(error)) => Err(error.to_record().to_owned()),
+        Err(_panic) => Err("a fault of the host".to_owned()),
+    };
+    if let Err(error) = state.store.finish_action(id, &end).await {
+        tracing::error!(error = %error, action, target, "the end of an operator's action is not recorded yet");
+        // The action has happened, and its client is told so; the trail follows as soon as Postgres is back.
+        let store = state.store.clone();
+        state.operations.spawn(async move {
+            for _ in 0..RECORD_TRIES {
+                tokio::time::sleep(RECORD_PAUSE).await;
+                if store.finish_action(id, &end).await.is_ok() {
+                    return;
+                }
+            }
+        });
+    }
+    result.unwrap_or_else(|panic| resume_unwind(panic))
+}

@@ -1,0 +1,49 @@
+//! Spans of operators' requests and of the jobs that they add.
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use patchbay_model::QueueName;
+use patchbay_model::job::Trace;
+use patchbay_queue::QueueError;
+use patchbay_telemetry::traces::{Kind, Step, Traces};
+
+use crate::AppState;
+
+/// Continues the trace that the request is part of, and leaves its place in the [`Trace`] of handlers that enqueue.
+pub(super) async fn request(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let header = request.headers().get("traceparent").and_then(|value| value.to_str().ok()?.parse().ok());
+    let trace = request.extensions().get::<Trace>().cloned().unwrap_or_default();
+    let trace = Trace { traceparent: header, ..trace };
+    // The template, never the path: paths name jobs.
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
+    let method = patchbay_telemetry::metrics::known_method(request.method());
+    let mut step = state.traces.step(Kind::Request, || format!("{method} {route}"), &trace);
+    step.set("http.request.method", method);
+    step.set("http.route", route);
+    step.name_in(&tracing::Span::current());
+    request.extensions_mut().insert(step.causes(trace));
+    let response = next.run(request).await;
+    step.set("http.response.status_code", i64::from(response.status().as_u16()));
+    if response.status().is_server_error() {
+        step.failed("5xx");
+    }
+    response
+}
+
+/// The span of adding, and the trace for what is added.
+pub(super) fn enqueue(traces: &Traces, queue: &QueueName, trace: Trace) -> (Step, Trace) {
+    let mut step = traces.step(Kind::Enqueue, || format!("enqueue {queue}"), &trace);
+    step.set("messaging.system", "bullmq");
+    step.set("messaging.destination.name", queue.to_string());
+    let trace = step.causes(trace);
+    (step, trace)
+}
+
+/// Ends it as adding ended.
+pub(super) fn end<T>(mut step: Step, added: Result<T, QueueError>) -> Result<T, QueueError> {
+    if added.is_err() {
+        step.failed("not-added");
+    }
+    added
+}

@@ -1,0 +1,147 @@
+//! HTTP: the only way in for operators, probes and API clients.
+//!
+//! Owns routing, envelopes, identity and request ids. Decides nothing about queues or plugins: handlers translate between HTTP and
+//! [`patchbay_app::plugins`], [`patchbay_queue`] and [`patchbay_store`], and every error leaves through `error::ApiError`.
+
+mod admin;
+mod auth;
+mod client;
+mod cross_site;
+mod error;
+mod health;
+mod host_header;
+mod logins;
+mod measure;
+mod metrics;
+mod openapi;
+mod path;
+mod request_id;
+mod security_headers;
+mod server;
+mod unread;
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router, middleware};
+use patchbay_app::alert::Alerts;
+use patchbay_app::breakers::OutsideHosts;
+use patchbay_app::bulk::Bulks;
+use patchbay_app::health::Health;
+use patchbay_app::history::History;
+use patchbay_app::plugins::Plugins;
+use patchbay_app::schedule::Schedules;
+use patchbay_app::vault::Vault;
+use patchbay_queue::Queues;
+use patchbay_store::{PluginSql, Store};
+use patchbay_telemetry::metrics::RequestMeters;
+use patchbay_telemetry::traces::Traces;
+use patchbay_work::WasmExecutor;
+use serde_json::json;
+use tokio_util::task::TaskTracker;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+
+pub use admin::IncidentSources;
+pub use auth::Operator;
+pub use metrics::MetricsPage;
+pub use server::{HttpLimits, serve};
+
+/// Largest body of an ordinary request. Job data is limited to 1 MiB; the rest is its envelope.
+const MAX_BODY_BYTES: usize = 2 << 20;
+
+/// Everything that handlers use.
+#[derive(Clone)]
+pub struct AppState {
+    /// Postgres.
+    pub store: Store,
+    /// Database connections of plugins.
+    pub sql: PluginSql,
+    /// Redis.
+    pub queues: Queues,
+    /// Staging, activation, rollback.
+    pub plugins: Arc<Plugins>,
+    /// Operations of plugins.
+    pub executor: Arc<WasmExecutor>,
+    /// Outside hosts and their breakers.
+    pub outside: Arc<OutsideHosts>,
+    /// Operations on many jobs.
+    pub bulks: Arc<Bulks>,
+    /// Jobs that come by themselves.
+    pub schedules: Arc<Schedules>,
+    /// What somebody is told of.
+    pub alerts: Arc<Alerts>,
+    /// Secrets.
+    pub vault: Arc<Vault>,
+    /// What happened.
+    pub history: Arc<History>,
+    /// Probes.
+    pub health: Arc<Health>,
+    /// For incident bundles.
+    pub incident: Arc<IncidentSources>,
+    /// Spans.
+    pub traces: Traces,
+    /// /metrics.
+    pub metrics: Arc<MetricsPage>,
+    /// Who may use /api/admin; nobody when absent.
+    pub operator: Option<Arc<Operator>>,
+    /// Of requests that name none.
+    pub default_platform: Arc<str>,
+    /// `NODE_ENV` of old, shown by the health check.
+    pub environment: Arc<str>,
+    /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
+    pub node_may_be_bullmq_5: bool,
+    /// Largest component file.
+    pub max_component_bytes: usize,
+    /// What operators do just now, whether or not their clients still wait for it.
+    pub operations: TaskTracker,
+}
+
+fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::Api::openapi())
+        .merge(health::router())
+        .merge(metrics::router(state))
+        .nest("/api/admin", admin::router(state))
+}
+
+/// The whole service, counted in `requests`.
+pub fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) -> Router {
+    let (router, document) = api_router(&state).split_for_parts();
+    let default_platform = Arc::clone(&state.default_platform);
+    let document: Arc<str> = openapi::text(&document).into();
+    router
+        .route(
+            "/api/openapi.json",
+            axum::routing::get(move || async move { ([("content-type", "application/json")], document.to_string()) }),
+        )
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn_with_state(limits.body_timeout, unread::read_in_time))
+        .layer(middleware::from_fn_with_state(Arc::clone(&limits.allowed_origins), cross_site::refuse))
+        .layer(middleware::from_fn(host_header::require_one))
+        .layer(CatchPanicLayer::custom(|_| {
+            tracing::error!("a request met a fault of the host: its message and backtrace are in the line before");
+            error::ApiError::internal().into_response()
+        }))
+        .layer(middleware::from_fn(security_headers::add))
+        .layer(middleware::from_fn_with_state(requests, measure::count))
+        .layer(middleware::from_fn_with_state(default_platform, request_id::trace))
+        .with_state(state)
+}
+
+/// As the old backend answered: clients match on it.
+async fn not_found(request: Request) -> Response {
+    let body = json!({ "success": false, "message": "Route not found", "path": request.uri().path() });
+    (http::StatusCode::NOT_FOUND, Json(body)).into_response()
+}
+
+async fn method_not_allowed() -> error::ApiError {
+    error::ApiError::new(
+        http::StatusCode::METHOD_NOT_ALLOWED,
+        "method-not-allowed",
+        "this path does not serve that method",
+    )
+}

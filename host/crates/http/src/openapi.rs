@@ -1,0 +1,189 @@
+//! The OpenAPI 3.1 document: what `/api/openapi.json` serves and the repository keeps a copy of.
+//!
+//! Handlers say what is special about them; what follows from rules that hold for all is filled in here: unique operation ids, the answers of
+//! authentication, of a body or a query that cannot be read and of a host that cannot serve, descriptions, and who may ask.
+
+use serde_json::{Map, Value, json};
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Patchbay", description = "Operations of a Patchbay host: health, queues and plugins. A name in a path is percent-encoded; the names `.`, `..`, \
+            `pause`, `resume` and `preview` have a `~` in front, as has a name that looks so already."),
+    modifiers(&BasicAuth),
+)]
+pub(super) struct Api;
+
+struct BasicAuth;
+
+impl utoipa::Modify for BasicAuth {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let basic = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Basic).build());
+        openapi.components.get_or_insert_default().add_security_scheme("operator", basic);
+    }
+}
+
+/// As pretty JSON.
+pub(super) fn text(document: &utoipa::openapi::OpenApi) -> String {
+    let mut document = serde_json::to_value(document).unwrap_or_default();
+    complete(&mut document);
+    serde_json::to_string_pretty(&document).unwrap_or_default()
+}
+
+fn complete(document: &mut Value) {
+    document["servers"] = json!([{ "url": "/", "description": "The host that serves this document" }]);
+    for (path, item) in document["paths"].as_object_mut().into_iter().flatten() {
+        let methods = item.as_object_mut().into_iter().flatten();
+        for operation in methods.filter_map(|(_, operation)| operation.as_object_mut()) {
+            complete_operation(path, operation);
+        }
+    }
+    drop_unused_schemas(document);
+}
+
+/// Those of answers stand in their envelopes and are named by nobody.
+fn drop_unused_schemas(document: &mut Value) {
+    const PREFIX: &str = "#/components/schemas/";
+    loop {
+        let text = document.to_string();
+        let Some(schemas) = document["components"]["schemas"].as_object_mut() else { return };
+        let before = schemas.len();
+        schemas.retain(|name, _| text.contains(&format!("\"{PREFIX}{name}\"")));
+        if schemas.len() == before {
+            return;
+        }
+    }
+}
+
+fn complete_operation(path: &str, operation: &mut Map<String, Value>) {
+    let name = operation.get("operationId").and_then(Value::as_str).unwrap_or_default();
+    let tag = operation.get("tags").and_then(|tags| tags[0].as_str()).unwrap_or_default();
+    let id = operation_id(path, tag, name);
+    operation.insert("operationId".into(), id.into());
+    let is_protected = operation.contains_key("security");
+    // Said, where nobody needs to be anybody.
+    operation.entry("security").or_insert_with(|| json!([]));
+    let has_body = operation.contains_key("requestBody");
+    let has_parameters = operation.get("parameters").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
+    let mut statuses: Vec<&str> = Vec::new();
+    if is_protected {
+        statuses.extend(["401", "403", "429", "500", "503"]);
+    }
+    if has_parameters || has_body {
+        statuses.push("400");
+    }
+    if path.contains('{') {
+        statuses.push("404");
+    }
+    if has_body {
+        statuses.extend(["408", "413", "415", "422"]);
+    }
+    let responses = operation.entry("responses").or_insert_with(|| json!({})).as_object_mut();
+    let Some(responses) = responses else { return };
+    for status in statuses {
+        responses.entry(status).or_insert_with(error);
+    }
+    if let Some(schema) =
+        responses.get_mut("200").and_then(|done| done.pointer_mut("/content/application~1json/schema"))
+        && *schema == json!({ "type": "object" })
+    {
+        *schema = envelope();
+    }
+    for (status, response) in responses {
+        let is_there = response["description"].as_str().is_some_and(|text| !text.is_empty());
+        if let Some(response) = response.as_object_mut().filter(|_| !is_there) {
+            response.insert("description".into(), description(status).into());
+        }
+    }
+}
+
+/// Of an answer whose `data` has no schema yet.
+fn envelope() -> Value {
+    json!({
+        "type": "object",
+        "required": ["success", "data"],
+        "properties": {
+            "success": { "type": "boolean", "description": "Always true." },
+            "data": { "description": "The answer." },
+            "nextCursor": { "type": ["string", "null"], "description": "Of a list that goes on: `cursor` of the request for its next page." },
+            "partial": { "type": "boolean", "description": "A search ended before its page was full because it takes only so long." }
+        }
+    })
+}
+
+fn error() -> Value {
+    json!({ "content": { "application/json": { "schema": { "$ref": "#/components/schemas/ErrorBody" } } } })
+}
+
+fn description(status: &str) -> &'static str {
+    match status {
+        "200" => "Done",
+        "204" => "Done; the answer has no body",
+        "400" => "Something in the request cannot be used; `message` names it",
+        "401" => "The operator's name or password is missing or wrong",
+        "403" => "No operator is configured, or the request comes from a page of another site",
+        "404" => "There is no such thing",
+        "408" => "The body did not come in time",
+        "409" => "It clashes with the present state",
+        "413" => "The body is too large",
+        "415" => "The body is of another type",
+        "422" => "The body is JSON, or a component, and not what is wanted",
+        "429" => "Too many failed logins, or the plugin has no place; see `Retry-After`",
+        "500" => "A fault of the host; look into its log for the `x-request-id` of the answer",
+        "502" => "The outside service did not answer as it should",
+        "503" => "Postgres or Redis cannot serve now; nothing was done. See `Retry-After`",
+        "504" => "No answer within the deadline",
+        _ => "See `message`",
+    }
+}
+
+/// `queues.pause`: the noun of the domain and the verb, by the place in the tree.
+fn operation_id(path: &str, tag: &str, name: &str) -> String {
+    let path = path.trim_start_matches("/api/admin");
+    let rest_of_jobs = path.strip_prefix("/queues/{queue}/jobs");
+    let (domain, verb) = match (path, rest_of_jobs) {
+        (_, Some("")) if name == "jobs" => ("jobs", "list"),
+        (_, Some("/{id}/timeline")) => ("jobs", "timeline"),
+        (_, Some(_)) => ("jobs", name),
+        ("/flows", _) => ("flows", name),
+        ("/audit/trails", _) => ("audit_trails", "list"),
+        ("/alerts/rules", _) => ("alert_rules", "list"),
+        ("/alerts/silences", _) if name == "silences" => ("alert_silences", "list"),
+        ("/metrics", _) => ("metrics", name),
+        ("/incident", _) => ("incident", name),
+        ("/sql", _) => ("sql", name),
+        (path, _) if path.starts_with("/audit/trails/") => ("audit_trails", name),
+        (path, _) if path.starts_with("/alerts/rules/") => ("alert_rules", name),
+        (path, _) if path.starts_with("/history/searches") => ("searches", name),
+        _ => (tag, name),
+    };
+    format!("{}.{verb}", domain.replace(' ', "_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn operations_have_an_id_each_and_say_what_they_may_answer() {
+        let kept: Value = serde_json::from_str(include_str!("../../../../docs/openapi.json")).expect("JSON");
+        let mut ids = BTreeSet::new();
+        for (path, item) in kept["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("methods") {
+                let id = operation["operationId"].as_str().expect("an id").to_owned();
+                let is_named = id.split('.').count() == 2
+                    && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'.');
+                assert!(is_named, "{method} {path}: {id}");
+                assert!(ids.insert(id.clone()), "{method} {path}: a second {id}");
+                for (status, response) in operation["responses"].as_object().expect("responses") {
+                    let description = response["description"].as_str().unwrap_or_default();
+                    assert!(!description.is_empty() && description != "See `message`", "{id}: {status}");
+                }
+            }
+        }
+        assert!(ids.contains("queues.pause") && ids.contains("jobs.timeline") && ids.contains("plugins.activate"));
+    }
+}

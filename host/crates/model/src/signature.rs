@@ -1,0 +1,495 @@
+//! Signatures of plugins: the one file that knows their format.
+//!
+//! A signature is detached Ed25519 over `"patchbay-v1\0"` and the SHA-256 of the component file. The prefix keeps a key that signs other
+//! things, too, from vouching for a plugin by accident. Everything here is pure: no file, no database, no clock. Verification is strict:
+//! weak keys and second spellings of one signature are refused (<https://eprint.iacr.org/2020/1244>).
+//!
+//! Texts, each on a line of its own:
+//! - public key: `ed25519:` and the base64 of its 32 bytes;
+//! - signature: the signer's key id, `:`, and the base64 of its 64 bytes. The key id only says which key to try; it proves nothing.
+//!
+//! In files, empty lines and lines that begin with `#` are skipped. Private keys are PKCS#8 in PEM, as `openssl genpkey` makes them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::RevisionDigest;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, KeypairBytes};
+use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use sha2::{Digest, Sha256};
+
+/// Header of an upload; once per signature.
+pub const HEADER: &str = "x-patchbay-signature";
+/// Of one revision. A rotation needs two.
+pub const MAX_SIGNATURES: usize = 16;
+
+/// What is signed begins with it; another layout will have another one.
+const DOMAIN: &[u8] = b"patchbay-v1\0";
+const KEY_PREFIX: &str = "ed25519:";
+const PUBLIC_PEM: &str = "-----BEGIN PUBLIC KEY-----";
+const PUBLIC_PEM_END: &str = "-----END PUBLIC KEY-----";
+
+/// A text that is no key or no signature. Says why, and never quotes it: it may be a private key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct FormatError(String);
+
+fn format_error(reason: impl Into<String>) -> FormatError {
+    FormatError(reason.into())
+}
+
+/// The first 16 hexadecimal digits of the SHA-256 of a public key's 32 bytes: enough to tell keys apart, not to trust one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId([u8; 8]);
+
+impl FromStr for KeyId {
+    type Err = FormatError;
+    fn from_str(text: &str) -> Result<Self, FormatError> {
+        let mut bytes = [0; 8];
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| format_error("a key id is 16 hexadecimal digits"))?;
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+/// Verifies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicKey(VerifyingKey);
+
+impl PublicKey {
+    /// For people, files and the database.
+    pub fn id(&self) -> KeyId {
+        let digest: [u8; 32] = Sha256::digest(self.0.as_bytes()).into();
+        let mut id = [0; 8];
+        id.copy_from_slice(&digest[..8]);
+        KeyId(id)
+    }
+
+    /// Whether this key made the signature of this file.
+    pub fn verifies(&self, digest: &RevisionDigest, signature: &Signature) -> bool {
+        let bytes = ed25519_dalek::Signature::from_bytes(&signature.bytes);
+        self.0.verify_strict(&message(digest), &bytes).is_ok()
+    }
+
+    fn strong(key: VerifyingKey) -> Result<Self, FormatError> {
+        if key.is_weak() {
+            return Err(format_error("this public key is weak: anybody can make signatures that fit it"));
+        }
+        Ok(Self(key))
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = FormatError;
+
+    /// The one-line form, or PEM.
+    fn from_str(text: &str) -> Result<Self, FormatError> {
+        let text = text.trim();
+        if text.contains("PRIVATE KEY") {
+            return Err(format_error("this is a private key, which belongs to whoever signs and to nobody else"));
+        }
+        if text.starts_with(PUBLIC_PEM) {
+            let key = VerifyingKey::from_public_key_pem(text);
+            return Self::strong(key.map_err(|_| format_error("this PEM block is no Ed25519 public key"))?);
+        }
+        let encoded = text
+            .strip_prefix(KEY_PREFIX)
+            .ok_or_else(|| format_error(format!("a public key is {KEY_PREFIX} and 44 characters of base64")))?;
+        let bytes: [u8; 32] =
+            STANDARD.decode(encoded).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
+                format_error(format!("after {KEY_PREFIX} come 44 characters: the base64 of 32 bytes"))
+            })?;
+        let key = VerifyingKey::from_bytes(&bytes).map_err(|_| format_error("these 32 bytes are no Ed25519 key"))?;
+        Self::strong(key)
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{KEY_PREFIX}{}", STANDARD.encode(self.0.as_bytes()))
+    }
+}
+
+/// Every public key of a file: one-line forms and PEM blocks. A file without any is refused, since it cannot be what was meant.
+pub fn read_public_keys(text: &str) -> Result<Vec<PublicKey>, FormatError> {
+    let mut keys = Vec::new();
+    let mut lines = text.lines().map(str::trim).enumerate();
+    while let Some((at, line)) = lines.next() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let mut block = line.to_owned();
+        if line == PUBLIC_PEM {
+            for (_, more) in lines.by_ref() {
+                block.push('\n');
+                block.push_str(more);
+                if more == PUBLIC_PEM_END {
+                    break;
+                }
+            }
+        }
+        keys.push(block.parse().map_err(|error| format_error(format!("line {}: {error}", at + 1)))?);
+    }
+    if keys.is_empty() { Err(format_error("there is no public key in it")) } else { Ok(keys) }
+}
+
+/// Signs. Never printed.
+pub struct PrivateKey(SigningKey);
+
+impl PrivateKey {
+    /// A new one.
+    pub fn generate() -> Self {
+        Self(SigningKey::from_bytes(&rand::random()))
+    }
+
+    /// From PKCS#8 in PEM.
+    pub fn from_pem(text: &str) -> Result<Self, FormatError> {
+        let key = SigningKey::from_pkcs8_pem(text.trim());
+        Ok(Self(key.map_err(|_| format_error("no Ed25519 private key in PEM (BEGIN PRIVATE KEY)"))?))
+    }
+
+    /// Without the public half, which OpenSSL 3.0 does not read.
+    pub fn to_pem(&self) -> Result<String, FormatError> {
+        let bytes = KeypairBytes { secret_key: self.0.to_bytes(), public_key: None };
+        let pem = bytes.to_pkcs8_pem(LineEnding::LF).map_err(|error| format_error(error.to_string()))?;
+        Ok(pem.as_str().to_owned())
+    }
+
+    /// The half to publish.
+    pub fn public(&self) -> PublicKey {
+        PublicKey(self.0.verifying_key())
+    }
+
+    /// For this file and no other.
+    pub fn sign(&self, digest: &RevisionDigest) -> Signature {
+        Signature { key: self.public().id(), bytes: self.0.sign(&message(digest)).to_bytes() }
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PrivateKey({})", self.public().id())
+    }
+}
+
+fn message(digest: &RevisionDigest) -> Vec<u8> {
+    [DOMAIN, digest.as_bytes()].concat()
+}
+
+/// A signature and the key that it says it is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature {
+    /// Claimed; see [`PublicKey::verifies`].
+    pub key: KeyId,
+    /// R and S of RFC 8032.
+    pub bytes: [u8; 64],
+}
+
+impl Signature {
+    /// From where it is stored; absent when that holds something else.
+    pub fn from_parts(key: &str, bytes: &[u8]) -> Option<Self> {
+        Some(Self { key: key.parse().ok()?, bytes: bytes.try_into().ok()? })
+    }
+}
+
+impl FromStr for Signature {
+    type Err = FormatError;
+    fn from_str(text: &str) -> Result<Self, FormatError> {
+        let (key, encoded) = text
+            .trim()
+            .split_once(':')
+            .ok_or_else(|| format_error("a signature is a key id, a colon and 88 characters of base64"))?;
+        let bytes = STANDARD.decode(encoded).ok().and_then(|bytes| bytes.try_into().ok());
+        let bytes = bytes
+            .ok_or_else(|| format_error("after the key id come 88 characters: the base64 of a signature's 64 bytes"))?;
+        Ok(Self { key: key.parse()?, bytes })
+    }
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.key, STANDARD.encode(self.bytes))
+    }
+}
+
+/// Every signature of a `.sig` file; at least one.
+pub fn read_signatures(text: &str) -> Result<Vec<Signature>, FormatError> {
+    let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let signatures = lines
+        .map(|(at, line)| line.parse().map_err(|error| format_error(format!("line {}: {error}", at + 1))))
+        .collect::<Result<Vec<Signature>, FormatError>>()?;
+    match signatures.len() {
+        0 => Err(format_error("there is no signature in it")),
+        n if n > MAX_SIGNATURES => Err(format_error(format!("{n} signatures are more than {MAX_SIGNATURES}"))),
+        _ => Ok(signatures),
+    }
+}
+
+/// What one signature is worth on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// It fits the file, and its key is trusted.
+    Trusted,
+    /// Its key is not among the trusted ones, so nothing is known about it.
+    UnknownKey,
+    /// Its key is trusted, and the signature does not fit the file.
+    Wrong,
+    /// This host trusts no key and so requires no signature.
+    Unchecked,
+}
+
+/// Why a file may not run here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Untrusted {
+    #[error("the plugin is not signed; it must be signed by a trusted key ({trusted}): see `patchbay plugin sign`")]
+    Unsigned { trusted: String },
+    #[error("the plugin is signed by {keys} and by no trusted key ({trusted})")]
+    UnknownKey { keys: String, trusted: String },
+    #[error(
+        "the signature by {key} does not fit the plugin: the file has changed since, or the signature is of another file"
+    )]
+    Wrong { key: KeyId },
+}
+
+/// The keys whose signatures let a plugin run. None: no signature is required.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustedKeys(Vec<PublicKey>);
+
+impl TrustedKeys {
+    /// A key that is named twice counts once.
+    pub fn new(keys: impl IntoIterator<Item = PublicKey>) -> Self {
+        let mut kept: Vec<PublicKey> = Vec::new();
+        for key in keys {
+            if !kept.contains(&key) {
+                kept.push(key);
+            }
+        }
+        Self(kept)
+    }
+
+    /// Whether plugins need a signature at all.
+    pub fn are_required(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// Their ids, for people.
+    pub fn ids(&self) -> String {
+        listed(self.0.iter().map(PublicKey::id))
+    }
+
+    /// What a signature of this file is worth.
+    pub fn standing(&self, digest: &RevisionDigest, signature: &Signature) -> Standing {
+        if self.0.is_empty() {
+            return Standing::Unchecked;
+        }
+        // Two keys may share an id: whoever has made that happen must not lock the other one out.
+        let mut of_that_id = self.0.iter().filter(|key| key.id() == signature.key).peekable();
+        if of_that_id.peek().is_none() {
+            return Standing::UnknownKey;
+        }
+        if of_that_id.any(|key| key.verifies(digest, signature)) { Standing::Trusted } else { Standing::Wrong }
+    }
+
+    /// For a load: one good signature is enough.
+    pub fn check(&self, digest: &RevisionDigest, signatures: &[Signature]) -> Result<(), Untrusted> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let standing = |signature: &&Signature| self.standing(digest, signature);
+        if signatures.iter().any(|signature| standing(&signature) == Standing::Trusted) {
+            return Ok(());
+        }
+        let trusted = self.ids();
+        if let Some(wrong) = signatures.iter().find(|signature| standing(signature) == Standing::Wrong) {
+            return Err(Untrusted::Wrong { key: wrong.key });
+        }
+        if signatures.is_empty() {
+            return Err(Untrusted::Unsigned { trusted });
+        }
+        Err(Untrusted::UnknownKey { keys: listed(signatures.iter().map(|signature| signature.key)), trusted })
+    }
+
+    /// For an upload: as [`Self::check`] with the signatures that are kept already, and none that is given may be wrong.
+    pub fn check_upload(
+        &self,
+        digest: &RevisionDigest,
+        given: &[Signature],
+        kept: &[Signature],
+    ) -> Result<(), Untrusted> {
+        if let Some(wrong) = given.iter().find(|signature| self.standing(digest, signature) == Standing::Wrong) {
+            return Err(Untrusted::Wrong { key: wrong.key });
+        }
+        self.check(digest, &[given, kept].concat())
+    }
+}
+
+fn listed(ids: impl Iterator<Item = KeyId>) -> String {
+    ids.map(|id| id.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made with OpenSSL 3.0 from a seed of 32 times the byte 7, for the file `component`: the format does not change by itself.
+    const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH\n-----END PRIVATE KEY-----\n";
+    const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=\n-----END PUBLIC KEY-----\n";
+    const ONE_LINE: &str = "ed25519:6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";
+    const SIGNATURE: &str =
+        "fe812c12f3ab4ce6:bdsr4JlcU4VQIUGzQT/ylt5rF9Vc9X1cpODi4tt8Bfvz1p8AT3dJxOgKwsn8j5bFCeo2DRI8rdhQ5XK0FBs2AQ==";
+
+    fn file() -> RevisionDigest {
+        RevisionDigest::of(b"component")
+    }
+
+    fn key() -> PrivateKey {
+        PrivateKey::from_pem(PRIVATE).expect("a key")
+    }
+
+    #[test]
+    fn openssl_and_we_make_the_same_keys_and_signatures() {
+        assert_eq!(key().to_pem().expect("PEM"), PRIVATE);
+        assert_eq!(key().public(), PUBLIC.parse().expect("PEM"));
+        assert_eq!(key().public().to_string(), ONE_LINE);
+        assert_eq!(key().sign(&file()).to_string(), SIGNATURE);
+        let signature: Signature = SIGNATURE.parse().expect("a signature");
+        assert!(ONE_LINE.parse::<PublicKey>().expect("a key").verifies(&file(), &signature));
+    }
+
+    #[test]
+    fn a_signature_fits_one_file_and_one_key() {
+        let signature = key().sign(&file());
+        assert!(key().public().verifies(&file(), &signature));
+        assert!(!key().public().verifies(&RevisionDigest::of(b"component2"), &signature), "another file");
+        assert!(!PrivateKey::generate().public().verifies(&file(), &signature), "another key");
+        for at in 0..64 {
+            let mut changed = signature.clone();
+            changed.bytes[at] ^= 1;
+            assert!(!key().public().verifies(&file(), &changed), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn what_the_same_key_has_signed_for_another_purpose_is_no_signature_of_a_plugin() {
+        let signed = |message: &[u8]| Signature { key: key().public().id(), bytes: key().0.sign(message).to_bytes() };
+        let digest = file();
+        for other in [
+            digest.as_bytes().to_vec(),
+            [b"patchbay-v2\0".as_slice(), digest.as_bytes()].concat(),
+            [b"patchbay-v1".as_slice(), digest.as_bytes()].concat(),
+            [b"patchbay-v1\0".as_slice(), digest.to_string().as_bytes()].concat(),
+            b"component".to_vec(),
+        ] {
+            assert!(!key().public().verifies(&digest, &signed(&other)));
+        }
+        assert!(key().public().verifies(&digest, &signed(&message(&digest))));
+    }
+
+    #[test]
+    fn truncated_and_lengthened_texts_are_no_signatures() {
+        assert!(SIGNATURE.parse::<Signature>().is_ok());
+        for end in 0..SIGNATURE.len() {
+            assert!(SIGNATURE[..end].parse::<Signature>().is_err(), "{end}");
+        }
+        let (id, encoded) = SIGNATURE.split_once(':').expect("two parts");
+        for bad in [
+            format!("{SIGNATURE}A"),
+            format!("{id}:{}", STANDARD.encode([1; 65])),
+            format!("{id}:{}", STANDARD.encode([1; 63])),
+            format!("{}:{encoded}", &id[1..]),
+            format!("zz{}:{encoded}", &id[2..]),
+            encoded.to_owned(),
+            format!("{id}:{}", encoded.replace('+', "-").replace('/', "_")),
+        ] {
+            assert!(bad.parse::<Signature>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_that_are_none_are_refused_and_never_quoted() {
+        for (bad, reason) in [
+            ("", "a public key is ed25519:"),
+            ("6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=", "a public key is ed25519:"),
+            ("ed25519:6kpsY", "44 characters"),
+            ("ed25519:AgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "no Ed25519 key"),
+            ("ed25519:AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "weak"),
+            (PRIVATE, "private key"),
+            ("-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----", "PEM"),
+        ] {
+            let error = bad.parse::<PublicKey>().expect_err(bad).to_string();
+            assert!(error.contains(reason) && !error.contains("BwcHBwcH"), "{bad}: {error}");
+        }
+        assert!(PrivateKey::from_pem(PUBLIC).is_err());
+        assert!(!format!("{:?}", key()).contains("7, 7"), "private keys are never printed");
+    }
+
+    #[test]
+    fn files_of_keys_mix_both_forms_with_comments() {
+        let other = PrivateKey::generate().public();
+        let text = format!("# the build server\n{ONE_LINE}\n\n# the release team\n{PUBLIC}{other}\n");
+        let keys = read_public_keys(&text).expect("three keys");
+        assert_eq!(keys, [key().public(), key().public(), other.clone()]);
+        assert_eq!(TrustedKeys::new(keys).ids(), format!("fe812c12f3ab4ce6, {}", other.id()), "each once");
+        let broken = read_public_keys(&format!("{ONE_LINE}\nnonsense\n")).expect_err("a broken line");
+        assert!(broken.to_string().starts_with("line 2: "), "{broken}");
+        for none in ["", "# nothing\n", "-----BEGIN PUBLIC KEY-----\n"] {
+            assert!(read_public_keys(none).is_err(), "{none:?}");
+        }
+    }
+
+    #[test]
+    fn without_trusted_keys_nothing_is_required_and_with_them_everything_is() {
+        let none = TrustedKeys::default();
+        assert_eq!(none.check(&file(), &[]), Ok(()));
+        let good = key().sign(&file());
+        assert_eq!(none.standing(&file(), &good), Standing::Unchecked);
+        let trusted = TrustedKeys::new([key().public()]);
+        assert_eq!(trusted.check(&file(), std::slice::from_ref(&good)), Ok(()));
+        assert!(matches!(trusted.check(&file(), &[]), Err(Untrusted::Unsigned { .. })));
+        let stranger = PrivateKey::generate();
+        assert!(matches!(
+            trusted.check(&file(), &[stranger.sign(&file())]),
+            Err(Untrusted::UnknownKey { keys, .. }) if keys == stranger.public().id().to_string()
+        ));
+        let other_file = key().sign(&RevisionDigest::of(b"other"));
+        assert!(matches!(trusted.check(&file(), std::slice::from_ref(&other_file)), Err(Untrusted::Wrong { .. })));
+        // The id is a claim: a stranger's signature under a trusted id is a wrong one.
+        let claimed = Signature { key: key().public().id(), ..stranger.sign(&file()) };
+        assert_eq!(trusted.standing(&file(), &claimed), Standing::Wrong);
+    }
+
+    #[test]
+    fn during_a_rotation_either_key_is_enough_and_a_wrong_signature_is_never_accepted_for_keeping() {
+        let (old, new) = (key(), PrivateKey::generate());
+        let both = [old.sign(&file()), new.sign(&file())];
+        for trusted in [vec![old.public()], vec![new.public()], vec![old.public(), new.public()]] {
+            let trusted = TrustedKeys::new(trusted);
+            assert_eq!(trusted.check(&file(), &both), Ok(()));
+            assert_eq!(trusted.check_upload(&file(), &both, &[]), Ok(()));
+            assert_eq!(trusted.check_upload(&file(), &[], &both), Ok(()), "signed before");
+        }
+        let wrong = old.sign(&RevisionDigest::of(b"other"));
+        let trusted = TrustedKeys::new([old.public(), new.public()]);
+        let mixed = [wrong.clone(), new.sign(&file())];
+        assert_eq!(trusted.check(&file(), &mixed), Ok(()), "one good one is enough to run");
+        assert_eq!(trusted.check_upload(&file(), &mixed, &[]), Err(Untrusted::Wrong { key: wrong.key }));
+    }
+
+    #[test]
+    fn signature_files_hold_one_per_line() {
+        let text = format!("# release 1.4\n{SIGNATURE}\n\n{}\n", PrivateKey::generate().sign(&file()));
+        assert_eq!(read_signatures(&text).map(|signatures| signatures.len()), Ok(2));
+        assert!(read_signatures("\n").is_err());
+        assert!(read_signatures(&format!("{SIGNATURE}\n").repeat(17)).is_err());
+    }
+}

@@ -1,0 +1,154 @@
+//! Log lines: JSON for machines, text for a terminal; the last ones also in memory.
+//!
+//! Nothing that works ever writes to standard output by itself: whoever reads it may stop reading, and a full pipe blocks its writer for as
+//! long. A thread of its own writes; what it cannot take any more is dropped and counted, and a line says so when it goes on. Messages of
+//! panics go the same way.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use chrono::{SecondsFormat, Utc};
+use serde_json::json;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
+
+use crate::recent_lines::RecentLines;
+
+/// Seconds of a busy host, a megabyte or two.
+const BUFFERED_LINES: usize = 4_096;
+/// For the last lines, at the end of the process.
+const FLUSH_WITHIN: Duration = Duration::from_secs(2);
+/// While a reader is slow again and again.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// Lines that nobody has taken in time.
+#[derive(Clone, Default)]
+pub struct DroppedLines(Arc<OnceLock<ErrorCounter>>);
+
+impl DroppedLines {
+    /// Since the start of the process.
+    pub fn count(&self) -> u64 {
+        self.0.get().map_or(0, |counter| counter.dropped_lines() as u64)
+    }
+}
+
+/// What logging leaves to its starter.
+pub struct Logging {
+    /// The last lines, which do not depend on the filter: what an incident needs must not be missing because somebody wanted less output.
+    pub lines: RecentLines,
+    /// Lines that were not written.
+    pub dropped: DroppedLines,
+    guard: Option<WorkerGuard>,
+}
+
+impl Logging {
+    /// Writes what is left, if somebody reads it. To be called at the end of the process, and to be waited for only so long.
+    pub fn flush(&mut self) {
+        let Some(guard) = self.guard.take() else { return };
+        // In a thread that may be left behind: the guard prints to standard output when it cannot flush.
+        at_most(FLUSH_WITHIN, move || drop(guard));
+    }
+}
+
+/// Starts logging to standard output. `as_json` absent: text on a terminal, JSON elsewhere.
+pub fn start(as_json: Option<bool>, filter: &str) -> anyhow::Result<Logging> {
+    let filter = EnvFilter::builder().parse(filter).map_err(|error| anyhow::anyhow!("log.filter: {error}"))?;
+    let is_terminal = io::stdout().is_terminal();
+    let as_json = as_json.unwrap_or(!is_terminal);
+    let (lines, dropped) = (RecentLines::default(), DroppedLines::default());
+    // Not `Stdout`, whose lock the writing thread would hold while it waits.
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let writer = Writer { output, dropped: dropped.clone(), as_json, told: 0, told_at: None };
+    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BUFFERED_LINES).thread_name("log");
+    let (buffer, guard) = builder.finish(writer);
+    // Never set before.
+    let _set = dropped.0.set(buffer.error_counter());
+    let layer = if as_json {
+        fmt::layer().with_writer(buffer).json().flatten_event(true).with_current_span(false).with_filter(filter).boxed()
+    } else {
+        fmt::layer().with_writer(buffer).with_ansi(is_terminal).with_filter(filter).boxed()
+    };
+    tracing_subscriber::registry()
+        .with(layer)
+        .with(lines.clone().with_filter(tracing::level_filters::LevelFilter::INFO))
+        .try_init()?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(Logging { lines, dropped, guard: Some(guard) })
+}
+
+/// The last words of a process. Whoever does not read them must not keep it from ending.
+pub fn last_words(print: impl FnOnce() + Send + 'static) {
+    at_most(FLUSH_WITHIN, print);
+}
+
+fn at_most(limit: Duration, act: impl FnOnce() + Send + 'static) {
+    let (done, is_done) = std::sync::mpsc::sync_channel(1);
+    let spawned = std::thread::Builder::new().name("flush".into()).spawn(move || {
+        act();
+        done.send(()).ok();
+    });
+    if spawned.is_ok() {
+        // An error means that it has ended.
+        is_done.recv_timeout(limit).ok();
+    }
+}
+
+/// Instead of the standard hook, which writes to standard error and blocks like everything that writes to a full pipe.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("(not a text)");
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or_default();
+    let backtrace = std::backtrace::Backtrace::force_capture();
+    tracing::error!(panic = message, location, thread, %backtrace, "a fault of the host: a thread panicked");
+}
+
+/// The end of the buffer. Runs on the writing thread alone.
+struct Writer {
+    output: File,
+    dropped: DroppedLines,
+    as_json: bool,
+    /// Of the dropped lines.
+    told: u64,
+    told_at: Option<Instant>,
+}
+
+impl Writer {
+    /// After a line could be written: says how many before it could not.
+    fn tell_of_dropped(&mut self) -> io::Result<()> {
+        let dropped = self.dropped.count();
+        if dropped == self.told || self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+            return Ok(());
+        }
+        let missing = dropped - self.told;
+        (self.told, self.told_at) = (dropped, Some(Instant::now()));
+        let timestamp = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
+        let message = "log lines are missing here: standard output was not read fast enough, and the buffer was full";
+        let target = module_path!();
+        let line = if self.as_json {
+            json!({ "timestamp": timestamp, "level": "WARN", "message": message, "dropped": missing, "target": target })
+                .to_string()
+        } else {
+            format!("{timestamp}  WARN {target}: {message} dropped={missing}")
+        };
+        self.output.write_all(format!("{line}\n").as_bytes())
+    }
+}
+
+impl Write for Writer {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // Whole: a line is one call.
+        self.output.write_all(line)?;
+        self.tell_of_dropped()?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
+}

@@ -1,0 +1,187 @@
+//! From ended spans to the collector: OTLP over HTTP, as protobuf, one batch at a time.
+//!
+//! Not the SDK's batch processor: it has a thread of its own for a blocking client, and does not tell what it dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use opentelemetry::Context;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
+use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
+use patchbay_model::address::is_loopback;
+use prost::Message;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::TraceConfig;
+
+/// Ended spans that wait: some megabytes. Beyond it they are dropped.
+const MAX_WAITING: usize = 4_096;
+/// Of one request.
+const MAX_BATCH: usize = 512;
+/// From the first span of a batch until it is sent.
+const DELAY: Duration = Duration::from_secs(1);
+/// For one request, its answer included.
+const SEND_LIMIT: Duration = Duration::from_secs(5);
+/// For what is left at the end of the process.
+const LAST_LIMIT: Duration = Duration::from_secs(2);
+
+/// What became of ended spans since the start.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// The collector has taken them.
+    pub sent: AtomicU64,
+    /// It did not answer in time, or refused.
+    pub failed: AtomicU64,
+    /// They came faster than they could be sent.
+    pub dropped: AtomicU64,
+}
+
+/// Takes ended spans; never waits.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    waiting: mpsc::Sender<SpanData>,
+    counts: Arc<Counts>,
+}
+
+/// The task that sends.
+pub struct Exporter {
+    counts: Arc<Counts>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// From now on, what comes out of the processor is sent.
+pub(super) fn new(config: &TraceConfig, resource: &Resource) -> anyhow::Result<(Outbox, Exporter)> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    for (name, value) in &config.headers {
+        // Without the value: it is a credential.
+        let invalid = || format!("telemetry.otlp_headers: {name:?} cannot be a header, or its value not one's value");
+        let mut value = HeaderValue::from_str(value).with_context(invalid)?;
+        value.set_sensitive(true);
+        headers.insert(HeaderName::from_bytes(name.as_bytes()).with_context(invalid)?, value);
+    }
+    let redirect = reqwest::redirect::Policy::none();
+    let mut http = reqwest::Client::builder();
+    if is_loopback(config.endpoint.as_str()) {
+        http = http.no_proxy();
+    }
+    let http = http.timeout(SEND_LIMIT).redirect(redirect).default_headers(headers).build()?;
+    let mut url = config.endpoint.clone();
+    url.set_path(&format!("{}/v1/traces", url.path().trim_end_matches('/')));
+    let (waiting, spans) = mpsc::channel(MAX_WAITING);
+    let (counts, stop) = (Arc::<Counts>::default(), CancellationToken::new());
+    let sender = Sender { http, url, resource: resource.into(), counts: Arc::clone(&counts), is_away: false };
+    let task = tokio::spawn(sender.run(spans, stop.clone()));
+    Ok((Outbox { waiting, counts: Arc::clone(&counts) }, Exporter { counts, stop, task }))
+}
+
+impl SpanProcessor for Outbox {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        if span.span_context.is_sampled() && self.waiting.try_send(span).is_err() {
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+impl Exporter {
+    /// What became of spans.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
+    }
+
+    /// Sends what is left, within 2 s.
+    pub async fn end(mut self) {
+        self.stop.cancel();
+        if tokio::time::timeout(LAST_LIMIT, &mut self.task).await.is_err() {
+            self.task.abort();
+            warn!("the collector did not take the last spans in time");
+        }
+    }
+}
+
+struct Sender {
+    http: reqwest::Client,
+    url: url::Url,
+    resource: ResourceAttributesWithSchema,
+    counts: Arc<Counts>,
+    /// So that its absence is logged once.
+    is_away: bool,
+}
+
+impl Sender {
+    async fn run(mut self, mut spans: mpsc::Receiver<SpanData>, stop: CancellationToken) {
+        let mut batch = Vec::new();
+        loop {
+            let stopped = tokio::select! {
+                () = stop.cancelled() => true,
+                () = collect(&mut spans, &mut batch) => false,
+            };
+            if stopped {
+                break;
+            }
+            self.send(std::mem::take(&mut batch)).await;
+        }
+        while let Ok(span) = spans.try_recv() {
+            batch.push(span);
+            if batch.len() == MAX_BATCH {
+                self.send(std::mem::take(&mut batch)).await;
+            }
+        }
+        if !batch.is_empty() {
+            self.send(batch).await;
+        }
+    }
+
+    async fn send(&mut self, batch: Vec<SpanData>) {
+        let count = batch.len() as u64;
+        let request =
+            ExportTraceServiceRequest { resource_spans: group_spans_by_resource_and_scope(batch, &self.resource) };
+        let sent = self.http.post(self.url.clone()).body(request.encode_to_vec()).send().await;
+        let reason = match sent {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(format!("it answered with {}", response.status())),
+            Err(error) => Some(error.without_url().to_string()),
+        };
+        let failed = reason.is_some();
+        if failed { &self.counts.failed } else { &self.counts.sent }.fetch_add(count, Ordering::Relaxed);
+        match (reason, self.is_away) {
+            (Some(reason), false) => warn!(reason, spans = count, "the collector takes no spans: they are dropped"),
+            (Some(reason), true) => debug!(reason, spans = count, "spans dropped"),
+            (None, true) => info!("the collector takes spans again"),
+            (None, false) => {}
+        }
+        self.is_away = failed;
+    }
+}
+
+/// Waits for a span, then a while for others.
+async fn collect(spans: &mut mpsc::Receiver<SpanData>, batch: &mut Vec<SpanData>) {
+    if spans.recv_many(batch, MAX_BATCH).await == 0 {
+        // Nobody can end a span any more.
+        return std::future::pending().await;
+    }
+    let more = async { while batch.len() < MAX_BATCH && spans.recv_many(batch, MAX_BATCH - batch.len()).await > 0 {} };
+    // A cancelled `recv_many` has taken nothing.
+    tokio::time::timeout(DELAY, more).await.ok();
+}

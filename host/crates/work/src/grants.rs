@@ -1,0 +1,31 @@
+//! What is granted to the active plugins, as this process knows it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use patchbay_model::PluginName;
+use patchbay_model::grant::Granted;
+
+/// Grants by plugin. A call keeps those that it began with; the next one sees a change.
+#[derive(Default)]
+pub struct Grants(ArcSwap<HashMap<PluginName, Granted>>);
+
+impl Grants {
+    /// Of one plugin; none when it has none.
+    pub fn of(&self, plugin: &PluginName) -> Granted {
+        self.0.load().get(plugin).cloned().unwrap_or_default()
+    }
+
+    /// Replaces those of one plugin.
+    pub fn publish(&self, plugin: &PluginName, granted: Granted) {
+        if self.of(plugin) == granted {
+            return;
+        }
+        self.0.rcu(|current| {
+            let mut next = HashMap::clone(current);
+            next.insert(plugin.clone(), Arc::clone(&granted));
+            next
+        });
+    }
+}

@@ -1,0 +1,120 @@
+//! The numbers that Prometheus reads.
+//!
+//! Owns those per revision ([`Meters`]); the page is the exposition's. A job costs atomic additions: its revision's meters are made
+//! once, and every label with them. Series come and go with revisions: a retired one that is idle is shown for a while, so that its last
+//! numbers are scraped, and then dropped, so that their number stays bounded however often plugins change. There is no global state: two
+//! hosts in one process count apart. A dependency that is away makes its own series disappear and never the page fail.
+
+pub mod attempts;
+mod metered;
+pub mod revision;
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use patchbay_model::RevisionDigest;
+use patchbay_runtime::{Revision, Runtime};
+
+pub use attempts::AttemptMeters;
+pub use metered::Metered;
+pub use revision::RevisionMeters;
+
+/// Retired revisions whose series are kept at most, whatever the time: somebody may deploy in a loop.
+const MAX_RETIRED: usize = 50;
+
+/// The numbers of every revision that is active here, or was lately.
+pub struct Meters {
+    runtime: Arc<Runtime>,
+    keep_retired: Duration,
+    /// Read for every call, so never locked.
+    revisions: ArcSwap<HashMap<RevisionDigest, Arc<RevisionMeters>>>,
+    /// Since when a revision is known to be retired. Held while the map changes.
+    retired: Mutex<HashMap<RevisionDigest, Instant>>,
+}
+
+/// A revision's numbers while a call is on its way: they are not dropped before it is counted.
+pub struct Entered(Arc<RevisionMeters>);
+
+impl Meters {
+    /// Nothing is counted yet. Series of a retired, idle revision are shown for `keep_retired`.
+    pub fn new(runtime: Arc<Runtime>, keep_retired: Duration) -> Self {
+        Self { runtime, keep_retired, revisions: ArcSwap::default(), retired: Mutex::default() }
+    }
+
+    /// For one call of this revision.
+    pub fn enter(&self, revision: &Revision) -> Entered {
+        let known = self.revisions.load().get(&revision.digest()).cloned();
+        Entered::new(known.unwrap_or_else(|| self.add(revision)))
+    }
+
+    fn add(&self, revision: &Revision) -> Arc<RevisionMeters> {
+        let _alone = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = HashMap::clone(&self.revisions.load());
+        let meters = next.entry(revision.digest()).or_insert_with(|| Arc::new(RevisionMeters::new(revision)));
+        let meters = Arc::clone(meters);
+        self.revisions.store(Arc::new(next));
+        meters
+    }
+
+    /// Makes the series match the active revisions: begins those of new ones, at zero, and ends those of retired ones that are idle and
+    /// have been shown long enough. To be called when the active set has changed, and by every scrape.
+    pub fn reconcile(&self) {
+        let active = self.runtime.registry().snapshot();
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = HashMap::clone(&self.revisions.load());
+        for revision in &active {
+            retired.remove(&revision.digest());
+            next.entry(revision.digest()).or_insert_with(|| Arc::new(RevisionMeters::new(revision)));
+        }
+        let now = Instant::now();
+        for digest in next.keys().filter(|digest| !active.iter().any(|revision| revision.digest() == **digest)) {
+            retired.entry(*digest).or_insert(now);
+        }
+        let mut by_age: Vec<(RevisionDigest, Instant)> = retired.iter().map(|(digest, at)| (*digest, *at)).collect();
+        by_age.sort_by_key(|(_, at)| *at);
+        let too_many = by_age.len().saturating_sub(MAX_RETIRED);
+        for (place, (digest, at)) in by_age.into_iter().enumerate() {
+            let shown_enough = place < too_many || now.duration_since(at) >= self.keep_retired;
+            if shown_enough && next.get(&digest).is_none_or(|meters| meters.open().load(Ordering::SeqCst) == 0) {
+                next.remove(&digest);
+                retired.remove(&digest);
+            }
+        }
+        self.revisions.store(Arc::new(next));
+    }
+
+    /// Each with whether it is active, in a stable order.
+    pub fn read(&self) -> Vec<(Arc<RevisionMeters>, bool)> {
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let revisions = self.revisions.load();
+        let mut all: Vec<_> =
+            revisions.iter().map(|(digest, meters)| (Arc::clone(meters), !retired.contains_key(digest))).collect();
+        all.sort_by(|(a, _), (b, _)| (&a.plugin, &a.revision).cmp(&(&b.plugin, &b.revision)));
+        all
+    }
+}
+
+impl Entered {
+    fn new(meters: Arc<RevisionMeters>) -> Self {
+        meters.open().fetch_add(1, Ordering::SeqCst);
+        Self(meters)
+    }
+}
+
+impl Deref for Entered {
+    type Target = Arc<RevisionMeters>;
+
+    fn deref(&self) -> &Arc<RevisionMeters> {
+        &self.0
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.open().fetch_sub(1, Ordering::SeqCst);
+    }
+}

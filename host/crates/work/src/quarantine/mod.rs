@@ -1,0 +1,282 @@
+//! Plugins that crash again and again are taken out of work: their queues wait, and their jobs keep their attempts.
+//!
+//! The calls are counted in this process; the first process to see too many crashes stops at once, and then writes it to Postgres
+//! (`plugins::quarantine`), from where all others hear of it as they hear of an activation. While Postgres is away, the plugin stands still
+//! here all the same.
+
+mod rule;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use chrono::{DateTime, Utc};
+use patchbay_model::job::JobKey;
+use patchbay_model::manifest::Manifest;
+use patchbay_model::outcome::OutcomeKind;
+use patchbay_model::{PluginName, QueueName, RevisionDigest};
+use patchbay_runtime::Runtime;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+
+pub use self::rule::Rule;
+pub use self::rule::{CRASHES, is_crash};
+use self::rule::{Calls, Verdict};
+
+/// What becomes of a plugin that crashes too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// It waits for an operator.
+    Wait,
+    /// The revision before it takes over; where there is none that is healthy, it waits.
+    Previous,
+}
+
+/// A revision that has crashed too often.
+#[derive(Debug, Clone)]
+pub struct Tripped {
+    /// Whose.
+    pub plugin: PluginName,
+    /// Which.
+    pub digest: RevisionDigest,
+    /// For operators.
+    pub reason: String,
+    /// What most of its crashes were.
+    mostly: OutcomeKind,
+    queues: Vec<QueueName>,
+}
+
+/// A plugin that stands still, for operators.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Quarantined {
+    /// The plugin.
+    #[schema(value_type = String)]
+    pub plugin: PluginName,
+    /// Since when.
+    pub since: String,
+    /// Who saw it: `host NAME`.
+    pub by: String,
+    /// What was seen.
+    pub reason: String,
+}
+
+/// The revision of a plugin that takes new calls here.
+type Active = dyn Fn(&PluginName) -> Option<(RevisionDigest, Arc<Manifest>)> + Send + Sync;
+
+/// What this process knows of crashes and quarantines.
+pub struct Quarantine {
+    /// Absent: nothing is ever quarantined here.
+    rule: Option<Rule>,
+    active: Box<Active>,
+    calls: Mutex<HashMap<PluginName, (RevisionDigest, Calls)>>,
+    /// Seen here, and not yet carried out.
+    tripped: watch::Sender<Vec<Tripped>>,
+    to_carry_out: mpsc::UnboundedSender<Tripped>,
+    /// As Postgres has them.
+    known: ArcSwap<Vec<patchbay_model::quarantine::Quarantine>>,
+    /// Begun by this process, by what most crashes were.
+    begun: Mutex<HashMap<(PluginName, OutcomeKind), u64>>,
+}
+
+impl Quarantine {
+    /// What is seen comes out of the receiver, for whoever carries it out.
+    pub fn new(rule: Option<Rule>, runtime: Arc<Runtime>) -> (Arc<Self>, mpsc::UnboundedReceiver<Tripped>) {
+        Self::over(rule, move |plugin| {
+            runtime.registry().get(plugin).map(|revision| (revision.digest(), Arc::clone(revision.manifest())))
+        })
+    }
+
+    pub fn over(
+        rule: Option<Rule>,
+        active: impl Fn(&PluginName) -> Option<(RevisionDigest, Arc<Manifest>)> + Send + Sync + 'static,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Tripped>) {
+        let (to_carry_out, seen) = mpsc::unbounded_channel();
+        let quarantine = Self {
+            rule,
+            active: Box::new(active),
+            calls: Mutex::default(),
+            tripped: watch::Sender::default(),
+            to_carry_out,
+            known: ArcSwap::default(),
+            begun: Mutex::default(),
+        };
+        (Arc::new(quarantine), seen)
+    }
+
+    /// Notes how a call ended. When it was one crash too many, the plugin's queues are held from now on.
+    pub fn note(&self, plugin: &PluginName, digest: RevisionDigest, job: &JobKey, kind: OutcomeKind) {
+        let Some(rule) = &self.rule else { return };
+        let Some((_, manifest)) = (self.active)(plugin).filter(|(active, _)| *active == digest) else {
+            // An old revision's last calls.
+            return;
+        };
+        let verdict = {
+            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let (of, calls) = calls.entry(plugin.clone()).or_insert_with(|| (digest, Calls::default()));
+            if *of != digest {
+                (*of, *calls) = (digest, Calls::default());
+            }
+            calls.note(rule, kind, job, Instant::now())
+        };
+        let Some(Verdict { mostly, reason }) = verdict.filter(|_| !self.has(&digest)) else { return };
+        let queues = manifest.queues.iter().map(|queue| queue.name.clone()).collect();
+        let tripped = Tripped { plugin: plugin.clone(), digest, reason, mostly, queues };
+        self.tripped.send_modify(|all| all.push(tripped.clone()));
+        self.to_carry_out.send(tripped).ok();
+    }
+
+    /// Whether a revision is quarantined, or about to be.
+    pub fn has(&self, digest: &RevisionDigest) -> bool {
+        self.tripped.borrow().iter().any(|tripped| tripped.digest == *digest)
+            || self.known.load().iter().any(|row| row.digest == *digest)
+    }
+
+    /// Whether no job of a queue may be taken here. Only until the worker has been stopped.
+    pub fn holds(&self, queue: &QueueName) -> bool {
+        self.tripped.borrow().iter().any(|tripped| tripped.queues.contains(queue))
+    }
+
+    /// Waits until they may.
+    pub async fn until_free(&self, queue: &QueueName) {
+        let free = |all: &Vec<Tripped>| !all.iter().any(|tripped| tripped.queues.contains(queue));
+        // The sender is ours.
+        self.tripped.subscribe().wait_for(free).await.ok();
+    }
+
+    /// Takes what Postgres says.
+    pub fn publish(&self, rows: Vec<patchbay_model::quarantine::Quarantine>) {
+        self.known.store(Arc::new(rows));
+    }
+
+    /// A revision that was carried out: from here on, what Postgres says holds. Its calls are counted anew should it come back.
+    pub fn forget(&self, tripped: &Tripped) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&tripped.plugin);
+        self.tripped.send_modify(|all| all.retain(|other| other.digest != tripped.digest));
+    }
+
+    /// Plugins that stand still, or are about to.
+    pub fn standing_still(&self) -> BTreeSet<PluginName> {
+        let known = self.known.load();
+        let current = known.iter().filter(|row| row.is_current).map(|row| row.plugin.clone());
+        current.chain(self.tripped.borrow().iter().map(|tripped| tripped.plugin.clone())).collect()
+    }
+
+    /// Queues of plugins that stand still.
+    pub fn queues(&self) -> Vec<QueueName> {
+        let known = self.known.load();
+        let names =
+            known.iter().filter(|row| row.is_current).flat_map(|row| row.manifest["queues"].as_array()).flatten();
+        names.filter_map(|entry| entry["name"].as_str()?.parse().ok()).collect()
+    }
+
+    /// How many quarantines of each plugin this process has begun since its start, by what most crashes were.
+    pub fn begun(&self) -> HashMap<(PluginName, OutcomeKind), u64> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// That this process has begun it.
+    pub fn count(&self, tripped: &Tripped) {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        *begun.entry((tripped.plugin.clone(), tripped.mostly)).or_default() += 1;
+    }
+
+    /// The plugin, if it stands still.
+    pub fn of_plugin(&self, plugin: &PluginName) -> Option<Quarantined> {
+        let known = self.known.load();
+        known.iter().find(|row| row.is_current && row.plugin == *plugin).map(story)
+    }
+
+    /// The plugin that handles a queue, if it stands still.
+    pub fn of_queue(&self, queue: &QueueName) -> Option<Quarantined> {
+        let known = self.known.load();
+        known.iter().find(|row| row.is_current && handles(&row.manifest, queue)).map(story)
+    }
+}
+
+impl std::fmt::Debug for Quarantine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Quarantine").field("rule", &self.rule).finish_non_exhaustive()
+    }
+}
+
+fn handles(manifest: &Value, queue: &QueueName) -> bool {
+    manifest["queues"].as_array().into_iter().flatten().any(|entry| entry["name"] == queue.as_str())
+}
+
+fn story(row: &patchbay_model::quarantine::Quarantine) -> Quarantined {
+    Quarantined {
+        plugin: row.plugin.clone(),
+        since: time(row.began_at),
+        by: row.began_by.clone(),
+        reason: row.reason.clone(),
+    }
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const RULE: Rule = Rule { calls: 4, crashes: 2, jobs: 2, within: Duration::from_secs(60) };
+
+    struct World {
+        quarantine: Arc<Quarantine>,
+        seen: mpsc::UnboundedReceiver<Tripped>,
+    }
+
+    fn name() -> PluginName {
+        "email".parse().expect("a name")
+    }
+
+    fn active() -> RevisionDigest {
+        RevisionDigest::of(b"active")
+    }
+
+    impl World {
+        fn new() -> Self {
+            let text = "name = \"email\"\nversion = \"1.0.0\"\nwit = \"0.1\"\n[[queues]]\nname = \"emailQueue\"\n";
+            let manifest = Arc::new(Manifest::from_toml(text, |_| Err("no files".into())).expect("a manifest"));
+            let (quarantine, seen) = Quarantine::over(Some(RULE), move |_| Some((active(), Arc::clone(&manifest))));
+            Self { quarantine, seen }
+        }
+
+        fn crash(&self, digest: RevisionDigest, jobs: std::ops::Range<u32>) {
+            for id in jobs {
+                let (queue, id) = ("emailQueue".parse().expect("a name"), id.to_string().parse().expect("an id"));
+                let job = JobKey { prefix: "bull".into(), queue, id, created_ms: 0 };
+                self.quarantine.note(&name(), digest, &job, OutcomeKind::Trapped);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_crashes_too_often_stands_still_at_once_and_is_told_of_once() {
+        let mut world = World::new();
+        let (queue, other) = ("emailQueue".parse().expect("a name"), "otherQueue".parse().expect("a name"));
+        world.crash(active(), 0..1);
+        assert!(!world.quarantine.holds(&queue));
+        world.crash(active(), 1..9);
+        assert!(world.quarantine.holds(&queue) && !world.quarantine.holds(&other));
+        assert!(world.quarantine.has(&active()));
+        let tripped = world.seen.try_recv().expect("told");
+        assert!(world.seen.try_recv().is_err(), "once");
+        world.quarantine.forget(&tripped);
+        world.quarantine.until_free(&queue).await;
+        world.crash(active(), 0..1);
+        assert!(!world.quarantine.has(&active()), "counted from nothing after its release");
+    }
+
+    #[test]
+    fn the_last_calls_of_a_revision_that_is_not_active_any_more_say_nothing() {
+        let mut world = World::new();
+        world.crash(RevisionDigest::of(b"old"), 0..9);
+        assert!(world.seen.try_recv().is_err());
+    }
+}

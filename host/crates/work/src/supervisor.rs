@@ -1,0 +1,176 @@
+//! Which queues this process works on: one worker per queue of an active plugin.
+//!
+//! A reconciler in the sense that it takes no instruction: [`Supervisor::reconcile`] compares the running workers with the active
+//! manifests and mends the difference, however it came about. A swap that changes nothing about a queue leaves its worker alone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use patchbay_model::QueueName;
+use patchbay_model::manifest::{KeepSpec, QueueSpec};
+use patchbay_queue::{Keep, Queues, WorkerConfig, WorkerHandle};
+use patchbay_runtime::Runtime;
+use tokio::sync::Mutex;
+use tracing::{info, warn};
+
+use crate::Work;
+use crate::slots::Slots;
+
+/// What a queue gets when its manifest is silent, and what no manifest may choose.
+#[derive(Debug, Clone)]
+pub struct WorkerDefaults {
+    /// Lock on a job; a crash recovers in about this time.
+    pub lock: Duration,
+    /// How often it is renewed.
+    pub renew: Duration,
+    /// Stalls before a job fails as `crashed-host`.
+    pub max_stalls: u32,
+    /// Jobs at once over all queues.
+    pub max_jobs: usize,
+    /// Longest wait for the running jobs of a worker that ends.
+    pub drain_limit: Duration,
+    /// Name of this process.
+    pub host: String,
+}
+
+/// How often jobs without a lock are looked for, as a share of the lock: each 5 s when the lock lasts 30 s. A crashed host's jobs run
+/// again after at most the lock and two of these: the first look marks, the second takes.
+const LOOKS_PER_LOCK: u32 = 6;
+
+/// Finished jobs kept in Redis when the manifest is silent: enough for Bull Board, little enough for Redis. Postgres keeps the history.
+const KEEP_COMPLETED: Keep = Keep { age: Some(Duration::from_secs(24 * 3600)), count: Some(1_000) };
+const KEEP_FAILED: Keep = Keep { age: Some(Duration::from_secs(7 * 24 * 3600)), count: Some(5_000) };
+
+/// Starts, adjusts and stops workers.
+pub struct Supervisor {
+    queues: Queues,
+    work: Arc<Work>,
+    slots: Arc<Slots>,
+    runtime: Arc<Runtime>,
+    defaults: WorkerDefaults,
+    /// None from the beginning of the drain on: there is no way back.
+    workers: Mutex<Option<HashMap<QueueName, Running>>>,
+}
+
+struct Running {
+    spec: QueueSpec,
+    handle: Arc<WorkerHandle>,
+}
+
+impl Supervisor {
+    /// Starts nothing yet.
+    pub fn new(queues: Queues, work: Arc<Work>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
+        let slots = Slots::new(defaults.max_jobs);
+        Self { queues, work, slots, runtime, defaults, workers: Mutex::new(Some(HashMap::new())) }
+    }
+
+    /// Makes the workers match the active manifests.
+    pub async fn reconcile(&self) {
+        let drain_limit = self.defaults.drain_limit;
+        let wanted: HashMap<QueueName, QueueSpec> = self
+            .runtime
+            .registry()
+            .snapshot()
+            .iter()
+            .flat_map(|revision| revision.manifest().queues.clone())
+            .map(|spec| (spec.name.clone(), spec))
+            .collect();
+        self.queues.set_defaults(wanted.clone());
+        let mut workers = self.workers.lock().await;
+        let Some(workers) = workers.as_mut() else { return };
+        let outdated: Vec<QueueName> = workers
+            .iter()
+            .filter(|(name, running)| wanted.get(name) != Some(&running.spec))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in outdated {
+            let Some(mut running) = workers.remove(&name) else { continue };
+            if let Some(spec) = wanted.get(&name).filter(|spec| differs_only_in_concurrency(spec, &running.spec)) {
+                running.handle.set_concurrency(concurrency(spec));
+                running.spec = spec.clone();
+                workers.insert(name, running);
+                continue;
+            }
+            // In the background: a job that takes minutes must not hold up the swap, and its worker fetches nothing more.
+            info!(queue = %name, "worker stopping");
+            running.handle.pause();
+            tokio::spawn(async move { running.handle.drain(drain_limit).await });
+        }
+        for (name, spec) in wanted {
+            workers.entry(name).or_insert_with(|| self.start(spec));
+        }
+    }
+
+    /// Stops fetching at once and waits for running jobs. Gives the number that still ran at the limit; their locks expire and
+    /// another process takes them.
+    pub async fn drain(&self) -> usize {
+        let limit = self.defaults.drain_limit;
+        let workers: Vec<Running> =
+            self.workers.lock().await.take().into_iter().flatten().map(|(_, running)| running).collect();
+        for running in &workers {
+            running.handle.pause();
+        }
+        let left = join_all(workers.iter().map(|running| running.handle.drain(limit))).await.into_iter().sum();
+        if left > 0 {
+            warn!(jobs = left, "still running at the drain limit; their locks expire and they run again");
+        }
+        left
+    }
+
+    /// Jobs that run here now.
+    pub async fn active(&self) -> usize {
+        self.workers
+            .lock()
+            .await
+            .iter()
+            .flatten()
+            .map(|(_, running)| running)
+            .map(|running| running.handle.active())
+            .sum()
+    }
+
+    /// The same by queue; nothing from the beginning of the drain on.
+    pub async fn active_by_queue(&self) -> Vec<(QueueName, usize)> {
+        let workers = self.workers.lock().await;
+        workers.iter().flatten().map(|(name, running)| (name.clone(), running.handle.active())).collect()
+    }
+
+    fn start(&self, spec: QueueSpec) -> Running {
+        let retention = spec.retention.clone().unwrap_or_default();
+        let config = WorkerConfig {
+            queue: spec.name.clone(),
+            concurrency: concurrency(&spec),
+            lock: self.defaults.lock,
+            renew: self.defaults.renew,
+            stalled_interval: self.defaults.lock / LOOKS_PER_LOCK,
+            max_stalls: self.defaults.max_stalls,
+            keep_completed: keep(retention.completed, KEEP_COMPLETED),
+            keep_failed: keep(retention.failed, KEEP_FAILED),
+            rate: spec.rate.as_ref().map(|rate| (rate.max, Duration::from_millis(rate.per_ms))),
+            host: self.defaults.host.clone(),
+            threads: self.runtime.guests(),
+            gate: self
+                .work
+                .holds
+                .gate(&spec.name, self.slots.of_queue(&spec.name, spec.reserved.unwrap_or(0) as usize)),
+        };
+        info!(queue = %spec.name, concurrency = config.concurrency, "worker starting");
+        let handle = Arc::new(self.queues.spawn_worker(config, Arc::clone(&self.work) as _));
+        Running { spec, handle }
+    }
+}
+
+fn concurrency(spec: &QueueSpec) -> usize {
+    spec.concurrency.unwrap_or(1) as usize
+}
+
+fn keep(spec: Option<KeepSpec>, default: Keep) -> Keep {
+    spec.map_or(default, |spec| Keep { age: spec.age_s.map(Duration::from_secs), count: spec.count })
+}
+
+/// Everything else that a worker is built from; attempts, backoff and schemas are read per call.
+fn differs_only_in_concurrency(a: &QueueSpec, b: &QueueSpec) -> bool {
+    a.rate == b.rate && a.reserved == b.reserved && a.retention == b.retention
+}
