@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures::FutureExt;
+use patchbay_app::actions::Actions;
 use patchbay_app::alert::{self, Alerts};
 use patchbay_app::audit::Trails;
 use patchbay_app::breakers::OutsideHosts;
@@ -243,7 +244,21 @@ impl Host {
             dropped_lines: logging.dropped.clone(),
         });
         let operations = TaskTracker::new();
+        let actions = Actions::new(store.clone(), operations.clone());
+        let queue_cases = patchbay_app::queues::Queues::new(patchbay_app::queues::Parts {
+            broker: queues.clone(),
+            store: store.clone(),
+            sql: sql.clone(),
+            plugins: Arc::clone(&plugins),
+            outside: Arc::clone(&outside),
+            health: Arc::clone(&health),
+            schedules: Arc::clone(&schedules),
+            actions: actions.clone(),
+            node_may_be_bullmq_5: config.node_may_be_bullmq_5(),
+        });
         let state = AppState {
+            actions,
+            queue_cases,
             store: store.clone(),
             sql: sql.clone(),
             queues: queues.clone(),
@@ -266,7 +281,6 @@ impl Host {
             operator: config.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
             default_platform: config.default_platform().into(),
             environment: config.environment().into(),
-            node_may_be_bullmq_5: config.node_may_be_bullmq_5(),
             max_component_bytes: config.max_component_bytes(),
             operations: operations.clone(),
         };

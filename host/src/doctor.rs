@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use patchbay_app::queues::diagnosis;
+use patchbay_app::schedule;
 use patchbay_app::vault::{KeySource, Keys, readable_by_others};
-use patchbay_app::{diagnosis, schedule};
 use patchbay_cli::Output;
 use patchbay_model::QueueName;
 use patchbay_model::manifest::Manifest;

@@ -1,7 +1,37 @@
-//! What is on the wire between a host and its clients: paths, headers, requests and answers. The server, the command line and the pages
-//! share it.
+//! What is on the wire between a host and its clients: operations, requests and answers, paths and headers. The server, the command line and
+//! the pages share it.
 
 #![warn(missing_docs)]
 
+pub mod answer;
+pub mod body;
 pub mod headers;
+pub mod operation;
 pub mod path;
+pub mod queues;
+
+use operation::Operation;
+
+/// Every operation, by domain.
+pub fn operations() -> impl Iterator<Item = &'static Operation> {
+    [queues::OPERATIONS].into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_operation_has_an_id_a_path_and_a_sentence_of_its_own() {
+        let (mut ids, mut routes) = (HashSet::new(), HashSet::new());
+        for operation in operations() {
+            let is_id = operation.id.split('.').count() == 2
+                && operation.id.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'.');
+            assert!(is_id && ids.insert(operation.id), "{}", operation.id);
+            assert!(routes.insert(format!("{:?} {}", operation.method, operation.path)), "{} twice", operation.path);
+            assert!(operation.about.trim().ends_with('.'), "{}", operation.id);
+        }
+    }
+}

@@ -14,10 +14,22 @@ const TAKEN: [&str; 3] = ["pause", "resume", "preview"];
 
 /// A path of these segments, whatever they contain, without a slash in front.
 pub fn api_path(segments: &[&str]) -> String {
-    let segments = segments.iter().enumerate().map(|(place, text)| {
-        let needs_escape = LOST.contains(text) || (place == 1 && TAKEN.contains(text)) || looks_escaped(text);
-        let bytes: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
-        format!("{}{}", if needs_escape { "~" } else { "" }, bytes.replace('+', "%20"))
+    segments.iter().enumerate().map(|(place, text)| escaped(place, text)).collect::<Vec<_>>().join("/")
+}
+
+fn escaped(place: usize, text: &str) -> String {
+    let needs_escape = LOST.contains(&text) || (place == 1 && TAKEN.contains(&text)) || looks_escaped(text);
+    let bytes: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
+    format!("{}{}", if needs_escape { "~" } else { "" }, bytes.replace('+', "%20"))
+}
+
+/// The path of an operation with these names in its places, without a slash in front.
+pub fn filled(template: &str, names: &[String]) -> String {
+    let mut names = names.iter();
+    let segments = template.trim_start_matches("/api/admin").trim_start_matches('/').split('/').enumerate();
+    let segments = segments.map(|(place, segment)| match segment.starts_with('{') {
+        true => escaped(place, names.next().map_or("", String::as_str)),
+        false => segment.to_owned(),
     });
     segments.collect::<Vec<_>>().join("/")
 }
@@ -67,6 +79,13 @@ mod tests {
             assert_eq!(read_back(name), name);
         }
         assert_eq!(api_path(&["queues", "email queue/1", ".."]), "queues/email%20queue%2F1/~..");
+    }
+
+    #[test]
+    fn the_places_of_a_template_are_filled() {
+        let names = ["pause".to_owned(), "a/b".to_owned()];
+        assert_eq!(filled("/api/admin/queues/{queue}/jobs/{id}/retry", &names), "queues/~pause/jobs/a%2Fb/retry");
+        assert_eq!(filled("/api/admin/queues/pause", &[]), "queues/pause");
     }
 
     proptest! {

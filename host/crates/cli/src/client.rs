@@ -3,12 +3,18 @@
 use std::time::Duration;
 
 use clap::Args;
+use patchbay_api::answer::Answer;
+use patchbay_api::body::{AnyDocument, Body, Json, NoBody};
+use patchbay_api::operation::{self, Endpoint, PathParams};
 use patchbay_api::{headers, path};
 use patchbay_model::address::is_loopback;
 use patchbay_model::signature::{self, Signature};
 use reqwest::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::refusal::Refusal;
 
@@ -84,6 +90,51 @@ pub enum ClientError {
     },
 }
 
+/// What a host answered.
+#[derive(Debug)]
+pub struct Received<T> {
+    /// As this version understands it.
+    pub data: T,
+    /// As it came, for scripts: a newer host may say more.
+    pub raw: Value,
+}
+
+/// `data` of the answer to `E`.
+pub type DataOf<E> = <<E as Endpoint>::Answer as Answer>::Data;
+
+/// Puts a body into a request.
+pub trait SendBody: Body {
+    fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder;
+}
+
+impl SendBody for NoBody {
+    fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        request
+    }
+}
+
+impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> SendBody for Json<T> {
+    fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        request.json(&self.0)
+    }
+}
+
+impl SendBody for AnyDocument {
+    fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        request.json(&self.0)
+    }
+}
+
+fn method_of(method: operation::Method) -> Method {
+    match method {
+        operation::Method::GET => Method::GET,
+        operation::Method::POST => Method::POST,
+        operation::Method::PUT => Method::PUT,
+        operation::Method::PATCH => Method::PATCH,
+        operation::Method::DELETE => Method::DELETE,
+    }
+}
+
 /// A connection to one host.
 pub struct Client {
     url: String,
@@ -114,6 +165,24 @@ impl Client {
         let user = args.user.clone().or_else(|| dev.map(|dev| dev.user.clone())).unwrap_or_default();
         let password = args.password.clone().or_else(|| dev.map(|dev| dev.password.clone()));
         Self::new(url, user, password)
+    }
+
+    /// Asks for an operation of the table.
+    pub async fn ask<E>(
+        &self,
+        path: E::Path,
+        query: E::Query,
+        body: E::Body,
+    ) -> Result<Received<DataOf<E>>, ClientError>
+    where
+        E: Endpoint<Body: SendBody, Answer: Answer<Data: DeserializeOwned>>,
+    {
+        let operation = E::OPERATION;
+        let path = path::filled(operation.path, &path.segments());
+        let request = self.request(method_of(operation.method), &path).query(&query);
+        let raw = self.send(body.put_into(request)).await?;
+        let data = serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
+        Ok(Received { data, raw })
     }
 
     /// `data` of the envelope.

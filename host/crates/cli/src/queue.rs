@@ -4,15 +4,21 @@ use std::borrow::Cow;
 
 use anyhow::bail;
 use clap::Subcommand;
-use patchbay_api::path::api_path;
+use patchbay_api::body::{Json, NoBody};
+use patchbay_api::operation::NoQuery;
+use patchbay_api::queues::{
+    AllDone, Clean, Concurrency, Drain, EveryQueue, MigrateRepeatables, Obliterate, PutBack, Queue, QueueCounts,
+    QueuePath, QueuesClean, QueuesConcurrency, QueuesDrain, QueuesList, QueuesMigrateRepeatables, QueuesObliterate,
+    QueuesPause, QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, QueuesShow, QueuesWhy,
+    Rate,
+};
+use patchbay_model::job::JobState;
 use patchbay_model::shell::word;
-use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::client::{Client, ClientArgs};
 use super::output::Output;
-use super::refusal::confirmed;
-use super::view::{items, text};
+use super::refusal::confirmed_for;
 
 #[derive(Subcommand)]
 pub enum QueueCommand {
@@ -54,7 +60,8 @@ pub enum QueueCommand {
         /// Which
         queue: String,
         /// waiting, prioritized, delayed, completed or failed
-        state: String,
+        #[arg(value_parser = state)]
+        state: JobState,
         /// At least so old, in seconds
         #[arg(long, default_value_t = 0)]
         older_than_s: u64,
@@ -67,8 +74,8 @@ pub enum QueueCommand {
         /// Which
         queue: String,
         /// failed or completed
-        #[arg(long, default_value = "failed")]
-        state: String,
+        #[arg(long, default_value = "failed", value_parser = state)]
+        state: JobState,
     },
     /// Run all delayed jobs now; those of schedules stay
     PromoteAll {
@@ -122,37 +129,24 @@ pub struct Which {
 }
 
 impl Which {
-    fn path(&self, action: &str) -> String {
-        match &self.queue {
-            Some(queue) => api_path(&["queues", queue, action]),
-            None => api_path(&["queues"]) + "/" + action,
-        }
-    }
-
-    fn body(&self) -> Option<Value> {
-        self.queue.is_none().then(|| json!({ "all": true }))
-    }
-
     fn name(&self) -> Cow<'_, str> {
         self.queue.as_deref().map_or("every queue".into(), word)
     }
 }
 
-const STATES: [&str; 7] = ["waiting", "active", "delayed", "prioritized", "waitingChildren", "completed", "failed"];
-
 pub(crate) async fn run(command: QueueCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
-    let post = async |path: String, body: Option<Value>| client.call(Method::POST, &path, body).await;
+    let none = NoQuery {};
     match command {
         QueueCommand::List => {
-            let queues = client.call(Method::GET, "queues", None).await?;
-            let rows = items(&queues).map(|queue| {
-                let counts = STATES.iter().map(|state| queue["counts"][state].to_string());
-                let paused = if queue["counts"]["paused"] == true { "paused" } else { "" };
-                let notes = [paused, queue["error"].as_str().unwrap_or_default()];
+            let queues = client.ask::<QueuesList>((), none, NoBody).await?;
+            let rows = queues.data.iter().map(|queue| {
+                let paused = if queue.counts.paused { "paused" } else { "" };
+                let notes = [paused, queue.error.as_deref().unwrap_or_default()];
                 let notes = notes.into_iter().filter(|note| !note.is_empty()).collect::<Vec<_>>().join(", ");
-                let age = queue["oldestWaitingMs"].as_u64().map_or_else(String::new, age);
-                std::iter::once(text(queue, "name")).chain(counts).chain([age, notes]).collect()
+                let counts = states(&queue.counts).map(|(_, count)| count.to_string());
+                let age = queue.oldest_waiting_ms.map_or_else(String::new, age);
+                std::iter::once(queue.name.to_string()).chain(counts).chain([age, notes]).collect()
             });
             let head = [
                 "QUEUE",
@@ -166,74 +160,86 @@ pub(crate) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
                 "OLDEST",
                 "",
             ];
-            output.table(&head, rows.collect(), &queues);
+            output.table(&head, rows.collect(), &queues.raw);
         }
         QueueCommand::Show { queue } => {
-            let story = client.call(Method::GET, &api_path(&["queues", &queue]), None).await?;
-            output.value(&describe(&story), &story);
+            let shown = client.ask::<QueuesShow>(QueuePath { queue }, none, NoBody).await?;
+            output.value(&describe(&shown.data), &shown.raw);
         }
         QueueCommand::Why { queue } => {
-            let reasons = client.call(Method::GET, &api_path(&["queues", &queue, "why"]), None).await?;
-            let lines: Vec<String> = items(&reasons)
-                .map(|reason| format!("{}\n  next: {}", text(reason, "message"), text(reason, "next")))
-                .collect();
-            output.value(&lines.join("\n"), &reasons);
+            let reasons = client.ask::<QueuesWhy>(QueuePath { queue }, none, NoBody).await?;
+            let lines = reasons.data.iter().map(|reason| format!("{}\n  next: {}", reason.message, reason.next));
+            output.value(&lines.collect::<Vec<_>>().join("\n"), &reasons.raw);
         }
         QueueCommand::Pause { which } => {
-            let done = post(which.path("pause"), which.body()).await?;
-            output.value(&format!("paused: {}", which.name()), &done);
-            all_done(&done)?;
+            let told = format!("paused: {}", which.name());
+            let Some(queue) = which.queue else {
+                let done = client.ask::<QueuesPauseAll>((), none, Json(EveryQueue { all: true })).await?;
+                output.value(&told, &done.raw);
+                return all_done(&done.data);
+            };
+            let done = client.ask::<QueuesPause>(QueuePath { queue }, none, NoBody).await?;
+            output.value(&told, &done.raw);
         }
         QueueCommand::Resume { which } => {
-            let done = post(which.path("resume"), which.body()).await?;
-            output.value(&format!("takes jobs again: {}", which.name()), &done);
-            all_done(&done)?;
+            let told = format!("takes jobs again: {}", which.name());
+            let Some(queue) = which.queue else {
+                let done = client.ask::<QueuesResumeAll>((), none, Json(EveryQueue { all: true })).await?;
+                output.value(&told, &done.raw);
+                return all_done(&done.data);
+            };
+            let done = client.ask::<QueuesResume>(QueuePath { queue }, none, NoBody).await?;
+            output.value(&told, &done.raw);
         }
         QueueCommand::Drain { queue, delayed, yes } => {
-            confirmed(yes, &format!("this forgets every job that waits in {}", word(&queue)))?;
-            let done = post(api_path(&["queues", &queue, "drain"]), Some(json!({ "delayed": delayed }))).await?;
-            output.value(&format!("{} jobs removed from {}", done["count"], word(&queue)), &done);
+            confirmed_for::<QueuesDrain>(yes, &word(&queue))?;
+            let name = word(&queue).into_owned();
+            let done = client.ask::<QueuesDrain>(QueuePath { queue }, none, Json(Drain { delayed })).await?;
+            output.value(&format!("{} jobs removed from {name}", done.data.count), &done.raw);
         }
         QueueCommand::Clean { queue, state, older_than_s, limit } => {
-            let body = json!({ "state": state, "olderThanMs": older_than_s.saturating_mul(1_000), "limit": limit });
-            let done = post(api_path(&["queues", &queue, "clean"]), Some(body)).await?;
-            output.value(&format!("{} {state} jobs removed from {}", done["count"], word(&queue)), &done);
+            let name = word(&queue).into_owned();
+            let what = Clean { state, older_than_ms: older_than_s.saturating_mul(1_000), limit: Some(limit) };
+            let done = client.ask::<QueuesClean>(QueuePath { queue }, none, Json(what)).await?;
+            output.value(&format!("{} {} jobs removed from {name}", done.data.count, state), &done.raw);
         }
         QueueCommand::RetryAll { queue, state } => {
-            let done = post(api_path(&["queues", &queue, "put-back"]), Some(json!({ "state": state }))).await?;
-            output.value(&format!("{} jobs of {} wait again", done["count"], word(&queue)), &done);
+            let name = word(&queue).into_owned();
+            let done = client.ask::<QueuesPutBack>(QueuePath { queue }, none, Json(PutBack { state })).await?;
+            output.value(&format!("{} jobs of {name} wait again", done.data.count), &done.raw);
         }
         QueueCommand::PromoteAll { queue } => {
-            let body = json!({ "state": "delayed" });
-            let done = post(api_path(&["queues", &queue, "put-back"]), Some(body)).await?;
-            output.value(&format!("{} jobs of {} are due now", done["count"], word(&queue)), &done);
+            let name = word(&queue).into_owned();
+            let what = Json(PutBack { state: JobState::Delayed });
+            let done = client.ask::<QueuesPutBack>(QueuePath { queue }, none, what).await?;
+            output.value(&format!("{} jobs of {name} are due now", done.data.count), &done.raw);
         }
         QueueCommand::Obliterate { queue, confirm } => {
-            let body = json!({ "confirm": confirm });
-            let done = post(api_path(&["queues", &queue, "obliterate"]), Some(body)).await?;
-            output.value(&format!("{} is gone, with {} jobs; its history stays", word(&queue), done["count"]), &done);
+            let name = word(&queue).into_owned();
+            let done = client.ask::<QueuesObliterate>(QueuePath { queue }, none, Json(Obliterate { confirm })).await?;
+            output.value(&format!("{name} is gone, with {} jobs; its history stays", done.data.count), &done.raw);
         }
         QueueCommand::MigrateRepeatables { queue, apply } => {
-            let path = api_path(&["queues", &queue, "migrate-repeatables"]);
-            let migrated = post(path, Some(json!({ "dryRun": !apply }))).await?;
-            let rows = items(&migrated).map(|one| {
-                let becomes = match (one["schedule"].as_str(), one["reason"].as_str()) {
+            let how = Json(MigrateRepeatables { dry_run: !apply });
+            let migrated = client.ask::<QueuesMigrateRepeatables>(QueuePath { queue }, none, how).await?;
+            let rows = migrated.data.iter().map(|one| {
+                let becomes = match (&one.schedule, &one.reason) {
                     (Some(id), _) => format!("schedule {id}"),
-                    (None, reason) => format!("stays: {}", reason.unwrap_or_default()),
+                    (None, reason) => format!("stays: {}", reason.as_deref().unwrap_or_default()),
                 };
-                vec![text(&one["repeatable"], "key"), becomes]
+                vec![one.repeatable.key.clone(), becomes]
             });
-            output.table(&["REPEATABLE", if apply { "BECAME" } else { "WOULD BECOME" }], rows.collect(), &migrated);
+            output.table(&["REPEATABLE", if apply { "BECAME" } else { "WOULD BECOME" }], rows.collect(), &migrated.raw);
         }
         QueueCommand::Concurrency { queue, max } => {
-            let path = api_path(&["queues", &queue, "concurrency"]);
-            client.call(Method::PUT, &path, Some(json!({ "max": max }))).await?;
+            let path = QueuePath { queue: queue.clone() };
+            client.ask::<QueuesConcurrency>(path, none, Json(Concurrency { max })).await?;
             let said = max.map_or("no limit on jobs at once".to_owned(), |max| format!("at most {max} jobs at once"));
             output.value(&format!("{}: {said}", word(&queue)), &json!({ "queue": queue, "max": max }));
         }
         QueueCommand::RateLimit { queue, max, per_ms } => {
-            let path = api_path(&["queues", &queue, "rate-limit"]);
-            client.call(Method::PUT, &path, Some(json!({ "max": max, "perMs": per_ms }))).await?;
+            let path = QueuePath { queue: queue.clone() };
+            client.ask::<QueuesRateLimit>(path, none, Json(Rate { max, per_ms: Some(per_ms) })).await?;
             let said = max.map_or("no rate limit".to_owned(), |max| format!("at most {max} jobs in {per_ms} ms"));
             output.value(&format!("{}: {said}", word(&queue)), &json!({ "queue": queue, "max": max, "perMs": per_ms }));
         }
@@ -241,51 +247,67 @@ pub(crate) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
     Ok(())
 }
 
-/// Of every queue, some may not have been.
-fn all_done(done: &Value) -> anyhow::Result<()> {
-    let failures: Vec<String> = items(&done["failures"])
-        .map(|one| format!("{}: {}", word(&text(one, "queue")), text(one, "message")))
-        .collect();
-    if !failures.is_empty() {
-        bail!("not done for {} queues:\n{}", failures.len(), failures.join("\n"));
-    }
-    Ok(())
+fn state(text: &str) -> Result<JobState, String> {
+    let states = ["waiting", "prioritized", "delayed", "waiting-children", "active", "completed", "failed"];
+    serde_json::from_value(text.into()).map_err(|_| format!("it is one of {}", states.join(", ")))
 }
 
-fn describe(story: &Value) -> String {
-    let counts = STATES.iter().map(|state| format!("{state} {}", story["counts"][state]));
+/// Of every queue, some may not have been.
+fn all_done(done: &AllDone) -> anyhow::Result<()> {
+    if done.failures.is_empty() {
+        return Ok(());
+    }
+    let failures = done.failures.iter().map(|one| format!("{}: {}", word(&one.queue), one.message));
+    bail!("not done for {} queues:\n{}", done.failures.len(), failures.collect::<Vec<_>>().join("\n"));
+}
+
+fn states(counts: &QueueCounts) -> impl Iterator<Item = (&'static str, u64)> {
+    [
+        ("waiting", counts.waiting),
+        ("active", counts.active),
+        ("delayed", counts.delayed),
+        ("prioritized", counts.prioritized),
+        ("waitingChildren", counts.waiting_children),
+        ("completed", counts.completed),
+        ("failed", counts.failed),
+    ]
+    .into_iter()
+}
+
+fn describe(queue: &Queue) -> String {
+    let overview = &queue.overview;
+    let counts = states(&overview.counts).map(|(state, count)| format!("{state} {count}"));
     let mut lines =
-        vec![word(&text(story, "name")).into_owned(), format!("  {}", counts.collect::<Vec<_>>().join(", "))];
-    if story["counts"]["paused"] == true {
+        vec![word(overview.name.as_str()).into_owned(), format!("  {}", counts.collect::<Vec<_>>().join(", "))];
+    if overview.counts.paused {
         lines.push("  paused".into());
     }
-    if let Some(error) = story["error"].as_str() {
+    if let Some(error) = &overview.error {
         lines.push(format!("  damaged: {error}"));
     }
-    if let Some(ms) = story["oldestWaitingMs"].as_u64() {
+    if let Some(ms) = overview.oldest_waiting_ms {
         lines.push(format!("  oldest has waited {}", age(ms)));
     }
-    if let Some(max) = story["concurrency"].as_u64() {
+    if let Some(max) = overview.concurrency {
         lines.push(format!("  at most {max} at once"));
     }
-    if let [Value::Number(max), Value::Number(per)] = story["rate"].as_array().map_or(&[][..], Vec::as_slice) {
+    if let Some((max, per)) = overview.rate {
         lines.push(format!("  at most {max} in {per} ms"));
     }
-    lines.push(format!("  plugin: {}", story["plugin"].as_str().unwrap_or("none active on this host")));
-    let workers: Vec<&str> = items(&story["workers"]).filter_map(Value::as_str).collect();
-    lines.push(format!("  workers: {}", if workers.is_empty() { "none".into() } else { workers.join(", ") }));
-    for job in items(&story["jobs"]) {
-        let ms = |name: &str| job[name].as_f64().unwrap_or(0.0);
+    lines.push(format!("  plugin: {}", queue.plugin.as_deref().unwrap_or("none active on this host")));
+    let workers = if queue.workers.is_empty() { "none".to_owned() } else { queue.workers.join(", ") };
+    lines.push(format!("  workers: {workers}"));
+    for job in &queue.jobs {
         lines.push(format!(
             "  {}: {} in the last minute, {} in 15 minutes, {} in a day ({} did not complete); {:.0} / {:.0} / {:.0} ms (p50 / p95 / p99)",
-            word(&text(job, "name")),
-            job["lastMinute"],
-            job["last15Minutes"],
-            job["lastDay"],
-            job["notCompleted"],
-            ms("p50Ms"),
-            ms("p95Ms"),
-            ms("p99Ms")
+            word(&job.name),
+            job.last_minute,
+            job.last_15_minutes,
+            job.last_day,
+            job.not_completed,
+            job.p50_ms,
+            job.p95_ms,
+            job.p99_ms
         ));
     }
     lines.join("\n")

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
+use patchbay_api::operation::{Effect, Endpoint};
+
 /// Nothing was done; somebody must type something else.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -28,4 +30,12 @@ pub(super) fn confirmed(yes: bool, consequence: &str) -> anyhow::Result<()> {
         return Err(Refusal("nothing was done".into()).into());
     }
     Err(Refusal(format!("nothing was done: {consequence}; say --yes if that is meant")).into())
+}
+
+/// Likewise, for an operation that destroys something of `target`, as the table of operations says.
+pub(super) fn confirmed_for<E: Endpoint>(yes: bool, target: &str) -> anyhow::Result<()> {
+    match E::OPERATION.effect {
+        Effect::Destroys(clause) => confirmed(yes, &format!("{clause} in {target}")),
+        Effect::Reads | Effect::Changes => Ok(()),
+    }
 }

@@ -10,17 +10,18 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
+pub(crate) use patchbay_api::answer::{ErrorBody, Success};
+use patchbay_app::actions::Recordable;
 use patchbay_app::bulk::BulkError;
+use patchbay_app::error::{Error, Kind};
 use patchbay_app::history::{EraseError, NotShown};
 use patchbay_app::plugins::PluginError;
 use patchbay_app::selected::SelectError;
 use patchbay_app::vault::VaultError;
 use patchbay_model::filter::FilterError;
-use patchbay_model::grant::Ask;
 use patchbay_model::{InvalidId, misfit};
 use patchbay_queue::QueueError;
-use patchbay_store::{RoleError, StoreError};
-use serde::Serialize;
+use patchbay_store::StoreError;
 use serde_json::Value;
 
 use super::MAX_BODY_BYTES;
@@ -33,41 +34,6 @@ pub(crate) struct ApiError {
     body: ErrorBody,
     retry_after: Option<Duration>,
     is_private: bool,
-}
-
-/// The envelope of every error.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub(crate) struct ErrorBody {
-    /// Always false.
-    success: bool,
-    /// Stable, kebab-case.
-    code: Cow<'static, str>,
-    /// For people; says what to do next where that is known.
-    message: String,
-    /// Machine-readable detail.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<Value>,
-}
-
-/// The envelope of every success.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub(crate) struct Success<T> {
-    /// Always true.
-    success: bool,
-    /// The answer.
-    data: T,
-    /// Of a list that goes on: `cursor` of the request for its next page.
-    #[serde(rename = "nextCursor", skip_serializing_if = "Option::is_none")]
-    next_cursor: Option<String>,
-    /// A search ended before its page was full because it takes only so long: there may be more behind `nextCursor`, or nothing at all.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    partial: bool,
-}
-
-impl<T> Success<T> {
-    pub(crate) fn into_parts(self) -> (T, Option<String>, bool) {
-        (self.data, self.next_cursor, self.partial)
-    }
 }
 
 pub(crate) type ApiResult<T> = Result<Json<Success<T>>, ApiError>;
@@ -102,10 +68,6 @@ impl ApiError {
 
     pub(crate) fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal Server Error")
-    }
-
-    fn unavailable(what: &str) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", format!("{what} does not answer; try again"))
     }
 
     /// Of a body that could not be read; `most`: bytes that it may have.
@@ -144,18 +106,9 @@ impl ApiError {
         self
     }
 
-    pub(crate) fn is_not_found(&self) -> bool {
-        self.status == StatusCode::NOT_FOUND
-    }
-
     /// Safe for clients.
     pub(crate) fn message(&self) -> &str {
         &self.body.message
-    }
-
-    /// For the record of operators' actions: the client-safe message, or the code where that may be personal.
-    pub(crate) fn to_record(&self) -> &str {
-        if self.is_private { &self.body.code } else { &self.body.message }
     }
 }
 
@@ -176,171 +129,40 @@ impl IntoResponse for ApiError {
     }
 }
 
-fn log_chain(error: &dyn std::error::Error) {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    tracing::error!(error = %text, "request failed");
-}
-
-impl From<StoreError> for ApiError {
-    fn from(error: StoreError) -> Self {
-        match &error {
-            StoreError::NotFound(message) => Self::not_found(message.clone()),
-            StoreError::Conflict(message) => Self::new(StatusCode::CONFLICT, "conflict", message.clone()),
-            StoreError::Unavailable(_) | StoreError::ReadOnly(_) => {
-                log_chain(&error);
-                let message = format!("{error}; try again");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-            }
-            StoreError::Unstorable(_) => Self::invalid(error.to_string()),
-            _ => {
-                log_chain(&error);
-                Self::internal()
-            }
-        }
+impl Recordable for ApiError {
+    fn to_record(&self) -> &str {
+        if self.is_private { &self.body.code } else { &self.body.message }
     }
 }
 
-impl From<BulkError> for ApiError {
-    fn from(error: BulkError) -> Self {
-        match error {
-            BulkError::Queue(error) => error.into(),
-            BulkError::Store(error) => error.into(),
-            BulkError::Stuck(message) => Self::invalid(message),
-        }
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        let status = match error.kind {
+            Kind::Invalid => StatusCode::BAD_REQUEST,
+            Kind::NotFound => StatusCode::NOT_FOUND,
+            Kind::Conflict => StatusCode::CONFLICT,
+            Kind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+            Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::RedisFull => StatusCode::INSUFFICIENT_STORAGE,
+        };
+        let body = ErrorBody { success: false, code: error.code, message: error.message, details: error.details };
+        Self { status, body, retry_after: error.retry_after, is_private: error.is_private }
     }
 }
 
-impl From<EraseError> for ApiError {
-    fn from(error: EraseError) -> Self {
-        match error {
-            EraseError::Queue(error) => error.into(),
-            EraseError::Store(error) => error.into(),
-        }
-    }
+/// Of handlers that still ask the store, Redis or plugins themselves.
+macro_rules! through_the_application {
+    ($($error:ty),+) => {
+        $(impl From<$error> for ApiError {
+            fn from(error: $error) -> Self {
+                Error::from(error).into()
+            }
+        })+
+    };
 }
 
-impl From<NotShown> for ApiError {
-    fn from(error: NotShown) -> Self {
-        match error {
-            NotShown::Queue(error) => error.into(),
-            NotShown::Store(error) => error.into(),
-        }
-    }
-}
-
-impl From<QueueError> for ApiError {
-    fn from(error: QueueError) -> Self {
-        match &error {
-            QueueError::NotFound { .. } => Self::not_found(error.to_string()),
-            QueueError::WrongState { .. }
-            | QueueError::Running { .. }
-            | QueueError::Scheduled { .. }
-            | QueueError::NotKilled { .. }
-            | QueueError::Busy { .. } => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
-            QueueError::Invalid(message) => Self::invalid(message.clone()),
-            QueueError::MemoryFull(message) => {
-                Self::new(StatusCode::INSUFFICIENT_STORAGE, "redis-full", message.clone())
-            }
-            QueueError::Unavailable(_) => {
-                log_chain(&error);
-                Self::unavailable("Redis")
-            }
-            QueueError::CannotServe { .. } => {
-                log_chain(&error);
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string())
-            }
-            QueueError::Damaged { .. } => {
-                log_chain(&error);
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged-data", error.to_string())
-            }
-            _ => {
-                log_chain(&error);
-                Self::internal()
-            }
-        }
-    }
-}
-
-impl From<PluginError> for ApiError {
-    fn from(error: PluginError) -> Self {
-        match error {
-            PluginError::Rejected(rejection) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "rejected", rejection.to_string())
-            }
-            PluginError::Untrusted(reason) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "untrusted", reason.to_string())
-            }
-            PluginError::Damaged(message) => Self::new(StatusCode::CONFLICT, "damaged", message),
-            PluginError::NotFound(message) => Self::not_found(message),
-            PluginError::Conflict(message) => Self::new(StatusCode::CONFLICT, "conflict", message),
-            PluginError::NotGranted { ref plugin, ref missing } => {
-                let message = format!(
-                    "{error}; look at it, then activate with --grant, or: patchbay plugin grant {plugin} ASK; patchbay plugin grants {plugin}"
-                );
-                let missing: Vec<&str> = missing.iter().map(Ask::as_str).collect();
-                Self::new(StatusCode::CONFLICT, "not-granted", message)
-                    .with_details(serde_json::json!({ "missing": missing }))
-            }
-            PluginError::Settings(violations) => {
-                let message = format!("settings do not fit the plugin's schema: {}", violations.join("; "));
-                Self::invalid(message).with_details(violations.into())
-            }
-            PluginError::Runtime(error) => {
-                log_chain(&error);
-                Self::internal()
-            }
-            PluginError::Sql(RoleError::NeedsAdministrator { ref statements, .. }) => {
-                let details = serde_json::json!({ "statements": statements });
-                Self::new(StatusCode::CONFLICT, "database-rights", error.to_string()).with_details(details)
-            }
-            PluginError::Sql(RoleError::Refused(message)) => {
-                Self::new(StatusCode::CONFLICT, "database-rights", message)
-            }
-            PluginError::Sql(RoleError::Store(error)) => error.into(),
-            PluginError::NotInEffectYet(_) => {
-                log_chain(&error);
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string())
-            }
-            PluginError::Store(error) => error.into(),
-        }
-    }
-}
-
-impl From<FilterError> for ApiError {
-    fn from(error: FilterError) -> Self {
-        Self::invalid(error.to_string())
-    }
-}
-
-impl From<SelectError> for ApiError {
-    fn from(error: SelectError) -> Self {
-        match error {
-            SelectError::Undeclared { .. } => Self::invalid(error.to_string()),
-            SelectError::Store(error) => error.into(),
-        }
-    }
-}
-
-impl From<VaultError> for ApiError {
-    fn from(error: VaultError) -> Self {
-        match error {
-            VaultError::NoKey => Self::new(StatusCode::CONFLICT, "no-vault-key", error.to_string()),
-            VaultError::Store(error) => error.into(),
-        }
-    }
-}
-
-impl From<InvalidId> for ApiError {
-    fn from(error: InvalidId) -> Self {
-        Self::invalid(error.to_string())
-    }
-}
+through_the_application! { StoreError, QueueError, PluginError, BulkError, EraseError, NotShown, SelectError, VaultError, FilterError, InvalidId }
 
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {

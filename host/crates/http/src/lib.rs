@@ -15,16 +15,19 @@ mod measure;
 mod metrics;
 mod openapi;
 mod path;
+mod queues;
 mod request_id;
+mod routes;
 mod security_headers;
 mod server;
 mod unread;
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, FromRef, Request};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
+use patchbay_app::actions::Actions;
 use patchbay_app::alert::Alerts;
 use patchbay_app::breakers::OutsideHosts;
 use patchbay_app::bulk::Bulks;
@@ -91,12 +94,20 @@ pub struct AppState {
     pub default_platform: Arc<str>,
     /// `NODE_ENV` of old, shown by the health check.
     pub environment: Arc<str>,
-    /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
-    pub node_may_be_bullmq_5: bool,
     /// Largest component file.
     pub max_component_bytes: usize,
     /// What operators do just now, whether or not their clients still wait for it.
     pub operations: TaskTracker,
+    /// The record of what operators do.
+    pub actions: Actions,
+    /// Use cases of queues.
+    pub queue_cases: patchbay_app::queues::Queues,
+}
+
+impl FromRef<AppState> for patchbay_app::queues::Queues {
+    fn from_ref(state: &AppState) -> Self {
+        state.queue_cases.clone()
+    }
 }
 
 fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
@@ -104,6 +115,7 @@ fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(health::router())
         .merge(metrics::router(state))
         .nest("/api/admin", admin::router(state))
+        .merge(queues::routes(routes::Routes::new(state)).finish())
 }
 
 /// The whole service, counted in `requests`.

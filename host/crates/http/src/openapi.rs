@@ -59,7 +59,7 @@ fn drop_unused_schemas(document: &mut Value) {
 fn complete_operation(path: &str, operation: &mut Map<String, Value>) {
     let name = operation.get("operationId").and_then(Value::as_str).unwrap_or_default();
     let tag = operation.get("tags").and_then(|tags| tags[0].as_str()).unwrap_or_default();
-    let id = operation_id(path, tag, name);
+    let id = if name.contains('.') { name.to_owned() } else { operation_id(path, tag, name) };
     operation.insert("operationId".into(), id.into());
     let is_protected = operation.contains_key("security");
     // Said, where nobody needs to be anybody.

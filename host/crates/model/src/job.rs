@@ -16,7 +16,7 @@ use crate::trace_parent::{TraceParent, lenient};
 /// Delayed ─(time)─▶ Waiting ─(worker takes it)─▶ Active ─▶ Completed | Failed | Delayed (retry, defer) | Waiting (handed back)
 /// Failed | Completed ─(operator's retry)─▶ Waiting
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobState {
     /// In `wait` (or, from a v5 producer on a paused queue, in `paused`).

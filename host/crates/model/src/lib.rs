@@ -26,6 +26,7 @@ pub mod misfit;
 pub mod operation;
 pub mod outcome;
 pub mod quarantine;
+pub mod queue;
 pub mod redaction;
 pub mod retry;
 pub mod schedule;

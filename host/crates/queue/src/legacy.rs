@@ -8,81 +8,51 @@
 use std::collections::HashMap;
 
 use patchbay_model::QueueName;
+use patchbay_model::queue::LegacyRepeatable;
 use redis::AsyncCommands;
-use serde::Serialize;
 
 use crate::{QueueError, Queues};
 
-/// A legacy repeatable.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LegacyRepeatable {
-    /// As it stands in the `repeat` set.
-    pub key: String,
-    /// Name of its jobs.
-    pub name: String,
-    /// The id that its producer gave it.
-    pub id: Option<String>,
-    /// Milliseconds between ticks.
-    pub every_ms: Option<u64>,
-    /// Or a cron expression.
-    pub pattern: Option<String>,
-    /// In this zone.
-    pub zone: Option<String>,
-    /// When it ends, Unix milliseconds.
-    pub ends_at: Option<u64>,
-    /// Data of its next job, or of none.
-    pub data: Option<String>,
-    /// Its delayed jobs.
-    pub jobs: Vec<String>,
-    /// It ends after so many ticks.
-    pub limit: Option<u64>,
-    /// It only looks like one: it is a job scheduler that has such an id.
-    pub is_scheduler: bool,
+/// From the end, since names may hold colons; nothing when it has not the form of such a key.
+fn parse(key: &str) -> Option<LegacyRepeatable> {
+    let mut parts = key.rsplitn(5, ':');
+    let (pattern, zone, ends_at, id, name) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let every_ms = pattern.parse().ok();
+    let has_date = ends_at.bytes().all(|b| b.is_ascii_digit());
+    if !has_date || every_ms.is_none() && !pattern.contains([' ', '@']) {
+        return None;
+    }
+    Some(LegacyRepeatable {
+        key: key.to_owned(),
+        name: name.to_owned(),
+        id: filled(id),
+        pattern: if every_ms.is_some() { None } else { Some(filled(pattern)?) },
+        every_ms,
+        zone: filled(zone),
+        ends_at: ends_at.parse().ok(),
+        ..LegacyRepeatable::default()
+    })
 }
 
-impl LegacyRepeatable {
-    /// From the end, since names may hold colons; nothing when it has not the form of such a key.
-    fn parse(key: &str) -> Option<Self> {
-        let mut parts = key.rsplitn(5, ':');
-        let (pattern, zone, ends_at, id, name) =
-            (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let every_ms = pattern.parse().ok();
-        let has_date = ends_at.bytes().all(|b| b.is_ascii_digit());
-        if !has_date || every_ms.is_none() && !pattern.contains([' ', '@']) {
-            return None;
-        }
-        Some(Self {
-            key: key.to_owned(),
-            name: name.to_owned(),
-            id: filled(id),
-            pattern: if every_ms.is_some() { None } else { Some(filled(pattern)?) },
-            every_ms,
-            zone: filled(zone),
-            ends_at: ends_at.parse().ok(),
-            ..Self::default()
-        })
-    }
-
-    /// By its hash, which BullMQ 5 keeps.
-    fn of_hash(key: &str, fields: &HashMap<String, String>) -> Option<Self> {
-        let text = |name: &str| fields.get(name).filter(|text| !text.is_empty()).cloned();
-        Some(Self {
-            key: key.to_owned(),
-            name: text("name")?,
-            every_ms: text("every").and_then(|text| text.parse().ok()),
-            pattern: text("pattern"),
-            zone: text("tz"),
-            ends_at: text("endDate").and_then(|text| text.parse().ok()),
-            ..Self::default()
-        })
-    }
+/// By its hash, which BullMQ 5 keeps.
+fn of_hash(key: &str, fields: &HashMap<String, String>) -> Option<LegacyRepeatable> {
+    let text = |name: &str| fields.get(name).filter(|text| !text.is_empty()).cloned();
+    Some(LegacyRepeatable {
+        key: key.to_owned(),
+        name: text("name")?,
+        every_ms: text("every").and_then(|text| text.parse().ok()),
+        pattern: text("pattern"),
+        zone: text("tz"),
+        ends_at: text("endDate").and_then(|text| text.parse().ok()),
+        ..LegacyRepeatable::default()
+    })
 }
 
 /// Whether a member of the `repeat` set has the form of such a key. Ids of job schedulers may have it, too.
 pub(crate) fn has_legacy_shape(key: &str) -> bool {
-    LegacyRepeatable::parse(key).is_some()
+    parse(key).is_some()
 }
 
 /// Whether a member of the `repeat` set is a repeatable, by what its hash holds.
@@ -102,8 +72,8 @@ impl Queues {
         for (key, scheduler, _) in self.all_schedulers(queue).await? {
             let fields = &scheduler.fields;
             let is_scheduler = !is_legacy(&key, fields);
-            let by_key = LegacyRepeatable::parse(&key);
-            let by_hash = if is_scheduler { None } else { LegacyRepeatable::of_hash(&key, fields) };
+            let by_key = parse(&key);
+            let by_hash = if is_scheduler { None } else { of_hash(&key, fields) };
             found.extend(by_key.or(by_hash).map(|repeatable| LegacyRepeatable { is_scheduler, ..repeatable }));
         }
         if found.iter().all(|repeatable| repeatable.is_scheduler) {
@@ -160,18 +130,18 @@ mod tests {
 
     #[test]
     fn keys_of_repeatables_are_read_and_ids_of_schedulers_are_not() {
-        let cron = LegacyRepeatable::parse("warn:daily::Asia/Kolkata:59 23 * * *").expect("a repeatable");
+        let cron = parse("warn:daily::Asia/Kolkata:59 23 * * *").expect("a repeatable");
         assert_eq!(
             (cron.name.as_str(), cron.id.as_deref(), cron.zone.as_deref()),
             ("warn", Some("daily"), Some("Asia/Kolkata"))
         );
         assert_eq!((cron.pattern.as_deref(), cron.every_ms), (Some("59 23 * * *"), None));
-        let every = LegacyRepeatable::parse("kpi::::900000").expect("a repeatable");
+        let every = parse("kpi::::900000").expect("a repeatable");
         assert_eq!((every.name.as_str(), every.id, every.every_ms), ("kpi", None, Some(900_000)));
-        assert_eq!(LegacyRepeatable::parse("mrlearn-sync-7"), None);
-        assert_eq!(LegacyRepeatable::parse("a:b"), None);
-        assert_eq!(LegacyRepeatable::parse("tenant:42:eu:Europe/Berlin:0 9 * * *"), None, "eu is no date");
-        assert_eq!(LegacyRepeatable::parse("a:b::d:e"), None, "e is no rhythm");
+        assert_eq!(parse("mrlearn-sync-7"), None);
+        assert_eq!(parse("a:b"), None);
+        assert_eq!(parse("tenant:42:eu:Europe/Berlin:0 9 * * *"), None, "eu is no date");
+        assert_eq!(parse("a:b::d:e"), None, "e is no rhythm");
     }
 
     #[test]

@@ -5,36 +5,10 @@ use std::collections::BTreeSet;
 use bullmq::QueueKeys;
 use patchbay_model::QueueName;
 use redis::{RedisResult, Value};
-use serde::Serialize;
 
 use crate::damage::read;
 use crate::js;
-use crate::{QueueCounts, QueueError, Queues};
-
-/// One queue.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct QueueOverview {
-    /// Its name.
-    pub name: QueueName,
-    /// Jobs per state.
-    pub counts: QueueCounts,
-    /// Age of the job that has waited longest, in milliseconds.
-    pub oldest_waiting_ms: Option<u64>,
-    /// When the next delayed job is due, Unix milliseconds.
-    pub next_delayed_at: Option<u64>,
-    /// Jobs at once over all workers, where that is limited.
-    pub concurrency: Option<u64>,
-    /// Jobs per milliseconds over all workers, where that is limited.
-    pub rate: Option<(u64, u64)>,
-    /// How long a reached rate limit still lasts, in milliseconds.
-    pub rate_limited_ms: Option<u64>,
-    /// Jobs that a BullMQ 5 producer has put aside while the queue was paused.
-    pub put_aside: u64,
-    /// What of it cannot be read, and why; that counts as nothing above.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
+use crate::{QueueCounts, QueueError, QueueOverview, Queues};
 
 /// Replies about one queue, in the order of its questions; the first that cannot be read is remembered with its key.
 struct Replies<'a> {

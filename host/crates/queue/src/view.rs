@@ -10,35 +10,6 @@ use crate::job_fields::CANCELLED;
 use crate::js;
 use crate::opts::JobOpts;
 
-/// Jobs per state.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[allow(missing_docs)]
-pub struct QueueCounts {
-    pub waiting: u64,
-    pub prioritized: u64,
-    pub delayed: u64,
-    pub active: u64,
-    #[serde(rename = "waitingChildren")]
-    pub waiting_children: u64,
-    pub completed: u64,
-    pub failed: u64,
-    /// Paused by an operator, for every worker everywhere.
-    pub paused: bool,
-}
-
-impl QueueCounts {
-    /// Jobs in any state.
-    pub fn total(&self) -> u64 {
-        self.waiting
-            + self.prioritized
-            + self.delayed
-            + self.active
-            + self.waiting_children
-            + self.completed
-            + self.failed
-    }
-}
-
 /// One job, its texts as they stand in Redis.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]

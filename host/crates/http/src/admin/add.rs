@@ -11,7 +11,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::new_job::AddJob;
-use super::queues::{refuse_odd_new, refuse_unknown};
 use super::{audited, traced};
 use crate::AppState;
 use crate::auth::Actor;
@@ -45,8 +44,8 @@ async fn add(
     let queue: QueueName = queue.parse()?;
     let Json(body) = body?;
     match body.new_queue {
-        true => refuse_odd_new(&state, &queue).await?,
-        false => refuse_unknown(&state, &queue).await?,
+        true => state.queue_cases.catalog().refuse_odd_new(&queue).await?,
+        false => state.queue_cases.catalog().refuse_unknown(&queue).await?,
     }
     let details = json!({ "name": body.name });
     let (enqueue, trace) = traced::enqueue(&state.traces, &queue, trace);

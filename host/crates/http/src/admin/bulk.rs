@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::queues::refuse_unknown;
 use super::recorded;
 use crate::AppState;
 use crate::auth::Actor;
@@ -56,7 +55,7 @@ async fn begin(
     let Json(request) = body?;
     let plan = request.plan().map_err(ApiError::invalid)?;
     if let Some(queue) = &plan.filter.queue {
-        refuse_unknown(&state, queue).await?;
+        state.queue_cases.catalog().refuse_unknown(queue).await?;
     }
     if let Some(id) = plan.filter.dead_letter {
         state.store.dead_letter(state.queues.prefix(), id).await?;

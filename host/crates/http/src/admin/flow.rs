@@ -14,7 +14,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::new_job::AddJob;
-use super::queues::{refuse_odd_new, refuse_unknown};
 use super::{audited, traced};
 use crate::AppState;
 use crate::auth::Actor;
@@ -98,8 +97,8 @@ async fn add(
     let places = body.places()?;
     for (queue, may_be_new) in &places {
         match may_be_new {
-            true => refuse_odd_new(&state, queue).await?,
-            false => refuse_unknown(&state, queue).await?,
+            true => state.queue_cases.catalog().refuse_odd_new(queue).await?,
+            false => state.queue_cases.catalog().refuse_unknown(queue).await?,
         }
     }
     let (enqueue, trace) = traced::enqueue(&state.traces, &target.parse()?, trace);

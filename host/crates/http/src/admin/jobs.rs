@@ -15,7 +15,6 @@ use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::queues::known;
 use super::recorded;
 use super::reveal::Reveal;
 use crate::AppState;
@@ -65,7 +64,7 @@ async fn jobs(
 ) -> ApiResult<Vec<RedactedJob>> {
     let Query(listing) = listing?;
     let reveal = Reveal { reveal: listing.reveal, reason: listing.reason }.checked()?;
-    let queue = known(&state, &queue).await?;
+    let queue = state.queue_cases.catalog().known(&queue).await?;
     let limit = listing.limit.unwrap_or(20).min(MAX_LISTED);
     let start = match (listing.offset, listing.cursor) {
         (Some(_), Some(_)) => {
@@ -120,7 +119,7 @@ async fn show(
     reveal: Result<Query<Reveal>, QueryRejection>,
 ) -> ApiResult<JobStory> {
     let reveal = reveal?.0.checked()?;
-    let (queue, id): (QueueName, JobId) = (known(&state, &queue).await?, id.parse()?);
+    let (queue, id): (QueueName, JobId) = (state.queue_cases.catalog().known(&queue).await?, id.parse()?);
     if !reveal.reveal {
         return ok(story(&state, &queue, &id, false).await?);
     }

@@ -12,13 +12,10 @@ mod flow;
 mod history;
 mod incident;
 mod jobs;
-mod legacy;
-mod maintain;
 mod new_job;
 mod operate;
 mod plugins;
 mod quarantine;
-mod queues;
 mod reveal;
 mod revisions;
 mod saved_searches;
@@ -27,15 +24,13 @@ mod search;
 mod secrets;
 mod sql;
 mod timeline;
-mod traced;
+pub(crate) mod traced;
 
-use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::time::Duration;
+use std::panic::resume_unwind;
 
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use futures::FutureExt;
 use serde::Serialize;
 use serde_json::Value;
 use tracing::Instrument;
@@ -51,11 +46,9 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(plugins::router())
         .merge(revisions::router())
         .merge(quarantine::router())
-        .merge(queues::router())
         .merge(breakers::router())
         .merge(call::router())
         .merge(sql::router())
-        .merge(maintain::router())
         .merge(bulk::router())
         .merge(dead_letters::router())
         .merge(schedules::router())
@@ -64,7 +57,6 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(alerts::router())
         .merge(history::router())
         .merge(export::router())
-        .merge(legacy::router())
         .merge(jobs::router())
         .merge(search::router())
         .merge(timeline::router())
@@ -81,7 +73,7 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
 
 /// A client that leaves takes its request along, and an operation would stop wherever it waits just then. So what may change something
 /// runs in a task of its own, and the host ends after it.
-async fn to_the_end(State(state): State<AppState>, request: Request, next: Next) -> Response {
+pub(crate) async fn to_the_end(State(state): State<AppState>, request: Request, next: Next) -> Response {
     if request.method().is_safe() {
         return next.run(request).await;
     }
@@ -93,10 +85,6 @@ async fn to_the_end(State(state): State<AppState>, request: Request, next: Next)
         },
     }
 }
-
-/// Between tries to record the end of an action while Postgres is away.
-const RECORD_PAUSE: Duration = Duration::from_secs(1);
-const RECORD_TRIES: usize = 120;
 
 /// Records who does what before doing it, and how it ended.
 async fn audited<T: Serialize, E: Into<ApiError>>(
@@ -121,25 +109,6 @@ async fn recorded<T, E: Into<ApiError>>(
     act: impl Future<Output = Result<T, E>>,
     to_record: impl Fn(&T) -> Value,
 ) -> Result<T, ApiError> {
-    let id = state.store.begin_action(&actor.0, action, target, &details).await?;
-    let result = AssertUnwindSafe(act).catch_unwind().await.map(|result| result.map_err(Into::<ApiError>::into));
-    let end = match &result {
-        Ok(Ok(data)) => Ok(to_record(data)),
-        Ok(Err(error)) => Err(error.to_record().to_owned()),
-        Err(_panic) => Err("a fault of the host".to_owned()),
-    };
-    if let Err(error) = state.store.finish_action(id, &end).await {
-        tracing::error!(error = %error, action, target, "the end of an operator's action is not recorded yet");
-        // The action has happened, and its client is told so; the trail follows as soon as Postgres is back.
-        let store = state.store.clone();
-        state.operations.spawn(async move {
-            for _ in 0..RECORD_TRIES {
-                tokio::time::sleep(RECORD_PAUSE).await;
-                if store.finish_action(id, &end).await.is_ok() {
-                    return;
-                }
-            }
-        });
-    }
-    result.unwrap_or_else(|panic| resume_unwind(panic))
+    let act = async { act.await.map_err(Into::<ApiError>::into) };
+    state.actions.record_action(&actor.0, action, target, details, act, to_record).await
 }

@@ -14,7 +14,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::audited;
-use super::queues::known;
 use super::reveal::refuse_mark;
 use crate::AppState;
 use crate::auth::Actor;
@@ -34,7 +33,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 
 /// Parsed, of a queue that is known, with the text that the audit trail shows.
 async fn target(state: &AppState, queue: &str, id: &str) -> Result<(QueueName, JobId, String), ApiError> {
-    let (queue, id) = (known(state, queue).await?, id.parse()?);
+    let (queue, id) = (state.queue_cases.catalog().known(queue).await?, id.parse()?);
     let target = trail_name(&queue, &id);
     Ok((queue, id, target))
 }

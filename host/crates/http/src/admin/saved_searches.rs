@@ -153,6 +153,6 @@ async fn run(
 }
 
 fn whole<T: serde::Serialize>(Json(page): Json<Success<Vec<T>>>) -> ApiResult<Value> {
-    let (rows, next, partial) = page.into_parts();
+    let Success { data: rows, next_cursor: next, partial, .. } = page;
     part(serde_json::to_value(rows).unwrap_or_default(), next, partial)
 }

@@ -12,7 +12,6 @@ use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::queues::known;
 use super::recorded;
 use super::reveal::Reveal;
 use crate::AppState;
@@ -40,7 +39,7 @@ async fn show(
     reveal: Result<Query<Reveal>, QueryRejection>,
 ) -> ApiResult<Timeline> {
     let reveal = reveal?.0.checked()?;
-    let (queue, id): (QueueName, JobId) = (known(&state, &queue).await?, id.parse()?);
+    let (queue, id): (QueueName, JobId) = (state.queue_cases.catalog().known(&queue).await?, id.parse()?);
     if !reveal.reveal {
         return ok(life(&state, &queue, &id, false).await?);
     }

@@ -11,7 +11,7 @@ use patchbay_telemetry::traces::{Kind, Step, Traces};
 use crate::AppState;
 
 /// Continues the trace that the request is part of, and leaves its place in the [`Trace`] of handlers that enqueue.
-pub(super) async fn request(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn request(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let header = request.headers().get("traceparent").and_then(|value| value.to_str().ok()?.parse().ok());
     let trace = request.extensions().get::<Trace>().cloned().unwrap_or_default();
     let trace = Trace { traceparent: header, ..trace };

@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use patchbay_api::queues::Reason;
 use patchbay_model::QueueName;
 use patchbay_model::shell::{arguments, word};
 use patchbay_queue::{QueueOverview, TakenKey};
 use patchbay_store::{ActionRow, PlacesTaken};
 use patchbay_work::quarantine::Quarantined;
-use serde::Serialize;
 
 use crate::breakers::BreakerStory;
 use crate::health::NotReady;
@@ -42,18 +42,6 @@ pub struct Seen {
 
 /// A plugin's statement or transaction that takes longer holds its other calls up.
 const LONG_IN_THE_DATABASE: Duration = Duration::from_secs(1);
-
-/// One reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Reason {
-    /// Stable, kebab-case.
-    pub code: &'static str,
-    /// What is the case.
-    pub message: String,
-    /// What to do next.
-    pub next: String,
-}
 
 /// What stands at one of a queue's own keys, and how it goes away.
 pub fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
@@ -87,7 +75,8 @@ pub fn diagnose(seen: &Seen) -> Vec<Reason> {
     let counts = &queue.counts;
     let waiting = counts.waiting + counts.prioritized;
     let mut reasons = Vec::new();
-    let mut because = |code, message: String, next: String| reasons.push(Reason { code, message, next });
+    let mut because =
+        |code: &str, message: String, next: String| reasons.push(Reason { code: code.to_owned(), message, next });
     for key in &seen.taken {
         let (stands, next) = taken(&queue.name, key);
         because("damaged-data", stands, next);
@@ -207,15 +196,17 @@ pub fn diagnose(seen: &Seen) -> Vec<Reason> {
         return reasons;
     }
     vec![match (waiting, counts.active) {
-        (0, 0) => Reason { code: "empty", message: "nothing waits".into(), next: "look at the producer".into() },
-        (0, _) => Reason { code: "moving", message: "everything that was waiting runs".into(), next: "nothing".into() },
+        (0, 0) => Reason { code: "empty".into(), message: "nothing waits".into(), next: "look at the producer".into() },
+        (0, _) => {
+            Reason { code: "moving".into(), message: "everything that was waiting runs".into(), next: "nothing".into() }
+        }
         (_, 0) => Reason {
-            code: "about-to-start",
+            code: "about-to-start".into(),
             message: format!("{waiting} jobs wait and {} workers are connected", seen.workers.len()),
             next: "ask again; a killed host's jobs come back after about 30 s".into(),
         },
         (_, active) => Reason {
-            code: "busy",
+            code: "busy".into(),
             message: format!("{waiting} jobs wait behind {active} that run: all workers are busy"),
             next: "wait, raise the concurrency, or start another host".into(),
         },
@@ -257,7 +248,7 @@ mod tests {
         }
     }
 
-    fn codes(seen: &Seen) -> Vec<&'static str> {
+    fn codes(seen: &Seen) -> Vec<String> {
         diagnose(seen).into_iter().map(|reason| reason.code).collect()
     }
 
@@ -331,7 +322,10 @@ mod tests {
         let mut seen = seen(QueueCounts { waiting: 5, ..QueueCounts::default() });
         seen.breakers = vec![breaker("closed", None), breaker("open", Some(9_001)), breaker("half-open", None)];
         let reasons = diagnose(&seen);
-        assert_eq!(reasons.iter().map(|reason| reason.code).collect::<Vec<_>>(), ["breaker-open", "breaker-open"]);
+        assert_eq!(
+            reasons.iter().map(|reason| reason.code.as_str()).collect::<Vec<_>>(),
+            ["breaker-open", "breaker-open"]
+        );
         assert!(reasons[0].message.contains("for 10 s more") && reasons[0].message.contains("connect: refused"));
         assert!(reasons[1].message.contains("one call tries whether"));
         assert!(reasons[0].next.contains("patchbay breaker close email smtp://mail.example:465"));

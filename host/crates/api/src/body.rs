@@ -1,0 +1,61 @@
+//! Bodies of requests.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
+use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{ContentBuilder, Required};
+
+use crate::answer::{Media, Schemas, reference};
+
+/// What the body of a request is.
+pub trait Body: Send + Sized + 'static {
+    /// For the document; absent where there is none.
+    fn request_body(schemas: &mut Schemas) -> Option<RequestBody>;
+}
+
+/// None; what comes all the same is not looked at.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoBody;
+
+/// A JSON document.
+#[derive(Debug, Clone)]
+pub struct Json<T>(pub T);
+
+/// A JSON document of no fixed form, as it was written.
+#[derive(Debug)]
+pub struct AnyDocument(pub Box<serde_json::value::RawValue>);
+
+/// A file.
+#[derive(Debug)]
+pub struct Upload<M>(pub Vec<u8>, pub std::marker::PhantomData<M>);
+
+impl Body for NoBody {
+    fn request_body(_schemas: &mut Schemas) -> Option<RequestBody> {
+        None
+    }
+}
+
+impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> Body for Json<T> {
+    fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
+        let content = ContentBuilder::new().schema(Some(reference::<T>(schemas))).build();
+        Some(RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True)).build())
+    }
+}
+
+impl Body for AnyDocument {
+    fn request_body(_schemas: &mut Schemas) -> Option<RequestBody> {
+        let content =
+            ContentBuilder::new().schema(Some(<serde_json::Value as utoipa::PartialSchema>::schema())).build();
+        Some(RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True)).build())
+    }
+}
+
+impl<M: Media + Send> Body for Upload<M> {
+    fn request_body(_schemas: &mut Schemas) -> Option<RequestBody> {
+        let content =
+            ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String).build())).build();
+        Some(RequestBodyBuilder::new().content(M::TYPE, content).required(Some(Required::True)).build())
+    }
+}

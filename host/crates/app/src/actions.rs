@@ -1,0 +1,112 @@
+//! The record of what operators do: who does what is written down before it is done, and how it ended afterwards.
+
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::time::Duration;
+
+use futures::FutureExt;
+use patchbay_api::operation::Endpoint;
+use patchbay_model::job::Trace;
+use patchbay_store::Store;
+use serde::Serialize;
+use serde_json::Value;
+use tokio_util::task::TaskTracker;
+
+use crate::Error;
+
+/// Between tries to record the end of an action while Postgres is away.
+const PAUSE: Duration = Duration::from_secs(1);
+const TRIES: usize = 120;
+
+/// Who asks for a use case.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// As it is recorded.
+    pub actor: String,
+    /// What the request is part of.
+    pub trace: Trace,
+}
+
+/// An error of which something can be kept.
+pub trait Recordable {
+    /// What is kept: nothing personal.
+    fn to_record(&self) -> &str;
+}
+
+impl Recordable for Error {
+    fn to_record(&self) -> &str {
+        if self.is_private { &self.code } else { &self.message }
+    }
+}
+
+/// Writes the record.
+#[derive(Clone)]
+pub struct Actions {
+    store: Store,
+    /// What is on its way, whether or not its client still waits for it: the host ends after it.
+    tasks: TaskTracker,
+}
+
+impl Actions {
+    pub fn new(store: Store, tasks: TaskTracker) -> Self {
+        Self { store, tasks }
+    }
+
+    /// Does what operation `E` does, and records it with its whole result.
+    pub async fn record<E: Endpoint, T: Serialize>(
+        &self,
+        who: &Caller,
+        target: &str,
+        details: Value,
+        act: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let whole = |result: &T| serde_json::to_value(result).unwrap_or(Value::Null);
+        self.record_as::<E, T>(who, target, details, act, whole).await
+    }
+
+    /// Likewise, with only what `to_record` takes from the result.
+    pub async fn record_as<E: Endpoint, T>(
+        &self,
+        who: &Caller,
+        target: &str,
+        details: Value,
+        act: impl Future<Output = Result<T, Error>>,
+        to_record: impl Fn(&T) -> Value,
+    ) -> Result<T, Error> {
+        let action = const { E::OPERATION.audit.expect("only what is recorded has a name to be recorded by") };
+        self.record_action(&who.actor, action, target, details, act, to_record).await
+    }
+
+    /// Under the name of an action that is given here.
+    pub async fn record_action<T, F: Recordable + From<Error>>(
+        &self,
+        actor: &str,
+        action: &str,
+        target: &str,
+        details: Value,
+        act: impl Future<Output = Result<T, F>>,
+        to_record: impl Fn(&T) -> Value,
+    ) -> Result<T, F> {
+        let begun = self.store.begin_action(actor, action, target, &details).await;
+        let id = begun.map_err(Error::from)?;
+        let result = AssertUnwindSafe(act).catch_unwind().await;
+        let end = match &result {
+            Ok(Ok(data)) => Ok(to_record(data)),
+            Ok(Err(error)) => Err(error.to_record().to_owned()),
+            Err(_panic) => Err("a fault of the host".to_owned()),
+        };
+        if let Err(error) = self.store.finish_action(id, &end).await {
+            tracing::error!(error = %error, action, target, "the end of an operator's action is not recorded yet");
+            // The action has happened, and its client is told so; the trail follows as soon as Postgres is back.
+            let store = self.store.clone();
+            self.tasks.spawn(async move {
+                for _ in 0..TRIES {
+                    tokio::time::sleep(PAUSE).await;
+                    if store.finish_action(id, &end).await.is_ok() {
+                        return;
+                    }
+                }
+            });
+        }
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}

@@ -1,0 +1,284 @@
+//! Queues: what there is, how it stands, why it does not move, and what operators do to whole ones.
+
+mod catalog;
+pub mod diagnosis;
+mod repeatables;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use patchbay_api::queues::{
+    AllDone, Clean, Concurrency, Done, Drain, Failure, JobStatistics, MigrateRepeatables, MigratedRepeatable,
+    Obliterate, PutBack, Queue, QueueOverview, QueuesClean, QueuesConcurrency, QueuesDrain, QueuesMigrateRepeatables,
+    QueuesObliterate, QueuesPause, QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, Rate,
+    Reason,
+};
+use patchbay_model::QueueName;
+use patchbay_queue::{QueueError, Queues as Broker};
+use patchbay_store::{PluginSql, Store};
+use serde_json::json;
+
+pub use self::catalog::Catalog;
+use self::diagnosis::Seen;
+use crate::actions::{Actions, Caller};
+use crate::breakers::OutsideHosts;
+use crate::error::{Error, Kind};
+use crate::health::Health;
+use crate::plugins::Plugins;
+use crate::schedule::Schedules;
+
+/// Jobs that one `clean` removes when nothing is said.
+const DEFAULT_CLEAN: u64 = 10_000;
+
+/// Use cases of queues.
+#[derive(Clone)]
+pub struct Queues {
+    pub(crate) broker: Broker,
+    pub(crate) store: Store,
+    pub(crate) sql: PluginSql,
+    pub(crate) plugins: Arc<Plugins>,
+    pub(crate) outside: Arc<OutsideHosts>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) schedules: Arc<Schedules>,
+    pub(crate) actions: Actions,
+    pub(crate) catalog: Catalog,
+    /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
+    pub(crate) node_may_be_bullmq_5: bool,
+}
+
+/// What [`Queues`] uses.
+pub struct Parts {
+    /// Redis.
+    pub broker: Broker,
+    /// Postgres.
+    pub store: Store,
+    /// Database connections of plugins.
+    pub sql: PluginSql,
+    /// Who handles a queue.
+    pub plugins: Arc<Plugins>,
+    /// Breakers.
+    pub outside: Arc<OutsideHosts>,
+    /// Probes.
+    pub health: Arc<Health>,
+    /// Jobs that come by themselves.
+    pub schedules: Arc<Schedules>,
+    /// The record.
+    pub actions: Actions,
+    /// Whether BullMQ 5 works on the same queues.
+    pub node_may_be_bullmq_5: bool,
+}
+
+impl Queues {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { broker, store, sql, plugins, outside, health, schedules, actions, node_may_be_bullmq_5 } = parts;
+        let catalog = Catalog::new(broker.clone(), store.clone(), Arc::clone(&plugins));
+        Self { broker, store, sql, plugins, outside, health, schedules, actions, catalog, node_may_be_bullmq_5 }
+    }
+
+    /// Which queues there are.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Every queue in Redis, in active manifests, and with history.
+    pub async fn list(&self) -> Result<Vec<QueueOverview>, Error> {
+        let names: Vec<QueueName> = self.catalog.names().await?.into_iter().collect();
+        Ok(self.broker.overview(&names).await?)
+    }
+
+    async fn overview(&self, queue: &QueueName) -> Result<QueueOverview, Error> {
+        let overview = self.broker.overview(std::slice::from_ref(queue)).await?.into_iter().next();
+        overview.ok_or_else(Error::internal)
+    }
+
+    pub async fn show(&self, queue: &str) -> Result<Queue, Error> {
+        let queue = self.catalog.known(queue).await?;
+        let statistics = self.store.job_statistics(self.broker.prefix(), &queue).await?;
+        Ok(Queue {
+            overview: self.overview(&queue).await?,
+            plugin: self.plugins.handler_of(&queue).map(|plugin| plugin.to_string()),
+            workers: self.broker.workers(&queue).await?,
+            jobs: statistics.into_iter().map(statistics_view).collect(),
+        })
+    }
+
+    /// Why a queue does not move.
+    pub async fn why(&self, queue: &str) -> Result<Vec<Reason>, Error> {
+        self.reasons(&self.catalog.known(queue).await?).await
+    }
+
+    /// The same of a queue that is there.
+    pub async fn reasons(&self, queue: &QueueName) -> Result<Vec<Reason>, Error> {
+        let last = self.store.last_action(&["queue.pause", "queue.resume"], &[queue.as_str(), "*"]).await?;
+        let plugin = self.plugins.handler_of(queue);
+        let seen = Seen {
+            queue: self.overview(queue).await?,
+            workers: self.broker.workers(queue).await?,
+            taken: self.broker.taken_keys(std::slice::from_ref(queue)).await?.into_iter().flatten().collect(),
+            quarantined: self.plugins.quarantined_handler_of(queue),
+            sql: plugin.as_ref().map(|plugin| self.sql.places_of(plugin)),
+            breakers: plugin.iter().flat_map(|plugin| self.outside.of(plugin)).collect(),
+            plugin: plugin.map(|plugin| plugin.to_string()),
+            paused_by: last.filter(|action| action.action == "queue.pause"),
+            not_ready: self.health.not_ready().await,
+            redis_full: self.broker.is_full().await?,
+        };
+        Ok(diagnosis::diagnose(&seen))
+    }
+
+    /// Pausing through us, where BullMQ 5 may resume, would lose jobs.
+    fn refuse_in_a_mixed_fleet(&self) -> Result<(), Error> {
+        if !self.node_may_be_bullmq_5 {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Conflict,
+            "mixed-fleet",
+            "not paused: while a queue is paused by BullMQ 6 its jobs stay where they are, and a resume by BullMQ 5 would overwrite them. Pause \
+             with the Node side's own queue.pause(), or stop the workers (patchbay plugin deactivate NAME); resuming with Patchbay is safe \
+             (redis.node_bullmq_major = 5 is configured)",
+        ))
+    }
+
+    pub async fn pause(&self, who: &Caller, queue: &str) -> Result<Done, Error> {
+        let queue = self.catalog.known(queue).await?;
+        let act = async {
+            self.refuse_in_a_mixed_fleet()?;
+            self.broker.pause(&queue).await?;
+            Ok(Done { count: 1 })
+        };
+        self.actions.record::<QueuesPause, _>(who, queue.as_str(), json!({}), act).await
+    }
+
+    pub async fn resume(&self, who: &Caller, queue: &str) -> Result<Done, Error> {
+        let queue = self.catalog.known(queue).await?;
+        let act = async {
+            self.broker.resume(&queue).await?;
+            Ok(Done { count: 1 })
+        };
+        self.actions.record::<QueuesResume, _>(who, queue.as_str(), json!({}), act).await
+    }
+
+    /// `all`: that every queue is meant was said.
+    pub async fn pause_all(&self, who: &Caller, all: bool) -> Result<AllDone, Error> {
+        require_all(all)?;
+        let act = async {
+            self.refuse_in_a_mixed_fleet()?;
+            let mut done = AllDone::default();
+            for queue in self.catalog.names().await? {
+                note(&mut done, &queue, self.broker.pause(&queue).await)?;
+            }
+            Ok(done)
+        };
+        self.actions.record::<QueuesPauseAll, _>(who, "*", json!({}), act).await
+    }
+
+    pub async fn resume_all(&self, who: &Caller, all: bool) -> Result<AllDone, Error> {
+        require_all(all)?;
+        let act = async {
+            let mut done = AllDone::default();
+            for queue in self.catalog.names().await? {
+                note(&mut done, &queue, self.broker.resume(&queue).await)?;
+            }
+            Ok(done)
+        };
+        self.actions.record::<QueuesResumeAll, _>(who, "*", json!({}), act).await
+    }
+
+    pub async fn drain(&self, who: &Caller, queue: &str, Drain { delayed }: Drain) -> Result<Done, Error> {
+        let queue = self.catalog.known(queue).await?;
+        let act = async { Ok(Done { count: self.broker.drain(&queue, delayed).await? }) };
+        self.actions.record::<QueuesDrain, _>(who, queue.as_str(), json!({ "delayed": delayed }), act).await
+    }
+
+    pub async fn clean(&self, who: &Caller, queue: &str, what: Clean) -> Result<Done, Error> {
+        let queue = self.catalog.known(queue).await?;
+        let Clean { state, older_than_ms, limit } = what;
+        let details = json!({ "state": state, "olderThanMs": older_than_ms, "limit": limit });
+        let (age, most) = (Duration::from_millis(older_than_ms), limit.unwrap_or(DEFAULT_CLEAN));
+        let act = async { Ok(Done { count: self.broker.clean(&queue, state, age, most).await? }) };
+        self.actions.record::<QueuesClean, _>(who, queue.as_str(), details, act).await
+    }
+
+    pub async fn put_back(&self, who: &Caller, queue: &str, PutBack { state }: PutBack) -> Result<Done, Error> {
+        let queue = self.catalog.known(queue).await?;
+        let act = async { Ok(Done { count: self.broker.move_all_to_wait(&queue, state).await? }) };
+        self.actions.record::<QueuesPutBack, _>(who, queue.as_str(), json!({ "state": state }), act).await
+    }
+
+    pub async fn obliterate(&self, who: &Caller, queue: &str, sure: Obliterate) -> Result<Done, Error> {
+        let queue = self.catalog.known(queue).await?;
+        if sure.confirm != queue.as_str() {
+            return Err(Error::invalid(format!("not confirmed: `confirm` must be the queue's name, {queue}")));
+        }
+        let act = async { Ok(Done { count: self.broker.obliterate(&queue).await? }) };
+        self.actions.record::<QueuesObliterate, _>(who, queue.as_str(), json!({}), act).await
+    }
+
+    pub async fn limit_concurrency(&self, who: &Caller, queue: &str, limit: Concurrency) -> Result<(), Error> {
+        let queue = self.catalog.known(queue).await?;
+        let act = async { Ok(self.broker.set_concurrency(&queue, limit.max).await?) };
+        let details = json!({ "max": limit.max });
+        self.actions.record::<QueuesConcurrency, _>(who, queue.as_str(), details, act).await
+    }
+
+    pub async fn limit_rate(&self, who: &Caller, queue: &str, Rate { max, per_ms }: Rate) -> Result<(), Error> {
+        let queue = self.catalog.known(queue).await?;
+        let rate = max.map(|max| (max, Duration::from_millis(per_ms.unwrap_or(1_000))));
+        let act = async { Ok(self.broker.set_rate(&queue, rate).await?) };
+        let details = json!({ "max": max, "perMs": per_ms });
+        self.actions.record::<QueuesRateLimit, _>(who, queue.as_str(), details, act).await
+    }
+
+    /// Makes legacy repeatables schedules, or says what would become of them.
+    pub async fn migrate_repeatables(
+        &self,
+        who: &Caller,
+        queue: &str,
+        MigrateRepeatables { dry_run }: MigrateRepeatables,
+    ) -> Result<Vec<MigratedRepeatable>, Error> {
+        let queue = self.catalog.known(queue).await?;
+        let act = self.migrate(&who.actor, &queue, dry_run);
+        // Their data may be personal.
+        let named = |migrated: &Vec<MigratedRepeatable>| {
+            let one = |one: &MigratedRepeatable| json!({ "key": one.repeatable.key, "schedule": one.schedule, "reason": one.reason });
+            migrated.iter().map(one).collect()
+        };
+        let details = json!({ "dryRun": dry_run });
+        self.actions.record_as::<QueuesMigrateRepeatables, _>(who, queue.as_str(), details, act, named).await
+    }
+}
+
+fn require_all(all: bool) -> Result<(), Error> {
+    if all {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "Nothing was done: this is for every queue, and must say so in its body: {\"all\": true}. A queue called . is written ~. in a path",
+    ))
+}
+
+/// Goes on where a queue's own data is in the way; not where Redis is.
+fn note(all: &mut AllDone, queue: &QueueName, done: Result<(), QueueError>) -> Result<(), Error> {
+    match done {
+        Ok(()) => all.count += 1,
+        Err(error @ QueueError::Damaged { .. }) => {
+            all.failures.push(Failure { queue: queue.to_string(), message: error.to_string() });
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+fn statistics_view(row: patchbay_store::JobStatistics) -> JobStatistics {
+    JobStatistics {
+        name: row.name,
+        last_minute: row.last_minute,
+        last_15_minutes: row.last_15_minutes,
+        last_day: row.last_day,
+        not_completed: row.not_completed,
+        p50_ms: row.p50_ms,
+        p95_ms: row.p95_ms,
+        p99_ms: row.p99_ms,
+    }
+}

@@ -1,0 +1,247 @@
+//! Routes made from the table of operations: a handler can only be put where its operation's row says, and gets and gives what the row says.
+
+use std::pin::Pin;
+
+use axum::extract::{FromRef, FromRequest, FromRequestParts, Query, RawPathParams, Request};
+use axum::handler::Handler;
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use http::request::Parts;
+use patchbay_api::answer::{Answer, AnyJson, Data, ErrorBody, List, Nothing, Success, reference};
+use patchbay_api::body::{AnyDocument, Body, Json, NoBody};
+use patchbay_api::operation::{Access, Effect, Endpoint, Method, Operation, PathParams, Query as _};
+use patchbay_api::path::unescaped;
+use patchbay_app::Caller;
+use patchbay_model::job::Trace;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::extensions::ExtensionsBuilder;
+use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem, Paths};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::security::SecurityRequirement;
+use utoipa::openapi::{ContentBuilder, RefOr, Required, ResponseBuilder, ResponsesBuilder};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::AppState;
+use crate::admin::{to_the_end, traced};
+use crate::auth::{self, Actor};
+use crate::error::ApiError;
+
+/// What an operation is asked.
+pub(crate) struct Ask<E: Endpoint> {
+    pub(crate) path: E::Path,
+    #[allow(dead_code, reason = "no operation of the first domain has one")]
+    pub(crate) query: E::Query,
+    pub(crate) body: E::Body,
+}
+
+/// Reads a body of this kind.
+pub(crate) trait ReadBody: Body {
+    fn read(request: Request, state: &AppState) -> impl Future<Output = Result<Self, ApiError>> + Send;
+}
+
+impl ReadBody for NoBody {
+    async fn read(_request: Request, _state: &AppState) -> Result<Self, ApiError> {
+        Ok(Self)
+    }
+}
+
+impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> ReadBody for Json<T> {
+    async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let axum::Json(document) = axum::Json::<T>::from_request(request, state).await?;
+        Ok(Self(document))
+    }
+}
+
+impl ReadBody for AnyDocument {
+    async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let axum::Json(document) = axum::Json::<Box<serde_json::value::RawValue>>::from_request(request, state).await?;
+        Ok(Self(document))
+    }
+}
+
+impl<E: Endpoint<Body: ReadBody>> FromRequest<AppState> for Ask<E> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let path = read_path::<E::Path>(&mut parts, state).await?;
+        let Query(query) = Query::from_request_parts(&mut parts, state).await?;
+        let body = E::Body::read(Request::from_parts(parts, body), state).await?;
+        Ok(Self { path, query, body })
+    }
+}
+
+async fn read_path<P: PathParams>(parts: &mut Parts, state: &AppState) -> Result<P, ApiError> {
+    let params = RawPathParams::from_request_parts(parts, state)
+        .await
+        .map_err(|_| ApiError::invalid("a part of the path is not UTF-8"))?;
+    let segments: Vec<String> = params.iter().map(|(_, segment)| unescaped(segment).to_owned()).collect();
+    P::from_segments(&segments).ok_or_else(|| ApiError::invalid("a part of the path is not a number"))
+}
+
+impl FromRequestParts<AppState> for ByWhom {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &AppState) -> Result<Self, ApiError> {
+        // Both are left there by the layers of every operator's route.
+        let Some(Actor(actor)) = parts.extensions.get().cloned() else { return Err(ApiError::internal()) };
+        let trace = parts.extensions.get::<Trace>().cloned().unwrap_or_default();
+        Ok(Self(Caller { actor, trace }))
+    }
+}
+
+/// The caller, as the layers before have found out.
+pub(crate) struct ByWhom(pub(crate) Caller);
+
+/// How an answer of this kind is written.
+pub(crate) trait WriteAnswer: Answer {
+    /// What a handler gives.
+    type Reply: Serialize + Send;
+}
+
+impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> WriteAnswer for Data<T> {
+    type Reply = Success<T>;
+}
+
+impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> WriteAnswer for List<T> {
+    type Reply = Success<Vec<T>>;
+}
+
+impl WriteAnswer for Nothing {
+    type Reply = Success<()>;
+}
+
+impl WriteAnswer for AnyJson {
+    type Reply = Success<Value>;
+}
+
+/// An operation's handler: from what its use cases need, who asks, and what is asked, to what the row says comes back. Implemented by
+/// functions of three arguments.
+pub(crate) trait Translate<E: Endpoint, M>: Clone + Send + Sync + 'static {
+    fn translate(self, state: AppState, who: Caller, ask: Ask<E>) -> Pin<Box<dyn Future<Output = Response> + Send>>;
+}
+
+impl<E, D, R, F, Fut> Translate<E, (D, R)> for F
+where
+    E: Endpoint<Answer: WriteAnswer>,
+    D: FromRef<AppState> + Send + 'static,
+    R: Into<<E::Answer as WriteAnswer>::Reply>,
+    F: FnOnce(D, Caller, Ask<E>) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<R, patchbay_app::Error>> + Send + 'static,
+{
+    fn translate(self, state: AppState, who: Caller, ask: Ask<E>) -> Pin<Box<dyn Future<Output = Response> + Send>> {
+        Box::pin(async move {
+            match self(D::from_ref(&state), who, ask).await {
+                Ok(reply) => axum::Json(reply.into()).into_response(),
+                Err(error) => ApiError::from(error).into_response(),
+            }
+        })
+    }
+}
+
+/// Routes, and their part of the document.
+pub(crate) struct Routes {
+    router: OpenApiRouter<AppState>,
+    state: AppState,
+    served: Vec<&'static str>,
+}
+
+impl Routes {
+    pub(crate) fn new(state: &AppState) -> Self {
+        Self { router: OpenApiRouter::new(), state: state.clone(), served: Vec::new() }
+    }
+
+    /// Serves an operation of operators.
+    pub(crate) fn add<E: Endpoint<Body: ReadBody>, M: 'static>(self, handler: impl Translate<E, M>) -> Self {
+        self.add_raw::<E, _>(
+            async move |ByWhom(who): ByWhom,
+                        axum::extract::State(state): axum::extract::State<AppState>,
+                        ask: Ask<E>| { handler.translate(state, who, ask).await },
+        )
+    }
+
+    /// Serves one whose answer has no envelope.
+    pub(crate) fn add_raw<E: Endpoint, T: 'static>(mut self, handler: impl Handler<T, AppState>) -> Self {
+        let operation = const { &E::OPERATION };
+        let (filter, _) = method_of(operation.method);
+        let mut route: MethodRouter<AppState> = on(filter, handler);
+        if operation.may_change() {
+            route = route.layer(middleware::from_fn_with_state(self.state.clone(), to_the_end));
+        }
+        if operation.access == Access::Operator {
+            // Operators' requests only: nobody else may make this host send spans.
+            route = route
+                .layer(middleware::from_fn_with_state(self.state.clone(), traced::request))
+                .layer(middleware::from_fn_with_state(self.state.clone(), auth::require));
+        }
+        let (schemas, paths) = document::<E>();
+        self.router = self.router.routes((schemas, paths, route));
+        self.served.push(operation.id);
+        self
+    }
+
+    /// The router; fails where an operation of the table is served by nobody.
+    pub(crate) fn finish(self) -> OpenApiRouter<AppState> {
+        let missing: Vec<&str> =
+            patchbay_api::operations().map(|operation| operation.id).filter(|id| !self.served.contains(id)).collect();
+        assert!(missing.is_empty(), "nobody serves {missing:?}");
+        self.router
+    }
+}
+
+fn method_of(method: Method) -> (MethodFilter, HttpMethod) {
+    match method {
+        Method::GET => (MethodFilter::GET, HttpMethod::Get),
+        Method::POST => (MethodFilter::POST, HttpMethod::Post),
+        Method::PUT => (MethodFilter::PUT, HttpMethod::Put),
+        Method::PATCH => (MethodFilter::PATCH, HttpMethod::Patch),
+        Method::DELETE => (MethodFilter::DELETE, HttpMethod::Delete),
+    }
+}
+
+type Documented = (Vec<(String, RefOr<utoipa::openapi::Schema>)>, Paths);
+
+/// What the document says of an operation; what holds for all is put there by `openapi`.
+fn document<E: Endpoint>() -> Documented {
+    let operation: &Operation = &E::OPERATION;
+    let mut schemas = Vec::new();
+    let about = operation.about.trim();
+    let mut builder =
+        OperationBuilder::new().operation_id(Some(operation.id)).tag(operation.domain()).summary(Some(about));
+    for (name, about) in E::Path::PLACES {
+        let text = ObjectBuilder::new().schema_type(Type::String).build();
+        let place = ParameterBuilder::new().name(*name).parameter_in(ParameterIn::Path).required(Required::True);
+        builder = builder.parameter(place.description(Some(about.trim())).schema(Some(text)).build());
+    }
+    for parameter in E::Query::parameters() {
+        builder = builder.parameter(parameter);
+    }
+    builder = builder.request_body(E::Body::request_body(&mut schemas));
+    let mut responses = ResponsesBuilder::new().response("200", E::Answer::response(&mut schemas));
+    for (status, meaning) in operation.errors {
+        let content = ContentBuilder::new().schema(Some(reference::<ErrorBody>(&mut schemas))).build();
+        let response = ResponseBuilder::new().description(*meaning).content("application/json", content).build();
+        responses = responses.response(status.to_string(), response);
+    }
+    builder = builder.responses(responses.build());
+    if operation.access == Access::Operator {
+        builder = builder.security(SecurityRequirement::new("operator", std::iter::empty::<String>()));
+    }
+    let effect = match operation.effect {
+        Effect::Reads => "reads",
+        Effect::Changes => "changes",
+        Effect::Destroys(_) => "destroys",
+    };
+    let extensions = ExtensionsBuilder::new()
+        .add("x-patchbay-effect", json!(effect))
+        .add("x-patchbay-audit", json!(operation.audit));
+    let built = builder.extensions(Some(extensions.build())).build();
+    let (_, method) = method_of(operation.method);
+    let mut paths = Paths::new();
+    paths.paths.insert(operation.path.to_owned(), PathItem::new(method, built));
+    (schemas, paths)
+}
