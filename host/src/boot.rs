@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures::FutureExt;
+use patchbay_app::App;
 use patchbay_app::actions::Actions;
 use patchbay_app::alert::{self, Alerts};
 use patchbay_app::audit::Trails;
@@ -245,7 +246,7 @@ impl Host {
         });
         let operations = TaskTracker::new();
         let actions = Actions::new(store.clone(), operations.clone());
-        let queue_cases = patchbay_app::queues::Queues::new(patchbay_app::queues::Parts {
+        let app = App::new(&patchbay_app::Parts {
             broker: queues.clone(),
             store: store.clone(),
             sql: sql.clone(),
@@ -258,7 +259,7 @@ impl Host {
         });
         let state = AppState {
             actions,
-            queue_cases,
+            app,
             store: store.clone(),
             sql: sql.clone(),
             queues: queues.clone(),

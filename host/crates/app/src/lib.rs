@@ -23,3 +23,34 @@ pub mod vault;
 
 pub use actions::Caller;
 pub use error::Error;
+
+use std::sync::Arc;
+
+use patchbay_queue::Queues as Broker;
+use patchbay_store::{PluginSql, Store};
+
+/// The use cases, by domain.
+#[derive(Clone)]
+pub struct App {
+    pub queues: queues::Queues,
+}
+
+/// What use cases are made of.
+pub struct Parts {
+    pub broker: Broker,
+    pub store: Store,
+    pub sql: PluginSql,
+    pub plugins: Arc<plugins::Plugins>,
+    pub outside: Arc<breakers::OutsideHosts>,
+    pub health: Arc<health::Health>,
+    pub schedules: Arc<schedule::Schedules>,
+    pub actions: actions::Actions,
+    /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
+    pub node_may_be_bullmq_5: bool,
+}
+
+impl App {
+    pub fn new(parts: &Parts) -> Self {
+        Self { queues: queues::Queues::new(parts) }
+    }
+}

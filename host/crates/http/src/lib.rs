@@ -27,6 +27,7 @@ use std::sync::Arc;
 use axum::extract::{DefaultBodyLimit, FromRef, Request};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
+use patchbay_app::App;
 use patchbay_app::actions::Actions;
 use patchbay_app::alert::Alerts;
 use patchbay_app::breakers::OutsideHosts;
@@ -47,6 +48,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+use self::routes::Routes;
 pub use admin::IncidentSources;
 pub use auth::Operator;
 pub use metrics::MetricsPage;
@@ -100,14 +102,29 @@ pub struct AppState {
     pub operations: TaskTracker,
     /// The record of what operators do.
     pub actions: Actions,
-    /// Use cases of queues.
-    pub queue_cases: patchbay_app::queues::Queues,
+    /// Use cases.
+    pub app: App,
 }
 
-impl FromRef<AppState> for patchbay_app::queues::Queues {
-    fn from_ref(state: &AppState) -> Self {
-        state.queue_cases.clone()
-    }
+/// What handlers of a domain take: its use cases, and nothing else of the state.
+macro_rules! domains {
+    ($($field:ident: $domain:ty),+ $(,)?) => {
+        $(impl FromRef<AppState> for $domain {
+            fn from_ref(state: &AppState) -> Self {
+                state.app.$field.clone()
+            }
+        })+
+    };
+}
+
+domains! {
+    queues: patchbay_app::queues::Queues,
+}
+
+/// Operations of the table.
+fn routes(state: &AppState) -> Routes {
+    let routes = Routes::new(state);
+    queues::routes(routes)
 }
 
 fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
@@ -115,7 +132,7 @@ fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(health::router())
         .merge(metrics::router(state))
         .nest("/api/admin", admin::router(state))
-        .merge(queues::routes(routes::Routes::new(state)).finish())
+        .merge(routes(state).finish())
 }
 
 /// The whole service, counted in `requests`.

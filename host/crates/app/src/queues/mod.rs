@@ -20,6 +20,7 @@ use serde_json::json;
 
 pub use self::catalog::Catalog;
 use self::diagnosis::Seen;
+use crate::Parts;
 use crate::actions::{Actions, Caller};
 use crate::breakers::OutsideHosts;
 use crate::error::{Error, Kind};
@@ -33,46 +34,33 @@ const DEFAULT_CLEAN: u64 = 10_000;
 /// Use cases of queues.
 #[derive(Clone)]
 pub struct Queues {
-    pub(crate) broker: Broker,
-    pub(crate) store: Store,
-    pub(crate) sql: PluginSql,
-    pub(crate) plugins: Arc<Plugins>,
-    pub(crate) outside: Arc<OutsideHosts>,
-    pub(crate) health: Arc<Health>,
-    pub(crate) schedules: Arc<Schedules>,
-    pub(crate) actions: Actions,
-    pub(crate) catalog: Catalog,
+    broker: Broker,
+    store: Store,
+    sql: PluginSql,
+    plugins: Arc<Plugins>,
+    outside: Arc<OutsideHosts>,
+    health: Arc<Health>,
+    schedules: Arc<Schedules>,
+    actions: Actions,
+    catalog: Catalog,
     /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
-    pub(crate) node_may_be_bullmq_5: bool,
-}
-
-/// What [`Queues`] uses.
-pub struct Parts {
-    /// Redis.
-    pub broker: Broker,
-    /// Postgres.
-    pub store: Store,
-    /// Database connections of plugins.
-    pub sql: PluginSql,
-    /// Who handles a queue.
-    pub plugins: Arc<Plugins>,
-    /// Breakers.
-    pub outside: Arc<OutsideHosts>,
-    /// Probes.
-    pub health: Arc<Health>,
-    /// Jobs that come by themselves.
-    pub schedules: Arc<Schedules>,
-    /// The record.
-    pub actions: Actions,
-    /// Whether BullMQ 5 works on the same queues.
-    pub node_may_be_bullmq_5: bool,
+    node_may_be_bullmq_5: bool,
 }
 
 impl Queues {
-    pub fn new(parts: Parts) -> Self {
-        let Parts { broker, store, sql, plugins, outside, health, schedules, actions, node_may_be_bullmq_5 } = parts;
-        let catalog = Catalog::new(broker.clone(), store.clone(), Arc::clone(&plugins));
-        Self { broker, store, sql, plugins, outside, health, schedules, actions, catalog, node_may_be_bullmq_5 }
+    pub(crate) fn new(parts: &Parts) -> Self {
+        Self {
+            broker: parts.broker.clone(),
+            store: parts.store.clone(),
+            sql: parts.sql.clone(),
+            plugins: Arc::clone(&parts.plugins),
+            outside: Arc::clone(&parts.outside),
+            health: Arc::clone(&parts.health),
+            schedules: Arc::clone(&parts.schedules),
+            actions: parts.actions.clone(),
+            catalog: Catalog::new(parts.broker.clone(), parts.store.clone(), Arc::clone(&parts.plugins)),
+            node_may_be_bullmq_5: parts.node_may_be_bullmq_5,
+        }
     }
 
     /// Which queues there are.

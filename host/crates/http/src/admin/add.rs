@@ -44,8 +44,8 @@ async fn add(
     let queue: QueueName = queue.parse()?;
     let Json(body) = body?;
     match body.new_queue {
-        true => state.queue_cases.catalog().refuse_odd_new(&queue).await?,
-        false => state.queue_cases.catalog().refuse_unknown(&queue).await?,
+        true => state.app.queues.catalog().refuse_odd_new(&queue).await?,
+        false => state.app.queues.catalog().refuse_unknown(&queue).await?,
     }
     let details = json!({ "name": body.name });
     let (enqueue, trace) = traced::enqueue(&state.traces, &queue, trace);

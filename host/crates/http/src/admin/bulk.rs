@@ -55,7 +55,7 @@ async fn begin(
     let Json(request) = body?;
     let plan = request.plan().map_err(ApiError::invalid)?;
     if let Some(queue) = &plan.filter.queue {
-        state.queue_cases.catalog().refuse_unknown(queue).await?;
+        state.app.queues.catalog().refuse_unknown(queue).await?;
     }
     if let Some(id) = plan.filter.dead_letter {
         state.store.dead_letter(state.queues.prefix(), id).await?;

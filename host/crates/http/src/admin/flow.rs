@@ -97,8 +97,8 @@ async fn add(
     let places = body.places()?;
     for (queue, may_be_new) in &places {
         match may_be_new {
-            true => state.queue_cases.catalog().refuse_odd_new(queue).await?,
-            false => state.queue_cases.catalog().refuse_unknown(queue).await?,
+            true => state.app.queues.catalog().refuse_odd_new(queue).await?,
+            false => state.app.queues.catalog().refuse_unknown(queue).await?,
         }
     }
     let (enqueue, trace) = traced::enqueue(&state.traces, &target.parse()?, trace);

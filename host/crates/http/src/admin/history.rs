@@ -125,7 +125,7 @@ async fn set_retention(
     body: Result<Json<Keep>, JsonRejection>,
 ) -> ApiResult<Retention> {
     let Json(Keep { outcome, days }) = body?;
-    let queue = state.queue_cases.catalog().known(&queue).await?;
+    let queue = state.app.queues.catalog().known(&queue).await?;
     if !(1..=MOST_DAYS).contains(&days) {
         return Err(ApiError::invalid(format!("days: 1 to {MOST_DAYS}")));
     }
@@ -268,7 +268,7 @@ async fn erase(
     let Json(request) = body?;
     let wanted = request.wanted()?;
     if let Some(queue) = &wanted.queue {
-        state.queue_cases.catalog().known(queue.as_str()).await?;
+        state.app.queues.catalog().known(queue.as_str()).await?;
     }
     let searchable = state.plugins.searchable(wanted.queue.as_ref());
     let undeclared = wanted.person.as_ref().is_some_and(|(path, _)| !searchable.contains(path));
@@ -356,7 +356,7 @@ async fn bodies(
     reveal: Result<Query<Reveal>, QueryRejection>,
 ) -> ApiResult<Vec<AttemptBody>> {
     let reveal = reveal?.0.checked()?;
-    let (queue, id): (QueueName, JobId) = (state.queue_cases.catalog().known(&queue).await?, id.parse()?);
+    let (queue, id): (QueueName, JobId) = (state.app.queues.catalog().known(&queue).await?, id.parse()?);
     let act = async {
         let prefix = state.queues.prefix();
         let mut reader = Reader::new(&state.history.bodies, &state.plugins, &state.queues, reveal.reveal);

@@ -187,12 +187,12 @@ async fn health(state: &AppState) -> Value {
 
 async fn queues(state: &AppState) -> Result<Value, String> {
     // Those that Postgres and a look through Redis know, else those of the plugins that run.
-    let names = within(state.queue_cases.catalog().names()).await;
+    let names = within(state.app.queues.catalog().names()).await;
     let names: Vec<QueueName> = names.map_or_else(|_| state.plugins.queues(), |names| names.into_iter().collect());
     let overviews = within(state.queues.overview(&names)).await?;
     let diagnosed = overviews.into_iter().enumerate().map(async |(place, overview)| {
         let asked = place < MAX_QUEUES;
-        let why = if asked { json(state.queue_cases.reasons(&overview.name)).await } else { Ok(Value::Null) };
+        let why = if asked { json(state.app.queues.reasons(&overview.name)).await } else { Ok(Value::Null) };
         let (why, unknown) = (why.clone().ok(), why.err());
         json!({ "queue": overview, "why": why.map(scrubbed), "whyUnknown": unknown })
     });

@@ -64,7 +64,7 @@ async fn jobs(
 ) -> ApiResult<Vec<RedactedJob>> {
     let Query(listing) = listing?;
     let reveal = Reveal { reveal: listing.reveal, reason: listing.reason }.checked()?;
-    let queue = state.queue_cases.catalog().known(&queue).await?;
+    let queue = state.app.queues.catalog().known(&queue).await?;
     let limit = listing.limit.unwrap_or(20).min(MAX_LISTED);
     let start = match (listing.offset, listing.cursor) {
         (Some(_), Some(_)) => {
@@ -119,7 +119,7 @@ async fn show(
     reveal: Result<Query<Reveal>, QueryRejection>,
 ) -> ApiResult<JobStory> {
     let reveal = reveal?.0.checked()?;
-    let (queue, id): (QueueName, JobId) = (state.queue_cases.catalog().known(&queue).await?, id.parse()?);
+    let (queue, id): (QueueName, JobId) = (state.app.queues.catalog().known(&queue).await?, id.parse()?);
     if !reveal.reveal {
         return ok(story(&state, &queue, &id, false).await?);
     }

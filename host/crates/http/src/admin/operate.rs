@@ -33,7 +33,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 
 /// Parsed, of a queue that is known, with the text that the audit trail shows.
 async fn target(state: &AppState, queue: &str, id: &str) -> Result<(QueueName, JobId, String), ApiError> {
-    let (queue, id) = (state.queue_cases.catalog().known(queue).await?, id.parse()?);
+    let (queue, id) = (state.app.queues.catalog().known(queue).await?, id.parse()?);
     let target = trail_name(&queue, &id);
     Ok((queue, id, target))
 }

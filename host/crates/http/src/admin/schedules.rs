@@ -221,7 +221,7 @@ struct Wanted {
 /// Checked: it ticks at least once more, its queue is known, and its jobs could be added.
 async fn checked(state: &AppState, fields: ScheduleFields) -> Result<ScheduleFields, ApiError> {
     refuse_mark("data", &fields.data)?;
-    let queue = state.queue_cases.catalog().known(&fields.queue).await?;
+    let queue = state.app.queues.catalog().known(&fields.queue).await?;
     // Each tick is such a job.
     let now_ms = state.queues.now_ms();
     check_job(&NewJob::new(queue, fields.name.as_str(), fields.data.as_str()), now_ms)?;

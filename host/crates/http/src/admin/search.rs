@@ -158,7 +158,7 @@ pub(super) async fn search_live(
     cursor: Option<String>,
     limit: usize,
 ) -> ApiResult<Vec<ScannedJob>> {
-    let queue: QueueName = state.queue_cases.catalog().known(queue).await?;
+    let queue: QueueName = state.app.queues.catalog().known(queue).await?;
     let after = cursor.map(|cursor| cursor.parse()).transpose()?;
     let mut scanned = state.queues.scan(&queue, wanted, &filter, after, limit, SCAN_LIMIT).await?;
     let failed: Vec<&mut ScannedJob> = scanned.jobs.iter_mut().filter(|job| job.failed_reason.is_some()).collect();

@@ -39,7 +39,7 @@ async fn show(
     reveal: Result<Query<Reveal>, QueryRejection>,
 ) -> ApiResult<Timeline> {
     let reveal = reveal?.0.checked()?;
-    let (queue, id): (QueueName, JobId) = (state.queue_cases.catalog().known(&queue).await?, id.parse()?);
+    let (queue, id): (QueueName, JobId) = (state.app.queues.catalog().known(&queue).await?, id.parse()?);
     if !reveal.reveal {
         return ok(life(&state, &queue, &id, false).await?);
     }
