@@ -2,6 +2,8 @@
 //!
 //! `use` of a re-export counts for the module that defines the item. Parent and child may know each other, and tests may know everybody.
 
+mod layers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
