@@ -109,7 +109,7 @@ impl Host {
         let environment = EnvironmentSecrets(Arc::clone(&config));
         let vault = Vault::open(store.clone(), keys, environment, copy.clone(), is_away).await?;
         let queues = Queues::connect(config.redis.queues()).await.context("cannot use Redis")?;
-        let queues = queues.with_default_zone(config.schedule.default_zone.clone());
+        let queues = queues.with_default_zone(*config.schedule.default_zone);
         let runtime = Runtime::new(runtime_config).context("cannot start the sandbox")?;
 
         let sql = PluginSql::new(&store, *config.sql.max_connections);

@@ -130,7 +130,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Dev(args) => dev::run(args, cli.config.as_deref()).await?,
         Command::Serve => {
             let config = config()?;
-            let mut logging = telemetry::start(config.log.as_json(), &config.log.filter)?;
+            let mut logging = telemetry::start(*config.log.as_json, &config.log.filter)?;
             let ended = async { Host::start(config, &logging).await?.run_until_signal().await }.await;
             logging.flush();
             ended?;

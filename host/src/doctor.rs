@@ -534,7 +534,7 @@ async fn check_schedules(config: &Config, store: &Store, findings: &mut Findings
     let (Ok(rows), Ok(revisions)) = (store.schedules().await, store.revisions(None).await) else { return };
     let connected = tokio::time::timeout(LIMIT, Queues::connect(config.redis.queues())).await;
     let Ok(Ok(queues)) = connected else { return };
-    let queues = queues.with_default_zone(config.schedule.default_zone.clone());
+    let queues = queues.with_default_zone(*config.schedule.default_zone);
     let active = revisions.into_iter().filter(|row| row.is_current);
     let manifests = active.filter_map(|row| Manifest::from_stored(row.manifest).ok());
     let mut handled: BTreeSet<QueueName> = rows.iter().filter_map(|row| row.queue.parse().ok()).collect();

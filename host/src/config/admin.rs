@@ -8,7 +8,6 @@ section! {
     pub struct Admin {
         /// Operator of /api/admin
         username: Option<String> = key("admin.username", text()).old(&["BULL_BOARD_USERNAME"]);
-
         /// The operator's password
         password: Option<String> = key("admin.password", text()).old(&["BULL_BOARD_PASSWORD"]).secret();
     }

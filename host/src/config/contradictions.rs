@@ -20,7 +20,8 @@ pub(super) fn find(config: &Config) -> Vec<String> {
     needed(database, redis, &mut found);
     found.extend(both_or_none(&admin.username, &admin.password));
     found.extend(both_or_none(&mail.username, &mail.password));
-    old_keys(secrets, &mut found);
+    found.extend(new_key_besides(&secrets.old_key_file, secrets));
+    found.extend(new_key_besides(&secrets.old_key, secrets));
     found.extend(not_more(&database.pool_min, &database.pool_max));
     found.extend(not_more(&runtime.memory_mb, &runtime.max_memory_mb));
     found.extend(not_more(&runtime.deadline, &runtime.max_deadline));
@@ -81,12 +82,9 @@ fn needed(database: &Database, redis: &Redis, found: &mut Vec<String>) {
     }
 }
 
-fn old_keys(secrets: &Secrets, found: &mut Vec<String>) {
-    let has_new = secrets.key_file.is_set() || secrets.key.is_set();
-    for old in [&secrets.old_key_file.entry, &secrets.old_key.entry].into_iter().filter(|old| old.is_set() && !has_new)
-    {
-        found.push(format!("{} is set and no new key: set {}", old.key, secrets.key_file.entry.key));
-    }
+fn new_key_besides<T>(old: &Setting<T>, secrets: &Secrets) -> Option<String> {
+    let is_alone = old.is_set() && !secrets.key_file.is_set() && !secrets.key.is_set();
+    is_alone.then(|| format!("{} is set and no new key: set {}", old.entry.key, secrets.key_file.entry.key))
 }
 
 fn at_most_one<A, B>(a: &Setting<A>, b: &Setting<B>) -> Option<String> {

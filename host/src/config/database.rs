@@ -8,7 +8,7 @@ use patchbay_store::StoreConfig;
 
 use super::encoded;
 use super::key::{key, section};
-use super::kind::{name_of, number, path, text};
+use super::kind::{name_of, number, text};
 
 /// Longest wait for a free database connection: a request that waits longer is better told so.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,31 +20,22 @@ section! {
     pub struct Database {
         /// postgres://user:password@host:port/name; or the parts below
         url: Option<String> = key("database.url", text()).old(&["DATABASE_URL"]).secret();
-
         /// Name, address, or the directory of a Unix socket
         host: Option<String> = key("database.host", text()).old(&["DB_HOST"]);
-
         /// Port
         port: u16 = key("database.port", number(1..=65_535)).default("5432").old(&["DB_PORT"]);
-
         /// Login
         username: String = key("database.username", text()).default("postgres").old(&["DB_USERNAME", "DB_USER"]);
-
         /// Password
         password: Option<String> = key("database.password", text()).old(&["DB_PASSWORD"]).secret();
-
         /// Database
         name: String = key("database.name", text()).default("postgres").old(&["DB_NAME", "DB_DATABASE"]);
-
         /// As sslmode in database.url, which stands for prefer: TLS if the server offers it; verify-full checks who answers
         tls: Option<&'static str> = key("database.tls", name_of(TLS_MODES));
-
         /// PEM file of the authority that signs Postgres's certificate; as sslrootcert
-        ca_file: Option<PathBuf> = key("database.ca_file", path());
-
+        ca_file: Option<PathBuf> = key("database.ca_file", text());
         /// Connections kept open
         pool_min: u32 = key("database.pool_min", number(0..=1_000)).default("5");
-
         /// Connections at most
         pool_max: u32 = key("database.pool_max", number(1..=1_000)).default("20");
     }

@@ -58,22 +58,6 @@ impl<'a> Environment<'a> {
         self.0.get(name).copied().filter(|value| !value.is_empty())
     }
 
-    /// The first of a key's variables that is set, with its value, and what is wrong where another contradicts it.
-    pub(super) fn find(
-        &self,
-        key: &str,
-        variable: &str,
-        old_names: &[&str],
-    ) -> (Option<(String, String)>, Option<String>) {
-        let names = std::iter::once(variable).chain(old_names.iter().copied());
-        let mut given = names.filter_map(|name| Some((name, self.get(name)?)));
-        let Some((first, value)) = given.next() else { return (None, None) };
-        let conflict = given
-            .find(|(_, other)| *other != value)
-            .map(|(other, _)| format!("{key}: {first} and {other} have different values: set one"));
-        (Some((first.to_owned(), value.to_owned())), conflict)
-    }
-
     /// Ours that nothing reads, by name.
     pub(super) fn unknown(&self, entries: &[&ConfigEntry]) -> Vec<String> {
         let mut names: Vec<&str> = self.0.keys().copied().filter(|name| name.starts_with(OURS)).collect();

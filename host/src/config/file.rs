@@ -44,7 +44,8 @@ impl File {
             }
             (other, _) => {
                 let problem = format!("{key} (in patchbay.toml): a {} makes no sense here", other.type_str());
-                return Some((other.to_string(), Some(problem)));
+                // Not its text: what was meant for another key may be a password.
+                return Some((format!("({})", other.type_str()), Some(problem)));
             }
         };
         Some((text, None))

@@ -51,7 +51,7 @@ impl<T> Deref for Setting<T> {
 impl<T> Setting<T> {
     /// Whether the file or the environment sets it.
     pub fn is_set(&self) -> bool {
-        self.entry.is_set()
+        self.entry.source.as_deref().is_some_and(|source| source != DEFAULT)
     }
 }
 
@@ -76,13 +76,6 @@ pub struct ConfigEntry {
     pub(super) is_readable: bool,
 }
 
-impl ConfigEntry {
-    /// Whether the file or the environment sets it.
-    pub fn is_set(&self) -> bool {
-        self.source.as_deref().is_some_and(|source| source != DEFAULT)
-    }
-}
-
 /// Where values come from, and what is wrong with them.
 pub(super) struct Sources<'a> {
     pub(super) file: File,
@@ -96,6 +89,7 @@ pub(super) struct Given {
     pub(super) text: String,
     pub(super) source: String,
     is_secret: bool,
+    has_right_form: bool,
 }
 
 impl Given {
@@ -106,19 +100,14 @@ impl Given {
     }
 }
 
-/// What a variable of others wins over; a key's own variable and its old names win over it.
+/// What a variable that is not ours wins over; a key's own variable and its old names win over it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum WinsOver {
     File,
     Default,
 }
 
-/// A variable that is not ours, and what follows from it.
-struct Foreign {
-    variable: &'static str,
-    wins_over: WinsOver,
-    text: fn(&str) -> Option<String>,
-}
+type Foreign = (&'static str, WinsOver, fn(&str) -> Option<String>);
 
 struct Declared {
     name: &'static str,
@@ -178,14 +167,9 @@ impl<T> Key<T> {
         self
     }
 
-    /// Follows from a variable that is not ours.
-    pub(super) fn or_from(
-        mut self,
-        variable: &'static str,
-        wins_over: WinsOver,
-        text: fn(&str) -> Option<String>,
-    ) -> Self {
-        self.declared.foreign = Some(Foreign { variable, wins_over, text });
+    /// The text may also follow from a variable that is not ours.
+    pub(super) fn or_from(mut self, name: &'static str, over: WinsOver, text: fn(&str) -> Option<String>) -> Self {
+        self.declared.foreign = Some((name, over, text));
         self
     }
 
@@ -199,54 +183,57 @@ impl<T> Key<T> {
     pub(super) fn read(self, about: &'static str, from: &mut Sources<'_>) -> Setting<T> {
         let Self { declared: key, value: read } = self;
         let variable = format!("PATCHBAY_{}", key.name.replace('.', "_").to_ascii_uppercase());
-        let given = |text, source| Given { key: key.name, text, source, is_secret: key.is_secret };
-        let default = key.default.map(|text| given(text.to_owned(), DEFAULT.into()));
-        let mut fault = None;
-        let in_file = from.file.get(key.name, key.form).map(|(text, problem)| {
-            fault = problem;
-            given(text, "patchbay.toml".into())
-        });
-        from.problems.extend(fault.clone());
-        let foreign = |wins_over| {
-            let foreign = key.foreign.as_ref().filter(|foreign| foreign.wins_over == wins_over)?;
-            // Set to nothing, ours says that PORT is not meant for us.
-            if from.environment.has(&variable) && wins_over == WinsOver::File {
-                return None;
-            }
-            Some(given((foreign.text)(from.environment.get(foreign.variable)?)?, foreign.variable.into()))
+        let (set, default) = (key.find(&variable, from), key.default.map(|text| key.given(text, DEFAULT)));
+        let given = set.as_ref().or(default.as_ref());
+        let value = match given {
+            // That was told when it was found.
+            Some(given) if !given.has_right_form => Err(Vec::new()),
+            given => read(given, &from.environment),
         };
-        let (in_environment, conflict) = from.environment.find(key.name, &variable, key.old_names);
-        let in_environment = in_environment.map(|(name, text)| given(text, name)).or_else(|| foreign(WinsOver::File));
-        if in_environment.is_some() {
-            fault = None;
-        }
-        let set = in_environment.or(in_file).or_else(|| foreign(WinsOver::Default));
-        from.problems.extend(conflict);
-        let value = match set.as_ref() {
-            Some(_) if fault.is_some() => None,
-            set => match read(set.or(default.as_ref()), &from.environment) {
-                Ok(value) => Some(value),
-                Err(problems) => {
-                    from.problems.extend(problems);
-                    None
-                }
-            },
-        };
-        let is_readable = value.is_some();
-        let value = value.unwrap_or_else(|| {
-            let value = read(default.as_ref(), &from.environment);
-            value.unwrap_or_else(|problems| panic!("a default cannot be read: {problems:?}"))
-        });
-        let shown = set.or(default);
         let entry = ConfigEntry {
             key: key.name,
-            source: shown.as_ref().map(|shown| shown.source.clone()),
-            value: shown.map(|shown| if key.is_secret { "(set)".into() } else { shown.text }),
+            value: given.map(|given| if key.is_secret { "(set)".into() } else { given.text.clone() }),
+            source: given.map(|given| given.source.clone()),
             variable,
             about,
-            other_variables: key.old_names.iter().copied().chain(key.foreign.map(|foreign| foreign.variable)).collect(),
-            is_readable,
+            other_variables: key.old_names.iter().copied().chain(key.foreign.map(|(name, ..)| name)).collect(),
+            is_readable: value.is_ok(),
         };
+        let value = value.unwrap_or_else(|problems| {
+            from.problems.extend(problems);
+            read(default.as_ref(), &from.environment).expect("a default can be read")
+        });
         Setting { entry, value }
+    }
+}
+
+impl Declared {
+    fn given(&self, text: &str, source: &str) -> Given {
+        let (text, source) = (text.to_owned(), source.to_owned());
+        Given { key: self.name, text, source, is_secret: self.is_secret, has_right_form: true }
+    }
+
+    fn find(&self, variable: &str, from: &mut Sources<'_>) -> Option<Given> {
+        let Sources { file, environment, problems } = from;
+        let in_file = file.get(self.name, self.form).map(|(text, problem)| {
+            let has_right_form = problem.is_none();
+            problems.extend(problem);
+            Given { has_right_form, ..self.given(&text, "patchbay.toml") }
+        });
+        let foreign = |wins_over| {
+            let (name, _, text) = self.foreign.filter(|(_, over, _)| *over == wins_over)?;
+            Some(self.given(&text(environment.get(name)?)?, name))
+        };
+        let names = std::iter::once(variable).chain(self.old_names.iter().copied());
+        let mut set = names.filter_map(|name| Some((name, environment.get(name)?)));
+        if let Some((first, value)) = set.next() {
+            if let Some((other, _)) = set.find(|(_, other)| *other != value) {
+                problems.push(format!("{}: {first} and {other} have different values: set one", self.name));
+            }
+            return Some(self.given(value, first));
+        }
+        // Ours, set to nothing, says that theirs is not meant for us.
+        let over_file = if environment.has(variable) { None } else { foreign(WinsOver::File) };
+        over_file.or(in_file).or_else(|| foreign(WinsOver::Default))
     }
 }

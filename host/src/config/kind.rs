@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -20,10 +19,12 @@ pub(super) enum Form {
     Array,
 }
 
+type Read<T> = dyn Fn(&Given) -> Result<T, Vec<String>>;
+
 /// Reads a `T`.
 pub(super) struct Kind<T> {
     pub(super) form: Form,
-    pub(super) read: Box<dyn Fn(&Given) -> Result<T, Vec<String>>>,
+    pub(super) read: Box<Read<T>>,
 }
 
 impl<T> Kind<T> {
@@ -43,13 +44,8 @@ pub(super) fn scalar<T>(reason: impl Into<String>, parse: impl Fn(&str) -> Optio
     Kind::of(Form::Scalar, reason, parse)
 }
 
-/// Any text.
-pub(super) fn text() -> Kind<String> {
-    Kind::new(Form::Scalar, |given| Ok(given.text.clone()))
-}
-
-/// Of a file or folder.
-pub(super) fn path() -> Kind<PathBuf> {
+/// Any text: a name, or the path of a file.
+pub(super) fn text<T: From<String>>() -> Kind<T> {
     Kind::new(Form::Scalar, |given| Ok(given.text.clone().into()))
 }
 

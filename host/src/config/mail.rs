@@ -19,28 +19,20 @@ section! {
     pub struct Mail {
         /// Mail server; smtp.gmail.com when only EMAIL_USER is set, as in the old backend
         host: Option<String> = key("mail.host", text());
-
         /// Port
         port: u16 = key("mail.port", number(1..=65_535)).default("465");
-
         /// implicit (465), starttls (587) or none
         tls: MailTls = key("mail.tls", one_of(TLS)).default("implicit");
-
         /// What EHLO says: this host's domain; default: its address in brackets
         hello_name: Option<String> = key("mail.hello_name", hello_name());
-
         /// Login at the mail server
         username: Option<String> = key("mail.username", text()).old(&["EMAIL_USER"]);
-
         /// Password, sent as given (of Gmail's app passwords without the spaces)
         password: Option<String> = key("mail.password", text()).old(&["EMAIL_PASS"]).secret();
-
         /// Sender for mail plugins that set none; default: mail.username, where that is an address
         from: Option<String> = key("mail.from", sender()).old(&["EMAIL_FROM"]);
-
         /// For a conversation up to the end of the message; its answer may take as long as the job may run
         timeout: Duration = key("mail.timeout_ms", milliseconds(100..=600_000)).default("30000").old(&["EMAIL_TIMEOUT_MS"]);
-
         /// Largest message
         max_message: usize = key("mail.max_message_mb", mebibytes(1..=100)).default("25");
     }

@@ -39,7 +39,6 @@ use key::Sources;
 
 pub(crate) use environment::environment;
 pub use key::{ConfigEntry, Setting};
-pub use log::LogFormat;
 
 /// The file that is found in the folder where a command is run.
 const HERE: &str = "patchbay.toml";

@@ -15,16 +15,12 @@ section! {
     pub struct Quarantine {
         /// A plugin that crashes too often waits for an operator, gives way to the revision before it, or goes on
         policy: Option<Policy> = key("quarantine.policy", one_of(POLICIES)).default("wait");
-
         /// So many crashes without a success in between…
         crashes: usize = key("quarantine.crashes", number(2..=1_000)).default("10");
-
         /// …among so many last calls…
         calls: usize = key("quarantine.calls", number(2..=1_000)).default("20");
-
         /// …of the last so many seconds…
         within: Duration = key("quarantine.within_s", seconds(1..=3_600)).default("60");
-
         /// …over so many different jobs are too often
         jobs: usize = key("quarantine.jobs", number(1..=1_000)).default("3");
     }

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::encoded;
 use super::key::{Setting, key, section};
-use super::kind::{boolean, list, number, one_of, path, text};
+use super::kind::{boolean, list, number, one_of, text};
 
 /// Stands where a URL needs a host and Sentinels know it.
 const ASK_SENTINELS: &str = "sentinels";
@@ -17,53 +17,37 @@ section! {
     pub struct Redis {
         /// redis://user:password@host:port/db, rediss:// or unix:///path; or the parts below
         url: Option<String> = key("redis.url", text()).old(&["REDIS_URL"]).secret();
-
         /// Name, address, or a socket's path
         host: Option<String> = key("redis.host", text()).old(&["REDIS_HOST"]);
-
         /// Port
         port: u16 = key("redis.port", number(1..=65_535)).default("6379").old(&["REDIS_PORT"]);
-
         /// User of Redis's ACL
         username: Option<String> = key("redis.username", text()).old(&["REDIS_USERNAME", "REDIS_USER"]);
-
         /// Password
         password: Option<String> = key("redis.password", text()).old(&["REDIS_PASSWORD"]).secret();
-
         /// Number of the database; default: 0
         database: Option<u32> = key("redis.database", number(0..=1_000_000)).old(&["REDIS_DB"]);
-
         /// Whether Redis is spoken to over TLS; default: as the URL says
         tls: Option<bool> = key("redis.tls", boolean()).old(&["REDIS_TLS"]);
-
         /// PEM file of certificates that Redis's may be signed by, instead of the system's
-        ca_file: Option<PathBuf> = key("redis.ca_file", path());
-
+        ca_file: Option<PathBuf> = key("redis.ca_file", text());
         /// PEM file of the certificate that Redis is shown (tls-auth-clients); needs redis.key_file
-        cert_file: Option<PathBuf> = key("redis.cert_file", path());
-
+        cert_file: Option<PathBuf> = key("redis.cert_file", text());
         /// PEM file of its key
-        key_file: Option<PathBuf> = key("redis.key_file", path());
-
+        key_file: Option<PathBuf> = key("redis.key_file", text());
         /// Sentinels, host:port each, that are asked for the master; instead of redis.url and redis.host
         sentinels: Option<Vec<String>> = key("redis.sentinels", list());
-
         /// The name under which they know it
         sentinel_master: Option<String> = key("redis.sentinel_master", text());
-
         /// User at the Sentinels, which have logins of their own
         sentinel_username: Option<String> = key("redis.sentinel_username", text());
-
         /// Password there
         sentinel_password: Option<String> = key("redis.sentinel_password", text()).secret();
-
         /// BullMQ's key prefix
         prefix: String = key("redis.prefix", text()).default("bull");
-
         /// BullMQ's major version on the Node side; with 5, operations that would lose jobs are refused
         node_bullmq_major: Option<u8> = key("redis.node_bullmq_major", one_of(&[("none", None), ("5", Some(5)), ("6", Some(6))]))
             .default("6");
-
         /// Prefix of Patchbay's own keys
         own_prefix: String = key("redis.own_prefix", text()).default("patchbay");
     }

@@ -7,21 +7,18 @@ use zeroize::Zeroizing;
 
 use super::Config;
 use super::key::{Setting, key, section};
-use super::kind::{Kind, path, scalar};
+use super::kind::{Kind, scalar, text};
 use crate::vault::{KEY_FORM, KeySource, parse_key};
 
 section! {
     /// Master keys.
     pub struct Secrets {
         /// File with the master key of the vault: 32 random bytes as hexadecimal digits or base64, for its owner only
-        key_file: Option<PathBuf> = key("secrets.key_file", path());
-
+        key_file: Option<PathBuf> = key("secrets.key_file", text());
         /// The same key itself; better in a file
         key: Option<Zeroizing<String>> = key("secrets.key", master_key()).secret();
-
         /// While the master key is rotated: the one before it
-        old_key_file: Option<PathBuf> = key("secrets.old_key_file", path());
-
+        old_key_file: Option<PathBuf> = key("secrets.old_key_file", text());
         /// The same key itself
         old_key: Option<Zeroizing<String>> = key("secrets.old_key", master_key()).secret();
     }

@@ -1,3 +1,5 @@
+use patchbay_capability::MailTls;
+
 use super::*;
 
 fn env(pairs: &[(&str, &str)]) -> HashMap<String, String> {
@@ -136,12 +138,13 @@ fn a_malformed_master_key_is_refused_by_name_and_never_shown() {
 const TRUSTED: &str = "ed25519:6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";
 const TRUSTED_PEM: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=\n-----END PUBLIC KEY-----\n";
 
-fn load_with(
-    file: Option<&str>,
-    env: &HashMap<String, String>,
-    read: impl Fn(&str) -> Result<String, String>,
-) -> Result<Config, ConfigError> {
-    usable(Config::read(file, env, read))
+/// With a file of trusted keys.
+fn with_key_file(content: &str, extra: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("keys");
+    std::fs::write(&file, content).expect("written");
+    let path = file.to_str().expect("UTF-8");
+    with(&[extra, &[("PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE", path)]].concat())
 }
 
 #[test]
@@ -151,12 +154,8 @@ fn trusted_keys_come_from_a_list_and_from_a_file_and_each_counts_once() {
     let file = format!("[plugins]\ntrusted_keys = [\"{TRUSTED}\", \"{other}\"]\n");
     let config = Config::load(Some(&file), &env(&NEEDED)).expect("valid");
     assert_eq!(config.plugins.trusted().ids(), format!("fe812c12f3ab4ce6, {}", other.id()));
-    let both = [("PATCHBAY_PLUGINS_TRUSTED_KEYS", TRUSTED), ("PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE", "/keys")];
-    let config = load_with(None, &env(&[&NEEDED[..], &both].concat()), |path| {
-        assert_eq!(path, "/keys");
-        Ok(format!("# ours\n{other}\n{TRUSTED_PEM}"))
-    })
-    .expect("valid");
+    let content = format!("# ours\n{other}\n{TRUSTED_PEM}");
+    let config = with_key_file(&content, &[("PATCHBAY_PLUGINS_TRUSTED_KEYS", TRUSTED)]).expect("valid");
     assert_eq!(config.plugins.trusted().ids(), format!("fe812c12f3ab4ce6, {}", other.id()));
 }
 
@@ -173,16 +172,15 @@ fn trusted_keys_that_are_none_stop_the_start_and_are_named() {
     }
     let empty = problems(Config::load(Some("[plugins]\ntrusted_keys = []\n"), &env(&NEEDED)));
     assert!(empty.contains("plugins.trusted_keys (from patchbay.toml) is empty"), "{empty}");
-    let in_file = |content: Result<String, String>| {
-        let env = env(&[&NEEDED[..], &[("PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE", "keys")]].concat());
-        problems(load_with(None, &env, |_| content.clone()))
-    };
-    for (content, expected) in [
-        (Err("No such file or directory".to_owned()), "keys: No such file"),
-        (Ok("# later\n".to_owned()), "keys: there is no public key in it"),
-        (Ok(format!("{TRUSTED}\n-----BEGIN PRIVATE KEY-----\n")), "keys: line 2: this is a private key"),
+    for (result, expected) in [
+        (with(&[("PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE", "no/keys")]), "keys: No such file"),
+        (with_key_file("# later\n", &[]), "keys: there is no public key in it"),
+        (
+            with_key_file(&format!("{TRUSTED}\n-----BEGIN PRIVATE KEY-----\n"), &[]),
+            "keys: line 2: this is a private key",
+        ),
     ] {
-        let text = in_file(content);
+        let text = problems(result);
         assert!(text.contains("plugins.trusted_keys_file (from") && text.contains(expected), "{text}");
     }
 }
@@ -335,4 +333,22 @@ fn the_zone_of_schedules_is_what_is_configured_then_tz_then_utc() {
     );
     assert_eq!(file.expect("a configuration").schedule.default_zone.to_string(), "Asia/Tokyo");
     assert!(problems(with(&[("PATCHBAY_SCHEDULE_DEFAULT_ZONE", "Mars")])).contains("schedule.default_zone"));
+}
+
+#[test]
+fn the_documentation_has_a_row_for_every_key() {
+    let docs = include_str!("../../../docs/operations/configuration.md");
+    let (config, _) = Config::read(None, &env(&[]));
+    let rows: Vec<String> = config.entries().iter().map(|entry| row(entry)).collect();
+    let documented: Vec<&str> = docs.lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(documented, rows);
+}
+
+/// As in the table there.
+fn row(entry: &ConfigEntry) -> String {
+    let code = |text: &str| format!("`{text}`");
+    let default = entry.value.as_deref().map(code).unwrap_or_default();
+    let others = entry.other_variables.iter().filter(|name| !["PORT", "TZ"].contains(name));
+    let old_names: Vec<String> = others.map(|name| code(name)).collect();
+    format!("| {} | {default} | {} | {} |", code(entry.key), old_names.join(" "), entry.about)
 }

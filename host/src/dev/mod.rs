@@ -137,7 +137,7 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
     }
     let outcome = async {
         let config = Config::of_dev(file, given.clone())?;
-        let logging = telemetry::start(config.log.as_json(), &config.log.filter)?;
+        let logging = telemetry::start(*config.log.as_json, &config.log.filter)?;
         let operator = config.admin.operator();
         let host = step("Patchbay", Host::start(config, &logging)).await?;
         state.url = format!("http://{}", reachable(host.address()));
