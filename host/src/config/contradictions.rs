@@ -2,11 +2,12 @@
 
 use patchbay_mailbox::Mailbox;
 
+use super::Config;
 use super::database::Database;
+use super::entry::ConfigEntry;
 use super::key::Setting;
 use super::redis::Redis;
 use super::secrets::Secrets;
-use super::{Config, ConfigEntry};
 
 /// Of values that could not be read, what they contradict is unknown.
 pub(super) fn find(config: &Config) -> Vec<String> {
@@ -28,7 +29,8 @@ pub(super) fn find(config: &Config) -> Vec<String> {
     found.extend(not_more(&quarantine.crashes, &quarantine.calls));
     found.extend(not_more(&quarantine.jobs, &quarantine.crashes));
     let has_sender = mail.from.is_set() || mail.username.as_ref().is_some_and(|name| name.parse::<Mailbox>().is_ok());
-    if alerts.mail_to.is_set() && (mail.account().is_none() || !has_sender) {
+    let has_server = mail.host.is_set() || mail.username.is_set();
+    if alerts.mail_to.is_set() && !(has_server && has_sender) {
         let (to, host, from) = (alerts.mail_to.entry.key, mail.host.entry.key, mail.from.entry.key);
         found.push(format!("{to} is set and no mail server or sender: set {host} and {from}"));
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 
-use super::{ConfigEntry, suggestion};
+use super::entry::{ConfigEntry, suggestion};
 
 /// Our variables that are no configuration keys: read by the command line client, by tests, and for secrets.
 const OTHER_VARIABLES: &[&str] = &[

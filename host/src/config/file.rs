@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use toml::Value;
 
+use super::entry::{ConfigEntry, suggestion};
 use super::kind::Form;
-use super::{ConfigEntry, suggestion};
 
 /// The values of a file by key: `work.lock_s` for `lock_s` in the section `[work]`.
 #[derive(Default)]

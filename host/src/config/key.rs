@@ -2,12 +2,10 @@
 
 use std::ops::Deref;
 
+use super::entry::{ConfigEntry, DEFAULT};
 use super::environment::Environment;
 use super::file::File;
-use super::kind::{Form, Kind};
-
-/// The source of a value that nobody set.
-const DEFAULT: &str = "default";
+use super::kind::{Form, Given, Kind};
 
 /// Declares a section: each field with its meaning, its type, and its key. The meaning is what `patchbay config` shows.
 macro_rules! section {
@@ -51,29 +49,8 @@ impl<T> Deref for Setting<T> {
 impl<T> Setting<T> {
     /// Whether the file or the environment sets it.
     pub fn is_set(&self) -> bool {
-        self.entry.source.as_deref().is_some_and(|source| source != DEFAULT)
+        self.entry.is_set()
     }
-}
-
-/// A key as it stands, for `patchbay config`.
-#[derive(Debug, serde::Serialize)]
-pub struct ConfigEntry {
-    /// Section and name.
-    pub key: &'static str,
-    /// As it is given, or `(set)` for secrets.
-    pub value: Option<String>,
-    /// Where it comes from.
-    pub source: Option<String>,
-    /// The variable that sets it.
-    pub variable: String,
-    /// What it means.
-    pub about: &'static str,
-    /// Others that do.
-    #[serde(skip)]
-    pub(super) other_variables: Vec<&'static str>,
-    /// Otherwise the setting has its default.
-    #[serde(skip)]
-    pub(super) is_readable: bool,
 }
 
 /// Where values come from, and what is wrong with them.
@@ -81,23 +58,6 @@ pub(super) struct Sources<'a> {
     pub(super) file: File,
     pub(super) environment: Environment<'a>,
     pub(super) problems: Vec<String>,
-}
-
-/// The text of a value, before it is read.
-pub(super) struct Given {
-    pub(super) key: &'static str,
-    pub(super) text: String,
-    pub(super) source: String,
-    is_secret: bool,
-    has_right_form: bool,
-}
-
-impl Given {
-    /// What to say of a value that cannot be read.
-    pub(super) fn problem(&self, reason: &str) -> String {
-        let shown = if self.is_secret { String::new() } else { format!(" {:?}", self.text) };
-        format!("{} (from {}): value{shown} {reason}", self.key, self.source)
-    }
 }
 
 /// What a variable that is not ours wins over; a key's own variable and its old names win over it.

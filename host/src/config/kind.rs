@@ -8,7 +8,22 @@ use ipnet::IpNet;
 use patchbay_mailbox::{AddressError, Mailbox, parse_list};
 use url::Url;
 
-use super::key::Given;
+/// The text of a value, before it is read.
+pub(super) struct Given {
+    pub(super) key: &'static str,
+    pub(super) text: String,
+    pub(super) source: String,
+    pub(super) is_secret: bool,
+    pub(super) has_right_form: bool,
+}
+
+impl Given {
+    /// What to say of a value that cannot be read.
+    pub(super) fn problem(&self, reason: &str) -> String {
+        let shown = if self.is_secret { String::new() } else { format!(" {:?}", self.text) };
+        format!("{} (from {}): value{shown} {reason}", self.key, self.source)
+    }
+}
 
 /// What a value may be in the file besides a string or a whole number. In the environment all are text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

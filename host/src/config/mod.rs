@@ -8,6 +8,7 @@ mod alerts;
 mod contradictions;
 mod database;
 mod egress;
+mod entry;
 mod environment;
 mod file;
 mod general;
@@ -37,8 +38,9 @@ use environment::Environment;
 use file::File;
 use key::Sources;
 
+pub use entry::ConfigEntry;
 pub(crate) use environment::environment;
-pub use key::{ConfigEntry, Setting};
+pub use key::Setting;
 
 /// The file that is found in the folder where a command is run.
 const HERE: &str = "patchbay.toml";
@@ -165,13 +167,6 @@ impl std::fmt::Debug for Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.entries()).finish()
     }
-}
-
-/// The nearest known key, when a typo is likely.
-fn suggestion(key: &str, entries: &[&ConfigEntry]) -> String {
-    let known = entries.iter().map(|entry| (strsim::damerau_levenshtein(entry.key, key), entry.key));
-    let nearest = known.min_by_key(|(distance, _)| *distance).filter(|(distance, _)| *distance <= 3);
-    nearest.map_or_else(String::new, |(_, key)| format!("; did you mean {key}?"))
 }
 
 fn encoded(text: &str) -> PercentEncode<'_> {
