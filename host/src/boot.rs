@@ -84,7 +84,8 @@ impl Host {
     /// Connects, migrates, loads the active plugins, and begins to serve and to work.
     pub async fn start(config: Config, logging: &Logging) -> anyhow::Result<Self> {
         yield_to_other_services();
-        let keys = Keys::load(config.master_keys())?;
+        let config = Arc::new(config);
+        let keys = Keys::load(config.secrets.master_keys())?;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let hangup = if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
         // Whoever sends them to a Node backend (its debugger starts with USR1) would end a host without draining. What has been listened to
@@ -94,13 +95,13 @@ impl Host {
         }
         check_limits(&config);
         // Before any job is taken: a host that cannot listen does not start.
-        let listener = TcpListener::bind(config.listen())
+        let listener = TcpListener::bind(*config.http.listen)
             .await
-            .with_context(|| format!("cannot listen on {}", config.listen()))?;
+            .with_context(|| format!("cannot listen on {}", *config.http.listen))?;
         let address = listener.local_addr()?;
-        let store = Store::new(config.store()).context("cannot use Postgres")?;
+        let store = Store::new(config.database.store()).context("cannot use Postgres")?;
         let runtime_config = runtime_config(&config)?;
-        let copy = LocalCopy::new(&runtime_config.cache_dir, runtime_config.cache_key, &config.store().url);
+        let copy = LocalCopy::new(&runtime_config.cache_dir, runtime_config.cache_key, &config.database.store().url);
         let is_away = match migrate(&store).await {
             Ok(()) => false,
             Err(error) if is_away(&error) && Plugins::has_copy(&copy) => {
@@ -109,18 +110,18 @@ impl Host {
             }
             Err(error) => return Err(error),
         };
-        let environment = EnvironmentSecrets(config.clone());
+        let environment = EnvironmentSecrets(Arc::clone(&config));
         let vault = Vault::open(store.clone(), keys, environment, copy.clone(), is_away).await?;
-        let queues = Queues::connect(config.queues()).await.context("cannot use Redis")?;
-        let queues = queues.with_default_zone(config.default_zone());
+        let queues = Queues::connect(config.redis.queues()).await.context("cannot use Redis")?;
+        let queues = queues.with_default_zone(*config.schedule.default_zone);
         let runtime = Runtime::new(runtime_config).context("cannot start the sandbox")?;
 
-        let sql = PluginSql::new(&store, config.sql_max_connections());
-        let mail = MailTransport::new(config.mail()).context("mail")?;
+        let sql = PluginSql::new(&store, *config.sql.max_connections);
+        let mail = MailTransport::new(config.mail.account()).context("mail")?;
         let uses = Arc::new(GrantUses::default());
         let breakers = Arc::new(Breakers::default());
         let outside = OutsideHosts::new(Arc::clone(&runtime), Arc::clone(&breakers), mail.server());
-        let egress = Egress::new(config.egress()).context("cannot make outside calls")?;
+        let egress = Egress::new(config.egress.calls()).context("cannot make outside calls")?;
         let certificates = egress.certificates();
         let services = Arc::new(Services {
             host: tokio::runtime::Handle::current(),
@@ -134,9 +135,9 @@ impl Host {
             breakers,
             uses: Arc::clone(&uses),
         });
-        let settings = Arc::new(Settings::new(config.mail_from(), config.default_platform().into()));
+        let settings = Arc::new(Settings::new(config.mail.sender(), config.general.default_platform.as_str().into()));
         let host_name = host_name();
-        let (traces, exporter) = match config.traces(&host_name) {
+        let (traces, exporter) = match config.telemetry.traces(&config.general, &host_name) {
             None => (Traces::default(), None),
             Some(to) => {
                 let (traces, exporter) = Traces::start(to).context("cannot send traces")?;
@@ -144,7 +145,7 @@ impl Host {
             }
         };
         let grants = Arc::new(Grants::default());
-        let meters = Arc::new(Meters::new(Arc::clone(&runtime), config.keep_retired_metrics()));
+        let meters = Arc::new(Meters::new(Arc::clone(&runtime), *config.metrics.keep_retired));
         let redactions = Redactions::new(Arc::clone(&runtime));
         let executor = Arc::new(WasmExecutor::new(
             Arc::clone(&runtime),
@@ -155,8 +156,8 @@ impl Host {
             Arc::clone(&meters),
             traces.clone(),
         ));
-        let (quarantine, crashing) = Quarantine::new(config.quarantine_rule(), Arc::clone(&runtime));
-        let budget = Arc::new(BodyBudget::new(config.recording(!vault.keys().is_empty())));
+        let (quarantine, crashing) = Quarantine::new(config.quarantine.rule(), Arc::clone(&runtime));
+        let budget = Arc::new(BodyBudget::new(config.history.recording(!vault.keys().is_empty())));
         let bodies = Arc::new(Bodies::new(store.clone(), Arc::clone(&vault)));
         let work = Work::new(
             Arc::clone(&executor) as _,
@@ -167,15 +168,15 @@ impl Host {
         );
         let (attempts, requests) = (work.attempts(), Arc::new(RequestMeters::default()));
         let defaults = WorkerDefaults {
-            lock: config.lock(),
-            renew: config.renew(),
-            max_stalls: config.max_stalls(),
-            max_jobs: config.max_jobs(),
-            drain_limit: config.drain_limit(),
+            lock: *config.work.lock,
+            renew: *config.work.renew,
+            max_stalls: *config.work.max_stalls,
+            max_jobs: *config.work.max_jobs,
+            drain_limit: *config.work.drain_limit,
             host: host_name.clone(),
         };
         let supervisor = Arc::new(Supervisor::new(queues.clone(), work, Arc::clone(&runtime), defaults));
-        let trusted = config.trusted_keys();
+        let trusted = config.plugins.trusted();
         if trusted.are_required() {
             info!(keys = trusted.ids(), "plugins must be signed by one of these keys");
         }
@@ -190,7 +191,7 @@ impl Host {
             quarantine: Arc::clone(&quarantine),
             redactions: Arc::clone(&redactions),
             copy,
-            keep: config.keep_revisions(),
+            keep: config.plugins.keep(),
             traces: traces.clone(),
             host: host_name,
         }));
@@ -214,7 +215,7 @@ impl Host {
 
         let outside = Arc::new(outside);
         let alerts = Alerts::new(
-            config.alerts(),
+            config.alerts.alerting(&config.general, &config.mail),
             alert::Sources {
                 store: store.clone(),
                 queues: queues.clone(),
@@ -241,7 +242,7 @@ impl Host {
             health: Arc::clone(&health),
             queues: queues.clone(),
             bulks: Arc::clone(&bulks),
-            max_jobs: config.max_jobs(),
+            max_jobs: *config.work.max_jobs,
             dropped_lines: logging.dropped.clone(),
         });
         let operations = TaskTracker::new();
@@ -255,7 +256,7 @@ impl Host {
             health: Arc::clone(&health),
             schedules: Arc::clone(&schedules),
             actions: actions.clone(),
-            node_may_be_bullmq_5: config.node_may_be_bullmq_5(),
+            node_may_be_bullmq_5: config.redis.node_may_be_bullmq_5(),
         });
         let state = AppState {
             actions,
@@ -273,16 +274,16 @@ impl Host {
             history: Arc::new(History {
                 bodies: Arc::clone(&bodies),
                 budget: Arc::clone(&budget),
-                keep: config.keep_attempts(),
+                keep: config.history.keep(),
             }),
             health: Arc::clone(&health),
             incident: Arc::new(incident_sources(&config, logging)),
             traces,
-            metrics: Arc::new(MetricsPage { exposition: metrics, needs_operator: config.metrics_need_operator() }),
-            operator: config.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
-            default_platform: config.default_platform().into(),
-            environment: config.environment().into(),
-            max_component_bytes: config.max_component_bytes(),
+            metrics: Arc::new(MetricsPage { exposition: metrics, needs_operator: *config.metrics.require_operator }),
+            operator: config.admin.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
+            default_platform: config.general.default_platform.as_str().into(),
+            environment: config.general.environment.as_str().into(),
+            max_component_bytes: *config.runtime.max_component,
             operations: operations.clone(),
         };
         if state.operator.is_none() {
@@ -291,10 +292,10 @@ impl Host {
             );
         }
         let stop = CancellationToken::new();
-        let limits = config.http_limits();
+        let limits = config.http.limits();
         let router = patchbay_http::router(state, requests, &limits);
         let server = tokio::spawn(patchbay_http::serve(listener, router, limits, stop.clone()));
-        let policy = config.quarantine_policy();
+        let policy = config.quarantine.policy();
         let (begun, quarantines) = tokio::sync::mpsc::unbounded_channel();
         let mut tasks = vec![
             tokio::spawn(migrate_when_back(is_away, store.clone(), Arc::clone(&plugins), stop.clone())),
@@ -314,9 +315,9 @@ impl Host {
             tokio::spawn(outbox::relay(sql, queues.clone(), stop.clone())),
             tokio::spawn(recorder::run(queues.attempts(), store.clone(), Arc::clone(&bodies), stop.clone())),
             tokio::spawn(budget.watch(queues.clone(), stop.clone())),
-            tokio::spawn(history::run(store.clone(), queues.clone(), config.keep_attempts(), stop.clone())),
+            tokio::spawn(history::run(store.clone(), queues.clone(), config.history.keep(), stop.clone())),
         ];
-        if let Some(every) = config.mirror_every() {
+        if let Some(every) = config.history.mirror_every() {
             tasks.push(tokio::spawn(history::mirror::run(
                 store.clone(),
                 queues.clone(),
@@ -326,8 +327,8 @@ impl Host {
             )));
         }
         info!(
-            postgres_at_most = config.store().max_connections,
-            postgres_of_plugins_at_most = config.sql_max_connections(),
+            postgres_at_most = config.database.store().max_connections,
+            postgres_of_plugins_at_most = *config.sql.max_connections,
             // One shared, one for reading attempts, and each worker's own to wait on.
             redis = 2 + worked_queues,
             "connections of this host"
@@ -440,14 +441,14 @@ fn session_of_this_process() -> Option<u32> {
     after_command.split_ascii_whitespace().nth(3)?.parse().ok()
 }
 
-fn incident_sources(config: &Config, logging: &Logging) -> IncidentSources {
-    let set = config.shown().into_iter().filter(|shown| shown.value.is_some());
+fn incident_sources(config: &Arc<Config>, logging: &Logging) -> IncidentSources {
+    let set = config.entries().into_iter().filter(|entry| entry.value.is_some());
     let configuration = set
-        .map(|shown| serde_json::json!({ "key": shown.key, "value": shown.value, "source": shown.source }))
+        .map(|entry| serde_json::json!({ "key": entry.key, "value": entry.value, "source": entry.source }))
         .collect();
-    let config = config.clone();
+    let config = Arc::clone(config);
     let findings = move || {
-        let config = config.clone();
+        let config = Arc::clone(&config);
         async move { serde_json::to_value(doctor::examine(&config).await).unwrap_or_default() }.boxed()
     };
     IncidentSources { configuration, findings: Box::new(findings), lines: logging.lines.clone() }
@@ -503,7 +504,7 @@ async fn pass_on_changes(mut changes: Changes, plugins: Arc<Plugins>, vault: Arc
 }
 
 /// Secrets from the environment: what the vault does not hold.
-struct EnvironmentSecrets(Config);
+struct EnvironmentSecrets(Arc<Config>);
 
 impl SecretSource for EnvironmentSecrets {
     fn current(&self, plugin: &PluginName, name: &str) -> Vec<SecretValue> {
@@ -512,13 +513,12 @@ impl SecretSource for EnvironmentSecrets {
 }
 
 fn runtime_config(config: &Config) -> anyhow::Result<patchbay_runtime::RuntimeConfig> {
-    let cache_dir = config.cache_dir();
     let compiler = CompilerCommand {
         program: std::env::current_exe().context("cannot find our own executable, which compiles plugins")?,
         args: vec!["__compile".into()],
     };
-    let cache_key = cache_key(&cache_dir)?;
-    Ok(config.runtime(compiler, cache_key))
+    let cache_key = cache_key(&config.runtime.cache_dir)?;
+    Ok(config.runtime.sandbox(compiler, cache_key, *config.plugins.draft_wit))
 }
 
 /// The key that binds cached machine code to this installation: made once, readable by nobody else.

@@ -133,7 +133,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Dev(args) => dev::run(args, cli.config.as_deref()).await?,
         Command::Serve => {
             let config = config()?;
-            let mut logging = patchbay_telemetry::start(config.log_as_json(), &config.log_filter())?;
+            let mut logging = patchbay_telemetry::start(*config.log.as_json, &config.log.filter)?;
             let ended = async { Host::start(config, &logging).await?.run_until_signal().await }.await;
             logging.flush();
             ended?;
@@ -142,12 +142,12 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Doctor => return doctor::run(cli.config.as_deref(), output).await,
         Command::Config => {
             let (config, problems) = Config::read_process(cli.config.as_deref());
-            let shown = config.shown();
-            let rows = shown.iter().map(|key| {
+            let entries = config.entries();
+            let rows = entries.iter().map(|key| {
                 let value = key.value.clone().unwrap_or_else(|| "-".into());
                 vec![key.key.to_owned(), value, key.source.clone().unwrap_or_default(), key.about.to_owned()]
             });
-            output.table(&["KEY", "VALUE", "FROM", "MEANING"], rows.collect(), &shown);
+            output.table(&["KEY", "VALUE", "FROM", "MEANING"], rows.collect(), &entries);
             if !problems.is_empty() {
                 return Err(ConfigError(problems).into());
             }
@@ -167,7 +167,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
 }
 
 async fn migrate(config: Config, check: bool, output: Output) -> anyhow::Result<ExitCode> {
-    let store = Store::connect(config.store(), CONNECT_LIMIT).await.context("cannot use Postgres")?;
+    let store = Store::connect(config.database.store(), CONNECT_LIMIT).await.context("cannot use Postgres")?;
     if check {
         let pending = store.pending_migrations().await?;
         let text =
@@ -189,9 +189,12 @@ async fn migrate(config: Config, check: bool, output: Output) -> anyhow::Result<
 async fn without_host(file: Option<&Path>, error: &ClientError) -> Vec<Part> {
     let (config, problems) = Config::read_process(file);
     let shown: Vec<_> = config
-        .shown()
+        .entries()
         .into_iter()
-        .filter_map(|shown| Some(json!({ "key": shown.key, "value": plain(&shown.value?), "source": shown.source })))
+        .filter_map(|entry| {
+            let value = plain(entry.value.as_ref()?);
+            Some(json!({ "key": entry.key, "value": value, "source": entry.source }))
+        })
         .collect();
     let problems: Vec<String> = problems.iter().map(|problem| plain(problem)).collect();
     let findings = if problems.is_empty() {

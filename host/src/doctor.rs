@@ -120,7 +120,7 @@ fn configuration(file: Option<&Path>) -> Result<(Config, String), ConfigError> {
 }
 
 fn check_config(config: &Config, findings: &mut Findings) {
-    match config.operator() {
+    match config.admin.operator() {
         Some(_) => findings.ok("operator", "configured"),
         None => findings.bad(
             "operator",
@@ -129,8 +129,8 @@ fn check_config(config: &Config, findings: &mut Findings) {
             "set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD",
         ),
     }
-    match config.mail() {
-        Some(mail) if config.mail_from().is_none() => findings.bad(
+    match config.mail.account() {
+        Some(mail) if config.mail.sender().is_none() => findings.bad(
             "mail",
             Level::Warning,
             format!("{}:{}, and no sender: plugins that set none fail as not-configured", mail.host, mail.port),
@@ -144,15 +144,15 @@ fn check_config(config: &Config, findings: &mut Findings) {
             "set EMAIL_USER and EMAIL_PASS, or mail.host",
         ),
     }
-    let alerts = config.alerts().channels;
-    if alerts.webhook.is_none() && alerts.slack.is_none() && alerts.mail_to.is_empty() {
+    let alerts = &config.alerts;
+    if alerts.webhook_url.is_none() && alerts.slack_url.is_none() && alerts.mail_to.is_empty() {
         let mend = "set alerts.webhook_url, alerts.slack_url or alerts.mail_to, then: patchbay alert test";
         findings.bad("alerts", Level::Warning, "no channel: nobody is told of an alert", mend);
     } else {
         findings.ok("alerts", "somebody is told");
     }
-    let cache = config.cache_dir();
-    let writable = std::fs::create_dir_all(&cache).and_then(|()| tempfile::tempfile_in(&cache));
+    let cache = &*config.runtime.cache_dir;
+    let writable = std::fs::create_dir_all(cache).and_then(|()| tempfile::tempfile_in(cache));
     match writable {
         Ok(_) => findings.ok("cache", cache.display().to_string()),
         Err(error) => findings.bad(
@@ -182,11 +182,11 @@ fn check_limits(config: &Config, findings: &mut Findings) {
 async fn check_database(config: &Config, findings: &mut Findings) -> Option<Store> {
     const CHECK: &str = "postgres";
     // Plugins' logins open theirs besides.
-    let pool_max = i64::from(config.store().max_connections) + config.sql_max_connections() as i64;
+    let pool_max = i64::from(*config.database.pool_max) + *config.sql.max_connections as i64;
     let mend = "check DATABASE_URL (or DB_HOST, DB_PORT, DB_USERNAME, DB_PASSWORD, DB_NAME), and that Postgres runs";
     let connected = tokio::time::timeout(LIMIT, async {
         // A start under load takes a moment; what is refused is told at once.
-        let store = Store::connect(config.store(), Duration::from_secs(1)).await?;
+        let store = Store::connect(config.database.store(), Duration::from_secs(1)).await?;
         let facts = store.facts().await?;
         Ok::<_, StoreError>((store, facts))
     });
@@ -283,7 +283,7 @@ fn check_rights(facts: &DatabaseFacts, findings: &mut Findings) {
 async fn check_redis(config: &Config, findings: &mut Findings) {
     const CHECK: &str = "redis";
     let mend = "check REDIS_URL (or REDIS_HOST, REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD, redis.sentinels), and that Redis runs";
-    let connected = tokio::time::timeout(LIMIT, Queues::connect(config.queues())).await;
+    let connected = tokio::time::timeout(LIMIT, Queues::connect(config.redis.queues())).await;
     let queues = match connected {
         Ok(Ok(queues)) => queues,
         Ok(Err(QueueError::CannotServe { trouble, .. })) => {
@@ -383,7 +383,7 @@ async fn check_redis_rights(queues: &Queues, findings: &mut Findings) {
 
 /// The keys, when they can be read.
 fn check_master_key(config: &Config, findings: &mut Findings) -> Option<Keys> {
-    for source in config.master_keys().into_iter().flatten() {
+    for source in config.secrets.master_keys().into_iter().flatten() {
         if let KeySource::File { key, path } = source
             && readable_by_others(&path)
         {
@@ -391,7 +391,7 @@ fn check_master_key(config: &Config, findings: &mut Findings) -> Option<Keys> {
             findings.bad(SECRETS, Level::Warning, message, format!("chmod 600 {}", path.display()));
         }
     }
-    match Keys::load(config.master_keys()) {
+    match Keys::load(config.secrets.master_keys()) {
         Ok(keys) => {
             match keys.id() {
                 Some(id) => findings.ok(SECRETS, format!("sealed with key {id}")),
@@ -483,7 +483,7 @@ async fn check_plugins(config: &Config, store: &Store, kept: &[SecretRow], findi
             "patchbay plugin push FILE --activate",
         );
     }
-    let trusted = config.trusted_keys();
+    let trusted = config.plugins.trusted();
     if trusted.are_required() {
         findings.ok("signatures", format!("required, by one of {}", trusted.ids()));
     }
@@ -531,9 +531,9 @@ async fn check_schedules(config: &Config, store: &Store, findings: &mut Findings
     const CHECK: &str = "schedules";
     // What is wrong with Postgres or Redis was reported above.
     let (Ok(rows), Ok(revisions)) = (store.schedules().await, store.revisions(None).await) else { return };
-    let connected = tokio::time::timeout(LIMIT, Queues::connect(config.queues())).await;
+    let connected = tokio::time::timeout(LIMIT, Queues::connect(config.redis.queues())).await;
     let Ok(Ok(queues)) = connected else { return };
-    let queues = queues.with_default_zone(config.default_zone());
+    let queues = queues.with_default_zone(*config.schedule.default_zone);
     let active = revisions.into_iter().filter(|row| row.is_current);
     let manifests = active.filter_map(|row| Manifest::from_stored(row.manifest).ok());
     let mut handled: BTreeSet<QueueName> = rows.iter().filter_map(|row| row.queue.parse().ok()).collect();

@@ -73,10 +73,10 @@ pub fn raise_open_files() {
 pub fn problems(config: &Config) -> Vec<TooSmall> {
     let mut problems = Vec::new();
     let needed = OPEN_BESIDES
-        + config.http_limits().max_connections as u64
-        + u64::from(config.store().max_connections)
-        + config.sql_max_connections() as u64
-        + config.max_calls() as u64 * OPEN_PER_CALL;
+        + *config.http.max_connections as u64
+        + u64::from(*config.database.pool_max)
+        + *config.sql.max_connections as u64
+        + *config.runtime.max_calls as u64 * OPEN_PER_CALL;
     if let Some(limit) = getrlimit(Resource::Nofile).maximum.filter(|limit| *limit < needed) {
         problems.push(TooSmall::OpenFiles { limit, needed });
     }

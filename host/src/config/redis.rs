@@ -1,59 +1,80 @@
-//! Redis's address from what is configured: one URL, or parts, or both where they do not contradict each other.
+//! `[redis]`: Redis's address, one URL, or parts, or both where they do not contradict each other.
 
 use std::path::PathBuf;
 
 use patchbay_queue::{RedisConfig, SentinelConfig, TlsFiles};
-use reqwest::Url;
+use url::Url;
 
-use super::{Config, list_of, percent_encoded};
+use super::encoded;
+use super::key::{Setting, key, section};
+use super::kind::{boolean, list, number, one_of, text};
 
 /// Stands where a URL needs a host and Sentinels know it.
 const ASK_SENTINELS: &str = "sentinels";
 
-/// What of the parts is in the URL already, as something else.
-type Contradictions = Vec<&'static str>;
-
-impl Config {
+section! {
     /// Redis.
+    pub struct Redis {
+        /// redis://user:password@host:port/db, rediss:// or unix:///path; or the parts below
+        url: Option<String> = key("redis.url", text()).old(&["REDIS_URL"]).secret();
+        /// Name, address, or a socket's path
+        host: Option<String> = key("redis.host", text()).old(&["REDIS_HOST"]);
+        /// Port
+        port: u16 = key("redis.port", number(1..=65_535)).default("6379").old(&["REDIS_PORT"]);
+        /// User of Redis's ACL
+        username: Option<String> = key("redis.username", text()).old(&["REDIS_USERNAME", "REDIS_USER"]);
+        /// Password
+        password: Option<String> = key("redis.password", text()).old(&["REDIS_PASSWORD"]).secret();
+        /// Number of the database; default: 0
+        database: Option<u32> = key("redis.database", number(0..=1_000_000)).old(&["REDIS_DB"]);
+        /// Whether Redis is spoken to over TLS; default: as the URL says
+        tls: Option<bool> = key("redis.tls", boolean()).old(&["REDIS_TLS"]);
+        /// PEM file of certificates that Redis's may be signed by, instead of the system's
+        ca_file: Option<PathBuf> = key("redis.ca_file", text());
+        /// PEM file of the certificate that Redis is shown (tls-auth-clients); needs redis.key_file
+        cert_file: Option<PathBuf> = key("redis.cert_file", text());
+        /// PEM file of its key
+        key_file: Option<PathBuf> = key("redis.key_file", text());
+        /// Sentinels, host:port each, that are asked for the master; instead of redis.url and redis.host
+        sentinels: Option<Vec<String>> = key("redis.sentinels", list());
+        /// The name under which they know it
+        sentinel_master: Option<String> = key("redis.sentinel_master", text());
+        /// User at the Sentinels, which have logins of their own
+        sentinel_username: Option<String> = key("redis.sentinel_username", text());
+        /// Password there
+        sentinel_password: Option<String> = key("redis.sentinel_password", text()).secret();
+        /// BullMQ's key prefix
+        prefix: String = key("redis.prefix", text()).default("bull");
+        /// BullMQ's major version on the Node side; with 5, operations that would lose jobs are refused
+        node_bullmq_major: Option<u8> = key("redis.node_bullmq_major", one_of(&[("none", None), ("5", Some(5)), ("6", Some(6))]))
+            .default("6");
+        /// Prefix of Patchbay's own keys
+        own_prefix: String = key("redis.own_prefix", text()).default("patchbay");
+    }
+}
+
+impl Redis {
+    /// For the queues.
     pub fn queues(&self) -> RedisConfig {
-        self.redis().0
+        self.completed().0
     }
 
-    /// What is wrong with it; nothing of a login is in the texts.
-    pub(super) fn find_contradictions_of_redis(&self, problems: &mut Vec<String>) {
-        let (config, contradictions) = self.redis();
-        for key in contradictions {
-            problems.push(format!("redis.url and {key} contradict each other: set one"));
-        }
-        if self.has("redis.sentinels") != self.has("redis.sentinel_master") {
-            problems.push("redis.sentinels and redis.sentinel_master belong together: set both or none".into());
-        }
-        if self.has("redis.cert_file") != self.has("redis.key_file") {
-            problems.push("redis.cert_file and redis.key_file belong together: set both or none".into());
-        }
-        for key in ["redis.url", "redis.host"].into_iter().filter(|key| self.has("redis.sentinels") && self.has(key)) {
-            problems
-                .push(format!("redis.sentinels and {key} contradict each other: Sentinels know the address; set one"));
-        }
-        if !["redis.url", "redis.host", "redis.sentinels"].into_iter().any(|key| self.has(key)) {
-            return;
-        }
-        let named = if self.has("redis.url") { "redis.url" } else { "Redis's address" };
-        if let Err(reason) = config.check() {
-            problems.push(format!("{named}: {reason}"));
-        }
+    /// Whether BullMQ 5 works on the same queues.
+    pub fn node_may_be_bullmq_5(&self) -> bool {
+        *self.node_bullmq_major == Some(5)
     }
 
-    fn redis(&self) -> (RedisConfig, Contradictions) {
-        let sentinel = self.text("redis.sentinels").map(|list| SentinelConfig {
-            addresses: list_of(&list).map(str::to_owned).collect(),
-            master: self.text("redis.sentinel_master").unwrap_or_default(),
-            username: self.text("redis.sentinel_username"),
-            password: self.text("redis.sentinel_password"),
+    /// With the keys that contradict the URL.
+    pub(super) fn completed(&self) -> (RedisConfig, Vec<&'static str>) {
+        let sentinel = self.sentinels.as_ref().map(|addresses| SentinelConfig {
+            addresses: addresses.clone(),
+            master: self.sentinel_master.clone().unwrap_or_default(),
+            username: self.sentinel_username.clone(),
+            password: self.sentinel_password.clone(),
         });
-        let base = self.text("redis.url").unwrap_or_else(|| match self.text("redis.host") {
+        let base = self.url.clone().unwrap_or_else(|| match self.host.as_deref() {
             Some(path) if path.starts_with('/') => format!("unix://{path}"),
-            Some(host) => format!("redis://{}:{}", bracketed(&host), self.number("redis.port")),
+            Some(host) => format!("redis://{}:{}", bracketed(host), *self.port),
             None => format!("redis://{ASK_SENTINELS}"),
         });
         let mut contradictions = Vec::new();
@@ -67,58 +88,70 @@ impl Config {
         };
         let config = RedisConfig {
             url,
-            tls: TlsFiles {
-                ca: self.text("redis.ca_file").map(PathBuf::from),
-                identity: self
-                    .text("redis.cert_file")
-                    .zip(self.text("redis.key_file"))
-                    .map(|(c, k)| (c.into(), k.into())),
-            },
+            tls: TlsFiles { ca: self.ca_file.clone(), identity: self.cert_file.clone().zip(self.key_file.clone()) },
             sentinel,
-            prefix: self.text("redis.prefix").unwrap_or_default(),
-            own_prefix: self.text("redis.own_prefix").unwrap_or_default(),
+            prefix: self.prefix.clone(),
+            own_prefix: self.own_prefix.clone(),
         };
         (config, contradictions)
     }
 
     /// With the parts that it has not.
-    fn complete(&self, url: &mut Url, contradictions: &mut Contradictions) {
-        let is_socket = !url.has_host();
-        let mut fill = |key: &'static str, there: Option<String>, set: &mut dyn FnMut(&str)| {
-            let Some(wanted) = self.text(key) else { return };
-            match there {
-                None => set(&percent_encoded(&wanted)),
-                Some(there) if there == wanted || there == percent_encoded(&wanted) => {}
-                Some(_) => contradictions.push(key),
+    fn complete(&self, url: &mut Url, contradictions: &mut Vec<&'static str>) {
+        if !url.has_host() {
+            let in_query = |url: &Url, name: &str| {
+                url.query_pairs().find(|(there, _)| there == name).map(|(_, value)| value.into_owned())
+            };
+            let add = |url: &mut Url, name: &str, value: String| {
+                let query = url.query().map(|query| format!("{query}&")).unwrap_or_default();
+                url.set_query(Some(&format!("{query}{name}={value}")));
+            };
+            if let Some(value) = missing(&self.username, in_query(url, "user"), contradictions) {
+                add(url, "user", value);
             }
-        };
-        if is_socket {
-            for (key, name) in [("redis.username", "user"), ("redis.password", "pass"), ("redis.database", "db")] {
-                let there = url.query_pairs().find(|(there, _)| there == name).map(|(_, value)| value.into_owned());
-                fill(key, there, &mut |value| {
-                    let query = url.query().map(|query| format!("{query}&")).unwrap_or_default();
-                    url.set_query(Some(&format!("{query}{name}={value}")));
-                });
+            if let Some(value) = missing(&self.password, in_query(url, "pass"), contradictions) {
+                add(url, "pass", value);
+            }
+            if let Some(value) = missing(&self.database, in_query(url, "db"), contradictions) {
+                add(url, "db", value);
             }
             return;
         }
-        let there = (!url.username().is_empty()).then(|| url.username().to_owned());
-        fill("redis.username", there, &mut |value| {
-            url.set_username(value).ok();
-        });
-        let there = url.password().map(str::to_owned);
-        fill("redis.password", there, &mut |value| {
-            url.set_password(Some(value)).ok();
-        });
+        let there = Some(url.username()).filter(|name| !name.is_empty()).map(str::to_owned);
+        if let Some(value) = missing(&self.username, there, contradictions) {
+            url.set_username(&value).ok();
+        }
+        if let Some(value) = missing(&self.password, url.password().map(str::to_owned), contradictions) {
+            url.set_password(Some(&value)).ok();
+        }
         let there = Some(url.path().trim_matches('/')).filter(|path| !path.is_empty()).map(str::to_owned);
-        fill("redis.database", there, &mut |value| url.set_path(&format!("/{value}")));
-        let is_tls = matches!(url.scheme(), "rediss" | "valkeys");
-        match self.text("redis.tls").as_deref() {
-            Some("true") if !is_tls => {
+        if let Some(value) = missing(&self.database, there, contradictions) {
+            url.set_path(&format!("/{value}"));
+        }
+        match (*self.tls, matches!(url.scheme(), "rediss" | "valkeys")) {
+            (Some(true), false) => {
                 url.set_scheme("rediss").ok();
             }
-            Some("false") if is_tls => contradictions.push("redis.tls"),
+            (Some(false), true) => contradictions.push(self.tls.entry.key),
             _ => {}
+        }
+    }
+}
+
+/// What is to be put into the URL, percent-encoded, where there is nothing yet.
+fn missing<T: ToString>(
+    part: &Setting<Option<T>>,
+    there: Option<String>,
+    contradictions: &mut Vec<&'static str>,
+) -> Option<String> {
+    let wanted = part.as_ref()?.to_string();
+    let encoded = encoded(&wanted).to_string();
+    match there {
+        None => Some(encoded),
+        Some(there) if there == wanted || there == encoded => None,
+        Some(_) => {
+            contradictions.push(part.entry.key);
+            None
         }
     }
 }

@@ -1,3 +1,5 @@
+use patchbay_capability::MailTls;
+
 use super::*;
 
 fn env(pairs: &[(&str, &str)]) -> HashMap<String, String> {
@@ -38,15 +40,15 @@ fn the_old_backends_names_are_understood() {
         ]),
     )
     .expect("a configuration");
-    assert_eq!(config.store().url, "postgres://app:p%40ss%2Fword@db.local:5433/lms");
-    assert_eq!((config.store().min_connections, config.store().max_connections), (5, 20));
-    assert_eq!(config.queues().url, "redis://redis.local:6380");
-    let mail = config.mail().expect("an account");
+    assert_eq!(config.database.store().url, "postgres://app:p%40ss%2Fword@db.local:5433/lms");
+    assert_eq!((config.database.store().min_connections, config.database.store().max_connections), (5, 20));
+    assert_eq!(config.redis.queues().url, "redis://redis.local:6380");
+    let mail = config.mail.account().expect("an account");
     assert_eq!((mail.host.as_str(), mail.port, mail.tls), ("smtp.gmail.com", 465, MailTls::Implicit));
-    assert_eq!(config.mail_from().as_deref(), Some("us@example.com"));
-    assert_eq!(config.operator(), Some(("admin".into(), "pw".into())));
-    assert_eq!(config.environment(), "production");
-    assert_eq!(config.listen().to_string(), "0.0.0.0:3000");
+    assert_eq!(config.mail.sender().as_deref(), Some("us@example.com"));
+    assert_eq!(config.admin.operator(), Some(("admin".into(), "pw".into())));
+    assert_eq!(*config.general.environment, "production");
+    assert_eq!(config.http.listen.to_string(), "0.0.0.0:3000");
 }
 
 #[test]
@@ -100,9 +102,9 @@ fn the_environment_wins_over_the_file_and_unknown_keys_in_it_are_refused() {
     let file = "[redis]\nprefix = \"file\"\nown_prefix = \"mine\"\n[egress]\nallow_addresses = [\"10.0.0.0/8\", \"::1\"]\nca_file = \"ca.pem\"\n";
     let config =
         Config::load(Some(file), &env(&[&NEEDED[..], &[("PATCHBAY_REDIS_PREFIX", "env")]].concat())).expect("valid");
-    assert_eq!((config.queues().prefix.as_str(), config.queues().own_prefix.as_str()), ("env", "mine"));
-    assert_eq!(config.egress().allow_addresses, ["10.0.0.0/8", "::1"]);
-    assert_eq!(config.egress().ca_file.as_deref(), Some(std::path::Path::new("ca.pem")));
+    assert_eq!((config.redis.queues().prefix.as_str(), config.redis.queues().own_prefix.as_str()), ("env", "mine"));
+    assert_eq!(config.egress.calls().allow_addresses, ["10.0.0.0/8", "::1"]);
+    assert_eq!(config.egress.calls().ca_file.as_deref(), Some(std::path::Path::new("ca.pem")));
     let text = problems(Config::load(Some("[reddis]\nprefix = \"x\"\n"), &env(&NEEDED)));
     assert!(text.contains("reddis.prefix (in patchbay.toml) is no known key; did you mean redis.prefix?"), "{text}");
 }
@@ -130,34 +132,31 @@ fn a_malformed_master_key_is_refused_by_name_and_never_shown() {
     assert!(text.contains("secrets.key (from PATCHBAY_SECRETS_KEY): value is not a key"), "{text}");
     assert!(!text.contains("hunter2"), "{text}");
     let config = with(&[("PATCHBAY_SECRETS_KEY", KEY)]).expect("valid");
-    assert!(!format!("{config:?}").contains(KEY) && matches!(config.master_keys(), [Some(_), None]));
+    assert!(!format!("{config:?}").contains(KEY) && matches!(config.secrets.master_keys(), [Some(_), None]));
 }
 
 const TRUSTED: &str = "ed25519:6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";
 const TRUSTED_PEM: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=\n-----END PUBLIC KEY-----\n";
 
-fn load_with(
-    file: Option<&str>,
-    env: &HashMap<String, String>,
-    read: impl Fn(&str) -> Result<String, String>,
-) -> Result<Config, ConfigError> {
-    usable(Config::read(file, env, read))
+/// With a file of trusted keys.
+fn with_key_file(content: &str, extra: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("keys");
+    std::fs::write(&file, content).expect("written");
+    let path = file.to_str().expect("UTF-8");
+    with(&[extra, &[("PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE", path)]].concat())
 }
 
 #[test]
 fn trusted_keys_come_from_a_list_and_from_a_file_and_each_counts_once() {
-    assert!(!with(&[]).expect("valid").trusted_keys().are_required());
+    assert!(!with(&[]).expect("valid").plugins.trusted().are_required());
     let other = patchbay_model::signature::PrivateKey::generate().public();
     let file = format!("[plugins]\ntrusted_keys = [\"{TRUSTED}\", \"{other}\"]\n");
     let config = Config::load(Some(&file), &env(&NEEDED)).expect("valid");
-    assert_eq!(config.trusted_keys().ids(), format!("fe812c12f3ab4ce6, {}", other.id()));
-    let both = [("PATCHBAY_PLUGINS_TRUSTED_KEYS", TRUSTED), ("PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE", "/keys")];
-    let config = load_with(None, &env(&[&NEEDED[..], &both].concat()), |path| {
-        assert_eq!(path, "/keys");
-        Ok(format!("# ours\n{other}\n{TRUSTED_PEM}"))
-    })
-    .expect("valid");
-    assert_eq!(config.trusted_keys().ids(), format!("fe812c12f3ab4ce6, {}", other.id()));
+    assert_eq!(config.plugins.trusted().ids(), format!("fe812c12f3ab4ce6, {}", other.id()));
+    let content = format!("# ours\n{other}\n{TRUSTED_PEM}");
+    let config = with_key_file(&content, &[("PATCHBAY_PLUGINS_TRUSTED_KEYS", TRUSTED)]).expect("valid");
+    assert_eq!(config.plugins.trusted().ids(), format!("fe812c12f3ab4ce6, {}", other.id()));
 }
 
 #[test]
@@ -173,16 +172,15 @@ fn trusted_keys_that_are_none_stop_the_start_and_are_named() {
     }
     let empty = problems(Config::load(Some("[plugins]\ntrusted_keys = []\n"), &env(&NEEDED)));
     assert!(empty.contains("plugins.trusted_keys (from patchbay.toml) is empty"), "{empty}");
-    let in_file = |content: Result<String, String>| {
-        let env = env(&[&NEEDED[..], &[("PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE", "keys")]].concat());
-        problems(load_with(None, &env, |_| content.clone()))
-    };
-    for (content, expected) in [
-        (Err("No such file or directory".to_owned()), "keys: No such file"),
-        (Ok("# later\n".to_owned()), "keys: there is no public key in it"),
-        (Ok(format!("{TRUSTED}\n-----BEGIN PRIVATE KEY-----\n")), "keys: line 2: this is a private key"),
+    for (result, expected) in [
+        (with(&[("PATCHBAY_PLUGINS_TRUSTED_KEYS_FILE", "no/keys")]), "keys: No such file"),
+        (with_key_file("# later\n", &[]), "keys: there is no public key in it"),
+        (
+            with_key_file(&format!("{TRUSTED}\n-----BEGIN PRIVATE KEY-----\n"), &[]),
+            "keys: line 2: this is a private key",
+        ),
     ] {
-        let text = in_file(content);
+        let text = problems(result);
         assert!(text.contains("plugins.trusted_keys_file (from") && text.contains(expected), "{text}");
     }
 }
@@ -198,14 +196,14 @@ fn addresses_and_the_greeting_of_mail_are_checked_at_start() {
     // A login need be no address; then it is no sender either.
     let login = with(&[("PATCHBAY_MAIL_HOST", "mail.example"), ("EMAIL_USER", "apikey"), ("EMAIL_PASS", " a b ")]);
     let config = login.expect("valid");
-    assert_eq!(config.mail_from(), None);
-    assert_eq!(config.mail().and_then(|mail| mail.password).as_deref(), Some(" a b "), "as it is given");
+    assert_eq!(config.mail.sender(), None);
+    assert_eq!(config.mail.account().and_then(|mail| mail.password).as_deref(), Some(" a b "), "as it is given");
     let to = [
         ("PATCHBAY_MAIL_HOST", "mail.example"),
         ("EMAIL_FROM", "a@m\u{fc}ller.example"),
         ("PATCHBAY_ALERTS_MAIL_TO", "\"Ops, night\" <o@example.com>, Team: b@example.com;"),
     ];
-    assert_eq!(with(&to).expect("valid").alerts().channels.mail_to.len(), 2);
+    assert_eq!(with(&to).expect("valid").alerts.mail_to.len(), 2);
 }
 
 #[test]
@@ -231,7 +229,7 @@ fn alerts_that_could_not_be_sent_are_refused() {
 fn redis_has_one_address_whatever_it_is_made_of() {
     let of = |vars: &[(&str, &str)]| {
         let vars = [&NEEDED[..1], vars].concat();
-        Config::load(None, &env(&vars)).map(|config| config.queues())
+        Config::load(None, &env(&vars)).map(|config| config.redis.queues())
     };
     let url = |vars: &[(&str, &str)]| of(vars).expect("valid").url;
     assert_eq!(url(&[("REDIS_URL", "redis://r:1/2"), ("REDIS_PASSWORD", "p@#/")]), "redis://:p%40%23%2F@r:1/2");
@@ -276,9 +274,9 @@ fn what_kubernetes_sets_for_services_of_our_names_is_no_setting() {
     ];
     let hosts = [("DB_HOST", "db"), ("REDIS_HOST", "redis")];
     let config = Config::load(None, &env(&[&links[..], &hosts[..]].concat())).expect("a configuration");
-    assert_eq!(config.store().url, "postgres://postgres@db:5432/postgres");
-    assert_eq!(config.queues().url, "redis://redis:6379");
-    assert_eq!(config.listen().port(), 3000);
+    assert_eq!(config.database.store().url, "postgres://postgres@db:5432/postgres");
+    assert_eq!(config.redis.queues().url, "redis://redis:6379");
+    assert_eq!(config.http.listen.port(), 3000);
     let text = problems(with(&[("PATCHBAY_PORT_8080", "x"), ("REDIS_PORT", "many"), ("PATCHBAY_SERVICE", "x")]));
     for expected in ["PATCHBAY_PORT_8080 is no known", "redis.port (from REDIS_PORT)", "PATCHBAY_SERVICE is no known"] {
         assert!(text.contains(expected), "{expected}: {text}");
@@ -293,7 +291,7 @@ fn postgres_may_be_behind_a_socket_an_address_with_colons_or_a_private_authority
         ("/var/run/postgresql", "postgres://app@%2Fvar%2Frun%2Fpostgresql:5432/lms"),
     ] {
         let parts = [("DB_HOST", host), ("DB_USERNAME", "app"), ("DB_NAME", "lms"), ("REDIS_URL", "redis://r/")];
-        assert_eq!(Config::load(None, &env(&parts)).expect("valid").store().url, expected);
+        assert_eq!(Config::load(None, &env(&parts)).expect("valid").database.store().url, expected);
     }
     for (url, expected) in [
         ("postgres://app:p+w%40@/lms?host=/run/pg", "postgres:///lms?host=/run/pg&user=app&password=p%2Bw%40"),
@@ -302,10 +300,10 @@ fn postgres_may_be_behind_a_socket_an_address_with_colons_or_a_private_authority
         ("postgres://app@db/lms?options=a@/b", "postgres://app@db/lms?options=a@/b"),
     ] {
         let given = [("DATABASE_URL", url), ("REDIS_URL", "redis://r/")];
-        assert_eq!(Config::load(None, &env(&given)).expect("valid").store().url, expected);
+        assert_eq!(Config::load(None, &env(&given)).expect("valid").database.store().url, expected);
     }
     let tls = [("PATCHBAY_DATABASE_TLS", "verify-full"), ("PATCHBAY_DATABASE_CA_FILE", "/etc/ca 1.pem")];
-    let url = with(&tls).expect("valid").store().url;
+    let url = with(&tls).expect("valid").database.store().url;
     assert_eq!(url, "postgres://u:p@db/x?sslmode=verify-full&sslrootcert=%2Fetc%2Fca%201.pem");
 }
 
@@ -313,18 +311,18 @@ fn postgres_may_be_behind_a_socket_an_address_with_colons_or_a_private_authority
 fn origins_are_what_browsers_send() {
     let with_origins = |list: &str| with(&[("PATCHBAY_HTTP_ALLOWED_ORIGINS", list)]);
     let config = with_origins("https://ops.example, http://10.0.0.1:8080").expect("valid");
-    assert_eq!(*config.http_limits().allowed_origins, ["https://ops.example", "http://10.0.0.1:8080"]);
+    assert_eq!(*config.http.limits().allowed_origins, ["https://ops.example", "http://10.0.0.1:8080"]);
     for wrong in ["ops.example", "https://ops.example/", "https://ops.example:443", "*", "null", "ftp://ops.example"] {
         assert!(problems(with_origins(wrong)).contains("is no list of origins"), "{wrong}");
     }
     let file = "[http]\nallowed_origins = [\"https://ops.example\"]\ntrusted_proxies = [\"10.0.0.0/8\"]\n";
     let config = Config::load(Some(file), &env(&NEEDED)).expect("lists are arrays in the file");
-    assert_eq!(config.http_limits().trusted_proxies.len(), 1);
+    assert_eq!(config.http.limits().trusted_proxies.len(), 1);
 }
 
 #[test]
 fn the_zone_of_schedules_is_what_is_configured_then_tz_then_utc() {
-    let zone = |extra: &[(&str, &str)]| with(extra).expect("a configuration").default_zone().to_string();
+    let zone = |extra: &[(&str, &str)]| with(extra).expect("a configuration").schedule.default_zone.to_string();
     assert_eq!(zone(&[]), "UTC");
     assert_eq!(zone(&[("TZ", ":europe/berlin")]), "Europe/Berlin");
     assert_eq!(zone(&[("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")]), "UTC", "no reason not to start");
@@ -333,6 +331,24 @@ fn the_zone_of_schedules_is_what_is_configured_then_tz_then_utc() {
         Some("[schedule]\ndefault_zone = \"Asia/Tokyo\"\n"),
         &env(&[&NEEDED[..], &[("TZ", "EST")]].concat()),
     );
-    assert_eq!(file.expect("a configuration").default_zone().to_string(), "Asia/Tokyo");
+    assert_eq!(file.expect("a configuration").schedule.default_zone.to_string(), "Asia/Tokyo");
     assert!(problems(with(&[("PATCHBAY_SCHEDULE_DEFAULT_ZONE", "Mars")])).contains("schedule.default_zone"));
+}
+
+#[test]
+fn the_documentation_has_a_row_for_every_key() {
+    let docs = include_str!("../../../docs/operations/configuration.md");
+    let (config, _) = Config::read(None, &env(&[]));
+    let rows: Vec<String> = config.entries().iter().map(|entry| row(entry)).collect();
+    let documented: Vec<&str> = docs.lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(documented, rows);
+}
+
+/// As in the table there.
+fn row(entry: &ConfigEntry) -> String {
+    let code = |text: &str| format!("`{text}`");
+    let default = entry.value.as_deref().map(code).unwrap_or_default();
+    let others = entry.other_variables.iter().filter(|name| !["PORT", "TZ"].contains(name));
+    let old_names: Vec<String> = others.map(|name| code(name)).collect();
+    format!("| {} | {default} | {} | {} |", code(entry.key), old_names.join(" "), entry.about)
 }

@@ -77,9 +77,9 @@ pub(crate) fn run_mail(command: MailCommand, json: bool) -> anyhow::Result<()> {
 pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()> {
     // What is wrong with it is told when it is whole.
     let (set, _) = Config::read_dev(file, &config::environment());
-    let own_postgres = !set.sets(&["database.url", "database.host"]);
-    let own_redis = !set.sets(&["redis.url", "redis.host", "redis.sentinels"]);
-    let own_mail = !set.sets(&["mail.host", "mail.username"]);
+    let own_postgres = !set.database.url.is_set() && !set.database.host.is_set();
+    let own_redis = !set.redis.url.is_set() && !set.redis.host.is_set() && !set.redis.sentinels.is_set();
+    let own_mail = !set.mail.host.is_set() && !set.mail.username.is_set();
 
     let mut missing = Vec::new();
     let postgres_bin =
@@ -109,35 +109,35 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
     let mut catcher = None;
     if own_mail {
         let mail = MailCatcher::start(&state.mail_dir).await.context("cannot start the mail catcher")?;
-        given.insert("PATCHBAY_MAIL_HOST".into(), mail.address.ip().to_string());
-        given.insert("PATCHBAY_MAIL_PORT".into(), mail.address.port().to_string());
-        given.insert("PATCHBAY_MAIL_TLS".into(), "none".into());
-        if !set.sets(&["mail.from"]) {
-            given.insert("PATCHBAY_MAIL_FROM".into(), "Patchbay <demo@patchbay.example>".into());
+        given.insert(set.mail.host.entry.variable.clone(), mail.address.ip().to_string());
+        given.insert(set.mail.port.entry.variable.clone(), mail.address.port().to_string());
+        given.insert(set.mail.tls.entry.variable.clone(), "none".into());
+        if !set.mail.from.is_set() {
+            given.insert(set.mail.from.entry.variable.clone(), "Patchbay <demo@patchbay.example>".into());
         }
         catcher = Some(mail);
     }
-    if !set.sets(&["admin.username"]) {
-        given.insert("PATCHBAY_ADMIN_USERNAME".into(), state.user.clone());
-        given.insert("PATCHBAY_ADMIN_PASSWORD".into(), state.password.clone());
+    if !set.admin.username.is_set() {
+        given.insert(set.admin.username.entry.variable.clone(), state.user.clone());
+        given.insert(set.admin.password.entry.variable.clone(), state.password.clone());
     }
-    if !set.sets(&["log.filter"]) {
-        given.insert("PATCHBAY_LOG_FILTER".into(), "warn,guest=info".into());
+    if !set.log.filter.is_set() {
+        given.insert(set.log.filter.entry.variable.clone(), "warn,guest=info".into());
     }
-    if !set.sets(&["http.listen"]) {
+    if !set.http.listen.is_set() {
         let address = free_listen_address(USUAL_PORT)?;
         if !address.ends_with(&format!(":{USUAL_PORT}")) {
             println!("port {USUAL_PORT} is in use by something else: Patchbay listens on {address}");
         }
-        given.insert("PATCHBAY_HTTP_LISTEN".into(), address);
+        given.insert(set.http.listen.entry.variable.clone(), address);
     }
-    if !set.sets(&["secrets.key", "secrets.key_file"]) {
-        given.insert("PATCHBAY_SECRETS_KEY_FILE".into(), state.master_key_file()?.display().to_string());
+    if !set.secrets.key.is_set() && !set.secrets.key_file.is_set() {
+        given.insert(set.secrets.key_file.entry.variable.clone(), state.master_key_file()?.display().to_string());
     }
     let outcome = async {
         let config = Config::of_dev(file, given.clone())?;
-        let logging = patchbay_telemetry::start(config.log_as_json(), &config.log_filter())?;
-        let operator = config.operator();
+        let logging = patchbay_telemetry::start(*config.log.as_json, &config.log.filter)?;
+        let operator = config.admin.operator();
         let host = step("Patchbay", Host::start(config, &logging)).await?;
         state.url = format!("http://{}", reachable(host.address()));
         if let Some((user, password)) = operator {

@@ -1,0 +1,59 @@
+//! `[alerts]`: who is told, and how often.
+
+use std::time::Duration;
+
+use patchbay_mailbox::Mailbox;
+use url::Url;
+
+use super::general::General;
+use super::key::{key, section};
+use super::kind::{Form, Kind, mailboxes, milliseconds, seconds, secret_url};
+use super::mail::Mail;
+use patchbay_app::alert::rule::is_link;
+use patchbay_app::alert::{AlertConfig, ChannelConfig};
+
+section! {
+    /// Alerts.
+    pub struct Alerts {
+        /// Alerts are posted there as JSON
+        webhook_url: Option<Url> = key("alerts.webhook_url", secret_url()).secret();
+        /// An incoming webhook of Slack, or of what takes its shape
+        slack_url: Option<Url> = key("alerts.slack_url", secret_url()).secret();
+        /// Alerts are mailed there, through mail.host and from mail.from
+        mail_to: Vec<Mailbox> = key("alerts.mail_to", mailboxes()).or_empty();
+        /// Asked every minute while alerts work: a dead-man service that misses it raises its own alarm
+        ping_url: Option<Url> = key("alerts.ping_url", secret_url()).secret();
+        /// Between two evaluations of the rules
+        every: Duration = key("alerts.every_ms", milliseconds(50..=600_000)).default("15000");
+        /// How often an alert that still fires is told again
+        repeat: Duration = key("alerts.repeat_s", seconds(1..=30 * 86_400)).default("14400");
+        /// Where messages say that runbooks are; the rule's name follows as fragment
+        runbook_base: String = key("alerts.runbook_base", link()).default("docs/operations/alerts.md");
+    }
+}
+
+fn link() -> Kind<String> {
+    Kind::new(Form::Scalar, |given| match is_link(&given.text) {
+        true => Ok(given.text.clone()),
+        false => Err(format!("{} is neither an http:// or https:// URL nor a path", given.key)),
+    })
+}
+
+impl Alerts {
+    /// Where alerts go, and how often they are looked for.
+    pub fn alerting(&self, general: &General, mail: &Mail) -> AlertConfig {
+        AlertConfig {
+            channels: ChannelConfig {
+                webhook: self.webhook_url.clone(),
+                slack: self.slack_url.clone(),
+                mail_to: self.mail_to.clone(),
+                mail: mail.account().zip(mail.sender().and_then(|from| from.parse().ok())),
+            },
+            ping: self.ping_url.clone(),
+            every: *self.every,
+            repeat: *self.repeat,
+            runbooks: self.runbook_base.clone(),
+            environment: general.environment.clone(),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What each value allows and some together do not.
+
+use patchbay_mailbox::Mailbox;
+
+use super::Config;
+use super::database::Database;
+use super::entry::ConfigEntry;
+use super::key::Setting;
+use super::redis::Redis;
+use super::secrets::Secrets;
+
+/// Of values that could not be read, what they contradict is unknown.
+pub(super) fn find(config: &Config) -> Vec<String> {
+    let Config { database, redis, mail, admin, runtime, work, quarantine, alerts, secrets, .. } = config;
+    let mut found = Vec::new();
+    found.extend(at_most_one(&database.url, &database.host));
+    found.extend(at_most_one(&redis.url, &redis.host));
+    found.extend(at_most_one(&secrets.key_file, &secrets.key));
+    found.extend(at_most_one(&secrets.old_key_file, &secrets.old_key));
+    in_redis(redis, &mut found);
+    needed(database, redis, &mut found);
+    found.extend(both_or_none(&admin.username, &admin.password));
+    found.extend(both_or_none(&mail.username, &mail.password));
+    found.extend(new_key_besides(&secrets.old_key_file, secrets));
+    found.extend(new_key_besides(&secrets.old_key, secrets));
+    found.extend(not_more(&database.pool_min, &database.pool_max));
+    found.extend(not_more(&runtime.memory_mb, &runtime.max_memory_mb));
+    found.extend(not_more(&runtime.deadline, &runtime.max_deadline));
+    found.extend(not_more(&quarantine.crashes, &quarantine.calls));
+    found.extend(not_more(&quarantine.jobs, &quarantine.crashes));
+    let has_sender = mail.from.is_set() || mail.username.as_ref().is_some_and(|name| name.parse::<Mailbox>().is_ok());
+    let has_server = mail.host.is_set() || mail.username.is_set();
+    if alerts.mail_to.is_set() && !(has_server && has_sender) {
+        let (to, host, from) = (alerts.mail_to.entry.key, mail.host.entry.key, mail.from.entry.key);
+        found.push(format!("{to} is set and no mail server or sender: set {host} and {from}"));
+    }
+    if are_readable(&work.renew, &work.lock) && *work.renew * 2 >= *work.lock {
+        let (renew, lock) = (with_value(&work.renew), with_value(&work.lock));
+        found.push(format!("{renew} must be less than half of {lock}, or locks are lost while jobs run"));
+    }
+    if are_readable(&work.drain_limit, &work.stop_grace) && *work.drain_limit >= *work.stop_grace {
+        let (drain, grace) = (with_value(&work.drain_limit), with_value(&work.stop_grace));
+        found.push(format!("{drain} must be less than {grace}, or the supervisor kills running jobs"));
+    }
+    found
+}
+
+/// Nothing of a login is in the texts.
+fn in_redis(redis: &Redis, found: &mut Vec<String>) {
+    let (config, contradictions) = redis.completed();
+    for part in contradictions {
+        found.push(format!("{} and {part} contradict each other: set one", redis.url.entry.key));
+    }
+    found.extend(both_or_none(&redis.sentinels, &redis.sentinel_master));
+    found.extend(both_or_none(&redis.cert_file, &redis.key_file));
+    for address in [&redis.url, &redis.host] {
+        if redis.sentinels.is_set() && address.is_set() {
+            let (sentinels, address) = (redis.sentinels.entry.key, address.entry.key);
+            found.push(format!("{sentinels} and {address} contradict each other: Sentinels know the address; set one"));
+        }
+    }
+    let is_readable = redis.entries().iter().all(|entry| entry.is_readable);
+    if has_address(redis)
+        && is_readable
+        && let Err(reason) = config.check()
+    {
+        let named = if redis.url.is_set() { redis.url.entry.key } else { "Redis's address" };
+        found.push(format!("{named}: {reason}"));
+    }
+}
+
+fn has_address(redis: &Redis) -> bool {
+    redis.url.is_set() || redis.host.is_set() || redis.sentinels.is_set()
+}
+
+fn needed(database: &Database, redis: &Redis, found: &mut Vec<String>) {
+    let missing =
+        |key: &Setting<_>, what| format!("{} is not set: set {what} (`patchbay dev` needs neither)", key.entry.key);
+    if !database.url.is_set() && !database.host.is_set() {
+        found.push(missing(&database.url, "DATABASE_URL or DB_HOST"));
+    }
+    if !has_address(redis) {
+        found.push(missing(&redis.url, "REDIS_URL or REDIS_HOST, or redis.sentinels"));
+    }
+}
+
+fn new_key_besides<T>(old: &Setting<T>, secrets: &Secrets) -> Option<String> {
+    let is_alone = old.is_set() && !secrets.key_file.is_set() && !secrets.key.is_set();
+    is_alone.then(|| format!("{} is set and no new key: set {}", old.entry.key, secrets.key_file.entry.key))
+}
+
+fn at_most_one<A, B>(a: &Setting<A>, b: &Setting<B>) -> Option<String> {
+    let from = |entry: &ConfigEntry| format!("{} (from {})", entry.key, entry.source.as_deref().unwrap_or_default());
+    let are_set = a.is_set() && b.is_set();
+    are_set.then(|| format!("{} and {} contradict each other: set one", from(&a.entry), from(&b.entry)))
+}
+
+fn both_or_none<A, B>(a: &Setting<A>, b: &Setting<B>) -> Option<String> {
+    let (is_one, a, b) = (a.is_set() != b.is_set(), a.entry.key, b.entry.key);
+    is_one.then(|| format!("{a} and {b} belong together: set both or none"))
+}
+
+fn not_more<T: PartialOrd>(small: &Setting<T>, large: &Setting<T>) -> Option<String> {
+    let is_more = are_readable(small, large) && **small > **large;
+    is_more.then(|| format!("{} is more than {}", with_value(small), with_value(large)))
+}
+
+fn are_readable<T>(a: &Setting<T>, b: &Setting<T>) -> bool {
+    a.entry.is_readable && b.entry.is_readable
+}
+
+/// As it is given.
+fn with_value<T>(setting: &Setting<T>) -> String {
+    format!("{} ({})", setting.entry.key, setting.entry.value.as_deref().unwrap_or_default())
+}

@@ -1,0 +1,25 @@
+//! `[egress]`: plugins' outside calls.
+
+use std::path::PathBuf;
+
+use patchbay_capability::EgressConfig;
+
+use super::key::{key, section};
+use super::kind::{list, text};
+
+section! {
+    /// The operator's exceptions and trust roots.
+    pub struct Egress {
+        /// Private addresses or networks that plugins may call nevertheless
+        allow_addresses: Vec<String> = key("egress.allow_addresses", list()).or_empty();
+        /// PEM file of certificates that plugins' outside calls trust besides the system's
+        ca_file: Option<PathBuf> = key("egress.ca_file", text());
+    }
+}
+
+impl Egress {
+    /// For outside calls.
+    pub fn calls(&self) -> EgressConfig {
+        EgressConfig { allow_addresses: self.allow_addresses.clone(), ca_file: self.ca_file.clone() }
+    }
+}

@@ -1,0 +1,199 @@
+//! How a key is declared, and what is read of it.
+
+use std::ops::Deref;
+
+use super::entry::{ConfigEntry, DEFAULT};
+use super::environment::Environment;
+use super::file::File;
+use super::kind::{Form, Given, Kind};
+
+/// Declares a section: each field with its meaning, its type, and its key. The meaning is what `patchbay config` shows.
+macro_rules! section {
+    ($(#[$about:meta])+ pub struct $section:ident {
+        $($(#[doc = $meaning:literal])+ $field:ident: $type:ty = $key:expr;)+
+    }) => {
+        $(#[$about])+
+        #[allow(rustdoc::bare_urls, reason = "the text is shown to operators as it is")]
+        pub struct $section {
+            $($(#[doc = $meaning])+ pub $field: $crate::config::Setting<$type>,)+
+        }
+
+        impl $section {
+            pub(super) fn read(from: &mut $crate::config::key::Sources<'_>) -> Self {
+                Self { $($field: $key.read(concat!($($meaning),+).trim_start(), from),)+ }
+            }
+
+            pub(super) fn entries(&self) -> Vec<&$crate::config::ConfigEntry> {
+                vec![$(&self.$field.entry),+]
+            }
+        }
+    };
+}
+pub(super) use section;
+
+/// The value of a key, beside what is said of it.
+pub struct Setting<T> {
+    /// For people.
+    pub entry: ConfigEntry,
+    value: T,
+}
+
+impl<T> Deref for Setting<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> Setting<T> {
+    /// Whether the file or the environment sets it.
+    pub fn is_set(&self) -> bool {
+        self.entry.is_set()
+    }
+}
+
+/// Where values come from, and what is wrong with them.
+pub(super) struct Sources<'a> {
+    pub(super) file: File,
+    pub(super) environment: Environment<'a>,
+    pub(super) problems: Vec<String>,
+}
+
+/// What a variable that is not ours wins over; a key's own variable and its old names win over it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum WinsOver {
+    File,
+    Default,
+}
+
+type Foreign = (&'static str, WinsOver, fn(&str) -> Option<String>);
+
+struct Declared {
+    name: &'static str,
+    form: Form,
+    default: Option<&'static str>,
+    old_names: &'static [&'static str],
+    foreign: Option<Foreign>,
+    is_secret: bool,
+}
+
+type Value<T> = dyn Fn(Option<&Given>, &Environment<'_>) -> Result<T, Vec<String>>;
+
+/// A key that gives a `T`.
+pub(super) struct Key<T> {
+    declared: Declared,
+    value: Box<Value<T>>,
+}
+
+/// A key that is nothing unless somebody sets it.
+pub(super) fn key<T: 'static>(name: &'static str, kind: Kind<T>) -> Key<Option<T>> {
+    let Kind { form, read } = kind;
+    Key {
+        declared: Declared { name, form, default: None, old_names: &[], foreign: None, is_secret: false },
+        value: Box::new(move |given, _| given.map(&read).transpose()),
+    }
+}
+
+impl<T: 'static> Key<Option<T>> {
+    /// What it is unless somebody sets it.
+    pub(super) fn default(mut self, text: &'static str) -> Key<T> {
+        self.declared.default = Some(text);
+        self.otherwise(|_| unreachable!("a key with a default is always given"))
+    }
+
+    /// Likewise, where that depends on the environment; not shown as a value.
+    pub(super) fn otherwise(self, absent: impl Fn(&Environment<'_>) -> T + 'static) -> Key<T> {
+        let Self { declared, value } = self;
+        let value = move |given: Option<&Given>, environment: &Environment<'_>| {
+            Ok(value(given, environment)?.unwrap_or_else(|| absent(environment)))
+        };
+        Key { declared, value: Box::new(value) }
+    }
+
+    /// Empty unless somebody sets it; not shown as a value.
+    pub(super) fn or_empty(self) -> Key<T>
+    where
+        T: Default,
+    {
+        self.otherwise(|_| T::default())
+    }
+}
+
+impl<T> Key<T> {
+    /// Names that the old backend used, besides `PATCHBAY_<SECTION>_<KEY>`.
+    pub(super) fn old(mut self, names: &'static [&'static str]) -> Self {
+        self.declared.old_names = names;
+        self
+    }
+
+    /// The text may also follow from a variable that is not ours.
+    pub(super) fn or_from(mut self, name: &'static str, over: WinsOver, text: fn(&str) -> Option<String>) -> Self {
+        self.declared.foreign = Some((name, over, text));
+        self
+    }
+
+    /// Never printed.
+    pub(super) fn secret(mut self) -> Self {
+        self.declared.is_secret = true;
+        self
+    }
+
+    /// A value that cannot be read is replaced by the default, so that the rest can be shown and checked.
+    pub(super) fn read(self, about: &'static str, from: &mut Sources<'_>) -> Setting<T> {
+        let Self { declared: key, value: read } = self;
+        let variable = format!("PATCHBAY_{}", key.name.replace('.', "_").to_ascii_uppercase());
+        let (set, default) = (key.find(&variable, from), key.default.map(|text| key.given(text, DEFAULT)));
+        let given = set.as_ref().or(default.as_ref());
+        let value = match given {
+            // That was told when it was found.
+            Some(given) if !given.has_right_form => Err(Vec::new()),
+            given => read(given, &from.environment),
+        };
+        let entry = ConfigEntry {
+            key: key.name,
+            value: given.map(|given| if key.is_secret { "(set)".into() } else { given.text.clone() }),
+            source: given.map(|given| given.source.clone()),
+            variable,
+            about,
+            other_variables: key.old_names.iter().copied().chain(key.foreign.map(|(name, ..)| name)).collect(),
+            is_readable: value.is_ok(),
+        };
+        let value = value.unwrap_or_else(|problems| {
+            from.problems.extend(problems);
+            read(default.as_ref(), &from.environment).expect("a default can be read")
+        });
+        Setting { entry, value }
+    }
+}
+
+impl Declared {
+    fn given(&self, text: &str, source: &str) -> Given {
+        let (text, source) = (text.to_owned(), source.to_owned());
+        Given { key: self.name, text, source, is_secret: self.is_secret, has_right_form: true }
+    }
+
+    fn find(&self, variable: &str, from: &mut Sources<'_>) -> Option<Given> {
+        let Sources { file, environment, problems } = from;
+        let in_file = file.get(self.name, self.form).map(|(text, problem)| {
+            let has_right_form = problem.is_none();
+            problems.extend(problem);
+            Given { has_right_form, ..self.given(&text, "patchbay.toml") }
+        });
+        let foreign = |wins_over| {
+            let (name, _, text) = self.foreign.filter(|(_, over, _)| *over == wins_over)?;
+            Some(self.given(&text(environment.get(name)?)?, name))
+        };
+        let names = std::iter::once(variable).chain(self.old_names.iter().copied());
+        let mut set = names.filter_map(|name| Some((name, environment.get(name)?)));
+        if let Some((first, value)) = set.next() {
+            if let Some((other, _)) = set.find(|(_, other)| *other != value) {
+                problems.push(format!("{}: {first} and {other} have different values: set one", self.name));
+            }
+            return Some(self.given(value, first));
+        }
+        // Ours, set to nothing, says that theirs is not meant for us.
+        let over_file = if environment.has(variable) { None } else { foreign(WinsOver::File) };
+        over_file.or(in_file).or_else(|| foreign(WinsOver::Default))
+    }
+}

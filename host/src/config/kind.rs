@@ -1,0 +1,176 @@
+//! What a value may be: how its text is read, and what is said where it cannot be.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use patchbay_mailbox::{AddressError, Mailbox, parse_list};
+use url::Url;
+
+/// The text of a value, before it is read.
+pub(super) struct Given {
+    pub(super) key: &'static str,
+    pub(super) text: String,
+    pub(super) source: String,
+    pub(super) is_secret: bool,
+    pub(super) has_right_form: bool,
+}
+
+impl Given {
+    /// What to say of a value that cannot be read.
+    pub(super) fn problem(&self, reason: &str) -> String {
+        let shown = if self.is_secret { String::new() } else { format!(" {:?}", self.text) };
+        format!("{} (from {}): value{shown} {reason}", self.key, self.source)
+    }
+}
+
+/// What a value may be in the file besides a string or a whole number. In the environment all are text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Scalar,
+    Boolean,
+    /// Comma-separated in the environment.
+    Array,
+}
+
+type Read<T> = dyn Fn(&Given) -> Result<T, Vec<String>>;
+
+/// Reads a `T`.
+pub(super) struct Kind<T> {
+    pub(super) form: Form,
+    pub(super) read: Box<Read<T>>,
+}
+
+impl<T> Kind<T> {
+    /// One that says itself what is wrong.
+    pub(super) fn new(form: Form, read: impl Fn(&Given) -> Result<T, String> + 'static) -> Self {
+        Self { form, read: Box::new(move |given| read(given).map_err(|problem| vec![problem])) }
+    }
+
+    fn of(form: Form, reason: impl Into<String>, parse: impl Fn(&str) -> Option<T> + 'static) -> Self {
+        let reason = reason.into();
+        Self::new(form, move |given| parse(&given.text).ok_or_else(|| given.problem(&reason)))
+    }
+}
+
+/// One value; `reason` completes "value … ".
+pub(super) fn scalar<T>(reason: impl Into<String>, parse: impl Fn(&str) -> Option<T> + 'static) -> Kind<T> {
+    Kind::of(Form::Scalar, reason, parse)
+}
+
+/// Any text: a name, or the path of a file.
+pub(super) fn text<T: From<String>>() -> Kind<T> {
+    Kind::new(Form::Scalar, |given| Ok(given.text.clone().into()))
+}
+
+/// A whole number within bounds.
+pub(super) fn number<N: TryFrom<u64>>(bounds: RangeInclusive<u64>) -> Kind<N> {
+    whole(bounds, |number| N::try_from(number).ok())
+}
+
+/// A number of them.
+pub(super) fn seconds(bounds: RangeInclusive<u64>) -> Kind<Duration> {
+    whole(bounds, |number| Some(Duration::from_secs(number)))
+}
+
+/// A number of them.
+pub(super) fn milliseconds(bounds: RangeInclusive<u64>) -> Kind<Duration> {
+    whole(bounds, |number| Some(Duration::from_millis(number)))
+}
+
+/// A number of them; gives bytes.
+pub(super) fn mebibytes<N: TryFrom<u64>>(bounds: RangeInclusive<u64>) -> Kind<N> {
+    whole(bounds, |number| N::try_from(number << 20).ok())
+}
+
+fn whole<T>(bounds: RangeInclusive<u64>, value: impl Fn(u64) -> Option<T> + 'static) -> Kind<T> {
+    scalar(format!("is not a whole number from {} to {}", bounds.start(), bounds.end()), move |text| {
+        value(text.parse().ok().filter(|number| bounds.contains(number))?)
+    })
+}
+
+/// Whether.
+pub(super) fn boolean() -> Kind<bool> {
+    Kind::of(Form::Boolean, "is none of true, false", |text| text.parse().ok())
+}
+
+/// One of these names, for what it stands.
+pub(super) fn one_of<T: Copy>(choices: &'static [(&'static str, T)]) -> Kind<T> {
+    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+    scalar(format!("is none of {}", names.join(", ")), |text| {
+        choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice)
+    })
+}
+
+/// One of these names.
+pub(super) fn name_of(names: &'static [&'static str]) -> Kind<&'static str> {
+    scalar(format!("is none of {}", names.join(", ")), |text| names.iter().find(|name| **name == text).copied())
+}
+
+/// Any texts.
+pub(super) fn list() -> Kind<Vec<String>> {
+    Kind::new(Form::Array, |given| Ok(items(&given.text).map(str::to_owned).collect()))
+}
+
+fn list_of<T: 'static>(reason: &str, parse: fn(&str) -> Option<T>) -> Kind<Vec<T>> {
+    Kind::of(Form::Array, reason, move |text| items(text).map(parse).collect())
+}
+
+/// Of a comma-separated list, without the empty ones.
+pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// `address:port`.
+pub(super) fn listen() -> Kind<SocketAddr> {
+    scalar("is not address:port, such as 127.0.0.1:8080", |text| text.parse().ok())
+}
+
+/// An address is a network of one.
+pub(super) fn networks() -> Kind<Vec<IpNet>> {
+    list_of("is no list of addresses and networks, such as 127.0.0.1,10.0.0.0/8", |text| {
+        text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    })
+}
+
+/// As a browser writes them: no path, and no port that goes without saying.
+pub(super) fn origins() -> Kind<Vec<String>> {
+    let reason = "is no list of origins: http:// or https://, a name, and a port if it is not the usual one";
+    list_of(reason, |text| {
+        let origin = web_url(text)?.origin().ascii_serialization();
+        origin.eq_ignore_ascii_case(text).then(|| text.to_owned())
+    })
+}
+
+/// From 0.0 to 1.0.
+pub(super) fn ratio() -> Kind<f64> {
+    scalar("is not a number from 0 to 1, such as 0.1", |text| {
+        text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))
+    })
+}
+
+/// A URL of the web that may hold a secret.
+pub(super) fn secret_url() -> Kind<Url> {
+    Kind::new(Form::Scalar, |given| {
+        web_url(&given.text).ok_or_else(|| format!("{} is no http:// or https:// URL", given.key))
+    })
+}
+
+pub(super) fn web_url(text: &str) -> Option<Url> {
+    text.parse().ok().filter(|url: &Url| matches!(url.scheme(), "http" | "https"))
+}
+
+/// One mail address, as it is given.
+pub(super) fn sender() -> Kind<String> {
+    Kind::new(Form::Scalar, |given| addressed(given, |text| text.parse::<Mailbox>().map(|_| text.to_owned())))
+}
+
+/// Mail addresses.
+pub(super) fn mailboxes() -> Kind<Vec<Mailbox>> {
+    Kind::new(Form::Array, |given| addressed(given, parse_list))
+}
+
+fn addressed<T>(given: &Given, parse: impl Fn(&str) -> Result<T, AddressError>) -> Result<T, String> {
+    parse(&given.text).map_err(|error| format!("{}: {:?} {error}", given.key, given.text))
+}

@@ -1,0 +1,39 @@
+//! `[quarantine]`: when a plugin crashes too often.
+
+use std::time::Duration;
+
+use super::key::{key, section};
+use super::kind::{number, one_of, seconds};
+use patchbay_work::quarantine::{Policy, Rule};
+
+/// Off: a plugin may crash as often as it likes.
+const POLICIES: &[(&str, Option<Policy>)] =
+    &[("wait", Some(Policy::Wait)), ("previous", Some(Policy::Previous)), ("off", None)];
+
+section! {
+    /// Quarantine.
+    pub struct Quarantine {
+        /// A plugin that crashes too often waits for an operator, gives way to the revision before it, or goes on
+        policy: Option<Policy> = key("quarantine.policy", one_of(POLICIES)).default("wait");
+        /// So many crashes without a success in between…
+        crashes: usize = key("quarantine.crashes", number(2..=1_000)).default("10");
+        /// …among so many last calls…
+        calls: usize = key("quarantine.calls", number(2..=1_000)).default("20");
+        /// …of the last so many seconds…
+        within: Duration = key("quarantine.within_s", seconds(1..=3_600)).default("60");
+        /// …over so many different jobs are too often
+        jobs: usize = key("quarantine.jobs", number(1..=1_000)).default("3");
+    }
+}
+
+impl Quarantine {
+    /// When a plugin crashes too often; nothing when that is never.
+    pub fn rule(&self) -> Option<Rule> {
+        self.policy.map(|_| Rule { calls: *self.calls, crashes: *self.crashes, jobs: *self.jobs, within: *self.within })
+    }
+
+    /// What then becomes of it.
+    pub fn policy(&self) -> Policy {
+        self.policy.unwrap_or(Policy::Wait)
+    }
+}
