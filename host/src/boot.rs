@@ -111,7 +111,7 @@ impl Host {
         let vault = Vault::open(store.clone(), keys, environment, copy.clone(), is_away).await?;
         let queues = Queues::connect(config.queues()).await.context("cannot use Redis")?;
         let queues = queues.with_default_zone(config.default_zone());
-        let runtime = Runtime::new(runtime_config).context("cannot start the sandbox")?;
+        let runtime = Runtime::new(runtime_config, patchbay_capability::link).context("cannot start the sandbox")?;
 
         let sql = PluginSql::new(&store, config.sql_max_connections());
         let mail = MailTransport::new(config.mail()).context("mail")?;
