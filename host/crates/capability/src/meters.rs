@@ -9,7 +9,7 @@ use patchbay_model::manifest::Manifest;
 use patchbay_telemetry::metrics::histogram::{Histogram, Reading};
 use url::Url;
 
-use crate::{HostCall, mail};
+use crate::HostCall;
 
 /// Hosts of one revision that get a series of their own; further ones are `other`.
 const MAX_HOSTS: usize = 32;
@@ -60,7 +60,7 @@ impl OutsideMeters {
         Self {
             host_calls: HostCall::ALL.iter().map(host_call).collect(),
             egress: hosts.into_iter().map(|host| (host, Default::default())).collect(),
-            mails: mail::is_asked_for_by(manifest).then(Default::default),
+            mails: HostCall::Mail.is_asked_for_by(manifest).then(Default::default),
         }
     }
 

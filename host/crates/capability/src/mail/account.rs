@@ -18,7 +18,7 @@ use crate::credential_echo;
 use crate::secrets::SecretValue;
 
 /// What the guest is told instead of the server's words.
-const ECHOED: &str = "the mail server's words repeat the account's password, and are withheld";
+pub(super) const ECHOED: &str = "the mail server's words repeat the account's password, and are withheld";
 
 /// How the connection is secured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::account::Account;
+use super::account::{Account, ECHOED};
 use super::verdict::{SmtpFailure, SmtpReceipt};
 use super::{Envelope, MailConfig, MailError, MailTls, MailTransport};
 use crate::breaker::Report;

@@ -33,7 +33,7 @@ const HOST: &str = "host:";
 /// Mail for all plugins.
 pub struct MailTransport {
     account: Option<Account>,
-    idle: Arc<Idle>,
+    pub(super) idle: Arc<Idle>,
 }
 
 /// Who is to get a message.
