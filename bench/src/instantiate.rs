@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use patchbay_model::DenyAll;
 use patchbay_runtime::{JobCall, Runtime, RuntimeConfig};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +17,7 @@ const EXTISM_NOOP: &str = r#"(module (memory (export "memory") 17) (func (export
 
 pub async fn run(guest: &[u8], pairs: usize) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let runtime = Runtime::new(RuntimeConfig {
+    let config = RuntimeConfig {
         cache_dir: dir.path().join("cache"),
         compiler: None,
         compile_timeout: Duration::from_secs(120),
@@ -28,7 +27,8 @@ pub async fn run(guest: &[u8], pairs: usize) -> anyhow::Result<()> {
         limits: limits(),
         draft_wit: false,
         cache_key: [7; 32],
-    })?;
+    };
+    let runtime = Runtime::new(config, patchbay_capability::link)?;
     let revision = runtime.load(guest).await?;
     let manifest = extism::Manifest::new([extism::Wasm::data(wat::parse_str(EXTISM_NOOP)?)]);
     let compiled = extism::CompiledPlugin::new(extism::PluginBuilder::new(manifest).with_wasi(true))?;
@@ -43,7 +43,7 @@ pub async fn run(guest: &[u8], pairs: usize) -> anyhow::Result<()> {
             let mut times = Vec::with_capacity(CALLS);
             for _ in 0..CALLS {
                 let started = Instant::now();
-                let report = called.run_job(call("noop", &payload_of_ours), Arc::new(DenyAll)).await;
+                let report = called.run_job(call("noop", &payload_of_ours), None).await;
                 times.push(started.elapsed().as_secs_f64() * 1e6);
                 anyhow::ensure!(report.outcome.reason().is_none(), "{:?}", report.outcome);
             }

@@ -12,18 +12,21 @@ use patchbay_app::history::Bodies;
 use patchbay_app::local_copy::LocalCopy;
 use patchbay_app::vault::{KeySource, Keys, Vault};
 use patchbay_capability::{Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services};
-use patchbay_model::{DenyAll, PluginName, QueueName};
+use patchbay_model::audit::{AuditTrails, NewAuditEntry};
+use patchbay_model::capability::CapabilityError;
 use patchbay_model::outcome::Outcome;
 use patchbay_model::retry::RetryPolicy;
+use patchbay_model::sql::{PluginDatabase, SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction};
+use patchbay_model::{PluginName, QueueName};
 use patchbay_queue::{Delivery, Keep, Queues, RedisConfig, WorkerConfig, WorkerHandle};
 use patchbay_runtime::{HostLimits, Runtime, RuntimeConfig};
 use patchbay_store::{Store, StoreConfig};
 use patchbay_telemetry::traces::Traces;
-use patchbay_work::{Execution, Executor, WasmExecutor, Work};
 use patchbay_work::body_budget::{BodyBudget, Recording};
 use patchbay_work::meters::Meters;
 use patchbay_work::quarantine::Quarantine;
 use patchbay_work::settings::Settings;
+use patchbay_work::{Execution, Executor, WasmExecutor, Work};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
@@ -88,6 +91,33 @@ struct NoSecrets;
 impl SecretSource for NoSecrets {
     fn current(&self, _: &PluginName, _: &str) -> Vec<SecretValue> {
         Vec::new()
+    }
+}
+
+struct NoDatabase;
+
+const NO_DATABASE: &str = "no database is available here";
+
+#[async_trait]
+impl PluginDatabase for NoDatabase {
+    async fn run(
+        &self,
+        _: &PluginName,
+        _: Instant,
+        _: Vec<SqlStatement>,
+        _: Option<SqlJobs>,
+    ) -> Result<Vec<SqlAnswer>, SqlError> {
+        Err(SqlError::denied(NO_DATABASE))
+    }
+    async fn begin(&self, _: &PluginName, _: Instant) -> Result<Arc<dyn SqlTransaction>, SqlError> {
+        Err(SqlError::denied(NO_DATABASE))
+    }
+}
+
+#[async_trait]
+impl AuditTrails for NoDatabase {
+    async fn append(&self, _: NewAuditEntry, _: Instant) -> Result<(), CapabilityError> {
+        Err(CapabilityError::denied(NO_DATABASE))
     }
 }
 
@@ -158,7 +188,7 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let runtime = Runtime::new(RuntimeConfig {
+        let config = RuntimeConfig {
             cache_dir: dir.path().join("cache"),
             compiler: None,
             compile_timeout: Duration::from_secs(120),
@@ -168,11 +198,12 @@ impl World {
             limits: limits(),
             draft_wit: false,
             cache_key: [7; 32],
-        })?;
+        };
+        let runtime = Runtime::new(config, patchbay_capability::link)?;
         let revision = runtime.load(guest).await?;
         let wasm_per_ms = iterations_per_ms(|iterations| {
             let job = crate::instantiate::call("compute", &format!(r#"{{"iterations":{iterations}}}"#));
-            let report = revision.run_job(job, Arc::new(DenyAll));
+            let report = revision.run_job(job, None);
             async { report.await.outcome.reason().map_or(Ok(()), |reason| bail!("{reason}")) }
         })
         .await?;
@@ -272,8 +303,8 @@ impl World {
                 host: tokio::runtime::Handle::current(),
                 queues: queues.clone(),
                 kv: queues.kv(),
-                sql: Arc::new(DenyAll),
-                audit: Arc::new(DenyAll),
+                sql: Arc::new(NoDatabase),
+                audit: Arc::new(NoDatabase),
                 secrets: Arc::new(NoSecrets),
                 mail: MailTransport::new(None)?,
                 egress: Egress::new(EgressConfig::default())?,

@@ -114,7 +114,7 @@ impl Host {
         let vault = Vault::open(store.clone(), keys, environment, copy.clone(), is_away).await?;
         let queues = Queues::connect(config.redis.queues()).await.context("cannot use Redis")?;
         let queues = queues.with_default_zone(*config.schedule.default_zone);
-        let runtime = Runtime::new(runtime_config).context("cannot start the sandbox")?;
+        let runtime = Runtime::new(runtime_config, patchbay_capability::link).context("cannot start the sandbox")?;
 
         let sql = PluginSql::new(&store, *config.sql.max_connections);
         let mail = MailTransport::new(config.mail.account()).context("mail")?;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use patchbay_model::DenyAll;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::outcome::{Outcome, OutcomeKind, Retry};
 use patchbay_runtime::{CallReport, HostLimits, JobCall, Revision, Runtime, RuntimeConfig};
@@ -22,7 +21,7 @@ use crate::harness::{World, hostile_plugin, hostile_plugin_with, until};
 const MEMORY_MB: usize = 64;
 
 fn sandbox(dir: &std::path::Path) -> anyhow::Result<Arc<Runtime>> {
-    Ok(Runtime::new(RuntimeConfig {
+    let config = RuntimeConfig {
         cache_dir: dir.into(),
         compiler: None,
         compile_timeout: Duration::from_secs(60),
@@ -40,7 +39,8 @@ fn sandbox(dir: &std::path::Path) -> anyhow::Result<Arc<Runtime>> {
         },
         draft_wit: true,
         cache_key: [7; 32],
-    })?)
+    };
+    Ok(Runtime::new(config, patchbay_capability::link)?)
 }
 
 async fn run(revision: &Arc<Revision>, name: &str, data: serde_json::Value) -> CallReport {
@@ -60,7 +60,7 @@ async fn run(revision: &Arc<Revision>, name: &str, data: serde_json::Value) -> C
         occupancy: Arc::default(),
         cancel: CancellationToken::new(),
     };
-    revision.run_job(job, Arc::new(DenyAll)).await
+    revision.run_job(job, None).await
 }
 
 /// Anonymous memory of this process.

@@ -1,20 +1,121 @@
-//! What a guest may reach, and nothing else: egress, mail, key-value, other queues, secrets, its job's log and progress.
+//! What a guest may reach, and nothing else. Deny by default: a capability works only as far as the manifest asks for it and an operator has
+//! granted it. Nothing here ever traps a guest or shows it a credential; what is refused is an ordinary error value with the reason.
 //!
-//! Deny by default: a capability works only as far as the manifest asks for it and an operator has granted it. Nothing here ever traps a guest or shows it a
-//! credential; what is refused is an ordinary error value with the reason.
+//! A capability is one module: its limits, what it asks of the [`Gate`](call::Gate), and its functions for each version of the contract. It is
+//! listed once, below. CONTRIBUTING.md says how to add one.
 
+mod audit;
 mod breaker;
 mod call;
-mod egress;
+mod context;
+mod credential_echo;
+mod enqueue;
+mod flows;
 mod grants;
+mod guest;
+mod http;
 mod job_output;
-mod leak;
+mod kv;
+mod log;
 mod mail;
-mod secret;
+mod meters;
+mod progress;
+mod secrets;
+mod settings;
+mod sql;
+
+use std::sync::Arc;
+
+use patchbay_model::audit::AuditTrails;
+use patchbay_model::manifest::Manifest;
+use patchbay_model::sql::PluginDatabase;
+use patchbay_queue::{Kv, Queues};
+use patchbay_runtime::State;
+use patchbay_runtime::wit::{self, Linker, Wit, v0_1, v0_2};
 
 pub use breaker::{Breaker, BreakerState, BreakerView, Breakers, Refused};
-pub use call::{Call, GuestCall, Services};
-pub use egress::{Certificates, Egress, EgressConfig, EgressError};
+pub use call::{Call, GuestCall};
 pub use grants::GrantUses;
+pub use http::egress::{Certificates, Egress, EgressConfig, EgressError};
 pub use mail::{MailConfig, MailError, MailTls, MailTransport};
-pub use secret::{SecretSource, SecretValue};
+pub use meters::OutsideMeters;
+pub use secrets::{SecretSource, SecretValue};
+
+use guest::{Guest, Linked};
+
+/// What all calls share. Capabilities reach it through the [`Gate`](call::Gate) only.
+pub struct Services {
+    /// The host's threads: guests' threads do no I/O.
+    pub host: tokio::runtime::Handle,
+    /// Other queues.
+    pub queues: Queues,
+    /// Key-value.
+    pub kv: Kv,
+    /// Secrets.
+    pub secrets: Arc<dyn SecretSource>,
+    /// Postgres, under logins of the plugins.
+    pub sql: Arc<dyn PluginDatabase>,
+    /// The host's audit trails.
+    pub audit: Arc<dyn AuditTrails>,
+    /// Mail.
+    pub mail: MailTransport,
+    /// Outbound HTTP.
+    pub egress: Egress,
+    /// Of all plugins.
+    pub breakers: Arc<Breakers>,
+    /// Counted here.
+    pub uses: Arc<GrantUses>,
+}
+
+/// `module: interface`, and under which name metrics and traces count its host calls, if they reach outside and therefore take time.
+macro_rules! capabilities {
+    ($($module:ident: $interface:ident $(counts $call:ident as $label:literal)?;)*) => {
+        /// Links the interfaces of one version of the contract: a [`patchbay_runtime::HostInterfaces`].
+        pub fn link(wit: Wit, linker: &mut Linker<State>) -> wit::Result<()> {
+            match wit {
+                Wit::V0_1 => { $(v0_1::$interface::add_to_linker::<State, Linked>(linker, |state| Guest(state))?;)* }
+                Wit::V0_2 => { $(v0_2::$interface::add_to_linker::<State, Linked>(linker, |state| Guest(state))?;)* }
+            }
+            Ok(())
+        }
+
+        /// Host calls that reach outside.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub enum HostCall { $($($call,)?)* }
+
+        impl HostCall {
+            /// In the order of their declaration.
+            pub const ALL: &[Self] = &[$($(Self::$call,)?)*];
+
+            /// The word in metrics and traces.
+            pub fn as_str(self) -> &'static str {
+                match self { $($(Self::$call => $label,)?)* }
+            }
+
+            fn is_asked_for_by(self, manifest: &Manifest) -> bool {
+                match self { $($(Self::$call => $module::is_asked_for_by(manifest),)?)* }
+            }
+        }
+
+        #[cfg(test)]
+        const LISTED: &[&str] = &[$(stringify!($interface)),*];
+    };
+}
+
+capabilities! {
+    log: log;
+    progress: progress;
+    settings: settings;
+    secrets: secrets;
+    http: http counts Http as "http";
+    kv: kv counts Kv as "kv";
+    enqueue: queue counts Enqueue as "enqueue";
+    flows: flows counts Children as "children";
+    sql: sql counts Sql as "sql";
+    mail: smtp counts Mail as "mail";
+    audit: audit counts Audit as "audit";
+}
+
+#[cfg(test)]
+mod tests;

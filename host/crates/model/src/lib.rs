@@ -10,7 +10,6 @@ pub mod breaker;
 pub mod build;
 pub mod capability;
 pub mod data_path;
-mod deny_all;
 pub mod egress;
 pub mod fill;
 pub mod filter;
@@ -36,7 +35,6 @@ pub mod sql;
 mod trace_parent;
 
 pub use data_path::DataPath;
-pub use deny_all::DenyAll;
 pub use id::{InvalidId, InvalidNewId, JobId, PluginName, QueueName, RevisionDigest, SecretName, TrailName};
 pub use redaction::Redaction;
 pub use trace_parent::{InvalidTraceParent, TraceParent};

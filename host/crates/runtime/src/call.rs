@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use patchbay_model::capability::{Capabilities, LogLevel};
 use patchbay_model::operation::{Answer, check_json};
 use patchbay_model::outcome::{Failure, Outcome};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{Store, UpdateDeadline};
 
+use crate::call_log::CallLog;
+use crate::context::{CallContext, LogLevel};
 use crate::fault::Broken;
-use crate::log_budget::LogBudget;
 use crate::memory::{Account, MAX_HANDLES};
 use crate::output::Output;
 use crate::report::{CallReport, Entry, Occupancy};
@@ -64,7 +64,7 @@ impl Drop for Counted<'_> {
 pub(crate) async fn run(
     callee: Arc<Callee>,
     entry: Entry,
-    capabilities: Arc<dyn Capabilities>,
+    context: Option<Arc<dyn CallContext>>,
     limit: Duration,
     cancel: CancellationToken,
     occupancy: &Occupancy,
@@ -90,7 +90,7 @@ pub(crate) async fn run(
     drop(waiting);
     let guests = callee.sandbox.guests();
     let already_there = tokio::runtime::Handle::current().id() == guests.id();
-    let call = call(callee, entry, capabilities, limit, Arc::clone(&cpu_ns));
+    let call = call(callee, entry, context, limit, Arc::clone(&cpu_ns));
     let ended = async {
         if already_there {
             return call.await;
@@ -116,22 +116,22 @@ async fn take_slots(callee: &Callee) -> (Option<OwnedSemaphorePermit>, Option<Ow
 async fn call(
     callee: Arc<Callee>,
     entry: Entry,
-    capabilities: Arc<dyn Capabilities>,
+    context: Option<Arc<dyn CallContext>>,
     limit: Duration,
     cpu_ns: Arc<AtomicU64>,
 ) -> CallReport {
     let started = Instant::now();
     let deadline = started + limit;
     let limits = &callee.sandbox.limits;
-    let log = Arc::new(LogBudget::new(limits.max_log_bytes));
+    let log = Arc::new(CallLog::new(context.clone(), limits.max_log_bytes));
     let memory = Account::new(match &entry {
         Entry::Start { memory } => *memory,
         _ => callee.memory_bytes,
     });
-    let output = |level| Output::new(Arc::clone(&capabilities), Arc::clone(&log), level);
+    let output = |level| Output::new(Arc::clone(&log), level);
     let (stdout, stderr) = (output(LogLevel::Info), output(LogLevel::Warn));
     let host = callee.sandbox.host.clone();
-    let state = State::new(capabilities, host, Arc::clone(&log), memory.clone(), (&stdout, &stderr));
+    let state = State::new(context, host, Arc::clone(&log), memory.clone(), (&stdout, &stderr));
     let mut store = Store::new(&callee.sandbox.engine, state);
     store.limiter(|state| &mut state.memory);
     store.set_hostcall_fuel(memory.limit().clamp(*HANDED_OVER.start(), *HANDED_OVER.end()));

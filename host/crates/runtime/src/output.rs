@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use patchbay_model::capability::{Capabilities, LogLevel, MAX_LOG_LINE_BYTES};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use crate::log_budget::{LogBudget, log_line};
+use crate::call_log::CallLog;
+use crate::context::{LogLevel, MAX_LOG_LINE_BYTES};
 
 /// What is kept of the end of a stream.
 const MAX_TAIL_BYTES: usize = 8 * 1024;
@@ -23,8 +23,7 @@ const MAX_WRITE_BYTES: usize = 64 * 1024;
 pub(crate) struct Output(Arc<Stream>);
 
 struct Stream {
-    capabilities: Arc<dyn Capabilities>,
-    budget: Arc<LogBudget>,
+    log: Arc<CallLog>,
     level: LogLevel,
     written: Mutex<Written>,
 }
@@ -39,8 +38,8 @@ struct Written {
 }
 
 impl Output {
-    pub(crate) fn new(capabilities: Arc<dyn Capabilities>, budget: Arc<LogBudget>, level: LogLevel) -> Self {
-        Self(Arc::new(Stream { capabilities, budget, level, written: Mutex::default() }))
+    pub(crate) fn new(log: Arc<CallLog>, level: LogLevel) -> Self {
+        Self(Arc::new(Stream { log, level, written: Mutex::default() }))
     }
 
     fn take(&self, bytes: &[u8]) {
@@ -83,7 +82,7 @@ impl Stream {
             written.tail_bytes -= first.len() + 1;
         }
         if !line.is_empty() {
-            log_line(&*self.capabilities, &self.budget, self.level, line, &[]);
+            self.log.line(self.level, line, &[]);
         }
     }
 }

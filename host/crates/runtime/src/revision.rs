@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use patchbay_model::capability::Capabilities;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::outcome::Outcome;
-use patchbay_model::{DenyAll, PluginName, RevisionDigest};
+use patchbay_model::{PluginName, RevisionDigest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::call::{self, Callee};
+use crate::context::CallContext;
 use crate::report::{CallReport, Entry, JobCall, Occupancy, OperationCall};
 use crate::sandbox::Sandbox;
 use crate::wit::Exports;
@@ -74,19 +74,19 @@ impl Revision {
         self.manifest.limits.deadline_ms.map_or(limits.default_deadline, Duration::from_millis).min(limits.max_deadline)
     }
 
-    /// Runs one job in a fresh instance. Never fails and never takes longer than the deadline: whatever happens is an outcome.
-    pub async fn run_job(&self, job: JobCall, capabilities: Arc<dyn Capabilities>) -> CallReport {
+    /// Runs one job in a fresh instance; without a context, nothing outside is reachable. Never fails and never takes longer than the deadline: whatever happens is an outcome.
+    pub async fn run_job(&self, job: JobCall, context: Option<Arc<dyn CallContext>>) -> CallReport {
         let (limit, cancel) = (self.deadline(), job.cancel.clone());
         let occupancy = Arc::clone(&job.occupancy);
-        call::run(Arc::clone(&self.callee), Entry::Job(Box::new(job)), capabilities, limit, cancel, &occupancy).await
+        call::run(Arc::clone(&self.callee), Entry::Job(Box::new(job)), context, limit, cancel, &occupancy).await
     }
 
     /// Runs one operation, as [`Revision::run_job`] runs a job. Whoever asks for it waits for it: it cannot be cancelled.
-    pub async fn operate(&self, operation: OperationCall, capabilities: Arc<dyn Capabilities>) -> CallReport {
+    pub async fn operate(&self, operation: OperationCall, context: Option<Arc<dyn CallContext>>) -> CallReport {
         let (limit, never) = (self.deadline(), CancellationToken::new());
         let occupancy = Arc::clone(&operation.occupancy);
         let entry = Entry::Operation(Box::new(operation));
-        call::run(Arc::clone(&self.callee), entry, capabilities, limit, never, &occupancy).await
+        call::run(Arc::clone(&self.callee), entry, context, limit, never, &occupancy).await
     }
 
     /// Makes an instance and calls nothing: what cannot even start is no plugin. Nothing outside is reachable.
@@ -110,8 +110,8 @@ impl Revision {
     }
 
     async fn start_with(&self, memory: usize) -> CallReport {
-        let (never, uncounted, outside) = (CancellationToken::new(), Occupancy::default(), Arc::new(DenyAll));
-        call::run(Arc::clone(&self.callee), Entry::Start { memory }, outside, SELF_TEST_LIMIT, never, &uncounted).await
+        let (never, uncounted) = (CancellationToken::new(), Occupancy::default());
+        call::run(Arc::clone(&self.callee), Entry::Start { memory }, None, SELF_TEST_LIMIT, never, &uncounted).await
     }
 
     /// Runs the plugin's own test, when it has one, with nothing outside reachable.
@@ -119,10 +119,9 @@ impl Revision {
         if !self.is_tested {
             return Ok(());
         }
-        let never = CancellationToken::new();
-        let (uncounted, outside) = (Occupancy::default(), Arc::new(DenyAll));
+        let (never, uncounted) = (CancellationToken::new(), Occupancy::default());
         let report =
-            call::run(Arc::clone(&self.callee), Entry::SelfTest, outside, SELF_TEST_LIMIT, never, &uncounted).await;
+            call::run(Arc::clone(&self.callee), Entry::SelfTest, None, SELF_TEST_LIMIT, never, &uncounted).await;
         report.outcome.reason().map_or(Ok(()), |reason| Err(Rejection::SelfTest(reason)))
     }
 }

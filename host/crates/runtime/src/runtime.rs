@@ -13,7 +13,7 @@ use crate::cache::Cache;
 use crate::compile::{self, CompilerCommand};
 use crate::sandbox::{HostLimits, Pool, Sandbox};
 use crate::state::State;
-use crate::{Inspected, LoadError, Registry, Rejection, Revision, RuntimeError, inspect, wit};
+use crate::{HostInterfaces, Inspected, LoadError, Registry, Rejection, Revision, RuntimeError, inspect, wit};
 
 /// Loaded revisions that are held though nobody uses them: a few megabytes each.
 const HELD: usize = 4;
@@ -73,11 +73,12 @@ impl Loaded {
 }
 
 impl Runtime {
-    /// Builds the engine and starts its clock. To be called on the host's threads.
-    pub fn new(config: RuntimeConfig) -> Result<Arc<Self>, RuntimeError> {
+    /// Builds the engine and starts its clock. To be called on the host's threads. `interfaces`: what plugins may import.
+    pub fn new(config: RuntimeConfig, interfaces: HostInterfaces) -> Result<Arc<Self>, RuntimeError> {
         let sandbox = Sandbox::new(config.max_calls, config.worker_threads, config.limits.clone())?;
         let mut linker = Linker::new(&sandbox.engine);
-        wit::link(&mut linker, config.draft_wit).map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
+        wit::link(&mut linker, config.draft_wit, interfaces)
+            .map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
         let cache = Cache::open(&config.cache_dir, config.cache_key, compatibility(&sandbox.engine))?;
         Ok(Arc::new(Self {
             config,

@@ -1,18 +1,16 @@
 //! What a wasmtime store holds for one call, and how a guest's calls reach the host's threads.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use patchbay_model::capability::Capabilities;
-use patchbay_model::sql::SqlTransaction;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use crate::call_log::CallLog;
+use crate::context::{CallContext, LogLevel};
 use crate::fault::{Ours, Phase};
-use crate::log_budget::LogBudget;
 use crate::memory::{Account, MAX_HANDLES};
 use crate::output::Output;
 use crate::wasi_http::{Hooks, weigh};
@@ -22,16 +20,15 @@ const WEIGHING: u32 = 4;
 pub(crate) const PANICKED: &str = "the host panicked in a call that this guest made; please report it";
 
 /// A store's data.
-pub(crate) struct State {
-    pub(crate) capabilities: Arc<dyn Capabilities>,
+pub struct State {
+    context: Option<Arc<dyn CallContext>>,
     /// Where capabilities run: connections belong to the host's own threads.
-    pub(crate) host: tokio::runtime::Handle,
-    pub(crate) log: Arc<LogBudget>,
+    host: tokio::runtime::Handle,
+    log: Arc<CallLog>,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     hooks: Hooks,
     table: ResourceTable,
-    pub(crate) transactions: Transactions,
     pub(crate) memory: Account,
     pub(crate) phase: Phase,
     /// wasi:http was called since the host's part of the memory was weighed last.
@@ -54,9 +51,9 @@ impl WasiHttpView for State {
 
 impl State {
     pub(crate) fn new(
-        capabilities: Arc<dyn Capabilities>,
+        context: Option<Arc<dyn CallContext>>,
         host: tokio::runtime::Handle,
-        log: Arc<LogBudget>,
+        log: Arc<CallLog>,
         memory: Account,
         (stdout, stderr): (&Output, &Output),
     ) -> Self {
@@ -65,12 +62,11 @@ impl State {
         Self {
             wasi: wasi(stdout, stderr),
             http: WasiHttpCtx::new(),
-            hooks: Hooks::new(Arc::clone(&capabilities), host.clone(), memory.clone()),
-            capabilities,
+            hooks: Hooks::new(context.clone(), host.clone(), memory.clone()),
+            context,
             host,
             log,
             table,
-            transactions: Transactions::default(),
             memory,
             phase: Phase::Starting,
             is_heavier: false,
@@ -78,8 +74,23 @@ impl State {
         }
     }
 
+    /// Who serves this call; absent when nothing outside is reachable.
+    pub fn context(&self) -> Option<&Arc<dyn CallContext>> {
+        self.context.as_ref()
+    }
+
+    /// What the guest holds of the host's.
+    pub fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+
+    /// Writes a line into the guest's log, within its limit.
+    pub fn log(&self, level: LogLevel, message: String, fields: &[(String, String)]) {
+        self.log.line(level, message, fields);
+    }
+
     /// Runs a capability on the host's threads; it ends when the guest's call does.
-    pub(crate) async fn outside<T: Send + 'static>(
+    pub async fn outside<T: Send + 'static>(
         &mut self,
         act: impl Future<Output = T> + Send + 'static,
     ) -> wasmtime::Result<T> {
@@ -99,13 +110,6 @@ impl State {
             self.weigh_after = now + now.elapsed() * WEIGHING;
         }
     }
-}
-
-/// Transactions that the guest holds, by the number that it knows them by.
-#[derive(Default)]
-pub(crate) struct Transactions {
-    pub(crate) open: HashMap<u32, Arc<dyn SqlTransaction>>,
-    pub(crate) last: u32,
 }
 
 /// Nothing but clocks and randomness: no environment, no arguments, no files, no sockets, no names.

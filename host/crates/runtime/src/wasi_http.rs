@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use patchbay_model::capability::{Capabilities, HttpError, HttpRequest, HttpResponse, TimeoutPhase};
+use patchbay_model::capability::{HttpError, HttpRequest, HttpResponse, TimeoutPhase};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::ResourceTable;
@@ -14,6 +14,7 @@ use wasmtime_wasi_http::p2::bindings::http::types::Method;
 use wasmtime_wasi_http::p2::types::{HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse};
 use wasmtime_wasi_http::{Error, FieldMap, RequestOptions, Result, WasiBody, WasiHttpHooks};
 
+use crate::context::CallContext;
 use crate::memory::{Account, Held};
 
 /// Largest request body: it is held whole, as with the other interface, whose requests come out of the guest's memory.
@@ -30,7 +31,7 @@ type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Answer = Box<dyn Future<Output = Result<(http::Response<WasiBody>, Done)>> + Send>;
 
 pub(crate) struct Hooks {
-    capabilities: Arc<dyn Capabilities>,
+    context: Option<Arc<dyn CallContext>>,
     host: tokio::runtime::Handle,
     memory: Account,
     /// A guest may have any number of requests under way; so many of them are with the host.
@@ -38,14 +39,14 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
-    pub(crate) fn new(capabilities: Arc<dyn Capabilities>, host: tokio::runtime::Handle, memory: Account) -> Self {
-        Self { capabilities, host, memory, places: Arc::new(Semaphore::new(MAX_REQUESTS)) }
+    pub(crate) fn new(context: Option<Arc<dyn CallContext>>, host: tokio::runtime::Handle, memory: Account) -> Self {
+        Self { context, host, memory, places: Arc::new(Semaphore::new(MAX_REQUESTS)) }
     }
 }
 
 impl WasiHttpHooks for Hooks {
     fn send_request(&mut self, request: http::Request<WasiBody>, options: Option<RequestOptions>, _: Done) -> Answer {
-        let (capabilities, host) = (Arc::clone(&self.capabilities), self.host.clone());
+        let (context, host) = (self.context.clone(), self.host.clone());
         let (memory, places) = (self.memory.clone(), Arc::clone(&self.places));
         Box::new(async move {
             // Never closed.
@@ -61,7 +62,8 @@ impl WasiHttpHooks for Hooks {
                 body: (!body.is_empty()).then_some(body),
                 timeout: options.and_then(|options| options.first_byte_timeout),
             };
-            let sent = AbortOnDropHandle::new(host.spawn(async move { capabilities.http(request).await }));
+            let context = context.ok_or(Error::HttpRequestDenied)?;
+            let sent = AbortOnDropHandle::new(host.spawn(context.http(request)));
             let answer = sent.await.map_err(|_| Error::InternalError(None))?;
             drop(held);
             let done: Done = Box::new(async { Ok(()) });

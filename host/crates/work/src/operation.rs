@@ -6,18 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use patchbay_capability::Refused;
-use patchbay_model::capability::{Capabilities, Fields, HttpError, HttpRequest, HttpResponse, TimeoutPhase};
+use patchbay_capability::{GuestCall, Refused};
+use patchbay_model::capability::{Fields, HttpError, HttpRequest, HttpResponse, TimeoutPhase};
 use patchbay_model::job::Trace;
 use patchbay_model::operation::{Answer, Body, Caller};
 use patchbay_model::outcome::Outcome;
 use patchbay_model::redaction::Mask;
 use patchbay_model::{PluginName, TraceParent};
-use patchbay_runtime::OperationCall;
+use patchbay_runtime::{CallContext, OperationCall};
 use tracing::{Instrument, warn};
 
 use crate::WasmExecutor;
-use crate::meters::Metered;
 use crate::wasm::ended;
 
 /// What is asked of a plugin.
@@ -102,12 +101,10 @@ impl WasmExecutor {
         };
         let mut step = self.step(&revision, &trace);
         let trace = step.causes(trace);
-        let capabilities = self.capabilities(&revision, None, trace.clone());
         let meters = self.meters.enter(&revision);
-        let metered: Arc<dyn Capabilities> =
-            Metered::new(Arc::clone(&capabilities) as _, Arc::clone(&meters), self.traces.clone(), trace);
+        let capabilities = self.capabilities(&revision, None, trace, &meters);
         let call = OperationCall { operation: name, input, caller, occupancy: meters.occupancy() };
-        let report = revision.operate(call, Arc::clone(&metered)).await;
+        let report = revision.operate(call, Some(Arc::clone(&capabilities) as _)).await;
         ended(&mut step, &report);
         meters.count(&report);
         // No attempt remembers it. What the guest printed may be personal, and is in its log.
@@ -128,7 +125,7 @@ impl WasmExecutor {
             Body::Bytes { content_type, content } => Content::Bytes { content_type, content },
             Body::Relay(url) => {
                 let left = revision.deadline().saturating_sub(report.duration);
-                Content::Relayed(fetch(&*metered, url, range, left).await.map_err(Unanswered::Relay)?)
+                Content::Relayed(fetch(capabilities, url, range, left).await.map_err(Unanswered::Relay)?)
             }
         };
         Ok(Reply { status, content })
@@ -137,14 +134,14 @@ impl WasmExecutor {
 
 /// Through the gate that the guest's own calls pass, and held whole up to the rule's limit: what repeats a credential never leaves.
 async fn fetch(
-    gate: &dyn Capabilities,
+    call: Arc<GuestCall>,
     url: String,
     range: Option<Vec<u8>>,
     left: Duration,
 ) -> Result<HttpResponse, HttpError> {
     let headers: Fields = range.map(|range| ("range".to_owned(), range)).into_iter().collect();
     let request = HttpRequest { method: "GET".into(), url, headers, body: None, timeout: Some(left) };
-    let fetched = tokio::time::timeout(left, gate.http(request)).await;
+    let fetched = tokio::time::timeout(left, call.http(request)).await;
     fetched.unwrap_or(Err(HttpError::Timeout(TimeoutPhase::AwaitingResponse)))
 }
 

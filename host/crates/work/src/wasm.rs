@@ -15,7 +15,7 @@ use patchbay_runtime::{CallReport, JobCall, Revision, Runtime};
 use patchbay_telemetry::traces::{Kind, Step, Traces};
 
 use crate::grants::Grants;
-use crate::meters::{Metered, Meters};
+use crate::meters::{Meters, RevisionMeters};
 use crate::redactions::Redactions;
 use crate::settings::Settings;
 use crate::{Execution, Executor, correlation_id};
@@ -61,6 +61,7 @@ impl WasmExecutor {
         revision: &Revision,
         delivery: Option<&Delivery>,
         trace: Trace,
+        meters: &RevisionMeters,
     ) -> Arc<GuestCall> {
         let hidden = |delivery: &Delivery| {
             let spec = revision.manifest().queue(&delivery.key.queue);
@@ -76,6 +77,8 @@ impl WasmExecutor {
             deadline: Instant::now() + revision.deadline(),
             revision: revision.digest(),
             span: tracing::Span::current(),
+            meters: Arc::clone(&meters.outside),
+            traces: self.traces.clone(),
         })
     }
 }
@@ -101,8 +104,8 @@ impl Executor for WasmExecutor {
         trace.correlation_id = Some(correlation_id.clone());
         let mut step = self.step(&revision, &trace);
         let trace = step.causes(trace);
-        let capabilities = self.capabilities(&revision, Some(delivery), trace.clone());
         let meters = self.meters.enter(&revision);
+        let capabilities = self.capabilities(&revision, Some(delivery), trace, &meters);
         let call = JobCall {
             id: delivery.key.id.to_string(),
             queue: delivery.key.queue.to_string(),
@@ -119,8 +122,7 @@ impl Executor for WasmExecutor {
             occupancy: meters.occupancy(),
             cancel: delivery.end.now.clone(),
         };
-        let metered = Metered::new(Arc::clone(&capabilities) as _, Arc::clone(&meters), self.traces.clone(), trace);
-        let report = revision.run_job(call, metered as _).await;
+        let report = revision.run_job(call, Some(Arc::clone(&capabilities) as _)).await;
         ended(&mut step, &report);
         meters.count(&report);
         capabilities.finish().await;

@@ -19,8 +19,7 @@ use patchbay_telemetry::metrics::family::{Labels, family};
 use patchbay_telemetry::metrics::process::{Process, unix_seconds};
 use patchbay_telemetry::traces::Counts;
 use patchbay_work::Supervisor;
-use patchbay_work::meters::revision::{PHASES, RevisionMeters};
-use patchbay_work::meters::{AttemptMeters, Meters};
+use patchbay_work::meters::{AttemptMeters, Meters, RevisionMeters};
 use patchbay_work::quarantine::{CRASHES, Quarantine};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
@@ -284,21 +283,23 @@ impl Page {
 
     fn outside(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let host_calls = self.each().flat_map(|meters| {
-            meters.host_calls().map(|(kind, reading)| (labels(meters, [("capability", kind.as_str())]), reading))
+            meters
+                .outside
+                .host_calls()
+                .map(|(kind, reading)| (labels(meters, [("capability", kind.as_str())]), reading))
         });
         family(encoder, "patchbay_host_call_duration", "Time in host calls that reach outside", Unit::Seconds)
             .histograms(host_calls)?;
         let requests = self.each().flat_map(|meters| {
-            let requests = meters.requests();
+            let requests = meters.outside.requests();
             requests.map(|(host, status, count)| (labels(meters, [("host", host), ("status", status)]), count))
         });
         family(encoder, "patchbay_egress_requests", "Outbound requests by host and class of status", None)
             .counters(requests)?;
-        let mails =
-            self.each().filter_map(|meters| Some((meters, meters.mails.as_ref()?))).flat_map(|(meters, mails)| {
-                let counts = PHASES.into_iter().zip(mails);
-                counts.map(|(phase, count)| (labels(meters, [("phase", phase)]), count.load(Ordering::Relaxed)))
-            });
+        let mails = self.each().flat_map(|meters| {
+            let mails = meters.outside.mails();
+            mails.map(|(phase, count)| (labels(meters, [("phase", phase)]), count))
+        });
         family(encoder, "patchbay_mail_sends", "Mails by the phase in which they ended", None).counters(mails)
     }
 

@@ -1,9 +1,14 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::*;
+use super::account::{Account, ECHOED};
+use super::verdict::{SmtpFailure, SmtpReceipt};
+use super::{Envelope, MailConfig, MailError, MailTls, MailTransport};
+use crate::breaker::Report;
 
 /// What to answer: the first word that a line contains.
 type Rules<'a> = &'a [(&'static str, &'static [u8])];

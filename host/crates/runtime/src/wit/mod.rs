@@ -1,20 +1,30 @@
-//! The contract with guests: its versions, what a component may import, and what it exports, whichever version it was built for.
+//! The contract with guests: its versions, the bindings of what a component may import, and calling what it exports, whichever version it was
+//! built for.
 
-mod v0_1;
-mod v0_2;
+mod exports;
+pub mod v0_1;
+pub mod v0_2;
 mod version;
 
 use async_trait::async_trait;
 use patchbay_model::operation::Answer;
 use patchbay_model::outcome::Failure;
 use wasmtime::Store;
-use wasmtime::component::{InstancePre, Linker};
+// For those who implement the bindings: wasmtime is this crate's.
+pub use wasmtime::component::{HasData, Linker, Resource};
+pub use wasmtime::{Error, Result, format_err};
 
+pub(crate) use exports::exports;
+/// The types of every version so far.
+pub use v0_1::types;
 pub use version::Wit;
 pub(crate) use version::interface;
 
 use crate::report::Entry;
 use crate::state::State;
+
+/// Links the interfaces of one version that components import.
+pub type HostInterfaces = fn(Wit, &mut Linker<State>) -> Result<()>;
 
 /// What a guest gave back, not checked yet.
 pub(crate) enum Returned {
@@ -35,21 +45,12 @@ pub(crate) trait Exports: Send + Sync {
         store: &mut Store<State>,
         entry: Entry,
         deadline: u64,
-    ) -> wasmtime::Result<Result<Returned, Failure>>;
+    ) -> Result<std::result::Result<Returned, Failure>>;
 }
 
 /// Everything that a component may import, of every version that is accepted.
-pub(crate) fn link(linker: &mut Linker<State>, drafts: bool) -> wasmtime::Result<()> {
+pub(crate) fn link(linker: &mut Linker<State>, drafts: bool, interfaces: HostInterfaces) -> Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
-    v0_1::link(linker)?;
-    if drafts { v0_2::link(linker) } else { Ok(()) }
-}
-
-/// The one place where versions part.
-pub(crate) fn exports(wit: Wit, linked: InstancePre<State>) -> Box<dyn Exports> {
-    match wit {
-        Wit::V0_1 => Box::new(v0_1::Component::new(linked)),
-        Wit::V0_2 => Box::new(v0_2::Component::new(linked)),
-    }
+    Wit::ALL.into_iter().filter(|wit| drafts || !wit.is_draft()).try_for_each(|wit| interfaces(wit, linker))
 }

@@ -1,14 +1,6 @@
-//! WIT 0.2, a draft: the generated bindings, adapted once to `Capabilities` of the model.
-
-// Compiled against the types of each version.
-#[allow(clippy::duplicate_mod)]
-#[path = "interfaces/mod.rs"]
-mod interfaces;
-
-use wasmtime::component::{HasSelf, Linker};
+//! WIT 0.2, a draft: the generated bindings.
 
 use crate::report::JobCall;
-use crate::state::State;
 
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 mod bindings {
@@ -18,20 +10,16 @@ mod bindings {
         world: "integration",
         imports: { default: async | trappable },
         exports: { default: async },
+        // Unchanged since 0.1, so that both versions' functions take and give the same types.
+        with: { "patchbay:plugin/types": crate::wit::v0_1::types },
     });
 }
 
-use bindings::exports::patchbay::plugin::jobs::Job;
+pub(super) use bindings::exports::patchbay::plugin as exports;
+pub use bindings::patchbay::plugin::*;
 
-pub(crate) use interfaces::Component;
-
-/// What a component of this version may import.
-pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    bindings::Integration::add_to_linker::<_, HasSelf<_>>(linker, |state| state)
-}
-
-fn job(call: JobCall, deadline: u64) -> Job {
-    Job {
+pub(super) fn job(call: JobCall, deadline: u64) -> exports::jobs::Job {
+    exports::jobs::Job {
         id: call.id,
         queue: call.queue,
         name: call.name,

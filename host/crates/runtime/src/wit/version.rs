@@ -15,7 +15,8 @@ pub enum Wit {
 }
 
 impl Wit {
-    const ALL: [Self; 2] = [Self::V0_1, Self::V0_2];
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::V0_1, Self::V0_2];
 
     /// As manifests write it.
     pub fn as_str(self) -> &'static str {

@@ -6,7 +6,6 @@
 //! hosts in one process count apart. A dependency that is away makes its own series disappear and never the page fail.
 
 pub mod attempts;
-mod metered;
 pub mod revision;
 
 use std::collections::HashMap;
@@ -20,7 +19,6 @@ use patchbay_model::RevisionDigest;
 use patchbay_runtime::{Revision, Runtime};
 
 pub use attempts::AttemptMeters;
-pub use metered::Metered;
 pub use revision::RevisionMeters;
 
 /// Retired revisions whose series are kept at most, whatever the time: somebody may deploy in a loop.

@@ -1,155 +1,39 @@
-//! Handing finished messages to the operator's mail server, with one verdict per recipient.
+//! Handing messages over to the operator's mail server, with one verdict per recipient.
 //!
 //! Connections are reused while they are fresh, by the plugin whose they were: what one guest's message did to a connection is never
 //! another's. What is sent after the final dot and never answered is `ambiguous`: the message may have been taken, and only its stable
 //! Message-ID keeps a repeat recognisable. Why it speaks SMTP itself: docs/decisions/025-own-smtp-client.md.
 
-mod connection;
-mod error;
-mod reply;
-mod wire;
-
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lettre::message::header::ContentType;
 use lettre::{Address as HeaderAddress, Message};
-use patchbay_mailbox::{Address, Mailbox, domain_to_ascii};
-use patchbay_model::capability::{Envelope, SmtpFailure, SmtpReceipt, SmtpRefusal};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
-use rustls_platform_verifier::ConfigVerifierExt;
-use tokio_rustls::TlsConnector;
+use patchbay_mailbox::{Address, Mailbox};
 use tracing::{debug, warn};
 
-use self::connection::Connection;
-use self::error::Broken;
-use self::reply::Reply;
-use self::wire::Wire;
+use super::Envelope;
+use super::account::{Account, MailConfig, MailError};
+use super::connection::Connection;
+use super::error::Broken;
+use super::idle::Idle;
+use super::verdict::{
+    Ended, Progress, SmtpFailure, SmtpReceipt, SmtpRefusal, all_refused, failure, local_refusal, refused_here,
+};
+use super::wire::Wire;
 use crate::breaker::Report;
-use crate::{SecretValue, leak};
 
-/// Idle connections kept for each plugin.
-const MAX_IDLE: usize = 8;
-/// Servers close idle connections after minutes (RFC 5321 §4.5.3.2: at least 5); well before that, none is reused.
-const IDLE_LIMIT: Duration = Duration::from_secs(30);
 /// For the answer to a whole message (RFC 5321 §4.5.3.2.6): who gives up earlier may send it twice.
 const END_LIMIT: Duration = Duration::from_secs(600);
 /// What is left to a guest to note that the outcome is unknown, before its own deadline ends it.
 const LAST_NOTE: Duration = Duration::from_secs(1);
-/// What the guest is told instead of the server's words.
-const ECHOED: &str = "the mail server's words repeat the account's password, and are withheld";
 /// Whose connections the host's own messages use; no plugin's name has a colon.
 const HOST: &str = "host:";
-
-/// How the connection is secured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MailTls {
-    /// Not at all: for a catcher on this machine.
-    None,
-    /// Plain, then upgraded; refused when the server cannot.
-    StartTls,
-    /// From the first byte (port 465).
-    Implicit,
-}
-
-/// The operator's mail account.
-#[derive(Clone)]
-pub struct MailConfig {
-    /// Name or address.
-    pub host: String,
-    /// Usually 465, 587 or 25.
-    pub port: u16,
-    /// See [`MailTls`].
-    pub tls: MailTls,
-    /// What EHLO says: a domain, or an address in brackets. Absent: this side's address.
-    pub hello_name: Option<String>,
-    /// Absent: no authentication.
-    pub username: Option<String>,
-    /// Absent: no authentication.
-    pub password: Option<String>,
-    /// For a conversation up to the end of the message. Its answer may take longer: up to 10 minutes, as long as the guest may run.
-    pub timeout: Duration,
-    /// Largest message.
-    pub max_message_bytes: usize,
-}
-
-/// A configuration that makes no sense.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum MailError {
-    #[error("mail over TLS to {host:?} cannot be set up: {reason}")]
-    Tls { host: String, reason: String },
-    #[error("mail.hello_name {0:?} is neither a domain nor an address in brackets, such as [192.0.2.1]")]
-    HelloName(String),
-    #[error("mail.username or mail.password has a NUL character in it, which a login cannot carry")]
-    Credentials,
-}
 
 /// Mail for all plugins.
 pub struct MailTransport {
     account: Option<Account>,
-    idle: Arc<Idle>,
-}
-
-struct Account {
-    config: MailConfig,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
-    credentials: Option<(String, SecretValue)>,
-    /// What no reply may repeat to a guest.
-    guarded: Vec<SecretValue>,
-}
-
-/// Connections at rest, by whose they are.
-#[derive(Default)]
-struct Idle(Mutex<HashMap<String, Vec<(Instant, Connection)>>>);
-
-pub(crate) fn failure(phase: &'static str, text: impl Into<String>) -> SmtpFailure {
-    SmtpFailure {
-        phase,
-        reply_code: None,
-        enhanced_code: None,
-        text: text.into(),
-        ambiguous: false,
-        refused: Vec::new(),
-    }
-}
-
-/// A conversation that came to nothing, and what the breaker makes of it: a server that replied is there, whatever it replied, except 421,
-/// by which it says that it goes.
-struct Ended {
-    failure: SmtpFailure,
-    report: Report,
-}
-
-/// Ours: the server was not asked, or did nothing wrong.
-impl From<SmtpFailure> for Ended {
-    fn from(failure: SmtpFailure) -> Self {
-        Self { failure, report: Report::Unknown }
-    }
-}
-
-impl Ended {
-    fn replied(phase: &'static str, reply: &Reply) -> Self {
-        let report = if reply.code == 421 { Report::Failed } else { Report::Answered };
-        let failure = SmtpFailure {
-            reply_code: Some(reply.code),
-            enhanced_code: reply.enhanced_code(),
-            ..failure(phase, reply.text())
-        };
-        Self { failure, report }
-    }
-
-    fn broken(phase: &'static str, broken: &Broken) -> Self {
-        Self { failure: failure(phase, broken.to_string()), report: Report::Failed }
-    }
-}
-
-/// How far a conversation got; outlives it when its time runs out.
-struct Progress {
-    phase: &'static str,
-    refused: Vec<SmtpRefusal>,
+    pub(super) idle: Arc<Idle>,
 }
 
 /// Who is to get a message.
@@ -429,185 +313,8 @@ impl<'a> Route<'a> {
     }
 }
 
-impl Idle {
-    /// One that is fresh, and to which the server has sent nothing since.
-    async fn take(&self, plugin: &str) -> Option<Connection> {
-        loop {
-            let (since, mut connection) = self.locked().get_mut(plugin)?.pop()?;
-            if since.elapsed() < IDLE_LIMIT && connection.is_quiet().await {
-                return Some(connection);
-            }
-        }
-    }
-
-    /// For the next message of the plugin, unless the server has said something that nobody asked for. Closed when none comes.
-    async fn keep(self: &Arc<Self>, plugin: &str, mut connection: Connection) {
-        if !connection.is_quiet().await {
-            return;
-        }
-        {
-            let mut all = self.locked();
-            let idle = all.entry(plugin.to_owned()).or_default();
-            if idle.len() >= MAX_IDLE {
-                drop(all);
-                tokio::spawn(connection.quit());
-                return;
-            }
-            idle.push((Instant::now(), connection));
-        }
-        let (idle, plugin) = (Arc::downgrade(self), plugin.to_owned());
-        tokio::spawn(async move {
-            tokio::time::sleep(IDLE_LIMIT).await;
-            let Some(idle) = idle.upgrade() else { return };
-            for connection in idle.stale(&plugin) {
-                connection.quit().await;
-            }
-        });
-    }
-
-    fn stale(&self, plugin: &str) -> Vec<Connection> {
-        let mut all = self.locked();
-        let Some(idle) = all.get_mut(plugin) else { return Vec::new() };
-        let stale: Vec<_> = idle.extract_if(.., |(since, _)| since.elapsed() >= IDLE_LIMIT).collect();
-        if idle.is_empty() {
-            all.remove(plugin);
-        }
-        stale.into_iter().map(|(_, connection)| connection).collect()
-    }
-
-    fn locked(&self) -> MutexGuard<'_, HashMap<String, Vec<(Instant, Connection)>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Account {
-    fn new(mut config: MailConfig) -> Result<Self, MailError> {
-        let tls = match config.tls {
-            MailTls::None => None,
-            MailTls::StartTls | MailTls::Implicit => {
-                let failed = |reason: String| MailError::Tls { host: config.host.clone(), reason };
-                let host = domain_to_ascii(&config.host).unwrap_or_else(|| config.host.clone());
-                let name = ServerName::try_from(host).map_err(|error| failed(error.to_string()))?;
-                let tls = ClientConfig::with_platform_verifier().map_err(|error| failed(error.to_string()))?;
-                Some((TlsConnector::from(Arc::new(tls)), name))
-            }
-        };
-        if let Some(name) = &config.hello_name {
-            let ascii = domain_to_ascii(name).ok_or_else(|| MailError::HelloName(name.clone()))?;
-            config.hello_name = Some(ascii);
-        }
-        let credentials = config.username.take().zip(config.password.take());
-        let credentials = credentials.map(|(username, password)| {
-            let password = if is_gmail(&config.host) { without_groups(password) } else { password };
-            (username, password)
-        });
-        if credentials.as_ref().is_some_and(|(username, password)| username.contains('\0') || password.contains('\0')) {
-            return Err(MailError::Credentials);
-        }
-        let guarded = credentials.iter().map(|(_, password)| SecretValue::new(password.clone())).collect();
-        let credentials = credentials.map(|(username, password)| (username, SecretValue::new(password)));
-        Ok(Self { config, tls, credentials, guarded })
-    }
-
-    /// A new connection, greeted, secured and logged in as configured.
-    async fn connect(&self, progress: &mut Progress) -> Result<Connection, Ended> {
-        let hello = self.config.hello_name.as_deref();
-        let broken = |phase| move |broken: Broken| Ended::broken(phase, &broken);
-        let positive = |phase, reply: Reply| match reply {
-            reply if reply.is_positive() => Ok(()),
-            reply if reply.is_negative() => Err(Ended::replied(phase, &reply)),
-            reply => Err(Ended::broken(phase, &Broken::Unexpected(reply.code))),
-        };
-        progress.phase = "connect";
-        let mut connection = Connection::open(&self.config.host, self.config.port).await.map_err(broken("connect"))?;
-        if let (MailTls::Implicit, Some((tls, name))) = (self.config.tls, &self.tls) {
-            progress.phase = "tls";
-            connection = connection.secure(tls, name.clone()).await.map_err(broken("tls"))?;
-            progress.phase = "connect";
-        }
-        positive("connect", connection.greeting().await.map_err(broken("connect"))?)?;
-        positive("connect", connection.hello(hello).await.map_err(broken("connect"))?)?;
-        if let (MailTls::StartTls, Some((tls, name))) = (self.config.tls, &self.tls) {
-            progress.phase = "tls";
-            if !connection.extensions.start_tls {
-                tokio::spawn(connection.quit());
-                return Err(failure("tls", "the mail server does not offer STARTTLS; see mail.tls").into());
-            }
-            positive("tls", connection.command("STARTTLS").await.map_err(broken("tls"))?)?;
-            connection = connection.secure(tls, name.clone()).await.map_err(broken("tls"))?;
-            // What was told in the clear may have been anybody's.
-            positive("tls", connection.hello(hello).await.map_err(broken("tls"))?)?;
-        }
-        if let Some((username, password)) = &self.credentials {
-            progress.phase = "auth";
-            if !connection.extensions.auth_plain && !connection.extensions.auth_login {
-                let secure = if self.config.tls == MailTls::None { " without TLS (mail.tls)" } else { "" };
-                let text = format!("the mail server offers no login by PLAIN or LOGIN{secure}");
-                tokio::spawn(connection.quit());
-                // RFC 5321: 504, a parameter that is not implemented.
-                return Err(refused_here("auth", 504, "5.5.4", &text).into());
-            }
-            positive("auth", connection.auth(username, password.expose()).await.map_err(broken("auth"))?)?;
-        }
-        Ok(connection)
-    }
-
-    /// A server that is angry at a login may repeat it, and what a server says ends up in front of guests, operators and logs.
-    fn withheld(&self, mut result: Result<SmtpReceipt, SmtpFailure>) -> Result<SmtpReceipt, SmtpFailure> {
-        let (text, refused) = match &mut result {
-            Ok(receipt) => (&mut receipt.reply, &mut receipt.refused),
-            Err(failure) => (&mut failure.text, &mut failure.refused),
-        };
-        let mut echoed = false;
-        for text in refused.iter_mut().map(|refusal| &mut refusal.text).chain([text]) {
-            if leak::repeats([text.as_bytes()], &self.guarded) {
-                echoed = true;
-                ECHOED.clone_into(text);
-            }
-        }
-        if echoed {
-            warn!(host = self.config.host, "{ECHOED}");
-        }
-        result
-    }
-}
-
-fn is_gmail(host: &str) -> bool {
-    let host = host.to_ascii_lowercase();
-    [".gmail.com", ".googlemail.com"].iter().any(|domain| host.ends_with(domain))
-}
-
-/// Google shows an app password as four groups of four letters; the spaces are not part of it, and no other password of Google's can log in
-/// here. Anything else is sent as it is given.
-fn without_groups(password: String) -> String {
-    let groups: Vec<&str> = password.split(' ').collect();
-    let is_group = |group: &&str| group.len() == 4 && group.bytes().all(|b| b.is_ascii_lowercase());
-    if groups.len() == 4 && groups.iter().all(is_group) { groups.concat() } else { password }
-}
-
 fn in_header(mailbox: &Mailbox) -> lettre::message::Mailbox {
     let address = mailbox.address.to_string();
     let (local, domain) = address.rsplit_once('@').unwrap_or_default();
     lettre::message::Mailbox::new(mailbox.name.clone(), HeaderAddress::new_dangerous(local, domain))
 }
-
-/// What no server would take is not sent to one. The code is that of a server that would have been asked.
-fn refused_here(phase: &'static str, code: u16, enhanced: &str, text: &str) -> SmtpFailure {
-    SmtpFailure { reply_code: Some(code), enhanced_code: Some(enhanced.to_owned()), ..failure(phase, text) }
-}
-
-fn local_refusal(recipient: String, enhanced: &str, text: &str) -> SmtpRefusal {
-    SmtpRefusal { recipient, reply_code: 553, enhanced_code: Some(enhanced.to_owned()), text: text.to_owned() }
-}
-
-fn all_refused(refused: &[SmtpRefusal]) -> SmtpFailure {
-    let first = refused.first();
-    SmtpFailure {
-        reply_code: first.map(|refusal| refusal.reply_code),
-        enhanced_code: first.and_then(|refusal| refusal.enhanced_code.clone()),
-        ..failure("rcpt", first.map_or_else(|| "no recipients".to_owned(), |refusal| refusal.text.clone()))
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -159,10 +159,10 @@ async fn each_revision_has_connections_of_its_own_and_loses_them_when_it_is_gone
     assert_eq!(call("first", &first).await, connection, "kept alive");
     let other = call("second", &second).await;
     assert_ne!(other, connection, "not shared between revisions");
-    assert_eq!(egress.pool.len(), 2);
+    assert_eq!(egress.clients.len(), 2);
     drop(first);
     call("third", &third).await;
-    assert_eq!(egress.pool.len(), 2, "the first revision's client went, and no other");
+    assert_eq!(egress.clients.len(), 2, "the first revision's client went, and no other");
     assert_eq!(call("second", &second).await, other, "the second one kept its connection");
 }
 

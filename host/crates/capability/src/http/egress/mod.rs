@@ -10,17 +10,17 @@
 //! | `request` | what a guest may put into a request |
 //! | `inject`, `oauth2` | credentials |
 //! | `address`, `resolver` | where connections may go |
-//! | `client`, `pool` | connections, and the token that belongs to them |
+//! | `client`, `clients` | connections, and the token that belongs to them |
 //! | `exchange` | one request over the network, bounded in time and size |
 //! | `certificate` | when certificates of outside hosts end |
 
 mod address;
 mod certificate;
 mod client;
+mod clients;
 mod exchange;
 mod inject;
 mod oauth2;
-mod pool;
 mod request;
 mod resolver;
 
@@ -44,14 +44,15 @@ use tracing::{debug, warn};
 
 pub use self::certificate::Certificates;
 use self::client::EgressClient;
+use self::clients::Clients;
 use self::exchange::exchange;
 use self::inject::Secrets;
 use self::oauth2::Grant;
-use self::pool::Pool;
 use self::request::Outgoing;
 use self::resolver::{Lookup, System};
 use crate::breaker::{Admission, Report};
-use crate::{SecretValue, leak};
+use crate::credential_echo;
+use crate::secrets::SecretValue;
 
 /// For rules that name none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -107,7 +108,7 @@ pub(crate) struct Caller<'a> {
 
 /// Outbound HTTP for all plugins.
 pub struct Egress {
-    pool: Pool,
+    clients: Clients,
 }
 
 impl Egress {
@@ -119,12 +120,12 @@ impl Egress {
     fn with_lookup(config: EgressConfig, lookup: Arc<dyn Lookup>) -> Result<Self, EgressError> {
         let allowed = config.allow_addresses.iter().map(|text| network(text)).collect::<Result<_, _>>()?;
         let roots = config.ca_file.as_deref().map(roots).transpose()?.unwrap_or_default();
-        Ok(Self { pool: Pool::new(allowed, roots, lookup) })
+        Ok(Self { clients: Clients::new(allowed, roots, lookup) })
     }
 
     /// When certificates of outside hosts end, as far as this process has seen them.
     pub fn certificates(&self) -> Arc<Certificates> {
-        Arc::clone(&self.pool.certificates)
+        Arc::clone(&self.clients.certificates)
     }
 
     pub(crate) async fn send(&self, caller: Caller<'_>, request: HttpRequest) -> Result<HttpResponse, HttpError> {
@@ -138,7 +139,7 @@ impl Egress {
         })?;
         (caller.permitted)(rule).map_err(HttpError::Denied)?;
         let admission = (caller.admit)(&pattern.origin())?;
-        let client = self.pool.client(revision, manifest, place)?;
+        let client = self.clients.client(revision, manifest, place)?;
         client.permits(target.url())?;
         let limit = rule.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
         // The deadline of the guest's call needs no timer here: it drops this future, and with it the connection.
@@ -153,7 +154,7 @@ impl Egress {
         admission.report(report, reason);
         let answer = answer.and_then(|(response, guarded)| {
             let texts = response.headers.iter().map(|(_, value)| value.as_slice()).chain([response.body.as_slice()]);
-            if leak::repeats(texts, &guarded) { Err(HttpError::Denied(ECHOED.into())) } else { Ok(response) }
+            if credential_echo::repeats(texts, &guarded) { Err(HttpError::Denied(ECHOED.into())) } else { Ok(response) }
         });
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         match &answer {

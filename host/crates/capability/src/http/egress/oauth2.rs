@@ -19,7 +19,7 @@ use super::client::{EgressClient, Token};
 use super::exchange::exchange;
 use super::inject::{Secrets, basic, secret, sensitive};
 use super::request::Outgoing;
-use crate::SecretValue;
+use crate::secrets::SecretValue;
 
 /// A token response has a few hundred bytes, a JWT a few thousand.
 const MAX_RESPONSE_BYTES: u64 = 64 << 10;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::address;
 use super::certificate::Certificates;
-use crate::SecretValue;
+use crate::secrets::SecretValue;
 
 /// Of one rule of one revision.
 pub(super) struct EgressClient {

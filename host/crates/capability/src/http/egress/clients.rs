@@ -22,7 +22,7 @@ const POOL_IDLE: Duration = Duration::from_secs(30);
 /// Clients kept, each with a copy of the trust roots; beyond it the one that was used least recently goes.
 const MAX_CLIENTS: usize = 256;
 
-struct Kept {
+struct CachedClient {
     client: Arc<EgressClient>,
     /// Whoever may still call holds the manifest.
     owner: Weak<Manifest>,
@@ -30,17 +30,17 @@ struct Kept {
 }
 
 /// All clients.
-pub(super) struct Pool {
+pub(super) struct Clients {
     allowed: Vec<IpNet>,
     roots: Vec<Certificate>,
     lookup: Arc<dyn Lookup>,
     pub(super) certificates: Arc<Certificates>,
-    kept: Mutex<HashMap<(RevisionDigest, usize), Kept>>,
+    cached: Mutex<HashMap<(RevisionDigest, usize), CachedClient>>,
 }
 
-impl Pool {
+impl Clients {
     pub(super) fn new(allowed: Vec<IpNet>, roots: Vec<Certificate>, lookup: Arc<dyn Lookup>) -> Self {
-        Self { allowed, roots, lookup, certificates: Arc::default(), kept: Mutex::default() }
+        Self { allowed, roots, lookup, certificates: Arc::default(), cached: Mutex::default() }
     }
 
     /// The client of the rule at this place in the manifest.
@@ -51,28 +51,28 @@ impl Pool {
         place: usize,
     ) -> Result<Arc<EgressClient>, HttpError> {
         let key = (revision, place);
-        if let Some(kept) = self.locked().get_mut(&key) {
-            if !std::ptr::eq(kept.owner.as_ptr(), Arc::as_ptr(manifest)) {
-                kept.owner = Arc::downgrade(manifest);
+        if let Some(cached) = self.locked().get_mut(&key) {
+            if !std::ptr::eq(cached.owner.as_ptr(), Arc::as_ptr(manifest)) {
+                cached.owner = Arc::downgrade(manifest);
             }
-            kept.used = Instant::now();
-            return Ok(Arc::clone(&kept.client));
+            cached.used = Instant::now();
+            return Ok(Arc::clone(&cached.client));
         }
         // Outside the lock: it reads the system's trust roots.
         let client = Arc::new(self.open(&manifest.egress[place])?);
-        let mut kept = self.locked();
-        kept.retain(|_, kept| kept.owner.strong_count() > 0);
-        if kept.len() >= MAX_CLIENTS
-            && let Some(oldest) = kept.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key)
+        let mut cached = self.locked();
+        cached.retain(|_, cached| cached.owner.strong_count() > 0);
+        if cached.len() >= MAX_CLIENTS
+            && let Some(oldest) = cached.iter().min_by_key(|(_, cached)| cached.used).map(|(key, _)| *key)
         {
-            kept.remove(&oldest);
+            cached.remove(&oldest);
         }
-        let new = Kept { client, owner: Arc::downgrade(manifest), used: Instant::now() };
-        Ok(Arc::clone(&kept.entry(key).or_insert(new).client))
+        let new = CachedClient { client, owner: Arc::downgrade(manifest), used: Instant::now() };
+        Ok(Arc::clone(&cached.entry(key).or_insert(new).client))
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<(RevisionDigest, usize), Kept>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<(RevisionDigest, usize), CachedClient>> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, rule: &EgressRule) -> Result<EgressClient, HttpError> {

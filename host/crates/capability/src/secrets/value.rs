@@ -1,4 +1,4 @@
-//! Secrets: where they come from, and what a guest may learn about them (whether a MAC or a candidate fits, never the value).
+//! Values of secrets: where they come from, and what may be learned about them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,11 +6,18 @@ use std::time::{Duration, SystemTime};
 
 use hmac::{Hmac, KeyInit, Mac};
 use patchbay_model::PluginName;
-use patchbay_model::capability::HashKind;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
+
+/// Hash functions for MACs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HashKind {
+    Sha1,
+    Sha256,
+    Sha512,
+}
 
 /// One version of a secret. Not printable, on purpose; its memory is wiped with the last clone.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName,
 use url::form_urlencoded;
 
 use super::request::Outgoing;
-use crate::SecretValue;
+use crate::secrets::SecretValue;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 

@@ -1,0 +1,149 @@
+//! One call of one plugin: its manifest's rights, its settings, its limits, and what it has done so far.
+
+mod gate;
+mod outside_calls;
+
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use patchbay_model::attempt::OutsideCall;
+use patchbay_model::breaker::BreakerSpec;
+use patchbay_model::grant::Granted;
+use patchbay_model::job::Trace;
+use patchbay_model::manifest::Manifest;
+use patchbay_model::redaction::Mask;
+use patchbay_model::sql::SqlTransaction;
+use patchbay_model::{Redaction, RevisionDigest};
+use patchbay_queue::JobHandle;
+use patchbay_telemetry::traces::Traces;
+use serde_json::{Map, Value};
+use tracing::Span;
+
+pub(crate) use self::gate::{Denied, Gate, Measured, redis_error};
+use self::outside_calls::OutsideCalls;
+use crate::breaker::Admission;
+use crate::job_output::JobOutput;
+use crate::{Breaker, OutsideMeters, Refused, Services};
+
+/// Who calls, and within what.
+pub struct Call {
+    /// The revision's manifest.
+    pub manifest: Arc<Manifest>,
+    /// The revision.
+    pub revision: RevisionDigest,
+    /// One snapshot for the whole call.
+    pub settings: Arc<Map<String, Value>>,
+    /// Likewise.
+    pub granted: Granted,
+    /// To write the log and progress of the job, when the call runs one.
+    pub job: Option<JobHandle>,
+    /// What the job is about and what of that is hidden: the host's log has none of it.
+    pub hidden: Option<(Redaction, String)>,
+    /// Ends with the job's request and its guest.
+    pub trace: Trace,
+    /// When the call ends at the latest.
+    pub deadline: Instant,
+    /// Log lines and outside calls belong to it.
+    pub span: Span,
+    /// The revision's.
+    pub meters: Arc<OutsideMeters>,
+    /// Host calls are spans under `trace`.
+    pub traces: Traces,
+}
+
+/// What one guest may do outside, and what it has done of it.
+pub struct GuestCall {
+    /// See [`Gate`].
+    services: Arc<Services>,
+    pub(crate) call: Call,
+    pub(crate) output: Option<JobOutput>,
+    /// Made with the first line that is logged.
+    mask: OnceLock<Mask>,
+    pub(crate) secret_tries: AtomicU32,
+    /// The call's one transaction, once it has been begun.
+    pub(crate) transaction: Mutex<Option<Weak<dyn SqlTransaction>>>,
+    /// What a breaker said to the last outside call.
+    last: Mutex<Option<Asked>>,
+    pub(crate) outside: OutsideCalls,
+    /// Opened so far.
+    spans: AtomicU32,
+}
+
+#[derive(Clone)]
+pub(crate) enum Asked {
+    Refused(Refused),
+    /// It was let through to see whether the host is back.
+    Probe(Arc<Breaker>),
+}
+
+impl Services {
+    /// From any thread.
+    pub fn for_call(self: &Arc<Self>, call: Call) -> Arc<GuestCall> {
+        let output = call.job.clone().map(|job| JobOutput::new(job, self.host.clone()));
+        Arc::new(GuestCall {
+            services: Arc::clone(self),
+            call,
+            output,
+            mask: OnceLock::new(),
+            secret_tries: AtomicU32::new(0),
+            transaction: Mutex::default(),
+            last: Mutex::default(),
+            outside: OutsideCalls::new(),
+            spans: AtomicU32::new(0),
+        })
+    }
+}
+
+impl GuestCall {
+    /// Writes out what the guest logged. To be called when the guest has ended and before its job settles.
+    pub async fn finish(&self) {
+        if let Some(output) = &self.output {
+            output.finish().await;
+        }
+    }
+
+    pub(crate) fn mask(&self) -> &Mask {
+        self.mask.get_or_init(|| {
+            self.call.hidden.as_ref().map(|(redaction, data)| redaction.data(data).1).unwrap_or_default()
+        })
+    }
+
+    /// Its outside calls so far, each given once.
+    pub fn outside_calls(&self) -> Vec<OutsideCall> {
+        self.outside.take()
+    }
+
+    /// The breaker that refused the last outside call of the guest, or whose probe that call was, in vain: if the guest failed, then by
+    /// that.
+    pub fn refused(&self) -> Option<Refused> {
+        match self.asked()? {
+            Asked::Refused(refused) => Some(refused),
+            Asked::Probe(breaker) => breaker.refusal(),
+        }
+    }
+
+    /// Asks the breaker of an outside host; gives how long it refuses.
+    pub(crate) fn admit(&self, host: &str, spec: Option<BreakerSpec>) -> Result<Admission, Duration> {
+        let breaker = self.services.breakers.of(&self.call.manifest.name, host);
+        let admitted = breaker.admit(spec.unwrap_or_default().limits(), self.call.deadline);
+        self.set_asked(match &admitted {
+            Err(refused) => Some(Asked::Refused(refused.clone())),
+            Ok(admission) => admission.is_probe().then_some(Asked::Probe(breaker)),
+        });
+        admitted.map_err(|refused| refused.retry_in)
+    }
+
+    pub(crate) fn asked(&self) -> Option<Asked> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_asked(&self, asked: Option<Asked>) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+    }
+
+    fn is_in_transaction(&self) -> bool {
+        let transaction = self.transaction.lock().unwrap_or_else(PoisonError::into_inner);
+        transaction.as_ref().and_then(Weak::upgrade).is_some_and(|transaction| transaction.is_open())
+    }
+}

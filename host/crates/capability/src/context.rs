@@ -1,0 +1,20 @@
+//! What the sandbox itself needs of a call: the guest's log, and requests through `wasi:http`.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use patchbay_model::capability::{HttpError, HttpRequest, HttpResponse};
+use patchbay_runtime::{CallContext, LogLevel};
+
+use crate::{GuestCall, http, log};
+
+#[async_trait]
+impl CallContext for GuestCall {
+    fn log(&self, level: LogLevel, message: &str, fields: &[(String, String)]) {
+        log::write(self, level, message, fields);
+    }
+
+    async fn http(self: Arc<Self>, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        http::send(self, request).await
+    }
+}

@@ -1,0 +1,174 @@
+//! Outbound HTTP: requests through `patchbay:plugin/http` and through `wasi:http`, by the same way.
+
+pub(crate) mod egress;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use patchbay_model::capability::{HttpError, HttpRequest, HttpResponse, TimeoutPhase};
+use patchbay_model::egress::breakers;
+use patchbay_model::grant::Ask;
+use patchbay_model::manifest::{EgressRule, Manifest};
+use patchbay_telemetry::metrics::known_method;
+use tracing::Instrument;
+
+use self::egress::Caller;
+use crate::call::{Denied, Gate, GuestCall, Measured};
+use crate::guest::{Guest, HostResult};
+use crate::meters::{STATUSES, abandoned, status_of};
+use crate::{HostCall, OutsideMeters, secrets};
+
+pub(crate) fn is_asked_for_by(manifest: &Manifest) -> bool {
+    !manifest.egress.is_empty()
+}
+
+/// Counts the request when it is dropped: when it has ended, or with the guest.
+struct Counted<'a> {
+    meters: &'a OutsideMeters,
+    place: usize,
+    status: usize,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.meters.count_request(self.place, self.status);
+    }
+}
+
+/// Under the manifest's egress rules. Measured and traced by host and class of status, where other host calls only fail or not.
+pub(crate) async fn send(guest: Arc<GuestCall>, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    let mut measured = Measured::start(Arc::clone(&guest), HostCall::Http);
+    let meters = &guest.call.meters;
+    let place = meters.place_of(&request.url);
+    let host = meters.host(place);
+    measured.span.set("http.request.method", request.method.parse().map_or("other", |method| known_method(&method)));
+    measured.span.set("server.address", host.to_owned());
+    if let Some(here) = measured.span.place().filter(|_| guest.call.traces.propagates_to(host)) {
+        request.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("traceparent"));
+        request.headers.push(("traceparent".into(), here.to_string().into()));
+    }
+    let mut counted = Counted { meters, place, status: abandoned() };
+    let answer = recorded(&measured.gate(), request).await;
+    counted.status = status_of(answer.as_ref().map(|response| response.status));
+    if let Ok(response) = &answer {
+        measured.span.set("http.response.status_code", i64::from(response.status));
+    }
+    let failed = !matches!(&answer, Ok(response) if response.status < 400);
+    measured.ended(failed.then_some(STATUSES[counted.status]));
+    answer
+}
+
+/// For the history of the attempt.
+async fn recorded(gate: &Gate, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    let outside = &gate.guest().outside;
+    let place = outside.begin("http", Some(&request.method), &host_of(&request.url));
+    let answer = permitted(gate, request).await;
+    outside.end(&place, result_of(&answer));
+    answer
+}
+
+async fn permitted(gate: &Gate, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    gate.not_in_transaction()?;
+    let call = gate.call();
+    // A rule's own secrets, granted with it or one by one.
+    let secrets = |name: &str| secrets::current(gate, name).ok()?.into_iter().next();
+    let permitted = |rule: &EgressRule| gate.granted(Ask::http(rule)).map_err(|Denied(reason)| reason);
+    let admit = |host: &str| {
+        let spec = breakers(&call.manifest.egress).get(host).copied();
+        gate.guest().admit(host, spec).map_err(|wait| HttpError::BreakerOpen(wait.as_millis() as u64))
+    };
+    let caller = Caller {
+        revision: call.revision,
+        manifest: &call.manifest,
+        permitted: &permitted,
+        admit: &admit,
+        secrets: &secrets,
+        correlation_id: call.trace.correlation_id.as_deref(),
+    };
+    gate.services().egress.send(caller, request).instrument(call.span.clone()).await
+}
+
+/// The host of a URL, with its port where that is not the usual one. What is no URL has none.
+fn host_of(url: &str) -> String {
+    let Ok(url) = url.parse::<reqwest::Url>() else { return String::new() };
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+fn result_of(answer: &Result<HttpResponse, HttpError>) -> String {
+    match answer {
+        Ok(response) => response.status.to_string(),
+        Err(error) => match error {
+            HttpError::Denied(_) => "denied",
+            HttpError::Timeout(_) => "timeout",
+            HttpError::Dns(_) => "dns",
+            HttpError::Connect(_) => "connect",
+            HttpError::Tls(_) => "tls",
+            HttpError::TooLarge(_) => "too-large",
+            HttpError::BreakerOpen(_) => "breaker-open",
+            HttpError::Invalid(_) => "invalid",
+            HttpError::Interrupted(_) => "interrupted",
+            HttpError::Other(_) => "other",
+        }
+        .to_owned(),
+    }
+}
+
+macro_rules! bind {
+    ($version:ident) => {
+        mod $version {
+            use super::*;
+            use patchbay_runtime::wit::$version::http;
+
+            impl http::Host for Guest<'_> {
+                async fn send(&mut self, request: http::Request) -> HostResult<Result<http::Response, http::Error>> {
+                    let request = HttpRequest {
+                        method: request.method,
+                        url: request.url,
+                        headers: request.headers,
+                        body: request.body,
+                        timeout: request.timeout_ms.map(Duration::from_millis),
+                    };
+                    Ok(self.outside(|call| send(call, request)).await?.map(response).map_err(error))
+                }
+            }
+
+            fn response(response: HttpResponse) -> http::Response {
+                http::Response { status: response.status, headers: response.headers, body: response.body }
+            }
+
+            fn error(error: HttpError) -> http::Error {
+                match error {
+                    HttpError::Denied(text) => http::Error::Denied(text),
+                    HttpError::Timeout(phase) => http::Error::Timeout(match phase {
+                        TimeoutPhase::Connecting => http::TimeoutPhase::Connecting,
+                        TimeoutPhase::AwaitingResponse => http::TimeoutPhase::AwaitingResponse,
+                        TimeoutPhase::ReadingBody => http::TimeoutPhase::ReadingBody,
+                    }),
+                    HttpError::Dns(text) => http::Error::Dns(text),
+                    HttpError::Connect(text) => http::Error::Connect(text),
+                    HttpError::Tls(text) => http::Error::Tls(text),
+                    HttpError::TooLarge(bytes) => http::Error::TooLarge(bytes),
+                    HttpError::BreakerOpen(ms) => http::Error::BreakerOpen(ms),
+                    HttpError::Invalid(text) => http::Error::Invalid(text),
+                    HttpError::Interrupted(sent) => http::Error::Interrupted(sent),
+                    HttpError::Other(text) => http::Error::Other(text),
+                }
+            }
+        }
+    };
+}
+
+bind!(v0_1);
+bind!(v0_2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_recorded_with_an_unusual_port_and_nothing_else_of_its_url() {
+        assert_eq!(host_of("https://api.example:8443/leads/4711?phone=1"), "api.example:8443");
+        assert_eq!(host_of("not a url"), "");
+    }
+}

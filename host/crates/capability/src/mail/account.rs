@@ -1,0 +1,178 @@
+//! The operator's mail account: how its server is reached, and logging in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use patchbay_mailbox::domain_to_ascii;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use rustls_platform_verifier::ConfigVerifierExt;
+use tokio_rustls::TlsConnector;
+use tracing::warn;
+
+use super::connection::Connection;
+use super::error::Broken;
+use super::reply::Reply;
+use super::verdict::{Ended, Progress, SmtpFailure, SmtpReceipt, failure, refused_here};
+use crate::credential_echo;
+use crate::secrets::SecretValue;
+
+/// What the guest is told instead of the server's words.
+pub(super) const ECHOED: &str = "the mail server's words repeat the account's password, and are withheld";
+
+/// How the connection is secured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailTls {
+    /// Not at all: for a catcher on this machine.
+    None,
+    /// Plain, then upgraded; refused when the server cannot.
+    StartTls,
+    /// From the first byte (port 465).
+    Implicit,
+}
+
+/// The operator's mail account.
+#[derive(Clone)]
+pub struct MailConfig {
+    /// Name or address.
+    pub host: String,
+    /// Usually 465, 587 or 25.
+    pub port: u16,
+    /// See [`MailTls`].
+    pub tls: MailTls,
+    /// What EHLO says: a domain, or an address in brackets. Absent: this side's address.
+    pub hello_name: Option<String>,
+    /// Absent: no authentication.
+    pub username: Option<String>,
+    /// Absent: no authentication.
+    pub password: Option<String>,
+    /// For a conversation up to the end of the message. Its answer may take longer: up to 10 minutes, as long as the guest may run.
+    pub timeout: Duration,
+    /// Largest message.
+    pub max_message_bytes: usize,
+}
+
+/// A configuration that makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum MailError {
+    #[error("mail over TLS to {host:?} cannot be set up: {reason}")]
+    Tls { host: String, reason: String },
+    #[error("mail.hello_name {0:?} is neither a domain nor an address in brackets, such as [192.0.2.1]")]
+    HelloName(String),
+    #[error("mail.username or mail.password has a NUL character in it, which a login cannot carry")]
+    Credentials,
+}
+
+pub(super) struct Account {
+    pub(super) config: MailConfig,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    pub(super) credentials: Option<(String, SecretValue)>,
+    /// What no reply may repeat to a guest.
+    guarded: Vec<SecretValue>,
+}
+
+impl Account {
+    pub(super) fn new(mut config: MailConfig) -> Result<Self, MailError> {
+        let tls = match config.tls {
+            MailTls::None => None,
+            MailTls::StartTls | MailTls::Implicit => {
+                let failed = |reason: String| MailError::Tls { host: config.host.clone(), reason };
+                let host = domain_to_ascii(&config.host).unwrap_or_else(|| config.host.clone());
+                let name = ServerName::try_from(host).map_err(|error| failed(error.to_string()))?;
+                let tls = ClientConfig::with_platform_verifier().map_err(|error| failed(error.to_string()))?;
+                Some((TlsConnector::from(Arc::new(tls)), name))
+            }
+        };
+        if let Some(name) = &config.hello_name {
+            let ascii = domain_to_ascii(name).ok_or_else(|| MailError::HelloName(name.clone()))?;
+            config.hello_name = Some(ascii);
+        }
+        let credentials = config.username.take().zip(config.password.take());
+        let credentials = credentials.map(|(username, password)| {
+            let password = if is_gmail(&config.host) { without_groups(password) } else { password };
+            (username, password)
+        });
+        if credentials.as_ref().is_some_and(|(username, password)| username.contains('\0') || password.contains('\0')) {
+            return Err(MailError::Credentials);
+        }
+        let guarded = credentials.iter().map(|(_, password)| SecretValue::new(password.clone())).collect();
+        let credentials = credentials.map(|(username, password)| (username, SecretValue::new(password)));
+        Ok(Self { config, tls, credentials, guarded })
+    }
+
+    /// A new connection, greeted, secured and logged in as configured.
+    pub(super) async fn connect(&self, progress: &mut Progress) -> Result<Connection, Ended> {
+        let hello = self.config.hello_name.as_deref();
+        let broken = |phase| move |broken: Broken| Ended::broken(phase, &broken);
+        let positive = |phase, reply: Reply| match reply {
+            reply if reply.is_positive() => Ok(()),
+            reply if reply.is_negative() => Err(Ended::replied(phase, &reply)),
+            reply => Err(Ended::broken(phase, &Broken::Unexpected(reply.code))),
+        };
+        progress.phase = "connect";
+        let mut connection = Connection::open(&self.config.host, self.config.port).await.map_err(broken("connect"))?;
+        if let (MailTls::Implicit, Some((tls, name))) = (self.config.tls, &self.tls) {
+            progress.phase = "tls";
+            connection = connection.secure(tls, name.clone()).await.map_err(broken("tls"))?;
+            progress.phase = "connect";
+        }
+        positive("connect", connection.greeting().await.map_err(broken("connect"))?)?;
+        positive("connect", connection.hello(hello).await.map_err(broken("connect"))?)?;
+        if let (MailTls::StartTls, Some((tls, name))) = (self.config.tls, &self.tls) {
+            progress.phase = "tls";
+            if !connection.extensions.start_tls {
+                tokio::spawn(connection.quit());
+                return Err(failure("tls", "the mail server does not offer STARTTLS; see mail.tls").into());
+            }
+            positive("tls", connection.command("STARTTLS").await.map_err(broken("tls"))?)?;
+            connection = connection.secure(tls, name.clone()).await.map_err(broken("tls"))?;
+            // What was told in the clear may have been anybody's.
+            positive("tls", connection.hello(hello).await.map_err(broken("tls"))?)?;
+        }
+        if let Some((username, password)) = &self.credentials {
+            progress.phase = "auth";
+            if !connection.extensions.auth_plain && !connection.extensions.auth_login {
+                let secure = if self.config.tls == MailTls::None { " without TLS (mail.tls)" } else { "" };
+                let text = format!("the mail server offers no login by PLAIN or LOGIN{secure}");
+                tokio::spawn(connection.quit());
+                // RFC 5321: 504, a parameter that is not implemented.
+                return Err(refused_here("auth", 504, "5.5.4", &text).into());
+            }
+            positive("auth", connection.auth(username, password.expose()).await.map_err(broken("auth"))?)?;
+        }
+        Ok(connection)
+    }
+
+    /// A server that is angry at a login may repeat it, and what a server says ends up in front of guests, operators and logs.
+    pub(super) fn withheld(&self, mut result: Result<SmtpReceipt, SmtpFailure>) -> Result<SmtpReceipt, SmtpFailure> {
+        let (text, refused) = match &mut result {
+            Ok(receipt) => (&mut receipt.reply, &mut receipt.refused),
+            Err(failure) => (&mut failure.text, &mut failure.refused),
+        };
+        let mut echoed = false;
+        for text in refused.iter_mut().map(|refusal| &mut refusal.text).chain([text]) {
+            if credential_echo::repeats([text.as_bytes()], &self.guarded) {
+                echoed = true;
+                ECHOED.clone_into(text);
+            }
+        }
+        if echoed {
+            warn!(host = self.config.host, "{ECHOED}");
+        }
+        result
+    }
+}
+
+fn is_gmail(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    [".gmail.com", ".googlemail.com"].iter().any(|domain| host.ends_with(domain))
+}
+
+/// Google shows an app password as four groups of four letters; the spaces are not part of it, and no other password of Google's can log in
+/// here. Anything else is sent as it is given.
+fn without_groups(password: String) -> String {
+    let groups: Vec<&str> = password.split(' ').collect();
+    let is_group = |group: &&str| group.len() == 4 && group.bytes().all(|b| b.is_ascii_lowercase());
+    if groups.len() == 4 && groups.iter().all(is_group) { groups.concat() } else { password }
+}

@@ -1,0 +1,67 @@
+//! Connections at rest.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::connection::Connection;
+
+/// Idle connections kept for each plugin.
+const MAX_IDLE: usize = 8;
+/// Servers close idle connections after minutes (RFC 5321 §4.5.3.2: at least 5); well before that, none is reused.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Connections at rest, by whose they are.
+#[derive(Default)]
+pub(super) struct Idle(Mutex<HashMap<String, Vec<(Instant, Connection)>>>);
+
+impl Idle {
+    /// One that is fresh, and to which the server has sent nothing since.
+    pub(super) async fn take(&self, plugin: &str) -> Option<Connection> {
+        loop {
+            let (since, mut connection) = self.locked().get_mut(plugin)?.pop()?;
+            if since.elapsed() < IDLE_LIMIT && connection.is_quiet().await {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// For the next message of the plugin, unless the server has said something that nobody asked for. Closed when none comes.
+    pub(super) async fn keep(self: &Arc<Self>, plugin: &str, mut connection: Connection) {
+        if !connection.is_quiet().await {
+            return;
+        }
+        {
+            let mut all = self.locked();
+            let idle = all.entry(plugin.to_owned()).or_default();
+            if idle.len() >= MAX_IDLE {
+                drop(all);
+                tokio::spawn(connection.quit());
+                return;
+            }
+            idle.push((Instant::now(), connection));
+        }
+        let (idle, plugin) = (Arc::downgrade(self), plugin.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(IDLE_LIMIT).await;
+            let Some(idle) = idle.upgrade() else { return };
+            for connection in idle.stale(&plugin) {
+                connection.quit().await;
+            }
+        });
+    }
+
+    fn stale(&self, plugin: &str) -> Vec<Connection> {
+        let mut all = self.locked();
+        let Some(idle) = all.get_mut(plugin) else { return Vec::new() };
+        let stale: Vec<_> = idle.extract_if(.., |(since, _)| since.elapsed() >= IDLE_LIMIT).collect();
+        if idle.is_empty() {
+            all.remove(plugin);
+        }
+        stale.into_iter().map(|(_, connection)| connection).collect()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<String, Vec<(Instant, Connection)>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
