@@ -123,7 +123,7 @@ impl Plugins {
         let activated = active.iter().filter_map(|row| Some((row.digest, row.activated_at?))).collect();
         *self.activated.lock().unwrap_or_else(PoisonError::into_inner) = activated;
         *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = failures;
-        self.supervisor.reconcile().await;
+        self.workers.reconcile().await;
         if let (true, Some(tell)) = (changed, self.on_change.get()) {
             tell();
         }
@@ -172,7 +172,7 @@ impl Plugins {
                 }
             }
         }
-        self.supervisor.reconcile().await;
+        self.workers.reconcile().await;
         if let Some(tell) = self.on_change.get() {
             tell();
         }

@@ -6,6 +6,7 @@
 //!
 //! Nothing looks into a file before its signature is checked, where this host trusts keys; Postgres is not believed about either.
 
+mod call;
 mod converge;
 mod error;
 mod fleet;
@@ -24,13 +25,14 @@ use chrono::{DateTime, Utc};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest, grant};
 use patchbay_queue::ChildData;
-use patchbay_runtime::Runtime;
+use patchbay_runtime::{Rejection, Runtime};
 use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
 use serde_json::Value;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::block_in_place;
 use tracing::info;
 
+pub use self::call::{CallError, CallRefusal, CallRefusalKind};
 use self::converge::CopiedPlugin;
 pub use self::converge::STALE_AFTER;
 pub use self::error::PluginError;
@@ -39,11 +41,11 @@ pub use self::quarantine::Begun;
 pub use self::view::{Activated, GrantStory, HostState, Signed, Staged};
 use patchbay_model::signature::{Signature, Standing, TrustedKeys};
 use patchbay_telemetry::traces::Traces;
-use patchbay_work::Supervisor;
 use patchbay_work::grants::Grants;
 use patchbay_work::quarantine::Quarantine;
 use patchbay_work::redactions::{Paths, Redactions};
 use patchbay_work::settings::{self, Settings};
+use patchbay_work::{Invoker, Workers};
 
 use crate::difference::Described;
 use crate::local_copy::LocalCopy;
@@ -56,7 +58,8 @@ pub struct Parts {
     pub runtime: Arc<Runtime>,
     pub settings: Arc<Settings>,
     pub grants: Arc<Grants>,
-    pub supervisor: Arc<Supervisor>,
+    pub invoker: Arc<Invoker>,
+    pub workers: Arc<Workers>,
     pub trusted: TrustedKeys,
     pub quarantine: Arc<Quarantine>,
     pub redactions: Arc<Redactions>,
@@ -75,7 +78,8 @@ pub struct Plugins {
     runtime: Arc<Runtime>,
     settings: Arc<Settings>,
     grants: Arc<Grants>,
-    supervisor: Arc<Supervisor>,
+    invoker: Arc<Invoker>,
+    workers: Arc<Workers>,
     /// Something may have changed.
     woken: Notify,
     trusted: TrustedKeys,
@@ -109,7 +113,8 @@ impl Plugins {
             runtime,
             settings,
             grants,
-            supervisor,
+            invoker,
+            workers,
             trusted,
             quarantine,
             redactions,
@@ -124,7 +129,8 @@ impl Plugins {
             runtime,
             settings,
             grants,
-            supervisor,
+            invoker,
+            workers,
             trusted,
             quarantine,
             redactions,
@@ -161,7 +167,7 @@ impl Plugins {
         self.sql.check(&tables(&inspected.manifest, |_| true)).await?;
         let revision = self.runtime.load_inspected(inspected, component).await?;
         revision.try_start().await?;
-        revision.self_test().await?;
+        self.invoker.self_test(&revision).await.map_err(Rejection::SelfTest)?;
         let manifest = revision.manifest();
         let created = self
             .store
