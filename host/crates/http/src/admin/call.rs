@@ -10,7 +10,7 @@ use patchbay_app::plugins::{CallError, CallRefusalKind};
 use patchbay_model::PluginName;
 use patchbay_model::capability::HttpResponse;
 use patchbay_model::job::Trace;
-use patchbay_model::operation::Caller;
+use patchbay_model::operation::{Caller, MAX_NAME, is_name};
 use patchbay_work::{Answer, AnswerBody, Operation};
 use serde::Deserialize;
 use serde_json::json;
@@ -27,7 +27,6 @@ use crate::path::Path;
 
 /// As job data.
 const MAX_INPUT_BYTES: usize = 1 << 20;
-const MAX_NAME: usize = 64;
 const MAX_KEY: usize = 255;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -105,8 +104,7 @@ async fn call(
 }
 
 fn operation_name(name: String) -> Result<String, ApiError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-    if (1..=MAX_NAME).contains(&name.len()) && name.chars().all(plain) {
+    if is_name(&name) {
         return Ok(name);
     }
     Err(ApiError::invalid(format!("operation: 1 to {MAX_NAME} letters, digits and - _ . :")))
