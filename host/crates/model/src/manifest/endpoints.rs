@@ -60,6 +60,11 @@ impl fmt::Display for Endpoint<'_> {
 }
 
 impl Endpoint<'_> {
+    /// `route:` or `webhook:`
+    pub fn label(&self) -> &'static str {
+        if self.place.0 == "routes" { "route:" } else { "webhook:" }
+    }
+
     fn key(&self, field: &str) -> String {
         format!("{}[{}]{field}", self.place.0, self.place.1)
     }
