@@ -22,6 +22,7 @@ use patchbay_queue::{Delivery, Keep, Queues, RedisConfig, WorkerConfig, WorkerHa
 use patchbay_runtime::{HostLimits, Runtime, RuntimeConfig};
 use patchbay_store::{Store, StoreConfig};
 use patchbay_telemetry::traces::Traces;
+use patchbay_work::{AttemptHandler, Execution, Executor, Invoker};
 use patchbay_work::body_budget::{BodyBudget, Recording};
 use patchbay_work::meters::Meters;
 use patchbay_work::quarantine::Quarantine;
@@ -313,7 +314,7 @@ impl World {
             });
             let (settings, grants) = (Arc::new(Settings::new(None, "default".into())), Arc::default());
             let meters = Arc::new(Meters::new(Arc::clone(&self.runtime), Duration::ZERO));
-            Arc::new(WasmExecutor::new(
+            Arc::new(Invoker::new(
                 Arc::clone(&self.runtime),
                 services,
                 settings,
@@ -327,7 +328,7 @@ impl World {
         };
         let budget = Arc::new(BodyBudget::new(recording));
         let quarantine = Quarantine::new(None, Arc::clone(&self.runtime)).0;
-        let work = Work::new(executor, "bench".into(), quarantine, Arc::clone(&budget), Traces::default());
+        let handler = AttemptHandler::new(executor, "bench".into(), quarantine, Arc::clone(&budget), Traces::default());
         let stop = CancellationToken::new();
         tokio::spawn(budget.watch(queues.clone(), stop.clone()));
         let (store, bodies) = (self.store.clone(), Arc::clone(&self.bodies));
@@ -352,7 +353,7 @@ impl World {
             threads: self.runtime.guests(),
             gate: Arc::new(patchbay_queue::Unlimited),
         };
-        Ok(Worker::Ours { handle: queues.spawn_worker(config, work), stop, recorder })
+        Ok(Worker::Ours { handle: queues.spawn_worker(config, handler), stop, recorder })
     }
 
     /// Node adds so many jobs, so many at once; gives how long it took.

@@ -36,7 +36,7 @@ use patchbay_work::meters::Meters;
 use patchbay_work::quarantine::Quarantine;
 use patchbay_work::redactions::Redactions;
 use patchbay_work::settings::Settings;
-use patchbay_work::{Supervisor, WasmExecutor, Work, WorkerDefaults};
+use patchbay_work::{AttemptHandler, Invoker, WorkerDefaults, Workers};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -64,7 +64,7 @@ pub struct Host {
     address: SocketAddr,
     store: Store,
     queues: Queues,
-    supervisor: Arc<Supervisor>,
+    workers: Arc<Workers>,
     health: Arc<Health>,
     plugins: Arc<Plugins>,
     stop: CancellationToken,
@@ -147,7 +147,7 @@ impl Host {
         let grants = Arc::new(Grants::default());
         let meters = Arc::new(Meters::new(Arc::clone(&runtime), *config.metrics.keep_retired));
         let redactions = Redactions::new(Arc::clone(&runtime));
-        let executor = Arc::new(WasmExecutor::new(
+        let invoker = Arc::new(Invoker::new(
             Arc::clone(&runtime),
             services,
             Arc::clone(&settings),
@@ -159,14 +159,14 @@ impl Host {
         let (quarantine, crashing) = Quarantine::new(config.quarantine.rule(), Arc::clone(&runtime));
         let budget = Arc::new(BodyBudget::new(config.history.recording(!vault.keys().is_empty())));
         let bodies = Arc::new(Bodies::new(store.clone(), Arc::clone(&vault)));
-        let work = Work::new(
-            Arc::clone(&executor) as _,
+        let handler = AttemptHandler::new(
+            Arc::clone(&invoker) as _,
             host_name.clone(),
             Arc::clone(&quarantine),
             Arc::clone(&budget),
             traces.clone(),
         );
-        let (attempts, requests) = (work.attempts(), Arc::new(RequestMeters::default()));
+        let (attempts, requests) = (handler.attempts(), Arc::new(RequestMeters::default()));
         let defaults = WorkerDefaults {
             lock: *config.work.lock,
             renew: *config.work.renew,
@@ -175,7 +175,7 @@ impl Host {
             drain_limit: *config.work.drain_limit,
             host: host_name.clone(),
         };
-        let supervisor = Arc::new(Supervisor::new(queues.clone(), work, Arc::clone(&runtime), defaults));
+        let workers = Arc::new(Workers::new(queues.clone(), handler, Arc::clone(&runtime), defaults));
         let trusted = config.plugins.trusted();
         if trusted.are_required() {
             info!(keys = trusted.ids(), "plugins must be signed by one of these keys");
@@ -186,7 +186,8 @@ impl Host {
             runtime: Arc::clone(&runtime),
             settings,
             grants,
-            supervisor: Arc::clone(&supervisor),
+            invoker,
+            workers: Arc::clone(&workers),
             trusted,
             quarantine: Arc::clone(&quarantine),
             redactions: Arc::clone(&redactions),
@@ -234,7 +235,7 @@ impl Host {
             spans: exporter.as_ref().map(Exporter::counts).unwrap_or_default(),
             store: store.clone(),
             runtime,
-            supervisor: Arc::clone(&supervisor),
+            workers: Arc::clone(&workers),
             plugins: Arc::clone(&plugins),
             outside: Arc::clone(&outside),
             sql: sql.clone(),
@@ -265,7 +266,6 @@ impl Host {
             sql: sql.clone(),
             queues: queues.clone(),
             plugins: Arc::clone(&plugins),
-            executor,
             outside,
             bulks: Arc::clone(&bulks),
             schedules: Arc::clone(&schedules),
@@ -339,7 +339,7 @@ impl Host {
             address,
             store,
             queues,
-            supervisor,
+            workers,
             health,
             plugins,
             stop,
@@ -378,7 +378,7 @@ impl Host {
     /// Drains and stops. Probes and operators are served until the last job has ended.
     pub async fn shut_down(self) -> anyhow::Result<()> {
         self.health.set_draining();
-        let left = self.supervisor.drain().await;
+        let left = self.workers.drain().await;
         self.stop.cancel();
         for task in self.tasks {
             task.await.ok();

@@ -70,7 +70,22 @@ async fn a_plugin_that_asks_for_less_than_it_imports_or_contradicts_itself_is_re
         (json!({ "wit": "0.9" }), 422, "wit"),
         (json!({ "limitz": {} }), 422, "limitz"),
         (json!({ "description": "a\0b" }), 400, "NUL"),
-        (json!({ "routes": [{}] }), 422, "does not serve yet: routes"),
+        (json!({ "routes": [{}] }), 422, "routes[0].method is missing"),
+        (
+            json!({ "routes": [{ "method": "GET", "path": "/api/a/../b", "roles": ["user"], "operation": "a" }] }),
+            422,
+            "routes[0].path: has the segment \"..\"",
+        ),
+        (
+            json!({ "routes": [{ "method": "GET", "path": "/api/a", "roles": ["user"], "operation": "a" }] }),
+            422,
+            "names routes, but the component does not export the interface operations",
+        ),
+        (
+            json!({ "webhooks": [{ "name": "w", "path": "/api/w", "queue": "hostileQueue" }] }),
+            422,
+            "names webhooks, but the component does not export the interface webhooks",
+        ),
         (json!({ "queues": [{ "name": "emailQueue" }] }), 409, "hostile and email both want queue emailQueue"),
     ] {
         let (answered, answer) = host.push(with_manifest(hostile_component()?, &manifest(extra.clone()))).await?;

@@ -50,6 +50,7 @@ mod redis_failover;
 mod redis_kinds;
 mod redis_server;
 mod registry;
+mod routes;
 mod runbook;
 mod runbook_f;
 mod sandbox;

@@ -93,7 +93,9 @@ fn parts(described: &Described) -> BTreeMap<(String, Option<String>), Value> {
 
 fn name_of(item: &Value) -> Option<String> {
     let text = |key: &str| item[key].as_str().map(str::to_owned);
-    text("id").or_else(|| text("url")).or_else(|| text("name")).or_else(|| item.as_str().map(str::to_owned))
+    let route = || Some(format!("{} {}", text("method")?, text("path")?));
+    let named = text("id").or_else(|| text("url")).or_else(|| text("name"));
+    named.or_else(route).or_else(|| item.as_str().map(str::to_owned))
 }
 
 fn narrowed(before: Value, after: Value) -> (Value, Value) {
@@ -136,7 +138,8 @@ mod tests {
         let after = described(
             "version = \"1.1.0\"\n[limits]\nmemory_mb = 128\n[enqueue]\nqueues = [\"a\", \"b\"]\n[audit]\ntrails = [\"leads\"]\n\
              [[egress]]\nurl = \"https://example.com/**\"\nmethods = [\"GET\"]\n\
-             [[queues]]\nname = \"q\"\nconcurrency = 9\nattempts = 3\n",
+             [[queues]]\nname = \"q\"\nconcurrency = 9\nattempts = 3\n\
+             [[routes]]\nmethod = \"GET\"\npath = \"/api/a\"\nroles = [\"user\"]\noperation = \"a\"\n",
             &[],
         );
         let shown: Vec<String> = between(&before, &after)
@@ -161,6 +164,7 @@ mod tests {
                 "imports patchbay:plugin/kv@0.1.0 true -",
                 "limits memory_mb 64 128",
                 r#"queues q {"concurrency":5} {"concurrency":9}"#,
+                r#"routes GET /api/a - {"method":"GET","operation":"a","path":"/api/a","roles":["user"]}"#,
                 r#"secrets OLD {"name":"OLD"} -"#,
                 r#"version  "1.0.0" "1.1.0""#,
             ]

@@ -230,8 +230,10 @@ pub(super) fn inspect(file: &Path, output: Output) -> anyhow::Result<()> {
         "exports": inspected.exports,
         "imports": inspected.imports,
     });
+    let endpoints: String =
+        inspected.manifest.endpoints().map(|endpoint| format!("\n{:<9} {endpoint}", endpoint.label())).collect();
     let text = format!(
-        "{} {} ({})\n{}\nasks for: {}\nexports:  {}\nimports:  {}",
+        "{} {} ({})\n{}{endpoints}\nasks for: {}\nexports:  {}\nimports:  {}",
         inspected.manifest.name,
         inspected.manifest.version,
         inspected.digest,

@@ -202,6 +202,9 @@ pub(crate) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
         | PluginCommand::Publish(_) => {}
         PluginCommand::List => {
             let plugins = client.call(Method::GET, "plugins", None).await?;
+            // Only where some plugin has them: most have none.
+            let listed =
+                ["routes", "webhooks"].map(|what| items(&plugins).any(|plugin| items(&plugin[what]).count() > 0));
             let rows = items(&plugins).map(|plugin| {
                 let state = match (plugin["failure"].as_str(), plugin["active"] == true) {
                     _ if plugin["quarantined"].is_object() => "quarantined".into(),
@@ -209,7 +212,7 @@ pub(crate) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
                     (None, true) => "active".into(),
                     (None, false) => "inactive".into(),
                 };
-                vec![
+                let mut row = vec![
                     text(plugin, "name"),
                     text(plugin, "version"),
                     short(&text(plugin, "digest")),
@@ -217,13 +220,20 @@ pub(crate) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
                     format!("{} of {}", plugin["hosts"]["running"], plugin["hosts"]["of"]),
                     plugin["revisions"].to_string(),
                     joined(&plugin["queues"]),
-                ]
+                ];
+                let more = [joined(&plugin["routes"]), joined(&plugin["webhooks"])];
+                row.extend(more.into_iter().zip(listed).filter_map(|(text, is_listed)| is_listed.then_some(text)));
+                row
             });
-            output.table(
-                &["PLUGIN", "VERSION", "DIGEST", "STATE", "HOSTS", "REVISIONS", "QUEUES"],
-                rows.collect(),
-                &plugins,
+            let rows = rows.collect();
+            let mut head = vec!["PLUGIN", "VERSION", "DIGEST", "STATE", "HOSTS", "REVISIONS", "QUEUES"];
+            head.extend(
+                ["ROUTES", "WEBHOOKS"]
+                    .into_iter()
+                    .zip(listed)
+                    .filter_map(|(name, is_listed)| is_listed.then_some(name)),
             );
+            output.table(&head, rows, &plugins);
         }
         PluginCommand::Revisions { plugin } => {
             let revisions = client.call(Method::GET, &api_path(&["plugins", &plugin, "revisions"]), None).await?;

@@ -83,8 +83,14 @@ pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> any
     } else {
         (format!("\nit is not granted yet:{missing}"), " --grant")
     };
+    let has = |what: &str| items(&staged["asks"][what]).count() > 0;
+    let unserved = if has("routes") || has("webhooks") {
+        "\nits routes and webhooks are checked; this host does not serve them yet"
+    } else {
+        ""
+    };
     let message = format!(
-        "{known}: {plugin} {} {}{waits}\nsigned by: {}\nactivate it with: patchbay plugin activate {plugin} {}{grant}",
+        "{known}: {plugin} {} {}{waits}{unserved}\nsigned by: {}\nactivate it with: patchbay plugin activate {plugin} {}{grant}",
         text(&staged, "version"),
         short(&digest),
         signers(&staged["signatures"]),

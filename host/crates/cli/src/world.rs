@@ -152,6 +152,15 @@ mod tests {
         assert_eq!(world.text.strip_prefix(MARK), Some(expected));
         // Without queues an operator's calls are what is left; a list in [build] says it otherwise.
         assert!(World::of(&project(dir.path(), "")).text.contains("export patchbay:plugin/operations@0.1.0"));
+        let answering = "[[queues]]\nname = \"q\"\n[[routes]]\nmethod = \"GET\"\npath = \"/api/a\"\nroles = [\"user\"]\noperation = \"a\"\n\
+                         [[webhooks]]\nname = \"w\"\npath = \"/api/w\"\nqueue = \"q\"\n";
+        let world = World::of(&project(dir.path(), answering));
+        for export in ["jobs", "operations", "webhooks"] {
+            assert!(world.text.contains(&format!("export patchbay:plugin/{export}@0.1.0")), "{}", world.text);
+        }
+        world.write(false).expect("written");
+        let resolved = wit_parser::Resolve::default().push_dir(dir.path().join("wit"));
+        resolved.expect("what toolchains read");
         let both = "[build]\nexports = [\"jobs\", \"lifecycle\"]\n[[queues]]\nname = \"q\"\n";
         let text = World::of(&project(dir.path(), both)).text;
         assert!(text.contains("plugin/jobs@") && text.contains("plugin/lifecycle@"), "{text}");

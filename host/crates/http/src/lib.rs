@@ -41,7 +41,6 @@ use patchbay_queue::Queues;
 use patchbay_store::{PluginSql, Store};
 use patchbay_telemetry::metrics::RequestMeters;
 use patchbay_telemetry::traces::Traces;
-use patchbay_work::WasmExecutor;
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -66,10 +65,8 @@ pub struct AppState {
     pub sql: PluginSql,
     /// Redis.
     pub queues: Queues,
-    /// Staging, activation, rollback.
+    /// Staging, activation, rollback; operations.
     pub plugins: Arc<Plugins>,
-    /// Operations of plugins.
-    pub executor: Arc<WasmExecutor>,
     /// Outside hosts and their breakers.
     pub outside: Arc<OutsideHosts>,
     /// Operations on many jobs.

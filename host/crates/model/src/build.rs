@@ -18,7 +18,8 @@ pub struct BuildSpec {
     /// Files and folders whose changes `patchbay dev --watch` acts on, relative to the plugin's folder; default: that folder.
     #[serde(default)]
     pub watch: Vec<PathBuf>,
-    /// Interfaces that the written world exports; default: `jobs` where the manifest names queues, else `operations`.
+    /// Interfaces that the written world exports; default: `jobs` where the manifest names queues, `operations` where it names routes or no
+    /// queues, `webhooks` where it names webhooks.
     #[serde(default)]
     pub exports: Vec<Export>,
 }
@@ -29,8 +30,10 @@ pub struct BuildSpec {
 pub enum Export {
     /// Jobs of the queues that the manifest names.
     Jobs,
-    /// What an operator asks for with `patchbay plugin call`.
+    /// What routes of the manifest and operators, with `patchbay plugin call`, ask for.
     Operations,
+    /// Requests to the webhooks that the manifest names.
+    Webhooks,
     /// The self-test at staging.
     Lifecycle,
 }
@@ -41,6 +44,7 @@ impl Export {
         match self {
             Self::Jobs => "jobs",
             Self::Operations => "operations",
+            Self::Webhooks => "webhooks",
             Self::Lifecycle => "lifecycle",
         }
     }

@@ -104,7 +104,7 @@ impl fmt::Display for Ask {
 }
 
 impl Manifest {
-    /// Everything that an operator must grant before the plugin may do it. Its own queues and schedules are not among it: whoever
+    /// Everything that an operator must grant before the plugin may do it. Its own queues, schedules, routes and webhooks are not among it: whoever
     /// activates the plugin wants them.
     pub fn asks(&self) -> BTreeSet<Ask> {
         let mut asks: BTreeSet<Ask> = self.secrets.iter().map(|secret| Ask::secret(&secret.name)).collect();
@@ -139,6 +139,12 @@ pub fn asks(manifest: &Manifest) -> Value {
         .collect();
     let smtp = manifest.smtp.as_ref().is_some_and(|smtp| smtp.allowed);
     json!({
+        "routes": manifest.routes.iter().map(|route| json!({
+            "method": route.method, "path": route.path, "roles": route.roles, "operation": route.operation,
+        })).collect::<Vec<_>>(),
+        "webhooks": manifest.webhooks.iter().map(|webhook| json!({
+            "name": webhook.name, "methods": webhook.methods, "path": webhook.path, "queue": webhook.queue,
+        })).collect::<Vec<_>>(),
         "schedules": manifest.schedules.iter().map(|schedule| &schedule.id).collect::<Vec<_>>(),
         "queues": manifest.queues.iter().map(|queue| &queue.name).collect::<Vec<_>>(),
         "secrets": manifest.secrets.iter().map(|secret| &secret.name).collect::<Vec<_>>(),

@@ -4,8 +4,16 @@ use crate::capability::Fields;
 
 /// Largest content of an answer. It is held whole, by the guest and by the host; what is larger is relayed.
 pub const MAX_CONTENT_BYTES: usize = 16 << 20;
+/// Longest name, in characters.
+pub const MAX_NAME: usize = 64;
 /// Longest content type.
 const MAX_CONTENT_TYPE_BYTES: usize = 255;
+
+/// Whether an operation may be called so: 1 to [`MAX_NAME`] letters, digits and `- _ . :`.
+pub fn is_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    (1..=MAX_NAME).contains(&text.len()) && text.chars().all(plain)
+}
 
 /// On whose behalf an operation runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

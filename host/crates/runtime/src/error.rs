@@ -16,12 +16,14 @@ pub enum Rejection {
     DoubledManifest,
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    #[error("the manifest asks for parts that this host does not serve yet: {0}")]
-    NotServed(String),
     #[error("the component exports none of patchbay:plugin's interfaces (wrong world); it exports: {0}")]
     NoExport(String),
     #[error("the manifest names queues, but the component does not export the interface jobs of patchbay:plugin")]
     NoJobs,
+    #[error(
+        "the manifest names {section}, but the component does not export the interface {interface} of patchbay:plugin"
+    )]
+    NoEndpoint { section: &'static str, interface: &'static str },
     #[error("the component has {name}, and this host serves patchbay:plugin 0.1 and, as a draft, 0.2")]
     UnknownWit { name: String },
     #[error("the component has {first} and {second}: build all of it against one version of patchbay:plugin")]

@@ -95,10 +95,6 @@ pub fn inspect(component: &[u8]) -> Result<Inspected, Rejection> {
         [one] => Manifest::from_packed(one)?,
         _ => return Err(Rejection::DoubledManifest),
     };
-    let not_served = manifest.not_served();
-    if !not_served.is_empty() {
-        return Err(Rejection::NotServed(not_served.join(", ")));
-    }
     check_imports(&manifest, &sections.imports)?;
     let wit = Wit::of(sections.exports.iter().chain(&sections.imports))?;
     if let Some(wit) = wit.filter(|wit| wit.as_str() != manifest.wit) {
@@ -107,6 +103,13 @@ pub fn inspect(component: &[u8]) -> Result<Inspected, Rejection> {
     let is_ours = sections.exports.iter().any(|name| interface(name).is_some());
     if !manifest.queues.is_empty() && is_ours && !offers(&sections.exports, "jobs") {
         return Err(Rejection::NoJobs);
+    }
+    for (is_named, section, interface) in
+        [(!manifest.routes.is_empty(), "routes", "operations"), (!manifest.webhooks.is_empty(), "webhooks", "webhooks")]
+    {
+        if is_named && is_ours && !offers(&sections.exports, interface) {
+            return Err(Rejection::NoEndpoint { section, interface });
+        }
     }
     let served = SERVED.iter().any(|interface| offers(&sections.exports, interface));
     let Some(wit) = wit.filter(|_| served) else {

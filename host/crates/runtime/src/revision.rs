@@ -114,14 +114,14 @@ impl Revision {
         call::run(Arc::clone(&self.callee), Entry::Start { memory }, None, SELF_TEST_LIMIT, never, &uncounted).await
     }
 
-    /// Runs the plugin's own test, when it has one, with nothing outside reachable.
-    pub async fn self_test(&self) -> Result<(), Rejection> {
-        if !self.is_tested {
-            return Ok(());
-        }
-        let (never, uncounted) = (CancellationToken::new(), Occupancy::default());
-        let report =
-            call::run(Arc::clone(&self.callee), Entry::SelfTest, None, SELF_TEST_LIMIT, never, &uncounted).await;
-        report.outcome.reason().map_or(Ok(()), |reason| Err(Rejection::SelfTest(reason)))
+    /// Whether it exports `lifecycle`.
+    pub fn has_self_test(&self) -> bool {
+        self.is_tested
+    }
+
+    /// Runs the plugin's own test, which it must have.
+    pub async fn self_test(&self, context: Option<Arc<dyn CallContext>>) -> CallReport {
+        let (limit, never, uncounted) = (SELF_TEST_LIMIT, CancellationToken::new(), Occupancy::default());
+        call::run(Arc::clone(&self.callee), Entry::SelfTest, context, limit, never, &uncounted).await
     }
 }

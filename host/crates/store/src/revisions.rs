@@ -15,6 +15,9 @@ const COLUMNS: &str = "select plugin, digest, version, manifest, state, created_
     octet_length(component)::bigint as size_bytes, \
     digest is not distinct from (select active from plugins where name = plugin) as is_current from revisions";
 
+/// Advisory lock of activations, held until their transaction ends.
+const ACTIVATION_LOCK: i64 = 0x7061_7463_6861_6374;
+
 /// A revision to keep.
 #[derive(Debug)]
 #[allow(missing_docs)]
@@ -159,7 +162,8 @@ impl Store {
         Ok(query.fetch_optional(&self.pool).await?)
     }
 
-    /// Makes a revision the active one, grants what is given with it, and tells every process.
+    /// Makes a revision the active one, grants what is given with it, and tells every process. `refuse` sees the active revisions of all
+    /// other plugins and may give a conflict with one of them: no two activations pass each other there, on whatever hosts.
     pub async fn activate(
         &self,
         plugin: &PluginName,
@@ -167,8 +171,16 @@ impl Store {
         grants: &Value,
         newly_granted: &[Ask],
         actor: &str,
+        refuse: impl FnOnce(&[RevisionRow]) -> Result<(), String> + Send,
     ) -> Result<Activation, StoreError> {
         let mut tx = self.pool.begin().await?;
+        sqlx::query("select pg_advisory_xact_lock($1)").bind(ACTIVATION_LOCK).execute(&mut *tx).await?;
+        let text = format!(
+            "{COLUMNS} where plugin <> $1 and digest = (select active from plugins where name = plugin) order by plugin"
+        );
+        let others = sqlx::query(sqlx::AssertSqlSafe(text)).bind(plugin.as_str()).fetch_all(&mut *tx).await?;
+        let others: Vec<RevisionRow> = others.into_iter().map(revision).collect::<Result<_, _>>()?;
+        refuse(&others).map_err(StoreError::Conflict)?;
         let row = sqlx::query("select active from plugins where name = $1 for update")
             .bind(plugin.as_str())
             .fetch_optional(&mut *tx)

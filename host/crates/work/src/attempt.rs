@@ -9,18 +9,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::Utc;
-use patchbay_capability::Refused;
-use patchbay_model::attempt::{AttemptRecord, Body, OutsideCall, Source};
+use patchbay_model::attempt::{AttemptRecord, Body, Source};
 use patchbay_model::outcome::{Failure, Outcome, OutcomeKind, Retry};
 use patchbay_model::redaction::Mask;
 use patchbay_model::retry::{Past, RetryPolicy, Verdict, decide, least_deferral};
-use patchbay_model::{DataPath, PluginName, Redaction, RevisionDigest};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
 use patchbay_telemetry::traces::{Kind, Step, Traces};
 use tracing::{Instrument, warn};
 
 use crate::body_budget::BodyBudget;
-use crate::hold::Holds;
+use crate::breaker_gate::QueueGates;
+use crate::executor::{Execution, Executor, correlation_id};
 use crate::meters::AttemptMeters;
 use crate::quarantine::{self, Quarantine};
 
@@ -30,55 +29,18 @@ const BREAKER_OPEN: &str = "breaker-open";
 const LEAST_WAIT: Duration = Duration::from_millis(100);
 const SPREAD: f64 = 0.2;
 
-/// Runs the code of one job. The host has one ([`WasmExecutor`]); the benchmark has another, native one, on the same work path.
-#[async_trait]
-pub trait Executor: Send + Sync + 'static {
-    /// Runs it to its end. Never fails: whatever happens is an [`Outcome`].
-    async fn execute(&self, delivery: &Delivery) -> Execution;
-
-    /// What a job of this queue may use, without running it.
-    fn policy(&self, delivery: &Delivery) -> RetryPolicy;
-
-    /// Finds what of the job, and of children whose results it sees, is not shown.
-    async fn mask(&self, delivery: &Delivery) -> Mask {
-        Redaction::default().data(&delivery.data).1
-    }
-
-    /// What the job is found by in the history.
-    fn searchable(&self, _delivery: &Delivery) -> Vec<(DataPath, String)> {
-        Vec::new()
-    }
-}
-
-/// What running a job gave.
-#[derive(Debug)]
-pub struct Execution {
-    /// Who ran it; absent when no plugin was reached.
-    pub ran_by: Option<(PluginName, RevisionDigest)>,
-    /// What the job may still use.
-    pub policy: RetryPolicy,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// The guest's backtrace.
-    pub stack: Option<String>,
-    /// The breaker that refused its last outside call.
-    pub refused: Option<Refused>,
-    /// Its outside calls.
-    pub calls: Vec<OutsideCall>,
-}
-
 /// Handles every delivery of every queue of this process.
-pub struct Work {
+pub struct AttemptHandler {
     executor: Arc<dyn Executor>,
     host: String,
     quarantine: Arc<Quarantine>,
-    pub(crate) holds: Holds,
+    pub(crate) gates: QueueGates,
     budget: Arc<BodyBudget>,
     attempts: Arc<AttemptMeters>,
     traces: Traces,
 }
 
-impl Work {
+impl AttemptHandler {
     /// `host` names this process in records; `budget` tells what is recorded.
     pub fn new(
         executor: Arc<dyn Executor>,
@@ -87,8 +49,8 @@ impl Work {
         budget: Arc<BodyBudget>,
         traces: Traces,
     ) -> Arc<Self> {
-        let holds = Holds::new(Arc::clone(&quarantine));
-        Arc::new(Self { executor, host, quarantine, holds, budget, attempts: Arc::default(), traces })
+        let gates = QueueGates::new(Arc::clone(&quarantine));
+        Arc::new(Self { executor, host, quarantine, gates, budget, attempts: Arc::default(), traces })
     }
 
     /// What has been counted.
@@ -119,7 +81,7 @@ impl Work {
             _ => self.executor.mask(&delivery).await,
         };
         execution.outcome.cut(&mask);
-        self.holds.note(&delivery.key.queue, execution.refused.as_ref());
+        self.gates.note(&delivery.key.queue, execution.refused.as_ref());
         let past = past(&delivery, &execution, rand::random());
         let verdict = decide(&execution.outcome, &execution.policy, &past, rand::random());
         let mut deferrals = delivery.deferrals;
@@ -218,7 +180,7 @@ impl Work {
 }
 
 #[async_trait]
-impl Handler for Work {
+impl Handler for AttemptHandler {
     async fn handle(&self, mut delivery: Delivery) -> Settlement {
         let mut step = self.step(&delivery);
         let span = tracing::info_span!(
@@ -244,14 +206,6 @@ impl Handler for Work {
             }
         }
         settlement
-    }
-}
-
-/// The producer's correlation id, or one that every attempt of the job shares.
-pub fn correlation_id(delivery: &Delivery) -> String {
-    match &delivery.trace.correlation_id {
-        Some(id) => id.clone(),
-        None => format!("job:{}:{}", delivery.key.queue, delivery.key.id),
     }
 }
 
@@ -367,7 +321,7 @@ fn disposition(execution: Execution, verdict: Verdict, deferrals: u32) -> Dispos
 
 #[cfg(test)]
 mod tests {
-    use patchbay_capability::Breakers;
+    use patchbay_capability::{Breakers, Refused};
 
     use super::*;
 

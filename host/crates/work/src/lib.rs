@@ -5,18 +5,18 @@
 
 mod attempt;
 pub mod body_budget;
+mod breaker_gate;
+mod executor;
 pub mod grants;
-mod hold;
+mod invoke;
 pub mod meters;
-mod operation;
 pub mod quarantine;
 pub mod redactions;
 pub mod settings;
 mod slots;
-mod supervisor;
-mod wasm;
+mod workers;
 
-pub use attempt::*;
-pub use operation::{Content, Operation, Reply, Unanswered};
-pub use supervisor::{Supervisor, WorkerDefaults};
-pub use wasm::WasmExecutor;
+pub use attempt::AttemptHandler;
+pub use executor::{Execution, Executor, correlation_id};
+pub use invoke::{Answer, AnswerBody, CallFailure, Entry, Invocation, Invoked, Invoker, Operation, RunningJob};
+pub use workers::{WorkerDefaults, Workers};

@@ -123,15 +123,15 @@ impl Alerts {
         }
     }
 
-    async fn quarantined(&self, Begun { tripped, consequence }: &Begun) {
-        let plugin = &tripped.plugin;
+    async fn quarantined(&self, Begun { crash_loop, consequence }: &Begun) {
+        let plugin = &crash_loop.plugin;
         let next = format!(
             "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
         );
-        let mut sight = Sight::new(plugin.as_str(), None, tripped.reason.clone(), next);
+        let mut sight = Sight::new(plugin.as_str(), None, crash_loop.reason.clone(), next);
         sight.details = sight::details([
             ("plugin", json!(plugin)),
-            ("revision", json!(tripped.digest)),
+            ("revision", json!(crash_loop.digest)),
             ("host", json!(self.host())),
             ("consequence", json!(consequence)),
         ]);

@@ -18,7 +18,7 @@ use patchbay_telemetry::metrics::RequestMeters;
 use patchbay_telemetry::metrics::family::{Labels, family};
 use patchbay_telemetry::metrics::process::{Process, unix_seconds};
 use patchbay_telemetry::traces::Counts;
-use patchbay_work::Supervisor;
+use patchbay_work::Workers;
 use patchbay_work::meters::{AttemptMeters, Meters, RevisionMeters};
 use patchbay_work::quarantine::{CRASHES, Quarantine};
 use prometheus_client::collector::Collector;
@@ -57,7 +57,7 @@ pub struct Sources {
     /// Active revisions, and the pool.
     pub runtime: Arc<Runtime>,
     /// Jobs that run.
-    pub supervisor: Arc<Supervisor>,
+    pub workers: Arc<Workers>,
     /// When this host last looked at Postgres.
     pub plugins: Arc<Plugins>,
     /// Breakers.
@@ -96,7 +96,7 @@ impl Exposition {
             alerts,
             meters,
             runtime,
-            supervisor,
+            workers,
             plugins,
             outside,
             sql,
@@ -112,7 +112,7 @@ impl Exposition {
         let dead_letters =
             async { tokio::time::timeout(STORE_LIMIT, store.open_dead_letters(queues.prefix())).await.ok()?.ok() };
         let (probe, standing, dead_letters, mut jobs) =
-            tokio::join!(health.probe(), self.queues(), dead_letters, supervisor.active_by_queue());
+            tokio::join!(health.probe(), self.queues(), dead_letters, workers.active_by_queue());
         jobs.sort();
         let unsettled = queues.unsettled();
         let page = Page {

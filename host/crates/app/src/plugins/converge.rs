@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use super::permissions::tables;
 use super::redactions::by_queue;
-use super::{PluginError, Plugins};
+use super::{PluginError, Plugins, RouteTable};
 use crate::local_copy::LocalCopy;
 
 /// Name of the local copy of the active plugins.
@@ -122,8 +122,11 @@ impl Plugins {
         }
         let activated = active.iter().filter_map(|row| Some((row.digest, row.activated_at?))).collect();
         *self.activated.lock().unwrap_or_else(PoisonError::into_inner) = activated;
+        if changed {
+            self.publish_routes();
+        }
         *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = failures;
-        self.supervisor.reconcile().await;
+        self.workers.reconcile().await;
         if let (true, Some(tell)) = (changed, self.on_change.get()) {
             tell();
         }
@@ -133,6 +136,23 @@ impl Plugins {
             warn!(%error, "the other hosts, or the next start without Postgres, may not know what runs here");
         }
         Ok(())
+    }
+
+    /// Where requests to routes and webhooks of the active plugins would go.
+    pub fn route_table(&self) -> Arc<RouteTable> {
+        self.route_table.load_full()
+    }
+
+    fn publish_routes(&self) {
+        let activated = self.activated();
+        let mut running = self.runtime.registry().snapshot().to_vec();
+        running.sort_by_key(|revision| (activated.get(&revision.digest()).copied(), revision.plugin().clone()));
+        let manifests = running.iter().map(|revision| (revision.digest(), Arc::clone(revision.manifest())));
+        let (table, left_out) = RouteTable::build(manifests);
+        for (plugin, overlap) in left_out {
+            error!(%plugin, %overlap, "none of the plugin's routes and webhooks take requests on this host");
+        }
+        self.route_table.store(Arc::new(table));
     }
 
     async fn tell(&self, active: &[ActiveRow], redactions: Paths) -> Result<(), StoreError> {
@@ -172,7 +192,8 @@ impl Plugins {
                 }
             }
         }
-        self.supervisor.reconcile().await;
+        self.publish_routes();
+        self.workers.reconcile().await;
         if let Some(tell) = self.on_change.get() {
             tell();
         }

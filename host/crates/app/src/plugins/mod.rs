@@ -6,6 +6,8 @@
 //!
 //! Nothing looks into a file before its signature is checked, where this host trusts keys; Postgres is not believed about either.
 
+mod call;
+mod conflicts;
 mod converge;
 mod error;
 mod fleet;
@@ -14,36 +16,40 @@ mod permissions;
 mod prune;
 mod quarantine;
 mod redactions;
+mod route_table;
 mod view;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex as StdMutex, OnceLock};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest, grant};
 use patchbay_queue::ChildData;
-use patchbay_runtime::Runtime;
+use patchbay_runtime::{Rejection, Runtime};
 use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
 use serde_json::Value;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::block_in_place;
 use tracing::info;
 
+pub use self::call::{CallError, CallRefusal, CallRefusalKind};
 use self::converge::CopiedPlugin;
 pub use self::converge::STALE_AFTER;
 pub use self::error::PluginError;
 use self::permissions::tables;
 pub use self::quarantine::Begun;
+pub use self::route_table::{RouteTable, Target};
 pub use self::view::{Activated, GrantStory, HostState, Signed, Staged};
 use patchbay_model::signature::{Signature, Standing, TrustedKeys};
 use patchbay_telemetry::traces::Traces;
-use patchbay_work::Supervisor;
 use patchbay_work::grants::Grants;
 use patchbay_work::quarantine::Quarantine;
 use patchbay_work::redactions::{Paths, Redactions};
 use patchbay_work::settings::{self, Settings};
+use patchbay_work::{Invoker, Workers};
 
 use crate::difference::Described;
 use crate::local_copy::LocalCopy;
@@ -56,7 +62,8 @@ pub struct Parts {
     pub runtime: Arc<Runtime>,
     pub settings: Arc<Settings>,
     pub grants: Arc<Grants>,
-    pub supervisor: Arc<Supervisor>,
+    pub invoker: Arc<Invoker>,
+    pub workers: Arc<Workers>,
     pub trusted: TrustedKeys,
     pub quarantine: Arc<Quarantine>,
     pub redactions: Arc<Redactions>,
@@ -75,7 +82,8 @@ pub struct Plugins {
     runtime: Arc<Runtime>,
     settings: Arc<Settings>,
     grants: Arc<Grants>,
-    supervisor: Arc<Supervisor>,
+    invoker: Arc<Invoker>,
+    workers: Arc<Workers>,
     /// Something may have changed.
     woken: Notify,
     trusted: TrustedKeys,
@@ -98,6 +106,8 @@ pub struct Plugins {
     failures: StdMutex<HashMap<PluginName, Failure>>,
     /// When the active revisions were made the active ones.
     activated: StdMutex<HashMap<RevisionDigest, DateTime<Utc>>>,
+    /// Where requests go; swapped whole.
+    route_table: ArcSwap<RouteTable>,
 }
 
 impl Plugins {
@@ -109,7 +119,8 @@ impl Plugins {
             runtime,
             settings,
             grants,
-            supervisor,
+            invoker,
+            workers,
             trusted,
             quarantine,
             redactions,
@@ -124,7 +135,8 @@ impl Plugins {
             runtime,
             settings,
             grants,
-            supervisor,
+            invoker,
+            workers,
             trusted,
             quarantine,
             redactions,
@@ -140,6 +152,7 @@ impl Plugins {
             on_change: OnceLock::new(),
             failures: StdMutex::default(),
             activated: StdMutex::default(),
+            route_table: ArcSwap::default(),
         }
     }
 
@@ -157,11 +170,11 @@ impl Plugins {
             self.store.signatures(&digest).await?.iter().filter_map(SignatureRow::signature).collect();
         self.trusted.check_upload(&digest, signatures, &kept)?;
         let inspected = block_in_place(|| self.runtime.inspect(component))?;
-        self.refuse_clashes(&inspected.manifest).await?;
+        self.refuse_conflicts(&inspected.manifest).await?;
         self.sql.check(&tables(&inspected.manifest, |_| true)).await?;
         let revision = self.runtime.load_inspected(inspected, component).await?;
         revision.try_start().await?;
-        revision.self_test().await?;
+        self.invoker.self_test(&revision).await.map_err(Rejection::SelfTest)?;
         let manifest = revision.manifest();
         let created = self
             .store
@@ -215,7 +228,7 @@ impl Plugins {
         self.check_stored(&row.digest).await?;
         let revision = self.load(plugin, &row.digest).await?;
         let manifest = revision.manifest();
-        self.refuse_clashes(manifest).await?;
+        self.refuse_conflicts(manifest).await?;
         self.refuse_settings_that_do_not_fit(plugin, manifest).await?;
         let missing = self.missing(manifest).await?;
         if !missing.is_empty() && !grant {
@@ -242,7 +255,8 @@ impl Plugins {
                 newly_granted: missing,
             });
         }
-        let activation = self.store.activate(plugin, &row.digest, &granted, &missing, actor).await?;
+        let refuse = |others: &[RevisionRow]| conflicts::refuse(manifest, others).map_err(|error| error.to_string());
+        let activation = self.store.activate(plugin, &row.digest, &granted, &missing, actor, refuse).await?;
         info!(plugin = %plugin, revision = %row.digest, "revision activated");
         self.take_effect().await?;
         Ok(Activated {
@@ -286,7 +300,7 @@ impl Plugins {
         let rows = self.store.revisions(Some(plugin)).await?;
         let row = rows.iter().find(|row| row.is_current).or(rows.first());
         let row = row.ok_or_else(|| PluginError::NotFound(format!("no plugin is called {plugin}")))?;
-        let manifest = row_manifest(row)?;
+        let manifest = conflicts::manifest_of(row)?;
         let violations = block_in_place(|| settings::violations(&manifest, value));
         if !violations.is_empty() {
             return Err(PluginError::Settings(violations));
@@ -378,31 +392,9 @@ impl Plugins {
         queue.map_or_else(|| self.redactions.of_any(), |queue| self.redactions.of(queue))
     }
 
-    /// One plugin owns a queue.
-    async fn refuse_clashes(&self, manifest: &Manifest) -> Result<(), PluginError> {
-        for row in self.store.revisions(None).await? {
-            if !row.is_current || row.plugin == manifest.name {
-                continue;
-            }
-            let other = row_manifest(&row)?;
-            let clash: Option<&QueueName> =
-                manifest.queues.iter().map(|queue| &queue.name).find(|name| other.queue(name).is_some());
-            if let Some(queue) = clash {
-                return Err(PluginError::Conflict(format!(
-                    "{} and {} both want queue {queue}: one plugin owns a queue",
-                    manifest.name, other.name
-                )));
-            }
-            let schedules =
-                |manifest: &Manifest| manifest.schedules.iter().map(|spec| spec.id.clone()).collect::<HashSet<_>>();
-            if let Some(id) = schedules(manifest).intersection(&schedules(&other)).next() {
-                return Err(PluginError::Conflict(format!(
-                    "{} and {} both want schedule {id}: one plugin owns a schedule",
-                    manifest.name, other.name
-                )));
-            }
-        }
-        Ok(())
+    /// Early, and again where nobody can come in between: in the transaction of the activation.
+    async fn refuse_conflicts(&self, manifest: &Manifest) -> Result<(), PluginError> {
+        conflicts::refuse(manifest, &self.store.revisions(None).await?)
     }
 
     async fn refuse_settings_that_do_not_fit(
@@ -423,10 +415,4 @@ fn to_keep(signature: &Signature) -> NewSignature {
 
 fn manifest_value(manifest: &Manifest) -> Value {
     serde_json::to_value(manifest).unwrap_or(Value::Null)
-}
-
-fn row_manifest(row: &RevisionRow) -> Result<Manifest, PluginError> {
-    Manifest::from_stored(row.manifest.clone()).map_err(|error| {
-        PluginError::Conflict(format!("the stored manifest of {} cannot be read: {error}", row.plugin))
-    })
 }

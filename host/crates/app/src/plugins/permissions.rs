@@ -7,14 +7,15 @@ use patchbay_model::grant::Ask;
 use patchbay_model::manifest::Manifest;
 use patchbay_store::{RevisionRow, RoleError, StoreError, Wanted};
 
-use super::{GrantStory, PluginError, Plugins, row_manifest};
+use super::conflicts::manifest_of;
+use super::{GrantStory, PluginError, Plugins};
 
 impl Plugins {
     /// What the plugin asks for, is granted, and uses.
     pub async fn grants(&self, plugin: &PluginName) -> Result<Vec<GrantStory>, PluginError> {
         let rows = self.known(plugin).await?;
         let asks = |row: Option<&RevisionRow>| {
-            row.map(row_manifest).transpose().map(|m| m.map(|m| m.asks()).unwrap_or_default())
+            row.map(manifest_of).transpose().map(|m| m.map(|m| m.asks()).unwrap_or_default())
         };
         let (active, newest) = (asks(rows.iter().find(|row| row.is_current))?, asks(rows.first())?);
         let mut stories: BTreeMap<Ask, GrantStory> = BTreeMap::new();
@@ -47,7 +48,7 @@ impl Plugins {
     pub async fn grant(&self, plugin: &PluginName, asks: &[Ask], actor: &str) -> Result<(), PluginError> {
         let mut asked = BTreeSet::new();
         for row in self.known(plugin).await? {
-            asked.extend(row_manifest(&row)?.asks());
+            asked.extend(manifest_of(&row)?.asks());
         }
         if let Some(unknown) = asks.iter().find(|ask| !asked.contains(ask)) {
             return Err(PluginError::NotFound(format!(

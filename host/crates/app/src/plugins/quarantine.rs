@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_store::StoreError;
-use patchbay_work::quarantine::{Policy, Quarantine, Quarantined, Tripped};
+use patchbay_work::quarantine::{CrashLoop, Policy, Quarantine, Quarantined};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -19,7 +19,7 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Begun {
     /// Of what.
-    pub tripped: Tripped,
+    pub crash_loop: CrashLoop,
     /// What was done about it, in words.
     pub consequence: String,
 }
@@ -34,29 +34,29 @@ impl Plugins {
     pub async fn carry_out_quarantines(
         &self,
         quarantine: Arc<Quarantine>,
-        mut seen: mpsc::UnboundedReceiver<Tripped>,
+        mut seen: mpsc::UnboundedReceiver<CrashLoop>,
         begun: mpsc::UnboundedSender<Begun>,
         policy: Policy,
         stop: CancellationToken,
     ) {
         loop {
-            let tripped = tokio::select! {
+            let crash_loop = tokio::select! {
                 () = stop.cancelled() => return,
-                Some(tripped) = seen.recv() => tripped,
+                Some(crash_loop) = seen.recv() => crash_loop,
             };
             loop {
-                match self.quarantine(&tripped).await {
+                match self.quarantine(&crash_loop).await {
                     Ok(true) => {
-                        quarantine.count(&tripped);
-                        let consequence = self.follow_up(&tripped, policy).await;
+                        quarantine.count(&crash_loop);
+                        let consequence = self.follow_up(&crash_loop, policy).await;
                         // A host that tells nobody has no receiver.
-                        begun.send(Begun { tripped: tripped.clone(), consequence }).ok();
+                        begun.send(Begun { crash_loop: crash_loop.clone(), consequence }).ok();
                         break;
                     }
                     // Another process was faster, or another revision is active by now.
                     Ok(false) => break,
                     Err(error) => {
-                        let (plugin, reason) = (&tripped.plugin, &tripped.reason);
+                        let (plugin, reason) = (&crash_loop.plugin, &crash_loop.reason);
                         error!(%plugin, reason, %error, "a plugin crashes too often and stands still here; the others cannot be told yet");
                         tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
                     }
@@ -67,13 +67,13 @@ impl Plugins {
                 error!(%error, "a plugin is quarantined, and its worker on this host is not stopped yet; trying again");
                 tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
             }
-            quarantine.forget(&tripped);
+            quarantine.forget(&crash_loop);
         }
     }
 
     /// Does what the policy says, and gives it in words.
-    async fn follow_up(&self, tripped: &Tripped, policy: Policy) -> String {
-        let plugin = &tripped.plugin;
+    async fn follow_up(&self, crash_loop: &CrashLoop, policy: Policy) -> String {
+        let plugin = &crash_loop.plugin;
         let waits =
             |why: &str| format!("{why}its queues wait; patchbay plugin release {plugin}, or activate another revision");
         match policy {
@@ -86,9 +86,9 @@ impl Plugins {
     }
 
     /// Makes the quarantine of a revision hold everywhere; false when it is not the active one any more.
-    async fn quarantine(&self, tripped: &Tripped) -> Result<bool, StoreError> {
+    async fn quarantine(&self, crash_loop: &CrashLoop) -> Result<bool, StoreError> {
         let actor = format!("host {}", self.host);
-        self.store.quarantine(&tripped.plugin, &tripped.digest, &tripped.reason, &actor).await
+        self.store.quarantine(&crash_loop.plugin, &crash_loop.digest, &crash_loop.reason, &actor).await
     }
 
     /// Lets the quarantined revision take calls again, here and everywhere.

@@ -1,20 +1,17 @@
 //! /api/admin/plugins/{name}/call: an operation of a plugin, answered at once.
 
-use std::time::Duration;
-
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use patchbay_api::headers::{ANSWER, STATUS};
+use patchbay_app::plugins::{CallError, CallRefusalKind};
 use patchbay_model::PluginName;
-use patchbay_model::capability::{HttpError, HttpResponse};
+use patchbay_model::capability::HttpResponse;
 use patchbay_model::job::Trace;
-use patchbay_model::operation::Caller;
-use patchbay_model::outcome::{Failure, Outcome, Retry};
-use patchbay_model::retry::MAX_AFTER;
-use patchbay_work::{Content, Operation, Reply, Unanswered};
+use patchbay_model::operation::{Caller, MAX_NAME, is_name};
+use patchbay_work::{Answer, AnswerBody, Operation};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -30,9 +27,6 @@ use crate::path::Path;
 
 /// As job data.
 const MAX_INPUT_BYTES: usize = 1 << 20;
-/// Somebody has to look first.
-const QUARANTINE_WAIT: Duration = Duration::from_secs(60);
-const MAX_NAME: usize = 64;
 const MAX_KEY: usize = 255;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -104,25 +98,13 @@ async fn call(
     }
     // Neither the input nor the answer: both may be personal.
     let details = json!({ "operation": operation.name });
-    let act = async {
-        if let Some(quarantined) = state.plugins.quarantined(&plugin) {
-            let message = format!("{plugin} is quarantined since {}: {}", quarantined.since, quarantined.reason);
-            let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "quarantined", message);
-            return Err(error.retry_after(Some(QUARANTINE_WAIT)));
-        }
-        match state.executor.operate(&plugin, operation, trace.traceparent).await {
-            Ok(reply) => Ok(reply),
-            Err(Unanswered::NotRunning) => Err(not_running(&state, &plugin).await),
-            Err(unanswered) => Err(refusal(&plugin, unanswered)),
-        }
-    };
-    let summary = |reply: &Reply| json!({ "answer": kind(&reply.content) });
+    let act = async { state.plugins.call(&plugin, operation, trace.traceparent).await.map_err(refused) };
+    let summary = |answer: &Answer| json!({ "answer": answer.body.kind() });
     respond(recorded(&state, &actor, "plugin.call", &name, details, act, summary).await?)
 }
 
 fn operation_name(name: String) -> Result<String, ApiError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-    if (1..=MAX_NAME).contains(&name.len()) && name.chars().all(plain) {
+    if is_name(&name) {
         return Ok(name);
     }
     Err(ApiError::invalid(format!("operation: 1 to {MAX_NAME} letters, digits and - _ . :")))
@@ -135,106 +117,43 @@ fn idempotency_key(headers: &HeaderMap) -> Result<String, ApiError> {
         .ok_or_else(|| ApiError::invalid(format!("idempotency-key: 1 to {MAX_KEY} characters of ASCII")))
 }
 
-/// Why no revision of the plugin takes calls here.
-async fn not_running(state: &AppState, plugin: &PluginName) -> ApiError {
-    if let Some(reason) = state.plugins.failure(plugin) {
-        let message = format!("{plugin} does not run on this host: {reason}");
-        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
-    }
-    match state.store.revisions(Some(plugin)).await {
-        Ok(rows) if rows.is_empty() => ApiError::not_found(format!("no plugin is called {plugin}")),
-        Ok(_) => {
-            let message = format!("{plugin} has no active revision: patchbay plugin activate {plugin} DIGEST");
-            ApiError::new(StatusCode::CONFLICT, "inactive", message)
-        }
-        Err(error) => error.into(),
-    }
-}
-
-fn refusal(plugin: &PluginName, unanswered: Unanswered) -> ApiError {
-    match unanswered {
-        Unanswered::NotRunning | Unanswered::NoOperations => {
-            let message =
-                format!("the active revision of {plugin} exports no operations; see: patchbay plugin status {plugin}");
-            ApiError::new(StatusCode::CONFLICT, "no-operations", message)
-        }
-        Unanswered::BreakerOpen(refused) => {
-            let message = format!("calls to {} are refused for now", refused.breaker.host());
-            let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "breaker-open", message);
-            error.retry_after(Some(refused.retry_in))
-        }
-        Unanswered::Ended(Outcome::Failed(failure)) => declared(failure).private(),
-        Unanswered::Ended(outcome) => {
-            let status = match outcome {
-                Outcome::Deadline(_) => StatusCode::GATEWAY_TIMEOUT,
-                Outcome::HostFault(_) => StatusCode::SERVICE_UNAVAILABLE,
-                _ => StatusCode::INTERNAL_SERVER_ERROR,
-            };
-            // A panic's text is the plugin's, too.
-            ApiError::new(status, outcome.kind().as_str(), outcome.reason().unwrap_or_default()).private()
-        }
-        Unanswered::Relay(error) => relay_error(&error).private(),
-    }
-}
-
-/// What a plugin declares, by the contract's table.
-fn declared(failure: Failure) -> ApiError {
-    let status = match failure.code.as_str() {
-        "invalid-input" => StatusCode::BAD_REQUEST,
-        "forbidden" => StatusCode::FORBIDDEN,
-        "not-found" => StatusCode::NOT_FOUND,
-        "conflict" => StatusCode::CONFLICT,
-        "rate-limited" => StatusCode::TOO_MANY_REQUESTS,
-        "bad-credentials" | "upstream" => StatusCode::BAD_GATEWAY,
-        "unavailable" | "breaker-open" | "quarantined" => StatusCode::SERVICE_UNAVAILABLE,
-        "deadline" => StatusCode::GATEWAY_TIMEOUT,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
+fn refused(error: CallError) -> ApiError {
+    let refusal = match error {
+        CallError::Refused(refusal) => refusal,
+        CallError::Store(error) => return error.into(),
     };
-    let wait = match failure.retry {
-        Retry::After(wait) | Retry::Defer(wait) => Some(wait.min(MAX_AFTER)),
-        Retry::Backoff | Retry::Never => None,
-    };
-    let error = ApiError::new(status, failure.code, failure.message).retry_after(wait);
-    match failure.details.and_then(|details| serde_json::from_str(&details).ok()) {
-        Some(details) => error.with_details(details),
-        None => error,
+    let mut error = ApiError::new(status(refusal.kind), refusal.code, refusal.message).retry_after(refusal.retry_after);
+    if let Some(details) = refusal.details {
+        error = error.with_details(details);
+    }
+    if refusal.is_private { error.private() } else { error }
+}
+
+fn status(kind: CallRefusalKind) -> StatusCode {
+    match kind {
+        CallRefusalKind::Invalid => StatusCode::BAD_REQUEST,
+        CallRefusalKind::Forbidden => StatusCode::FORBIDDEN,
+        CallRefusalKind::NotFound => StatusCode::NOT_FOUND,
+        CallRefusalKind::Conflict => StatusCode::CONFLICT,
+        CallRefusalKind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        CallRefusalKind::Upstream => StatusCode::BAD_GATEWAY,
+        CallRefusalKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        CallRefusalKind::Deadline => StatusCode::GATEWAY_TIMEOUT,
+        CallRefusalKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
-fn relay_error(error: &HttpError) -> ApiError {
-    let (status, code) = match error {
-        HttpError::Denied(_) | HttpError::Invalid(_) => (StatusCode::INTERNAL_SERVER_ERROR, "relay-denied"),
-        HttpError::BreakerOpen(_) => (StatusCode::SERVICE_UNAVAILABLE, "breaker-open"),
-        HttpError::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
-        _ => (StatusCode::BAD_GATEWAY, "upstream"),
-    };
-    let wait = match error {
-        HttpError::BreakerOpen(ms) => Some(Duration::from_millis(*ms)),
-        _ => None,
-    };
-    ApiError::new(status, code, format!("what the plugin relays cannot be fetched: {error}")).retry_after(wait)
-}
-
-fn kind(content: &Content) -> &'static str {
-    match content {
-        Content::Empty => "empty",
-        Content::Json(_) => "json",
-        Content::Bytes { .. } => "bytes",
-        Content::Relayed(_) => "relay",
-    }
-}
-
-fn respond(reply: Reply) -> Result<Response, ApiError> {
-    let kind = kind(&reply.content);
-    let mut response = match reply.content {
-        Content::Empty => StatusCode::NO_CONTENT.into_response(),
+fn respond(answer: Answer) -> Result<Response, ApiError> {
+    let kind = answer.body.kind();
+    let mut response = match answer.body {
+        AnswerBody::Empty => StatusCode::NO_CONTENT.into_response(),
         // Checked already.
-        Content::Json(text) => ok(RawValue::from_string(text).map_err(|_| ApiError::internal())?)?.into_response(),
-        Content::Bytes { content_type, content } => {
+        AnswerBody::Json(text) => ok(RawValue::from_string(text).map_err(|_| ApiError::internal())?)?.into_response(),
+        AnswerBody::Bytes { content_type, content } => {
             let content_type = HeaderValue::from_str(&content_type).map_err(|_| ApiError::internal())?;
             ([(header::CONTENT_TYPE, content_type)], content).into_response()
         }
-        Content::Relayed(relayed) => relay(relayed),
+        AnswerBody::Relayed(relayed) => relay(relayed),
     };
     let headers = response.headers_mut();
     if kind == "bytes" || kind == "relay" {
@@ -243,7 +162,7 @@ fn respond(reply: Reply) -> Result<Response, ApiError> {
         headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
     }
     headers.insert(ANSWER, HeaderValue::from_static(kind));
-    headers.extend(reply.status.map(|status| (STATUS, HeaderValue::from(status))));
+    headers.extend(answer.status.map(|status| (STATUS, HeaderValue::from(status))));
     Ok(response)
 }
 
@@ -267,23 +186,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_plugin_declares_has_the_status_of_the_contract_and_any_other_code_is_500() {
-        for (code, status) in [
-            ("invalid-input", 400),
-            ("forbidden", 403),
-            ("not-found", 404),
-            ("conflict", 409),
-            ("rate-limited", 429),
-            ("bad-credentials", 502),
-            ("upstream", 502),
-            ("unavailable", 503),
-            ("breaker-open", 503),
-            ("quarantined", 503),
-            ("deadline", 504),
-            ("anything-else", 500),
+    fn each_kind_of_refusal_has_a_status() {
+        for (kind, expected) in [
+            (CallRefusalKind::Invalid, 400),
+            (CallRefusalKind::Forbidden, 403),
+            (CallRefusalKind::NotFound, 404),
+            (CallRefusalKind::Conflict, 409),
+            (CallRefusalKind::RateLimited, 429),
+            (CallRefusalKind::Internal, 500),
+            (CallRefusalKind::Upstream, 502),
+            (CallRefusalKind::Unavailable, 503),
+            (CallRefusalKind::Deadline, 504),
         ] {
-            let failure = Failure { code: code.into(), message: "m".into(), retry: Retry::Never, details: None };
-            assert_eq!(declared(failure).into_response().status().as_u16(), status, "{code}");
+            assert_eq!(status(kind).as_u16(), expected, "{kind:?}");
         }
     }
 

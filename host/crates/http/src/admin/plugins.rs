@@ -55,6 +55,10 @@ struct PluginSummary {
     quarantined: Option<Quarantined>,
     description: String,
     queues: Vec<String>,
+    /// Method and path of each, such as `POST /api/leads/{leadId}/call`. Checked, but not served yet.
+    routes: Vec<String>,
+    /// Likewise, with the webhook's name first.
+    webhooks: Vec<String>,
     /// How many revisions are kept.
     revisions: usize,
     /// Why the active revision does not run on this host.
@@ -115,6 +119,8 @@ async fn list(State(state): State<AppState>) -> ApiResult<Vec<PluginSummary>> {
             quarantined,
             description: row.manifest["description"].as_str().unwrap_or_default().to_owned(),
             queues: queue_names(&row.manifest),
+            routes: route_lines(&row.manifest),
+            webhooks: webhook_lines(&row.manifest),
             revisions: 1,
             failure: state.plugins.failure(&row.plugin),
         };
@@ -131,6 +137,22 @@ async fn list(State(state): State<AppState>) -> ApiResult<Vec<PluginSummary>> {
 fn queue_names(manifest: &Value) -> Vec<String> {
     let queues = manifest["queues"].as_array().into_iter().flatten();
     queues.filter_map(|queue| queue["name"].as_str().map(str::to_owned)).collect()
+}
+
+fn route_lines(manifest: &Value) -> Vec<String> {
+    let routes = manifest["routes"].as_array().into_iter().flatten();
+    routes.filter_map(|route| Some(format!("{} {}", route["method"].as_str()?, route["path"].as_str()?))).collect()
+}
+
+fn webhook_lines(manifest: &Value) -> Vec<String> {
+    let line = |webhook: &Value| {
+        let methods: Vec<&str> =
+            webhook["methods"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        // Left out where it is the default.
+        let methods = if methods.is_empty() { "POST".to_owned() } else { methods.join(",") };
+        Some(format!("{} {methods} {}", webhook["name"].as_str()?, webhook["path"].as_str()?))
+    };
+    manifest["webhooks"].as_array().into_iter().flatten().filter_map(line).collect()
 }
 
 /// Stage a component file. Nothing runs on it until it is activated. A file that is here already gets the signatures that it did not have.

@@ -35,7 +35,7 @@ pub enum Policy {
 
 /// A revision that has crashed too often.
 #[derive(Debug, Clone)]
-pub struct Tripped {
+pub struct CrashLoop {
     /// Whose.
     pub plugin: PluginName,
     /// Which.
@@ -72,8 +72,8 @@ pub struct Quarantine {
     active: Box<Active>,
     calls: Mutex<HashMap<PluginName, (RevisionDigest, Calls)>>,
     /// Seen here, and not yet carried out.
-    tripped: watch::Sender<Vec<Tripped>>,
-    to_carry_out: mpsc::UnboundedSender<Tripped>,
+    crash_loops: watch::Sender<Vec<CrashLoop>>,
+    to_carry_out: mpsc::UnboundedSender<CrashLoop>,
     /// As Postgres has them.
     known: ArcSwap<Vec<patchbay_model::quarantine::Quarantine>>,
     /// Begun by this process, by what most crashes were.
@@ -82,7 +82,7 @@ pub struct Quarantine {
 
 impl Quarantine {
     /// What is seen comes out of the receiver, for whoever carries it out.
-    pub fn new(rule: Option<Rule>, runtime: Arc<Runtime>) -> (Arc<Self>, mpsc::UnboundedReceiver<Tripped>) {
+    pub fn new(rule: Option<Rule>, runtime: Arc<Runtime>) -> (Arc<Self>, mpsc::UnboundedReceiver<CrashLoop>) {
         Self::over(rule, move |plugin| {
             runtime.registry().get(plugin).map(|revision| (revision.digest(), Arc::clone(revision.manifest())))
         })
@@ -91,13 +91,13 @@ impl Quarantine {
     pub fn over(
         rule: Option<Rule>,
         active: impl Fn(&PluginName) -> Option<(RevisionDigest, Arc<Manifest>)> + Send + Sync + 'static,
-    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Tripped>) {
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<CrashLoop>) {
         let (to_carry_out, seen) = mpsc::unbounded_channel();
         let quarantine = Self {
             rule,
             active: Box::new(active),
             calls: Mutex::default(),
-            tripped: watch::Sender::default(),
+            crash_loops: watch::Sender::default(),
             to_carry_out,
             known: ArcSwap::default(),
             begun: Mutex::default(),
@@ -122,27 +122,27 @@ impl Quarantine {
         };
         let Some(Verdict { mostly, reason }) = verdict.filter(|_| !self.has(&digest)) else { return };
         let queues = manifest.queues.iter().map(|queue| queue.name.clone()).collect();
-        let tripped = Tripped { plugin: plugin.clone(), digest, reason, mostly, queues };
-        self.tripped.send_modify(|all| all.push(tripped.clone()));
-        self.to_carry_out.send(tripped).ok();
+        let crash_loop = CrashLoop { plugin: plugin.clone(), digest, reason, mostly, queues };
+        self.crash_loops.send_modify(|all| all.push(crash_loop.clone()));
+        self.to_carry_out.send(crash_loop).ok();
     }
 
     /// Whether a revision is quarantined, or about to be.
     pub fn has(&self, digest: &RevisionDigest) -> bool {
-        self.tripped.borrow().iter().any(|tripped| tripped.digest == *digest)
+        self.crash_loops.borrow().iter().any(|crash_loop| crash_loop.digest == *digest)
             || self.known.load().iter().any(|row| row.digest == *digest)
     }
 
     /// Whether no job of a queue may be taken here. Only until the worker has been stopped.
     pub fn holds(&self, queue: &QueueName) -> bool {
-        self.tripped.borrow().iter().any(|tripped| tripped.queues.contains(queue))
+        self.crash_loops.borrow().iter().any(|crash_loop| crash_loop.queues.contains(queue))
     }
 
     /// Waits until they may.
     pub async fn until_free(&self, queue: &QueueName) {
-        let free = |all: &Vec<Tripped>| !all.iter().any(|tripped| tripped.queues.contains(queue));
+        let free = |all: &Vec<CrashLoop>| !all.iter().any(|crash_loop| crash_loop.queues.contains(queue));
         // The sender is ours.
-        self.tripped.subscribe().wait_for(free).await.ok();
+        self.crash_loops.subscribe().wait_for(free).await.ok();
     }
 
     /// Takes what Postgres says.
@@ -151,16 +151,16 @@ impl Quarantine {
     }
 
     /// A revision that was carried out: from here on, what Postgres says holds. Its calls are counted anew should it come back.
-    pub fn forget(&self, tripped: &Tripped) {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&tripped.plugin);
-        self.tripped.send_modify(|all| all.retain(|other| other.digest != tripped.digest));
+    pub fn forget(&self, crash_loop: &CrashLoop) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&crash_loop.plugin);
+        self.crash_loops.send_modify(|all| all.retain(|other| other.digest != crash_loop.digest));
     }
 
     /// Plugins that stand still, or are about to.
     pub fn standing_still(&self) -> BTreeSet<PluginName> {
         let known = self.known.load();
         let current = known.iter().filter(|row| row.is_current).map(|row| row.plugin.clone());
-        current.chain(self.tripped.borrow().iter().map(|tripped| tripped.plugin.clone())).collect()
+        current.chain(self.crash_loops.borrow().iter().map(|crash_loop| crash_loop.plugin.clone())).collect()
     }
 
     /// Queues of plugins that stand still.
@@ -177,9 +177,9 @@ impl Quarantine {
     }
 
     /// That this process has begun it.
-    pub fn count(&self, tripped: &Tripped) {
+    pub fn count(&self, crash_loop: &CrashLoop) {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        *begun.entry((tripped.plugin.clone(), tripped.mostly)).or_default() += 1;
+        *begun.entry((crash_loop.plugin.clone(), crash_loop.mostly)).or_default() += 1;
     }
 
     /// The plugin, if it stands still.
@@ -228,7 +228,7 @@ mod tests {
 
     struct World {
         quarantine: Arc<Quarantine>,
-        seen: mpsc::UnboundedReceiver<Tripped>,
+        seen: mpsc::UnboundedReceiver<CrashLoop>,
     }
 
     fn name() -> PluginName {
@@ -265,9 +265,9 @@ mod tests {
         world.crash(active(), 1..9);
         assert!(world.quarantine.holds(&queue) && !world.quarantine.holds(&other));
         assert!(world.quarantine.has(&active()));
-        let tripped = world.seen.try_recv().expect("told");
+        let crash_loop = world.seen.try_recv().expect("told");
         assert!(world.seen.try_recv().is_err(), "once");
-        world.quarantine.forget(&tripped);
+        world.quarantine.forget(&crash_loop);
         world.quarantine.until_free(&queue).await;
         world.crash(active(), 0..1);
         assert!(!world.quarantine.has(&active()), "counted from nothing after its release");

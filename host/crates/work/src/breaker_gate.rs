@@ -20,13 +20,13 @@ use crate::quarantine::Quarantine;
 const REFUSED_IN_A_ROW: u32 = 3;
 
 /// The queues of this process, as far as breakers and quarantines hold them up.
-pub(super) struct Holds {
+pub(super) struct QueueGates {
     quarantine: Arc<Quarantine>,
-    queues: Mutex<HashMap<QueueName, Arc<Hold>>>,
+    queues: Mutex<HashMap<QueueName, Arc<QueueGate>>>,
 }
 
 #[derive(Debug, Default)]
-struct Hold {
+struct QueueGate {
     state: Mutex<State>,
     /// A trial has ended, or the queue was freed.
     changed: watch::Sender<()>,
@@ -42,7 +42,7 @@ struct State {
 }
 
 /// Whether a job may be taken.
-enum Leave {
+enum Admission {
     Free,
     Trial,
     /// Until this breaker would let a call through.
@@ -51,12 +51,12 @@ enum Leave {
     WaitForTrial(Arc<Breaker>),
 }
 
-impl Holds {
+impl QueueGates {
     pub(super) fn new(quarantine: Arc<Quarantine>) -> Self {
         Self { quarantine, queues: Mutex::default() }
     }
 
-    fn of(&self, queue: &QueueName) -> Arc<Hold> {
+    fn of(&self, queue: &QueueName) -> Arc<QueueGate> {
         Arc::clone(self.queues.lock().unwrap_or_else(PoisonError::into_inner).entry(queue.clone()).or_default())
     }
 
@@ -68,11 +68,11 @@ impl Holds {
     /// `inner`, kept shut while the queue is held.
     pub(super) fn gate(&self, queue: &QueueName, inner: Arc<dyn Gate>) -> Arc<dyn Gate> {
         let brake = Brake { queue: queue.clone(), quarantine: Arc::clone(&self.quarantine) };
-        Arc::new(HeldGate { hold: self.of(queue), brake, inner })
+        Arc::new(BreakerGate { gate: self.of(queue), brake, inner })
     }
 }
 
-impl Hold {
+impl QueueGate {
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,21 +93,21 @@ impl Hold {
         self.changed.send_replace(());
     }
 
-    fn leave(&self) -> Leave {
+    fn admission(&self) -> Admission {
         let mut state = self.locked();
         let held = state.refused_in_a_row >= REFUSED_IN_A_ROW;
         match &state.breaker {
             Some(breaker) if held && !breaker.is_closed() => {
                 if state.trying {
-                    return Leave::WaitForTrial(Arc::clone(breaker));
+                    return Admission::WaitForTrial(Arc::clone(breaker));
                 }
                 if !breaker.admits() {
-                    return Leave::Wait(Arc::clone(breaker));
+                    return Admission::Wait(Arc::clone(breaker));
                 }
                 state.trying = true;
-                Leave::Trial
+                Admission::Trial
             }
-            _ => Leave::Free,
+            _ => Admission::Free,
         }
     }
 
@@ -141,51 +141,51 @@ impl Brake {
 }
 
 #[derive(Debug)]
-struct HeldGate {
-    hold: Arc<Hold>,
+struct BreakerGate {
+    gate: Arc<QueueGate>,
     brake: Brake,
     inner: Arc<dyn Gate>,
 }
 
-impl Gate for HeldGate {
+impl Gate for BreakerGate {
     fn try_enter(&self) -> Option<Box<dyn Pass>> {
         if self.brake.is_on() {
             return None;
         }
-        let trial = match self.hold.leave() {
-            Leave::Free => None,
-            Leave::Trial => Some(Trial(Arc::clone(&self.hold))),
-            Leave::Wait(_) | Leave::WaitForTrial(_) => return None,
+        let trial = match self.gate.admission() {
+            Admission::Free => None,
+            Admission::Trial => Some(Trial(Arc::clone(&self.gate))),
+            Admission::Wait(_) | Admission::WaitForTrial(_) => return None,
         };
         let pass = self.inner.try_enter()?;
-        Some(Box::new(HeldPass { pass, hold: Arc::clone(&self.hold), brake: self.brake.clone(), trial }))
+        Some(Box::new(BreakerPass { pass, gate: Arc::clone(&self.gate), brake: self.brake.clone(), trial }))
     }
 
     fn enter(&self) -> BoxFuture<'static, Box<dyn Pass>> {
-        let (hold, brake, inner) = (Arc::clone(&self.hold), self.brake.clone(), Arc::clone(&self.inner));
+        let (gate, brake, inner) = (Arc::clone(&self.gate), self.brake.clone(), Arc::clone(&self.inner));
         async move {
-            let mut changed = hold.changed.subscribe();
+            let mut changed = gate.changed.subscribe();
             loop {
                 brake.off().await;
                 changed.borrow_and_update();
-                let trial = match hold.leave() {
-                    Leave::Wait(breaker) => {
+                let trial = match gate.admission() {
+                    Admission::Wait(breaker) => {
                         tokio::select! { _ = changed.changed() => {}, () = breaker.until(Breaker::admits) => {} }
                         continue;
                     }
-                    Leave::WaitForTrial(breaker) => {
+                    Admission::WaitForTrial(breaker) => {
                         tokio::select! { _ = changed.changed() => {}, () = breaker.until(Breaker::is_closed) => {} }
                         continue;
                     }
-                    Leave::Trial => Some(Trial(Arc::clone(&hold))),
-                    Leave::Free => None,
+                    Admission::Trial => Some(Trial(Arc::clone(&gate))),
+                    Admission::Free => None,
                 };
                 let pass = inner.enter().await;
-                if brake.is_on() || trial.is_none() && hold.is_held() {
+                if brake.is_on() || trial.is_none() && gate.is_held() {
                     // Held meanwhile: this place is another queue's.
                     continue;
                 }
-                return Box::new(HeldPass { pass, hold, brake, trial }) as Box<dyn Pass>;
+                return Box::new(BreakerPass { pass, gate, brake, trial }) as Box<dyn Pass>;
             }
         }
         .boxed()
@@ -193,7 +193,7 @@ impl Gate for HeldGate {
 }
 
 /// Held for its `Drop`.
-struct Trial(Arc<Hold>);
+struct Trial(Arc<QueueGate>);
 
 impl Drop for Trial {
     fn drop(&mut self) {
@@ -201,17 +201,17 @@ impl Drop for Trial {
     }
 }
 
-struct HeldPass {
+struct BreakerPass {
     pass: Box<dyn Pass>,
-    hold: Arc<Hold>,
+    gate: Arc<QueueGate>,
     brake: Brake,
     trial: Option<Trial>,
 }
 
-impl Pass for HeldPass {
+impl Pass for BreakerPass {
     fn is_wanted(&self) -> bool {
         // One job per trial; and none is fetched by the settlement of one that was refused.
-        self.trial.is_some() || self.brake.is_on() || self.hold.is_held() || self.pass.is_wanted()
+        self.trial.is_some() || self.brake.is_on() || self.gate.is_held() || self.pass.is_wanted()
     }
 
     fn alone(&self) -> Option<BoxFuture<'_, Box<dyn Send + '_>>> {
@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     struct World {
-        holds: Holds,
+        gates: QueueGates,
         queue: QueueName,
         breaker: Arc<Breaker>,
         gate: Arc<dyn Gate>,
@@ -237,17 +237,17 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            let holds = Holds::new(Quarantine::over(None, |_| None).0);
+            let gates = QueueGates::new(Quarantine::over(None, |_| None).0);
             let queue = "emailQueue".parse().expect("a name");
-            let gate = holds.gate(&queue, Arc::new(Unlimited));
+            let gate = gates.gate(&queue, Arc::new(Unlimited));
             let breaker = Breakers::default().of(&"email".parse().expect("a name"), "https://a.example:443");
-            Self { holds, queue, breaker, gate }
+            Self { gates, queue, breaker, gate }
         }
 
         fn refuse(&self, times: u32) {
             for _ in 0..times {
                 let refused = Refused { breaker: Arc::clone(&self.breaker), retry_in: Duration::from_secs(1) };
-                self.holds.note(&self.queue, Some(&refused));
+                self.gates.note(&self.queue, Some(&refused));
             }
         }
     }
@@ -274,12 +274,12 @@ mod tests {
         let world = World::new();
         world.breaker.hold("ada", "maintenance");
         world.refuse(2);
-        world.holds.note(&world.queue, None);
+        world.gates.note(&world.queue, None);
         world.refuse(2);
         assert!(world.gate.try_enter().is_some(), "not in a row");
         world.refuse(1);
         assert!(world.gate.try_enter().is_none());
-        let other = world.holds.gate(&"otherQueue".parse().expect("a name"), Arc::new(Unlimited));
+        let other = world.gates.gate(&"otherQueue".parse().expect("a name"), Arc::new(Unlimited));
         assert!(other.try_enter().is_some());
     }
 }

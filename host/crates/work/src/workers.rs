@@ -1,6 +1,6 @@
 //! Which queues this process works on: one worker per queue of an active plugin.
 //!
-//! A reconciler in the sense that it takes no instruction: [`Supervisor::reconcile`] compares the running workers with the active
+//! A reconciler in the sense that it takes no instruction: [`Workers::reconcile`] compares the running workers with the active
 //! manifests and mends the difference, however it came about. A swap that changes nothing about a queue leaves its worker alone.
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use patchbay_runtime::Runtime;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
-use crate::Work;
+use crate::AttemptHandler;
 use crate::slots::Slots;
 
 /// What a queue gets when its manifest is silent, and what no manifest may choose.
@@ -44,9 +44,9 @@ const KEEP_COMPLETED: Keep = Keep { age: Some(Duration::from_secs(24 * 3600)), c
 const KEEP_FAILED: Keep = Keep { age: Some(Duration::from_secs(7 * 24 * 3600)), count: Some(5_000) };
 
 /// Starts, adjusts and stops workers.
-pub struct Supervisor {
+pub struct Workers {
     queues: Queues,
-    work: Arc<Work>,
+    handler: Arc<AttemptHandler>,
     slots: Arc<Slots>,
     runtime: Arc<Runtime>,
     defaults: WorkerDefaults,
@@ -59,11 +59,11 @@ struct Running {
     handle: Arc<WorkerHandle>,
 }
 
-impl Supervisor {
+impl Workers {
     /// Starts nothing yet.
-    pub fn new(queues: Queues, work: Arc<Work>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
+    pub fn new(queues: Queues, handler: Arc<AttemptHandler>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
         let slots = Slots::new(defaults.max_jobs);
-        Self { queues, work, slots, runtime, defaults, workers: Mutex::new(Some(HashMap::new())) }
+        Self { queues, handler, slots, runtime, defaults, workers: Mutex::new(Some(HashMap::new())) }
     }
 
     /// Makes the workers match the active manifests.
@@ -152,12 +152,12 @@ impl Supervisor {
             host: self.defaults.host.clone(),
             threads: self.runtime.guests(),
             gate: self
-                .work
-                .holds
+                .handler
+                .gates
                 .gate(&spec.name, self.slots.of_queue(&spec.name, spec.reserved.unwrap_or(0) as usize)),
         };
         info!(queue = %spec.name, concurrency = config.concurrency, "worker starting");
-        let handle = Arc::new(self.queues.spawn_worker(config, Arc::clone(&self.work) as _));
+        let handle = Arc::new(self.queues.spawn_worker(config, Arc::clone(&self.handler) as _));
         Running { spec, handle }
     }
 }

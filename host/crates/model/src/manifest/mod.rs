@@ -3,8 +3,16 @@
 //! Written as `plugin.toml`, carried in the component file as canonical JSON (`{"format":1,…}`, schemas inlined). Both go through
 //! [`Manifest::from_value`], so they cannot differ in what they accept. Unknown keys are refused: a typo must not silently drop a limit.
 
+mod endpoints;
+mod path;
+mod queues;
+#[cfg(test)]
+mod route_tests;
+mod routes;
+mod schedules;
+mod webhooks;
+
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,25 +20,23 @@ use serde_json::Value;
 use crate::audit::AuditSpec;
 use crate::breaker::BreakerSpec;
 use crate::build::{BuildSpec, Export};
-use crate::data_path::DataPath;
 pub use crate::egress::{EgressAuth, EgressRule};
-use crate::id::{PluginName, QueueName, ScheduleId};
-use crate::job::MAX_PRIORITY;
+use crate::id::{PluginName, QueueName};
 use crate::json_schema;
 use crate::misfit;
-use crate::retry::{Backoff, BackoffKind};
-use crate::schedule::{Missed, Rhythm};
 use crate::sql::SqlSpec;
+
+pub use self::endpoints::{Endpoint, Overlap};
+pub use self::path::{PathError, RoutePath};
+pub use self::queues::{BackoffSpec, JobSpec, KeepSpec, QueueSpec, RateSpec, RetentionSpec};
+pub use self::routes::{HttpMethod, Role, RouteSpec, UnavailableSpec};
+pub use self::schedules::ScheduleSpec;
+pub use self::webhooks::WebhookSpec;
 
 /// The only packed format so far.
 pub const FORMAT: u32 = 1;
 /// Largest packed manifest, in bytes.
 pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
-
-/// Each costs a row per attempt.
-const MAX_SEARCHABLE: usize = 8;
-/// More would mean that nothing of it is to be shown.
-const MAX_REDACTED: usize = 64;
 
 /// Versions of the contract with plugins. Whether a host accepts drafts is its configuration.
 const WIT_VERSIONS: [&str; 2] = ["0.1", "0.2"];
@@ -83,12 +89,12 @@ pub struct Manifest {
     /// Jobs that come by themselves, in queues of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<ScheduleSpec>,
-    /// HTTP routes. Read, but not served yet.
+    /// HTTP routes. Checked, but not served yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub routes: Vec<Value>,
-    /// Inbound webhooks. Read, but not served yet.
+    pub routes: Vec<RouteSpec>,
+    /// Inbound webhooks. Checked, but not served yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub webhooks: Vec<Value>,
+    pub webhooks: Vec<WebhookSpec>,
 }
 
 /// Limits of one call. Absent values take the host's defaults; the host's ceilings apply to all.
@@ -153,166 +159,6 @@ pub struct SmtpSpec {
     pub breaker: Option<BreakerSpec>,
 }
 
-/// A queue whose jobs the plugin handles. Values fill what a job's producer left out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct QueueSpec {
-    /// Its name.
-    pub name: QueueName,
-    /// Jobs at once, per process; default 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub concurrency: Option<u32>,
-    /// Of the host-wide limit on jobs at once, so many places are this queue's alone; default 0. At most `concurrency`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reserved: Option<u32>,
-    /// Attempts in all; default 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attempts: Option<u32>,
-    /// Between attempts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backoff: Option<BackoffSpec>,
-    /// At most so many jobs per time, spread evenly.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rate: Option<RateSpec>,
-    /// How long BullMQ keeps finished jobs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retention: Option<RetentionSpec>,
-    /// Paths of job data that the history finds its jobs by; of each value a keyed hash is kept.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub searchable: Vec<DataPath>,
-    /// Paths of job data and results that the history keeps, and never shows.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub redact: Vec<DataPath>,
-    /// What its jobs look like, for documentation and for `job add`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub jobs: Vec<JobSpec>,
-}
-
-/// A kind of job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct JobSpec {
-    /// The job's name.
-    pub name: String,
-    /// One line.
-    #[serde(default)]
-    pub description: String,
-    /// For jobs whose producer set none: 1 (first) to 2097152 (last). Without one they come before all that have one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub priority: Option<u32>,
-    /// A job that has not started so long after it could have fails as `expired`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_after_ms: Option<u64>,
-    /// JSON Schema of its data. A path in plugin.toml, the document itself when packed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub schema: Option<Value>,
-}
-
-/// A job that comes by itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ScheduleSpec {
-    /// Stable over revisions: the same id replaces, never stacks.
-    pub id: ScheduleId,
-    /// One of the plugin's own queues.
-    pub queue: QueueName,
-    /// Name of its jobs.
-    pub name: String,
-    /// Their data; default `{}`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data: Option<Value>,
-    /// Milliseconds between ticks; this or `cron`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub every_ms: Option<u64>,
-    /// Five fields, or six with seconds first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cron: Option<String>,
-    /// IANA time zone of `cron`; default UTC.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tz: Option<String>,
-    /// What becomes of a tick that nobody could run in its time.
-    #[serde(default)]
-    pub missed: Missed,
-    /// One line.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub description: String,
-}
-
-impl ScheduleSpec {
-    /// When it ticks; refused are none, both, and one that never comes.
-    pub fn rhythm(&self) -> Result<Rhythm, String> {
-        let rhythm = match (self.every_ms, &self.cron) {
-            (Some(ms), None) if self.tz.is_none() => Rhythm::Every(Duration::from_millis(ms)),
-            (None, Some(pattern)) => Rhythm::Cron { pattern: pattern.clone(), zone: self.tz.clone() },
-            _ => return Err("it needs either every_ms, or cron with an optional tz".into()),
-        };
-        rhythm.preview(&self.id, 0, 1).map_err(|error| error.to_string())?;
-        Ok(rhythm)
-    }
-}
-
-/// Backoff as the manifest writes it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BackoffSpec {
-    /// `fixed` or `exponential`.
-    #[serde(rename = "type")]
-    pub kind: BackoffKind,
-    /// The first delay.
-    pub delay_ms: u64,
-    /// No delay is longer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_ms: Option<u64>,
-    /// 0.0 to 1.0.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub jitter: Option<f64>,
-}
-
-impl From<&BackoffSpec> for Backoff {
-    fn from(spec: &BackoffSpec) -> Self {
-        Self {
-            kind: spec.kind,
-            delay: Duration::from_millis(spec.delay_ms),
-            max: spec.max_ms.map(Duration::from_millis),
-            jitter: spec.jitter,
-        }
-    }
-}
-
-/// A rate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RateSpec {
-    /// So many jobs…
-    pub max: u64,
-    /// …in so long.
-    pub per_ms: u64,
-}
-
-/// How long finished jobs stay in Redis.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RetentionSpec {
-    /// Completed ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub completed: Option<KeepSpec>,
-    /// Failed ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failed: Option<KeepSpec>,
-}
-
-/// Whichever is reached first.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KeepSpec {
-    /// Seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub age_s: Option<u64>,
-    /// Jobs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub count: Option<u64>,
-}
-
 /// Why a manifest is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
@@ -366,7 +212,12 @@ impl Manifest {
             let text = read_file(&path).map_err(file_error)?;
             *schema = serde_json::from_str(&text).map_err(|e| file_error(e.to_string()))?;
         }
-        Ok((Self::from_value(value)?, build))
+        let manifest = Self::from_value(value)?;
+        // Whoever writes it hears of it before a host does.
+        if let Some((key, overlap)) = manifest.keyed_overlap_with_host() {
+            return Err(invalid(key, overlap.to_string()));
+        }
+        Ok((manifest, build))
     }
 
     /// Reads the content of a `patchbay:manifest` section.
@@ -399,12 +250,6 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Sections that this host reads but does not serve yet. A revision that needs one is refused at staging rather than half-run.
-    pub fn not_served(&self) -> Vec<&'static str> {
-        let sections = [(!self.routes.is_empty(), "routes"), (!self.webhooks.is_empty(), "webhooks")];
-        sections.into_iter().filter_map(|(used, name)| used.then_some(name)).collect()
-    }
-
     /// Interfaces of `patchbay:plugin` that the manifest asks for. `log`, `progress`, `settings` and `flows` (which adds only to queues that
     /// the manifest names) are everybody's.
     pub fn asked_interfaces(&self) -> BTreeSet<&'static str> {
@@ -424,11 +269,13 @@ impl Manifest {
 
     /// What the plugin's own world exports.
     pub fn exports(&self, build: &BuildSpec) -> Vec<Export> {
-        match (build.exports.is_empty(), self.queues.is_empty()) {
-            (false, _) => build.exports.clone(),
-            (true, false) => vec![Export::Jobs],
-            (true, true) => vec![Export::Operations],
+        if !build.exports.is_empty() {
+            return build.exports.clone();
         }
+        let (queues, routes, webhooks) = (!self.queues.is_empty(), !self.routes.is_empty(), !self.webhooks.is_empty());
+        let operations = routes || !queues;
+        let called = [(queues, Export::Jobs), (operations, Export::Operations), (webhooks, Export::Webhooks)];
+        called.into_iter().filter_map(|(is_called, export)| is_called.then_some(export)).collect()
     }
 
     /// The queue's entry, if the plugin handles that queue.
@@ -450,25 +297,10 @@ impl Manifest {
             return Err(invalid("audit.trails", "name at least one, or leave [audit] out"));
         }
         self.check_queues()?;
-        self.check_schedules()
-    }
-
-    fn check_schedules(&self) -> Result<(), ManifestError> {
-        let mut ids = BTreeSet::new();
-        for (i, schedule) in self.schedules.iter().enumerate() {
-            let key = |field: &str| format!("schedules[{i}].{field}");
-            if !ids.insert(&schedule.id) {
-                return Err(invalid(key("id"), format!("{} is named twice", schedule.id)));
-            }
-            if self.queue(&schedule.queue).is_none() {
-                return Err(invalid(key("queue"), format!("{} is not one of the plugin's own queues", schedule.queue)));
-            }
-            if schedule.name.is_empty() {
-                return Err(invalid(key("name"), "must not be empty"));
-            }
-            schedule.rhythm().map_err(|reason| invalid(format!("schedules[{i}]"), reason))?;
-        }
-        Ok(())
+        self.check_schedules()?;
+        self.check_routes()?;
+        self.check_webhooks()?;
+        self.check_endpoints()
     }
 
     fn check_limits(&self) -> Result<(), ManifestError> {
@@ -490,7 +322,7 @@ impl Manifest {
             let schema = |job: &'_ JobSpec| format!("queues.{}.jobs.{}.schema", queue.name, job.name);
             queue.jobs.iter().filter_map(move |job| Some((schema(job), job.schema.as_ref()?)))
         });
-        for (key, schema) in settings.chain(jobs) {
+        for (key, schema) in settings.chain(jobs).chain(self.input_schemas()) {
             json_schema::check(schema).map_err(|reason| invalid(key, reason))?;
         }
         Ok(())
@@ -515,69 +347,6 @@ impl Manifest {
         }
         crate::egress::check(&self.egress, &secrets).map_err(|(key, reason)| invalid(key, reason))
     }
-
-    fn check_queues(&self) -> Result<(), ManifestError> {
-        let mut names = BTreeSet::new();
-        for (i, queue) in self.queues.iter().enumerate() {
-            let key = |field: &str| format!("queues[{i}].{field}");
-            if !names.insert(&queue.name) {
-                return Err(invalid(key("name"), format!("{} is named twice", queue.name)));
-            }
-            if queue.concurrency == Some(0) {
-                return Err(invalid(key("concurrency"), "must be at least 1"));
-            }
-            if let (Some(most), Some(wanted)) = (self.limits.max_concurrency, queue.concurrency)
-                && wanted > most
-            {
-                return Err(invalid(
-                    key("concurrency"),
-                    format!("{wanted} is more than limits.max_concurrency = {most}"),
-                ));
-            }
-            let concurrency = queue.concurrency.unwrap_or(1);
-            if let Some(reserved) = queue.reserved.filter(|&reserved| reserved > concurrency) {
-                return Err(invalid(key("reserved"), format!("{reserved} is more than concurrency = {concurrency}")));
-            }
-            if queue.attempts == Some(0) {
-                return Err(invalid(key("attempts"), "must be at least 1"));
-            }
-            if let Some(backoff) = &queue.backoff {
-                if backoff.jitter.is_some_and(|j| !(0.0..=1.0).contains(&j)) {
-                    return Err(invalid(key("backoff.jitter"), "must be between 0.0 and 1.0"));
-                }
-                if backoff.max_ms.is_some_and(|max| max < backoff.delay_ms) {
-                    return Err(invalid(key("backoff.max_ms"), "is less than delay_ms"));
-                }
-            }
-            if queue.rate.as_ref().is_some_and(|rate| rate.max == 0 || rate.per_ms == 0) {
-                return Err(invalid(key("rate"), "max and per_ms must be at least 1"));
-            }
-            for (field, paths, most) in
-                [("searchable", &queue.searchable, MAX_SEARCHABLE), ("redact", &queue.redact, MAX_REDACTED)]
-            {
-                if paths.len() > most {
-                    return Err(invalid(key(field), format!("at most {most} paths")));
-                }
-                let mut seen = BTreeSet::new();
-                if let Some(twice) = paths.iter().find(|path| !seen.insert(*path)) {
-                    return Err(invalid(key(field), format!("{twice} is named twice")));
-                }
-            }
-            for (j, job) in queue.jobs.iter().enumerate() {
-                if job.priority.is_some_and(|priority| !(1..=MAX_PRIORITY).contains(&priority)) {
-                    return Err(invalid(key(&format!("jobs[{j}].priority")), format!("must be 1 to {MAX_PRIORITY}")));
-                }
-                if job.expires_after_ms == Some(0) {
-                    return Err(invalid(key(&format!("jobs[{j}].expires_after_ms")), "must be at least 1"));
-                }
-            }
-            let mut jobs = BTreeSet::new();
-            if let Some(twice) = queue.jobs.iter().find(|job| !jobs.insert(&job.name)) {
-                return Err(invalid(key("jobs"), format!("{} is named twice", twice.name)));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Every place where plugin.toml may name a schema file, with its key.
@@ -596,6 +365,11 @@ fn schema_slots(value: &mut Value) -> Vec<(String, &mut Value)> {
                         let schema = job.get_mut("schema");
                         slots.extend(schema.map(|schema| (format!("queues[{i}].jobs[{j}].schema"), schema)));
                     }
+                }
+            }
+            ("routes", Value::Array(routes)) => {
+                for (i, route) in routes.iter_mut().enumerate() {
+                    slots.extend(route.get_mut("input").map(|schema| (format!("routes[{i}].input"), schema)));
                 }
             }
             _ => {}

@@ -1,0 +1,192 @@
+//! The one way into a plugin: grants, limits, metering and tracing of every call are put together in [`Invoker::invoke`], and its failures
+//! become an answer in [`Invoked::answer`].
+//!
+//! Each kind of call only says what is called and for whom: [`job`](self::job) for the jobs of a queue, [`operation`](self::operation) for
+//! whoever waits for an answer. Routes and webhooks of plugins come as two further entries.
+
+mod job;
+mod operation;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use patchbay_capability::{Call, GuestCall, Refused, Services};
+use patchbay_model::attempt::OutsideCall;
+use patchbay_model::grant::Granted;
+use patchbay_model::job::Trace;
+use patchbay_model::outcome::OutcomeKind;
+use patchbay_model::Redaction;
+use patchbay_queue::JobHandle;
+use patchbay_runtime::{CallContext, CallReport, JobCall, OperationCall, Revision, Runtime};
+use patchbay_telemetry::traces::{Kind, Step, Traces};
+use serde_json::{Map, Value};
+
+pub use self::operation::{Answer, AnswerBody, CallFailure, Operation};
+use crate::grants::Grants;
+use crate::meters::{Entered, Meters};
+use crate::redactions::Redactions;
+use crate::settings::Settings;
+
+/// Calls plugins.
+pub struct Invoker {
+    runtime: Arc<Runtime>,
+    services: Arc<Services>,
+    settings: Arc<Settings>,
+    grants: Arc<Grants>,
+    redactions: Arc<Redactions>,
+    meters: Arc<Meters>,
+    traces: Traces,
+}
+
+/// What is called in a plugin, and with what. The occupancy in a call is that of the revision's meters, whatever is given.
+pub enum Entry {
+    /// `jobs.run`
+    Job(Box<JobCall>),
+    /// `operations.call`
+    Operation(Box<OperationCall>),
+    /// `lifecycle.self-test`, before the revision is staged: nothing is granted, nothing outside is reachable, and it is neither traced nor
+    /// counted.
+    SelfTest,
+}
+
+/// One call.
+pub struct Invocation {
+    /// What is called.
+    pub entry: Entry,
+    /// What it is part of.
+    pub trace: Trace,
+    /// The job that it runs, if it runs one.
+    pub job: Option<RunningJob>,
+}
+
+/// A job while a guest runs it.
+pub struct RunningJob {
+    /// Where its log and progress go.
+    pub handle: JobHandle,
+    /// What of its data is hidden in the host's log.
+    pub hidden: (Redaction, String),
+}
+
+/// A call that has ended, however it did. Its span ends with it.
+pub struct Invoked {
+    /// How it went.
+    pub report: CallReport,
+    /// The breaker that refused its last outside call.
+    pub refused: Option<Refused>,
+    /// Its outside calls.
+    pub outside_calls: Vec<OutsideCall>,
+    /// What it was called as, for what follows the guest's end.
+    rest: Rest,
+}
+
+/// What of a call outlives its guest.
+struct Rest {
+    revision: Arc<Revision>,
+    call: Arc<GuestCall>,
+    /// Both held for their `Drop`: the span ends and the revision's numbers may go when all is done, what is relayed included.
+    _span: Step,
+    _meters: Entered,
+}
+
+impl Invoker {
+    /// Runs nothing yet.
+    pub fn new(
+        runtime: Arc<Runtime>,
+        services: Arc<Services>,
+        settings: Arc<Settings>,
+        grants: Arc<Grants>,
+        redactions: Arc<Redactions>,
+        meters: Arc<Meters>,
+        traces: Traces,
+    ) -> Self {
+        Self { runtime, services, settings, grants, redactions, meters, traces }
+    }
+
+    /// Calls this revision and waits until its guest has ended. Never fails and never takes longer than its deadline. The order of the
+    /// steps is the same for every kind of call.
+    pub async fn invoke(&self, revision: &Arc<Revision>, invocation: Invocation) -> Invoked {
+        let Invocation { entry, trace, job } = invocation;
+        let is_self_test = matches!(entry, Entry::SelfTest);
+        let traces = if is_self_test { Traces::default() } else { self.traces.clone() };
+        let mut span = open_span(&traces, revision, &trace);
+        let trace = span.causes(trace);
+        let (settings, granted) = if is_self_test { <_>::default() } else { self.snapshot(revision) };
+        let meters = if is_self_test { Meters::unread(revision) } else { self.meters.enter(revision) };
+        let (job, hidden) = job.map(|RunningJob { handle, hidden }| (handle, hidden)).unzip();
+        let guest_call = self.services.for_call(Call {
+            manifest: Arc::clone(revision.manifest()),
+            settings,
+            granted,
+            job,
+            hidden,
+            trace,
+            // From now on.
+            deadline: Instant::now() + revision.deadline(),
+            revision: revision.digest(),
+            span: tracing::Span::current(),
+            meters: Arc::clone(&meters.outside),
+            traces,
+        });
+        // Nothing outside is reachable for a test.
+        let context = (!is_self_test).then(|| Arc::clone(&guest_call) as _);
+        let report = run(revision, entry, &meters, context).await;
+        note_outcome(&mut span, &report);
+        meters.count(&report);
+        guest_call.finish().await;
+        Invoked {
+            report,
+            refused: guest_call.refused(),
+            outside_calls: guest_call.outside_calls(),
+            rest: Rest { revision: Arc::clone(revision), call: guest_call, _span: span, _meters: meters },
+        }
+    }
+
+    /// Runs the test of a revision that has one; an error says why it failed.
+    pub async fn self_test(&self, revision: &Arc<Revision>) -> Result<(), String> {
+        if !revision.has_self_test() {
+            return Ok(());
+        }
+        let invocation = Invocation { entry: Entry::SelfTest, trace: Trace::default(), job: None };
+        let invoked = self.invoke(revision, invocation).await;
+        invoked.report.outcome.reason().map_or(Ok(()), Err)
+    }
+
+    /// One for the whole call: what an operator changes meanwhile holds for the next.
+    fn snapshot(&self, revision: &Revision) -> (Arc<Map<String, Value>>, Granted) {
+        (self.settings.of(revision.plugin()), self.grants.of(revision.plugin()))
+    }
+}
+
+fn open_span(traces: &Traces, revision: &Revision, trace: &Trace) -> Step {
+    let plugin = revision.plugin();
+    let mut span = traces.step(Kind::Guest, || format!("call {plugin}"), trace);
+    span.set("patchbay.plugin", plugin.to_string());
+    span.set("patchbay.revision", revision.digest().short());
+    span.set("patchbay.version", revision.manifest().version.to_string());
+    span
+}
+
+/// Under the revision's limits.
+async fn run(revision: &Revision, entry: Entry, meters: &Entered, context: Option<Arc<dyn CallContext>>) -> CallReport {
+    match entry {
+        Entry::Job(mut call) => {
+            call.occupancy = meters.occupancy();
+            revision.run_job(*call, context).await
+        }
+        Entry::Operation(mut call) => {
+            call.occupancy = meters.occupancy();
+            revision.operate(*call, context).await
+        }
+        Entry::SelfTest => revision.self_test(context).await,
+    }
+}
+
+fn note_outcome(span: &mut Step, report: &CallReport) {
+    let outcome = report.outcome.kind();
+    span.set("patchbay.outcome", outcome.as_str());
+    span.set("patchbay.cpu_ms", report.cpu.as_secs_f64() * 1e3);
+    span.set("patchbay.peak_memory_bytes", i64::try_from(report.peak_memory_bytes).unwrap_or(i64::MAX));
+    if outcome != OutcomeKind::Completed {
+        span.failed(outcome.as_str());
+    }
+}
