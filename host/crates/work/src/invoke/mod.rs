@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use patchbay_capability::{Call, GuestCall, Refused, Services};
+use patchbay_model::Redaction;
 use patchbay_model::attempt::OutsideCall;
 use patchbay_model::grant::Granted;
 use patchbay_model::job::Trace;
 use patchbay_model::outcome::OutcomeKind;
-use patchbay_model::Redaction;
 use patchbay_queue::JobHandle;
 use patchbay_runtime::{CallContext, CallReport, JobCall, OperationCall, Revision, Runtime};
 use patchbay_telemetry::traces::{Kind, Step, Traces};

@@ -13,7 +13,7 @@ use patchbay_model::operation::{self, Body, Caller};
 use patchbay_model::outcome::Outcome;
 use patchbay_model::redaction::Mask;
 use patchbay_model::{PluginName, TraceParent};
-use patchbay_runtime::{CallReport, OperationCall};
+use patchbay_runtime::{CallContext, CallReport, OperationCall};
 use tracing::{Instrument, warn};
 
 use super::{Entry, Invocation, Invoked, Invoker};
