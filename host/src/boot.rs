@@ -1,11 +1,10 @@
 //! Builds every service from the configuration, and takes them down in order. The only place where parts are wired together.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use futures::FutureExt;
 use patchbay_app::App;
 use patchbay_app::actions::Actions;
@@ -14,19 +13,19 @@ use patchbay_app::audit::Trails;
 use patchbay_app::breakers::OutsideHosts;
 use patchbay_app::bulk::Bulks;
 use patchbay_app::exposition::{Exposition, Sources};
-use patchbay_app::health::Health;
+use patchbay_app::health::{self, Health};
 use patchbay_app::history::{self, Bodies, History, recorder};
 use patchbay_app::local_copy::LocalCopy;
 use patchbay_app::outbox;
 use patchbay_app::plugins::{Parts, Plugins, grant_uses};
+use patchbay_app::resume;
 use patchbay_app::schedule::Schedules;
 use patchbay_app::vault::{Keys, Vault};
-use patchbay_capability::{Breakers, Egress, GrantUses, MailTransport, SecretSource, SecretValue, Services};
+use patchbay_capability::{Breakers, Egress, GrantUses, MailTransport, SecretSource, Services};
 use patchbay_http::{AppState, IncidentSources, MetricsPage, Operator};
-use patchbay_model::PluginName;
 use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
-use patchbay_store::{Changes, PluginSql, Store, StoreError};
+use patchbay_store::{PluginSql, Store};
 use patchbay_telemetry::Logging;
 use patchbay_telemetry::metrics::RequestMeters;
 use patchbay_telemetry::traces::{Exporter, Traces};
@@ -38,26 +37,19 @@ use patchbay_work::redactions::Redactions;
 use patchbay_work::settings::Settings;
 use patchbay_work::{AttemptHandler, Invoker, WorkerDefaults, Workers};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::cache_key;
 use crate::config::Config;
-use crate::{doctor, limits};
+use crate::config::secrets::EnvironmentSecrets;
+use crate::doctor;
+use crate::process::{self, Signals};
 
 /// How long open HTTP requests, and operations whose clients have left, may take to finish at the end of a drain.
 const HTTP_GRACE: Duration = Duration::from_secs(5);
-
-/// Between two attempts to listen for changes when Postgres is away.
-const LISTEN_FOR: Duration = Duration::from_secs(3);
-
-/// At the start; a host that waits longer for Postgres than its supervisor for it is of no use.
-const MIGRATION_CONNECT_LIMIT: Duration = Duration::from_secs(5);
-
-/// More than NTP leaves, less than does harm; beyond [`patchbay_queue::MAX_CLOCK_SKEW_MS`] the host takes no jobs.
-const SKEW_TO_WARN_ABOUT_MS: i64 = 500;
 
 /// A running host.
 pub struct Host {
@@ -73,27 +65,17 @@ pub struct Host {
     operations: TaskTracker,
     exporter: Option<Exporter>,
     bodies: Arc<Bodies>,
-    /// Listened to from the start: whoever sees that we are up may signal at once.
-    terminate: Signal,
-    interrupt: Signal,
-    /// A terminal that is closed; absent where whoever started us wants us to outlive it (`nohup`).
-    hangup: Option<Signal>,
+    signals: Signals,
 }
 
 impl Host {
     /// Connects, migrates, loads the active plugins, and begins to serve and to work.
     pub async fn start(config: Config, logging: &Logging) -> anyhow::Result<Self> {
-        yield_to_other_services();
+        process::yield_to_other_services();
         let config = Arc::new(config);
         let keys = Keys::load(config.secrets.master_keys())?;
-        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let hangup = if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
-        // Whoever sends them to a Node backend (its debugger starts with USR1) would end a host without draining. What has been listened to
-        // once has no default action any more.
-        for harmless in [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::alarm()] {
-            drop(signal(harmless)?);
-        }
-        check_limits(&config);
+        let signals = Signals::listen()?;
+        process::check_limits(&config);
         // Before any job is taken: a host that cannot listen does not start.
         let listener = TcpListener::bind(*config.http.listen)
             .await
@@ -102,9 +84,9 @@ impl Host {
         let store = Store::new(config.database.store()).context("cannot use Postgres")?;
         let runtime_config = runtime_config(&config)?;
         let copy = LocalCopy::new(&runtime_config.cache_dir, runtime_config.cache_key, &config.database.store().url);
-        let is_away = match migrate(&store).await {
+        let is_away = match resume::migrate(&store).await {
             Ok(()) => false,
-            Err(error) if is_away(&error) && Plugins::has_copy(&copy) => {
+            Err(error) if resume::is_away(&error) && Plugins::has_copy(&copy) => {
                 warn!(error = format!("{error:#}"), "starting with what this host last saw of Postgres");
                 true
             }
@@ -136,7 +118,7 @@ impl Host {
             uses: Arc::clone(&uses),
         });
         let settings = Arc::new(Settings::new(config.mail.sender(), config.general.default_platform.as_str().into()));
-        let host_name = host_name();
+        let host_name = process::host_name();
         let (traces, exporter) = match config.telemetry.traces(&config.general, &host_name) {
             None => (Traces::default(), None),
             Some(to) => {
@@ -298,8 +280,13 @@ impl Host {
         let policy = config.quarantine.policy();
         let (begun, quarantines) = tokio::sync::mpsc::unbounded_channel();
         let mut tasks = vec![
-            tokio::spawn(migrate_when_back(is_away, store.clone(), Arc::clone(&plugins), stop.clone())),
-            tokio::spawn(pass_on_changes(store.changes(), Arc::clone(&plugins), Arc::clone(&vault), stop.clone())),
+            tokio::spawn(resume::migrate_when_back(is_away, store.clone(), Arc::clone(&plugins), stop.clone())),
+            tokio::spawn(resume::pass_on_changes(
+                store.changes(),
+                Arc::clone(&plugins),
+                Arc::clone(&vault),
+                stop.clone(),
+            )),
             tokio::spawn(Arc::clone(&plugins).run(stop.clone())),
             tokio::spawn({
                 let (plugins, stop) = (Arc::clone(&plugins), stop.clone());
@@ -333,7 +320,7 @@ impl Host {
             redis = 2 + worked_queues,
             "connections of this host"
         );
-        warn_about_skew(&queues).await;
+        health::warn_about_skew(&queues).await;
         info!(%address, "patchbay is up");
         Ok(Self {
             address,
@@ -348,9 +335,7 @@ impl Host {
             operations,
             exporter,
             bodies,
-            terminate,
-            interrupt,
-            hangup,
+            signals,
         })
     }
 
@@ -361,17 +346,7 @@ impl Host {
 
     /// Serves until SIGTERM, SIGINT or SIGHUP, then drains: no new jobs at once, running ones to their end or the drain limit.
     pub async fn run_until_signal(mut self) -> anyhow::Result<()> {
-        let hangup = async {
-            match &mut self.hangup {
-                Some(hangup) => hangup.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = self.terminate.recv() => info!("SIGTERM: draining"),
-            _ = self.interrupt.recv() => info!("SIGINT: draining"),
-            _ = hangup => info!("SIGHUP: draining; the configuration is read at a start only"),
-        }
+        self.signals.wait().await;
         self.shut_down().await
     }
 
@@ -407,40 +382,6 @@ impl Host {
     }
 }
 
-/// By the mask of ignored signals (proc_pid_status(5)): a handler of ours would undo it.
-fn hangup_is_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
-}
-
-/// Raises what may be raised, and says what is too small all the same.
-fn check_limits(config: &Config) {
-    limits::raise_open_files();
-    for problem in limits::problems(config) {
-        warn!("{problem}");
-    }
-}
-
-/// Where Linux groups processes by session (sched_autogroup, sched(7)), the lower priority of guests' threads counts among this process's
-/// threads only, and spinning guests keep Postgres on the same machine waiting for up to seconds. A session of our own, as a service
-/// manager gives, may be made nicer as a whole; one that belongs to a terminal is not ours to change.
-fn yield_to_other_services() {
-    if session_of_this_process() == Some(std::process::id()) {
-        // Where there is no such file, there are no such groups.
-        std::fs::write("/proc/self/autogroup", "5").ok();
-    }
-}
-
-/// The sixth field of /proc/self/stat (proc(5)). Not `getsid`: it answers 0 where a container's session was opened outside its process
-/// namespace, which rustix takes for impossible and panics.
-fn session_of_this_process() -> Option<u32> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is the command in parentheses and may hold anything, even parentheses.
-    let (_, after_command) = stat.rsplit_once(')')?;
-    after_command.split_ascii_whitespace().nth(3)?.parse().ok()
-}
-
 fn incident_sources(config: &Arc<Config>, logging: &Logging) -> IncidentSources {
     let set = config.entries().into_iter().filter(|entry| entry.value.is_some());
     let configuration = set
@@ -454,99 +395,11 @@ fn incident_sources(config: &Arc<Config>, logging: &Logging) -> IncidentSources 
     IncidentSources { configuration, findings: Box::new(findings), lines: logging.lines.clone() }
 }
 
-async fn migrate(store: &Store) -> anyhow::Result<()> {
-    store.reach(MIGRATION_CONNECT_LIMIT).await.context("cannot use Postgres")?;
-    store.migrate().await.context("cannot migrate the database")?;
-    Ok(())
-}
-
-fn is_away(error: &anyhow::Error) -> bool {
-    error.downcast_ref().is_some_and(StoreError::is_passing)
-}
-
-/// After a start without Postgres. Until then whatever needs it fails and is tried again.
-async fn migrate_when_back(is_away: bool, store: Store, plugins: Arc<Plugins>, stop: CancellationToken) {
-    let mut waits = is_away;
-    while waits {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(LISTEN_FOR) => {}
-        }
-        match store.migrate().await {
-            Ok(_) => waits = false,
-            Err(error) if error.is_passing() => {}
-            Err(error) => tracing::error!(%error, "the database cannot be migrated"),
-        }
-    }
-    if is_away {
-        info!("Postgres answers again");
-        plugins.changed();
-    }
-}
-
-/// What Redis orders goes by its clock; what Postgres and plugins are told goes by this machine's.
-async fn warn_about_skew(queues: &Queues) {
-    if let Some(skew_ms) = queues.look().await.skew_ms.filter(|skew| skew.abs() > SKEW_TO_WARN_ABOUT_MS) {
-        warn!(skew_ms, "this machine's clock is not Redis's: synchronise both with NTP");
-    }
-}
-
-/// Tells those who follow Postgres that something has changed. Each looks by itself, so that a long compilation keeps no secret waiting.
-async fn pass_on_changes(mut changes: Changes, plugins: Arc<Plugins>, vault: Arc<Vault>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = changes.wait(LISTEN_FOR) => {}
-        }
-        vault.changed();
-        plugins.changed();
-    }
-}
-
-/// Secrets from the environment: what the vault does not hold.
-struct EnvironmentSecrets(Arc<Config>);
-
-impl SecretSource for EnvironmentSecrets {
-    fn current(&self, plugin: &PluginName, name: &str) -> Vec<SecretValue> {
-        self.0.plugin_secret(plugin, name).map(SecretValue::new).into_iter().collect()
-    }
-}
-
 fn runtime_config(config: &Config) -> anyhow::Result<patchbay_runtime::RuntimeConfig> {
     let compiler = CompilerCommand {
         program: std::env::current_exe().context("cannot find our own executable, which compiles plugins")?,
         args: vec!["__compile".into()],
     };
-    let cache_key = cache_key(&config.runtime.cache_dir)?;
+    let cache_key = cache_key::cache_key(&config.runtime.cache_dir)?;
     Ok(config.runtime.sandbox(compiler, cache_key, *config.plugins.draft_wit))
-}
-
-/// The key that binds cached machine code to this installation: made once, readable by nobody else.
-fn cache_key(cache_dir: &Path) -> anyhow::Result<[u8; 32]> {
-    use std::io::Write;
-    use std::os::unix::fs::DirBuilderExt;
-    let path = cache_dir.join("key");
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cache_dir);
-    made.with_context(|| format!("cannot make the cache directory {}", cache_dir.display()))?;
-    // Two processes may start at once: whoever links its complete file first wins, and both read that one.
-    let mut fresh = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
-        .tempfile_in(cache_dir)
-        .with_context(|| format!("cannot write to {}", cache_dir.display()))?;
-    fresh.write_all(&rand::random::<[u8; 32]>())?;
-    fresh.as_file().sync_all()?;
-    if let Err(error) = fresh.persist_noclobber(&path)
-        && error.error.kind() != std::io::ErrorKind::AlreadyExists
-    {
-        bail!("cannot write {}: {}", path.display(), error.error);
-    }
-    let key = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    <[u8; 32]>::try_from(key.as_slice())
-        .map_err(|_| anyhow::anyhow!("{} is damaged: delete it, and the cache is rebuilt", path.display()))
-}
-
-/// `hostname:pid`, as it stands in records and lists of workers.
-fn host_name() -> String {
-    let system = rustix::system::uname();
-    format!("{}:{}", system.nodename().to_string_lossy(), std::process::id())
 }

@@ -3,6 +3,7 @@
 //! A library only so that the binary, the tests and the benchmark share it; it promises no interface to others.
 
 pub mod boot;
+mod cache_key;
 pub mod command;
 pub mod config;
 pub mod dev;
@@ -10,3 +11,4 @@ mod dev_state;
 mod doctor;
 mod incident;
 pub mod limits;
+mod process;

@@ -24,7 +24,7 @@ mod quarantine;
 mod redis;
 mod runtime;
 mod schedule;
-mod secrets;
+pub(crate) mod secrets;
 mod sql;
 mod telemetry;
 mod work;

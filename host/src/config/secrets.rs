@@ -1,7 +1,9 @@
 //! `[secrets]`: the vault's keys, and secrets of plugins that it does not hold.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use patchbay_capability::{SecretSource, SecretValue};
 use patchbay_model::PluginName;
 use zeroize::Zeroizing;
 
@@ -46,5 +48,14 @@ impl Config {
     pub fn plugin_secret(&self, plugin: &PluginName, name: &str) -> Option<String> {
         let own = format!("{}_{name}", plugin.as_str().replace('-', "_").to_ascii_uppercase());
         self.plugin_secrets.get(&own).or_else(|| self.plugin_secrets.get(name)).cloned()
+    }
+}
+
+/// Secrets from the environment: what the vault does not hold.
+pub(crate) struct EnvironmentSecrets(pub(crate) Arc<Config>);
+
+impl SecretSource for EnvironmentSecrets {
+    fn current(&self, plugin: &PluginName, name: &str) -> Vec<SecretValue> {
+        self.0.plugin_secret(plugin, name).map(SecretValue::new).into_iter().collect()
     }
 }

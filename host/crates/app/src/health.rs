@@ -19,6 +19,9 @@ const PROBE_LIMIT: Duration = Duration::from_millis(1_500);
 /// For the reason why Postgres does not answer: for the log only.
 const WHY_LIMIT: Duration = Duration::from_secs(10);
 
+/// More than NTP leaves, less than does harm; beyond [`MAX_CLOCK_SKEW_MS`] the host takes no jobs.
+const SKEW_TO_WARN_ABOUT_MS: i64 = 500;
+
 /// What one probe saw.
 #[derive(Debug, Clone, Default)]
 pub struct Probe {
@@ -213,5 +216,12 @@ async fn probe(store: Store, queues: Queues) -> Probe {
         redis: redis.round_trip.filter(|_| redis.serves()),
         skew_ms: redis.skew_ms,
         redis_trouble: redis.trouble,
+    }
+}
+
+/// What Redis orders goes by its clock; what Postgres and plugins are told goes by this machine's.
+pub async fn warn_about_skew(queues: &Queues) {
+    if let Some(skew_ms) = queues.look().await.skew_ms.filter(|skew| skew.abs() > SKEW_TO_WARN_ABOUT_MS) {
+        warn!(skew_ms, "this machine's clock is not Redis's: synchronise both with NTP");
     }
 }

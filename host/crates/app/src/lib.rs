@@ -16,6 +16,7 @@ pub mod outbox;
 pub mod plugins;
 pub mod queues;
 pub mod redacted;
+pub mod resume;
 pub mod schedule;
 pub mod selected;
 pub mod timeline;
