@@ -86,7 +86,7 @@ macro_rules! capabilities {
 
         impl HostCall {
             /// In the order of their declaration.
-            pub const ALL: &[Self] = &[$($(Self::$call,)?)*];
+            const ALL: &[Self] = &[$($(Self::$call,)?)*];
 
             /// The word in metrics and traces.
             pub fn as_str(self) -> &'static str {

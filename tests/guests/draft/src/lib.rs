@@ -6,7 +6,7 @@ mod bindings {
 }
 
 use bindings::exports::patchbay::plugin::{jobs, lifecycle, operations, webhooks};
-use bindings::patchbay::plugin::types::{Failure, Retry};
+use bindings::patchbay::plugin::types::{CapabilityError, Failure, Retry};
 use bindings::patchbay::plugin::{kv, log};
 
 struct Draft;
@@ -44,8 +44,15 @@ impl webhooks::Guest for Draft {
 }
 
 impl lifecycle::Guest for Draft {
+    /// Passes only where nothing outside is reachable, and says so.
     fn self_test() -> Result<(), String> {
-        Ok(())
+        let denied = |error: &CapabilityError| {
+            error.code == "denied" && error.message == "no outside capability is available here" && !error.retryable
+        };
+        match kv::get("count") {
+            Err(error) if denied(&error) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     }
 }
 
