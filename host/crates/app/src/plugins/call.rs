@@ -10,7 +10,8 @@ use patchbay_model::outcome::{Failure, Outcome, Retry};
 use patchbay_model::retry::MAX_AFTER;
 use patchbay_model::{PluginName, TraceParent};
 use patchbay_store::StoreError;
-use patchbay_work::{Answer, CallFailure, Operation};
+use patchbay_work::CallFailure;
+pub use patchbay_work::{Answer, AnswerBody, Operation};
 use serde_json::Value;
 
 use super::Plugins;

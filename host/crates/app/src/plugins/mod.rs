@@ -35,7 +35,7 @@ use tokio::sync::{Mutex, Notify};
 use tokio::task::block_in_place;
 use tracing::info;
 
-pub use self::call::{CallError, CallRefusal, CallRefusalKind};
+pub use self::call::{Answer, AnswerBody, CallError, CallRefusal, CallRefusalKind, Operation};
 use self::converge::CopiedPlugin;
 pub use self::converge::STALE_AFTER;
 pub use self::error::PluginError;
