@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use futures::FutureExt;
 use patchbay_app::App;
 use patchbay_app::actions::Actions;
-use patchbay_app::alert::{self, Alerts};
+use patchbay_app::alert::{self, AlertWatch};
 use patchbay_app::audit::Trails;
 use patchbay_app::breakers::OutsideHosts;
 use patchbay_app::bulk::Bulks;
@@ -19,7 +19,7 @@ use patchbay_app::history::{self, Bodies, History, recorder};
 use patchbay_app::local_copy::LocalCopy;
 use patchbay_app::outbox;
 use patchbay_app::plugins::{Parts, Plugins, grant_uses};
-use patchbay_app::schedule::Schedules;
+use patchbay_app::schedules::Reconciler;
 use patchbay_app::vault::{Keys, Vault};
 use patchbay_capability::{Breakers, Egress, GrantUses, MailTransport, SecretSource, SecretValue, Services};
 use patchbay_http::{AppState, IncidentSources, MetricsPage, Operator};
@@ -194,7 +194,7 @@ impl Host {
             traces: traces.clone(),
             host: host_name,
         }));
-        let schedules = Schedules::new(store.clone(), queues.clone());
+        let schedules = Reconciler::new(store.clone(), queues.clone());
         plugins.when_changed({
             let (schedules, meters) = (Arc::clone(&schedules), Arc::clone(&meters));
             move || {
@@ -213,7 +213,7 @@ impl Host {
         let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
 
         let outside = Arc::new(outside);
-        let alerts = Alerts::new(
+        let alerts = AlertWatch::new(
             config.alerts(),
             alert::Sources {
                 store: store.clone(),
@@ -254,6 +254,9 @@ impl Host {
             outside: Arc::clone(&outside),
             health: Arc::clone(&health),
             schedules: Arc::clone(&schedules),
+            alerts: Arc::clone(&alerts),
+            vault: Arc::clone(&vault),
+            traces: traces.clone(),
             actions: actions.clone(),
             node_may_be_bullmq_5: config.node_may_be_bullmq_5(),
         });
@@ -267,9 +270,6 @@ impl Host {
             executor,
             outside,
             bulks: Arc::clone(&bulks),
-            schedules: Arc::clone(&schedules),
-            alerts: Arc::clone(&alerts),
-            vault: Arc::clone(&vault),
             history: Arc::new(History {
                 bodies: Arc::clone(&bodies),
                 budget: Arc::clone(&budget),

@@ -101,9 +101,12 @@ pub trait Media: 'static {
     const ABOUT: &'static str;
 }
 
-/// A reference to `T`'s schema, which is put to the others.
+/// A reference to `T`'s schema, which is put to the others; the schema itself of a text.
 pub fn reference<T: ToSchema>(schemas: &mut Schemas) -> RefOr<Schema> {
     let name = T::name();
+    if name == String::name() {
+        return T::schema();
+    }
     schemas.push((name.to_string(), T::schema()));
     T::schemas(schemas);
     Ref::from_schema_name(name).into()

@@ -23,6 +23,15 @@ pub struct NoBody;
 #[derive(Debug, Clone)]
 pub struct Json<T>(pub T);
 
+/// A JSON document with a secret in it: the answer to one that does not fit says what it must look like, and never quotes it.
+pub struct SecretJson<T>(pub T);
+
+/// How a body is to look.
+pub trait Form {
+    /// For example `{"value": TEXT}`.
+    const FORM: &'static str;
+}
+
 /// A JSON document of no fixed form, as it was written.
 #[derive(Debug)]
 pub struct AnyDocument(pub Box<serde_json::value::RawValue>);
@@ -41,6 +50,12 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> Body for Json<
     fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
         let content = ContentBuilder::new().schema(Some(reference::<T>(schemas))).build();
         Some(RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True)).build())
+    }
+}
+
+impl<T: ToSchema + Form + Serialize + DeserializeOwned + Send + 'static> Body for SecretJson<T> {
+    fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
+        Json::<T>::request_body(schemas)
     }
 }
 

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod breakers;
 pub mod bulk;
 pub mod difference;
+mod enqueue_span;
 pub mod error;
 pub mod exposition;
 pub mod health;
@@ -16,7 +17,9 @@ pub mod outbox;
 pub mod plugins;
 pub mod queues;
 pub mod redacted;
-pub mod schedule;
+mod reveal;
+pub mod schedules;
+pub mod secrets;
 pub mod selected;
 pub mod timeline;
 pub mod vault;
@@ -28,11 +31,17 @@ use std::sync::Arc;
 
 use patchbay_queue::Queues as Broker;
 use patchbay_store::{PluginSql, Store};
+use patchbay_telemetry::traces::Traces;
 
 /// The use cases, by domain.
 #[derive(Clone)]
 pub struct App {
     pub queues: queues::Queues,
+    pub schedules: schedules::Schedules,
+    pub alerts: alert::Alerts,
+    pub secrets: secrets::Secrets,
+    pub audit: audit::Audit,
+    pub breakers: breakers::Breakers,
 }
 
 /// What use cases are made of.
@@ -43,7 +52,10 @@ pub struct Parts {
     pub plugins: Arc<plugins::Plugins>,
     pub outside: Arc<breakers::OutsideHosts>,
     pub health: Arc<health::Health>,
-    pub schedules: Arc<schedule::Schedules>,
+    pub schedules: Arc<schedules::Reconciler>,
+    pub alerts: Arc<alert::AlertWatch>,
+    pub vault: Arc<vault::Vault>,
+    pub traces: Traces,
     pub actions: actions::Actions,
     /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
     pub node_may_be_bullmq_5: bool,
@@ -51,6 +63,13 @@ pub struct Parts {
 
 impl App {
     pub fn new(parts: &Parts) -> Self {
-        Self { queues: queues::Queues::new(parts) }
+        Self {
+            queues: queues::Queues::new(parts),
+            schedules: schedules::Schedules::new(parts),
+            alerts: alert::Alerts::new(parts),
+            secrets: secrets::Secrets::new(parts),
+            audit: audit::Audit::new(parts),
+            breakers: breakers::Breakers::new(parts),
+        }
     }
 }

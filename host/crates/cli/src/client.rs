@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use patchbay_api::answer::Answer;
-use patchbay_api::body::{AnyDocument, Body, Json, NoBody};
+use patchbay_api::body::{AnyDocument, Body, Form, Json, NoBody, SecretJson};
 use patchbay_api::operation::{self, Endpoint, PathParams};
+use patchbay_api::reveal::Reveal;
 use patchbay_api::{headers, path};
 use patchbay_model::address::is_loopback;
 use patchbay_model::signature::{self, Signature};
@@ -119,6 +120,12 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> SendBody for J
     }
 }
 
+impl<T: ToSchema + Form + Serialize + DeserializeOwned + Send + 'static> SendBody for SecretJson<T> {
+    fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        request.json(&self.0)
+    }
+}
+
 impl SendBody for AnyDocument {
     fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
         request.json(&self.0)
@@ -181,6 +188,32 @@ impl Client {
         let path = path::filled(operation.path, &path.segments());
         let request = self.request(method_of(operation.method), &path).query(&query);
         let raw = self.send(body.put_into(request)).await?;
+        let data = serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
+        Ok(Received { data, raw })
+    }
+
+    /// Asks for a list from its beginning to its end, page by page; `next` is the query of the page at a cursor.
+    pub async fn ask_for_all<E, T>(
+        &self,
+        path: E::Path,
+        first: E::Query,
+        next: impl Fn(String) -> E::Query,
+    ) -> Result<Received<Vec<T>>, ClientError>
+    where
+        E: Endpoint<Body = NoBody, Answer: Answer<Data = Vec<T>>>,
+        T: DeserializeOwned,
+    {
+        let path = path::filled(E::OPERATION.path, &path.segments());
+        let (mut raw, mut query) = (Vec::new(), first);
+        loop {
+            let mut page = self.envelope(self.request(method_of(E::OPERATION.method), &path).query(&query)).await?;
+            if let Value::Array(more) = page["data"].take() {
+                raw.extend(more);
+            }
+            let Some(cursor) = page["nextCursor"].as_str() else { break };
+            query = next(cursor.to_owned());
+        }
+        let raw = Value::Array(raw);
         let data = serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
         Ok(Received { data, raw })
     }
@@ -398,6 +431,12 @@ pub struct RevealArgs {
     /// Why, for the record; no personal data
     #[arg(long, requires = "reveal")]
     pub(super) reason: Option<String>,
+}
+
+impl From<RevealArgs> for Reveal {
+    fn from(args: RevealArgs) -> Self {
+        Self { reveal: args.reveal, reason: args.reason }
+    }
 }
 
 impl RevealArgs {

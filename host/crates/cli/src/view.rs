@@ -1,5 +1,6 @@
 //! Answers of the host as text: fields of their JSON, and the sentences that several commands make of it.
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 
 pub(super) fn items(value: &Value) -> impl Iterator<Item = &Value> {
@@ -8,6 +9,11 @@ pub(super) fn items(value: &Value) -> impl Iterator<Item = &Value> {
 
 pub(super) fn text(value: &Value, name: &str) -> String {
     value[name].as_str().unwrap_or_default().to_owned()
+}
+
+/// As precise as the host says it.
+pub(super) fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 /// As many digits as people compare.

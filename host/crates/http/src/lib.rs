@@ -4,7 +4,10 @@
 //! [`patchbay_app::plugins`], [`patchbay_queue`] and [`patchbay_store`], and every error leaves through `error::ApiError`.
 
 mod admin;
+mod alerts;
+mod audit;
 mod auth;
+mod breakers;
 mod client;
 mod cross_site;
 mod error;
@@ -18,6 +21,8 @@ mod path;
 mod queues;
 mod request_id;
 mod routes;
+mod schedules;
+mod secrets;
 mod security_headers;
 mod server;
 mod unread;
@@ -29,14 +34,11 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
 use patchbay_app::App;
 use patchbay_app::actions::Actions;
-use patchbay_app::alert::Alerts;
 use patchbay_app::breakers::OutsideHosts;
 use patchbay_app::bulk::Bulks;
 use patchbay_app::health::Health;
 use patchbay_app::history::History;
 use patchbay_app::plugins::Plugins;
-use patchbay_app::schedule::Schedules;
-use patchbay_app::vault::Vault;
 use patchbay_queue::Queues;
 use patchbay_store::{PluginSql, Store};
 use patchbay_telemetry::metrics::RequestMeters;
@@ -74,12 +76,6 @@ pub struct AppState {
     pub outside: Arc<OutsideHosts>,
     /// Operations on many jobs.
     pub bulks: Arc<Bulks>,
-    /// Jobs that come by themselves.
-    pub schedules: Arc<Schedules>,
-    /// What somebody is told of.
-    pub alerts: Arc<Alerts>,
-    /// Secrets.
-    pub vault: Arc<Vault>,
     /// What happened.
     pub history: Arc<History>,
     /// Probes.
@@ -119,12 +115,22 @@ macro_rules! domains {
 
 domains! {
     queues: patchbay_app::queues::Queues,
+    schedules: patchbay_app::schedules::Schedules,
+    alerts: patchbay_app::alert::Alerts,
+    secrets: patchbay_app::secrets::Secrets,
+    audit: patchbay_app::audit::Audit,
+    breakers: patchbay_app::breakers::Breakers,
 }
 
 /// Operations of the table.
 fn routes(state: &AppState) -> Routes {
     let routes = Routes::new(state);
-    queues::routes(routes)
+    let routes = queues::routes(routes);
+    let routes = schedules::routes(routes);
+    let routes = alerts::routes(routes);
+    let routes = secrets::routes(routes);
+    let routes = audit::routes(routes);
+    breakers::routes(routes)
 }
 
 fn api_router(state: &AppState) -> OpenApiRouter<AppState> {

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http::request::Parts;
 use patchbay_api::answer::{Answer, AnyJson, Data, ErrorBody, List, Nothing, Success, reference};
-use patchbay_api::body::{AnyDocument, Body, Json, NoBody};
+use patchbay_api::body::{AnyDocument, Body, Form, Json, NoBody, SecretJson};
 use patchbay_api::operation::{Access, Effect, Endpoint, Method, Operation, PathParams, Query as _};
 use patchbay_api::path::unescaped;
 use patchbay_app::Caller;
@@ -33,7 +33,6 @@ use crate::error::ApiError;
 /// What an operation is asked.
 pub(crate) struct Ask<E: Endpoint> {
     pub(crate) path: E::Path,
-    #[allow(dead_code, reason = "no operation of the first domain has one")]
     pub(crate) query: E::Query,
     pub(crate) body: E::Body,
 }
@@ -53,6 +52,18 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> ReadBody for J
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let axum::Json(document) = axum::Json::<T>::from_request(request, state).await?;
         Ok(Self(document))
+    }
+}
+
+impl<T: ToSchema + Form + Serialize + DeserializeOwned + Send + 'static> ReadBody for SecretJson<T> {
+    async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let document = axum::Json::<T>::from_request(request, state).await;
+        // Serde's own words would quote what does not fit.
+        document.map(|axum::Json(document)| Self(document)).map_err(|rejection| {
+            let is_large = rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE;
+            let code = if is_large { "too-large" } else { "invalid-input" };
+            ApiError::new(rejection.status(), code, format!("the body is not {}", T::FORM))
+        })
     }
 }
 

@@ -242,7 +242,7 @@ async fn failures(state: &AppState, since: Duration) -> Result<Value, ApiError> 
 }
 
 async fn schedules(state: &AppState) -> Result<Value, ApiError> {
-    let mut shown = serde_json::to_value(super::schedules::stories(state).await?).unwrap_or_default();
+    let mut shown = serde_json::to_value(state.app.schedules.list().await?).unwrap_or_default();
     for schedule in shown.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
         schedule.remove("data");
     }

@@ -1,9 +1,6 @@
 //! /api/admin: what operators do. Basic auth on every route; every change leaves an action row before it happens and completes it after.
 
 mod add;
-mod alerts;
-mod audit;
-mod breakers;
 mod bulk;
 mod call;
 mod dead_letters;
@@ -19,9 +16,7 @@ mod quarantine;
 mod reveal;
 mod revisions;
 mod saved_searches;
-mod schedules;
 mod search;
-mod secrets;
 mod sql;
 mod timeline;
 pub(crate) mod traced;
@@ -46,15 +41,10 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(plugins::router())
         .merge(revisions::router())
         .merge(quarantine::router())
-        .merge(breakers::router())
         .merge(call::router())
         .merge(sql::router())
         .merge(bulk::router())
         .merge(dead_letters::router())
-        .merge(schedules::router())
-        .merge(secrets::router())
-        .merge(audit::router())
-        .merge(alerts::router())
         .merge(history::router())
         .merge(export::router())
         .merge(jobs::router())
