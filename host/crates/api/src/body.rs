@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
+use utoipa::openapi::path::Parameter;
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{ContentBuilder, Required};
@@ -13,6 +14,10 @@ use crate::answer::{Media, Schemas, reference};
 pub trait Body: Send + Sized + 'static {
     /// For the document; absent where there is none.
     fn request_body(schemas: &mut Schemas) -> Option<RequestBody>;
+    /// Headers that say something about it.
+    fn headers() -> Vec<Parameter> {
+        Vec::new()
+    }
 }
 
 /// None; what comes all the same is not looked at.

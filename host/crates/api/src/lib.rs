@@ -11,6 +11,7 @@ pub mod breakers;
 pub mod headers;
 pub mod operation;
 pub mod path;
+pub mod plugins;
 pub mod queues;
 pub mod reveal;
 pub mod schedules;
@@ -27,6 +28,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         secrets::OPERATIONS,
         audit::OPERATIONS,
         breakers::OPERATIONS,
+        plugins::OPERATIONS,
     ]
     .into_iter()
     .flatten()

@@ -8,15 +8,8 @@ use zeroize::Zeroizing;
 use crate::answer::{Data, List, Nothing};
 use crate::body::{Form, NoBody, SecretJson};
 use crate::operation::NoQuery;
+use crate::plugins::PluginPath;
 use crate::{operations, path_params};
-
-path_params! {
-    /// A plugin.
-    PluginPath {
-        /// Name of the plugin
-        name: String,
-    }
-}
 
 path_params! {
     /// A secret of a plugin.

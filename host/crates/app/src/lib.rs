@@ -42,6 +42,7 @@ pub struct App {
     pub secrets: secrets::Secrets,
     pub audit: audit::Audit,
     pub breakers: breakers::Breakers,
+    pub plugins: plugins::PluginAdministration,
 }
 
 /// What use cases are made of.
@@ -70,6 +71,7 @@ impl App {
             secrets: secrets::Secrets::new(parts),
             audit: audit::Audit::new(parts),
             breakers: breakers::Breakers::new(parts),
+            plugins: plugins::PluginAdministration::new(parts),
         }
     }
 }

@@ -3,18 +3,21 @@
 use std::time::Duration;
 
 use clap::Args;
-use patchbay_api::answer::Answer;
+use patchbay_api::answer::{Answer, Media};
 use patchbay_api::body::{AnyDocument, Body, Form, Json, NoBody, SecretJson};
-use patchbay_api::operation::{self, Endpoint, PathParams};
+use patchbay_api::operation::{self, Endpoint, NoQuery, PathParams};
+use patchbay_api::plugins::{
+    Activate, Activated, Component, PluginPath, PluginsActivate, PluginsPush, SignedComponent, Staged,
+};
 use patchbay_api::reveal::Reveal;
 use patchbay_api::{headers, path};
 use patchbay_model::address::is_loopback;
-use patchbay_model::signature::{self, Signature};
+use patchbay_model::signature;
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::refusal::Refusal;
@@ -129,6 +132,19 @@ impl<T: ToSchema + Form + Serialize + DeserializeOwned + Send + 'static> SendBod
 impl SendBody for AnyDocument {
     fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
         request.json(&self.0)
+    }
+}
+
+impl SendBody for SignedComponent {
+    fn put_into(self, mut request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        request = request.header("content-type", Component::TYPE);
+        if let Some(source) = self.source {
+            request = request.header(headers::SOURCE, source);
+        }
+        for each in &self.signatures {
+            request = request.header(signature::HEADER, each.to_string());
+        }
+        request.body(self.component)
     }
 }
 
@@ -288,26 +304,13 @@ impl Client {
         }
     }
 
-    /// `source` says where the component is from, for the record.
-    pub async fn push(
-        &self,
-        component: Vec<u8>,
-        signatures: &[Signature],
-        source: Option<&str>,
-    ) -> Result<Value, ClientError> {
-        let mut request = self.request(Method::POST, "plugins").header("content-type", "application/wasm");
-        if let Some(source) = source {
-            request = request.header(headers::SOURCE, source);
-        }
-        for each in signatures {
-            request = request.header(signature::HEADER, each.to_string());
-        }
-        self.send(request.body(component)).await
+    pub async fn push(&self, file: SignedComponent) -> Result<Received<Staged>, ClientError> {
+        self.ask::<PluginsPush>((), NoQuery {}, file).await
     }
 
-    pub async fn activate(&self, plugin: &str, digest: &str, grant: bool) -> Result<Value, ClientError> {
-        let path = path::api_path(&["plugins", plugin, "activate"]);
-        self.call(Method::POST, &path, Some(json!({ "digest": digest, "grant": grant }))).await
+    pub async fn activate(&self, plugin: &str, digest: &str, grant: bool) -> Result<Received<Activated>, ClientError> {
+        let wanted = Json(Activate { digest: digest.to_owned(), grant });
+        self.ask::<PluginsActivate>(PluginPath { name: plugin.to_owned() }, NoQuery {}, wanted).await
     }
 
     /// An operation of a plugin; `input` as it stands, since parsing would round its numbers.

@@ -10,9 +10,10 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use patchbay_api::body::{NoBody, SecretJson};
 use patchbay_api::operation::NoQuery;
+use patchbay_api::plugins::PluginPath;
 use patchbay_api::secrets::{
-    NewValue, PluginPath, Rotation, Secret, SecretPath, SecretText, SecretVersion, SecretsList, SecretsRekey,
-    SecretsRemove, SecretsRotate, SecretsSet,
+    NewValue, Rotation, Secret, SecretPath, SecretText, SecretVersion, SecretsList, SecretsRekey, SecretsRemove,
+    SecretsRotate, SecretsSet,
 };
 use serde_json::json;
 use zeroize::Zeroizing;

@@ -18,6 +18,7 @@ mod measure;
 mod metrics;
 mod openapi;
 mod path;
+mod plugins;
 mod queues;
 mod request_id;
 mod routes;
@@ -120,6 +121,7 @@ domains! {
     secrets: patchbay_app::secrets::Secrets,
     audit: patchbay_app::audit::Audit,
     breakers: patchbay_app::breakers::Breakers,
+    plugins: patchbay_app::plugins::PluginAdministration,
 }
 
 /// Operations of the table.
@@ -130,7 +132,8 @@ fn routes(state: &AppState) -> Routes {
     let routes = alerts::routes(routes);
     let routes = secrets::routes(routes);
     let routes = audit::routes(routes);
-    breakers::routes(routes)
+    let routes = breakers::routes(routes);
+    plugins::routes(routes)
 }
 
 fn api_router(state: &AppState) -> OpenApiRouter<AppState> {

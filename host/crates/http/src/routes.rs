@@ -231,6 +231,9 @@ fn document<E: Endpoint>() -> Documented {
     for parameter in E::Query::parameters() {
         builder = builder.parameter(parameter);
     }
+    for header in E::Body::headers() {
+        builder = builder.parameter(header);
+    }
     builder = builder.request_body(E::Body::request_body(&mut schemas));
     let mut responses = ResponsesBuilder::new().response("200", E::Answer::response(&mut schemas));
     for (status, meaning) in operation.errors {

@@ -6,6 +6,7 @@
 //!
 //! Nothing looks into a file before its signature is checked, where this host trusts keys; Postgres is not believed about either.
 
+mod administration;
 mod converge;
 mod error;
 mod fleet;
@@ -14,13 +15,13 @@ mod permissions;
 mod prune;
 mod quarantine;
 mod redactions;
-mod view;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex as StdMutex, OnceLock};
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
+use patchbay_api::plugins::{Activated, SignatureView, Staged};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest, grant};
 use patchbay_queue::ChildData;
@@ -31,12 +32,12 @@ use tokio::sync::{Mutex, Notify};
 use tokio::task::block_in_place;
 use tracing::info;
 
+pub use self::administration::PluginAdministration;
 use self::converge::CopiedPlugin;
 pub use self::converge::STALE_AFTER;
 pub use self::error::PluginError;
 use self::permissions::tables;
 pub use self::quarantine::Begun;
-pub use self::view::{Activated, GrantStory, HostState, Signed, Staged};
 use patchbay_model::signature::{Signature, Standing, TrustedKeys};
 use patchbay_telemetry::traces::Traces;
 use patchbay_work::Supervisor;
@@ -188,8 +189,8 @@ impl Plugins {
     }
 
     /// These signatures as this host sees them.
-    pub fn signed(&self, rows: &[SignatureRow]) -> Vec<Signed> {
-        let signed = |row: &SignatureRow| Signed {
+    pub fn signed(&self, rows: &[SignatureRow]) -> Vec<SignatureView> {
+        let signed = |row: &SignatureRow| SignatureView {
             key_id: row.key_id.clone(),
             standing: row
                 .signature()

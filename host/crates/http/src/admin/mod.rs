@@ -11,13 +11,9 @@ mod incident;
 mod jobs;
 mod new_job;
 mod operate;
-mod plugins;
-mod quarantine;
 mod reveal;
-mod revisions;
 mod saved_searches;
 mod search;
-mod sql;
 mod timeline;
 pub(crate) mod traced;
 
@@ -38,11 +34,7 @@ use super::error::{ApiError, ApiResult, ok};
 
 pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
-        .merge(plugins::router())
-        .merge(revisions::router())
-        .merge(quarantine::router())
         .merge(call::router())
-        .merge(sql::router())
         .merge(bulk::router())
         .merge(dead_letters::router())
         .merge(history::router())
