@@ -16,13 +16,14 @@ use patchbay_app::bulk::Bulks;
 use patchbay_app::exposition::{Exposition, Sources};
 use patchbay_app::health::Health;
 use patchbay_app::history::{self, Bodies, History, recorder};
+use patchbay_app::incident;
 use patchbay_app::local_copy::LocalCopy;
 use patchbay_app::outbox;
 use patchbay_app::plugins::{Parts, Plugins, grant_uses};
-use patchbay_app::schedules::Reconciler;
+use patchbay_app::scheduling::Reconciler;
 use patchbay_app::vault::{Keys, Vault};
 use patchbay_capability::{Breakers, Egress, GrantUses, MailTransport, SecretSource, SecretValue, Services};
-use patchbay_http::{AppState, IncidentSources, MetricsPage, Operator};
+use patchbay_http::{AppState, MetricsPage, Operator};
 use patchbay_model::PluginName;
 use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
@@ -225,7 +226,7 @@ impl Host {
             },
         )?;
         let bulks = Bulks::new(store.clone(), queues.clone(), Arc::clone(&runtime), Arc::clone(&bodies), redactions);
-        let metrics = Exposition::new(Sources {
+        let exposition = Arc::new(Exposition::new(Sources {
             alerts: Arc::clone(&alerts),
             meters,
             attempts,
@@ -243,7 +244,7 @@ impl Host {
             bulks: Arc::clone(&bulks),
             max_jobs: config.max_jobs(),
             dropped_lines: logging.dropped.clone(),
-        });
+        }));
         let operations = TaskTracker::new();
         let actions = Actions::new(store.clone(), operations.clone());
         let app = App::new(&patchbay_app::Parts {
@@ -257,6 +258,9 @@ impl Host {
             alerts: Arc::clone(&alerts),
             vault: Arc::clone(&vault),
             traces: traces.clone(),
+            exposition: Arc::clone(&exposition),
+            incident: Arc::new(incident_sources(&config, logging)),
+            environment: config.environment().into(),
             actions: actions.clone(),
             node_may_be_bullmq_5: config.node_may_be_bullmq_5(),
         });
@@ -264,24 +268,19 @@ impl Host {
             actions,
             app,
             store: store.clone(),
-            sql: sql.clone(),
             queues: queues.clone(),
             plugins: Arc::clone(&plugins),
             executor,
-            outside,
             bulks: Arc::clone(&bulks),
             history: Arc::new(History {
                 bodies: Arc::clone(&bodies),
                 budget: Arc::clone(&budget),
                 keep: config.keep_attempts(),
             }),
-            health: Arc::clone(&health),
-            incident: Arc::new(incident_sources(&config, logging)),
             traces,
-            metrics: Arc::new(MetricsPage { exposition: metrics, needs_operator: config.metrics_need_operator() }),
+            metrics: Arc::new(MetricsPage { exposition, needs_operator: config.metrics_need_operator() }),
             operator: config.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
             default_platform: config.default_platform().into(),
-            environment: config.environment().into(),
             max_component_bytes: config.max_component_bytes(),
             operations: operations.clone(),
         };
@@ -440,7 +439,7 @@ fn session_of_this_process() -> Option<u32> {
     after_command.split_ascii_whitespace().nth(3)?.parse().ok()
 }
 
-fn incident_sources(config: &Config, logging: &Logging) -> IncidentSources {
+fn incident_sources(config: &Config, logging: &Logging) -> incident::Sources {
     let set = config.shown().into_iter().filter(|shown| shown.value.is_some());
     let configuration = set
         .map(|shown| serde_json::json!({ "key": shown.key, "value": shown.value, "source": shown.source }))
@@ -450,7 +449,7 @@ fn incident_sources(config: &Config, logging: &Logging) -> IncidentSources {
         let config = config.clone();
         async move { serde_json::to_value(doctor::examine(&config).await).unwrap_or_default() }.boxed()
     };
-    IncidentSources { configuration, findings: Box::new(findings), lines: logging.lines.clone() }
+    incident::Sources { configuration, findings: Box::new(findings), lines: logging.lines.clone() }
 }
 
 async fn migrate(store: &Store) -> anyhow::Result<()> {

@@ -9,6 +9,8 @@ pub mod audit;
 pub mod body;
 pub mod breakers;
 pub mod headers;
+pub mod health;
+pub mod incident;
 pub mod operation;
 pub mod path;
 pub mod plugins;
@@ -29,6 +31,8 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         audit::OPERATIONS,
         breakers::OPERATIONS,
         plugins::OPERATIONS,
+        incident::OPERATIONS,
+        health::OPERATIONS,
     ]
     .into_iter()
     .flatten()

@@ -14,11 +14,13 @@ pub mod history;
 pub mod incident;
 pub mod local_copy;
 pub mod outbox;
+pub mod plugin_administration;
 pub mod plugins;
 pub mod queues;
 pub mod redacted;
 mod reveal;
 pub mod schedules;
+pub mod scheduling;
 pub mod secrets;
 pub mod selected;
 pub mod timeline;
@@ -42,7 +44,9 @@ pub struct App {
     pub secrets: secrets::Secrets,
     pub audit: audit::Audit,
     pub breakers: breakers::Breakers,
-    pub plugins: plugins::PluginAdministration,
+    pub plugins: plugin_administration::PluginAdministration,
+    pub incident: incident::Incident,
+    pub health: health::HealthCheck,
 }
 
 /// What use cases are made of.
@@ -53,10 +57,14 @@ pub struct Parts {
     pub plugins: Arc<plugins::Plugins>,
     pub outside: Arc<breakers::OutsideHosts>,
     pub health: Arc<health::Health>,
-    pub schedules: Arc<schedules::Reconciler>,
+    pub schedules: Arc<scheduling::Reconciler>,
     pub alerts: Arc<alert::AlertWatch>,
     pub vault: Arc<vault::Vault>,
     pub traces: Traces,
+    pub exposition: Arc<exposition::Exposition>,
+    pub incident: Arc<incident::Sources>,
+    /// `NODE_ENV` of old, shown by the health check.
+    pub environment: Arc<str>,
     pub actions: actions::Actions,
     /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
     pub node_may_be_bullmq_5: bool,
@@ -71,7 +79,9 @@ impl App {
             secrets: secrets::Secrets::new(parts),
             audit: audit::Audit::new(parts),
             breakers: breakers::Breakers::new(parts),
-            plugins: plugins::PluginAdministration::new(parts),
+            plugins: plugin_administration::PluginAdministration::new(parts),
+            incident: incident::Incident::new(parts),
+            health: health::HealthCheck::new(parts),
         }
     }
 }

@@ -252,9 +252,22 @@ impl Client {
         self.send(self.request(method, path).json(body)).await
     }
 
+    /// Asks for a file.
+    pub async fn ask_for_file<E>(&self, path: E::Path, query: E::Query) -> Result<Vec<u8>, ClientError>
+    where
+        E: Endpoint<Body = NoBody, Answer: Answer<Data = Vec<u8>>>,
+    {
+        let path = path::filled(E::OPERATION.path, &path.segments());
+        self.content(self.request(method_of(E::OPERATION.method), &path).query(&query)).await
+    }
+
     /// What comes without an envelope, when it comes.
     pub async fn bytes(&self, path: &str) -> Result<Vec<u8>, ClientError> {
-        let response = self.request(Method::GET, path).send().await.map_err(|source| self.unreachable(source))?;
+        self.content(self.request(Method::GET, path)).await
+    }
+
+    async fn content(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, ClientError> {
+        let response = request.send().await.map_err(|source| self.unreachable(source))?;
         if !response.status().is_success() {
             let status = response.status().as_u16();
             return Err(self.read(response).await.map_or_else(|error| error, |_| self.not_patchbay(status)));

@@ -13,6 +13,7 @@ mod cross_site;
 mod error;
 mod health;
 mod host_header;
+mod incident;
 mod logins;
 mod measure;
 mod metrics;
@@ -35,13 +36,11 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
 use patchbay_app::App;
 use patchbay_app::actions::Actions;
-use patchbay_app::breakers::OutsideHosts;
 use patchbay_app::bulk::Bulks;
-use patchbay_app::health::Health;
 use patchbay_app::history::History;
 use patchbay_app::plugins::Plugins;
 use patchbay_queue::Queues;
-use patchbay_store::{PluginSql, Store};
+use patchbay_store::Store;
 use patchbay_telemetry::metrics::RequestMeters;
 use patchbay_telemetry::traces::Traces;
 use patchbay_work::WasmExecutor;
@@ -52,7 +51,6 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::routes::Routes;
-pub use admin::IncidentSources;
 pub use auth::Operator;
 pub use metrics::MetricsPage;
 pub use server::{HttpLimits, serve};
@@ -65,24 +63,16 @@ const MAX_BODY_BYTES: usize = 2 << 20;
 pub struct AppState {
     /// Postgres.
     pub store: Store,
-    /// Database connections of plugins.
-    pub sql: PluginSql,
     /// Redis.
     pub queues: Queues,
     /// Staging, activation, rollback.
     pub plugins: Arc<Plugins>,
     /// Operations of plugins.
     pub executor: Arc<WasmExecutor>,
-    /// Outside hosts and their breakers.
-    pub outside: Arc<OutsideHosts>,
     /// Operations on many jobs.
     pub bulks: Arc<Bulks>,
     /// What happened.
     pub history: Arc<History>,
-    /// Probes.
-    pub health: Arc<Health>,
-    /// For incident bundles.
-    pub incident: Arc<IncidentSources>,
     /// Spans.
     pub traces: Traces,
     /// /metrics.
@@ -91,8 +81,6 @@ pub struct AppState {
     pub operator: Option<Arc<Operator>>,
     /// Of requests that name none.
     pub default_platform: Arc<str>,
-    /// `NODE_ENV` of old, shown by the health check.
-    pub environment: Arc<str>,
     /// Largest component file.
     pub max_component_bytes: usize,
     /// What operators do just now, whether or not their clients still wait for it.
@@ -121,7 +109,9 @@ domains! {
     secrets: patchbay_app::secrets::Secrets,
     audit: patchbay_app::audit::Audit,
     breakers: patchbay_app::breakers::Breakers,
-    plugins: patchbay_app::plugins::PluginAdministration,
+    plugins: patchbay_app::plugin_administration::PluginAdministration,
+    incident: patchbay_app::incident::Incident,
+    health: patchbay_app::health::HealthCheck,
 }
 
 /// Operations of the table.
@@ -133,13 +123,14 @@ fn routes(state: &AppState) -> Routes {
     let routes = secrets::routes(routes);
     let routes = audit::routes(routes);
     let routes = breakers::routes(routes);
-    plugins::routes(routes)
+    let routes = plugins::routes(routes);
+    let routes = incident::routes(routes);
+    let routes = health::routes(routes);
+    metrics::routes(routes)
 }
 
 fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::Api::openapi())
-        .merge(health::router())
-        .merge(metrics::router(state))
         .nest("/api/admin", admin::router(state))
         .merge(routes(state).finish())
 }

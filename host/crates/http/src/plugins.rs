@@ -10,7 +10,7 @@ use patchbay_api::plugins::{
     PluginsPrune, PluginsPush, PluginsRelease, PluginsRevisions, PluginsRevoke, PluginsRollback, PluginsSetSettings,
     PluginsSettings, PluginsStatus, PrunedRevision, Released, RevisionSummary, SignedComponent, SqlActivity, Staged,
 };
-use patchbay_app::plugins::PluginAdministration;
+use patchbay_app::plugin_administration::PluginAdministration;
 use patchbay_app::{Caller, Error};
 use patchbay_model::signature::{self, Signature};
 use serde_json::Value;

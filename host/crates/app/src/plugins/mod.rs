@@ -6,7 +6,6 @@
 //!
 //! Nothing looks into a file before its signature is checked, where this host trusts keys; Postgres is not believed about either.
 
-mod administration;
 mod converge;
 mod error;
 mod fleet;
@@ -32,7 +31,6 @@ use tokio::sync::{Mutex, Notify};
 use tokio::task::block_in_place;
 use tracing::info;
 
-pub use self::administration::PluginAdministration;
 use self::converge::CopiedPlugin;
 pub use self::converge::STALE_AFTER;
 pub use self::error::PluginError;

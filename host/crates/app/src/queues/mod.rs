@@ -26,7 +26,7 @@ use crate::breakers::OutsideHosts;
 use crate::error::{Error, Kind};
 use crate::health::Health;
 use crate::plugins::Plugins;
-use crate::schedules::Reconciler;
+use crate::scheduling::Reconciler;
 
 /// Jobs that one `clean` removes when nothing is said.
 const DEFAULT_CLEAN: u64 = 10_000;

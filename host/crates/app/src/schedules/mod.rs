@@ -1,10 +1,5 @@
-//! Schedules: what is wanted stands in Postgres, what ticks next in Redis.
-//!
-//! Owns the translation between the two, the reconciler that makes Redis match, and what operators do to schedules. Never runs a job: a tick
-//! is an ordinary job of its queue. When Postgres is away the known schedules go on ticking, since each tick makes the next one.
+//! Schedules as operators see and change them. What makes them tick is `scheduling`'s.
 
-mod reconcile;
-mod rhythm;
 mod view;
 
 use std::collections::HashMap;
@@ -23,13 +18,12 @@ use patchbay_store::{ScheduleFields, Store};
 use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};
 
-pub use self::reconcile::Reconciler;
-pub use self::rhythm::{rhythm, spec, word};
 use self::view::{time, to_view};
 use crate::actions::{Actions, Caller};
 use crate::error::{Error, Kind};
 use crate::plugins::Plugins;
 use crate::queues::Catalog;
+use crate::scheduling::{Reconciler, rhythm, spec, word};
 use crate::{Parts, enqueue_span, reveal};
 
 /// Ticks that are shown ahead.

@@ -5,7 +5,7 @@ use patchbay_api::schedules::{ScheduleView, SchedulerView};
 use patchbay_queue::Queues as Broker;
 use patchbay_store::ScheduleRow;
 
-use super::spec;
+use crate::scheduling::spec;
 
 /// A tick that is due for so long, and has not started, is shown as overdue.
 const OVERDUE_AFTER_MS: u64 = 60_000;

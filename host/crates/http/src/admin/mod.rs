@@ -7,7 +7,6 @@ mod dead_letters;
 mod export;
 mod flow;
 mod history;
-mod incident;
 mod jobs;
 mod new_job;
 mod operate;
@@ -27,7 +26,6 @@ use serde_json::Value;
 use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
 
-pub use self::incident::IncidentSources;
 use super::AppState;
 use super::auth::{self, Actor};
 use super::error::{ApiError, ApiResult, ok};
@@ -46,7 +44,6 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(operate::router())
         .merge(add::router())
         .merge(flow::router())
-        .merge(incident::router())
         .route_layer(middleware::from_fn_with_state(state.clone(), to_the_end))
         // Operators' requests only: nobody else may make this host send spans.
         .route_layer(middleware::from_fn_with_state(state.clone(), traced::request))

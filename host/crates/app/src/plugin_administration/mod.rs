@@ -18,8 +18,8 @@ use patchbay_work::quarantine::Quarantined;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::Plugins;
 use crate::actions::{Actions, Caller};
+use crate::plugins::Plugins;
 use crate::{Error, Parts, reveal};
 
 /// Longest reason of an operator, in characters.
