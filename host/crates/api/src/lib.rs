@@ -18,6 +18,7 @@ pub mod queues;
 pub mod reveal;
 pub mod schedules;
 pub mod secrets;
+pub mod sql;
 
 use operation::Operation;
 
@@ -31,6 +32,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         audit::OPERATIONS,
         breakers::OPERATIONS,
         plugins::OPERATIONS,
+        sql::OPERATIONS,
         incident::OPERATIONS,
         health::OPERATIONS,
     ]

@@ -1,7 +1,7 @@
 //! `patchbay plugin sql`
 
 use patchbay_api::body::NoBody;
-use patchbay_api::plugins::{OfOnePlugin, SqlActivity};
+use patchbay_api::sql::{OfOnePlugin, SqlActivity};
 
 use super::Output;
 use super::client::Client;

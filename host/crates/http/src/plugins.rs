@@ -5,11 +5,12 @@ use http::HeaderMap;
 use patchbay_api::body::{AnyDocument, Json};
 use patchbay_api::headers;
 use patchbay_api::plugins::{
-    Activated, Activation, DatabaseActivity, Difference, GrantView, PluginStatus, PluginSummary, PluginsActivate,
-    PluginsDeactivate, PluginsDelete, PluginsDiff, PluginsGrant, PluginsGrants, PluginsHistory, PluginsList,
-    PluginsPrune, PluginsPush, PluginsRelease, PluginsRevisions, PluginsRevoke, PluginsRollback, PluginsSetSettings,
-    PluginsSettings, PluginsStatus, PrunedRevision, Released, RevisionSummary, SignedComponent, SqlActivity, Staged,
+    Activated, Activation, Difference, GrantView, PluginStatus, PluginSummary, PluginsActivate, PluginsDeactivate,
+    PluginsDelete, PluginsDiff, PluginsGrant, PluginsGrants, PluginsHistory, PluginsList, PluginsPrune, PluginsPush,
+    PluginsRelease, PluginsRevisions, PluginsRevoke, PluginsRollback, PluginsSetSettings, PluginsSettings,
+    PluginsStatus, PrunedRevision, Released, RevisionSummary, SignedComponent, Staged,
 };
+use patchbay_api::sql::{DatabaseActivity, SqlActivity};
 use patchbay_app::plugin_administration::PluginAdministration;
 use patchbay_app::{Caller, Error};
 use patchbay_model::signature::{self, Signature};

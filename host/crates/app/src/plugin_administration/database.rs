@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use patchbay_api::plugins::{DatabaseActivity, DatabaseSession, PluginActivity};
+use patchbay_api::sql::{DatabaseActivity, DatabaseSession, PluginActivity};
 use patchbay_model::PluginName;
 use patchbay_store::{PluginActivity as ActivityOfPlugin, SqlSession};
 
