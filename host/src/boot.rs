@@ -8,21 +8,22 @@ use anyhow::Context;
 use futures::FutureExt;
 use patchbay_app::App;
 use patchbay_app::actions::Actions;
-use patchbay_app::alert::{self, Alerts};
+use patchbay_app::alert::{self, AlertWatch};
 use patchbay_app::audit::Trails;
 use patchbay_app::breakers::OutsideHosts;
 use patchbay_app::bulk::Bulks;
 use patchbay_app::exposition::{Exposition, Sources};
 use patchbay_app::health::{self, Health};
 use patchbay_app::history::{self, Bodies, History, recorder};
+use patchbay_app::incident;
 use patchbay_app::local_copy::LocalCopy;
 use patchbay_app::outbox;
 use patchbay_app::plugins::{Parts, Plugins, grant_uses};
 use patchbay_app::resume;
-use patchbay_app::schedule::Schedules;
+use patchbay_app::scheduling::Reconciler;
 use patchbay_app::vault::{Keys, Vault};
 use patchbay_capability::{Breakers, Egress, GrantUses, MailTransport, SecretSource, Services};
-use patchbay_http::{AppState, IncidentSources, MetricsPage, Operator};
+use patchbay_http::{AppState, MetricsPage, Operator};
 use patchbay_queue::Queues;
 use patchbay_runtime::{CompilerCommand, Runtime};
 use patchbay_store::{PluginSql, Store};
@@ -178,7 +179,7 @@ impl Host {
             traces: traces.clone(),
             host: host_name,
         }));
-        let schedules = Schedules::new(store.clone(), queues.clone());
+        let schedules = Reconciler::new(store.clone(), queues.clone());
         plugins.when_changed({
             let (schedules, meters) = (Arc::clone(&schedules), Arc::clone(&meters));
             move || {
@@ -197,7 +198,7 @@ impl Host {
         let health = Arc::new(Health::new(store.clone(), queues.clone(), Arc::clone(&plugins)));
 
         let outside = Arc::new(outside);
-        let alerts = Alerts::new(
+        let alerts = AlertWatch::new(
             config.alerts.alerting(&config.general, &config.mail),
             alert::Sources {
                 store: store.clone(),
@@ -209,7 +210,7 @@ impl Host {
             },
         )?;
         let bulks = Bulks::new(store.clone(), queues.clone(), Arc::clone(&runtime), Arc::clone(&bodies), redactions);
-        let metrics = Exposition::new(Sources {
+        let exposition = Arc::new(Exposition::new(Sources {
             alerts: Arc::clone(&alerts),
             meters,
             attempts,
@@ -227,7 +228,7 @@ impl Host {
             bulks: Arc::clone(&bulks),
             max_jobs: *config.work.max_jobs,
             dropped_lines: logging.dropped.clone(),
-        });
+        }));
         let operations = TaskTracker::new();
         let actions = Actions::new(store.clone(), operations.clone());
         let app = App::new(&patchbay_app::Parts {
@@ -238,6 +239,12 @@ impl Host {
             outside: Arc::clone(&outside),
             health: Arc::clone(&health),
             schedules: Arc::clone(&schedules),
+            alerts: Arc::clone(&alerts),
+            vault: Arc::clone(&vault),
+            traces: traces.clone(),
+            exposition: Arc::clone(&exposition),
+            incident: Arc::new(incident_sources(&config, logging)),
+            environment: config.general.environment.as_str().into(),
             actions: actions.clone(),
             node_may_be_bullmq_5: config.redis.node_may_be_bullmq_5(),
         });
@@ -245,26 +252,18 @@ impl Host {
             actions,
             app,
             store: store.clone(),
-            sql: sql.clone(),
             queues: queues.clone(),
             plugins: Arc::clone(&plugins),
-            outside,
             bulks: Arc::clone(&bulks),
-            schedules: Arc::clone(&schedules),
-            alerts: Arc::clone(&alerts),
-            vault: Arc::clone(&vault),
             history: Arc::new(History {
                 bodies: Arc::clone(&bodies),
                 budget: Arc::clone(&budget),
                 keep: config.history.keep(),
             }),
-            health: Arc::clone(&health),
-            incident: Arc::new(incident_sources(&config, logging)),
             traces,
-            metrics: Arc::new(MetricsPage { exposition: metrics, needs_operator: *config.metrics.require_operator }),
+            metrics: Arc::new(MetricsPage { exposition, needs_operator: *config.metrics.require_operator }),
             operator: config.admin.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),
             default_platform: config.general.default_platform.as_str().into(),
-            environment: config.general.environment.as_str().into(),
             max_component_bytes: *config.runtime.max_component,
             operations: operations.clone(),
         };
@@ -382,7 +381,7 @@ impl Host {
     }
 }
 
-fn incident_sources(config: &Arc<Config>, logging: &Logging) -> IncidentSources {
+fn incident_sources(config: &Arc<Config>, logging: &Logging) -> incident::Sources {
     let set = config.entries().into_iter().filter(|entry| entry.value.is_some());
     let configuration = set
         .map(|entry| serde_json::json!({ "key": entry.key, "value": entry.value, "source": entry.source }))
@@ -392,7 +391,7 @@ fn incident_sources(config: &Arc<Config>, logging: &Logging) -> IncidentSources 
         let config = Arc::clone(&config);
         async move { serde_json::to_value(doctor::examine(&config).await).unwrap_or_default() }.boxed()
     };
-    IncidentSources { configuration, findings: Box::new(findings), lines: logging.lines.clone() }
+    incident::Sources { configuration, findings: Box::new(findings), lines: logging.lines.clone() }
 }
 
 fn runtime_config(config: &Config) -> anyhow::Result<patchbay_runtime::RuntimeConfig> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use patchbay_app::incident::Part;
+use patchbay_app::incident::BundleFile;
 use patchbay_app::vault::KeyError;
 use patchbay_cli::Output;
 use patchbay_cli::client::{ClientArgs, ClientError};
@@ -186,7 +186,7 @@ async fn migrate(config: Config, check: bool, output: Output) -> anyhow::Result<
 }
 
 /// For a bundle, when no host answers: what can be seen from here.
-async fn without_host(file: Option<&Path>, error: &ClientError) -> Vec<Part> {
+async fn without_host(file: Option<&Path>, error: &ClientError) -> Vec<BundleFile> {
     let (config, problems) = Config::read_process(file);
     let shown: Vec<_> = config
         .entries()
@@ -212,13 +212,13 @@ async fn without_host(file: Option<&Path>, error: &ClientError) -> Vec<Part> {
     };
     let versions = json!({ "commandLine": env!("CARGO_PKG_VERSION"), "host": plain(&error.to_string()) });
     vec![
-        Part::json("versions.json", "of this command; no host answered", Ok(versions)),
-        Part::json(
+        BundleFile::json("versions.json", "of this command; no host answered", Ok(versions)),
+        BundleFile::json(
             "config.json",
             "every key that is set here, secrets as (set), and what is wrong",
             Ok(json!({ "keys": shown, "problems": problems })),
         ),
-        Part::json("doctor.json", "what `patchbay doctor` finds here", findings),
+        BundleFile::json("doctor.json", "what `patchbay doctor` finds here", findings),
     ]
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use patchbay_app::queues::diagnosis;
-use patchbay_app::schedule;
+use patchbay_app::scheduling;
 use patchbay_app::vault::{KeySource, Keys, readable_by_others};
 use patchbay_cli::Output;
 use patchbay_model::QueueName;
@@ -540,7 +540,8 @@ async fn check_schedules(config: &Config, store: &Store, findings: &mut Findings
     handled.extend(manifests.flat_map(|manifest| manifest.queues).map(|queue| queue.name));
     let mut troubles: Vec<String> = Vec::new();
     for row in rows.iter().filter(|row| row.paused_by.is_none()) {
-        troubles.extend(schedule::spec(row, queues.default_zone()).err().map(|reason| format!("{}: {reason}", row.id)));
+        troubles
+            .extend(scheduling::spec(row, queues.default_zone()).err().map(|reason| format!("{}: {reason}", row.id)));
     }
     for queue in handled {
         // A damaged queue is listed as such.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use chrono::Utc;
 use clap::{Args, Subcommand};
-use patchbay_api::path::with_query;
-use patchbay_app::incident::{Part, Title, archive, contents};
+use patchbay_api::incident::{IncidentBundle, IncidentQuery};
+use patchbay_app::incident::{BundleFile, Title, archive, contents};
 use patchbay_cli::client::{Client, ClientArgs, ClientError};
 use patchbay_cli::{Output, duration};
 use serde_json::json;
@@ -36,14 +36,15 @@ pub(crate) struct Bundle {
 pub(crate) async fn run(
     command: IncidentCommand,
     args: &ClientArgs,
-    seen_here: impl AsyncFnOnce(&ClientError) -> Vec<Part>,
+    seen_here: impl AsyncFnOnce(&ClientError) -> Vec<BundleFile>,
     output: Output,
 ) -> anyhow::Result<()> {
     let IncidentCommand::Bundle(Bundle { out, since }) = command;
     let client = Client::from_args(args)?;
     let now = Utc::now();
     let out = out.unwrap_or_else(|| format!("patchbay-incident-{}.tar.gz", now.format("%Y%m%dT%H%M%SZ")).into());
-    match client.bytes(&with_query("incident", [("since_s", since.as_secs().to_string())])).await {
+    let query = IncidentQuery { since_s: Some(since.as_secs()) };
+    match client.ask_for_file::<IncidentBundle>((), query).await {
         Ok(packed) => write(&out, &packed, output),
         Err(error @ ClientError::Unreachable { .. }) => {
             let title =

@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use patchbay_api::plugins::SignedComponent;
 use patchbay_cli::{Client, plain};
 
 use crate::boot::Host;
@@ -226,11 +227,11 @@ async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
     let component = std::fs::read(file)?;
     let name = file.display().to_string();
     let signatures = patchbay_cli::signatures_for(file, None)?;
-    let staged = step(&name, async { Ok(client.push(component, &signatures, None).await?) }).await?;
-    let (plugin, digest) =
-        (staged["plugin"].as_str().unwrap_or_default(), staged["digest"].as_str().unwrap_or_default());
-    client.activate(plugin, digest, true).await?;
-    Ok(format!("{plugin} {} ({})", staged["version"].as_str().unwrap_or_default(), patchbay_cli::short(digest)))
+    let file = SignedComponent { component, signatures, source: None };
+    let staged = step(&name, async { Ok(client.push(file).await?) }).await?.data;
+    let (plugin, digest) = (staged.plugin, staged.digest.to_string());
+    client.activate(plugin.as_str(), &digest, true).await?;
+    Ok(format!("{plugin} {} ({})", staged.version, patchbay_cli::short(&digest)))
 }
 
 fn print_welcome(state: &DevState, mail: Option<&MailCatcher>, plugins: &[String]) {

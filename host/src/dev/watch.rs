@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use notify::event::{EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use patchbay_api::plugins::SignedComponent;
 use patchbay_cli::{Client, Project, short};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -119,12 +120,12 @@ impl Watched {
         let project = Project::read(&self.dir)?;
         let packed = project.pack(&project.build().await?, None)?;
         let built = began.elapsed().as_secs_f64();
-        let staged = client.push(packed.bytes, &[], None).await?;
-        let digest = staged["digest"].as_str().unwrap_or_default();
+        let file = SignedComponent { component: packed.bytes, signatures: Vec::new(), source: None };
+        let digest = client.push(file).await?.data.digest.to_string();
         let plugin = &project.manifest.name;
-        let activated = client.activate(plugin.as_str(), digest, true).await?;
-        let (version, digest) = (&project.manifest.version, short(digest));
-        if activated["changed"] == false {
+        let activated = client.activate(plugin.as_str(), &digest, true).await?;
+        let (version, digest) = (&project.manifest.version, short(&digest));
+        if !activated.data.changed {
             return Ok(format!("{plugin} {version} ({digest}) is active already (built in {built:.1} s)"));
         }
         let swapped = began.elapsed().as_secs_f64() - built;

@@ -71,6 +71,10 @@ pub trait Answer: 'static {
     type Data;
     /// The response of status 200, for the document.
     fn response(schemas: &mut Schemas) -> Response;
+    /// What an error of this status holds; absent where that has no fixed form.
+    fn failure(_status: u16, schemas: &mut Schemas) -> Option<RefOr<Schema>> {
+        Some(reference::<ErrorBody>(schemas))
+    }
 }
 
 /// `T` in the envelope.
@@ -93,6 +97,10 @@ pub enum AnyJson {}
 #[derive(Debug)]
 pub struct File<M>(PhantomData<M>);
 
+/// `T` without an envelope, also where the status is 503.
+#[derive(Debug)]
+pub struct Bare<T>(PhantomData<T>);
+
 /// What a file's content type is.
 pub trait Media: 'static {
     /// For example `application/gzip`.
@@ -101,9 +109,12 @@ pub trait Media: 'static {
     const ABOUT: &'static str;
 }
 
-/// A reference to `T`'s schema, which is put to the others.
+/// A reference to `T`'s schema, which is put to the others; the schema itself of a text.
 pub fn reference<T: ToSchema>(schemas: &mut Schemas) -> RefOr<Schema> {
     let name = T::name();
+    if name == String::name() {
+        return T::schema();
+    }
     schemas.push((name.to_string(), T::schema()));
     T::schemas(schemas);
     Ref::from_schema_name(name).into()
@@ -165,5 +176,18 @@ impl<M: Media> Answer for File<M> {
         let content =
             ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String).build())).build();
         ResponseBuilder::new().description(M::ABOUT).content(M::TYPE, content).build()
+    }
+}
+
+impl<T: Media + ToSchema + Serialize + DeserializeOwned + 'static> Answer for Bare<T> {
+    type Data = T;
+
+    fn response(schemas: &mut Schemas) -> Response {
+        let content = ContentBuilder::new().schema(Some(reference::<T>(schemas))).build();
+        ResponseBuilder::new().description(T::ABOUT).content(T::TYPE, content).build()
+    }
+
+    fn failure(status: u16, schemas: &mut Schemas) -> Option<RefOr<Schema>> {
+        (status == 503).then(|| reference::<T>(schemas))
     }
 }

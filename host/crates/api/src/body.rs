@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
+use utoipa::openapi::path::Parameter;
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{ContentBuilder, Required};
@@ -13,6 +14,10 @@ use crate::answer::{Media, Schemas, reference};
 pub trait Body: Send + Sized + 'static {
     /// For the document; absent where there is none.
     fn request_body(schemas: &mut Schemas) -> Option<RequestBody>;
+    /// Headers that say something about it.
+    fn headers() -> Vec<Parameter> {
+        Vec::new()
+    }
 }
 
 /// None; what comes all the same is not looked at.
@@ -22,6 +27,15 @@ pub struct NoBody;
 /// A JSON document.
 #[derive(Debug, Clone)]
 pub struct Json<T>(pub T);
+
+/// A JSON document with a secret in it: the answer to one that does not fit says what it must look like, and never quotes it.
+pub struct SecretJson<T>(pub T);
+
+/// How a body is to look.
+pub trait Form {
+    /// For example `{"value": TEXT}`.
+    const FORM: &'static str;
+}
 
 /// A JSON document of no fixed form, as it was written.
 #[derive(Debug)]
@@ -41,6 +55,12 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> Body for Json<
     fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
         let content = ContentBuilder::new().schema(Some(reference::<T>(schemas))).build();
         Some(RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True)).build())
+    }
+}
+
+impl<T: ToSchema + Form + Serialize + DeserializeOwned + Send + 'static> Body for SecretJson<T> {
+    fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
+        Json::<T>::request_body(schemas)
     }
 }
 

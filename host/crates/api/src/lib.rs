@@ -3,18 +3,41 @@
 
 #![warn(missing_docs)]
 
+pub mod alerts;
 pub mod answer;
+pub mod audit;
 pub mod body;
+pub mod breakers;
 pub mod headers;
+pub mod health;
+pub mod incident;
 pub mod operation;
 pub mod path;
+pub mod plugins;
 pub mod queues;
+pub mod reveal;
+pub mod schedules;
+pub mod secrets;
+pub mod sql;
 
 use operation::Operation;
 
 /// Every operation, by domain.
 pub fn operations() -> impl Iterator<Item = &'static Operation> {
-    [queues::OPERATIONS].into_iter().flatten()
+    [
+        queues::OPERATIONS,
+        schedules::OPERATIONS,
+        alerts::OPERATIONS,
+        secrets::OPERATIONS,
+        audit::OPERATIONS,
+        breakers::OPERATIONS,
+        plugins::OPERATIONS,
+        sql::OPERATIONS,
+        incident::OPERATIONS,
+        health::OPERATIONS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 #[cfg(test)]

@@ -59,6 +59,8 @@ pub enum Access {
     Anyone,
     /// Operators.
     Operator,
+    /// Operators, unless the configuration opens it to anyone.
+    OperatorByDefault,
 }
 
 /// What an operation does to what is there.

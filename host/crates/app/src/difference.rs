@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use patchbay_api::plugins::Change;
 use patchbay_model::manifest::Manifest;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 /// What a file says about itself.
@@ -15,22 +15,6 @@ pub struct Described {
     pub imports: Vec<String>,
     /// Names, versions included.
     pub exports: Vec<String>,
-}
-
-/// One part that is not the same in both.
-#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
-pub struct Change {
-    /// Section of the manifest, `imports` or `exports`.
-    pub part: String,
-    /// Which one, where a section has several: a queue, a schedule, a rule, a secret.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Absent when it is new.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub before: Option<Value>,
-    /// Absent when it is gone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub after: Option<Value>,
 }
 
 /// Every change, sorted by part and name. Of a part that is in both, only the fields that differ.

@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::{SecondsFormat, Utc};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use patchbay_api::health::{self as api, Dependency, HealthData, HealthReport, Readiness};
 use patchbay_queue::{MAX_CLOCK_SKEW_MS, Queues, Standing, Trouble};
 use patchbay_store::{ReadOnly, Store, StoreProbe};
 use tracing::{error, info, warn};
 
 use crate::plugins::Plugins;
+use crate::{Error, Parts};
 
 /// Longest wait for one dependency. Load balancers commonly wait 2 to 5 s; the answer must come before that.
 const PROBE_LIMIT: Duration = Duration::from_millis(1_500);
@@ -47,8 +50,7 @@ impl Probe {
 }
 
 /// Why a process should get no new work.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct NotReady {
     /// Stable, kebab-case.
     pub code: &'static str,
@@ -71,6 +73,52 @@ impl NotReady {
         let code = if trouble.serves() { "redis-evicts" } else { "redis" };
         Self::new(code, trouble.to_string(), trouble.next())
     }
+}
+
+/// What probes and people ask about this process.
+#[derive(Clone)]
+pub struct HealthCheck {
+    health: Arc<Health>,
+    environment: Arc<str>,
+}
+
+impl HealthCheck {
+    pub(crate) fn new(parts: &Parts) -> Self {
+        Self { health: Arc::clone(&parts.health), environment: Arc::clone(&parts.environment) }
+    }
+
+    /// Whether Postgres and Redis answer. Fails where the check itself does.
+    pub async fn report(&self) -> Result<HealthReport, Error> {
+        // In a task, so that a panic in the check is an error like others.
+        let health = Arc::clone(&self.health);
+        let probe = tokio::spawn(async move { health.probe().await }).await.map_err(|_| Error::internal())?;
+        let is_healthy = probe.healthy();
+        Ok(HealthReport {
+            success: is_healthy,
+            message: (!is_healthy).then(|| "Service unavailable".to_owned()),
+            data: HealthData {
+                status: "OK".into(),
+                timestamp: Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
+                uptime: self.health.uptime().as_secs_f64(),
+                environment: self.environment.to_string(),
+                database: dependency("postgresql", probe.database, probe.database.map(|_| probe.read_only.is_none())),
+                redis: dependency("redis", probe.redis, None),
+            },
+        })
+    }
+
+    /// Whether to send work here.
+    pub async fn readiness(&self) -> Readiness {
+        let view = |NotReady { code, message, next }| api::NotReady { code: code.to_owned(), message, next };
+        let details: Vec<api::NotReady> = self.health.not_ready().await.into_iter().map(view).collect();
+        let reasons: Vec<String> = details.iter().map(|reason| reason.code.clone()).collect();
+        Readiness { ready: reasons.is_empty(), reasons, details }
+    }
+}
+
+fn dependency(kind: &str, round_trip: Option<Duration>, writable: Option<bool>) -> Dependency {
+    let latency_ms = round_trip.map(|time| time.as_secs_f64() * 1e3);
+    Dependency { connected: round_trip.is_some(), kind: kind.into(), latency_ms, writable }
 }
 
 /// Health of this process.

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod breakers;
 pub mod bulk;
 pub mod difference;
+mod enqueue_span;
 pub mod error;
 pub mod exposition;
 pub mod health;
@@ -13,11 +14,15 @@ pub mod history;
 pub mod incident;
 pub mod local_copy;
 pub mod outbox;
+pub mod plugin_administration;
 pub mod plugins;
 pub mod queues;
 pub mod redacted;
 pub mod resume;
-pub mod schedule;
+mod reveal;
+pub mod schedules;
+pub mod scheduling;
+pub mod secrets;
 pub mod selected;
 pub mod timeline;
 pub mod vault;
@@ -29,11 +34,20 @@ use std::sync::Arc;
 
 use patchbay_queue::Queues as Broker;
 use patchbay_store::{PluginSql, Store};
+use patchbay_telemetry::traces::Traces;
 
 /// The use cases, by domain.
 #[derive(Clone)]
 pub struct App {
     pub queues: queues::Queues,
+    pub schedules: schedules::Schedules,
+    pub alerts: alert::Alerts,
+    pub secrets: secrets::Secrets,
+    pub audit: audit::Audit,
+    pub breakers: breakers::Breakers,
+    pub plugins: plugin_administration::PluginAdministration,
+    pub incident: incident::Incident,
+    pub health: health::HealthCheck,
 }
 
 /// What use cases are made of.
@@ -44,7 +58,14 @@ pub struct Parts {
     pub plugins: Arc<plugins::Plugins>,
     pub outside: Arc<breakers::OutsideHosts>,
     pub health: Arc<health::Health>,
-    pub schedules: Arc<schedule::Schedules>,
+    pub schedules: Arc<scheduling::Reconciler>,
+    pub alerts: Arc<alert::AlertWatch>,
+    pub vault: Arc<vault::Vault>,
+    pub traces: Traces,
+    pub exposition: Arc<exposition::Exposition>,
+    pub incident: Arc<incident::Sources>,
+    /// `NODE_ENV` of old, shown by the health check.
+    pub environment: Arc<str>,
     pub actions: actions::Actions,
     /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
     pub node_may_be_bullmq_5: bool,
@@ -52,6 +73,16 @@ pub struct Parts {
 
 impl App {
     pub fn new(parts: &Parts) -> Self {
-        Self { queues: queues::Queues::new(parts) }
+        Self {
+            queues: queues::Queues::new(parts),
+            schedules: schedules::Schedules::new(parts),
+            alerts: alert::Alerts::new(parts),
+            secrets: secrets::Secrets::new(parts),
+            audit: audit::Audit::new(parts),
+            breakers: breakers::Breakers::new(parts),
+            plugins: plugin_administration::PluginAdministration::new(parts),
+            incident: incident::Incident::new(parts),
+            health: health::HealthCheck::new(parts),
+        }
     }
 }

@@ -13,10 +13,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 use keys::bound_to;
+use patchbay_api::secrets::Rekeyed;
 use patchbay_capability::{SecretSource, SecretValue};
 use patchbay_model::{PluginName, SecretName};
 use patchbay_store::{Replace, SecretRow, Store, StoreError};
-use serde::Serialize;
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -48,20 +48,6 @@ pub enum VaultError {
     /// Postgres, or what it holds.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// What a rekeying did.
-#[derive(Debug, Default, Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Rekeyed {
-    /// The key that seals now; an id, not the key.
-    pub key_id: String,
-    /// Versions that were sealed anew.
-    pub resealed: u64,
-    /// Keys of the history's data and results that were sealed anew.
-    pub history_keys: u64,
-    /// What no configured key opens: PLUGIN NAME, version, or a key of the history.
-    pub unreadable: Vec<String>,
 }
 
 /// One version, opened if possible.

@@ -1,15 +1,19 @@
 //! `patchbay alert …`
 
 use anyhow::bail;
+use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args, Subcommand};
-use patchbay_api::path::{api_path, with_query};
-use reqwest::Method;
-use serde_json::{Value, json};
+use patchbay_api::alerts::{
+    AlertHistoryQuery, AlertRule, AlertRulesList, AlertRulesReset, AlertRulesSet, AlertSilencesList, AlertsHistory,
+    AlertsList, AlertsSilence, AlertsTest, AlertsUnsilence, ChangedRule, NewSilence, RuleChange, RulePath, RuleScope,
+    SilencePath,
+};
+use patchbay_api::body::{Json, NoBody};
+use patchbay_api::operation::NoQuery;
 
 use super::client::{Client, ClientArgs};
 use super::output::Output;
 use super::refusal::Refusal;
-use super::view::{items, text};
 
 #[derive(Subcommand)]
 pub enum AlertCommand {
@@ -87,8 +91,8 @@ pub struct Change {
     #[arg(long = "for", value_parser = |text: &str| seconds(text, 0, 7), value_name = "LENGTH")]
     hold: Option<u64>,
     /// Fewer cases say nothing
-    #[arg(long)]
-    at_least: Option<u32>,
+    #[arg(long, value_parser = clap::value_parser!(i32).range(0..))]
+    at_least: Option<i32>,
     /// warning or critical
     #[arg(long, value_parser = ["warning", "critical"])]
     severity: Option<String>,
@@ -119,68 +123,67 @@ fn seconds(text: &str, least: u64, most_days: u64) -> Result<u64, String> {
 
 pub(crate) async fn run(command: AlertCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
+    let none = NoQuery {};
     match command {
         AlertCommand::List => list(&client, output).await?,
         AlertCommand::Rules => {
-            let rules = client.call(Method::GET, "alerts/rules", None).await?;
-            let rows = items(&rules).flat_map(|rule| {
-                let base = vec![text(rule, "rule"), severity(rule), condition(rule), text(rule, "about")];
-                let some = items(&rule["changes"]).filter(|change| change["subject"] != "");
-                std::iter::once(base).chain(
-                    some.map(|change| vec![format!("  {}", text(change, "subject")), String::new(), changed(change)]),
-                )
+            let rules = client.ask::<AlertRulesList>((), none, NoBody).await?;
+            let rows = rules.data.iter().flat_map(|rule| {
+                let base = vec![rule.rule.clone(), severity(rule), condition(rule), rule.about.clone()];
+                let some = of_some_subjects(rule);
+                std::iter::once(base)
+                    .chain(some.map(|change| vec![format!("  {}", change.subject), String::new(), changed(change)]))
             });
-            output.table(&["RULE", "SEVERITY", "FIRES AT", "WHEN"], rows.collect(), &rules);
+            output.table(&["RULE", "SEVERITY", "FIRES AT", "WHEN"], rows.collect(), &rules.raw);
         }
         AlertCommand::Rule(RuleCommand::Set { rule, change }) => {
             let Change { subject, threshold, hold, at_least, severity, runbook, on, off } = change;
-            let mut body = json!({
-                "subject": subject, "threshold": threshold, "holdS": hold, "atLeast": at_least, "severity": severity,
-                "runbook": runbook, "enabled": (on || off).then_some(on),
-            });
-            if let Value::Object(fields) = &mut body {
-                fields.retain(|_, value| !value.is_null());
-            }
-            let path = api_path(&["alerts", "rules", &rule]);
-            let rule = client.call(Method::PUT, &path, Some(body)).await?;
-            output.value(&describe(&rule), &rule);
+            let change = RuleChange {
+                subject: subject.unwrap_or_default(),
+                enabled: (on || off).then_some(on),
+                threshold,
+                hold_s: hold.map(i32::try_from).transpose()?,
+                at_least,
+                severity,
+                runbook,
+            };
+            let rule = client.ask::<AlertRulesSet>(RulePath { rule }, none, Json(change)).await?;
+            output.value(&describe(&rule.data), &rule.raw);
         }
         AlertCommand::Rule(RuleCommand::Reset { rule, subject }) => {
-            let path = with_query(&api_path(&["alerts", "rules", &rule]), subject.map(|subject| ("subject", subject)));
-            let rule = client.call(Method::DELETE, &path, None).await?;
-            output.value(&describe(&rule), &rule);
+            let scope = RuleScope { subject: subject.unwrap_or_default() };
+            let rule = client.ask::<AlertRulesReset>(RulePath { rule }, scope, NoBody).await?;
+            output.value(&describe(&rule.data), &rule.raw);
         }
         AlertCommand::Silence { rule, subject, length, reason } => {
-            let body =
-                json!({ "rule": rule, "subject": subject.unwrap_or_default(), "forS": length, "reason": reason });
-            let silence = client.call(Method::POST, "alerts/silences", Some(body)).await?;
-            let (id, until) = (shown(&silence, "id"), at(&silence, "endsAt"));
-            output.value(
-                &format!("nobody is told until {until}; before that with: patchbay alert unsilence {id}"),
-                &silence,
-            );
+            let new = NewSilence { rule, subject: subject.unwrap_or_default(), for_s: length, reason };
+            let silence = client.ask::<AlertsSilence>((), none, Json(new)).await?;
+            let (id, until) = (silence.data.id, to_the_second(silence.data.ends_at));
+            let message = format!("nobody is told until {until}; before that with: patchbay alert unsilence {id}");
+            output.value(&message, &silence.raw);
         }
         AlertCommand::Silences => {
-            let silences = client.call(Method::GET, "alerts/silences", None).await?;
-            let columns = ["id", "rule", "subject", "endsAt", "createdBy", "reason"];
-            let rows = items(&silences).map(|silence| {
-                columns.map(|name| if name == "endsAt" { at(silence, name) } else { shown(silence, name) }).to_vec()
+            let silences = client.ask::<AlertSilencesList>((), none, NoBody).await?;
+            let rows = silences.data.into_iter().map(|silence| {
+                let until = to_the_second(silence.ends_at);
+                vec![silence.id.to_string(), silence.rule, silence.subject, until, silence.created_by, silence.reason]
             });
-            output.table(&["ID", "RULE", "SUBJECT", "UNTIL", "BY", "REASON"], rows.collect(), &silences);
+            output.table(&["ID", "RULE", "SUBJECT", "UNTIL", "BY", "REASON"], rows.collect(), &silences.raw);
         }
         AlertCommand::Unsilence { id } => {
-            let ended = client.call(Method::DELETE, &api_path(&["alerts", "silences", &id.to_string()]), None).await?;
-            output.value(&format!("silence {id} is ended"), &ended);
+            let path = SilencePath { silence: id.to_string() };
+            let ended = client.ask::<AlertsUnsilence>(path, none, NoBody).await?;
+            output.value(&format!("silence {id} is ended"), &ended.raw);
         }
         AlertCommand::History { rule, limit } => {
-            let query = [("limit", limit.to_string())].into_iter().chain(rule.map(|rule| ("rule", rule)));
-            let events = client.call(Method::GET, &with_query("alerts/history", query), None).await?;
-            let rows = items(&events).map(|event| {
-                let what = if event["silenced"] == true { " (nobody was told)" } else { "" };
-                let cells = [at(event, "at"), text(event, "rule"), text(event, "subject")];
-                cells.into_iter().chain([format!("{}{what}", text(event, "event")), text(event, "reason")]).collect()
+            let query = AlertHistoryQuery { rule, limit: Some(limit.into()) };
+            let events = client.ask::<AlertsHistory>((), query, NoBody).await?;
+            let rows = events.data.into_iter().map(|event| {
+                let what = if event.silenced { " (nobody was told)" } else { "" };
+                let what = format!("{}{what}", event.event);
+                vec![to_the_second(event.at), event.rule, event.subject, what, event.reason]
             });
-            output.table(&["AT", "RULE", "SUBJECT", "EVENT", "REASON"], rows.collect(), &events);
+            output.table(&["AT", "RULE", "SUBJECT", "EVENT", "REASON"], rows.collect(), &events.raw);
         }
         AlertCommand::Test => test(&client, output).await?,
     }
@@ -188,97 +191,102 @@ pub(crate) async fn run(command: AlertCommand, args: &ClientArgs, output: Output
 }
 
 async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
-    let overview = client.call(Method::GET, "alerts", None).await?;
-    let rows: Vec<Vec<String>> = items(&overview["alerts"])
+    let overview = client.ask::<AlertsList>((), NoQuery {}, NoBody).await?;
+    let rows: Vec<Vec<String>> = overview
+        .data
+        .alerts
+        .into_iter()
         .map(|alert| {
-            let until = at(alert, "silencedUntil");
-            let silenced = (!until.is_empty()).then(|| format!(", silenced until {until}"));
-            let state = format!("{}{}", text(alert, "state"), silenced.unwrap_or_default());
-            let cells = ["rule", "subject", "severity"].map(|name| text(alert, name));
-            cells.into_iter().chain([state, at(alert, "since"), text(alert, "reason")]).collect()
+            let until = alert.silenced_until.map(|until| format!(", silenced until {}", to_the_second(until)));
+            let state = format!("{}{}", alert.state, until.unwrap_or_default());
+            let since = to_the_second(alert.since);
+            vec![alert.rule, alert.subject, alert.severity, state, since, alert.reason.unwrap_or_default()]
         })
         .collect();
     if rows.is_empty() && !output.json {
         println!("all is in order");
     } else {
-        output.table(&["RULE", "SUBJECT", "SEVERITY", "STATE", "SINCE", "REASON"], rows, &overview);
+        output.table(&["RULE", "SUBJECT", "SEVERITY", "STATE", "SINCE", "REASON"], rows, &overview.raw);
     }
     if output.json {
         return Ok(());
     }
-    for message in items(&overview["undelivered"]) {
-        let [channel, rule, subject] = ["channel", "rule", "subject"].map(|name| text(message, name));
-        let given_up = if message["givenUpAt"].is_null() { "" } else { ", given up" };
-        let (tries, error) = (&message["tries"], message["lastError"].as_str().unwrap_or("it is due"));
+    for message in overview.data.undelivered {
+        let given_up = if message.given_up_at.is_none() { "" } else { ", given up" };
+        let (channel, rule, subject, tries) = (message.channel, message.rule, message.subject, message.tries);
+        let error = message.last_error.as_deref().unwrap_or("it is due");
         println!("not delivered by {channel}: {rule} {subject} ({tries} tries{given_up}): {error}");
     }
     Ok(())
 }
 
 async fn test(client: &Client, output: Output) -> anyhow::Result<()> {
-    let tested = client.call(Method::POST, "alerts/test", None).await?;
-    let rows: Vec<Vec<String>> = items(&tested)
-        .map(|one| {
-            let result =
-                one["error"].as_str().map_or_else(|| "delivered".to_owned(), |error| format!("FAILED: {error}"));
-            vec![text(one, "channel"), format!("{} ms", one["ms"]), result]
-        })
-        .collect();
-    if rows.is_empty() {
+    let tests = client.ask::<AlertsTest>((), NoQuery {}, NoBody).await?;
+    if tests.data.is_empty() {
         let message = "no channel is configured: set alerts.webhook_url, alerts.slack_url or alerts.mail_to";
         return Err(Refusal(message.into()).into());
     }
-    let failed = items(&tested).filter(|one| one["delivered"] == false).count();
-    output.table(&["CHANNEL", "TOOK", "RESULT"], rows, &tested);
+    let failed = tests.data.iter().filter(|one| !one.delivered).count();
+    let rows = tests.data.iter().map(|one| {
+        let result = one.error.as_ref().map_or_else(|| "delivered".to_owned(), |error| format!("FAILED: {error}"));
+        vec![one.channel.clone(), format!("{} ms", one.ms), result]
+    });
+    output.table(&["CHANNEL", "TOOK", "RESULT"], rows.collect(), &tests.raw);
     if failed > 0 {
-        bail!("{failed} of {} channels failed", items(&tested).count());
+        bail!("{failed} of {} channels failed", tests.data.len());
     }
     Ok(())
 }
 
-/// Numbers, too.
-fn shown(value: &Value, name: &str) -> String {
-    value[name].as_str().map_or_else(|| value[name].to_string(), str::to_owned)
+fn to_the_second(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// A time, to the second.
-fn at(value: &Value, name: &str) -> String {
-    value[name].as_str().and_then(|time| time.get(..19)).map(|time| format!("{time}Z")).unwrap_or_default()
-}
-
-fn severity(rule: &Value) -> String {
-    if rule["enabled"] == false { "off".into() } else { text(rule, "severity") }
+fn severity(rule: &AlertRule) -> String {
+    if rule.enabled { rule.severity.as_str() } else { "off" }.to_owned()
 }
 
 /// `≥ 900 s for 60 s`
-fn condition(rule: &Value) -> String {
-    let sign = if rule["isFloor"] == true { "≤" } else { "≥" };
+fn condition(rule: &AlertRule) -> String {
+    let sign = if rule.is_floor { "≤" } else { "≥" };
     let mut parts = Vec::new();
-    if let Some(threshold) = rule["threshold"].as_f64() {
-        parts.push(format!("{sign} {threshold} {}", text(rule, "unit")));
+    if let Some(threshold) = rule.threshold {
+        parts.push(format!("{sign} {threshold} {}", rule.unit.as_deref().unwrap_or_default()));
     }
-    if let Some(count) = rule["atLeast"].as_u64().filter(|count| *count > 0) {
-        parts.push(format!("of at least {count}"));
+    if rule.at_least > 0 {
+        parts.push(format!("of at least {}", rule.at_least));
     }
-    match rule["holdS"].as_u64() {
-        Some(0) | None if parts.is_empty() => parts.push("at once".into()),
-        Some(0) | None => {}
-        Some(seconds) => parts.push(format!("for {seconds} s")),
+    match rule.hold_s {
+        0 if parts.is_empty() => parts.push("at once".into()),
+        0 => {}
+        seconds => parts.push(format!("for {seconds} s")),
     }
     parts.join(" ")
 }
 
-fn changed(change: &Value) -> String {
-    let names = ["enabled", "severity", "threshold", "holdS", "atLeast", "runbook"];
-    let set = names.iter().filter(|name| !change[**name].is_null());
-    set.map(|name| format!("{name}={}", shown(change, name))).collect::<Vec<_>>().join(" ")
+/// What was changed for some of its subjects only.
+fn of_some_subjects(rule: &AlertRule) -> impl Iterator<Item = &ChangedRule> {
+    rule.changes.iter().filter(|change| !change.subject.is_empty())
 }
 
-fn describe(rule: &Value) -> String {
-    let mut lines = vec![format!("{}: {}, {}", text(rule, "rule"), severity(rule), condition(rule))];
-    let some = items(&rule["changes"]).filter(|change| change["subject"] != "");
-    lines.extend(some.map(|change| format!("  {}: {}", text(change, "subject"), changed(change))));
-    lines.push(format!("  runbook: {}", text(rule, "runbook")));
+fn changed(change: &ChangedRule) -> String {
+    let set = [
+        ("enabled", change.enabled.map(|enabled| enabled.to_string())),
+        ("severity", change.severity.clone()),
+        // As JSON has it: 60.0 is not 60.
+        ("threshold", change.threshold.map(|threshold| format!("{threshold:?}"))),
+        ("holdS", change.hold_s.map(|seconds| seconds.to_string())),
+        ("atLeast", change.at_least.map(|count| count.to_string())),
+        ("runbook", change.runbook.clone()),
+    ];
+    let set = set.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+    set.collect::<Vec<_>>().join(" ")
+}
+
+fn describe(rule: &AlertRule) -> String {
+    let mut lines = vec![format!("{}: {}, {}", rule.rule, severity(rule), condition(rule))];
+    lines.extend(of_some_subjects(rule).map(|change| format!("  {}: {}", change.subject, changed(change))));
+    lines.push(format!("  runbook: {}", rule.runbook));
     lines.join("\n")
 }
 

@@ -3,30 +3,33 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use patchbay_api::path::{api_path, with_query};
+use patchbay_api::audit::{
+    AuditEntries, AuditEntry, AuditTrailsList, AuditTrailsRemove, AuditTrailsSet, EntriesQuery, TrailChange, TrailPath,
+};
+use patchbay_api::body::{Json, NoBody};
+use patchbay_api::operation::NoQuery;
 use patchbay_model::shell::word;
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
 use super::input::duration;
 use super::output::Output;
 use super::refusal::{NotThere, confirmed};
-use super::view::{items, short, text};
+use super::view::{short, time};
 
 #[derive(Subcommand)]
 pub enum AuditCommand {
     /// List what plugins have written, the newest first
-    List(Which),
+    List(Entries),
     /// The trails that there are, and what their entries must look like
     #[command(subcommand)]
     Trail(TrailCommand),
 }
 
 #[derive(Args)]
-pub struct Which {
+pub struct Entries {
     /// Of this trail
     #[arg(long)]
     trail: Option<String>,
@@ -88,70 +91,70 @@ fn since(text: &str) -> Result<DateTime<Utc>, String> {
 pub(crate) async fn run(command: AuditCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     match command {
-        AuditCommand::List(which) => list(which, &client, output).await,
+        AuditCommand::List(entries) => list(entries, &client, output).await,
         AuditCommand::Trail(command) => trail(command, &client, output).await,
     }
 }
 
-async fn list(which: Which, client: &Client, output: Output) -> anyhow::Result<()> {
-    let limit = if which.all { 200 } else { which.limit }.to_string();
-    let since = which.since.map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true));
-    let query = [
-        ("limit", Some(limit)),
-        ("trail", which.trail),
-        ("plugin", which.plugin),
-        ("queue", which.queue),
-        ("job", which.job),
-        ("since", since),
-    ];
-    let path = with_query("audit", query.into_iter().filter_map(|(name, value)| Some((name, value?))));
-    let entries = if which.all { client.all(&path).await? } else { client.call(Method::GET, &path, None).await? };
-    let rows = items(&entries).map(|entry| {
-        let job = match (entry["queue"].as_str(), entry["jobId"].as_str()) {
+async fn list(wanted: Entries, client: &Client, output: Output) -> anyhow::Result<()> {
+    let query = EntriesQuery {
+        trail: wanted.trail,
+        plugin: wanted.plugin,
+        queue: wanted.queue,
+        job: wanted.job,
+        since: wanted.since,
+        cursor: None,
+        limit: Some(if wanted.all { 200 } else { wanted.limit }),
+    };
+    let entries = if wanted.all {
+        let next = |cursor| EntriesQuery { cursor: Some(cursor), ..query.clone() };
+        client.ask_for_all::<AuditEntries, AuditEntry>((), query.clone(), next).await?
+    } else {
+        client.ask::<AuditEntries>((), query, NoBody).await?
+    };
+    let rows = entries.data.iter().map(|entry| {
+        let job = match (&entry.queue, &entry.job_id) {
             (Some(queue), Some(id)) => format!("{} {}", word(queue), word(id)),
             _ => "-".into(),
         };
-        let writer = format!("{} {}", text(entry, "plugin"), short(&text(entry, "revision")));
-        vec![text(entry, "at"), text(entry, "trail"), writer, job, text(entry, "entryKey"), entry["entry"].to_string()]
+        let writer = format!("{} {}", entry.plugin, short(&entry.revision));
+        vec![time(entry.at), entry.trail.clone(), writer, job, entry.entry_key.clone(), entry.entry.to_string()]
     });
-    output.table(&["AT", "TRAIL", "PLUGIN", "JOB", "KEY", "ENTRY"], rows.collect(), &entries);
+    output.table(&["AT", "TRAIL", "PLUGIN", "JOB", "KEY", "ENTRY"], rows.collect(), &entries.raw);
     Ok(())
 }
 
 async fn trail(command: TrailCommand, client: &Client, output: Output) -> anyhow::Result<()> {
-    let path = |name: &str| api_path(&["audit", "trails", name]);
+    let none = NoQuery {};
     match command {
         TrailCommand::List => {
-            let trails = client.call(Method::GET, "audit/trails", None).await?;
-            let rows = items(&trails).map(|trail| {
+            let trails = client.ask::<AuditTrailsList>((), none, NoBody).await?;
+            let rows = trails.data.iter().map(|trail| {
                 vec![
-                    text(trail, "name"),
-                    text(trail, "description"),
-                    text(trail, "changedAt"),
-                    text(trail, "changedBy"),
-                    trail["schema"].to_string(),
+                    trail.name.clone(),
+                    trail.description.clone(),
+                    time(trail.changed_at),
+                    trail.changed_by.clone(),
+                    trail.schema.to_string(),
                 ]
             });
-            output.table(&["TRAIL", "DESCRIPTION", "CHANGED", "BY", "SCHEMA"], rows.collect(), &trails);
+            output.table(&["TRAIL", "DESCRIPTION", "CHANGED", "BY", "SCHEMA"], rows.collect(), &trails.raw);
         }
         TrailCommand::Set { name, schema, description } => {
             let file = std::fs::read_to_string(&schema).with_context(|| format!("cannot read {}", schema.display()))?;
             let schema: Value =
                 serde_json::from_str(&file).with_context(|| format!("{} is not JSON", schema.display()))?;
-            let mut body = json!({ "schema": schema });
-            if let Some(description) = description {
-                body["description"] = description.into();
-            }
-            let trail = client.call(Method::PUT, &path(&name), Some(body)).await?;
-            output.value(&format!("{name}: entries from now on must fit that schema"), &trail);
+            let path = TrailPath { trail: name.clone() };
+            let trail = client.ask::<AuditTrailsSet>(path, none, Json(TrailChange { schema, description })).await?;
+            output.value(&format!("{name}: entries from now on must fit that schema"), &trail.raw);
         }
         TrailCommand::Remove { name, yes } => {
-            let trails = client.call(Method::GET, "audit/trails", None).await?;
-            if !items(&trails).any(|trail| trail["name"] == name.as_str()) {
+            let trails = client.ask::<AuditTrailsList>((), none, NoBody).await?;
+            if !trails.data.iter().any(|trail| trail.name == name) {
                 return Err(NotThere(format!("there is no audit trail {name}; see: patchbay audit trail list")).into());
             }
             confirmed(yes, &format!("plugins could not append to {name} any more"))?;
-            client.call(Method::DELETE, &path(&name), None).await?;
+            client.ask::<AuditTrailsRemove>(TrailPath { trail: name.clone() }, none, NoBody).await?;
             output.value(&format!("{name} takes no more entries; those that are there stay"), &json!({ "name": name }));
         }
     }

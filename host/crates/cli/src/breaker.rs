@@ -1,26 +1,25 @@
 //! `patchbay breaker …`
 
 use clap::{Args, Subcommand};
-use patchbay_api::path::api_path;
-use reqwest::Method;
-use serde_json::{Value, json};
+use patchbay_api::body::{Json, NoBody};
+use patchbay_api::breakers::{BreakerOrder, BreakerView, BreakersClose, BreakersList, BreakersOpen};
+use patchbay_api::operation::NoQuery;
 
-use super::client::{Client, ClientArgs};
+use super::client::{Client, ClientArgs, Received};
 use super::output::Output;
-use super::view::{items, text};
 
 #[derive(Subcommand)]
 pub enum BreakerCommand {
     /// List the outside hosts of the active plugins with their breakers, as the host that answers has them
     List,
     /// Refuse all calls of a plugin to a host until the breaker is closed; jobs that need it wait
-    Open(Which),
+    Open(OutsideHost),
     /// Let calls through again
-    Close(Which),
+    Close(OutsideHost),
 }
 
 #[derive(Args)]
-pub struct Which {
+pub struct OutsideHost {
     /// The plugin
     plugin: String,
     /// As `breaker list` shows it, or a part that names one host only
@@ -30,46 +29,44 @@ pub struct Which {
     reason: String,
 }
 
+impl From<OutsideHost> for Json<BreakerOrder> {
+    fn from(OutsideHost { plugin, host, reason }: OutsideHost) -> Self {
+        Json(BreakerOrder { plugin, host, reason })
+    }
+}
+
 pub(crate) async fn run(command: BreakerCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
+    let none = NoQuery {};
     match command {
         BreakerCommand::List => {
-            let breakers = client.call(Method::GET, "breakers", None).await?;
-            let rows = items(&breakers).map(|breaker| {
-                let failures = format!("{} of {}", breaker["failures"], breaker["opensAt"]);
+            let breakers = client.ask::<BreakersList>((), none, NoBody).await?;
+            let rows = breakers.data.iter().map(|breaker| {
                 vec![
-                    text(breaker, "plugin"),
-                    text(breaker, "host"),
+                    breaker.plugin.to_string(),
+                    breaker.host.clone(),
                     state(breaker),
-                    failures,
-                    text(breaker, "lastFailure"),
+                    format!("{} of {}", breaker.failures, breaker.opens_at),
+                    breaker.last_failure.clone().unwrap_or_default(),
                 ]
             });
-            output.table(&["PLUGIN", "HOST", "STATE", "FAILURES", "LAST FAILURE"], rows.collect(), &breakers);
+            output.table(&["PLUGIN", "HOST", "STATE", "FAILURES", "LAST FAILURE"], rows.collect(), &breakers.raw);
         }
-        BreakerCommand::Open(which) => act(&client, "open", which, output).await?,
-        BreakerCommand::Close(which) => act(&client, "close", which, output).await?,
+        BreakerCommand::Open(host) => tell(&client.ask::<BreakersOpen>((), none, host.into()).await?, output),
+        BreakerCommand::Close(host) => tell(&client.ask::<BreakersClose>((), none, host.into()).await?, output),
     }
     Ok(())
 }
 
-async fn act(client: &Client, action: &str, which: Which, output: Output) -> anyhow::Result<()> {
-    let body = json!({ "plugin": which.plugin, "host": which.host, "reason": which.reason });
-    let breaker = client.call(Method::POST, &api_path(&["breakers", action]), Some(body)).await?;
-    let message = format!(
-        "{} {}: {}, on the host that answered",
-        text(&breaker, "plugin"),
-        text(&breaker, "host"),
-        state(&breaker)
-    );
-    output.value(&message, &breaker);
-    Ok(())
+fn tell(breaker: &Received<BreakerView>, output: Output) {
+    let BreakerView { plugin, host, .. } = &breaker.data;
+    output.value(&format!("{plugin} {host}: {}, on the host that answered", state(&breaker.data)), &breaker.raw);
 }
 
-fn state(breaker: &Value) -> String {
-    match (breaker["openedBy"].as_str(), breaker["probeInMs"].as_u64()) {
-        (Some(by), _) => format!("open, by {by}: {}", text(breaker, "reason")),
+fn state(breaker: &BreakerView) -> String {
+    match (&breaker.opened_by, breaker.probe_in_ms) {
+        (Some(by), _) => format!("open, by {by}: {}", breaker.reason.as_deref().unwrap_or_default()),
         (None, Some(ms)) => format!("open for {} s more", ms.div_ceil(1_000)),
-        (None, None) => text(breaker, "state"),
+        (None, None) => breaker.state.clone(),
     }
 }

@@ -3,17 +3,21 @@
 use std::time::Duration;
 
 use clap::Args;
-use patchbay_api::answer::Answer;
-use patchbay_api::body::{AnyDocument, Body, Json, NoBody};
-use patchbay_api::operation::{self, Endpoint, PathParams};
+use patchbay_api::answer::{Answer, Media};
+use patchbay_api::body::{AnyDocument, Body, Form, Json, NoBody, SecretJson};
+use patchbay_api::operation::{self, Endpoint, NoQuery, PathParams};
+use patchbay_api::plugins::{
+    Activate, Activated, Component, PluginPath, PluginsActivate, PluginsPush, SignedComponent, Staged,
+};
+use patchbay_api::reveal::Reveal;
 use patchbay_api::{headers, path};
 use patchbay_model::address::is_loopback;
-use patchbay_model::signature::{self, Signature};
+use patchbay_model::signature;
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::refusal::Refusal;
@@ -119,9 +123,28 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> SendBody for J
     }
 }
 
+impl<T: ToSchema + Form + Serialize + DeserializeOwned + Send + 'static> SendBody for SecretJson<T> {
+    fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        request.json(&self.0)
+    }
+}
+
 impl SendBody for AnyDocument {
     fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
         request.json(&self.0)
+    }
+}
+
+impl SendBody for SignedComponent {
+    fn put_into(self, mut request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        request = request.header("content-type", Component::TYPE);
+        if let Some(source) = self.source {
+            request = request.header(headers::SOURCE, source);
+        }
+        for each in &self.signatures {
+            request = request.header(signature::HEADER, each.to_string());
+        }
+        request.body(self.component)
     }
 }
 
@@ -185,6 +208,32 @@ impl Client {
         Ok(Received { data, raw })
     }
 
+    /// Asks for a list from its beginning to its end, page by page; `next` is the query of the page at a cursor.
+    pub async fn ask_for_all<E, T>(
+        &self,
+        path: E::Path,
+        first: E::Query,
+        next: impl Fn(String) -> E::Query,
+    ) -> Result<Received<Vec<T>>, ClientError>
+    where
+        E: Endpoint<Body = NoBody, Answer: Answer<Data = Vec<T>>>,
+        T: DeserializeOwned,
+    {
+        let path = path::filled(E::OPERATION.path, &path.segments());
+        let (mut raw, mut query) = (Vec::new(), first);
+        loop {
+            let mut page = self.envelope(self.request(method_of(E::OPERATION.method), &path).query(&query)).await?;
+            if let Value::Array(more) = page["data"].take() {
+                raw.extend(more);
+            }
+            let Some(cursor) = page["nextCursor"].as_str() else { break };
+            query = next(cursor.to_owned());
+        }
+        let raw = Value::Array(raw);
+        let data = serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
+        Ok(Received { data, raw })
+    }
+
     /// `data` of the envelope.
     pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ClientError> {
         match body {
@@ -203,9 +252,22 @@ impl Client {
         self.send(self.request(method, path).json(body)).await
     }
 
+    /// Asks for a file.
+    pub async fn ask_for_file<E>(&self, path: E::Path, query: E::Query) -> Result<Vec<u8>, ClientError>
+    where
+        E: Endpoint<Body = NoBody, Answer: Answer<Data = Vec<u8>>>,
+    {
+        let path = path::filled(E::OPERATION.path, &path.segments());
+        self.content(self.request(method_of(E::OPERATION.method), &path).query(&query)).await
+    }
+
     /// What comes without an envelope, when it comes.
     pub async fn bytes(&self, path: &str) -> Result<Vec<u8>, ClientError> {
-        let response = self.request(Method::GET, path).send().await.map_err(|source| self.unreachable(source))?;
+        self.content(self.request(Method::GET, path)).await
+    }
+
+    async fn content(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, ClientError> {
+        let response = request.send().await.map_err(|source| self.unreachable(source))?;
         if !response.status().is_success() {
             let status = response.status().as_u16();
             return Err(self.read(response).await.map_or_else(|error| error, |_| self.not_patchbay(status)));
@@ -255,26 +317,13 @@ impl Client {
         }
     }
 
-    /// `source` says where the component is from, for the record.
-    pub async fn push(
-        &self,
-        component: Vec<u8>,
-        signatures: &[Signature],
-        source: Option<&str>,
-    ) -> Result<Value, ClientError> {
-        let mut request = self.request(Method::POST, "plugins").header("content-type", "application/wasm");
-        if let Some(source) = source {
-            request = request.header(headers::SOURCE, source);
-        }
-        for each in signatures {
-            request = request.header(signature::HEADER, each.to_string());
-        }
-        self.send(request.body(component)).await
+    pub async fn push(&self, file: SignedComponent) -> Result<Received<Staged>, ClientError> {
+        self.ask::<PluginsPush>((), NoQuery {}, file).await
     }
 
-    pub async fn activate(&self, plugin: &str, digest: &str, grant: bool) -> Result<Value, ClientError> {
-        let path = path::api_path(&["plugins", plugin, "activate"]);
-        self.call(Method::POST, &path, Some(json!({ "digest": digest, "grant": grant }))).await
+    pub async fn activate(&self, plugin: &str, digest: &str, grant: bool) -> Result<Received<Activated>, ClientError> {
+        let wanted = Json(Activate { digest: digest.to_owned(), grant });
+        self.ask::<PluginsActivate>(PluginPath { name: plugin.to_owned() }, NoQuery {}, wanted).await
     }
 
     /// An operation of a plugin; `input` as it stands, since parsing would round its numbers.
@@ -398,6 +447,12 @@ pub struct RevealArgs {
     /// Why, for the record; no personal data
     #[arg(long, requires = "reveal")]
     pub(super) reason: Option<String>,
+}
+
+impl From<RevealArgs> for Reveal {
+    fn from(args: RevealArgs) -> Self {
+        Self { reveal: args.reveal, reason: args.reason }
+    }
 }
 
 impl RevealArgs {

@@ -4,14 +4,22 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Subcommand;
-use patchbay_api::path::api_path;
+use patchbay_api::body::{AnyDocument, Json, NoBody};
+use patchbay_api::operation::NoQuery;
+use patchbay_api::plugins::{
+    Asks, PluginPath, PluginSummary, PluginsDeactivate, PluginsDelete, PluginsGrant, PluginsGrants, PluginsList,
+    PluginsRelease, PluginsRevisions, PluginsRevoke, PluginsRollback, PluginsSetSettings, PluginsSettings, Release,
+    RevisionPath, TwoRevisions,
+};
+use patchbay_api::reveal::Reveal;
+use patchbay_model::grant::Ask;
 use patchbay_model::redaction::mark_in;
-use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
+use serde_json::value::to_raw_value;
 
 use super::client::{Client, ClientArgs, RevealArgs};
 use super::refusal::{Refusal, confirmed};
-use super::view::{describe, items, short, signers, text};
+use super::view::{describe, short};
 use super::{Output, build, operation, push, revisions, signing, sql, world};
 
 #[derive(Subcommand)]
@@ -190,6 +198,7 @@ pub(crate) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
         _ => {}
     }
     let client = Client::from_args(args)?;
+    let none = NoQuery {};
     match command {
         PluginCommand::Build(_)
         | PluginCommand::Wit(_)
@@ -200,124 +209,49 @@ pub(crate) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
         | PluginCommand::Verify(_)
         | PluginCommand::Push(_)
         | PluginCommand::Publish(_) => {}
-        PluginCommand::List => {
-            let plugins = client.call(Method::GET, "plugins", None).await?;
-            // Only where some plugin has them: most have none.
-            let listed =
-                ["routes", "webhooks"].map(|what| items(&plugins).any(|plugin| items(&plugin[what]).count() > 0));
-            let rows = items(&plugins).map(|plugin| {
-                let state = match (plugin["failure"].as_str(), plugin["active"] == true) {
-                    _ if plugin["quarantined"].is_object() => "quarantined".into(),
-                    (Some(failure), _) => format!("failing: {failure}"),
-                    (None, true) => "active".into(),
-                    (None, false) => "inactive".into(),
-                };
-                let mut row = vec![
-                    text(plugin, "name"),
-                    text(plugin, "version"),
-                    short(&text(plugin, "digest")),
-                    state,
-                    format!("{} of {}", plugin["hosts"]["running"], plugin["hosts"]["of"]),
-                    plugin["revisions"].to_string(),
-                    joined(&plugin["queues"]),
-                ];
-                let more = [joined(&plugin["routes"]), joined(&plugin["webhooks"])];
-                row.extend(more.into_iter().zip(listed).filter_map(|(text, is_listed)| is_listed.then_some(text)));
-                row
-            });
-            let rows = rows.collect();
-            let mut head = vec!["PLUGIN", "VERSION", "DIGEST", "STATE", "HOSTS", "REVISIONS", "QUEUES"];
-            head.extend(
-                ["ROUTES", "WEBHOOKS"]
-                    .into_iter()
-                    .zip(listed)
-                    .filter_map(|(name, is_listed)| is_listed.then_some(name)),
-            );
-            output.table(&head, rows, &plugins);
+        PluginCommand::List => list(&client, output).await?,
+        PluginCommand::Revisions { plugin } => revisions::list(plugin, &client, output).await?,
+        PluginCommand::Status { plugin } => revisions::status(plugin, &client, output).await?,
+        PluginCommand::Sql { plugin } => sql::run(plugin, &client, output).await?,
+        PluginCommand::History { plugin } => revisions::history(plugin, &client, output).await?,
+        PluginCommand::Diff { plugin, from, to } => {
+            revisions::diff(plugin, TwoRevisions { from, to }, &client, output).await?;
         }
-        PluginCommand::Revisions { plugin } => {
-            let revisions = client.call(Method::GET, &api_path(&["plugins", &plugin, "revisions"]), None).await?;
-            let rows = items(&revisions).map(|revision| {
-                vec![
-                    short(&text(revision, "digest")),
-                    text(revision, "version"),
-                    text(revision, "state"),
-                    revision["attempts"].to_string(),
-                    text(revision, "createdAt"),
-                    text(revision, "createdBy"),
-                    signers(&revision["signatures"]),
-                ]
-            });
-            output.table(
-                &["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "BY", "SIGNED BY"],
-                rows.collect(),
-                &revisions,
-            );
-        }
-        PluginCommand::Status { plugin } => revisions::status(&plugin, &client, output).await?,
-        PluginCommand::Sql { plugin } => sql::run(plugin.as_deref(), &client, output).await?,
-        PluginCommand::History { plugin } => revisions::history(&plugin, &client, output).await?,
-        PluginCommand::Diff { plugin, from, to } => revisions::diff(&plugin, &from, &to, &client, output).await?,
         PluginCommand::Activate { plugin, digest, grant } => {
             let activated = client.activate(&plugin, &digest, grant).await?;
-            output.value(&describe(&activated), &activated);
+            output.value(&describe(&activated.data), &activated.raw);
         }
-        PluginCommand::Grants { plugin } => {
-            let grants = client.call(Method::GET, &grants_path(&plugin), None).await?;
-            let rows = items(&grants).map(|grant| {
-                let asked = match (grant["askedByActive"] == true, grant["askedByNewest"] == true) {
-                    (true, _) => "yes",
-                    (false, true) => "by the newest revision",
-                    (false, false) => "no",
-                };
-                let granted = grant["grantedBy"].as_str().map_or("no".into(), |by| format!("by {by}"));
-                vec![text(grant, "ask"), asked.into(), granted, grant["uses"].to_string(), text(grant, "lastUsed")]
-            });
-            output.table(&["ASK", "ASKED FOR", "GRANTED", "USES (30 DAYS)", "LAST USED"], rows.collect(), &grants);
-        }
-        PluginCommand::Grant { plugin, asks, all } => {
-            let asks = if all {
-                let grants = client.call(Method::GET, &grants_path(&plugin), None).await?;
-                items(&grants).filter(|grant| grant["grantedBy"].is_null()).map(|grant| text(grant, "ask")).collect()
-            } else {
-                asks
-            };
-            client.call(Method::POST, &grants_path(&plugin), Some(json!({ "asks": asks }))).await?;
-            let done = if asks.is_empty() { "everything was granted already".into() } else { asks.join("\n") };
-            output.value(&format!("granted to {plugin}:\n{done}"), &json!({ "plugin": plugin, "granted": asks }));
-        }
+        PluginCommand::Grants { plugin } => grants(plugin, &client, output).await?,
+        PluginCommand::Grant { plugin, asks, all } => grant(&plugin, asks, all, &client, output).await?,
         PluginCommand::Revoke { plugin, asks } => {
-            let path = format!("{}/revoke", grants_path(&plugin));
-            client.call(Method::POST, &path, Some(json!({ "asks": asks }))).await?;
+            let body = Json(Asks { asks: asks.iter().map(Ask::new).collect() });
+            client.ask::<PluginsRevoke>(path(&plugin), none, body).await?;
             let message = format!("revoked from {plugin}; calls from now on are denied:\n{}", asks.join("\n"));
             output.value(&message, &json!({ "plugin": plugin, "revoked": asks }));
         }
         PluginCommand::Call(call) => operation::run(call, &client, output).await?,
         PluginCommand::Rollback { plugin } => {
-            let path = api_path(&["plugins", &plugin, "rollback"]);
-            let activated = client.call(Method::POST, &path, None).await?;
-            output.value(&describe(&activated), &activated);
+            let activated = client.ask::<PluginsRollback>(path(&plugin), none, NoBody).await?;
+            output.value(&describe(&activated.data), &activated.raw);
         }
         PluginCommand::Release { plugin, reason } => {
-            let path = api_path(&["plugins", &plugin, "release"]);
-            let released = client.call(Method::POST, &path, Some(json!({ "reason": reason }))).await?;
-            let message = format!("released: {plugin} {} takes calls again", short(&text(&released, "digest")));
-            output.value(&message, &released);
+            let released = client.ask::<PluginsRelease>(path(&plugin), none, Json(Release { reason })).await?;
+            let digest = short(&released.data.digest.to_string());
+            output.value(&format!("released: {plugin} {digest} takes calls again"), &released.raw);
         }
         PluginCommand::Deactivate { plugin } => {
-            let path = api_path(&["plugins", &plugin, "deactivate"]);
-            client.call(Method::POST, &path, None).await?;
+            client.ask::<PluginsDeactivate>(path(&plugin), none, NoBody).await?;
             output
                 .value(&format!("{plugin} is stopped; its queues wait"), &json!({ "plugin": plugin, "active": false }));
         }
         PluginCommand::Delete { plugin, digest, yes } => {
-            let revisions = client.call(Method::GET, &api_path(&["plugins", &plugin, "revisions"]), None).await?;
-            if items(&revisions).count() == 1 {
+            let revisions = client.ask::<PluginsRevisions>(path(&plugin), none, NoBody).await?;
+            if revisions.data.len() == 1 {
                 confirmed(yes, "this is the plugin's last revision, and its grants go along; its history stays")?;
             }
-            let path = api_path(&["plugins", &plugin, "revisions", &digest]);
-            let deleted = client.call(Method::DELETE, &path, None).await?;
-            output.value(&format!("deleted {plugin} {}", short(deleted.as_str().unwrap_or(&digest))), &deleted);
+            let revision = RevisionPath { name: plugin.clone(), digest };
+            let deleted = client.ask::<PluginsDelete>(revision, none, NoBody).await?;
+            output.value(&format!("deleted {plugin} {}", short(&deleted.data)), &deleted.raw);
         }
         PluginCommand::Prune { dry_run } => revisions::prune(dry_run, &client, output).await?,
         PluginCommand::Settings(command) => settings(command, &client, output).await?,
@@ -325,26 +259,88 @@ pub(crate) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
     Ok(())
 }
 
-fn grants_path(plugin: &str) -> String {
-    api_path(&["plugins", plugin, "grants"])
+fn path(plugin: &str) -> PluginPath {
+    PluginPath { name: plugin.to_owned() }
+}
+
+async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
+    let plugins = client.ask::<PluginsList>((), NoQuery {}, NoBody).await?;
+    let state = |plugin: &PluginSummary| match (&plugin.failure, plugin.active) {
+        _ if plugin.quarantined.is_some() => "quarantined".into(),
+        (Some(failure), _) => format!("failing: {failure}"),
+        (None, true) => "active".into(),
+        (None, false) => "inactive".into(),
+    };
+    // Only where some plugin has them: most have none.
+    let (routes, webhooks) = (
+        plugins.data.iter().any(|plugin| !plugin.routes.is_empty()),
+        plugins.data.iter().any(|plugin| !plugin.webhooks.is_empty()),
+    );
+    let rows = plugins.data.iter().map(|plugin| {
+        let mut row = vec![
+            plugin.name.clone(),
+            plugin.version.clone(),
+            short(&plugin.digest),
+            state(plugin),
+            format!("{} of {}", plugin.hosts.running, plugin.hosts.of),
+            plugin.revisions.to_string(),
+            plugin.queues.join(","),
+        ];
+        row.extend(routes.then(|| plugin.routes.join(",")));
+        row.extend(webhooks.then(|| plugin.webhooks.join(",")));
+        row
+    });
+    let mut head = vec!["PLUGIN", "VERSION", "DIGEST", "STATE", "HOSTS", "REVISIONS", "QUEUES"];
+    head.extend(routes.then_some("ROUTES"));
+    head.extend(webhooks.then_some("WEBHOOKS"));
+    output.table(&head, rows.collect(), &plugins.raw);
+    Ok(())
+}
+
+async fn grants(plugin: String, client: &Client, output: Output) -> anyhow::Result<()> {
+    let grants = client.ask::<PluginsGrants>(path(&plugin), NoQuery {}, NoBody).await?;
+    let rows = grants.data.into_iter().map(|grant| {
+        let asked = match (grant.asked_by_active, grant.asked_by_newest) {
+            (true, _) => "yes",
+            (false, true) => "by the newest revision",
+            (false, false) => "no",
+        };
+        let granted = grant.granted_by.map_or("no".into(), |by| format!("by {by}"));
+        let last_used = grant.last_used.unwrap_or_default();
+        vec![grant.ask.as_str().to_owned(), asked.into(), granted, grant.uses.to_string(), last_used]
+    });
+    output.table(&["ASK", "ASKED FOR", "GRANTED", "USES (30 DAYS)", "LAST USED"], rows.collect(), &grants.raw);
+    Ok(())
+}
+
+async fn grant(plugin: &str, asks: Vec<String>, all: bool, client: &Client, output: Output) -> anyhow::Result<()> {
+    let asks: Vec<Ask> = if all {
+        let grants = client.ask::<PluginsGrants>(path(plugin), NoQuery {}, NoBody).await?;
+        grants.data.into_iter().filter(|grant| grant.granted_by.is_none()).map(|grant| grant.ask).collect()
+    } else {
+        asks.into_iter().map(Ask::new).collect()
+    };
+    client.ask::<PluginsGrant>(path(plugin), NoQuery {}, Json(Asks { asks: asks.clone() })).await?;
+    let lines: Vec<&str> = asks.iter().map(Ask::as_str).collect();
+    let done = if asks.is_empty() { "everything was granted already".into() } else { lines.join("\n") };
+    output.value(&format!("granted to {plugin}:\n{done}"), &json!({ "plugin": plugin, "granted": asks }));
+    Ok(())
 }
 
 async fn settings(command: SettingsCommand, client: &Client, output: Output) -> anyhow::Result<()> {
-    let path = |plugin: &str| api_path(&["plugins", plugin, "settings"]);
+    let get = async |plugin: &str, reveal: Reveal| client.ask::<PluginsSettings>(path(plugin), reveal, NoBody).await;
     let (plugin, value) = match command {
         SettingsCommand::Get { plugin, reveal } => {
-            let path = format!("{}{}", path(&plugin), reveal.query('?'));
-            let settings = client.call(Method::GET, &path, None).await?;
-            Output { json: true }.value("", &settings);
+            let settings = get(&plugin, reveal.into()).await?;
+            Output { json: true }.value("", &settings.raw);
             return Ok(());
         }
         SettingsCommand::Set { plugin, changes } => {
-            let mut settings = client.call(Method::GET, &path(&plugin), None).await?;
+            let mut settings = get(&plugin, Reveal::default()).await?.data;
             if mark_in(&settings.to_string()).is_some() {
                 // What is hidden has to stay what it is.
-                let reveal = RevealArgs { reveal: true, reason: Some("patchbay plugin settings set".into()) };
-                let path = format!("{}{}", path(&plugin), reveal.query('?'));
-                settings = client.call(Method::GET, &path, None).await?;
+                let reveal = Reveal { reveal: true, reason: Some("patchbay plugin settings set".into()) };
+                settings = get(&plugin, reveal).await?.data;
             }
             for change in changes {
                 let Some((name, value)) = change.split_once('=') else {
@@ -367,11 +363,7 @@ async fn settings(command: SettingsCommand, client: &Client, output: Output) -> 
             (plugin, serde_json::from_str(&text).context("not JSON")?)
         }
     };
-    client.call(Method::PUT, &path(&plugin), Some(value.clone())).await?;
+    client.ask::<PluginsSetSettings>(path(&plugin), NoQuery {}, AnyDocument(to_raw_value(&value)?)).await?;
     output.value(&format!("settings of {plugin} changed; they apply from the next call on"), &value);
     Ok(())
-}
-
-fn joined(value: &Value) -> String {
-    items(value).filter_map(Value::as_str).collect::<Vec<_>>().join(",")
 }

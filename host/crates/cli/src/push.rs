@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use serde_json::{Value, json};
+use patchbay_api::plugins::SignedComponent;
+use serde_json::json;
 
 use super::client::{Client, ClientArgs};
 use super::oci::{self, Publication, Registry, RegistryArgs};
 use super::refusal::Refusal;
-use super::view::{describe, items, short, signers, text};
+use super::view::{describe, short, signers};
 use super::{Output, signing};
 
 #[derive(Args)]
@@ -69,21 +70,21 @@ pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> any
         let size = component.len() >> 10;
         eprintln!("pushing {} ({size} KiB); the host checks and compiles it…", args.from.display());
     }
-    let mut staged = client.push(component, &signatures, source.as_deref()).await?;
-    let (plugin, digest) = (text(&staged, "plugin"), text(&staged, "digest"));
+    let mut staged = client.push(SignedComponent { component, signatures, source: source.clone() }).await?;
+    let (plugin, digest) = (staged.data.plugin.as_str(), staged.data.digest.to_string());
     if args.activate {
-        let activated = client.activate(&plugin, &digest, args.grant).await?;
-        output.value(&describe(&activated), &activated);
+        let activated = client.activate(plugin, &digest, args.grant).await?;
+        output.value(&describe(&activated.data), &activated.raw);
         return Ok(());
     }
-    let known = if staged["created"] == true { "staged" } else { "was here already" };
-    let missing: String = items(&staged["missing"]).filter_map(Value::as_str).map(|ask| format!("\n  {ask}")).collect();
+    let known = if staged.data.created { "staged" } else { "was here already" };
+    let missing: String = staged.data.missing.iter().map(|ask| format!("\n  {}", ask.as_str())).collect();
     let (waits, grant) = if missing.is_empty() {
         (String::new(), "")
     } else {
         (format!("\nit is not granted yet:{missing}"), " --grant")
     };
-    let has = |what: &str| items(&staged["asks"][what]).count() > 0;
+    let has = |what: &str| staged.data.asks[what].as_array().is_some_and(|all| !all.is_empty());
     let unserved = if has("routes") || has("webhooks") {
         "\nits routes and webhooks are checked; this host does not serve them yet"
     } else {
@@ -91,15 +92,15 @@ pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> any
     };
     let message = format!(
         "{known}: {plugin} {} {}{waits}{unserved}\nsigned by: {}\nactivate it with: patchbay plugin activate {plugin} {}{grant}",
-        text(&staged, "version"),
+        staged.data.version,
         short(&digest),
-        signers(&staged["signatures"]),
+        signers(&staged.data.signatures),
         short(&digest)
     );
     if let Some(source) = source {
-        staged["source"] = source.into();
+        staged.raw["source"] = source.into();
     }
-    output.value(&message, &staged);
+    output.value(&message, &staged.raw);
     Ok(())
 }
 

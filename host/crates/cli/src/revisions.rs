@@ -1,104 +1,110 @@
-//! `patchbay plugin status|history|diff`
+//! `patchbay plugin revisions|status|history|diff|prune`
 
-use patchbay_api::path::{api_path, with_query};
-use reqwest::Method;
-use serde_json::{Value, json};
+use patchbay_api::body::{Json, NoBody};
+use patchbay_api::operation::NoQuery;
+use patchbay_api::plugins::{
+    Change, PluginPath, PluginsDiff, PluginsHistory, PluginsPrune, PluginsRevisions, PluginsStatus, Prune, TwoRevisions,
+};
+use serde_json::Value;
 
 use super::Output;
 use super::client::Client;
 use super::output::plain;
-use super::view::{host_state, items, short, signers, text};
+use super::view::{host_state, short, signers};
 
-pub(super) async fn status(plugin: &str, client: &Client, output: Output) -> anyhow::Result<()> {
-    let status = client.call(Method::GET, &api_path(&["plugins", plugin, "status"]), None).await?;
+pub(super) async fn list(plugin: String, client: &Client, output: Output) -> anyhow::Result<()> {
+    let revisions = client.ask::<PluginsRevisions>(PluginPath { name: plugin }, NoQuery {}, NoBody).await?;
+    let rows = revisions.data.into_iter().map(|revision| {
+        let signers = signers(&revision.signatures);
+        vec![
+            short(&revision.digest),
+            revision.version,
+            revision.state,
+            revision.attempts.to_string(),
+            revision.created_at,
+            revision.created_by,
+            signers,
+        ]
+    });
+    let head = ["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "BY", "SIGNED BY"];
+    output.table(&head, rows.collect(), &revisions.raw);
+    Ok(())
+}
+
+pub(super) async fn status(plugin: String, client: &Client, output: Output) -> anyhow::Result<()> {
+    let status = client.ask::<PluginsStatus>(PluginPath { name: plugin }, NoQuery {}, NoBody).await?;
     if output.json {
-        output.value("", &status);
+        output.value("", &status.raw);
         return Ok(());
     }
-    let digest = |name: &str| status[name].as_str().map_or_else(|| "none".into(), short);
-    println!("active:  {}", digest("active"));
-    println!("running: {} on this host", digest("running"));
-    if let Some(failure) = status["failure"].as_str() {
+    let (raw, status) = (status.raw, status.data);
+    let digest = |digest: Option<&str>| digest.map_or_else(|| "none".into(), short);
+    println!("active:  {}", digest(status.active.as_deref()));
+    println!("running: {} on this host", digest(status.running.as_deref()));
+    if let Some(failure) = &status.failure {
         println!("failure: {}", plain(failure));
     }
-    if status["quarantined"].is_object() {
-        let quarantined = &status["quarantined"];
-        println!(
-            "quarantined at {} by {}: {}",
-            text(quarantined, "since"),
-            text(quarantined, "by"),
-            plain(&text(quarantined, "reason"))
-        );
+    if let Some(quarantined) = &status.quarantined {
+        println!("quarantined at {} by {}: {}", quarantined.since, quarantined.by, plain(&quarantined.reason));
     }
-    for host in items(&status["hosts"]) {
-        println!("  {} ({}): {}", text(host, "host"), text(host, "version"), plain(&host_state(host)));
+    for host in &status.hosts {
+        println!("  {} ({}): {}", host.host, host.version, plain(&host_state(host)));
     }
     println!();
-    let rows = items(&status["revisions"]).map(|revision| {
-        vec![
-            short(&text(revision, "digest")),
-            text(revision, "version"),
-            text(revision, "state"),
-            revision["attempts"].to_string(),
-            text(revision, "createdAt"),
-            signers(&revision["signatures"]),
-        ]
+    let rows = status.revisions.into_iter().map(|revision| {
+        let signers = signers(&revision.signatures);
+        let attempts = revision.attempts.to_string();
+        vec![short(&revision.digest), revision.version, revision.state, attempts, revision.created_at, signers]
     });
-    output.table(&["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "SIGNED BY"], rows.collect(), &status);
+    output.table(&["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "SIGNED BY"], rows.collect(), &raw);
     Ok(())
 }
 
-pub(super) async fn history(plugin: &str, client: &Client, output: Output) -> anyhow::Result<()> {
-    let history = client.call(Method::GET, &api_path(&["plugins", plugin, "history"]), None).await?;
-    let rows = items(&history).map(|entry| {
-        vec![
-            text(entry, "at"),
-            text(entry, "action"),
-            short(&text(entry, "digest")),
-            text(entry, "version"),
-            text(entry, "actor"),
-        ]
+pub(super) async fn history(plugin: String, client: &Client, output: Output) -> anyhow::Result<()> {
+    let history = client.ask::<PluginsHistory>(PluginPath { name: plugin }, NoQuery {}, NoBody).await?;
+    let rows = history.data.into_iter().map(|entry| {
+        let digest = entry.digest.as_deref().map_or_else(String::new, short);
+        vec![entry.at, entry.action, digest, entry.version.unwrap_or_default(), entry.actor]
     });
-    output.table(&["AT", "ACTION", "DIGEST", "VERSION", "BY"], rows.collect(), &history);
+    output.table(&["AT", "ACTION", "DIGEST", "VERSION", "BY"], rows.collect(), &history.raw);
     Ok(())
 }
 
-pub(super) async fn diff(plugin: &str, from: &str, to: &str, client: &Client, output: Output) -> anyhow::Result<()> {
-    let path = with_query(&api_path(&["plugins", plugin, "diff"]), [("from", from), ("to", to)]);
-    let diff = client.call(Method::GET, &path, None).await?;
-    let lines: Vec<String> = items(&diff["changes"]).map(line).collect();
+pub(super) async fn diff(
+    plugin: String,
+    revisions: TwoRevisions,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<()> {
+    let diff = client.ask::<PluginsDiff>(PluginPath { name: plugin }, revisions, NoBody).await?;
+    let lines: Vec<String> = diff.data.changes.iter().map(line).collect();
     let nothing = "nothing but the code".to_owned();
-    output.value(&if lines.is_empty() { nothing } else { lines.join("\n") }, &diff);
+    output.value(&if lines.is_empty() { nothing } else { lines.join("\n") }, &diff.raw);
     Ok(())
 }
 
 pub(super) async fn prune(dry_run: bool, client: &Client, output: Output) -> anyhow::Result<()> {
-    let pruned = client.call(Method::POST, "plugins/prune", Some(json!({ "dryRun": dry_run }))).await?;
-    if !output.json && items(&pruned).next().is_none() {
+    let pruned = client.ask::<PluginsPrune>((), NoQuery {}, Json(Prune { dry_run })).await?;
+    if !output.json && pruned.data.is_empty() {
         println!("no old revisions");
         return Ok(());
     }
-    let rows = items(&pruned).map(|revision| {
-        let kib = revision["sizeBytes"].as_i64().unwrap_or_default() / 1_024;
-        vec![
-            text(revision, "plugin"),
-            short(&text(revision, "digest")),
-            text(revision, "version"),
-            format!("{kib} KiB"),
-            if dry_run { "would be deleted" } else { "deleted" }.to_owned(),
-        ]
+    let rows = pruned.data.into_iter().map(|revision| {
+        let size = format!("{} KiB", revision.size_bytes / 1_024);
+        let what = if dry_run { "would be deleted" } else { "deleted" }.to_owned();
+        vec![revision.plugin, short(&revision.digest), revision.version, size, what]
     });
-    output.table(&["PLUGIN", "DIGEST", "VERSION", "SIZE", ""], rows.collect(), &pruned);
+    output.table(&["PLUGIN", "DIGEST", "VERSION", "SIZE", ""], rows.collect(), &pruned.raw);
     Ok(())
 }
 
 /// `+` new, `-` gone, `~` changed.
-fn line(change: &Value) -> String {
-    let what = format!("{} {}", text(change, "part"), text(change, "name"));
+fn line(change: &Change) -> String {
+    let what = format!("{} {}", change.part, change.name.as_deref().unwrap_or_default());
     let what = what.trim_end();
     // That it is there says it all for a name; anything else is worth reading.
     let value = |value: &Value| if value == true { String::new() } else { format!("  {value}") };
-    match (&change["before"], &change["after"]) {
+    match (change.before.as_ref().unwrap_or(&Value::Null), change.after.as_ref().unwrap_or(&Value::Null)) {
         (Value::Null, after) => format!("+ {what}{}", value(after)),
         (before, Value::Null) => format!("- {what}{}", value(before)),
         (before, after) => format!("~ {what}  {before} → {after}"),

@@ -1,16 +1,19 @@
 //! `patchbay schedule …`
 
 use clap::{Args, Subcommand};
-use patchbay_api::path::api_path;
+use patchbay_api::body::{Json, NoBody};
+use patchbay_api::operation::NoQuery;
+use patchbay_api::schedules::{
+    ClientScheduler, Missed, Preview, ScheduleChange, SchedulePath, ScheduleView, SchedulesChange, SchedulesCreate,
+    SchedulesList, SchedulesListOfClients, SchedulesPause, SchedulesPreview, SchedulesRemove, SchedulesResume,
+    SchedulesRun, SchedulesShow,
+};
 use patchbay_model::shell::arguments;
-use reqwest::Method;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientArgs, RevealArgs};
+use super::client::{Client, ClientArgs, Received, RevealArgs};
 use super::input;
 use super::output::Output;
-use super::view::{items, text};
 
 #[derive(Subcommand)]
 pub enum ScheduleCommand {
@@ -100,136 +103,191 @@ pub struct Rest {
     description: Option<String>,
 }
 
-#[derive(serde::Serialize)]
-struct Body {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Box<RawValue>>,
-    #[serde(flatten)]
-    others: Value,
-}
-
-fn body(when: When, rest: Option<Rest>) -> anyhow::Result<Body> {
-    let mut data = None;
-    let mut body = json!({ "everyMs": when.every_ms, "cron": when.cron, "tz": when.tz });
-    if let Some(rest) = rest {
-        data = rest.data.map(|data| input::json(data, "the data")).transpose()?;
-        body["missed"] = rest.missed.into();
-        body["description"] = rest.description.into();
-    }
-    // What is absent stays.
-    if let Value::Object(fields) = &mut body {
-        fields.retain(|_, value| !value.is_null());
-    }
-    Ok(Body { data, others: body })
+/// What is absent stays.
+fn change(when: When, rest: Rest) -> anyhow::Result<ScheduleChange> {
+    Ok(ScheduleChange {
+        data: rest.data.map(|data| input::json(data, "the data")).transpose()?,
+        every_ms: when.every_ms,
+        cron: when.cron,
+        tz: when.tz,
+        missed: rest.missed.map(|missed| if missed == "once" { Missed::Once } else { Missed::Skip }),
+        description: rest.description,
+        ..ScheduleChange::default()
+    })
 }
 
 pub(crate) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
-    let path = |id: &str, action: &[&str]| api_path(&[&["schedules", id], action].concat());
+    let none = NoQuery {};
     match command {
-        ScheduleCommand::List => {
-            let ours = client.call(Method::GET, "schedules", None).await?;
-            let others = client.call(Method::GET, "job-schedulers", None).await?;
-            let as_ours = |other: &Value| {
-                let mut one = other.clone();
-                one["cron"] = one["pattern"].take();
-                one["zone"] = one["zoneInForce"].take();
-                one["nextAt"] = if one["alive"] == true { one["nextTime"].take() } else { Value::Null };
-                one["madeBy"] = "client".into();
-                one
-            };
-            let all: Vec<Value> = items(&ours).cloned().chain(items(&others).map(as_ours)).collect();
-            let rows = all.iter().map(|schedule| {
-                let cells = ["id", "queue", "name"].map(|name| text(schedule, name));
-                cells.into_iter().chain([rhythm(schedule), state(schedule), owner(schedule)]).collect()
-            });
-            output.table(&["ID", "QUEUE", "JOB", "WHEN", "NEXT", "OF"], rows.collect(), &Value::from(all.clone()));
-        }
+        ScheduleCommand::List => list(&client, output).await?,
         ScheduleCommand::Show { id, reveal } => {
-            let path = format!("{}{}", path(&id, &[]), reveal.query('?'));
-            let schedule = client.call(Method::GET, &path, None).await?;
-            output.value(&describe(&schedule), &schedule);
+            let schedule = client.ask::<SchedulesShow>(SchedulePath { id }, reveal.into(), NoBody).await?;
+            tell(&schedule, output);
         }
         ScheduleCommand::Add { id, queue, name, when, rest } => {
-            let mut body = body(when, Some(rest))?;
-            let others = &mut body.others;
-            (others["id"], others["queue"], others["name"]) = (id.into(), queue.into(), name.into());
-            let schedule = client.send_body(Method::POST, "schedules", &body).await?;
-            output.value(&describe(&schedule), &schedule);
+            let change = change(when, rest)?;
+            let wanted = ScheduleChange { id: Some(id), queue: Some(queue), name: Some(name), ..change };
+            tell(&client.ask::<SchedulesCreate>((), none, Json(wanted)).await?, output);
         }
         ScheduleCommand::Edit { id, when, rest } => {
-            let schedule = client.send_body(Method::PATCH, &path(&id, &[]), &body(when, Some(rest))?).await?;
-            output.value(&describe(&schedule), &schedule);
+            let change = Json(change(when, rest)?);
+            tell(&client.ask::<SchedulesChange>(SchedulePath { id }, none, change).await?, output);
         }
         ScheduleCommand::Pause { id } => {
-            let schedule = client.call(Method::POST, &path(&id, &["pause"]), None).await?;
-            output.value(&format!("{id} ticks no more; again with: patchbay schedule resume {id}"), &schedule);
+            let schedule = client.ask::<SchedulesPause>(SchedulePath { id: id.clone() }, none, NoBody).await?;
+            output.value(&format!("{id} ticks no more; again with: patchbay schedule resume {id}"), &schedule.raw);
         }
         ScheduleCommand::Resume { id } => {
-            let schedule = client.call(Method::POST, &path(&id, &["resume"]), None).await?;
-            output.value(&describe(&schedule), &schedule);
+            tell(&client.ask::<SchedulesResume>(SchedulePath { id }, none, NoBody).await?, output);
         }
         ScheduleCommand::Run { id } => {
-            let job = client.call(Method::POST, &path(&id, &["run"]), None).await?;
-            let (queue, job_id) = (text(&job, "queue"), text(&job, "id"));
-            let shown = arguments(&[&queue, &job_id]);
-            output.value(&format!("added: {shown}\nlook at it with: patchbay job show {shown}"), &job);
+            let job = client.ask::<SchedulesRun>(SchedulePath { id }, none, NoBody).await?;
+            let shown = arguments(&[&job.data.queue, &job.data.id]);
+            output.value(&format!("added: {shown}\nlook at it with: patchbay job show {shown}"), &job.raw);
         }
         ScheduleCommand::Remove { id } => {
-            client.call(Method::DELETE, &path(&id, &[]), None).await?;
+            client.ask::<SchedulesRemove>(SchedulePath { id: id.clone() }, none, NoBody).await?;
             output.value(&format!("{id} is removed"), &json!({ "id": id }));
         }
-        ScheduleCommand::Preview { when } => {
-            let ticks = client.send_body(Method::POST, "schedules/preview", &body(when, None)?).await?;
-            let lines: Vec<&str> = items(&ticks).filter_map(Value::as_str).collect();
-            output.value(&lines.join("\n"), &ticks);
+        ScheduleCommand::Preview { when: When { every_ms, cron, tz } } => {
+            let wanted = Json(Preview { id: None, every_ms, cron, tz });
+            let ticks = client.ask::<SchedulesPreview>((), none, wanted).await?;
+            output.value(&ticks.data.join("\n"), &ticks.raw);
         }
     }
     Ok(())
 }
 
-fn rhythm(schedule: &Value) -> String {
-    match (schedule["everyMs"].as_u64(), schedule["cron"].as_str()) {
-        (Some(ms), _) if ms % 60_000 == 0 => format!("every {} min", ms / 60_000),
-        (Some(ms), _) => format!("every {ms} ms"),
-        (None, Some(cron)) => format!("{cron} {}", text(schedule, "zone")),
-        (None, None) => "unknown".into(),
+/// Schedules, and job schedulers that BullMQ's clients made.
+async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
+    let ours = client.ask::<SchedulesList>((), NoQuery {}, NoBody).await?;
+    let others = client.ask::<SchedulesListOfClients>((), NoQuery {}, NoBody).await?;
+    let lines = ours.data.iter().map(Line::from).chain(others.data.iter().map(Line::from));
+    let rows = lines.map(|line| line.cells().to_vec()).collect();
+    let values = [ours.raw, others.raw.as_array().into_iter().flatten().map(as_ours).collect()];
+    let all: Vec<&Value> = values.iter().filter_map(Value::as_array).flatten().collect();
+    output.table(&["ID", "QUEUE", "JOB", "WHEN", "NEXT", "OF"], rows, &all);
+    Ok(())
+}
+
+/// A client's scheduler with the names that a schedule's fields have.
+fn as_ours(other: &Value) -> Value {
+    let mut one = other.clone();
+    one["cron"] = one["pattern"].take();
+    one["zone"] = one["zoneInForce"].take();
+    one["nextAt"] = if one["alive"] == true { one["nextTime"].take() } else { Value::Null };
+    one["madeBy"] = "client".into();
+    one
+}
+
+/// A schedule, or a client's scheduler, in a list.
+struct Line<'a> {
+    id: &'a str,
+    queue: &'a str,
+    name: &'a str,
+    every_ms: Option<u64>,
+    cron: Option<&'a str>,
+    zone: Option<&'a str>,
+    paused_by: Option<&'a str>,
+    trouble: Option<&'a str>,
+    overdue_ms: Option<u64>,
+    next_at: Option<&'a str>,
+    is_of_client: bool,
+    plugin: Option<&'a str>,
+    overridden: bool,
+}
+
+impl<'a> From<&'a ScheduleView> for Line<'a> {
+    fn from(schedule: &'a ScheduleView) -> Self {
+        Self {
+            id: &schedule.id,
+            queue: &schedule.queue,
+            name: &schedule.name,
+            every_ms: schedule.every_ms.and_then(|ms| u64::try_from(ms).ok()),
+            cron: schedule.cron.as_deref(),
+            zone: schedule.zone.as_deref(),
+            paused_by: schedule.paused_by.as_deref(),
+            trouble: schedule.trouble.as_deref(),
+            overdue_ms: schedule.overdue_ms,
+            next_at: schedule.next_at.as_deref(),
+            is_of_client: false,
+            plugin: schedule.plugin.as_deref(),
+            overridden: schedule.overridden,
+        }
     }
 }
 
-fn state(schedule: &Value) -> String {
-    if let Some(who) = schedule["pausedBy"].as_str() {
-        return format!("paused by {who}");
-    }
-    match (schedule["trouble"].as_str(), schedule["overdueMs"].as_u64(), schedule["nextAt"].as_str()) {
-        (Some(trouble), _, Some(next)) => format!("{next}, then it STOPS: {trouble}"),
-        (Some(trouble), _, None) => format!("STOPPED: {trouble}"),
-        (None, Some(ms), _) => format!("OVERDUE since {} s", ms / 1_000),
-        (None, None, Some(next)) => next.to_owned(),
-        (None, None, None) if schedule["madeBy"] == "client" => "ended".into(),
-        (None, None, None) => "not in place yet".into(),
-    }
-}
-
-fn owner(schedule: &Value) -> String {
-    if schedule["madeBy"] == "client" {
-        return "a BullMQ client".into();
-    }
-    match (schedule["plugin"].as_str(), schedule["overridden"] == true) {
-        (Some(plugin), true) => format!("{plugin} (changed by an operator)"),
-        (Some(plugin), false) => plugin.to_owned(),
-        (None, _) => "operators".into(),
+impl<'a> From<&'a ClientScheduler> for Line<'a> {
+    fn from(scheduler: &'a ClientScheduler) -> Self {
+        let view = &scheduler.view;
+        Self {
+            id: &view.id,
+            queue: scheduler.queue.as_str(),
+            name: view.name.as_deref().unwrap_or_default(),
+            every_ms: view.every_ms,
+            cron: view.pattern.as_deref(),
+            zone: scheduler.zone_in_force.as_deref(),
+            paused_by: None,
+            trouble: view.trouble.as_deref(),
+            overdue_ms: None,
+            next_at: scheduler.next_time.as_deref().filter(|_| view.alive),
+            is_of_client: true,
+            plugin: None,
+            overridden: false,
+        }
     }
 }
 
-fn describe(schedule: &Value) -> String {
-    let name = |name| text(schedule, name);
-    let mut lines = vec![
-        format!("{}  {} {}  {}", name("id"), name("queue"), name("name"), rhythm(schedule)),
-        format!("  next: {}", state(schedule)),
-    ];
-    lines.extend(items(&schedule["next"]).filter_map(Value::as_str).map(|tick| format!("  then: {tick}")).skip(1));
-    lines.push(format!("  missed ticks: {}, of: {}", name("missed"), owner(schedule)));
-    lines.push(format!("  data: {}", name("data")));
+impl Line<'_> {
+    fn cells(&self) -> [String; 6] {
+        let [id, queue, name] = [self.id, self.queue, self.name].map(str::to_owned);
+        [id, queue, name, self.rhythm(), self.state(), self.owner()]
+    }
+
+    fn rhythm(&self) -> String {
+        match (self.every_ms, self.cron) {
+            (Some(ms), _) if ms % 60_000 == 0 => format!("every {} min", ms / 60_000),
+            (Some(ms), _) => format!("every {ms} ms"),
+            (None, Some(cron)) => format!("{cron} {}", self.zone.unwrap_or_default()),
+            (None, None) => "unknown".into(),
+        }
+    }
+
+    fn state(&self) -> String {
+        if let Some(who) = self.paused_by {
+            return format!("paused by {who}");
+        }
+        match (self.trouble, self.overdue_ms, self.next_at) {
+            (Some(trouble), _, Some(next)) => format!("{next}, then it STOPS: {trouble}"),
+            (Some(trouble), _, None) => format!("STOPPED: {trouble}"),
+            (None, Some(ms), _) => format!("OVERDUE since {} s", ms / 1_000),
+            (None, None, Some(next)) => next.to_owned(),
+            (None, None, None) if self.is_of_client => "ended".into(),
+            (None, None, None) => "not in place yet".into(),
+        }
+    }
+
+    fn owner(&self) -> String {
+        match (self.plugin, self.overridden) {
+            _ if self.is_of_client => "a BullMQ client".into(),
+            (Some(plugin), true) => format!("{plugin} (changed by an operator)"),
+            (Some(plugin), false) => plugin.to_owned(),
+            (None, _) => "operators".into(),
+        }
+    }
+}
+
+fn tell(schedule: &Received<ScheduleView>, output: Output) {
+    output.value(&describe(&schedule.data), &schedule.raw);
+}
+
+fn describe(schedule: &ScheduleView) -> String {
+    let ScheduleView { id, queue, name, missed, data, .. } = schedule;
+    let line = Line::from(schedule);
+    let mut lines = vec![format!("{id}  {queue} {name}  {}", line.rhythm()), format!("  next: {}", line.state())];
+    lines.extend(schedule.next.iter().map(|tick| format!("  then: {tick}")).skip(1));
+    lines.push(format!("  missed ticks: {missed}, of: {}", line.owner()));
+    lines.push(format!("  data: {data}"));
     lines.join("\n")
 }

@@ -6,17 +6,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use patchbay_api::path::api_path;
-use reqwest::Method;
-use serde_json::{Value, json};
+use patchbay_api::body::{NoBody, SecretJson};
+use patchbay_api::operation::NoQuery;
+use patchbay_api::plugins::PluginPath;
+use patchbay_api::secrets::{
+    NewValue, Rotation, Secret, SecretPath, SecretText, SecretVersion, SecretsList, SecretsRekey, SecretsRemove,
+    SecretsRotate, SecretsSet,
+};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::client::{Client, ClientArgs};
 use super::input::duration;
 use super::output::Output;
 use super::refusal::Refusal;
-use super::view::{items, text};
 
 #[derive(Subcommand)]
 pub enum SecretCommand {
@@ -110,41 +115,39 @@ fn prompt(name: &str) -> anyhow::Result<Zeroizing<String>> {
 
 pub(crate) async fn run(command: SecretCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
-    let path = |plugin: &str, name: &str| api_path(&["plugins", plugin, "secrets", name]);
+    let none = NoQuery {};
+    let path = |plugin: &str, name: &str| SecretPath { name: plugin.to_owned(), secret: name.to_owned() };
     match command {
         SecretCommand::List { plugin } => {
-            let secrets = client.call(Method::GET, &api_path(&["plugins", &plugin, "secrets"]), None).await?;
-            let rows = items(&secrets).flat_map(rows).collect();
-            output.table(&["SECRET", "FROM", "VERSION", "SET", "BY", "LAST USE", "STATE"], rows, &secrets);
+            let secrets = client.ask::<SecretsList>(PluginPath { name: plugin }, none, NoBody).await?;
+            let rows = secrets.data.iter().flat_map(rows).collect();
+            output.table(&["SECRET", "FROM", "VERSION", "SET", "BY", "LAST USE", "STATE"], rows, &secrets.raw);
         }
         SecretCommand::Set { plugin, name, value } => {
-            let value = value.read(&name)?;
-            let body = json!({ "value": value.as_str() });
-            let secret = client.call(Method::PUT, &path(&plugin, &name), Some(body)).await?;
-            output.value(&format!("{name} of {plugin} is set{}", unasked(&secret)), &secret);
+            let value = SecretJson(NewValue { value: SecretText(value.read(&name)?) });
+            let secret = client.ask::<SecretsSet>(path(&plugin, &name), none, value).await?;
+            output.value(&format!("{name} of {plugin} is set{}", unasked(&secret.data)), &secret.raw);
         }
         SecretCommand::Rotate { plugin, name, overlap, value } => {
-            let value = value.read(&name)?;
-            let body = json!({ "value": value.as_str(), "overlapMs": u64::try_from(overlap.as_millis())? });
-            let secret = client.call(Method::POST, &format!("{}/rotate", path(&plugin, &name)), Some(body)).await?;
-            let until = text(&secret["versions"][1], "endsAt");
-            let message =
-                format!("{name} of {plugin} has a new value; the one before is valid until {}", short_time(&until));
-            output.value(&format!("{message}{}", unasked(&secret)), &secret);
+            let value = SecretText(value.read(&name)?);
+            let rotation = SecretJson(Rotation { value, overlap_ms: u64::try_from(overlap.as_millis())? });
+            let secret = client.ask::<SecretsRotate>(path(&plugin, &name), none, rotation).await?;
+            let end =
+                secret.data.versions.get(1).and_then(|version| version.ends_at).map_or_else(String::new, short_time);
+            let message = format!("{name} of {plugin} has a new value; the one before is valid until {end}");
+            output.value(&format!("{message}{}", unasked(&secret.data)), &secret.raw);
         }
         SecretCommand::Remove { plugin, name } => {
-            client.call(Method::DELETE, &path(&plugin, &name), None).await?;
+            client.ask::<SecretsRemove>(path(&plugin, &name), none, NoBody).await?;
             output.value(&format!("{name} of {plugin} is removed"), &json!({ "plugin": plugin, "name": name }));
         }
         SecretCommand::Rekey => {
-            let done = client.call(Method::POST, "secrets/rekey", None).await?;
-            let message = format!("{} sealed anew with key {}", done["resealed"], text(&done, "keyId"));
-            output.value(&message, &done);
-            let unreadable: Vec<&str> = items(&done["unreadable"]).filter_map(Value::as_str).collect();
-            if !unreadable.is_empty() {
+            let done = client.ask::<SecretsRekey>((), none, NoBody).await?;
+            output.value(&format!("{} sealed anew with key {}", done.data.resealed, done.data.key_id), &done.raw);
+            if !done.data.unreadable.is_empty() {
                 bail!(
                     "no configured key opens: {}; configure the key that sealed them as secrets.old_key_file and repeat, or set them again",
-                    unreadable.join("; ")
+                    done.data.unreadable.join("; ")
                 );
             }
         }
@@ -152,43 +155,41 @@ pub(crate) async fn run(command: SecretCommand, args: &ClientArgs, output: Outpu
     Ok(())
 }
 
-fn unasked(secret: &Value) -> &'static str {
-    if secret["asked"] == false { "; mind that the plugin's manifest does not ask for it" } else { "" }
+fn unasked(secret: &Secret) -> &'static str {
+    if secret.asked { "" } else { "; mind that the plugin's manifest does not ask for it" }
 }
 
 /// One per version; one for a secret that has none in the vault.
-fn rows(secret: &Value) -> Vec<Vec<String>> {
-    let (name, source) = (text(secret, "name"), text(secret, "source"));
-    let versions: Vec<Vec<String>> = items(&secret["versions"])
-        .map(|version| {
-            vec![
-                name.clone(),
-                source.clone(),
-                version["version"].to_string(),
-                short_time(&text(version, "setAt")),
-                text(version, "setBy"),
-                version["lastUsedAt"].as_str().map_or_else(|| "never".into(), short_time),
-                state(secret, version),
-            ]
-        })
-        .collect();
-    if versions.is_empty() {
+fn rows(secret: &Secret) -> Vec<Vec<String>> {
+    let (name, source) = (secret.name.clone(), secret.source.clone());
+    if secret.versions.is_empty() {
         let state = if source == "none" { "HAS NO VALUE" } else { "" };
         return vec![vec![name, source, "-".into(), "-".into(), "-".into(), "-".into(), state.into()]];
     }
-    versions
+    let row = |version: &SecretVersion| {
+        vec![
+            name.clone(),
+            source.clone(),
+            version.version.to_string(),
+            short_time(version.set_at),
+            version.set_by.clone(),
+            version.last_used_at.map_or_else(|| "never".into(), short_time),
+            state(secret, version),
+        ]
+    };
+    secret.versions.iter().map(row).collect()
 }
 
-fn state(secret: &Value, version: &Value) -> String {
-    match (version["unreadable"].as_str(), version["endsAt"].as_str()) {
+fn state(secret: &Secret, version: &SecretVersion) -> String {
+    match (&version.unreadable, version.ends_at) {
         (Some(reason), _) => format!("UNREADABLE: {reason}"),
         (None, Some(end)) => format!("ends {}", short_time(end)),
-        (None, None) if secret["asked"] == false => "current; the manifest does not ask for it".into(),
+        (None, None) if !secret.asked => "current; the manifest does not ask for it".into(),
         (None, None) => "current".into(),
     }
 }
 
 /// To the second: as much as people compare.
-fn short_time(time: &str) -> String {
-    time.split('.').next().map_or_else(String::new, |time| format!("{}Z", time.trim_end_matches('Z')))
+fn short_time(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

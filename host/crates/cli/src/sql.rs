@@ -1,56 +1,55 @@
 //! `patchbay plugin sql`
 
-use patchbay_api::path::with_query;
-use reqwest::Method;
-use serde_json::Value;
+use patchbay_api::body::NoBody;
+use patchbay_api::sql::{OfOnePlugin, SqlActivity};
 
 use super::Output;
 use super::client::Client;
-use super::view::{items, text};
 
-pub(crate) async fn run(plugin: Option<&str>, client: &Client, output: Output) -> anyhow::Result<()> {
-    let path = with_query("sql", plugin.map(|plugin| ("plugin", plugin)));
-    let activity = client.call(Method::GET, &path, None).await?;
+pub(crate) async fn run(plugin: Option<String>, client: &Client, output: Output) -> anyhow::Result<()> {
+    let activity = client.ask::<SqlActivity>((), OfOnePlugin { plugin }, NoBody).await?;
     if output.json {
-        output.value("", &activity);
+        output.value("", &activity.raw);
         return Ok(());
     }
+    let (raw, activity) = (activity.raw, activity.data);
     println!(
         "{} of {} connections of plugins are open on the host that answers",
-        activity["connections"], activity["maxConnections"]
+        activity.connections, activity.max_connections
     );
-    let rows = items(&activity["plugins"]).map(|plugin| {
+    let rows = activity.plugins.iter().map(|plugin| {
         vec![
-            text(plugin, "plugin"),
-            text(plugin, "login"),
-            format!("{} of {}", plugin["inUse"], plugin["maxConnections"]),
-            seconds(&plugin["longestMs"]),
-            plugin["waiting"].to_string(),
-            plugin["ended"].to_string(),
-            text(plugin, "problem"),
+            plugin.plugin.clone(),
+            plugin.login.clone(),
+            format!("{} of {}", plugin.in_use, plugin.max_connections),
+            seconds(plugin.longest_ms),
+            plugin.waiting.to_string(),
+            plugin.ended.to_string(),
+            plugin.problem.clone().unwrap_or_default(),
         ]
     });
     let head = ["PLUGIN", "LOGIN", "IN USE", "LONGEST", "CALLS WAITING", "BACKENDS ENDED", "PROBLEM"];
-    output.table(&head, rows.collect(), &activity);
-    let sessions = items(&activity["plugins"]).flat_map(|plugin| {
-        items(&plugin["sessions"]).map(|session| {
+    output.table(&head, rows.collect(), &raw);
+    let sessions = activity.plugins.into_iter().flat_map(|plugin| {
+        let name = plugin.plugin;
+        plugin.sessions.into_iter().map(move |session| {
             vec![
-                text(plugin, "plugin"),
-                session["pid"].to_string(),
-                text(session, "state"),
-                seconds(&session["transactionMs"]),
-                text(session, "waitsFor"),
-                session["blocks"].to_string(),
-                text(session, "statement"),
+                name.clone(),
+                session.pid.to_string(),
+                session.state.unwrap_or_default(),
+                session.transaction_ms.map_or_else(String::new, seconds),
+                session.waits_for.unwrap_or_default(),
+                session.blocks.to_string(),
+                session.statement.unwrap_or_default(),
             ]
         })
     });
     println!();
     let head = ["PLUGIN", "PID", "STATE", "TRANSACTION", "WAITS FOR", "BLOCKS", "STATEMENT"];
-    output.table(&head, sessions.collect(), &activity);
+    output.table(&head, sessions.collect(), &raw);
     Ok(())
 }
 
-fn seconds(ms: &Value) -> String {
-    ms.as_f64().map_or_else(String::new, |ms| format!("{:.1} s", ms / 1_000.0))
+fn seconds(ms: u64) -> String {
+    format!("{:.1} s", ms as f64 / 1_000.0)
 }

@@ -4,20 +4,27 @@
 //! [`patchbay_app::plugins`], [`patchbay_queue`] and [`patchbay_store`], and every error leaves through `error::ApiError`.
 
 mod admin;
+mod alerts;
+mod audit;
 mod auth;
+mod breakers;
 mod client;
 mod cross_site;
 mod error;
 mod health;
 mod host_header;
+mod incident;
 mod logins;
 mod measure;
 mod metrics;
 mod openapi;
 mod path;
+mod plugins;
 mod queues;
 mod request_id;
 mod routes;
+mod schedules;
+mod secrets;
 mod security_headers;
 mod server;
 mod unread;
@@ -29,16 +36,11 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
 use patchbay_app::App;
 use patchbay_app::actions::Actions;
-use patchbay_app::alert::Alerts;
-use patchbay_app::breakers::OutsideHosts;
 use patchbay_app::bulk::Bulks;
-use patchbay_app::health::Health;
 use patchbay_app::history::History;
 use patchbay_app::plugins::Plugins;
-use patchbay_app::schedule::Schedules;
-use patchbay_app::vault::Vault;
 use patchbay_queue::Queues;
-use patchbay_store::{PluginSql, Store};
+use patchbay_store::Store;
 use patchbay_telemetry::metrics::RequestMeters;
 use patchbay_telemetry::traces::Traces;
 use serde_json::json;
@@ -48,7 +50,6 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::routes::Routes;
-pub use admin::IncidentSources;
 pub use auth::Operator;
 pub use metrics::MetricsPage;
 pub use server::{HttpLimits, serve};
@@ -61,28 +62,14 @@ const MAX_BODY_BYTES: usize = 2 << 20;
 pub struct AppState {
     /// Postgres.
     pub store: Store,
-    /// Database connections of plugins.
-    pub sql: PluginSql,
     /// Redis.
     pub queues: Queues,
     /// Staging, activation, rollback; operations.
     pub plugins: Arc<Plugins>,
-    /// Outside hosts and their breakers.
-    pub outside: Arc<OutsideHosts>,
     /// Operations on many jobs.
     pub bulks: Arc<Bulks>,
-    /// Jobs that come by themselves.
-    pub schedules: Arc<Schedules>,
-    /// What somebody is told of.
-    pub alerts: Arc<Alerts>,
-    /// Secrets.
-    pub vault: Arc<Vault>,
     /// What happened.
     pub history: Arc<History>,
-    /// Probes.
-    pub health: Arc<Health>,
-    /// For incident bundles.
-    pub incident: Arc<IncidentSources>,
     /// Spans.
     pub traces: Traces,
     /// /metrics.
@@ -91,8 +78,6 @@ pub struct AppState {
     pub operator: Option<Arc<Operator>>,
     /// Of requests that name none.
     pub default_platform: Arc<str>,
-    /// `NODE_ENV` of old, shown by the health check.
-    pub environment: Arc<str>,
     /// Largest component file.
     pub max_component_bytes: usize,
     /// What operators do just now, whether or not their clients still wait for it.
@@ -116,18 +101,33 @@ macro_rules! domains {
 
 domains! {
     queues: patchbay_app::queues::Queues,
+    schedules: patchbay_app::schedules::Schedules,
+    alerts: patchbay_app::alert::Alerts,
+    secrets: patchbay_app::secrets::Secrets,
+    audit: patchbay_app::audit::Audit,
+    breakers: patchbay_app::breakers::Breakers,
+    plugins: patchbay_app::plugin_administration::PluginAdministration,
+    incident: patchbay_app::incident::Incident,
+    health: patchbay_app::health::HealthCheck,
 }
 
 /// Operations of the table.
 fn routes(state: &AppState) -> Routes {
     let routes = Routes::new(state);
-    queues::routes(routes)
+    let routes = queues::routes(routes);
+    let routes = schedules::routes(routes);
+    let routes = alerts::routes(routes);
+    let routes = secrets::routes(routes);
+    let routes = audit::routes(routes);
+    let routes = breakers::routes(routes);
+    let routes = plugins::routes(routes);
+    let routes = incident::routes(routes);
+    let routes = health::routes(routes);
+    metrics::routes(routes)
 }
 
 fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::Api::openapi())
-        .merge(health::router())
-        .merge(metrics::router(state))
         .nest("/api/admin", admin::router(state))
         .merge(routes(state).finish())
 }

@@ -8,8 +8,8 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http::request::Parts;
-use patchbay_api::answer::{Answer, AnyJson, Data, ErrorBody, List, Nothing, Success, reference};
-use patchbay_api::body::{AnyDocument, Body, Json, NoBody};
+use patchbay_api::answer::{Answer, AnyJson, Data, List, Nothing, Success};
+use patchbay_api::body::{AnyDocument, Body, Form, Json, NoBody, SecretJson};
 use patchbay_api::operation::{Access, Effect, Endpoint, Method, Operation, PathParams, Query as _};
 use patchbay_api::path::unescaped;
 use patchbay_app::Caller;
@@ -33,7 +33,6 @@ use crate::error::ApiError;
 /// What an operation is asked.
 pub(crate) struct Ask<E: Endpoint> {
     pub(crate) path: E::Path,
-    #[allow(dead_code, reason = "no operation of the first domain has one")]
     pub(crate) query: E::Query,
     pub(crate) body: E::Body,
 }
@@ -53,6 +52,18 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> ReadBody for J
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let axum::Json(document) = axum::Json::<T>::from_request(request, state).await?;
         Ok(Self(document))
+    }
+}
+
+impl<T: ToSchema + Form + Serialize + DeserializeOwned + Send + 'static> ReadBody for SecretJson<T> {
+    async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let document = axum::Json::<T>::from_request(request, state).await;
+        // Serde's own words would quote what does not fit.
+        document.map(|axum::Json(document)| Self(document)).map_err(|rejection| {
+            let is_large = rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE;
+            let code = if is_large { "too-large" } else { "invalid-input" };
+            ApiError::new(rejection.status(), code, format!("the body is not {}", T::FORM))
+        })
     }
 }
 
@@ -178,6 +189,9 @@ impl Routes {
                 .layer(middleware::from_fn_with_state(self.state.clone(), traced::request))
                 .layer(middleware::from_fn_with_state(self.state.clone(), auth::require));
         }
+        if operation.access == Access::OperatorByDefault && self.state.metrics.needs_operator {
+            route = route.layer(middleware::from_fn_with_state(self.state.clone(), auth::require));
+        }
         let (schemas, paths) = document::<E>();
         self.router = self.router.routes((schemas, paths, route));
         self.served.push(operation.id);
@@ -220,16 +234,24 @@ fn document<E: Endpoint>() -> Documented {
     for parameter in E::Query::parameters() {
         builder = builder.parameter(parameter);
     }
+    for header in E::Body::headers() {
+        builder = builder.parameter(header);
+    }
     builder = builder.request_body(E::Body::request_body(&mut schemas));
     let mut responses = ResponsesBuilder::new().response("200", E::Answer::response(&mut schemas));
     for (status, meaning) in operation.errors {
-        let content = ContentBuilder::new().schema(Some(reference::<ErrorBody>(&mut schemas))).build();
-        let response = ResponseBuilder::new().description(*meaning).content("application/json", content).build();
-        responses = responses.response(status.to_string(), response);
+        let mut response = ResponseBuilder::new().description(*meaning);
+        if let Some(schema) = E::Answer::failure(*status, &mut schemas) {
+            response = response.content("application/json", ContentBuilder::new().schema(Some(schema)).build());
+        }
+        responses = responses.response(status.to_string(), response.build());
     }
     builder = builder.responses(responses.build());
-    if operation.access == Access::Operator {
+    if operation.access != Access::Anyone {
         builder = builder.security(SecurityRequirement::new("operator", std::iter::empty::<String>()));
+    }
+    if operation.access == Access::OperatorByDefault {
+        builder = builder.security(SecurityRequirement::default());
     }
     let effect = match operation.effect {
         Effect::Reads => "reads",

@@ -88,3 +88,31 @@ pub struct LegacyRepeatable {
     /// It only looks like one: it is a job scheduler that has such an id.
     pub is_scheduler: bool,
 }
+
+/// A scheduler in Redis, whoever put it there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SchedulerView {
+    /// Its id, or the key of a legacy repeatable.
+    pub id: String,
+    /// The next tick, Unix milliseconds.
+    pub next_at: u64,
+    /// Name of its jobs.
+    pub name: Option<String>,
+    /// Their data.
+    pub data: Option<String>,
+    /// Milliseconds between ticks.
+    pub every_ms: Option<u64>,
+    /// Or a cron expression.
+    pub pattern: Option<String>,
+    /// In this zone.
+    pub zone: Option<String>,
+    /// Milliseconds after each full interval.
+    pub offset_ms: Option<u64>,
+    /// Whether its next tick will come: its job is there and has not ended.
+    pub alive: bool,
+    /// Made by `repeat` options before BullMQ had schedulers.
+    pub legacy: bool,
+    /// Why no tick comes, or none after the next, though it has not come to its end.
+    pub trouble: Option<String>,
+}

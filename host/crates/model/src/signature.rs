@@ -234,7 +234,7 @@ pub fn read_signatures(text: &str) -> Result<Vec<Signature>, FormatError> {
 }
 
 /// What one signature is worth on this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// It fits the file, and its key is trusted.

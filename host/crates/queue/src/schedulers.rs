@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use bullmq::QueueKeys;
 use patchbay_model::job::JobState;
+use patchbay_model::queue::SchedulerView;
 use patchbay_model::schedule::{Rhythm, ScheduleId};
 use patchbay_model::{JobId, QueueName};
 use redis::AsyncCommands;
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::legacy::is_legacy;
@@ -33,34 +33,6 @@ pub struct SchedulerSpec {
     pub rhythm: Rhythm,
     /// Whether a tick that nobody could run in its time is left out.
     pub skip_missed: bool,
-}
-
-/// A scheduler in Redis, whoever put it there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SchedulerView {
-    /// Its id, or the key of a legacy repeatable.
-    pub id: String,
-    /// The next tick, Unix milliseconds.
-    pub next_at: u64,
-    /// Name of its jobs.
-    pub name: Option<String>,
-    /// Their data.
-    pub data: Option<String>,
-    /// Milliseconds between ticks.
-    pub every_ms: Option<u64>,
-    /// Or a cron expression.
-    pub pattern: Option<String>,
-    /// In this zone.
-    pub zone: Option<String>,
-    /// Milliseconds after each full interval.
-    pub offset_ms: Option<u64>,
-    /// Whether its next tick will come: its job is there and has not ended.
-    pub alive: bool,
-    /// Made by `repeat` options before BullMQ had schedulers.
-    pub legacy: bool,
-    /// Why no tick comes, or none after the next, though it has not come to its end.
-    pub trouble: Option<String>,
 }
 
 /// A scheduler as it stands in Redis.

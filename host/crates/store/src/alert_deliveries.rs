@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use serde_json::Value;
 
 use crate::{Store, StoreError};
@@ -27,8 +26,7 @@ pub struct DueDelivery {
 }
 
 /// A delivery that has not succeeded yet, or never will.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct UndeliveredRow {
     pub rule: String,

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 
@@ -17,8 +16,7 @@ const GIVEN_UP_DAYS: i32 = 7;
 const SIGHTINGS_KEPT_S: i32 = 3_600;
 
 /// An operator's change to a rule; what is absent is as compiled in.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default, PartialEq, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct AlertRuleRow {
     pub rule: String,
@@ -49,8 +47,7 @@ pub struct AlertRow {
 }
 
 /// What happened to an alert.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct AlertEventRow {
     pub at: DateTime<Utc>,
@@ -65,8 +62,7 @@ pub struct AlertEventRow {
 }
 
 /// For how long nobody is told.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct SilenceRow {
     pub id: i64,

@@ -4,15 +4,13 @@ use chrono::{DateTime, Utc};
 use patchbay_model::audit::NewAuditEntry;
 use patchbay_model::job::JobKey;
 use patchbay_model::{PluginName, TrailName};
-use serde::Serialize;
 use serde_json::Value;
 
 use crate::attempts::without_nul;
 use crate::{Store, StoreError};
 
 /// A trail.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct TrailRow {
     /// What plugins ask for.
     pub name: String,
@@ -31,8 +29,7 @@ pub struct TrailRow {
 }
 
 /// An entry.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct AuditRow {
     /// Rises with time; the cursor of a list.
     pub id: i64,

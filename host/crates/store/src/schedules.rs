@@ -3,14 +3,12 @@
 use chrono::{DateTime, Utc};
 use patchbay_model::PluginName;
 use patchbay_model::schedule::ScheduleId;
-use serde::Serialize;
 use sqlx::PgConnection;
 
 use crate::{Store, StoreError};
 
 /// A wanted schedule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct ScheduleRow {
     /// Its id.
     pub id: String,

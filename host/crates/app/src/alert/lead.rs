@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::evaluate::{Known, evaluate};
 use super::sight::{Seen, Sightings, Sources};
-use super::{Alerts, answered, channel};
+use super::{AlertWatch, answered, channel};
 
 /// For one whole round; the questions have limits of their own.
 const ROUND_LIMIT: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ struct Memory {
     forgot: Option<Instant>,
 }
 
-pub(super) async fn run(alerts: Arc<Alerts>, stop: CancellationToken) {
+pub(super) async fn run(alerts: Arc<AlertWatch>, stop: CancellationToken) {
     let mut claim = alerts.sources.store.singleton(Duty::Alerts);
     let mut memory = Memory::default();
     loop {
@@ -65,7 +65,7 @@ pub(super) async fn run(alerts: Arc<Alerts>, stop: CancellationToken) {
     tokio::time::timeout(FAREWELL_LIMIT, farewell).await.ok();
 }
 
-async fn round(alerts: &Alerts, claim: &mut Singleton, memory: &mut Memory) {
+async fn round(alerts: &AlertWatch, claim: &mut Singleton, memory: &mut Memory) {
     let own = alerts.sources.own(alerts.channel_names()).await;
     let report = serde_json::to_value(&own).unwrap_or_default();
     let said = answered(alerts.sources.store.report_sightings(alerts.host(), &report));
@@ -90,7 +90,7 @@ async fn round(alerts: &Alerts, claim: &mut Singleton, memory: &mut Memory) {
     }
 }
 
-impl Alerts {
+impl AlertWatch {
     async fn evaluate_as_leader(
         &self,
         lead: &mut Lead<'_>,

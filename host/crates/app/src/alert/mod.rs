@@ -12,7 +12,9 @@
 //! | `evaluate` | from what is seen to what changes |
 //! | `lead` | the rounds, and the ping |
 //! | `channel`, `deliver` | telling |
+//! | `administration` | what operators see of all this, and say about it |
 
+mod administration;
 mod channel;
 mod deliver;
 mod evaluate;
@@ -27,14 +29,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use chrono::Utc;
+use patchbay_api::alerts::ChannelTest;
 use patchbay_store::{AlertChange, StoreError};
 use reqwest::Url;
-use serde::Serialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+pub use self::administration::Alerts;
 pub use self::channel::ChannelConfig;
 use self::deliver::Deliveries;
 use self::evaluate::{Known, Round, evaluate, time};
@@ -61,8 +64,8 @@ pub struct AlertConfig {
     pub environment: String,
 }
 
-/// The alerts of this installation.
-pub struct Alerts {
+/// Looks whether all is in order, and tells whoever must know.
+pub struct AlertWatch {
     sources: Sources,
     deliveries: Arc<Deliveries>,
     /// With a client for it.
@@ -75,23 +78,8 @@ pub struct Alerts {
     firing: Mutex<BTreeMap<(String, String), u64>>,
 }
 
-/// How a test message fared.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Tested {
-    /// `webhook`, `slack`, `mail` or `ping`.
-    pub channel: &'static str,
-    /// Whether it was taken.
-    pub delivered: bool,
-    /// Why not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// How long that took, milliseconds.
-    pub ms: u64,
-}
-
-impl Alerts {
-    /// Does nothing yet; see [`Alerts::run`].
+impl AlertWatch {
+    /// Does nothing yet; see [`AlertWatch::run`].
     pub fn new(config: AlertConfig, sources: Sources) -> anyhow::Result<Arc<Self>> {
         let channels = channel::channels(config.channels).context("alerts")?;
         let ping = config.ping.map(|url| anyhow::Ok((channel::http_client(&url)?, url)));
@@ -160,18 +148,18 @@ impl Alerts {
     }
 
     /// Tells by every way now, and waits for the answers.
-    pub async fn test(&self, actor: &str) -> Vec<Tested> {
+    pub async fn test(&self, actor: &str) -> Vec<ChannelTest> {
         let now = time(Utc::now());
         let body = json!({
             "alert": "test", "event": "test", "severity": "warning", "subject": self.host(), "host": self.host(),
             "environment": self.environment, "reason": format!("{actor} tries whether alerts arrive"),
             "next": "nothing: this is a test", "since": now, "at": now,
         });
-        let timed = async |channel, sent: &mut (dyn Future<Output = Result<(), String>> + Send + Unpin)| {
+        let timed = async |channel: &str, sent: &mut (dyn Future<Output = Result<(), String>> + Send + Unpin)| {
             let started = Instant::now();
             let error = sent.await.err();
             let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            Tested { channel, delivered: error.is_none(), error, ms }
+            ChannelTest { channel: channel.to_owned(), delivered: error.is_none(), error, ms }
         };
         let channels = self.deliveries.channels.iter().map(|channel| {
             let body = &body;

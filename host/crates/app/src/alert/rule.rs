@@ -2,35 +2,8 @@
 
 use std::time::Duration;
 
+use patchbay_api::alerts::Severity::{self, Critical, Warning};
 use patchbay_store::{AlertRuleRow, SilenceRow};
-use serde::Serialize;
-
-use self::Severity::{Critical, Warning};
-
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Look at it today.
-    Warning,
-    /// Somebody should be woken.
-    Critical,
-}
-
-impl Severity {
-    /// The stable word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
-    }
-
-    /// By its word.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Warning, Self::Critical].into_iter().find(|severity| severity.as_str() == text)
-    }
-}
 
 /// A rule as it is compiled in.
 #[derive(Debug)]

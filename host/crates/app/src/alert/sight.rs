@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use crate::breakers::OutsideHosts;
 use crate::health::{DRAINING, Health};
 use crate::plugins::Plugins;
-use crate::schedule::spec;
+use crate::scheduling::spec;
 
 /// Failures and stalls of so long ago are history.
 const LATELY: Duration = Duration::from_secs(600);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use patchbay_api::breakers::BreakerView;
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{PluginName, QueueName};
 use patchbay_queue::{Census, QueueOverview, Queues};
@@ -26,9 +27,9 @@ use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
 use prometheus_client::registry::{Registry, Unit};
 
 use self::standing::Standing;
-use crate::alert::Alerts;
+use crate::alert::AlertWatch;
 use crate::alert::rule::RULES;
-use crate::breakers::{BreakerStory, OutsideHosts, STATES as BREAKER_STATES};
+use crate::breakers::{OutsideHosts, STATES as BREAKER_STATES};
 use crate::bulk::Bulks;
 use crate::health::{Health, Probe};
 use crate::plugins::Plugins;
@@ -43,7 +44,7 @@ const STORE_LIMIT: Duration = REDIS_LIMIT;
 /// What a scrape looks at.
 pub struct Sources {
     /// What fires, and what was told.
-    pub alerts: Arc<Alerts>,
+    pub alerts: Arc<AlertWatch>,
     /// Numbers per revision.
     pub meters: Arc<Meters>,
     /// Attempts by queue.
@@ -179,7 +180,7 @@ impl Exposition {
 #[derive(Debug)]
 struct Page {
     revisions: Vec<(Arc<RevisionMeters>, bool)>,
-    breakers: Vec<BreakerStory>,
+    breakers: Vec<BreakerView>,
     sql: HashMap<PluginName, (PlacesTaken, u64)>,
     /// Active here.
     plugins: BTreeSet<PluginName>,
@@ -209,8 +210,8 @@ fn labels<'a, const N: usize>(meters: &'a RevisionMeters, more: [(&'a str, &'a s
     [("plugin", meters.plugin.as_str()), ("revision", meters.revision.as_str())].into_iter().chain(more).collect()
 }
 
-fn breaker_labels(story: &BreakerStory) -> Labels<'_> {
-    vec![("plugin", story.plugin.as_str()), ("host", story.host.as_str())]
+fn breaker_labels(breaker: &BreakerView) -> Labels<'_> {
+    vec![("plugin", breaker.plugin.as_str()), ("host", breaker.host.as_str())]
 }
 
 impl Collector for Page {

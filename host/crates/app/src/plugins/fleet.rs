@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use patchbay_api::plugins::HostView;
 use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_store::{HostRow, Report, Running, StoreError};
 
-use super::{HostState, Plugins};
+use super::Plugins;
 
 /// Longest wait of an activation for the other processes. They usually follow within 50 ms; a compilation takes longer.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(1);
@@ -47,7 +48,7 @@ impl Plugins {
     }
 
     /// How the active revision of a plugin fares in every process.
-    pub async fn hosts(&self, plugin: &PluginName, active: &RevisionDigest) -> Result<Vec<HostState>, StoreError> {
+    pub async fn hosts(&self, plugin: &PluginName, active: &RevisionDigest) -> Result<Vec<HostView>, StoreError> {
         Ok(self.store.hosts().await?.into_iter().map(|row| state(row, plugin, active)).collect())
     }
 
@@ -56,11 +57,11 @@ impl Plugins {
         &self,
         plugin: &PluginName,
         active: &RevisionDigest,
-    ) -> Result<Vec<HostState>, StoreError> {
+    ) -> Result<Vec<HostView>, StoreError> {
         let until = Instant::now() + FOLLOW_LIMIT;
         loop {
             let hosts = self.hosts(plugin, active).await?;
-            let settled = |host: &HostState| host.is_current || host.failure.is_some() || host.silent_s.is_some();
+            let settled = |host: &HostView| host.is_current || host.failure.is_some() || host.silent_s.is_some();
             if hosts.iter().all(settled) || Instant::now() >= until {
                 return Ok(hosts);
             }
@@ -69,10 +70,10 @@ impl Plugins {
     }
 }
 
-fn state(mut row: HostRow, plugin: &PluginName, active: &RevisionDigest) -> HostState {
+fn state(mut row: HostRow, plugin: &PluginName, active: &RevisionDigest) -> HostView {
     let found = row.plugins.remove(plugin);
     let (running, failure) = found.map_or((None, None), |found| (found.digest, found.failure));
-    HostState {
+    HostView {
         host: row.host,
         version: row.version,
         running,

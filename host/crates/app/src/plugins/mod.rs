@@ -17,7 +17,6 @@ mod prune;
 mod quarantine;
 mod redactions;
 mod route_table;
-mod view;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex as StdMutex, OnceLock};
@@ -25,6 +24,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
+use patchbay_api::plugins::{Activated, SignatureView, Staged};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest, grant};
 use patchbay_queue::ChildData;
@@ -42,7 +42,6 @@ pub use self::error::PluginError;
 use self::permissions::tables;
 pub use self::quarantine::Begun;
 pub use self::route_table::{RouteTable, Target};
-pub use self::view::{Activated, GrantStory, HostState, Signed, Staged};
 use patchbay_model::signature::{Signature, Standing, TrustedKeys};
 use patchbay_telemetry::traces::Traces;
 use patchbay_work::grants::Grants;
@@ -201,8 +200,8 @@ impl Plugins {
     }
 
     /// These signatures as this host sees them.
-    pub fn signed(&self, rows: &[SignatureRow]) -> Vec<Signed> {
-        let signed = |row: &SignatureRow| Signed {
+    pub fn signed(&self, rows: &[SignatureRow]) -> Vec<SignatureView> {
+        let signed = |row: &SignatureRow| SignatureView {
             key_id: row.key_id.clone(),
             standing: row
                 .signature()

@@ -2,25 +2,26 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use patchbay_api::plugins::GrantView;
 use patchbay_model::PluginName;
 use patchbay_model::grant::Ask;
 use patchbay_model::manifest::Manifest;
 use patchbay_store::{RevisionRow, RoleError, StoreError, Wanted};
 
 use super::conflicts::manifest_of;
-use super::{GrantStory, PluginError, Plugins};
+use super::{PluginError, Plugins};
 
 impl Plugins {
     /// What the plugin asks for, is granted, and uses.
-    pub async fn grants(&self, plugin: &PluginName) -> Result<Vec<GrantStory>, PluginError> {
+    pub async fn grants(&self, plugin: &PluginName) -> Result<Vec<GrantView>, PluginError> {
         let rows = self.known(plugin).await?;
         let asks = |row: Option<&RevisionRow>| {
             row.map(manifest_of).transpose().map(|m| m.map(|m| m.asks()).unwrap_or_default())
         };
         let (active, newest) = (asks(rows.iter().find(|row| row.is_current))?, asks(rows.first())?);
-        let mut stories: BTreeMap<Ask, GrantStory> = BTreeMap::new();
-        let mut story = |ask: Ask, fill: &dyn Fn(&mut GrantStory)| {
-            fill(stories.entry(ask.clone()).or_insert_with(|| GrantStory {
+        let mut views: BTreeMap<Ask, GrantView> = BTreeMap::new();
+        let mut view = |ask: Ask, fill: &dyn Fn(&mut GrantView)| {
+            fill(views.entry(ask.clone()).or_insert_with(|| GrantView {
                 asked_by_active: active.contains(&ask),
                 asked_by_newest: newest.contains(&ask),
                 ask,
@@ -31,17 +32,17 @@ impl Plugins {
             }));
         };
         for row in self.store.grants(plugin).await? {
-            story(row.ask.clone(), &|story| {
-                story.granted_by.clone_from(&row.granted_by);
-                story.granted_at = row.granted_at.map(|at| at.to_rfc3339());
-                story.uses = row.uses;
-                story.last_used = row.last_used.map(|day| day.to_string());
+            view(row.ask.clone(), &|view| {
+                view.granted_by.clone_from(&row.granted_by);
+                view.granted_at = row.granted_at.map(|at| at.to_rfc3339());
+                view.uses = row.uses;
+                view.last_used = row.last_used.map(|day| day.to_string());
             });
         }
         for ask in active.union(&newest) {
-            story(ask.clone(), &|_| {});
+            view(ask.clone(), &|_| {});
         }
-        Ok(stories.into_values().collect())
+        Ok(views.into_values().collect())
     }
 
     /// Grants; what no revision asks for is refused, since it is a typo. Takes effect with the next call.

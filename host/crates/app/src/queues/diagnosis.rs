@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use patchbay_api::breakers::BreakerView;
 use patchbay_api::queues::Reason;
 use patchbay_model::QueueName;
 use patchbay_model::shell::{arguments, word};
@@ -12,7 +13,6 @@ use patchbay_queue::{QueueOverview, TakenKey};
 use patchbay_store::{ActionRow, PlacesTaken};
 use patchbay_work::quarantine::Quarantined;
 
-use crate::breakers::BreakerStory;
 use crate::health::NotReady;
 
 /// What was seen.
@@ -29,7 +29,7 @@ pub struct Seen {
     /// Likewise, when it stands still.
     pub quarantined: Option<Quarantined>,
     /// Of that plugin, on this host.
-    pub breakers: Vec<BreakerStory>,
+    pub breakers: Vec<BreakerView>,
     /// Likewise, its places in the database.
     pub sql: Option<PlacesTaken>,
     /// Who paused it last, when that was done through us.
@@ -303,10 +303,10 @@ mod tests {
 
     #[test]
     fn a_breaker_that_is_not_closed_is_named_with_what_it_waits_for() {
-        let breaker = |state, probe_in_ms| BreakerStory {
+        let breaker = |state: &str, probe_in_ms| BreakerView {
             plugin: "email".parse().expect("a name"),
             host: "smtp://mail.example:465".into(),
-            state,
+            state: state.to_owned(),
             since: None,
             probe_in_ms,
             opened_by: None,

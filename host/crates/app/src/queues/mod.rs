@@ -26,7 +26,7 @@ use crate::breakers::OutsideHosts;
 use crate::error::{Error, Kind};
 use crate::health::Health;
 use crate::plugins::Plugins;
-use crate::schedule::Schedules;
+use crate::scheduling::Reconciler;
 
 /// Jobs that one `clean` removes when nothing is said.
 const DEFAULT_CLEAN: u64 = 10_000;
@@ -40,7 +40,7 @@ pub struct Queues {
     plugins: Arc<Plugins>,
     outside: Arc<OutsideHosts>,
     health: Arc<Health>,
-    schedules: Arc<Schedules>,
+    schedules: Arc<Reconciler>,
     actions: Actions,
     catalog: Catalog,
     /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.

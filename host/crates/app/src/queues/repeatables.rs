@@ -10,7 +10,7 @@ use patchbay_store::ScheduleFields;
 
 use super::Queues;
 use crate::Error;
-use crate::schedule::rhythm;
+use crate::scheduling::rhythm;
 
 impl Queues {
     pub(super) async fn migrate(

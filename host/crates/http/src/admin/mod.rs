@@ -1,28 +1,18 @@
 //! /api/admin: what operators do. Basic auth on every route; every change leaves an action row before it happens and completes it after.
 
 mod add;
-mod alerts;
-mod audit;
-mod breakers;
 mod bulk;
 mod call;
 mod dead_letters;
 mod export;
 mod flow;
 mod history;
-mod incident;
 mod jobs;
 mod new_job;
 mod operate;
-mod plugins;
-mod quarantine;
 mod reveal;
-mod revisions;
 mod saved_searches;
-mod schedules;
 mod search;
-mod secrets;
-mod sql;
 mod timeline;
 pub(crate) mod traced;
 
@@ -36,25 +26,15 @@ use serde_json::Value;
 use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
 
-pub use self::incident::IncidentSources;
 use super::AppState;
 use super::auth::{self, Actor};
 use super::error::{ApiError, ApiResult, ok};
 
 pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
-        .merge(plugins::router())
-        .merge(revisions::router())
-        .merge(quarantine::router())
-        .merge(breakers::router())
         .merge(call::router())
-        .merge(sql::router())
         .merge(bulk::router())
         .merge(dead_letters::router())
-        .merge(schedules::router())
-        .merge(secrets::router())
-        .merge(audit::router())
-        .merge(alerts::router())
         .merge(history::router())
         .merge(export::router())
         .merge(jobs::router())
@@ -64,7 +44,6 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(operate::router())
         .merge(add::router())
         .merge(flow::router())
-        .merge(incident::router())
         .route_layer(middleware::from_fn_with_state(state.clone(), to_the_end))
         // Operators' requests only: nobody else may make this host send spans.
         .route_layer(middleware::from_fn_with_state(state.clone(), traced::request))

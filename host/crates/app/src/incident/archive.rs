@@ -1,7 +1,4 @@
-//! One archive with what somebody needs who looks into an incident elsewhere, and nothing that must not leave.
-//!
-//! Owns the archive and the rules for words ([`plain`], [`normalised`]); who collects a part decides what is in it. A part that cannot be
-//! had is named in the archive with the reason: half a picture is better than none, and must not look whole.
+//! The archive: a directory with a README, a list of contents, and the files.
 
 use std::fmt::Write as _;
 use std::io;
@@ -17,7 +14,7 @@ const CONTENTS: &str = "contents.json";
 
 /// One file of the archive, or why it is missing.
 #[derive(Debug)]
-pub struct Part {
+pub struct BundleFile {
     /// File name.
     pub name: &'static str,
     /// What it tells.
@@ -50,7 +47,7 @@ pub struct Title {
     pub since: String,
 }
 
-impl Part {
+impl BundleFile {
     /// As readable JSON.
     pub fn json(name: &'static str, about: &'static str, content: Result<Value, String>) -> Self {
         let text = |value: Value| serde_json::to_string_pretty(&value).map_err(|error| error.to_string());
@@ -59,7 +56,7 @@ impl Part {
 }
 
 /// A `.tar.gz` with a directory of this name: a README, the list of contents, and the parts.
-pub fn archive(title: &Title, parts: &[Part]) -> io::Result<Vec<u8>> {
+pub fn archive(title: &Title, parts: &[BundleFile]) -> io::Result<Vec<u8>> {
     let entries: Vec<Entry> = parts
         .iter()
         .map(|part| Entry {
@@ -122,8 +119,8 @@ mod tests {
     fn what_is_missing_is_named_and_the_rest_is_there() -> io::Result<()> {
         let title = Title { by: "host a:1".into(), at: DateTime::UNIX_EPOCH, since: "1 h".into() };
         let parts = [
-            Part::json("there.json", "something", Ok(serde_json::json!({ "a": 1 }))),
-            Part::json("gone.json", "something else", Err("Postgres does not answer".into())),
+            BundleFile::json("there.json", "something", Ok(serde_json::json!({ "a": 1 }))),
+            BundleFile::json("gone.json", "something else", Err("Postgres does not answer".into())),
         ];
         let packed = archive(&title, &parts)?;
         let entries = contents(&packed)?;

@@ -1,9 +1,4 @@
-//! Schedules: what is wanted stands in Postgres, what ticks next in Redis.
-//!
-//! Owns the translation between the two and the reconciler that makes Redis match. Never runs a job: a tick is an ordinary job of its queue.
-//! When Postgres is away the known schedules go on ticking, since each tick makes the next one.
-
-mod reconcile;
+//! What a stored schedule means: its rhythm, and the job scheduler of Redis that it wants.
 
 use std::time::Duration;
 
@@ -12,8 +7,6 @@ use patchbay_model::manifest::{Manifest, ScheduleSpec};
 use patchbay_model::schedule::{InvalidSchedule, Missed, Rhythm, Zone};
 use patchbay_queue::SchedulerSpec;
 use patchbay_store::{ScheduleFields, ScheduleRow};
-
-pub use reconcile::Schedules;
 
 /// What a stored schedule means. Checked when it was stored; fails for rows that somebody else wrote.
 pub fn spec(row: &ScheduleRow, default_zone: Zone) -> Result<(QueueName, SchedulerSpec), String> {
@@ -56,7 +49,7 @@ pub fn word(missed: Missed) -> &'static str {
 }
 
 /// A manifest's schedules as they are stored.
-fn wanted(manifest: &Manifest) -> Vec<ScheduleFields> {
+pub(super) fn wanted(manifest: &Manifest) -> Vec<ScheduleFields> {
     let fields = |spec: &ScheduleSpec| ScheduleFields {
         id: spec.id.clone(),
         queue: spec.queue.to_string(),

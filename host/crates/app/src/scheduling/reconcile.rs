@@ -16,13 +16,13 @@ use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{spec, wanted};
+use super::rhythm::{spec, wanted};
 
 /// Without being told; bounds how long a dead schedule stays dead.
 const EVERY: Duration = Duration::from_secs(30);
 
 /// The schedules of this installation.
-pub struct Schedules {
+pub struct Reconciler {
     store: Store,
     queues: Queues,
     changed: Notify,
@@ -30,8 +30,8 @@ pub struct Schedules {
     reconciling: Mutex<()>,
 }
 
-impl Schedules {
-    /// Does nothing yet; see [`Schedules::run`].
+impl Reconciler {
+    /// Does nothing yet; see [`Reconciler::run`].
     pub fn new(store: Store, queues: Queues) -> Arc<Self> {
         Arc::new(Self { store, queues, changed: Notify::new(), reconciling: Mutex::default() })
     }

@@ -1,0 +1,72 @@
+//! Which outside hosts are left alone, and having it otherwise. Of the process that answers.
+
+mod outside_hosts;
+
+use std::sync::Arc;
+
+use patchbay_api::breakers::{BreakerOrder, BreakerView, BreakersClose, BreakersOpen};
+use patchbay_model::PluginName;
+use serde_json::json;
+
+pub use self::outside_hosts::{OutsideHosts, STATES};
+use crate::actions::{Actions, Caller};
+use crate::{Error, Parts};
+
+/// Longest reason of an operator, in characters.
+const MAX_REASON: usize = 500;
+
+/// Use cases of breakers.
+#[derive(Clone)]
+pub struct Breakers {
+    outside: Arc<OutsideHosts>,
+    actions: Actions,
+}
+
+impl Breakers {
+    pub(crate) fn new(parts: &Parts) -> Self {
+        Self { outside: Arc::clone(&parts.outside), actions: parts.actions.clone() }
+    }
+
+    /// Every outside host that an active plugin names.
+    pub fn list(&self) -> Vec<BreakerView> {
+        self.outside.list()
+    }
+
+    /// Refuses all calls until it is closed again.
+    pub async fn open(&self, who: &Caller, order: &BreakerOrder) -> Result<BreakerView, Error> {
+        let (plugin, reason) = checked(order)?;
+        let act = async {
+            let breaker = self.outside.find(&plugin, &order.host)?;
+            breaker.hold(&who.actor, reason);
+            self.view(&plugin, breaker.host())
+        };
+        let (target, details) = (format!("{plugin} {}", order.host), json!({ "reason": reason }));
+        self.actions.record::<BreakersOpen, _>(who, &target, details, act).await
+    }
+
+    /// Lets calls through again, whoever opened it.
+    pub async fn close(&self, who: &Caller, order: &BreakerOrder) -> Result<BreakerView, Error> {
+        let (plugin, reason) = checked(order)?;
+        let act = async {
+            let breaker = self.outside.find(&plugin, &order.host)?;
+            breaker.close(&who.actor, reason);
+            self.view(&plugin, breaker.host())
+        };
+        let (target, details) = (format!("{plugin} {}", order.host), json!({ "reason": reason }));
+        self.actions.record::<BreakersClose, _>(who, &target, details, act).await
+    }
+
+    fn view(&self, plugin: &PluginName, host: &str) -> Result<BreakerView, Error> {
+        let view = self.outside.of(plugin).into_iter().find(|view| view.host == host);
+        view.ok_or_else(Error::internal)
+    }
+}
+
+fn checked(order: &BreakerOrder) -> Result<(PluginName, &str), Error> {
+    let plugin: PluginName = order.plugin.parse()?;
+    let reason = order.reason.trim();
+    if reason.is_empty() || reason.chars().count() > MAX_REASON {
+        return Err(Error::invalid(format!("reason: say why, in at most {MAX_REASON} characters")));
+    }
+    Ok((plugin, reason))
+}

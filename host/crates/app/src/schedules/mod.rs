@@ -1,0 +1,281 @@
+//! Schedules as operators see and change them. What makes them tick is `scheduling`'s.
+
+mod view;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use patchbay_api::reveal::Reveal;
+use patchbay_api::schedules::{
+    ClientScheduler, Preview, ScheduleChange, ScheduleView, ScheduledJob, SchedulerView, SchedulesChange,
+    SchedulesCreate, SchedulesPause, SchedulesRemove, SchedulesResume, SchedulesRun, SchedulesShow,
+};
+use patchbay_model::QueueName;
+use patchbay_model::job::NewJob;
+use patchbay_model::schedule::{Rhythm, ScheduleId};
+use patchbay_queue::{QueueError, Queues as Broker, check_job};
+use patchbay_store::{ScheduleFields, Store};
+use patchbay_telemetry::traces::Traces;
+use serde_json::{Value, json};
+
+use self::view::{time, to_view};
+use crate::actions::{Actions, Caller};
+use crate::error::{Error, Kind};
+use crate::plugins::Plugins;
+use crate::queues::Catalog;
+use crate::scheduling::{Reconciler, rhythm, spec, word};
+use crate::{Parts, enqueue_span, reveal};
+
+/// Ticks that are shown ahead.
+const PREVIEW: usize = 5;
+
+/// Use cases of schedules.
+#[derive(Clone)]
+pub struct Schedules {
+    store: Store,
+    broker: Broker,
+    plugins: Arc<Plugins>,
+    reconciler: Arc<Reconciler>,
+    actions: Actions,
+    catalog: Catalog,
+    traces: Traces,
+}
+
+impl Schedules {
+    pub(crate) fn new(parts: &Parts) -> Self {
+        Self {
+            store: parts.store.clone(),
+            broker: parts.broker.clone(),
+            plugins: Arc::clone(&parts.plugins),
+            reconciler: Arc::clone(&parts.schedules),
+            actions: parts.actions.clone(),
+            catalog: Catalog::new(parts.broker.clone(), parts.store.clone(), Arc::clone(&parts.plugins)),
+            traces: parts.traces.clone(),
+        }
+    }
+
+    /// Every schedule, without what is hidden of the jobs of its queue.
+    pub async fn list(&self) -> Result<Vec<ScheduleView>, Error> {
+        let rows = self.store.schedules().await?;
+        let mut in_redis: HashMap<String, Vec<SchedulerView>> = HashMap::new();
+        for row in &rows {
+            if let (false, Ok(queue)) = (in_redis.contains_key(&row.queue), row.queue.parse::<QueueName>()) {
+                let schedulers = match self.broker.schedulers(&queue).await {
+                    // None of them is in place there; the list of queues says why.
+                    Err(QueueError::Damaged { .. }) => Vec::new(),
+                    schedulers => schedulers?,
+                };
+                in_redis.insert(row.queue.clone(), schedulers);
+            }
+        }
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let schedulers = in_redis.get(&row.queue).map_or(&[][..], Vec::as_slice);
+                self.redacted(to_view(row, schedulers, &self.broker))
+            })
+            .collect())
+    }
+
+    /// Those of BullMQ's clients.
+    pub async fn list_of_clients(&self) -> Result<Vec<ClientScheduler>, Error> {
+        let ours = self.broker.known_schedules().await?;
+        let mut found = Vec::new();
+        for queue in self.broker.list().await? {
+            let schedulers = match self.broker.schedulers(&queue).await {
+                // The list of queues says so.
+                Err(QueueError::Damaged { .. }) => continue,
+                schedulers => schedulers?,
+            };
+            for mut view in schedulers.into_iter().filter(|view| !ours.contains(&(queue.clone(), view.id.clone()))) {
+                // Lists show no job's data.
+                view.data = None;
+                let default_zone = || self.broker.default_zone().to_string();
+                let zone_in_force = view.pattern.as_ref().map(|_| view.zone.clone().unwrap_or_else(default_zone));
+                found.push(ClientScheduler {
+                    next_time: time(view.next_at),
+                    zone_in_force,
+                    queue: queue.clone(),
+                    view,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// One, with its next ticks.
+    pub async fn show(&self, who: &Caller, id: &str, asked: &Reveal) -> Result<ScheduleView, Error> {
+        reveal::check(asked)?;
+        if !asked.reveal {
+            return Ok(self.redacted(self.with_ticks(id).await?));
+        }
+        let (act, nothing) = (self.with_ticks(id), |_: &ScheduleView| Value::Null);
+        self.actions.record_as::<SchedulesShow, _>(who, id, reveal::details(asked), act, nothing).await
+    }
+
+    async fn with_ticks(&self, id: &str) -> Result<ScheduleView, Error> {
+        let row = self.store.schedule(&id.parse()?).await?;
+        let Ok((queue, spec)) = spec(&row, self.broker.default_zone()) else {
+            return Ok(to_view(row, &[], &self.broker));
+        };
+        let ticks = spec.rhythm.preview(&spec.id, self.broker.now_ms(), PREVIEW).unwrap_or_default();
+        let mut view = to_view(row, &self.broker.schedulers(&queue).await?, &self.broker);
+        view.next = ticks.into_iter().filter_map(time).collect();
+        Ok(view)
+    }
+
+    pub async fn create(&self, who: &Caller, wanted: ScheduleChange) -> Result<ScheduleView, Error> {
+        let fields = ScheduleFields {
+            id: required(wanted.id, "id")?.parse()?,
+            queue: required(wanted.queue, "queue")?,
+            name: required(wanted.name, "name")?,
+            data: wanted.data.map_or_else(|| "{}".to_owned(), |data| data.get().to_owned()),
+            every_ms: wanted.every_ms.map(milliseconds).transpose()?,
+            cron: wanted.cron,
+            tz: wanted.tz,
+            missed: word(wanted.missed.unwrap_or_default()).to_owned(),
+            description: wanted.description.unwrap_or_default(),
+        };
+        self.check(&fields).await?;
+        let act = async {
+            self.store.create_schedule(&fields, &who.actor).await?;
+            self.in_place(&fields.id).await
+        };
+        let details = json!({ "queue": fields.queue });
+        self.actions.record_as::<SchedulesCreate, _>(who, fields.id.as_str(), details, act, to_record).await
+    }
+
+    pub async fn change(&self, who: &Caller, id: &str, change: ScheduleChange) -> Result<ScheduleView, Error> {
+        let id: ScheduleId = id.parse()?;
+        if change.id.is_some() {
+            return Err(Error::invalid("id: a schedule keeps its id; make another one"));
+        }
+        let row = self.store.schedule(&id).await?;
+        // An interval and a cron expression replace each other.
+        let (every_ms, cron, tz) = match (change.every_ms, change.cron) {
+            (None, None) => (row.every_ms, row.cron, change.tz.or(row.tz)),
+            (Some(ms), cron) => (Some(milliseconds(ms)?), cron, change.tz),
+            (None, Some(cron)) => (None, Some(cron), change.tz.or(row.tz)),
+        };
+        let fields = ScheduleFields {
+            id: id.clone(),
+            queue: change.queue.unwrap_or(row.queue),
+            name: change.name.unwrap_or(row.name),
+            data: change.data.map_or(row.data, |data| data.get().to_owned()),
+            every_ms,
+            cron,
+            tz,
+            missed: change.missed.map_or(row.missed, |missed| word(missed).to_owned()),
+            description: change.description.unwrap_or(row.description),
+        };
+        self.check(&fields).await?;
+        let act = async {
+            self.store.change_schedule(&fields, &who.actor).await?;
+            self.in_place(&id).await
+        };
+        self.actions.record_as::<SchedulesChange, _>(who, id.as_str(), json!({}), act, to_record).await
+    }
+
+    pub async fn remove(&self, who: &Caller, id: &str) -> Result<(), Error> {
+        let id: ScheduleId = id.parse()?;
+        let act = async {
+            self.store.delete_schedule(&id).await?;
+            self.reconcile().await
+        };
+        self.actions.record::<SchedulesRemove, _>(who, id.as_str(), json!({}), act).await
+    }
+
+    pub async fn pause(&self, who: &Caller, id: &str) -> Result<ScheduleView, Error> {
+        let id: ScheduleId = id.parse()?;
+        let act = async {
+            self.store.pause_schedule(&id, true, &who.actor).await?;
+            self.in_place(&id).await
+        };
+        self.actions.record_as::<SchedulesPause, _>(who, id.as_str(), json!({}), act, to_record).await
+    }
+
+    pub async fn resume(&self, who: &Caller, id: &str) -> Result<ScheduleView, Error> {
+        let id: ScheduleId = id.parse()?;
+        let act = async {
+            self.store.pause_schedule(&id, false, &who.actor).await?;
+            self.in_place(&id).await
+        };
+        self.actions.record_as::<SchedulesResume, _>(who, id.as_str(), json!({}), act, to_record).await
+    }
+
+    /// Its job now, besides its ticks.
+    pub async fn run(&self, who: &Caller, id: &str) -> Result<ScheduledJob, Error> {
+        let id: ScheduleId = id.parse()?;
+        let row = self.store.schedule(&id).await?;
+        let (queue, spec) = spec(&row, self.broker.default_zone()).map_err(Error::invalid)?;
+        let (span, trace) = enqueue_span::begin(&self.traces, &queue, who.trace.clone());
+        let job = NewJob { trace, ..NewJob::new(queue.clone(), spec.name, spec.data) };
+        let act = async {
+            let ids = enqueue_span::end(span, self.broker.add(vec![job]).await)?;
+            let id = ids.into_iter().next().ok_or_else(Error::internal)?;
+            Ok(ScheduledJob { queue: queue.to_string(), id: id.to_string() })
+        };
+        self.actions.record::<SchedulesRun, _>(who, id.as_str(), json!({}), act).await
+    }
+
+    /// The next ticks of what might be scheduled.
+    pub fn preview(&self, wanted: &Preview) -> Result<Vec<String>, Error> {
+        let id: ScheduleId = wanted.id.as_deref().unwrap_or("preview").parse()?;
+        let (cron, tz) = (wanted.cron.as_deref(), wanted.tz.as_deref());
+        let ticks = rhythm(wanted.every_ms, cron, tz, self.broker.default_zone())
+            .and_then(|rhythm: Rhythm| rhythm.preview(&id, self.broker.now_ms(), PREVIEW))
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        Ok(ticks.into_iter().filter_map(time).collect())
+    }
+
+    /// It ticks at least once more, its queue is known, and its jobs could be added.
+    async fn check(&self, fields: &ScheduleFields) -> Result<(), Error> {
+        reveal::refuse_mark("data", &fields.data)?;
+        let queue = self.catalog.known(&fields.queue).await?;
+        // Each tick is such a job.
+        let now_ms = self.broker.now_ms();
+        check_job(&NewJob::new(queue, fields.name.as_str(), fields.data.as_str()), now_ms)?;
+        let every = fields.every_ms.and_then(|ms| u64::try_from(ms).ok());
+        rhythm(every, fields.cron.as_deref(), fields.tz.as_deref(), self.broker.default_zone())
+            .and_then(|rhythm| rhythm.preview(&fields.id, now_ms, 1))
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        Ok(())
+    }
+
+    /// Whoever changed something sees it done; the others are done within seconds.
+    async fn reconcile(&self) -> Result<(), Error> {
+        self.reconciler.reconcile().await.map_err(|error| {
+            tracing::error!(error = format!("{error:#}"), "a changed schedule is not in place yet");
+            let message = "the change is stored, and takes effect as soon as Postgres and Redis answer";
+            Error::new(Kind::Unavailable, "unavailable", message)
+        })
+    }
+
+    async fn in_place(&self, id: &ScheduleId) -> Result<ScheduleView, Error> {
+        self.reconcile().await?;
+        let row = self.store.schedule(id).await?;
+        let queue: QueueName = row.queue.parse()?;
+        Ok(self.redacted(to_view(row, &self.broker.schedulers(&queue).await?, &self.broker)))
+    }
+
+    /// Without what is hidden of the jobs of its queue.
+    fn redacted(&self, mut view: ScheduleView) -> ScheduleView {
+        if let Ok(queue) = view.queue.parse::<QueueName>() {
+            view.data = self.plugins.redaction(&queue).data(&view.data).0.text.into_owned();
+        }
+        view
+    }
+}
+
+/// Which, and when it ticks. Its data may be personal.
+fn to_record(view: &ScheduleView) -> Value {
+    json!({ "id": view.id, "queue": view.queue, "nextAt": view.next_at })
+}
+
+fn required(value: Option<String>, name: &str) -> Result<String, Error> {
+    value.ok_or_else(|| Error::invalid(format!("{name} is missing")))
+}
+
+fn milliseconds(ms: u64) -> Result<i64, Error> {
+    i64::try_from(ms).map_err(|_| Error::invalid("everyMs is too large"))
+}

@@ -1,0 +1,10 @@
+//! Ticks: what is wanted stands in Postgres, what ticks next in Redis.
+//!
+//! Owns the translation between the two, and the reconciler that makes Redis match. Never runs a job: a tick is an ordinary job of its queue.
+//! When Postgres is away the known schedules go on ticking, since each tick makes the next one.
+
+mod reconcile;
+mod rhythm;
+
+pub use self::reconcile::Reconciler;
+pub use self::rhythm::{rhythm, spec, word};
