@@ -255,6 +255,7 @@ impl Host {
             health: Arc::clone(&health),
             schedules: Arc::clone(&schedules),
             actions: actions.clone(),
+            traces: traces.clone(),
             node_may_be_bullmq_5: config.node_may_be_bullmq_5(),
         });
         let state = AppState {

@@ -4,17 +4,22 @@
 #![warn(missing_docs)]
 
 pub mod answer;
+pub mod attempts;
 pub mod body;
+pub mod flows;
 pub mod headers;
+pub mod jobs;
 pub mod operation;
 pub mod path;
 pub mod queues;
+pub mod reveal;
+pub mod timeline;
 
 use operation::Operation;
 
 /// Every operation, by domain.
 pub fn operations() -> impl Iterator<Item = &'static Operation> {
-    [queues::OPERATIONS].into_iter().flatten()
+    [queues::OPERATIONS, jobs::OPERATIONS, timeline::OPERATIONS, flows::OPERATIONS].into_iter().flatten()
 }
 
 #[cfg(test)]

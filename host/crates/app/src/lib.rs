@@ -6,19 +6,22 @@ pub mod audit;
 pub mod breakers;
 pub mod bulk;
 pub mod difference;
+mod enqueue_span;
 pub mod error;
 pub mod exposition;
+pub mod flows;
 pub mod health;
 pub mod history;
 pub mod incident;
+pub mod jobs;
 pub mod local_copy;
 pub mod outbox;
 pub mod plugins;
 pub mod queues;
 pub mod redacted;
+mod reveal;
 pub mod schedule;
 pub mod selected;
-pub mod timeline;
 pub mod vault;
 
 pub use actions::Caller;
@@ -28,11 +31,14 @@ use std::sync::Arc;
 
 use patchbay_queue::Queues as Broker;
 use patchbay_store::{PluginSql, Store};
+use patchbay_telemetry::traces::Traces;
 
 /// The use cases, by domain.
 #[derive(Clone)]
 pub struct App {
     pub queues: queues::Queues,
+    pub jobs: jobs::Jobs,
+    pub flows: flows::Flows,
 }
 
 /// What use cases are made of.
@@ -45,12 +51,13 @@ pub struct Parts {
     pub health: Arc<health::Health>,
     pub schedules: Arc<schedule::Schedules>,
     pub actions: actions::Actions,
+    pub traces: Traces,
     /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
     pub node_may_be_bullmq_5: bool,
 }
 
 impl App {
     pub fn new(parts: &Parts) -> Self {
-        Self { queues: queues::Queues::new(parts) }
+        Self { queues: queues::Queues::new(parts), jobs: jobs::Jobs::new(parts), flows: flows::Flows::new(parts) }
     }
 }

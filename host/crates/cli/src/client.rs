@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
-use patchbay_api::answer::Answer;
+use patchbay_api::answer::{Answer, List, Success};
 use patchbay_api::body::{AnyDocument, Body, Json, NoBody};
-use patchbay_api::operation::{self, Endpoint, PathParams};
+use patchbay_api::operation::{self, Endpoint, NoQuery, PathParams};
+use patchbay_api::reveal::Reveal;
 use patchbay_api::{headers, path};
 use patchbay_model::address::is_loopback;
 use patchbay_model::signature::{self, Signature};
@@ -99,6 +100,18 @@ pub struct Received<T> {
     pub raw: Value,
 }
 
+/// A part of a list.
+#[derive(Debug)]
+pub(super) struct ReceivedPage<T> {
+    pub(super) items: Vec<T>,
+    /// Where the list goes on.
+    pub(super) next_cursor: Option<String>,
+    /// A search ended because time ran out.
+    pub(super) partial: bool,
+    /// The whole envelope as it came, for scripts.
+    pub(super) raw: Value,
+}
+
 /// `data` of the answer to `E`.
 pub type DataOf<E> = <<E as Endpoint>::Answer as Answer>::Data;
 
@@ -185,6 +198,61 @@ impl Client {
         Ok(Received { data, raw })
     }
 
+    /// Likewise, with a body as somebody has written it.
+    pub(super) async fn ask_as_written<E>(
+        &self,
+        path: E::Path,
+        body: &RawValue,
+    ) -> Result<Received<DataOf<E>>, ClientError>
+    where
+        E: Endpoint<Query = NoQuery, Answer: Answer<Data: DeserializeOwned>>,
+    {
+        let operation = E::OPERATION;
+        let path = path::filled(operation.path, &path.segments());
+        let raw = self.send_body(method_of(operation.method), &path, body).await?;
+        let data = serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
+        Ok(Received { data, raw })
+    }
+
+    /// One page of a list.
+    pub(super) async fn ask_page<E, T>(&self, path: &E::Path, query: &E::Query) -> Result<ReceivedPage<T>, ClientError>
+    where
+        E: Endpoint<Body = NoBody, Answer = List<T>>,
+        T: ToSchema + Serialize + DeserializeOwned + 'static,
+    {
+        let operation = E::OPERATION;
+        let path = path::filled(operation.path, &path.segments());
+        let raw = self.envelope(self.request(method_of(operation.method), &path).query(query)).await?;
+        let page: Success<Vec<T>> = serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
+        Ok(ReceivedPage { items: page.data, next_cursor: page.next_cursor, partial: page.partial, raw })
+    }
+
+    /// A list page by page. `query_of` makes a page's query from the cursor that leads there and the number of items so far; without one the
+    /// list ends.
+    pub(super) async fn ask_pages<E, T>(
+        &self,
+        path: &E::Path,
+        query_of: impl Fn(Option<String>, u64) -> Option<E::Query>,
+    ) -> Result<Received<Vec<T>>, ClientError>
+    where
+        E: Endpoint<Body = NoBody, Answer = List<T>>,
+        T: ToSchema + Serialize + DeserializeOwned + 'static,
+    {
+        let (mut data, mut raw, mut cursor) = (Vec::new(), Vec::new(), None);
+        while let Some(query) = query_of(cursor, data.len() as u64) {
+            let mut page = self.ask_page::<E, T>(path, &query).await?;
+            data.extend(page.items);
+            if let Value::Array(more) = page.raw["data"].take() {
+                raw.extend(more);
+            }
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        Ok(Received { data, raw: raw.into() })
+    }
+
     /// `data` of the envelope.
     pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ClientError> {
         match body {
@@ -198,7 +266,7 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        body: &impl serde::Serialize,
+        body: &(impl Serialize + ?Sized),
     ) -> Result<Value, ClientError> {
         self.send(self.request(method, path).json(body)).await
     }
@@ -235,22 +303,6 @@ impl Client {
             match page["nextCursor"].as_str() {
                 Some(cursor) => next = format!("{path}&cursor={cursor}"),
                 None => return Ok(items.into()),
-            }
-        }
-    }
-
-    /// The first so many of a list; `from` is where it begins, part of the query like the rest.
-    pub async fn first(&self, path: &str, from: &str, most: u64, page: u64) -> Result<Value, ClientError> {
-        let (mut items, mut left, mut from) = (Vec::new(), most, from.to_owned());
-        loop {
-            let limit = left.min(page);
-            let mut answer = self.envelope(self.request(Method::GET, &format!("{path}{from}&limit={limit}"))).await?;
-            let Value::Array(more) = answer["data"].take() else { return Ok(items.into()) };
-            left = left.saturating_sub(more.len() as u64);
-            items.extend(more);
-            match answer["nextCursor"].as_str() {
-                Some(cursor) if left > 0 => from = format!("&cursor={cursor}"),
-                _ => return Ok(items.into()),
             }
         }
     }
@@ -398,6 +450,12 @@ pub struct RevealArgs {
     /// Why, for the record; no personal data
     #[arg(long, requires = "reveal")]
     pub(super) reason: Option<String>,
+}
+
+impl From<RevealArgs> for Reveal {
+    fn from(args: RevealArgs) -> Self {
+        Self { reveal: args.reveal, reason: args.reason }
+    }
 }
 
 impl RevealArgs {

@@ -8,8 +8,10 @@ mod auth;
 mod client;
 mod cross_site;
 mod error;
+mod flows;
 mod health;
 mod host_header;
+mod jobs;
 mod logins;
 mod measure;
 mod metrics;
@@ -119,12 +121,15 @@ macro_rules! domains {
 
 domains! {
     queues: patchbay_app::queues::Queues,
+    jobs: patchbay_app::jobs::Jobs,
+    flows: patchbay_app::flows::Flows,
 }
 
 /// Operations of the table.
 fn routes(state: &AppState) -> Routes {
-    let routes = Routes::new(state);
-    queues::routes(routes)
+    let routes = queues::routes(Routes::new(state));
+    let routes = jobs::routes(routes);
+    flows::routes(routes)
 }
 
 fn api_router(state: &AppState) -> OpenApiRouter<AppState> {

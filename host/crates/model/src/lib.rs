@@ -19,6 +19,7 @@ pub mod flow;
 pub mod grant;
 pub mod id;
 pub mod job;
+pub mod job_view;
 pub mod json_schema;
 pub mod manifest;
 pub mod mirror;

@@ -7,7 +7,7 @@ use patchbay_model::attempt::VerdictKind;
 use patchbay_model::filter::Filter;
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::{DataPath, QueueName};
-use patchbay_queue::{Chosen, JobView, MAX_LISTED, Queues, Start};
+use patchbay_queue::{Chosen, JobView, MAX_LISTED, Queues, Start, trace_of};
 use patchbay_store::{FoundJob, Selection, Store, Term};
 use serde::{Deserialize, Serialize};
 
@@ -173,7 +173,7 @@ fn matches(filter: &Filter, job: &JobView) -> bool {
     let failure = job.failed_reason.as_deref().unwrap_or_default();
     // For a job that has not ended, when it was made.
     let at = job.finished_on.or(job.timestamp).and_then(|ms| DateTime::from_timestamp_millis(ms.try_into().ok()?));
-    let trace = job.trace();
+    let trace = trace_of(job);
     let is = |wanted: &Option<String>, value: Option<&str>| wanted.is_none() || wanted.as_deref() == value;
     job.removed_by.is_none()
         && filter.job.as_ref().is_none_or(|id| id.as_str() == job.id)

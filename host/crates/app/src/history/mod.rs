@@ -9,15 +9,18 @@
 //! | `mirror` | what workers that are no hosts have ended |
 //! | `shown` | what of a body people may see |
 //! | `erasing` | forgetting a person, or a job, everywhere |
-//!
+//! | `paged_filter` | the query of a search |
+//! | `views` | rows as answers show them |
 
 mod bodies;
 mod duty;
 mod erasing;
 pub mod mirror;
+mod paged_filter;
 pub mod recorder;
 mod rounds;
 mod shown;
+pub(crate) mod views;
 
 use std::sync::Arc;
 
@@ -27,6 +30,7 @@ use patchbay_work::body_budget::BodyBudget;
 pub use bodies::{Bodies, Unopened};
 pub use duty::run;
 pub use erasing::{Asker, EraseError, Erasing, Erasure, Wanted};
+pub(crate) use paged_filter::PagedFilter;
 pub use shown::{NotShown, Reader, Shown};
 
 /// What operators ask the history for.

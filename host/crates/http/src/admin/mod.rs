@@ -1,6 +1,5 @@
 //! /api/admin: what operators do. Basic auth on every route; every change leaves an action row before it happens and completes it after.
 
-mod add;
 mod alerts;
 mod audit;
 mod breakers;
@@ -8,12 +7,8 @@ mod bulk;
 mod call;
 mod dead_letters;
 mod export;
-mod flow;
 mod history;
 mod incident;
-mod jobs;
-mod new_job;
-mod operate;
 mod plugins;
 mod quarantine;
 mod reveal;
@@ -23,7 +18,6 @@ mod schedules;
 mod search;
 mod secrets;
 mod sql;
-mod timeline;
 pub(crate) mod traced;
 
 use std::panic::resume_unwind;
@@ -57,13 +51,8 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(alerts::router())
         .merge(history::router())
         .merge(export::router())
-        .merge(jobs::router())
         .merge(search::router())
-        .merge(timeline::router())
         .merge(saved_searches::router())
-        .merge(operate::router())
-        .merge(add::router())
-        .merge(flow::router())
         .merge(incident::router())
         .route_layer(middleware::from_fn_with_state(state.clone(), to_the_end))
         // Operators' requests only: nobody else may make this host send spans.

@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::audited;
-use super::search::{Asked, search_history, search_live};
+use super::search::{Asked, search_history};
 use crate::AppState;
 use crate::auth::Actor;
 use crate::error::{ApiError, ApiResult, ErrorBody, Success, ok, part};
@@ -146,7 +146,9 @@ async fn run(
     }
     match (wanted, filter.queue.clone()) {
         (Some(wanted), Some(queue)) => {
-            whole(search_live(&state, queue.as_str(), wanted, filter, asked.cursor, asked.limit).await?)
+            let jobs = &state.app.jobs;
+            let page = jobs.search_state(queue.as_str(), wanted, &filter, asked.cursor, asked.limit).await?;
+            whole(Json(page.into()))
         }
         _ => whole(search_history(&state, filter, asked.cursor, asked.limit).await?),
     }

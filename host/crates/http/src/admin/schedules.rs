@@ -6,6 +6,7 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use chrono::{DateTime, SecondsFormat, Utc};
+use patchbay_api::jobs::given;
 use patchbay_app::schedule::{rhythm, spec, word};
 use patchbay_model::QueueName;
 use patchbay_model::job::{NewJob, Trace};
@@ -18,7 +19,6 @@ use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::new_job::given;
 use super::reveal::{Reveal, refuse_mark};
 use super::{audited, recorded, traced};
 use crate::AppState;

@@ -1,0 +1,38 @@
+//! Asking to see what is hidden, and documents that hold the mark of it.
+
+use patchbay_api::reveal::Reveal;
+use patchbay_model::redaction::{REDACTED, mark_in};
+use serde_json::{Value, json};
+
+use crate::Error;
+
+/// For the record, in characters.
+const MAX_REASON: usize = 500;
+
+/// Refuses a reason that cannot be recorded, or is given for nothing.
+pub(crate) fn check(asked: &Reveal) -> Result<(), Error> {
+    let too_long = |reason: &String| reason.chars().count() > MAX_REASON || reason.contains('\0');
+    if asked.reason.as_ref().is_some_and(too_long) {
+        return Err(Error::invalid(format!("reason: at most {MAX_REASON} characters, without NUL")));
+    }
+    if asked.reason.is_some() && !asked.reveal {
+        return Err(Error::invalid("reason: it is for reveal=true"));
+    }
+    Ok(())
+}
+
+/// For the record.
+pub(crate) fn details(asked: &Reveal) -> Value {
+    json!({ "reason": asked.reason })
+}
+
+/// What was shown must not take the place of what was hidden.
+pub(crate) fn refuse_mark(what: &str, document: &str) -> Result<(), Error> {
+    match mark_in(document) {
+        None => Ok(()),
+        Some(place) => Err(Error::invalid(format!(
+            "{what}: {REDACTED} at {place} stands for a value that was hidden from you. Nothing was changed. Take the real document, for \
+             example with patchbay job show --reveal, and change that"
+        ))),
+    }
+}
