@@ -256,6 +256,7 @@ impl Host {
             schedules: Arc::clone(&schedules),
             actions: actions.clone(),
             traces: traces.clone(),
+            bulks: Arc::clone(&bulks),
             node_may_be_bullmq_5: config.node_may_be_bullmq_5(),
         });
         let state = AppState {
@@ -267,7 +268,6 @@ impl Host {
             plugins: Arc::clone(&plugins),
             executor,
             outside,
-            bulks: Arc::clone(&bulks),
             schedules: Arc::clone(&schedules),
             alerts: Arc::clone(&alerts),
             vault: Arc::clone(&vault),

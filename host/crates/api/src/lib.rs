@@ -6,6 +6,8 @@
 pub mod answer;
 pub mod attempts;
 pub mod body;
+pub mod bulk;
+pub mod dead_letters;
 pub mod flows;
 pub mod headers;
 pub mod jobs;
@@ -19,7 +21,16 @@ use operation::Operation;
 
 /// Every operation, by domain.
 pub fn operations() -> impl Iterator<Item = &'static Operation> {
-    [queues::OPERATIONS, jobs::OPERATIONS, timeline::OPERATIONS, flows::OPERATIONS].into_iter().flatten()
+    [
+        queues::OPERATIONS,
+        jobs::OPERATIONS,
+        timeline::OPERATIONS,
+        flows::OPERATIONS,
+        dead_letters::OPERATIONS,
+        bulk::OPERATIONS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod alert;
 pub mod audit;
 pub mod breakers;
 pub mod bulk;
+pub mod dead_letters;
 pub mod difference;
 mod enqueue_span;
 pub mod error;
@@ -39,6 +40,8 @@ pub struct App {
     pub queues: queues::Queues,
     pub jobs: jobs::Jobs,
     pub flows: flows::Flows,
+    pub dead_letters: dead_letters::DeadLetters,
+    pub bulk: bulk::BulkOperations,
 }
 
 /// What use cases are made of.
@@ -52,12 +55,19 @@ pub struct Parts {
     pub schedules: Arc<schedule::Schedules>,
     pub actions: actions::Actions,
     pub traces: Traces,
+    pub bulks: Arc<bulk::Bulks>,
     /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
     pub node_may_be_bullmq_5: bool,
 }
 
 impl App {
     pub fn new(parts: &Parts) -> Self {
-        Self { queues: queues::Queues::new(parts), jobs: jobs::Jobs::new(parts), flows: flows::Flows::new(parts) }
+        Self {
+            queues: queues::Queues::new(parts),
+            jobs: jobs::Jobs::new(parts),
+            flows: flows::Flows::new(parts),
+            dead_letters: dead_letters::DeadLetters::new(parts),
+            bulk: bulk::BulkOperations::new(parts),
+        }
     }
 }

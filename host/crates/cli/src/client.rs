@@ -202,7 +202,7 @@ impl Client {
     pub(super) async fn ask_as_written<E>(
         &self,
         path: E::Path,
-        body: &RawValue,
+        body: &(impl Serialize + ?Sized),
     ) -> Result<Received<DataOf<E>>, ClientError>
     where
         E: Endpoint<Query = NoQuery, Answer: Answer<Data: DeserializeOwned>>,

@@ -5,8 +5,10 @@
 
 mod admin;
 mod auth;
+mod bulk;
 mod client;
 mod cross_site;
+mod dead_letters;
 mod error;
 mod flows;
 mod health;
@@ -33,7 +35,6 @@ use patchbay_app::App;
 use patchbay_app::actions::Actions;
 use patchbay_app::alert::Alerts;
 use patchbay_app::breakers::OutsideHosts;
-use patchbay_app::bulk::Bulks;
 use patchbay_app::health::Health;
 use patchbay_app::history::History;
 use patchbay_app::plugins::Plugins;
@@ -74,8 +75,6 @@ pub struct AppState {
     pub executor: Arc<WasmExecutor>,
     /// Outside hosts and their breakers.
     pub outside: Arc<OutsideHosts>,
-    /// Operations on many jobs.
-    pub bulks: Arc<Bulks>,
     /// Jobs that come by themselves.
     pub schedules: Arc<Schedules>,
     /// What somebody is told of.
@@ -123,13 +122,17 @@ domains! {
     queues: patchbay_app::queues::Queues,
     jobs: patchbay_app::jobs::Jobs,
     flows: patchbay_app::flows::Flows,
+    dead_letters: patchbay_app::dead_letters::DeadLetters,
+    bulk: patchbay_app::bulk::BulkOperations,
 }
 
 /// Operations of the table.
 fn routes(state: &AppState) -> Routes {
     let routes = queues::routes(Routes::new(state));
     let routes = jobs::routes(routes);
-    flows::routes(routes)
+    let routes = flows::routes(routes);
+    let routes = dead_letters::routes(routes);
+    bulk::routes(routes)
 }
 
 fn api_router(state: &AppState) -> OpenApiRouter<AppState> {

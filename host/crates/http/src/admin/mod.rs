@@ -3,9 +3,7 @@
 mod alerts;
 mod audit;
 mod breakers;
-mod bulk;
 mod call;
-mod dead_letters;
 mod export;
 mod history;
 mod incident;
@@ -43,8 +41,6 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(breakers::router())
         .merge(call::router())
         .merge(sql::router())
-        .merge(bulk::router())
-        .merge(dead_letters::router())
         .merge(schedules::router())
         .merge(secrets::router())
         .merge(audit::router())
