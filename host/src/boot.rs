@@ -15,7 +15,7 @@ use patchbay_app::breakers::OutsideHosts;
 use patchbay_app::bulk::Bulks;
 use patchbay_app::exposition::{Exposition, Sources};
 use patchbay_app::health::Health;
-use patchbay_app::history::{self, Bodies, History, recorder};
+use patchbay_app::history::{self, Bodies, HistoryParts, recorder};
 use patchbay_app::local_copy::LocalCopy;
 use patchbay_app::outbox;
 use patchbay_app::plugins::{Parts, Plugins, grant_uses};
@@ -257,6 +257,11 @@ impl Host {
             actions: actions.clone(),
             traces: traces.clone(),
             bulks: Arc::clone(&bulks),
+            history: Arc::new(HistoryParts {
+                bodies: Arc::clone(&bodies),
+                budget: Arc::clone(&budget),
+                keep: config.keep_attempts(),
+            }),
             node_may_be_bullmq_5: config.node_may_be_bullmq_5(),
         });
         let state = AppState {
@@ -271,11 +276,6 @@ impl Host {
             schedules: Arc::clone(&schedules),
             alerts: Arc::clone(&alerts),
             vault: Arc::clone(&vault),
-            history: Arc::new(History {
-                bodies: Arc::clone(&bodies),
-                budget: Arc::clone(&budget),
-                keep: config.keep_attempts(),
-            }),
             health: Arc::clone(&health),
             incident: Arc::new(incident_sources(&config, logging)),
             traces,

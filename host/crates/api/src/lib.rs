@@ -10,11 +10,13 @@ pub mod bulk;
 pub mod dead_letters;
 pub mod flows;
 pub mod headers;
+pub mod history;
 pub mod jobs;
 pub mod operation;
 pub mod path;
 pub mod queues;
 pub mod reveal;
+pub mod searches;
 pub mod timeline;
 
 use operation::Operation;
@@ -28,6 +30,8 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         flows::OPERATIONS,
         dead_letters::OPERATIONS,
         bulk::OPERATIONS,
+        history::OPERATIONS,
+        searches::OPERATIONS,
     ]
     .into_iter()
     .flatten()

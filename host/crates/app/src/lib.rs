@@ -22,6 +22,7 @@ pub mod queues;
 pub mod redacted;
 mod reveal;
 pub mod schedule;
+pub mod searches;
 pub mod selected;
 pub mod vault;
 
@@ -42,6 +43,8 @@ pub struct App {
     pub flows: flows::Flows,
     pub dead_letters: dead_letters::DeadLetters,
     pub bulk: bulk::BulkOperations,
+    pub history: history::History,
+    pub searches: searches::Searches,
 }
 
 /// What use cases are made of.
@@ -56,6 +59,7 @@ pub struct Parts {
     pub actions: actions::Actions,
     pub traces: Traces,
     pub bulks: Arc<bulk::Bulks>,
+    pub history: Arc<history::HistoryParts>,
     /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
     pub node_may_be_bullmq_5: bool,
 }
@@ -68,6 +72,8 @@ impl App {
             flows: flows::Flows::new(parts),
             dead_letters: dead_letters::DeadLetters::new(parts),
             bulk: bulk::BulkOperations::new(parts),
+            history: history::History::new(parts),
+            searches: searches::Searches::new(parts),
         }
     }
 }

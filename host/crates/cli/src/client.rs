@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use patchbay_api::answer::{Answer, List, Success};
 use patchbay_api::body::{AnyDocument, Body, Json, NoBody};
-use patchbay_api::operation::{self, Endpoint, NoQuery, PathParams};
+use patchbay_api::operation::{self, Endpoint, PathParams};
 use patchbay_api::reveal::Reveal;
 use patchbay_api::{headers, path};
 use patchbay_model::address::is_loopback;
@@ -190,28 +190,57 @@ impl Client {
     where
         E: Endpoint<Body: SendBody, Answer: Answer<Data: DeserializeOwned>>,
     {
-        let operation = E::OPERATION;
-        let path = path::filled(operation.path, &path.segments());
-        let request = self.request(method_of(operation.method), &path).query(&query);
-        let raw = self.send(body.put_into(request)).await?;
-        let data = serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
-        Ok(Received { data, raw })
+        self.ask_with::<E>(path, |request| body.put_into(request.query(&query))).await
     }
 
-    /// Likewise, with a body as somebody has written it.
+    /// Likewise, with a body as somebody has written it: what is wrong with it is for the host to say.
     pub(super) async fn ask_as_written<E>(
         &self,
         path: E::Path,
         body: &(impl Serialize + ?Sized),
     ) -> Result<Received<DataOf<E>>, ClientError>
     where
-        E: Endpoint<Query = NoQuery, Answer: Answer<Data: DeserializeOwned>>,
+        E: Endpoint<Answer: Answer<Data: DeserializeOwned>>,
     {
-        let operation = E::OPERATION;
-        let path = path::filled(operation.path, &path.segments());
-        let raw = self.send_body(method_of(operation.method), &path, body).await?;
+        self.ask_with::<E>(path, |request| request.json(body)).await
+    }
+
+    /// Likewise, with whatever `complete` puts into the request.
+    pub(super) async fn ask_with<E>(
+        &self,
+        path: E::Path,
+        complete: impl FnOnce(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
+    ) -> Result<Received<DataOf<E>>, ClientError>
+    where
+        E: Endpoint<Answer: Answer<Data: DeserializeOwned>>,
+    {
+        let raw = self.send(complete(self.request_for::<E>(&path))).await?;
         let data = serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
         Ok(Received { data, raw })
+    }
+
+    /// Likewise, with the answer as it was written: reading it into values would round its numbers.
+    pub(super) async fn ask_exact<E>(
+        &self,
+        path: E::Path,
+        query: &E::Query,
+    ) -> Result<(DataOf<E>, Box<RawValue>), ClientError>
+    where
+        E: Endpoint<Body = NoBody, Answer: Answer<Data: DeserializeOwned>>,
+    {
+        #[derive(serde::Deserialize)]
+        struct Envelope {
+            data: Box<RawValue>,
+        }
+        let content = self.content(self.request_for::<E>(&path).query(query)).await?;
+        let envelope: Envelope = serde_json::from_slice(&content).map_err(|_| self.not_patchbay(200))?;
+        let data = serde_json::from_str(envelope.data.get()).map_err(|_| self.not_patchbay(200))?;
+        Ok((data, envelope.data))
+    }
+
+    fn request_for<E: Endpoint>(&self, path: &E::Path) -> reqwest::RequestBuilder {
+        let operation = E::OPERATION;
+        self.request(method_of(operation.method), &path::filled(operation.path, &path.segments()))
     }
 
     /// One page of a list.
@@ -220,9 +249,7 @@ impl Client {
         E: Endpoint<Body = NoBody, Answer = List<T>>,
         T: ToSchema + Serialize + DeserializeOwned + 'static,
     {
-        let operation = E::OPERATION;
-        let path = path::filled(operation.path, &path.segments());
-        let raw = self.envelope(self.request(method_of(operation.method), &path).query(query)).await?;
+        let raw = self.envelope(self.request_for::<E>(path).query(query)).await?;
         let page: Success<Vec<T>> = serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
         Ok(ReceivedPage { items: page.data, next_cursor: page.next_cursor, partial: page.partial, raw })
     }
@@ -273,23 +300,17 @@ impl Client {
 
     /// What comes without an envelope, when it comes.
     pub async fn bytes(&self, path: &str) -> Result<Vec<u8>, ClientError> {
-        let response = self.request(Method::GET, path).send().await.map_err(|source| self.unreachable(source))?;
+        self.content(self.request(Method::GET, path)).await
+    }
+
+    async fn content(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, ClientError> {
+        let response = request.send().await.map_err(|source| self.unreachable(source))?;
         if !response.status().is_success() {
             let status = response.status().as_u16();
             return Err(self.read(response).await.map_or_else(|error| error, |_| self.not_patchbay(status)));
         }
         let content = response.bytes().await.map_err(|source| self.unreachable(source))?;
         Ok(content.to_vec())
-    }
-
-    /// What takes longer than any usual limit.
-    pub(super) async fn post_slow(&self, path: &str, body: Value, limit: Duration) -> Result<Value, ClientError> {
-        self.send(self.request(Method::POST, path).timeout(limit).json(&body)).await
-    }
-
-    /// The whole envelope, with the cursor of the next page.
-    pub(super) async fn page(&self, path: &str) -> Result<Value, ClientError> {
-        self.envelope(self.request(Method::GET, path)).await
     }
 
     /// A list from its beginning to its end, page by page; the path has a query.

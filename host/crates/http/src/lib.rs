@@ -12,6 +12,7 @@ mod dead_letters;
 mod error;
 mod flows;
 mod health;
+mod history;
 mod host_header;
 mod jobs;
 mod logins;
@@ -22,6 +23,7 @@ mod path;
 mod queues;
 mod request_id;
 mod routes;
+mod searches;
 mod security_headers;
 mod server;
 mod unread;
@@ -36,7 +38,6 @@ use patchbay_app::actions::Actions;
 use patchbay_app::alert::Alerts;
 use patchbay_app::breakers::OutsideHosts;
 use patchbay_app::health::Health;
-use patchbay_app::history::History;
 use patchbay_app::plugins::Plugins;
 use patchbay_app::schedule::Schedules;
 use patchbay_app::vault::Vault;
@@ -81,8 +82,6 @@ pub struct AppState {
     pub alerts: Arc<Alerts>,
     /// Secrets.
     pub vault: Arc<Vault>,
-    /// What happened.
-    pub history: Arc<History>,
     /// Probes.
     pub health: Arc<Health>,
     /// For incident bundles.
@@ -124,6 +123,8 @@ domains! {
     flows: patchbay_app::flows::Flows,
     dead_letters: patchbay_app::dead_letters::DeadLetters,
     bulk: patchbay_app::bulk::BulkOperations,
+    history: patchbay_app::history::History,
+    searches: patchbay_app::searches::Searches,
 }
 
 /// Operations of the table.
@@ -132,7 +133,9 @@ fn routes(state: &AppState) -> Routes {
     let routes = jobs::routes(routes);
     let routes = flows::routes(routes);
     let routes = dead_letters::routes(routes);
-    bulk::routes(routes)
+    let routes = bulk::routes(routes);
+    let routes = history::routes(routes);
+    searches::routes(routes)
 }
 
 fn api_router(state: &AppState) -> OpenApiRouter<AppState> {

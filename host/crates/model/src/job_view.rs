@@ -72,7 +72,7 @@ pub struct ScannedJob {
 }
 
 /// Nobody asks for jobs in state `unknown`, but an answer may show one.
-fn any_state<'de, D: Deserializer<'de>>(deserializer: D) -> Result<JobState, D::Error> {
+pub fn any_state<'de, D: Deserializer<'de>>(deserializer: D) -> Result<JobState, D::Error> {
     let name = String::deserialize(deserializer)?;
     if name == JobState::Unknown.to_string() {
         return Ok(JobState::Unknown);

@@ -30,6 +30,7 @@ pub mod quarantine;
 pub mod queue;
 pub mod redaction;
 pub mod retry;
+pub mod saved_search;
 pub mod schedule;
 pub mod shell;
 pub mod signature;

@@ -4,16 +4,12 @@ mod alerts;
 mod audit;
 mod breakers;
 mod call;
-mod export;
-mod history;
 mod incident;
 mod plugins;
 mod quarantine;
 mod reveal;
 mod revisions;
-mod saved_searches;
 mod schedules;
-mod search;
 mod secrets;
 mod sql;
 pub(crate) mod traced;
@@ -45,10 +41,6 @@ pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
         .merge(secrets::router())
         .merge(audit::router())
         .merge(alerts::router())
-        .merge(history::router())
-        .merge(export::router())
-        .merge(search::router())
-        .merge(saved_searches::router())
         .merge(incident::router())
         .route_layer(middleware::from_fn_with_state(state.clone(), to_the_end))
         // Operators' requests only: nobody else may make this host send spans.
