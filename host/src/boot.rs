@@ -14,7 +14,7 @@ use patchbay_app::breakers::OutsideHosts;
 use patchbay_app::bulk::Bulks;
 use patchbay_app::exposition::{Exposition, Sources};
 use patchbay_app::health::{self, Health};
-use patchbay_app::history::{self, Bodies, History, recorder};
+use patchbay_app::history::{self, Bodies, HistoryParts, recorder};
 use patchbay_app::incident;
 use patchbay_app::local_copy::LocalCopy;
 use patchbay_app::outbox;
@@ -246,6 +246,12 @@ impl Host {
             incident: Arc::new(incident_sources(&config, logging)),
             environment: config.general.environment.as_str().into(),
             actions: actions.clone(),
+            bulks: Arc::clone(&bulks),
+            history: Arc::new(HistoryParts {
+                bodies: Arc::clone(&bodies),
+                budget: Arc::clone(&budget),
+                keep: config.history.keep(),
+            }),
             node_may_be_bullmq_5: config.redis.node_may_be_bullmq_5(),
         });
         let state = AppState {
@@ -254,12 +260,6 @@ impl Host {
             store: store.clone(),
             queues: queues.clone(),
             plugins: Arc::clone(&plugins),
-            bulks: Arc::clone(&bulks),
-            history: Arc::new(History {
-                bodies: Arc::clone(&bodies),
-                budget: Arc::clone(&budget),
-                keep: config.history.keep(),
-            }),
             traces,
             metrics: Arc::new(MetricsPage { exposition, needs_operator: *config.metrics.require_operator }),
             operator: config.admin.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),

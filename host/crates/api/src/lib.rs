@@ -5,20 +5,28 @@
 
 pub mod alerts;
 pub mod answer;
+pub mod attempts;
 pub mod audit;
 pub mod body;
 pub mod breakers;
+pub mod bulk;
+pub mod dead_letters;
+pub mod flows;
 pub mod headers;
 pub mod health;
+pub mod history;
 pub mod incident;
+pub mod jobs;
 pub mod operation;
 pub mod path;
 pub mod plugins;
 pub mod queues;
 pub mod reveal;
 pub mod schedules;
+pub mod searches;
 pub mod secrets;
 pub mod sql;
+pub mod timeline;
 
 use operation::Operation;
 
@@ -35,6 +43,13 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         sql::OPERATIONS,
         incident::OPERATIONS,
         health::OPERATIONS,
+        jobs::OPERATIONS,
+        timeline::OPERATIONS,
+        flows::OPERATIONS,
+        dead_letters::OPERATIONS,
+        bulk::OPERATIONS,
+        history::OPERATIONS,
+        searches::OPERATIONS,
     ]
     .into_iter()
     .flatten()

@@ -3,7 +3,11 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
+#[doc(hidden)]
+pub use utoipa::PartialSchema;
 use utoipa::openapi::path::Parameter;
+#[doc(hidden)]
+pub use utoipa::openapi::{RefOr, Schema};
 
 use crate::answer::Answer;
 use crate::body::Body;
@@ -92,6 +96,8 @@ pub trait Endpoint: Send + Sync + 'static {
 pub trait PathParams: Sized + Send + Sync + 'static {
     /// The places, in their order, each with what it means.
     const PLACES: &'static [(&'static str, &'static str)];
+    /// What may stand at each place.
+    fn schemas() -> Vec<RefOr<Schema>>;
     /// From the segments at the places; nothing where one cannot be read.
     fn from_segments(segments: &[String]) -> Option<Self>;
     /// What is to stand there.
@@ -101,6 +107,10 @@ pub trait PathParams: Sized + Send + Sync + 'static {
 /// No places.
 impl PathParams for () {
     const PLACES: &'static [(&'static str, &'static str)] = &[];
+
+    fn schemas() -> Vec<RefOr<Schema>> {
+        Vec::new()
+    }
 
     fn from_segments(_segments: &[String]) -> Option<Self> {
         Some(())
@@ -121,6 +131,10 @@ macro_rules! path_params {
 
         impl $crate::operation::PathParams for $name {
             const PLACES: &'static [(&'static str, &'static str)] = &[$((stringify!($field), $field_about)),+];
+
+            fn schemas() -> Vec<$crate::operation::RefOr<$crate::operation::Schema>> {
+                vec![$(<$type as $crate::operation::PartialSchema>::schema()),+]
+            }
 
             fn from_segments(segments: &[String]) -> Option<Self> {
                 let mut segments = segments.iter();

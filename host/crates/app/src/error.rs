@@ -11,7 +11,7 @@ use patchbay_store::{RoleError, StoreError};
 use serde_json::{Value, json};
 
 use crate::bulk::BulkError;
-use crate::history::{EraseError, NotShown};
+use crate::history::{BodyError, EraseError};
 use crate::plugins::PluginError;
 use crate::selected::SelectError;
 use crate::vault::VaultError;
@@ -208,11 +208,11 @@ impl From<EraseError> for Error {
     }
 }
 
-impl From<NotShown> for Error {
-    fn from(error: NotShown) -> Self {
+impl From<BodyError> for Error {
+    fn from(error: BodyError) -> Self {
         match error {
-            NotShown::Queue(error) => error.into(),
-            NotShown::Store(error) => error.into(),
+            BodyError::Queue(error) => error.into(),
+            BodyError::Store(error) => error.into(),
         }
     }
 }

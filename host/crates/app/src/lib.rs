@@ -5,13 +5,16 @@ pub mod alert;
 pub mod audit;
 pub mod breakers;
 pub mod bulk;
+pub mod dead_letters;
 pub mod difference;
 mod enqueue_span;
 pub mod error;
 pub mod exposition;
+pub mod flows;
 pub mod health;
 pub mod history;
 pub mod incident;
+pub mod jobs;
 pub mod local_copy;
 pub mod outbox;
 pub mod plugin_administration;
@@ -22,9 +25,9 @@ pub mod resume;
 mod reveal;
 pub mod schedules;
 pub mod scheduling;
+pub mod searches;
 pub mod secrets;
 pub mod selected;
-pub mod timeline;
 pub mod vault;
 
 pub use actions::Caller;
@@ -48,6 +51,12 @@ pub struct App {
     pub plugins: plugin_administration::PluginAdministration,
     pub incident: incident::Incident,
     pub health: health::HealthCheck,
+    pub jobs: jobs::Jobs,
+    pub flows: flows::Flows,
+    pub dead_letters: dead_letters::DeadLetters,
+    pub bulk: bulk::BulkOperations,
+    pub history: history::History,
+    pub searches: searches::Searches,
 }
 
 /// What use cases are made of.
@@ -67,6 +76,8 @@ pub struct Parts {
     /// `NODE_ENV` of old, shown by the health check.
     pub environment: Arc<str>,
     pub actions: actions::Actions,
+    pub bulks: Arc<bulk::Bulks>,
+    pub history: Arc<history::HistoryParts>,
     /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
     pub node_may_be_bullmq_5: bool,
 }
@@ -83,6 +94,12 @@ impl App {
             plugins: plugin_administration::PluginAdministration::new(parts),
             incident: incident::Incident::new(parts),
             health: health::HealthCheck::new(parts),
+            jobs: jobs::Jobs::new(parts),
+            flows: flows::Flows::new(parts),
+            dead_letters: dead_letters::DeadLetters::new(parts),
+            bulk: bulk::BulkOperations::new(parts),
+            history: history::History::new(parts),
+            searches: searches::Searches::new(parts),
         }
     }
 }

@@ -1,22 +1,12 @@
 //! Jobs as operators see them: every way out of this host goes through here, except for whoever asks to see what is hidden, which is
 //! recorded. The rules are [`patchbay_model::redaction`]'s.
 
+use patchbay_api::jobs::RedactedJob;
 use patchbay_model::Redaction;
 use patchbay_model::filter::Filter;
 use patchbay_model::redaction::{Mask, REDACTED};
 use patchbay_queue::JobView;
 use patchbay_store::{AttemptRow, FoundRow};
-use serde::Serialize;
-
-/// A job as it is shown.
-#[derive(Debug, Serialize)]
-pub struct RedactedJob {
-    /// Without what is hidden.
-    #[serde(flatten)]
-    pub job: JobView,
-    /// How many values are hidden.
-    pub hidden: usize,
-}
 
 /// A job of a queue, and what finds its hidden values in other texts about it. `told`: hidden values of its children, whose results it sees.
 pub fn job(redaction: &Redaction, told: Vec<String>, mut job: JobView) -> (RedactedJob, Mask) {

@@ -2,16 +2,18 @@
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use patchbay_api::path::api_path;
+use patchbay_api::body::Json;
+use patchbay_api::flows::FlowsAdd;
+use patchbay_api::jobs::{AddJob, BackoffBody, DeduplicationBody, JobsAdd};
+use patchbay_api::operation::NoQuery;
+use patchbay_api::queues::QueuePath;
+use patchbay_model::retry;
 use patchbay_model::shell::{arguments, word};
-use reqwest::Method;
-use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::Output;
 use super::client::Client;
 use super::input::given_json;
-use super::view::{items, text};
 
 #[derive(Args)]
 pub struct AddArgs {
@@ -85,66 +87,66 @@ enum BackoffKind {
 }
 
 impl AddArgs {
-    fn body(self) -> anyhow::Result<AddBody> {
+    fn body(self) -> anyhow::Result<AddJob> {
         let data = given_json(self.data, "the data")?;
-        let backoff = self.backoff_ms.map(|delay_ms| {
-            let kind = match self.backoff {
-                Some(BackoffKind::Exponential) => "exponential",
-                Some(BackoffKind::Fixed) | None => "fixed",
-            };
-            json!({ "type": kind, "delayMs": delay_ms, "maxMs": self.backoff_max_ms, "jitter": self.backoff_jitter })
-        });
-        let deduplication = self.deduplicate.map(|id| {
-            json!({
-                "id": id, "ttlMs": self.deduplicate_ttl_ms, "extend": self.deduplicate_extend,
-                "replace": self.deduplicate_replace, "keepLastIfActive": self.deduplicate_keep_last,
-            })
+        let kind = self.backoff.unwrap_or(BackoffKind::Fixed).into();
+        let (max_ms, jitter) = (self.backoff_max_ms, self.backoff_jitter);
+        let backoff = self.backoff_ms.map(|delay_ms| BackoffBody { kind, delay_ms, max_ms, jitter });
+        let deduplication = self.deduplicate.map(|id| DeduplicationBody {
+            id,
+            ttl_ms: self.deduplicate_ttl_ms,
+            extend: self.deduplicate_extend,
+            replace: self.deduplicate_replace,
+            keep_last_if_active: self.deduplicate_keep_last,
         });
         let removal = |flag: &str, wish: Option<String>| {
             wish.map(|wish| serde_json::from_str::<Value>(&wish))
                 .transpose()
                 .with_context(|| format!("{flag} is not JSON"))
         };
-        let options = [
-            ("name", Some(self.name.into())),
-            ("id", self.id.map(Value::from)),
-            ("delayMs", self.delay_ms.map(Value::from)),
-            ("priority", self.priority.map(Value::from)),
-            ("lifo", self.lifo.then_some(true.into())),
-            ("attempts", self.attempts.map(Value::from)),
-            ("backoff", backoff),
-            ("deduplication", deduplication),
-            ("expiresAtMs", self.expires_at_ms.map(Value::from)),
-            ("removeOnComplete", removal("--remove-on-complete", self.remove_on_complete)?),
-            ("removeOnFail", removal("--remove-on-fail", self.remove_on_fail)?),
-            ("newQueue", self.new_queue.then_some(true.into())),
-        ];
-        let given = options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        Ok(AddBody { data, options: given.collect() })
+        Ok(AddJob {
+            name: self.name,
+            data: Some(data),
+            id: self.id,
+            delay_ms: self.delay_ms,
+            priority: self.priority,
+            lifo: self.lifo,
+            attempts: self.attempts,
+            backoff,
+            deduplication,
+            expires_at_ms: self.expires_at_ms,
+            remove_on_complete: removal("--remove-on-complete", self.remove_on_complete)?,
+            remove_on_fail: removal("--remove-on-fail", self.remove_on_fail)?,
+            new_queue: self.new_queue,
+        })
     }
 }
 
-#[derive(serde::Serialize)]
-struct AddBody {
-    data: Box<RawValue>,
-    #[serde(flatten)]
-    options: Map<String, Value>,
+impl From<BackoffKind> for retry::BackoffKind {
+    fn from(kind: BackoffKind) -> Self {
+        match kind {
+            BackoffKind::Fixed => Self::Fixed,
+            BackoffKind::Exponential => Self::Exponential,
+        }
+    }
 }
 
 pub(super) async fn add(args: AddArgs, client: &Client, output: Output) -> anyhow::Result<()> {
     let queue = args.queue.clone();
-    let path = api_path(&["queues", &queue, "jobs"]);
-    let added = client.send_body(Method::POST, &path, &args.body()?).await?;
-    let id = text(&added, "id");
-    let job = [word(&queue), word(&id)].join(" ");
-    output.value(&format!("added: {job}\nlook at it with: patchbay job show {}", arguments(&[&queue, &id])), &added);
+    let path = QueuePath { queue: queue.clone() };
+    let added = client.ask::<JobsAdd>(path, NoQuery {}, Json(args.body()?)).await?;
+    let id = &added.data.id;
+    let job = [word(&queue), word(id)].join(" ");
+    let shown = arguments(&[&queue, id]);
+    output.value(&format!("added: {job}\nlook at it with: patchbay job show {shown}"), &added.raw);
     Ok(())
 }
 
 pub(super) async fn flow(tree: String, client: &Client, output: Output) -> anyhow::Result<()> {
     let tree = given_json(tree, "the flow")?;
-    let added = client.send_body(Method::POST, "flows", &tree).await?;
-    let rows = items(&added["jobs"]).map(|job| vec![text(job, "queue"), text(job, "id")]).collect();
-    output.table(&["QUEUE", "ID"], rows, &added);
+    // As it was written: what is wrong with it is for the host to say.
+    let added = client.ask_as_written::<FlowsAdd>((), &tree).await?;
+    let rows = added.data.jobs.iter().map(|job| vec![job.queue.clone(), job.id.clone()]).collect();
+    output.table(&["QUEUE", "ID"], rows, &added.raw);
     Ok(())
 }

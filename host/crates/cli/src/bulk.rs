@@ -4,21 +4,27 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::{Args, Subcommand};
-use patchbay_api::path::{api_path, with_query};
-use reqwest::Method;
+use patchbay_api::body::{Json, NoBody};
+use patchbay_api::bulk::{
+    Bulk, BulkBegin, BulkBegun, BulkCancel, BulkDetails, BulkItem, BulkItems, BulkList, BulkPath, BulkPreview,
+    BulkReason, BulkResume, BulkShow, BulkUndo, GoOn, ListBulkItems, ListBulks,
+};
+use patchbay_api::operation::NoQuery;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientArgs};
-use super::output::Output;
+use super::output::{Output, time};
 use super::refusal::{Refusal, confirmed};
-use super::view::{items, text};
 
 /// Between looks at the progress.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// For scripts: nothing was meant, so nothing was done.
 const NOTHING_FOUND: u8 = 3;
+/// Most jobs that a host lists at once.
+const JOBS_OF_A_PAGE: u16 = 200;
 
 #[derive(Subcommand)]
 pub enum BulkCommand {
@@ -176,7 +182,7 @@ impl FromHistory {
 
 pub(crate) async fn run(command: BulkCommand, args: &ClientArgs, output: Output) -> anyhow::Result<ExitCode> {
     let client = Client::from_args(args)?;
-    let post = async |path: String, body: Value| client.call(Method::POST, &path, Some(body)).await;
+    let none = NoQuery {};
     match command {
         BulkCommand::Retry { which, history } => {
             let mut request = json!({ "kind": "retry" });
@@ -204,39 +210,43 @@ pub(crate) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
             return begin_with(request, values, which.how, "changes and retries", &client, output).await;
         }
         BulkCommand::List => {
-            let bulks = client.call(Method::GET, "bulk", None).await?;
-            let rows = items(&bulks).map(|bulk| {
-                let counts = ["matched", "done", "skipped", "failed"].map(|name| bulk[name].to_string());
-                let head = [bulk["id"].to_string(), text(bulk, "kind"), text(bulk, "state")];
-                let reason = bulk["reason"].as_str().unwrap_or("-").to_owned();
-                let tail = [text(bulk, "createdAt"), text(bulk, "actor"), meant(bulk), reason];
+            let bulks = client.ask::<BulkList>((), ListBulks::default(), NoBody).await?;
+            let rows = bulks.data.iter().map(|bulk| {
+                let counts = [bulk.matched, bulk.done, bulk.skipped, bulk.failed].map(|count| count.to_string());
+                let head = [bulk.id.to_string(), bulk.kind.clone(), bulk.state.clone()];
+                let reason = bulk.reason.as_deref().unwrap_or("-").to_owned();
+                let tail = [time(bulk.created_at), bulk.actor.clone(), meant(bulk), reason];
                 head.into_iter().chain(counts).chain(tail).collect()
             });
             let head =
                 ["ID", "KIND", "STATE", "MATCHED", "DONE", "SKIPPED", "FAILED", "CREATED", "BY", "JOBS", "REASON"];
-            output.table(&head, rows.collect(), &bulks);
+            output.table(&head, rows.collect(), &bulks.raw);
         }
         BulkCommand::Show { id, jobs } => {
-            let mut bulk = client.call(Method::GET, &api_path(&["bulk", &id.to_string()]), None).await?;
+            let mut bulk = client.ask::<BulkShow>(BulkPath { id }, none, NoBody).await?;
+            let mut text = describe(&bulk.data);
             if let Some(state) = jobs {
-                let state = (!state.is_empty()).then_some(("state", state.as_str()));
-                let query = [("limit", "200")].into_iter().chain(state);
-                bulk["jobs"] = client.all(&with_query(&api_path(&["bulk", &id.to_string(), "items"]), query)).await?;
+                let state = (!state.is_empty()).then_some(state);
+                let page =
+                    |cursor, _| Some(ListBulkItems { state: state.clone(), cursor, limit: Some(JOBS_OF_A_PAGE) });
+                let items = client.ask_pages::<BulkItems, _>(&BulkPath { id }, page).await?;
+                text.extend(items.data.iter().map(|item| format!("\n{}", of_item(item))));
+                bulk.raw["jobs"] = items.raw;
             }
-            output.value(&describe(&bulk), &bulk);
+            output.value(&text, &bulk.raw);
         }
         BulkCommand::Watch { id } => return watch(id, &client, output).await,
         BulkCommand::Cancel { id } => {
-            let bulk = post(api_path(&["bulk", &id.to_string(), "cancel"]), json!({})).await?;
-            output.value(&format!("cancelled: {}", describe(&bulk)), &bulk);
+            let bulk = client.ask::<BulkCancel>(BulkPath { id }, none, NoBody).await?;
+            output.value(&format!("cancelled: {}", describe_bulk(&bulk.data, &[])), &bulk.raw);
         }
         BulkCommand::Resume { id, first, watch: follow } => {
-            let bulk = post(api_path(&["bulk", &id.to_string(), "resume"]), json!({ "first": first })).await?;
-            return go_on(id, follow, &format!("bulk {id} goes on"), &bulk, &client, output).await;
+            let bulk = client.ask::<BulkResume>(BulkPath { id }, none, Json(GoOn { first })).await?;
+            return go_on(id, follow, &format!("bulk {id} goes on"), &bulk.raw, &client, output).await;
         }
         BulkCommand::Undo { id, watch: follow } => {
-            let bulk = post(api_path(&["bulk", &id.to_string(), "undo"]), json!({})).await?;
-            return go_on(id, follow, &format!("bulk {id} is being undone"), &bulk, &client, output).await;
+            let bulk = client.ask::<BulkUndo>(BulkPath { id }, none, NoBody).await?;
+            return go_on(id, follow, &format!("bulk {id} is being undone"), &bulk.raw, &client, output).await;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -277,37 +287,40 @@ async fn begin_with(
     look["dryRun"] = true.into();
     look["withData"] = with_data.into();
     look["reveal"] = reveal.into();
-    let preview = client.send_body(Method::POST, "bulk", &Body { set: &set, request: &look }).await?;
-    let matched = preview["matched"].as_u64().unwrap_or(0);
-    if matched == 0 && preview["complete"] == true {
-        output.value("no job is meant by this filter; nothing was done", &preview);
+    let body = Body { set: &set, request: &look };
+    let looked = client.ask_as_written::<BulkBegin>((), &body).await?;
+    let BulkBegun::Preview(preview) = &looked.data else { bail!("the host has begun what it was to preview only") };
+    let matched = preview.matched;
+    if matched == 0 && preview.complete {
+        output.value("no job is meant by this filter; nothing was done", &looked.raw);
         return Ok(ExitCode::from(NOTHING_FOUND));
     }
     let jobs = if matched == 1 { "job" } else { "jobs" };
-    let count = format!("{}{matched} {jobs}", if preview["complete"] == true { "" } else { "at least " });
+    let count = format!("{}{matched} {jobs}", if preview.complete { "" } else { "at least " });
     if dry_run {
-        output.value(&shown(&count, &preview), &preview);
+        output.value(&example(&count, preview), &looked.raw);
         return Ok(ExitCode::SUCCESS);
     }
     if !output.json {
-        println!("{}", shown(&count, &preview));
+        println!("{}", example(&count, preview));
     }
     let pause = first.filter(|first| u64::from(*first) < matched);
     let pause = pause.map(|first| format!(", the first {first} now: then it pauses")).unwrap_or_default();
     confirmed(yes, &format!("this {does} {count}{pause}"))?;
-    let bulk = client.send_body(Method::POST, "bulk", &Body { set: &set, request: &request }).await?;
-    let id = bulk["id"].as_i64().unwrap_or_default();
+    let begun = client.ask_as_written::<BulkBegin>((), &Body { set: &set, request: &request }).await?;
+    let BulkBegun::Bulk(bulk) = &begun.data else { bail!("the host has previewed what it was to begin") };
+    let id = bulk.id;
     let done = format!("bulk {id} has begun; follow it: patchbay bulk watch {id}");
-    go_on(id, follow, &done, &bulk, client, output).await
+    go_on(id, follow, &done, &begun.raw, client, output).await
 }
 
-fn shown(count: &str, preview: &Value) -> String {
+fn example(count: &str, preview: &BulkPreview) -> String {
     let mut lines = vec![format!("{count}, for example:")];
-    for job in items(&preview["sample"]) {
-        let why = job["failure"].as_str().map(|why| format!("  {}", why.chars().take(80).collect::<String>()));
-        let refused = job["refused"].as_str().map(|why| format!("\n    would be left as it is: {why}"));
-        let data = job["data"].as_str().map(|data| format!("\n    {data}"));
-        let name = format!("  {} {}  {}", text(job, "queue"), text(job, "id"), text(job, "name"));
+    for job in &preview.sample {
+        let why = job.failure.as_ref().map(|why| format!("  {}", why.chars().take(80).collect::<String>()));
+        let refused = job.refused.as_ref().map(|why| format!("\n    would be left as it is: {why}"));
+        let data = job.data.as_ref().map(|data| format!("\n    {data}"));
+        let name = format!("  {} {}  {}", job.queue, job.id, job.name);
         lines.push([Some(name), why, refused, data].into_iter().flatten().collect());
     }
     lines.join("\n")
@@ -331,10 +344,11 @@ async fn go_on(
 async fn watch(id: i64, client: &Client, output: Output) -> anyhow::Result<ExitCode> {
     let mut last = String::new();
     loop {
-        let bulk = client.call(Method::GET, &api_path(&["bulk", &id.to_string()]), None).await?;
-        match bulk["state"].as_str().unwrap_or_default() {
+        let shown = client.ask::<BulkShow>(BulkPath { id }, NoQuery {}, NoBody).await?;
+        let bulk = &shown.data.bulk;
+        match bulk.state.as_str() {
             "matching" | "running" | "undoing" => {
-                let line = progress(&bulk);
+                let line = progress(bulk);
                 if !output.json && line != last {
                     println!("{line}");
                     last = line;
@@ -342,51 +356,57 @@ async fn watch(id: i64, client: &Client, output: Output) -> anyhow::Result<ExitC
                 tokio::time::sleep(LOOK_EVERY).await;
             }
             state => {
-                let has_failed = state == "failed" || bulk["failed"].as_u64().unwrap_or(0) > 0;
-                output.value(&describe(&bulk), &bulk);
+                let has_failed = state == "failed" || bulk.failed > 0;
+                output.value(&describe(&shown.data), &shown.raw);
                 return Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
             }
         }
     }
 }
 
-fn progress(bulk: &Value) -> String {
-    let counts = ["matched", "done", "skipped", "failed", "restored"];
-    let counts = counts.iter().filter(|name| **name != "restored" || bulk[**name] != 0);
-    let counts: Vec<String> = counts.map(|name| format!("{} {name}", bulk[*name])).collect();
-    format!("bulk {}  {}  {}  {}", bulk["id"], text(bulk, "kind"), text(bulk, "state"), counts.join(", "))
+fn progress(bulk: &Bulk) -> String {
+    let counts = [
+        ("matched", bulk.matched),
+        ("done", bulk.done),
+        ("skipped", bulk.skipped),
+        ("failed", bulk.failed),
+        ("restored", bulk.restored),
+    ];
+    let counts = counts.iter().filter(|(name, count)| *name != "restored" || *count != 0);
+    let counts: Vec<String> = counts.map(|(name, count)| format!("{count} {name}")).collect();
+    format!("bulk {}  {}  {}  {}", bulk.id, bulk.kind, bulk.state, counts.join(", "))
 }
 
 /// Which jobs: `failed of the history, queue=emailQueue`.
-fn meant(bulk: &Value) -> String {
-    let pairs = bulk["filter"].as_object().into_iter().flatten();
-    let pairs: Vec<String> =
-        pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+fn meant(bulk: &Bulk) -> String {
+    let pairs: Vec<String> = bulk.filter.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let pairs = if pairs.is_empty() { "everything".into() } else { pairs.join(" ") };
-    let from = if bulk["source"] == "history" { " of the history" } else { "" };
-    format!("{}{from}, {pairs}", text(bulk, "jobState"))
+    let from = if bulk.source == "history" { " of the history" } else { "" };
+    format!("{}{from}, {pairs}", bulk.job_state)
 }
 
-fn describe(bulk: &Value) -> String {
+fn describe(details: &BulkDetails) -> String {
+    describe_bulk(&details.bulk, &details.reasons)
+}
+
+fn describe_bulk(bulk: &Bulk, reasons: &[BulkReason]) -> String {
     let mut lines = vec![progress(bulk), format!("jobs: {}", meant(bulk))];
-    let by = format!("by {} at {}", text(bulk, "actor"), text(bulk, "createdAt"));
-    lines.push(bulk["reason"].as_str().map_or(by.clone(), |reason| format!("{by}: {reason}")));
-    lines.extend(bulk["error"].as_str().map(|error| format!("error: {error}")));
-    for reason in items(&bulk["reasons"]) {
-        lines.push(format!("{} {}: {}", reason["jobs"], text(reason, "state"), text(reason, "reason")));
-    }
-    match (bulk["state"].as_str(), bulk["undoUntil"].as_str()) {
-        (Some("paused"), _) => lines.push(format!("next: patchbay bulk resume {}, or cancel", bulk["id"])),
-        (Some("done" | "cancelled" | "failed"), Some(until)) => {
-            lines.push(format!("can be undone until {until}: patchbay bulk undo {}", bulk["id"]));
+    let by = format!("by {} at {}", bulk.actor, time(bulk.created_at));
+    lines.push(bulk.reason.as_ref().map_or(by.clone(), |reason| format!("{by}: {reason}")));
+    lines.extend(bulk.error.as_ref().map(|error| format!("error: {error}")));
+    lines.extend(reasons.iter().map(|reason| format!("{} {}: {}", reason.jobs, reason.state, reason.reason)));
+    match (bulk.state.as_str(), bulk.undo_until) {
+        ("paused", _) => lines.push(format!("next: patchbay bulk resume {}, or cancel", bulk.id)),
+        ("done" | "cancelled" | "failed", Some(until)) => {
+            lines.push(format!("can be undone until {}: patchbay bulk undo {}", time(until), bulk.id));
         }
         _ => {}
     }
-    for job in items(&bulk["jobs"]) {
-        let notes = [job["newId"].as_str().map(|id| format!("now {id}")), job["reason"].as_str().map(str::to_owned)];
-        let notes = notes.into_iter().flatten().collect::<Vec<_>>().join(", ");
-        let line = format!("  {} {}  {}  {notes}", text(job, "queue"), text(job, "jobId"), text(job, "state"));
-        lines.push(line.trim_end().to_owned());
-    }
     lines.join("\n")
+}
+
+fn of_item(item: &BulkItem) -> String {
+    let notes = [item.new_id.as_ref().map(|id| format!("now {id}")), item.reason.clone()];
+    let notes = notes.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    format!("  {} {}  {}  {notes}", item.queue, item.job_id, item.state).trim_end().to_owned()
 }

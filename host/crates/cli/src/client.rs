@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use patchbay_api::answer::{Answer, Media};
+use patchbay_api::answer::{Answer, List, Media, Success};
 use patchbay_api::body::{AnyDocument, Body, Form, Json, NoBody, SecretJson};
 use patchbay_api::operation::{self, Endpoint, NoQuery, PathParams};
 use patchbay_api::plugins::{
@@ -103,6 +103,18 @@ pub struct Received<T> {
     pub raw: Value,
 }
 
+/// A part of a list.
+#[derive(Debug)]
+pub(super) struct ReceivedPage<T> {
+    pub(super) items: Vec<T>,
+    /// Where the list goes on.
+    pub(super) next_cursor: Option<String>,
+    /// A search ended because time ran out.
+    pub(super) partial: bool,
+    /// The whole envelope as it came, for scripts.
+    pub(super) raw: Value,
+}
+
 /// `data` of the answer to `E`.
 pub type DataOf<E> = <<E as Endpoint>::Answer as Answer>::Data;
 
@@ -200,10 +212,31 @@ impl Client {
     where
         E: Endpoint<Body: SendBody, Answer: Answer<Data: DeserializeOwned>>,
     {
-        let operation = E::OPERATION;
-        let path = path::filled(operation.path, &path.segments());
-        let request = self.request(method_of(operation.method), &path).query(&query);
-        let raw = self.send(body.put_into(request)).await?;
+        self.ask_with::<E>(path, |request| body.put_into(request.query(&query))).await
+    }
+
+    /// Likewise, with a body as somebody has written it: what is wrong with it is for the host to say.
+    pub(super) async fn ask_as_written<E>(
+        &self,
+        path: E::Path,
+        body: &(impl Serialize + ?Sized),
+    ) -> Result<Received<DataOf<E>>, ClientError>
+    where
+        E: Endpoint<Answer: Answer<Data: DeserializeOwned>>,
+    {
+        self.ask_with::<E>(path, |request| request.json(body)).await
+    }
+
+    /// Likewise, with whatever `complete` puts into the request.
+    pub(super) async fn ask_with<E>(
+        &self,
+        path: E::Path,
+        complete: impl FnOnce(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
+    ) -> Result<Received<DataOf<E>>, ClientError>
+    where
+        E: Endpoint<Answer: Answer<Data: DeserializeOwned>>,
+    {
+        let raw = self.send(complete(self.request_for::<E>(&path))).await?;
         let data = serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
         Ok(Received { data, raw })
     }
@@ -234,6 +267,67 @@ impl Client {
         Ok(Received { data, raw })
     }
 
+    /// Likewise, with the answer as it was written: reading it into values would round its numbers.
+    pub(super) async fn ask_exact<E>(
+        &self,
+        path: E::Path,
+        query: &E::Query,
+    ) -> Result<(DataOf<E>, Box<RawValue>), ClientError>
+    where
+        E: Endpoint<Body = NoBody, Answer: Answer<Data: DeserializeOwned>>,
+    {
+        #[derive(serde::Deserialize)]
+        struct Envelope {
+            data: Box<RawValue>,
+        }
+        let content = self.content(self.request_for::<E>(&path).query(query)).await?;
+        let envelope: Envelope = serde_json::from_slice(&content).map_err(|_| self.not_patchbay(200))?;
+        let data = serde_json::from_str(envelope.data.get()).map_err(|_| self.not_patchbay(200))?;
+        Ok((data, envelope.data))
+    }
+
+    fn request_for<E: Endpoint>(&self, path: &E::Path) -> reqwest::RequestBuilder {
+        let operation = E::OPERATION;
+        self.request(method_of(operation.method), &path::filled(operation.path, &path.segments()))
+    }
+
+    /// One page of a list.
+    pub(super) async fn ask_page<E, T>(&self, path: &E::Path, query: &E::Query) -> Result<ReceivedPage<T>, ClientError>
+    where
+        E: Endpoint<Body = NoBody, Answer = List<T>>,
+        T: ToSchema + Serialize + DeserializeOwned + 'static,
+    {
+        let raw = self.envelope(self.request_for::<E>(path).query(query)).await?;
+        let page: Success<Vec<T>> = serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
+        Ok(ReceivedPage { items: page.data, next_cursor: page.next_cursor, partial: page.partial, raw })
+    }
+
+    /// A list page by page. `query_of` makes a page's query from the cursor that leads there and the number of items so far; without one the
+    /// list ends.
+    pub(super) async fn ask_pages<E, T>(
+        &self,
+        path: &E::Path,
+        query_of: impl Fn(Option<String>, u64) -> Option<E::Query>,
+    ) -> Result<Received<Vec<T>>, ClientError>
+    where
+        E: Endpoint<Body = NoBody, Answer = List<T>>,
+        T: ToSchema + Serialize + DeserializeOwned + 'static,
+    {
+        let (mut data, mut raw, mut cursor) = (Vec::new(), Vec::new(), None);
+        while let Some(query) = query_of(cursor, data.len() as u64) {
+            let mut page = self.ask_page::<E, T>(path, &query).await?;
+            data.extend(page.items);
+            if let Value::Array(more) = page.raw["data"].take() {
+                raw.extend(more);
+            }
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        Ok(Received { data, raw: raw.into() })
+    }
+
     /// `data` of the envelope.
     pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ClientError> {
         match body {
@@ -247,7 +341,7 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        body: &impl serde::Serialize,
+        body: &(impl Serialize + ?Sized),
     ) -> Result<Value, ClientError> {
         self.send(self.request(method, path).json(body)).await
     }
@@ -276,16 +370,6 @@ impl Client {
         Ok(content.to_vec())
     }
 
-    /// What takes longer than any usual limit.
-    pub(super) async fn post_slow(&self, path: &str, body: Value, limit: Duration) -> Result<Value, ClientError> {
-        self.send(self.request(Method::POST, path).timeout(limit).json(&body)).await
-    }
-
-    /// The whole envelope, with the cursor of the next page.
-    pub(super) async fn page(&self, path: &str) -> Result<Value, ClientError> {
-        self.envelope(self.request(Method::GET, path)).await
-    }
-
     /// A list from its beginning to its end, page by page; the path has a query.
     pub async fn all(&self, path: &str) -> Result<Value, ClientError> {
         let (mut items, mut next) = (Vec::new(), path.to_owned());
@@ -297,22 +381,6 @@ impl Client {
             match page["nextCursor"].as_str() {
                 Some(cursor) => next = format!("{path}&cursor={cursor}"),
                 None => return Ok(items.into()),
-            }
-        }
-    }
-
-    /// The first so many of a list; `from` is where it begins, part of the query like the rest.
-    pub async fn first(&self, path: &str, from: &str, most: u64, page: u64) -> Result<Value, ClientError> {
-        let (mut items, mut left, mut from) = (Vec::new(), most, from.to_owned());
-        loop {
-            let limit = left.min(page);
-            let mut answer = self.envelope(self.request(Method::GET, &format!("{path}{from}&limit={limit}"))).await?;
-            let Value::Array(more) = answer["data"].take() else { return Ok(items.into()) };
-            left = left.saturating_sub(more.len() as u64);
-            items.extend(more);
-            match answer["nextCursor"].as_str() {
-                Some(cursor) if left > 0 => from = format!("&cursor={cursor}"),
-                _ => return Ok(items.into()),
             }
         }
     }

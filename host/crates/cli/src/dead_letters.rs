@@ -3,14 +3,18 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use patchbay_api::path::{api_path, with_query};
-use reqwest::Method;
-use serde_json::{Value, json};
+use patchbay_api::body::{Json, NoBody};
+use patchbay_api::dead_letters::{
+    Assignee, DeadLetter, DeadLetterDetails, DeadLetterPath, DeadLettersAcknowledge, DeadLettersAssign,
+    DeadLettersList, DeadLettersNote, DeadLettersShow, DeadLettersUnacknowledge, ListDeadLetters, Note,
+};
+use patchbay_api::operation::NoQuery;
+use serde_json::json;
 
 use super::bulk;
 use super::client::{Client, ClientArgs};
-use super::output::Output;
-use super::view::{items, short, text};
+use super::output::{Output, time};
+use super::view::short;
 
 #[derive(Subcommand)]
 pub enum DeadLetterCommand {
@@ -67,50 +71,48 @@ pub enum DeadLetterCommand {
 
 pub(crate) async fn run(command: DeadLetterCommand, args: &ClientArgs, output: Output) -> anyhow::Result<ExitCode> {
     let client = Client::from_args(args)?;
+    let none = NoQuery {};
     match command {
         DeadLetterCommand::List { queue, plugin, acknowledged, limit } => {
-            let acknowledged = acknowledged.map(|acknowledged| acknowledged.to_string());
-            let limit = Some(limit.to_string());
-            let query = [("limit", limit), ("queue", queue), ("plugin", plugin), ("acknowledged", acknowledged)];
-            let query = query.into_iter().filter_map(|(name, value)| Some((name, value?)));
-            let groups = client.call(Method::GET, &with_query("dead-letters", query), None).await?;
-            let rows = items(&groups).map(|group| {
+            let which = ListDeadLetters { queue, plugin, acknowledged, limit: Some(limit) };
+            let groups = client.ask::<DeadLettersList>((), which, NoBody).await?;
+            let rows = groups.data.iter().map(|group| {
                 vec![
-                    group["id"].to_string(),
-                    text(group, "queue"),
-                    group["jobs"].to_string(),
-                    text(group, "lastSeen"),
+                    group.id.to_string(),
+                    group.queue.clone(),
+                    group.jobs.to_string(),
+                    time(group.last_seen),
                     revision(group),
-                    state(group) + if group["note"].is_string() { ", noted" } else { "" },
-                    text(group, "assignee"),
-                    text(group, "message").chars().take(80).collect(),
+                    state(group) + if group.note.is_some() { ", noted" } else { "" },
+                    group.assignee.clone().unwrap_or_default(),
+                    group.message.chars().take(80).collect(),
                 ]
             });
             let head = ["ID", "QUEUE", "FAILED", "LAST SEEN", "REVISION", "STATE", "WHOSE", "FAILURE"];
-            output.table(&head, rows.collect(), &groups);
+            output.table(&head, rows.collect(), &groups.raw);
         }
         DeadLetterCommand::Show { id } => {
-            let story = client.call(Method::GET, &api_path(&["dead-letters", &id.to_string()]), None).await?;
-            output.value(&describe(&story), &story);
+            let group = client.ask::<DeadLettersShow>(DeadLetterPath { id }, none, NoBody).await?;
+            output.value(&describe(&group.data), &group.raw);
         }
         DeadLetterCommand::Ack { id, undo } => {
-            let action = if undo { "unacknowledge" } else { "acknowledge" };
-            let group = client.call(Method::POST, &api_path(&["dead-letters", &id.to_string(), action]), None).await?;
-            output.value(&format!("dead letter {id} is {}", state(&group)), &group);
+            let path = DeadLetterPath { id };
+            let group = match undo {
+                true => client.ask::<DeadLettersUnacknowledge>(path, none, NoBody).await?,
+                false => client.ask::<DeadLettersAcknowledge>(path, none, NoBody).await?,
+            };
+            output.value(&format!("dead letter {id} is {}", state(&group.data)), &group.raw);
         }
         DeadLetterCommand::Note { id, note } => {
-            let group = client
-                .call(Method::PUT, &api_path(&["dead-letters", &id.to_string(), "note"]), Some(json!({ "note": note })))
-                .await?;
-            let now = if group["note"].is_string() { "is noted" } else { "has no note any more" };
-            output.value(&format!("dead letter {id} {now}"), &group);
+            let group = client.ask::<DeadLettersNote>(DeadLetterPath { id }, none, Json(Note { note })).await?;
+            let now = if group.data.note.is_some() { "is noted" } else { "has no note any more" };
+            output.value(&format!("dead letter {id} {now}"), &group.raw);
         }
         DeadLetterCommand::Assign { id, to } => {
-            let body = json!({ "assignee": to });
-            let group =
-                client.call(Method::PUT, &api_path(&["dead-letters", &id.to_string(), "assignee"]), Some(body)).await?;
-            let whose = group["assignee"].as_str().unwrap_or("nobody");
-            output.value(&format!("dead letter {id} belongs to {whose}"), &group);
+            let to = Json(Assignee { assignee: to });
+            let group = client.ask::<DeadLettersAssign>(DeadLetterPath { id }, none, to).await?;
+            let whose = group.data.assignee.as_deref().unwrap_or("nobody");
+            output.value(&format!("dead letter {id} belongs to {whose}"), &group.raw);
         }
         DeadLetterCommand::Retry { id, how } => {
             let request = json!({ "kind": "retry", "state": "failed", "filter": { "dead-letter": id.to_string() } });
@@ -120,49 +122,43 @@ pub(crate) async fn run(command: DeadLetterCommand, args: &ClientArgs, output: O
     Ok(ExitCode::SUCCESS)
 }
 
-fn revision(group: &Value) -> String {
-    match group["plugin"].as_str().unwrap_or_default() {
+fn revision(group: &DeadLetter) -> String {
+    match group.plugin.as_str() {
         "" => "-".into(),
-        plugin => format!("{plugin} {}", short(group["revision"].as_str().unwrap_or("-"))),
+        plugin => format!("{plugin} {}", short(&group.revision)),
     }
 }
 
-fn state(group: &Value) -> String {
-    match (group["acknowledgedBy"].as_str(), group["sinceAcknowledged"].as_i64().unwrap_or(0)) {
+fn state(group: &DeadLetter) -> String {
+    match (&group.acknowledged_by, group.since_acknowledged) {
         (None, _) => "open".into(),
         (Some(by), 0) => format!("acknowledged by {by}"),
         (Some(by), more) => format!("acknowledged by {by}, {more} since"),
     }
 }
 
-fn describe(story: &Value) -> String {
-    let head = format!("dead letter {}  {}  {}  {}", story["id"], text(story, "queue"), revision(story), state(story));
-    let mut lines = vec![head, format!("failure: {}", text(story, "message"))];
+fn describe(details: &DeadLetterDetails) -> String {
+    let group = &details.group;
+    let head = format!("dead letter {}  {}  {}  {}", group.id, group.queue, revision(group), state(group));
+    let mut lines = vec![head, format!("failure: {}", group.message)];
     lines.push(format!(
         "{} failed, from {} to {}; {} have completed since",
-        story["jobs"],
-        text(story, "firstSeen"),
-        text(story, "lastSeen"),
-        story["repaired"]
+        group.jobs,
+        time(group.first_seen),
+        time(group.last_seen),
+        details.repaired
     ));
-    for (label, name) in [("assignee", "assignee"), ("note", "note")] {
-        lines.extend(story[name].as_str().map(|value| format!("{label}: {value}")));
-    }
-    for other in items(&story["elsewhere"]) {
-        lines.push(format!("also: dead letter {}, {}, {} failed", other["id"], revision(other), other["jobs"]));
+    lines.extend(group.assignee.as_ref().map(|assignee| format!("assignee: {assignee}")));
+    lines.extend(group.note.as_ref().map(|note| format!("note: {note}")));
+    for other in &details.elsewhere {
+        lines.push(format!("also: dead letter {}, {}, {} failed", other.id, revision(other), other.jobs));
     }
     lines.push("newest jobs:".into());
-    for job in items(&story["sample"]) {
-        let message = text(job, "message").chars().take(80).collect::<String>();
-        lines.push(format!(
-            "  {}  {} {}  {}  {message}",
-            text(job, "finishedAt"),
-            text(job, "queue"),
-            text(job, "jobId"),
-            text(job, "name")
-        ));
+    for job in &details.sample {
+        let message = job.message.as_deref().unwrap_or_default().chars().take(80).collect::<String>();
+        lines.push(format!("  {}  {} {}  {}  {message}", time(job.finished_at), job.queue, job.job_id, job.name));
     }
-    lines.extend(story["stack"].as_str().map(|stack| format!("stack trace:\n{stack}")));
-    lines.push(format!("next: patchbay dead-letter retry {} --first 10", story["id"]));
+    lines.extend(details.stack.as_ref().map(|stack| format!("stack trace:\n{stack}")));
+    lines.push(format!("next: patchbay dead-letter retry {} --first 10", group.id));
     lines.join("\n")
 }

@@ -7,16 +7,23 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use futures::StreamExt;
-use patchbay_api::path::{api_path, with_query};
-use reqwest::Method;
+use patchbay_api::body::{Json, NoBody};
+use patchbay_api::history::{
+    DefaultRetention, Erasure, HistoryBodies, HistoryErase, HistoryErasures, HistoryPrune, HistoryResetRetention,
+    HistoryRetention, HistorySetRetention, HistoryStatus, ListErasures, Places, Prune,
+};
+use patchbay_api::jobs::JobPath;
+use patchbay_api::operation::{Endpoint, NoQuery};
+use patchbay_api::path::{filled, with_query};
+use patchbay_api::queues::QueuePath;
+use patchbay_api::searches::HistoryExport;
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use super::client::{Client, ClientArgs, RevealArgs};
-use super::output::Output;
+use super::output::{Output, time};
 use super::refusal::{Refusal, confirmed};
-use super::view::{items, text};
 
 #[derive(Subcommand)]
 pub enum HistoryCommand {
@@ -133,22 +140,6 @@ const EXPORT_LIMIT: Duration = Duration::from_secs(24 * 3_600);
 /// Jobs in Redis that are named to people.
 const MOST_SHOWN: usize = 10;
 
-/// Data and results as they stand, since reading them would round their numbers.
-#[derive(serde::Deserialize)]
-struct Answer {
-    data: Box<RawValue>,
-}
-
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Body {
-    finished_at: String,
-    started: i64,
-    withheld: Option<String>,
-    data: Option<Box<RawValue>>,
-    result: Option<Box<RawValue>>,
-}
-
 fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("a name and a value with = between them")?;
     Ok((name.to_owned(), value.to_owned()))
@@ -163,18 +154,17 @@ pub(crate) async fn run(command: HistoryCommand, args: &ClientArgs, output: Outp
         HistoryCommand::Erase(args) => erase(args, &client, output).await,
         HistoryCommand::Erasures { limit } => erasures(limit, &client, output).await,
         HistoryCommand::Body { queue, id, reveal } => {
-            let path = format!("{}{}", api_path(&["history", "bodies", &queue, &id]), reveal.query('?'));
-            let answer: Answer = serde_json::from_slice(&client.bytes(&path).await?)?;
-            let bodies: Vec<Body> = serde_json::from_str(answer.data.get())?;
+            let path = JobPath { queue, id };
+            let (bodies, raw) = client.ask_exact::<HistoryBodies>(path, &reveal.into()).await?;
             let rows = bodies.iter().map(|body| {
                 let shown = |json: &Option<Box<RawValue>>| match (&body.withheld, json) {
                     (Some(reason), _) => format!("({reason})"),
                     (None, Some(json)) => json.get().to_owned(),
                     (None, None) => "null".to_owned(),
                 };
-                vec![body.finished_at.clone(), body.started.to_string(), shown(&body.data), shown(&body.result)]
+                vec![time(body.finished_at), body.started.to_string(), shown(&body.data), shown(&body.result)]
             });
-            output.table(&["FINISHED", "START", "DATA", "RESULT"], rows.collect(), &answer.data);
+            output.table(&["FINISHED", "START", "DATA", "RESULT"], rows.collect(), &raw);
             Ok(())
         }
         HistoryCommand::Export(args) => export(args, &client, output).await,
@@ -182,52 +172,48 @@ pub(crate) async fn run(command: HistoryCommand, args: &ClientArgs, output: Outp
 }
 
 async fn status(client: &Client, output: Output) -> anyhow::Result<()> {
-    let status = client.call(Method::GET, "history/status", None).await?;
-    let stream = &status["stream"];
-    let lag = stream["lagMs"].as_u64().map_or("none".to_owned(), |ms| format!("the oldest {} s old", ms / 1_000));
-    let kept = match status["bodies"]["reason"].as_str() {
+    let received = client.ask::<HistoryStatus>((), NoQuery {}, NoBody).await?;
+    let status = &received.data;
+    let stream = &status.stream;
+    let lag = stream.lag_ms.map_or("none".to_owned(), |ms| format!("the oldest {} s old", ms / 1_000));
+    let kept = match &status.bodies.reason {
         Some(reason) => format!("not kept by this host: {reason}"),
         None => "kept, sealed".to_owned(),
     };
-    let pruned = match &status["lastPrune"] {
-        Value::Null => "never".to_owned(),
-        last => {
-            let failed = last["error"].as_str().map(|error| format!("; it failed: {error}")).unwrap_or_default();
-            let counts = format!("{} attempts, {} of the months' tables", last["attempts"], last["partitions"]);
-            format!("{}: {counts}{failed}", text(last, "startedAt"))
+    let pruned = match &status.last_prune {
+        None => "never".to_owned(),
+        Some(last) => {
+            let failed = last.error.as_ref().map(|error| format!("; it failed: {error}")).unwrap_or_default();
+            let counts = format!("{} attempts, {} of the months' tables", last.attempts, last.partitions);
+            format!("{}: {counts}{failed}", time(last.started_at))
         }
     };
-    let default = &status["retention"]["default"];
-    let keeps = format!(
-        "completed {} days, others {}; {} exceptions",
-        default["completedDays"],
-        default["otherDays"],
-        status["retention"]["queues"].as_array().map_or(0, Vec::len)
-    );
-    let recording = if status["enabled"] == true { "on" } else { "off on this host (history.enabled)" };
+    let DefaultRetention { completed_days, other_days } = status.retention.default;
+    let exceptions = status.retention.queues.len();
+    let keeps = format!("completed {completed_days} days, others {other_days}; {exceptions} exceptions");
+    let recording = if status.enabled { "on" } else { "off on this host (history.enabled)" };
     let mut rows: Vec<Vec<String>> = [
         ("recording", recording.to_owned()),
-        ("not in Postgres yet", format!("{} attempts, {lag}", stream["attempts"])),
-        ("in Redis", bytes(&stream["bytes"])),
-        ("set aside", stream["setAside"].to_string()),
+        ("not in Postgres yet", format!("{} attempts, {lag}", stream.attempts)),
+        ("in Redis", bytes(stream.bytes)),
+        ("set aside", stream.set_aside.to_string()),
         ("data and results", kept),
-        ("oldest attempt", text(&status, "oldest")),
+        ("oldest attempt", status.oldest.map(time).unwrap_or_default()),
         ("keeps", keeps),
         ("last forgotten", pruned),
     ]
     .into_iter()
     .map(|(name, value)| vec![name.to_owned(), value])
     .collect();
-    for partition in items(&status["partitions"]) {
-        let size = format!("about {} attempts, {}", partition["rows"], bytes(&partition["bytes"]));
-        rows.push(vec![text(partition, "name"), size]);
+    for partition in &status.partitions {
+        let size = bytes(partition.bytes.unsigned_abs());
+        rows.push(vec![partition.name.clone(), format!("about {} attempts, {size}", partition.rows)]);
     }
-    output.table(&["HISTORY", ""], rows, &status);
+    output.table(&["HISTORY", ""], rows, &received.raw);
     Ok(())
 }
 
-fn bytes(value: &Value) -> String {
-    let bytes = value.as_u64().unwrap_or(0);
+fn bytes(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} bytes"),
         10_000..10_000_000 => format!("{} KB", bytes / 1_000),
@@ -236,43 +222,44 @@ fn bytes(value: &Value) -> String {
 }
 
 async fn retention(command: RetentionCommand, client: &Client, output: Output) -> anyhow::Result<()> {
-    let path = |queue: &str| api_path(&["history", "retention", queue]);
-    let retention = match command {
-        RetentionCommand::List => client.call(Method::GET, "history/retention", None).await?,
+    let received = match command {
+        RetentionCommand::List => client.ask::<HistoryRetention>((), NoQuery {}, NoBody).await?,
         RetentionCommand::Set { queue, outcome, days } => {
-            client.call(Method::PUT, &path(&queue), Some(json!({ "outcome": outcome, "days": days }))).await?
+            let keep = json!({ "outcome": outcome, "days": days });
+            client.ask_as_written::<HistorySetRetention>(QueuePath { queue }, &keep).await?
         }
         RetentionCommand::Reset { queue, outcome } => {
-            let path = with_query(&path(&queue), outcome.map(|outcome| ("outcome", outcome)));
-            client.call(Method::DELETE, &path, None).await?
+            let which = [("outcome", outcome)];
+            client.ask_with::<HistoryResetRetention>(QueuePath { queue }, |request| request.query(&which)).await?
         }
     };
-    let default = &retention["default"];
+    let retention = &received.data;
+    let DefaultRetention { completed_days, other_days } = retention.default;
     let mut rows = vec![
-        vec!["*".to_owned(), "completed".into(), default["completedDays"].to_string(), "history.keep_days".into()],
-        vec!["*".to_owned(), "others".into(), default["otherDays"].to_string(), "history.keep_failed_days".into()],
+        vec!["*".to_owned(), "completed".into(), completed_days.to_string(), "history.keep_days".into()],
+        vec!["*".to_owned(), "others".into(), other_days.to_string(), "history.keep_failed_days".into()],
     ];
-    rows.extend(items(&retention["queues"]).map(|row| {
-        let outcome = row["outcome"].as_str().unwrap_or("*").to_owned();
-        vec![text(row, "queue"), outcome, row["days"].to_string(), text(row, "changedBy")]
+    rows.extend(retention.queues.iter().map(|row| {
+        let outcome = row.outcome.as_deref().unwrap_or("*").to_owned();
+        vec![row.queue.clone(), outcome, row.days.to_string(), row.changed_by.clone()]
     }));
-    output.table(&["QUEUE", "OUTCOME", "DAYS", "BY"], rows, &retention);
+    output.table(&["QUEUE", "OUTCOME", "DAYS", "BY"], rows, &received.raw);
     Ok(())
 }
 
 async fn prune(dry_run: bool, client: &Client, output: Output) -> anyhow::Result<()> {
-    let done = client.call(Method::POST, "history/prune", Some(json!({ "dryRun": dry_run }))).await?;
-    let months: Vec<&str> = items(&done["partitions"]).filter_map(Value::as_str).collect();
-    let months = if months.is_empty() { "no whole month".to_owned() } else { months.join(", ") };
+    let received = client.ask::<HistoryPrune>((), NoQuery {}, Json(Prune { dry_run })).await?;
+    let done = &received.data;
+    let months = if done.partitions.is_empty() { "no whole month".to_owned() } else { done.partitions.join(", ") };
     let sentence = format!(
         "{}: {}{} attempts, {months} (about {} attempts), {} groups of dead letters",
         if dry_run { "would be forgotten" } else { "forgotten" },
-        done["attempts"],
-        if done["andMore"] == true { " and more" } else { "" },
-        done["attemptsInPartitions"],
-        done["deadLetters"]
+        done.attempts,
+        if done.and_more { " and more" } else { "" },
+        done.attempts_in_partitions,
+        done.dead_letters
     );
-    output.value(&sentence, &done);
+    output.value(&sentence, &received.raw);
     Ok(())
 }
 
@@ -283,132 +270,143 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
         (Some(_), None) => Some(from_stdin()?),
     };
     let request = |dry_run: bool| {
+        // As it was written: what is wrong with it is for the host to say.
         let body = json!({
             "path": args.path, "value": value, "queue": args.queue, "job": args.job, "reason": args.reason, "unfinished": args.unfinished,
             "dryRun": dry_run,
         });
-        client.post_slow("history/erase", body, ERASE_LIMIT)
+        client.ask_with::<HistoryErase>((), move |request| request.timeout(ERASE_LIMIT).json(&body))
     };
     let would = request(true).await?;
-    let is_nothing = would["attempts"] == 0 && PLACES.iter().all(|(place, _)| would["places"][*place] == 0);
+    let is_nothing = would.data.attempts == 0 && erased_places(&would.data.places).iter().all(|(count, _)| *count == 0);
     if !args.yes && (output.json || !std::io::stdin().is_terminal() || is_nothing) {
-        output.value(&format!("would be erased: {}{}", counted(&would), left(&would)), &would);
+        let sentence = format!("would be erased: {}{}", counted(&would.data), left(&would.data));
+        output.value(&sentence, &would.raw);
         if !is_nothing {
             return Err(Refusal("nothing was erased; say --yes if that is meant".into()).into());
         }
         return Ok(());
     }
-    confirmed(args.yes, &format!("this erases {}", counted(&would)))?;
+    confirmed(args.yes, &format!("this erases {}", counted(&would.data)))?;
     let done = request(false).await?;
-    output.value(&format!("erased: {}{}", counted(&done), left(&done)), &done);
+    output.value(&format!("erased: {}{}", counted(&done.data), left(&done.data)), &done.raw);
     Ok(())
 }
 
 /// Looking through all jobs and all texts takes its time.
 const ERASE_LIMIT: Duration = Duration::from_secs(600);
 
-/// Where something is erased beside the history.
-const PLACES: [(&str, &str); 14] = [
-    ("redisEnded", "jobs in Redis that have ended"),
-    ("redisUnfinished", "jobs in Redis that were still to run"),
-    ("flowResults", "results of children that parents in flows were told"),
-    ("undoCopies", "copies for undoing removals"),
-    ("events", "events of queues"),
-    ("keyValue", "keys of plugins' key-value spaces"),
-    ("setAside", "attempts that were set aside"),
-    ("savedSearches", "saved searches (the value in them)"),
-    ("bulkOperations", "bulk operations (the value in them)"),
-    ("deadLetters", "dead letters (the value in them)"),
-    ("operatorActions", "operators' actions (the value in them)"),
-    ("alerts", "alerts and silences (the value in them)"),
-    ("schedules", "descriptions of schedules (the value in them)"),
-    ("reasons", "reasons of erasures and quarantines (the value in them)"),
-];
+/// Where something is erased beside the history, and how much.
+fn erased_places(places: &Places) -> [(u64, &'static str); 14] {
+    [
+        (places.redis_ended, "jobs in Redis that have ended"),
+        (places.redis_unfinished, "jobs in Redis that were still to run"),
+        (places.flow_results, "results of children that parents in flows were told"),
+        (places.undo_copies, "copies for undoing removals"),
+        (places.events, "events of queues"),
+        (places.key_value, "keys of plugins' key-value spaces"),
+        (places.set_aside, "attempts that were set aside"),
+        (places.saved_searches, "saved searches (the value in them)"),
+        (places.bulk_operations, "bulk operations (the value in them)"),
+        (places.dead_letters, "dead letters (the value in them)"),
+        (places.operator_actions, "operators' actions (the value in them)"),
+        (places.alerts, "alerts and silences (the value in them)"),
+        (places.schedules, "descriptions of schedules (the value in them)"),
+        (places.reasons, "reasons of erasures and quarantines (the value in them)"),
+    ]
+}
 
-/// What stays, and what to do about it.
-const LEFT: [(&str, &str); 3] = [
-    ("auditEntriesLeft", "entries of audit trails hold the value; they are kept for good (docs/plugins/audit.md)"),
-    ("bulkOperationsLeft", "bulk operations go on with the value in their filter; ask again when they have ended"),
-    ("outboxLeft", "jobs of plugins' transactions are not in their queues yet; ask again"),
-];
+/// What stays, how much, and what to do about it.
+fn places_left(places: &Places) -> [(u64, &'static str); 3] {
+    [
+        (
+            places.audit_entries_left,
+            "entries of audit trails hold the value; they are kept for good (docs/plugins/audit.md)",
+        ),
+        (
+            places.bulk_operations_left,
+            "bulk operations go on with the value in their filter; ask again when they have ended",
+        ),
+        (places.outbox_left, "jobs of plugins' transactions are not in their queues yet; ask again"),
+    ]
+}
 
-fn counted(done: &Value) -> String {
-    let more = if done["andMore"] == true { ", and there are more: do it again" } else { "" };
-    let mut text =
-        format!("{} attempts of {} jobs, {} of them with data{more}", done["attempts"], done["jobs"], done["bodies"]);
-    for (place, what) in PLACES {
-        if done["places"][place] != 0 {
-            text += &format!("\n  {} {what}", done["places"][place]);
+fn counted(done: &Erasure) -> String {
+    let more = if done.and_more { ", and there are more: do it again" } else { "" };
+    let mut text = format!("{} attempts of {} jobs, {} of them with data{more}", done.attempts, done.jobs, done.bodies);
+    for (count, what) in erased_places(&done.places) {
+        if count != 0 {
+            text += &format!("\n  {count} {what}");
         }
     }
     text
 }
 
 /// What an erasure does not reach.
-fn left(done: &Value) -> String {
+fn left(done: &Erasure) -> String {
     let mut left = String::new();
-    if done["undeclared"] == true {
+    if done.undeclared {
         left += "\nNo active plugin declares this path searchable: attempts that were recorded without that are not found, and keep their data";
     }
-    if done["waiting"] != 0 {
+    if done.waiting != 0 {
         left += &format!(
             "\n{} attempts are not in Postgres yet; those of these jobs are erased once they are",
-            done["waiting"]
+            done.waiting
         );
     }
-    let live = &done["live"];
-    if live["found"] != 0 {
-        left += &format!("\n{} jobs in Redis are left:", live["found"]);
-        for job in items(&live["jobs"]).take(MOST_SHOWN) {
-            let why = match job["why"].as_str().unwrap_or_default() {
+    let live = &done.live;
+    if live.found != 0 {
+        left += &format!("\n{} jobs in Redis are left:", live.found);
+        for job in live.jobs.iter().take(MOST_SHOWN) {
+            let why = match job.why.as_str() {
                 "running" => ": it runs, and is erased when it has ended",
                 "of-schedule" => ": it is the next tick of a schedule",
                 "unfinished" => ": it is still to run; with --unfinished it is removed",
                 _ => "",
             };
-            left += &format!("\n  {} {} ({}){why}", text(job, "queue"), text(job, "id"), text(job, "state"));
+            left += &format!("\n  {} {} ({}){why}", job.queue, job.id, job.state);
         }
-        if live["found"].as_u64() > Some(MOST_SHOWN as u64) {
+        if live.found > MOST_SHOWN {
             left += "\n  … the first hundred with --json";
         }
     }
-    if live["complete"] == false {
+    if !live.complete {
         left += "\nNot every job in Redis was looked at: there are too many. Name a queue with --queue";
     }
-    let schedules: Vec<&str> = items(&done["schedules"]).filter_map(Value::as_str).collect();
-    if !schedules.is_empty() {
-        left += &format!("\nSchedules that will have the value again: {}. Change or remove them", schedules.join(", "));
+    if !done.schedules.is_empty() {
+        let schedules = done.schedules.join(", ");
+        left += &format!("\nSchedules that will have the value again: {schedules}. Change or remove them");
     }
-    for (place, what) in LEFT {
-        if done["places"][place] != 0 {
-            left += &format!("\n{} {what}", done["places"][place]);
+    for (count, what) in places_left(&done.places) {
+        if count != 0 {
+            left += &format!("\n{count} {what}");
         }
     }
-    let beyond: Vec<&str> = items(&done["beyond"]).filter_map(Value::as_str).collect();
-    left += &format!("\nNot reached: {}", beyond.join("; "));
+    left += &format!("\nNot reached: {}", done.beyond.join("; "));
     left
 }
 
 async fn erasures(limit: u16, client: &Client, output: Output) -> anyhow::Result<()> {
-    let erasures = client.call(Method::GET, &format!("history/erasures?limit={limit}"), None).await?;
-    let rows = items(&erasures).map(|row| {
-        let of = match (row["path"].as_str(), row["queue"].as_str(), row["jobId"].as_str()) {
+    let part = ListErasures { cursor: None, limit: Some(limit) };
+    let erasures = client.ask::<HistoryErasures>((), part, NoBody).await?;
+    let rows = erasures.data.iter().map(|row| {
+        let of = match (&row.path, &row.queue, &row.job_id) {
             (None, Some(queue), Some(job)) => format!("{queue} {job}"),
             (Some(path), Some(queue), _) => format!("{path} in {queue}"),
-            (path, ..) => path.unwrap_or_default().to_owned(),
+            (path, ..) => path.clone().unwrap_or_default(),
         };
-        let state = match (row["endedAt"].is_string(), row["listedAt"].is_string()) {
-            (true, _) => "ended",
-            (false, true) => "goes on",
-            (false, false) => "cut short: ask again",
+        let state = match (row.ended_at, row.listed_at) {
+            (Some(_), _) => "ended",
+            (None, Some(_)) => "goes on",
+            (None, None) => "cut short: ask again",
         };
-        let counts = ["done", "toCome", "left"].map(|name| row[name].to_string());
-        let head = [row["id"].to_string(), of, state.to_owned()];
-        let tail = [text(row, "beganAt"), text(row, "actor"), text(row, "reason")];
+        let counts = [row.done, row.to_come, row.left].map(|count| count.to_string());
+        let head = [row.id.to_string(), of, state.to_owned()];
+        let tail = [time(row.began_at), row.actor.clone(), row.reason.clone()];
         head.into_iter().chain(counts).chain(tail).collect()
     });
     let head = ["ID", "OF", "STATE", "ERASED", "TO COME", "LEFT", "BEGAN", "BY", "REASON"];
-    output.table(&head, rows.collect(), &erasures);
+    output.table(&head, rows.collect(), &erasures.raw);
     Ok(())
 }
 
@@ -428,7 +426,8 @@ async fn export(args: ExportArgs, client: &Client, output: Output) -> anyhow::Re
     let query = [("format", format)].into_iter().chain(args.bodies.then_some(("bodies", "true")));
     let query = query.chain(args.reveal.then_some(("reveal", "true")));
     let query = query.chain(args.filter.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    let response = client.get_raw(&with_query("history/export", query), EXPORT_LIMIT).await?;
+    let response =
+        client.get_raw(&with_query(&filled(HistoryExport::OPERATION.path, &[]), query), EXPORT_LIMIT).await?;
     let mut chunks = response.bytes_stream();
     let broken = "the export broke off: what has arrived is not all";
     match args.out {
@@ -453,7 +452,7 @@ async fn export(args: ExportArgs, client: &Client, output: Output) -> anyhow::Re
             file.sync_all().await?;
             unfinished.persist(&path).with_context(|| format!("cannot write {}", path.display()))?;
             output.value(
-                &format!("{}: {}", path.display(), bytes(&json!(total))),
+                &format!("{}: {}", path.display(), bytes(total as u64)),
                 &json!({ "file": path, "bytes": total }),
             );
         }

@@ -1,15 +1,24 @@
 //! `patchbay job …`
 
 use clap::Subcommand;
-use patchbay_api::path::{api_path, with_query};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use patchbay_api::body::{AnyDocument, Json, NoBody};
+use patchbay_api::jobs::{
+    Delay, Job, JobPath, JobsKill, JobsList, JobsPromote, JobsRemove, JobsRetry, JobsSetData, JobsSetDelay,
+    JobsSetPriority, JobsShow, ListJobs, Priority, RedactedJob,
+};
+use patchbay_api::operation::NoQuery;
+use patchbay_api::queues::QueuePath;
+use patchbay_api::timeline::JobsTimeline;
+use patchbay_model::job::JobState;
 use patchbay_model::shell::word;
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::add::{self, AddArgs};
 use super::client::{Client, ClientArgs, RevealArgs};
 use super::input::given_json;
-use super::view::{items, short, text};
+use super::output::time;
+use super::view::short;
 use super::{Output, timeline};
 
 #[derive(Subcommand)]
@@ -83,8 +92,8 @@ pub enum JobCommand {
         /// The queue
         queue: String,
         /// Of jobs
-        #[arg(default_value = "failed", value_parser = LISTED)]
-        state: String,
+        #[arg(default_value = "failed", value_parser = PossibleValuesParser::new(LISTED).try_map(|text| listed(&text)))]
+        state: JobState,
         /// At most so many
         #[arg(long, default_value_t = 20)]
         limit: u64,
@@ -114,12 +123,14 @@ pub struct JobRef {
 }
 
 impl JobRef {
-    fn path(&self, action: &[&str]) -> String {
-        api_path(&[&["queues", &self.queue, "jobs", &self.id], action].concat())
-    }
-
     fn value(&self) -> Value {
         json!({ "queue": self.queue, "id": self.id })
+    }
+}
+
+impl From<&JobRef> for JobPath {
+    fn from(job: &JobRef) -> Self {
+        Self { queue: job.queue.clone(), id: job.id.clone() }
     }
 }
 
@@ -131,105 +142,107 @@ impl std::fmt::Display for JobRef {
 
 pub(crate) async fn run(command: JobCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
+    let none = NoQuery {};
     match command {
         JobCommand::Add(args) => add::add(*args, &client, output).await?,
         JobCommand::Flow { tree } => add::flow(tree, &client, output).await?,
         JobCommand::Show { queue, id, reveal } => {
-            let path = format!("{}{}", api_path(&["queues", &queue, "jobs", &id]), reveal.query('?'));
-            let story = client.call(Method::GET, &path, None).await?;
-            output.value(&describe(&queue, &story), &story);
+            let path = JobPath { queue: queue.clone(), id };
+            let job = client.ask::<JobsShow>(path, reveal.into(), NoBody).await?;
+            output.value(&describe(&queue, &job.data), &job.raw);
         }
         JobCommand::Timeline { job, reveal } => {
-            let path = format!("{}{}", job.path(&["timeline"]), reveal.query('?'));
-            let story = client.call(Method::GET, &path, None).await?;
-            output.value(&timeline::describe(&story), &story);
+            let told = client.ask::<JobsTimeline>((&job).into(), reveal.into(), NoBody).await?;
+            output.value(&timeline::describe(&told.data), &told.raw);
         }
         JobCommand::Retry { job } => {
-            client.call(Method::POST, &job.path(&["retry"]), None).await?;
+            client.ask::<JobsRetry>((&job).into(), none, NoBody).await?;
             output.value(&format!("{job} is waiting again"), &job.value());
         }
         JobCommand::Remove { job } => {
-            client.call(Method::DELETE, &job.path(&[]), None).await?;
+            client.ask::<JobsRemove>((&job).into(), none, NoBody).await?;
             output.value(&format!("{job} is removed; its history stays"), &job.value());
         }
         JobCommand::Promote { job } => {
-            client.call(Method::POST, &job.path(&["promote"]), None).await?;
+            client.ask::<JobsPromote>((&job).into(), none, NoBody).await?;
             output.value(&format!("{job} is due now"), &job.value());
         }
         JobCommand::Kill { job } => {
-            client.call(Method::POST, &job.path(&["kill"]), None).await?;
+            client.ask::<JobsKill>((&job).into(), none, NoBody).await?;
             output.value(&format!("{job} was ended and has failed"), &job.value());
         }
         JobCommand::SetData { job, data } => {
-            let data = given_json(data, "the data")?;
-            client.send_body(Method::PUT, &job.path(&["data"]), &data).await?;
+            let data = AnyDocument(given_json(data, "the data")?);
+            client.ask::<JobsSetData>((&job).into(), none, data).await?;
             output.value(&format!("{job} has other data now"), &job.value());
         }
         JobCommand::SetDelay { job, delay_ms } => {
-            client.call(Method::PUT, &job.path(&["delay"]), Some(json!({ "delayMs": delay_ms }))).await?;
+            client.ask::<JobsSetDelay>((&job).into(), none, Json(Delay { delay_ms })).await?;
             output.value(&format!("{job} is due in {delay_ms} ms"), &job.value());
         }
         JobCommand::SetPriority { job, priority } => {
-            client.call(Method::PUT, &job.path(&["priority"]), Some(json!({ "priority": priority }))).await?;
+            client.ask::<JobsSetPriority>((&job).into(), none, Json(Priority { priority })).await?;
             output.value(&format!("{job} has priority {priority} now"), &job.value());
         }
         JobCommand::List { queue, state, limit, offset, all, reveal } => {
-            let path = with_query(&api_path(&["queues", &queue, "jobs"]), [("state", &state)]);
-            let path = format!("{path}{}", reveal.query('&'));
-            let jobs = match all {
-                true => client.all(&format!("{path}&limit={PAGE}")).await?,
-                false => client.first(&path, &format!("&offset={offset}"), limit, PAGE).await?,
+            let page = |cursor: Option<String>, so_far: u64| {
+                let left = if all { PAGE } else { limit.saturating_sub(so_far) };
+                (left > 0 || cursor.is_none()).then(|| ListJobs {
+                    state,
+                    offset: (!all && cursor.is_none()).then_some(offset),
+                    cursor,
+                    limit: Some(left.min(PAGE)),
+                    reveal: reveal.reveal,
+                    reason: reveal.reason.clone(),
+                })
             };
-            let rows = items(&jobs).map(|job| {
-                let reason = text(job, "failedReason").chars().take(60).collect();
-                vec![text(job, "id"), text(job, "name"), job["attemptsMade"].to_string(), reason]
+            let jobs = client.ask_pages::<JobsList, _>(&QueuePath { queue }, page).await?;
+            let rows = jobs.data.iter().map(|RedactedJob { job, .. }| {
+                let reason = job.failed_reason.as_deref().unwrap_or_default().chars().take(60).collect();
+                vec![job.id.clone(), job.name.clone(), job.attempts_made.to_string(), reason]
             });
-            output.table(&["ID", "NAME", "ATTEMPTS", "FAILURE"], rows.collect(), &jobs);
+            output.table(&["ID", "NAME", "ATTEMPTS", "FAILURE"], rows.collect(), &jobs.raw);
         }
     }
     Ok(())
 }
 
-fn describe(queue: &str, story: &Value) -> String {
-    let job = &story["job"];
-    let mut lines = vec![format!(
-        "{} {}  {}  {}",
-        word(queue),
-        word(&text(job, "id")),
-        word(&text(job, "name")),
-        text(job, "state")
-    )];
-    for (label, name) in
-        [("data", "data"), ("result", "returnValue"), ("failure", "failedReason"), ("damage", "damage")]
-    {
-        if let Some(value) = job[name].as_str() {
-            lines.push(format!("{label}: {value}"));
-        }
-    }
-    let attempts: Vec<&Value> = items(&story["attempts"]).collect();
-    if !attempts.is_empty() {
+fn listed(text: &str) -> Result<JobState, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
+}
+
+fn describe(queue: &str, shown: &Job) -> String {
+    let RedactedJob { job, hidden } = &shown.job;
+    let mut lines = vec![format!("{} {}  {}  {}", word(queue), word(&job.id), word(&job.name), job.state)];
+    let texts = [
+        ("data", Some(&job.data)),
+        ("result", job.return_value.as_ref()),
+        ("failure", job.failed_reason.as_ref()),
+        ("damage", job.damage.as_ref()),
+    ];
+    lines.extend(texts.into_iter().filter_map(|(label, text)| Some(format!("{label}: {}", text?))));
+    if !shown.attempts.is_empty() {
         lines.push("attempts:".into());
     }
-    for attempt in attempts {
-        let why = attempt["message"].as_str().map(|message| format!("  {message}")).unwrap_or_default();
+    for attempt in &shown.attempts {
+        let why = attempt.message.as_ref().map(|message| format!("  {message}")).unwrap_or_default();
         lines.push(format!(
             "  {}  {}  revision {}{why}",
-            text(attempt, "finishedAt"),
-            text(attempt, "outcome"),
-            short(attempt["revision"].as_str().unwrap_or("-"))
+            time(attempt.finished_at),
+            attempt.outcome,
+            short(attempt.revision.as_deref().unwrap_or("-"))
         ));
     }
     // The remembered one names files and lines where the plugin's file does; the job's own names functions.
-    let remembered = items(&story["attempts"]).find_map(|attempt| attempt["stack"].as_str());
-    if let Some(stack) = remembered.or_else(|| items(&job["stacktrace"]).last().and_then(Value::as_str)) {
+    let remembered = shown.attempts.iter().find_map(|attempt| attempt.stack.as_ref());
+    if let Some(stack) = remembered.or_else(|| job.stacktrace.last()) {
         lines.push(format!("stack trace:\n{stack}"));
     }
-    let logs: Vec<&str> = items(&story["logs"]).filter_map(Value::as_str).collect();
-    if !logs.is_empty() {
+    if !shown.logs.is_empty() {
         lines.push("log:".into());
-        lines.extend(logs.iter().map(|line| format!("  {line}")));
+        lines.extend(shown.logs.iter().map(|line| format!("  {line}")));
     }
-    match job["hidden"].as_u64().unwrap_or(0) {
+    match hidden {
         0 => {}
         1 => lines.push("1 value is hidden. To see it, which is recorded: --reveal".into()),
         hidden => lines.push(format!("{hidden} values are hidden. To see them, which is recorded: --reveal")),

@@ -1,5 +1,6 @@
 //! What commands print: text for people, JSON for scripts.
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_model::shell;
 use serde::Serialize;
 
@@ -43,6 +44,11 @@ impl Output {
     fn print_json(self, value: &impl Serialize) {
         println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
     }
+}
+
+/// As it stands in answers.
+pub(super) fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 fn lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {

@@ -1,19 +1,35 @@
 //! `patchbay search …`
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use clap::{Args, Subcommand};
-use patchbay_api::path::{api_path, with_query};
-use reqwest::Method;
+use patchbay_api::answer::List;
+use patchbay_api::body::NoBody;
+use patchbay_api::jobs::{QueuesLive, SearchJobs};
+use patchbay_api::operation::{Endpoint, NoQuery};
+use patchbay_api::queues::QueuePath;
+use patchbay_api::searches::{
+    Count, CountHistory, Found, HistoryAttempts, HistoryCount, RunSearch, SavedSearch, SearchHistory, SearchPath,
+    SearchesForget, SearchesList, SearchesRun, SearchesSave, SearchesUndo,
+};
+use patchbay_model::job::JobState;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
-use super::client::{Client, ClientArgs};
+use super::client::{Client, ClientArgs, ReceivedPage};
 use super::input::duration;
-use super::output::Output;
+use super::output::{Output, time};
 use super::refusal::Refusal;
-use super::view::{items, text};
 
+/// Names and values of a query.
+type Pairs = Vec<(String, String)>;
+
+/// Most rows of a page.
+const LARGEST_PAGE: u16 = 200;
 /// Of a message in a table, in characters.
 const MESSAGE: usize = 60;
 
@@ -109,8 +125,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 impl What {
-    /// Path and pairs of a search.
-    fn query(&self) -> anyhow::Result<(String, Vec<(String, String)>)> {
+    /// The queue whose jobs are meant, where they are those of a state, and the pairs of a search.
+    fn query(&self) -> anyhow::Result<(Option<String>, Pairs)> {
         let mut pairs = self.filter.clone();
         if let Some(since) = self.since {
             if pairs.iter().any(|(key, _)| key == "from") {
@@ -120,14 +136,15 @@ impl What {
             let from = ago.ok_or_else(|| Refusal("--since: too long ago".into()))?;
             pairs.push(("from".into(), from.to_rfc3339_opts(SecondsFormat::Millis, true)));
         }
-        let Some(state) = &self.state else { return Ok(("history/search".into(), pairs)) };
+        let Some(state) = &self.state else { return Ok((None, pairs)) };
         let queue = pairs.iter().find(|(key, _)| key == "queue").map(|(_, queue)| queue.clone());
         let queue =
             queue.ok_or_else(|| Refusal("say which queue: queue=NAME; its jobs are looked at one by one".into()))?;
         pairs.push(("state".into(), state.clone()));
-        Ok((api_path(&["queues", &queue, "search"]), pairs))
+        Ok((Some(queue), pairs))
     }
 
+    /// The body that saves it, as it was written: what is wrong with it is for the host to say.
     fn saved(&self) -> anyhow::Result<Value> {
         let mut filter = Map::new();
         for (key, value) in &self.filter {
@@ -148,111 +165,138 @@ impl What {
 
 pub(crate) async fn run(args: SearchArgs, client: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(client)?;
-    let path = |name: &str| api_path(&["history", "searches", name]);
+    let none = NoQuery {};
     match args.command {
         None if args.count => {
             let (_, pairs) = args.what.query()?;
-            let count = client.call(Method::GET, &with_query("history/count", &pairs), None).await?;
-            output.value(&counted(&count), &count);
+            let count = client.ask::<HistoryCount>((), CountHistory(pairs), NoBody).await?;
+            output.value(&counted(&count.data), &count.raw);
         }
-        None => {
-            let (path, pairs) = args.what.query()?;
-            show(&client, &path, pairs, &args.much, output).await?;
-        }
+        None => match args.what.query()? {
+            (None, pairs) => {
+                let found = |attempt| Found::Attempt(Box::new(attempt));
+                show::<HistoryAttempts, _>(&client, (), pairs, SearchHistory, &args.much, found, output).await?;
+            }
+            (Some(queue), pairs) => {
+                let path = QueuePath { queue };
+                show::<QueuesLive, _>(&client, path, pairs, SearchJobs, &args.much, Found::Job, output).await?;
+            }
+        },
         Some(SearchCommand::Save { name, what }) => {
-            let saved = client.call(Method::PUT, &path(&name), Some(what.saved()?)).await?;
-            output.value(&format!("{name} is saved: patchbay search run {name:?}"), &saved);
+            let path = SearchPath { name: name.clone() };
+            let saved = client.ask_as_written::<SearchesSave>(path, &what.saved()?).await?;
+            output.value(&format!("{name} is saved: patchbay search run {name:?}"), &saved.raw);
         }
         Some(SearchCommand::Saved) => {
-            let saved = client.call(Method::GET, "history/searches", None).await?;
-            let rows = items(&saved)
-                .map(|row| vec![text(row, "name"), text(row, "changedBy"), text(row, "changedAt"), described(row)]);
-            output.table(&["NAME", "BY", "CHANGED", "SEARCH"], rows.collect(), &saved);
+            let saved = client.ask::<SearchesList>((), none, NoBody).await?;
+            let rows = saved.data.iter().map(|saved| {
+                let search = described(&saved.filter, saved.state, saved.since_ms);
+                vec![saved.name.clone(), saved.changed_by.clone(), time(saved.changed_at), search]
+            });
+            output.table(&["NAME", "BY", "CHANGED", "SEARCH"], rows.collect(), &saved.raw);
         }
         Some(SearchCommand::Run { name, much }) => {
-            show(&client, &format!("{}/run", path(&name)), Vec::new(), &much, output).await?;
+            let found = |found| found;
+            show::<SearchesRun, _>(&client, SearchPath { name }, Vec::new(), RunSearch, &much, found, output).await?;
         }
         Some(SearchCommand::Forget { name }) => {
-            client.call(Method::DELETE, &path(&name), None).await?;
+            client.ask::<SearchesForget>(SearchPath { name: name.clone() }, none, NoBody).await?;
             output.value(
                 &format!("{name} is forgotten; patchbay search undo {name:?} brings it back"),
                 &json!({ "name": name }),
             );
         }
         Some(SearchCommand::Undo { name }) => {
-            let search = client.call(Method::POST, &format!("{}/undo", path(&name)), None).await?;
-            let now =
-                if search.is_null() { "is forgotten".into() } else { format!("is again: {}", described(&search)) };
-            output.value(&format!("{name} {now}"), &search);
+            let undone = client.ask::<SearchesUndo>(SearchPath { name: name.clone() }, none, NoBody).await?;
+            let now = match undone.data.0 {
+                None => "is forgotten".to_owned(),
+                Some(SavedSearch { filter, state, since_ms }) => {
+                    format!("is again: {}", described(&filter.into(), state, since_ms))
+                }
+            };
+            output.value(&format!("{name} {now}"), &undone.raw);
         }
     }
     Ok(())
 }
 
-async fn show(
+async fn show<E, T>(
     client: &Client,
-    path: &str,
-    mut pairs: Vec<(String, String)>,
+    path: E::Path,
+    pairs: Pairs,
+    query: impl Fn(Pairs) -> E::Query,
     much: &Much,
+    found: impl Fn(T) -> Found,
     output: Output,
-) -> anyhow::Result<()> {
-    let limit = if much.all { 200 } else { much.limit };
-    pairs.push(("limit".into(), limit.to_string()));
-    if let Some(cursor) = &much.cursor {
-        pairs.push(("cursor".into(), cursor.clone()));
-    }
-    let path = with_query(path, &pairs);
-    let page = match much.all {
-        true => json!({ "data": client.all(&path).await? }),
-        false => client.page(&path).await?,
+) -> anyhow::Result<()>
+where
+    E: Endpoint<Body = NoBody, Answer = List<T>>,
+    T: ToSchema + Serialize + DeserializeOwned + 'static,
+{
+    let page_of = |limit: u16, cursor: Option<String>| {
+        let mut pairs = pairs.clone();
+        pairs.push(("limit".into(), limit.to_string()));
+        pairs.extend(cursor.map(|cursor| ("cursor".into(), cursor)));
+        query(pairs)
     };
-    let found = &page["data"];
-    let rows: Vec<_> = items(found).map(row).collect();
+    let page = if much.all {
+        let all = client.ask_pages::<E, T>(&path, |cursor, _| Some(page_of(LARGEST_PAGE, cursor))).await?;
+        ReceivedPage { items: all.data, next_cursor: None, partial: false, raw: all.raw }
+    } else {
+        client.ask_page::<E, T>(&path, &page_of(much.limit, much.cursor.clone())).await?
+    };
+    let found: Vec<Found> = page.items.into_iter().map(found).collect();
+    let rows: Vec<_> = found.iter().map(row).collect();
     if rows.is_empty() && !output.json {
         println!("nothing was found");
     }
-    let of_attempts = items(found).all(|row| row["finishedAt"].is_string());
+    let of_attempts = found.iter().all(|found| matches!(found, Found::Attempt(_)));
     let head: &[&str] = if of_attempts {
         &["FINISHED", "QUEUE", "JOB", "NAME", "OUTCOME", "CODE", "MESSAGE"]
     } else {
         &["MADE", "ENDED", "JOB", "NAME", "STATE", "ATTEMPTS", "FAILURE"]
     };
     if output.json || !rows.is_empty() {
-        output.table(head, rows, if much.all { found } else { &page });
+        output.table(head, rows, &page.raw);
     }
-    if let (false, Some(cursor)) = (output.json, page["nextCursor"].as_str()) {
-        let why = if page["partial"] == true { "not all was looked at, time ran out" } else { "there may be more" };
+    if let (false, Some(cursor)) = (output.json, page.next_cursor) {
+        let why = if page.partial { "not all was looked at, time ran out" } else { "there may be more" };
         println!("{why}: --cursor {cursor}");
     }
     Ok(())
 }
 
-fn row(found: &Value) -> Vec<String> {
-    let cut = |name: &str| found[name].as_str().unwrap_or("-").chars().take(MESSAGE).collect::<String>();
-    if found["finishedAt"].is_string() {
-        let columns = ["finishedAt", "queue", "jobId", "name", "outcome"].map(|name| text(found, name));
-        return columns.into_iter().chain([cut("code"), cut("message").replace('\n', " ")]).collect();
+fn row(found: &Found) -> Vec<String> {
+    let cut = |text: &Option<String>| text.as_deref().unwrap_or("-").chars().take(MESSAGE).collect::<String>();
+    match found {
+        Found::Attempt(found) => {
+            let attempt = &found.attempt;
+            let head = [time(attempt.finished_at), found.queue.clone(), found.job_id.clone(), attempt.name.clone()];
+            let tail = [attempt.outcome.clone(), cut(&attempt.code), cut(&attempt.message).replace('\n', " ")];
+            head.into_iter().chain(tail).collect()
+        }
+        Found::Job(job) => {
+            let head =
+                [at(job.timestamp), at(job.finished_on), job.id.clone(), job.name.clone(), job.state.to_string()];
+            let tail = [job.attempts_made.to_string(), cut(&job.failed_reason).replace('\n', " ")];
+            head.into_iter().chain(tail).collect()
+        }
     }
-    let attempts = found["attemptsMade"].to_string();
-    let mut row = vec![at(&found["timestamp"]), at(&found["finishedOn"])];
-    row.extend(["id", "name", "state"].map(|name| text(found, name)));
-    row.extend([attempts, cut("failedReason").replace('\n', " ")]);
-    row
 }
 
 /// Unix milliseconds as a time.
-fn at(ms: &Value) -> String {
-    let time = ms.as_i64().and_then(DateTime::from_timestamp_millis);
+fn at(ms: Option<u64>) -> String {
+    let time = ms.and_then(|ms| i64::try_from(ms).ok()).and_then(DateTime::from_timestamp_millis);
     time.map_or("-".into(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
 /// A saved search as it would be written.
-fn described(saved: &Value) -> String {
+fn described(filter: &BTreeMap<String, String>, state: Option<JobState>, since_ms: Option<u64>) -> String {
     let mut parts = Vec::new();
-    if let Some(state) = saved["state"].as_str() {
+    if let Some(state) = state {
         parts.push(format!("--state {state}"));
     }
-    if let Some(ms) = saved["sinceMs"].as_u64() {
+    if let Some(ms) = since_ms {
         let seconds = ms / 1_000;
         let (unit, name) = [(86_400, "d"), (3_600, "h"), (60, "m")]
             .into_iter()
@@ -260,16 +304,17 @@ fn described(saved: &Value) -> String {
             .unwrap_or((1, "s"));
         parts.push(format!("--since {}{name}", seconds / unit));
     }
-    let filter = saved["filter"].as_object().into_iter().flatten();
-    parts.extend(filter.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())));
+    parts.extend(filter.iter().map(|(key, value)| format!("{key}={value}")));
     if parts.is_empty() { "everything".into() } else { parts.join(" ") }
 }
 
-fn counted(count: &Value) -> String {
-    let number = |name: &str| count[name].as_u64().unwrap_or(0);
-    let found = format!("{} jobs, {} attempts", number("jobs"), number("attempts"));
-    match count["exact"].as_bool() {
-        Some(true) => found,
-        _ => format!("at least {found}; by Postgres's estimate {} attempts", number("estimate")),
+fn counted(count: &Count) -> String {
+    let found = format!("{} jobs, {} attempts", count.jobs, count.attempts);
+    match count.exact {
+        true => found,
+        false => {
+            let estimate = count.estimate.unwrap_or(0);
+            format!("at least {found}; by Postgres's estimate {estimate} attempts")
+        }
     }
 }

@@ -14,7 +14,7 @@ pub(crate) use patchbay_api::answer::{ErrorBody, Success};
 use patchbay_app::actions::Recordable;
 use patchbay_app::bulk::BulkError;
 use patchbay_app::error::{Error, Kind};
-use patchbay_app::history::{EraseError, NotShown};
+use patchbay_app::history::{BodyError, EraseError};
 use patchbay_app::plugins::PluginError;
 use patchbay_app::selected::SelectError;
 use patchbay_app::vault::VaultError;
@@ -162,7 +162,7 @@ macro_rules! through_the_application {
     };
 }
 
-through_the_application! { StoreError, QueueError, PluginError, BulkError, EraseError, NotShown, SelectError, VaultError, FilterError, InvalidId }
+through_the_application! { StoreError, QueueError, PluginError, BulkError, EraseError, BodyError, SelectError, VaultError, FilterError, InvalidId }
 
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {

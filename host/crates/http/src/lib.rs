@@ -8,12 +8,17 @@ mod alerts;
 mod audit;
 mod auth;
 mod breakers;
+mod bulk;
 mod client;
 mod cross_site;
+mod dead_letters;
 mod error;
+mod flows;
 mod health;
+mod history;
 mod host_header;
 mod incident;
+mod jobs;
 mod logins;
 mod measure;
 mod metrics;
@@ -24,6 +29,7 @@ mod queues;
 mod request_id;
 mod routes;
 mod schedules;
+mod searches;
 mod secrets;
 mod security_headers;
 mod server;
@@ -36,8 +42,6 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
 use patchbay_app::App;
 use patchbay_app::actions::Actions;
-use patchbay_app::bulk::Bulks;
-use patchbay_app::history::History;
 use patchbay_app::plugins::Plugins;
 use patchbay_queue::Queues;
 use patchbay_store::Store;
@@ -66,10 +70,6 @@ pub struct AppState {
     pub queues: Queues,
     /// Staging, activation, rollback; operations.
     pub plugins: Arc<Plugins>,
-    /// Operations on many jobs.
-    pub bulks: Arc<Bulks>,
-    /// What happened.
-    pub history: Arc<History>,
     /// Spans.
     pub traces: Traces,
     /// /metrics.
@@ -109,6 +109,12 @@ domains! {
     plugins: patchbay_app::plugin_administration::PluginAdministration,
     incident: patchbay_app::incident::Incident,
     health: patchbay_app::health::HealthCheck,
+    jobs: patchbay_app::jobs::Jobs,
+    flows: patchbay_app::flows::Flows,
+    dead_letters: patchbay_app::dead_letters::DeadLetters,
+    bulk: patchbay_app::bulk::BulkOperations,
+    history: patchbay_app::history::History,
+    searches: patchbay_app::searches::Searches,
 }
 
 /// Operations of the table.
@@ -123,6 +129,12 @@ fn routes(state: &AppState) -> Routes {
     let routes = plugins::routes(routes);
     let routes = incident::routes(routes);
     let routes = health::routes(routes);
+    let routes = jobs::routes(routes);
+    let routes = flows::routes(routes);
+    let routes = dead_letters::routes(routes);
+    let routes = bulk::routes(routes);
+    let routes = history::routes(routes);
+    let routes = searches::routes(routes);
     metrics::routes(routes)
 }
 

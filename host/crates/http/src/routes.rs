@@ -20,7 +20,6 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem, Paths};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{ContentBuilder, RefOr, Required, ResponseBuilder, ResponsesBuilder};
 use utoipa_axum::router::OpenApiRouter;
@@ -226,10 +225,9 @@ fn document<E: Endpoint>() -> Documented {
     let about = operation.about.trim();
     let mut builder =
         OperationBuilder::new().operation_id(Some(operation.id)).tag(operation.domain()).summary(Some(about));
-    for (name, about) in E::Path::PLACES {
-        let text = ObjectBuilder::new().schema_type(Type::String).build();
+    for ((name, about), schema) in E::Path::PLACES.iter().zip(E::Path::schemas()) {
         let place = ParameterBuilder::new().name(*name).parameter_in(ParameterIn::Path).required(Required::True);
-        builder = builder.parameter(place.description(Some(about.trim())).schema(Some(text)).build());
+        builder = builder.parameter(place.description(Some(about.trim())).schema(Some(schema)).build());
     }
     for parameter in E::Query::parameters() {
         builder = builder.parameter(parameter);

@@ -105,7 +105,7 @@ impl Source {
 pub const MAX_CALLS: usize = 64;
 
 /// One call to the outside: that it happened and how it went, never what was said.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OutsideCall {
     /// `http` or `mail`; `more` stands last for those beyond [`MAX_CALLS`], whose number is its result.

@@ -6,7 +6,7 @@ use redis::{RedisResult, Value};
 
 use crate::damage::{read, text};
 use crate::transaction::transaction;
-use crate::view::Hash;
+use crate::view::{Hash, job_view};
 use crate::{JobView, QueueError, Queues};
 
 /// Fields that only a job's hash has, and no other hash of a queue.
@@ -50,7 +50,7 @@ impl Queues {
         let is_job = hash.as_ref().is_ok_and(|fields| OF_A_JOB.iter().any(|name| fields.contains_key(name.as_bytes())));
         Ok(match state {
             None if !is_job => None,
-            state => Some(JobView::new(id.to_string(), state.unwrap_or(JobState::Unknown), hash)),
+            state => Some(job_view(id.to_string(), state.unwrap_or(JobState::Unknown), hash)),
         })
     }
 

@@ -61,14 +61,15 @@ pub use job_rules::check as check_job;
 pub use kv::Kv;
 pub use listing::{Cursor, MAX_LISTED, Page, Start};
 pub use mirror::{EndedElsewhere, Gone, Mirrored, Sighted};
+pub use patchbay_model::job_view::{JobView, ScannedJob};
 pub use patchbay_model::queue::{LegacyRepeatable, QueueCounts, QueueOverview, SchedulerView};
 pub use queues::{Queues, ServerFacts, Unsettled};
 pub use rights::Right;
-pub use scan::{MAX_SCANNED, Scanned, ScannedJob};
+pub use scan::{MAX_SCANNED, Scanned};
 pub use schedulers::SchedulerSpec;
 pub use stalls::Stalls;
 pub use trouble::Trouble;
-pub use view::JobView;
+pub use view::trace_of;
 pub use worker::{
     Delivery, Disposition, End, Gate, Handler, JobHandle, Keep, Pass, Refusal, Settlement, Unlimited, WorkerConfig,
     WorkerHandle,

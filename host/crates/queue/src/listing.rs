@@ -14,6 +14,7 @@ use redis::{AsyncCommands, RedisResult, Value};
 
 use crate::damage::{read, text};
 use crate::transaction::transaction;
+use crate::view::job_view;
 use crate::{JobView, QueueError, Queues};
 
 /// Most jobs that are listed at once.
@@ -127,7 +128,7 @@ impl Queues {
             pipe.hgetall([keys.key_prefix().as_bytes(), id].concat());
         }
         let hashes: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
-        let view = |((id, _), hash): (Entry, _)| Ok(JobView::new(text(&id), state, read(hash)?));
+        let view = |((id, _), hash): (Entry, _)| Ok(job_view(text(&id), state, read(hash)?));
         let jobs = entries.into_iter().zip(hashes).map(view).collect::<Result<_, QueueError>>()?;
         Ok(Page { jobs, next })
     }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use patchbay_model::filter::Filter;
 use patchbay_model::job::JobState;
+use patchbay_model::job_view::ScannedJob;
 use patchbay_model::{DataPath, QueueName};
 use redis::{RedisResult, Value};
-use serde::Serialize;
 
 use crate::damage::{read, text};
 use crate::js;
@@ -25,23 +25,6 @@ const PAGE: u64 = 200;
 const PAGE_WITH_DATA: u64 = 25;
 /// `data` is last, and left out when nothing asks for it.
 const FIELDS: [&str; 8] = ["name", "opts", "timestamp", "processedOn", "finishedOn", "atm", "failedReason", "data"];
-
-/// A job that was looked for.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
-pub struct ScannedJob {
-    pub id: String,
-    pub name: String,
-    pub state: JobState,
-    pub timestamp: Option<u64>,
-    pub processed_on: Option<u64>,
-    pub finished_on: Option<u64>,
-    pub attempts_made: u32,
-    pub failed_reason: Option<String>,
-    pub correlation_id: String,
-    pub platform: Option<String>,
-}
 
 /// What was found.
 #[derive(Debug)]

@@ -1,9 +1,7 @@
 //! Searches that operators come back to.
 
 use chrono::{DateTime, Utc};
-use patchbay_model::filter::Filter;
-use patchbay_model::job::JobState;
-use serde::{Deserialize, Serialize};
+pub use patchbay_model::saved_search::SavedSearch;
 use sqlx::types::Json;
 
 use crate::{Store, StoreError};
@@ -11,28 +9,11 @@ use crate::{Store, StoreError};
 /// Most of them in one installation: a list that people read.
 pub const MAX_SAVED_SEARCHES: i64 = 500;
 
-/// What is looked for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct SavedSearch {
-    /// What must hold.
-    #[serde(default)]
-    pub filter: Filter,
-    /// Jobs in Redis in this state; absent: the history.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<JobState>,
-    /// No further back than this from the time when it is run, milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since_ms: Option<u64>,
-}
-
 /// A saved search.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct SavedSearchRow {
     pub name: String,
-    #[serde(flatten)]
     pub search: Json<SavedSearch>,
     pub created_at: DateTime<Utc>,
     pub created_by: String,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use patchbay_api::bulk::{BulkIdentity, BulkKind, BulkSource};
 use patchbay_model::QueueName;
 use patchbay_model::job::{JobKey, NewJob, Trace};
 use patchbay_model::json_schema::{Schema, Values};
@@ -10,7 +11,7 @@ use patchbay_runtime::Runtime;
 use patchbay_store::{BodyRow, Ended};
 use tokio::task::block_in_place;
 
-use super::plan::{Identity, Kind, Plan, Source};
+use super::plan::Plan;
 use super::{BulkError, Bulks};
 use crate::history::Unopened;
 
@@ -22,8 +23,8 @@ const MAX_VIOLATIONS: usize = 5;
 impl Bulks {
     pub(super) async fn act(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<Fate>, BulkError> {
         Ok(match (plan.kind, plan.source) {
-            (Kind::Retry, Source::Live) => self.queues.retry_many(bulk, items, None).await?,
-            (Kind::EditAndRetry, _) => {
+            (BulkKind::Retry, BulkSource::Live) => self.queues.retry_many(bulk, items, None).await?,
+            (BulkKind::EditAndRetry, _) => {
                 let edits = plan.edits.as_ref().ok_or_else(|| BulkError::Stuck("what to edit is not known".into()))?;
                 let schemas = Schemas::of(&self.runtime, items);
                 let edit = |item: &Chosen, name: &str, data: &str| {
@@ -33,10 +34,10 @@ impl Bulks {
                 };
                 self.queues.retry_many(bulk, items, Some(&edit)).await?
             }
-            (Kind::Remove, _) => self.queues.remove_many(bulk, items).await?,
-            (Kind::EnqueueAgain, Source::Live) => self.like_them(bulk, items).await?,
-            (Kind::EnqueueAgain, Source::History) => self.of_history(bulk, plan, items).await?,
-            (Kind::Retry, Source::History) => self.retry_or_add(bulk, plan, items).await?,
+            (BulkKind::Remove, _) => self.queues.remove_many(bulk, items).await?,
+            (BulkKind::EnqueueAgain, BulkSource::Live) => self.like_them(bulk, items).await?,
+            (BulkKind::EnqueueAgain, BulkSource::History) => self.of_history(bulk, plan, items).await?,
+            (BulkKind::Retry, BulkSource::History) => self.retry_or_add(bulk, plan, items).await?,
         })
     }
 
@@ -83,7 +84,7 @@ impl Bulks {
                 Some(ended) => match self.data_of(&item.key).await? {
                     Ok(data) => {
                         let kept = Kept { key: item.key.clone(), started: ended.started.try_into().unwrap_or(0) };
-                        Ok((remembered_job(item, ended, data), (plan.key == Some(Identity::Keep)).then_some(kept)))
+                        Ok((remembered_job(item, ended, data), (plan.key == Some(BulkIdentity::Keep)).then_some(kept)))
                     }
                     Err(reason) => Err(reason),
                 },

@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use patchbay_api::bulk::BulkSource;
 use patchbay_model::attempt::VerdictKind;
 use patchbay_model::filter::Filter;
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::{DataPath, QueueName};
-use patchbay_queue::{Chosen, JobView, MAX_LISTED, Queues, Start};
+use patchbay_queue::{Chosen, JobView, MAX_LISTED, Queues, Start, trace_of};
 use patchbay_store::{FoundJob, Selection, Store, Term};
 use serde::{Deserialize, Serialize};
 
 use super::BulkError;
-use super::plan::{Plan, Source, asks_history};
+use super::plan::{Plan, asks_history};
 
 /// Jobs per page of the history.
 const PAGE: usize = 500;
@@ -49,7 +50,7 @@ pub(super) struct Chooser<'a> {
 impl Chooser<'_> {
     /// Where choosing begins.
     pub(super) async fn begin(&self) -> Result<Place, BulkError> {
-        if self.plan.source == Source::History || asks_history(&self.plan.filter) {
+        if self.plan.source == BulkSource::History || asks_history(&self.plan.filter) {
             return Ok(Place::History { until: Utc::now(), cursor: None });
         }
         let queues = match &self.plan.filter.queue {
@@ -123,7 +124,7 @@ impl Chooser<'_> {
             let chosen = Chosen { n: 0, key, state: self.plan.state, finished_on };
             candidates.push(Candidate { chosen, name: last.name, failure: last.message, data: None });
         }
-        if self.plan.source == Source::Live {
+        if self.plan.source == BulkSource::Live {
             let chosen: Vec<Chosen> = candidates.iter().map(|candidate| candidate.chosen.clone()).collect();
             let there = self.queues.still_there(&chosen).await?;
             let both = candidates.into_iter().zip(there);
@@ -173,7 +174,7 @@ fn matches(filter: &Filter, job: &JobView) -> bool {
     let failure = job.failed_reason.as_deref().unwrap_or_default();
     // For a job that has not ended, when it was made.
     let at = job.finished_on.or(job.timestamp).and_then(|ms| DateTime::from_timestamp_millis(ms.try_into().ok()?));
-    let trace = job.trace();
+    let trace = trace_of(job);
     let is = |wanted: &Option<String>, value: Option<&str>| wanted.is_none() || wanted.as_deref() == value;
     job.removed_by.is_none()
         && filter.job.as_ref().is_none_or(|id| id.as_str() == job.id)

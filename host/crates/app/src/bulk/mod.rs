@@ -7,6 +7,7 @@
 mod act;
 mod choose;
 mod edit;
+mod operations;
 mod plan;
 
 use std::borrow::Cow;
@@ -17,19 +18,20 @@ use std::time::{Duration, Instant};
 use act::Schemas;
 use choose::{Candidate, Chooser, Place};
 use chrono::Utc;
+use patchbay_api::bulk::{BulkKind, BulkPreview, BulkSample, BulkSource};
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::Mask;
 use patchbay_queue::{Chosen, Fate, QueueError, Queues, Removed};
 use patchbay_runtime::Runtime;
 use patchbay_store::{BulkItem, BulkOutcome, BulkRow, Duty, Lead, NewBulkItem, Singleton, Store, StoreError};
 use patchbay_work::redactions::Redactions;
-use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::history::Bodies;
-pub use plan::{Identity, Kind, Plan, Request, Source};
+pub use operations::BulkOperations;
+pub use plan::{Plan, plan_of};
 
 /// Jobs per batch: a crash repeats the look at so many, and a cancellation is heard as soon.
 const BATCH: i64 = 100;
@@ -78,36 +80,6 @@ impl BulkError {
     }
 }
 
-/// What an operation would do.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Preview {
-    /// Jobs that are meant.
-    pub matched: u64,
-    /// Whether all were counted: false means at least so many.
-    pub complete: bool,
-    /// Some of them.
-    pub sample: Vec<Sample>,
-}
-
-/// A job that is meant.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
-pub struct Sample {
-    pub queue: String,
-    pub id: String,
-    pub name: String,
-    pub state: String,
-    pub failure: Option<String>,
-    /// Unix milliseconds.
-    pub finished_on: Option<u64>,
-    /// Why it would be left as it is, as far as that can be seen now.
-    pub refused: Option<String>,
-    /// Only if asked for; after the edit where there is one.
-    pub data: Option<String>,
-}
-
 /// What a preview shows of its jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -127,7 +99,7 @@ pub struct Bulks {
     bodies: Arc<Bodies>,
     redactions: Arc<Redactions>,
     wake: Notify,
-    handled: Mutex<BTreeMap<(Kind, &'static str), u64>>,
+    handled: Mutex<BTreeMap<(BulkKind, &'static str), u64>>,
 }
 
 impl Bulks {
@@ -140,7 +112,7 @@ impl Bulks {
         redactions: Arc<Redactions>,
     ) -> Arc<Self> {
         // Series that are there from the start show their first rise.
-        let handled = Kind::ALL.iter().flat_map(|kind| RESULTS.map(|result| ((*kind, result), 0))).collect();
+        let handled = BulkKind::ALL.iter().flat_map(|kind| RESULTS.map(|result| ((*kind, result), 0))).collect();
         Arc::new(Self { store, queues, runtime, bodies, redactions, wake: Notify::new(), handled: Mutex::new(handled) })
     }
 
@@ -156,15 +128,15 @@ impl Bulks {
     }
 
     /// Counts what is meant, and shows some of it. Changes nothing.
-    pub async fn preview(&self, plan: &Plan, show: Show) -> Result<Preview, BulkError> {
+    pub async fn preview(&self, plan: &Plan, show: Show) -> Result<BulkPreview, BulkError> {
         let chooser = Chooser { store: &self.store, queues: &self.queues, plan };
         let began = Instant::now();
         let count_for = match plan.source {
-            Source::History => COUNT_HISTORY_FOR,
-            Source::Live => COUNT_LIVE_FOR,
+            BulkSource::History => COUNT_HISTORY_FOR,
+            BulkSource::Live => COUNT_LIVE_FOR,
         };
         let mut place = Some(chooser.begin().await?);
-        let mut preview = Preview { matched: 0, complete: true, sample: Vec::new() };
+        let mut preview = BulkPreview { matched: 0, complete: true, sample: Vec::new() };
         while let Some(here) = place {
             let (candidates, next) = chooser.page(here).await?;
             preview.matched += candidates.len() as u64;
@@ -178,7 +150,7 @@ impl Bulks {
         Ok(preview)
     }
 
-    async fn sample(&self, plan: &Plan, candidate: Candidate, show: Show) -> Result<Sample, BulkError> {
+    async fn sample(&self, plan: &Plan, candidate: Candidate, show: Show) -> Result<BulkSample, BulkError> {
         let Candidate { chosen, name, mut failure, mut data } = candidate;
         let redaction = self.redactions.of(&chosen.key.queue);
         let children = self.queues.children_data(&chosen.key.queue, &[chosen.key.id.as_str()]).await?.concat();
@@ -198,7 +170,7 @@ impl Bulks {
             Mask::new(hidden.clone()).hide(&mut failure);
             data = data.map(|data| redaction.data_beside(&data, hidden).0.text.into_owned());
         }
-        Ok(Sample {
+        Ok(BulkSample {
             queue: chosen.key.queue.to_string(),
             id: chosen.key.id.to_string(),
             name,
@@ -340,7 +312,7 @@ impl Bulks {
         Ok(self.queues.forget_notes(row.id).await?)
     }
 
-    fn count(&self, kind: Kind, outcomes: &[BulkOutcome]) {
+    fn count(&self, kind: BulkKind, outcomes: &[BulkOutcome]) {
         let mut handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
         for outcome in outcomes {
             let result = RESULTS.into_iter().find(|result| *result == outcome.state);

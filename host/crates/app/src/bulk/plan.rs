@@ -1,14 +1,11 @@
 //! What an operator asks for, and whether it can be meant.
 
-use std::collections::BTreeMap;
-
+use patchbay_api::bulk::{BulkIdentity, BulkKind, BulkRequest, BulkSource};
 use patchbay_model::DataPath;
 use patchbay_model::filter::Filter;
 use patchbay_model::job::JobState;
 use patchbay_model::redaction::{REDACTED, mark_in};
 use patchbay_store::BulkRow;
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::edit::{Edits, Path};
 
@@ -19,185 +16,92 @@ const MAX_VALUE_BYTES: usize = 64 << 10;
 /// For the audit trail, and for whoever reads it a year later.
 const MAX_REASON: usize = 500;
 
-/// What is done to each job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// Back into its queue, with fresh attempts.
-    Retry,
-    /// Forgotten; can be undone for an hour.
-    Remove,
-    /// A new job like it.
-    EnqueueAgain,
-    /// Retried with other data.
-    EditAndRetry,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Retry, Self::Remove, Self::EnqueueAgain, Self::EditAndRetry];
-
-    /// The stable word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Retry => "retry",
-            Self::Remove => "remove",
-            Self::EnqueueAgain => "enqueue-again",
-            Self::EditAndRetry => "edit-and-retry",
-        }
-    }
-}
-
-/// Where the jobs are looked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Source {
-    /// Jobs that Redis has.
-    #[default]
-    Live,
-    /// Jobs that the history remembers, whether Redis still has them or not.
-    History,
-}
-
-/// Who a job is that is added anew. Its outside effects are de-duplicated by this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Identity {
-    /// The job that it was: what it has done already is not done again.
-    Keep,
-    /// Another one: everything is done again.
-    New,
-}
-
-/// An operation on many jobs, as it is asked for.
-#[derive(Debug, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Request {
-    /// What is done to each job.
-    pub kind: Kind,
-    /// Which jobs: names and values of a filter, for example `{"queue": "emailQueue", "dead-letter": "7"}`.
-    #[serde(default)]
-    #[schema(value_type = BTreeMap<String, String>)]
-    pub filter: Filter,
-    /// An empty filter means every job: only with this.
-    #[serde(default)]
-    pub everything: bool,
-    /// `failed` (default), `completed`, `delayed`, `waiting` or `prioritized`.
-    #[schema(value_type = Option<String>)]
-    pub state: Option<JobState>,
-    /// `live` (default) or `history`.
-    #[serde(default)]
-    pub source: Source,
-    /// For jobs that are added anew: `keep` or `new`. There is no default.
-    pub key: Option<Identity>,
-    /// Of an edit: values by their path in the job's data (`lead.id`, or `/lead/id`).
-    #[serde(default)]
-    #[schema(value_type = BTreeMap<String, Object>)]
-    pub set: BTreeMap<String, Box<RawValue>>,
-    /// Of an edit: paths that are taken out.
-    #[serde(default)]
-    pub unset: Vec<String>,
-    /// Do so many, then pause.
-    pub first: Option<u32>,
-    /// For the record.
-    pub reason: Option<String>,
-    /// Only count, and show some.
-    #[serde(default)]
-    pub dry_run: bool,
-    /// Show the data of those, too, without what is hidden.
-    #[serde(default)]
-    pub with_data: bool,
-    /// With `withData`: show what is hidden, too; that is recorded.
-    #[serde(default)]
-    pub reveal: bool,
-}
-
 /// An operation that can be carried out.
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub struct Plan {
-    pub kind: Kind,
+    pub kind: BulkKind,
     pub filter: Filter,
     pub state: JobState,
-    pub source: Source,
-    pub key: Option<Identity>,
+    pub source: BulkSource,
+    pub key: Option<BulkIdentity>,
     pub edits: Option<Edits>,
 }
 
-impl Request {
-    /// The error is for its author.
-    pub fn plan(&self) -> Result<Plan, String> {
-        match (self.filter.is_everything(), self.everything) {
-            (true, false) => {
-                return Err(
-                    "an empty filter means every job of every queue: name a queue, a code, a dead letter …, or \
-                     say that everything is meant (everything: true, --everything)"
-                        .into(),
-                );
-            }
-            (false, true) => return Err("either a filter or everything, not both".into()),
-            _ => {}
+/// Whether the operation can be meant. The error is for its author.
+pub fn plan_of(request: &BulkRequest) -> Result<Plan, String> {
+    match (request.filter.is_everything(), request.everything) {
+        (true, false) => {
+            return Err("an empty filter means every job of every queue: name a queue, a code, a dead letter …, or \
+                 say that everything is meant (everything: true, --everything)"
+                .into());
         }
-        if self.reveal && !(self.dry_run && self.with_data) {
-            return Err("reveal: it is for dryRun with withData".into());
-        }
-        for (path, _) in &self.filter.data {
-            path.parse::<DataPath>().map_err(|error| format!("data.{path}: {error}"))?;
-        }
-        let state = self.state.unwrap_or(JobState::Failed);
-        let edits = self.edits()?;
-        let plan =
-            Plan { kind: self.kind, filter: self.filter.clone(), state, source: self.source, key: self.key, edits };
-        plan.check()?;
-        if self.first == Some(0) {
-            return Err("first: at least one".into());
-        }
-        if self.reason.as_ref().is_some_and(|reason| reason.chars().count() > MAX_REASON || reason.contains('\0')) {
-            return Err(format!("reason: at most {MAX_REASON} characters, without NUL"));
-        }
-        Ok(plan)
+        (false, true) => return Err("either a filter or everything, not both".into()),
+        _ => {}
     }
+    if request.reveal && !(request.dry_run && request.with_data) {
+        return Err("reveal: it is for dryRun with withData".into());
+    }
+    for (path, _) in &request.filter.data {
+        path.parse::<DataPath>().map_err(|error| format!("data.{path}: {error}"))?;
+    }
+    let state = request.state.unwrap_or(JobState::Failed);
+    let edits = edits_of(request)?;
+    let plan = Plan {
+        kind: request.kind,
+        filter: request.filter.clone(),
+        state,
+        source: request.source,
+        key: request.key,
+        edits,
+    };
+    plan.check()?;
+    if request.first == Some(0) {
+        return Err("first: at least one".into());
+    }
+    if request.reason.as_ref().is_some_and(|reason| reason.chars().count() > MAX_REASON || reason.contains('\0')) {
+        return Err(format!("reason: at most {MAX_REASON} characters, without NUL"));
+    }
+    Ok(plan)
+}
 
-    fn edits(&self) -> Result<Option<Edits>, String> {
-        let is_edit = self.kind == Kind::EditAndRetry;
-        match (is_edit, self.set.is_empty() && self.unset.is_empty()) {
-            (false, true) => return Ok(None),
-            (false, false) => return Err("set and unset are for edit-and-retry".into()),
-            (true, true) => {
-                return Err("nothing to edit: set a value (set, --set) or take one out (unset, --unset)".into());
-            }
-            (true, false) => {}
+fn edits_of(request: &BulkRequest) -> Result<Option<Edits>, String> {
+    let is_edit = request.kind == BulkKind::EditAndRetry;
+    match (is_edit, request.set.is_empty() && request.unset.is_empty()) {
+        (false, true) => return Ok(None),
+        (false, false) => return Err("set and unset are for edit-and-retry".into()),
+        (true, true) => {
+            return Err("nothing to edit: set a value (set, --set) or take one out (unset, --unset)".into());
         }
-        if self.set.len() + self.unset.len() > MAX_EDITS {
-            return Err(format!("at most {MAX_EDITS} paths are set or unset at once"));
-        }
-        let mut edits = Edits::default();
-        for (path, value) in &self.set {
-            // Its depth: what is too deep for a reader of JSON must not get into a job.
-            if value.get().len() > MAX_VALUE_BYTES || serde_json::from_str::<serde_json::Value>(value.get()).is_err() {
-                return Err(format!(
-                    "{path}: a value has at most {MAX_VALUE_BYTES} bytes and nests less than 128 levels"
-                ));
-            }
-            if let Some(place) = mark_in(value.get()) {
-                return Err(format!("{path}{place}: {REDACTED} stands for a value that was hidden; name the value"));
-            }
-            edits.set.push((path.parse::<Path>()?, value.clone()));
-        }
-        for path in &self.unset {
-            edits.unset.push(path.parse()?);
-        }
-        Ok(Some(edits))
+        (true, false) => {}
     }
+    if request.set.len() + request.unset.len() > MAX_EDITS {
+        return Err(format!("at most {MAX_EDITS} paths are set or unset at once"));
+    }
+    let mut edits = Edits::default();
+    for (path, value) in &request.set {
+        // Its depth: what is too deep for a reader of JSON must not get into a job.
+        if value.get().len() > MAX_VALUE_BYTES || serde_json::from_str::<serde_json::Value>(value.get()).is_err() {
+            return Err(format!("{path}: a value has at most {MAX_VALUE_BYTES} bytes and nests less than 128 levels"));
+        }
+        if let Some(place) = mark_in(value.get()) {
+            return Err(format!("{path}{place}: {REDACTED} stands for a value that was hidden; name the value"));
+        }
+        edits.set.push((path.parse::<Path>()?, value.clone()));
+    }
+    for path in &request.unset {
+        edits.unset.push(path.parse()?);
+    }
+    Ok(Some(edits))
 }
 
 impl Plan {
     fn check(&self) -> Result<(), String> {
         use JobState::{Completed, Delayed, Failed, Prioritized, Waiting};
         let states: &[JobState] = match self.kind {
-            Kind::Retry | Kind::EnqueueAgain => &[Failed, Completed],
-            Kind::EditAndRetry => &[Failed],
-            Kind::Remove => &[Failed, Completed, Delayed, Prioritized, Waiting],
+            BulkKind::Retry | BulkKind::EnqueueAgain => &[Failed, Completed],
+            BulkKind::EditAndRetry => &[Failed],
+            BulkKind::Remove => &[Failed, Completed, Delayed, Prioritized, Waiting],
         };
         let (kind, state) = (self.kind.as_str(), self.state);
         if !states.contains(&state) {
@@ -212,9 +116,9 @@ impl Plan {
             );
         }
         let adds = match (self.kind, self.source) {
-            (Kind::Retry, Source::History) | (Kind::EnqueueAgain, _) => true,
-            (Kind::Retry | Kind::Remove | Kind::EditAndRetry, Source::Live) => false,
-            (Kind::Remove | Kind::EditAndRetry, Source::History) => {
+            (BulkKind::Retry, BulkSource::History) | (BulkKind::EnqueueAgain, _) => true,
+            (BulkKind::Retry | BulkKind::Remove | BulkKind::EditAndRetry, BulkSource::Live) => false,
+            (BulkKind::Remove | BulkKind::EditAndRetry, BulkSource::History) => {
                 return Err(format!("source: {kind} is for jobs that Redis has"));
             }
         };
@@ -224,7 +128,7 @@ impl Plan {
                  that they have had (a mail, a message) are not repeated; new (--new-key): other jobs, which do everything again"
             )),
             (false, Some(_)) => Err(format!("key: {kind} of jobs that Redis has leaves them who they are")),
-            (true, Some(Identity::Keep)) if self.source == Source::Live => {
+            (true, Some(BulkIdentity::Keep)) if self.source == BulkSource::Live => {
                 Err("key: jobs that Redis has are enqueued again as new ones only; to run the same ones again: retry"
                     .into())
             }
@@ -266,7 +170,8 @@ mod tests {
     use super::*;
 
     fn refused(request: serde_json::Value) -> String {
-        serde_json::from_str::<Request>(&request.to_string()).expect("a request").plan().expect_err("refused")
+        let request: BulkRequest = serde_json::from_str(&request.to_string()).expect("a request");
+        plan_of(&request).expect_err("refused")
     }
 
     #[test]

@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
+use patchbay_api::history::{Erasure, Live, LiveJob, Places};
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::{Mask, forms, spellings};
 use patchbay_model::{DataPath, JobId, QueueName};
 use patchbay_queue::{Copy, Deduplicated, Erasing as Fate, Located, QueueError, Queues};
 use patchbay_store::{Erased, ErasedJob, NewErasure, PendingErasure, Person, Store, StoreError, Term, Texts};
-use serde::Serialize;
 use tracing::info;
 
 use super::Bodies;
@@ -35,7 +35,7 @@ const PER_ROUND: i64 = 200;
 
 /// What is erased.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// Where a value stands in the data of jobs, and the value.
     pub person: Option<(DataPath, String)>,
     /// Only jobs of this queue.
@@ -49,114 +49,24 @@ pub struct Wanted {
 /// Who asks, and why.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs)]
-pub struct Asker<'a> {
+pub(crate) struct Asker<'a> {
     pub actor: &'a str,
     pub reason: &'a str,
 }
 
-/// What is, or would be, erased, and what is left.
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Erasure {
-    /// Its number; absent when nothing was done.
-    pub erasure: Option<i64>,
-    /// Jobs that are erased, those that are left not counted.
-    pub jobs: usize,
-    /// Attempts and bodies of the history.
-    #[serde(flatten)]
-    pub erased: Erased,
-    /// There are more such jobs than one request erases: ask again.
-    pub and_more: bool,
-    /// No active plugin declares the path searchable: attempts that were recorded without that are not found by it.
-    pub undeclared: bool,
-    /// Attempts that Postgres does not have yet. Those of these jobs are erased as soon as it has them.
-    pub waiting: u64,
-    /// By place.
-    pub places: Places,
-    /// Jobs in Redis that are left.
-    pub live: Live,
-    /// Schedules whose jobs will have the value again: change or remove them.
-    pub schedules: Vec<String>,
-    /// What this does not reach.
-    pub beyond: Vec<&'static str>,
-}
-
-/// Where something is erased, and how much of it.
-#[derive(Debug, Default, Clone, Copy, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
-pub struct Places {
-    /// Jobs in Redis that have ended, or were removed by a bulk operation.
-    pub redis_ended: u64,
-    /// Jobs in Redis that were still to run, those that de-duplication keeps included.
-    pub redis_unfinished: u64,
-    /// What parents in flows were told by their children.
-    pub flow_results: u64,
-    /// Copies for undoing removals.
-    pub undo_copies: u64,
-    /// Entries in the queues' streams of events.
-    pub events: u64,
-    /// Keys of plugins' key-value spaces.
-    pub key_value: u64,
-    /// Entries of the stream of attempts that were set aside.
-    pub set_aside: u64,
-    pub saved_searches: u64,
-    pub bulk_operations: u64,
-    pub dead_letters: u64,
-    pub operator_actions: u64,
-    pub alerts: u64,
-    /// Descriptions of schedules.
-    pub schedules: u64,
-    /// Reasons of other erasures, and of quarantines.
-    pub reasons: u64,
-    /// Left, for good: entries of audit trails.
-    pub audit_entries_left: u64,
-    /// Left until they have ended: bulk operations with the value in their filter.
-    pub bulk_operations_left: u64,
-    /// Left until they are in a queue: jobs of plugins' transactions.
-    pub outbox_left: u64,
-}
-
-impl Places {
-    fn with(mut self, texts: &Texts) -> Self {
-        self.saved_searches = texts.saved_searches;
-        self.bulk_operations = texts.bulk_operations;
-        self.dead_letters = texts.dead_letters;
-        self.operator_actions = texts.operator_actions;
-        self.alerts = texts.alerts;
-        self.schedules = texts.schedules;
-        self.reasons = texts.reasons;
-        self.audit_entries_left = texts.audit_entries;
-        self.bulk_operations_left = texts.active_bulk_operations;
-        self.outbox_left = texts.outbox;
-        self
-    }
-}
-
-/// A job in Redis that is left.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LiveJob {
-    /// Its queue.
-    pub queue: String,
-    /// Its id.
-    pub id: String,
-    /// Where it is.
-    pub state: JobState,
-    /// `running`: erased when it has ended; `unfinished`; `of-schedule`.
-    pub why: &'static str,
-}
-
-/// What is left.
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Live {
-    /// The first hundred.
-    pub jobs: Vec<LiveJob>,
-    /// All that were found.
-    pub found: usize,
-    /// Whether every job of these queues was looked at.
-    pub complete: bool,
+/// With what texts hold the value.
+fn with_texts(mut places: Places, texts: &Texts) -> Places {
+    places.saved_searches = texts.saved_searches;
+    places.bulk_operations = texts.bulk_operations;
+    places.dead_letters = texts.dead_letters;
+    places.operator_actions = texts.operator_actions;
+    places.alerts = texts.alerts;
+    places.schedules = texts.schedules;
+    places.reasons = texts.reasons;
+    places.audit_entries_left = texts.audit_entries;
+    places.bulk_operations_left = texts.active_bulk_operations;
+    places.outbox_left = texts.outbox;
+    places
 }
 
 /// Why it could not be done.
@@ -170,7 +80,7 @@ pub enum EraseError {
 }
 
 /// Erases.
-pub struct Erasing<'a> {
+pub(crate) struct Erasing<'a> {
     /// Postgres.
     pub store: &'a Store,
     /// Redis.
@@ -206,7 +116,7 @@ impl Subject {
 
 impl Erasing<'_> {
     /// What [`Erasing::erase`] would do.
-    pub async fn preview(&self, wanted: &Wanted) -> Result<Erasure, EraseError> {
+    pub(crate) async fn preview(&self, wanted: &Wanted) -> Result<Erasure, EraseError> {
         let subject = self.subject(wanted).await?;
         let found = self.find(wanted, subject.as_ref()).await?;
         let (meant, mut left) = self.sort(&found, wanted.unfinished);
@@ -222,7 +132,8 @@ impl Erasing<'_> {
             }
         }
         if let Some(subject) = &subject {
-            places = places.with(&self.store.forget_texts(self.queues.prefix(), &subject.person(), true).await?);
+            let texts = self.store.forget_texts(self.queues.prefix(), &subject.person(), true).await?;
+            places = with_texts(places, &texts);
         }
         places.undo_copies = found.copies.len() as u64;
         if wanted.unfinished {
@@ -232,9 +143,11 @@ impl Erasing<'_> {
         }
         let mask = subject.map(|subject| subject.mask).unwrap_or_default();
         self.elsewhere(&mut places, &meant, &left_keys(&found, &meant), &mask, true).await?;
+        let erasable = self.store.erasable(&jobs).await?;
         Ok(Erasure {
             jobs: meant.len(),
-            erased: self.store.erasable(&jobs).await?,
+            attempts: erasable.attempts,
+            bodies: erasable.bodies,
             places,
             waiting: self.queues.attempts_waiting().await?,
             ..report(found, left)
@@ -242,7 +155,7 @@ impl Erasing<'_> {
     }
 
     /// Erases.
-    pub async fn erase(&self, wanted: &Wanted, asker: Asker<'_>) -> Result<Erasure, EraseError> {
+    pub(crate) async fn erase(&self, wanted: &Wanted, asker: Asker<'_>) -> Result<Erasure, EraseError> {
         let prefix = self.queues.prefix();
         let subject = self.subject(wanted).await?;
         let person = wanted
@@ -267,7 +180,7 @@ impl Erasing<'_> {
             Some(subject) => self.store.forget_texts(prefix, &subject.person(), false).await?,
             None => Texts::default(),
         };
-        let mut places = Places::default().with(&texts);
+        let mut places = with_texts(Places::default(), &texts);
         // Before the jobs are looked for: one that becomes a job meanwhile is found there.
         let mut left_behind = Vec::new();
         for kept in self.kept(wanted, subject.as_ref()).await? {
@@ -289,20 +202,19 @@ impl Erasing<'_> {
         let done = Erasure {
             erasure: Some(erasure),
             jobs: done,
-            erased,
+            attempts: erased.attempts,
+            bodies: erased.bodies,
             places,
             waiting: self.queues.attempts_waiting().await?,
             ..report(found, left)
         };
-        self.store
-            .count_erasure(erasure, &serde_json::json!({ "attempts": done.erased.attempts, "places": places }))
-            .await?;
-        info!(erasure, jobs = done.jobs, attempts = done.erased.attempts, left = done.live.found, "data was erased");
+        self.store.count_erasure(erasure, &serde_json::json!({ "attempts": done.attempts, "places": places })).await?;
+        info!(erasure, jobs = done.jobs, attempts = done.attempts, left = done.live.found, "data was erased");
         Ok(done)
     }
 
     /// Ends erasures that were cut short, and those of jobs that ran. Gives how many jobs were erased now.
-    pub async fn go_on(&self) -> Result<usize, EraseError> {
+    pub(crate) async fn go_on(&self) -> Result<usize, EraseError> {
         let pending = self.store.pending_erasures(self.queues.prefix(), PER_ROUND).await?;
         if pending.is_empty() {
             return Ok(0);
@@ -511,7 +423,7 @@ impl Erasing<'_> {
                     _ => return None,
                 };
                 let (queue, id) = (located.key.queue.to_string(), located.key.id.to_string());
-                Some(LiveJob { queue, id, state: located.state, why })
+                Some(LiveJob { queue, id, state: located.state, why: why.to_owned() })
             })
             .collect();
         let is_left = |job: &ErasedJob| left.iter().any(|left| left.queue == job.queue && left.id == job.job_id);
@@ -554,7 +466,7 @@ impl Erasing<'_> {
                 Fate::OfSchedule => "of-schedule",
             };
             let (queue, id, state) = (job.queue.clone(), job.job_id.clone(), state.unwrap_or(JobState::Unknown));
-            left.push(LiveJob { queue, id, state, why });
+            left.push(LiveJob { queue, id, state, why: why.to_owned() });
         }
         // Whoever has ended by now has told the stream.
         let recorded = self.recorded_since(Instant::now()).await?;
@@ -668,7 +580,7 @@ fn key_of(job: &ErasedJob) -> Option<JobKey> {
 
 /// BullMQ makes a job of it when the one before it ends.
 fn left_kept((queue, kept): &(QueueName, Deduplicated)) -> LiveJob {
-    LiveJob { queue: queue.to_string(), id: kept.id.clone(), state: JobState::Waiting, why: "unfinished" }
+    LiveJob { queue: queue.to_string(), id: kept.id.clone(), state: JobState::Waiting, why: "unfinished".to_owned() }
 }
 
 /// Idempotency keys of the jobs that are left.
@@ -682,13 +594,15 @@ fn report(found: Found, left: Vec<LiveJob>) -> Erasure {
         and_more: found.and_more,
         live,
         schedules: found.schedules,
-        beyond: vec![
+        beyond: [
             "backups of Postgres and Redis",
             "incident bundles, exports and logs that were taken before",
             "audit trails, which are kept for good",
             "tables and services of plugins, and what was sent",
             "copies of other programs that work on the queues",
-        ],
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         ..Erasure::default()
     }
 }

@@ -7,17 +7,26 @@
 //! | `rounds` | doing a duty of the fleet, a round at a time |
 //! | `duty` | what one process of the fleet does for all: partitions, gaps, forgetting |
 //! | `mirror` | what workers that are no hosts have ended |
-//! | `shown` | what of a body people may see |
+//! | `redacted_body` | what of a body people may see |
 //! | `erasing` | forgetting a person, or a job, everywhere |
-//!
+//! | `operations` | what operators ask for: state, retention, forgetting, reading |
+//! | `erase` | checking and recording what operators want to be erased |
+//! | `export` | the history as a file |
+//! | `paged_filter` | the query of a search |
+//! | `views` | rows as answers show them |
 
 mod bodies;
 mod duty;
+mod erase;
 mod erasing;
+mod export;
 pub mod mirror;
+mod operations;
+mod paged_filter;
 pub mod recorder;
+mod redacted_body;
 mod rounds;
-mod shown;
+pub(crate) mod views;
 
 use std::sync::Arc;
 
@@ -26,11 +35,16 @@ use patchbay_work::body_budget::BodyBudget;
 
 pub use bodies::{Bodies, Unopened};
 pub use duty::run;
-pub use erasing::{Asker, EraseError, Erasing, Erasure, Wanted};
-pub use shown::{NotShown, Reader, Shown};
+pub use erasing::EraseError;
+pub(crate) use erasing::{Asker, Erasing, Wanted};
+pub use export::Export;
+pub use operations::History;
+pub(crate) use paged_filter::PagedFilter;
+pub use redacted_body::BodyError;
+pub(crate) use redacted_body::{Reader, RedactedBody};
 
-/// What operators ask the history for.
-pub struct History {
+/// What the use cases of the history need beside the rest.
+pub struct HistoryParts {
     /// Opens data and results.
     pub bodies: Arc<Bodies>,
     /// Tells what is recorded.

@@ -1,19 +1,6 @@
 //! /api/admin: what operators do. Basic auth on every route; every change leaves an action row before it happens and completes it after.
 
-mod add;
-mod bulk;
 mod call;
-mod dead_letters;
-mod export;
-mod flow;
-mod history;
-mod jobs;
-mod new_job;
-mod operate;
-mod reveal;
-mod saved_searches;
-mod search;
-mod timeline;
 pub(crate) mod traced;
 
 use std::panic::resume_unwind;
@@ -33,17 +20,6 @@ use super::error::{ApiError, ApiResult, ok};
 pub(super) fn router(state: &AppState) -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .merge(call::router())
-        .merge(bulk::router())
-        .merge(dead_letters::router())
-        .merge(history::router())
-        .merge(export::router())
-        .merge(jobs::router())
-        .merge(search::router())
-        .merge(timeline::router())
-        .merge(saved_searches::router())
-        .merge(operate::router())
-        .merge(add::router())
-        .merge(flow::router())
         .route_layer(middleware::from_fn_with_state(state.clone(), to_the_end))
         // Operators' requests only: nobody else may make this host send spans.
         .route_layer(middleware::from_fn_with_state(state.clone(), traced::request))

@@ -13,9 +13,9 @@ use serde_json::value::RawValue;
 use super::{Bodies, Unopened};
 use crate::plugins::Plugins;
 
-/// What is shown.
+/// Data and result of an attempt as they may be shown.
 #[derive(Debug, Serialize)]
-pub struct Shown {
+pub(crate) struct RedactedBody {
     /// The job's data.
     pub data: Option<Box<RawValue>>,
     /// What it returned.
@@ -25,15 +25,15 @@ pub struct Shown {
     pub withheld: Option<String>,
 }
 
-impl Shown {
+impl RedactedBody {
     fn withheld(reason: impl Into<String>) -> Self {
         Self { data: None, result: None, withheld: Some(reason.into()) }
     }
 }
 
-/// Why nothing is shown.
+/// Why a body cannot be shown.
 #[derive(Debug, thiserror::Error)]
-pub enum NotShown {
+pub enum BodyError {
     /// Postgres.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -43,7 +43,7 @@ pub enum NotShown {
 }
 
 /// Opens for one reader; what queues redact is asked once.
-pub struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     bodies: &'a Bodies,
     plugins: &'a Plugins,
     queues: &'a Queues,
@@ -55,19 +55,19 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// Who reveals what is hidden is to be recorded.
-    pub fn new(bodies: &'a Bodies, plugins: &'a Plugins, queues: &'a Queues, reveal: bool) -> Self {
+    pub(crate) fn new(bodies: &'a Bodies, plugins: &'a Plugins, queues: &'a Queues, reveal: bool) -> Self {
         Self { bodies, plugins, queues, reveal, redactions: BTreeMap::new() }
     }
 
     /// Fails only when Postgres or Redis does not answer.
-    pub async fn show(&mut self, row: BodyRow) -> Result<Shown, NotShown> {
+    pub(crate) async fn show(&mut self, row: BodyRow) -> Result<RedactedBody, BodyError> {
         let (Ok(queue), Ok(id)) = (row.queue.parse::<QueueName>(), row.job_id.parse()) else {
-            return Ok(Shown::withheld("the row is damaged"));
+            return Ok(RedactedBody::withheld("the row is damaged"));
         };
         let known = || self.plugins.knows_redaction(&queue).then(|| self.plugins.redaction(&queue));
         let redaction = self.redactions.entry(row.queue.clone()).or_insert_with(known).clone();
         let Some(redaction) = redaction.or_else(|| self.reveal.then(Redaction::default)) else {
-            return Ok(Shown::withheld(format!(
+            return Ok(RedactedBody::withheld(format!(
                 "no plugin has ever handled {queue} here, so nothing says what of its jobs may be shown"
             )));
         };
@@ -80,17 +80,17 @@ impl<'a> Reader<'a> {
         let started = row.started.unsigned_abs();
         Ok(match self.bodies.open(&job, started, &row.sealed()).await {
             Ok(body) if self.reveal => {
-                Shown { data: json(body.data), result: body.result.and_then(json), withheld: None }
+                RedactedBody { data: json(body.data), result: body.result.and_then(json), withheld: None }
             }
             Ok(body) => {
                 // A parent sees its children's results, whose values are known while Redis has them.
                 let told = self.queues.children_data(&job.queue, &[job.id.as_str()]).await?.concat();
                 let (data, mask) = redaction.data_beside(&body.data, self.plugins.hidden_values(&told));
                 let result = body.result.map(|result| redaction.document(&result, &mask).text.into_owned());
-                Shown { data: json(data.text.into_owned()), result: result.and_then(json), withheld: None }
+                RedactedBody { data: json(data.text.into_owned()), result: result.and_then(json), withheld: None }
             }
             Err(Unopened::Store(error)) => return Err(error.into()),
-            Err(reason) => Shown::withheld(reason.to_string()),
+            Err(reason) => RedactedBody::withheld(reason.to_string()),
         })
     }
 }

@@ -1,0 +1,252 @@
+//! What operators ask of bulk operations.
+
+use std::sync::Arc;
+
+use patchbay_api::answer::Page;
+use patchbay_api::bulk::{
+    Bulk, BulkBegun, BulkCancel, BulkDetails, BulkIdentity, BulkItem, BulkPreview, BulkReason, BulkRequest, BulkResume,
+    BulkSource, BulkUndo, GoOn, ListBulkItems, ListBulks,
+};
+use patchbay_api::operation::Endpoint;
+use patchbay_model::filter::Filter;
+use patchbay_queue::Queues as Broker;
+use patchbay_store::{BulkRow, NewBulk, Store};
+use serde_json::{Value, json};
+
+use super::{Bulks, Plan, Show, plan_of};
+use crate::actions::{Actions, Caller};
+use crate::error::Error;
+use crate::plugins::Plugins;
+use crate::queues::Catalog;
+use crate::{Parts, redacted};
+
+/// Operations or items of a page unless it says otherwise.
+const DEFAULT_LIMIT: u16 = 50;
+const MAX_LIMIT: u16 = 200;
+const ITEM_STATES: [&str; 6] = ["pending", "done", "skipped", "failed", "restored", "lost"];
+
+/// Use cases of bulk operations.
+#[derive(Clone)]
+pub struct BulkOperations {
+    broker: Broker,
+    store: Store,
+    plugins: Arc<Plugins>,
+    bulks: Arc<Bulks>,
+    actions: Actions,
+    catalog: Catalog,
+}
+
+impl BulkOperations {
+    pub(crate) fn new(parts: &Parts) -> Self {
+        Self {
+            broker: parts.broker.clone(),
+            store: parts.store.clone(),
+            plugins: Arc::clone(&parts.plugins),
+            bulks: Arc::clone(&parts.bulks),
+            actions: parts.actions.clone(),
+            catalog: Catalog::new(parts.broker.clone(), parts.store.clone(), Arc::clone(&parts.plugins)),
+        }
+    }
+
+    /// Begins an operation, or says what it would do.
+    pub async fn begin(&self, who: &Caller, request: BulkRequest) -> Result<BulkBegun, Error> {
+        let plan = plan_of(&request).map_err(Error::invalid)?;
+        if let Some(queue) = &plan.filter.queue {
+            self.catalog.refuse_unknown(queue).await?;
+        }
+        if let Some(id) = plan.filter.dead_letter {
+            self.store.dead_letter(self.broker.prefix(), id).await?;
+        }
+        if request.dry_run {
+            return Ok(BulkBegun::Preview(self.preview(who, &plan, &request).await?));
+        }
+        let id = self.store.next_bulk_id().await?;
+        let act = async {
+            let row = self.store.begin_bulk(&self.new_bulk(&who.actor, id, &plan, &request)?).await?;
+            self.bulks.changed();
+            Ok::<_, Error>(BulkBegun::Bulk(Box::new(self.view(row))))
+        };
+        let (action, target) = (format!("bulk.{}", plan.kind.as_str()), format!("bulk/{id}"));
+        // The row has the filter, whose values may be personal.
+        let numbered = |_: &BulkBegun| json!({ "bulk": id });
+        self.actions.record_action(&who.actor, &action, &target, details(&plan, &request), act, numbered).await
+    }
+
+    async fn preview(&self, who: &Caller, plan: &Plan, request: &BulkRequest) -> Result<BulkPreview, Error> {
+        let show = match (request.with_data, request.reveal) {
+            (false, _) => Show::NoData,
+            (true, false) => Show::Data,
+            (true, true) => Show::Everything,
+        };
+        let preview = async { Ok::<_, Error>(self.bulks.preview(plan, show).await?) };
+        if show != Show::Everything {
+            return preview.await;
+        }
+        let named = |preview: &BulkPreview| {
+            let jobs = preview.sample.iter().map(|job| format!("{}/{}", job.queue, job.id)).collect::<Vec<_>>();
+            json!({ "jobs": jobs })
+        };
+        let details = json!({ "reason": request.reason });
+        self.actions.record_action(&who.actor, "bulk.reveal", "preview", details, preview, named).await
+    }
+
+    /// The newest first.
+    pub async fn list(&self, part: ListBulks) -> Result<Page<Bulk>, Error> {
+        let (before, limit) = page_of(part.cursor, part.limit)?;
+        let mut rows = self.store.bulks(self.broker.prefix(), before, limit as i64 + 1).await?;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next_cursor = rows.last().filter(|_| more).map(|row| row.id.to_string());
+        Ok(Page { items: rows.into_iter().map(|row| self.view(row)).collect(), next_cursor, partial: false })
+    }
+
+    pub async fn show(&self, id: i64) -> Result<BulkDetails, Error> {
+        let bulk = self.view(self.store.bulk(self.broker.prefix(), id).await?);
+        let reasons = self.store.bulk_reasons(id).await?.into_iter();
+        let reasons = reasons.map(|row| BulkReason { state: row.state, reason: row.reason, jobs: row.jobs });
+        Ok(BulkDetails { bulk, reasons: reasons.collect() })
+    }
+
+    /// The jobs of an operation.
+    pub async fn items(&self, id: i64, which: ListBulkItems) -> Result<Page<BulkItem>, Error> {
+        let (behind, limit) = page_of(which.cursor, which.limit)?;
+        let state = which.state.as_deref();
+        if state.is_some_and(|state| !ITEM_STATES.contains(&state)) {
+            return Err(Error::invalid(format!("state: one of {}", ITEM_STATES.join(", "))));
+        }
+        self.store.bulk(self.broker.prefix(), id).await?;
+        let mut rows = self.store.bulk_items(id, state, behind.unwrap_or(0), limit as i64 + 1).await?;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next_cursor = rows.last().filter(|_| more).map(|row| row.n.to_string());
+        Ok(Page { items: rows.into_iter().map(item_view).collect(), next_cursor, partial: false })
+    }
+
+    pub async fn cancel(&self, who: &Caller, id: i64) -> Result<Bulk, Error> {
+        let act = async { Ok(self.store.cancel_bulk(self.broker.prefix(), id).await?) };
+        self.change::<BulkCancel>(who, id, json!({}), act).await
+    }
+
+    pub async fn resume(&self, who: &Caller, id: i64, GoOn { first }: GoOn) -> Result<Bulk, Error> {
+        if first == Some(0) {
+            return Err(Error::invalid("first: at least one"));
+        }
+        let act = async {
+            let row = self.store.resume_bulk(self.broker.prefix(), id, first.map(i64::from)).await?;
+            self.bulks.changed();
+            Ok(row)
+        };
+        self.change::<BulkResume>(who, id, json!({ "first": first }), act).await
+    }
+
+    pub async fn undo(&self, who: &Caller, id: i64) -> Result<Bulk, Error> {
+        let act = async {
+            let row = self.store.undo_bulk(self.broker.prefix(), id).await?;
+            self.bulks.changed();
+            Ok(row)
+        };
+        self.change::<BulkUndo>(who, id, json!({}), act).await
+    }
+
+    async fn change<E: Endpoint>(
+        &self,
+        who: &Caller,
+        id: i64,
+        details: Value,
+        act: impl Future<Output = Result<BulkRow, Error>>,
+    ) -> Result<Bulk, Error> {
+        let act = async { Ok(self.view(act.await?)) };
+        let numbered = |_: &Bulk| json!({ "bulk": id });
+        self.actions.record_as::<E, _>(who, &format!("bulk/{id}"), details, act, numbered).await
+    }
+
+    fn new_bulk<'a>(
+        &'a self,
+        actor: &'a str,
+        id: i64,
+        plan: &Plan,
+        request: &'a BulkRequest,
+    ) -> Result<NewBulk<'a>, Error> {
+        let edits = plan.edits.as_ref().map(serde_json::to_string).transpose().map_err(|_| Error::internal())?;
+        Ok(NewBulk {
+            id,
+            prefix: self.broker.prefix(),
+            kind: plan.kind.as_str(),
+            source: match plan.source {
+                BulkSource::Live => "live",
+                BulkSource::History => "history",
+            },
+            job_state: plan.state.to_string(),
+            filter: json!(plan.filter),
+            identity: plan.key.map(|key| match key {
+                BulkIdentity::Keep => "keep",
+                BulkIdentity::New => "new",
+            }),
+            edits,
+            actor,
+            reason: request.reason.as_deref(),
+            stop_after: request.first.map(i64::from),
+        })
+    }
+
+    /// Without values of job data that are hidden.
+    fn view(&self, mut row: BulkRow) -> Bulk {
+        if let Ok(filter) = serde_json::from_value::<Filter>(row.filter.clone()) {
+            let redaction = self.plugins.redaction_of(filter.queue.as_ref());
+            row.filter = json!(redacted::filter(filter, &redaction));
+        }
+        Bulk {
+            id: row.id,
+            kind: row.kind,
+            source: row.source,
+            job_state: row.job_state,
+            filter: serde_json::from_value(row.filter).unwrap_or_default(),
+            identity: row.identity,
+            actor: row.actor,
+            reason: row.reason,
+            state: row.state,
+            stop_after: row.stop_after,
+            error: row.error,
+            matched: row.matched,
+            done: row.done,
+            skipped: row.skipped,
+            failed: row.failed,
+            restored: row.restored,
+            created_at: row.created_at,
+            ended_at: row.ended_at,
+            undo_until: row.undo_until,
+        }
+    }
+}
+
+/// What is meant, without what may be personal.
+fn details(plan: &Plan, request: &BulkRequest) -> Value {
+    let (set, unset) = plan.edits.as_ref().map(|edits| edits.paths()).unwrap_or_default();
+    json!({
+        "filter": plan.filter.without_data(), "state": plan.state, "source": plan.source, "key": plan.key, "set": set, "unset": unset,
+        "first": request.first, "reason": request.reason,
+    })
+}
+
+/// Where a page begins, and how many it has. One more row tells whether there is another page.
+fn page_of(cursor: Option<String>, limit: Option<u16>) -> Result<(Option<i64>, usize), Error> {
+    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(Error::invalid(format!("limit: 1 to {MAX_LIMIT}")));
+    }
+    let unknown = |_| Error::invalid("unknown cursor: take `nextCursor` of the page before, or none");
+    Ok((cursor.map(|cursor| cursor.parse()).transpose().map_err(unknown)?, limit.into()))
+}
+
+fn item_view(row: patchbay_store::BulkItem) -> BulkItem {
+    BulkItem {
+        n: row.n,
+        queue: row.queue,
+        job_id: row.job_id,
+        job_created_ms: row.job_created_ms,
+        job_state: row.job_state,
+        state: row.state,
+        reason: row.reason,
+        new_id: row.new_id,
+    }
+}

@@ -1,0 +1,88 @@
+//! Erasing as operators ask for it.
+
+use patchbay_api::history::{Erase, Erasure, HistoryErase};
+use patchbay_model::data_path::MAX_VALUE_BYTES;
+use patchbay_model::redaction::Mask;
+use serde_json::json;
+
+use super::{Asker, Erasing, History, Wanted};
+use crate::actions::Caller;
+use crate::error::Error;
+
+/// In characters.
+const MAX_REASON: usize = 500;
+
+impl History {
+    /// Erases a person's data, or a job, or says what that would erase.
+    pub async fn erase(&self, who: &Caller, request: Erase) -> Result<Erasure, Error> {
+        let wanted = wanted(&request)?;
+        if let Some(queue) = &wanted.queue {
+            self.catalog.known(queue.as_str()).await?;
+        }
+        let searchable = self.plugins.searchable(wanted.queue.as_ref());
+        let undeclared = wanted.person.as_ref().is_some_and(|(path, _)| !searchable.contains(path));
+        let erasing = Erasing { store: &self.store, queues: &self.broker, bodies: Some(&self.parts.bodies) };
+        if request.dry_run {
+            return Ok(Erasure { undeclared, ..erasing.preview(&wanted).await? });
+        }
+        // The value is what is to be forgotten: the record names it by a keyed hash only.
+        let term = match &wanted.person {
+            Some((path, value)) => Some(hex::encode(self.store.term_key().await?.term(path, value))),
+            None => None,
+        };
+        let details = json!({
+            "path": request.path, "valueHash": term, "queue": wanted.queue, "job": wanted.job, "unfinished": wanted.unfinished,
+            "reason": request.reason,
+        });
+        let counts = |done: &Erasure| {
+            json!({
+                "erasure": done.erasure, "jobs": done.jobs, "attempts": done.attempts, "left": done.live.found, "places": done.places,
+                "andMore": done.and_more,
+            })
+        };
+        let target = match (&request.path, &wanted.queue, &wanted.job) {
+            (Some(path), ..) => path.to_string(),
+            (None, Some(queue), Some(job)) => format!("{queue}/{job}"),
+            _ => "history".to_owned(),
+        };
+        let act = async {
+            let asker = Asker { actor: &who.actor, reason: request.reason.trim() };
+            Ok(Erasure { undeclared, ..erasing.erase(&wanted, asker).await? })
+        };
+        self.actions.record_as::<HistoryErase, _>(who, &target, details, act, counts).await
+    }
+}
+
+fn wanted(asked: &Erase) -> Result<Wanted, Error> {
+    let person = match (&asked.path, &asked.value) {
+        (Some(path), Some(value)) if (1..=MAX_VALUE_BYTES).contains(&value.len()) && !value.contains('\0') => {
+            Some((path.clone(), value.clone()))
+        }
+        (Some(_), Some(_)) => {
+            return Err(Error::invalid(format!(
+                "value: 1 to {MAX_VALUE_BYTES} bytes without NUL; jobs are found by no longer ones"
+            )));
+        }
+        (None, None) if asked.queue.is_some() && asked.job.is_some() => None,
+        (None, None) => {
+            return Err(Error::invalid(
+                "name a person by path and value, as in \"path\": \"customer.phone\", or one job by queue and job",
+            ));
+        }
+        _ => return Err(Error::invalid("path and value belong together: give both, or neither and name a job")),
+    };
+    if asked.job.is_some() && asked.queue.is_none() {
+        return Err(Error::invalid("job: name its queue, too"));
+    }
+    let reason = asked.reason.trim();
+    if reason.is_empty() || asked.reason.chars().count() > MAX_REASON || reason.contains('\0') {
+        return Err(Error::invalid(format!("reason: 1 to {MAX_REASON} characters, for the record")));
+    }
+    let names = |value: &String| {
+        reason.to_lowercase().contains(&value.to_lowercase()) || Mask::new([value.clone()]).finds(reason)
+    };
+    if asked.value.as_ref().is_some_and(names) {
+        return Err(Error::invalid("reason: it stays in the record, so it must not hold the value that is erased"));
+    }
+    Ok(Wanted { person, queue: asked.queue.clone(), job: asked.job.clone(), unfinished: asked.unfinished })
+}

@@ -1,0 +1,91 @@
+//! Adding jobs as operators write them. Absent options take the values of the queue's manifest.
+
+use std::time::Duration;
+
+use patchbay_api::jobs::{AddJob, Added, JobsAdd};
+use patchbay_model::QueueName;
+use patchbay_model::job::{Deduplication, Keep, NewJob, Trace};
+use patchbay_model::retry::Backoff;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Jobs;
+use crate::actions::Caller;
+use crate::enqueue_span;
+use crate::error::Error;
+use crate::reveal::refuse_mark;
+
+impl Jobs {
+    pub async fn add(&self, who: &Caller, queue: &str, body: AddJob) -> Result<Added, Error> {
+        let queue: QueueName = queue.parse()?;
+        match body.new_queue {
+            true => self.catalog.refuse_odd_new(&queue).await?,
+            false => self.catalog.refuse_unknown(&queue).await?,
+        }
+        let details = json!({ "name": body.name });
+        let (span, trace) = enqueue_span::begin(&self.traces, &queue, who.trace.clone());
+        let job = new_job(body, queue.clone(), trace)?;
+        let act = async {
+            let ids = enqueue_span::end(span, self.broker.add(vec![job]).await)?;
+            let id = ids.into_iter().next().ok_or_else(Error::internal)?;
+            Ok(Added { queue: queue.to_string(), id: id.to_string() })
+        };
+        self.actions.record::<JobsAdd, _>(who, queue.as_str(), details, act).await
+    }
+}
+
+/// BullMQ's form.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeepBody {
+    age: Option<u64>,
+    count: Option<u64>,
+}
+
+/// The job, for this queue. Whether its values make sense is judged where it is added.
+pub(crate) fn new_job(body: AddJob, queue: QueueName, trace: Trace) -> Result<NewJob, Error> {
+    if let Some(data) = &body.data {
+        refuse_mark("data", data.get())?;
+    }
+    Ok(NewJob {
+        queue,
+        name: body.name,
+        // As it was written: a number that we could not represent must not be rounded on its way.
+        data: body.data.map_or_else(|| "{}".to_owned(), |data| data.get().to_owned()),
+        id: body.id.map(|id| id.parse()).transpose()?,
+        delay: body.delay_ms.map(Duration::from_millis),
+        priority: body.priority,
+        attempts: body.attempts,
+        backoff: body.backoff.map(|backoff| Backoff {
+            kind: backoff.kind,
+            delay: Duration::from_millis(backoff.delay_ms),
+            max: backoff.max_ms.map(Duration::from_millis),
+            jitter: backoff.jitter,
+        }),
+        deduplication: body.deduplication.map(|once| Deduplication {
+            key: once.id,
+            ttl: once.ttl_ms.map(Duration::from_millis),
+            extend: once.extend,
+            replace: once.replace,
+            keep_last_if_active: once.keep_last_if_active,
+        }),
+        lifo: body.lifo,
+        expires_at_ms: body.expires_at_ms,
+        keep_completed: body.remove_on_complete.map(|wish| keep("removeOnComplete", wish)).transpose()?,
+        keep_failed: body.remove_on_fail.map(|wish| keep("removeOnFail", wish)).transpose()?,
+        trace,
+    })
+}
+
+fn keep(name: &str, wish: Value) -> Result<Keep, Error> {
+    let read = match &wish {
+        Value::Bool(remove) => Some(Keep { age: None, count: remove.then_some(0) }),
+        Value::Number(count) => count.as_u64().map(|count| Keep { age: None, count: Some(count) }),
+        Value::Object(_) => KeepBody::deserialize(&wish)
+            .ok()
+            .map(|body| Keep { age: body.age.map(Duration::from_secs), count: body.count }),
+        _ => None,
+    };
+    let form = "is true, false, a number of jobs, or {\"age\": seconds, \"count\": jobs}";
+    read.ok_or_else(|| Error::invalid(format!("{name} {form}")))
+}

@@ -1,0 +1,139 @@
+//! Jobs of a queue: listing, showing, searching and adding them, and what operators do to one.
+
+mod add;
+mod change;
+mod life;
+mod search;
+mod timeline;
+
+use std::sync::Arc;
+
+use patchbay_api::jobs::{Job, JobPath, JobsList, JobsShow, ListJobs, RedactedJob};
+use patchbay_api::reveal::Reveal;
+use patchbay_model::job::trail_name;
+use patchbay_model::shell::word;
+use patchbay_model::{JobId, QueueName};
+use patchbay_queue::{JobView, MAX_LISTED, Page, Queues as Broker, Start};
+use patchbay_store::Store;
+use patchbay_telemetry::traces::Traces;
+use serde_json::{Value, json};
+
+pub(crate) use self::add::new_job;
+use crate::actions::{Actions, Caller};
+use crate::error::Error;
+use crate::history::views::attempt_view;
+use crate::plugins::Plugins;
+use crate::queues::Catalog;
+use crate::{Parts, redacted, reveal};
+
+/// Attempts shown with a job. A job that ran more often has a problem that the newest ones show.
+const MAX_ATTEMPTS_SHOWN: i64 = 100;
+/// Log lines shown with a job.
+const MAX_LOGS_SHOWN: u64 = 500;
+/// Jobs of a list where nothing is said.
+const DEFAULT_LISTED: u64 = 20;
+
+/// Use cases of jobs.
+#[derive(Clone)]
+pub struct Jobs {
+    broker: Broker,
+    store: Store,
+    plugins: Arc<Plugins>,
+    actions: Actions,
+    catalog: Catalog,
+    traces: Traces,
+}
+
+impl Jobs {
+    pub(crate) fn new(parts: &Parts) -> Self {
+        Self {
+            broker: parts.broker.clone(),
+            store: parts.store.clone(),
+            plugins: Arc::clone(&parts.plugins),
+            actions: parts.actions.clone(),
+            catalog: Catalog::new(parts.broker.clone(), parts.store.clone(), Arc::clone(&parts.plugins)),
+            traces: parts.traces.clone(),
+        }
+    }
+
+    /// Jobs in one state, and where the list goes on.
+    pub async fn list(
+        &self,
+        who: &Caller,
+        queue: &str,
+        which: ListJobs,
+    ) -> Result<patchbay_api::answer::Page<RedactedJob>, Error> {
+        let reveal = Reveal { reveal: which.reveal, reason: which.reason };
+        reveal::check(&reveal)?;
+        let queue = self.catalog.known(queue).await?;
+        let limit = which.limit.unwrap_or(DEFAULT_LISTED).min(MAX_LISTED);
+        let start = match (which.offset, which.cursor) {
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid("a list starts at a place (offset) or behind a page (cursor), not both"));
+            }
+            (place, None) => Start::Place(place.unwrap_or(0)),
+            (None, Some(cursor)) => Start::Behind(cursor.parse()?),
+        };
+        let listed = async { Ok(self.broker.jobs(&queue, which.state, start, limit).await?) };
+        let (items, next) = if reveal.reveal {
+            let named = |listed: &Page| json!({ "jobs": listed.jobs.iter().map(|job| &job.id).collect::<Vec<_>>() });
+            let (target, details) = (queue.as_str(), reveal::details(&reveal));
+            let listed = self.actions.record_as::<JobsList, _>(who, target, details, listed, named).await?;
+            (listed.jobs.into_iter().map(whole).collect(), listed.next)
+        } else {
+            let (redaction, listed) = (self.plugins.redaction(&queue), listed.await?);
+            let ids: Vec<&str> = listed.jobs.iter().map(|job| job.id.as_str()).collect();
+            let told = self.broker.children_data(&queue, &ids).await?;
+            let told = told.iter().map(|children| self.plugins.hidden_values(children));
+            let jobs = listed.jobs.into_iter().zip(told).map(|(job, told)| redacted::job(&redaction, told, job).0);
+            (jobs.collect(), listed.next)
+        };
+        Ok(patchbay_api::answer::Page { items, next_cursor: next.map(|cursor| cursor.to_string()), partial: false })
+    }
+
+    /// A job with its log and attempts.
+    pub async fn show(&self, who: &Caller, job: &JobPath, reveal: Reveal) -> Result<Job, Error> {
+        reveal::check(&reveal)?;
+        let (queue, id) = self.named(job).await?;
+        let shown = self.with_attempts(&queue, &id, reveal.reveal);
+        if !reveal.reveal {
+            return shown.await;
+        }
+        let target = trail_name(&queue, &id);
+        self.actions.record_as::<JobsShow, _>(who, &target, reveal::details(&reveal), shown, |_| Value::Null).await
+    }
+
+    /// Reads the names; refuses a queue that nobody knows.
+    async fn named(&self, job: &JobPath) -> Result<(QueueName, JobId), Error> {
+        Ok((self.catalog.known(&job.queue).await?, job.id.parse()?))
+    }
+
+    /// Hidden values of a job's children, whose results it sees.
+    async fn hidden_of_children(&self, queue: &QueueName, id: &JobId) -> Result<Vec<String>, Error> {
+        let children = self.broker.children_data(queue, &[id.as_str()]).await?.concat();
+        Ok(self.plugins.hidden_values(&children))
+    }
+
+    async fn with_attempts(&self, queue: &QueueName, id: &JobId, reveal: bool) -> Result<Job, Error> {
+        let job = self.broker.job(queue, id).await?;
+        let job = job.ok_or_else(|| {
+            Error::not_found(format!("{} has no job {} in Redis", word(queue.as_str()), word(id.as_str())))
+        })?;
+        let mut logs = self.broker.job_logs(queue, id, MAX_LOGS_SHOWN).await?;
+        let mut attempts = self.store.attempts(self.broker.prefix(), queue, id, MAX_ATTEMPTS_SHOWN).await?;
+        let job = if reveal {
+            whole(job)
+        } else {
+            let told = self.hidden_of_children(queue, id).await?;
+            let (mut job, mask) = redacted::job(&self.plugins.redaction(queue), told, job);
+            job.hidden += mask.hide(&mut logs);
+            attempts.iter_mut().for_each(|row| redacted::attempt(row, &mask));
+            job
+        };
+        Ok(Job { job, logs, attempts: attempts.into_iter().map(attempt_view).collect() })
+    }
+}
+
+fn whole(job: JobView) -> RedactedJob {
+    RedactedJob { job, hidden: 0 }
+}

@@ -1,0 +1,205 @@
+//! Searching the history, counting in it, and searches that operators come back to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use patchbay_api::answer::Page;
+use patchbay_api::searches::{
+    Count, CountHistory, Found, FoundAttempt, NamedSearch, RunSearch, SavedSearch, SearchHistory, SearchesForget,
+    SearchesSave, SearchesUndo, UndoneSearch,
+};
+use patchbay_model::filter::Filter;
+use patchbay_model::redaction::REDACTED;
+use patchbay_queue::Queues as Broker;
+use patchbay_store::{Place, SavedSearchRow, Store, UnknownPlace};
+use serde_json::{Value, json};
+
+use crate::actions::{Actions, Caller};
+use crate::error::Error;
+use crate::history::PagedFilter;
+use crate::history::views::found_view;
+use crate::jobs::Jobs;
+use crate::plugins::Plugins;
+use crate::selected::Selected;
+use crate::{Parts, redacted};
+
+/// Somebody waits for it.
+const SEARCH_LIMIT: Duration = Duration::from_secs(2);
+/// The rest of a second is for the way.
+const COUNT_LIMIT: Duration = Duration::from_millis(800);
+/// Of a name, in characters.
+const MAX_NAME: usize = 64;
+/// A hundred years, milliseconds: no history is older.
+const MAX_SINCE_MS: u64 = 100 * 366 * 86_400_000;
+
+/// Use cases of searches.
+#[derive(Clone)]
+pub struct Searches {
+    broker: Broker,
+    store: Store,
+    plugins: Arc<Plugins>,
+    actions: Actions,
+    jobs: Jobs,
+}
+
+impl Searches {
+    pub(crate) fn new(parts: &Parts) -> Self {
+        Self {
+            broker: parts.broker.clone(),
+            store: parts.store.clone(),
+            plugins: Arc::clone(&parts.plugins),
+            actions: parts.actions.clone(),
+            jobs: Jobs::new(parts),
+        }
+    }
+
+    /// Finished attempts, the newest first.
+    pub async fn attempts(&self, asked: SearchHistory) -> Result<Page<FoundAttempt>, Error> {
+        let asked = PagedFilter::new(asked.0)?;
+        let filter = Filter::from_pairs(asked.filter)?;
+        self.attempts_of(filter, asked.cursor, asked.limit).await
+    }
+
+    async fn attempts_of(
+        &self,
+        filter: Filter,
+        cursor: Option<String>,
+        limit: usize,
+    ) -> Result<Page<FoundAttempt>, Error> {
+        let after: Option<Place> = cursor
+            .map(|cursor| cursor.parse())
+            .transpose()
+            .map_err(|error: UnknownPlace| Error::invalid(error.to_string()))?;
+        let selected = Selected::new(&self.store, &self.plugins, filter).await?;
+        let selection = selected.selection(self.broker.prefix());
+        let found = self.store.search(selection, after.as_ref(), limit, SEARCH_LIMIT).await?;
+        let items = redacted::found(found.rows).into_iter().map(found_view).collect();
+        Ok(Page { items, next_cursor: found.next.map(|place| place.to_string()), partial: found.partial })
+    }
+
+    /// How many a search would find.
+    pub async fn count(&self, asked: CountHistory) -> Result<Count, Error> {
+        let filter = Filter::from_pairs(asked.0)?;
+        let selected = Selected::new(&self.store, &self.plugins, filter).await?;
+        let count = self.store.count(selected.selection(self.broker.prefix()), COUNT_LIMIT).await?;
+        Ok(Count { jobs: count.jobs, attempts: count.attempts, exact: count.exact, estimate: count.estimate })
+    }
+
+    /// Every saved search, by name.
+    pub async fn list(&self) -> Result<Vec<NamedSearch>, Error> {
+        let rows = self.store.saved_searches(self.broker.prefix()).await?;
+        Ok(rows.into_iter().map(|row| self.view(row)).collect())
+    }
+
+    pub async fn save(&self, who: &Caller, name: &str, search: SavedSearch) -> Result<NamedSearch, Error> {
+        let name = checked(name)?;
+        self.refuse_useless(&search).await?;
+        // Values of job data may be personal: the trail says which paths were asked for.
+        let mut details = serde_json::to_value(&search).unwrap_or_default();
+        for (path, _) in &search.filter.data {
+            details["filter"][format!("data.{path}")] = "…".into();
+        }
+        let act =
+            async { Ok(self.view(self.store.save_search(self.broker.prefix(), name, &search, &who.actor).await?)) };
+        self.actions.record_as::<SearchesSave, _>(who, name, details, act, |_| Value::Null).await
+    }
+
+    /// Nobody shall save what cannot be run.
+    async fn refuse_useless(&self, search: &SavedSearch) -> Result<(), Error> {
+        if let Some((path, _)) = search.filter.data.iter().find(|(_, value)| value == REDACTED) {
+            return Err(Error::invalid(format!(
+                "data.{path}: {REDACTED} stands for a value that was hidden; name the value"
+            )));
+        }
+        if search.since_ms.is_some() && search.filter.from.is_some() {
+            return Err(Error::invalid("sinceMs and from both say where it begins: give one of them"));
+        }
+        if search.since_ms.is_some_and(|ms| ms > MAX_SINCE_MS) {
+            return Err(Error::invalid("sinceMs: at most a hundred years"));
+        }
+        match search.state {
+            Some(_) if search.filter.queue.is_none() => {
+                Err(Error::invalid("queue: jobs in a state are those of one queue"))
+            }
+            Some(_) => Ok(()),
+            None => {
+                Selected::new(&self.store, &self.plugins, search.filter.clone()).await?;
+                Ok(())
+            }
+        }
+    }
+
+    pub async fn forget(&self, who: &Caller, name: &str) -> Result<(), Error> {
+        let name = checked(name)?;
+        let act = async { Ok(self.store.forget_search(self.broker.prefix(), name, &who.actor).await?) };
+        self.actions.record::<SearchesForget, _>(who, name, json!({}), act).await
+    }
+
+    /// Undoes the last change of a saved search.
+    pub async fn undo(&self, who: &Caller, name: &str) -> Result<UndoneSearch, Error> {
+        let name = checked(name)?;
+        let act = async { Ok(self.store.undo_search(self.broker.prefix(), name, &who.actor).await?) };
+        let search = self.actions.record_as::<SearchesUndo, _>(who, name, json!({}), act, |_| Value::Null).await?;
+        let shown = |search: SavedSearch| SavedSearch { filter: self.redacted(search.filter), ..search };
+        Ok(UndoneSearch(search.map(|search| shown(search.0))))
+    }
+
+    /// Runs a saved search.
+    pub async fn run(&self, name: &str, page: RunSearch) -> Result<Page<Found>, Error> {
+        let asked = PagedFilter::new(page.0)?;
+        if let Some((key, _)) = asked.filter.first() {
+            return Err(Error::invalid(format!("{key}: a saved search has its own filter")));
+        }
+        let SavedSearch { mut filter, state, since_ms } =
+            self.store.saved_search(self.broker.prefix(), checked(name)?).await?.search.0;
+        if let Some(ms) = since_ms {
+            let ago = TimeDelta::milliseconds(i64::try_from(ms.min(MAX_SINCE_MS)).unwrap_or(0));
+            filter.from = Utc::now().checked_sub_signed(ago);
+        }
+        match (state, filter.queue.clone()) {
+            (Some(state), Some(queue)) => {
+                let page = self.jobs.search_state(queue.as_str(), state, &filter, asked.cursor, asked.limit).await?;
+                Ok(either(page, Found::Job))
+            }
+            _ => {
+                let page = self.attempts_of(filter, asked.cursor, asked.limit).await?;
+                Ok(either(page, |attempt| Found::Attempt(Box::new(attempt))))
+            }
+        }
+    }
+
+    /// Without values of job data that are hidden.
+    fn redacted(&self, filter: Filter) -> Filter {
+        let redaction = self.plugins.redaction_of(filter.queue.as_ref());
+        redacted::filter(filter, &redaction)
+    }
+
+    fn view(&self, row: SavedSearchRow) -> NamedSearch {
+        let SavedSearch { filter, state, since_ms } = row.search.0;
+        NamedSearch {
+            name: row.name,
+            filter: self.redacted(filter).into(),
+            state,
+            since_ms,
+            created_at: row.created_at,
+            created_by: row.created_by,
+            changed_at: row.changed_at,
+            changed_by: row.changed_by,
+        }
+    }
+}
+
+fn either<T>(page: Page<T>, found: impl Fn(T) -> Found) -> Page<Found> {
+    let Page { items, next_cursor, partial } = page;
+    Page { items: items.into_iter().map(found).collect(), next_cursor, partial }
+}
+
+/// A name that a saved search may have.
+fn checked(name: &str) -> Result<&str, Error> {
+    let fits = (1..=MAX_NAME).contains(&name.chars().count())
+        && name.trim() == name
+        && name.chars().all(|c| c.is_alphanumeric() || " -_.".contains(c));
+    let rule = format!("a saved search is called by 1 to {MAX_NAME} letters, digits, spaces, '-', '_' and '.'");
+    if fits { Ok(name) } else { Err(Error::invalid(rule)) }
+}

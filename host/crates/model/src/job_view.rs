@@ -1,0 +1,95 @@
+//! Jobs as operators read them: what Redis holds, also what a parser would refuse.
+
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+use crate::job::JobState;
+
+/// One job, its texts as they stand in Redis.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct JobView {
+    pub id: String,
+    pub name: String,
+    #[serde(deserialize_with = "any_state")]
+    pub state: JobState,
+    /// Its data as text: usually JSON, but it may be anything.
+    pub data: String,
+    /// Its options as BullMQ keeps them, as text.
+    pub opts: String,
+    /// When it was made, Unix milliseconds.
+    pub timestamp: Option<u64>,
+    /// When its last run began, Unix milliseconds.
+    pub processed_on: Option<u64>,
+    /// When it ended, Unix milliseconds.
+    pub finished_on: Option<u64>,
+    /// Attempts that counted.
+    pub attempts_made: u32,
+    /// Every start, also those that did not count.
+    pub attempts_started: u32,
+    /// How often its worker was lost.
+    pub stalled: u32,
+    /// As text, usually JSON.
+    pub progress: Option<String>,
+    /// As text, usually JSON.
+    pub return_value: Option<String>,
+    pub failed_reason: Option<String>,
+    /// One text per failed attempt.
+    pub stacktrace: Vec<String>,
+    /// The worker that ran it last.
+    pub processed_by: Option<String>,
+    /// The schedule whose tick it is.
+    pub schedule_id: Option<String>,
+    /// The bulk operation that has removed it, while it still waits to be dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_by: Option<i64>,
+    /// What is wrong with what Redis holds of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
+/// A job that a search of one state has found.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct ScannedJob {
+    pub id: String,
+    pub name: String,
+    #[serde(deserialize_with = "any_state")]
+    pub state: JobState,
+    /// When it was made, Unix milliseconds.
+    pub timestamp: Option<u64>,
+    /// When its last run began, Unix milliseconds.
+    pub processed_on: Option<u64>,
+    /// When it ended, Unix milliseconds.
+    pub finished_on: Option<u64>,
+    /// Attempts that counted.
+    pub attempts_made: u32,
+    pub failed_reason: Option<String>,
+    pub correlation_id: String,
+    pub platform: Option<String>,
+}
+
+/// Nobody asks for jobs in state `unknown`, but an answer may show one.
+pub fn any_state<'de, D: Deserializer<'de>>(deserializer: D) -> Result<JobState, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if name == JobState::Unknown.to_string() {
+        return Ok(JobState::Unknown);
+    }
+    serde_json::from_value(name.into()).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_job_that_nothing_holds_is_read_back() {
+        let job = json!({ "id": "1", "name": "n", "state": "unknown", "attemptsMade": 0, "correlationId": "" });
+        let job: ScannedJob = serde_json::from_value(job).expect("a job");
+        assert_eq!(job.state, JobState::Unknown);
+    }
+}
