@@ -19,6 +19,7 @@ pub mod incident;
 pub mod jobs;
 pub mod operation;
 pub mod path;
+pub mod plugin_calls;
 pub mod plugins;
 pub mod queues;
 pub mod reveal;
@@ -40,6 +41,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         audit::OPERATIONS,
         breakers::OPERATIONS,
         plugins::OPERATIONS,
+        plugin_calls::OPERATIONS,
         sql::OPERATIONS,
         incident::OPERATIONS,
         health::OPERATIONS,

@@ -26,18 +26,6 @@ pub struct Caller {
     pub trace: Trace,
 }
 
-/// An error of which something can be kept.
-pub trait Recordable {
-    /// What is kept: nothing personal.
-    fn to_record(&self) -> &str;
-}
-
-impl Recordable for Error {
-    fn to_record(&self) -> &str {
-        if self.is_private { &self.code } else { &self.message }
-    }
-}
-
 /// Writes the record.
 #[derive(Clone)]
 pub struct Actions {
@@ -77,21 +65,20 @@ impl Actions {
     }
 
     /// Under the name of an action that is given here.
-    pub async fn record_action<T, F: Recordable + From<Error>>(
+    async fn record_action<T>(
         &self,
         actor: &str,
         action: &str,
         target: &str,
         details: Value,
-        act: impl Future<Output = Result<T, F>>,
+        act: impl Future<Output = Result<T, Error>>,
         to_record: impl Fn(&T) -> Value,
-    ) -> Result<T, F> {
-        let begun = self.store.begin_action(actor, action, target, &details).await;
-        let id = begun.map_err(Error::from)?;
+    ) -> Result<T, Error> {
+        let id = self.store.begin_action(actor, action, target, &details).await?;
         let result = AssertUnwindSafe(act).catch_unwind().await;
         let end = match &result {
             Ok(Ok(data)) => Ok(to_record(data)),
-            Ok(Err(error)) => Err(error.to_record().to_owned()),
+            Ok(Err(error)) => Err(kept(error).to_owned()),
             Err(_panic) => Err("a fault of the host".to_owned()),
         };
         if let Err(error) = self.store.finish_action(id, &end).await {
@@ -109,4 +96,9 @@ impl Actions {
         }
         result.unwrap_or_else(|panic| resume_unwind(panic))
     }
+}
+
+/// What is kept of an error: nothing personal.
+fn kept(error: &Error) -> &str {
+    if error.is_private { &error.code } else { &error.message }
 }

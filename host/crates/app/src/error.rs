@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::bulk::BulkError;
 use crate::history::{BodyError, EraseError};
-use crate::plugins::PluginError;
+use crate::plugins::{CallError, CallRefusalKind, PluginError};
 use crate::selected::SelectError;
 use crate::vault::VaultError;
 
@@ -23,6 +23,8 @@ pub enum Kind {
     Invalid,
     /// What it names is not there.
     NotFound,
+    /// The caller may not.
+    Forbidden,
     /// It clashes with the present state.
     Conflict,
     /// It is readable, and not what is wanted: a component, a document.
@@ -33,6 +35,14 @@ pub enum Kind {
     Unavailable,
     /// Redis has no memory left.
     RedisFull,
+    /// It is larger than may be.
+    TooLarge,
+    /// Too many of them.
+    RateLimited,
+    /// An outside service did not answer as it should.
+    Upstream,
+    /// No answer within the deadline.
+    Deadline,
 }
 
 /// Why a use case did not do what it was asked.
@@ -244,5 +254,27 @@ impl From<VaultError> for Error {
 impl From<InvalidId> for Error {
     fn from(error: InvalidId) -> Self {
         Self::invalid(error.to_string())
+    }
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        let refusal = match error {
+            CallError::Refused(refusal) => refusal,
+            CallError::Store(error) => return error.into(),
+        };
+        let kind = match refusal.kind {
+            CallRefusalKind::Invalid => Kind::Invalid,
+            CallRefusalKind::Forbidden => Kind::Forbidden,
+            CallRefusalKind::NotFound => Kind::NotFound,
+            CallRefusalKind::Conflict => Kind::Conflict,
+            CallRefusalKind::RateLimited => Kind::RateLimited,
+            CallRefusalKind::Upstream => Kind::Upstream,
+            CallRefusalKind::Unavailable => Kind::Unavailable,
+            CallRefusalKind::Deadline => Kind::Deadline,
+            CallRefusalKind::Internal => Kind::Internal,
+        };
+        let error = Self::new(kind, refusal.code, refusal.message);
+        Self { details: refusal.details, retry_after: refusal.retry_after, is_private: refusal.is_private, ..error }
     }
 }

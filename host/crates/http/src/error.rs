@@ -10,19 +10,9 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
-pub(crate) use patchbay_api::answer::{ErrorBody, Success};
-use patchbay_app::actions::Recordable;
-use patchbay_app::bulk::BulkError;
+use patchbay_api::answer::ErrorBody;
 use patchbay_app::error::{Error, Kind};
-use patchbay_app::history::{BodyError, EraseError};
-use patchbay_app::plugins::PluginError;
-use patchbay_app::selected::SelectError;
-use patchbay_app::vault::VaultError;
-use patchbay_model::filter::FilterError;
-use patchbay_model::{InvalidId, misfit};
-use patchbay_queue::QueueError;
-use patchbay_store::StoreError;
-use serde_json::Value;
+use patchbay_model::misfit;
 
 use super::MAX_BODY_BYTES;
 use super::unread::BodyTooSlow;
@@ -33,33 +23,12 @@ pub(crate) struct ApiError {
     status: StatusCode,
     body: ErrorBody,
     retry_after: Option<Duration>,
-    is_private: bool,
-}
-
-pub(crate) type ApiResult<T> = Result<Json<Success<T>>, ApiError>;
-
-pub(crate) fn ok<T>(data: T) -> ApiResult<T> {
-    page(data, None)
-}
-
-/// A part of a list, and where the next part begins.
-pub(crate) fn page<T>(data: T, next_cursor: Option<String>) -> ApiResult<T> {
-    part(data, next_cursor, false)
-}
-
-/// The same of a search, which may have ended early.
-pub(crate) fn part<T>(data: T, next_cursor: Option<String>, partial: bool) -> ApiResult<T> {
-    Ok(Json(Success { success: true, data, next_cursor, partial }))
 }
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         let body = ErrorBody { success: false, code: code.into(), message: message.into(), details: None };
-        Self { status, body, retry_after: None, is_private: false }
-    }
-
-    pub(crate) fn not_found(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not-found", message)
+        Self { status, body, retry_after: None }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -89,26 +58,10 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
     }
 
-    pub(crate) fn with_details(mut self, details: Value) -> Self {
-        self.body.details = Some(details);
-        self
-    }
-
     /// When it may work, rounded up to seconds.
     pub(crate) fn retry_after(mut self, wait: Option<Duration>) -> Self {
         self.retry_after = wait;
         self
-    }
-
-    /// Its message is a plugin's: for whoever asked, and not to be kept, since it may be personal.
-    pub(crate) fn private(mut self) -> Self {
-        self.is_private = true;
-        self
-    }
-
-    /// Safe for clients.
-    pub(crate) fn message(&self) -> &str {
-        &self.body.message
     }
 }
 
@@ -129,12 +82,6 @@ impl IntoResponse for ApiError {
     }
 }
 
-impl Recordable for ApiError {
-    fn to_record(&self) -> &str {
-        if self.is_private { &self.body.code } else { &self.body.message }
-    }
-}
-
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         let status = match error.kind {
@@ -145,24 +92,16 @@ impl From<Error> for ApiError {
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Kind::RedisFull => StatusCode::INSUFFICIENT_STORAGE,
+            Kind::Forbidden => StatusCode::FORBIDDEN,
+            Kind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Kind::Upstream => StatusCode::BAD_GATEWAY,
+            Kind::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         };
         let body = ErrorBody { success: false, code: error.code, message: error.message, details: error.details };
-        Self { status, body, retry_after: error.retry_after, is_private: error.is_private }
+        Self { status, body, retry_after: error.retry_after }
     }
 }
-
-/// Of handlers that still ask the store, Redis or plugins themselves.
-macro_rules! through_the_application {
-    ($($error:ty),+) => {
-        $(impl From<$error> for ApiError {
-            fn from(error: $error) -> Self {
-                Error::from(error).into()
-            }
-        })+
-    };
-}
-
-through_the_application! { StoreError, QueueError, PluginError, BulkError, EraseError, BodyError, SelectError, VaultError, FilterError, InvalidId }
 
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {

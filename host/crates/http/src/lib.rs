@@ -3,7 +3,6 @@
 //! Owns routing, envelopes, identity and request ids. Decides nothing about queues or plugins: handlers translate between HTTP and
 //! [`patchbay_app::plugins`], [`patchbay_queue`] and [`patchbay_store`], and every error leaves through `error::ApiError`.
 
-mod admin;
 mod alerts;
 mod audit;
 mod auth;
@@ -23,16 +22,18 @@ mod logins;
 mod measure;
 mod metrics;
 mod openapi;
-mod path;
+mod plugin_calls;
 mod plugins;
 mod queues;
 mod request_id;
+mod request_span;
 mod routes;
 mod schedules;
 mod searches;
 mod secrets;
 mod security_headers;
 mod server;
+mod to_the_end;
 mod unread;
 
 use std::sync::Arc;
@@ -41,10 +42,6 @@ use axum::extract::{DefaultBodyLimit, FromRef, Request};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
 use patchbay_app::App;
-use patchbay_app::actions::Actions;
-use patchbay_app::plugins::Plugins;
-use patchbay_queue::Queues;
-use patchbay_store::Store;
 use patchbay_telemetry::metrics::RequestMeters;
 use patchbay_telemetry::traces::Traces;
 use serde_json::json;
@@ -64,12 +61,6 @@ const MAX_BODY_BYTES: usize = 2 << 20;
 /// Everything that handlers use.
 #[derive(Clone)]
 pub struct AppState {
-    /// Postgres.
-    pub store: Store,
-    /// Redis.
-    pub queues: Queues,
-    /// Staging, activation, rollback; operations.
-    pub plugins: Arc<Plugins>,
     /// Spans.
     pub traces: Traces,
     /// /metrics.
@@ -82,8 +73,6 @@ pub struct AppState {
     pub max_component_bytes: usize,
     /// What operators do just now, whether or not their clients still wait for it.
     pub operations: TaskTracker,
-    /// The record of what operators do.
-    pub actions: Actions,
     /// Use cases.
     pub app: App,
 }
@@ -127,6 +116,7 @@ fn routes(state: &AppState) -> Routes {
     let routes = audit::routes(routes);
     let routes = breakers::routes(routes);
     let routes = plugins::routes(routes);
+    let routes = plugin_calls::routes(routes);
     let routes = incident::routes(routes);
     let routes = health::routes(routes);
     let routes = jobs::routes(routes);
@@ -139,9 +129,7 @@ fn routes(state: &AppState) -> Routes {
 }
 
 fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(openapi::Api::openapi())
-        .nest("/api/admin", admin::router(state))
-        .merge(routes(state).finish())
+    OpenApiRouter::with_openapi(openapi::Api::openapi()).merge(routes(state).finish())
 }
 
 /// The whole service, counted in `requests`.

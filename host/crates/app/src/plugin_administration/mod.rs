@@ -1,5 +1,6 @@
 //! What operators do to plugins: each step is checked, recorded, and done by [`Plugins`].
 
+mod calls;
 mod database;
 mod reports;
 

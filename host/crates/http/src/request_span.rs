@@ -1,17 +1,15 @@
-//! Spans of operators' requests and of the jobs that they add.
+//! Spans of operators' requests.
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use patchbay_model::QueueName;
 use patchbay_model::job::Trace;
-use patchbay_queue::QueueError;
 use patchbay_telemetry::traces::{Kind, Step, Traces};
 
 use crate::AppState;
 
 /// Continues the trace that the request is part of, and leaves its place in the [`Trace`] of handlers that enqueue.
-pub(crate) async fn request(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn open(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let header = request.headers().get("traceparent").and_then(|value| value.to_str().ok()?.parse().ok());
     let trace = request.extensions().get::<Trace>().cloned().unwrap_or_default();
     let trace = Trace { traceparent: header, ..trace };
@@ -29,21 +27,4 @@ pub(crate) async fn request(State(state): State<AppState>, mut request: Request,
         step.failed("5xx");
     }
     response
-}
-
-/// The span of adding, and the trace for what is added.
-pub(super) fn enqueue(traces: &Traces, queue: &QueueName, trace: Trace) -> (Step, Trace) {
-    let mut step = traces.step(Kind::Enqueue, || format!("enqueue {queue}"), &trace);
-    step.set("messaging.system", "bullmq");
-    step.set("messaging.destination.name", queue.to_string());
-    let trace = step.causes(trace);
-    (step, trace)
-}
-
-/// Ends it as adding ended.
-pub(super) fn end<T>(mut step: Step, added: Result<T, QueueError>) -> Result<T, QueueError> {
-    if added.is_err() {
-        step.failed("not-added");
-    }
-    added
 }

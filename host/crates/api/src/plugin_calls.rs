@@ -1,0 +1,88 @@
+//! Operations of plugins, asked over the API.
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::{ContentBuilder, RefOr, Required, Response, ResponseBuilder};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::answer::{Answer, ErrorBody, Schemas, reference};
+use crate::body::Body;
+use crate::operation::NoQuery;
+use crate::operations;
+use crate::plugins::PluginPath;
+
+operations! {
+    /// Ask the active revision of a plugin for one of its operations. `x-patchbay-answer` says what came: `json` in the usual envelope, `bytes` with their content type, `relay` what another server answered (with its status; `range` is passed on), `empty` nothing. Nothing is tried again.
+    PluginsCall = "plugins.call": POST "/api/admin/plugins/{name}/call" (PluginPath, NoQuery, CallRequest) -> PluginAnswer,
+        Operator, Changes, audit "plugin.call", errors [
+            204 "an empty answer",
+            400 "not JSON, or `invalid-input` says the plugin",
+            403 "`forbidden` says the plugin",
+            404 "no such plugin, or `not-found` says the plugin: the operation, for one",
+            409 "`inactive`; `no-operations`: the active revision has none; or `conflict` says the plugin",
+            413 "the input is larger than 1 MiB",
+            429 "`rate-limited` says the plugin",
+            500 "`trapped`, `memory-limit`, `invalid-result`, `relay-denied`, or another code of the plugin",
+            502 "`bad-credentials` or `upstream`: the plugin's or the relayed server's trouble",
+            503 "`quarantined`, `breaker-open`, `unavailable`, `host-fault`; `retry-after` says when",
+            504 "`deadline`",
+        ];
+}
+
+/// What to ask.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Call {
+    /// One of those that the plugin knows.
+    pub operation: String,
+    /// Any JSON, given to the plugin as it is; `{}` when absent.
+    #[schema(value_type = Option<Value>)]
+    pub input: Option<Box<RawValue>>,
+}
+
+/// A call with what its request's headers say.
+#[derive(Debug)]
+pub struct CallRequest {
+    /// What to ask.
+    pub call: Call,
+    /// Given to the plugin; otherwise a new one is made.
+    pub idempotency_key: Option<String>,
+    /// Passed on with what is relayed.
+    pub range: Option<Vec<u8>>,
+}
+
+impl Body for CallRequest {
+    fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
+        let content = ContentBuilder::new().schema(Some(reference::<Call>(schemas))).build();
+        Some(RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True)).build())
+    }
+
+    fn headers() -> Vec<Parameter> {
+        let text = ObjectBuilder::new().schema_type(Type::String).build();
+        let key =
+            ParameterBuilder::new().name("idempotency-key").parameter_in(ParameterIn::Header).required(Required::False);
+        vec![key.description(Some("given to the plugin; otherwise a new one is made")).schema(Some(text)).build()]
+    }
+}
+
+/// What a plugin answers: any content.
+#[derive(Debug)]
+pub enum PluginAnswer {}
+
+impl Answer for PluginAnswer {
+    type Data = Value;
+
+    fn response(_schemas: &mut Schemas) -> Response {
+        let content = ContentBuilder::new().schema(Some(Value::schema())).build();
+        let about = "The answer; `x-patchbay-status` is the status that the plugin chose, if it did";
+        ResponseBuilder::new().description(about).content("application/json", content).build()
+    }
+
+    fn failure(status: u16, schemas: &mut Schemas) -> Option<RefOr<Schema>> {
+        (status != 204).then(|| reference::<ErrorBody>(schemas))
+    }
+}
