@@ -12,13 +12,9 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
 pub(crate) use patchbay_api::answer::{ErrorBody, Success};
 use patchbay_app::actions::Recordable;
-use patchbay_app::bulk::BulkError;
 use patchbay_app::error::{Error, Kind};
-use patchbay_app::history::{BodyError, EraseError};
 use patchbay_app::plugins::PluginError;
-use patchbay_app::selected::SelectError;
 use patchbay_app::vault::VaultError;
-use patchbay_model::filter::FilterError;
 use patchbay_model::{InvalidId, misfit};
 use patchbay_queue::QueueError;
 use patchbay_store::StoreError;
@@ -162,7 +158,7 @@ macro_rules! through_the_application {
     };
 }
 
-through_the_application! { StoreError, QueueError, PluginError, BulkError, EraseError, BodyError, SelectError, VaultError, FilterError, InvalidId }
+through_the_application! { StoreError, QueueError, PluginError, VaultError, InvalidId }
 
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
