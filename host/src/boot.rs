@@ -230,7 +230,6 @@ impl Host {
             dropped_lines: logging.dropped.clone(),
         }));
         let operations = TaskTracker::new();
-        let actions = Actions::new(store.clone(), operations.clone());
         let app = App::new(&patchbay_app::Parts {
             broker: queues.clone(),
             store: store.clone(),
@@ -245,7 +244,7 @@ impl Host {
             exposition: Arc::clone(&exposition),
             incident: Arc::new(incident_sources(&config, logging)),
             environment: config.general.environment.as_str().into(),
-            actions: actions.clone(),
+            actions: Actions::new(store.clone(), operations.clone()),
             bulks: Arc::clone(&bulks),
             history: Arc::new(HistoryParts {
                 bodies: Arc::clone(&bodies),
@@ -255,11 +254,7 @@ impl Host {
             node_may_be_bullmq_5: config.redis.node_may_be_bullmq_5(),
         });
         let state = AppState {
-            actions,
             app,
-            store: store.clone(),
-            queues: queues.clone(),
-            plugins: Arc::clone(&plugins),
             traces,
             metrics: Arc::new(MetricsPage { exposition, needs_operator: *config.metrics.require_operator }),
             operator: config.admin.operator().map(|(name, password)| Arc::new(Operator::new(&name, &password))),

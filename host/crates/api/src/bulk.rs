@@ -284,6 +284,7 @@ pub struct BulkItem {
 
 /// Which part of the list.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListBulks {
     /// Behind the page whose `nextCursor` this is.
@@ -294,6 +295,7 @@ pub struct ListBulks {
 
 /// Which jobs of an operation.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListBulkItems {
     /// `pending`, `done`, `skipped`, `failed`, `restored` or `lost`.

@@ -43,6 +43,7 @@ operations! {
 
 /// Which groups to list.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListDeadLetters {
     /// Of jobs of this queue.

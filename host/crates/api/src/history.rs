@@ -168,6 +168,7 @@ pub struct Keep {
 
 /// What to reset.
 #[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ResetRetention {
     /// Only what was said of this outcome.
@@ -318,6 +319,7 @@ pub struct Live {
 
 /// Which part of the list.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListErasures {
     /// Behind the page whose `nextCursor` this is.

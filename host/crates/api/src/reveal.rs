@@ -5,6 +5,7 @@ use utoipa::IntoParams;
 
 /// Whether to show what is hidden.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct Reveal {
     /// True shows what is hidden, too; who asked, for which job and when is recorded.

@@ -68,6 +68,7 @@ impl IntoParams for SearchHistory {
 /// What [`SearchHistory`] may hold.
 #[allow(dead_code, reason = "for the document only")]
 #[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
 struct SearchHistoryParameters {
     queue: Option<String>,
     /// its id
@@ -117,6 +118,7 @@ impl IntoParams for CountHistory {
 /// What [`CountHistory`] may hold.
 #[allow(dead_code, reason = "for the document only")]
 #[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
 struct CountHistoryParameters {
     /// and every other part of a filter, as in the search
     queue: Option<String>,
@@ -136,6 +138,7 @@ impl IntoParams for ExportHistory {
 /// What [`ExportHistory`] may hold.
 #[allow(dead_code, reason = "for the document only")]
 #[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ExportHistoryParameters {
     /// `jsonl` (default) or `csv`
     format: Option<String>,
@@ -161,6 +164,7 @@ impl IntoParams for RunSearch {
 /// What [`RunSearch`] may hold.
 #[allow(dead_code, reason = "for the document only")]
 #[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
 struct RunSearchParameters {
     cursor: Option<String>,
     /// 1 to 200; default 50

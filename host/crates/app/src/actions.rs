@@ -65,7 +65,7 @@ impl Actions {
     }
 
     /// Under the name of an action that is given here.
-    async fn record_action<T>(
+    pub(crate) async fn record_action<T>(
         &self,
         actor: &str,
         action: &str,

@@ -524,14 +524,4 @@ impl From<RevealArgs> for Reveal {
 }
 
 impl RevealArgs {
-    /// For the end of a path that has no query yet (`?`), or one (`&`).
-    pub(super) fn query(&self, before: char) -> String {
-        if !self.reveal {
-            return String::new();
-        }
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
-        query.append_pair("reveal", "true");
-        query.extend_pairs(self.reason.as_ref().map(|reason| ("reason", reason)));
-        format!("{before}{}", query.finish())
-    }
 }

@@ -1,16 +1,7 @@
-//! Answers of the host as text: fields of their JSON, and the sentences that several commands make of it.
+//! Answers of the host as text: the sentences that several commands make of it.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_api::plugins::{Activated, HostView, SignatureView, Standing};
-use serde_json::Value;
-
-pub(super) fn items(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
-}
-
-pub(super) fn text(value: &Value, name: &str) -> String {
-    value[name].as_str().unwrap_or_default().to_owned()
-}
 
 /// As precise as the host says it.
 pub(super) fn time(at: DateTime<Utc>) -> String {

@@ -4,7 +4,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use patchbay_model::job::Trace;
-use patchbay_telemetry::traces::{Kind, Step, Traces};
+use patchbay_telemetry::traces::Kind;
 
 use crate::AppState;
 

@@ -23,8 +23,7 @@ impl Jobs {
         self.search_state(queue, state, &filter, asked.cursor, asked.limit).await
     }
 
-    /// The same, taken apart.
-    pub async fn search_state(
+    pub(crate) async fn search_state(
         &self,
         queue: &str,
         state: JobState,
