@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{SchemaType, ArrayBuilder, ObjectBuilder, Schema, Type};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -165,7 +165,7 @@ impl Answer for AnyJson {
     type Data = Value;
 
     fn response(_schemas: &mut Schemas) -> Response {
-        envelope(Value::schema(), false)
+        envelope(ObjectBuilder::new().schema_type(SchemaType::AnyValue).description(Some("Any JSON.")).build(), false)
     }
 }
 

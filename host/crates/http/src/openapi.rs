@@ -1,6 +1,6 @@
 //! The OpenAPI 3.1 document: what `/api/openapi.json` serves and the repository keeps a copy of.
 //!
-//! Handlers say what is special about them; what follows from rules that hold for all is filled in here: unique operation ids, the answers of
+//! Rows of the table of operations say what is special about them; what follows from rules that hold for all is filled in here: the answers of
 //! authentication, of a body or a query that cannot be read and of a host that cannot serve, descriptions, and who may ask.
 
 use serde_json::{Map, Value, json};
@@ -57,13 +57,16 @@ fn drop_unused_schemas(document: &mut Value) {
 }
 
 fn complete_operation(path: &str, operation: &mut Map<String, Value>) {
-    let name = operation.get("operationId").and_then(Value::as_str).unwrap_or_default();
-    let tag = operation.get("tags").and_then(|tags| tags[0].as_str()).unwrap_or_default();
-    let id = if name.contains('.') { name.to_owned() } else { operation_id(path, tag, name) };
-    operation.insert("operationId".into(), id.into());
     let is_protected = operation.contains_key("security");
     // Said, where nobody needs to be anybody.
     operation.entry("security").or_insert_with(|| json!([]));
+    // An optional parameter is left out; none is ever null.
+    for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(kind) = parameter.pointer_mut("/schema/type") else { continue };
+        if let Some(one) = kind.as_array().and_then(|kinds| kinds.iter().find(|kind| *kind != "null")).cloned() {
+            *kind = one;
+        }
+    }
     let has_body = operation.contains_key("requestBody");
     let has_parameters = operation.get("parameters").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
     let mut statuses: Vec<&str> = Vec::new();
@@ -84,32 +87,12 @@ fn complete_operation(path: &str, operation: &mut Map<String, Value>) {
     for status in statuses {
         responses.entry(status).or_insert_with(error);
     }
-    if let Some(schema) =
-        responses.get_mut("200").and_then(|done| done.pointer_mut("/content/application~1json/schema"))
-        && *schema == json!({ "type": "object" })
-    {
-        *schema = envelope();
-    }
     for (status, response) in responses {
         let is_there = response["description"].as_str().is_some_and(|text| !text.is_empty());
         if let Some(response) = response.as_object_mut().filter(|_| !is_there) {
             response.insert("description".into(), description(status).into());
         }
     }
-}
-
-/// Of an answer whose `data` has no schema yet.
-fn envelope() -> Value {
-    json!({
-        "type": "object",
-        "required": ["success", "data"],
-        "properties": {
-            "success": { "type": "boolean", "description": "Always true." },
-            "data": { "description": "The answer." },
-            "nextCursor": { "type": ["string", "null"], "description": "Of a list that goes on: `cursor` of the request for its next page." },
-            "partial": { "type": "boolean", "description": "A search ended before its page was full because it takes only so long." }
-        }
-    })
 }
 
 fn error() -> Value {
@@ -136,21 +119,6 @@ fn description(status: &str) -> &'static str {
         "504" => "No answer within the deadline",
         _ => "See `message`",
     }
-}
-
-/// `queues.pause`: the noun of the domain and the verb, by the place in the tree.
-fn operation_id(path: &str, tag: &str, name: &str) -> String {
-    let path = path.trim_start_matches("/api/admin");
-    let rest_of_jobs = path.strip_prefix("/queues/{queue}/jobs");
-    let (domain, verb) = match (path, rest_of_jobs) {
-        (_, Some("")) if name == "jobs" => ("jobs", "list"),
-        (_, Some("/{id}/timeline")) => ("jobs", "timeline"),
-        (_, Some(_)) => ("jobs", name),
-        ("/flows", _) => ("flows", name),
-        (path, _) if path.starts_with("/history/searches") => ("searches", name),
-        _ => (tag, name),
-    };
-    format!("{}.{verb}", domain.replace(' ', "_"))
 }
 
 #[cfg(test)]
