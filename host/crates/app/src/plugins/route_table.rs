@@ -96,21 +96,24 @@ mod tests {
 
     #[test]
     fn it_has_what_every_active_plugin_declares_and_each_is_named_with_its_revision() {
-        let (table, left_out) =
-            RouteTable::build([active("b", &["/api/b", "/api/b/{id}"]), active("a", &["/api/a"]), active("none", &[])]);
-        assert_eq!(listed(&table), ["a GET /api/a", "b GET /api/b", "b GET /api/b/{id}"]);
+        let (table, left_out) = RouteTable::build([
+            active("bb", &["/api/b", "/api/b/{id}"]),
+            active("aa", &["/api/a"]),
+            active("none", &[]),
+        ]);
+        assert_eq!(listed(&table), ["aa GET /api/a", "bb GET /api/b", "bb GET /api/b/{id}"]);
         assert!(left_out.is_empty());
     }
 
     #[test]
     fn of_two_that_overlap_the_one_that_was_active_first_keeps_its_paths() {
         let (table, left_out) = RouteTable::build([
-            active("z", &["/api/x/{id}"]),
-            active("a", &["/api/x/1", "/api/a"]),
+            active("zz", &["/api/x/{id}"]),
+            active("aa", &["/api/x/1", "/api/a"]),
             active("host", &["/api/admin/x"]),
         ]);
-        assert_eq!(listed(&table), ["z GET /api/x/{id}"], "all of a plugin or nothing");
+        assert_eq!(listed(&table), ["zz GET /api/x/{id}"], "all of a plugin or nothing");
         let names: Vec<&str> = left_out.iter().map(|(plugin, _)| plugin.as_str()).collect();
-        assert_eq!(names, ["a", "host"]);
+        assert_eq!(names, ["aa", "host"]);
     }
 }
