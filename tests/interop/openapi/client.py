@@ -8,7 +8,8 @@ generated, url, user, password, queue = sys.argv[1:]
 sys.path.insert(0, generated)
 
 from client import AuthenticatedClient  # noqa: E402
-from client.api.queues import jobs_add, queues_list, queues_show  # noqa: E402
+from client.api.jobs import jobs_add  # noqa: E402
+from client.api.queues import queues_list, queues_show  # noqa: E402
 from client.models import AddJob  # noqa: E402
 
 token = base64.b64encode(f"{user}:{password}".encode()).decode()
