@@ -68,7 +68,8 @@ fn every_place_that_the_documents_of_the_tree_name_is_there() -> anyhow::Result<
                 .any(|top| place.starts_with(top));
             if is_place
                 && !place.contains(['<', '*', ' '])
-                && !place.contains("NNN") && !place.contains("NAME")
+                && !place.contains("NNN")
+                && !place.contains("NAME")
                 && !repository().join(place).exists()
             {
                 missing.push(format!("{document}: {place}"));

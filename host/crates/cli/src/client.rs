@@ -523,5 +523,4 @@ impl From<RevealArgs> for Reveal {
     }
 }
 
-impl RevealArgs {
-}
+impl RevealArgs {}
