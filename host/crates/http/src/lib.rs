@@ -1,7 +1,7 @@
 //! HTTP: the only way in for operators, probes and API clients.
 //!
-//! Owns routing, envelopes, identity and request ids. Decides nothing about queues or plugins: handlers translate between HTTP and
-//! [`patchbay_app::plugins`], [`patchbay_queue`] and [`patchbay_store`], and every error leaves through `error::ApiError`.
+//! Owns routing, envelopes, identity and request ids. Decides nothing: a handler asks one use case of [`patchbay_app`], and every error leaves
+//! through `error::ApiError`.
 
 mod alerts;
 mod audit;
