@@ -5,16 +5,9 @@ use std::time::Duration;
 
 use patchbay_model::InvalidId;
 use patchbay_model::filter::FilterError;
-use patchbay_model::grant::Ask;
 use patchbay_queue::QueueError;
-use patchbay_store::{RoleError, StoreError};
-use serde_json::{Value, json};
-
-use crate::bulk::BulkError;
-use crate::history::{BodyError, EraseError};
-use crate::plugins::{CallError, CallRefusalKind, PluginError};
-use crate::selected::SelectError;
-use crate::vault::VaultError;
+use patchbay_store::StoreError;
+use serde_json::Value;
 
 /// What went wrong, by whose matter it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +85,7 @@ impl Error {
         Self::new(Kind::Internal, "internal", "Internal Server Error")
     }
 
-    fn unavailable(message: impl Into<String>) -> Self {
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(Kind::Unavailable, "unavailable", message)
     }
 
@@ -102,7 +95,8 @@ impl Error {
     }
 }
 
-fn log_chain(error: &dyn std::error::Error) {
+/// For the log: an error with its causes.
+pub(crate) fn log_chain(error: &dyn std::error::Error) {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -162,119 +156,14 @@ impl From<QueueError> for Error {
     }
 }
 
-impl From<PluginError> for Error {
-    fn from(error: PluginError) -> Self {
-        match error {
-            PluginError::Rejected(rejection) => Self::new(Kind::Unprocessable, "rejected", rejection.to_string()),
-            PluginError::Untrusted(reason) => Self::new(Kind::Unprocessable, "untrusted", reason.to_string()),
-            PluginError::Damaged(message) => Self::new(Kind::Conflict, "damaged", message),
-            PluginError::NotFound(message) => Self::not_found(message),
-            PluginError::Conflict(message) => Self::conflict(message),
-            PluginError::NotGranted { ref plugin, ref missing } => {
-                let message = format!(
-                    "{error}; look at it, then activate with --grant, or: patchbay plugin grant {plugin} ASK; patchbay plugin grants {plugin}"
-                );
-                let missing: Vec<&str> = missing.iter().map(Ask::as_str).collect();
-                Self::new(Kind::Conflict, "not-granted", message).with_details(json!({ "missing": missing }))
-            }
-            PluginError::Settings(violations) => {
-                let message = format!("settings do not fit the plugin's schema: {}", violations.join("; "));
-                Self::invalid(message).with_details(violations.into())
-            }
-            PluginError::Runtime(error) => {
-                log_chain(&error);
-                Self::internal()
-            }
-            PluginError::Sql(RoleError::NeedsAdministrator { ref statements, .. }) => {
-                let details = json!({ "statements": statements });
-                Self::new(Kind::Conflict, "database-rights", error.to_string()).with_details(details)
-            }
-            PluginError::Sql(RoleError::Refused(message)) => Self::new(Kind::Conflict, "database-rights", message),
-            PluginError::Sql(RoleError::Store(error)) | PluginError::Store(error) => error.into(),
-            PluginError::NotInEffectYet(_) => {
-                log_chain(&error);
-                Self::unavailable(error.to_string())
-            }
-        }
-    }
-}
-
-impl From<BulkError> for Error {
-    fn from(error: BulkError) -> Self {
-        match error {
-            BulkError::Queue(error) => error.into(),
-            BulkError::Store(error) => error.into(),
-            BulkError::Stuck(message) => Self::invalid(message),
-        }
-    }
-}
-
-impl From<EraseError> for Error {
-    fn from(error: EraseError) -> Self {
-        match error {
-            EraseError::Queue(error) => error.into(),
-            EraseError::Store(error) => error.into(),
-        }
-    }
-}
-
-impl From<BodyError> for Error {
-    fn from(error: BodyError) -> Self {
-        match error {
-            BodyError::Queue(error) => error.into(),
-            BodyError::Store(error) => error.into(),
-        }
-    }
-}
-
 impl From<FilterError> for Error {
     fn from(error: FilterError) -> Self {
         Self::invalid(error.to_string())
     }
 }
 
-impl From<SelectError> for Error {
-    fn from(error: SelectError) -> Self {
-        match error {
-            SelectError::Undeclared { .. } => Self::invalid(error.to_string()),
-            SelectError::Store(error) => error.into(),
-        }
-    }
-}
-
-impl From<VaultError> for Error {
-    fn from(error: VaultError) -> Self {
-        match error {
-            VaultError::NoKey => Self::new(Kind::Conflict, "no-vault-key", error.to_string()),
-            VaultError::Store(error) => error.into(),
-        }
-    }
-}
-
 impl From<InvalidId> for Error {
     fn from(error: InvalidId) -> Self {
         Self::invalid(error.to_string())
-    }
-}
-
-impl From<CallError> for Error {
-    fn from(error: CallError) -> Self {
-        let refusal = match error {
-            CallError::Refused(refusal) => refusal,
-            CallError::Store(error) => return error.into(),
-        };
-        let kind = match refusal.kind {
-            CallRefusalKind::Invalid => Kind::Invalid,
-            CallRefusalKind::Forbidden => Kind::Forbidden,
-            CallRefusalKind::NotFound => Kind::NotFound,
-            CallRefusalKind::Conflict => Kind::Conflict,
-            CallRefusalKind::RateLimited => Kind::RateLimited,
-            CallRefusalKind::Upstream => Kind::Upstream,
-            CallRefusalKind::Unavailable => Kind::Unavailable,
-            CallRefusalKind::Deadline => Kind::Deadline,
-            CallRefusalKind::Internal => Kind::Internal,
-        };
-        let error = Self::new(kind, refusal.code, refusal.message);
-        Self { details: refusal.details, retry_after: refusal.retry_after, is_private: refusal.is_private, ..error }
     }
 }

@@ -68,3 +68,12 @@ impl Selected {
         Selection { prefix, filter: &self.filter, terms: &self.terms }
     }
 }
+
+impl From<SelectError> for crate::Error {
+    fn from(error: SelectError) -> Self {
+        match error {
+            SelectError::Undeclared { .. } => Self::invalid(error.to_string()),
+            SelectError::Store(error) => error.into(),
+        }
+    }
+}

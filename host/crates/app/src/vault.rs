@@ -306,5 +306,14 @@ impl SecretSource for Vault {
     }
 }
 
+impl From<VaultError> for crate::Error {
+    fn from(error: VaultError) -> Self {
+        match error {
+            VaultError::NoKey => Self::new(crate::error::Kind::Conflict, "no-vault-key", error.to_string()),
+            VaultError::Store(error) => error.into(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -354,3 +354,13 @@ fn outcome(n: i64, fate: Fate, [done, skipped]: [&'static str; 2]) -> BulkOutcom
     };
     BulkOutcome { n, state: state.into(), reason: reason.map(Into::into), new_id, score }
 }
+
+impl From<BulkError> for crate::Error {
+    fn from(error: BulkError) -> Self {
+        match error {
+            BulkError::Queue(error) => error.into(),
+            BulkError::Store(error) => error.into(),
+            BulkError::Stuck(message) => Self::invalid(message),
+        }
+    }
+}

@@ -606,3 +606,12 @@ fn report(found: Found, left: Vec<LiveJob>) -> Erasure {
         ..Erasure::default()
     }
 }
+
+impl From<EraseError> for crate::Error {
+    fn from(error: EraseError) -> Self {
+        match error {
+            EraseError::Queue(error) => error.into(),
+            EraseError::Store(error) => error.into(),
+        }
+    }
+}

@@ -101,6 +101,15 @@ fn json(text: String) -> Option<Box<RawValue>> {
     serde_json::from_str(&text).ok().or_else(|| quoted(&text))
 }
 
+impl From<BodyError> for crate::Error {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Queue(error) => error.into(),
+            BodyError::Store(error) => error.into(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

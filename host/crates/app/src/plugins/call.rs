@@ -188,6 +188,28 @@ fn relay_error(error: &HttpError) -> CallRefusal {
     CallRefusal::new(kind, code, format!("what the plugin relays cannot be fetched: {error}")).retry_after(wait)
 }
 
+impl From<CallError> for crate::Error {
+    fn from(error: CallError) -> Self {
+        let refusal = match error {
+            CallError::Refused(refusal) => refusal,
+            CallError::Store(error) => return error.into(),
+        };
+        let kind = match refusal.kind {
+            CallRefusalKind::Invalid => crate::error::Kind::Invalid,
+            CallRefusalKind::Forbidden => crate::error::Kind::Forbidden,
+            CallRefusalKind::NotFound => crate::error::Kind::NotFound,
+            CallRefusalKind::Conflict => crate::error::Kind::Conflict,
+            CallRefusalKind::RateLimited => crate::error::Kind::RateLimited,
+            CallRefusalKind::Upstream => crate::error::Kind::Upstream,
+            CallRefusalKind::Unavailable => crate::error::Kind::Unavailable,
+            CallRefusalKind::Deadline => crate::error::Kind::Deadline,
+            CallRefusalKind::Internal => crate::error::Kind::Internal,
+        };
+        let error = Self::new(kind, refusal.code, refusal.message);
+        Self { details: refusal.details, retry_after: refusal.retry_after, is_private: refusal.is_private, ..error }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -61,3 +61,47 @@ impl From<LoadError> for PluginError {
 fn joined(asks: &[Ask]) -> String {
     asks.iter().map(|ask| format!("{:?}", ask.as_str())).collect::<Vec<_>>().join(", ")
 }
+
+impl From<PluginError> for crate::Error {
+    fn from(error: PluginError) -> Self {
+        match error {
+            PluginError::Rejected(rejection) => {
+                Self::new(crate::error::Kind::Unprocessable, "rejected", rejection.to_string())
+            }
+            PluginError::Untrusted(reason) => {
+                Self::new(crate::error::Kind::Unprocessable, "untrusted", reason.to_string())
+            }
+            PluginError::Damaged(message) => Self::new(crate::error::Kind::Conflict, "damaged", message),
+            PluginError::NotFound(message) => Self::not_found(message),
+            PluginError::Conflict(message) => Self::conflict(message),
+            PluginError::NotGranted { ref plugin, ref missing } => {
+                let message = format!(
+                    "{error}; look at it, then activate with --grant, or: patchbay plugin grant {plugin} ASK; patchbay plugin grants {plugin}"
+                );
+                let missing: Vec<&str> = missing.iter().map(Ask::as_str).collect();
+                Self::new(crate::error::Kind::Conflict, "not-granted", message)
+                    .with_details(serde_json::json!({ "missing": missing }))
+            }
+            PluginError::Settings(violations) => {
+                let message = format!("settings do not fit the plugin's schema: {}", violations.join("; "));
+                Self::invalid(message).with_details(violations.into())
+            }
+            PluginError::Runtime(error) => {
+                crate::error::log_chain(&error);
+                Self::internal()
+            }
+            PluginError::Sql(RoleError::NeedsAdministrator { ref statements, .. }) => {
+                let details = serde_json::json!({ "statements": statements });
+                Self::new(crate::error::Kind::Conflict, "database-rights", error.to_string()).with_details(details)
+            }
+            PluginError::Sql(RoleError::Refused(message)) => {
+                Self::new(crate::error::Kind::Conflict, "database-rights", message)
+            }
+            PluginError::Sql(RoleError::Store(error)) | PluginError::Store(error) => error.into(),
+            PluginError::NotInEffectYet(_) => {
+                crate::error::log_chain(&error);
+                Self::unavailable(error.to_string())
+            }
+        }
+    }
+}
