@@ -146,7 +146,7 @@ struct ExportHistoryParameters {
     bodies: Option<bool>,
     /// With what manifests redact and with secrets, too; recorded
     reveal: Option<bool>,
-    /// Any of queue, job, name, from, to, outcome, verdict, code, text, data.<path>, plugin, revision, correlation-id, platform, dead-letter
+    /// Any of queue, job, name, from, to, outcome, verdict, code, text, `data.<path>`, plugin, revision, correlation-id, platform, dead-letter
     filter: Option<String>,
 }
 

@@ -1,7 +1,7 @@
 //! The one way into a plugin: grants, limits, metering and tracing of every call are put together in [`Invoker::invoke`], and its failures
 //! become an answer in [`Invoked::answer`].
 //!
-//! Each kind of call only says what is called and for whom: [`job`](self::job) for the jobs of a queue, [`operation`](self::operation) for
+//! Each kind of call only says what is called and for whom: [`job`] for the jobs of a queue, [`operation`] for
 //! whoever waits for an answer. Routes and webhooks of plugins come as two further entries.
 
 mod job;
