@@ -4,12 +4,13 @@ use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
 pub use patchbay_model::queue::SchedulerView;
 pub use patchbay_model::schedule::Missed;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::answer::{Data, List, Nothing};
 use crate::body::{Json, NoBody};
+use crate::jobs::given;
 use crate::operation::NoQuery;
 use crate::reveal::Reveal;
 use crate::{operations, path_params};
@@ -151,11 +152,6 @@ pub struct ScheduleChange {
     /// One line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-}
-
-/// `null` is a value of its own, as in BullMQ, and not the absence of one.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Deserialize::deserialize(deserializer).map(Some)
 }
 
 /// A job of a schedule.

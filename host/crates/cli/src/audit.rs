@@ -6,7 +6,7 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use patchbay_api::audit::{
-    AuditEntries, AuditEntry, AuditTrailsList, AuditTrailsRemove, AuditTrailsSet, EntriesQuery, TrailChange, TrailPath,
+    AuditEntries, AuditTrailsList, AuditTrailsRemove, AuditTrailsSet, EntriesQuery, TrailChange, TrailPath,
 };
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
@@ -107,8 +107,8 @@ async fn list(wanted: Entries, client: &Client, output: Output) -> anyhow::Resul
         limit: Some(if wanted.all { 200 } else { wanted.limit }),
     };
     let entries = if wanted.all {
-        let next = |cursor| EntriesQuery { cursor: Some(cursor), ..query.clone() };
-        client.ask_for_all::<AuditEntries, AuditEntry>((), query.clone(), next).await?
+        let page = |cursor, _| Some(EntriesQuery { cursor, ..query.clone() });
+        client.ask_pages::<AuditEntries, _>(&(), page).await?
     } else {
         client.ask::<AuditEntries>((), query, NoBody).await?
     };

@@ -241,33 +241,7 @@ impl Client {
         Ok(Received { data, raw })
     }
 
-    /// Asks for a list from its beginning to its end, page by page; `next` is the query of the page at a cursor.
-    pub async fn ask_for_all<E, T>(
-        &self,
-        path: E::Path,
-        first: E::Query,
-        next: impl Fn(String) -> E::Query,
-    ) -> Result<Received<Vec<T>>, ClientError>
-    where
-        E: Endpoint<Body = NoBody, Answer: Answer<Data = Vec<T>>>,
-        T: DeserializeOwned,
-    {
-        let path = path::filled(E::OPERATION.path, &path.segments());
-        let (mut raw, mut query) = (Vec::new(), first);
-        loop {
-            let mut page = self.envelope(self.request(method_of(E::OPERATION.method), &path).query(&query)).await?;
-            if let Value::Array(more) = page["data"].take() {
-                raw.extend(more);
-            }
-            let Some(cursor) = page["nextCursor"].as_str() else { break };
-            query = next(cursor.to_owned());
-        }
-        let raw = Value::Array(raw);
-        let data = serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
-        Ok(Received { data, raw })
-    }
-
-    /// Likewise, with the answer as it was written: reading it into values would round its numbers.
+    /// The answer as it was written: reading it into values would round its numbers.
     pub(super) async fn ask_exact<E>(
         &self,
         path: E::Path,
@@ -328,24 +302,6 @@ impl Client {
         Ok(Received { data, raw: raw.into() })
     }
 
-    /// `data` of the envelope.
-    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ClientError> {
-        match body {
-            Some(body) => self.send_body(method, path, &body).await,
-            None => self.send(self.request(method, path)).await,
-        }
-    }
-
-    /// Likewise, with a body of which some stays as the operator wrote it.
-    pub async fn send_body(
-        &self,
-        method: Method,
-        path: &str,
-        body: &(impl Serialize + ?Sized),
-    ) -> Result<Value, ClientError> {
-        self.send(self.request(method, path).json(body)).await
-    }
-
     /// Asks for a file.
     pub async fn ask_for_file<E>(&self, path: E::Path, query: E::Query) -> Result<Vec<u8>, ClientError>
     where
@@ -353,11 +309,6 @@ impl Client {
     {
         let path = path::filled(E::OPERATION.path, &path.segments());
         self.content(self.request(method_of(E::OPERATION.method), &path).query(&query)).await
-    }
-
-    /// What comes without an envelope, when it comes.
-    pub async fn bytes(&self, path: &str) -> Result<Vec<u8>, ClientError> {
-        self.content(self.request(Method::GET, path)).await
     }
 
     async fn content(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, ClientError> {
@@ -368,21 +319,6 @@ impl Client {
         }
         let content = response.bytes().await.map_err(|source| self.unreachable(source))?;
         Ok(content.to_vec())
-    }
-
-    /// A list from its beginning to its end, page by page; the path has a query.
-    pub async fn all(&self, path: &str) -> Result<Value, ClientError> {
-        let (mut items, mut next) = (Vec::new(), path.to_owned());
-        loop {
-            let mut page = self.envelope(self.request(Method::GET, &next)).await?;
-            if let Value::Array(more) = page["data"].take() {
-                items.extend(more);
-            }
-            match page["nextCursor"].as_str() {
-                Some(cursor) => next = format!("{path}&cursor={cursor}"),
-                None => return Ok(items.into()),
-            }
-        }
     }
 
     pub async fn push(&self, file: SignedComponent) -> Result<Received<Staged>, ClientError> {

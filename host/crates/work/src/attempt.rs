@@ -248,7 +248,10 @@ fn unless_refused(execution: Execution, random: f64) -> Execution {
     let reason = execution.outcome.reason().unwrap_or_default();
     let failure = Failure {
         code: BREAKER_OPEN.into(),
-        message: format!("calls to {} are refused for now; the plugin says: {reason}", refused.breaker.host()),
+        message: format!(
+            "calls to {} are refused while its breaker is open; the plugin says: {reason}",
+            refused.breaker.host()
+        ),
         // Spread, so that those who were refused together do not come back together.
         retry: Retry::Defer(refused.retry_in.max(LEAST_WAIT).mul_f64(1.0 + SPREAD * random)),
         details: None,

@@ -135,7 +135,10 @@ fn refusal(plugin: &PluginName, failure: CallFailure) -> CallRefusal {
             CallRefusal::new(CallRefusalKind::Conflict, "no-operations", message)
         }
         CallFailure::BreakerOpen(refused) => {
-            let message = format!("calls to {} are refused for now", refused.breaker.host());
+            let message = format!(
+                "calls to {} are refused while its breaker is open: patchbay breaker list",
+                refused.breaker.host()
+            );
             let refusal = CallRefusal::new(CallRefusalKind::Unavailable, "breaker-open", message);
             refusal.retry_after(refused.retry_in)
         }

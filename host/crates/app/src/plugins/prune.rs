@@ -23,7 +23,7 @@ impl Plugins {
     pub async fn prune_sometimes(self: Arc<Self>, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
             if let Err(error) = self.prune_and_record().await {
-                warn!(%error, "old revisions are kept for now");
+                warn!(%error, "old revisions were not removed; the next round tries again");
             }
         }
     }

@@ -95,7 +95,7 @@ impl Token {
 }
 
 impl EgressClient {
-    /// A token that is good for now. `refused` is one that the service did not take: it is not used again.
+    /// A token that has not ended. `refused` is one that the service did not take: it is not used again.
     pub(super) async fn token(
         &self,
         grant: &Grant,
