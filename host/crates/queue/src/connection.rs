@@ -6,10 +6,11 @@
 //! clone.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{RedisResult, Value};
 use tokio::sync::watch;
@@ -158,7 +159,7 @@ impl Connection {
         if self.0.looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOKS_PER_SURVEY) && asked.is_ok() {
             self.survey().await;
         }
-        let unfit = self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unfit = self.0.unfit.lock().clone();
         let (round_trip, trouble) = match asked {
             Ok(round_trip) => (Some(round_trip), unfit),
             // What kind of server it is says more than what it refuses.
@@ -231,7 +232,7 @@ impl Connection {
             Some(unfit) if !unfit.serves() => Some(unfit),
             unfit => self.lacking_rights().await.or(unfit),
         };
-        *self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner) = unfit;
+        *self.0.unfit.lock() = unfit;
     }
 
     /// Looked at anew from time to time, and at each survey as long as one is missing.

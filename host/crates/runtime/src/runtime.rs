@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use patchbay_model::RevisionDigest;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
@@ -150,13 +151,13 @@ impl Runtime {
         let linked = self.linker.instantiate_pre(&component).map_err(link)?;
         let exports = wit::exports(inspected.wit, linked);
         let revision = Arc::new(Revision::new(Arc::clone(&self.sandbox), inspected, exports));
-        self.lock_loaded().hold(&revision);
+        self.loaded.lock().hold(&revision);
         Ok(revision)
     }
 
     /// A revision that is loaded already: one in use, or one of the last that were asked for.
     pub fn loaded(&self, digest: &RevisionDigest) -> Option<Arc<Revision>> {
-        let mut loaded = self.lock_loaded();
+        let mut loaded = self.loaded.lock();
         let revision = loaded.all.get(digest)?.upgrade()?;
         loaded.hold(&revision);
         Some(revision)
@@ -164,11 +165,7 @@ impl Runtime {
 
     /// Those that are held though perhaps nobody uses them.
     pub fn held(&self) -> Vec<RevisionDigest> {
-        self.lock_loaded().last.iter().map(|revision| revision.digest()).collect()
-    }
-
-    fn lock_loaded(&self) -> MutexGuard<'_, Loaded> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+        self.loaded.lock().last.iter().map(|revision| revision.digest()).collect()
     }
 
     /// The active revisions.

@@ -1,9 +1,10 @@
 //! Connection, migrations, facts and change notifications.
 
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection, PgPool, Row};
 use tokio::sync::OnceCell;
@@ -130,7 +131,7 @@ impl Store {
             .before_acquire({
                 let read_only_at = Arc::clone(&read_only_at);
                 move |_, session| {
-                    let read_only_at = *read_only_at.lock().unwrap_or_else(PoisonError::into_inner);
+                    let read_only_at = *read_only_at.lock();
                     let is_younger = read_only_at.is_none_or(|at| session.age < at.elapsed());
                     Box::pin(async move { Ok(is_younger) })
                 }
@@ -245,7 +246,7 @@ impl Store {
         let round_trip = started.elapsed() - waited;
         let read_only = ReadOnly::of(is_standby, is_read_only);
         if read_only.is_some() {
-            *self.read_only_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            *self.read_only_at.lock() = Some(Instant::now());
         }
         Ok(StoreProbe { waited, round_trip, read_only })
     }

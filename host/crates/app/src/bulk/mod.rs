@@ -12,12 +12,13 @@ mod plan;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use act::Schemas;
 use choose::{Candidate, Chooser, Place};
 use chrono::Utc;
+use parking_lot::Mutex;
 use patchbay_api::bulk::{BulkKind, BulkPreview, BulkSample, BulkSource};
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::Mask;
@@ -123,7 +124,7 @@ impl Bulks {
 
     /// Jobs that this process has handled, by kind of operation and how it went.
     pub fn handled(&self) -> Vec<(&'static str, &'static str, u64)> {
-        let handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
+        let handled = self.handled.lock();
         handled.iter().map(|((kind, state), jobs)| (kind.as_str(), *state, *jobs)).collect()
     }
 
@@ -313,7 +314,7 @@ impl Bulks {
     }
 
     fn count(&self, kind: BulkKind, outcomes: &[BulkOutcome]) {
-        let mut handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut handled = self.handled.lock();
         for outcome in outcomes {
             let result = RESULTS.into_iter().find(|result| *result == outcome.state);
             *handled.entry((kind, result.unwrap_or("failed"))).or_default() += 1;

@@ -7,11 +7,12 @@
 mod rule;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use patchbay_model::job::JobKey;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::outcome::OutcomeKind;
@@ -113,7 +114,7 @@ impl Quarantine {
             return;
         };
         let verdict = {
-            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut calls = self.calls.lock();
             let (of, calls) = calls.entry(plugin.clone()).or_insert_with(|| (digest, Calls::default()));
             if *of != digest {
                 (*of, *calls) = (digest, Calls::default());
@@ -152,7 +153,7 @@ impl Quarantine {
 
     /// A revision that was carried out: from here on, what Postgres says holds. Its calls are counted anew should it come back.
     pub fn forget(&self, crash_loop: &CrashLoop) {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&crash_loop.plugin);
+        self.calls.lock().remove(&crash_loop.plugin);
         self.crash_loops.send_modify(|all| all.retain(|other| other.digest != crash_loop.digest));
     }
 
@@ -173,12 +174,12 @@ impl Quarantine {
 
     /// How many quarantines of each plugin this process has begun since its start, by what most crashes were.
     pub fn begun(&self) -> HashMap<(PluginName, OutcomeKind), u64> {
-        self.begun.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.begun.lock().clone()
     }
 
     /// That this process has begun it.
     pub fn count(&self, crash_loop: &CrashLoop) {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = self.begun.lock();
         *begun.entry((crash_loop.plugin.clone(), crash_loop.mostly)).or_default() += 1;
     }
 
