@@ -70,8 +70,7 @@ const COLUMNS: &str = "id, kind, source, job_state, filter, identity, edits, act
     skipped, failed, restored, created_at, ended_at, undo_until";
 
 /// One job of an operation.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct BulkItem {
     pub n: i64,
@@ -79,14 +78,12 @@ pub struct BulkItem {
     pub job_id: String,
     pub job_created_ms: i64,
     pub job_state: String,
-    #[serde(skip)]
     pub finished_on: Option<i64>,
     pub state: String,
     /// Why it was left, or failed.
     pub reason: Option<String>,
     /// Of a job that was added.
     pub new_id: Option<String>,
-    #[serde(skip)]
     pub score: Option<f64>,
 }
 
@@ -116,8 +113,7 @@ pub struct BulkOutcome {
 }
 
 /// How often something was left for one reason.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct BulkReason {
     /// `skipped`, `failed` or `lost`.
     pub state: String,

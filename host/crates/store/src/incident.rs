@@ -1,14 +1,12 @@
 //! What happened lately, for somebody who was not there: without jobs' ids, names and data.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use std::time::Duration;
 
 use crate::{Store, StoreError};
 
 /// An attempt that did not complete its job.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct FailureRow {
     pub queue: String,
@@ -25,8 +23,7 @@ pub struct FailureRow {
 }
 
 /// An operator's action without its details.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct RecentAction {
     pub actor: String,

@@ -3,7 +3,6 @@
 use chrono::{DateTime, Utc};
 use patchbay_model::job::trail_name;
 use patchbay_model::{JobId, QueueName};
-use serde::Serialize;
 use serde_json::json;
 
 use crate::attempts::COLUMNS;
@@ -19,8 +18,7 @@ const MAX_RECORDS: i64 = 200;
 const MAX_RELATIVES: i64 = 200;
 
 /// What an operator did.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct JobAction {
     pub actor: String,
@@ -31,8 +29,7 @@ pub struct JobAction {
 }
 
 /// What a bulk operation did to a job, or to which one it added this job.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct JobBulk {
     pub bulk: i64,
@@ -51,8 +48,7 @@ pub struct JobBulk {
 }
 
 /// What a plugin wrote into an audit trail; the entry itself may be personal and stays there.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct JobAudit {
     pub at: DateTime<Utc>,
@@ -65,8 +61,7 @@ pub struct JobAudit {
 }
 
 /// Another job of the same request.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct Relative {
     pub queue: String,

@@ -7,7 +7,6 @@ use chrono::{DateTime, Utc};
 use patchbay_model::filter::Filter;
 use patchbay_model::redaction::Mask;
 use patchbay_model::{JobId, QueueName};
-use serde::Serialize;
 use serde_json::Value;
 use sqlx::types::Json;
 use sqlx::{Executor, Row};
@@ -24,11 +23,9 @@ const ERASED: &str = "[erased]";
 const TEXTS_LIMIT: &str = "set local statement_timeout = '120s'";
 
 /// A job whose data is to be forgotten.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct ErasedJob {
-    #[serde(skip)]
     pub prefix: String,
     pub queue: String,
     pub job_id: String,
@@ -36,8 +33,7 @@ pub struct ErasedJob {
 }
 
 /// What was erased of the history.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default)]
 #[allow(missing_docs)]
 pub struct Erased {
     pub attempts: i64,
@@ -59,8 +55,7 @@ pub struct NewErasure<'a> {
 }
 
 /// An erasure, for lists.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct ErasureRow {
     pub id: i64,
@@ -95,8 +90,7 @@ pub struct PendingErasure {
 }
 
 /// That a job's data was erased.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct JobErasure {
     pub erasure: i64,
@@ -107,8 +101,7 @@ pub struct JobErasure {
 }
 
 /// Texts that operators and the host have written, by place: how many hold the value.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Texts {
     pub saved_searches: u64,

@@ -1,13 +1,11 @@
 //! What the history takes up, from what Postgres knows anyway.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 
 use crate::{Store, StoreError};
 
 /// One month.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct PartitionRow {
     pub name: String,
@@ -18,8 +16,7 @@ pub struct PartitionRow {
 }
 
 /// The last time that old attempts were forgotten.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 #[allow(missing_docs)]
 pub struct PrunedRow {
     pub started_at: DateTime<Utc>,
@@ -30,8 +27,7 @@ pub struct PrunedRow {
 }
 
 /// The tables.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone)]
 #[allow(missing_docs)]
 pub struct HistoryTables {
     pub partitions: Vec<PartitionRow>,
