@@ -132,18 +132,7 @@ impl fmt::Display for TableName {
     }
 }
 
-impl TryFrom<String> for TableName {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<TableName> for String {
-    fn from(name: TableName) -> Self {
-        name.to_string()
-    }
-}
+text_form!(TableName);
 
 /// `select` or `select(id, phone)`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -195,18 +184,7 @@ impl fmt::Display for TableAccess {
     }
 }
 
-impl TryFrom<String> for TableAccess {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<TableAccess> for String {
-    fn from(access: TableAccess) -> Self {
-        access.to_string()
-    }
-}
+text_form!(TableAccess);
 
 /// A value of a parameter or a column.
 #[derive(Debug, Clone, PartialEq)]

@@ -144,18 +144,7 @@ impl FromStr for RoutePath {
     }
 }
 
-impl TryFrom<String> for RoutePath {
-    type Error = PathError;
-    fn try_from(text: String) -> Result<Self, PathError> {
-        text.parse()
-    }
-}
-
-impl From<RoutePath> for String {
-    fn from(path: RoutePath) -> Self {
-        path.0
-    }
-}
+text_form!(RoutePath);
 
 impl fmt::Display for RoutePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
