@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use crate::local_copy::LocalCopy;
+use crate::snapshot::OfflineSnapshot;
 pub use keys::{CannotOpen, KEY_FORM, KeyError, KeySource, Keys, parse_key, readable_by_others};
 
 /// Without a notification; bounds how long a lost one goes unnoticed.
@@ -74,7 +74,7 @@ pub struct Vault {
     /// For what the vault does not hold.
     fallback: Box<dyn SecretSource>,
     opened: ArcSwap<Opened>,
-    copy: LocalCopy,
+    copy: OfflineSnapshot,
     /// One refresh at a time. What the local copy holds.
     copied: Mutex<Seals>,
     changed: Notify,
@@ -86,7 +86,7 @@ impl Vault {
         store: Store,
         keys: Keys,
         fallback: impl SecretSource,
-        copy: LocalCopy,
+        copy: OfflineSnapshot,
         is_away: bool,
     ) -> anyhow::Result<Arc<Self>> {
         let rows = if is_away {

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use patchbay_model::audit::AuditTrails;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::sql::PluginDatabase;
-use patchbay_queue::{Kv, Queues};
+use patchbay_queue::{Kv, Broker};
 use patchbay_runtime::State;
 use patchbay_runtime::wit::{self, Linker, Wit, v0_1, v0_2};
 
@@ -48,7 +48,7 @@ pub struct Services {
     /// The host's threads: guests' threads do no I/O.
     pub host: tokio::runtime::Handle,
     /// Other queues.
-    pub queues: Queues,
+    pub queues: Broker,
     /// Key-value.
     pub kv: Kv,
     /// Secrets.

@@ -5,10 +5,10 @@
 
 mod alerts;
 mod audit;
-mod auth;
+mod operator_login;
 mod breakers;
 mod bulk;
-mod client;
+mod client_address;
 mod cross_site;
 mod dead_letters;
 mod error;
@@ -18,7 +18,7 @@ mod history;
 mod host_header;
 mod incident;
 mod jobs;
-mod logins;
+mod login_limiter;
 mod measure;
 mod metrics;
 mod openapi;
@@ -33,8 +33,8 @@ mod searches;
 mod secrets;
 mod security_headers;
 mod server;
-mod to_the_end;
-mod unread;
+mod run_to_end;
+mod body_timeout;
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::routes::Routes;
-pub use auth::Operator;
+pub use operator_login::Operator;
 pub use metrics::MetricsPage;
 pub use server::{HttpLimits, serve};
 
@@ -145,7 +145,7 @@ pub fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn_with_state(limits.body_timeout, unread::read_in_time))
+        .layer(middleware::from_fn_with_state(limits.body_timeout, body_timeout::read_in_time))
         .layer(middleware::from_fn_with_state(Arc::clone(&limits.allowed_origins), cross_site::refuse))
         .layer(middleware::from_fn(host_header::require_one))
         .layer(CatchPanicLayer::custom(|_| {

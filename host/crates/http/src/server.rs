@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use super::client::{ClientAddress, Connection};
+use super::client_address::{ClientAddress, Connection};
 
 /// What clients may take.
 #[derive(Debug, Clone)]

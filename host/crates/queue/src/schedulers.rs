@@ -2,7 +2,7 @@
 //!
 //! A scheduler is a member of the queue's `repeat` set, scored by its next tick, with a hash of its definition and one job for that tick.
 //! The job makes the next one when it starts (see `worker::schedule`); a scheduler whose job is gone has died, and only
-//! [`Queues::put_scheduler`] brings it back.
+//! [`Broker::put_scheduler`] brings it back.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use patchbay_model::{JobId, QueueName};
 use redis::AsyncCommands;
 use serde_json::{Map, Value, json};
 
-use crate::legacy::is_legacy;
+use crate::repeatables::is_legacy;
 use crate::repeat::{Moment, next_opts, of_hash};
 use crate::scripts::{self, Call, unwritable};
-use crate::{JobView, QueueError, Queues, damage};
+use crate::{JobView, QueueError, Broker, damage};
 
 /// What a scheduler makes, and when.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,7 +81,7 @@ impl SchedulerSpec {
     }
 }
 
-impl Queues {
+impl Broker {
     /// Every scheduler of a queue, the next to tick first.
     pub async fn schedulers(&self, queue: &QueueName) -> Result<Vec<SchedulerView>, QueueError> {
         let all = self.all_schedulers(queue).await?;

@@ -13,11 +13,11 @@ mod error;
 mod grants;
 mod history;
 mod hosts;
-mod incident;
+mod recent_events;
 mod mirror;
 mod notify;
 mod plugin_sql;
-mod prune;
+mod revision_pruning;
 mod quarantine;
 mod recording;
 mod redactions;
@@ -30,8 +30,8 @@ mod secrets;
 mod signatures;
 mod singleton;
 mod statistics;
-mod store;
-mod terms;
+mod pool;
+mod blind_index;
 mod timeline;
 
 pub use alert_deliveries::{DueDelivery, UndeliveredRow};
@@ -47,21 +47,21 @@ pub use history::{
     PartitionRow, PendingErasure, Person, Prunable, Pruned, PrunedRow, Retention, RetentionRow, Texts,
 };
 pub use hosts::{Failure, HostRow, Report, Running};
-pub use incident::{FailureRow, RecentAction};
+pub use recent_events::{FailureRow, RecentAction};
 pub use plugin_sql::{
     OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity, SqlSession, Wanted,
 };
-pub use prune::{Keep, PrunedRevision};
+pub use revision_pruning::{Keep, PrunedRevision};
 pub use recording::{NewAttempt, SealedBody};
 pub use redactions::RedactionRow;
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use saved_searches::{MAX_SAVED_SEARCHES, SavedSearch, SavedSearchRow};
 pub use schedules::{ScheduleFields, ScheduleRow};
-pub use search::{Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, Place, Selection, UnknownPlace};
+pub use search::{Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, SearchCursor, Selection, UnknownCursor};
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use singleton::{Duty, Lead, Singleton};
 pub use statistics::{ActionRow, FailureRate, JobStatistics};
-pub use store::{Changes, DatabaseFacts, MigrationReport, PoolUsage, Store, StoreConfig, StoreProbe};
-pub use terms::{Term, TermKey};
+pub use pool::{Changes, DatabaseFacts, MigrationReport, PoolUsage, Store, StoreConfig, StoreProbe};
+pub use blind_index::{Term, TermKey};
 pub use timeline::{JobAction, JobAudit, JobBulk, Relative};

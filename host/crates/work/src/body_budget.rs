@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -122,7 +122,7 @@ impl BodyBudget {
     }
 
     /// Looks at the stream until cancelled.
-    pub async fn watch(self: std::sync::Arc<Self>, queues: Queues, stop: CancellationToken) {
+    pub async fn watch(self: std::sync::Arc<Self>, queues: Broker, stop: CancellationToken) {
         loop {
             // Redis away: what was known holds, and nothing is written meanwhile.
             if let Ok(bytes) = queues.attempts_bytes().await {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use patchbay_model::QueueName;
 use patchbay_model::manifest::{KeepSpec, QueueSpec};
-use patchbay_queue::{Keep, Queues, WorkerConfig, WorkerHandle};
+use patchbay_queue::{Keep, Broker, WorkerConfig, WorkerHandle};
 use patchbay_runtime::Runtime;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -45,7 +45,7 @@ const KEEP_FAILED: Keep = Keep { age: Some(Duration::from_secs(7 * 24 * 3600)), 
 
 /// Starts, adjusts and stops workers.
 pub struct Workers {
-    queues: Queues,
+    queues: Broker,
     handler: Arc<AttemptHandler>,
     slots: Arc<Slots>,
     runtime: Arc<Runtime>,
@@ -61,7 +61,7 @@ struct Running {
 
 impl Workers {
     /// Starts nothing yet.
-    pub fn new(queues: Queues, handler: Arc<AttemptHandler>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
+    pub fn new(queues: Broker, handler: Arc<AttemptHandler>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
         let slots = Slots::new(defaults.max_jobs);
         Self { queues, handler, slots, runtime, defaults, workers: Mutex::new(Some(HashMap::new())) }
     }

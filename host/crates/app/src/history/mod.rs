@@ -15,7 +15,7 @@
 //! | `paged_filter` | the query of a search |
 //! | `views` | rows as answers show them |
 
-mod bodies;
+mod sealed_bodies;
 mod duty;
 mod erase;
 mod erasing;
@@ -33,7 +33,7 @@ use std::sync::Arc;
 use patchbay_store::KeepAttempts;
 use patchbay_work::body_budget::BodyBudget;
 
-pub use bodies::{Bodies, Unopened};
+pub use sealed_bodies::{SealedBodies, Unopened};
 pub use duty::run;
 pub use erasing::EraseError;
 pub(crate) use erasing::{Asker, Erasing, Wanted};
@@ -46,7 +46,7 @@ pub(crate) use redacted_body::{Reader, RedactedBody};
 /// What the use cases of the history need beside the rest.
 pub struct HistoryParts {
     /// Opens data and results.
-    pub bodies: Arc<Bodies>,
+    pub bodies: Arc<SealedBodies>,
     /// Tells what is recorded.
     pub budget: Arc<BodyBudget>,
     /// Where nothing else is said.

@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use super::permissions::tables;
 use super::redactions::by_queue;
 use super::{PluginError, Plugins, RouteTable};
-use crate::local_copy::LocalCopy;
+use crate::snapshot::OfflineSnapshot;
 
 /// Name of the local copy of the active plugins.
 const COPY: &str = "plugins.json";
@@ -167,7 +167,7 @@ impl Plugins {
     }
 
     /// Whether [`Plugins::start_from_copy`] has anything to start.
-    pub fn has_copy(copy: &LocalCopy) -> bool {
+    pub fn has_copy(copy: &OfflineSnapshot) -> bool {
         copy.load::<Vec<CopiedPlugin>>(COPY).is_some()
     }
 

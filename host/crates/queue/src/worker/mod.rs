@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::Queues;
+use crate::Broker;
 
 pub use delivery::{Delivery, Refusal};
 pub use gate::{Gate, Pass, Unlimited};
@@ -106,7 +106,7 @@ pub(crate) const OURS: &str = "patchbay@";
 struct Inner {
     /// Redis takes no spaces in the names of connections.
     worker_name: String,
-    queues: Queues,
+    queues: Broker,
     config: WorkerConfig,
     handler: Arc<dyn Handler>,
     names: fetch::Names,
@@ -135,7 +135,7 @@ pub struct WorkerHandle {
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Queues {
+impl Broker {
     /// Works on a queue until the handle is drained.
     pub fn spawn_worker(&self, config: WorkerConfig, handler: Arc<dyn Handler>) -> WorkerHandle {
         WorkerHandle::spawn(self.clone(), config, handler)
@@ -143,7 +143,7 @@ impl Queues {
 }
 
 impl WorkerHandle {
-    fn spawn(queues: Queues, config: WorkerConfig, handler: Arc<dyn Handler>) -> Self {
+    fn spawn(queues: Broker, config: WorkerConfig, handler: Arc<dyn Handler>) -> Self {
         let inner = Arc::new(Inner {
             worker_name: format!("{OURS}{}", config.host.replace(char::is_whitespace, "-")),
             names: fetch::Names::new(&queues.keys(&config.queue)),

@@ -5,7 +5,7 @@ use tracing::{error, info, warn};
 
 use super::Inner;
 use super::fetch::Taken;
-use crate::legacy::has_legacy_shape;
+use crate::repeatables::has_legacy_shape;
 use crate::repeat::next_opts;
 
 impl Inner {

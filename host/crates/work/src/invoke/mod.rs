@@ -18,7 +18,7 @@ use patchbay_model::job::Trace;
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_queue::JobHandle;
 use patchbay_runtime::{CallContext, CallReport, JobCall, OperationCall, Revision, Runtime};
-use patchbay_telemetry::traces::{Kind, Step, Traces};
+use patchbay_telemetry::traces::{SpanKind, Span, Traces};
 use serde_json::{Map, Value};
 
 pub use self::operation::{Answer, AnswerBody, CallFailure, Operation};
@@ -84,7 +84,7 @@ struct Rest {
     revision: Arc<Revision>,
     call: Arc<GuestCall>,
     /// Both held for their `Drop`: the span ends and the revision's numbers may go when all is done, what is relayed included.
-    _span: Step,
+    _span: Span,
     _meters: Entered,
 }
 
@@ -157,9 +157,9 @@ impl Invoker {
     }
 }
 
-fn open_span(traces: &Traces, revision: &Revision, trace: &Trace) -> Step {
+fn open_span(traces: &Traces, revision: &Revision, trace: &Trace) -> Span {
     let plugin = revision.plugin();
-    let mut span = traces.step(Kind::Guest, || format!("call {plugin}"), trace);
+    let mut span = traces.span(SpanKind::Guest, || format!("call {plugin}"), trace);
     span.set("patchbay.plugin", plugin.to_string());
     span.set("patchbay.revision", revision.digest().short());
     span.set("patchbay.version", revision.manifest().version.to_string());
@@ -181,7 +181,7 @@ async fn run(revision: &Revision, entry: Entry, meters: &Entered, context: Optio
     }
 }
 
-fn note_outcome(span: &mut Step, report: &CallReport) {
+fn note_outcome(span: &mut Span, report: &CallReport) {
     let outcome = report.outcome.kind();
     span.set("patchbay.outcome", outcome.as_str());
     span.set("patchbay.cpu_ms", report.cpu.as_secs_f64() * 1e3);

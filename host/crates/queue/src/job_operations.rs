@@ -12,9 +12,9 @@ use crate::opts::JobOpts;
 use crate::removal::{removal, reprocessing};
 use crate::scripts::{self, Call};
 use crate::transaction::transaction;
-use crate::{JobView, QueueError, Queues, damage, job_fields};
+use crate::{JobView, QueueError, Broker, damage, job_fields};
 
-impl Queues {
+impl Broker {
     /// Puts a finished job back, with fresh attempts.
     pub async fn retry(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
         const RULE: &str = "only completed and failed jobs can be retried";

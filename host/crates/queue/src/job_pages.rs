@@ -15,7 +15,7 @@ use redis::{AsyncCommands, RedisResult, Value};
 use crate::damage::{read, text};
 use crate::transaction::transaction;
 use crate::view::job_view;
-use crate::{JobView, QueueError, Queues};
+use crate::{JobView, QueueError, Broker};
 
 /// Most jobs that are listed at once.
 pub const MAX_LISTED: u64 = 200;
@@ -98,7 +98,7 @@ enum Kind {
 
 pub(crate) type Entry = (Vec<u8>, Option<f64>);
 
-impl Queues {
+impl Broker {
     /// Jobs in one state, 1 to [`MAX_LISTED`].
     pub async fn jobs(&self, queue: &QueueName, state: JobState, start: Start, limit: u64) -> Result<Page, QueueError> {
         if !(1..=MAX_LISTED).contains(&limit) {
