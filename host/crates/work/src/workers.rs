@@ -170,7 +170,11 @@ fn keep(spec: Option<KeepSpec>, default: Keep) -> Keep {
     spec.map_or(default, |spec| Keep { age: spec.age_s.map(Duration::from_secs), count: spec.count })
 }
 
-/// Everything else that a worker is built from; attempts, backoff and schemas are read per call.
+/// Whether a running worker can stay: all that it is built from is the same, and its concurrency can be changed while it runs.
 fn differs_only_in_concurrency(a: &QueueSpec, b: &QueueSpec) -> bool {
-    a.rate == b.rate && a.reserved == b.reserved && a.retention == b.retention
+    // Every key, without `..`: a new one does not compile before somebody has decided whether a worker is built from it.
+    let QueueSpec { rate, reserved, retention, name: _, concurrency: _, attempts, backoff, searchable, redact, jobs } = a;
+    // Read for each job or call.
+    let _ = (attempts, backoff, searchable, redact, jobs);
+    *rate == b.rate && *reserved == b.reserved && *retention == b.retention
 }
