@@ -189,7 +189,7 @@ impl Host {
         });
         if is_away {
             let running = plugins.start_from_copy().await;
-            info!(plugins = running, "started from the local copy");
+            info!(plugins = running, "started from the snapshot");
         } else {
             plugins.converge().await.context("cannot read the active plugins")?;
             plugins.forget_killed_neighbours().await.context("cannot use Postgres")?;

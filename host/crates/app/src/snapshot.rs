@@ -40,10 +40,10 @@ impl OfflineSnapshot {
         let file = std::fs::read(self.dir.join(name)).ok()?;
         let (found, text) = file.split_at_checked(MAC_DIGITS)?;
         if !hex::decode(found).is_ok_and(|found| mac(&self.key, name, text).verify_slice(&found).is_ok()) {
-            warn!(name, "a local copy is not this installation's, and is not used");
+            warn!(name, "a snapshot on disk is not this installation's, and is not used");
             return None;
         }
-        serde_json::from_slice(text).inspect_err(|error| warn!(name, %error, "a local copy cannot be read")).ok()
+        serde_json::from_slice(text).inspect_err(|error| warn!(name, %error, "a snapshot on disk cannot be read")).ok()
     }
 
     /// Replaces it.
@@ -99,7 +99,7 @@ impl OfflineSnapshot {
             Ok(())
         };
         if let Err(error) = write() {
-            warn!(path = %path.display(), %error, "no local copy is kept: this host cannot start while Postgres is away");
+            warn!(path = %path.display(), %error, "cannot keep a snapshot: this host cannot start while Postgres is away");
         }
     }
 }

@@ -31,7 +31,7 @@ const REFRESH_EVERY: Duration = Duration::from_secs(3);
 const USE_GRAIN_MS: i64 = 30_000;
 /// Rows per transaction of a rekeying.
 const REKEY_STEP: i64 = 100;
-/// Name of the local copy of the sealed secrets.
+/// Name of the snapshot of the sealed secrets.
 const COPY: &str = "secrets.json";
 /// Longest value. Room for a private key; what is larger is no secret but a file.
 pub const MAX_VALUE_BYTES: usize = 64 << 10;
@@ -75,7 +75,7 @@ pub struct Vault {
     fallback: Box<dyn SecretSource>,
     opened: ArcSwap<Opened>,
     copy: OfflineSnapshot,
-    /// One refresh at a time. What the local copy holds.
+    /// One refresh at a time. What the snapshot holds.
     copied: Mutex<Seals>,
     changed: Notify,
 }
