@@ -26,9 +26,9 @@ const FILLED: [(&str, &str, &str); 13] = [
     ("history/erasure/texts.rs", "as_text", "::text"),
     ("history/erasure/texts.rs", "back", "::jsonb"),
     ("history/erasure/texts.rs", "condition", "where filter::text ~* $1"),
-    ("history/prune.rs", "which", "dead_letters where queue = $1 and last_seen < $2"),
-    ("history/prune.rs", "partition", "attempts_other"),
-    ("history/prune.rs", "old", "patchbay.attempts_other where queue = $1 and finished_at < $2 and outcome = any($3)"),
+    ("history/pruning.rs", "which", "dead_letters where queue = $1 and last_seen < $2"),
+    ("history/pruning.rs", "partition", "attempts_other"),
+    ("history/pruning.rs", "old", "patchbay.attempts_other where queue = $1 and finished_at < $2 and outcome = any($3)"),
 ];
 
 /// Statements that are put together when they run.
@@ -43,8 +43,8 @@ const BOUND_ELSEWHERE: [(&str, &str); 9] = [
     ("history/erasure/texts.rs", "forget_texts"),
     ("history/erasure/mod.rs", "erasable"),
     ("history/erasure/mod.rs", "erase"),
-    ("history/prune.rs", "prune"),
-    ("prune.rs", "prune_revisions"),
+    ("history/pruning.rs", "prune"),
+    ("revision_pruning.rs", "prune_revisions"),
     ("schedules.rs", "change_schedule"),
     ("schedules.rs", "sync_schedules"),
     ("schedules.rs", "insert"),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use patchbay_app::scheduling;
 use patchbay_model::QueueName;
 use patchbay_model::manifest::Manifest;
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 use patchbay_store::{SecretRow, SignatureRow, Store};
 
 use super::{Findings, LIMIT, Level};
@@ -79,7 +79,7 @@ pub(super) async fn check_schedules(config: &Config, store: &Store, findings: &m
     const CHECK: &str = "schedules";
     // What is wrong with Postgres or Redis was reported above.
     let (Ok(rows), Ok(revisions)) = (store.schedules().await, store.revisions(None).await) else { return };
-    let connected = tokio::time::timeout(LIMIT, Queues::connect(config.redis.queues())).await;
+    let connected = tokio::time::timeout(LIMIT, Broker::connect(config.redis.queues())).await;
     let Ok(Ok(queues)) = connected else { return };
     let queues = queues.with_default_zone(*config.schedule.default_zone);
     let active = revisions.into_iter().filter(|row| row.is_current);

@@ -1,6 +1,6 @@
 use patchbay_app::queues::diagnosis;
 use patchbay_model::shell::word;
-use patchbay_queue::{MAX_CLOCK_SKEW_MS, QueueError, Queues, Trouble};
+use patchbay_queue::{Broker, MAX_CLOCK_SKEW_MS, QueueError, Trouble};
 
 use super::{Findings, LIMIT, Level};
 use crate::config::Config;
@@ -8,7 +8,7 @@ use crate::config::Config;
 pub(super) async fn check_redis(config: &Config, findings: &mut Findings) {
     const CHECK: &str = "redis";
     let mend = "check REDIS_URL (or REDIS_HOST, REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD, redis.sentinels), and that Redis runs";
-    let connected = tokio::time::timeout(LIMIT, Queues::connect(config.redis.queues())).await;
+    let connected = tokio::time::timeout(LIMIT, Broker::connect(config.redis.queues())).await;
     let queues = match connected {
         Ok(Ok(queues)) => queues,
         Ok(Err(QueueError::CannotServe { trouble, .. })) => {
@@ -91,7 +91,7 @@ pub(super) async fn check_redis(config: &Config, findings: &mut Findings) {
     }
 }
 
-async fn check_redis_rights(queues: &Queues, findings: &mut Findings) {
+async fn check_redis_rights(queues: &Broker, findings: &mut Findings) {
     const CHECK: &str = "redis";
     match tokio::time::timeout(LIMIT, queues.missing_rights()).await {
         Ok(Ok(missing)) if missing.is_empty() => findings.ok(CHECK, "the user has every right that Patchbay needs"),

@@ -12,10 +12,10 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
 use patchbay_api::answer::ErrorBody;
 use patchbay_app::error::{Error, Kind};
-use patchbay_model::misfit;
+use patchbay_model::serde_errors;
 
 use super::MAX_BODY_BYTES;
-use super::unread::BodyTooSlow;
+use super::body_timeout::BodyTooSlow;
 
 /// What a failed request answers.
 #[derive(Debug)]

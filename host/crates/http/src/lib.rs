@@ -5,10 +5,10 @@
 
 mod alerts;
 mod audit;
-mod auth;
+mod body_timeout;
 mod breakers;
 mod bulk;
-mod client;
+mod client_address;
 mod cross_site;
 mod dead_letters;
 mod error;
@@ -18,23 +18,23 @@ mod history;
 mod host_header;
 mod incident;
 mod jobs;
-mod logins;
+mod login_limiter;
 mod measure;
 mod metrics;
 mod openapi;
+mod operator_login;
 mod plugin_calls;
 mod plugins;
 mod queues;
 mod request_id;
 mod request_span;
 mod routes;
+mod run_to_end;
 mod schedules;
 mod searches;
 mod secrets;
 mod security_headers;
 mod server;
-mod to_the_end;
-mod unread;
 
 use std::sync::Arc;
 
@@ -51,8 +51,8 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::routes::Routes;
-pub use auth::Operator;
 pub use metrics::MetricsPage;
+pub use operator_login::Operator;
 pub use server::{HttpLimits, serve};
 
 /// Largest body of an ordinary request. Job data is limited to 1 MiB; the rest is its envelope.
@@ -61,7 +61,6 @@ const MAX_BODY_BYTES: usize = 2 << 20;
 /// Everything that handlers use.
 #[derive(Clone)]
 pub struct AppState {
-    /// Spans.
     pub traces: Traces,
     /// /metrics.
     pub metrics: Arc<MetricsPage>,
@@ -69,7 +68,6 @@ pub struct AppState {
     pub operator: Option<Arc<Operator>>,
     /// Of requests that name none.
     pub default_platform: Arc<str>,
-    /// Largest component file.
     pub max_component_bytes: usize,
     /// What operators do just now, whether or not their clients still wait for it.
     pub operations: TaskTracker,
@@ -145,7 +143,7 @@ pub fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn_with_state(limits.body_timeout, unread::read_in_time))
+        .layer(middleware::from_fn_with_state(limits.body_timeout, body_timeout::read_in_time))
         .layer(middleware::from_fn_with_state(Arc::clone(&limits.allowed_origins), cross_site::refuse))
         .layer(middleware::from_fn(host_header::require_one))
         .layer(CatchPanicLayer::custom(|_| {

@@ -26,7 +26,6 @@ pub struct RuntimeConfig {
     pub cache_dir: PathBuf,
     /// Absent: compile in this process.
     pub compiler: Option<CompilerCommand>,
-    /// Longest compilation.
     pub compile_timeout: Duration,
     /// Address space of the compiler.
     pub compile_memory_bytes: u64,
@@ -34,11 +33,9 @@ pub struct RuntimeConfig {
     pub max_calls: usize,
     /// Threads that guests run on.
     pub worker_threads: usize,
-    /// Limits.
     pub limits: HostLimits,
     /// Whether plugins may be built for versions of the contract that may still change.
     pub draft_wit: bool,
-    /// Authenticates cached code.
     pub cache_key: [u8; 32],
 }
 
@@ -56,7 +53,6 @@ pub struct Runtime {
 /// want the processor.
 #[derive(Default)]
 struct Loaded {
-    /// What somebody still holds.
     all: HashMap<RevisionDigest, Weak<Revision>>,
     /// The last ones are held here.
     last: VecDeque<Arc<Revision>>,
@@ -168,7 +164,6 @@ impl Runtime {
         self.loaded.lock().last.iter().map(|revision| revision.digest()).collect()
     }
 
-    /// The active revisions.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }

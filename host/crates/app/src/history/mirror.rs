@@ -13,9 +13,9 @@ use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
 use patchbay_model::attempt::{AttemptRecord, Source, VerdictKind};
 use patchbay_model::job::JobKey;
-use patchbay_model::mirror::MirrorPlace;
+use patchbay_model::mirror_cursor::MirrorCursor;
 use patchbay_model::outcome::OutcomeKind;
-use patchbay_queue::{EndedElsewhere, Gone, QueueError, Queues, Sighted};
+use patchbay_queue::{Broker, EndedElsewhere, Gone, QueueError, Sighted};
 use patchbay_store::{Duty, Lead, NewAttempt, Store};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -38,7 +38,7 @@ const SOMEBODY: &str = "elsewhere";
 const FAILED: &str = "failed";
 
 /// Runs until cancelled.
-pub async fn run(store: Store, queues: Queues, plugins: Arc<Plugins>, every: Duration, stop: CancellationToken) {
+pub async fn run(store: Store, queues: Broker, plugins: Arc<Plugins>, every: Duration, stop: CancellationToken) {
     let claim = store.singleton(Duty::Mirror);
     let mirror = Mirror { store, queues, plugins, every, walked: None, turn: VecDeque::new(), sighted: HashMap::new() };
     let failing = "what other workers ran is not copied to the history";
@@ -47,7 +47,7 @@ pub async fn run(store: Store, queues: Queues, plugins: Arc<Plugins>, every: Dur
 
 struct Mirror {
     store: Store,
-    queues: Queues,
+    queues: Broker,
     plugins: Arc<Plugins>,
     every: Duration,
     walked: Option<Instant>,
@@ -95,7 +95,7 @@ impl Mirror {
     async fn look_at(
         &self,
         queue: &QueueName,
-        place: Option<&MirrorPlace>,
+        place: Option<&MirrorCursor>,
         sighted: &mut Sighted,
         lead: &mut Lead<'_>,
     ) -> anyhow::Result<usize> {

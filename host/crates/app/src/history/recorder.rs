@@ -18,7 +18,7 @@ use patchbay_store::{NewAttempt, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::Bodies;
+use super::SealedBodies;
 
 /// Rows per insert: large enough to keep up with thousands of jobs per second, small enough to commit in milliseconds.
 const BATCH: usize = 500;
@@ -34,7 +34,7 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 const MAX_SYMBOLS: usize = 4;
 
 /// Runs until cancelled.
-pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<Bodies>, stop: CancellationToken) {
+pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<SealedBodies>, stop: CancellationToken) {
     let mut recorder = Recorder::new(stream, &store, &bodies);
     while !stop.is_cancelled() {
         let step = async {
@@ -55,7 +55,7 @@ pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<Bodies>, stop:
 }
 
 /// Copies what is there, for the end of a drain and for tests. Gives the number of entries taken from the stream.
-pub async fn flush(stream: AttemptReader, store: &Store, bodies: &Bodies) -> anyhow::Result<usize> {
+pub async fn flush(stream: AttemptReader, store: &Store, bodies: &SealedBodies) -> anyhow::Result<usize> {
     let mut total = 0;
     let mut recorder = Recorder::new(stream, store, bodies);
     loop {
@@ -77,7 +77,7 @@ struct Copied {
 struct Recorder<'a> {
     stream: AttemptReader,
     store: &'a Store,
-    bodies: &'a Bodies,
+    bodies: &'a SealedBodies,
     backtraces: Backtraces<'a>,
     /// Months that have their partitions.
     months: HashSet<(i32, u32)>,
@@ -86,7 +86,7 @@ struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
-    fn new(stream: AttemptReader, store: &'a Store, bodies: &'a Bodies) -> Self {
+    fn new(stream: AttemptReader, store: &'a Store, bodies: &'a SealedBodies) -> Self {
         Self { stream, store, bodies, backtraces: Backtraces::new(store), months: HashSet::new(), batch: BATCH }
     }
 

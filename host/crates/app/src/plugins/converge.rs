@@ -20,11 +20,11 @@ use tracing::{error, info, warn};
 use super::permissions::tables;
 use super::redactions::by_queue;
 use super::{PluginError, Plugins, RouteTable};
-use crate::local_copy::LocalCopy;
+use crate::snapshot::OfflineSnapshot;
 
-/// Name of the local copy of the active plugins.
+/// Name of the snapshot of the active plugins.
 const COPY: &str = "plugins.json";
-/// Name of the local copy of what is hidden of jobs.
+/// Name of the snapshot of what is hidden of jobs.
 const REDACTIONS: &str = "redactions.json";
 /// Convergence without a notification: bounds how long a lost one goes unnoticed.
 const RECONCILE_EVERY: Duration = Duration::from_secs(3);
@@ -167,7 +167,7 @@ impl Plugins {
     }
 
     /// Whether [`Plugins::start_from_copy`] has anything to start.
-    pub fn has_copy(copy: &LocalCopy) -> bool {
+    pub fn has_copy(copy: &OfflineSnapshot) -> bool {
         copy.load::<Vec<CopiedPlugin>>(COPY).is_some()
     }
 
@@ -186,7 +186,7 @@ impl Plugins {
                     registry.publish(revision);
                 }
                 Err(error) => {
-                    error!(plugin = %plugin.plugin, revision = %plugin.digest, %error, "the local copy of an active revision cannot be loaded");
+                    error!(plugin = %plugin.plugin, revision = %plugin.digest, %error, "the snapshot of an active revision cannot be loaded");
                     let failure = Failure { digest: plugin.digest, reason: error.to_string() };
                     self.failures.lock().insert(plugin.plugin.clone(), failure);
                 }

@@ -51,8 +51,8 @@ use patchbay_work::redactions::{Paths, Redactions};
 use patchbay_work::settings::{self, Settings};
 use patchbay_work::{Invoker, Workers};
 
-use crate::difference::Described;
-use crate::local_copy::LocalCopy;
+use crate::revision_diff::Described;
+use crate::snapshot::OfflineSnapshot;
 
 /// What the plugins of a process are made of.
 #[allow(missing_docs)]
@@ -67,7 +67,7 @@ pub struct Parts {
     pub trusted: TrustedKeys,
     pub quarantine: Arc<Quarantine>,
     pub redactions: Arc<Redactions>,
-    pub copy: LocalCopy,
+    pub copy: OfflineSnapshot,
     /// Old revisions.
     pub keep: Keep,
     pub traces: Traces,
@@ -89,7 +89,7 @@ pub struct Plugins {
     trusted: TrustedKeys,
     quarantine: Arc<Quarantine>,
     redactions: Arc<Redactions>,
-    copy: LocalCopy,
+    copy: OfflineSnapshot,
     keep: Keep,
     /// What was last written there.
     copied: tokio::sync::Mutex<Vec<CopiedPlugin>>,

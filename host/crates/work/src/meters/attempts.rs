@@ -22,7 +22,6 @@ pub struct AttemptMeters {
     queues: RwLock<HashMap<QueueName, Arc<QueueMeters>>>,
 }
 
-/// One queue's.
 #[derive(Debug)]
 pub struct QueueMeters {
     pub outcomes: [AtomicU64; OutcomeKind::ALL.len()],
@@ -43,7 +42,6 @@ impl AttemptMeters {
         }
     }
 
-    /// Begins at zero.
     pub fn of(&self, queue: &QueueName) -> Arc<QueueMeters> {
         if let Some(known) = self.queues.read().get(queue) {
             return Arc::clone(known);

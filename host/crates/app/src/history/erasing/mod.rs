@@ -13,12 +13,12 @@ use patchbay_api::history::{Erasure, Live, LiveJob, Places};
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::Mask;
 use patchbay_model::{DataPath, JobId, QueueName};
-use patchbay_queue::{Deduplicated, QueueError, Queues};
+use patchbay_queue::{Broker, Deduplicated, QueueError};
 use patchbay_store::{ErasedJob, NewErasure, PendingErasure, Store, StoreError, Texts};
 use tracing::info;
 
 use self::find::Found;
-use super::Bodies;
+use super::SealedBodies;
 
 /// Jobs named.
 const MOST_NAMED: usize = 100;
@@ -76,9 +76,9 @@ pub(crate) struct Erasing<'a> {
     /// Postgres.
     pub store: &'a Store,
     /// Redis.
-    pub queues: &'a Queues,
+    pub queues: &'a Broker,
     /// Opens what parents in flows have returned; whoever only goes on knows the jobs.
-    pub bodies: Option<&'a Bodies>,
+    pub bodies: Option<&'a SealedBodies>,
 }
 
 impl Erasing<'_> {

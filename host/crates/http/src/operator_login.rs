@@ -13,9 +13,9 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::AppState;
-use super::client::{ClientAddress, Connection};
+use super::client_address::{ClientAddress, Connection};
 use super::error::ApiError;
-use super::logins::{Doubt, Logins};
+use super::login_limiter::{Doubt, LoginLimiter};
 
 /// Of encoded credentials: hashing them costs microseconds.
 const MAX_CREDENTIALS: usize = 4 << 10;
@@ -24,13 +24,16 @@ const MAX_CREDENTIALS: usize = 4 << 10;
 pub struct Operator {
     name: String,
     digest: [u8; 32],
-    failed: Logins,
+    failed: LoginLimiter,
 }
 
 impl Operator {
-    /// From the configuration.
     pub fn new(username: &str, password: &str) -> Self {
-        Self { name: username.to_owned(), digest: digest(&format!("{username}:{password}")), failed: Logins::default() }
+        Self {
+            name: username.to_owned(),
+            digest: digest(&format!("{username}:{password}")),
+            failed: LoginLimiter::default(),
+        }
     }
 
     fn accepts(&self, credentials: &str) -> bool {

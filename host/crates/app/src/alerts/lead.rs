@@ -9,8 +9,8 @@ use patchbay_store::{AlertChange, Duty, Lead, Singleton, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::evaluate::{Known, evaluate};
-use super::sight::{Seen, Sightings, Sources};
+use super::evaluate::{AlertState, evaluate};
+use super::observe::{HostReport, RuleObservations, Sources};
 use super::{AlertWatch, answered, channel};
 
 /// For one whole round; the questions have limits of their own.
@@ -32,7 +32,7 @@ const ROUNDS_COUNTED: u32 = 4;
 #[derive(Default)]
 struct Memory {
     /// As it stood after the last round; absent in a process that does not evaluate.
-    known: Option<Known>,
+    known: Option<AlertState>,
     looked: Option<Instant>,
     /// What changed while Postgres was away, for when it is back.
     alone: Vec<AlertChange>,
@@ -94,7 +94,7 @@ impl AlertWatch {
     async fn evaluate_as_leader(
         &self,
         lead: &mut Lead<'_>,
-        own: Sightings,
+        own: HostReport,
         memory: &mut Memory,
     ) -> Result<(), StoreError> {
         if !memory.alone.is_empty() {
@@ -145,7 +145,7 @@ impl AlertWatch {
         Ok(())
     }
 
-    async fn evaluate_alone(&self, own: &Sightings, memory: &mut Memory) {
+    async fn evaluate_alone(&self, own: &HostReport, memory: &mut Memory) {
         let mut seen = self.sources.of_this_process(own);
         // The same as before: one that is not looked at would count as in order.
         memory.queues.extend(self.sources.plugins.queues());
@@ -166,9 +166,9 @@ impl AlertWatch {
     /// Everything; false when not everything could be looked at.
     async fn look(
         &self,
-        sightings: &[(String, Sightings)],
+        sightings: &[(String, HostReport)],
         memory: &mut Memory,
-    ) -> Result<(Vec<Seen>, bool), StoreError> {
+    ) -> Result<(Vec<RuleObservations>, bool), StoreError> {
         let Sources { store, queues, plugins, .. } = &self.sources;
         let hosts = answered(store.hosts()).await?.into_iter();
         let silent: Vec<_> = hosts.filter_map(|host| Some((host.host, host.silent_for?))).collect();
