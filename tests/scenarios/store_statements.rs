@@ -28,7 +28,11 @@ const FILLED: [(&str, &str, &str); 13] = [
     ("history/erasure/texts.rs", "condition", "where filter::text ~* $1"),
     ("history/pruning.rs", "which", "dead_letters where queue = $1 and last_seen < $2"),
     ("history/pruning.rs", "partition", "attempts_other"),
-    ("history/pruning.rs", "old", "patchbay.attempts_other where queue = $1 and finished_at < $2 and outcome = any($3)"),
+    (
+        "history/pruning.rs",
+        "old",
+        "patchbay.attempts_other where queue = $1 and finished_at < $2 and outcome = any($3)",
+    ),
 ];
 
 /// Statements that are put together when they run.

@@ -31,7 +31,6 @@ pub struct BreakerSpec {
 
 /// The same with nothing left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct BreakerLimits {
     pub failures: u32,
     pub within: Duration,

@@ -8,7 +8,6 @@ use crate::job::JobState;
 /// One job, its texts as they stand in Redis.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct JobView {
     pub id: String,
     pub name: String,
@@ -52,7 +51,6 @@ pub struct JobView {
 /// A job that a search of one state has found.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct ScannedJob {
     pub id: String,
     pub name: String,

@@ -51,7 +51,6 @@ impl SqlSpec {
 
 /// What may be done with a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)]
 pub enum Privilege {
     Select,
     Insert,
@@ -182,7 +181,6 @@ text_form!(TableAccess);
 
 /// A value of a parameter or a column.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)]
 pub enum SqlValue {
     Null,
     Boolean(bool),

@@ -38,7 +38,6 @@ const FIELDS: [&str; 10] =
 
 /// A job that another worker ended.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct EndedElsewhere {
     pub id: JobId,
     pub name: String,
@@ -60,7 +59,6 @@ pub struct EndedElsewhere {
 
 /// A job that was removed as it ended. Who ran it, nobody can tell.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct Gone {
     pub id: JobId,
     pub ended_ms: u64,

@@ -11,7 +11,6 @@ pub const MAX_LOG_LINE_BYTES: usize = 8 * 1024;
 
 /// Severity of a guest's log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum LogLevel {
     Trace,
     Debug,

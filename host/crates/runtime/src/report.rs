@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 /// A job for a guest.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct JobCall {
     pub id: String,
     pub queue: String,
@@ -33,7 +32,6 @@ pub struct JobCall {
 
 /// An operation for a guest.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct OperationCall {
     pub operation: String,
     pub input: String,

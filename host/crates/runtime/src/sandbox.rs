@@ -10,7 +10,6 @@ use crate::{RuntimeError, engine};
 
 /// Defaults for manifests that are silent, and ceilings for those that are not.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct HostLimits {
     pub default_memory_mb: u32,
     pub max_memory_mb: u32,

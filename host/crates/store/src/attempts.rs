@@ -11,7 +11,6 @@ use crate::{Store, StoreError};
 
 /// One remembered attempt.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct AttemptRow {
     pub started: i32,
     pub attempt: i32,

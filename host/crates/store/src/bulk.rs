@@ -17,7 +17,6 @@ const ITEMS_STAY: &str = "interval '30 days'";
 
 /// An operation to be.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct NewBulk<'a> {
     pub id: i64,
     pub prefix: &'a str,
@@ -35,7 +34,6 @@ pub struct NewBulk<'a> {
 /// An operation.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 #[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct BulkRow {
     pub id: i64,
     pub kind: String,
@@ -71,7 +69,6 @@ const COLUMNS: &str = "id, kind, source, job_state, filter, identity, edits, act
 
 /// One job of an operation.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct BulkItem {
     pub n: i64,
     pub queue: String,
@@ -91,7 +88,6 @@ const ITEM_COLUMNS: &str = "n, queue, job_id, job_created_ms, job_state, finishe
 
 /// A job that was chosen.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct NewBulkItem {
     pub queue: String,
     pub job_id: String,
@@ -102,7 +98,6 @@ pub struct NewBulkItem {
 
 /// What became of one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub struct BulkOutcome {
     pub n: i64,
     /// `done`, `skipped` or `failed`; of an undoing, `restored` or `lost`.

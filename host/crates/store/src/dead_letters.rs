@@ -50,7 +50,6 @@ const COLUMNS: &str = "id, queue, plugin, revision, code, message, jobs, first_s
 
 /// Which groups; what is absent does not matter.
 #[derive(Debug, Clone, Default)]
-#[allow(missing_docs)]
 pub struct DeadLetters {
     pub queue: Option<QueueName>,
     pub plugin: Option<String>,
@@ -59,7 +58,6 @@ pub struct DeadLetters {
 
 /// A job that failed so.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct Ended {
     pub queue: String,
     pub job_id: String,

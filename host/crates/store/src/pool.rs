@@ -50,7 +50,6 @@ pub struct MigrationReport {
 
 /// What `doctor` wants to know.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct DatabaseFacts {
     pub server_version: String,
     pub max_connections: i32,
@@ -80,7 +79,6 @@ pub struct StoreProbe {
 
 /// Connections of the host's own pool; plugins have others.
 #[derive(Debug, Clone, Copy)]
-#[allow(missing_docs)]
 pub struct PoolUsage {
     pub in_use: usize,
     pub idle: usize,

@@ -7,7 +7,6 @@ use crate::{Store, StoreError};
 
 /// An attempt that did not complete its job.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct FailureRow {
     pub queue: String,
     pub plugin: Option<String>,
@@ -24,7 +23,6 @@ pub struct FailureRow {
 
 /// An operator's action without its details.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct RecentAction {
     pub actor: String,
     pub action: String,

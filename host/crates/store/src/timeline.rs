@@ -19,7 +19,6 @@ const MAX_RELATIVES: i64 = 200;
 
 /// What an operator did.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct JobAction {
     pub actor: String,
     pub action: String,
@@ -30,7 +29,6 @@ pub struct JobAction {
 
 /// What a bulk operation did to a job, or to which one it added this job.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct JobBulk {
     pub bulk: i64,
     pub kind: String,
@@ -49,7 +47,6 @@ pub struct JobBulk {
 
 /// What a plugin wrote into an audit trail; the entry itself may be personal and stays there.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct JobAudit {
     pub at: DateTime<Utc>,
     pub trail: String,
@@ -62,7 +59,6 @@ pub struct JobAudit {
 
 /// Another job of the same request.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct Relative {
     pub queue: String,
     pub job_id: String,

@@ -83,7 +83,6 @@ impl BulkError {
 
 /// What a preview shows of its jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Show {
     NoData,
     /// Without what is hidden.
@@ -104,7 +103,6 @@ pub struct BulkJobs {
 }
 
 impl BulkJobs {
-    #[allow(missing_docs)]
     pub fn new(
         store: Store,
         queues: Broker,

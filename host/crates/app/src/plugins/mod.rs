@@ -55,7 +55,6 @@ use crate::revision_diff::Described;
 use crate::snapshot::OfflineSnapshot;
 
 /// What the plugins of a process are made of.
-#[allow(missing_docs)]
 pub struct Parts {
     pub store: Store,
     pub sql: PluginSql,

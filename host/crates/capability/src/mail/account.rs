@@ -52,7 +52,6 @@ pub struct MailConfig {
 
 /// A configuration that makes no sense.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum MailError {
     #[error("mail over TLS to {host:?} cannot be set up: {reason}")]
     Tls { host: String, reason: String },

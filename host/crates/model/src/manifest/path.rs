@@ -22,7 +22,6 @@ pub struct RoutePath(String);
 
 /// Why a text is no path of a route, and what to write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum PathError {
     #[error("must begin with /api/ and go on, as in /api/leads/{{leadId}}: every other path is the host's")]
     NotUnderApi,

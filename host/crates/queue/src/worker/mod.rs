@@ -82,7 +82,6 @@ pub struct Settlement {
 
 /// What to do with a job now.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub enum Disposition {
     /// Done; the value is JSON.
     Complete {

@@ -17,7 +17,6 @@ pub struct KeepAttempts {
 
 /// An operator's word.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct RetentionRow {
     pub queue: String,
     /// Absent: every outcome that has no row of its own.

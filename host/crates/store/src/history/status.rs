@@ -6,7 +6,6 @@ use crate::{Store, StoreError};
 
 /// One month.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct PartitionRow {
     pub name: String,
     /// An estimate.
@@ -17,7 +16,6 @@ pub struct PartitionRow {
 
 /// The last time that old attempts were forgotten.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct PrunedRow {
     pub started_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
@@ -28,7 +26,6 @@ pub struct PrunedRow {
 
 /// The tables.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct HistoryTables {
     pub partitions: Vec<PartitionRow>,
     pub oldest: Option<DateTime<Utc>>,

@@ -38,7 +38,6 @@ pub struct Answer {
 
 /// The content of an answer.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub enum AnswerBody {
     Empty,
     Json(String),

@@ -9,7 +9,6 @@ use patchbay_model::outcome::OutcomeKind;
 
 /// Of the last `calls` calls within `within`, none of which succeeded, `crashes` or more crashed, over `jobs` or more different jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Rule {
     pub calls: usize,
     pub crashes: usize,

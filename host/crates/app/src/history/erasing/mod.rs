@@ -40,7 +40,6 @@ pub(crate) struct Wanted {
 
 /// Who asks, and why.
 #[derive(Debug, Clone, Copy)]
-#[allow(missing_docs)]
 pub(crate) struct Asker<'a> {
     pub actor: &'a str,
     pub reason: &'a str,
@@ -63,7 +62,6 @@ fn with_texts(mut places: Places, texts: &Texts) -> Places {
 
 /// Why it could not be done.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum EraseError {
     #[error(transparent)]
     Queue(#[from] QueueError),

@@ -20,7 +20,6 @@ const MOST_JOBS: i64 = 10_000;
 
 /// A job whose data is to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct ErasedJob {
     pub prefix: String,
     pub queue: String,
@@ -30,7 +29,6 @@ pub struct ErasedJob {
 
 /// What was erased of the history.
 #[derive(Debug, Clone, Default)]
-#[allow(missing_docs)]
 pub struct Erased {
     pub attempts: i64,
     pub bodies: i64,
@@ -38,7 +36,6 @@ pub struct Erased {
 
 /// An erasure to be.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct NewErasure<'a> {
     pub prefix: &'a str,
     /// Of a person.
@@ -52,7 +49,6 @@ pub struct NewErasure<'a> {
 
 /// An erasure, for lists.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct ErasureRow {
     pub id: i64,
     pub path: Option<String>,
@@ -76,7 +72,6 @@ pub struct ErasureRow {
 
 /// A job that is still to be erased.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct PendingErasure {
     pub erasure: i64,
     pub unfinished: bool,
@@ -87,7 +82,6 @@ pub struct PendingErasure {
 
 /// That a job's data was erased.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct JobErasure {
     pub erasure: i64,
     pub job_created_ms: i64,

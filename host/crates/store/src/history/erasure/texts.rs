@@ -16,7 +16,6 @@ const TEXTS_LIMIT: &str = "set local statement_timeout = '120s'";
 
 /// Texts that operators and the host have written, by place: how many hold the value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Texts {
     pub saved_searches: u64,
     pub bulk_operations: u64,
