@@ -42,7 +42,7 @@ use patchbay_telemetry::traces::Traces;
 /// The use cases, by domain.
 #[derive(Clone)]
 pub struct App {
-    pub queues: queues::Broker,
+    pub queues: queues::Queues,
     pub schedules: schedules::Schedules,
     pub alerts: alerts::Alerts,
     pub secrets: secrets::Secrets,
@@ -85,7 +85,7 @@ pub struct Parts {
 impl App {
     pub fn new(parts: &Parts) -> Self {
         Self {
-            queues: queues::Broker::new(parts),
+            queues: queues::Queues::new(parts),
             schedules: schedules::Schedules::new(parts),
             alerts: alerts::Alerts::new(parts),
             secrets: secrets::Secrets::new(parts),

@@ -89,7 +89,7 @@ macro_rules! domains {
 domains! {
     queues: patchbay_app::queues::Queues,
     schedules: patchbay_app::schedules::Schedules,
-    alerts: patchbay_app::alert::Alerts,
+    alerts: patchbay_app::alerts::Alerts,
     secrets: patchbay_app::secrets::Secrets,
     audit: patchbay_app::audit::Audit,
     breakers: patchbay_app::breakers::Breakers,

@@ -27,7 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::AppState;
 use crate::error::ApiError;
 use crate::operator_login::{self, Actor};
-use crate::{request_span, to_the_end};
+use crate::{request_span, run_to_end};
 
 /// What an operation is asked.
 pub(crate) struct Ask<E: Endpoint> {

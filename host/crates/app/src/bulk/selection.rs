@@ -79,7 +79,7 @@ impl Chooser<'_> {
         let Some(queue) = left.first().cloned() else { return Ok((Vec::new(), None)) };
         let start = match cursor {
             Some(cursor) => Start::Behind(cursor.parse()?),
-            None => Start::SelectionCursor(0),
+            None => Start::Place(0),
         };
         let page = self.queues.jobs(&queue, self.plan.state, start, MAX_LISTED).await?;
         let matching = page.jobs.into_iter().filter(|job| matches(&self.plan.filter, job));

@@ -116,7 +116,7 @@ impl Drop for Measured {
 fn open_span(guest: &GuestCall, kind: HostCall) -> Span {
     let Call { traces, trace, .. } = &guest.call;
     if guest.spans.fetch_add(1, Ordering::Relaxed) >= MAX_SPANS {
-        return Traces::default().step(SpanKind::Outside, String::new, trace);
+        return Traces::default().span(SpanKind::Outside, String::new, trace);
     }
     let what = if kind == HostCall::Enqueue { SpanKind::Enqueue } else { SpanKind::Outside };
     traces.span(what, || kind.as_str().to_owned(), trace)

@@ -15,8 +15,8 @@ use crate::{Store, StoreError};
 pub use bodies::BodyRow;
 pub use erasure::{Erased, ErasedJob, ErasureRow, JobErasure, NewErasure, PendingErasure, Person, Texts};
 pub use keys::HistoryKeyRow;
+pub use pruning::{Prunable, Pruned};
 pub use retention::{KeepAttempts, Retention, RetentionRow};
-pub use revision_pruning::{Prunable, Pruned};
 pub use status::{HistoryTables, PartitionRow, PrunedRow};
 
 /// What is older than that, or lies further ahead, is told by a clock that is wrong, and gets no partition of its own.
