@@ -4,7 +4,7 @@
 //! as the items that they count.
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::attempts::without_nul;
@@ -97,7 +97,7 @@ pub struct NewBulkItem {
 }
 
 /// What became of one.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct BulkOutcome {
     pub n: i64,
     /// `done`, `skipped` or `failed`; of an undoing, `restored` or `lost`.

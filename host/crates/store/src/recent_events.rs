@@ -1,12 +1,14 @@
 //! What happened lately, for somebody who was not there: without jobs' ids, names and data.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use std::time::Duration;
 
 use crate::{Store, StoreError};
 
 /// An attempt that did not complete its job.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
 pub struct FailureRow {
     pub queue: String,
     pub plugin: Option<String>,
@@ -22,7 +24,8 @@ pub struct FailureRow {
 }
 
 /// An operator's action without its details.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
 pub struct RecentAction {
     pub actor: String,
     pub action: String,
