@@ -56,7 +56,7 @@ impl Store {
     pub async fn grants(&self, plugin: &PluginName) -> Result<Vec<GrantRow>, StoreError> {
         let rows = sqlx::query(
             "with used as (select ask, sum(uses)::bigint as uses, max(day) as last_used from grant_uses \
-               where plugin = $1 and day > current_date - $2 group by ask) \
+               where plugin = $1 and day > current_date - $2::integer group by ask) \
              select coalesce(g.ask, u.ask) as ask, granted_by, granted_at, coalesce(uses, 0) as uses, last_used \
              from (select * from grants where plugin = $1) g full join used u on u.ask = g.ask order by 1",
         )
