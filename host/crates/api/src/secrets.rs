@@ -36,7 +36,7 @@ operations! {
     /// Remove a secret with all its versions.
     SecretsRemove = "secrets.remove": DELETE "/api/admin/plugins/{name}/secrets/{secret}" (SecretPath, NoQuery, NoBody) -> Nothing,
         Operator, Destroys("this forgets the secret with all its versions"), audit "secret.remove", errors [];
-    /// Reseal every secret that was sealed with an older master key, using the newest one. May be
+    /// Reseal every secret that was sealed with another master key, using the newest one. May be
     /// repeated.
     SecretsRekey = "secrets.rekey": POST "/api/admin/secrets/rekey" ((), NoQuery, NoBody) -> Data<Rekeyed>,
         Operator, Changes, audit "secret.rekey", errors [409 "no key is configured"];
