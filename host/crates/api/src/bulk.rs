@@ -129,7 +129,7 @@ pub struct BulkRequest {
     pub unset: Vec<String>,
     /// Handle this many jobs, then pause.
     pub first: Option<u32>,
-    /// Why, for the audit trail.
+    /// Why, for the record.
     pub reason: Option<String>,
     /// Only count the jobs and show a sample.
     #[serde(default)]

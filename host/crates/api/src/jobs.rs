@@ -88,7 +88,7 @@ pub struct ListJobs {
     /// True also shows hidden values; this is recorded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reveal: bool,
-    /// Why, for the audit trail.
+    /// Why, for the record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

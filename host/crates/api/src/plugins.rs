@@ -31,7 +31,7 @@ path_params! {
     RevisionPath {
         /// Name of the plugin
         name: String,
-        /// Digest, or an unambiguous beginning of at least 4 digits
+        /// Digest, or an unambiguous prefix of at least 4 digits
         digest: String,
     }
 }

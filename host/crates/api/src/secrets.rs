@@ -16,7 +16,7 @@ path_params! {
     SecretPath {
         /// Name of the plugin
         name: String,
-        /// The secret, as the manifest calls it
+        /// Name of the secret, as in the manifest
         secret: String,
     }
 }

@@ -132,7 +132,7 @@ pub struct How {
     /// Handle this many jobs, then pause; `patchbay bulk resume` handles the rest
     #[arg(long)]
     first: Option<u32>,
-    /// Why, for the audit trail
+    /// Why, for the record
     #[arg(long)]
     reason: Option<String>,
     /// Do not ask for confirmation

@@ -443,7 +443,7 @@ pub struct RevealArgs {
     /// Also show hidden values; who asked, for which job and when is recorded
     #[arg(long)]
     pub(super) reveal: bool,
-    /// Why, for the audit trail; no personal data
+    /// Why, for the record; no personal data
     #[arg(long, requires = "reveal")]
     pub(super) reason: Option<String>,
 }

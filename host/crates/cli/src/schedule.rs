@@ -84,7 +84,8 @@ pub struct When {
     /// Cron expression: five fields, or six with seconds first
     #[arg(long)]
     cron: Option<String>,
-    /// Time zone of the cron expression, for example Asia/Kolkata or UTC+5:30 [default: schedule.default_zone]
+    /// Time zone of the cron expression, for example Asia/Kolkata or UTC+5:30
+    /// [default: schedule.default_zone]
     #[arg(long, requires = "cron")]
     tz: Option<String>,
 }
