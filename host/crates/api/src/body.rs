@@ -33,7 +33,7 @@ pub struct Json<T>(pub T);
 pub struct SecretJson<T>(pub T);
 
 /// The expected form of a body, for error messages.
-pub trait Form {
+pub trait ExpectedForm {
     /// For example `{"value": TEXT}`.
     const FORM: &'static str;
 }
@@ -59,7 +59,7 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> Body for Json<
     }
 }
 
-impl<T: ToSchema + Form + Serialize + DeserializeOwned + Send + 'static> Body for SecretJson<T> {
+impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static> Body for SecretJson<T> {
     fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
         Json::<T>::request_body(schemas)
     }

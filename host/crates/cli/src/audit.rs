@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::client::{Client, ClientArgs};
 use super::input::duration;
 use super::output::Output;
-use super::refusal::{NotThere, confirmed};
+use super::refusal::{NotFound, confirmed};
 use super::view::{short, time};
 
 #[derive(Subcommand)]
@@ -152,7 +152,7 @@ async fn trail(command: TrailCommand, client: &Client, output: Output) -> anyhow
         TrailCommand::Remove { name, yes } => {
             let trails = client.ask::<AuditTrailsList>((), none, NoBody).await?;
             if !trails.data.iter().any(|trail| trail.name == name) {
-                return Err(NotThere(format!("there is no audit trail {name}; see: patchbay audit trail list")).into());
+                return Err(NotFound(format!("there is no audit trail {name}; see: patchbay audit trail list")).into());
             }
             confirmed(yes, &format!("plugins could not append to {name} any more"))?;
             client.ask::<AuditTrailsRemove>(TrailPath { trail: name.clone() }, none, NoBody).await?;

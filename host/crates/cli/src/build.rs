@@ -111,7 +111,7 @@ impl Project {
     /// that exists is kept up to date.
     fn write_world(&self) -> anyhow::Result<()> {
         let world = World::of(self);
-        if (self.build.command.is_some() || world.is_ours()) && world.write(false)? == Written::New {
+        if (self.build.command.is_some() || world.is_generated()) && world.write(false)? == Written::New {
             eprintln!("written: {}", world.file().display());
         }
         Ok(())

@@ -31,19 +31,19 @@ pub enum BulkCommand {
     /// Retry failed (or completed) jobs: put them back into their queues
     Retry {
         #[command(flatten)]
-        which: Which,
+        which: JobSelection,
         #[command(flatten)]
         history: FromHistory,
     },
     /// Remove jobs; can be undone for an hour
     Remove {
         #[command(flatten)]
-        which: Which,
+        which: JobSelection,
     },
     /// Add copies of jobs as new jobs
     EnqueueAgain {
         #[command(flatten)]
-        which: Which,
+        which: JobSelection,
         #[command(flatten)]
         history: FromHistory,
     },
@@ -51,7 +51,7 @@ pub enum BulkCommand {
     /// plugin's schema stay unchanged
     EditAndRetry {
         #[command(flatten)]
-        which: Which,
+        which: JobSelection,
         /// Set a value at a path of the data: lead.id=42, or /lead/id="text"; a value that is not
         /// JSON is taken as text
         #[arg(long = "set", value_name = "PATH=JSON")]
@@ -103,7 +103,7 @@ pub enum BulkCommand {
 }
 
 #[derive(Args)]
-pub struct Which {
+pub struct JobSelection {
     /// Filter; all parts must match: queue=, job=, name=, from=, to=, code=, text=, data.PATH=,
     /// plugin=, revision=, correlation-id=, platform=, outcome=, verdict=, dead-letter=
     #[arg(value_name = "KEY=VALUE")]
@@ -115,11 +115,11 @@ pub struct Which {
     #[arg(long, default_value = "failed")]
     state: String,
     #[command(flatten)]
-    how: How,
+    how: BulkOptions,
 }
 
 #[derive(Args)]
-pub struct How {
+pub struct BulkOptions {
     /// Only count the jobs and show a sample
     #[arg(long)]
     dry_run: bool,
@@ -143,7 +143,7 @@ pub struct How {
     watch: bool,
 }
 
-impl Which {
+impl JobSelection {
     fn put_into(&self, mut request: Value) -> Result<Value, Refusal> {
         let mut pairs = Map::new();
         for pair in &self.filter {
@@ -258,7 +258,7 @@ pub(crate) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
 /// Shows a preview, asks for confirmation, and starts the operation.
 pub(super) async fn begin(
     request: Value,
-    how: How,
+    how: BulkOptions,
     does: &str,
     client: &Client,
     output: Output,
@@ -278,12 +278,12 @@ struct Body<'a> {
 async fn begin_with(
     mut request: Value,
     set: BTreeMap<String, Box<RawValue>>,
-    how: How,
+    how: BulkOptions,
     does: &str,
     client: &Client,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let How { dry_run, with_data, reveal, first, reason, yes, watch: follow } = how;
+    let BulkOptions { dry_run, with_data, reveal, first, reason, yes, watch: follow } = how;
     request["first"] = json!(first);
     request["reason"] = json!(reason);
     let mut look = request.clone();

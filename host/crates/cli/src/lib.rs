@@ -44,7 +44,7 @@ pub use input::duration;
 use oci::RegistryError;
 pub use output::{Output, plain};
 pub use project::Project;
-use refusal::{NotThere, Refusal};
+use refusal::{NotFound, Refusal};
 pub use signing::signatures_for;
 pub use view::short;
 
@@ -121,7 +121,7 @@ pub fn exit_code(error: &anyhow::Error) -> Option<u8> {
     if let Some(error) = error.downcast_ref::<RegistryError>() {
         return Some(error.exit_code());
     }
-    if error.is::<NotThere>() {
+    if error.is::<NotFound>() {
         return Some(3);
     }
     match error.downcast_ref::<ClientError>()? {

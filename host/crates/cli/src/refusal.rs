@@ -13,7 +13,7 @@ pub(crate) struct Refusal(pub(super) String);
 /// The target of a command does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct NotThere(pub(super) String);
+pub(crate) struct NotFound(pub(super) String);
 
 /// Returns if `yes` is set or the user confirms on a terminal; otherwise fails. `consequence` is a
 /// clause: `this forgets every job of q`.

@@ -35,9 +35,9 @@ pub enum ScheduleCommand {
         /// Name of its jobs
         name: String,
         #[command(flatten)]
-        when: When,
+        when: Rhythm,
         #[command(flatten)]
-        rest: Rest,
+        rest: ScheduleFields,
     },
     /// Change a schedule; options that are not given stay as they are. Changes to a plugin's
     /// schedule survive updates of the plugin
@@ -45,9 +45,9 @@ pub enum ScheduleCommand {
         /// Id of the schedule
         id: String,
         #[command(flatten)]
-        when: When,
+        when: Rhythm,
         #[command(flatten)]
-        rest: Rest,
+        rest: ScheduleFields,
     },
     /// Pause a schedule: it stops ticking; a running job continues
     Pause {
@@ -72,12 +72,12 @@ pub enum ScheduleCommand {
     /// Show the next five ticks of a possible schedule; changes nothing
     Preview {
         #[command(flatten)]
-        when: When,
+        when: Rhythm,
     },
 }
 
 #[derive(Args)]
-pub struct When {
+pub struct Rhythm {
     /// Milliseconds between ticks
     #[arg(long, conflicts_with = "cron")]
     every_ms: Option<u64>,
@@ -91,7 +91,7 @@ pub struct When {
 }
 
 #[derive(Args)]
-pub struct Rest {
+pub struct ScheduleFields {
     /// Data of its jobs, as JSON
     #[arg(long)]
     data: Option<String>,
@@ -104,7 +104,7 @@ pub struct Rest {
 }
 
 /// Absent fields stay as they are.
-fn change(when: When, rest: Rest) -> anyhow::Result<ScheduleChange> {
+fn change(when: Rhythm, rest: ScheduleFields) -> anyhow::Result<ScheduleChange> {
     Ok(ScheduleChange {
         data: rest.data.map(|data| input::json(data, "the data")).transpose()?,
         every_ms: when.every_ms,
@@ -150,7 +150,7 @@ pub(crate) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Out
             client.ask::<SchedulesRemove>(SchedulePath { id: id.clone() }, none, NoBody).await?;
             output.value(&format!("{id} is removed"), &json!({ "id": id }));
         }
-        ScheduleCommand::Preview { when: When { every_ms, cron, tz } } => {
+        ScheduleCommand::Preview { when: Rhythm { every_ms, cron, tz } } => {
             let wanted = Json(Preview { id: None, every_ms, cron, tz });
             let ticks = client.ask::<SchedulesPreview>((), none, wanted).await?;
             output.value(&ticks.data.join("\n"), &ticks.raw);

@@ -53,9 +53,9 @@ pub struct SearchArgs {
     #[command(subcommand)]
     command: Option<SearchCommand>,
     #[command(flatten)]
-    what: What,
+    what: SearchFilter,
     #[command(flatten)]
-    much: Much,
+    much: Paging,
     /// Only count the matches, within a second
     #[arg(long, conflicts_with_all = ["state", "all", "cursor"])]
     count: bool,
@@ -68,7 +68,7 @@ enum SearchCommand {
         /// Name of the search
         name: String,
         #[command(flatten)]
-        what: What,
+        what: SearchFilter,
     },
     /// List the saved searches
     Saved,
@@ -77,7 +77,7 @@ enum SearchCommand {
         /// Name of the search
         name: String,
         #[command(flatten)]
-        much: Much,
+        much: Paging,
     },
     /// Delete a saved search
     Forget {
@@ -92,7 +92,7 @@ enum SearchCommand {
 }
 
 #[derive(Args)]
-struct What {
+struct SearchFilter {
     /// Filters that must all match; none: everything
     #[arg(value_name = "KEY=VALUE", value_parser = pair)]
     filter: Vec<(String, String)>,
@@ -106,7 +106,7 @@ struct What {
 }
 
 #[derive(Args)]
-struct Much {
+struct Paging {
     /// Maximum number of results, 1 to 200
     #[arg(long, default_value_t = 50)]
     limit: u16,
@@ -123,7 +123,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-impl What {
+impl SearchFilter {
     /// The queue if jobs in Redis are searched, and the query.
     fn query(&self) -> anyhow::Result<(Option<String>, Pairs)> {
         let mut pairs = self.filter.clone();
@@ -225,7 +225,7 @@ async fn show<E, T>(
     path: E::Path,
     pairs: Pairs,
     query: impl Fn(Pairs) -> E::Query,
-    much: &Much,
+    much: &Paging,
     found: impl Fn(T) -> Found,
     output: Output,
 ) -> anyhow::Result<()>

@@ -71,14 +71,14 @@ impl World {
     }
 
     /// Whether the file exists and was generated.
-    pub(super) fn is_ours(&self) -> bool {
+    pub(super) fn is_generated(&self) -> bool {
         std::fs::read_to_string(self.file()).is_ok_and(|text| text.starts_with(MARK))
     }
 
     /// Files with the right content are not written, because a new modification time would start
     /// another build.
     pub(super) fn write(&self, force: bool) -> anyhow::Result<Written> {
-        if self.file().exists() && !self.is_ours() && !force {
+        if self.file().exists() && !self.is_generated() && !force {
             return Ok(Written::ByHand);
         }
         let contract = format!("{MARK}{}", self.contract);

@@ -19,7 +19,7 @@ use http_body_util::{BodyExt, Limited};
 use tokio::time::Sleep;
 
 /// Limit for discarded bytes: a client that sends more is taken to be hostile.
-const MOST: usize = 64 << 20;
+const MAX_DISCARDED_BYTES: usize = 64 << 20;
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// The limit covers the whole body, from the start of the request.
@@ -78,7 +78,7 @@ impl Drop for ReadToTheEnd {
         let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(tokio::time::timeout(LONGEST, async move {
-                let mut rest = Limited::new(body, MOST);
+                let mut rest = Limited::new(body, MAX_DISCARDED_BYTES);
                 while let Some(Ok(_)) = rest.frame().await {}
             }));
         }

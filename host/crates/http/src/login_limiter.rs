@@ -29,7 +29,7 @@ const FREE_IN_ALL: u32 = 50;
 const PACE: Duration = Duration::from_millis(200);
 /// Maximum number of waiting requests, which is 20 s of waiting. More are told to come back later:
 /// that many connections at once are an attack on more than a password.
-const PLACES: usize = 100;
+const MAX_WAITING: usize = 100;
 /// All failures are forgotten if no other follows within this time.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(15 * 60);
 /// Wrong credentials remembered per address, for programs with old passwords.
@@ -55,7 +55,7 @@ struct State {
 
 /// Decision about credentials before they are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Doubt {
+pub(super) enum Decision {
     /// They may be checked at once.
     None,
     /// They are known to be wrong.
@@ -115,28 +115,28 @@ impl<K: Hash + Eq + Copy> RecentFailures<K> {
 
 impl Default for LoginLimiter {
     fn default() -> Self {
-        Self { state: Mutex::default(), places: Semaphore::new(PLACES), line: tokio::sync::Mutex::default() }
+        Self { state: Mutex::default(), places: Semaphore::new(MAX_WAITING), line: tokio::sync::Mutex::default() }
     }
 }
 
 impl LoginLimiter {
     /// Whether these credentials from this address must wait for their turn.
-    pub(super) fn doubt(&self, address: IpAddr, credentials: &str, now: Instant) -> Doubt {
+    pub(super) fn doubt(&self, address: IpAddr, credentials: &str, now: Instant) -> Decision {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(own) = state.addresses.get(&network(address), now) else { return Doubt::None };
+        let Some(own) = state.addresses.get(&network(address), now) else { return Decision::None };
         if own.tried.contains(&Some(digest(credentials))) {
-            return Doubt::Wrong;
+            return Decision::Wrong;
         }
         match own.count >= FREE_PER_ADDRESS || state.failed_in_all(now) >= FREE_IN_ALL {
-            true => Doubt::Guess,
-            false => Doubt::None,
+            true => Decision::Guess,
+            false => Decision::None,
         }
     }
 
     /// Returns when a guess may be checked. If too many wait, fails with the time after which to
     /// retry. Dropping the future frees the place.
     pub(super) async fn turn(&self) -> Result<(), Duration> {
-        let Ok(_place) = self.places.try_acquire() else { return Err(PACE * PLACES as u32) };
+        let Ok(_place) = self.places.try_acquire() else { return Err(PACE * MAX_WAITING as u32) };
         let mut next = self.line.lock().await;
         if let Some(at) = *next {
             tokio::time::sleep_until(at).await;
@@ -197,24 +197,24 @@ mod tests {
         for n in 0..1_000 {
             logins.failed(address(1), &format!("operator:old {}", n % REMEMBERED), now);
         }
-        assert_eq!(logins.doubt(address(1), RIGHT, now), Doubt::None);
-        assert_eq!(logins.doubt(address(1), "operator:old 1", now), Doubt::Wrong, "it is not looked at again");
+        assert_eq!(logins.doubt(address(1), RIGHT, now), Decision::None);
+        assert_eq!(logins.doubt(address(1), "operator:old 1", now), Decision::Wrong, "it is not looked at again");
         fail(&logins, address(1), FREE_PER_ADDRESS, now);
-        assert_eq!(logins.doubt(address(1), RIGHT, now), Doubt::Guess, "guesses count all the same");
-        assert_eq!(logins.doubt(address(2), RIGHT, now), Doubt::None, "another address");
-        assert_eq!(logins.doubt(address(1), RIGHT, now + FORGOTTEN_AFTER), Doubt::None, "forgotten");
+        assert_eq!(logins.doubt(address(1), RIGHT, now), Decision::Guess, "guesses count all the same");
+        assert_eq!(logins.doubt(address(2), RIGHT, now), Decision::None, "another address");
+        assert_eq!(logins.doubt(address(1), RIGHT, now + FORGOTTEN_AFTER), Decision::None, "forgotten");
     }
 
     #[test]
     fn many_addresses_wait_as_one_and_an_address_without_a_failure_does_not_wait() {
         let (logins, now) = (LoginLimiter::default(), Instant::now());
         for n in 0..FREE_IN_ALL {
-            assert_eq!(logins.doubt(address(n), RIGHT, now), Doubt::None, "its first guess");
+            assert_eq!(logins.doubt(address(n), RIGHT, now), Decision::None, "its first guess");
             fail(&logins, address(n), 1, now);
         }
-        assert_eq!(logins.doubt(address(7), RIGHT, now), Doubt::Guess);
-        assert_eq!(logins.doubt(address(1_000), RIGHT, now), Doubt::None);
-        assert_eq!(logins.doubt(address(7), RIGHT, now + FORGOTTEN_AFTER), Doubt::None);
+        assert_eq!(logins.doubt(address(7), RIGHT, now), Decision::Guess);
+        assert_eq!(logins.doubt(address(1_000), RIGHT, now), Decision::None);
+        assert_eq!(logins.doubt(address(7), RIGHT, now + FORGOTTEN_AFTER), Decision::None);
     }
 
     #[tokio::test]
@@ -224,9 +224,9 @@ mod tests {
             assert_eq!(logins.turn().await, Ok(()));
         }
         assert!(began.elapsed() >= PACE * 2, "{:?}", began.elapsed());
-        let mut waiting: Vec<_> = (0..PLACES).map(|_| Box::pin(logins.turn())).collect();
+        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(logins.turn())).collect();
         assert!(waiting.iter_mut().all(|turn| turn.now_or_never().is_none()), "each waits");
-        assert_eq!(logins.turn().await, Err(PACE * PLACES as u32));
+        assert_eq!(logins.turn().await, Err(PACE * MAX_WAITING as u32));
         drop(waiting);
         assert_eq!(logins.turn().await, Ok(()));
     }

@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 use super::AppState;
 use super::client_address::{ClientAddress, Connection};
 use super::error::ApiError;
-use super::login_limiter::{Doubt, LoginLimiter};
+use super::login_limiter::{Decision, LoginLimiter};
 
 /// Limit for encoded credentials, in bytes: hashing that many takes microseconds.
 const MAX_CREDENTIALS: usize = 4 << 10;
@@ -87,9 +87,9 @@ pub(super) async fn require(State(state): State<AppState>, mut request: Request,
     let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
     if !connection.is_proven() {
         match operator.failed.doubt(client, &credentials, Instant::now()) {
-            Doubt::None => {}
-            Doubt::Wrong => return unauthorized(),
-            Doubt::Guess => {
+            Decision::None => {}
+            Decision::Wrong => return unauthorized(),
+            Decision::Guess => {
                 if let Err(wait) = operator.failed.turn().await {
                     return too_many(wait);
                 }

@@ -94,7 +94,7 @@ async fn read_path<P: PathParams>(parts: &mut Parts, state: &AppState) -> Result
     P::from_segments(&segments).ok_or_else(|| ApiError::invalid("a part of the path is not a number"))
 }
 
-impl FromRequestParts<AppState> for ByWhom {
+impl FromRequestParts<AppState> for CallerExtractor {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &AppState) -> Result<Self, ApiError> {
@@ -106,7 +106,7 @@ impl FromRequestParts<AppState> for ByWhom {
 }
 
 /// The caller, as identified by the middlewares.
-pub(crate) struct ByWhom(pub(crate) Caller);
+pub(crate) struct CallerExtractor(pub(crate) Caller);
 
 /// How an answer of this kind is written.
 pub(crate) trait WriteAnswer: Answer {
@@ -169,7 +169,7 @@ impl Routes {
     /// Adds an operation for operators.
     pub(crate) fn add<E: Endpoint<Body: ReadBody>, M: 'static>(self, handler: impl Translate<E, M>) -> Self {
         self.add_raw::<E, _>(
-            async move |ByWhom(who): ByWhom,
+            async move |CallerExtractor(who): CallerExtractor,
                         axum::extract::State(state): axum::extract::State<AppState>,
                         ask: Ask<E>| { handler.translate(state, who, ask).await },
         )

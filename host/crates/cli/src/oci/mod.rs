@@ -99,10 +99,10 @@ impl Registry {
     }
 
     pub(super) async fn fetch(&self) -> Result<Fetched, RegistryError> {
-        self.in_time(self.fetch_at_leisure()).await
+        self.in_time(self.fetch_unbounded()).await
     }
 
-    async fn fetch_at_leisure(&self) -> Result<Fetched, RegistryError> {
+    async fn fetch_unbounded(&self) -> Result<Fetched, RegistryError> {
         // The credentials stored in the client are used, not this argument.
         let pulled = self.client.pull_image_manifest(&self.reference, &RegistryAuth::Anonymous).await;
         let (manifest, digest) = pulled.map_err(|error| self.failed(error))?;
