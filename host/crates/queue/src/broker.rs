@@ -203,7 +203,6 @@ impl Broker {
         }
     }
 
-    /// The key-value space for guests.
     pub fn kv(&self) -> Kv {
         Kv { connection: self.connection.clone(), prefix: self.config.own_prefix.clone(), memory: self.memory.clone() }
     }

@@ -79,7 +79,6 @@ struct Shared {
     access: Access,
     config: RedisConfig,
     current: ArcSwap<Live>,
-    /// How often the connection was replaced.
     replaced: watch::Sender<u64>,
     standing: watch::Sender<Standing>,
     clock: Clock,
@@ -122,7 +121,6 @@ impl Connection {
         Ok(connection)
     }
 
-    /// The connection for commands.
     pub(crate) fn get(&self) -> ConnectionManager {
         self.0.current.load().manager.clone()
     }

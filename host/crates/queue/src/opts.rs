@@ -42,7 +42,6 @@ pub(crate) struct JobOpts {
     lifo: bool,
     /// How many of the newest log lines are kept.
     pub(crate) keep_logs: Option<usize>,
-    /// How many of the newest stack traces are kept.
     pub(crate) keep_traces: Option<usize>,
     /// The producer has chosen the creation time, so another job may have the same.
     pub(crate) has_own_timestamp: bool,
@@ -183,7 +182,6 @@ impl Odd {
         number
     }
 
-    /// Parses a number of things to keep.
     fn most(&mut self, name: &str, raw: Option<&RawValue>) -> Option<usize> {
         let most = self.number(name, raw)?;
         if most < 0.0

@@ -13,6 +13,5 @@ pub(crate) type Orders = OnceLock<broadcast::Sender<Arc<Kill>>>;
 pub(crate) struct Kill {
     pub(crate) queue: QueueName,
     pub(crate) id: JobId,
-    /// Who ordered it.
     pub(crate) by: String,
 }

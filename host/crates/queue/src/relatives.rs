@@ -26,7 +26,6 @@ pub struct Family {
     pub children_count: u64,
     /// Correlation id of the request that created the job, from the job's options.
     pub correlation_id: Option<String>,
-    /// The platform for which it was created.
     pub platform: Option<String>,
 }
 

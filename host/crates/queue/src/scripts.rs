@@ -81,7 +81,6 @@ impl Call {
         self.script.get_hash() == other.script.get_hash()
     }
 
-    /// Loads the script into Redis.
     pub(crate) async fn load(&self, connection: &mut ConnectionManager) -> RedisResult<()> {
         self.script.prepare_invoke().load_async(connection).await.map(drop)
     }

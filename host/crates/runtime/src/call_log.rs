@@ -36,7 +36,6 @@ impl CallLog {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Writes one line within the call's budget.
     pub(crate) fn line(&self, level: LogLevel, mut line: String, fields: &[(String, String)]) {
         let bytes = line.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if !self.take(bytes + 1) {

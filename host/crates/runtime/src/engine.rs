@@ -35,7 +35,6 @@ fn config() -> Config {
     config
 }
 
-/// An engine for compiling only.
 pub(crate) fn compiler() -> Result<Engine, RuntimeError> {
     Engine::new(&config()).map_err(|error| RuntimeError::Engine(format!("{error:#}")))
 }

@@ -28,11 +28,9 @@ pub(crate) struct Ours(pub(crate) &'static str);
 pub(crate) enum Phase {
     /// The instance is being made. Start functions of the guest run in this phase.
     Starting,
-    /// The guest's function was called.
     Running,
 }
 
-/// A call that ended with an error.
 pub(crate) struct Broken<'a> {
     pub(crate) error: &'a wasmtime::Error,
     pub(crate) phase: Phase,

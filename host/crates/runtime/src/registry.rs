@@ -39,7 +39,6 @@ impl Registry {
         previous.get(revision.plugin()).cloned()
     }
 
-    /// Stops new calls of the plugin.
     pub fn remove(&self, plugin: &PluginName) {
         self.active.rcu(|active| {
             let mut next = HashMap::clone(active);

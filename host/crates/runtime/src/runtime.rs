@@ -29,7 +29,6 @@ pub struct RuntimeConfig {
     pub compile_timeout: Duration,
     /// Limit for the compiler's address space.
     pub compile_memory_bytes: u64,
-    /// How many calls may run at once.
     pub max_calls: usize,
     /// Number of threads for guests.
     pub worker_threads: usize,
@@ -39,7 +38,6 @@ pub struct RuntimeConfig {
     pub cache_key: [u8; 32],
 }
 
-/// The sandbox of one process.
 pub struct Runtime {
     config: RuntimeConfig,
     sandbox: Arc<Sandbox>,

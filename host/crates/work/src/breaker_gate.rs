@@ -37,13 +37,11 @@ struct QueueGate {
 #[derive(Debug, Default)]
 struct State {
     refused_in_a_row: u32,
-    /// The last breaker that refused.
     breaker: Option<Arc<Breaker>>,
     /// Whether a job is trying if the breaker has closed.
     trying: bool,
 }
 
-/// Whether a job may be taken.
 enum Admission {
     Free,
     Trial,

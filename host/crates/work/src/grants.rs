@@ -17,7 +17,6 @@ impl Grants {
         self.0.load().get(plugin).cloned().unwrap_or_default()
     }
 
-    /// Replaces the grants of one plugin.
     pub fn publish(&self, plugin: &PluginName, granted: Granted) {
         if self.of(plugin) == granted {
             return;

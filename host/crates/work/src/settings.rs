@@ -10,7 +10,6 @@ use patchbay_model::json_schema::{Schema, Values};
 use patchbay_model::manifest::Manifest;
 use serde_json::{Map, Value};
 
-/// The effective settings of one plugin.
 pub type Effective = Arc<Map<String, Value>>;
 
 /// The current settings of all active plugins.

@@ -17,7 +17,6 @@ use patchbay_queue::{Gate, Pass};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
-/// All slots of this process.
 #[derive(Debug)]
 pub(super) struct Slots {
     shared: Arc<Semaphore>,

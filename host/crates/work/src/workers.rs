@@ -28,7 +28,6 @@ pub struct WorkerDefaults {
     pub renew: Duration,
     /// How often a job may stall before it fails as `crashed-host`.
     pub max_stalls: u32,
-    /// How many jobs run at once over all queues.
     pub max_jobs: usize,
     /// Longest wait for the running jobs of a worker that stops.
     pub drain_limit: Duration,
@@ -120,7 +119,6 @@ impl Workers {
         left
     }
 
-    /// Number of jobs that run here now.
     pub async fn active(&self) -> usize {
         self.workers
             .lock()
@@ -132,7 +130,7 @@ impl Workers {
             .sum()
     }
 
-    /// The same number by queue. Empty from the start of the drain.
+    /// Number of running jobs by queue. Empty from the start of the drain.
     pub async fn active_by_queue(&self) -> Vec<(QueueName, usize)> {
         let workers = self.workers.lock().await;
         workers.iter().flatten().map(|(name, running)| (name.clone(), running.handle.active())).collect()

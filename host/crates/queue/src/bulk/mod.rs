@@ -76,7 +76,6 @@ struct PlannedChange {
     note: String,
 }
 
-/// A job as it is now.
 struct CurrentJob {
     fields: Vec<Option<String>>,
     /// `None` if the job is not in the set of its state, or the state has no set.
@@ -225,7 +224,6 @@ impl Broker {
     }
 }
 
-/// The sorted set of a state, if it has one.
 fn set_of(keys: &QueueKeys, state: JobState) -> Option<String> {
     match state {
         JobState::Completed => Some(keys.completed()),

@@ -41,7 +41,6 @@ pub struct Delivery {
     pub deferrals: u32,
     /// The current Unix time in milliseconds by Redis's clock, like all other times of a job.
     pub taken_at_ms: u64,
-    /// The scheduler that made it.
     pub schedule_id: Option<String>,
     /// The parent of a flow's child, as `queue:id`.
     pub parent: Option<String>,

@@ -20,7 +20,6 @@ const RETRY_EVERY: Duration = Duration::from_millis(200);
 /// If a reply is late by more than this beyond the blocking time, the connection is dead.
 const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Runs until the worker is told to stop.
 pub(super) async fn drive(inner: Arc<Inner>) {
     let mut control = inner.control.subscribe();
     let mut replacements = inner.queues.connection.replacements();

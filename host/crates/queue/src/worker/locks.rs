@@ -30,7 +30,6 @@ pub struct End {
 }
 
 impl End {
-    /// The operator who killed the job.
     pub fn killed_by(&self) -> Option<&str> {
         self.killed_by.get().map(String::as_str)
     }
@@ -137,7 +136,6 @@ async fn extend_when_full(inner: &Inner, held: &[(String, Lock)]) -> redis::Redi
     Ok(lost.into_iter().map(|((id, _), _)| id.clone()).collect())
 }
 
-/// Ends jobs of this worker that operators kill.
 pub(super) async fn obey_kills(inner: Arc<Inner>) {
     let mut kills = inner.queues.kills();
     loop {

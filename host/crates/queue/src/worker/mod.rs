@@ -41,7 +41,6 @@ pub use locks::End;
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
     pub queue: QueueName,
-    /// How many jobs run at once.
     pub concurrency: usize,
     /// How long a lock lasts without renewal.
     pub lock: Duration,
@@ -66,7 +65,6 @@ pub struct WorkerConfig {
 
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// Runs one job to its end.
     async fn handle(&self, delivery: Delivery) -> Settlement;
 }
 
@@ -195,7 +193,6 @@ impl WorkerHandle {
         self.inner.control.send_modify(|control| control.paused = false);
     }
 
-    /// Number of jobs that run now.
     pub fn active(&self) -> usize {
         self.inner.running.len()
     }

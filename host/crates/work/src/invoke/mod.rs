@@ -52,7 +52,6 @@ pub enum Entry {
 
 pub struct Invocation {
     pub entry: Entry,
-    /// The trace that the call belongs to.
     pub trace: Trace,
     pub job: Option<RunningJob>,
 }

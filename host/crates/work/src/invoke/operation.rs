@@ -28,7 +28,6 @@ pub struct Operation {
     pub range: Option<Vec<u8>>,
 }
 
-/// A plugin's answer, ready for a client.
 #[derive(Debug)]
 pub struct Answer {
     /// Chosen by the plugin.
@@ -61,12 +60,10 @@ impl AnswerBody {
     }
 }
 
-/// Why a call has no answer.
 #[derive(Debug)]
 pub enum CallFailure {
     /// No revision of the plugin takes calls here.
     NotRunning,
-    /// The active revision exports no operations.
     NoOperations,
     /// The call ended without an answer for any other reason.
     Ended(Outcome),

@@ -44,7 +44,6 @@ impl RevisionMeters {
         }
     }
 
-    /// Counts a call that has ended.
     pub fn count(&self, report: &CallReport) {
         self.outcomes[report.outcome.kind() as usize].fetch_add(1, Ordering::Relaxed);
         self.duration.observe_time(report.duration);
@@ -55,7 +54,6 @@ impl RevisionMeters {
         }
     }
 
-    /// For the call that is about to run.
     pub fn occupancy(&self) -> Arc<Occupancy> {
         Arc::clone(&self.occupancy)
     }

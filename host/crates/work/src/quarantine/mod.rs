@@ -33,12 +33,10 @@ pub enum Policy {
     Previous,
 }
 
-/// A revision that has crashed too often.
 #[derive(Debug, Clone)]
 pub struct CrashLoop {
     pub plugin: PluginName,
     pub digest: RevisionDigest,
-    /// For operators.
     pub reason: String,
     /// The outcome of most of its crashes.
     mostly: OutcomeKind,
@@ -55,7 +53,6 @@ pub struct Quarantined {
     pub since: String,
     /// Who began it: `host NAME`.
     pub by: String,
-    /// Which crashes caused it.
     pub reason: String,
 }
 
@@ -162,7 +159,6 @@ impl Quarantine {
         current.chain(self.crash_loops.borrow().iter().map(|crash_loop| crash_loop.plugin.clone())).collect()
     }
 
-    /// Queues of quarantined plugins.
     pub fn queues(&self) -> Vec<QueueName> {
         let known = self.known.load();
         let names =
