@@ -30,7 +30,7 @@ pub(super) async fn drive(inner: Arc<Inner>) {
     let mut look = Look::Now;
     let mut chains: u64 = 0;
     let mut away = false;
-    // A slot under the shared limit: one that this worker has (`pass`), or its place in the queue
+    // A slot under the shared limit: one that this worker has (`pass`), or its place in the line
     // for one (`entering`).
     let mut pass = None;
     let mut entering = None;

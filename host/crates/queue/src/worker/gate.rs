@@ -13,7 +13,7 @@ pub trait Gate: Debug + Send + Sync + 'static {
     /// the settlement of another.
     fn try_enter(&self) -> Option<Box<dyn Pass>>;
 
-    /// Waits for a slot. Dropping the future leaves the queue.
+    /// Waits for a slot. Dropping the future leaves the line.
     fn enter(&self) -> BoxFuture<'static, Box<dyn Pass>>;
 }
 
