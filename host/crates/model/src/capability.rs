@@ -8,7 +8,8 @@ pub type Fields = Vec<(String, Vec<u8>)>;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct CapabilityError {
-    /// `denied`, `invalid`, `timeout`, `too-large`, `unavailable`, `conflict`, or a code of that capability.
+    /// `denied`, `invalid`, `timeout`, `too-large`, `unavailable`, `conflict`, or a code of that
+    /// capability.
     pub code: &'static str,
     /// Safe for the guest to see: no secrets.
     pub message: String,

@@ -64,7 +64,8 @@ impl Backoff {
         Self { max: self.max.or(max), ..self }
     }
 
-    /// The delay after `attempts_made` attempts (1 after the first); `random` is uniform in 0.0..1.0.
+    /// The delay after `attempts_made` attempts (1 after the first); `random` is uniform in
+    /// 0.0..1.0.
     pub fn delay_after(&self, attempts_made: u32, random: f64) -> Duration {
         let max = self.longest().min(MAX_DELAY);
         let base = match self.kind {

@@ -7,9 +7,11 @@
 //!
 //! Texts, each on a line of its own:
 //! - public key: `ed25519:` and the base64 of its 32 bytes;
-//! - signature: the signer's key id, `:`, and the base64 of its 64 bytes. The key id only says which key to try; it proves nothing.
+//! - signature: the signer's key id, `:`, and the base64 of its 64 bytes. The key id only says which key
+//!   to try; it proves nothing.
 //!
-//! In files, empty lines and lines that begin with `#` are skipped. Private keys are PKCS#8 in PEM, as `openssl genpkey` makes them.
+//! Files may have empty lines and lines that begin with `#`. Private keys are PKCS#8 in PEM, as
+//! `openssl genpkey` makes them.
 
 use std::fmt;
 use std::str::FromStr;

@@ -75,7 +75,8 @@ pub enum EgressAuth {
         /// Secret with the value.
         value: String,
     },
-    /// `Authorization: Bearer` with a token that the host fetches by the client credentials grant (RFC 6749, 4.4).
+    /// `Authorization: Bearer` with a token that the host fetches by the client credentials grant
+    /// (RFC 6749, 4.4).
     OAuth2 {
         /// Where tokens are issued. It needs no rule of its own.
         token_url: String,

@@ -193,7 +193,8 @@ fn invalid(key: impl Into<String>, reason: impl Into<String>) -> ManifestError {
 }
 
 impl Manifest {
-    /// Reads `plugin.toml`. `read_file` gives the text of a file named in it, relative to the manifest's folder.
+    /// Reads `plugin.toml`. `read_file` gives the text of a file named in it, relative to the
+    /// manifest's folder.
     pub fn from_toml(text: &str, read_file: impl Fn(&str) -> Result<String, String>) -> Result<Self, ManifestError> {
         Self::with_build_from_toml(text, read_file).map(|(manifest, _)| manifest)
     }

@@ -25,10 +25,7 @@ pub use self::zone::Zone;
 pub enum InvalidSchedule {
     /// Not a cron expression.
     #[error("cannot read the cron expression {pattern:?}: {reason}")]
-    Pattern {
-        pattern: String,
-        reason: String,
-    },
+    Pattern { pattern: String, reason: String },
     /// Not a time zone.
     #[error("there is no time zone {0:?}; name one like Asia/Kolkata or UTC+5:30")]
     Zone(String),

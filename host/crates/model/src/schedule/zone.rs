@@ -1,7 +1,7 @@
 //! Time zones as schedules name them.
 //!
-//! BullMQ's worker hands the name to luxon, which takes IANA names in any letter case, `UTC` and `GMT`, and fixed offsets such as `UTC+5:30`.
-//! Newer Node versions take `+05:30`, too.
+//! BullMQ's worker hands the name to luxon, which takes IANA names in any letter case, `UTC` and
+//! `GMT`, and fixed offsets such as `UTC+5:30`. Newer Node versions take `+05:30`, too.
 
 use std::fmt;
 use std::str::FromStr;
