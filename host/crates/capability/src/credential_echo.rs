@@ -66,8 +66,7 @@ fn within_base64(alphabet: &impl Engine, secret: &str, before: usize) -> Vec<u8>
     let mut bytes = vec![0; before];
     bytes.extend_from_slice(secret.as_bytes());
     let encoded = alphabet.encode(&bytes).into_bytes();
-    // 8 bits per byte before, 6 per character, rounded up; without a last character that is not
-    // full.
+    // 8 bits per byte before, 6 per character, rounded up; without an incomplete last character.
     let first = (8 * before).div_ceil(6);
     let last = encoded.len() - usize::from(!bytes.len().is_multiple_of(3));
     encoded[first..last].to_vec()

@@ -38,8 +38,7 @@ pub(crate) fn few_enough(jobs: &[NewJob]) -> Result<(), CapabilityError> {
     Ok(())
 }
 
-/// Checks a guest's jobs and links them to their cause: the host call at `place` in the trace, or
-/// else the guest's call.
+/// Checks a guest's jobs and links them to their cause: the host call at `place`, else the call.
 pub(crate) fn prepare<'a>(
     gate: &Gate,
     place: Option<TraceParent>,

@@ -1,5 +1,4 @@
-//! The host as one guest sees it. The generated `Host` traits of every version are implemented for
-//! this type.
+//! The host as one guest sees it: implements the generated `Host` traits of every version.
 
 use std::any::Any;
 use std::sync::Arc;

@@ -61,8 +61,7 @@ pub struct Services {
     pub uses: Arc<GrantUses>,
 }
 
-/// `module: interface`, and the name of its host calls in metrics and traces, if they reach outside
-/// and therefore take time.
+/// `module: interface`, and the name in metrics of host calls that reach outside and take time.
 macro_rules! capabilities {
     ($($module:ident: $interface:ident $(counts $call:ident as $label:literal)?;)*) => {
         /// Links the interfaces of one version of the contract: a

@@ -1,6 +1,5 @@
-//! Counters for the host calls of one revision. Labels are fixed when this is made, and come from
-//! the manifest or a closed list: nothing that a guest, a job or a server says at run time ever
-//! becomes one.
+//! Counters for the host calls of one revision. Labels are fixed at creation, from the manifest or
+//! a closed list: text of a guest, a job or a server at run time never becomes one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -123,7 +122,6 @@ fn host_of(url: &str) -> Option<String> {
     Url::parse(url).ok()?.host_str().map(str::to_owned)
 }
 
-/// Index into [`STATUSES`].
 pub(crate) fn status_of(answer: Result<u16, &HttpError>) -> usize {
     let name = match answer {
         Ok(status @ 100..=599) => return usize::from(status / 100) - 1,

@@ -46,8 +46,7 @@ async fn begin(gate: Gate) -> Result<Arc<dyn SqlTransaction>, SqlError> {
     Ok(transaction)
 }
 
-/// At least one table must be granted; Postgres checks the rest. Counts the grants that a statement
-/// names.
+/// At least one table must be granted; Postgres checks the rest. Counts the grants in a statement.
 fn check(gate: &Gate, statements: &[SqlStatement]) -> Result<(), SqlError> {
     let call = gate.call();
     let Some(spec) = &call.manifest.sql else {

@@ -62,15 +62,13 @@ impl Address {
         &self.local
     }
 
-    /// ASCII in lower case: an international domain is in its `xn--` form. Or a literal such as
-    /// `[192.0.2.1]`.
+    /// ASCII in lower case (international domains: `xn--`), or a literal such as `[192.0.2.1]`.
     pub fn domain(&self) -> &str {
         &self.domain
     }
 
-    /// All spellings of the same mailbox, except for letter case: the domain as ASCII and as
-    /// Unicode, the local part with and without quotes. The first one is what [`fmt::Display`]
-    /// writes.
+    /// All spellings of the same mailbox, except for letter case: domain in ASCII and Unicode,
+    /// local part with and without quotes. The first one is what [`fmt::Display`] writes.
     pub fn spellings(&self) -> Vec<String> {
         let (unicode, _) = Uts46::new().to_unicode(self.domain.as_bytes(), AsciiDenyList::URL, Hyphens::Allow);
         let mut locals = [quoted(&self.local), self.local.clone()];
@@ -88,8 +86,7 @@ impl Address {
         self.local.is_ascii()
     }
 
-    /// Whether both name the same mailbox. Local parts differ by case in theory only (RFC 5321
-    /// §2.4).
+    /// The same mailbox. Local parts differ by case in theory only (RFC 5321 §2.4).
     pub fn is_same(&self, other: &Self) -> bool {
         self.domain == other.domain && self.local.eq_ignore_ascii_case(&other.local)
     }
@@ -162,8 +159,7 @@ pub fn parse_list(text: &str) -> Result<Vec<Mailbox>, AddressError> {
     }
 }
 
-/// A domain in its ASCII form, or nothing if the text cannot be one. Accepts a literal such as
-/// `[192.0.2.1]`, too.
+/// A domain in its ASCII form, or a literal such as `[192.0.2.1]`; nothing if the text is neither.
 pub fn domain_to_ascii(text: &str) -> Option<String> {
     if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         let is_ip = match literal.split_once(':') {
@@ -337,8 +333,7 @@ fn address(text: &str) -> Result<Address, AddressError> {
         }
         text
     } else {
-        // Extra dots are common at some providers; `Display` quotes them then, as RFC 5321
-        // requires.
+        // Extra dots are common at some providers; `Display` quotes them (RFC 5321).
         if !local.chars().all(|c| c == '.' || is_atom(c)) {
             return Err(AddressError::NoAddress);
         }

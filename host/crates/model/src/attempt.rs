@@ -14,12 +14,10 @@ use crate::outcome::OutcomeKind;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttemptRecord {
     pub job: JobKey,
-    /// Number of this start of the job, from 1. Deferred and stalled runs count too (BullMQ's
-    /// `ats`).
+    /// Number of this start of the job, from 1, as BullMQ's `ats`: deferred and stalled runs count.
     pub started: u32,
     /// The attempt number that the guest was given, from 1. Only counted runs increase it.
     pub attempt: u32,
-    /// The job's name.
     pub name: String,
     /// Absent when no plugin was reached.
     pub plugin: Option<PluginName>,
@@ -48,14 +46,12 @@ pub struct AttemptRecord {
     /// The parent of a flow's child, as `queue:id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// Outside calls in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<OutsideCall>,
     /// How often the job had stalled before. How those starts ended is unknown.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub stalled: u32,
-    /// Searchable values of the job: path and value, for the paths that its queue's manifest
-    /// declares searchable.
+    /// Path and value, for the paths that the queue's manifest declares searchable.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<(DataPath, String)>,
     /// Only with the attempt that ended the job, and only while there is room for it. Not part of
@@ -123,7 +119,6 @@ pub struct OutsideCall {
     pub took_ms: u64,
 }
 
-/// The data and result of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
     /// JSON as the job's producer wrote it.
@@ -133,7 +128,6 @@ pub struct Body {
 }
 
 impl Body {
-    /// Size of data and result together.
     pub fn bytes(&self) -> usize {
         self.data.len() + self.result.as_ref().map_or(0, String::len)
     }

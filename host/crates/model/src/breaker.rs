@@ -17,8 +17,7 @@ pub const OPEN_MS: RangeInclusive<u64> = 500..=600_000;
 const DEFAULT: BreakerLimits =
     BreakerLimits { failures: 5, within: Duration::from_secs(30), open: Duration::from_secs(15) };
 
-/// `breaker = { failures = 5, within_ms = 30_000, open_ms = 15_000 }`; these values are also the
-/// defaults.
+/// `breaker = { failures = 5, within_ms = 30_000, open_ms = 15_000 }`, which are the defaults.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BreakerSpec {

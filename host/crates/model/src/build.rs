@@ -30,7 +30,6 @@ pub struct BuildSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Export {
-    /// Jobs of the queues that the manifest names.
     Jobs,
     /// Operations: routes of the manifest and operators, with `patchbay plugin call`, call them.
     Operations,
@@ -41,7 +40,6 @@ pub enum Export {
 }
 
 impl Export {
-    /// The interface's name in the contract.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Jobs => "jobs",
@@ -53,8 +51,7 @@ impl Export {
 }
 
 impl BuildSpec {
-    /// Takes the section out of a whole plugin.toml and reads it. The error is the key that is
-    /// wrong, and why.
+    /// Takes the section out of a whole plugin.toml. The error is the wrong key, and why.
     pub(crate) fn take_from(manifest: &mut Value) -> Result<Self, (String, String)> {
         let section = manifest.as_object_mut().and_then(|manifest| manifest.remove("build"));
         let Some(section) = section else { return Ok(Self::default()) };

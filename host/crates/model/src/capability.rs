@@ -4,12 +4,10 @@
 /// Header or form fields, with order and repetition kept.
 pub type Fields = Vec<(String, Vec<u8>)>;
 
-/// Why a capability did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct CapabilityError {
-    /// `denied`, `invalid`, `timeout`, `too-large`, `unavailable`, `conflict`, or a code of that
-    /// capability.
+    /// `denied`, `invalid`, `timeout`, `too-large`, `unavailable`, `conflict`, or its own code.
     pub code: &'static str,
     /// Safe for the guest to see: no secrets.
     pub message: String,
@@ -22,14 +20,12 @@ impl CapabilityError {
     pub fn denied(message: impl Into<String>) -> Self {
         Self { code: "denied", message: message.into(), retryable: false }
     }
-    /// The arguments make no sense.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self { code: "invalid", message: message.into(), retryable: false }
     }
     pub fn too_large(message: impl Into<String>) -> Self {
         Self { code: "too-large", message: message.into(), retryable: false }
     }
-    /// Temporarily down.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self { code: "unavailable", message: message.into(), retryable: true }
     }
@@ -63,20 +59,16 @@ pub enum HttpError {
     /// No rule, no grant, or a blocked address.
     #[error("denied: {0}")]
     Denied(String),
-    /// The time limit passed in this phase.
     #[error("timeout while {0:?}")]
     Timeout(TimeoutPhase),
-    /// The host name has no address.
     #[error("dns: {0}")]
     Dns(String),
     #[error("connect: {0}")]
     Connect(String),
     #[error("tls: {0}")]
     Tls(String),
-    /// The response is larger than this many bytes.
     #[error("the response is larger than {0} bytes")]
     TooLarge(u64),
-    /// Milliseconds until the next probe.
     #[error("breaker open for {0} ms")]
     BreakerOpen(u64),
     /// A request that cannot be sent: bad URL, bad header, a field that the host fills in.
@@ -89,7 +81,6 @@ pub enum HttpError {
     Other(String),
 }
 
-/// What a request was doing when its time ran out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeoutPhase {
     /// Nothing was sent, so a repeat is safe.

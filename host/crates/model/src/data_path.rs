@@ -1,5 +1,4 @@
-//! Paths into the data of jobs: which values the history finds a job by, and which values it never
-//! shows.
+//! Paths into the data of jobs: what the history finds jobs by, and what it never shows.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -12,8 +11,7 @@ use serde_json::value::RawValue;
 const MAX_BYTES: usize = 128;
 /// Longest path, in keys.
 const MAX_KEYS: usize = 8;
-/// Deepest nesting of lists on the way to a value. Real data has no more, and reading more levels
-/// would take too long.
+/// Deepest nesting of lists. Real data has no more, and reading more would take too long.
 const MAX_LISTS: usize = 4;
 /// Longest value that a job is found by, in bytes; longer values are left out.
 pub const MAX_VALUE_BYTES: usize = 1_024;
@@ -65,8 +63,7 @@ impl DataPath {
     }
 }
 
-/// Reads raw JSON, so that a long number keeps its digits. Goes no deeper than the keys and lists
-/// allow.
+/// Reads raw JSON, so that a long number keeps its digits. Goes only as deep as keys and lists.
 fn collect(value: &RawValue, keys: &[&str], lists: usize, values: &mut Values) {
     if values.all.len() >= values.most {
         return;

@@ -1,5 +1,4 @@
-//! One filter for attempts and jobs: for searching the history, for saved searches and for bulk
-//! operations.
+//! One filter for attempts and jobs: history searches, saved searches and bulk operations.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -64,8 +63,7 @@ pub struct FilterError {
 pub const KEYS: &str = "queue, job, name, from, to, outcome, verdict, code, text, data.<path>, plugin, revision, correlation-id, platform, dead-letter";
 
 impl Filter {
-    /// Reads names and values as in a query string. A name given twice is refused, since one of the
-    /// two values would be ignored.
+    /// A name given twice is refused, since one of the two values would be ignored.
     pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, FilterError> {
         let mut filter = Self::default();
         let mut seen = std::collections::BTreeSet::new();

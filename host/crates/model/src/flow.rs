@@ -54,7 +54,6 @@ pub struct ChildResult {
     pub outcome: Result<String, String>,
 }
 
-/// Why a tree is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidFlow {
     #[error("a flow has at most {MAX_NODES} jobs")]

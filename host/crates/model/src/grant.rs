@@ -37,7 +37,6 @@ impl Ask {
         Self(format!("secret {name}"))
     }
 
-    /// Requests under this rule.
     pub fn http(rule: &EgressRule) -> Self {
         let mut methods = rule.methods.clone();
         methods.sort();
@@ -71,7 +70,6 @@ impl Ask {
         Self(format!("enqueue {queue}"))
     }
 
-    /// The plugin's own key-value space.
     pub fn kv() -> Self {
         Self("kv".into())
     }

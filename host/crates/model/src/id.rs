@@ -7,8 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a text is not a valid identifier. Safe to show to a client: it has the kind and the rule,
-/// not the input.
+/// Why a text is not a valid identifier. Safe for clients: it has the rule, not the input.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not {} {kind}: {rule}", if kind.starts_with('a') { "an" } else { "a" })]
 pub struct InvalidId {
@@ -92,8 +91,7 @@ text_id! {
 }
 
 impl QueueName {
-    /// Whether we may create a queue of this name. People must be able to read it, type it and put
-    /// it into a URL.
+    /// Whether we may create this queue: people must read and type the name, and put it into URLs.
     pub fn check_new(&self) -> Result<(), InvalidId> {
         let text = self.as_str();
         let is_plain = text.len() <= 128 && text == text.trim() && !text.chars().any(char::is_control);
@@ -143,7 +141,6 @@ const QUEUE_KEYS: [&str; 25] = [
 /// stricter ones, since BullMQ accepts ids that destroy the queue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidNewId {
-    /// See [`JobId::is_queue_key`].
     #[error(
         "a job's own id cannot be {0}: BullMQ keeps a part of the queue under that name, and the job would destroy it. Put something before \
          it, for example job-{0}"
@@ -177,7 +174,6 @@ impl JobId {
         }
     }
 
-    /// Whether we may add a job with this id.
     pub fn check_new(&self) -> Result<(), InvalidNewId> {
         let text = self.as_str();
         let digits = text.strip_prefix('-').unwrap_or(text);
@@ -212,8 +208,7 @@ text_id! {
 }
 
 text_id! {
-    /// A secret of a plugin, such as `API_KEY`. The name is part of the names of environment
-    /// variables.
+    /// A secret of a plugin, such as `API_KEY`. Part of names of environment variables.
     SecretName, "secret name", "1 to 64 of A-Z, 0-9 and '_'",
     |text| (1..=64).contains(&text.len())
         && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
@@ -227,8 +222,7 @@ text_id! {
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.".contains(c))
 }
 
-/// A plugin revision: SHA-256 of its component file, including the manifest. Written as 64
-/// hexadecimal digits.
+/// SHA-256 of a plugin's component file with its manifest, written as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RevisionDigest([u8; 32]);

@@ -61,7 +61,6 @@ pub const MAX_PRIORITY: u32 = 2_097_152;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NewJob {
     pub queue: QueueName,
-    /// Which kind of work this is.
     pub name: String,
     /// One JSON document.
     pub data: String,
@@ -71,7 +70,6 @@ pub struct NewJob {
     pub delay: Option<Duration>,
     /// 1 (first) to 2097152 (last); absent means before all prioritized jobs, as in BullMQ.
     pub priority: Option<u32>,
-    /// Most attempts in all.
     pub attempts: Option<u32>,
     pub backoff: Option<Backoff>,
     /// Keeps only one job per key while it waits, or for a given time.
@@ -109,8 +107,7 @@ impl NewJob {
     }
 }
 
-/// How long finished jobs stay in Redis. The limit that is reached first applies; without limits,
-/// all are kept.
+/// How long finished jobs stay in Redis. The first limit that is reached applies; none keeps all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keep {
     pub age: Option<Duration>,
@@ -139,14 +136,12 @@ pub struct Deduplication {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Trace {
-    /// One id from the HTTP request through queue and guest to outside calls. Absent on jobs of
-    /// other producers.
+    /// One id from the HTTP request to outside calls. Absent on jobs of other producers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
     /// The value of `x-platform` that the job was made under.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// The span that caused it.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "lenient")]
     pub traceparent: Option<TraceParent>,
 }
@@ -157,8 +152,7 @@ pub fn trail_name(queue: &QueueName, id: &JobId) -> String {
     format!("{}/{id}", queue.as_str().replace('%', "%25").replace('/', "%2F"))
 }
 
-/// Identity of one job over time. Ids restart at 1 after a flush of Redis, so the time of creation
-/// is part of it.
+/// Identity of one job over time. Includes its creation: ids restart at 1 after a flush of Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct JobKey {
     /// BullMQ's key prefix, usually `bull`.

@@ -1,6 +1,5 @@
 //! How far the mirror has read a queue.
 
-/// Where the mirror continues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MirrorCursor {
     /// Jobs that completed at this time or later are still to be read. Unix milliseconds, by the

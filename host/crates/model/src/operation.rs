@@ -22,7 +22,6 @@ pub struct Caller {
     pub email: Option<String>,
     /// `operator` for an operator.
     pub role: Option<String>,
-    /// The value of `x-platform`.
     pub platform: String,
     /// IP address of the request's sender.
     pub ip: Option<String>,
@@ -54,7 +53,6 @@ pub enum Body {
 }
 
 impl Body {
-    /// `empty`, `json`, `bytes` or `relay`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Empty => "empty",
@@ -66,8 +64,7 @@ impl Body {
 }
 
 impl Answer {
-    /// The error says why the answer cannot be passed on: too large, not JSON, or not valid in
-    /// HTTP.
+    /// Why the answer cannot be passed on: too large, not JSON, or not valid in HTTP.
     pub fn check(&self, max_json_bytes: usize) -> Result<(), String> {
         if let Some(status) = self.status.filter(|status| !(200..=599).contains(status)) {
             return Err(format!("status {status}; an answer has one from 200 to 599"));

@@ -1,5 +1,4 @@
-//! How a call into a guest ended. The kinds stay distinct everywhere: each requires something else
-//! of the caller.
+//! How a call into a guest ended. The kinds stay distinct: each requires another reaction.
 
 use std::time::Duration;
 
@@ -7,14 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::redaction::Mask;
 
-/// Longest failure message that is kept, in bytes. Longer ones are cut, but not within a hidden
-/// value of the job.
+/// Longest failure message kept, in bytes. Longer ones are cut, but not within a hidden value.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024;
 /// Longest failure message before that cut. Hidden values are found before it, since half a value
 /// would not be found.
 pub const MAX_WHOLE_MESSAGE_BYTES: usize = 2 * MAX_MESSAGE_BYTES;
-/// Longest failure details that are kept, in bytes. Longer ones are dropped: half a JSON document
-/// is useless.
+/// Longest failure details kept, in bytes. Longer ones are dropped: half a document is useless.
 pub const MAX_DETAILS_BYTES: usize = 16 * 1024;
 /// Longest failure code, in bytes.
 pub const MAX_CODE_BYTES: usize = 64;
@@ -33,8 +30,8 @@ pub enum Outcome {
     /// The guest asked for more memory than its limit (in bytes) and then gave up, or made the host
     /// hold more for it.
     MemoryLimit(u64),
-    /// The result cannot be read, is not JSON or is too large. Never retried: the result would be
-    /// the same.
+    /// The result cannot be read, is not JSON or is too large. Never retried, as it would not
+    /// change.
     InvalidResult(String),
     /// The host's fault, not the guest's: no slot, lost lock, shutting down. Costs no attempt. Only
     /// what the host itself found to be its own fault: whatever comes out of a running guest is the
@@ -53,14 +50,12 @@ pub struct Failure {
     pub details: Option<String>,
 }
 
-/// When the host should try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Retry {
     /// By the queue's backoff, while attempts remain.
     Backoff,
     /// After this long, while attempts remain.
     After(Duration),
-    /// Never: the job fails now.
     Never,
     /// An outside service is down: try again after this long, without using up an attempt.
     Defer(Duration),
@@ -150,9 +145,8 @@ impl Outcome {
 }
 
 impl Failure {
-    /// Applies the contract's limits to what a guest wrote: makes the code kebab-case, cuts the
-    /// message to [`MAX_WHOLE_MESSAGE_BYTES`], drops oversized or broken details. [`Outcome::cut`]
-    /// follows.
+    /// Applies the contract's limits: makes the code kebab-case, cuts the message to
+    /// [`MAX_WHOLE_MESSAGE_BYTES`], drops oversized or broken details. [`Outcome::cut`] follows.
     pub fn sanitized(mut self) -> Self {
         self.code = kebab_case(&self.code);
         truncate(&mut self.message, MAX_WHOLE_MESSAGE_BYTES);

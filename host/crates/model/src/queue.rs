@@ -49,7 +49,6 @@ pub struct QueueCounts {
 }
 
 impl QueueCounts {
-    /// Jobs in any state.
     pub fn total(&self) -> u64 {
         self.waiting
             + self.prioritized

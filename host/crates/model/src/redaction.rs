@@ -54,15 +54,13 @@ impl Redaction {
         path.split('.').any(is_secret) || self.paths.iter().any(|known| known.as_str() == path || is_below(known))
     }
 
-    /// A job's data, and the mask that finds its hidden values in other texts. If the manifest
-    /// hides anything, data that is not JSON, or only a text or a number, is hidden as a whole: no
-    /// path names it.
+    /// A job's data, and the mask that finds its hidden values in other texts. If anything is
+    /// hidden, data that is not JSON, or a bare text or number, is hidden whole: no path names it.
     pub fn data<'t>(&self, data: &'t str) -> (Shown<'t>, Mask) {
         self.data_beside(data, Vec::new())
     }
 
-    /// As [`Self::data`], and also hides values of other jobs: a parent sees the results of its
-    /// children.
+    /// As [`Self::data`], hiding values of other jobs, too: a parent sees its children's results.
     pub fn data_beside<'t>(&self, data: &'t str, others: Vec<String>) -> (Shown<'t>, Mask) {
         let mut values = self.values(data);
         values.extend(others);
@@ -125,8 +123,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// The value as it is shown; nothing when it is unchanged. `paths` are the remaining keys of
-    /// each path.
+    /// The value as shown; nothing when unchanged. `paths` are the remaining keys of each path.
     fn changed(&mut self, value: &RawValue, paths: &[&[&str]], depth: usize) -> Option<String> {
         let first = value.get().as_bytes().first().copied().unwrap_or_default();
         if first == b'n' {
@@ -286,8 +283,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// Where a document contains [`REDACTED`], as a JSON Pointer. It means that somebody copied
-/// redacted data.
+/// JSON Pointer to a [`REDACTED`] in a document: somebody copied redacted data.
 pub fn mark_in(document: &str) -> Option<String> {
     if !document.contains(REDACTED) {
         return None;

@@ -20,8 +20,7 @@ pub const MAX_DELAY: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
 /// Share by which a delay is lengthened at random if no jitter is given: jobs that failed together
 /// must not come back together, and none may come back sooner than its producer asked.
 pub const DEFAULT_JITTER: f64 = 0.2;
-/// Shortest wait of a job that is deferred for the first time; each further deferral in a row
-/// doubles it.
+/// Shortest wait of a job's first deferral; each further deferral in a row doubles it.
 pub const FIRST_DEFERRAL: Duration = Duration::from_secs(1);
 /// Upper limit of the doubled wait.
 pub const MAX_LEAST_DEFERRAL: Duration = Duration::from_secs(300);
@@ -57,15 +56,13 @@ impl Backoff {
         }
     }
 
-    /// For a manifest's backoff that becomes a job's own: names the maximum, since a job's own has
-    /// none.
+    /// Names the maximum when a manifest's backoff becomes a job's own, which has none by default.
     pub(crate) fn with_its_maximum(self) -> Self {
         let max = (self.kind == BackoffKind::Exponential).then(|| self.longest());
         Self { max: self.max.or(max), ..self }
     }
 
-    /// The delay after `attempts_made` attempts (1 after the first); `random` is uniform in
-    /// 0.0..1.0.
+    /// `attempts_made` is 1 after the first attempt; `random` is uniform in 0.0..1.0.
     pub fn delay_after(&self, attempts_made: u32, random: f64) -> Duration {
         let max = self.longest().min(MAX_DELAY);
         let base = match self.kind {
@@ -114,8 +111,7 @@ pub enum Verdict {
     Fail,
 }
 
-/// Shortest wait of a job that was deferred `before` times in a row; `random` is uniform in
-/// 0.0..1.0.
+/// Shortest wait after `before` deferrals in a row; `random` is uniform in 0.0..1.0.
 ///
 /// A deferral uses up no attempt, so nothing else limits how often a job runs in the day for which
 /// it may be deferred. The wait is lengthened at random, so that jobs that were deferred together

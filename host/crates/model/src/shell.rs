@@ -20,8 +20,7 @@ pub fn word(text: &str) -> Cow<'_, str> {
         match c {
             '\'' | '\\' => quoted.extend(['\\', c]),
             '\n' => quoted.push_str(r"\n"),
-            // Byte by byte: not every shell that knows `\x` knows `\u`. Three octal digits need no
-            // terminator.
+            // As bytes: not every shell that knows `\x` knows `\u`. Octal needs no terminator.
             c if steers(c) => {
                 let mut bytes = [0; 4];
                 for byte in c.encode_utf8(&mut bytes).bytes() {

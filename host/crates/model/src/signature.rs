@@ -7,8 +7,8 @@
 //!
 //! Texts, each on a line of its own:
 //! - public key: `ed25519:` and the base64 of its 32 bytes;
-//! - signature: the signer's key id, `:`, and the base64 of its 64 bytes. The key id only says which key
-//!   to try; it proves nothing.
+//! - signature: the signer's key id, `:`, and the base64 of its 64 bytes. The key id only says
+//!   which key to try; it proves nothing.
 //!
 //! Files may have empty lines and lines that begin with `#`. Private keys are PKCS#8 in PEM, as
 //! `openssl genpkey` makes them.
@@ -35,8 +35,7 @@ const KEY_PREFIX: &str = "ed25519:";
 const PUBLIC_PEM: &str = "-----BEGIN PUBLIC KEY-----";
 const PUBLIC_PEM_END: &str = "-----END PUBLIC KEY-----";
 
-/// A text that is not a key or a signature. The error never quotes the text: it may be a private
-/// key.
+/// A text that is not a key or a signature. Never quotes it, since it may be a private key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct FormatError(String);
@@ -249,7 +248,6 @@ pub enum Standing {
     Unchecked,
 }
 
-/// Why a file may not run here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Untrusted {
@@ -279,7 +277,6 @@ impl TrustedKeys {
         Self(kept)
     }
 
-    /// Whether plugins need a signature at all.
     pub fn are_required(&self) -> bool {
         !self.0.is_empty()
     }
@@ -344,8 +341,7 @@ fn listed(ids: impl Iterator<Item = KeyId>) -> String {
 mod tests {
     use super::*;
 
-    /// Made with OpenSSL 3.0 from a seed of 32 times the byte 7, for the file `component`: the test
-    /// finds a change of the format.
+    /// Made with OpenSSL 3.0 from 32 times the byte 7, for the file `component`: fixes the format.
     const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH\n-----END PRIVATE KEY-----\n";
     const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=\n-----END PUBLIC KEY-----\n";
     const ONE_LINE: &str = "ed25519:6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";

@@ -1,8 +1,6 @@
-//! Database access of plugins: what a manifest asks for, statements and answers, and the trait that
-//! runs them.
+//! Database access of plugins: what a manifest asks for, statements, answers, and their trait.
 //!
-//! The trait is here, between `capability`, which decides who may, and `store`, which owns
-//! Postgres.
+//! The trait is between `capability`, which decides who may, and `store`, which owns Postgres.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -204,7 +202,6 @@ impl From<TableAccess> for String {
     }
 }
 
-/// A value of a parameter or a column.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)]
 pub enum SqlValue {
@@ -219,7 +216,6 @@ pub enum SqlValue {
     Json(String),
 }
 
-/// One statement with its parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SqlStatement {
     pub text: String,
@@ -227,7 +223,6 @@ pub struct SqlStatement {
     pub parameters: Vec<SqlValue>,
     /// Refused as `P0002` unless exactly this many rows are affected.
     pub expect_rows: Option<u64>,
-    /// Whether the caller wants the rows.
     pub wants_rows: bool,
 }
 
@@ -249,7 +244,6 @@ pub struct SqlError {
     pub code: String,
     /// Safe for the guest to see.
     pub message: String,
-    /// The constraint that was violated.
     pub constraint: Option<String>,
     /// Whether the same statement may work later.
     pub retryable: bool,
@@ -267,7 +261,6 @@ impl SqlError {
     pub fn timeout(message: impl Into<String>) -> Self {
         Self { retryable: true, ..Self::new("timeout", message) }
     }
-    /// Temporarily down.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self { retryable: true, ..Self::new("unavailable", message) }
     }
@@ -285,8 +278,7 @@ pub struct SqlJobs {
 /// Runs statements of plugins, each plugin under its own login.
 #[async_trait]
 pub trait PluginDatabase: Send + Sync + 'static {
-    /// Runs all statements and adds all jobs in one transaction, or does nothing. Ends by
-    /// `deadline`, also on the server.
+    /// Everything in one transaction, or nothing. Ends by `deadline`, also on the server.
     async fn run(
         &self,
         plugin: &PluginName,
@@ -307,7 +299,6 @@ pub trait PluginDatabase: Send + Sync + 'static {
 #[async_trait]
 pub trait SqlTransaction: Send + Sync + 'static {
     async fn run(&self, statement: SqlStatement) -> Result<SqlAnswer, SqlError>;
-    /// The jobs are added when the transaction commits.
     async fn enqueue(&self, jobs: SqlJobs) -> Result<(), SqlError>;
     async fn commit(&self) -> Result<(), SqlError>;
     /// Whether it has neither been committed nor ended by itself.

@@ -1,5 +1,4 @@
-//! Random cron expressions that BullMQ's own parser accepts have the same ticks here as in npm's
-//! cron-parser.
+//! Random cron expressions have the same ticks here as in npm's cron-parser, which BullMQ uses.
 
 use std::io::Write;
 use std::path::Path;

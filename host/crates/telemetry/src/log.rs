@@ -47,12 +47,10 @@ pub struct Logging {
 }
 
 impl Logging {
-    /// Writes the lines that are left, if somebody reads them, for at most 2 s. Call it at the end
-    /// of the process.
+    /// Writes the lines that are left, for at most 2 s. Call it at the end of the process.
     pub fn flush(&mut self) {
         let Some(guard) = self.guard.take() else { return };
-        // In a thread that may be left behind: the guard prints to standard output when it cannot
-        // flush.
+        // A thread that may be left behind: the guard prints to stdout when it cannot flush.
         at_most(FLUSH_WITHIN, move || drop(guard));
     }
 }
@@ -68,7 +66,7 @@ pub fn start(as_json: Option<bool>, filter: &str) -> anyhow::Result<Logging> {
     let writer = Writer { output, dropped: dropped.clone(), as_json, told: 0, told_at: None };
     let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BUFFERED_LINES).thread_name("log");
     let (buffer, guard) = builder.finish(writer);
-    // It was not set before.
+    // Cannot fail: it was never set before.
     let _set = dropped.0.set(buffer.error_counter());
     let layer = if as_json {
         fmt::layer().with_writer(buffer).json().flatten_event(true).with_current_span(false).with_filter(filter).boxed()
@@ -83,8 +81,7 @@ pub fn start(as_json: Option<bool>, filter: &str) -> anyhow::Result<Logging> {
     Ok(Logging { lines, dropped, guard: Some(guard) })
 }
 
-/// Prints the last words of a process. A reader that does not read them must not keep it from
-/// ending.
+/// Prints the last words of a process, which ends even if its reader does not read.
 pub fn last_words(print: impl FnOnce() + Send + 'static) {
     at_most(FLUSH_WITHIN, print);
 }

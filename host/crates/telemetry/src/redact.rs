@@ -8,8 +8,7 @@ const MAX_CHARS: usize = 1_000;
 /// Digits in a row that may be a telephone number or an account.
 const LONG_NUMBER: usize = 7;
 
-/// For the host's own words: removes mail addresses, long numbers, quoted text, and queries of
-/// URLs.
+/// For our own words: removes mail addresses, long numbers, quoted text, and queries of URLs.
 pub fn redact_own(text: &str) -> String {
     let mut out = String::new();
     let mut quoted = text.split('"');

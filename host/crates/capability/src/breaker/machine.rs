@@ -109,7 +109,6 @@ impl Machine {
         true
     }
 
-    /// Failures that count now.
     pub(super) fn recent_failures(&mut self, limits: &BreakerLimits, now: Instant) -> u32 {
         while self.failures.front().is_some_and(|&at| now.saturating_duration_since(at) > limits.within) {
             self.failures.pop_front();

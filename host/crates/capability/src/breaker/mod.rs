@@ -19,7 +19,6 @@ use tracing::{info, warn};
 pub(crate) use self::machine::Report;
 use self::machine::{Machine, Next, Phase, Ticket};
 
-/// All breakers of this process.
 #[derive(Debug, Default)]
 pub struct Breakers(Mutex<HashMap<(PluginName, String), Arc<Breaker>>>);
 
@@ -48,7 +47,6 @@ pub struct BreakerView {
     pub state: BreakerState,
     /// Time in this state.
     pub age: Duration,
-    /// Failures that count now.
     pub failures: u32,
     pub limits: BreakerLimits,
     pub last_failure: Option<String>,
@@ -158,7 +156,6 @@ impl Breaker {
         self.changed.send_replace(());
     }
 
-    /// Counts a job that was deferred because of it.
     pub fn count_deferred(&self) {
         self.deferred.fetch_add(1, Ordering::Relaxed);
     }

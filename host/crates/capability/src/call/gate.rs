@@ -16,8 +16,7 @@ use tracing::warn;
 use super::{Call, GuestCall};
 use crate::{HostCall, Services};
 
-/// Most spans for the host calls of one call: a guest that makes thousands must not fill the
-/// storage.
+/// Most spans for the host calls of one call: a guest with thousands must not fill the storage.
 const MAX_SPANS: u32 = 128;
 
 /// Permission to use the services, for one host call.
@@ -53,8 +52,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Refuses the host call while a transaction is open: the transaction could not undo it, and
-    /// would have to wait for it.
+    /// Refuses the host call in an open transaction, which could not undo it and would wait for it.
     pub(crate) fn not_in_transaction(&self) -> Result<(), Denied> {
         if self.guest.is_in_transaction() { Err(Denied("not while a transaction is open".into())) } else { Ok(()) }
     }
@@ -78,8 +76,7 @@ impl GuestCall {
     }
 }
 
-/// A host call with its clock and its span. Dropping it counts the call: at its end, or with the
-/// guest.
+/// A host call with its clock and span. Dropping it counts the call: at its end, or with the guest.
 pub(crate) struct Measured {
     guest: Arc<GuestCall>,
     kind: HostCall,

@@ -56,7 +56,6 @@ pub struct GuestCall {
     /// Created with the first line that is logged.
     mask: OnceLock<Mask>,
     pub(crate) secret_tries: AtomicU32,
-    /// The call's one transaction, once it has begun.
     pub(crate) transaction: Mutex<Option<Weak<dyn SqlTransaction>>>,
     /// What the breaker answered to the last outside call.
     last: Mutex<Option<Asked>>,
@@ -89,8 +88,7 @@ impl Services {
 }
 
 impl GuestCall {
-    /// Writes out what the guest logged. Call it when the guest has ended and before its job
-    /// settles.
+    /// Writes out what the guest logged. Call it between the guest's end and the settlement.
     pub async fn finish(&self) {
         if let Some(output) = &self.output {
             output.finish().await;

@@ -48,7 +48,6 @@ pub struct MailConfig {
     pub max_message_bytes: usize,
 }
 
-/// An invalid configuration.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum MailError {

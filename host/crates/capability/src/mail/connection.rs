@@ -1,5 +1,4 @@
-//! One connection to a mail server: a command and its reply. Bytes that nobody asked for are an
-//! error.
+//! One connection to a mail server: a command and its reply. Bytes nobody asked for are an error.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -99,8 +98,7 @@ impl Connection {
         Ok(reply)
     }
 
-    /// Sends one line and reads its reply. Every reply may be 421: the server closes the
-    /// connection.
+    /// Sends one line and reads its reply. Any reply may be 421: the server closes.
     pub(super) async fn command(&mut self, line: &str) -> Result<Reply, Broken> {
         if line.contains(['\r', '\n', '\0']) {
             return Err(Broken::LineBreak);

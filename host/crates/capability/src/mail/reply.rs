@@ -48,7 +48,6 @@ impl Reply {
         (200..300).contains(&self.code)
     }
 
-    /// 4yz or 5yz.
     pub(super) fn is_negative(&self) -> bool {
         self.code >= 400
     }

@@ -237,8 +237,7 @@ async fn a_plugin_never_gets_another_plugins_connection() {
 
 #[tokio::test]
 async fn a_connection_with_unread_bytes_is_never_used_again() {
-    // A second reply to one message: read later, it would be taken for the answer to another
-    // message.
+    // A second reply to one message: read later, it would look like the answer to another one.
     let server = Server::start(&[("DOT", b"250 taken\r\n250 smuggled\r\n")]).await;
     let mail = transport(&server);
     for n in 1..=3 {

@@ -24,8 +24,7 @@ use super::verdict::{
 use super::wire::Wire;
 use crate::breaker::Report;
 
-/// Limit for the answer to a whole message (RFC 5321 §4.5.3.2.6): a client that gives up earlier
-/// may send it twice.
+/// Limit for the answer to a message (RFC 5321 §4.5.3.2.6): giving up earlier may send it twice.
 const END_LIMIT: Duration = Duration::from_secs(600);
 /// Time that a guest still has, before its own deadline, to note that the outcome is unknown.
 const LAST_NOTE: Duration = Duration::from_secs(1);
@@ -137,8 +136,7 @@ impl MailTransport {
         (result, report)
     }
 
-    /// Runs the conversation within its time limits; returns the words of the server that took the
-    /// message.
+    /// Keeps the time limits; returns the words of the server that took the message.
     #[allow(clippy::too_many_arguments)]
     async fn within(
         &self,
@@ -246,8 +244,7 @@ impl MailTransport {
     ) -> Result<Connection, Ended> {
         if let Some(mut reused) = self.idle.take(plugin).await {
             let command = route.mail_command(&account.config, &reused)?;
-            // A refusal may be due to its age. Nothing was sent yet, so a fresh connection may
-            // begin again.
+            // A refusal may be due to its age. Nothing was sent yet, so a fresh one may begin.
             if reused.command(&command).await.is_ok_and(|reply| reply.is_positive()) {
                 return Ok(reused);
             }
@@ -275,8 +272,7 @@ impl<'a> Route<'a> {
         for text in &envelope.recipients {
             match text.parse::<Address>() {
                 Ok(address) => recipients.push((text.as_str(), address)),
-                // The code that a server would give (RFC 3463: bad destination mailbox address
-                // syntax).
+                // The code of a server (RFC 3463: bad destination mailbox address syntax).
                 Err(error) => refused.push(local_refusal(text.clone(), "5.1.3", &error.to_string())),
             }
         }

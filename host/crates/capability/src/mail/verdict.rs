@@ -7,7 +7,6 @@ use crate::breaker::Report;
 /// The server took the message for at least one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SmtpReceipt {
-    /// The server's final reply text.
     pub(crate) reply: String,
     /// Recipients that were refused while others were taken.
     pub(crate) refused: Vec<SmtpRefusal>,
@@ -16,7 +15,6 @@ pub(crate) struct SmtpReceipt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SmtpRefusal {
     pub(crate) recipient: String,
-    /// For example 550.
     pub(crate) reply_code: u16,
     /// For example `5.1.1`.
     pub(crate) enhanced_code: Option<String>,
@@ -88,8 +86,7 @@ pub(super) struct Progress {
     pub(super) refused: Vec<SmtpRefusal>,
 }
 
-/// A message that no server would take is not sent. The code is the one that a server would have
-/// given.
+/// A message that no server would take is not sent. The code is the one that a server would give.
 pub(super) fn refused_here(phase: &'static str, code: u16, enhanced: &str, text: &str) -> SmtpFailure {
     SmtpFailure { reply_code: Some(code), enhanced_code: Some(enhanced.to_owned()), ..failure(phase, text) }
 }

@@ -19,7 +19,6 @@ enum Segment {
     Any,
 }
 
-/// Why a pattern is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
     /// Not a URL that could be sent.
@@ -88,8 +87,7 @@ impl UrlPattern {
         self.segments.iter().map_while(literal).sum::<usize>() + usize::from(whole)
     }
 
-    /// Whether both patterns cover some request with the same specificity, so that neither would
-    /// win.
+    /// Whether both cover some request equally specifically, so that neither would win.
     pub fn ties_with(&self, other: &Self) -> bool {
         let enough = |rest: &Self, exact: &Self| rest.any_rest && exact.segments.len() >= rest.segments.len();
         let lengths_meet = self.segments.len() == other.segments.len() || enough(self, other) || enough(other, self);
@@ -107,8 +105,7 @@ impl UrlPattern {
             && segments_meet
     }
 
-    /// Scheme, host and port, for example `https://api.example.com:443`: the key of breakers and
-    /// metrics.
+    /// Key of breakers and metrics, for example `https://api.example.com:443`.
     pub fn origin(&self) -> String {
         format!("{}://{}:{}", self.scheme, self.host, self.port)
     }

@@ -8,8 +8,7 @@ use url::Url;
 
 /// Longer URLs are refused: servers take about 8 KiB.
 const MAX_URL_BYTES: usize = 16 << 10;
-/// Most percent-encodings of one text, as in `%25252f`: nobody encodes more often for a good
-/// reason.
+/// Most percent-encodings of one text (`%25252f`): nobody encodes more often for a good reason.
 const MAX_ENCODINGS: usize = 4;
 
 /// A normalised http or https URL without user info and fragment.
@@ -44,9 +43,8 @@ pub enum TargetError {
 }
 
 impl Target {
-    /// Parses and normalises: the host becomes lower-case Punycode, IP addresses get their standard
-    /// notation, `.` and `..` are resolved, needless percent-encoding is undone, and the fragment
-    /// is dropped.
+    /// Makes the host lower-case Punycode, writes IP addresses in standard notation, resolves `.`
+    /// and `..`, undoes needless percent-encoding, and drops the fragment.
     pub fn parse(text: &str) -> Result<Self, TargetError> {
         if text.len() > MAX_URL_BYTES {
             return Err(TargetError::TooLong);

@@ -67,8 +67,7 @@ impl Endpoint<'_> {
         format!("{}[{}]{field}", self.place.0, self.place.1)
     }
 
-    /// Within one plugin, a literal segment may overlap a parameter, and a webhook a route with
-    /// other methods.
+    /// Within one plugin, literals may overlap parameters, and webhooks routes with other methods.
     fn clashes(&self, other: &Self) -> bool {
         let shares_method = self.methods.iter().any(|method| other.methods.contains(method));
         let both_webhooks = self.place.0 == other.place.0 && self.place.0 == "webhooks";

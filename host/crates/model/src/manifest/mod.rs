@@ -98,8 +98,7 @@ pub struct Manifest {
     pub webhooks: Vec<WebhookSpec>,
 }
 
-/// Limits of one call. Where a value is absent, the host's default applies; the host's ceilings
-/// always apply.
+/// Limits of one call. Absent values are the host's defaults; the host's ceilings always apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
@@ -142,8 +141,7 @@ pub struct EnqueueSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KvSpec {
-    /// Shared prefixes. A key that begins with one is kept in that shared space, not in the
-    /// plugin's own.
+    /// Shared prefixes. A key that begins with one is kept there, not in the plugin's own space.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<String>,
     /// Seconds that values without a time to live are kept; default 7 days.
@@ -193,8 +191,7 @@ fn invalid(key: impl Into<String>, reason: impl Into<String>) -> ManifestError {
 }
 
 impl Manifest {
-    /// Reads `plugin.toml`. `read_file` gives the text of a file named in it, relative to the
-    /// manifest's folder.
+    /// `read_file` returns the text of a file named in it, relative to the manifest's folder.
     pub fn from_toml(text: &str, read_file: impl Fn(&str) -> Result<String, String>) -> Result<Self, ManifestError> {
         Self::with_build_from_toml(text, read_file).map(|(manifest, _)| manifest)
     }

@@ -17,8 +17,7 @@ const MAX_SEARCHABLE: usize = 8;
 /// With more paths than this, nothing of the data would be shown.
 const MAX_REDACTED: usize = 64;
 
-/// A queue whose jobs the plugin handles. Its values are defaults for what a job's producer left
-/// out.
+/// A queue whose jobs the plugin handles. Its values are defaults for what producers left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueSpec {
@@ -27,8 +26,7 @@ pub struct QueueSpec {
     /// Concurrent jobs, per process; default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
-    /// Places of the host-wide limit on concurrent jobs that only this queue may use; default 0, at
-    /// most `concurrency`.
+    /// Places of the host-wide job limit for this queue alone; default 0, at most `concurrency`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserved: Option<u32>,
     /// Attempts in all; default 1.

@@ -41,8 +41,7 @@ pub struct ScheduleSpec {
 }
 
 impl ScheduleSpec {
-    /// When it ticks. Refused are neither or both of `every_ms` and `cron`, and a date that never
-    /// comes.
+    /// Refused are neither or both of `every_ms` and `cron`, and a date that never comes.
     pub fn rhythm(&self) -> Result<Rhythm, String> {
         let rhythm = match (self.every_ms, &self.cron) {
             (Some(ms), None) if self.tz.is_none() => Rhythm::Every(Duration::from_millis(ms)),

@@ -1,5 +1,4 @@
-//! `[[webhooks]]`: requests from vendors that the plugin verifies and that become jobs in its own
-//! queue.
+//! `[[webhooks]]`: requests from vendors that the plugin verifies, and that become its jobs.
 
 use std::collections::BTreeSet;
 

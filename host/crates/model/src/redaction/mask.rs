@@ -16,8 +16,7 @@ use crate::data_path::addresses;
 
 /// Shorter values are in every text, and reveal nothing.
 const LEAST_CHARS: usize = 4;
-/// Values up to this length match only as whole words: a code of four digits is part of many
-/// numbers.
+/// Values up to this length match only as whole words: four digits are part of many numbers.
 const WHOLE_WORD_BYTES: usize = 8;
 /// Only the beginning of longer values is searched for, and everything after it is hidden.
 const MAX_NEEDLE_BYTES: usize = 128;
@@ -62,8 +61,7 @@ struct Needle {
 }
 
 impl Mask {
-    /// Searches for these values and the mail addresses within them, in all spellings and any
-    /// letter case.
+    /// Searches for values, and mail addresses within them, in all spellings and letter cases.
     pub fn new(values: impl IntoIterator<Item = String>) -> Self {
         let (mut known, mut texts, mut needles, mut bytes) = (HashSet::new(), Vec::new(), Vec::new(), 0);
         for value in values.into_iter().flat_map(|value| forms(&value)) {
@@ -97,14 +95,12 @@ impl Mask {
         Self { hides_all: searcher.is_err(), searcher: searcher.ok(), needles }
     }
 
-    /// Whether it searches for nothing. Values that are too short are left out, since every text
-    /// has them.
+    /// Whether it searches for nothing. Short values are left out: every text has them.
     pub fn is_empty(&self) -> bool {
         self.searcher.is_none() && !self.hides_all
     }
 
-    /// Whether there are more values than can be searched for, so that nothing about the job is
-    /// shown.
+    /// Whether there are too many values to search for, so that nothing of the job is shown.
     pub(super) fn hides_all(&self) -> bool {
         self.hides_all
     }
@@ -190,8 +186,7 @@ impl Mask {
     }
 }
 
-/// The value, and the mail addresses within it, as written and in all other spellings of the same
-/// mailbox.
+/// The value, and its mail addresses, as written and in all spellings of the same mailbox.
 pub fn forms(value: &str) -> Vec<String> {
     let mut forms = vec![value.to_owned()];
     if !value.contains('@') {
@@ -269,8 +264,7 @@ fn ascii_json(value: &str) -> String {
 /// A text with upper and lower case folded. ASCII is left to the searcher.
 struct Folded<'t> {
     text: Cow<'t, str>,
-    /// For each byte, where its character begins in the original text. Empty where both texts are
-    /// the same.
+    /// Where each byte's character begins in the original. Empty where both texts are the same.
     origins: Vec<usize>,
 }
 

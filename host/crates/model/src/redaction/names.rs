@@ -5,8 +5,7 @@ use unicode_normalization::UnicodeNormalization;
 /// Words that mean a secret anywhere in a name, also in the plural.
 const SECRET_WORDS: [&str; 10] =
     ["password", "passwd", "pwd", "passphrase", "passcode", "secret", "authorization", "credential", "otp", "cvv"];
-/// Words that mean a secret at the end of a name, also in the plural: `accessToken`, but not
-/// `tokenCount`.
+/// Words that mean a secret at the end of a name or its plural: `accessToken`, not `tokenCount`.
 const SECRET_ENDS: [&str; 5] = ["token", "cookie", "pin", "cvc", "jwt"];
 /// Pairs of words that mean a secret together.
 const SECRET_PAIRS: [[&str; 2]; 16] = [

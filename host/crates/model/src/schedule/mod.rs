@@ -23,10 +23,8 @@ pub use self::zone::Zone;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSchedule {
-    /// Not a cron expression.
     #[error("cannot read the cron expression {pattern:?}: {reason}")]
     Pattern { pattern: String, reason: String },
-    /// Not a time zone.
     #[error("there is no time zone {0:?}; name one like Asia/Kolkata or UTC+5:30")]
     Zone(String),
     #[error("it needs either an interval, or a cron expression with an optional time zone")]
@@ -34,13 +32,10 @@ pub enum InvalidSchedule {
     /// For example 31 February.
     #[error("it never comes")]
     Never,
-    /// Below [`LEAST_EVERY`].
     #[error("an interval has at least 1000 ms")]
     TooOften,
-    /// Above [`MOST_EVERY`].
     #[error("an interval has at most ten years (315360000000 ms)")]
     TooSeldom,
-    /// A time outside the calendar.
     #[error("{0} is no point in time")]
     Time(u64),
 }
@@ -50,8 +45,7 @@ pub use crate::id::ScheduleId;
 /// Shortest interval between ticks. More frequent work belongs in a queue of ordinary jobs.
 pub const LEAST_EVERY: Duration = Duration::from_secs(1);
 
-/// Longest interval between ticks: BullMQ keeps times as floating-point numbers, and nobody waits
-/// longer.
+/// Longest interval between ticks: BullMQ keeps times as floats, and nobody waits longer.
 pub const MOST_EVERY: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 
 /// What happens to a tick that no worker could run within a minute of its time.

@@ -64,8 +64,8 @@ enum Unit {
     Hour,
 }
 
-/// A moment and its wall-clock time, which the moment alone does not determine where an hour occurs
-/// twice.
+/// A moment and its offset: where an hour occurs twice, the moment alone does not give the
+/// wall-clock time.
 #[derive(Debug, Clone, Copy)]
 struct Clock {
     zone: Zone,

@@ -11,8 +11,7 @@ const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 const WAITS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0];
 
 const MIB: f64 = 1_048_576.0;
-/// From a small guest in Rust (about 1 MiB) to the default ceiling of the host (512 MiB), and the
-/// step beyond.
+/// From a small guest in Rust (about 1 MiB) to the host's default ceiling (512 MiB), and one more.
 const MEMORY: &[f64] = &[
     MIB,
     2.0 * MIB,
@@ -27,8 +26,7 @@ const MEMORY: &[f64] = &[
     1024.0 * MIB,
 ];
 
-/// Counts per bucket, and the sum in whole units (nanoseconds, bytes), so that adding is one
-/// instruction.
+/// Counts per bucket, and the sum in whole units (nanoseconds, bytes): one instruction to add.
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [f64],

@@ -53,7 +53,6 @@ pub(super) struct Outbox {
     counts: Arc<Counts>,
 }
 
-/// The task that sends spans.
 pub struct Exporter {
     counts: Arc<Counts>,
     stop: CancellationToken,

@@ -33,14 +33,12 @@ pub struct TraceConfig {
     pub endpoint: url::Url,
     /// Sent with each batch; usually a credential.
     pub headers: Vec<(String, String)>,
-    /// Share of the traces that begin here which are kept, 0.0 to 1.0. For other traces, their
-    /// origin decides.
+    /// Share of traces begun here that are kept, 0.0 to 1.0. For others, their origin decides.
     pub sample_ratio: f64,
     /// Outside hosts that receive `traceparent`.
     pub propagate_to: Vec<String>,
     /// Formerly `NODE_ENV`.
     pub environment: String,
-    /// Name of this process.
     pub host: String,
 }
 
@@ -62,15 +60,10 @@ pub struct Span(Option<OtelSpan>);
 
 #[derive(Debug, Clone, Copy)]
 pub enum SpanKind {
-    /// A request that is answered here.
     Request,
-    /// Jobs that are added.
     Enqueue,
-    /// A job that runs.
     Attempt,
-    /// Code of a plugin that runs.
     Guest,
-    /// A call to something outside.
     Outside,
 }
 
@@ -117,8 +110,7 @@ impl Traces {
         Span(Some(active.tracer.build_with_context(builder, &parent)))
     }
 
-    /// Marks that a revision has taken over on this host: a separate span, which dashboards can
-    /// show as a line.
+    /// Marks that a revision has taken over on this host, as a span of its own for dashboards.
     pub fn mark_takeover(&self, plugin: &str, revision: &str, version: &str, previous: Option<&str>) {
         let mut step = self.span(SpanKind::Guest, || TAKEOVER.into(), &Trace::default());
         step.set("patchbay.plugin", plugin.to_owned());

@@ -19,8 +19,7 @@ use super::resolver::{Lookup, Pinned};
 
 /// Short, because a revision may be retired at any time.
 const POOL_IDLE: Duration = Duration::from_secs(30);
-/// Most clients that are kept, each with a copy of the trust roots; the least recently used one is
-/// dropped.
+/// Most clients kept, each with a copy of the trust roots. The least recently used one is dropped.
 const MAX_CLIENTS: usize = 256;
 
 struct CachedClient {

@@ -24,8 +24,7 @@ pub(super) async fn exchange(
     if let Some(body) = request.body {
         outgoing = outgoing.body(body);
     }
-    // Here it is unknown whether it was still connecting: the cautious answer is that it may have
-    // been sent.
+    // Unknown whether it was still connecting. The cautious answer: it may have been sent.
     let sent = timeout_at(deadline, outgoing.send()).await;
     let mut response =
         sent.map_err(|_| HttpError::Timeout(TimeoutPhase::AwaitingResponse))?.map_err(|e| classify(&e))?;
@@ -53,8 +52,7 @@ pub(super) async fn exchange(
     Ok(HttpResponse { status, headers, body })
 }
 
-/// Classifies by the cause, which reqwest hides in the chain. URLs are left out: they may contain
-/// credentials.
+/// Classifies by the cause in reqwest's chain. Leaves out URLs: they may contain credentials.
 fn classify(error: &reqwest::Error) -> HttpError {
     let mut source = StdError::source(error);
     while let Some(cause) = source {
@@ -78,8 +76,7 @@ fn classify(error: &reqwest::Error) -> HttpError {
     }
 }
 
-/// An I/O error does not return the error that it wraps as its source, and may wrap another I/O
-/// error.
+/// An I/O error does not return the error that it wraps as source, and may wrap an I/O error.
 fn tls_error<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     if let Some(tls) = cause.downcast_ref() {
         return Some(tls);

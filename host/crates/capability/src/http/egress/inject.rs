@@ -72,13 +72,11 @@ pub(super) fn put_in(
     }
 }
 
-/// Sets `Authorization: Bearer`.
 pub(super) fn bearer(request: &mut Outgoing, token: &SecretValue) -> Result<(), HttpError> {
     request.headers.insert(AUTHORIZATION, sensitive(format!("Bearer {}", token.expose()))?);
     Ok(())
 }
 
-/// The text after `Basic `.
 pub(super) fn basic(username: &str, password: &str) -> String {
     STANDARD.encode(format!("{username}:{password}"))
 }

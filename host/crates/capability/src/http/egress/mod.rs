@@ -86,7 +86,6 @@ pub enum EgressError {
 pub(crate) struct Caller<'a> {
     pub(crate) revision: RevisionDigest,
     pub(crate) manifest: &'a Arc<Manifest>,
-    /// Checks that a rule is granted.
     pub(crate) permitted: &'a (dyn Fn(&EgressRule) -> Result<(), String> + Sync),
     /// Asks the breaker of a host, `scheme://host:port`.
     pub(crate) admit: &'a (dyn Fn(&str) -> Result<Admission, HttpError> + Sync),
@@ -129,8 +128,7 @@ impl Egress {
         let client = self.clients.client(revision, manifest, place)?;
         client.permits(target.url())?;
         let limit = rule.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
-        // The deadline of the guest's call needs no timer: it drops this future, and with it the
-        // connection.
+        // No timer for the guest's deadline: it drops this future, and with it the connection.
         let limit = request.timeout.map_or(limit, |asked| asked.min(limit));
         let host = target.url().host_str().unwrap_or_default().to_owned();
         let mut outgoing = request::outgoing(request, method.clone(), target, rule.auth.as_ref())?;

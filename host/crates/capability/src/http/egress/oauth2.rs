@@ -44,7 +44,6 @@ const KNOWN_CODES: &[&str] = &[
     "invalid_scope",
 ];
 
-/// The credentials for a token request.
 pub(super) struct Grant {
     token_url: Url,
     client_id: SecretValue,
@@ -98,8 +97,7 @@ impl Token {
 }
 
 impl EgressClient {
-    /// A token that has not expired. `refused` is one that the service rejected: it is not used
-    /// again.
+    /// A token that has not expired. `refused` is one that the service rejected, not to be reused.
     pub(super) async fn token(
         &self,
         grant: &Grant,

@@ -101,8 +101,7 @@ fn headers(request: &HttpRequest, auth: Option<&EgressAuth>) -> Result<HeaderMap
         if READ_AS_ANOTHER_REQUEST.contains(&read.as_str()) || read.starts_with(FORWARDED) {
             return Err(refused("servers would take the request for another one than was granted"));
         }
-        // The host must be able to decompress what it checks, so it offers only codings that it
-        // knows.
+        // The host must decompress what it checks, so it offers only codings that it knows.
         if parsed == reqwest::header::ACCEPT_ENCODING {
             continue;
         }

@@ -152,7 +152,6 @@ fn value(name: &str) -> String {
     format!("v4lue+of/{name}?")
 }
 
-/// Every rule is granted.
 const GRANTED: fn(&EgressRule) -> Result<(), String> = |_| Ok(());
 
 /// A breaker without failures.
