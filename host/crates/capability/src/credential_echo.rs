@@ -3,10 +3,10 @@
 //!
 //! Headers and body, or the mail server's words, are searched as they are and percent-decoded
 //! (repeatedly: a redirect to a login page carries the URL that it came from). Each secret is
-//! searched raw, JSON-escaped and in base64: plain and URL-encoded, in both alphabets at all three
-//! alignments (so also inside a longer encoded text). This finds echoes, not a server that
-//! conspires with the guest: a server that reverses or encrypts the secret is not found, which is
-//! why a rule names the servers that get a credential.
+//! searched raw, JSON-escaped and in base64: of the raw and of the URL-encoded secret, in both
+//! alphabets, at all three alignments (so also inside a longer encoded text). This finds echoes,
+//! not a server that conspires with the guest: a server that reverses or encrypts the secret is not
+//! found, which is why a rule names the servers that get a credential.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

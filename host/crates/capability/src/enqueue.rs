@@ -38,7 +38,8 @@ pub(crate) fn few_enough(jobs: &[NewJob]) -> Result<(), CapabilityError> {
     Ok(())
 }
 
-/// Checks a guest's jobs and links them to their cause: the host call at `place`, else the call.
+/// Checks a guest's jobs and links them to their cause: the host call at `place` in the trace, or
+/// else the guest's call.
 pub(crate) fn prepare<'a>(
     gate: &Gate,
     place: Option<TraceParent>,

@@ -61,7 +61,8 @@ pub struct Services {
     pub uses: Arc<GrantUses>,
 }
 
-/// `module: interface`, and the name in metrics of host calls that reach outside and take time.
+/// `module: interface`, and the label in metrics and traces of host calls that reach outside, and
+/// therefore take time.
 macro_rules! capabilities {
     ($($module:ident: $interface:ident $(counts $call:ident as $label:literal)?;)*) => {
         /// Links the interfaces of one version of the contract: a

@@ -184,7 +184,7 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_value(serde_json::Value::from(text)).ok()
 }
 
-/// The range of years finds typing errors, and both sides can hold it.
+/// The range of years excludes mistyped ones, and both sides can hold it.
 fn time(text: &str) -> Result<DateTime<Utc>, String> {
     let time = DateTime::parse_from_rfc3339(text).map_err(|_| "a time like 2026-01-31T08:00:00Z".to_owned())?.to_utc();
     let year = chrono::Datelike::year(&time);

@@ -36,7 +36,7 @@ pub struct Call {
     pub job: Option<JobHandle>,
     /// The job's redaction and data: the host's log must show nothing of what is hidden.
     pub hidden: Option<(Redaction, String)>,
-    /// The job's request leads to the guest's span, which is the parent here.
+    /// The trace of the job's request; its position is the span of the guest's call.
     pub trace: Trace,
     /// When the call ends at the latest.
     pub deadline: Instant,

@@ -244,7 +244,7 @@ impl MailTransport {
     ) -> Result<Connection, Ended> {
         if let Some(mut reused) = self.idle.take(plugin).await {
             let command = route.mail_command(&account.config, &reused)?;
-            // A refusal may be due to its age. Nothing was sent yet, so a fresh one may begin.
+            // A refusal may be due to its age. Nothing was sent yet, so a fresh one may try.
             if reused.command(&command).await.is_ok_and(|reply| reply.is_positive()) {
                 return Ok(reused);
             }
@@ -272,7 +272,8 @@ impl<'a> Route<'a> {
         for text in &envelope.recipients {
             match text.parse::<Address>() {
                 Ok(address) => recipients.push((text.as_str(), address)),
-                // The code of a server (RFC 3463: bad destination mailbox address syntax).
+                // The code that a server would give (RFC 3463: bad destination mailbox address
+                // syntax).
                 Err(error) => refused.push(local_refusal(text.clone(), "5.1.3", &error.to_string())),
             }
         }

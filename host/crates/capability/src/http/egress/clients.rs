@@ -24,7 +24,7 @@ const MAX_CLIENTS: usize = 256;
 
 struct CachedClient {
     client: Arc<EgressClient>,
-    /// Every possible caller holds the manifest.
+    /// Every caller holds the manifest: without it, the client is unused.
     owner: Weak<Manifest>,
     used: Instant,
 }
