@@ -1,8 +1,8 @@
 //! Counts how plugins use their grants.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use patchbay_model::PluginName;
 use patchbay_model::grant::Ask;
 
@@ -26,6 +26,6 @@ impl GrantUses {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<(PluginName, Ask), u64>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.0.lock())
     }
 }

@@ -4,9 +4,10 @@
 //! gathered, at most every 100 ms. [`JobOutput::finish`] sends the rest before the job settles, so
 //! that nothing is written to a job that BullMQ has removed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use patchbay_queue::JobHandle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -61,7 +62,7 @@ impl JobOutput {
     }
 
     fn write(&self, put: impl FnOnce(&mut Pending)) {
-        let mut pending = self.shared.lock();
+        let mut pending = self.shared.pending.lock();
         put(&mut pending);
         if pending.writer.is_none() && !pending.finishing {
             pending.writer = Some(self.shared.host.spawn(send(Arc::clone(&self.shared))));
@@ -71,7 +72,7 @@ impl JobOutput {
     /// Sends what is left. Later writes are dropped.
     pub(crate) async fn finish(&self) {
         let writer = {
-            let mut pending = self.shared.lock();
+            let mut pending = self.shared.pending.lock();
             pending.finishing = true;
             if pending.dropped_lines > 0 {
                 let note = format!("{} more lines are in the host's log only", pending.dropped_lines);
@@ -87,16 +88,10 @@ impl JobOutput {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 async fn send(shared: Arc<Shared>) {
     loop {
         let (lines, progress, finishing) = {
-            let mut pending = shared.lock();
+            let mut pending = shared.pending.lock();
             (std::mem::take(&mut pending.lines), pending.progress.take(), pending.finishing)
         };
         if !lines.is_empty() || progress.is_some() {

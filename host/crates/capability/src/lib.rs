@@ -77,7 +77,6 @@ macro_rules! capabilities {
 
         /// Host calls that reach outside.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[allow(missing_docs)]
         pub enum HostCall { $($($call,)?)* }
 
         impl HostCall {

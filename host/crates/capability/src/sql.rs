@@ -1,6 +1,6 @@
 //! Statements and transactions in the operator's tables, each plugin under its own login.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use patchbay_model::capability::CapabilityError;
 use patchbay_model::grant::Ask;
@@ -37,12 +37,11 @@ async fn run_one(gate: Gate, statement: SqlStatement) -> Result<SqlAnswer, SqlEr
 /// denied while it is open.
 async fn begin(gate: Gate) -> Result<Arc<dyn SqlTransaction>, SqlError> {
     check(&gate, &[])?;
-    let begun = || gate.guest().transaction.lock().unwrap_or_else(PoisonError::into_inner);
-    if begun().is_some() {
+    if gate.guest().transaction.lock().is_some() {
         return Err(SqlError::denied("one transaction per call"));
     }
     let transaction = gate.services().sql.begin(&gate.call().manifest.name, gate.call().deadline).await?;
-    *begun() = Some(Arc::downgrade(&transaction));
+    *gate.guest().transaction.lock() = Some(Arc::downgrade(&transaction));
     Ok(transaction)
 }
 

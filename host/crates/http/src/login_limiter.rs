@@ -13,9 +13,9 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
@@ -122,7 +122,7 @@ impl Default for LoginLimiter {
 impl LoginLimiter {
     /// Whether these credentials from this address must wait for their turn.
     pub(super) fn doubt(&self, address: IpAddr, credentials: &str, now: Instant) -> Decision {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.lock();
         let Some(own) = state.addresses.get(&network(address), now) else { return Decision::None };
         if own.tried.contains(&Some(digest(credentials))) {
             return Decision::Wrong;
@@ -147,7 +147,7 @@ impl LoginLimiter {
 
     /// Records that these credentials were checked and are wrong.
     pub(super) fn failed(&self, address: IpAddr, credentials: &str, now: Instant) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let before = state.failed_in_all(now);
         if state.addresses.fail(network(address), digest(credentials), now) {
             state.in_all = Some((before.saturating_add(1), now));
@@ -237,7 +237,7 @@ mod tests {
         for n in 0..MAX_KNOWN as u32 + 500 {
             logins.failed(address(n), &n.to_string(), now + Duration::from_millis(n.into()));
         }
-        assert_eq!(logins.state.lock().expect("no panic").addresses.0.len(), MAX_KNOWN);
+        assert_eq!(logins.state.lock().addresses.0.len(), MAX_KNOWN);
     }
 
     #[test]

@@ -36,7 +36,6 @@ pub struct Mailbox {
 
 /// Why a text is not an address. The message continues the text or its field ("to: …").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum AddressError {
     #[error("is not a mail address")]
     NoAddress,

@@ -33,7 +33,6 @@ pub struct BreakerSpec {
 
 /// [`BreakerSpec`] with the defaults filled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct BreakerLimits {
     pub failures: u32,
     pub within: Duration,

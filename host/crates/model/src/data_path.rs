@@ -128,18 +128,7 @@ impl FromStr for DataPath {
     }
 }
 
-impl TryFrom<String> for DataPath {
-    type Error = InvalidPath;
-    fn try_from(text: String) -> Result<Self, InvalidPath> {
-        text.parse()
-    }
-}
-
-impl From<DataPath> for String {
-    fn from(path: DataPath) -> Self {
-        path.0
-    }
-}
+text_form!(DataPath);
 
 impl fmt::Display for DataPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -42,18 +42,7 @@ macro_rules! text_id {
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = InvalidId;
-            fn try_from(text: String) -> Result<Self, InvalidId> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(id: $name) -> String {
-                id.0.as_ref().to_owned()
-            }
-        }
+        text_form!($name);
 
         impl AsRef<str> for $name {
             fn as_ref(&self) -> &str {
@@ -255,18 +244,7 @@ impl FromStr for RevisionDigest {
     }
 }
 
-impl TryFrom<String> for RevisionDigest {
-    type Error = InvalidId;
-    fn try_from(text: String) -> Result<Self, InvalidId> {
-        text.parse()
-    }
-}
-
-impl From<RevisionDigest> for String {
-    fn from(digest: RevisionDigest) -> String {
-        digest.to_string()
-    }
-}
+text_form!(RevisionDigest);
 
 impl fmt::Display for RevisionDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

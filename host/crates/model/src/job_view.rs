@@ -8,7 +8,6 @@ use crate::job::JobState;
 /// One job, with its texts as Redis holds them.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct JobView {
     pub id: String,
     pub name: String,
@@ -52,7 +51,6 @@ pub struct JobView {
 /// A job found by a search in one state.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct ScannedJob {
     pub id: String,
     pub name: String,

@@ -34,7 +34,6 @@ pub struct QueueOverview {
 
 /// Jobs per state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[allow(missing_docs)]
 pub struct QueueCounts {
     pub waiting: u64,
     pub prioritized: u64,

@@ -249,7 +249,6 @@ pub enum Standing {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum Untrusted {
     #[error("the plugin is not signed; it must be signed by a trusted key ({trusted}): see `patchbay plugin sign`")]
     Unsigned { trusted: String },

@@ -51,7 +51,6 @@ impl SqlSpec {
 
 /// What may be done with a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)]
 pub enum Privilege {
     Select,
     Insert,
@@ -127,18 +126,7 @@ impl fmt::Display for TableName {
     }
 }
 
-impl TryFrom<String> for TableName {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<TableName> for String {
-    fn from(name: TableName) -> Self {
-        name.to_string()
-    }
-}
+text_form!(TableName);
 
 /// `select` or `select(id, phone)`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -189,21 +177,9 @@ impl fmt::Display for TableAccess {
     }
 }
 
-impl TryFrom<String> for TableAccess {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<TableAccess> for String {
-    fn from(access: TableAccess) -> Self {
-        access.to_string()
-    }
-}
+text_form!(TableAccess);
 
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)]
 pub enum SqlValue {
     Null,
     Boolean(bool),

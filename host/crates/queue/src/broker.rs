@@ -23,7 +23,6 @@ use crate::{AttemptReader, Kv, QueueError, Trouble};
 
 /// Facts about the server, for `patchbay doctor`.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct ServerFacts {
     pub version: String,
     pub aof_enabled: bool,

@@ -1,8 +1,9 @@
 //! Redis's time, used for everything that Redis orders: delays, locks, ticks, ages. This machine's
 //! clock may be wrong, and may jump.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
 
 /// Assumed drift between two clocks: one part in this many of the time since the last check. Ten
 /// times the drift of a quartz clock.
@@ -51,7 +52,7 @@ impl Clock {
     pub(crate) fn note(&self, time: Duration, asked: Instant, answered: Instant) {
         let error = answered.saturating_duration_since(asked) / 2;
         let new = Look { at: answered, time: time + error, error };
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.0.lock();
         let keep = last.is_some_and(|old| {
             let apart = old.time_at(answered).abs_diff(new.time);
             old.error_at(answered) < error && apart <= old.error_at(answered) + error
@@ -62,7 +63,7 @@ impl Clock {
     }
 
     fn last(&self) -> Option<Look> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock()
     }
 }
 

@@ -8,10 +8,11 @@
 //! nothing; the task ends with the last clone.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{RedisResult, Value};
 use tokio::sync::watch;
@@ -162,7 +163,7 @@ impl Connection {
         if self.0.looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOKS_PER_SURVEY) && asked.is_ok() {
             self.survey().await;
         }
-        let unfit = self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unfit = self.0.unfit.lock().clone();
         let (round_trip, trouble) = match asked {
             Ok(round_trip) => (Some(round_trip), unfit),
             // The kind of server explains more than the command that it refused.
@@ -238,7 +239,7 @@ impl Connection {
             Some(unfit) if !unfit.serves() => Some(unfit),
             unfit => self.lacking_rights().await.or(unfit),
         };
-        *self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner) = unfit;
+        *self.0.unfit.lock() = unfit;
     }
 
     /// Checks the rights at intervals, and at each survey while one is missing.

@@ -41,7 +41,6 @@ const FIELDS: [&str; 10] =
     ["name", "opts", "timestamp", "processedOn", "finishedOn", "atm", "ats", "pb", "parentKey", "failedReason"];
 
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct EndedElsewhere {
     pub id: JobId,
     pub name: String,
@@ -63,7 +62,6 @@ pub struct EndedElsewhere {
 
 /// A job that was removed as it ended. Its worker is unknown.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct RemovedAtEnd {
     pub id: JobId,
     pub ended_ms: u64,

@@ -1,8 +1,10 @@
 //! Watches Redis's memory. When it is nearly full, new jobs and values are refused, so that running
 //! jobs can still settle.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::QueueError;
 use crate::connection::Connection;
@@ -32,12 +34,12 @@ impl Memory {
     }
 
     pub(crate) async fn is_full(&self) -> Result<bool, QueueError> {
-        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *self.last.lock();
         let full = match last {
             Some((at, full)) if at.elapsed() < LOOK_EVERY => full,
             _ => {
                 let full = self.share().await?.is_some_and(|share| share > FULL);
-                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), full));
+                *self.last.lock() = Some((Instant::now(), full));
                 full
             }
         };

@@ -4,12 +4,13 @@
 //! Needs a Redis: `make test` sets PATCHBAY_TEST_REDIS_URL.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use patchbay_model::job::{JobState, NewJob};
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{
@@ -125,19 +126,15 @@ struct OneAtATime {
     ran: Mutex<Vec<String>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[async_trait]
 impl Handler for OneAtATime {
     async fn handle(&self, delivery: Delivery) -> Settlement {
-        if let Some(worker) = &*lock(&self.worker) {
+        if let Some(worker) = &*self.worker.lock() {
             worker.pause();
         }
-        lock(&self.ran).push(delivery.key.id.to_string());
+        self.ran.lock().push(delivery.key.id.to_string());
         let (reason, stack) = (String::from("as the test says"), String::from("nowhere"));
-        let disposition = match lock(&self.end).take() {
+        let disposition = match self.end.lock().take() {
             Some(End::Complete) => Disposition::Complete { value: "null".into() },
             Some(End::Fail) => Disposition::Fail { reason, stack },
             Some(End::Retry) => Disposition::Retry { delay: HOUR, reason, stack },
@@ -205,7 +202,7 @@ impl World {
         let worker = Arc::new(queues.spawn_worker(config, Arc::clone(&handler) as _));
         worker.pause();
         gate.0.send_replace(true);
-        *lock(&handler.worker) = Some(Arc::clone(&worker));
+        *handler.worker.lock() = Some(Arc::clone(&worker));
         Self { queues, queue, handler, worker, model: Model::default() }
     }
 
@@ -303,17 +300,17 @@ impl World {
 
     async fn run(&mut self, end: End) {
         let Some((priority, expected)) = self.model.take() else { return };
-        *lock(&self.handler.end) = Some(end);
-        let before = lock(&self.handler.ran).len();
+        *self.handler.end.lock() = Some(end);
+        let before = self.handler.ran.lock().len();
         self.worker.resume();
         let ran = async {
-            while lock(&self.handler.ran).len() == before || self.worker.active() > 0 {
+            while self.handler.ran.lock().len() == before || self.worker.active() > 0 {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(10), ran).await.expect("a job waits, so one runs");
         assert_eq!(
-            lock(&self.handler.ran)[before..],
+            self.handler.ran.lock()[before..],
             *std::slice::from_ref(&expected),
             "the next in line, and only that"
         );

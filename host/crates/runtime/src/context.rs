@@ -10,7 +10,6 @@ use patchbay_model::capability::{HttpError, HttpRequest, HttpResponse};
 pub const MAX_LOG_LINE_BYTES: usize = 8 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum LogLevel {
     Trace,
     Debug,

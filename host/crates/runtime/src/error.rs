@@ -4,7 +4,6 @@ use patchbay_model::manifest::ManifestError;
 
 /// The file is at fault. The text is for the person who uploaded it.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum Rejection {
     #[error("the file is larger than the {0} MiB that this host accepts")]
     TooLarge(usize),
@@ -67,7 +66,6 @@ fn not_asked(imports: &[String]) -> String {
 
 /// The host is at fault: try again, or tell an operator.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum RuntimeError {
     #[error("the engine cannot be made: {0}")]
     Engine(String),
@@ -76,7 +74,6 @@ pub enum RuntimeError {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum LoadError {
     #[error(transparent)]
     Rejected(#[from] Rejection),

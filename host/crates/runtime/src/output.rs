@@ -2,10 +2,11 @@
 //! crashing guest prints there why.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
@@ -44,7 +45,7 @@ impl Output {
     }
 
     fn take(&self, bytes: &[u8]) {
-        let mut written = self.0.lock();
+        let mut written = self.0.written.lock();
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
             for part in piece.strip_suffix(b"\n").unwrap_or(piece).chunks(MAX_LOG_LINE_BYTES) {
                 // A guest that never ends its line must not fill the host's memory.
@@ -62,7 +63,7 @@ impl Output {
     /// Logs a line without an end, and returns the last lines, joined. To be called at the end of
     /// the call.
     pub(crate) fn finish(&self) -> String {
-        let mut written = self.0.lock();
+        let mut written = self.0.written.lock();
         self.0.end_line(&mut written);
         let tail: Vec<String> = std::mem::take(&mut written.tail).into();
         tail.join("\n").trim().to_owned()
@@ -70,10 +71,6 @@ impl Output {
 }
 
 impl Stream {
-    fn lock(&self) -> MutexGuard<'_, Written> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn end_line(&self, written: &mut Written) {
         let line = String::from_utf8_lossy(&std::mem::take(&mut written.partial)).into_owned();
         written.tail_bytes += line.len() + 1;

@@ -9,7 +9,6 @@ use patchbay_model::outcome::Outcome;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct JobCall {
     pub id: String,
     pub queue: String,
@@ -31,7 +30,6 @@ pub struct JobCall {
 }
 
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct OperationCall {
     pub operation: String,
     pub input: String,

@@ -3,9 +3,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use patchbay_model::RevisionDigest;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
@@ -146,13 +147,13 @@ impl Runtime {
         let linked = self.linker.instantiate_pre(&component).map_err(link)?;
         let exports = wit::exports(inspected.wit, linked);
         let revision = Arc::new(Revision::new(Arc::clone(&self.sandbox), inspected, exports));
-        self.lock_loaded().hold(&revision);
+        self.loaded.lock().hold(&revision);
         Ok(revision)
     }
 
     /// A revision that is already loaded, because it is in use or was requested recently.
     pub fn loaded(&self, digest: &RevisionDigest) -> Option<Arc<Revision>> {
-        let mut loaded = self.lock_loaded();
+        let mut loaded = self.loaded.lock();
         let revision = loaded.all.get(digest)?.upgrade()?;
         loaded.hold(&revision);
         Some(revision)
@@ -160,11 +161,7 @@ impl Runtime {
 
     /// Revisions that stay in memory although they may be unused.
     pub fn held(&self) -> Vec<RevisionDigest> {
-        self.lock_loaded().last.iter().map(|revision| revision.digest()).collect()
-    }
-
-    fn lock_loaded(&self) -> MutexGuard<'_, Loaded> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+        self.loaded.lock().last.iter().map(|revision| revision.digest()).collect()
     }
 
     pub fn registry(&self) -> &Registry {

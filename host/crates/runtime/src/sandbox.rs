@@ -10,7 +10,6 @@ use crate::{RuntimeError, engine};
 
 /// Defaults for what a manifest leaves out, and ceilings for what it sets.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct HostLimits {
     pub default_memory_mb: u32,
     pub max_memory_mb: u32,

@@ -4,10 +4,11 @@
 //! contains function names and offsets; the offsets are resolved here later.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use addr2line::Context;
 use gimli::{EndianArcSlice, LittleEndian};
+use parking_lot::Mutex;
 use wasmparser::{Parser, Payload};
 
 type Slice = EndianArcSlice<LittleEndian>;
@@ -67,7 +68,7 @@ impl Symbols {
         let offset = usize::from_str_radix(offset.strip_suffix(')')?, 16).ok()?;
         let module = self.modules.iter().find(|module| module.bytes.contains(&offset))?;
         let address = offset.checked_sub(module.code_start)? as u64;
-        let lines = module.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = module.lines.lock();
         let location = lines.find_location(address).ok()??;
         Some(format!("{name} ({}:{})", location.file?, location.line?))
     }

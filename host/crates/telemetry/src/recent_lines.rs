@@ -7,9 +7,10 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use chrono::{SecondsFormat, Utc};
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -34,12 +35,12 @@ struct Buffer {
 impl RecentLines {
     /// One JSON document per line, the oldest first.
     pub fn text(&self) -> String {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.0.lock();
         kept.lines.iter().flat_map(|line| [line, "\n"]).collect()
     }
 
     fn keep(&self, line: String) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock();
         kept.bytes += line.len();
         kept.lines.push_back(line);
         while kept.lines.len() > MAX_LINES || kept.bytes > MAX_BYTES {

@@ -7,10 +7,11 @@
 //! breaker is closed. The state is local: another process has its own breakers.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use patchbay_capability::{Breaker, Refused};
 use patchbay_model::QueueName;
 use patchbay_queue::{Gate, Pass};
@@ -57,7 +58,7 @@ impl QueueGates {
     }
 
     fn of(&self, queue: &QueueName) -> Arc<QueueGate> {
-        Arc::clone(self.queues.lock().unwrap_or_else(PoisonError::into_inner).entry(queue.clone()).or_default())
+        Arc::clone(self.queues.lock().entry(queue.clone()).or_default())
     }
 
     /// Records how a job of this queue ended, before its settlement takes the next one.
@@ -73,12 +74,8 @@ impl QueueGates {
 }
 
 impl QueueGate {
-    fn locked(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn note(&self, refused: Option<&Refused>) {
-        let mut state = self.locked();
+        let mut state = self.state.lock();
         match refused {
             Some(refused) => {
                 state.refused_in_a_row += 1;
@@ -94,7 +91,7 @@ impl QueueGate {
     }
 
     fn admission(&self) -> Admission {
-        let mut state = self.locked();
+        let mut state = self.state.lock();
         let held = state.refused_in_a_row >= REFUSED_IN_A_ROW;
         match &state.breaker {
             Some(breaker) if held && !breaker.is_closed() => {
@@ -112,13 +109,13 @@ impl QueueGate {
     }
 
     fn is_held(&self) -> bool {
-        let state = self.locked();
+        let state = self.state.lock();
         let closed = state.breaker.as_ref().is_none_or(|breaker| breaker.is_closed());
         state.refused_in_a_row >= REFUSED_IN_A_ROW && !closed
     }
 
     fn end_trial(&self) {
-        self.locked().trying = false;
+        self.state.lock().trying = false;
         self.changed.send_replace(());
     }
 }

@@ -7,11 +7,12 @@
 //! free. A job that must run alone closes all slots meanwhile. This module knows nothing of the
 //! jobs themselves.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use patchbay_model::QueueName;
 use patchbay_queue::{Gate, Pass};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -71,7 +72,7 @@ impl Slots {
     /// are cut with a warning, because manifests of different plugins cannot know of each other.
     pub(super) fn of_queue(self: &Arc<Self>, queue: &QueueName, wanted: usize) -> Arc<dyn Gate> {
         let own = Arc::new(Semaphore::new(0));
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = self.ledger.lock();
         let reserved = wanted.min(ledger.reservable);
         if reserved < wanted {
             warn!(%queue, wanted, reserved, "the host-wide limit on jobs has too few places for all reservations");
@@ -119,7 +120,7 @@ impl Slots {
 
     fn give_back(&self, permit: OwnedSemaphorePermit) {
         if self.owed.load(Ordering::Acquire) > 0 {
-            let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut ledger = self.ledger.lock();
             if let Some(own) = ledger.owed.pop() {
                 self.owed.store(ledger.owed.len(), Ordering::Release);
                 permit.forget();
@@ -132,7 +133,7 @@ impl Slots {
 impl Drop for QueueSlots {
     /// Every pass holds this value, so all slots are back by now.
     fn drop(&mut self) {
-        let mut ledger = self.slots.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = self.slots.ledger.lock();
         let before = ledger.owed.len();
         ledger.owed.retain(|own| !Arc::ptr_eq(own, &self.own));
         let never_given = before - ledger.owed.len();

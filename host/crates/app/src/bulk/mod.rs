@@ -12,11 +12,12 @@ mod selection;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apply::Schemas;
 use chrono::Utc;
+use parking_lot::Mutex;
 use patchbay_api::bulk::{BulkKind, BulkPreview, BulkSample, BulkSource};
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::Mask;
@@ -82,7 +83,6 @@ impl BulkError {
 
 /// What a preview shows of its jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Show {
     NoData,
     /// Without what is hidden.
@@ -103,7 +103,6 @@ pub struct BulkJobs {
 }
 
 impl BulkJobs {
-    #[allow(missing_docs)]
     pub fn new(
         store: Store,
         queues: Broker,
@@ -123,7 +122,7 @@ impl BulkJobs {
 
     /// Jobs that this process has handled, by kind of operation and how it went.
     pub fn handled(&self) -> Vec<(&'static str, &'static str, u64)> {
-        let handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
+        let handled = self.handled.lock();
         handled.iter().map(|((kind, state), jobs)| (kind.as_str(), *state, *jobs)).collect()
     }
 
@@ -313,7 +312,7 @@ impl BulkJobs {
     }
 
     fn count(&self, kind: BulkKind, outcomes: &[BulkOutcome]) {
-        let mut handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut handled = self.handled.lock();
         for outcome in outcomes {
             let result = RESULTS.into_iter().find(|result| *result == outcome.state);
             *handled.entry((kind, result.unwrap_or("failed"))).or_default() += 1;

@@ -7,10 +7,11 @@
 mod machine;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use patchbay_model::PluginName;
 use patchbay_model::breaker::BreakerLimits;
 use tokio::sync::watch;
@@ -81,17 +82,13 @@ impl Breakers {
     /// The breaker; made at its first use.
     pub fn of(&self, plugin: &PluginName, host: &str) -> Arc<Breaker> {
         let key = (plugin.clone(), host.to_owned());
-        Arc::clone(self.locked().entry(key).or_insert_with(|| Arc::new(Breaker::new(plugin.clone(), host.to_owned()))))
+        Arc::clone(self.0.lock().entry(key).or_insert_with(|| Arc::new(Breaker::new(plugin.clone(), host.to_owned()))))
     }
 
     /// Absent if the breaker was never used.
     pub fn view(&self, plugin: &PluginName, host: &str) -> Option<BreakerView> {
-        let breaker = self.locked().get(&(plugin.clone(), host.to_owned())).cloned();
+        let breaker = self.0.lock().get(&(plugin.clone(), host.to_owned())).cloned();
         breaker.map(|breaker| breaker.view())
-    }
-
-    fn locked(&self) -> MutexGuard<'_, HashMap<(PluginName, String), Arc<Breaker>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -118,7 +115,7 @@ impl Breaker {
     /// happens at `deadline` or later: then the outside host has used up the guest's time.
     pub(crate) fn admit(self: &Arc<Self>, limits: BreakerLimits, deadline: Instant) -> Result<Admission, Refused> {
         let (admitted, changed) = {
-            let mut inner = self.locked();
+            let mut inner = self.inner.lock();
             inner.limits = limits;
             let before = std::mem::discriminant(&inner.machine.phase);
             let admitted = inner.machine.admit(&limits, Instant::now());
@@ -135,7 +132,7 @@ impl Breaker {
     }
 
     fn report(&self, ticket: Ticket, report: Report, failure: Option<String>) {
-        let mut inner = self.locked();
+        let mut inner = self.inner.lock();
         let limits = inner.limits;
         if let Some(failure) = failure {
             inner.last_failure = Some(failure);
@@ -162,7 +159,7 @@ impl Breaker {
 
     /// Refuses all calls until [`Breaker::close`].
     pub fn hold(&self, by: &str, reason: &str) {
-        self.locked().machine.hold(by, reason, Instant::now());
+        self.inner.lock().machine.hold(by, reason, Instant::now());
         self.opened.fetch_add(1, Ordering::Relaxed);
         warn!(plugin = %self.plugin, host = self.host, by, reason, "breaker opened by an operator");
         self.changed.send_replace(());
@@ -170,14 +167,14 @@ impl Breaker {
 
     /// Lets calls through again, from any state.
     pub fn close(&self, by: &str, reason: &str) {
-        self.locked().machine.close(Instant::now());
+        self.inner.lock().machine.close(Instant::now());
         info!(plugin = %self.plugin, host = self.host, by, reason, "breaker closed by an operator");
         self.changed.send_replace(());
     }
 
     pub fn view(&self) -> BreakerView {
         let now = Instant::now();
-        let mut inner = self.locked();
+        let mut inner = self.inner.lock();
         let limits = inner.limits;
         let state = match &inner.machine.phase {
             Phase::Closed => BreakerState::Closed,
@@ -199,19 +196,19 @@ impl Breaker {
     /// What a call would be told now, without making one; nothing while closed.
     pub fn refusal(self: &Arc<Self>) -> Option<Refused> {
         let retry_in = {
-            let inner = self.locked();
+            let inner = self.inner.lock();
             inner.machine.refuses_for(&inner.limits, Instant::now())?
         };
         Some(Refused { breaker: Arc::clone(self), retry_in })
     }
 
     pub fn is_closed(&self) -> bool {
-        matches!(self.locked().machine.phase, Phase::Closed)
+        matches!(self.inner.lock().machine.phase, Phase::Closed)
     }
 
     /// Whether a call would be let through now.
     pub fn admits(&self) -> bool {
-        self.locked().machine.next(Instant::now()) == Next::Now
+        self.inner.lock().machine.next(Instant::now()) == Next::Now
     }
 
     /// Waits until `reached` holds. Checks it at each change of phase, and when a probe is due.
@@ -219,7 +216,7 @@ impl Breaker {
         let mut changed = self.changed.subscribe();
         loop {
             changed.borrow_and_update();
-            let next = self.locked().machine.next(Instant::now());
+            let next = self.inner.lock().machine.next(Instant::now());
             if reached(self) {
                 return;
             }
@@ -232,10 +229,6 @@ impl Breaker {
                 Next::Now | Next::Later => drop(changed.changed().await),
             }
         }
-    }
-
-    fn locked(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,9 +4,10 @@ mod gate;
 mod outside_calls;
 
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use patchbay_model::attempt::OutsideCall;
 use patchbay_model::breaker::BreakerSpec;
 use patchbay_model::grant::Granted;
@@ -127,15 +128,15 @@ impl GuestCall {
     }
 
     pub(crate) fn asked(&self) -> Option<Asked> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last.lock().clone()
     }
 
     pub(crate) fn set_asked(&self, asked: Option<Asked>) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+        *self.last.lock() = asked;
     }
 
     fn is_in_transaction(&self) -> bool {
-        let transaction = self.transaction.lock().unwrap_or_else(PoisonError::into_inner);
+        let transaction = self.transaction.lock();
         transaction.as_ref().and_then(Weak::upgrade).is_some_and(|transaction| transaction.is_open())
     }
 }

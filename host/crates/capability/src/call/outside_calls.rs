@@ -1,8 +1,8 @@
 //! The outside calls of an attempt, for its history.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use patchbay_model::attempt::{MAX_CALLS, OutsideCall};
 
 /// Limits, because a guest chooses hosts and methods.
@@ -32,7 +32,7 @@ impl OutsideCalls {
     }
 
     pub(crate) fn begin(&self, kind: &str, method: Option<&str>, host: &str) -> CallIndex {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = self.begun.lock();
         if begun.calls.len() >= MAX_CALLS {
             begun.beyond += 1;
             return CallIndex(None);
@@ -49,7 +49,7 @@ impl OutsideCalls {
     }
 
     pub(crate) fn end(&self, place: &CallIndex, result: String) {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = self.begun.lock();
         if let Some(call) = place.0.and_then(|place| begun.calls.get_mut(place)) {
             call.took_ms = ms(self.started.elapsed()).saturating_sub(call.after_ms);
             call.result = result;
@@ -58,8 +58,7 @@ impl OutsideCalls {
 
     /// All calls, once the guest has ended.
     pub(crate) fn take(&self) -> Vec<OutsideCall> {
-        let Begun { mut calls, beyond } =
-            std::mem::take(&mut *self.begun.lock().unwrap_or_else(PoisonError::into_inner));
+        let Begun { mut calls, beyond } = std::mem::take(&mut *self.begun.lock());
         let now_ms = ms(self.started.elapsed());
         for call in calls.iter_mut().filter(|call| call.result == UNFINISHED) {
             call.took_ms = now_ms.saturating_sub(call.after_ms);

@@ -49,7 +49,6 @@ pub struct MailConfig {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum MailError {
     #[error("mail over TLS to {host:?} cannot be set up: {reason}")]
     Tls { host: String, reason: String },

@@ -1,8 +1,10 @@
 //! Idle connections to the mail server.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::connection::Connection;
 
@@ -20,7 +22,7 @@ impl Idle {
     /// A connection that is fresh, and to which the server has sent nothing since.
     pub(super) async fn take(&self, plugin: &str) -> Option<Connection> {
         loop {
-            let (since, mut connection) = self.locked().get_mut(plugin)?.pop()?;
+            let (since, mut connection) = self.0.lock().get_mut(plugin)?.pop()?;
             if since.elapsed() < IDLE_LIMIT && connection.is_quiet().await {
                 return Some(connection);
             }
@@ -34,7 +36,7 @@ impl Idle {
             return;
         }
         {
-            let mut all = self.locked();
+            let mut all = self.0.lock();
             let idle = all.entry(plugin.to_owned()).or_default();
             if idle.len() >= MAX_IDLE {
                 drop(all);
@@ -54,16 +56,12 @@ impl Idle {
     }
 
     fn stale(&self, plugin: &str) -> Vec<Connection> {
-        let mut all = self.locked();
+        let mut all = self.0.lock();
         let Some(idle) = all.get_mut(plugin) else { return Vec::new() };
         let stale: Vec<_> = idle.extract_if(.., |(since, _)| since.elapsed() >= IDLE_LIMIT).collect();
         if idle.is_empty() {
             all.remove(plugin);
         }
         stale.into_iter().map(|(_, connection)| connection).collect()
-    }
-
-    fn locked(&self) -> MutexGuard<'_, HashMap<String, Vec<(Instant, Connection)>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

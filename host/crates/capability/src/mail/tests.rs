@@ -1,7 +1,8 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -68,7 +69,7 @@ impl Server {
             if read.read_until(b'\n', &mut line).await.ok()? == 0 {
                 return None;
             }
-            self.heard.lock().expect("no panic").extend_from_slice(&line);
+            self.heard.lock().extend_from_slice(&line);
         }
     }
 
@@ -86,7 +87,7 @@ impl Server {
     }
 
     fn heard(&self) -> String {
-        String::from_utf8_lossy(&self.heard.lock().expect("no panic")).into_owned()
+        String::from_utf8_lossy(&self.heard.lock()).into_owned()
     }
 
     fn connections(&self) -> usize {

@@ -128,7 +128,8 @@ fn unambiguous(segment: &str) -> Result<(), TargetError> {
     Err(ambiguous())
 }
 
-/// RFC 3986, 6.2.2: unreserved characters are decoded, hexadecimal digits become upper case.
+/// RFC 3986, 6.2.2: unreserved characters are decoded, hexadecimal digits become upper case. Libraries
+/// decode all or nothing.
 fn normalise(segment: &str, out: &mut String) {
     let mut rest = segment;
     while let Some(at) = rest.find('%') {

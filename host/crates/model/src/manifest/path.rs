@@ -23,7 +23,6 @@ pub struct RoutePath(String);
 
 /// Why a text is not a route's path, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum PathError {
     #[error("must begin with /api/ and go on, as in /api/leads/{{leadId}}: every other path is the host's")]
     NotUnderApi,
@@ -144,18 +143,7 @@ impl FromStr for RoutePath {
     }
 }
 
-impl TryFrom<String> for RoutePath {
-    type Error = PathError;
-    fn try_from(text: String) -> Result<Self, PathError> {
-        text.parse()
-    }
-}
-
-impl From<RoutePath> for String {
-    fn from(path: RoutePath) -> Self {
-        path.0
-    }
-}
+text_form!(RoutePath);
 
 impl fmt::Display for RoutePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

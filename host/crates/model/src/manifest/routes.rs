@@ -37,7 +37,6 @@ pub struct RouteSpec {
 /// A method of routes and webhooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-#[allow(missing_docs)]
 pub enum HttpMethod {
     Get,
     Post,
@@ -61,7 +60,6 @@ impl HttpMethod {
 /// A role of the people who use the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
 pub enum Role {
     User,
     Admin,

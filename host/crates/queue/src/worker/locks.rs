@@ -1,8 +1,9 @@
 //! Locks on the jobs that run here, and the rescue of jobs whose worker has died.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -63,7 +64,7 @@ impl Locks {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<String, Lock>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.0.lock())
     }
 }
 

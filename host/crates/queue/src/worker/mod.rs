@@ -81,7 +81,6 @@ pub struct Settlement {
 }
 
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub enum Disposition {
     /// Done. The value is JSON.
     Complete {

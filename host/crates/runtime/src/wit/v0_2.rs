@@ -2,7 +2,7 @@
 
 use crate::report::JobCall;
 
-#[allow(missing_docs, unreachable_pub, clippy::all)]
+#[allow(unreachable_pub, clippy::all)]
 mod bindings {
     wasmtime::component::bindgen!({
         path: "../../../wit/v0.2",

@@ -36,7 +36,6 @@ pub struct Answer {
 }
 
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub enum AnswerBody {
     Empty,
     Json(String),

@@ -5,10 +5,11 @@
 //! Names of queues come from manifests.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use patchbay_model::QueueName;
 use patchbay_model::attempt::{AttemptRecord, VerdictKind};
 use patchbay_model::outcome::OutcomeKind;
@@ -45,16 +46,16 @@ impl AttemptMeters {
     }
 
     pub fn of(&self, queue: &QueueName) -> Arc<QueueMeters> {
-        if let Some(known) = self.queues.read().unwrap_or_else(PoisonError::into_inner).get(queue) {
+        if let Some(known) = self.queues.read().get(queue) {
             return Arc::clone(known);
         }
-        let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self.queues.write();
         Arc::clone(queues.entry(queue.clone()).or_insert_with(|| Arc::new(QueueMeters::new())))
     }
 
     /// Every queue that has had an attempt, in order.
     pub fn read(&self) -> Vec<(QueueName, Arc<QueueMeters>)> {
-        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
+        let queues = self.queues.read();
         let mut all: Vec<_> = queues.iter().map(|(name, meters)| (name.clone(), Arc::clone(meters))).collect();
         all.sort_by(|(a, _), (b, _)| a.cmp(b));
         all

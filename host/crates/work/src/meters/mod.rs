@@ -12,11 +12,12 @@ pub mod revision;
 
 use std::collections::HashMap;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use patchbay_model::RevisionDigest;
 use patchbay_runtime::{Revision, Runtime};
 
@@ -59,7 +60,7 @@ impl Meters {
     }
 
     fn add(&self, revision: &Revision) -> Arc<RevisionMeters> {
-        let _alone = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.retired.lock();
         let mut next = HashMap::clone(&self.revisions.load());
         let meters = next.entry(revision.digest()).or_insert_with(|| Arc::new(RevisionMeters::new(revision)));
         let meters = Arc::clone(meters);
@@ -72,7 +73,7 @@ impl Meters {
     /// set has changed, and by every scrape.
     pub fn reconcile(&self) {
         let active = self.runtime.registry().snapshot();
-        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut retired = self.retired.lock();
         let mut next = HashMap::clone(&self.revisions.load());
         for revision in &active {
             retired.remove(&revision.digest());
@@ -97,7 +98,7 @@ impl Meters {
 
     /// Each with whether its revision is active, in a stable order.
     pub fn read(&self) -> Vec<(Arc<RevisionMeters>, bool)> {
-        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let retired = self.retired.lock();
         let revisions = self.revisions.load();
         let mut all: Vec<_> =
             revisions.iter().map(|(digest, meters)| (Arc::clone(meters), !retired.contains_key(digest))).collect();

@@ -7,11 +7,12 @@
 mod rule;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use patchbay_model::job::JobKey;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::outcome::OutcomeKind;
@@ -108,7 +109,7 @@ impl Quarantine {
             return;
         };
         let verdict = {
-            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut calls = self.calls.lock();
             let (of, calls) = calls.entry(plugin.clone()).or_insert_with(|| (digest, Calls::default()));
             if *of != digest {
                 (*of, *calls) = (digest, Calls::default());
@@ -148,7 +149,7 @@ impl Quarantine {
     /// The quarantine was carried out; from now on Postgres's state counts. If the revision
     /// returns, its calls are counted from zero.
     pub fn forget(&self, crash_loop: &CrashLoop) {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&crash_loop.plugin);
+        self.calls.lock().remove(&crash_loop.plugin);
         self.crash_loops.send_modify(|all| all.retain(|other| other.digest != crash_loop.digest));
     }
 
@@ -169,12 +170,12 @@ impl Quarantine {
     /// How many quarantines of each plugin this process has begun since its start, by the outcome
     /// of most crashes.
     pub fn begun(&self) -> HashMap<(PluginName, OutcomeKind), u64> {
-        self.begun.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.begun.lock().clone()
     }
 
     /// Counts that this process has begun the quarantine.
     pub fn count(&self, crash_loop: &CrashLoop) {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = self.begun.lock();
         *begun.entry((crash_loop.plugin.clone(), crash_loop.mostly)).or_default() += 1;
     }
 

@@ -11,7 +11,6 @@ use patchbay_model::outcome::OutcomeKind;
 /// A revision crashes too often if, of its last `calls` calls within `within`, none succeeded and
 /// at least `crashes` crashed, over at least `jobs` different jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Rule {
     pub calls: usize,
     pub crashes: usize,

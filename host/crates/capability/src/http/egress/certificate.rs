@@ -2,9 +2,9 @@
 //! Never opens a connection.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use reqwest::Url;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -30,7 +30,7 @@ impl Certificates {
     pub(super) fn note(&self, url: &Url, der: impl FnOnce() -> Option<Vec<u8>>) {
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return };
         let host = format!("{host}:{port}");
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         match all.get(&host) {
             Some(seen) if seen.looked.elapsed() < LOOK_EVERY => return,
             None if all.len() >= MAX_HOSTS => return,
@@ -45,7 +45,7 @@ impl Certificates {
 
     /// When the last certificate of each `host:port` ends, in Unix seconds.
     pub fn ends(&self) -> HashMap<String, i64> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         all.retain(|_, seen| seen.looked.elapsed() < FORGET_AFTER);
         all.iter().map(|(host, seen)| (host.clone(), seen.ends_unix_s)).collect()
     }

@@ -2,10 +2,11 @@
 //! that only another one was allowed to have.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use patchbay_model::RevisionDigest;
 use patchbay_model::capability::HttpError;
 use patchbay_model::manifest::{EgressRule, Manifest};
@@ -50,7 +51,7 @@ impl Clients {
         place: usize,
     ) -> Result<Arc<EgressClient>, HttpError> {
         let key = (revision, place);
-        if let Some(cached) = self.locked().get_mut(&key) {
+        if let Some(cached) = self.cached.lock().get_mut(&key) {
             if !std::ptr::eq(cached.owner.as_ptr(), Arc::as_ptr(manifest)) {
                 cached.owner = Arc::downgrade(manifest);
             }
@@ -59,7 +60,7 @@ impl Clients {
         }
         // Outside the lock, because it reads the system's trust roots.
         let client = Arc::new(self.open(&manifest.egress[place])?);
-        let mut cached = self.locked();
+        let mut cached = self.cached.lock();
         cached.retain(|_, cached| cached.owner.strong_count() > 0);
         if cached.len() >= MAX_CLIENTS
             && let Some(oldest) = cached.iter().min_by_key(|(_, cached)| cached.used).map(|(key, _)| *key)
@@ -68,10 +69,6 @@ impl Clients {
         }
         let new = CachedClient { client, owner: Arc::downgrade(manifest), used: Instant::now() };
         Ok(Arc::clone(&cached.entry(key).or_insert(new).client))
-    }
-
-    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<(RevisionDigest, usize), CachedClient>> {
-        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, rule: &EgressRule) -> Result<EgressClient, HttpError> {
@@ -98,6 +95,6 @@ impl Clients {
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.locked().len()
+        self.cached.lock().len()
     }
 }

@@ -11,13 +11,13 @@ mod tls;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Mutex;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
 use patchbay_model::breaker::BreakerLimits;
 use patchbay_model::capability::TimeoutPhase;
 use patchbay_model::manifest::EgressAuth;
@@ -75,7 +75,7 @@ impl Server {
                   body: Bytes| async move {
                 let request = Seen { peer, method: method.to_string(), uri, headers, body };
                 let response = answer(&request);
-                seen.lock().expect("no panic").push(request);
+                seen.lock().push(request);
                 response
             }
         };
@@ -89,7 +89,7 @@ impl Server {
     }
 
     fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().expect("no panic").clone()
+        self.seen.lock().clone()
     }
 
     fn last(&self) -> Seen {
@@ -213,15 +213,15 @@ impl Scripted {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.asked.lock().expect("no panic").clone()
+        self.asked.lock().clone()
     }
 }
 
 #[async_trait::async_trait]
 impl Lookup for Scripted {
     async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        self.asked.lock().expect("no panic").push(host.to_owned());
-        let mut answers = self.answers.lock().expect("no panic");
+        self.asked.lock().push(host.to_owned());
+        let mut answers = self.answers.lock();
         let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
         answer.ok_or_else(|| io::Error::other("no such name"))
     }

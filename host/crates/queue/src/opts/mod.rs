@@ -6,22 +6,19 @@
 //! the worker's own applies, and is named in [`JobOpts::odd`]. No option prevents a job from
 //! running.
 
-use std::time::Duration;
+mod odd;
+mod write;
 
-use patchbay_model::job::{Keep, NewJob, Trace};
-use patchbay_model::retry::{Backoff, BackoffKind, MAX_DELAY};
+use patchbay_model::job::Trace;
+use patchbay_model::retry::Backoff;
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
 
+use self::odd::{Odd, kind, value};
+pub(crate) use self::write::encode;
 use crate::js;
 use crate::retention::KeepJobs;
-
-/// Most stack traces that a job may ask to keep, because each is read and written again at every
-/// failure.
-const MAX_TRACES: usize = 100;
-/// Longest number that is shown in a log line.
-const SHOWN_BYTES: usize = 30;
 
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct JobOpts {
@@ -92,7 +89,7 @@ impl JobOpts {
         }
         let raw: Raw<'_> = serde_json::from_str(text)
             .map_err(|error| format!("the job's options cannot be read: {}", unread(text, &error)))?;
-        let mut odd = Odd(Vec::new());
+        let mut odd = Odd::default();
         let (backoff, never_again) = raw.backoff.map_or((None, false), |raw| odd.backoff(raw));
         Ok(Self {
             attempts: odd.attempts(raw.attempts),
@@ -127,10 +124,6 @@ impl JobOpts {
     }
 }
 
-fn value(raw: &RawValue) -> Option<Value> {
-    serde_json::from_str(raw.get()).ok()
-}
-
 /// Why options cannot be read. The error itself names a wrong type.
 fn unread(text: &str, error: &serde_json::Error) -> String {
     match error.is_data() && !text.trim_start().starts_with('{') {
@@ -139,145 +132,7 @@ fn unread(text: &str, error: &serde_json::Error) -> String {
     }
 }
 
-/// Describes a JSON value without repeating text of its author.
-fn kind(json: &str) -> String {
-    let json = json.trim();
-    match json.as_bytes().first() {
-        Some(b'{') => "an object".into(),
-        Some(b'[') => "a list".into(),
-        Some(b'"') => {
-            let length = serde_json::from_str::<String>(json).map_or(0, |text| text.chars().count());
-            format!("a text of {length} character{}", if length == 1 { "" } else { "s" })
-        }
-        Some(b't' | b'f' | b'n') => json.chars().take(SHOWN_BYTES).collect(),
-        _ if json.len() > SHOWN_BYTES => "a long number".into(),
-        _ => json.to_owned(),
-    }
-}
-
-/// Collects options that are meaningless.
-struct Odd(Vec<String>);
-
-impl Odd {
-    /// Logs only the kind of the value, because the value may be personal data.
-    fn note(&mut self, name: &str, raw: &RawValue, instead: &str) {
-        self.0.push(format!("{name} is {}: {instead}", kind(raw.get())));
-    }
-
-    fn value(&mut self, name: &str, raw: Option<&RawValue>) -> Option<Value> {
-        let raw = raw?;
-        let value = value(raw);
-        if value.is_none() {
-            self.note(name, raw, "left out");
-        }
-        value
-    }
-
-    fn number(&mut self, name: &str, raw: Option<&RawValue>) -> Option<f64> {
-        let raw = raw?;
-        let number = value(raw).as_ref().and_then(js::number);
-        if number.is_none() {
-            self.note(name, raw, "left out, since it is not a number");
-        }
-        number
-    }
-
-    fn most(&mut self, name: &str, raw: Option<&RawValue>) -> Option<usize> {
-        let most = self.number(name, raw)?;
-        if most < 0.0
-            && let Some(raw) = raw
-        {
-            self.note(name, raw, "left out, since it is below 0");
-            return None;
-        }
-        Some(most.ceil() as usize)
-    }
-
-    /// BullMQ keeps `traces.slice(-limit)`: it uses the whole part of a fraction, keeps all if that
-    /// is 0 or not given, and none if the limit is below 0.
-    fn traces(&mut self, raw: Option<&RawValue>) -> Option<usize> {
-        let limit = self.number("stackTraceLimit", raw)?;
-        let is_none = raw.and_then(value).is_some_and(|limit| limit.as_f64() == Some(0.0));
-        match limit.trunc() {
-            _ if is_none => Some(0),
-            0.0 => None,
-            below if below < 0.0 => Some(0),
-            most => Some((most as usize).min(MAX_TRACES)),
-        }
-    }
-
-    /// BullMQ compares `attemptsMade + 1 < attempts`, so fractions round up and less than one
-    /// counts as one. Its producers write 0 if no number is set.
-    fn attempts(&mut self, raw: Option<&RawValue>) -> Option<u32> {
-        let attempts = self.number("attempts", raw)?;
-        Some(if attempts < 0.0 { 1 } else { attempts.ceil() as u32 })
-    }
-
-    /// The flag says that the first failure is the last: a delay of -1 means that to BullMQ.
-    fn backoff(&mut self, raw: &RawValue) -> (Option<Backoff>, bool) {
-        let of = |kind, ms| (Some(Backoff { kind, delay: millis(ms), max: None, jitter: None }), ms == -1.0);
-        let fields = match value(raw) {
-            Some(Value::Object(fields)) => fields,
-            Some(absent) if !js::is_true(&absent) && !absent.is_number() => return (None, false),
-            other => {
-                return match other
-                    .filter(|other| !other.is_boolean() && !other.is_array())
-                    .as_ref()
-                    .and_then(js::number)
-                {
-                    Some(ms) => of(BackoffKind::Fixed, ms),
-                    None => {
-                        self.note("backoff", raw, "left out, since it is no backoff");
-                        (None, false)
-                    }
-                };
-            }
-        };
-        let kind = match fields.get("type").and_then(Value::as_str) {
-            Some("fixed") => Some(BackoffKind::Fixed),
-            Some("exponential") => Some(BackoffKind::Exponential),
-            _ => None,
-        };
-        let delay = fields.get("delay").map(js::number);
-        let (backoff, is_final) = match (kind, delay) {
-            (Some(kind), None) => of(kind, 0.0),
-            (Some(kind), Some(Some(ms))) => of(kind, ms),
-            (None, Some(Some(ms))) if ms > 0.0 => {
-                self.note("backoff", raw, "its type needs its producer's own code; taken as fixed");
-                of(BackoffKind::Fixed, ms)
-            }
-            _ => {
-                self.note("backoff", raw, "left out, since its type or its delay means nothing here");
-                return (None, false);
-            }
-        };
-        // NaN means no jitter to BullMQ.
-        let jitter = fields.get("jitter").map(|jitter| js::number(jitter).unwrap_or(0.0).clamp(0.0, 1.0));
-        // Patchbay's own option. BullMQ has no maximum and ignores it.
-        let max = fields.get("maxDelay").and_then(js::number).filter(|ms| *ms >= 0.0).map(millis);
-        (backoff.map(|backoff| Backoff { max, jitter, ..backoff }), is_final)
-    }
-
-    fn retention(&mut self, name: &str, raw: Option<&RawValue>) -> Option<KeepJobs> {
-        let value = self.value(name, raw)?;
-        if let (Some(member), Some(raw)) = (KeepJobs::unreadable(&value), raw) {
-            self.note(name, raw, &format!("its {member} is left out, since it is not a number"));
-        }
-        KeepJobs::of_job(&value)
-    }
-}
-
-/// At most five years. BullMQ also delays a job by a negative time, which puts it behind the jobs
-/// that are delayed until now.
-fn millis(ms: f64) -> Duration {
-    if ms < 0.0 {
-        return Duration::from_millis(1);
-    }
-    Duration::try_from_secs_f64(ms / 1e3).map_or(MAX_DELAY, |time| time.min(MAX_DELAY))
-}
-
-/// Patchbay's own trace, or another producer's OpenTelemetry context, whose trace id ties the job
-/// to its request as well.
+/// Ours, or another producer's OpenTelemetry context, whose trace id ties the job to its request as well.
 fn trace(tm: Value) -> Trace {
     let tm = match tm {
         Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::Null),
@@ -288,87 +143,16 @@ fn trace(tm: Value) -> Trace {
     Trace { correlation_id: trace.correlation_id.clone().or_else(trace_id), ..trace }
 }
 
-/// Options for BullMQ's scripts, under BullMQ's short names.
-pub(crate) fn encode(job: &NewJob) -> Value {
-    let mut opts = Map::new();
-    if let Some(delay) = job.delay {
-        opts.insert("delay".into(), (delay.as_millis() as u64).into());
-    }
-    if let Some(priority) = job.priority {
-        opts.insert("priority".into(), priority.into());
-    }
-    if let Some(attempts) = job.attempts {
-        opts.insert("attempts".into(), attempts.into());
-    }
-    if let Some(backoff) = &job.backoff {
-        let kind = match backoff.kind {
-            BackoffKind::Fixed => "fixed",
-            BackoffKind::Exponential => "exponential",
-        };
-        let mut value = json!({ "type": kind, "delay": backoff.delay.as_millis() as u64 });
-        if let Some(jitter) = backoff.jitter {
-            value["jitter"] = jitter.into();
-        }
-        if let Some(max) = backoff.max {
-            value["maxDelay"] = (max.as_millis() as u64).into();
-        }
-        opts.insert("backoff".into(), value);
-    }
-    if let Some(id) = &job.id {
-        opts.insert("jobId".into(), id.as_str().into());
-    }
-    if let Some(once) = &job.deduplication {
-        let mut value = json!({ "id": once.key });
-        if let Some(ttl) = once.ttl {
-            value["ttl"] = (ttl.as_millis() as u64).into();
-        }
-        for (name, set) in
-            [("extend", once.extend), ("replace", once.replace), ("keepLastIfActive", once.keep_last_if_active)]
-        {
-            if set {
-                value[name] = true.into();
-            }
-        }
-        opts.insert("de".into(), value);
-    }
-    if job.lifo {
-        opts.insert("lifo".into(), true.into());
-    }
-    if let Some(at) = job.expires_at_ms {
-        opts.insert("exp".into(), at.into());
-    }
-    for (name, keep) in [("removeOnComplete", job.keep_completed), ("removeOnFail", job.keep_failed)] {
-        if let Some(keep) = keep {
-            opts.insert(name.into(), removal(keep));
-        }
-    }
-    if job.trace != Trace::default() {
-        // A JSON text inside a JSON text, as BullMQ's own telemetry writes it.
-        opts.insert("tm".into(), json!(job.trace).to_string().into());
-    }
-    Value::Object(opts)
-}
-
-/// The format of BullMQ's producers: `true`, `false`, a number, or `{count, age}` with the age in
-/// seconds.
-fn removal(keep: Keep) -> Value {
-    match (keep.age, keep.count) {
-        (None, None) => false.into(),
-        (_, Some(0)) => true.into(),
-        (None, Some(count)) => count.into(),
-        (Some(age), None) => json!({ "age": seconds(age) }),
-        (Some(age), Some(count)) => json!({ "age": seconds(age), "count": count }),
-    }
-}
-
-/// A whole number of seconds where possible. Less than one second must not become 0, which removes
-/// everything.
-fn seconds(age: Duration) -> Value {
-    if age.subsec_nanos() == 0 { age.as_secs().into() } else { age.as_secs_f64().into() }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use patchbay_model::job::{Keep, NewJob};
+    use patchbay_model::retry::{BackoffKind, MAX_DELAY};
+    use serde_json::json;
+
+    use super::odd::MAX_TRACES;
+    use super::write::removal;
     use super::*;
 
     #[test]
