@@ -47,23 +47,16 @@ use guest::{Guest, Linked};
 pub struct Services {
     /// The host's threads: guests' threads do no I/O.
     pub host: tokio::runtime::Handle,
-    /// Other queues.
     pub queues: Broker,
-    /// Key-value.
     pub kv: Kv,
-    /// Secrets.
     pub secrets: Arc<dyn SecretSource>,
     /// Postgres, under logins of the plugins.
     pub sql: Arc<dyn PluginDatabase>,
     /// The host's audit trails.
     pub audit: Arc<dyn AuditTrails>,
-    /// Mail.
     pub mail: MailTransport,
-    /// Outbound HTTP.
     pub egress: Egress,
-    /// Of all plugins.
     pub breakers: Arc<Breakers>,
-    /// Counted here.
     pub uses: Arc<GrantUses>,
 }
 

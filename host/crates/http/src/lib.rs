@@ -61,7 +61,6 @@ const MAX_BODY_BYTES: usize = 2 << 20;
 /// Everything that handlers use.
 #[derive(Clone)]
 pub struct AppState {
-    /// Spans.
     pub traces: Traces,
     /// /metrics.
     pub metrics: Arc<MetricsPage>,
@@ -69,7 +68,6 @@ pub struct AppState {
     pub operator: Option<Arc<Operator>>,
     /// Of requests that name none.
     pub default_platform: Arc<str>,
-    /// Largest component file.
     pub max_component_bytes: usize,
     /// What operators do just now, whether or not their clients still wait for it.
     pub operations: TaskTracker,

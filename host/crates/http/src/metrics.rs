@@ -14,7 +14,6 @@ use crate::routes::Routes;
 
 /// The page, and for whom it is.
 pub struct MetricsPage {
-    /// What is on it.
     pub exposition: Arc<Exposition>,
     /// Whether it asks for the operator's credentials.
     pub needs_operator: bool,

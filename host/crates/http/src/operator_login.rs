@@ -28,7 +28,6 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// From the configuration.
     pub fn new(username: &str, password: &str) -> Self {
         Self { name: username.to_owned(), digest: digest(&format!("{username}:{password}")), failed: LoginLimiter::default() }
     }

@@ -22,7 +22,6 @@ use tracing::{debug, warn};
 
 use super::client_address::{ClientAddress, Connection};
 
-/// What clients may take.
 #[derive(Debug, Clone)]
 pub struct HttpLimits {
     /// For a request's head, from the connection's start or the previous response on: idle connections are closed by it, too.

@@ -31,7 +31,6 @@ pub struct ServerFacts {
     /// 0 means no limit.
     pub maxmemory: u64,
     pub maxmemory_policy: String,
-    /// Connected ones.
     pub replicas: u32,
     /// Why it cannot serve, or is not to be trusted with jobs.
     pub trouble: Option<Trouble>,
@@ -127,7 +126,6 @@ impl Broker {
         rights::missing(&self.connection.client(), &self.config).await
     }
 
-    /// BullMQ's key prefix.
     pub fn prefix(&self) -> &str {
         &self.config.prefix
     }

@@ -63,7 +63,6 @@ pub struct EndedElsewhere {
 #[allow(missing_docs)]
 pub struct Gone {
     pub id: JobId,
-    /// By Redis's clock.
     pub ended_ms: u64,
     /// Why it failed; nothing when it completed.
     pub failure: Option<String>,
@@ -121,7 +120,6 @@ impl Broker {
 struct Look<'a> {
     queues: &'a Broker,
     queue: &'a QueueName,
-    /// Redis's.
     now_ms: u64,
     sighted: &'a mut Sighted,
     found: &'a mut Mirrored,

@@ -63,9 +63,7 @@ static FORGET_KEPT: LazyLock<Script> = LazyLock::new(|| {
 /// A job in Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located {
-    /// Which.
     pub key: JobKey,
-    /// Where it is.
     pub state: JobState,
     /// The next tick of this schedule, which makes it again as often as it is removed.
     pub schedule: Option<String>,
@@ -87,7 +85,6 @@ pub enum Erasing {
 /// A copy that a removal has left for being undone.
 #[derive(Debug, Clone)]
 pub struct Copy {
-    /// The bulk operation.
     pub bulk: i64,
     /// `queue:id`
     pub job: String,

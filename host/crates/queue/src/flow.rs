@@ -95,7 +95,6 @@ fn refuse_deduplication(node: &Flow, has_parent: bool) -> Result<(), QueueError>
     Ok(())
 }
 
-/// BullMQ's short name.
 fn option(on_failure: ChildFailure) -> Option<&'static str> {
     match on_failure {
         ChildFailure::Wait => None,

@@ -164,7 +164,6 @@ impl Broker {
     }
 }
 
-/// The scripts' answers.
 const MISSING: i64 = -1;
 const OF_A_SCHEDULE: i64 = -8;
 

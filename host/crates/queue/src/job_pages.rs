@@ -24,7 +24,6 @@ const MAX_OFFSET: u64 = 1 << 31;
 /// How often a page is read again because jobs before it left while its place was looked up.
 const TRIES: usize = 5;
 
-/// Where a page begins.
 #[derive(Debug, Clone)]
 pub enum Start {
     /// At this place, the first being 0.

@@ -23,7 +23,6 @@ pub struct Family {
     pub parent: Option<String>,
     /// By `queue:id`, how far they are: `unfinished`, `completed` or `failed`; the first 200.
     pub children: BTreeMap<String, &'static str>,
-    /// All of them.
     pub children_count: u64,
     /// Of the request that made it, as it stands in its options.
     pub correlation_id: Option<String>,

@@ -19,14 +19,12 @@ use crate::{Cursor, QueueError, Broker};
 
 /// Most jobs that one request looks at.
 pub const MAX_SCANNED: usize = 20_000;
-/// Per round trip.
 const PAGE: u64 = 200;
 /// The same where data is read: a job has up to 1 MiB of it.
 const PAGE_WITH_DATA: u64 = 25;
 /// `data` is last, and left out when nothing asks for it.
 const FIELDS: [&str; 8] = ["name", "opts", "timestamp", "processedOn", "finishedOn", "atm", "failedReason", "data"];
 
-/// What was found.
 #[derive(Debug)]
 pub struct Scanned {
     /// In the order of lists.

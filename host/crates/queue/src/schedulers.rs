@@ -29,7 +29,6 @@ pub struct SchedulerSpec {
     pub name: String,
     /// Their data, one JSON document.
     pub data: String,
-    /// When.
     pub rhythm: Rhythm,
     /// Whether a tick that nobody could run in its time is left out.
     pub skip_missed: bool,
@@ -40,7 +39,6 @@ pub struct SchedulerSpec {
 pub(crate) struct Scheduler {
     /// The next tick, or the last one that was made.
     pub(crate) tick: f64,
-    /// Of its hash.
     pub(crate) fields: HashMap<String, String>,
     is_ours: bool,
 }
@@ -284,7 +282,6 @@ impl Broker {
         Ok(known.iter().filter_map(parse).collect())
     }
 
-    /// Remembers them.
     pub async fn set_known_schedules(&self, known: &HashSet<(QueueName, String)>) -> Result<(), QueueError> {
         let mut pipe = redis::pipe();
         pipe.atomic().del(self.schedules_key()).ignore();

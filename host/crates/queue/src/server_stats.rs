@@ -7,7 +7,6 @@ use crate::damage::read;
 use crate::schedulers::MISSED_AFTER;
 use crate::{QueueError, Broker, memory};
 
-/// As of one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerStats {
     /// Bytes that Redis uses, and may use at most (0: no limit), where it says so.

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use chrono::DateTime;
 
-/// Of one text.
 const MAX_CHARS: usize = 1_000;
 /// Digits in a row that may be a telephone number or an account.
 const LONG_NUMBER: usize = 7;

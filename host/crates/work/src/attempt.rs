@@ -53,7 +53,6 @@ impl AttemptHandler {
         Arc::new(Self { executor, host, quarantine, gates, budget, attempts: Arc::default(), traces })
     }
 
-    /// What has been counted.
     pub fn attempts(&self) -> Arc<AttemptMeters> {
         Arc::clone(&self.attempts)
     }

@@ -16,10 +16,8 @@ pub const MAX_BODY_BYTES: usize = 256 << 10;
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 const SAMPLE_AT_MOST_EVERY: Duration = Duration::from_millis(100);
 
-/// What is recorded.
 #[derive(Debug, Clone, Copy)]
 pub struct Recording {
-    /// Whether anything is.
     pub attempts: bool,
     /// Whether the operator wants bodies.
     pub bodies: bool,
@@ -60,7 +58,6 @@ impl NoBodies {
 pub struct BodyBudget {
     recording: Recording,
     sampled: AtomicU64,
-    /// Since the sample.
     written: AtomicU64,
     full: AtomicBool,
     sample: Notify,
@@ -78,7 +75,6 @@ impl BodyBudget {
         }
     }
 
-    /// What was asked for.
     pub fn recording(&self) -> Recording {
         self.recording
     }

@@ -48,7 +48,6 @@ struct QueueSlots {
     waiting: AtomicUsize,
 }
 
-/// What a worker holds.
 #[derive(Debug, Clone)]
 struct QueueGate(Arc<QueueSlots>);
 

@@ -60,7 +60,6 @@ struct Running {
 }
 
 impl Workers {
-    /// Starts nothing yet.
     pub fn new(queues: Broker, handler: Arc<AttemptHandler>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
         let slots = Slots::new(defaults.max_jobs);
         Self { queues, handler, slots, runtime, defaults, workers: Mutex::new(Some(HashMap::new())) }

@@ -15,7 +15,6 @@ const WHILE_PROBING: Duration = Duration::from_secs(1);
 /// How a call to the host went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// It answered.
     Answered,
     /// It did not, or with 5xx.
     Failed,
@@ -48,7 +47,6 @@ pub(super) enum Phase {
     HalfOpen {
         probing: bool,
     },
-    /// By an operator.
     Held {
         by: String,
         reason: String,
@@ -58,10 +56,8 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) phase: Phase,
-    /// Counts phases.
     number: u64,
     pub(super) since: Instant,
-    /// While closed.
     failures: VecDeque<Instant>,
 }
 
@@ -133,7 +129,6 @@ impl Machine {
         self.enter(Phase::Held { by: by.to_owned(), reason: reason.to_owned() }, now);
     }
 
-    /// By an operator.
     pub(super) fn close(&mut self, now: Instant) {
         self.enter(Phase::Closed, now);
     }

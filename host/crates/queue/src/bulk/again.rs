@@ -20,10 +20,8 @@ pub struct Again {
     pub kept: Option<PriorIdentity>,
 }
 
-/// Who a job was.
 #[derive(Debug, Clone)]
 pub struct PriorIdentity {
-    /// Its identity.
     pub key: JobKey,
     /// Starts that the history remembers, so that it tells the ones to come apart from them.
     pub started: u32,

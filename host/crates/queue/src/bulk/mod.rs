@@ -35,9 +35,7 @@ const NOTES_STAY_S: i64 = 7 * 24 * 3_600;
 pub struct Chosen {
     /// Its number within the operation.
     pub n: i64,
-    /// Which.
     pub key: JobKey,
-    /// Where it was.
     pub state: JobState,
     /// When it had ended, Unix milliseconds; tells whether it has run since.
     pub finished_on: Option<u64>,

@@ -63,7 +63,6 @@ static RESTORE: LazyLock<Script> = LazyLock::new(|| {
 /// A removed job, to be put back.
 #[derive(Debug, Clone)]
 pub struct Removed {
-    /// Which.
     pub job: Chosen,
     /// Where it stood in its sorted set.
     pub score: Option<f64>,

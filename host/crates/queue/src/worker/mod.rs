@@ -39,7 +39,6 @@ pub use locks::End;
 /// How to work on a queue.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// Which.
     pub queue: QueueName,
     /// Jobs at once.
     pub concurrency: usize,
@@ -65,7 +64,6 @@ pub struct WorkerConfig {
     pub gate: Arc<dyn Gate>,
 }
 
-/// Runs jobs.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
     /// Runs one to its end.
@@ -75,7 +73,6 @@ pub trait Handler: Send + Sync + 'static {
 /// What to do with a job whose call has ended, and what to remember of it. Redis takes both or neither.
 #[derive(Debug)]
 pub struct Settlement {
-    /// What to do.
     pub disposition: Disposition,
     /// For the stream of finished attempts; absent when nothing ran.
     pub record: Option<AttemptRecord>,
@@ -89,7 +86,6 @@ pub struct Settlement {
 pub enum Disposition {
     /// Done; the value is JSON.
     Complete { value: String },
-    /// Failed for good.
     Fail { reason: String, stack: String },
     /// Again later; the attempt counts.
     Retry { delay: Duration, reason: String, stack: String },
@@ -127,7 +123,6 @@ struct Control {
     stopping: bool,
 }
 
-/// A running worker.
 pub struct WorkerHandle {
     inner: Arc<Inner>,
     /// The driver, which may be about to start one more job.
@@ -171,7 +166,6 @@ impl WorkerHandle {
         Self { inner, driver, tasks }
     }
 
-    /// Which queue.
     pub fn queue(&self) -> &QueueName {
         &self.inner.config.queue
     }
@@ -181,7 +175,6 @@ impl WorkerHandle {
         self.inner.control.send_modify(|control| control.paused = true);
     }
 
-    /// Takes jobs again.
     pub fn resume(&self) {
         self.inner.control.send_modify(|control| control.paused = false);
     }

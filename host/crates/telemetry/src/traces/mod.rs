@@ -25,7 +25,6 @@ pub use export::{Counts, Exporter};
 /// Of the span that marks a deployment: never left out by sampling.
 const TAKEOVER: &str = "revision takes over";
 
-/// Where traces go.
 #[derive(Debug, Clone)]
 pub struct TraceConfig {
     /// The collector's base address, as `OTEL_EXPORTER_OTLP_ENDPOINT` has it.
@@ -58,7 +57,6 @@ struct Active {
 #[must_use = "its end is the end of the hand-off"]
 pub struct Span(Option<OtelSpan>);
 
-/// What a hand-off is.
 #[derive(Debug, Clone, Copy)]
 pub enum SpanKind {
     /// A request that is answered here.

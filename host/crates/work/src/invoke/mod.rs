@@ -27,7 +27,6 @@ use crate::meters::{Entered, Meters};
 use crate::redactions::Redactions;
 use crate::settings::Settings;
 
-/// Calls plugins.
 pub struct Invoker {
     runtime: Arc<Runtime>,
     services: Arc<Services>,
@@ -49,9 +48,7 @@ pub enum Entry {
     SelfTest,
 }
 
-/// One call.
 pub struct Invocation {
-    /// What is called.
     pub entry: Entry,
     /// What it is part of.
     pub trace: Trace,
@@ -69,11 +66,9 @@ pub struct RunningJob {
 
 /// A call that has ended, however it did. Its span ends with it.
 pub struct Invoked {
-    /// How it went.
     pub report: CallReport,
     /// The breaker that refused its last outside call.
     pub refused: Option<Refused>,
-    /// Its outside calls.
     pub outside_calls: Vec<OutsideCall>,
     /// What it was called as, for what follows the guest's end.
     rest: Rest,
@@ -89,7 +84,6 @@ struct Rest {
 }
 
 impl Invoker {
-    /// Runs nothing yet.
     pub fn new(
         runtime: Arc<Runtime>,
         services: Arc<Services>,
