@@ -59,8 +59,12 @@ fn anchors(page: &str) -> BTreeSet<String> {
 /// The targets of `[text](target)` in a line, without those in inline code.
 fn targets(line: &str) -> Vec<String> {
     // A link may have code in its text: only code that holds a whole link is left out.
-    let without_code: String =
-        line.split('`').enumerate().filter(|(n, part)| n % 2 == 0 || !part.contains("](")).map(|(_, part)| part).collect();
+    let without_code: String = line
+        .split('`')
+        .enumerate()
+        .filter(|(n, part)| n % 2 == 0 || !part.contains("]("))
+        .map(|(_, part)| part)
+        .collect();
     let links = without_code.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     links.map(str::to_owned).collect()
 }
@@ -111,7 +115,9 @@ fn every_page_that_the_source_names_is_there() -> anyhow::Result<()> {
             let place = rest[..end].trim_end_matches(['.', '#']);
             if place.split('#').next().is_some_and(|path| path.ends_with(".md")) {
                 let root = repository().join("README.md");
-                wrong.extend(broken(&root, &format!("docs/{place}"))?.map(|what| format!("{}: {what}", source.display())));
+                wrong.extend(
+                    broken(&root, &format!("docs/{place}"))?.map(|what| format!("{}: {what}", source.display())),
+                );
                 named += 1;
             }
         }
@@ -125,7 +131,10 @@ fn every_page_that_the_source_names_is_there() -> anyhow::Result<()> {
 fn a_broken_link_is_found() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let page = dir.path().join("page.md");
-    std::fs::write(&page, "# A page\n\n## See `this`: a name\n\n```\n## Not a heading\n```\n\n## Twice\n\n## Twice\n<a id=\"own\"></a>\n")?;
+    std::fs::write(
+        &page,
+        "# A page\n\n## See `this`: a name\n\n```\n## Not a heading\n```\n\n## Twice\n\n## Twice\n<a id=\"own\"></a>\n",
+    )?;
     for target in ["page.md", "#a-page", "page.md#see-this-a-name", "#twice-1", "#own", "https://example.com/none"] {
         assert_eq!(broken(&page, target)?, None, "{target}");
     }
