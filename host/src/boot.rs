@@ -14,13 +14,13 @@ use patchbay_app::breakers::OutsideHosts;
 use patchbay_app::bulk::BulkJobs;
 use patchbay_app::exposition::{Exposition, Sources};
 use patchbay_app::health::{self, Health};
-use patchbay_app::history::{self, SealedBodies, HistoryParts, recorder};
+use patchbay_app::history::{self, HistoryParts, SealedBodies, recorder};
 use patchbay_app::incident;
-use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::outbox;
 use patchbay_app::plugins::{Parts, Plugins, grant_uses};
 use patchbay_app::resume;
 use patchbay_app::scheduling::Reconciler;
+use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{Keys, Vault};
 use patchbay_capability::{Breakers, Egress, GrantUses, MailTransport, SecretSource, Services};
 use patchbay_http::{AppState, MetricsPage, Operator};
@@ -84,7 +84,8 @@ impl Host {
         let address = listener.local_addr()?;
         let store = Store::new(config.database.store()).context("cannot use Postgres")?;
         let runtime_config = runtime_config(&config)?;
-        let copy = OfflineSnapshot::new(&runtime_config.cache_dir, runtime_config.cache_key, &config.database.store().url);
+        let copy =
+            OfflineSnapshot::new(&runtime_config.cache_dir, runtime_config.cache_key, &config.database.store().url);
         let is_away = match resume::migrate(&store).await {
             Ok(()) => false,
             Err(error) if resume::is_away(&error) && Plugins::has_copy(&copy) => {

@@ -12,7 +12,7 @@ use patchbay_cli::Output;
 use patchbay_model::QueueName;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::shell::word;
-use patchbay_queue::{MAX_CLOCK_SKEW_MS, QueueError, Broker, Trouble};
+use patchbay_queue::{Broker, MAX_CLOCK_SKEW_MS, QueueError, Trouble};
 use patchbay_store::{DatabaseFacts, SecretRow, SignatureRow, Store, StoreError};
 use serde::Serialize;
 

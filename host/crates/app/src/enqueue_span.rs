@@ -3,7 +3,7 @@
 use patchbay_model::QueueName;
 use patchbay_model::job::Trace;
 use patchbay_queue::QueueError;
-use patchbay_telemetry::traces::{SpanKind, Span, Traces};
+use patchbay_telemetry::traces::{Span, SpanKind, Traces};
 
 /// Begins it.
 pub(crate) fn begin(traces: &Traces, queue: &QueueName, trace: Trace) -> (Span, Trace) {

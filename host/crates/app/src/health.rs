@@ -10,7 +10,7 @@ use chrono::{SecondsFormat, Utc};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use patchbay_api::health::{self as api, Dependency, HealthData, HealthReport, Readiness};
-use patchbay_queue::{MAX_CLOCK_SKEW_MS, Broker, Standing, Trouble};
+use patchbay_queue::{Broker, MAX_CLOCK_SKEW_MS, Standing, Trouble};
 use patchbay_store::{ReadOnly, Store, StoreProbe};
 use tracing::{error, info, warn};
 

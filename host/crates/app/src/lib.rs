@@ -6,16 +6,15 @@ pub mod audit;
 pub mod breakers;
 pub mod bulk;
 pub mod dead_letters;
-pub mod revision_diff;
 mod enqueue_span;
 pub mod error;
 pub mod exposition;
 pub mod flows;
 pub mod health;
 pub mod history;
+pub mod history_filter;
 pub mod incident;
 pub mod jobs;
-pub mod snapshot;
 pub mod outbox;
 pub mod plugin_administration;
 pub mod plugins;
@@ -23,11 +22,12 @@ pub mod queues;
 pub mod redacted;
 pub mod resume;
 mod reveal;
+pub mod revision_diff;
 pub mod schedules;
 pub mod scheduling;
 pub mod searches;
 pub mod secrets;
-pub mod history_filter;
+pub mod snapshot;
 pub mod vault;
 
 pub use actions::Caller;
@@ -35,14 +35,14 @@ pub use error::Error;
 
 use std::sync::Arc;
 
-use patchbay_queue::Broker as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::{PluginSql, Store};
 use patchbay_telemetry::traces::Traces;
 
 /// The use cases, by domain.
 #[derive(Clone)]
 pub struct App {
-    pub queues: queues::Broker,
+    pub queues: queues::Queues,
     pub schedules: schedules::Schedules,
     pub alerts: alerts::Alerts,
     pub secrets: secrets::Secrets,
@@ -85,7 +85,7 @@ pub struct Parts {
 impl App {
     pub fn new(parts: &Parts) -> Self {
         Self {
-            queues: queues::Broker::new(parts),
+            queues: queues::Queues::new(parts),
             schedules: schedules::Schedules::new(parts),
             alerts: alerts::Alerts::new(parts),
             secrets: secrets::Secrets::new(parts),

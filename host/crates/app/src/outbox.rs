@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use patchbay_queue::{QueueError, Broker};
+use patchbay_queue::{Broker, QueueError};
 use patchbay_store::{OutboxEntry, PluginSql, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};

@@ -11,17 +11,17 @@ use patchbay_api::searches::{
 };
 use patchbay_model::filter::Filter;
 use patchbay_model::redaction::REDACTED;
-use patchbay_queue::Broker as Broker;
-use patchbay_store::{SearchCursor, SavedSearchRow, Store, UnknownCursor};
+use patchbay_queue::Broker;
+use patchbay_store::{SavedSearchRow, SearchCursor, Store, UnknownCursor};
 use serde_json::{Value, json};
 
 use crate::actions::{Actions, Caller};
 use crate::error::Error;
 use crate::history::PagedFilter;
 use crate::history::views::found_view;
+use crate::history_filter::HistoryFilter;
 use crate::jobs::Jobs;
 use crate::plugins::Plugins;
-use crate::history_filter::HistoryFilter;
 use crate::{Parts, redacted};
 
 /// Somebody waits for it.

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use patchbay_model::audit::AuditTrails;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::sql::PluginDatabase;
-use patchbay_queue::{Kv, Broker};
+use patchbay_queue::{Broker, Kv};
 use patchbay_runtime::State;
 use patchbay_runtime::wit::{self, Linker, Wit, v0_1, v0_2};
 

@@ -5,7 +5,7 @@
 
 mod alerts;
 mod audit;
-mod operator_login;
+mod body_timeout;
 mod breakers;
 mod bulk;
 mod client_address;
@@ -22,19 +22,19 @@ mod login_limiter;
 mod measure;
 mod metrics;
 mod openapi;
+mod operator_login;
 mod plugin_calls;
 mod plugins;
 mod queues;
 mod request_id;
 mod request_span;
 mod routes;
+mod run_to_end;
 mod schedules;
 mod searches;
 mod secrets;
 mod security_headers;
 mod server;
-mod run_to_end;
-mod body_timeout;
 
 use std::sync::Arc;
 
@@ -51,8 +51,8 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::routes::Routes;
-pub use operator_login::Operator;
 pub use metrics::MetricsPage;
+pub use operator_login::Operator;
 pub use server::{HttpLimits, serve};
 
 /// Largest body of an ordinary request. Job data is limited to 1 MiB; the rest is its envelope.
@@ -89,7 +89,7 @@ macro_rules! domains {
 domains! {
     queues: patchbay_app::queues::Queues,
     schedules: patchbay_app::schedules::Schedules,
-    alerts: patchbay_app::alert::Alerts,
+    alerts: patchbay_app::alerts::Alerts,
     secrets: patchbay_app::secrets::Secrets,
     audit: patchbay_app::audit::Audit,
     breakers: patchbay_app::breakers::Breakers,

@@ -29,7 +29,11 @@ pub struct Operator {
 
 impl Operator {
     pub fn new(username: &str, password: &str) -> Self {
-        Self { name: username.to_owned(), digest: digest(&format!("{username}:{password}")), failed: LoginLimiter::default() }
+        Self {
+            name: username.to_owned(),
+            digest: digest(&format!("{username}:{password}")),
+            failed: LoginLimiter::default(),
+        }
     }
 
     fn accepts(&self, credentials: &str) -> bool {

@@ -25,9 +25,9 @@ use utoipa::openapi::{ContentBuilder, RefOr, Required, ResponseBuilder, Response
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::AppState;
-use crate::operator_login::{self, Actor};
 use crate::error::ApiError;
-use crate::{request_span, to_the_end};
+use crate::operator_login::{self, Actor};
+use crate::{request_span, run_to_end};
 
 /// What an operation is asked.
 pub(crate) struct Ask<E: Endpoint> {

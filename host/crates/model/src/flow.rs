@@ -65,10 +65,7 @@ pub enum InvalidFlow {
     TooDeep,
     /// Two jobs would be one.
     #[error("{queue} {id} is twice in the flow")]
-    SameId {
-        queue: String,
-        id: String,
-    },
+    SameId { queue: String, id: String },
     /// A list that names a parent which does not stand before it.
     #[error("job {place} of the flow: {reason}")]
     Order {

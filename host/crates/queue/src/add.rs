@@ -5,7 +5,7 @@ use patchbay_model::{JobId, QueueName};
 
 use crate::addition::{Addition, addition, script_for};
 use crate::job_rules::check;
-use crate::{QueueError, Broker};
+use crate::{Broker, QueueError};
 
 impl Broker {
     /// Adds jobs; each queue's all or none, queues in order. What they leave out comes from the manifests ([`Broker::set_defaults`]).

@@ -10,7 +10,7 @@ use crate::damage::{read, shape, take_away};
 use crate::removal::removal;
 use crate::scripts::{self, Call};
 use crate::transaction::transaction;
-use crate::{QueueError, Broker};
+use crate::{Broker, QueueError};
 
 /// A job that is there because of us.
 type Written = (QueueName, JobId);

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::connection::Connection;
 use crate::orders::Kill;
-use crate::{QueueError, Broker};
+use crate::{Broker, QueueError};
 
 /// How long a kill may take: the guest is dropped at once, and its job settled in one round trip.
 const LIMIT: Duration = Duration::from_secs(5);

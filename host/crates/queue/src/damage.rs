@@ -5,7 +5,7 @@ use patchbay_model::QueueName;
 use redis::{FromRedisValue, RedisResult, Value};
 use serde::Serialize;
 
-use crate::{QueueError, Broker};
+use crate::{Broker, QueueError};
 
 /// One reply of a pipeline that goes on after errors: its value, or what is wrong with the data. Fails when Redis cannot serve us at all.
 pub(crate) fn read<T: FromRedisValue>(reply: RedisResult<Value>) -> Result<Result<T, String>, QueueError> {

@@ -19,7 +19,7 @@ use crate::js;
 use crate::opts::JobOpts;
 use crate::streams;
 use crate::worker::OURS;
-use crate::{QueueError, Broker};
+use crate::{Broker, QueueError};
 
 /// How far a look goes back before the one before.
 const OVERLAP_MS: u64 = 60_000;

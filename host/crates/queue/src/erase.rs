@@ -15,7 +15,7 @@ use redis::streams::StreamRangeReply;
 use redis::{RedisResult, Script, Value};
 
 use crate::damage::{read, text};
-use crate::{JobView, QueueError, Broker, Start, streams};
+use crate::{Broker, JobView, QueueError, Start, streams};
 
 /// Jobs per round trip: each has up to 1 MiB of data.
 const PAGE: u64 = 25;

@@ -22,36 +22,22 @@ pub enum QueueError {
     },
     /// No such job: give up.
     #[error("{} has no job {}", word(queue), word(id))]
-    NotFound {
-        queue: String,
-        id: String,
-    },
+    NotFound { queue: String, id: String },
     /// The job is not in a state that allows this.
     #[error("the job is {state}; {rule}")]
-    WrongState {
-        state: JobState,
-        rule: &'static str,
-    },
+    WrongState { state: JobState, rule: &'static str },
     /// It runs: wait, or kill it first.
     #[error("job {} runs now: kill it first, or wait for its end", word(id))]
-    Running {
-        id: String,
-    },
+    Running { id: String },
     /// A schedule made it, and counts on it.
     #[error("job {} is the next tick of a schedule: run the schedule now, or change or remove it instead", word(id))]
-    Scheduled {
-        id: String,
-    },
+    Scheduled { id: String },
     /// Nobody ended it in time.
     #[error("it still runs on {worker}, which is no Patchbay host or cannot be reached; end it there")]
-    NotKilled {
-        worker: String,
-    },
+    NotKilled { worker: String },
     /// Jobs of the queue run: wait, or pause it first.
     #[error("{active} jobs of the queue run now: pause it and wait for their end, or kill them")]
-    Busy {
-        active: u64,
-    },
+    Busy { active: u64 },
     #[error("{0}")]
     Invalid(String),
     /// Redis is nearly full; running jobs still settle, new ones are refused.

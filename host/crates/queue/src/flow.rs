@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::addition::{Addition, Parent, addition, script_for};
 use crate::job_rules;
 use crate::scripts::{self, Call};
-use crate::{QueueError, Broker};
+use crate::{Broker, QueueError};
 
 /// Bytes of all data of one tree: it is written in one transaction.
 const MAX_FLOW_BYTES: usize = 16 << 20;

@@ -12,7 +12,7 @@ use crate::opts::JobOpts;
 use crate::removal::{removal, reprocessing};
 use crate::scripts::{self, Call};
 use crate::transaction::transaction;
-use crate::{JobView, QueueError, Broker, damage, job_fields};
+use crate::{Broker, JobView, QueueError, damage, job_fields};
 
 impl Broker {
     /// Puts a finished job back, with fresh attempts.

@@ -15,7 +15,7 @@ use redis::{AsyncCommands, RedisResult, Value};
 use crate::damage::{read, text};
 use crate::transaction::transaction;
 use crate::view::job_view;
-use crate::{JobView, QueueError, Broker};
+use crate::{Broker, JobView, QueueError};
 
 /// Most jobs that are listed at once.
 pub const MAX_LISTED: u64 = 200;

@@ -7,7 +7,7 @@ use redis::{RedisResult, Value};
 use crate::damage::{read, text};
 use crate::transaction::transaction;
 use crate::view::{Hash, job_view};
-use crate::{JobView, QueueError, Broker};
+use crate::{Broker, JobView, QueueError};
 
 /// Fields that only a job's hash has, and no other hash of a queue.
 const OF_A_JOB: [&str; 6] = ["timestamp", "processedOn", "finishedOn", "atm", "ats", "failedReason"];

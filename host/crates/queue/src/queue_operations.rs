@@ -8,7 +8,7 @@ use patchbay_model::job::JobState;
 use redis::AsyncCommands;
 
 use crate::scripts::{self, Call};
-use crate::{QueueError, Broker};
+use crate::{Broker, QueueError};
 
 /// Jobs per call of a script: some milliseconds, during which Redis does nothing else.
 const BATCH: u64 = 1_000;

@@ -8,7 +8,7 @@ use redis::{RedisResult, Value};
 
 use crate::damage::read;
 use crate::js;
-use crate::{QueueCounts, QueueError, QueueOverview, Broker};
+use crate::{Broker, QueueCounts, QueueError, QueueOverview};
 
 /// Replies about one queue, in the order of its questions; the first that cannot be read is remembered with its key.
 struct Replies<'a> {

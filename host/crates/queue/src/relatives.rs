@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::damage::{read, text};
 use crate::opts::JobOpts;
-use crate::{QueueError, Broker};
+use crate::{Broker, QueueError};
 
 /// Most children that are named.
 const MAX_CHILDREN: usize = 200;

@@ -11,7 +11,7 @@ use patchbay_model::QueueName;
 use patchbay_model::queue::LegacyRepeatable;
 use redis::AsyncCommands;
 
-use crate::{QueueError, Broker};
+use crate::{Broker, QueueError};
 
 /// From the end, since names may hold colons; nothing when it has not the form of such a key.
 fn parse(key: &str) -> Option<LegacyRepeatable> {

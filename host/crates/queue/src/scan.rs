@@ -12,10 +12,10 @@ use patchbay_model::{DataPath, QueueName};
 use redis::{RedisResult, Value};
 
 use crate::damage::{read, text};
-use crate::js;
 use crate::job_pages::Entry;
+use crate::js;
 use crate::opts::JobOpts;
-use crate::{Cursor, QueueError, Broker};
+use crate::{Broker, Cursor, QueueError};
 
 /// Most jobs that one request looks at.
 pub const MAX_SCANNED: usize = 20_000;

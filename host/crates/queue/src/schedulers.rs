@@ -15,10 +15,10 @@ use patchbay_model::{JobId, QueueName};
 use redis::AsyncCommands;
 use serde_json::{Map, Value, json};
 
-use crate::repeatables::is_legacy;
 use crate::repeat::{Moment, next_opts, of_hash};
+use crate::repeatables::is_legacy;
 use crate::scripts::{self, Call, unwritable};
-use crate::{JobView, QueueError, Broker, damage};
+use crate::{Broker, JobView, QueueError, damage};
 
 /// What a scheduler makes, and when.
 #[derive(Debug, Clone, PartialEq)]

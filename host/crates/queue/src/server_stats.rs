@@ -5,7 +5,7 @@ use redis::{RedisResult, Value};
 
 use crate::damage::read;
 use crate::schedulers::MISSED_AFTER;
-use crate::{QueueError, Broker, memory};
+use crate::{Broker, QueueError, memory};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerStats {

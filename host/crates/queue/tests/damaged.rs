@@ -4,7 +4,7 @@
 
 use patchbay_model::job::NewJob;
 use patchbay_model::{JobId, QueueName};
-use patchbay_queue::{QueueError, Broker, RedisConfig};
+use patchbay_queue::{Broker, QueueError, RedisConfig};
 use redis::AsyncCommands;
 
 struct World {

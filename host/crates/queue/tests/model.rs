@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use patchbay_model::job::{JobState, NewJob};
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{
-    Delivery, Disposition, Gate, Handler, Keep, Pass, Broker, RedisConfig, Settlement, Start, Unlimited, WorkerConfig,
+    Broker, Delivery, Disposition, Gate, Handler, Keep, Pass, RedisConfig, Settlement, Start, Unlimited, WorkerConfig,
     WorkerHandle,
 };
 use proptest::prelude::*;

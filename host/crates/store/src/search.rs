@@ -201,7 +201,8 @@ impl Store {
             }
             let more = edge > oldest || behind.is_some();
             if more && began.elapsed() >= most {
-                found.next = Some(behind.map_or_else(|| SearchCursor::before(edge, width_ms), |row| row.with_width(width_ms)));
+                found.next =
+                    Some(behind.map_or_else(|| SearchCursor::before(edge, width_ms), |row| row.with_width(width_ms)));
                 found.partial = true;
                 break;
             }

@@ -92,7 +92,10 @@ mod tests {
 
     #[test]
     fn of_a_plugin_s_message_the_sentence_stays_and_not_whom_it_is_about() {
-        assert_eq!(redact_foreign("Asha Verma is not enrolled in c-4711: HTTP 404."), "… is not enrolled in … HTTP 404.");
+        assert_eq!(
+            redact_foreign("Asha Verma is not enrolled in c-4711: HTTP 404."),
+            "… is not enrolled in … HTTP 404."
+        );
         assert_eq!(redact_foreign("панель token=abc"), "…");
     }
 }

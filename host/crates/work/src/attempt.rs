@@ -14,7 +14,7 @@ use patchbay_model::outcome::{Failure, Outcome, OutcomeKind, Retry};
 use patchbay_model::redaction::Mask;
 use patchbay_model::retry::{Past, RetryPolicy, Verdict, decide, least_deferral};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
-use patchbay_telemetry::traces::{SpanKind, Span, Traces};
+use patchbay_telemetry::traces::{Span, SpanKind, Traces};
 use tracing::{Instrument, warn};
 
 use crate::body_budget::BodyBudget;

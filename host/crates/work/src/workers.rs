@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use patchbay_model::QueueName;
 use patchbay_model::manifest::{KeepSpec, QueueSpec};
-use patchbay_queue::{Keep, Broker, WorkerConfig, WorkerHandle};
+use patchbay_queue::{Broker, Keep, WorkerConfig, WorkerHandle};
 use patchbay_runtime::Runtime;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -172,7 +172,8 @@ fn keep(spec: Option<KeepSpec>, default: Keep) -> Keep {
 /// Whether a running worker can stay: all that it is built from is the same, and its concurrency can be changed while it runs.
 fn differs_only_in_concurrency(a: &QueueSpec, b: &QueueSpec) -> bool {
     // Every key, without `..`: a new one does not compile before somebody has decided whether a worker is built from it.
-    let QueueSpec { rate, reserved, retention, name: _, concurrency: _, attempts, backoff, searchable, redact, jobs } = a;
+    let QueueSpec { rate, reserved, retention, name: _, concurrency: _, attempts, backoff, searchable, redact, jobs } =
+        a;
     // Read for each job or call.
     let _ = (attempts, backoff, searchable, redact, jobs);
     *rate == b.rate && *reserved == b.reserved && *retention == b.retention

@@ -7,8 +7,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_store::{AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow};
 use serde_json::{Map, Value, json};
 
+use super::observe::{Observation, RuleObservations};
 use super::rule::{InForce, Rule, in_force, silenced};
-use super::observe::{RuleObservations, Observation};
 use super::state::{Event, Look, Standing, step};
 
 /// Subjects of one rule that may be out of order at once: when everything is, a few hundred messages help nobody.
@@ -44,7 +44,8 @@ pub(super) fn evaluate(known: &AlertState, seen: &[RuleObservations], round: &Ro
         let Some(rule) = Rule::named(seen.rule) else { continue };
         let met = met(known, rule, &seen.observations);
         let standing = known.alerts.iter().filter(|((name, _), _)| name == rule.name);
-        let gone = standing.filter(|((_, subject), _)| !met.iter().any(|(observation, _)| observation.subject == *subject));
+        let gone =
+            standing.filter(|((_, subject), _)| !met.iter().any(|(observation, _)| observation.subject == *subject));
         let gone = gone.filter(|((_, subject), _)| {
             seen.covers.subject(subject) || seen.observations.iter().any(|observation| observation.subject == *subject)
         });
@@ -64,7 +65,8 @@ fn met<'a>(known: &AlertState, rule: &Rule, observations: &'a [Observation]) -> 
         .map(|observation| (observation, in_force(rule, &observation.subject, &known.rules)))
         .filter(|(observation, in_force)| in_force.is_met(rule, observation.value, observation.cases))
         .collect();
-    let stands = |observation: &Observation| known.alerts.contains_key(&(rule.name.to_owned(), observation.subject.clone()));
+    let stands =
+        |observation: &Observation| known.alerts.contains_key(&(rule.name.to_owned(), observation.subject.clone()));
     let badness = |observation: &Observation| observation.value.unwrap_or(0.0) * if rule.is_floor { -1.0 } else { 1.0 };
     met.sort_by(|(a, _), (b, _)| stands(b).cmp(&stands(a)).then(badness(b).total_cmp(&badness(a))));
     met.truncate(MOST_SUBJECTS);
@@ -230,8 +232,13 @@ mod tests {
     }
 
     fn waiting(observations: &[(&str, f64)], covers: Coverage) -> RuleObservations {
-        let observation = |(subject, value): &(&str, f64)| Observation::new(*subject, *value, format!("{value} s"), "why".into());
-        RuleObservations { rule: "oldest-waiting", observations: observations.iter().map(observation).collect(), covers }
+        let observation =
+            |(subject, value): &(&str, f64)| Observation::new(*subject, *value, format!("{value} s"), "why".into());
+        RuleObservations {
+            rule: "oldest-waiting",
+            observations: observations.iter().map(observation).collect(),
+            covers,
+        }
     }
 
     /// Evaluates one round after another; gives what was told.
@@ -306,7 +313,8 @@ mod tests {
     fn a_message_says_what_is_wrong_and_what_to_do_and_details_stand_beside_it() {
         let mut observation = Observation::new("email", None, "it crashed".into(), "mend it".into());
         observation.details.insert("revision".into(), json!("abc"));
-        let seen = RuleObservations { rule: "plugin-quarantined", observations: vec![observation], covers: Coverage::Nothing };
+        let seen =
+            RuleObservations { rule: "plugin-quarantined", observations: vec![observation], covers: Coverage::Nothing };
         let changes = evaluate(&told_by_mail(), &[seen], &round(0));
         let (body, channels) = changes[0].tell.as_ref().expect("told");
         assert_eq!(channels, &["mail"]);

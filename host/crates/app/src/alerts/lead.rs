@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::evaluate::{AlertState, evaluate};
-use super::observe::{RuleObservations, HostReport, Sources};
+use super::observe::{HostReport, RuleObservations, Sources};
 use super::{AlertWatch, answered, channel};
 
 /// For one whole round; the questions have limits of their own.

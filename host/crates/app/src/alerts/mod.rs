@@ -19,8 +19,8 @@ mod channel;
 mod deliver;
 mod evaluate;
 mod lead;
-pub mod rule;
 mod observe;
+pub mod rule;
 mod state;
 
 use std::collections::BTreeMap;
@@ -40,9 +40,9 @@ use tracing::{error, info, warn};
 pub use self::administration::Alerts;
 pub use self::channel::ChannelConfig;
 use self::deliver::Deliveries;
-use self::evaluate::{Known, Round, evaluate, time};
+use self::evaluate::{AlertState, Round, evaluate, time};
 pub use self::observe::Sources;
-use self::observe::{Coverage, RuleObservations, Observation, HostReport};
+use self::observe::{Coverage, HostReport, Observation, RuleObservations};
 use crate::plugins::Begun;
 
 /// For one question to Postgres.
@@ -138,7 +138,8 @@ impl AlertWatch {
             Ok(changes) => self.log(&changes),
             Err(error) => {
                 warn!(%error, rule, "an alert is not stored; it is told all the same");
-                let known = Known { channels: self.channel_names().into_iter().collect(), ..Known::default() };
+                let known =
+                    AlertState { channels: self.channel_names().into_iter().collect(), ..AlertState::default() };
                 let changes = evaluate(&known, &seen, &self.round(Duration::ZERO));
                 self.log(&changes);
                 self.tell_directly(&changes);
@@ -209,7 +210,7 @@ impl AlertWatch {
     }
 
     /// As Postgres has it, with what each process has seen.
-    async fn known(&self) -> Result<(Known, Vec<(String, HostReport)>), StoreError> {
+    async fn known(&self) -> Result<(AlertState, Vec<(String, HostReport)>), StoreError> {
         let store = &self.sources.store;
         let (rules, silences) = (store.alert_rules().await?, store.alert_silences().await?);
         let alerts = store.alerts().await?.into_iter();
@@ -220,10 +221,10 @@ impl AlertWatch {
             sightings.map(|(host, seen)| (host, serde_json::from_value(seen).unwrap_or_default())).collect();
         let channels = sightings.iter().flat_map(|(_, seen)| seen.channels.clone()).chain(self.channel_names());
         let channels = channels.collect();
-        Ok((Known { rules, silences, alerts, channels }, sightings))
+        Ok((AlertState { rules, silences, alerts, channels }, sightings))
     }
 
-    fn note_firing(&self, known: &Known) {
+    fn note_firing(&self, known: &AlertState) {
         let mut firing = BTreeMap::new();
         for row in known.alerts.values().filter(|row| row.firing) {
             *firing.entry((row.rule.clone(), row.severity.clone())).or_default() += 1;

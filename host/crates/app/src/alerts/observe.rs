@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use patchbay_capability::Certificates;
 use patchbay_model::QueueName;
 use patchbay_model::shell::arguments;
-use patchbay_queue::{QueueError, QueueOverview, Broker, SchedulerView, Trouble};
+use patchbay_queue::{Broker, QueueError, QueueOverview, SchedulerView, Trouble};
 use patchbay_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -237,7 +237,12 @@ impl Sources {
         let secrets = newest.into_iter().map(|((plugin, name), set)| {
             let days = (now - set).num_seconds().max(0) as f64 / DAY_S;
             let reason = format!("{name} of {plugin} was set {days:.0} days ago");
-            Observation::new(format!("{plugin}/{name}"), days, reason, format!("patchbay secret rotate {plugin} {name}"))
+            Observation::new(
+                format!("{plugin}/{name}"),
+                days,
+                reason,
+                format!("patchbay secret rotate {plugin} {name}"),
+            )
         });
         Ok(vec![
             everything("plugin-quarantined", quarantined),
@@ -271,8 +276,9 @@ impl Sources {
             let late_s = now_ms.saturating_sub(i64::try_from(view.next_at).ok()?) / 1_000;
             let (id, queue) = (&row.id, &row.queue);
             let reason = format!("the tick of {id} in {queue} is {late_s} s late");
-            (late_s > 0)
-                .then(|| Observation::new(id, late_s as f64, reason, format!("patchbay queue why {}", arguments(&[queue]))))
+            (late_s > 0).then(|| {
+                Observation::new(id, late_s as f64, reason, format!("patchbay queue why {}", arguments(&[queue])))
+            })
         });
         let zone = self.queues.default_zone();
         let unusable = rows.iter().filter(|row| row.paused_by.is_none()).filter_map(|row| {

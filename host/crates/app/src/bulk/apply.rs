@@ -83,7 +83,8 @@ impl BulkJobs {
                 Some(ended) if ended.parent.is_some() => Err("it belonged to a flow: start the flow again".to_owned()),
                 Some(ended) => match self.data_of(&item.key).await? {
                     Ok(data) => {
-                        let kept = PriorIdentity { key: item.key.clone(), started: ended.started.try_into().unwrap_or(0) };
+                        let kept =
+                            PriorIdentity { key: item.key.clone(), started: ended.started.try_into().unwrap_or(0) };
                         Ok((remembered_job(item, ended, data), (plan.key == Some(BulkIdentity::Keep)).then_some(kept)))
                     }
                     Err(reason) => Err(reason),

@@ -5,10 +5,10 @@
 //! while Redis is slow. Postgres knows which items are done, Redis what the last batch did: nothing is done twice, and nothing is left out.
 
 mod apply;
-mod selection;
 mod edit;
 mod operations;
 mod plan;
+mod selection;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,15 +16,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use apply::Schemas;
-use selection::{Candidate, Chooser, SelectionCursor};
 use chrono::Utc;
 use patchbay_api::bulk::{BulkKind, BulkPreview, BulkSample, BulkSource};
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::Mask;
-use patchbay_queue::{Chosen, Fate, QueueError, Broker, Removed};
+use patchbay_queue::{Broker, Chosen, Fate, QueueError, Removed};
 use patchbay_runtime::Runtime;
 use patchbay_store::{BulkItem, BulkOutcome, BulkRow, Duty, Lead, NewBulkItem, Singleton, Store, StoreError};
 use patchbay_work::redactions::Redactions;
+use selection::{Candidate, Chooser, SelectionCursor};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};

@@ -9,7 +9,7 @@ use patchbay_api::bulk::{
 };
 use patchbay_api::operation::Endpoint;
 use patchbay_model::filter::Filter;
-use patchbay_queue::Broker as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::{BulkRow, NewBulk, Store};
 use serde_json::{Value, json};
 

@@ -8,7 +8,7 @@ use patchbay_model::attempt::VerdictKind;
 use patchbay_model::filter::Filter;
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::{DataPath, QueueName};
-use patchbay_queue::{Chosen, JobView, MAX_LISTED, Broker, Start, trace_of};
+use patchbay_queue::{Broker, Chosen, JobView, MAX_LISTED, Start, trace_of};
 use patchbay_store::{FoundJob, Selection, Store, Term};
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +61,10 @@ impl Chooser<'_> {
     }
 
     /// Some jobs, and where to go on; a page may be empty before the end.
-    pub(super) async fn page(&self, place: SelectionCursor) -> Result<(Vec<Candidate>, Option<SelectionCursor>), BulkError> {
+    pub(super) async fn page(
+        &self,
+        place: SelectionCursor,
+    ) -> Result<(Vec<Candidate>, Option<SelectionCursor>), BulkError> {
         match place {
             SelectionCursor::Live { queues, cursor } => self.live(queues, cursor).await,
             SelectionCursor::History { until, cursor } => self.history(until, cursor).await,
@@ -76,7 +79,7 @@ impl Chooser<'_> {
         let Some(queue) = left.first().cloned() else { return Ok((Vec::new(), None)) };
         let start = match cursor {
             Some(cursor) => Start::Behind(cursor.parse()?),
-            None => Start::SelectionCursor(0),
+            None => Start::Place(0),
         };
         let page = self.queues.jobs(&queue, self.plan.state, start, MAX_LISTED).await?;
         let matching = page.jobs.into_iter().filter(|job| matches(&self.plan.filter, job));

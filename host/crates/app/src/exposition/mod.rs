@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use patchbay_api::breakers::BreakerView;
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{PluginName, QueueName};
-use patchbay_queue::{ServerStats, QueueOverview, Broker};
+use patchbay_queue::{Broker, QueueOverview, ServerStats};
 use patchbay_runtime::{Pool, Runtime};
 use patchbay_store::{PlacesTaken, PluginSql, Store};
 use patchbay_telemetry::DroppedLines;

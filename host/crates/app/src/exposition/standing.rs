@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{QueueName, RevisionDigest};
-use patchbay_queue::{ServerStats, QueueOverview};
+use patchbay_queue::{QueueOverview, ServerStats};
 use patchbay_store::PoolUsage;
 use patchbay_telemetry::metrics::family::{Labels, family};
 use patchbay_telemetry::metrics::requests::RouteReading;

@@ -11,7 +11,7 @@ use patchbay_api::history::{Erasure, Live, LiveJob, Places};
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::{Mask, forms, spellings};
 use patchbay_model::{DataPath, JobId, QueueName};
-use patchbay_queue::{Copy, Deduplicated, Erasing as Fate, Located, QueueError, Broker};
+use patchbay_queue::{Broker, Copy, Deduplicated, Erasing as Fate, Located, QueueError};
 use patchbay_store::{Erased, ErasedJob, NewErasure, PendingErasure, Person, Store, StoreError, Term, Texts};
 use tracing::info;
 

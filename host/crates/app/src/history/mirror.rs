@@ -15,7 +15,7 @@ use patchbay_model::attempt::{AttemptRecord, Source, VerdictKind};
 use patchbay_model::job::JobKey;
 use patchbay_model::mirror_cursor::MirrorCursor;
 use patchbay_model::outcome::OutcomeKind;
-use patchbay_queue::{EndedElsewhere, Gone, QueueError, Broker, Sighted};
+use patchbay_queue::{Broker, EndedElsewhere, Gone, QueueError, Sighted};
 use patchbay_store::{Duty, Lead, NewAttempt, Store};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;

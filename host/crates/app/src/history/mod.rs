@@ -15,7 +15,6 @@
 //! | `paged_filter` | the query of a search |
 //! | `views` | rows as answers show them |
 
-mod sealed_bodies;
 mod duty;
 mod erase;
 mod erasing;
@@ -26,6 +25,7 @@ mod paged_filter;
 pub mod recorder;
 mod redacted_body;
 mod rounds;
+mod sealed_bodies;
 pub(crate) mod views;
 
 use std::sync::Arc;
@@ -33,7 +33,6 @@ use std::sync::Arc;
 use patchbay_store::KeepAttempts;
 use patchbay_work::body_budget::BodyBudget;
 
-pub use sealed_bodies::{SealedBodies, Unopened};
 pub use duty::run;
 pub use erasing::EraseError;
 pub(crate) use erasing::{Asker, Erasing, Wanted};
@@ -42,6 +41,7 @@ pub use operations::History;
 pub(crate) use paged_filter::PagedFilter;
 pub use redacted_body::BodyError;
 pub(crate) use redacted_body::{Reader, RedactedBody};
+pub use sealed_bodies::{SealedBodies, Unopened};
 
 /// What the use cases of the history need beside the rest.
 pub struct HistoryParts {

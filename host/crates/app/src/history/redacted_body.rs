@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use patchbay_model::job::JobKey;
 use patchbay_model::{QueueName, Redaction};
-use patchbay_queue::{QueueError, Broker};
+use patchbay_queue::{Broker, QueueError};
 use patchbay_store::{BodyRow, StoreError};
 use serde::Serialize;
 use serde_json::Value;

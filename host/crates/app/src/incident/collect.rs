@@ -8,7 +8,7 @@ use futures::future::{BoxFuture, join_all};
 use patchbay_api::incident::IncidentBundle;
 use patchbay_api::operation::Endpoint;
 use patchbay_model::QueueName;
-use patchbay_queue::Broker as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::{HostRow, RevisionRow, Store};
 use patchbay_telemetry::{RecentLines, redact_foreign, redact_own};
 use serde::Serialize;
@@ -20,7 +20,7 @@ use crate::breakers::OutsideHosts;
 use crate::exposition::Exposition;
 use crate::health::Health;
 use crate::plugins::Plugins;
-use crate::queues::Broker;
+use crate::queues::Queues;
 use crate::schedules::Schedules;
 use crate::{Error, Parts};
 
@@ -30,7 +30,7 @@ const DEFAULT_SINCE_S: u64 = 3_600;
 const MAX_SINCE_S: u64 = 30 * 24 * 3_600;
 /// Failures and actions, each.
 const MAX_ROWS: i64 = 500;
-/// Broker whose diagnosis is asked for.
+/// Queues whose diagnosis is asked for.
 const MAX_QUEUES: usize = 200;
 
 /// What a bundle needs beside the state of the host.
@@ -61,7 +61,7 @@ pub struct Incident {
     health: Arc<Health>,
     exposition: Arc<Exposition>,
     sources: Arc<Sources>,
-    queues: Broker,
+    queues: Queues,
     schedules: Schedules,
 }
 
@@ -75,7 +75,7 @@ impl Incident {
             health: Arc::clone(&parts.health),
             exposition: Arc::clone(&parts.exposition),
             sources: Arc::clone(&parts.incident),
-            queues: Broker::new(parts),
+            queues: Queues::new(parts),
             schedules: Schedules::new(parts),
         }
     }

@@ -6,7 +6,7 @@ use patchbay_store::HostRow;
 use serde_json::Value;
 
 use super::{PluginAdministration, quarantine_view};
-use crate::{Error, difference};
+use crate::{Error, revision_diff};
 
 impl PluginAdministration {
     /// All plugins, by name.

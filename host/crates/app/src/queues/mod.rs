@@ -1,4 +1,4 @@
-//! Broker: what there is, how it stands, why it does not move, and what operators do to whole ones.
+//! Queues: what there is, how it stands, why it does not move, and what operators do to whole ones.
 
 mod catalog;
 pub mod diagnosis;
@@ -14,7 +14,7 @@ use patchbay_api::queues::{
     Reason,
 };
 use patchbay_model::QueueName;
-use patchbay_queue::{QueueError, Broker as Broker};
+use patchbay_queue::{Broker, QueueError};
 use patchbay_store::{PluginSql, Store};
 use serde_json::json;
 
@@ -33,7 +33,7 @@ const DEFAULT_CLEAN: u64 = 10_000;
 
 /// Use cases of queues.
 #[derive(Clone)]
-pub struct Broker {
+pub struct Queues {
     broker: Broker,
     store: Store,
     sql: PluginSql,
@@ -47,7 +47,7 @@ pub struct Broker {
     node_may_be_bullmq_5: bool,
 }
 
-impl Broker {
+impl Queues {
     pub(crate) fn new(parts: &Parts) -> Self {
         Self {
             broker: parts.broker.clone(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, QueueName};
-use patchbay_queue::{QueueError, Broker, SchedulerSpec, SchedulerView};
+use patchbay_queue::{Broker, QueueError, SchedulerSpec, SchedulerView};
 use patchbay_store::{Store, StoreError};
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;

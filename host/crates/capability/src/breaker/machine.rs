@@ -41,16 +41,9 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) enum Phase {
     Closed,
-    Open {
-        until: Instant,
-    },
-    HalfOpen {
-        probing: bool,
-    },
-    Held {
-        by: String,
-        reason: String,
-    },
+    Open { until: Instant },
+    HalfOpen { probing: bool },
+    Held { by: String, reason: String },
 }
 
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use patchbay_model::capability::{CapabilityError, HttpError};
 use patchbay_model::grant::Ask;
 use patchbay_model::sql::SqlError;
 use patchbay_queue::QueueError;
-use patchbay_telemetry::traces::{SpanKind, Span, Traces};
+use patchbay_telemetry::traces::{Span, SpanKind, Traces};
 use tracing::warn;
 
 use super::{Call, GuestCall};
@@ -116,7 +116,7 @@ impl Drop for Measured {
 fn open_span(guest: &GuestCall, kind: HostCall) -> Span {
     let Call { traces, trace, .. } = &guest.call;
     if guest.spans.fetch_add(1, Ordering::Relaxed) >= MAX_SPANS {
-        return Traces::default().step(SpanKind::Outside, String::new, trace);
+        return Traces::default().span(SpanKind::Outside, String::new, trace);
     }
     let what = if kind == HostCall::Enqueue { SpanKind::Enqueue } else { SpanKind::Outside };
     traces.span(what, || kind.as_str().to_owned(), trace)

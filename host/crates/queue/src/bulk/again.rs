@@ -7,7 +7,7 @@ use super::{Chosen, Fate, PlannedChange};
 use crate::addition::{addition, id_of_reply, script_for};
 use crate::job_rules::check_values;
 use crate::opts::JobOpts;
-use crate::{QueueError, Broker};
+use crate::{Broker, QueueError};
 
 /// A job to be added anew.
 #[derive(Debug, Clone)]

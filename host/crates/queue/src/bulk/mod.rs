@@ -23,7 +23,7 @@ use redis::{Cmd, RedisResult, Value};
 use crate::damage::read;
 use crate::js;
 use crate::scripts::Call;
-use crate::{QueueError, Broker};
+use crate::{Broker, QueueError};
 
 /// Jobs per transaction: about a millisecond of Redis's time.
 const CHUNK: usize = 20;

@@ -13,7 +13,7 @@ use super::{Chosen, Fate, PlannedChange, set_of};
 use crate::job_fields::CANCELLED;
 use crate::removal::{copy_key, copying, removal};
 use crate::scripts::Call;
-use crate::{QueueError, Broker};
+use crate::{Broker, QueueError};
 
 /// Marks a waiting job. `KEYS[1]` the job, `ARGV[1]` the operation, `ARGV[2]` when the job was made.
 static MARK: LazyLock<Script> = LazyLock::new(|| {

@@ -6,7 +6,7 @@ use super::{Chosen, Fate, PlannedChange};
 use crate::job_rules::check_data;
 use crate::opts::JobOpts;
 use crate::removal::reprocessing;
-use crate::{QueueError, Broker};
+use crate::{Broker, QueueError};
 
 /// From a job's name and data to its new data, or why it stays as it is.
 pub type Edit<'a> = dyn Fn(&Chosen, &str, &str) -> Result<String, String> + Send + Sync + 'a;

@@ -85,12 +85,26 @@ pub struct Settlement {
 #[allow(missing_docs)]
 pub enum Disposition {
     /// Done; the value is JSON.
-    Complete { value: String },
-    Fail { reason: String, stack: String },
+    Complete {
+        value: String,
+    },
+    Fail {
+        reason: String,
+        stack: String,
+    },
     /// Again later; the attempt counts.
-    Retry { delay: Duration, reason: String, stack: String },
+    Retry {
+        delay: Duration,
+        reason: String,
+        stack: String,
+    },
     /// Again later; the attempt does not count. `deferrals`: how many in a row the next delivery is to tell.
-    Defer { delay: Duration, deferrals: u32, reason: String, stack: String },
+    Defer {
+        delay: Duration,
+        deferrals: u32,
+        reason: String,
+        stack: String,
+    },
     /// Back to the front of the queue as if never taken.
     HandBack,
 }

@@ -21,7 +21,7 @@ use crate::opts::JobOpts;
 use crate::retention::KeepJobs;
 use crate::scripts::{self, Call, unwritable};
 use crate::transaction::is_full;
-use crate::{QueueError, attempts};
+use crate::{QueueError, attempt_stream};
 
 /// Traces kept on a job that does not say how many; BullMQ keeps all.
 const DEFAULT_TRACES: usize = 10;

@@ -15,7 +15,7 @@ use crate::{Store, StoreError};
 pub use bodies::BodyRow;
 pub use erasure::{Erased, ErasedJob, ErasureRow, JobErasure, NewErasure, PendingErasure, Person, Texts};
 pub use keys::HistoryKeyRow;
-pub use revision_pruning::{Prunable, Pruned};
+pub use pruning::{Prunable, Pruned};
 pub use retention::{KeepAttempts, Retention, RetentionRow};
 pub use status::{HistoryTables, PartitionRow, PrunedRow};
 

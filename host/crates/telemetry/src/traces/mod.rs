@@ -11,8 +11,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use opentelemetry::trace::{
-    Link, Span as _, SpanContext, SpanId, SpanKind as OtelKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
-    Tracer as _, TracerProvider as _,
+    Link, Span as _, SpanContext, SpanId, SpanKind as OtelKind, Status, TraceContextExt, TraceFlags, TraceId,
+    TraceState, Tracer as _, TracerProvider as _,
 };
 use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_sdk::Resource;
@@ -116,7 +116,7 @@ impl Traces {
 
     /// Marks that a revision has taken over on this host: a span of its own, which dashboards can show as a line.
     pub fn mark_takeover(&self, plugin: &str, revision: &str, version: &str, previous: Option<&str>) {
-        let mut step = self.step(SpanKind::Guest, || TAKEOVER.into(), &Trace::default());
+        let mut step = self.span(SpanKind::Guest, || TAKEOVER.into(), &Trace::default());
         step.set("patchbay.plugin", plugin.to_owned());
         step.set("patchbay.revision", revision.to_owned());
         step.set("patchbay.version", version.to_owned());
@@ -197,7 +197,7 @@ mod tests {
     fn without_a_collector_context_passes_on_as_it_came() {
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok();
         let trace = Trace { traceparent: parent, ..Trace::default() };
-        let step = Traces::default().step(SpanKind::Attempt, || unreachable!("nobody needs a name"), &trace);
+        let step = Traces::default().span(SpanKind::Attempt, || unreachable!("nobody needs a name"), &trace);
         assert_eq!((step.place(), step.causes(trace.clone())), (None, trace));
     }
 }

@@ -18,7 +18,7 @@ use patchbay_model::job::Trace;
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_queue::JobHandle;
 use patchbay_runtime::{CallContext, CallReport, JobCall, OperationCall, Revision, Runtime};
-use patchbay_telemetry::traces::{SpanKind, Span, Traces};
+use patchbay_telemetry::traces::{Span, SpanKind, Traces};
 use serde_json::{Map, Value};
 
 pub use self::operation::{Answer, AnswerBody, CallFailure, Operation};

@@ -78,10 +78,7 @@ pub enum EgressError {
     Network(String),
     /// Missing, or not to be read.
     #[error("egress.ca_file: cannot read {path}")]
-    CaUnreadable {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    CaUnreadable { path: PathBuf, source: std::io::Error },
     /// Not certificates in PEM.
     #[error("egress.ca_file: {path} {reason}")]
     CaMalformed {
