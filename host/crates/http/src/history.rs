@@ -1,4 +1,4 @@
-//! The history.
+//! Routes of the history.
 
 use axum::body::Body;
 use axum::extract::State;

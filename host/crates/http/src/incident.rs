@@ -1,4 +1,4 @@
-//! The incident bundle.
+//! Route of the incident bundle.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};

@@ -1,7 +1,9 @@
 //! BullMQ queues on Redis, wire-compatible with Node's producers, workers and Bull Board.
 //!
-//! Owns redis and bullmq-official; knows nothing of wasm or Postgres. Upstream's Lua scripts do every transition. When Redis is away
-//! or cannot serve, calls fail with [`QueueError::Unavailable`] or [`QueueError::CannotServe`], and workers go on as soon as it can.
+//! This crate owns redis and bullmq-official; it knows nothing of wasm or Postgres. BullMQ's Lua
+//! scripts make every transition. When Redis is away or cannot serve, calls fail with
+//! [`QueueError::Unavailable`] or [`QueueError::CannotServe`], and workers continue as soon as it
+//! can.
 
 mod access;
 mod add;

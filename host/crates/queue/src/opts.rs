@@ -1,8 +1,10 @@
-//! A job's options as BullMQ stores them, as far as a worker needs them.
+//! Parses a job's options as BullMQ stores them, as far as a worker needs them.
 //!
-//! Read as BullMQ's own worker reads them (`Job`, `Backoffs` and `getKeepJobs` of BullMQ 6.7): a text is a number where JavaScript makes one
-//! of it, fractions are rounded up, what is too large is cut. What means nothing counts as absent, so that the manifest's value or the
-//! worker's own applies, and is named in [`JobOpts::odd`]: no option keeps a job from running.
+//! Options are read as BullMQ's own worker reads them (`Job`, `Backoffs` and `getKeepJobs` of
+//! BullMQ 6.7): a text is a number where JavaScript makes one of it, fractions are rounded up, and
+//! too large values are cut. A meaningless value counts as absent, so that the manifest's value or
+//! the worker's own applies, and is named in [`JobOpts::odd`]. No option prevents a job from
+//! running.
 
 use std::time::Duration;
 
@@ -15,40 +17,40 @@ use serde_json::{Map, Value, json};
 use crate::js;
 use crate::retention::KeepJobs;
 
-/// Most stack traces that a job may ask to keep: each is read and written again at every failure.
+/// Most stack traces that a job may ask to keep, because each is read and written again at every
+/// failure.
 const MAX_TRACES: usize = 100;
 /// Longest number that is shown in a log line.
 const SHOWN_BYTES: usize = 30;
 
-/// What a worker needs to know.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct JobOpts {
     pub(crate) attempts: Option<u32>,
     pub(crate) backoff: Option<Backoff>,
-    /// Its first failure is its last, whatever attempts it has: a backoff of -1 means that.
+    /// The first failure is the last, whatever number of attempts the job has. BullMQ's sign for it
+    /// is a backoff of -1.
     never_again: bool,
     pub(crate) trace: Trace,
-    /// From its making on, in milliseconds.
+    /// Delay from the job's creation, in milliseconds.
     pub(crate) delay_ms: u64,
-    /// Unix milliseconds.
     pub(crate) expires_at_ms: Option<u64>,
     remove_on_complete: Option<KeepJobs>,
     remove_on_fail: Option<KeepJobs>,
-    /// Ours: of a schedule that leaves out missed ticks.
+    /// Patchbay's own option, for ticks of a schedule that skips missed ticks.
     pub(crate) skip_missed: bool,
-    /// A retry without delay comes before everything that waits without priority.
+    /// A retry without delay goes before all waiting jobs without priority.
     lifo: bool,
-    /// Newest lines of its log that stay.
+    /// How many of the newest log lines are kept.
     pub(crate) keep_logs: Option<usize>,
-    /// Newest stack traces that stay.
     pub(crate) keep_traces: Option<usize>,
-    /// Its producer has chosen its time of creation, which may be another job's as well.
+    /// The producer has chosen the creation time, so another job may have the same.
     pub(crate) has_own_timestamp: bool,
-    /// What was not taken as it stands, for the log.
+    /// Options that were not used as given, for the log.
     pub(crate) odd: Vec<String>,
 }
 
-/// Each as it stands: one that is nested too deep, or of another type, must not cost the others.
+/// Every field stays raw JSON, so that one that is nested too deep or of a wrong type does not
+/// break the others.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw<'a> {
@@ -61,7 +63,7 @@ struct Raw<'a> {
     /// BullMQ's telemetry metadata: a text that only telemetry reads.
     #[serde(borrow)]
     tm: Option<&'a RawValue>,
-    /// Ours: do not run after this. BullMQ ignores it.
+    /// Patchbay's own option: do not run after this time. BullMQ ignores it.
     #[serde(borrow)]
     exp: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -81,7 +83,8 @@ struct Raw<'a> {
 }
 
 impl JobOpts {
-    /// Reads the hash field `opts`. Fails, with words for operators, only where that is no object at all.
+    /// Parses the hash field `opts`. Fails, with a text for operators, only if it is no JSON
+    /// object.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         // BullMQ reads both as no options.
         if matches!(text.trim(), "" | "[]") {
@@ -109,17 +112,16 @@ impl JobOpts {
         })
     }
 
-    /// Attempts and backoff that the job asks for.
     pub(crate) fn retry(&self) -> (Option<u32>, Option<Backoff>) {
         (if self.never_again { Some(1) } else { self.attempts }, self.backoff)
     }
 
-    /// How it gets back into the list of what waits: workers take from the right.
+    /// The command that puts the job back into the waiting list. Workers take from the right.
     pub(crate) fn push(&self) -> &'static str {
         if self.lifo { "RPUSH" } else { "LPUSH" }
     }
 
-    /// How long the job wants to stay once it is in this state (`completed` or `failed`).
+    /// How long the job asks to be kept in this state (`completed` or `failed`).
     pub(crate) fn retention(&self, state: &str) -> Option<KeepJobs> {
         if state == "completed" { self.remove_on_complete } else { self.remove_on_fail }
     }
@@ -129,7 +131,7 @@ fn value(raw: &RawValue) -> Option<Value> {
     serde_json::from_str(raw.get()).ok()
 }
 
-/// Why options cannot be read. What is of a wrong kind is in the error itself.
+/// Why options cannot be read. The error itself names a wrong type.
 fn unread(text: &str, error: &serde_json::Error) -> String {
     match error.is_data() && !text.trim_start().starts_with('{') {
         true => format!("they are {}, not an object", kind(text)),
@@ -137,7 +139,7 @@ fn unread(text: &str, error: &serde_json::Error) -> String {
     }
 }
 
-/// What a JSON value is, in words that repeat no text of its author.
+/// Describes a JSON value without repeating text of its author.
 fn kind(json: &str) -> String {
     let json = json.trim();
     match json.as_bytes().first() {
@@ -153,11 +155,11 @@ fn kind(json: &str) -> String {
     }
 }
 
-/// Collects what means nothing.
+/// Collects options that are meaningless.
 struct Odd(Vec<String>);
 
 impl Odd {
-    /// Only the kind of what its producer wrote, which may be personal, goes to the log.
+    /// Logs only the kind of the value, because the value may be personal data.
     fn note(&mut self, name: &str, raw: &RawValue, instead: &str) {
         self.0.push(format!("{name} is {}: {instead}", kind(raw.get())));
     }
@@ -180,7 +182,6 @@ impl Odd {
         number
     }
 
-    /// A number of things to keep.
     fn most(&mut self, name: &str, raw: Option<&RawValue>) -> Option<usize> {
         let most = self.number(name, raw)?;
         if most < 0.0
@@ -192,7 +193,8 @@ impl Odd {
         Some(most.ceil() as usize)
     }
 
-    /// BullMQ keeps `traces.slice(-limit)`: of a fraction its whole part, all where that is 0 or nothing, and none of a limit below 0.
+    /// BullMQ keeps `traces.slice(-limit)`: it uses the whole part of a fraction, keeps all if that
+    /// is 0 or not given, and none if the limit is below 0.
     fn traces(&mut self, raw: Option<&RawValue>) -> Option<usize> {
         let limit = self.number("stackTraceLimit", raw)?;
         let is_none = raw.and_then(value).is_some_and(|limit| limit.as_f64() == Some(0.0));
@@ -204,13 +206,14 @@ impl Odd {
         }
     }
 
-    /// BullMQ compares `attemptsMade + 1 < attempts`: fractions count up, and less than one is one. 0 is what its producers write for none.
+    /// BullMQ compares `attemptsMade + 1 < attempts`, so fractions round up and less than one
+    /// counts as one. Its producers write 0 if no number is set.
     fn attempts(&mut self, raw: Option<&RawValue>) -> Option<u32> {
         let attempts = self.number("attempts", raw)?;
         Some(if attempts < 0.0 { 1 } else { attempts.ceil() as u32 })
     }
 
-    /// Also whether the first failure is the last: BullMQ takes a delay of -1 for that.
+    /// The flag says that the first failure is the last: a delay of -1 means that to BullMQ.
     fn backoff(&mut self, raw: &RawValue) -> (Option<Backoff>, bool) {
         let of = |kind, ms| (Some(Backoff { kind, delay: millis(ms), max: None, jitter: None }), ms == -1.0);
         let fields = match value(raw) {
@@ -248,9 +251,9 @@ impl Odd {
                 return (None, false);
             }
         };
-        // Not NaN, which is no jitter to BullMQ.
+        // NaN means no jitter to BullMQ.
         let jitter = fields.get("jitter").map(|jitter| js::number(jitter).unwrap_or(0.0).clamp(0.0, 1.0));
-        // Ours: BullMQ has no maximum and ignores it.
+        // Patchbay's own option. BullMQ has no maximum and ignores it.
         let max = fields.get("maxDelay").and_then(js::number).filter(|ms| *ms >= 0.0).map(millis);
         (backoff.map(|backoff| Backoff { max, jitter, ..backoff }), is_final)
     }
@@ -264,7 +267,8 @@ impl Odd {
     }
 }
 
-/// At most five years. BullMQ delays a job also by less than nothing, so that it waits behind what is delayed until now.
+/// At most five years. BullMQ also delays a job by a negative time, which puts it behind the jobs
+/// that are delayed until now.
 fn millis(ms: f64) -> Duration {
     if ms < 0.0 {
         return Duration::from_millis(1);
@@ -272,7 +276,8 @@ fn millis(ms: f64) -> Duration {
     Duration::try_from_secs_f64(ms / 1e3).map_or(MAX_DELAY, |time| time.min(MAX_DELAY))
 }
 
-/// Ours, or another producer's OpenTelemetry context, whose trace id ties the job to its request as well.
+/// Patchbay's own trace, or another producer's OpenTelemetry context, whose trace id ties the job
+/// to its request as well.
 fn trace(tm: Value) -> Trace {
     let tm = match tm {
         Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::Null),
@@ -283,7 +288,7 @@ fn trace(tm: Value) -> Trace {
     Trace { correlation_id: trace.correlation_id.clone().or_else(trace_id), ..trace }
 }
 
-/// Options for BullMQ's scripts, under the short names that they use.
+/// Options for BullMQ's scripts, under BullMQ's short names.
 pub(crate) fn encode(job: &NewJob) -> Value {
     let mut opts = Map::new();
     if let Some(delay) = job.delay {
@@ -338,13 +343,14 @@ pub(crate) fn encode(job: &NewJob) -> Value {
         }
     }
     if job.trace != Trace::default() {
-        // A text within a text, as BullMQ's own telemetry writes it.
+        // A JSON text inside a JSON text, as BullMQ's own telemetry writes it.
         opts.insert("tm".into(), json!(job.trace).to_string().into());
     }
     Value::Object(opts)
 }
 
-/// As BullMQ's producers write it: `true`, `false`, a number, or `{count, age}` with the age in seconds.
+/// The format of BullMQ's producers: `true`, `false`, a number, or `{count, age}` with the age in
+/// seconds.
 fn removal(keep: Keep) -> Value {
     match (keep.age, keep.count) {
         (None, None) => false.into(),
@@ -355,7 +361,8 @@ fn removal(keep: Keep) -> Value {
     }
 }
 
-/// Whole ones as such; less than one must not become none, which removes everything.
+/// A whole number of seconds where possible. Less than one second must not become 0, which removes
+/// everything.
 fn seconds(age: Duration) -> Value {
     if age.subsec_nanos() == 0 { age.as_secs().into() } else { age.as_secs_f64().into() }
 }

@@ -1,8 +1,9 @@
-//! Removing many jobs, and undoing it.
+//! Removes many jobs, and undoes it.
 //!
-//! Out of a sorted set a job goes at once. Out of the middle of a long list that would cost Redis milliseconds each, so a waiting job is
-//! marked, and dropped by the worker that takes it. A copy of what goes stays beside BullMQ's keys until the removal cannot be undone any
-//! more: personal data gets to no new place, and leaves by itself.
+//! A job in a sorted set is removed at once. Removing from the middle of a long list would cost
+//! Redis milliseconds per job, so a waiting job is only marked, and the worker that takes it drops
+//! it. A copy of each removed job stays beside BullMQ's keys until the removal can no longer be
+//! undone. So personal data gets to no new place, and expires by itself.
 
 use std::sync::LazyLock;
 
@@ -15,7 +16,8 @@ use crate::removal::{copy_key, copying, removal};
 use crate::scripts::Call;
 use crate::{Broker, QueueError};
 
-/// Marks a waiting job. `KEYS[1]` the job, `ARGV[1]` the operation, `ARGV[2]` when the job was made.
+/// Marks a waiting job. `KEYS[1]`: the job. `ARGV[1]`: the operation; `ARGV[2]`: when the job was
+/// created.
 static MARK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"local job = redis.call("HMGET", KEYS[1], "timestamp", "rjk", "parentKey", "pcx")
@@ -30,8 +32,8 @@ static MARK: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Takes a mark away, or puts a copy back. `KEYS`: job, copy, list or set, marker, events. `ARGV`: operation, id, score or nothing for a
-/// list, name of the event, when the job was made.
+/// Removes a mark, or restores a copy. `KEYS`: job, copy, list or set, marker, events. `ARGV`:
+/// operation, id, score (empty for a list), name of the event, when the job was created.
 static RESTORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"local mark = redis.call("HMGET", KEYS[1], "timestamp", "pcx")
@@ -60,16 +62,16 @@ static RESTORE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// A removed job, to be put back.
+/// A removed job that is to be restored.
 #[derive(Debug, Clone)]
 pub struct Removed {
     pub job: Chosen,
-    /// Where it stood in its sorted set.
+    /// Its score in its sorted set.
     pub score: Option<f64>,
 }
 
 impl Broker {
-    /// Waiting jobs are marked, others go at once.
+    /// Marks waiting jobs, and removes others at once.
     pub async fn remove_many(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<Fate>, QueueError> {
         self.memory.refuse_when_full().await?;
         let notes = self.notes(bulk, items.iter().map(|item| item.n)).await?;
@@ -126,7 +128,8 @@ impl Broker {
         .await
     }
 
-    /// Puts removed jobs back where they were; waiting ones behind all that wait. Giving them again changes nothing.
+    /// Restores removed jobs where they were; waiting ones go behind all that wait. A repeated call
+    /// changes nothing.
     pub async fn restore_many(&self, bulk: i64, items: &[Removed]) -> Result<Vec<Fate>, QueueError> {
         self.memory.refuse_when_full().await?;
         let mut calls = Vec::with_capacity(items.len());
@@ -155,7 +158,7 @@ impl Broker {
         Ok(codes.into_iter().map(fate).collect())
     }
 
-    /// Calls of our own scripts, which may be repeated.
+    /// Calls one of this module's own scripts for each job. The calls may be repeated.
     async fn invoke_all(&self, calls: &[&Call]) -> Result<Vec<Result<i64, String>>, QueueError> {
         let Some(first) = calls.first() else { return Ok(Vec::new()) };
         let mut connection = self.connection.get();
@@ -173,7 +176,7 @@ impl Broker {
 const IN_A_FLOW: &str = "it belongs to a flow: remove it by itself, which tells its parent";
 const OF_A_SCHEDULE: &str = "it is a tick of a schedule: change or remove the schedule instead";
 
-/// Whoever retries a job wants it to run.
+/// A retry cancels an earlier removal: the job must run.
 pub(super) fn without_mark(job: &str) -> Cmd {
     let mut command = redis::cmd("HDEL");
     command.arg(job).arg(CANCELLED);

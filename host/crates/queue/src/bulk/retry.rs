@@ -1,4 +1,4 @@
-//! Putting many finished jobs back into their queues, with other data if asked.
+//! Retries many finished jobs, with changed data if asked.
 
 use redis::Value;
 
@@ -8,13 +8,14 @@ use crate::opts::JobOpts;
 use crate::removal::reprocessing;
 use crate::{Broker, QueueError};
 
-/// From a job's name and data to its new data, or why it stays as it is.
+/// From a job's name and data to its new data, or to why it stays unchanged.
 pub type Edit<'a> = dyn Fn(&Chosen, &str, &str) -> Result<String, String> + Send + Sync + 'a;
 
 const RUN_SINCE: &str = "it has been retried, or has run, since it was chosen";
 
 impl Broker {
-    /// Fresh attempts; id, creation and with them the idempotency key stay.
+    /// Makes all attempts available again. Id, creation time and with them the idempotency key
+    /// stay.
     pub async fn retry_many(
         &self,
         bulk: i64,
@@ -60,7 +61,7 @@ impl Broker {
                 let job = keys.job_key(item.key.id.as_str());
                 let mut before = vec![super::remove::without_mark(&job)];
                 if let Ok(Some(data)) = edited {
-                    // As BullMQ's script does, which looks only whether the job is there.
+                    // The same write as BullMQ's script, which checks only that the job exists.
                     let mut update = redis::cmd("HSET");
                     update.arg(&job).arg("data").arg(data);
                     before.push(update);

@@ -9,13 +9,13 @@ use super::fetch::{Look, Next, Taken};
 use crate::job_fields::CANCELLED;
 use crate::removal::{removal, taking_away};
 
-/// The operation that has removed it.
+/// The bulk operation that has removed the job.
 pub(super) fn by(taken: &Taken) -> Option<i64> {
     taken.fields.get(CANCELLED)?.parse().ok()
 }
 
 impl Inner {
-    /// What cannot be dropped now stalls, and is dropped by whoever takes it then.
+    /// A job that cannot be dropped now stalls, and the worker that takes it next drops it.
     pub(super) async fn drop_cancelled(&self, taken: &Taken, bulk: i64) -> Next {
         let queue = &self.config.queue;
         let Ok(id) = taken.id.parse::<JobId>() else { return Next::Nothing(Look::Now) };
