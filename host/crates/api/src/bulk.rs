@@ -41,7 +41,7 @@ operations! {
     BulkCancel = "bulk.cancel": POST "/api/admin/bulk/{id}/cancel" (BulkPath, NoQuery, NoBody) -> Data<Bulk>,
         Operator, Changes, audit "bulk.cancel", errors [409 "It clashes with the present state"];
     /// Resume a bulk operation that has paused after its first jobs.
-    BulkResume = "bulk.resume": POST "/api/admin/bulk/{id}/resume" (BulkPath, NoQuery, Json<GoOn>) -> Data<Bulk>,
+    BulkResume = "bulk.resume": POST "/api/admin/bulk/{id}/resume" (BulkPath, NoQuery, Json<ResumeBulk>) -> Data<Bulk>,
         Operator, Changes, audit "bulk.resume", errors [409 "It clashes with the present state"];
     /// Undo a removal: put the removed jobs back, within an hour of its end.
     BulkUndo = "bulk.undo": POST "/api/admin/bulk/{id}/undo" (BulkPath, NoQuery, NoBody) -> Data<Bulk>,
@@ -310,7 +310,7 @@ pub struct ListBulkItems {
 /// How far to continue.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct GoOn {
+pub struct ResumeBulk {
     /// Handle this many jobs, then pause again; absent: continue to the end.
     pub first: Option<u32>,
 }

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use crate::answer::{Data, List, Nothing};
-use crate::body::{Form, NoBody, SecretJson};
+use crate::body::{ExpectedForm, NoBody, SecretJson};
 use crate::operation::NoQuery;
 use crate::plugins::PluginPath;
 use crate::{operations, path_params};
@@ -102,7 +102,7 @@ pub struct NewValue {
     pub value: SecretText,
 }
 
-impl Form for NewValue {
+impl ExpectedForm for NewValue {
     const FORM: &'static str = r#"{"value": TEXT}"#;
 }
 
@@ -117,7 +117,7 @@ pub struct Rotation {
     pub overlap_ms: u64,
 }
 
-impl Form for Rotation {
+impl ExpectedForm for Rotation {
     const FORM: &'static str = r#"{"value": TEXT, "overlapMs": NUMBER}"#;
 }
 

@@ -10,14 +10,14 @@ use crate::operations;
 operations! {
     /// Show the database connections of plugins: waiting calls, how long connections are held, and
     /// the sessions in Postgres.
-    SqlActivity = "sql.activity": GET "/api/admin/sql" ((), OfOnePlugin, NoBody) -> Data<DatabaseActivity>,
+    SqlActivity = "sql.activity": GET "/api/admin/sql" ((), SqlActivityQuery, NoBody) -> Data<DatabaseActivity>,
         Operator, Reads, errors [404 "it has no database login", 503 "Postgres does not answer"];
 }
 
 /// Which plugin to show.
 #[derive(Debug, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-pub struct OfOnePlugin {
+pub struct SqlActivityQuery {
     /// Name of the plugin; all plugins if absent.
     pub plugin: Option<String>,
 }

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::bulk::{
     Bulk, BulkBegin, BulkBegun, BulkCancel, BulkDetails, BulkItem, BulkItems, BulkList, BulkPath, BulkPreview,
-    BulkReason, BulkResume, BulkShow, BulkUndo, GoOn, ListBulkItems, ListBulks,
+    BulkReason, BulkResume, BulkShow, BulkUndo, ListBulkItems, ListBulks, ResumeBulk,
 };
 use patchbay_api::operation::NoQuery;
 use serde_json::value::{RawValue, to_raw_value};
@@ -244,7 +244,7 @@ pub(crate) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
             output.value(&format!("cancelled: {}", describe_bulk(&bulk.data, &[])), &bulk.raw);
         }
         BulkCommand::Resume { id, first, watch: follow } => {
-            let bulk = client.ask::<BulkResume>(BulkPath { id }, none, Json(GoOn { first })).await?;
+            let bulk = client.ask::<BulkResume>(BulkPath { id }, none, Json(ResumeBulk { first })).await?;
             return go_on(id, follow, &format!("bulk {id} goes on"), &bulk.raw, &client, output).await;
         }
         BulkCommand::Undo { id, watch: follow } => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use patchbay_api::answer::{Answer, List, Media, Success};
-use patchbay_api::body::{AnyDocument, Body, Form, Json, NoBody, SecretJson};
+use patchbay_api::body::{AnyDocument, Body, ExpectedForm, Json, NoBody, SecretJson};
 use patchbay_api::operation::{self, Endpoint, NoQuery, PathParams};
 use patchbay_api::plugins::{
     Activate, Activated, Component, PluginPath, PluginsActivate, PluginsPush, SignedComponent, Staged,
@@ -131,7 +131,7 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> SendBody for J
     }
 }
 
-impl<T: ToSchema + Form + Serialize + DeserializeOwned + Send + 'static> SendBody for SecretJson<T> {
+impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static> SendBody for SecretJson<T> {
     fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
         request.json(&self.0)
     }

@@ -65,7 +65,7 @@ pub enum DeadLetterCommand {
         /// Number of the group
         id: i64,
         #[command(flatten)]
-        how: bulk::How,
+        how: bulk::BulkOptions,
     },
 }
 

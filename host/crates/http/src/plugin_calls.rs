@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::AppState;
 use crate::error::ApiError;
-use crate::routes::{Ask, ByWhom, ReadBody, Routes};
+use crate::routes::{Ask, CallerExtractor, ReadBody, Routes};
 
 const MAX_KEY: usize = 255;
 
@@ -28,7 +28,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 
 async fn call(
     State(plugins): State<PluginAdministration>,
-    ByWhom(who): ByWhom,
+    CallerExtractor(who): CallerExtractor,
     ask: Ask<PluginsCall>,
 ) -> Result<Response, ApiError> {
     respond(plugins.call(&who, &ask.path.name, ask.body).await?)

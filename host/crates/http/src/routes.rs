@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http::request::Parts;
 use patchbay_api::answer::{Answer, AnyJson, Data, List, Nothing, Success};
-use patchbay_api::body::{AnyDocument, Body, Form, Json, NoBody, SecretJson};
+use patchbay_api::body::{AnyDocument, Body, ExpectedForm, Json, NoBody, SecretJson};
 use patchbay_api::operation::{Access, Effect, Endpoint, Method, Operation, PathParams, Query as _};
 use patchbay_api::path::unescaped;
 use patchbay_app::Caller;
@@ -55,7 +55,7 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> ReadBody for J
     }
 }
 
-impl<T: ToSchema + Form + Serialize + DeserializeOwned + Send + 'static> ReadBody for SecretJson<T> {
+impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static> ReadBody for SecretJson<T> {
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let document = axum::Json::<T>::from_request(request, state).await;
         // The message of serde would quote the document, which contains a secret.

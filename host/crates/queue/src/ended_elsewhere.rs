@@ -22,7 +22,7 @@ use crate::damage::{read, text};
 use crate::js;
 use crate::opts::JobOpts;
 use crate::streams;
-use crate::worker::OURS;
+use crate::worker::WORKER_PREFIX;
 use crate::{Broker, QueueError};
 
 /// How far a scan starts before the end of the previous one.
@@ -64,7 +64,7 @@ pub struct EndedElsewhere {
 /// A job that was removed as it ended. Its worker is unknown.
 #[derive(Debug)]
 #[allow(missing_docs)]
-pub struct Gone {
+pub struct RemovedAtEnd {
     pub id: JobId,
     pub ended_ms: u64,
     /// Why it failed; `None` if it completed.
@@ -73,11 +73,11 @@ pub struct Gone {
 
 /// The result of one scan.
 #[derive(Debug)]
-pub struct Mirrored {
+pub struct MirrorScan {
     /// Jobs that still exist.
     pub ended: Vec<EndedElsewhere>,
     /// Jobs that no longer exist.
-    pub gone: Vec<Gone>,
+    pub gone: Vec<RemovedAtEnd>,
     /// Where the next scan starts, once these results are stored.
     pub place: MirrorCursor,
     /// Number of jobs and events read.
@@ -87,9 +87,9 @@ pub struct Mirrored {
 /// Jobs that recent scans have read, with the time of their end, so that they are not read again.
 /// The caller must drop it when the results were not stored.
 #[derive(Debug, Default)]
-pub struct Sighted(HashMap<Vec<u8>, u64>);
+pub struct SeenJobs(HashMap<Vec<u8>, u64>);
 
-impl Sighted {
+impl SeenJobs {
     fn has(&self, id: &[u8], ended_ms: u64) -> bool {
         self.0.get(id) == Some(&ended_ms)
     }
@@ -101,15 +101,15 @@ impl Broker {
         &self,
         queue: &QueueName,
         place: Option<&MirrorCursor>,
-        sighted: &mut Sighted,
-    ) -> Result<Mirrored, QueueError> {
+        sighted: &mut SeenJobs,
+    ) -> Result<MirrorScan, QueueError> {
         let now_ms = self.now_ms();
         let first_ms = now_ms.saturating_sub(FIRST_MS);
         let first =
             || MirrorCursor { completed_from_ms: first_ms, failed_from_ms: first_ms, event: format!("{}-0", first_ms) };
         let is_first = place.is_none();
         let place = place.cloned().unwrap_or_else(first);
-        let mut found = Mirrored { ended: Vec::new(), gone: Vec::new(), place: place.clone(), read: 0 };
+        let mut found = MirrorScan { ended: Vec::new(), gone: Vec::new(), place: place.clone(), read: 0 };
         let mut look = Look { queues: self, queue, now_ms, sighted, found: &mut found };
         let completed_from_ms = look.at_set(JobState::Completed, place.completed_from_ms).await?;
         let failed_from_ms = look.at_set(JobState::Failed, place.failed_from_ms).await?;
@@ -125,8 +125,8 @@ struct Look<'a> {
     queues: &'a Broker,
     queue: &'a QueueName,
     now_ms: u64,
-    sighted: &'a mut Sighted,
-    found: &'a mut Mirrored,
+    sighted: &'a mut SeenJobs,
+    found: &'a mut MirrorScan,
 }
 
 impl Look<'_> {
@@ -185,7 +185,7 @@ impl Look<'_> {
             let page: StreamRangeReply = streams::read(command.query_async(&mut connection).await?)?;
             let (count, Some(last)) = (page.ids.len(), page.ids.last().map(|entry| entry.id.clone())) else { break };
             self.found.read += count;
-            let ends: Vec<Gone> = page.ids.into_iter().filter_map(end).collect();
+            let ends: Vec<RemovedAtEnd> = page.ids.into_iter().filter_map(end).collect();
             self.follow(ends).await?;
             place = last;
             if count < EVENTS {
@@ -196,7 +196,7 @@ impl Look<'_> {
     }
 
     /// Reads the jobs that the events name, if they still exist and no set has led to them.
-    async fn follow(&mut self, ends: Vec<Gone>) -> Result<(), QueueError> {
+    async fn follow(&mut self, ends: Vec<RemovedAtEnd>) -> Result<(), QueueError> {
         let keys = self.queues.keys(self.queue);
         let mut left = ends;
         while !left.is_empty() {
@@ -256,7 +256,7 @@ impl Look<'_> {
             let own = &self.queues.config.prefix;
             let Some(job) = ended(own, self.queue, &text(&id), state, values) else { continue };
             self.sighted.0.insert(id, job.ended_ms);
-            if !job.worker.as_deref().is_some_and(|worker| worker.starts_with(OURS)) {
+            if !job.worker.as_deref().is_some_and(|worker| worker.starts_with(WORKER_PREFIX)) {
                 self.found.ended.push(job);
             }
         }
@@ -301,14 +301,14 @@ fn ended(
 }
 
 /// Reads an event, if it is about the end of a job.
-fn end(entry: redis::streams::StreamId) -> Option<Gone> {
+fn end(entry: redis::streams::StreamId) -> Option<RemovedAtEnd> {
     let field = |name: &str| Some(text(&redis::from_redis_value::<Vec<u8>>(entry.map.get(name)?.clone()).ok()?));
     let failure = match field("event")?.as_str() {
         "completed" => None,
         "failed" => Some(field("failedReason").unwrap_or_default()),
         _ => return None,
     };
-    Some(Gone { id: field("jobId")?.parse().ok()?, ended_ms: order(&entry.id).0, failure })
+    Some(RemovedAtEnd { id: field("jobId")?.parse().ok()?, ended_ms: order(&entry.id).0, failure })
 }
 
 /// Splits a stream id into its milliseconds and its sequence number.

@@ -72,7 +72,7 @@ pub struct Located {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Erasing {
+pub enum EraseOutcome {
     /// It is gone, removed now or earlier.
     Gone,
     /// A worker has it.
@@ -173,30 +173,30 @@ impl Broker {
     }
 
     /// Removes a job from Redis. A job that has not run yet is removed only if `unfinished` is set.
-    pub async fn erase_job(&self, job: &JobKey, unfinished: bool) -> Result<Erasing, QueueError> {
+    pub async fn erase_job(&self, job: &JobKey, unfinished: bool) -> Result<EraseOutcome, QueueError> {
         let Some(seen) = self.job(&job.queue, &job.id).await? else {
-            return Ok(Erasing::Gone);
+            return Ok(EraseOutcome::Gone);
         };
         // Another job may have this id by now. A hash without a timestamp is no complete job and is
         // removed by its id alone.
         if seen.timestamp.is_some_and(|created| created != job.created_ms) {
-            return Ok(Erasing::Gone);
+            return Ok(EraseOutcome::Gone);
         }
         match seen.state {
-            JobState::Active => return Ok(Erasing::Runs),
+            JobState::Active => return Ok(EraseOutcome::Runs),
             JobState::Completed | JobState::Failed | JobState::Unknown => {}
             _ if seen.removed_by.is_some() => {}
-            _ if seen.schedule_id.is_some() => return Ok(Erasing::OfSchedule),
-            state if !unfinished => return Ok(Erasing::Unfinished(state)),
+            _ if seen.schedule_id.is_some() => return Ok(EraseOutcome::OfSchedule),
+            state if !unfinished => return Ok(EraseOutcome::Unfinished(state)),
             _ => {}
         }
         match self.remove(&job.queue, &job.id).await {
             Ok(()) | Err(QueueError::NotFound { .. }) => {}
-            Err(QueueError::Running { .. }) => return Ok(Erasing::Runs),
-            Err(QueueError::Scheduled { .. }) => return Ok(Erasing::OfSchedule),
+            Err(QueueError::Running { .. }) => return Ok(EraseOutcome::Runs),
+            Err(QueueError::Scheduled { .. }) => return Ok(EraseOutcome::OfSchedule),
             Err(error) => return Err(error),
         }
-        Ok(Erasing::Gone)
+        Ok(EraseOutcome::Gone)
     }
 
     /// Jobs of a queue that de-duplication keeps. They are in none of the queue's states.
@@ -232,7 +232,7 @@ impl Broker {
 
     /// Counts what parents of any queue store about these jobs, or with one of the values. Also
     /// erases it, unless `only_count` is set.
-    pub async fn erase_told(&self, jobs: &[JobKey], mask: &Mask, only_count: bool) -> Result<u64, QueueError> {
+    pub async fn erase_child_results(&self, jobs: &[JobKey], mask: &Mask, only_count: bool) -> Result<u64, QueueError> {
         let children: HashSet<String> = jobs.iter().map(|job| self.keys(&job.queue).job_key(job.id.as_str())).collect();
         let prefix = format!("{}:", self.prefix());
         let mut count = 0;
@@ -306,7 +306,7 @@ impl Broker {
     /// Counts keys of plugins' key-value spaces that were made for one of these jobs (they contain
     /// its idempotency key) or hold one of the values. Also deletes them, unless `only_count` is
     /// set. Skips keys of `spared` jobs, because they keep such a job from repeating its effects.
-    pub async fn erase_kept(
+    pub async fn erase_deduplication_data(
         &self,
         jobs: &HashSet<String>,
         spared: &HashSet<String>,

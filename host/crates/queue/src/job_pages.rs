@@ -81,7 +81,7 @@ pub struct Page {
 }
 
 /// Where Redis keeps the jobs of a state, and in which order they are listed.
-pub(crate) struct Shelf {
+pub(crate) struct StateIndex {
     key: String,
     kind: Kind,
 }
@@ -131,7 +131,7 @@ impl Broker {
         Ok(Page { jobs, next })
     }
 
-    pub(crate) async fn shelf(&self, queue: &QueueName, state: JobState) -> Result<Shelf, QueueError> {
+    pub(crate) async fn shelf(&self, queue: &QueueName, state: JobState) -> Result<StateIndex, QueueError> {
         let keys = self.keys(queue);
         let (key, kind) = match state {
             JobState::Waiting => {
@@ -148,10 +148,10 @@ impl Broker {
             JobState::Failed => (keys.failed(), Kind::Descending),
             JobState::Unknown => return Err(QueueError::Invalid("no list holds jobs in state unknown".into())),
         };
-        Ok(Shelf { key, kind })
+        Ok(StateIndex { key, kind })
     }
 
-    pub(crate) async fn entries(&self, shelf: &Shelf, place: u64, count: u64) -> Result<Vec<Entry>, QueueError> {
+    pub(crate) async fn entries(&self, shelf: &StateIndex, place: u64, count: u64) -> Result<Vec<Entry>, QueueError> {
         let (from, to) = (place as isize, (place + count) as isize - 1);
         let mut connection = self.connection.get();
         if shelf.kind == Kind::List {
@@ -169,7 +169,7 @@ impl Broker {
     /// Also returns the offset of the first entry.
     pub(crate) async fn entries_behind(
         &self,
-        shelf: &Shelf,
+        shelf: &StateIndex,
         cursor: &Cursor,
         count: u64,
     ) -> Result<(u64, Vec<Entry>), QueueError> {
@@ -198,7 +198,7 @@ impl Broker {
         Ok((place, self.entries(shelf, place, count).await?))
     }
 
-    async fn place_of(&self, shelf: &Shelf, cursor: &Cursor) -> Result<Option<u64>, QueueError> {
+    async fn place_of(&self, shelf: &StateIndex, cursor: &Cursor) -> Result<Option<u64>, QueueError> {
         let mut connection = self.connection.get();
         Ok(match shelf.kind {
             Kind::List => {

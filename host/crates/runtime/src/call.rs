@@ -37,7 +37,7 @@ const SHORT_TICKS: u32 = 16;
 const LONG_TURNS: u32 = 4;
 
 /// The linked component that is called, and what one call of it takes.
-pub(crate) struct Callee {
+pub(crate) struct CallTarget {
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) exports: Box<dyn Exports>,
     pub(crate) weight: u32,
@@ -63,7 +63,7 @@ impl Drop for Counted<'_> {
 }
 
 pub(crate) async fn run(
-    callee: Arc<Callee>,
+    callee: Arc<CallTarget>,
     entry: Entry,
     context: Option<Arc<dyn CallContext>>,
     limit: Duration,
@@ -108,7 +108,7 @@ pub(crate) async fn run(
 
 /// Takes the plugin's own limit first, because a call that waits for it must not occupy the pool.
 /// The semaphores are never closed.
-async fn take_slots(callee: &Callee) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>) {
+async fn take_slots(callee: &CallTarget) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>) {
     let own = match &callee.concurrency {
         Some(concurrency) => Arc::clone(concurrency).acquire_owned().await.ok(),
         None => None,
@@ -117,7 +117,7 @@ async fn take_slots(callee: &Callee) -> (Option<OwnedSemaphorePermit>, Option<Ow
 }
 
 async fn call(
-    callee: Arc<Callee>,
+    callee: Arc<CallTarget>,
     entry: Entry,
     context: Option<Arc<dyn CallContext>>,
     limit: Duration,

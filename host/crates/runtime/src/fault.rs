@@ -2,7 +2,7 @@
 //!
 //! Whatever a running guest ends with is the guest's fault, even if the host's side of an interface
 //! refuses: the same call would end the same way again, and only failures that cost an attempt ever
-//! end. The host's faults are failures that the host itself has marked ([`Ours`]), and an instance
+//! end. The host's faults are failures that the host itself has marked ([`HostError`]), and an instance
 //! that could not be made before the guest ran at all.
 
 use std::time::Duration;
@@ -22,7 +22,7 @@ const MAX_FRAMES: usize = 50;
 /// A fault of the host during a call.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Ours(pub(crate) &'static str);
+pub(crate) struct HostError(pub(crate) &'static str);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -55,7 +55,7 @@ impl Broken<'_> {
 
     fn outcome(&self) -> Outcome {
         let Self { error, phase, memory, limit, .. } = *self;
-        if let Some(Ours(reason)) = error.downcast_ref() {
+        if let Some(HostError(reason)) = error.downcast_ref() {
             return Outcome::HostFault((*reason).to_owned());
         }
         let trap = error.downcast_ref::<Trap>();

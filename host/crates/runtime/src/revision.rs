@@ -9,7 +9,7 @@ use patchbay_model::{PluginName, RevisionDigest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::call::{self, Callee};
+use crate::call::{self, CallTarget};
 use crate::context::CallContext;
 use crate::report::{CallReport, Entry, JobCall, Occupancy, OperationCall};
 use crate::sandbox::Sandbox;
@@ -19,7 +19,7 @@ use crate::{Inspected, LoadError, Rejection, RuntimeError};
 const SELF_TEST_LIMIT: Duration = Duration::from_secs(5);
 
 pub struct Revision {
-    callee: Arc<Callee>,
+    callee: Arc<CallTarget>,
     digest: RevisionDigest,
     manifest: Arc<Manifest>,
     has_operations: bool,
@@ -30,7 +30,7 @@ impl Revision {
     pub(crate) fn new(sandbox: Arc<Sandbox>, inspected: Inspected, exports: Box<dyn Exports>) -> Self {
         let limits = &inspected.manifest.limits;
         let memory_mb = limits.memory_mb.unwrap_or(sandbox.limits.default_memory_mb).min(sandbox.limits.max_memory_mb);
-        let callee = Callee {
+        let callee = CallTarget {
             sandbox,
             exports,
             weight: inspected.weight,

@@ -10,7 +10,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::call_log::CallLog;
 use crate::context::{CallContext, LogLevel};
-use crate::fault::{Ours, Phase};
+use crate::fault::{HostError, Phase};
 use crate::memory::{Account, MAX_HANDLES};
 use crate::output::Output;
 use crate::wasi_http::{Hooks, weigh};
@@ -97,7 +97,7 @@ impl State {
             // Not marked as the host's fault: this guest has found a way to cause the panic, and
             // would cause it again each second for a day.
             true => wasmtime::format_err!("{PANICKED}"),
-            false => Ours("the host is shutting down").into(),
+            false => HostError("the host is shutting down").into(),
         })
     }
 

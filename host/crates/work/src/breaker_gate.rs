@@ -67,7 +67,7 @@ impl QueueGates {
 
     /// Wraps `inner`, and stays shut while the queue is held.
     pub(super) fn gate(&self, queue: &QueueName, inner: Arc<dyn Gate>) -> Arc<dyn Gate> {
-        let brake = Brake { queue: queue.clone(), quarantine: Arc::clone(&self.quarantine) };
+        let brake = QuarantineHold { queue: queue.clone(), quarantine: Arc::clone(&self.quarantine) };
         Arc::new(BreakerGate { gate: self.of(queue), brake, inner })
     }
 }
@@ -125,12 +125,12 @@ impl QueueGate {
 
 /// Stops the queues of a plugin that crashes too often at once, before their workers are stopped.
 #[derive(Debug, Clone)]
-struct Brake {
+struct QuarantineHold {
     queue: QueueName,
     quarantine: Arc<Quarantine>,
 }
 
-impl Brake {
+impl QuarantineHold {
     fn is_on(&self) -> bool {
         self.quarantine.holds(&self.queue)
     }
@@ -143,7 +143,7 @@ impl Brake {
 #[derive(Debug)]
 struct BreakerGate {
     gate: Arc<QueueGate>,
-    brake: Brake,
+    brake: QuarantineHold,
     inner: Arc<dyn Gate>,
 }
 
@@ -204,7 +204,7 @@ impl Drop for Trial {
 struct BreakerPass {
     pass: Box<dyn Pass>,
     gate: Arc<QueueGate>,
-    brake: Brake,
+    brake: QuarantineHold,
     trial: Option<Trial>,
 }
 

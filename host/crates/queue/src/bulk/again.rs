@@ -3,14 +3,14 @@
 use patchbay_model::InvalidNewId;
 use patchbay_model::job::{JobKey, JobState, NewJob};
 
-use super::{Chosen, Fate, PlannedChange};
+use super::{Chosen, JobResult, PlannedChange};
 use crate::addition::{addition, id_of_reply, script_for};
 use crate::job_rules::check_values;
 use crate::opts::JobOpts;
 use crate::{Broker, QueueError};
 
 #[derive(Debug, Clone)]
-pub struct Again {
+pub struct ReAddition {
     /// Its number within the operation.
     pub n: i64,
     /// The job to add. BullMQ chooses its id.
@@ -28,32 +28,32 @@ pub struct PriorIdentity {
 
 impl Broker {
     /// Adds the jobs. A job with a prior identity is added only if Redis no longer has it.
-    pub async fn add_again(&self, bulk: i64, items: Vec<Again>) -> Result<Vec<Fate>, QueueError> {
+    pub async fn add_again(&self, bulk: i64, items: Vec<ReAddition>) -> Result<Vec<JobResult>, QueueError> {
         self.memory.refuse_when_full().await?;
         let notes = self.notes(bulk, items.iter().map(|item| item.n)).await?;
         let mut fates = vec![None; items.len()];
         let mut steps = Vec::new();
         for (place, mut item) in items.into_iter().enumerate() {
             if notes.contains_key(&item.n) {
-                fates[place] = Some(Fate::done());
+                fates[place] = Some(JobResult::done());
                 continue;
             }
             if let Some(kept) = &item.kept
                 && let Some(reason) = self.cannot_be_the_same(kept).await?
             {
-                fates[place] = Some(Fate::skipped(reason));
+                fates[place] = Some(JobResult::skipped(reason));
                 continue;
             }
             self.fill(&mut item.job);
             match self.addition_again(&item) {
                 Ok(step) => steps.push((place, step)),
-                Err(QueueError::Invalid(reason)) => fates[place] = Some(Fate::Skipped(reason.into())),
+                Err(QueueError::Invalid(reason)) => fates[place] = Some(JobResult::Skipped(reason.into())),
                 Err(error) => return Err(error),
             }
         }
         self.finish(bulk, fates, steps, |reply| match id_of_reply(reply) {
-            Ok(id) => Fate::Done { new_id: Some(id), score: None },
-            Err(error) => Fate::Failed(error.to_string()),
+            Ok(id) => JobResult::Done { new_id: Some(id), score: None },
+            Err(error) => JobResult::Failed(error.to_string()),
         })
         .await
     }
@@ -80,7 +80,7 @@ impl Broker {
         Ok(items.iter().zip(seen).map(job).collect())
     }
 
-    fn addition_again(&self, item: &Again) -> Result<PlannedChange, QueueError> {
+    fn addition_again(&self, item: &ReAddition) -> Result<PlannedChange, QueueError> {
         check_values(&item.job, self.now_ms())?;
         if let Some(kept) = item.kept.as_ref().filter(|kept| kept.key.id.is_queue_key()) {
             return Err(QueueError::Invalid(InvalidNewId::QueueKey(kept.key.id.clone()).to_string()));

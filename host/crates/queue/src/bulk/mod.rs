@@ -9,7 +9,7 @@ mod again;
 mod remove;
 mod retry;
 
-pub use again::{Again, PriorIdentity};
+pub use again::{PriorIdentity, ReAddition};
 pub use remove::Removed;
 pub use retry::Edit;
 
@@ -43,7 +43,7 @@ pub struct Chosen {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Fate {
+pub enum JobResult {
     /// It was done, now or by an earlier try.
     Done {
         /// The id of a job that was added.
@@ -57,7 +57,7 @@ pub enum Fate {
     Failed(String),
 }
 
-impl Fate {
+impl JobResult {
     fn done() -> Self {
         Self::Done { new_id: None, score: None }
     }
@@ -202,25 +202,28 @@ impl Broker {
     async fn finish(
         &self,
         bulk: i64,
-        mut fates: Vec<Option<Fate>>,
+        mut fates: Vec<Option<JobResult>>,
         steps: Vec<(usize, PlannedChange)>,
-        read: impl Fn(Value) -> Fate,
-    ) -> Result<Vec<Fate>, QueueError> {
+        read: impl Fn(Value) -> JobResult,
+    ) -> Result<Vec<JobResult>, QueueError> {
         let (places, steps): (Vec<usize>, Vec<PlannedChange>) = steps.into_iter().unzip();
         let answers = self.carry_out(bulk, &steps).await?;
         let mut undone = Vec::new();
         for ((place, step), answer) in places.into_iter().zip(&steps).zip(answers) {
-            let fate = answer.map_or_else(Fate::Failed, &read);
-            if !matches!(fate, Fate::Done { .. }) {
+            let fate = answer.map_or_else(JobResult::Failed, &read);
+            if !matches!(fate, JobResult::Done { .. }) {
                 undone.push(step.n);
             }
             fates[place] = Some(match fate {
-                Fate::Done { new_id, .. } => Fate::Done { new_id, score: step.note.parse().ok() },
+                JobResult::Done { new_id, .. } => JobResult::Done { new_id, score: step.note.parse().ok() },
                 other => other,
             });
         }
         self.take_notes_back(bulk, &undone).await?;
-        Ok(fates.into_iter().map(|fate| fate.unwrap_or_else(|| Fate::Failed("nothing was answered".into()))).collect())
+        Ok(fates
+            .into_iter()
+            .map(|fate| fate.unwrap_or_else(|| JobResult::Failed("nothing was answered".into())))
+            .collect())
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use patchbay_model::job::JobState;
 use redis::{Cmd, RedisResult, Script, Value};
 
-use super::{Chosen, Fate, PlannedChange, set_of};
+use super::{Chosen, JobResult, PlannedChange, set_of};
 use crate::job_fields::CANCELLED;
 use crate::removal::{copy_key, copying, removal};
 use crate::scripts::Call;
@@ -72,7 +72,7 @@ pub struct Removed {
 
 impl Broker {
     /// Marks waiting jobs, and removes others at once.
-    pub async fn remove_many(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<Fate>, QueueError> {
+    pub async fn remove_many(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<JobResult>, QueueError> {
         self.memory.refuse_when_full().await?;
         let notes = self.notes(bulk, items.iter().map(|item| item.n)).await?;
         let seen = self.see(items, &["timestamp", "finishedOn", "parentKey"]).await?;
@@ -82,7 +82,7 @@ impl Broker {
             let keys = self.keys(&item.key.queue);
             let job = keys.job_key(item.key.id.as_str());
             if let Some(note) = notes.get(&item.n) {
-                fates[place] = Some(Fate::Done { new_id: None, score: note.parse().ok() });
+                fates[place] = Some(JobResult::Done { new_id: None, score: note.parse().ok() });
             } else if item.state == JobState::Waiting {
                 let call = Call::new(&MARK, &[&job]).arg(bulk).arg(item.key.created_ms);
                 marks.push((place, call));
@@ -104,33 +104,33 @@ impl Broker {
                             PlannedChange { n: item.n, before, call, after: Vec::new(), note: score.to_string() },
                         ));
                     }
-                    (reason, _) => fates[place] = Some(Fate::skipped(reason.unwrap_or_default())),
+                    (reason, _) => fates[place] = Some(JobResult::skipped(reason.unwrap_or_default())),
                 }
             }
         }
         let marked = self.invoke_all(&marks.iter().map(|(_, call)| call).collect::<Vec<_>>()).await?;
         for ((place, _), code) in marks.iter().zip(marked) {
-            fates[*place] = Some(code.map_or_else(Fate::Failed, |code| match code {
-                1 => Fate::done(),
-                -1 => Fate::skipped("Redis has forgotten it"),
-                -2 => Fate::skipped("its id is another job's now"),
-                -3 => Fate::skipped(OF_A_SCHEDULE),
-                -4 => Fate::skipped(IN_A_FLOW),
-                -6 => Fate::skipped("another operation has removed it"),
-                _ => Fate::skipped("it runs, or has run, since it was chosen"),
+            fates[*place] = Some(code.map_or_else(JobResult::Failed, |code| match code {
+                1 => JobResult::done(),
+                -1 => JobResult::skipped("Redis has forgotten it"),
+                -2 => JobResult::skipped("its id is another job's now"),
+                -3 => JobResult::skipped(OF_A_SCHEDULE),
+                -4 => JobResult::skipped(IN_A_FLOW),
+                -6 => JobResult::skipped("another operation has removed it"),
+                _ => JobResult::skipped("it runs, or has run, since it was chosen"),
             }));
         }
         self.finish(bulk, fates, steps, |code| match code {
-            Value::Int(1) => Fate::done(),
-            Value::Int(-8) => Fate::skipped(OF_A_SCHEDULE),
-            _ => Fate::skipped("it runs"),
+            Value::Int(1) => JobResult::done(),
+            Value::Int(-8) => JobResult::skipped(OF_A_SCHEDULE),
+            _ => JobResult::skipped("it runs"),
         })
         .await
     }
 
     /// Restores removed jobs where they were; waiting ones go behind all that wait. A repeated call
     /// changes nothing.
-    pub async fn restore_many(&self, bulk: i64, items: &[Removed]) -> Result<Vec<Fate>, QueueError> {
+    pub async fn restore_many(&self, bulk: i64, items: &[Removed]) -> Result<Vec<JobResult>, QueueError> {
         self.memory.refuse_when_full().await?;
         let mut calls = Vec::with_capacity(items.len());
         for Removed { job: Chosen { key, state, .. }, score } in items {
@@ -149,10 +149,10 @@ impl Broker {
         }
         let codes = self.invoke_all(&calls.iter().collect::<Vec<_>>()).await?;
         let fate = |code: Result<i64, String>| {
-            code.map_or_else(Fate::Failed, |code| match code {
-                1 => Fate::done(),
-                -1 => Fate::skipped("its copy is gone"),
-                _ => Fate::skipped("its id is another job's now"),
+            code.map_or_else(JobResult::Failed, |code| match code {
+                1 => JobResult::done(),
+                -1 => JobResult::skipped("its copy is gone"),
+                _ => JobResult::skipped("its id is another job's now"),
             })
         };
         Ok(codes.into_iter().map(fate).collect())

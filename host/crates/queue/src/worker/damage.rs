@@ -8,7 +8,7 @@ use redis::{RedisResult, Value};
 use serde_json::{Map, Value as Json, json};
 use tracing::error;
 
-use super::fetch::{Look, Next, Taken, hash};
+use super::fetch::{Next, NextCheck, Taken, hash};
 use super::settle::Settling;
 use super::{Disposition, Inner};
 use crate::QueueError;
@@ -129,16 +129,16 @@ impl Inner {
         let reason = format!("damaged-data: {}; the job {ended}", QueueError::from(damage));
         let next = async {
             if self.is_nowhere_else(job).await? {
-                self.bury(job.taken.id.as_bytes(), &reason).await?;
+                self.move_to_failed(job.taken.id.as_bytes(), &reason).await?;
             }
             self.half_taken(job.token, Some(&job.taken.id)).await
         };
         match next.await {
             Ok(Some(next)) => Next::Job(Box::new(next)),
-            Ok(None) => Next::Nothing(Look::Now),
+            Ok(None) => Next::Nothing(NextCheck::Now),
             Err(error) => {
                 error!(%error, job = job.taken.id, queue = %self.config.queue, "a damaged job may be in no list: look for it by its id");
-                Next::Nothing(Look::Now)
+                Next::Nothing(NextCheck::Now)
             }
         }
     }
@@ -196,13 +196,13 @@ impl Inner {
                 (Err(_), _) => "its id is no text".to_owned(),
                 (_, Err(what)) => what,
             };
-            self.bury(id, &format!("damaged-data: {reason}")).await?;
+            self.move_to_failed(id, &format!("damaged-data: {reason}")).await?;
         }
         Ok(None)
     }
 
     /// Moves a job to the failed jobs, where operators look, because BullMQ's script cannot.
-    async fn bury(&self, id: &[u8], reason: &str) -> Result<(), QueueError> {
+    async fn move_to_failed(&self, id: &[u8], reason: &str) -> Result<(), QueueError> {
         let keys = &self.names.keys;
         let key = [self.names.prefix.as_bytes(), id].concat();
         let now = self.queues.now_ms();

@@ -12,7 +12,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::fetch::{IDLE, Look, Next, Taken};
+use super::fetch::{IDLE, Next, NextCheck, Taken};
 use super::{Control, Inner, Pass};
 
 /// Between retries while Redis is away. Bounds how late its return is noticed.
@@ -27,7 +27,7 @@ pub(super) async fn drive(inner: Arc<Inner>) {
     let (ended, mut ends) = mpsc::unbounded_channel();
     let mut marker = Marker::new(Arc::clone(&inner));
     let mut running = 0;
-    let mut look = Look::Now;
+    let mut look = NextCheck::Now;
     let mut chains: u64 = 0;
     let mut away = false;
     // A slot under the shared limit: one that this worker has (`pass`), or its place in the line
@@ -56,7 +56,7 @@ pub(super) async fn drive(inner: Arc<Inner>) {
             match inner.fetch(&token).await {
                 Ok(Next::Job(taken)) => {
                     running += 1;
-                    let ended = Ended(ended.clone(), Look::Now);
+                    let ended = Ended(ended.clone(), NextCheck::Now);
                     let jobs = chain(Arc::clone(&inner), token, taken, ended, entered);
                     inner.running.spawn_on(jobs, &inner.config.threads);
                 }
@@ -86,28 +86,28 @@ pub(super) async fn drive(inner: Arc<Inner>) {
                 if changed.is_err() {
                     break;
                 }
-                look = Look::Now;
+                look = NextCheck::Now;
             }
             Some(after) = ends.recv() => {
                 running -= 1;
                 look = sooner(look, after);
             }
             popped = marker.wait(), if looks || marker.is_waiting() => match popped {
-                Ok(true) if looks => look = Look::Now,
+                Ok(true) if looks => look = NextCheck::Now,
                 Ok(true) => inner.pass_marker_on().await,
                 Ok(false) => {}
                 Err(_) => {
                     marker.reset();
                     tokio::time::sleep(RETRY_EVERY).await;
-                    look = Look::Now;
+                    look = NextCheck::Now;
                 }
             },
             Ok(()) = replacements.changed() => {
                 marker.reset();
-                look = Look::Now;
+                look = NextCheck::Now;
             }
-            Ok(()) = standings.changed() => look = Look::Now,
-            () = sleep_until(look), if looks => look = Look::Now,
+            Ok(()) = standings.changed() => look = NextCheck::Now,
+            () = sleep_until(look), if looks => look = NextCheck::Now,
         }
     }
     // The wait may have consumed a marker while this worker was stopping. Another worker must not
@@ -125,19 +125,19 @@ async fn enter(entering: &mut Option<BoxFuture<'static, Box<dyn Pass>>>) -> Box<
     }
 }
 
-fn is_due(look: Look) -> bool {
-    matches!(look, Look::Now)
+fn is_due(look: NextCheck) -> bool {
+    matches!(look, NextCheck::Now)
 }
 
-fn sooner(a: Look, b: Look) -> Look {
+fn sooner(a: NextCheck, b: NextCheck) -> NextCheck {
     match (a, b) {
-        (Look::At(a), Look::At(b)) => Look::At(a.min(b)),
-        _ => Look::Now,
+        (NextCheck::At(a), NextCheck::At(b)) => NextCheck::At(a.min(b)),
+        _ => NextCheck::Now,
     }
 }
 
-async fn sleep_until(look: Look) {
-    if let Look::At(at) = look {
+async fn sleep_until(look: NextCheck) {
+    if let NextCheck::At(at) = look {
         tokio::time::sleep_until(at).await;
     }
 }
@@ -154,7 +154,7 @@ async fn chain(inner: Arc<Inner>, token: String, mut taken: Box<Taken>, mut ende
 }
 
 /// Tells the driver that a chain ended, even after a panic, and when to fetch again.
-struct Ended(mpsc::UnboundedSender<Look>, Look);
+struct Ended(mpsc::UnboundedSender<NextCheck>, NextCheck);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -244,7 +244,7 @@ mod tests {
     fn the_sooner_look_wins() {
         let now = Instant::now();
         let later = now + IDLE;
-        assert_eq!(sooner(Look::At(later), Look::At(now)), Look::At(now));
-        assert_eq!(sooner(Look::At(now), Look::Now), Look::Now);
+        assert_eq!(sooner(NextCheck::At(later), NextCheck::At(now)), NextCheck::At(now));
+        assert_eq!(sooner(NextCheck::At(now), NextCheck::Now), NextCheck::Now);
     }
 }

@@ -61,17 +61,17 @@ pub(super) struct Taken {
 #[derive(Debug)]
 pub(super) enum Next {
     Job(Box<Taken>),
-    Nothing(Look),
+    Nothing(NextCheck),
 }
 
 /// When to check the queue again, unless a marker comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum NextCheck {
     Now,
     At(Instant),
 }
 
-impl Look {
+impl NextCheck {
     pub(super) fn idle() -> Self {
         Self::At(Instant::now() + IDLE)
     }
@@ -134,7 +134,7 @@ impl Inner {
             // its first job.
             let control = *self.control.borrow();
             if control.paused || control.stopping {
-                return Ok(Next::Nothing(Look::Now));
+                return Ok(Next::Nothing(NextCheck::Now));
             }
         }
         let mut keys = self.names.moving.to_vec();
@@ -169,12 +169,12 @@ pub(super) fn next(reply: Value, now_ms: u64) -> redis::RedisResult<Result<Next,
     let parts = match reply {
         Value::Int(code) if code < 0 => return Ok(Err(code)),
         Value::Array(parts) => parts,
-        _ => return Ok(Ok(Next::Nothing(Look::idle()))),
+        _ => return Ok(Ok(Next::Nothing(NextCheck::idle()))),
     };
     let mut parts = parts.into_iter();
     let (Some(fields), Some(id), limited_ms, delayed_until) = (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return Ok(Ok(Next::Nothing(Look::idle())));
+        return Ok(Ok(Next::Nothing(NextCheck::idle())));
     };
     if let Value::Array(flat) = fields {
         let id: String = redis::from_redis_value(id)?;
@@ -182,9 +182,9 @@ pub(super) fn next(reply: Value, now_ms: u64) -> redis::RedisResult<Result<Next,
     }
     let number = |value: Option<Value>| value.and_then(|value| redis::from_redis_value::<u64>(value).ok()).unwrap_or(0);
     let look = match (number(limited_ms), number(delayed_until)) {
-        (0, 0) => Look::idle(),
-        (0, until) => Look::in_ms(until.saturating_sub(now_ms)),
-        (ms, _) => Look::in_ms(ms),
+        (0, 0) => NextCheck::idle(),
+        (0, until) => NextCheck::in_ms(until.saturating_sub(now_ms)),
+        (ms, _) => NextCheck::in_ms(ms),
     };
     Ok(Ok(Next::Nothing(look)))
 }

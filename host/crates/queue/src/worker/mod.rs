@@ -111,7 +111,7 @@ pub enum Disposition {
 
 /// Prefix of the name under which a host takes jobs. BullMQ stores the name in the job, so it shows
 /// which worker had the job last.
-pub(crate) const OURS: &str = "patchbay@";
+pub(crate) const WORKER_PREFIX: &str = "patchbay@";
 
 struct Inner {
     /// Without spaces, which Redis refuses in names of connections.
@@ -154,7 +154,7 @@ impl Broker {
 impl WorkerHandle {
     fn spawn(queues: Broker, config: WorkerConfig, handler: Arc<dyn Handler>) -> Self {
         let inner = Arc::new(Inner {
-            worker_name: format!("{OURS}{}", config.host.replace(char::is_whitespace, "-")),
+            worker_name: format!("{WORKER_PREFIX}{}", config.host.replace(char::is_whitespace, "-")),
             names: fetch::Names::new(&queues.keys(&config.queue)),
             locks: locks::Locks::default(),
             control: watch::Sender::new(Control {

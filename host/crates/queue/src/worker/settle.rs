@@ -16,7 +16,7 @@ use tracing::{error, warn};
 
 use super::cancelled;
 use super::delivery::ADDITION;
-use super::fetch::{self, FetchOpts, Look, Next, Taken};
+use super::fetch::{self, FetchOpts, Next, NextCheck, Taken};
 use super::{Disposition, End, Inner, Pass, Settlement};
 use crate::opts::JobOpts;
 use crate::retention::KeepJobs;
@@ -140,7 +140,7 @@ impl Inner {
                 Ok(Err(Unmoved { code, .. })) => {
                     self.queues.unsettled.lost.fetch_add(1, Ordering::Relaxed);
                     warn!(job = job.taken.id, queue = %self.config.queue, code, "not settled: its lock was lost or it was removed");
-                    return Next::Nothing(Look::Now);
+                    return Next::Nothing(NextCheck::Now);
                 }
                 // A retry would find the job in no list, or stop at the same place.
                 Err(error) if QueueError::from(error.clone()).is_damage() => {
@@ -155,7 +155,7 @@ impl Inner {
                 Err(error) => {
                     self.queues.unsettled.given_up.fetch_add(1, Ordering::Relaxed);
                     warn!(%error, job = job.taken.id, queue = %self.config.queue, "not settled: it runs again when its lock has expired");
-                    return Next::Nothing(Look::Now);
+                    return Next::Nothing(NextCheck::Now);
                 }
             }
         }
@@ -236,14 +236,14 @@ impl Inner {
             }
         };
         if let Disposition::HandBack = settlement.disposition {
-            return Ok(Ok(Next::Nothing(Look::Now)));
+            return Ok(Ok(Next::Nothing(NextCheck::Now)));
         }
         Ok(match fetch::next(reply, self.queues.now_ms())? {
             // The script was not asked for a job, so its answer says nothing about the queue.
-            Ok(Next::Nothing(_)) if job.yields => Ok(Next::Nothing(Look::Now)),
+            Ok(Next::Nothing(_)) if job.yields => Ok(Next::Nothing(NextCheck::Now)),
             // `moveToDelayed` does not return when the next delayed job is due, which may be this
             // one.
-            Ok(Next::Nothing(_)) if !settlement.disposition.is_final() => Ok(Next::Nothing(Look::Now)),
+            Ok(Next::Nothing(_)) if !settlement.disposition.is_final() => Ok(Next::Nothing(NextCheck::Now)),
             next => next.map_err(|code| Unmoved { code, record: entry }),
         })
     }

@@ -153,7 +153,7 @@ impl Quarantine {
     }
 
     /// Plugins that are quarantined, or about to be.
-    pub fn standing_still(&self) -> BTreeSet<PluginName> {
+    pub fn quarantined_plugins(&self) -> BTreeSet<PluginName> {
         let known = self.known.load();
         let current = known.iter().filter(|row| row.is_current).map(|row| row.plugin.clone());
         current.chain(self.crash_loops.borrow().iter().map(|crash_loop| crash_loop.plugin.clone())).collect()
