@@ -1,7 +1,8 @@
-//! A running job's log lines and progress, on their way to Redis.
+//! Log lines and progress of a running job, on their way to Redis.
 //!
-//! Guests write without waiting; one task per call, started by the first write, sends what has gathered, at most every 100 ms.
-//! [`JobOutput::finish`] sends the rest before the job settles, so that nothing is written to a job that BullMQ has removed.
+//! Guests write without waiting. One task per call, started by the first write, sends what has
+//! gathered, at most every 100 ms. [`JobOutput::finish`] sends the rest before the job settles, so
+//! that nothing is written to a job that BullMQ has removed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +12,9 @@ use patchbay_queue::JobHandle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// Kept with the job, in Redis, per call. The host's own log has all lines.
+/// Most log bytes per call that are kept with the job in Redis. The host's own log has all lines.
 const MAX_LOG_BYTES: usize = 64 * 1024;
-/// Readers are people: more often helps nobody and costs Redis.
+/// People read this: more often helps nobody and costs Redis.
 const AT_MOST_EVERY: Duration = Duration::from_millis(100);
 
 pub(crate) struct JobOutput {
@@ -39,7 +40,7 @@ struct Pending {
 }
 
 impl JobOutput {
-    /// `host`: the host's threads, since guests' threads must not do I/O.
+    /// `host` is the runtime of the host's threads, since guests' threads must not do I/O.
     pub(crate) fn new(job: JobHandle, host: tokio::runtime::Handle) -> Self {
         let shared = Shared { job, host, pending: Mutex::default(), finish: Notify::new() };
         Self { shared: Arc::new(shared) }
@@ -81,7 +82,7 @@ impl JobOutput {
         };
         if let Some(writer) = writer {
             self.shared.finish.notify_one();
-            // It ends by itself, and a panic in it loses log lines only.
+            // The task ends by itself, and a panic in it loses only log lines.
             writer.await.ok();
         }
     }

@@ -1,7 +1,8 @@
-//! The words that every other crate speaks: ids, manifest, outcomes, retry rules and the guest's view of the host.
+//! Types that all other crates use: ids, manifest, outcomes, retry rules and the guest's view of
+//! the host.
 //!
-//! Owns types and pure rules. Never does I/O, never reads the clock, and knows nothing of Redis, SQL, HTTP clients or wasm.
-//! Parsing is the only thing that can fail here, and each failure names the field.
+//! Owns types and pure rules. Never does I/O, never reads the clock, and knows nothing of Redis,
+//! SQL, HTTP clients or wasm. Only parsing can fail here, and each failure names the field.
 
 /// What serde's `try_from = "String", into = "String"` needs of a type that is read and shown as a text.
 macro_rules! text_form {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use patchbay_model::QueueName;
 
-/// Looks that are remembered per queue; there are a few a minute at most.
+/// Entries kept per queue. There are a few per minute at most.
 const MAX_REMEMBERED: usize = 1_000;
 
 /// Of this process, since its start.
@@ -23,7 +23,7 @@ impl Stalls {
         }
     }
 
-    /// Jobs per queue within so long; only queues that had any.
+    /// Stalled jobs per queue within the last `length`. Only queues that had any.
     pub fn within(&self, length: Duration) -> BTreeMap<QueueName, usize> {
         let mut all = self.0.lock();
         for seen in all.values_mut() {

@@ -1,6 +1,7 @@
-//! Random operations on a real queue, compared with a model of a few lines: counts after each, order and states at the end.
+//! Random operations on a real queue, compared with a model of a few lines: counts after each step,
+//! order and states at the end.
 //!
-//! Needs a Redis: `make test` gives one in PATCHBAY_TEST_REDIS_URL.
+//! Needs a Redis: `make test` sets PATCHBAY_TEST_REDIS_URL.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::sync::watch;
 
-/// Beyond any test: such jobs never become due by themselves.
+/// Longer than any test, so such jobs never become due.
 const HOUR: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug, Clone)]
@@ -70,9 +71,10 @@ fn op() -> impl Strategy<Value = Op> {
 /// What BullMQ promises, without Redis.
 #[derive(Debug, Default)]
 struct Model {
-    /// Next to run first. Each with its own priority, which counts again when it is put elsewhere.
+    /// The next to run comes first. Each job has its own priority, which counts again when it
+    /// moves.
     waiting: VecDeque<(u32, String)>,
-    /// Likewise, with priorities of 1 and more.
+    /// In the same order, with priorities of 1 and more.
     prioritized: Vec<(u32, String)>,
     delayed: Vec<(u32, String)>,
     completed: Vec<(u32, String)>,
@@ -81,7 +83,7 @@ struct Model {
 }
 
 impl Model {
-    /// At the end of its class.
+    /// Puts the job at the end of its class.
     fn wait(&mut self, priority: u32, id: String) {
         if priority == 0 {
             return self.waiting.push_back((0, id));
@@ -116,7 +118,7 @@ impl Model {
     }
 }
 
-/// Ends the one job that it is given as the test says, and takes no other.
+/// Ends the one job that it gets as the test says, and takes no other.
 #[derive(Default)]
 struct OneAtATime {
     worker: Mutex<Option<Arc<WorkerHandle>>>,
@@ -142,7 +144,8 @@ impl Handler for OneAtATime {
     }
 }
 
-/// Shut until the worker has been told to pause: a look that began before that would take the first job.
+/// Stays shut until the worker has been told to pause. A fetch that began earlier would take the
+/// first job.
 #[derive(Debug)]
 struct OpensLate(watch::Sender<bool>);
 
@@ -265,7 +268,8 @@ impl World {
             Op::RetryAll => {
                 let moved = queues.move_all_to_wait(&queue, JobState::Failed).await.expect("moved");
                 assert_eq!(moved, self.model.failed.len() as u64);
-                // All at once, and without their priorities, as upstream's script does it; their order among themselves is not promised.
+                // All at once and without priorities, as BullMQ's script does it. Their order among
+                // themselves is not promised.
                 let mut jobs: Vec<(u32, String)> = self.model.failed.drain(..).collect();
                 let waiting = self.ids(JobState::Waiting).await;
                 jobs.sort_by_key(|(_, job)| waiting.iter().position(|other| other == job));

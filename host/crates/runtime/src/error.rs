@@ -2,7 +2,7 @@
 
 use patchbay_model::manifest::ManifestError;
 
-/// The file's fault. The text is for whoever uploaded it.
+/// The file is at fault. The text is for the person who uploaded it.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejection {
     #[error("the file is larger than the {0} MiB that this host accepts")]
@@ -64,7 +64,7 @@ fn not_asked(imports: &[String]) -> String {
     )
 }
 
-/// Ours: try again, or call somebody.
+/// The host is at fault: try again, or tell an operator.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     #[error("the engine cannot be made: {0}")]

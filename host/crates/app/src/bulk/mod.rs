@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use patchbay_api::bulk::{BulkKind, BulkPreview, BulkSample, BulkSource};
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::Mask;
-use patchbay_queue::{Broker, Chosen, Fate, QueueError, Removed};
+use patchbay_queue::{Broker, Chosen, JobResult, QueueError, Removed};
 use patchbay_runtime::Runtime;
 use patchbay_store::{BulkItem, BulkOutcome, BulkRow, Duty, Lead, NewBulkItem, Singleton, Store, StoreError};
 use patchbay_work::redactions::Redactions;
@@ -338,18 +338,18 @@ fn readable(prefix: &str, items: Vec<BulkItem>) -> (Vec<(Chosen, Option<f64>)>, 
     for item in items {
         match read(&item) {
             Some(readable) => chosen.push(readable),
-            None => unreadable.push(outcome(item.n, Fate::Failed("its name cannot be read".into()), ["", ""])),
+            None => unreadable.push(outcome(item.n, JobResult::Failed("its name cannot be read".into()), ["", ""])),
         }
     }
     (chosen, unreadable)
 }
 
 /// `[done, skipped]`: what these are called.
-fn outcome(n: i64, fate: Fate, [done, skipped]: [&'static str; 2]) -> BulkOutcome {
+fn outcome(n: i64, fate: JobResult, [done, skipped]: [&'static str; 2]) -> BulkOutcome {
     let (state, reason, new_id, score) = match fate {
-        Fate::Done { new_id, score } => (done, None, new_id.map(|id| id.to_string()), score),
-        Fate::Skipped(reason) => (skipped, Some(reason), None, None),
-        Fate::Failed(reason) => ("failed", Some(Cow::from(reason)), None, None),
+        JobResult::Done { new_id, score } => (done, None, new_id.map(|id| id.to_string()), score),
+        JobResult::Skipped(reason) => (skipped, Some(reason), None, None),
+        JobResult::Failed(reason) => ("failed", Some(Cow::from(reason)), None, None),
     };
     BulkOutcome { n, state: state.into(), reason: reason.map(Into::into), new_id, score }
 }

@@ -1,8 +1,10 @@
-//! A job's options as BullMQ stores them, as far as a worker needs them.
+//! Parses a job's options as BullMQ stores them, as far as a worker needs them.
 //!
-//! Read as BullMQ's own worker reads them (`Job`, `Backoffs` and `getKeepJobs` of BullMQ 6.7): a text is a number where JavaScript makes one
-//! of it, fractions are rounded up, what is too large is cut. What means nothing counts as absent, so that the manifest's value or the
-//! worker's own applies, and is named in [`JobOpts::odd`]: no option keeps a job from running.
+//! Options are read as BullMQ's own worker reads them (`Job`, `Backoffs` and `getKeepJobs` of
+//! BullMQ 6.7): a text is a number where JavaScript makes one of it, fractions are rounded up, and
+//! too large values are cut. A meaningless value counts as absent, so that the manifest's value or
+//! the worker's own applies, and is named in [`JobOpts::odd`]. No option prevents a job from
+//! running.
 
 mod odd;
 mod write;
@@ -18,35 +20,34 @@ pub(crate) use self::write::encode;
 use crate::js;
 use crate::retention::KeepJobs;
 
-/// What a worker needs to know.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct JobOpts {
     pub(crate) attempts: Option<u32>,
     pub(crate) backoff: Option<Backoff>,
-    /// Its first failure is its last, whatever attempts it has: a backoff of -1 means that.
+    /// The first failure is the last, whatever number of attempts the job has. BullMQ's sign for it
+    /// is a backoff of -1.
     never_again: bool,
     pub(crate) trace: Trace,
-    /// From its making on, in milliseconds.
+    /// Delay from the job's creation, in milliseconds.
     pub(crate) delay_ms: u64,
-    /// Unix milliseconds.
     pub(crate) expires_at_ms: Option<u64>,
     remove_on_complete: Option<KeepJobs>,
     remove_on_fail: Option<KeepJobs>,
-    /// Ours: of a schedule that leaves out missed ticks.
+    /// Patchbay's own option, for ticks of a schedule that skips missed ticks.
     pub(crate) skip_missed: bool,
-    /// A retry without delay comes before everything that waits without priority.
+    /// A retry without delay goes before all waiting jobs without priority.
     lifo: bool,
-    /// Newest lines of its log that stay.
+    /// How many of the newest log lines are kept.
     pub(crate) keep_logs: Option<usize>,
-    /// Newest stack traces that stay.
     pub(crate) keep_traces: Option<usize>,
-    /// Its producer has chosen its time of creation, which may be another job's as well.
+    /// The producer has chosen the creation time, so another job may have the same.
     pub(crate) has_own_timestamp: bool,
-    /// What was not taken as it stands, for the log.
+    /// Options that were not used as given, for the log.
     pub(crate) odd: Vec<String>,
 }
 
-/// Each as it stands: one that is nested too deep, or of another type, must not cost the others.
+/// Every field stays raw JSON, so that one that is nested too deep or of a wrong type does not
+/// break the others.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw<'a> {
@@ -59,7 +60,7 @@ struct Raw<'a> {
     /// BullMQ's telemetry metadata: a text that only telemetry reads.
     #[serde(borrow)]
     tm: Option<&'a RawValue>,
-    /// Ours: do not run after this. BullMQ ignores it.
+    /// Patchbay's own option: do not run after this time. BullMQ ignores it.
     #[serde(borrow)]
     exp: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -79,7 +80,8 @@ struct Raw<'a> {
 }
 
 impl JobOpts {
-    /// Reads the hash field `opts`. Fails, with words for operators, only where that is no object at all.
+    /// Parses the hash field `opts`. Fails, with a text for operators, only if it is no JSON
+    /// object.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         // BullMQ reads both as no options.
         if matches!(text.trim(), "" | "[]") {
@@ -107,23 +109,22 @@ impl JobOpts {
         })
     }
 
-    /// Attempts and backoff that the job asks for.
     pub(crate) fn retry(&self) -> (Option<u32>, Option<Backoff>) {
         (if self.never_again { Some(1) } else { self.attempts }, self.backoff)
     }
 
-    /// How it gets back into the list of what waits: workers take from the right.
+    /// The command that puts the job back into the waiting list. Workers take from the right.
     pub(crate) fn push(&self) -> &'static str {
         if self.lifo { "RPUSH" } else { "LPUSH" }
     }
 
-    /// How long the job wants to stay once it is in this state (`completed` or `failed`).
+    /// How long the job asks to be kept in this state (`completed` or `failed`).
     pub(crate) fn retention(&self, state: &str) -> Option<KeepJobs> {
         if state == "completed" { self.remove_on_complete } else { self.remove_on_fail }
     }
 }
 
-/// Why options cannot be read. What is of a wrong kind is in the error itself.
+/// Why options cannot be read. The error itself names a wrong type.
 fn unread(text: &str, error: &serde_json::Error) -> String {
     match error.is_data() && !text.trim_start().starts_with('{') {
         true => format!("they are {}, not an object", kind(text)),

@@ -1,5 +1,5 @@
-//! HTTP requests by route, method and status. A route is its template (`/api/admin/queues/{queue}`), never a path: what clients put into
-//! one must not become a label.
+//! HTTP requests by route, method and status. A route is its template
+//! (`/api/admin/queues/{queue}`), never a path: a client's text must not become a label.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,20 +10,19 @@ use parking_lot::{Mutex, RwLock};
 
 use super::histogram::{Histogram, Reading};
 
-/// Of requests for paths that no route serves.
+/// Route label of requests for paths that no route serves.
 pub const UNMATCHED: &str = "unmatched";
-/// Of requests whose client left before the answer.
+/// Status label of requests whose client left before the answer.
 const ABANDONED: &str = "abandoned";
 
 type Place = (&'static str, String);
 
-/// The requests of this process, since its start.
 #[derive(Debug, Default)]
 pub struct RequestMeters {
     routes: RwLock<HashMap<Place, Arc<Route>>>,
 }
 
-/// By route and method. A lock per request is little beside the request.
+/// By route and method. A lock per request costs little compared to the request.
 #[derive(Debug)]
 struct Route {
     duration: Histogram,
@@ -39,7 +38,7 @@ pub struct RouteReading {
 }
 
 impl RequestMeters {
-    /// Counts a request; no status: its client left.
+    /// Counts a request. No status means that the client left.
     pub fn count(&self, method: &Method, route: &str, status: Option<StatusCode>, took: Duration) {
         let route = self.of((known_method(method), route.to_owned()));
         route.duration.observe_time(took);
@@ -77,7 +76,7 @@ impl RequestMeters {
     }
 }
 
-/// Clients and guests may invent methods.
+/// Clients and guests may invent methods, which are all `other`.
 pub fn known_method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

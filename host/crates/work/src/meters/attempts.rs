@@ -1,6 +1,8 @@
-//! Attempts by queue: how they ended, what became of their jobs, how long they took, and how long jobs had waited before.
+//! Attempts by queue: their outcomes and verdicts, their durations, and how long jobs had waited
+//! before.
 //!
-//! By queue and not by revision: what a queue's users feel outlives a deployment. Names of queues come from manifests.
+//! Counted by queue, not by revision, because what a queue's users notice outlives a deployment.
+//! Names of queues come from manifests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use patchbay_telemetry::metrics::histogram::Histogram;
 pub const VERDICTS: [VerdictKind; 4] =
     [VerdictKind::Complete, VerdictKind::Retry, VerdictKind::Defer, VerdictKind::Fail];
 
-/// The attempts of every queue of this process, since its start.
+/// The attempts of every queue of this process since its start.
 #[derive(Debug, Default)]
 pub struct AttemptMeters {
     queues: RwLock<HashMap<QueueName, Arc<QueueMeters>>>,
@@ -31,7 +33,8 @@ pub struct QueueMeters {
 }
 
 impl AttemptMeters {
-    /// Counts an attempt that has ended. `waited`: since its job could run, when it was the first.
+    /// Counts an attempt that has ended. `waited` is the time since its job could run, for a first
+    /// attempt.
     pub fn count(&self, record: &AttemptRecord, waited: Option<Duration>) {
         let meters = self.of(&record.job.queue);
         meters.outcomes[record.outcome as usize].fetch_add(1, Ordering::Relaxed);

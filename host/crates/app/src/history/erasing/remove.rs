@@ -7,7 +7,7 @@ use patchbay_api::history::{LiveJob, Places};
 use patchbay_model::QueueName;
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::Mask;
-use patchbay_queue::{Copy, Erasing as Fate};
+use patchbay_queue::{Copy, EraseOutcome as Fate};
 use patchbay_store::{Erased, ErasedJob};
 
 use super::{EraseError, Erasing, is_ended, key_of};
@@ -116,9 +116,9 @@ impl Erasing<'_> {
             places.events += self.queues.erase_events(queue, ids, mask, only_count).await?;
         }
         let keys: Vec<JobKey> = jobs.iter().filter_map(key_of).collect();
-        places.flow_results += self.queues.erase_told(&keys, mask, only_count).await?;
+        places.flow_results += self.queues.erase_child_results(&keys, mask, only_count).await?;
         let keys: HashSet<String> = keys.iter().map(JobKey::idempotency_key).collect();
-        places.key_value += self.queues.erase_kept(&keys, spared, mask, only_count).await?;
+        places.key_value += self.queues.erase_deduplication_data(&keys, spared, mask, only_count).await?;
         let names: HashSet<String> = jobs.iter().map(|job| format!("{}:{}", job.queue, job.job_id)).collect();
         places.set_aside += self.queues.erase_set_aside(&names, mask, only_count).await?;
         if !only_count {

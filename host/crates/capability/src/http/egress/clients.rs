@@ -1,5 +1,5 @@
-//! Connections, and the token that belongs to them, per rule of a revision: no revision rides on a connection or a token that another
-//! one was allowed to have.
+//! Connections and access tokens, per rule of a revision: no revision uses a connection or token
+//! that only another one was allowed to have.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -18,14 +18,14 @@ use super::exchange::chain;
 use super::network;
 use super::resolver::{Lookup, Pinned};
 
-/// Idle connections go soon: a revision may be retired at any time.
+/// Short, because a revision may be retired at any time.
 const POOL_IDLE: Duration = Duration::from_secs(30);
-/// Clients kept, each with a copy of the trust roots; beyond it the one that was used least recently goes.
+/// Most clients kept, each with a copy of the trust roots. The least recently used one is dropped.
 const MAX_CLIENTS: usize = 256;
 
 struct CachedClient {
     client: Arc<EgressClient>,
-    /// Whoever may still call holds the manifest.
+    /// Every caller holds the manifest: without it, the client is unused.
     owner: Weak<Manifest>,
     used: Instant,
 }
@@ -43,7 +43,7 @@ impl Clients {
         Self { allowed, roots, lookup, certificates: Arc::default(), cached: Mutex::default() }
     }
 
-    /// The client of the rule at this place in the manifest.
+    /// The client of the rule at this index of the manifest.
     pub(super) fn client(
         &self,
         revision: RevisionDigest,
@@ -58,7 +58,7 @@ impl Clients {
             cached.used = Instant::now();
             return Ok(Arc::clone(&cached.client));
         }
-        // Outside the lock: it reads the system's trust roots.
+        // Outside the lock, because it reads the system's trust roots.
         let client = Arc::new(self.open(&manifest.egress[place])?);
         let mut cached = self.cached.lock();
         cached.retain(|_, cached| cached.owner.strong_count() > 0);

@@ -1,4 +1,4 @@
-//! Egress against real servers on this machine.
+//! Egress tests against real servers on this machine.
 
 mod addresses;
 mod breaker;
@@ -47,7 +47,7 @@ impl Seen {
     }
 }
 
-/// A server that remembers what it got.
+/// Remembers the requests that it got.
 struct Server {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -97,7 +97,7 @@ impl Server {
     }
 }
 
-/// Answers the first bytes of each connection with these, and keeps it open.
+/// Answers each connection with these bytes, and keeps it open.
 async fn raw_server(bytes: Vec<u8>) -> SocketAddr {
     install_tls();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -138,7 +138,7 @@ fn post(url: impl Into<String>, content_type: &str, body: &str) -> HttpRequest {
     HttpRequest { method: "POST".into(), headers, body: Some(body.into()), ..get(url) }
 }
 
-/// Through the same check as a plugin's.
+/// Parsed and checked as a plugin's manifest.
 fn manifest(rules: &[EgressRule]) -> Arc<Manifest> {
     let secrets: Vec<_> = ["TOKEN", "USER", "PASSWORD", "ID", "SECRET"].map(|name| json!({ "name": name })).into();
     let manifest = json!({
@@ -147,21 +147,20 @@ fn manifest(rules: &[EgressRule]) -> Arc<Manifest> {
     Arc::new(Manifest::from_packed(manifest.to_string().as_bytes()).expect("a manifest"))
 }
 
-/// What the secret of this name is: with characters that encodings change.
+/// The value of the secret with this name. It has characters that encodings change.
 fn value(name: &str) -> String {
     format!("v4lue+of/{name}?")
 }
 
-/// What an operator says to every rule.
 const GRANTED: fn(&EgressRule) -> Result<(), String> = |_| Ok(());
 
-/// A breaker that has seen nothing yet.
+/// A breaker without failures.
 const ADMITTED: fn(&str) -> Result<Admission, HttpError> = |host| {
     let breaker = Breakers::default().of(&"test".parse().expect("a name"), host);
     Ok(breaker.admit(BreakerLimits::default(), std::time::Instant::now()).expect("closed"))
 };
 
-/// One that may do everything, has every secret, and meets no breaker.
+/// A caller that may do everything, has every secret, and whose breakers are closed.
 fn caller(revision: RevisionDigest, manifest: &Arc<Manifest>) -> Caller<'_> {
     Caller { revision, manifest, permitted: &GRANTED, admit: &ADMITTED, secrets: &known, correlation_id: None }
 }
@@ -170,7 +169,6 @@ fn known(name: &str) -> Option<SecretValue> {
     Some(SecretValue::new(value(name)))
 }
 
-/// One plugin's way out.
 struct Plugin {
     egress: Egress,
     manifest: Arc<Manifest>,
@@ -201,7 +199,7 @@ async fn send(rule: EgressRule, request: HttpRequest) -> Result<HttpResponse, Ht
     Plugin::new(&[rule]).send(request).await
 }
 
-/// A resolver that follows a script: one entry per question, the last one for ever.
+/// A resolver that follows a script: one entry per query; the last entry is repeated.
 #[derive(Default)]
 struct Scripted {
     answers: Mutex<VecDeque<Vec<IpAddr>>>,
