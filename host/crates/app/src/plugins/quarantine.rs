@@ -1,4 +1,4 @@
-//! Taking a crashing revision out of work, and letting it in again.
+//! Quarantines revisions that crash too often, and releases them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,12 @@ use tracing::{error, info};
 
 use super::{PluginError, Plugins};
 
-/// Between tries to write it down while Postgres is away.
+/// Pause between tries to write a quarantine while Postgres is away.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
-/// A quarantine that this process has begun, for whoever tells people of it.
+/// A quarantine that this process has begun, for the alerts.
 #[derive(Debug)]
 pub struct Begun {
-    /// Of what.
     pub crash_loop: CrashLoop,
     /// What was done about it, in words.
     pub consequence: String,
@@ -30,7 +29,8 @@ impl Plugins {
         &self.host
     }
 
-    /// Makes what this process has seen hold everywhere, one after another, until cancelled.
+    /// Writes the crash loops that this process has seen to Postgres, one after another, until
+    /// cancelled.
     pub async fn carry_out_quarantines(
         &self,
         quarantine: Arc<Quarantine>,
