@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
-/// Longest time for which the condition must be gone before an alert recovers. An alert clears only
-/// after such a time, or it would come and go with each round; but nobody should wait longer than
-/// this for the recovery.
+/// An alert recovers when its condition has been gone for as long as it must hold, so that the
+/// alert does not come and go with each round. This is the longest such time, so that nobody waits
+/// longer for the recovery.
 const LONGEST_CLEAR: Duration = Duration::from_secs(60);
 
 /// An alert that is pending or firing.

@@ -6,7 +6,7 @@
 //! | `sealed_bodies` | sealing and opening data and results |
 //! | `recorder` | copying attempts from Redis to Postgres |
 //! | `rounds` | doing a duty of the fleet, a round at a time |
-//! | `duty` | duties of the leader: partitions, lost workers, retention |
+//! | `duty` | duties of the leader: partitions, attempts of lost workers, retention |
 //! | `mirror` | copying the jobs that other workers ended |
 //! | `redacted_body` | redacting bodies for readers |
 //! | `erasing` | erasing a person, or a job, everywhere |

@@ -1,3 +1,4 @@
+//! Errors of operations on plugins.
 
 use patchbay_model::PluginName;
 use patchbay_model::grant::Ask;
@@ -23,10 +24,7 @@ pub enum PluginError {
     #[error("{0}")]
     Conflict(String),
     #[error("{} asks for what it is not granted: {}", .plugin, joined(.missing))]
-    NotGranted {
-        plugin: PluginName,
-        missing: Vec<Ask>,
-    },
+    NotGranted { plugin: PluginName, missing: Vec<Ask> },
     #[error("settings do not fit the plugin's schema")]
     Settings(Vec<String>),
     /// The sandbox itself failed.

@@ -27,16 +27,15 @@ use crate::actions::Caller;
 use crate::error::Error;
 use crate::redacted;
 
-/// For one page; one that ends early is gone on with.
+/// Limit of one page. A page that ends early is continued.
 const PAGE_LIMIT: Duration = Duration::from_secs(5);
 /// Pages that wait for a slow client.
 const PAGES_AHEAD: usize = 2;
 
-/// A file that is being written.
 pub struct Export {
     pub name: String,
     pub content_type: &'static str,
-    /// Fails where something is missing.
+    /// Yields an error where something is missing.
     pub lines: BoxStream<'static, io::Result<String>>,
 }
 
