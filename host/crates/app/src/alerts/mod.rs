@@ -7,13 +7,13 @@
 //!
 //! | Module | Owns |
 //! |---|---|
-//! | `rule` | the rules, and what operators have made of them; silences |
+//! | `rule` | the rules with the changes of operators; silences |
 //! | `state` | the life of one alert |
-//! | `observation` | what is seen |
-//! | `evaluate` | from what is seen to what changes |
-//! | `lead` | the rounds, and the ping |
-//! | `channel`, `deliver` | telling |
-//! | `administration` | what operators see of all this, and say about it |
+//! | `observe` | observing processes, Redis and Postgres |
+//! | `evaluate` | turning observations into changes of alerts |
+//! | `lead` | the rounds of the leader, and the ping |
+//! | `channel`, `deliver` | sending messages, with retries |
+//! | `administration` | use cases of alerts |
 
 mod administration;
 mod channel;
