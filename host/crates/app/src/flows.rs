@@ -1,4 +1,4 @@
-//! Trees of jobs.
+//! Use cases of flows.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +19,6 @@ use crate::error::Error;
 use crate::jobs::new_job;
 use crate::queues::Catalog;
 
-/// Use cases of trees of jobs.
 #[derive(Clone)]
 pub struct Flows {
     broker: Broker,
@@ -57,7 +56,7 @@ impl Flows {
     }
 }
 
-/// The queues of a tree, each with whether it may be new.
+/// The queues of a flow, each with whether it may be new.
 fn queues_of(root: &FlowNode) -> Result<BTreeSet<(QueueName, bool)>, Error> {
     let mut queues = BTreeSet::new();
     let mut nodes = vec![root];

@@ -1,4 +1,5 @@
-//! A filter as an operator wrote it, made ready for the history: values of job data become terms, and paths that nobody declares are refused.
+//! Prepares an operator's filter for the history: values of job data become terms, and paths that
+//! no plugin declares searchable are refused.
 
 use std::collections::BTreeSet;
 
@@ -8,28 +9,23 @@ use patchbay_store::{Selection, Store, StoreError, Term};
 
 use crate::plugins::Plugins;
 
-/// A filter and its terms.
 #[derive(Debug)]
 pub struct HistoryFilter {
-    /// What must hold.
     pub filter: Filter,
     terms: Vec<Term>,
 }
 
-/// Why a filter cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SelectError {
-    /// Nothing is kept of it.
+    /// The history keeps no term of the path.
     #[error("data.{path}: no active plugin declares it searchable{}; {}", of(queue), declared(paths))]
     Undeclared {
-        /// The path that was named.
         path: String,
-        /// The queue that the filter is about.
+        /// The queue of the filter.
         queue: Option<QueueName>,
-        /// Those that are declared.
+        /// The declared paths.
         paths: BTreeSet<DataPath>,
     },
-    /// Postgres.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -47,7 +43,6 @@ fn declared(paths: &BTreeSet<DataPath>) -> String {
 }
 
 impl HistoryFilter {
-    /// Of a filter that is to be used on the history.
     pub async fn new(store: &Store, plugins: &Plugins, filter: Filter) -> Result<Self, SelectError> {
         let mut terms = Vec::with_capacity(filter.data.len());
         if !filter.data.is_empty() {
@@ -63,7 +58,7 @@ impl HistoryFilter {
         Ok(Self { filter, terms })
     }
 
-    /// For the store. `prefix` is BullMQ's.
+    /// `prefix` is BullMQ's.
     pub fn selection<'a>(&'a self, prefix: &'a str) -> Selection<'a> {
         Selection { prefix, filter: &self.filter, terms: &self.terms }
     }

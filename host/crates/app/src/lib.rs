@@ -1,4 +1,4 @@
-//! What a host does for operators and by itself: use cases by domain, and what runs in the background.
+//! The use cases of a host by domain, and what runs in its background.
 
 pub mod actions;
 pub mod alerts;
@@ -39,7 +39,6 @@ use patchbay_queue::Broker;
 use patchbay_store::{PluginSql, Store};
 use patchbay_telemetry::traces::Traces;
 
-/// The use cases, by domain.
 #[derive(Clone)]
 pub struct App {
     pub queues: queues::Queues,
@@ -73,12 +72,12 @@ pub struct Parts {
     pub traces: Traces,
     pub exposition: Arc<exposition::Exposition>,
     pub incident: Arc<incident::Sources>,
-    /// `NODE_ENV` of old, shown by the health check.
+    /// The value that was `NODE_ENV` before. The health check shows it.
     pub environment: Arc<str>,
     pub actions: actions::Actions,
     pub bulks: Arc<bulk::BulkJobs>,
     pub history: Arc<history::HistoryParts>,
-    /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
+    /// Whether BullMQ 5 works on the same queues. With it, some operations lose jobs.
     pub node_may_be_bullmq_5: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What changed between two revisions of a plugin: a pure function of what their files say.
+//! Compares two revisions of a plugin: a pure function of what their files declare.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,9 @@ use patchbay_api::plugins::Change;
 use patchbay_model::manifest::Manifest;
 use serde_json::{Value, json};
 
-/// What a file says about itself.
+/// What a file declares.
 #[derive(Debug, Clone)]
 pub struct Described {
-    /// Its manifest.
     pub manifest: Manifest,
     /// Names, versions included.
     pub imports: Vec<String>,
@@ -17,7 +16,7 @@ pub struct Described {
     pub exports: Vec<String>,
 }
 
-/// Every change, sorted by part and name. Of a part that is in both, only the fields that differ.
+/// All changes, sorted by part and name. For a part that is in both, only the fields that differ.
 pub fn between(before: &Described, after: &Described) -> Vec<Change> {
     let (mut old, new) = (parts(before), parts(after));
     let mut changes = Vec::new();
@@ -45,7 +44,7 @@ pub fn between(before: &Described, after: &Described) -> Vec<Change> {
     changes
 }
 
-/// Everything that an operator may want to compare, each by what it is called.
+/// Everything that an operator may want to compare, by part and name.
 fn parts(described: &Described) -> BTreeMap<(String, Option<String>), Value> {
     let Ok(Value::Object(manifest)) = serde_json::to_value(&described.manifest) else { return BTreeMap::new() };
     let mut parts = BTreeMap::new();
@@ -56,7 +55,7 @@ fn parts(described: &Described) -> BTreeMap<(String, Option<String>), Value> {
                     parts.insert((part.clone(), Some(name_of(&item).unwrap_or_else(|| at.to_string()))), item);
                 }
             }
-            // Each queue and trail by itself, so that one more is one change.
+            // Each queue and trail is a part of its own, so that adding one is one change.
             ("enqueue" | "audit", Value::Object(fields)) => {
                 let names = fields.values().filter_map(Value::as_array).flatten();
                 parts.extend(names.map(|name| ((part.clone(), name.as_str().map(str::to_owned)), json!(true))));

@@ -1,8 +1,10 @@
-//! What this host last saw in Postgres, on disk, so that it can start while Postgres is away: the active plugins with their grants, their
-//! component files, and the secrets as they are sealed.
+//! The snapshot: what this host last saw in Postgres, on disk, so that it can start while Postgres
+//! is away. It holds the active plugins with their grants, their component files, and the sealed
+//! secrets.
 //!
-//! Bound to this installation by a MAC under the key of the compilation cache, since grants are in it; component files need none, as a
-//! digest names exactly one. Whatever is wrong with a file, it is as if it were not there.
+//! It contains grants, so a MAC under the key of the compilation cache binds it to this
+//! installation. Component files need no MAC, since a digest names exactly one file. A file that is
+//! wrong in any way counts as missing.
 
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
@@ -20,7 +22,6 @@ const MAC_DIGITS: usize = 64;
 /// Enough to tell installations apart.
 const NAME_DIGITS: usize = 16;
 
-/// A directory of this installation's own.
 #[derive(Debug, Clone)]
 pub struct OfflineSnapshot {
     dir: PathBuf,
@@ -28,14 +29,15 @@ pub struct OfflineSnapshot {
 }
 
 impl OfflineSnapshot {
-    /// Within the cache directory, which hosts of several installations may share; `installation` tells them apart.
+    /// The directory is within the cache directory, which hosts of several installations may share.
+    /// `installation` tells them apart.
     pub fn new(cache_dir: &Path, key: [u8; 32], installation: &str) -> Self {
-        // Keyed: it names a database, perhaps with its password.
+        // Hashed with the key, since `installation` names a database, perhaps with its password.
         let name = hex::encode(mac(&key, "directory", installation.as_bytes()).finalize().into_bytes());
         Self { dir: cache_dir.join("active").join(&name[..NAME_DIGITS]), key }
     }
 
-    /// What was last saved under this name.
+    /// Reads what was last saved under this name.
     pub fn load<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         let file = std::fs::read(self.dir.join(name)).ok()?;
         let (found, text) = file.split_at_checked(MAC_DIGITS)?;
@@ -46,7 +48,7 @@ impl OfflineSnapshot {
         serde_json::from_slice(text).inspect_err(|error| warn!(name, %error, "a snapshot on disk cannot be read")).ok()
     }
 
-    /// Replaces it.
+    /// Replaces what was saved under this name.
     pub fn save<T: Serialize>(&self, name: &str, value: &T) {
         let text = serde_json::to_vec(value).unwrap_or_default();
         let mut file = hex::encode(mac(&self.key, name, &text).finalize().into_bytes()).into_bytes();
@@ -58,25 +60,23 @@ impl OfflineSnapshot {
         self.dir.join(format!("{digest}.wasm"))
     }
 
-    /// A component file, if it is there and whole.
+    /// Reads a component file. `None` if it is missing or damaged.
     pub fn component(&self, digest: &RevisionDigest) -> Option<Vec<u8>> {
         let bytes = std::fs::read(self.component_path(digest)).ok()?;
         (RevisionDigest::of(&bytes) == *digest).then_some(bytes)
     }
 
-    /// Whether a component file is there.
     pub fn has_component(&self, digest: &RevisionDigest) -> bool {
         self.component_path(digest).exists()
     }
 
-    /// Keeps a component file.
     pub fn keep_component(&self, digest: &RevisionDigest, component: &[u8]) {
         if !self.has_component(digest) {
             self.write(&self.component_path(digest), component);
         }
     }
 
-    /// Forgets the other component files.
+    /// Deletes the other component files.
     pub fn keep_only(&self, wanted: &[RevisionDigest]) {
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let path = entry.path();
@@ -88,7 +88,7 @@ impl OfflineSnapshot {
         }
     }
 
-    /// Whole or not at all. Failing costs only a start without Postgres.
+    /// Writes the whole file or nothing. A failure only prevents a start without Postgres.
     fn write(&self, path: &Path, bytes: &[u8]) {
         let write = || -> std::io::Result<()> {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;

@@ -1,4 +1,4 @@
-//! What operators see of alerts and say about them: rules, silences, tests.
+//! Use cases of alerts: operators list, change and test rules, and set silences.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +18,12 @@ use crate::{Error, Parts};
 
 /// Longest text of an operator, in characters.
 const MAX_TEXT: usize = 500;
-/// Longer than that, a rule should be changed instead.
+/// Longest silence. Whoever wants a longer one should change the rule.
 const MAX_SILENCE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Longest time that a condition may have to hold.
+/// Longest time for which a rule may require that its condition holds.
 const MAX_HOLD_S: i32 = 7 * 24 * 3600;
 const MAX_EVENTS: i64 = 1_000;
 
-/// Use cases of alerts.
 #[derive(Clone)]
 pub struct Alerts {
     store: Store,
@@ -37,7 +36,7 @@ impl Alerts {
         Self { store: parts.store.clone(), watch: Arc::clone(&parts.alerts), actions: parts.actions.clone() }
     }
 
-    /// What fires, what is about to, and which messages did not arrive.
+    /// Lists firing and pending alerts, and messages that were not delivered.
     pub async fn list(&self) -> Result<AlertOverview, Error> {
         let silences = self.store.alert_silences().await?;
         let alerts = self.store.alerts().await?;
@@ -93,7 +92,7 @@ impl Alerts {
         self.actions.record::<AlertRulesSet, _>(who, rule.name, details, act).await
     }
 
-    /// For one subject, or, where it is empty, for all.
+    /// Resets the rule for one subject. An empty `subject` means all subjects.
     pub async fn reset_rule(&self, who: &Caller, name: &str, subject: &str) -> Result<AlertRule, Error> {
         let rule = named(name)?;
         let act = async {
@@ -103,7 +102,7 @@ impl Alerts {
         self.actions.record::<AlertRulesReset, _>(who, rule.name, json!({ "subject": subject }), act).await
     }
 
-    /// Those in force.
+    /// Lists the silences that have not ended.
     pub async fn silences(&self) -> Result<Vec<Silence>, Error> {
         Ok(self.store.alert_silences().await?.into_iter().map(silence).collect())
     }
@@ -137,7 +136,7 @@ impl Alerts {
         self.actions.record::<AlertsUnsilence, _>(who, &id.to_string(), json!({}), act).await
     }
 
-    /// What fired and recovered, the newest first.
+    /// Lists what fired and recovered, newest first.
     pub async fn history(&self, asked: &AlertHistoryQuery) -> Result<Vec<AlertEvent>, Error> {
         let rule = asked.rule.as_deref().map(named).transpose()?;
         let limit = asked.limit.unwrap_or(100);
@@ -169,7 +168,7 @@ fn check_text(name: &str, text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a change makes sense for this rule.
+/// Refuses a change that makes no sense for this rule.
 fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
     let invalid = |message: &str| Err(Error::invalid(message));
     let RuleChange { subject, enabled, threshold, hold_s, at_least, severity, runbook } = change;

@@ -1,6 +1,7 @@
-//! Ways to tell somebody: a webhook in our own shape or Slack's, and mail straight to the server, never through a queue.
+//! Channels for alert messages: a webhook in Patchbay's own format or in Slack's, and mail, which
+//! goes straight to the server and never through a queue.
 //!
-//! Addresses of webhooks are secrets: no error repeats one.
+//! Webhook URLs are secrets: no error repeats one.
 
 use std::time::Duration;
 
@@ -10,13 +11,12 @@ use patchbay_model::address::is_loopback;
 use reqwest::Url;
 use serde_json::{Value, json};
 
-/// For one try.
+/// Limit of one try.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// All that there may be.
+/// All channels that exist.
 pub(super) const NAMES: [&str; 3] = ["webhook", "slack", "mail"];
 
-/// What is configured.
 pub struct ChannelConfig {
     /// `alerts.webhook_url`
     pub webhook: Option<Url>,
@@ -24,11 +24,10 @@ pub struct ChannelConfig {
     pub slack: Option<Url>,
     /// `alerts.mail_to`
     pub mail_to: Vec<Mailbox>,
-    /// The mail account; its sender.
+    /// The mail account, and the sender.
     pub mail: Option<(MailConfig, Mailbox)>,
 }
 
-/// One way.
 pub(super) struct Channel {
     pub name: &'static str,
     way: Way,
@@ -40,7 +39,7 @@ enum Way {
     Mail { transport: Box<MailTransport>, from: Mailbox, to: Vec<Mailbox> },
 }
 
-/// All that are configured.
+/// Makes the configured channels.
 pub(super) fn channels(config: ChannelConfig) -> anyhow::Result<Vec<Channel>> {
     let webhook = config.webhook.map(|url| {
         let http = http_client(&url)?;
@@ -52,14 +51,15 @@ pub(super) fn channels(config: ChannelConfig) -> anyhow::Result<Vec<Channel>> {
     });
     let mail = config.mail.filter(|_| !config.mail_to.is_empty());
     let mail = mail.map(|(account, from)| {
-        // Its own connections and its own patience: plugins' mails must not hold it up.
+        // The channel has its own connections and timeout, so that mails of plugins do not delay
+        // it.
         let transport = Box::new(MailTransport::new(Some(MailConfig { timeout: TIMEOUT, ..account }))?);
         anyhow::Ok(Channel { name: "mail", way: Way::Mail { transport, from, to: config.mail_to } })
     });
     webhook.into_iter().chain(slack).chain(mail).collect()
 }
 
-/// For a webhook or the ping.
+/// The client for a webhook or the ping.
 pub(super) fn http_client(url: &Url) -> Result<reqwest::Client, reqwest::Error> {
     let mut client = reqwest::Client::builder();
     if is_loopback(url.as_str()) {
@@ -68,7 +68,7 @@ pub(super) fn http_client(url: &Url) -> Result<reqwest::Client, reqwest::Error> 
     client.timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build()
 }
 
-/// Succeeds when it is answered so.
+/// Sends the request, and succeeds when the answer has a status of success.
 pub(super) async fn ask(request: reqwest::RequestBuilder) -> Result<(), String> {
     match request.send().await {
         Ok(response) if response.status().is_success() => Ok(()),
@@ -83,7 +83,7 @@ pub(super) async fn ask(request: reqwest::RequestBuilder) -> Result<(), String> 
 }
 
 impl Channel {
-    /// Tells, within [`TIMEOUT`]; gives why it was not told.
+    /// Sends the message within [`TIMEOUT`]. The error says why it failed.
     pub(super) async fn send(&self, body: &Value) -> Result<(), String> {
         match &self.way {
             Way::Webhook(http, url) => ask(http.post(url.clone()).json(body)).await,
@@ -100,7 +100,7 @@ fn field<'a>(body: &'a Value, name: &str) -> &'a str {
     body[name].as_str().unwrap_or_default()
 }
 
-/// `[production] CRITICAL plugin-quarantined: email`, or `… RECOVERED …`.
+/// Makes the subject: `[production] CRITICAL plugin-quarantined: email`, or `… RECOVERED …`.
 fn subject(body: &Value) -> String {
     let state = match field(body, "event") {
         "recovered" => "recovered".to_owned(),
@@ -130,13 +130,13 @@ fn text(body: &Value) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Slack takes three characters for its own (api.slack.com, "Escaping text").
+/// Escapes the three characters that Slack reserves (api.slack.com, "Escaping text").
 fn slack(body: &Value) -> String {
     let escape = |text: String| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     format!("*{}*\n{}", escape(subject(body)), escape(text(body)).trim_end())
 }
 
-/// The same for the same message, so that a repeat is recognisable.
+/// The id is the same for the same message, so that a repeat is recognised.
 fn message_id(body: &Value) -> String {
     use sha2::{Digest, Sha256};
     format!("alert-{}", &hex::encode(Sha256::digest(body.to_string().as_bytes()))[..32])

@@ -1,8 +1,10 @@
-//! Telling what is to be told, until it is told: rows of Postgres, which any process with the channel tries, and while Postgres is away
-//! what this process remembers.
+//! Delivers alert messages, and retries until they arrive. They are rows of Postgres, which any
+//! process with the channel tries. While Postgres is away, this process delivers those that it
+//! holds in memory.
 //!
-//! Each channel has a line of its own, so that one that hangs holds no other up. A newer state of an alert takes the place of an older one
-//! that was not told yet, so a channel that is away for hours is told what holds then.
+//! Each channel has its own loop, so that one that hangs does not delay the others. A newer state
+//! of an alert replaces an older one that is not delivered yet, so a channel that was away for
+//! hours gets only the state that holds then.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,20 +21,22 @@ use tracing::{debug, warn};
 use super::answered;
 use super::channel::{Channel, NAMES};
 
-/// Tried at the same time by one channel of one process.
+/// Deliveries that one channel of one process tries at the same time.
 const AT_ONCE: usize = 4;
-/// Taken at once; each must be tried before its claim ends, which is three times as long as a try.
+/// Deliveries claimed at once. Each must be tried before its claim ends, which lasts three times as
+/// long as a try.
 const BATCH: i64 = AT_ONCE as i64;
-/// Doubled with each try up to the last: a restart of a receiver takes seconds, a day of it must not cost thousands of tries.
+/// Backoff after the first failed try. It doubles with each try up to [`LAST_WAIT`]: a receiver
+/// restarts within seconds, and one that is away for a day must not cost thousands of tries.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(300);
-/// Alerts remembered without Postgres.
+/// Most messages held in memory without Postgres.
 const MOST_REMEMBERED: usize = 200;
 
-/// What became of deliveries; the words of the metric.
+/// Results of a delivery, as the metric names them.
 pub(super) const RESULTS: [&str; 3] = ["delivered", "failed", "given-up"];
 
-/// What Postgres could not take.
+/// A message that Postgres could not take.
 struct Remembered {
     channel: &'static str,
     key: (String, String),
@@ -41,7 +45,6 @@ struct Remembered {
     next: Instant,
 }
 
-/// Everything that is to be told.
 pub(super) struct Deliveries {
     store: Store,
     pub channels: Vec<Channel>,
@@ -57,12 +60,12 @@ impl Deliveries {
         Self { store, channels, remembered: Mutex::default(), wake: watch::Sender::default(), counts }
     }
 
-    /// Something is due now.
+    /// Tells the loops that a delivery is due now.
     pub(super) fn wake(&self) {
         self.wake.send_replace(());
     }
 
-    /// Tells by every channel of this process, without Postgres.
+    /// Holds the message in memory for every channel of this process, without Postgres.
     pub(super) fn remember(&self, rule: &str, subject: &str, body: &Value) {
         let mut remembered = self.remembered.lock();
         for channel in &self.channels {
@@ -78,7 +81,7 @@ impl Deliveries {
         self.wake();
     }
 
-    /// Gives to Postgres what is still to be told, now that it is back.
+    /// Writes the messages in memory to Postgres, which is back.
     pub(super) async fn store_remembered(&self) -> Result<(), StoreError> {
         let waiting: Vec<_> =
             self.remembered.lock().iter().map(|one| (one.channel, one.key.clone(), one.body.clone())).collect();
@@ -91,7 +94,7 @@ impl Deliveries {
         Ok(())
     }
 
-    /// Of this process, by channel and result.
+    /// Deliveries of this process, by channel and result.
     pub(super) fn counts(&self) -> BTreeMap<(&'static str, &'static str), u64> {
         self.counts.lock().clone()
     }
@@ -100,11 +103,11 @@ impl Deliveries {
         *self.counts.lock().entry((channel, result)).or_default() += 1;
     }
 
-    /// Tells until cancelled.
+    /// Delivers until cancelled.
     pub(super) async fn run(self: Arc<Self>, poll: Duration, stop: CancellationToken) {
         let lines = self.channels.iter().map(|channel| self.line(channel, poll));
         tokio::select! { _ = futures::future::join_all(lines) => {}, () = stop.cancelled() => {} }
-        // Without a channel there is nothing to do until then.
+        // Without a channel, this waits for `stop`.
     }
 
     async fn line(&self, channel: &Channel, poll: Duration) {
@@ -112,18 +115,18 @@ impl Deliveries {
         loop {
             woken.mark_unchanged();
             let next_remembered = self.tell_remembered(channel).await;
-            // While Postgres is away, what is due there waits.
+            // While Postgres is away, its due deliveries wait.
             let next = self.tell_due(channel).await.unwrap_or(poll);
             let wait = next.min(next_remembered.unwrap_or(poll)).min(poll);
             tokio::select! { _ = woken.changed() => {}, () = tokio::time::sleep(wait) => {} }
         }
     }
 
-    /// Tries what is due in Postgres; gives when the next is.
+    /// Tries the deliveries that are due in Postgres. Returns how long until the next one is due.
     async fn tell_due(&self, channel: &Channel) -> Result<Duration, StoreError> {
         let due = answered(self.store.claim_deliveries(channel.name, BATCH)).await?;
         let tried = due.len();
-        // Each to its end, whatever Postgres does meanwhile.
+        // Each try runs to its end, even when Postgres fails meanwhile.
         let ends: Vec<Result<(), StoreError>> = futures::stream::iter(due)
             .map(|delivery| async move { self.tell(channel, delivery).await })
             .buffer_unordered(AT_ONCE)
@@ -161,7 +164,7 @@ impl Deliveries {
         }
     }
 
-    /// The same for what is remembered; gives when the next is due.
+    /// Tries the messages in memory that are due. Returns how long until the next one is due.
     async fn tell_remembered(&self, channel: &Channel) -> Option<Duration> {
         let next = || {
             let mut remembered = self.remembered.lock();
@@ -182,7 +185,7 @@ impl Deliveries {
                     one.tries += 1;
                     one.next = Instant::now() + wait(one.tries);
                     let mut remembered = self.remembered.lock();
-                    // Unless a newer state has come meanwhile.
+                    // Not when a newer state has come meanwhile.
                     if !remembered.iter().any(|other| other.channel == one.channel && other.key == one.key) {
                         remembered.push(one);
                     }
@@ -195,7 +198,7 @@ impl Deliveries {
     }
 }
 
-/// Before the try after this one.
+/// The backoff before the next try.
 fn wait(tries: u32) -> Duration {
     FIRST_WAIT.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(LAST_WAIT)
 }

@@ -1,4 +1,5 @@
-//! From what is seen to what changes: every rule over every subject, through [`step`]. Pure.
+//! Turns observations into changes of alerts: every rule over every subject, through [`step`].
+//! Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,33 +12,32 @@ use super::observe::{Observation, RuleObservations};
 use super::rule::{InForce, Rule, in_force, silenced};
 use super::state::{Event, Look, Standing, step};
 
-/// Subjects of one rule that may be out of order at once: when everything is, a few hundred messages help nobody.
+/// Most subjects of one rule that may fire at once. When everything fails, hundreds of messages
+/// help nobody.
 const MOST_SUBJECTS: usize = 20;
 
-/// What operators want and what stands, by rule and subject.
+/// Rules and silences of operators, and present alerts by rule and subject.
 #[derive(Debug, Clone, Default)]
 pub(super) struct AlertState {
     pub rules: Vec<AlertRuleRow>,
     pub silences: Vec<SilenceRow>,
     pub alerts: BTreeMap<(String, String), AlertRow>,
-    /// Of all processes.
+    /// The channels of all processes.
     pub channels: BTreeSet<String>,
 }
 
-/// Where and when.
 #[derive(Debug, Clone)]
 pub(super) struct Round<'a> {
     pub host: &'a str,
     pub environment: &'a str,
-    /// Where runbooks are; the rule's name follows as fragment.
+    /// The base URL of runbooks. The rule's name follows as fragment.
     pub runbooks: &'a str,
-    /// For display only: how long anything took is counted, see [`super::state`].
+    /// Only for display: durations are counted, see [`super::state`].
     pub now: DateTime<Utc>,
     pub passed: Duration,
     pub repeat: Duration,
 }
 
-/// What changes.
 pub(super) fn evaluate(known: &AlertState, seen: &[RuleObservations], round: &Round<'_>) -> Vec<AlertChange> {
     let mut changes = Vec::new();
     for seen in seen {
@@ -58,7 +58,8 @@ pub(super) fn evaluate(known: &AlertState, seen: &[RuleObservations], round: &Ro
     changes
 }
 
-/// What is out of order: what was so already, and of the rest as much as somebody can read, the worst first.
+/// Observations that meet the rule's condition: those that did so before, and the worst of the
+/// others up to [`MOST_SUBJECTS`].
 fn met<'a>(known: &AlertState, rule: &Rule, observations: &'a [Observation]) -> Vec<(&'a Observation, InForce)> {
     let mut met: Vec<(&Observation, InForce)> = observations
         .iter()
@@ -85,7 +86,8 @@ fn change(
     let look = Look {
         holds: Some(met.is_some()),
         hold,
-        // Whoever adds the first channel is told of what fires already.
+        // Without a channel nothing counts as announced, so the first channel that is added learns
+        // what fires already.
         silenced: known.channels.is_empty() || silenced(rule.name, subject, &known.silences).is_some(),
         passed: round.passed,
         repeat: round.repeat,
@@ -134,7 +136,7 @@ fn change(
     Some(AlertChange { rule: rule.name.to_owned(), subject: subject.to_owned(), now, event, tell, begins })
 }
 
-/// What is kept of a observation, for lists and messages.
+/// What lists and messages show of an observation.
 fn notice(rule: &Rule, observation: &Observation, in_force: &InForce, round: &Round<'_>) -> Value {
     let runbook = in_force.runbook.clone().unwrap_or_else(|| format!("{}#{}", round.runbooks, rule.name));
     let rounded = observation.value.map(|value| (value * 10.0).round() / 10.0);
@@ -199,7 +201,7 @@ fn ms(duration: Duration) -> i64 {
 }
 
 impl AlertState {
-    /// What stands after these changes.
+    /// Applies the changes.
     pub(super) fn apply(&mut self, changes: &[AlertChange]) {
         for change in changes {
             let key = (change.rule.clone(), change.subject.clone());
@@ -241,7 +243,7 @@ mod tests {
         }
     }
 
-    /// Evaluates one round after another; gives what was told.
+    /// Evaluates the rounds in order. Returns the events that were sent.
     fn run(known: &mut AlertState, rounds: impl IntoIterator<Item = (i64, RuleObservations)>) -> Vec<String> {
         let mut told = Vec::new();
         for (now, seen) in rounds {
@@ -258,7 +260,7 @@ mod tests {
         let bad = || waiting(&[("q", 900.0)], Coverage::Everything);
         let good = || waiting(&[("q", 3.0)], Coverage::Everything);
         let mut known = told_by_mail();
-        // A day back after the first look, a year ahead after the third.
+        // The clock goes back a day after the first round, and a year ahead after the third.
         let told = run(&mut known, [(100_000, bad()), (13_600, bad()), (13_660, bad()), (40_000_000, bad())]);
         assert_eq!(told, ["firing q"]);
         assert_eq!(run(&mut known, [(0, good()), (40_000_000, good())]), ["recovered q"]);

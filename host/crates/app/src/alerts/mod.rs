@@ -1,18 +1,19 @@
-//! Tells somebody when something is not in order, once, and when it is again.
+//! Alerts: sends one message when something is wrong, and one when it is right again.
 //!
-//! One process of the fleet evaluates the rules (`lead`), any of them delivers. What stands, what is silenced and what is still to be told
-//! are rows of Postgres, so that a kill or a change of that process neither repeats nor forgets anything. While Postgres is away, the
-//! process that evaluated last goes on with what it remembers and tells of it directly.
+//! One process of the fleet, the leader, evaluates the rules (`lead`). Any process delivers.
+//! Alerts, silences and undelivered messages are rows of Postgres, so killing or replacing the
+//! leader neither repeats nor loses anything. While Postgres is away, the last leader goes on with
+//! its state in memory and sends messages directly.
 //!
 //! | Module | Owns |
 //! |---|---|
-//! | `rule` | the rules, and what operators have made of them; silences |
+//! | `rule` | the rules with the changes of operators; silences |
 //! | `state` | the life of one alert |
-//! | `observation` | what is seen |
-//! | `evaluate` | from what is seen to what changes |
-//! | `lead` | the rounds, and the ping |
-//! | `channel`, `deliver` | telling |
-//! | `administration` | what operators see of all this, and say about it |
+//! | `observe` | observing processes, Redis and Postgres |
+//! | `evaluate` | turning observations into changes of alerts |
+//! | `lead` | the rounds of the leader, and the ping |
+//! | `channel`, `deliver` | sending messages, with retries |
+//! | `administration` | use cases of alerts |
 
 mod administration;
 mod channel;
@@ -46,41 +47,39 @@ pub use self::observe::Sources;
 use self::observe::{Coverage, HostReport, Observation, RuleObservations};
 use crate::plugins::Begun;
 
-/// For one question to Postgres.
+/// Limit of one query of Postgres.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// What operators configure.
 pub struct AlertConfig {
-    /// Ways to tell.
     pub channels: ChannelConfig,
-    /// Asked every minute while rules are evaluated.
+    /// The URL that is requested every minute while rules are evaluated.
     pub ping: Option<Url>,
-    /// Between two looks.
+    /// Time between two rounds.
     pub every: Duration,
-    /// Until somebody is told again.
+    /// Time until a firing alert is announced again.
     pub repeat: Duration,
-    /// Where runbooks are; the rule's name follows as fragment.
+    /// The base URL of runbooks. The rule's name follows as fragment.
     pub runbooks: String,
-    /// Of which installation messages speak.
+    /// The name of the installation in messages.
     pub environment: String,
 }
 
-/// Looks whether all is in order, and tells whoever must know.
+/// Evaluates the rules and delivers the messages.
 pub struct AlertWatch {
     sources: Sources,
     deliveries: Arc<Deliveries>,
-    /// With a client for it.
+    /// The ping URL, with its client.
     ping: Option<(reqwest::Client, Url)>,
     every: Duration,
     repeat: Duration,
     runbooks: String,
     environment: String,
-    /// By rule and severity, as this process saw it last.
+    /// Firing alerts by rule and severity, as of this process's last round.
     firing: Mutex<BTreeMap<(String, String), u64>>,
 }
 
 impl AlertWatch {
-    /// Does nothing yet; see [`AlertWatch::run`].
+    /// Starts nothing; see [`AlertWatch::run`].
     pub fn new(config: AlertConfig, sources: Sources) -> anyhow::Result<Arc<Self>> {
         let channels = channel::channels(config.channels).context("alerts")?;
         let ping = config.ping.map(|url| anyhow::Ok((channel::http_client(&url)?, url)));
@@ -97,17 +96,18 @@ impl AlertWatch {
         }))
     }
 
-    /// Evaluates, where this process is the one that does, and delivers, until cancelled.
+    /// Evaluates while this process is the leader, and delivers, until cancelled.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let deliver = Arc::clone(&self.deliveries).run(self.every, stop.clone());
         tokio::join!(deliver, lead::run(self, stop));
     }
 
-    /// Tells of plugins that stand still, at once and not with the next look, for as long as there may be one.
+    /// Announces quarantines at once, without waiting for the next round. Runs until no sender is
+    /// left.
     pub async fn tell_of_quarantines(self: Arc<Self>, mut begun: mpsc::UnboundedReceiver<Begun>) {
         while let Some(begun) = begun.recv().await {
             let alerts = Arc::clone(&self);
-            // None waits for another one.
+            // They do not wait for each other.
             tokio::spawn(async move { alerts.quarantined(&begun).await });
         }
     }
@@ -149,7 +149,7 @@ impl AlertWatch {
         self.deliveries.wake();
     }
 
-    /// Tells by every way now, and waits for the answers.
+    /// Sends a test message over every channel now, and waits for the answers.
     pub async fn test(&self, actor: &str) -> Vec<ChannelTest> {
         let now = time(Utc::now());
         let body = json!({
@@ -176,17 +176,17 @@ impl AlertWatch {
         tested
     }
 
-    /// How many fire, by rule and severity, as this process saw it last.
+    /// Counts firing alerts by rule and severity, as of this process's last round.
     pub fn firing(&self) -> BTreeMap<(String, String), u64> {
         self.firing.lock().clone()
     }
 
-    /// What this process has delivered since its start, by channel and result.
+    /// Counts what this process has delivered since its start, by channel and result.
     pub fn deliveries(&self) -> BTreeMap<(&'static str, &'static str), u64> {
         self.deliveries.counts()
     }
 
-    /// Where the runbook of a rule is, unless an operator has named another.
+    /// The default runbook of a rule, used unless an operator has set another.
     pub fn runbook(&self, rule: &str) -> String {
         format!("{}#{rule}", self.runbooks)
     }
@@ -210,7 +210,7 @@ impl AlertWatch {
         self.deliveries.channels.iter().map(|channel| channel.name.to_owned()).collect()
     }
 
-    /// As Postgres has it, with what each process has seen.
+    /// Reads the state from Postgres, with the report of each process.
     async fn known(&self) -> Result<(AlertState, Vec<(String, HostReport)>), StoreError> {
         let store = &self.sources.store;
         let (rules, silences) = (store.alert_rules().await?, store.alert_silences().await?);
@@ -233,7 +233,7 @@ impl AlertWatch {
         *self.firing.lock() = firing;
     }
 
-    /// One line each, with stable fields.
+    /// Writes one log line for each event, with stable fields.
     fn log(&self, changes: &[AlertChange]) {
         for event in changes.iter().filter_map(|change| change.event.as_ref()) {
             let (alert, subject, reason) = (&event.rule, &event.subject, &event.reason);
@@ -246,7 +246,7 @@ impl AlertWatch {
         }
     }
 
-    /// Without Postgres.
+    /// Delivers without Postgres.
     fn tell_directly(&self, changes: &[AlertChange]) {
         for change in changes {
             if let Some((body, _)) = &change.tell {
@@ -256,7 +256,8 @@ impl AlertWatch {
     }
 }
 
-/// Within the time for one question: a connection that has died silently would keep us for minutes.
+/// Limits a query to [`ANSWER_WITHIN`]: a connection that died without notice would block for
+/// minutes.
 async fn answered<T>(question: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     tokio::time::timeout(ANSWER_WITHIN, question).await.unwrap_or_else(|_| Err(StoreError::no_answer()))
 }

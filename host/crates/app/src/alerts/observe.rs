@@ -1,6 +1,7 @@
-//! What is seen: by each process of itself, and by the one that evaluates of everything.
+//! Observes for the rules: each process observes itself, and the leader observes Redis, Postgres
+//! and the reports of all processes.
 //!
-//! Nothing here decides. What could not be looked at is absent, and not in order.
+//! Nothing here decides. What could not be observed is absent. It does not count as in order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -20,39 +21,40 @@ use crate::health::{DRAINING, Health};
 use crate::plugins::Plugins;
 use crate::scheduling::spec;
 
-/// Failures and stalls of so long ago are history.
+/// Older failures and stalls are not observed.
 const LATELY: Duration = Duration::from_secs(600);
 const DAY_S: f64 = 86_400.0;
 
-/// What only the process itself can see; the others hear of it through Postgres.
+/// What only the process itself can observe. The others read it from Postgres.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HostReport {
     pub not_ready: Vec<String>,
-    /// Code, message and next step where Redis answers it and cannot serve, or is not to be trusted with jobs.
+    /// Code, message and next step when Redis answers but cannot serve, or must not be trusted with
+    /// jobs.
     pub redis: Option<(String, String, String)>,
     /// Plugin and outside host of each breaker that failures have opened.
     pub breakers: Vec<(String, String)>,
-    /// By outside host: when its certificate ends, Unix seconds.
+    /// When the certificate of each outside host ends, in Unix seconds.
     pub certificates: BTreeMap<String, i64>,
-    /// By queue: jobs whose worker was lost lately.
+    /// Jobs per queue whose worker was lost lately.
     pub stalls: BTreeMap<String, usize>,
-    /// What it can deliver by.
+    /// The channels over which it can deliver.
     pub channels: Vec<String>,
 }
 
-/// One thing that a rule is about.
+/// One subject of a rule, as it was observed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observation {
     pub subject: String,
     pub value: Option<f64>,
-    /// From how many the value comes.
+    /// The number of cases behind the value.
     pub cases: Option<u32>,
-    /// What is the case. Never anything of a job's data.
+    /// Must contain nothing of a job's data.
     pub reason: String,
-    /// What to do next.
+    /// What the reader should do next.
     pub next: String,
-    /// More for machines.
+    /// More details, for machines.
     pub details: Map<String, Value>,
 }
 
@@ -62,7 +64,6 @@ impl Observation {
     }
 }
 
-/// What was seen for one rule.
 #[derive(Debug)]
 pub struct RuleObservations {
     pub rule: &'static str,
@@ -70,13 +71,12 @@ pub struct RuleObservations {
     pub covers: Coverage,
 }
 
-/// Whose absence from [`RuleObservations::observations`] means that it is in order.
+/// Subjects that are in order when [`RuleObservations::observations`] does not contain them.
 #[derive(Debug)]
 pub enum Coverage {
     Everything,
-    /// This subject only.
     Only(String),
-    /// Nothing beyond what was seen.
+    /// No subject: only those that were observed are known.
     Nothing,
 }
 
@@ -90,29 +90,22 @@ impl Coverage {
     }
 }
 
-/// Where to look.
 pub struct Sources {
-    /// Postgres.
     pub store: Store,
-    /// Redis.
     pub queues: Broker,
-    /// Active plugins.
     pub plugins: Arc<Plugins>,
-    /// Readiness.
     pub health: Arc<Health>,
-    /// Breakers.
     pub outside: Arc<OutsideHosts>,
-    /// Certificates of outside hosts.
     pub certificates: Arc<Certificates>,
 }
 
 impl Sources {
-    /// Of this process.
+    /// Observes this process.
     pub async fn own(&self, channels: Vec<String>) -> HostReport {
         let not_ready = self.health.not_ready().await;
         let trouble = self.health.probe().await.redis_trouble.filter(|trouble| *trouble != Trouble::Away);
         let open = self.outside.list().into_iter();
-        // One that an operator has opened is as he wants it.
+        // A breaker that an operator has opened is open on purpose.
         let open = open.filter(|story| !story.is_closed() && story.opened_by.is_none());
         HostReport {
             not_ready: not_ready
@@ -134,7 +127,7 @@ impl Sources {
         }
     }
 
-    /// What the processes say.
+    /// Evaluates the reports of all processes.
     pub fn of_processes(&self, all: &[(String, HostReport)], silent: &[(String, Duration)]) -> Vec<RuleObservations> {
         let now = Utc::now().timestamp();
         let silent_ones = silent.iter().map(|(host, silent)| {
@@ -154,7 +147,8 @@ impl Sources {
         ]
     }
 
-    /// What of that needs no word from others: while Postgres is away.
+    /// The observations that need no report of another process, for the time while Postgres is
+    /// away.
     pub fn of_this_process(&self, own: &HostReport) -> Vec<RuleObservations> {
         let host = self.plugins.host();
         let observations = if own.not_ready.is_empty() { Vec::new() } else { vec![unready(host, own)] };
@@ -162,7 +156,7 @@ impl Sources {
         vec![health, everything("redis-unfit", redis_unfit(own))]
     }
 
-    /// What Redis says. `names`: of queues.
+    /// Observes Redis. `names` are queues.
     pub async fn in_redis(&self, names: &BTreeSet<QueueName>) -> Result<Vec<RuleObservations>, QueueError> {
         let names: Vec<QueueName> = names.iter().cloned().collect();
         let queues = self.queues.overview(&names).await?;
@@ -189,7 +183,7 @@ impl Sources {
         ])
     }
 
-    /// What Postgres says, and of schedules what Redis says, too.
+    /// Observes Postgres, and for schedules Redis, too.
     pub async fn in_postgres(&self) -> Result<Vec<RuleObservations>, StoreError> {
         let quarantined = self.store.quarantined().await?.into_iter().filter(|row| row.is_current).map(|row| {
             let plugin = &row.plugin;
@@ -251,7 +245,8 @@ impl Sources {
         ])
     }
 
-    /// Ticks that are due, and schedules that have none. Absent when Redis does not answer.
+    /// Observes ticks that are overdue, and schedules without a next tick. `None` when Redis does
+    /// not answer.
     pub async fn schedules(&self) -> Result<Option<[RuleObservations; 2]>, StoreError> {
         let rows = self.store.schedules().await?;
         let mut queues: BTreeSet<QueueName> = rows.iter().filter_map(|row| row.queue.parse().ok()).collect();
@@ -261,7 +256,7 @@ impl Sources {
             let mut there: HashMap<String, (bool, Vec<SchedulerView>)> = HashMap::new();
             for queue in self.queues.overview(&queues).await? {
                 match self.queues.schedulers(&queue.name).await {
-                    // The list of queues says so.
+                    // The list of queues reports it.
                     Err(QueueError::Damaged { .. }) => {}
                     schedulers => drop(there.insert(queue.name.to_string(), (queue.counts.paused, schedulers?))),
                 }
@@ -305,7 +300,7 @@ pub(super) fn details<const N: usize>(fields: [(&str, Value); N]) -> Map<String,
 }
 
 fn oldest(queue: &QueueOverview) -> Option<Observation> {
-    // A paused queue waits because an operator wants it to.
+    // Jobs of a paused queue wait because an operator wants it.
     let age_ms = queue.oldest_waiting_ms.filter(|_| !queue.counts.paused)?;
     let (name, waiting) = (&queue.name, queue.counts.waiting + queue.counts.prioritized);
     let reason = format!("jobs that wait in {name}: {waiting}, the oldest for {} s", age_ms / 1_000);
@@ -317,7 +312,7 @@ fn oldest(queue: &QueueOverview) -> Option<Observation> {
     ))
 }
 
-/// The same for all hosts; one of them is enough to tell of it.
+/// Redis is the same for all hosts, so the observation of one host is enough.
 fn redis_unfit(seen: &HostReport) -> Option<Observation> {
     let (code, message, next) = seen.redis.clone()?;
     let mut observation = Observation::new("redis", None, message, next);
@@ -368,7 +363,7 @@ fn stalls(all: &[(String, HostReport)]) -> impl Iterator<Item = Observation> {
 fn certificates(all: &[(String, HostReport)], now_unix_s: i64) -> impl Iterator<Item = Observation> {
     let mut by: BTreeMap<&str, i64> = BTreeMap::new();
     for (host, ends) in all.iter().flat_map(|(_, seen)| &seen.certificates) {
-        // Processes may have seen the old and the new one: the newest counts.
+        // Processes may have seen the old and the new certificate: the one that ends last counts.
         by.entry(host).and_modify(|known| *known = (*known).max(*ends)).or_insert(*ends);
     }
     by.into_iter().map(move |(host, ends)| {

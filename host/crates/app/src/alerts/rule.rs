@@ -1,28 +1,27 @@
-//! The rules: what is compiled in and on by default, and what operators have made of it.
+//! Alert rules: what is compiled in and enabled by default, and what operators have changed.
 
 use std::time::Duration;
 
 use patchbay_api::alerts::Severity::{self, Critical, Warning};
 use patchbay_store::{AlertRuleRow, SilenceRow};
 
-/// A rule as it is compiled in.
 #[derive(Debug)]
 pub struct Rule {
     /// Stable, kebab-case.
     pub name: &'static str,
-    /// How bad it is.
     pub severity: Severity,
-    /// At or beyond it the condition is met, and in which unit; absent where there is nothing to measure.
+    /// The limit at or beyond which the condition is met, and its unit. `None` where nothing is
+    /// measured.
     pub threshold: Option<(f64, &'static str)>,
-    /// A small value is the bad one.
+    /// Small values are the bad ones.
     pub is_floor: bool,
-    /// For so long before anybody is told.
+    /// How long the condition must hold before an alert fires.
     pub hold: Duration,
-    /// Fewer cases than this say nothing.
+    /// With fewer cases than this, the condition is not met.
     pub at_least: Option<u32>,
-    /// What its subjects are.
+    /// The kind of its subjects.
     pub subject: &'static str,
-    /// One line.
+    /// A description in one line.
     pub about: &'static str,
 }
 
@@ -50,7 +49,7 @@ const fn floor(mut rule: Rule) -> Rule {
     rule
 }
 
-/// All of them. Why each number is what it is: docs/operations/alerts.md.
+/// docs/operations/alerts.md says why each number is what it is.
 pub const RULES: &[Rule] = &[
     held(rule("health", Critical, "host", "a host is not ready or has fallen silent"), 60),
     held(
@@ -114,19 +113,19 @@ pub const RULES: &[Rule] = &[
     )),
 ];
 
-/// What a reader of a message may click on: a web address, or a path, never a scheme that runs something.
+/// Whether a message may show the text as a link: a web address or a path, never a scheme that runs
+/// something.
 pub fn is_link(text: &str) -> bool {
     reqwest::Url::parse(text).map_or(true, |url| ["http", "https"].contains(&url.scheme()))
 }
 
 impl Rule {
-    /// By its name.
     pub fn named(name: &str) -> Option<&'static Self> {
         RULES.iter().find(|rule| rule.name == name)
     }
 }
 
-/// A rule as it stands for one subject.
+/// A rule as it applies to one subject.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InForce {
     pub enabled: bool,
@@ -137,7 +136,8 @@ pub struct InForce {
     pub runbook: Option<String>,
 }
 
-/// The rule with what operators changed: for all subjects first, and what is said most exactly about this one last.
+/// Applies the changes of operators to a rule: those for all subjects first, and the most specific
+/// one for this subject last.
 pub fn in_force(rule: &Rule, subject: &str, changes: &[AlertRuleRow]) -> InForce {
     let mut in_force = InForce {
         enabled: true,
@@ -163,7 +163,7 @@ pub fn in_force(rule: &Rule, subject: &str, changes: &[AlertRuleRow]) -> InForce
 }
 
 impl InForce {
-    /// Whether what was seen is what the rule is about.
+    /// Whether an observation meets the condition.
     pub fn is_met(&self, rule: &Rule, value: Option<f64>, cases: Option<u32>) -> bool {
         let beyond = match (self.threshold, value) {
             (Some(threshold), Some(value)) if rule.is_floor => value <= threshold,
@@ -175,7 +175,7 @@ impl InForce {
     }
 }
 
-/// The silence that covers an alert, the longest one.
+/// The silence that covers an alert. If several do, the one that ends last.
 pub fn silenced<'a>(rule: &str, subject: &str, silences: &'a [SilenceRow]) -> Option<&'a SilenceRow> {
     let of_rule = |silence: &&SilenceRow| silence.rule == rule || silence.rule == ALL;
     silences
@@ -185,7 +185,7 @@ pub fn silenced<'a>(rule: &str, subject: &str, silences: &'a [SilenceRow]) -> Op
         .max_by_key(|silence| silence.ends_at)
 }
 
-/// A silence of every rule.
+/// The rule name of a silence that covers every rule.
 pub const ALL: &str = "all";
 
 fn covers(scope: &str, subject: &str) -> bool {

@@ -1,40 +1,39 @@
-//! The life of one alert: in order → pending → firing → in order. Pure.
+//! The life of one alert: none → pending → firing → none. Pure.
 //!
-//! How long a condition has held is counted in time that has passed between two looks of one process, by its monotonic clock, and never
-//! computed from dates: a clock that jumps fires nothing, forgets nothing and repeats nothing.
+//! How long a condition has held is the time that has passed between two rounds of one process, by
+//! its monotonic clock. It is never computed from dates: a clock that jumps fires nothing, forgets
+//! nothing and repeats nothing.
 
 use std::time::Duration;
 
-/// A condition that has held for long must be gone for a while, or an alert would come and go with each look; but nobody waits longer
-/// than this for the good news.
+/// An alert recovers when its condition has been gone for as long as it must hold, so that the
+/// alert does not come and go with each round. This is the longest such time, so that nobody waits
+/// longer for the recovery.
 const LONGEST_CLEAR: Duration = Duration::from_secs(60);
 
-/// An alert that is not in order.
+/// An alert that is pending or firing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Standing {
     /// Pending when false.
     pub(super) firing: bool,
-    /// Pending: how long the condition has held. Firing: how long it has not.
+    /// If pending: how long the condition has held. If firing: how long it has been gone.
     pub(super) held: Duration,
-    /// Since somebody was last told.
+    /// Time since the last message.
     pub(super) quiet: Duration,
-    /// Somebody was told that it fires.
+    /// Whether a message was sent that it fires.
     pub(super) announced: bool,
 }
 
-/// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
-    /// It fires.
     Firing,
-    /// It still does.
+    /// The alert still fires.
     StillFiring,
-    /// It is in order again.
     Recovered,
 }
 
 impl Event {
-    /// The stable word.
+    /// The stable name.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Firing => "firing",
@@ -44,33 +43,31 @@ impl Event {
     }
 }
 
-/// One look.
+/// What one round sees of one alert.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Look {
-    /// Whether the condition holds; absent when nobody could look.
+    /// Whether the condition holds. `None` when it could not be observed.
     pub(super) holds: Option<bool>,
-    /// How long it must, before it fires.
+    /// How long the condition must hold before the alert fires.
     pub(super) hold: Duration,
-    /// Nobody is to be told.
+    /// Whether messages are suppressed.
     pub(super) silenced: bool,
-    /// Since the look before; nothing for a process's first.
+    /// Time since the round before. Zero in a process's first round.
     pub(super) passed: Duration,
-    /// How often it is told again.
+    /// Time until a firing alert is announced again.
     pub(super) repeat: Duration,
 }
 
-/// What follows from a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Transition {
-    /// Absent: in order.
+    /// `None` when there is no alert any more.
     pub(super) now: Option<Standing>,
-    /// To be remembered.
+    /// The event for the alert history.
     pub(super) event: Option<Event>,
-    /// Whether somebody is to be told of it.
+    /// Whether a message is sent.
     pub(super) tell: bool,
 }
 
-/// From a look to the next state.
 pub(super) fn step(before: Option<Standing>, look: &Look) -> Transition {
     let stays = |now| Transition { now, event: None, tell: false };
     let Some(holds) = look.holds else { return stays(before) };
@@ -82,7 +79,8 @@ pub(super) fn step(before: Option<Standing>, look: &Look) -> Transition {
         (Some(firing), false) => {
             let held = firing.held + look.passed;
             if held >= look.hold.min(LONGEST_CLEAR) {
-                // Also while it is silenced: whoever was told of the trouble is told of its end.
+                // Also while silenced: whoever got a message that it fires gets one that it
+                // recovered.
                 return Transition { now: None, event: Some(Event::Recovered), tell: firing.announced };
             }
             stays(Some(Standing { held, quiet: firing.quiet + look.passed, ..firing }))
@@ -94,7 +92,7 @@ pub(super) fn step(before: Option<Standing>, look: &Look) -> Transition {
                 return stays(Some(firing));
             }
             let event = match firing.announced {
-                // It began during a silence that has ended.
+                // It began to fire during a silence that has ended.
                 false => Event::Firing,
                 true if quiet >= look.repeat => Event::StillFiring,
                 true => return stays(Some(firing)),
@@ -126,7 +124,7 @@ mod tests {
     };
     const GONE: Look = Look { holds: Some(false), ..LOOK };
 
-    /// What is told, look by look.
+    /// The last state, and the event of each round that was sent.
     fn told(looks: &[Look]) -> (Option<Standing>, Vec<Option<Event>>) {
         let mut standing = None;
         let told = looks.iter().map(|look| {

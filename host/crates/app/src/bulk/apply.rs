@@ -1,4 +1,4 @@
-//! What is done to the jobs of a batch.
+//! Applies a bulk operation to the jobs of one batch.
 
 use std::collections::HashMap;
 
@@ -15,9 +15,10 @@ use super::plan::Plan;
 use super::{BulkError, BulkJobs};
 use crate::history::Unopened;
 
-/// Of jobs whose id was used again, or that were retried after their end.
+/// Bodies that are searched for the job's. A job has several when its id was used again, or when it
+/// was retried after its end.
 const MOST_BODIES: i64 = 20;
-/// Told of data that does not fit its schema.
+/// Violations that an error lists.
 const MAX_VIOLATIONS: usize = 5;
 
 impl BulkJobs {
@@ -41,14 +42,14 @@ impl BulkJobs {
         })
     }
 
-    /// New jobs like those in Redis.
+    /// Adds copies of jobs that are in Redis.
     async fn like_them(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
         let like = self.queues.like(items).await?;
         let jobs = like.into_iter().map(|job| job.map(|job| (job, None)).map_err(str::to_owned));
         self.add(bulk, items, jobs.collect()).await
     }
 
-    /// Those that Redis has are retried, those that it has forgotten are added anew.
+    /// Retries the jobs that are in Redis, and adds those anew that Redis has forgotten.
     async fn retry_or_add(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
         let there = self.queues.still_there(items).await?;
         let mut fates: Vec<Option<JobResult>> = vec![None; items.len()];
@@ -72,7 +73,7 @@ impl BulkJobs {
         Ok(fates.into_iter().flatten().collect())
     }
 
-    /// Jobs as the history remembers them.
+    /// Adds jobs as the history has them.
     async fn of_history(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
         let keys: Vec<_> = items.iter().map(|item| item.key.clone()).collect();
         let remembered = self.store.last_attempts(&keys).await?;
@@ -94,7 +95,7 @@ impl BulkJobs {
         self.add(bulk, items, jobs).await
     }
 
-    /// What it was about; or why that is not known.
+    /// Reads a job's data. The inner error says why it is not known.
     async fn data_of(&self, job: &JobKey) -> Result<Result<String, String>, BulkError> {
         let rows = self.store.bodies(&job.prefix, &job.queue, &job.id, MOST_BODIES).await?;
         let is_its = |row: &BodyRow| u64::try_from(row.job_created_ms) == Ok(job.created_ms);
@@ -133,14 +134,14 @@ impl BulkJobs {
     }
 }
 
-/// Its options are those of its queue: the history does not keep what a producer wished.
+/// Its options are the defaults of its queue: the history does not keep the producer's options.
 fn remembered_job(item: &Chosen, ended: Ended, data: String) -> NewJob {
     let correlation_id = Some(ended.correlation_id).filter(|id| !id.is_empty());
     let trace = Trace { correlation_id, platform: ended.platform, ..Trace::default() };
     NewJob { trace, ..NewJob::new(item.key.queue.clone(), ended.name, data) }
 }
 
-/// What the active plugins say of their jobs' data.
+/// The schemas that active plugins declare for job data.
 pub(super) struct Schemas(HashMap<(QueueName, String), Schema>);
 
 impl Schemas {
@@ -152,7 +153,7 @@ impl Schemas {
         for queue in queues {
             let Some(owner) = runtime.registry().owner_of(queue) else { continue };
             for job in owner.manifest().queue(queue).into_iter().flat_map(|queue| &queue.jobs) {
-                // Checked when the plugin was staged.
+                // Valid: it was checked when the plugin was staged.
                 let schema = job.schema.as_ref().and_then(|schema| block_in_place(|| Schema::new(schema)).ok());
                 schemas.extend(schema.map(|schema| ((queue.clone(), job.name.clone()), schema)));
             }
@@ -160,7 +161,7 @@ impl Schemas {
         Self(schemas)
     }
 
-    /// Why this cannot be the data of such a job: where, never what stands there.
+    /// Why the data does not fit the job's schema. The error names places, never values.
     pub(super) fn check(&self, queue: &QueueName, name: &str, data: &str) -> Result<(), String> {
         let Some(schema) = self.0.get(&(queue.clone(), name.to_owned())) else { return Ok(()) };
         let data: serde_json::Value = serde_json::from_str(data).map_err(|_| "its data is not JSON".to_owned())?;

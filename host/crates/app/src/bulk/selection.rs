@@ -1,4 +1,5 @@
-//! Choosing the jobs that a filter means, a page at a time. Nothing is done to them meanwhile, so that what is done cannot be chosen again.
+//! Selects the jobs that match a filter, a page at a time. No job is changed until the selection
+//! has ended, so that the operation cannot select its own results.
 
 use std::time::Duration;
 
@@ -17,30 +18,28 @@ use super::plan::{Plan, asks_history};
 
 /// Jobs per page of the history.
 const PAGE: usize = 500;
-/// Of a page: other operations wait meanwhile.
+/// Limit of one page. Other operations wait meanwhile.
 const LOOK_FOR: Duration = Duration::from_secs(2);
 
-/// Where choosing has got to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum SelectionCursor {
-    /// In Redis: these queues are left, the first one behind the cursor.
+    /// In Redis: the queues that are left. The cursor belongs to the first one.
     Live { queues: Vec<QueueName>, cursor: Option<String> },
-    /// In the history, of what had ended by then.
+    /// In the history: attempts that had ended at `until`.
     History { until: DateTime<Utc>, cursor: Option<String> },
 }
 
-/// A job that is meant.
+/// A job that matches.
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) chosen: Chosen,
     pub(super) name: String,
     pub(super) failure: Option<String>,
-    /// Absent when only the history knows the job.
+    /// `None` when only the history has the job.
     pub(super) data: Option<String>,
 }
 
-/// Looks for jobs.
 pub(super) struct Chooser<'a> {
     pub(super) store: &'a Store,
     pub(super) queues: &'a Broker,
@@ -48,7 +47,7 @@ pub(super) struct Chooser<'a> {
 }
 
 impl Chooser<'_> {
-    /// Where choosing begins.
+    /// The cursor of the first page.
     pub(super) async fn begin(&self) -> Result<SelectionCursor, BulkError> {
         if self.plan.source == BulkSource::History || asks_history(&self.plan.filter) {
             return Ok(SelectionCursor::History { until: Utc::now(), cursor: None });
@@ -60,7 +59,7 @@ impl Chooser<'_> {
         Ok(SelectionCursor::Live { queues, cursor: None })
     }
 
-    /// Some jobs, and where to go on; a page may be empty before the end.
+    /// Returns a page and the next cursor. A page may be empty before the end.
     pub(super) async fn page(
         &self,
         place: SelectionCursor,
@@ -91,7 +90,7 @@ impl Chooser<'_> {
         Ok((candidates, (!left.is_empty()).then_some(SelectionCursor::Live { queues: left, cursor })))
     }
 
-    /// Nothing for one that is no whole job: an operator has to look at it.
+    /// `None` when fields of the job are missing: an operator has to look at it.
     fn candidate(&self, queue: &QueueName, job: JobView) -> Option<Candidate> {
         let key = JobKey {
             prefix: self.queues.prefix().to_owned(),
@@ -121,7 +120,7 @@ impl Chooser<'_> {
         let last = self.store.last_attempts(&keys).await?;
         let mut candidates = Vec::new();
         for ((job, key), last) in jobs.into_iter().zip(last) {
-            // What it was meant by is not how it ended: it has run again since.
+            // The job has run again since, so the attempt that matches is not its last one.
             let Some(last) = last.filter(|last| last.finished_at == job.finished_at) else { continue };
             let finished_on = u64::try_from(last.finished_at.timestamp_millis()).ok();
             let chosen = Chosen { n: 0, key, state: self.plan.state, finished_on };
@@ -137,7 +136,7 @@ impl Chooser<'_> {
         Ok((candidates, next))
     }
 
-    /// How attempts end whose jobs are in the state that is meant.
+    /// The filter for attempts whose jobs are in the plan's state.
     fn of_state(&self, until: DateTime<Utc>) -> Filter {
         let mut filter = self.plan.filter.clone();
         let verdict = match self.plan.state {
@@ -146,7 +145,7 @@ impl Chooser<'_> {
             _ => None,
         };
         filter.verdict = filter.verdict.or(verdict);
-        // The order of the pages stays only if nothing comes in front of them.
+        // The pages keep their order only if no newer attempt comes in front of them.
         filter.to = Some(filter.to.map_or(until, |to| to.min(until)));
         filter
     }
@@ -172,10 +171,10 @@ fn key(prefix: &str, job: &FoundJob) -> Option<JobKey> {
     })
 }
 
-/// Whether a job in Redis is meant; its queue is known.
+/// Whether a job in Redis matches. Its queue does already.
 fn matches(filter: &Filter, job: &JobView) -> bool {
     let failure = job.failed_reason.as_deref().unwrap_or_default();
-    // For a job that has not ended, when it was made.
+    // For a job that has not ended, the time when it was made.
     let at = job.finished_on.or(job.timestamp).and_then(|ms| DateTime::from_timestamp_millis(ms.try_into().ok()?));
     let trace = trace_of(job);
     let is = |wanted: &Option<String>, value: Option<&str>| wanted.is_none() || wanted.as_deref() == value;

@@ -1,4 +1,5 @@
-//! The page that Prometheus reads at /metrics: asks everybody for their numbers and writes them in Prometheus's text format, 0.0.4.
+//! The page that Prometheus reads at /metrics: collects the numbers and writes them in Prometheus's
+//! text format, 0.0.4.
 
 mod standing;
 
@@ -36,62 +37,47 @@ use crate::plugins::Plugins;
 
 pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 
-/// Longest wait for Redis's numbers: a scrape has some seconds, and the probes have theirs at the same time.
+/// Longest wait for Redis's numbers: a scrape has some seconds, and the probes have the same limit
+/// at the same time.
 const REDIS_LIMIT: Duration = Duration::from_millis(1_500);
-/// Likewise, on Postgres for groups of dead letters.
+/// Longest wait for Postgres's groups of dead letters.
 const STORE_LIMIT: Duration = REDIS_LIMIT;
 
-/// What a scrape looks at.
 pub struct Sources {
-    /// What fires, and what was told.
     pub alerts: Arc<AlertWatch>,
-    /// Numbers per revision.
     pub meters: Arc<Meters>,
-    /// Attempts by queue.
     pub attempts: Arc<AttemptMeters>,
-    /// HTTP.
     pub requests: Arc<RequestMeters>,
-    /// What became of spans.
     pub spans: Arc<Counts>,
-    /// The pool of connections, and dead letters.
     pub store: Store,
-    /// Active revisions, and the pool.
     pub runtime: Arc<Runtime>,
-    /// Jobs that run.
     pub workers: Arc<Workers>,
-    /// When this host last looked at Postgres.
     pub plugins: Arc<Plugins>,
-    /// Breakers.
     pub outside: Arc<OutsideHosts>,
     /// Database connections of plugins.
     pub sql: PluginSql,
-    /// Plugins that stand still.
     pub quarantine: Arc<Quarantine>,
-    /// Postgres and Redis.
     pub health: Arc<Health>,
-    /// Redis.
     pub queues: Broker,
-    /// Operations on many jobs.
     pub bulks: Arc<BulkJobs>,
-    /// At once over all queues.
+    /// Most jobs that run at once over all queues.
     pub max_jobs: usize,
-    /// Lines of the log that nobody has read in time.
+    /// Lines of the log that were dropped because nobody read them in time.
     pub dropped_lines: DroppedLines,
 }
 
-/// The page.
 pub struct Exposition {
     sources: Sources,
     started: SystemTime,
 }
 
 impl Exposition {
-    /// The process has just started.
+    /// Takes the present time as the start of the process.
     pub fn new(sources: Sources) -> Self {
         Self { sources, started: SystemTime::now() }
     }
 
-    /// The page as it is now. Asks Postgres and Redis within the limit of a health probe each.
+    /// Writes the page. Asks Postgres and Redis, each within the limit of a health probe.
     pub async fn text(&self) -> Result<String, fmt::Error> {
         let Sources {
             alerts,
@@ -160,12 +146,12 @@ impl Exposition {
         Ok(text)
     }
 
-    /// How the queues of active and quarantined plugins stand in Redis.
+    /// Reads from Redis the state of the queues of active and quarantined plugins.
     async fn queues(&self) -> Option<(Vec<QueueOverview>, ServerStats)> {
         let Sources { plugins, queues, attempts, quarantine, .. } = &self.sources;
         let mut names = plugins.queues();
         for queue in &names {
-            // From now on, at zero.
+            // The queue has series from now on, with zeros.
             attempts.of(queue);
         }
         names.extend(quarantine.queues());
@@ -176,19 +162,19 @@ impl Exposition {
     }
 }
 
-/// One scrape's numbers.
+/// The numbers of one scrape.
 #[derive(Debug)]
 struct Page {
     revisions: Vec<(Arc<RevisionMeters>, bool)>,
     breakers: Vec<BreakerView>,
     sql: HashMap<PluginName, (PlacesTaken, u64)>,
-    /// Active here.
+    /// Plugins that are active in this process.
     plugins: BTreeSet<PluginName>,
     quarantined_plugins: BTreeSet<PluginName>,
     quarantines: HashMap<(PluginName, OutcomeKind), u64>,
     /// By rule and severity.
     firing: BTreeMap<(String, String), u64>,
-    /// By channel and result.
+    /// Delivered alert messages by channel and result.
     told: BTreeMap<(&'static str, &'static str), u64>,
     pool: Pool,
     jobs: Vec<(QueueName, usize)>,
@@ -196,7 +182,7 @@ struct Page {
     unsettled: [(&'static str, u64); 3],
     probe: Probe,
     standing: Standing,
-    /// Open groups by queue; none while Postgres is away.
+    /// Open groups by queue. Empty while Postgres is away.
     dead_letters: Vec<(String, i64)>,
     bulk_jobs: Vec<(&'static str, &'static str, u64)>,
     converged_ago: Option<Duration>,
@@ -205,7 +191,7 @@ struct Page {
     started: SystemTime,
 }
 
-/// Of a revision's series.
+/// The labels of a revision's series.
 fn labels<'a, const N: usize>(meters: &'a RevisionMeters, more: [(&'a str, &'a str); N]) -> Labels<'a> {
     [("plugin", meters.plugin.as_str()), ("revision", meters.revision.as_str())].into_iter().chain(more).collect()
 }
@@ -319,7 +305,7 @@ impl Page {
     }
 
     fn sql(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        // Of plugins without a login, too: that they have none in use is true.
+        // Plugins without a login are included: they use no connections, and 0 says so.
         let each = |value: fn(&(PlacesTaken, u64)) -> u64| {
             let of = move |plugin| self.sql.get(plugin).map_or(0, value);
             self.plugins.iter().map(move |plugin| (vec![("plugin", plugin.as_str())], of(plugin)))
@@ -373,7 +359,8 @@ impl Page {
     }
 
     fn alerts(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        // Rules that do not fire, too: that nothing fires must be told from nobody looking.
+        // Rules that do not fire are included, so that "nothing fires" differs from "nobody
+        // evaluates".
         let quiet = RULES.iter().filter(|rule| !self.firing.keys().any(|(name, _)| name == rule.name));
         let quiet = quiet.map(|rule| (vec![("rule", rule.name), ("severity", rule.severity.as_str())], 0));
         let firing = self

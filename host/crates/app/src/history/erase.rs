@@ -1,4 +1,4 @@
-//! Erasing as operators ask for it.
+//! Use cases of erasing: checks and records what operators ask for.
 
 use patchbay_api::history::{Erase, Erasure, HistoryErase};
 use patchbay_model::data_path::MAX_VALUE_BYTES;
@@ -13,7 +13,7 @@ use crate::error::Error;
 const MAX_REASON: usize = 500;
 
 impl History {
-    /// Erases a person's data, or a job, or says what that would erase.
+    /// Erases a person's data or a job, or previews that.
     pub async fn erase(&self, who: &Caller, request: Erase) -> Result<Erasure, Error> {
         let wanted = wanted(&request)?;
         if let Some(queue) = &wanted.queue {
@@ -25,7 +25,7 @@ impl History {
         if request.dry_run {
             return Ok(Erasure { undeclared, ..erasing.preview(&wanted).await? });
         }
-        // The value is what is to be forgotten: the record names it by a keyed hash only.
+        // The value is what must be erased, so the record holds only its keyed hash.
         let term = match &wanted.person {
             Some((path, value)) => Some(hex::encode(self.store.term_key().await?.term(path, value))),
             None => None,

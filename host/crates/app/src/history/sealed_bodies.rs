@@ -1,8 +1,8 @@
-//! Data and results of jobs, sealed before they reach Postgres.
+//! Seals data and results of jobs before they reach Postgres, and opens them.
 //!
-//! One key seals them all; it is in Postgres, itself sealed under the master key, so that a rotation of the master key changes one row. Each
-//! job's bodies have a key derived from it for that job alone: no number of jobs wears it out, and rows cannot change places. Compressed
-//! where that pays.
+//! The key is in Postgres, sealed under the master key, so that a rotation of the master key
+//! changes one row. The bodies of each job have a key of their own, derived from it: no number of
+//! jobs wears it out, and rows cannot change places. Bodies are compressed where that pays.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,33 +24,31 @@ const DOMAIN: &[u8] = b"patchbay history v1";
 const NONCE_BYTES: usize = 12;
 /// Shorter bodies hardly shrink.
 const WORTH_COMPRESSING: usize = 256;
-/// The fastest: the recorder is to keep up with thousands a second.
+/// The fastest level: the recorder must keep up with thousands of jobs per second.
 const COMPRESSION: i32 = 1;
-/// In the first byte of what is sealed.
+/// Flags in the first byte of a sealed body.
 const COMPRESSED: u8 = 1;
 const HAS_RESULT: u8 = 2;
 
-/// Why a body stays closed. Safe for an operator.
+/// Why a body cannot be opened. Safe for an operator.
 #[derive(Debug, thiserror::Error)]
 pub enum Unopened {
-    /// Its key is not there, or sealed by a master key that is not.
+    /// Its key is missing, or is sealed under a master key that is missing.
     #[error(
         "sealed with the key {0}, which no configured master key opens: configure the one before as secrets.old_key_file, then patchbay secret rekey"
     )]
     Key(String),
-    /// It was changed, cut, or moved from another attempt.
+    /// The body was changed, cut, or moved from another attempt.
     #[error("damaged, or moved from another attempt")]
     Damaged,
-    /// Postgres.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Seals and opens.
 pub struct SealedBodies {
     store: Store,
     vault: Arc<Vault>,
-    /// By id; `current` seals.
+    /// Keys by id. The one that `current` names seals.
     known: Mutex<KnownKeys>,
 }
 
@@ -66,7 +64,7 @@ impl SealedBodies {
         Self { store, vault, known: Mutex::default() }
     }
 
-    /// Attempts as Postgres is to have them. Without a key bodies are left out, and everything else stays.
+    /// Makes the rows for Postgres. Without a key bodies are left out, and everything else stays.
     pub async fn prepare(&self, records: Vec<AttemptRecord>) -> Result<Vec<NewAttempt>, StoreError> {
         let has_bodies = records.iter().any(|record| record.body.is_some());
         let has_values = records.iter().any(|record| !record.values.is_empty());
@@ -85,18 +83,19 @@ impl SealedBodies {
         if !has_bodies {
             return Ok(records.into_iter().map(prepare).collect());
         }
-        // Computing: not on the threads that answer health probes.
+        // This computes, so it does not run on the threads that answer health probes.
         let prepared = tokio::task::spawn_blocking(move || records.into_iter().map(prepare).collect());
         Ok(prepared.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())))
     }
 
-    /// What an attempt's row holds.
+    /// Opens the body of an attempt.
     pub async fn open(&self, job: &JobKey, started: u32, sealed: &SealedBody) -> Result<Body, Unopened> {
         let key = self.key(&sealed.key).await?.ok_or_else(|| Unopened::Key(sealed.key.clone()))?;
         open(&key, job, started, &sealed.bytes).ok_or(Unopened::Damaged)
     }
 
-    /// The key that seals; made when there is none that this host can open. Nothing without a master key.
+    /// The key that seals. Makes one when there is none that this host can open. `None` without a
+    /// master key.
     async fn sealing(&self) -> Result<Option<(String, Prk)>, StoreError> {
         let known = |known: &KnownKeys| {
             let id = known.current.as_ref()?;
@@ -156,7 +155,7 @@ fn derive(key: &str) -> Prk {
     Salt::new(HKDF_SHA256, DOMAIN).extract(key.as_bytes())
 }
 
-/// As the row names the job: what Postgres cannot hold has become something else there.
+/// Uses the job's key as the row has it, since Postgres cannot hold every value as it was.
 fn cipher(key: &Prk, job: &JobKey) -> RandomizedNonceKey {
     let job = JobKey { created_ms: job.created_ms.min(i64::MAX as u64), ..job.clone() };
     let mut derived = Zeroizing::new([0; 32]);
@@ -170,7 +169,8 @@ fn bound_to(started: u32) -> [u8; 4] {
     started.min(i32::MAX as u32).to_be_bytes()
 }
 
-/// `compressor` is made when it is needed, once for a batch: its tables cost more than most bodies.
+/// `compressor` is made when it is first needed, once for a batch: its tables cost more than most
+/// bodies.
 fn seal(key: &Prk, job: &JobKey, started: u32, body: &Body, compressor: &mut Option<Compressor<'static>>) -> Vec<u8> {
     let mut content = Vec::with_capacity(4 + body.bytes());
     content.extend_from_slice(&(body.data.len() as u32).to_be_bytes());

@@ -1,4 +1,4 @@
-//! Which jobs hold a person's data, and where they are.
+//! Finds the jobs that hold a person's data, and where they are.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
@@ -10,16 +10,15 @@ use patchbay_store::{ErasedJob, Person, Term};
 
 use super::{EraseError, Erasing, Wanted, key_of, of_key};
 
-/// For looking through the jobs in Redis: somebody waits.
+/// Limit of the scan of jobs in Redis: an operator waits for it.
 const LOOK_FOR: Duration = Duration::from_secs(60);
-/// Shorter values are parts of other words: they are not looked for in texts.
+/// Texts are not searched for shorter values, since those are parts of other words.
 const LEAST_IN_TEXTS: usize = 9;
-/// A parent's parents.
+/// Levels of parents above a job.
 const MAX_GENERATIONS: usize = 16;
-/// Results of a parent that are looked through.
+/// Results of one parent that are searched.
 const MOST_RESULTS: i64 = 100;
 
-/// What was found.
 pub(super) struct Found {
     pub(super) jobs: BTreeSet<ErasedJob>,
     pub(super) located: Vec<Located>,
@@ -29,7 +28,7 @@ pub(super) struct Found {
     pub(super) complete: bool,
 }
 
-/// Whom it is about, in the spellings that they are found by.
+/// The person, with all spellings of the value by which its data are found.
 pub(super) struct Subject {
     pub(super) path: String,
     pub(super) values: Vec<String>,
@@ -47,7 +46,7 @@ impl Subject {
 impl Erasing<'_> {
     pub(super) async fn subject(&self, wanted: &Wanted) -> Result<Option<Subject>, EraseError> {
         let Some((path, value)) = &wanted.person else { return Ok(None) };
-        // As the addresses within a text are found.
+        // Spelled as addresses within a text are found.
         let mut values: Vec<String> = Vec::new();
         for form in forms(value) {
             let small = form.contains('@').then(|| form.to_lowercase());
@@ -120,7 +119,8 @@ impl Erasing<'_> {
         if let Some(subject) = subject {
             self.find_parents(&mut found, subject).await?;
         }
-        // Of history's jobs Redis may have some under other data; where they are tells what can be done.
+        // Redis may have some of the history's jobs with other data. Their place decides what can
+        // be done.
         for job in &found.jobs {
             let is_known =
                 |located: &Located| located.key.queue.as_str() == job.queue && located.key.id.as_str() == job.job_id;
@@ -159,7 +159,7 @@ impl Erasing<'_> {
         Ok(found)
     }
 
-    /// Parents whose result, as the history has it, holds what a child has told them.
+    /// Finds parents whose result in the history holds a value that a child has returned.
     async fn find_parents(&self, found: &mut Found, subject: &Subject) -> Result<(), EraseError> {
         let (Some(bodies), false) = (self.bodies, subject.mask.is_empty()) else { return Ok(()) };
         let mut seen: HashSet<(String, String)> = HashSet::new();
@@ -191,7 +191,7 @@ impl Erasing<'_> {
         Ok(())
     }
 
-    /// Jobs that de-duplication keeps until another one has ended.
+    /// Finds jobs that de-duplication keeps until another one has ended.
     pub(super) async fn kept(
         &self,
         wanted: &Wanted,

@@ -1,7 +1,9 @@
-//! Erasing a person's data, or a job's, from all that this installation holds: Postgres, BullMQ's keys and our own.
+//! Erases a person's data, or a job's, from all that this installation holds: Postgres, BullMQ's
+//! keys and Patchbay's own keys in Redis.
 //!
-//! The jobs are found first and written down; then they are taken out of Redis, and then out of the history. Whatever cuts that short, the
-//! host that looks after the history ends it ([`Erasing::go_on`]); jobs that run are erased once they have ended. Doing it again changes
+//! The jobs are found first and written down. Then they are removed from Redis, and after that from
+//! the history. When that is interrupted, the leader of the history's duty completes it
+//! ([`Erasing::go_on`]); running jobs are erased once they have ended. A repetition changes
 //! nothing.
 
 mod find;
@@ -20,32 +22,30 @@ use tracing::info;
 use self::find::Found;
 use super::SealedBodies;
 
-/// Jobs named.
+/// Most jobs that an answer names.
 const MOST_NAMED: usize = 100;
-/// Jobs per round of whoever ends what was cut short.
+/// Jobs per round of completing interrupted erasures.
 const PER_ROUND: i64 = 200;
 
-/// What is erased.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
-    /// Where a value stands in the data of jobs, and the value.
+    /// A path in job data, and the person's value there.
     pub person: Option<(DataPath, String)>,
     /// Only jobs of this queue.
     pub queue: Option<QueueName>,
-    /// Only this one; with a queue.
+    /// Only this job. Needs a queue.
     pub job: Option<JobId>,
-    /// Jobs that are still to run, too.
+    /// Whether jobs that have not run yet are erased, too.
     pub unfinished: bool,
 }
 
-/// Who asks, and why.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asker<'a> {
     pub actor: &'a str,
     pub reason: &'a str,
 }
 
-/// With what texts hold the value.
+/// Adds the counts of texts that hold the value.
 fn with_texts(mut places: Places, texts: &Texts) -> Places {
     places.saved_searches = texts.saved_searches;
     places.bulk_operations = texts.bulk_operations;
@@ -60,7 +60,6 @@ fn with_texts(mut places: Places, texts: &Texts) -> Places {
     places
 }
 
-/// Why it could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
     #[error(transparent)]
@@ -69,18 +68,16 @@ pub enum EraseError {
     Store(#[from] StoreError),
 }
 
-/// Erases.
 pub(crate) struct Erasing<'a> {
-    /// Postgres.
     pub store: &'a Store,
-    /// Redis.
     pub queues: &'a Broker,
-    /// Opens what parents in flows have returned; whoever only goes on knows the jobs.
+    /// Opens the results of parents in flows. Not needed by [`Erasing::go_on`], which knows the
+    /// jobs.
     pub bodies: Option<&'a SealedBodies>,
 }
 
 impl Erasing<'_> {
-    /// What [`Erasing::erase`] would do.
+    /// Shows what [`Erasing::erase`] would do.
     pub(crate) async fn preview(&self, wanted: &Wanted) -> Result<Erasure, EraseError> {
         let subject = self.subject(wanted).await?;
         let found = self.find(wanted, subject.as_ref()).await?;
@@ -119,7 +116,6 @@ impl Erasing<'_> {
         })
     }
 
-    /// Erases.
     pub(crate) async fn erase(&self, wanted: &Wanted, asker: Asker<'_>) -> Result<Erasure, EraseError> {
         let prefix = self.queues.prefix();
         let subject = self.subject(wanted).await?;
@@ -140,13 +136,15 @@ impl Erasing<'_> {
                 reason: asker.reason,
             })
             .await?;
-        // First, since nobody can go on with it: the value is written down nowhere.
+        // Texts come first, since an interrupted erasure cannot continue with them: the value is
+        // not stored anywhere.
         let texts = match &subject {
             Some(subject) => self.store.forget_texts(prefix, &subject.person(), false).await?,
             None => Texts::default(),
         };
         let mut places = with_texts(Places::default(), &texts);
-        // Before the jobs are looked for: one that becomes a job meanwhile is found there.
+        // Before the jobs are searched: if one of these becomes a job meanwhile, the search finds
+        // it.
         let mut left_behind = Vec::new();
         for kept in self.kept(wanted, subject.as_ref()).await? {
             if !wanted.unfinished {
@@ -178,7 +176,8 @@ impl Erasing<'_> {
         Ok(done)
     }
 
-    /// Ends erasures that were cut short, and those of jobs that ran. Gives how many jobs were erased now.
+    /// Completes interrupted erasures, and those of jobs that were running. Returns how many jobs
+    /// were erased now.
     pub(crate) async fn go_on(&self) -> Result<usize, EraseError> {
         let pending = self.store.pending_erasures(self.queues.prefix(), PER_ROUND).await?;
         if pending.is_empty() {
@@ -202,7 +201,7 @@ impl Erasing<'_> {
         Ok(done)
     }
 
-    /// Jobs that are erased, and those that are left.
+    /// Splits the jobs into those that are erased and those that are left.
     fn sort(&self, found: &Found, unfinished: bool) -> (Vec<ErasedJob>, Vec<LiveJob>) {
         let left: Vec<LiveJob> = found
             .located

@@ -1,4 +1,4 @@
-//! Taking jobs out of Redis, and then out of the history.
+//! Removes jobs from Redis, and then from the history.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -12,12 +12,13 @@ use patchbay_store::{Erased, ErasedJob};
 
 use super::{EraseError, Erasing, is_ended, key_of};
 
-/// For the recorder to copy what has ended just now.
+/// Longest wait for the recorder to copy what has just ended.
 const RECORDER_LIMIT: Duration = Duration::from_secs(3);
 const RECORDER_PAUSE: Duration = Duration::from_millis(50);
 
 impl Erasing<'_> {
-    /// Out of Redis, then out of the history; jobs that are left lose only what the history has of them.
+    /// Removes jobs from Redis, then from the history. Jobs that stay in Redis lose only their rows
+    /// in the history.
     pub(super) async fn erase_jobs(
         &self,
         erasure: i64,
@@ -55,7 +56,7 @@ impl Erasing<'_> {
             let (queue, id, state) = (job.queue.clone(), job.job_id.clone(), state.unwrap_or(JobState::Unknown));
             left.push(LiveJob { queue, id, state, why: why.to_owned() });
         }
-        // Whoever has ended by now has told the stream.
+        // Every job that has ended by now has its record in the stream.
         let recorded = self.recorded_since(Instant::now()).await?;
         let erased = self.store.erase(jobs).await?;
         let spared: HashSet<String> =
@@ -64,7 +65,7 @@ impl Erasing<'_> {
         for (job, fate) in fates {
             let state = match fate {
                 Fate::Gone if recorded => "done",
-                // What has ended just now may still come to the history.
+                // The record of a job that has just ended may still come to the history.
                 Fate::Gone => "pending",
                 Fate::Runs => "running",
                 Fate::Unfinished(_) => "unfinished",
@@ -75,10 +76,11 @@ impl Erasing<'_> {
         Ok((erased, left))
     }
 
-    /// Waits until Postgres has the attempts that had ended by then; whether it has.
+    /// Waits until Postgres has the attempts that had ended at `began`. Returns whether it has
+    /// them.
     async fn recorded_since(&self, began: Instant) -> Result<bool, EraseError> {
         loop {
-            // By Redis's clock, hence an age and no time.
+            // By Redis's clock, hence an age instead of a time.
             let oldest = self.queues.attempts_waiting_for().await?;
             if oldest.is_none_or(|oldest| oldest < began.elapsed()) {
                 return Ok(true);
@@ -90,7 +92,7 @@ impl Erasing<'_> {
         }
     }
 
-    /// What Redis has of these jobs beside them.
+    /// Erases what Redis has of these jobs outside of them.
     pub(super) async fn elsewhere(
         &self,
         places: &mut Places,
@@ -107,7 +109,7 @@ impl Erasing<'_> {
             by_queue.entry(key.queue).or_default().insert(key.id.to_string());
         }
         if !mask.is_empty() {
-            // A parent may be gone, and its event be left.
+            // A parent may be gone while its event is still there.
             for queue in self.queues.list().await? {
                 by_queue.entry(queue).or_default();
             }
