@@ -189,7 +189,7 @@ impl Host {
             }
         });
         if is_away {
-            let running = plugins.start_from_copy().await;
+            let running = plugins.start_from_snapshot().await;
             info!(plugins = running, "started from the snapshot");
         } else {
             plugins.converge().await.context("cannot read the active plugins")?;
@@ -289,7 +289,7 @@ impl Host {
             }),
             tokio::spawn(Arc::clone(&alerts).tell_of_quarantines(quarantines)),
             tokio::spawn(alerts.run(stop.clone())),
-            tokio::spawn(Arc::clone(&plugins).prune_sometimes(stop.clone())),
+            tokio::spawn(Arc::clone(&plugins).run_pruning(stop.clone())),
             tokio::spawn(vault.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),
             tokio::spawn(bulks.run(stop.clone())),

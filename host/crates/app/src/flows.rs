@@ -41,7 +41,7 @@ impl Flows {
         let (target, details) = (root.queue.clone(), json!({ "name": root.job.name }));
         for (queue, may_be_new) in &queues_of(&root)? {
             match may_be_new {
-                true => self.catalog.refuse_odd_new(queue).await?,
+                true => self.catalog.check_new_name(queue).await?,
                 false => self.catalog.refuse_unknown(queue).await?,
             }
         }

@@ -11,7 +11,7 @@ use patchbay_store::{AttemptRow, FoundRow};
 /// Redacts a job of a queue, and returns the mask that finds its hidden values in other texts about
 /// it. `told` are hidden values of its children, whose results it sees.
 pub fn job(redaction: &Redaction, told: Vec<String>, mut job: JobView) -> (RedactedJob, Mask) {
-    let (data, mask) = redaction.data_beside(&job.data, told);
+    let (data, mask) = redaction.data_with_others(&job.data, told);
     let (text, mut hidden) = (data.text.into_owned(), data.hidden);
     job.data = text;
     // Options are BullMQ's, and contain none of the paths.

@@ -93,7 +93,7 @@ impl Searches {
 
     pub async fn save(&self, who: &Caller, name: &str, search: SavedSearch) -> Result<NamedSearch, Error> {
         let name = checked(name)?;
-        self.refuse_useless(&search).await?;
+        self.check_runnable(&search).await?;
         // Values of job data may be personal: the record contains only their paths.
         let mut details = serde_json::to_value(&search).unwrap_or_default();
         for (path, _) in &search.filter.data {
@@ -105,7 +105,7 @@ impl Searches {
     }
 
     /// Refuses to save a search that cannot be run.
-    async fn refuse_useless(&self, search: &SavedSearch) -> Result<(), Error> {
+    async fn check_runnable(&self, search: &SavedSearch) -> Result<(), Error> {
         if let Some((path, _)) = search.filter.data.iter().find(|(_, value)| value == REDACTED) {
             return Err(Error::invalid(format!(
                 "data.{path}: {REDACTED} stands for a value that was hidden; name the value"

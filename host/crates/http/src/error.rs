@@ -130,7 +130,7 @@ impl From<JsonRejection> for ApiError {
 /// Removes the prefix of axum, which means nothing to a client, from the reason of serde.
 fn words(text: &str) -> String {
     let heads = ["Failed to deserialize the JSON body into the target type: ", "Failed to deserialize query string: "];
-    serde_errors::plainly(heads.iter().find_map(|head| text.strip_prefix(head)).unwrap_or(text))
+    serde_errors::plain_reason(heads.iter().find_map(|head| text.strip_prefix(head)).unwrap_or(text))
 }
 
 impl From<QueryRejection> for ApiError {

@@ -148,7 +148,7 @@ pub enum InvalidNewId {
     Colon,
     /// Nobody could type it, or put it into a URL.
     #[error("a job's own id has 1 to 256 bytes without control characters, and is neither '.' nor '..'")]
-    Unspeakable,
+    Unprintable,
 }
 
 impl JobId {
@@ -173,7 +173,7 @@ impl JobId {
         } else if text == "NaN" || (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())) {
             Err(InvalidNewId::Number(self.clone()))
         } else if text.len() > 256 || text.chars().any(char::is_control) || [".", ".."].contains(&text) {
-            Err(InvalidNewId::Unspeakable)
+            Err(InvalidNewId::Unprintable)
         } else {
             Ok(())
         }
@@ -314,7 +314,7 @@ mod tests {
             assert!(matches!(refused(id), Some(InvalidNewId::Number(_))), "{id}");
         }
         for id in ["a\nb", ".", "..", &"a".repeat(257), "\u{9b}"] {
-            assert_eq!(refused(id), Some(InvalidNewId::Unspeakable), "{id:?}");
+            assert_eq!(refused(id), Some(InvalidNewId::Unprintable), "{id:?}");
         }
         for id in ["job-failed", "Failed", "faile", "failed ", "a/b", "-", "-x", "1e3", "1.5", "отчёт 7", "😀", "~."]
         {

@@ -57,11 +57,11 @@ impl Redaction {
     /// A job's data, and the mask that finds its hidden values in other texts. If anything is
     /// hidden, data that is not JSON, or a bare text or number, is hidden whole: no path names it.
     pub fn data<'t>(&self, data: &'t str) -> (Shown<'t>, Mask) {
-        self.data_beside(data, Vec::new())
+        self.data_with_others(data, Vec::new())
     }
 
     /// As [`Self::data`], hiding values of other jobs, too: a parent sees its children's results.
-    pub fn data_beside<'t>(&self, data: &'t str, others: Vec<String>) -> (Shown<'t>, Mask) {
+    pub fn data_with_others<'t>(&self, data: &'t str, others: Vec<String>) -> (Shown<'t>, Mask) {
         let mut values = self.values(data);
         values.extend(others);
         let mask = Mask::new(values);
@@ -152,7 +152,7 @@ impl Walk<'_> {
             _ if self.hides_bare && tells(value) => Some(self.hide(value)),
             b'"' => {
                 let text: String = serde_json::from_str(value.get()).ok()?;
-                let within = document_within(&text).and_then(|within| self.changed(within, paths, depth + 1));
+                let within = nested_document(&text).and_then(|within| self.changed(within, paths, depth + 1));
                 // Values that are hidden inside were counted there.
                 let (shown, hidden) = match &within {
                     Some(within) => (self.text(within), 0),
@@ -220,7 +220,7 @@ impl Walk<'_> {
 }
 
 /// The document in a text: some producers encode twice.
-fn document_within(text: &str) -> Option<&RawValue> {
+fn nested_document(text: &str) -> Option<&RawValue> {
     if !text.trim_start().starts_with(['{', '[', '"']) {
         return None;
     }
@@ -249,7 +249,7 @@ fn collect(value: &RawValue, values: &mut Vec<String>, depth: usize) {
         }
         Some(b'"') => {
             let Ok(text) = serde_json::from_str::<String>(value.get()) else { return };
-            if let Some(within) = document_within(&text) {
+            if let Some(within) = nested_document(&text) {
                 collect(within, values, depth + 1);
             }
             values.push(text);

@@ -57,7 +57,7 @@ impl Backoff {
     }
 
     /// Names the maximum when a manifest's backoff becomes a job's own, which has none by default.
-    pub(crate) fn with_its_maximum(self) -> Self {
+    pub(crate) fn with_explicit_maximum(self) -> Self {
         let max = (self.kind == BackoffKind::Exponential).then(|| self.longest());
         Self { max: self.max.or(max), ..self }
     }

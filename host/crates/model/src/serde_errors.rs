@@ -8,11 +8,11 @@ use serde_json::Value;
 
 /// Reads a value; the error names the field and what is allowed there.
 pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, String> {
-    serde_path_to_error::deserialize(value).map_err(|error| plainly(&error.to_string()))
+    serde_path_to_error::deserialize(value).map_err(|error| plain_reason(&error.to_string()))
 }
 
 /// Rewrites serde's `path: reason` in plain words.
-pub fn plainly(text: &str) -> String {
+pub fn plain_reason(text: &str) -> String {
     // The position in the text means little to somebody whose program made it.
     let text = text.split(" at line ").next().unwrap_or_default();
     const REASONS: [&str; 7] = [
@@ -142,9 +142,9 @@ mod tests {
     #[test]
     fn what_is_not_recognised_stays_as_it_is_without_its_place() {
         assert_eq!(
-            plainly("queue: not a queue name: 1 to 128 at line 1 column 7"),
+            plain_reason("queue: not a queue name: 1 to 128 at line 1 column 7"),
             "queue: not a queue name: 1 to 128"
         );
-        assert_eq!(plainly("limit: invalid digit found in string"), "limit: must be a whole number");
+        assert_eq!(plain_reason("limit: invalid digit found in string"), "limit: must be a whole number");
     }
 }

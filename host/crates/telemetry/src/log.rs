@@ -119,7 +119,7 @@ struct Writer {
 
 impl Writer {
     /// Called after a line was written: says how many lines before it were dropped.
-    fn tell_of_dropped(&mut self) -> io::Result<()> {
+    fn log_dropped(&mut self) -> io::Result<()> {
         let dropped = self.dropped.count();
         if dropped == self.told || self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
             return Ok(());
@@ -143,7 +143,7 @@ impl Write for Writer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         // All of it: each call writes one line.
         self.output.write_all(line)?;
-        self.tell_of_dropped()?;
+        self.log_dropped()?;
         Ok(line.len())
     }
 

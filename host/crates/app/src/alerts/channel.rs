@@ -30,10 +30,10 @@ pub struct ChannelConfig {
 
 pub(super) struct Channel {
     pub name: &'static str,
-    way: Way,
+    way: Transport,
 }
 
-enum Way {
+enum Transport {
     Webhook(reqwest::Client, Url),
     Slack(reqwest::Client, Url),
     Mail { transport: Box<MailTransport>, from: Mailbox, to: Vec<Mailbox> },
@@ -43,18 +43,18 @@ enum Way {
 pub(super) fn channels(config: ChannelConfig) -> anyhow::Result<Vec<Channel>> {
     let webhook = config.webhook.map(|url| {
         let http = http_client(&url)?;
-        anyhow::Ok(Channel { name: "webhook", way: Way::Webhook(http, url) })
+        anyhow::Ok(Channel { name: "webhook", way: Transport::Webhook(http, url) })
     });
     let slack = config.slack.map(|url| {
         let http = http_client(&url)?;
-        anyhow::Ok(Channel { name: "slack", way: Way::Slack(http, url) })
+        anyhow::Ok(Channel { name: "slack", way: Transport::Slack(http, url) })
     });
     let mail = config.mail.filter(|_| !config.mail_to.is_empty());
     let mail = mail.map(|(account, from)| {
         // The channel has its own connections and timeout, so that mails of plugins do not delay
         // it.
         let transport = Box::new(MailTransport::new(Some(MailConfig { timeout: TIMEOUT, ..account }))?);
-        anyhow::Ok(Channel { name: "mail", way: Way::Mail { transport, from, to: config.mail_to } })
+        anyhow::Ok(Channel { name: "mail", way: Transport::Mail { transport, from, to: config.mail_to } })
     });
     webhook.into_iter().chain(slack).chain(mail).collect()
 }
@@ -86,9 +86,9 @@ impl Channel {
     /// Sends the message within [`TIMEOUT`]. The error says why it failed.
     pub(super) async fn send(&self, body: &Value) -> Result<(), String> {
         match &self.way {
-            Way::Webhook(http, url) => ask(http.post(url.clone()).json(body)).await,
-            Way::Slack(http, url) => ask(http.post(url.clone()).json(&json!({ "text": slack(body) }))).await,
-            Way::Mail { transport, from, to } => {
+            Transport::Webhook(http, url) => ask(http.post(url.clone()).json(body)).await,
+            Transport::Slack(http, url) => ask(http.post(url.clone()).json(&json!({ "text": slack(body) }))).await,
+            Transport::Mail { transport, from, to } => {
                 let id = message_id(body);
                 transport.notify(from, to, &id, &subject(body), &text(body)).await
             }

@@ -37,7 +37,7 @@ const MOST_REMEMBERED: usize = 200;
 pub(super) const RESULTS: [&str; 3] = ["delivered", "failed", "given-up"];
 
 /// A message that Postgres could not take.
-struct Remembered {
+struct MemoryDelivery {
     channel: &'static str,
     key: (String, String),
     body: Value,
@@ -48,7 +48,7 @@ struct Remembered {
 pub(super) struct Deliveries {
     store: Store,
     pub channels: Vec<Channel>,
-    remembered: Mutex<Vec<Remembered>>,
+    remembered: Mutex<Vec<MemoryDelivery>>,
     wake: watch::Sender<()>,
     counts: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
 }
@@ -75,7 +75,7 @@ impl Deliveries {
                 remembered.remove(0);
             }
             let (channel, body) = (channel.name, body.clone());
-            remembered.push(Remembered { channel, key, body, tries: 0, next: Instant::now() });
+            remembered.push(MemoryDelivery { channel, key, body, tries: 0, next: Instant::now() });
         }
         drop(remembered);
         self.wake();

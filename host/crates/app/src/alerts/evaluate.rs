@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::observe::{Observation, RuleObservations};
 use super::rule::{InForce, Rule, in_force, silenced};
-use super::state::{Event, Look, Standing, step};
+use super::state::{Event, AlertInput, Standing, step};
 
 /// Most subjects of one rule that may fire at once. When everything fails, hundreds of messages
 /// help nobody.
@@ -83,7 +83,7 @@ fn change(
     round: &Round<'_>,
 ) -> Option<AlertChange> {
     let hold = met.map_or_else(|| in_force(rule, subject, &known.rules).hold, |(_, in_force)| in_force.hold);
-    let look = Look {
+    let look = AlertInput {
         holds: Some(met.is_some()),
         hold,
         // Without a channel nothing counts as announced, so the first channel that is added learns

@@ -45,7 +45,7 @@ impl Event {
 
 /// What one round sees of one alert.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Look {
+pub(super) struct AlertInput {
     /// Whether the condition holds. `None` when it could not be observed.
     pub(super) holds: Option<bool>,
     /// How long the condition must hold before the alert fires.
@@ -68,7 +68,7 @@ pub(super) struct Transition {
     pub(super) tell: bool,
 }
 
-pub(super) fn step(before: Option<Standing>, look: &Look) -> Transition {
+pub(super) fn step(before: Option<Standing>, look: &AlertInput) -> Transition {
     let stays = |now| Transition { now, event: None, tell: false };
     let Some(holds) = look.holds else { return stays(before) };
     match (before, holds) {
@@ -103,7 +103,7 @@ pub(super) fn step(before: Option<Standing>, look: &Look) -> Transition {
     }
 }
 
-fn begin_or_wait(held: Duration, look: &Look) -> Transition {
+fn begin_or_wait(held: Duration, look: &AlertInput) -> Transition {
     let firing = held >= look.hold;
     let tell = firing && !look.silenced;
     let held = if firing { Duration::ZERO } else { held };
@@ -115,17 +115,17 @@ fn begin_or_wait(held: Duration, look: &Look) -> Transition {
 mod tests {
     use super::*;
 
-    const LOOK: Look = Look {
+    const LOOK: AlertInput = AlertInput {
         holds: Some(true),
         hold: Duration::from_secs(60),
         silenced: false,
         passed: Duration::from_secs(15),
         repeat: Duration::from_secs(3_600),
     };
-    const GONE: Look = Look { holds: Some(false), ..LOOK };
+    const GONE: AlertInput = AlertInput { holds: Some(false), ..LOOK };
 
     /// The last state, and the event of each round that was sent.
-    fn told(looks: &[Look]) -> (Option<Standing>, Vec<Option<Event>>) {
+    fn told(looks: &[AlertInput]) -> (Option<Standing>, Vec<Option<Event>>) {
         let mut standing = None;
         let told = looks.iter().map(|look| {
             let step = step(standing, look);
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn one_that_need_not_hold_fires_and_recovers_at_once() {
-        let at_once = |look| Look { hold: Duration::ZERO, ..look };
+        let at_once = |look| AlertInput { hold: Duration::ZERO, ..look };
         assert_eq!(told(&[at_once(LOOK), at_once(GONE)]).1, [Some(Event::Firing), Some(Event::Recovered)]);
     }
 
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn it_is_told_again_while_it_lasts() {
-        let often = Look { repeat: Duration::from_secs(30), hold: Duration::ZERO, ..LOOK };
+        let often = AlertInput { repeat: Duration::from_secs(30), hold: Duration::ZERO, ..LOOK };
         assert_eq!(
             told(&[often; 5]).1,
             [Some(Event::Firing), None, Some(Event::StillFiring), None, Some(Event::StillFiring)]
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn nobody_could_look_changes_nothing() {
-        let unseen = Look { holds: None, ..LOOK };
+        let unseen = AlertInput { holds: None, ..LOOK };
         let pending = step(None, &LOOK).now;
         assert_eq!(step(pending, &unseen), Transition { now: pending, event: None, tell: false });
         assert_eq!(step(None, &unseen).now, None);
@@ -186,10 +186,10 @@ mod tests {
 
     #[test]
     fn what_begins_in_a_silence_is_told_when_that_ends_and_its_end_only_to_who_was_told() {
-        let at_once = Look { hold: Duration::ZERO, ..LOOK };
-        let silent = Look { silenced: true, ..at_once };
+        let at_once = AlertInput { hold: Duration::ZERO, ..LOOK };
+        let silent = AlertInput { silenced: true, ..at_once };
         assert_eq!(told(&[silent, silent, at_once, silent]).1, [None, None, Some(Event::Firing), None]);
-        let gone = Look { holds: Some(false), ..silent };
+        let gone = AlertInput { holds: Some(false), ..silent };
         assert_eq!(told(&[at_once, gone]).1, [Some(Event::Firing), Some(Event::Recovered)], "silenced since");
         assert_eq!(told(&[silent, gone]).1, [None, None]);
         assert_eq!(step(told(&[silent]).0, &gone).event, Some(Event::Recovered), "remembered all the same");
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn a_process_that_takes_over_counts_on_from_what_it_finds() {
         let found = Standing { held: Duration::from_secs(50), ..step(None, &LOOK).now.expect("pending") };
-        let first = step(Some(found), &Look { passed: Duration::ZERO, ..LOOK });
+        let first = step(Some(found), &AlertInput { passed: Duration::ZERO, ..LOOK });
         assert_eq!(first.now, Some(found));
         assert_eq!(step(first.now, &LOOK).event, Some(Event::Firing));
     }

@@ -36,14 +36,14 @@ impl BulkJobs {
                 self.queues.retry_many(bulk, items, Some(&edit)).await?
             }
             (BulkKind::Remove, _) => self.queues.remove_many(bulk, items).await?,
-            (BulkKind::EnqueueAgain, BulkSource::Live) => self.like_them(bulk, items).await?,
-            (BulkKind::EnqueueAgain, BulkSource::History) => self.of_history(bulk, plan, items).await?,
+            (BulkKind::EnqueueAgain, BulkSource::Live) => self.copy_jobs(bulk, items).await?,
+            (BulkKind::EnqueueAgain, BulkSource::History) => self.jobs_from_history(bulk, plan, items).await?,
             (BulkKind::Retry, BulkSource::History) => self.retry_or_add(bulk, plan, items).await?,
         })
     }
 
     /// Adds copies of jobs that are in Redis.
-    async fn like_them(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
+    async fn copy_jobs(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
         let like = self.queues.like(items).await?;
         let jobs = like.into_iter().map(|job| job.map(|job| (job, None)).map_err(str::to_owned));
         self.add(bulk, items, jobs.collect()).await
@@ -64,7 +64,7 @@ impl BulkJobs {
             let (places, group): (Vec<usize>, Vec<Chosen>) = group.into_iter().unzip();
             let done = match is_there {
                 true => self.queues.retry_many(bulk, &group, None).await?,
-                false => self.of_history(bulk, plan, &group).await?,
+                false => self.jobs_from_history(bulk, plan, &group).await?,
             };
             for (place, fate) in places.into_iter().zip(done) {
                 fates[place] = Some(fate);
@@ -74,7 +74,7 @@ impl BulkJobs {
     }
 
     /// Adds jobs as the history has them.
-    async fn of_history(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
+    async fn jobs_from_history(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
         let keys: Vec<_> = items.iter().map(|item| item.key.clone()).collect();
         let remembered = self.store.last_attempts(&keys).await?;
         let mut jobs = Vec::with_capacity(items.len());

@@ -167,7 +167,7 @@ impl BulkJobs {
         }
         if show != Show::Everything {
             Mask::new(hidden.clone()).hide(&mut failure);
-            data = data.map(|data| redaction.data_beside(&data, hidden).0.text.into_owned());
+            data = data.map(|data| redaction.data_with_others(&data, hidden).0.text.into_owned());
         }
         Ok(BulkSample {
             queue: chosen.key.queue.to_string(),

@@ -5,7 +5,7 @@ use patchbay_model::data_path::MAX_VALUE_BYTES;
 use patchbay_model::redaction::Mask;
 use serde_json::json;
 
-use super::{Asker, Erasing, History, Wanted};
+use super::{Requester, Erasing, History, EraseTarget};
 use crate::actions::Caller;
 use crate::error::Error;
 
@@ -46,14 +46,14 @@ impl History {
             _ => "history".to_owned(),
         };
         let act = async {
-            let asker = Asker { actor: &who.actor, reason: request.reason.trim() };
+            let asker = Requester { actor: &who.actor, reason: request.reason.trim() };
             Ok(Erasure { undeclared, ..erasing.erase(&wanted, asker).await? })
         };
         self.actions.record_as::<HistoryErase, _>(who, &target, details, act, counts).await
     }
 }
 
-fn wanted(asked: &Erase) -> Result<Wanted, Error> {
+fn wanted(asked: &Erase) -> Result<EraseTarget, Error> {
     let person = match (&asked.path, &asked.value) {
         (Some(path), Some(value)) if (1..=MAX_VALUE_BYTES).contains(&value.len()) && !value.contains('\0') => {
             Some((path.clone(), value.clone()))
@@ -84,5 +84,5 @@ fn wanted(asked: &Erase) -> Result<Wanted, Error> {
     if asked.value.as_ref().is_some_and(names) {
         return Err(Error::invalid("reason: it stays in the record, so it must not hold the value that is erased"));
     }
-    Ok(Wanted { person, queue: asked.queue.clone(), job: asked.job.clone(), unfinished: asked.unfinished })
+    Ok(EraseTarget { person, queue: asked.queue.clone(), job: asked.job.clone(), unfinished: asked.unfinished })
 }

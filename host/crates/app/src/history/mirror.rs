@@ -135,7 +135,7 @@ impl Mirror {
         let children = self.queues.children_data(queue, &ids).await?;
         let redaction = self.plugins.redaction(queue);
         for ((job, data), children) in failed.into_iter().zip(data).zip(children) {
-            let (_, mask) = redaction.data_beside(&data, self.plugins.hidden_values(&children));
+            let (_, mask) = redaction.data_with_others(&data, self.plugins.hidden_values(&children));
             mask.hide(&mut job.failure);
         }
         Ok(ended)

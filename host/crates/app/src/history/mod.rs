@@ -36,7 +36,7 @@ use patchbay_work::body_budget::BodyBudget;
 
 pub use duty::run;
 pub use erasing::EraseError;
-pub(crate) use erasing::{Asker, Erasing, Wanted};
+pub(crate) use erasing::{Requester, Erasing, EraseTarget};
 pub use export::Export;
 pub use operations::History;
 pub(crate) use paged_filter::PagedFilter;

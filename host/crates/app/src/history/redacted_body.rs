@@ -80,7 +80,7 @@ impl<'a> Reader<'a> {
                 // A parent sees its children's results. Their hidden values are known while Redis
                 // has the children.
                 let told = self.queues.children_data(&job.queue, &[job.id.as_str()]).await?.concat();
-                let (data, mask) = redaction.data_beside(&body.data, self.plugins.hidden_values(&told));
+                let (data, mask) = redaction.data_with_others(&body.data, self.plugins.hidden_values(&told));
                 let result = body.result.map(|result| redaction.document(&result, &mask).text.into_owned());
                 RedactedBody { data: json(data.text.into_owned()), result: result.and_then(json), withheld: None }
             }

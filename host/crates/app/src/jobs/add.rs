@@ -20,7 +20,7 @@ impl Jobs {
     pub async fn add(&self, who: &Caller, queue: &str, body: AddJob) -> Result<Added, Error> {
         let queue: QueueName = queue.parse()?;
         match body.new_queue {
-            true => self.catalog.refuse_odd_new(&queue).await?,
+            true => self.catalog.check_new_name(&queue).await?,
             false => self.catalog.refuse_unknown(&queue).await?,
         }
         let details = json!({ "name": body.name });

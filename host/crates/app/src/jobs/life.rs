@@ -110,7 +110,7 @@ pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
             _ => 2,
         };
         life.events.sort_by_key(|event| (event.at.timestamp_millis(), rank(event), event.at));
-        tell_waits(life);
+        compute_waits(life);
     }
     Timeline { queue: queue.to_owned(), id: id.to_owned(), lives: lives.into_values().collect() }
 }
@@ -158,7 +158,7 @@ fn new_life(created_ms: i64) -> Life {
 }
 
 /// Computes how long the job had waited for each attempt. The events before it must be complete.
-fn tell_waits(life: &mut Life) {
+fn compute_waits(life: &mut Life) {
     let mut since = None;
     for event in &mut life.events {
         if puts_back(event) || matches!(event.kind, EventKind::Added) {

@@ -35,7 +35,7 @@ pub const STALE_AFTER: Duration = Duration::from_secs(15);
 
 /// The part of an active plugin that a start without Postgres needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct CopiedPlugin {
+pub(super) struct SnapshotPlugin {
     plugin: PluginName,
     digest: RevisionDigest,
     /// As stored, without defaults.
@@ -171,17 +171,17 @@ impl Plugins {
         self.converge().await.map_err(PluginError::NotInEffectYet)
     }
 
-    /// Whether [`Plugins::start_from_copy`] has anything to start.
+    /// Whether [`Plugins::start_from_snapshot`] has anything to start.
     pub fn has_copy(copy: &OfflineSnapshot) -> bool {
-        copy.load::<Vec<CopiedPlugin>>(COPY).is_some()
+        copy.load::<Vec<SnapshotPlugin>>(COPY).is_some()
     }
 
     /// Runs the plugins of the snapshot, for a start while Postgres is away. Returns how many run.
-    pub async fn start_from_copy(&self) -> usize {
+    pub async fn start_from_snapshot(&self) -> usize {
         let _one_at_a_time = self.converging.lock().await;
         let registry = self.runtime.registry();
         self.redactions.publish(self.copy.load(REDACTIONS).unwrap_or_default());
-        let copied: Vec<CopiedPlugin> = self.copy.load(COPY).unwrap_or_default();
+        let copied: Vec<SnapshotPlugin> = self.copy.load(COPY).unwrap_or_default();
         for plugin in &copied {
             match self.load_copied(plugin).await {
                 Ok(revision) => {
@@ -205,7 +205,7 @@ impl Plugins {
         registry.snapshot().len()
     }
 
-    async fn load_copied(&self, plugin: &CopiedPlugin) -> Result<Arc<Revision>, PluginError> {
+    async fn load_copied(&self, plugin: &SnapshotPlugin) -> Result<Arc<Revision>, PluginError> {
         let signatures: Vec<Signature> = plugin.signatures.iter().filter_map(|text| text.parse().ok()).collect();
         self.check_signatures(&plugin.digest, &signatures)?;
         let component = self.copy.component(&plugin.digest);
@@ -228,8 +228,8 @@ impl Plugins {
     async fn keep_copy(&self, active: &[ActiveRow]) -> Result<(), StoreError> {
         let mut copied = self.copied.lock().await;
         let running = active.iter().filter(|row| self.running(&row.plugin) == Some(row.digest));
-        let mut current: Vec<CopiedPlugin> = running
-            .map(|row| CopiedPlugin {
+        let mut current: Vec<SnapshotPlugin> = running
+            .map(|row| SnapshotPlugin {
                 plugin: row.plugin.clone(),
                 digest: row.digest,
                 settings: row.settings.clone(),

@@ -40,7 +40,7 @@ use tokio::task::block_in_place;
 use tracing::info;
 
 pub use self::call::{Answer, AnswerBody, CallError, CallRefusal, CallRefusalKind, Operation};
-use self::converge::CopiedPlugin;
+use self::converge::SnapshotPlugin;
 pub use self::converge::STALE_AFTER;
 pub use self::error::PluginError;
 use self::permissions::tables;
@@ -92,7 +92,7 @@ pub struct Plugins {
     copy: OfflineSnapshot,
     keep: Keep,
     /// What was last written to the snapshot.
-    copied: tokio::sync::Mutex<Vec<CopiedPlugin>>,
+    copied: tokio::sync::Mutex<Vec<SnapshotPlugin>>,
     copied_redactions: tokio::sync::Mutex<Option<Paths>>,
     traces: Traces,
     /// Name of this process.

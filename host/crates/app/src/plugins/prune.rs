@@ -21,7 +21,7 @@ impl Plugins {
 
     /// Prunes at intervals until cancelled. Every process does, and finds only what the others have
     /// not deleted.
-    pub async fn prune_sometimes(self: Arc<Self>, stop: CancellationToken) {
+    pub async fn run_pruning(self: Arc<Self>, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
             if let Err(error) = self.prune_and_record().await {
                 warn!(%error, "old revisions were not removed; the next round tries again");

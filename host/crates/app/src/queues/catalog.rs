@@ -39,7 +39,7 @@ impl Catalog {
     }
 
     /// Fails for a queue that does not exist and must not be made under this name.
-    pub async fn refuse_odd_new(&self, queue: &QueueName) -> Result<(), Error> {
+    pub async fn check_new_name(&self, queue: &QueueName) -> Result<(), Error> {
         let Err(odd) = queue.check_new() else { return Ok(()) };
         // A queue with an odd name is accepted if another client has made it.
         self.refuse_unknown(queue).await.map_err(|error| match error.kind {

@@ -24,7 +24,7 @@ pub(crate) enum Report {
 
 /// Permission for one call; handed back with the report.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ticket {
+pub(super) struct TrialPermit {
     phase: u64,
     pub(super) probe: bool,
 }
@@ -67,14 +67,14 @@ impl Machine {
     }
 
     /// Lets a call through; the error is for how long calls are refused.
-    pub(super) fn admit(&mut self, limits: &BreakerLimits, now: Instant) -> Result<Ticket, Duration> {
+    pub(super) fn admit(&mut self, limits: &BreakerLimits, now: Instant) -> Result<TrialPermit, Duration> {
         match (self.next(now), &mut self.phase) {
             (_, Phase::Closed) => {}
             (Next::Now, Phase::HalfOpen { probing }) => *probing = true,
             (Next::Now, _) => self.enter(Phase::HalfOpen { probing: true }, now),
             (Next::At(_) | Next::Later, _) => return Err(self.refuses_for(limits, now).unwrap_or_default()),
         }
-        Ok(Ticket { phase: self.number, probe: matches!(self.phase, Phase::HalfOpen { .. }) })
+        Ok(TrialPermit { phase: self.number, probe: matches!(self.phase, Phase::HalfOpen { .. }) })
     }
 
     /// How long a caller should wait now; nothing while closed.
@@ -88,7 +88,7 @@ impl Machine {
     }
 
     /// Takes a report; returns whether it changed the phase.
-    pub(super) fn report(&mut self, limits: &BreakerLimits, ticket: Ticket, report: Report, now: Instant) -> bool {
+    pub(super) fn report(&mut self, limits: &BreakerLimits, ticket: TrialPermit, report: Report, now: Instant) -> bool {
         if ticket.phase != self.number {
             return false;
         }
@@ -155,11 +155,11 @@ mod tests {
             self
         }
 
-        fn admit(&mut self) -> Result<Ticket, u64> {
+        fn admit(&mut self) -> Result<TrialPermit, u64> {
             self.0.admit(&LIMITS, self.1).map_err(|wait| wait.as_secs())
         }
 
-        fn report(&mut self, ticket: Ticket, report: Report) -> bool {
+        fn report(&mut self, ticket: TrialPermit, report: Report) -> bool {
             self.0.report(&LIMITS, ticket, report, self.1)
         }
 
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn late_reports_of_an_earlier_phase_change_nothing() {
         let mut world = World::new();
-        let late: Vec<Ticket> = (0..9).map(|_| world.admit().expect("closed")).collect();
+        let late: Vec<TrialPermit> = (0..9).map(|_| world.admit().expect("closed")).collect();
         for ticket in &late[..3] {
             world.report(*ticket, Report::Failed);
         }

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 pub(crate) use self::machine::Report;
-use self::machine::{Machine, Next, Phase, Ticket};
+use self::machine::{Machine, Next, Phase, TrialPermit};
 
 #[derive(Debug, Default)]
 pub struct Breakers(Mutex<HashMap<(PluginName, String), Arc<Breaker>>>);
@@ -131,7 +131,7 @@ impl Breaker {
         }
     }
 
-    fn report(&self, ticket: Ticket, report: Report, failure: Option<String>) {
+    fn report(&self, ticket: TrialPermit, report: Report, failure: Option<String>) {
         let mut inner = self.inner.lock();
         let limits = inner.limits;
         if let Some(failure) = failure {
@@ -237,7 +237,7 @@ impl Breaker {
 pub(crate) struct Admission {
     breaker: Arc<Breaker>,
     /// Absent once reported.
-    ticket: Option<Ticket>,
+    ticket: Option<TrialPermit>,
     deadline: Instant,
 }
 

@@ -59,13 +59,13 @@ pub struct GuestCall {
     pub(crate) secret_tries: AtomicU32,
     pub(crate) transaction: Mutex<Option<Weak<dyn SqlTransaction>>>,
     /// What the breaker answered to the last outside call.
-    last: Mutex<Option<Asked>>,
+    last: Mutex<Option<BreakerAnswer>>,
     pub(crate) outside: OutsideCalls,
     spans: AtomicU32,
 }
 
 #[derive(Clone)]
-pub(crate) enum Asked {
+pub(crate) enum BreakerAnswer {
     Refused(Refused),
     /// The call was let through to test whether the host is back.
     Probe(Arc<Breaker>),
@@ -111,8 +111,8 @@ impl GuestCall {
     /// failed. If the guest failed, this breaker is the reason.
     pub fn refused(&self) -> Option<Refused> {
         match self.asked()? {
-            Asked::Refused(refused) => Some(refused),
-            Asked::Probe(breaker) => breaker.refusal(),
+            BreakerAnswer::Refused(refused) => Some(refused),
+            BreakerAnswer::Probe(breaker) => breaker.refusal(),
         }
     }
 
@@ -121,17 +121,17 @@ impl GuestCall {
         let breaker = self.services.breakers.of(&self.call.manifest.name, host);
         let admitted = breaker.admit(spec.unwrap_or_default().limits(), self.call.deadline);
         self.set_asked(match &admitted {
-            Err(refused) => Some(Asked::Refused(refused.clone())),
-            Ok(admission) => admission.is_probe().then_some(Asked::Probe(breaker)),
+            Err(refused) => Some(BreakerAnswer::Refused(refused.clone())),
+            Ok(admission) => admission.is_probe().then_some(BreakerAnswer::Probe(breaker)),
         });
         admitted.map_err(|refused| refused.retry_in)
     }
 
-    pub(crate) fn asked(&self) -> Option<Asked> {
+    pub(crate) fn asked(&self) -> Option<BreakerAnswer> {
         self.last.lock().clone()
     }
 
-    pub(crate) fn set_asked(&self, asked: Option<Asked>) {
+    pub(crate) fn set_asked(&self, asked: Option<BreakerAnswer>) {
         *self.last.lock() = asked;
     }
 

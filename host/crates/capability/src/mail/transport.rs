@@ -21,7 +21,7 @@ use super::idle::Idle;
 use super::verdict::{
     Ended, Progress, SmtpFailure, SmtpReceipt, SmtpRefusal, all_refused, failure, local_refusal, refused_here,
 };
-use super::wire::Wire;
+use super::wire::EncodedMessage;
 use crate::breaker::Report;
 
 /// Limit for the answer to a message (RFC 5321 §4.5.3.2.6): giving up earlier may send it twice.
@@ -41,7 +41,7 @@ struct Route<'a> {
     sender: Address,
     /// Each as the guest wrote it, and as the server gets it.
     recipients: Vec<(&'a str, Address)>,
-    wire: &'a Wire,
+    wire: &'a EncodedMessage,
 }
 
 impl MailTransport {
@@ -150,7 +150,7 @@ impl MailTransport {
     ) -> Result<String, Ended> {
         let started = Instant::now();
         let limit = remaining.min(account.config.timeout);
-        let wire = Wire::new(mime).map_err(|text| refused_here("data", 554, "5.6.0", text))?;
+        let wire = EncodedMessage::new(mime).map_err(|text| refused_here("data", 554, "5.6.0", text))?;
         let route = Route::new(envelope, &wire, &mut progress.refused)?;
         let late = |ambiguous, phase: &str, limit: Duration| {
             let text = format!("no answer within {} ms, in phase {phase}", limit.as_millis());
@@ -265,7 +265,7 @@ impl MailTransport {
 }
 
 impl<'a> Route<'a> {
-    fn new(envelope: &'a Envelope, wire: &'a Wire, refused: &mut Vec<SmtpRefusal>) -> Result<Self, SmtpFailure> {
+    fn new(envelope: &'a Envelope, wire: &'a EncodedMessage, refused: &mut Vec<SmtpRefusal>) -> Result<Self, SmtpFailure> {
         let sender = envelope.sender.parse::<Address>();
         let sender = sender.map_err(|error| refused_here("mail", 553, "5.1.7", &format!("the sender {error}")))?;
         let mut recipients = Vec::with_capacity(envelope.recipients.len());

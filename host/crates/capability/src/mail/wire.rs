@@ -4,7 +4,7 @@
 //! ("SMTP smuggling", CVE-2023-51764 and its kind).
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wire {
+pub(super) struct EncodedMessage {
     /// With a line end at the end, but without the final dot.
     pub(super) bytes: Vec<u8>,
     /// Before the dots were doubled, as SIZE counts.
@@ -15,7 +15,7 @@ pub(super) struct Wire {
     pub(super) has_eight_bit_header: bool,
 }
 
-impl Wire {
+impl EncodedMessage {
     /// Bare CR and LF become line ends: many languages write messages with LF alone. A NUL is an
     /// error: a message cannot have one (RFC 5322 §4).
     pub(super) fn new(mime: &[u8]) -> Result<Self, &'static str> {
@@ -70,16 +70,16 @@ mod tests {
             (b"..a\r\n...\r\n", b"...a\r\n....\r\n"),
             (b"", b""),
         ] {
-            assert_eq!(Wire::new(mime).expect("a message").bytes, expected, "{mime:?}");
+            assert_eq!(EncodedMessage::new(mime).expect("a message").bytes, expected, "{mime:?}");
         }
-        assert!(Wire::new(b"a\0b").is_err());
+        assert!(EncodedMessage::new(b"a\0b").is_err());
     }
 
     #[test]
     fn its_size_is_that_of_the_message_and_characters_beyond_ascii_are_noticed() {
-        let wire = Wire::new("Subject: x\n\n.ü\n".as_bytes()).expect("a message");
+        let wire = EncodedMessage::new("Subject: x\n\n.ü\n".as_bytes()).expect("a message");
         assert_eq!(wire.size, "Subject: x\r\n\r\n.ü\r\n".len());
         assert!(wire.has_eight_bit && !wire.has_eight_bit_header);
-        assert!(Wire::new("Subject: ü\n\nx".as_bytes()).expect("a message").has_eight_bit_header);
+        assert!(EncodedMessage::new("Subject: ü\n\nx".as_bytes()).expect("a message").has_eight_bit_header);
     }
 }

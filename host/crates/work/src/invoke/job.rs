@@ -72,7 +72,7 @@ impl Executor for Invoker {
         let (queue, id) = (&delivery.key.queue, delivery.key.id.as_str());
         // Without Redis the attempt cannot be settled either, and runs again.
         let children = self.services.queues.children_data(queue, &[id]).await.unwrap_or_default().concat();
-        self.redactions.of(queue).data_beside(&delivery.data, self.redactions.values(&children)).1
+        self.redactions.of(queue).data_with_others(&delivery.data, self.redactions.values(&children)).1
     }
 
     fn searchable(&self, delivery: &Delivery) -> Vec<(DataPath, String)> {

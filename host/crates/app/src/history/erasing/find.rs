@@ -8,7 +8,7 @@ use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{Copy, Deduplicated, Located};
 use patchbay_store::{ErasedJob, Person, Term};
 
-use super::{EraseError, Erasing, Wanted, key_of, of_key};
+use super::{EraseError, Erasing, EraseTarget, key_of, of_key};
 
 /// Limit of the scan of jobs in Redis: an operator waits for it.
 const LOOK_FOR: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ impl Subject {
 }
 
 impl Erasing<'_> {
-    pub(super) async fn subject(&self, wanted: &Wanted) -> Result<Option<Subject>, EraseError> {
+    pub(super) async fn subject(&self, wanted: &EraseTarget) -> Result<Option<Subject>, EraseError> {
         let Some((path, value)) = &wanted.person else { return Ok(None) };
         // Spelled as addresses within a text are found.
         let mut values: Vec<String> = Vec::new();
@@ -64,7 +64,7 @@ impl Erasing<'_> {
         Ok(Some(Subject { path: path.to_string(), values, spellings, mask, terms }))
     }
 
-    pub(super) async fn find(&self, wanted: &Wanted, subject: Option<&Subject>) -> Result<Found, EraseError> {
+    pub(super) async fn find(&self, wanted: &EraseTarget, subject: Option<&Subject>) -> Result<Found, EraseError> {
         let (store, prefix) = (self.store, self.queues.prefix());
         let until = Instant::now() + LOOK_FOR;
         let mut found = Found {
@@ -194,7 +194,7 @@ impl Erasing<'_> {
     /// Finds jobs that de-duplication keeps until another one has ended.
     pub(super) async fn kept(
         &self,
-        wanted: &Wanted,
+        wanted: &EraseTarget,
         subject: Option<&Subject>,
     ) -> Result<Vec<(QueueName, Deduplicated)>, EraseError> {
         let queues = match &wanted.queue {

@@ -28,7 +28,7 @@ const MOST_NAMED: usize = 100;
 const PER_ROUND: i64 = 200;
 
 #[derive(Debug, Clone)]
-pub(crate) struct Wanted {
+pub(crate) struct EraseTarget {
     /// A path in job data, and the person's value there.
     pub person: Option<(DataPath, String)>,
     /// Only jobs of this queue.
@@ -40,7 +40,7 @@ pub(crate) struct Wanted {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asker<'a> {
+pub(crate) struct Requester<'a> {
     pub actor: &'a str,
     pub reason: &'a str,
 }
@@ -78,7 +78,7 @@ pub(crate) struct Erasing<'a> {
 
 impl Erasing<'_> {
     /// Shows what [`Erasing::erase`] would do.
-    pub(crate) async fn preview(&self, wanted: &Wanted) -> Result<Erasure, EraseError> {
+    pub(crate) async fn preview(&self, wanted: &EraseTarget) -> Result<Erasure, EraseError> {
         let subject = self.subject(wanted).await?;
         let found = self.find(wanted, subject.as_ref()).await?;
         let (meant, mut left) = self.sort(&found, wanted.unfinished);
@@ -116,7 +116,7 @@ impl Erasing<'_> {
         })
     }
 
-    pub(crate) async fn erase(&self, wanted: &Wanted, asker: Asker<'_>) -> Result<Erasure, EraseError> {
+    pub(crate) async fn erase(&self, wanted: &EraseTarget, asker: Requester<'_>) -> Result<Erasure, EraseError> {
         let prefix = self.queues.prefix();
         let subject = self.subject(wanted).await?;
         let person = wanted
