@@ -1,4 +1,4 @@
-//! What the mirror remembers: how far it has looked at each queue, and what it must know so that it tells of no job twice.
+//! The mirror's state: its cursor in each queue, and which ends of jobs the history already has.
 
 use std::collections::HashMap;
 
@@ -8,11 +8,12 @@ use sqlx::Row;
 
 use crate::{Lead, Store, StoreError};
 
-/// A queue of which hosts ran a job that lately may still hold jobs of theirs, whatever has become of the plugin.
+/// A queue in which hosts ran a job within this time may still hold their jobs, even without the
+/// plugin.
 const RAN_LATELY: &str = "1 hour";
 
 impl Lead<'_> {
-    /// Of every queue that was looked at before.
+    /// The cursors of all queues that the mirror has read before.
     pub async fn mirror_places(&mut self, prefix: &str) -> Result<HashMap<QueueName, MirrorCursor>, StoreError> {
         let query = sqlx::query("select * from mirror_places where prefix = $1").bind(prefix);
         let mut places = HashMap::new();
@@ -30,7 +31,7 @@ impl Lead<'_> {
         Ok(places)
     }
 
-    /// To go on from there, whichever process does.
+    /// Stores the cursor from which any process continues.
     pub async fn remember_mirror_place(
         &mut self,
         prefix: &str,
@@ -50,7 +51,8 @@ impl Lead<'_> {
 }
 
 impl Store {
-    /// Whether a host may have run jobs of a queue lately: a revision that is here names it, active or not, or the history has an attempt.
+    /// Whether a host may have run jobs of this queue within [`RAN_LATELY`]: a stored revision
+    /// names the queue, active or not, or the history has an attempt.
     pub async fn may_be_worked_by_hosts(&self, prefix: &str, queue: &QueueName) -> Result<bool, StoreError> {
         let query = sqlx::query_scalar(
             "select exists (select from revisions, jsonb_array_elements(coalesce(manifest->'queues', '[]')) q where q->>'name' = $2) \
@@ -60,8 +62,8 @@ impl Store {
         Ok(query.bind(prefix).bind(queue.as_str()).bind(RAN_LATELY).fetch_one(&self.pool).await?)
     }
 
-    /// Which of these ends of jobs, by their places, are in the history already with the time when the job was made. An end is told by two
-    /// clocks, the worker's and Redis's, that may differ by `within_s`.
+    /// The indexes of the ends that the history already has, in rows that know when their job was
+    /// created. The worker's clock and Redis's may differ by `within_s` about an end.
     pub async fn known_ends(
         &self,
         prefix: &str,

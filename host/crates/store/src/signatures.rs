@@ -1,4 +1,5 @@
-//! Signatures of revisions. Kept, never judged: who is trusted is a matter of each host's configuration.
+//! Signatures of revisions. They are stored, never judged: which keys are trusted is in each host's
+//! configuration.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::signature::Signature;
@@ -9,14 +10,12 @@ use sqlx::{PgConnection, Row};
 use crate::rows::digest;
 use crate::{Store, StoreError};
 
-/// A signature to keep.
 #[derive(Debug)]
 pub struct NewSignature {
     pub key_id: String,
     pub bytes: [u8; 64],
 }
 
-/// A kept signature.
 #[derive(Debug, Clone)]
 pub struct SignatureRow {
     pub digest: RevisionDigest,
@@ -27,7 +26,7 @@ pub struct SignatureRow {
 }
 
 impl SignatureRow {
-    /// Absent when somebody has changed the row into something that is no signature.
+    /// `None` when the row was changed and holds no signature any more.
     pub fn signature(&self) -> Option<Signature> {
         Signature::from_parts(&self.key_id, &self.bytes)
     }
@@ -43,8 +42,9 @@ fn signature(row: PgRow) -> Result<SignatureRow, StoreError> {
     })
 }
 
-/// Within the transaction that keeps the revision: never one without the other. The last one by a key counts: the one before may have been
-/// a stale one, which only those who trust the key can tell.
+/// Runs in the transaction that stores the revision, so that neither exists without the other. The
+/// last signature by a key replaces the earlier one, which may be stale; only a host that trusts
+/// the key can know that.
 pub(crate) async fn add(
     connection: &mut PgConnection,
     digest: &RevisionDigest,
@@ -69,7 +69,7 @@ pub(crate) async fn add(
 }
 
 impl Store {
-    /// Of one revision, in the order of their arrival.
+    /// Signatures of one revision, in the order of their arrival.
     pub async fn signatures(&self, digest: &RevisionDigest) -> Result<Vec<SignatureRow>, StoreError> {
         let query = sqlx::query(
             "select digest, key_id, signature, added_by, added_at from revision_signatures \
@@ -78,7 +78,7 @@ impl Store {
         query.bind(digest.to_string()).fetch_all(&self.pool).await?.into_iter().map(signature).collect()
     }
 
-    /// Of all revisions of a plugin.
+    /// Signatures of all revisions of a plugin.
     pub async fn signatures_of(&self, plugin: &PluginName) -> Result<Vec<SignatureRow>, StoreError> {
         let query = sqlx::query(
             "select s.digest, s.key_id, s.signature, s.added_by, s.added_at from revision_signatures s \
