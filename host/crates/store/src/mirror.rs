@@ -51,7 +51,7 @@ impl Lead<'_> {
 }
 
 impl Store {
-    /// Whether a host may have run jobs of this queue within [`RAN_LATELY`]: a stored revision
+    /// Whether a host may have run jobs of this queue lately (`RAN_LATELY`): a stored revision
     /// names the queue, active or not, or the history has an attempt.
     pub async fn may_be_worked_by_hosts(&self, prefix: &str, queue: &QueueName) -> Result<bool, StoreError> {
         let query = sqlx::query_scalar(
