@@ -10,8 +10,7 @@ pub(crate) fn cache_key(cache_dir: &Path) -> anyhow::Result<[u8; 32]> {
     let path = cache_dir.join("key");
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cache_dir);
     made.with_context(|| format!("cannot make the cache directory {}", cache_dir.display()))?;
-    // Two processes may start at once: the one that first links its complete file wins, and both
-    // read that file.
+    // Two processes may start at once: the first to link its complete file wins, both read that.
     let mut fresh = tempfile::Builder::new()
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
         .tempfile_in(cache_dir)

@@ -1,5 +1,4 @@
-//! The commands of `patchbay`. Those that work on this machine are here, all others are in
-//! [`patchbay_cli`].
+//! The commands of `patchbay`. Those for this machine are here, others in [`patchbay_cli`].
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -50,7 +49,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a host on this machine without any configuration: private Postgres and Redis, and a mail catcher
+    /// Run a host on this machine without any configuration: private Postgres and Redis, and a mail
+    /// catcher
     Dev(dev::DevArgs),
     /// Run the host
     Serve,
@@ -72,7 +72,8 @@ enum Command {
     /// List and show the mails that `patchbay dev` has caught
     #[command(subcommand)]
     Mail(dev::MailCommand),
-    /// Print a completion script for a shell, for example: patchbay completions bash > /etc/bash_completion.d/patchbay
+    /// Print a completion script for a shell, for example: patchbay completions bash >
+    /// /etc/bash_completion.d/patchbay
     Completions {
         /// Name of the shell
         shell: clap_complete::Shell,

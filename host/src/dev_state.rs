@@ -52,8 +52,7 @@ impl DevState {
         Ok(state)
     }
 
-    /// Held while `patchbay dev` runs here: a second one would share its servers, and stop them
-    /// when it ends.
+    /// Held while `patchbay dev` runs here: a second one would share and stop its servers.
     pub(crate) fn lock(&self) -> anyhow::Result<std::fs::File> {
         let file = std::fs::File::create(self.dir.join("lock"))?;
         file.try_lock().map_err(|error| match error {

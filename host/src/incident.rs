@@ -17,8 +17,8 @@ use serde_json::json;
 
 #[derive(Subcommand)]
 pub(crate) enum IncidentCommand {
-    /// Write one archive with versions, configuration, health, metrics, queues, plugins, recent failures and actions, and the host's
-    /// last log lines; no secrets, no jobs' data
+    /// Write one archive with versions, configuration, health, metrics, queues, plugins, recent
+    /// failures and actions, and the host's last log lines; no secrets, no jobs' data
     Bundle(Bundle),
 }
 

@@ -7,8 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 
-/// Connections to Redis, files of the runtime and of libraries, and files that are open for a
-/// moment.
+/// Connections to Redis, files of the runtime and of libraries, and briefly opened files.
 const OPEN_BESIDES: u64 = 128;
 /// For plugins' outside calls.
 const OPEN_PER_CALL: u64 = 1;

@@ -73,8 +73,7 @@ pub(crate) fn yield_to_other_services() {
 /// session was opened outside its process namespace, and rustix panics on that.
 fn session_of_this_process() -> Option<u32> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is the command in parentheses; it may contain anything, including
-    // parentheses.
+    // The second field is the command in parentheses; it may contain parentheses itself.
     let (_, after_command) = stat.rsplit_once(')')?;
     after_command.split_ascii_whitespace().nth(3)?.parse().ok()
 }

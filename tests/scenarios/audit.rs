@@ -1,5 +1,5 @@
-//! Plugins append to audit trails: entries that match the schema and are granted, once per job and
-//! key, for ever.
+//! Plugins append to audit trails: entries that fit and are granted, once per job and key, for
+//! ever.
 
 use std::time::Duration;
 

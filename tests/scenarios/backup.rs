@@ -36,8 +36,7 @@ async fn restored(
     copy(redis_files, &dir.path().join("redis/appendonlydir")).await?;
     let redis = RedisServer::start_new(dir.path()).await?;
     let postgres = PostgresServer::start_new(dir.path()).await?;
-    // Only the administrator can log in without a password: plugins' logins must get the right one
-    // again.
+    // Only the administrator needs no password: plugins' logins must get the right one again.
     let access = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
     std::fs::write(dir.path().join("postgres/pg_hba.conf"), access)?;
     let reloaded = run("psql", &["--command", "select pg_reload_conf()", &postgres.url]).await?;

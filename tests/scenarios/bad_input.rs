@@ -108,8 +108,7 @@ async fn a_plugin_that_asks_for_less_than_it_imports_or_contradicts_itself_is_re
 async fn a_file_of_200_mb_is_refused_before_it_is_read() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    // The host may answer and close while the test still sends: both count as a refusal, a success
-    // does not.
+    // The host may answer and close while the test still sends: both count as a refusal.
     if let Ok((status, answer)) = host.push(vec![0; 200 << 20]).await {
         assert_eq!((status, &answer["code"]), (413, &json!("too-large")));
     }

@@ -9,8 +9,7 @@ use tokio::sync::watch;
 pub struct Cable {
     pub address: SocketAddr,
     pub cut: watch::Sender<bool>,
-    /// The target of new connections. Open connections keep their target, as behind a DNS name that
-    /// changes.
+    /// The target of new connections. Open ones keep theirs, as behind a DNS name that changes.
     pub server: watch::Sender<String>,
 }
 

@@ -199,8 +199,7 @@ impl Stage {
     }
 }
 
-/// Adds jobs with chosen ids, so that an addition whose answer was lost can be repeated. Never
-/// gives up.
+/// Chooses the ids, so that an addition without an answer can be repeated. Never gives up.
 async fn produce(url: String, prefix: String, form: &Form, added: Arc<AtomicU64>) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(form.per_second / 10)?);
     let config = || RedisConfig {

@@ -1,5 +1,4 @@
-//! Pages of other sites in a real browser that has the operator's credentials cannot change
-//! anything.
+//! Other sites' pages in a real browser with the operator's credentials cannot change anything.
 
 use std::process::Stdio;
 use std::time::Duration;

@@ -1,5 +1,4 @@
-//! `patchbay dev` for a newcomer: it makes a whole installation from nothing, and nothing runs
-//! afterwards.
+//! `patchbay dev` for a newcomer: a whole installation from nothing, and nothing runs afterwards.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -404,8 +404,7 @@ async fn no_queue_starves_under_a_host_wide_limit() -> anyhow::Result<()> {
         Ok((host.get(path).await?.1["data"].as_array().map(Vec::len) > Some(2)).then_some(()))
     })
     .await?;
-    // One slot is reserved, so the greedy queue has only the other one and leaves its jobs in
-    // Redis.
+    // One slot is reserved, so the greedy queue has only one; its other jobs stay in Redis.
     let active = host.get("/api/admin/queues/greedyQueue/jobs?state=active").await?;
     assert!(active.1["data"].as_array().is_some_and(|jobs| jobs.len() <= 1), "{active:?}");
     for queue in ["smallQueue", "ownQueue", "smallQueue"] {

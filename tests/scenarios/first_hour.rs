@@ -133,8 +133,7 @@ async fn the_rust_quick_start_works_word_for_word() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the page's `npm install` and `pip install` would install is already installed once for all
-/// tests.
+/// The page's `npm install` and `pip install` were done once for all tests.
 async fn runs(language: &str, package: &str, pinned_in: &str, installed: &str) -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;

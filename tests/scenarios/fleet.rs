@@ -1,5 +1,4 @@
-//! Several hosts: all follow an activation, one that cannot reports it, and one starts while
-//! Postgres is away.
+//! Several hosts: all follow an activation or report why not; one starts while Postgres is away.
 
 use std::time::{Duration, Instant};
 
@@ -90,8 +89,7 @@ async fn three_processes_follow_an_activation_within_a_second_and_also_when_the_
     eprintln!("without a notification {:?} after the commit", started.elapsed());
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 
-    // Nobody waits for a host that has ended, nor for a killed one once another has started on this
-    // machine.
+    // Nobody waits for a host that ended, or was killed before another started on this machine.
     let [one, mut two, three] = hosts;
     assert!(three.stop().await?.success());
     let answer = activate(&one, &second).await?;

@@ -1,8 +1,7 @@
 //! Every way in which a guest can end or misbehave, with the expected outcome. Whatever a guest
 //! returns is the guest's fault and uses up an attempt, unless the host has set the failure itself.
 //!
-//! The sandbox is called directly, without queues: a table with one line per way. One way goes
-//! through a host, below.
+//! The sandbox is called directly, without queues: one line per way. One way uses a host, below.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -179,8 +178,7 @@ fn result(failed: u32, word: u32, length: u32) -> String {
     )
 }
 
-/// A component whose jobs run this text; `{RUN}` in `module` is replaced by the name of their
-/// export.
+/// A component whose jobs run this text; `{RUN}` in `module` becomes their export's name.
 fn component(wit: &str, module: &str) -> anyhow::Result<Vec<u8>> {
     let (text, version) = match wit {
         "0.1" => (include_str!("../../wit/v0.1/plugin.wit"), "0.1.0"),

@@ -1,7 +1,7 @@
 //! Starts the real binary as a child process, with its own database and Redis prefixes.
 //!
-//! Tests wait for signals (a log line, a state, a mail), each with a deadline; no test sleeps for a
-//! fixed time and hopes.
+//! Tests wait for signals (a log line, a state, a mail), each with a deadline, never for a fixed
+//! time.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -83,8 +83,7 @@ pub fn binary() -> PathBuf {
 
 impl World {
     pub async fn new() -> anyhow::Result<Self> {
-        // The first test of this process installs it; later tests get an error, because it is
-        // installed.
+        // The first test of this process installs it; later ones get an error.
         let _already = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let name = format!("t{}", uuid::Uuid::new_v4().simple());
         let server = required("PATCHBAY_TEST_DATABASE_URL")?;
@@ -99,8 +98,7 @@ impl World {
         Ok(Self { database_url: url.into(), redis_url, prefix: name, mail, dir, _own_database })
     }
 
-    /// A command of the host's binary with a complete configuration, plus `env`. The caller handles
-    /// its output.
+    /// A command with a complete configuration, plus `env`. The caller handles its output.
     pub fn command(&self, program: &str, arguments: &[&str], env: &[(&str, &str)]) -> Command {
         let mut command = Command::new(program);
         command
@@ -133,8 +131,7 @@ impl World {
         command
     }
 
-    /// Runs such a command; returns its exit code and everything that it printed. An empty value
-    /// unsets a variable.
+    /// Runs such a command; returns exit code and output. An empty value unsets a variable.
     pub async fn output(&self, arguments: &[&str], env: &[(&str, &str)]) -> anyhow::Result<(Option<i32>, String)> {
         let binary = binary();
         let mut command = self.command(binary.to_str().context("a path")?, arguments, env);

@@ -1,5 +1,4 @@
-//! The history: what is recorded of attempts, how long it is kept, who may read it, and what must
-//! not break it.
+//! The history: what is recorded, for how long, who may read it, and what must not break it.
 
 mod bad_input;
 mod export;

@@ -1,5 +1,4 @@
-//! The incident bundle: what it contains, what it must not contain, and its content when a service
-//! is away.
+//! The incident bundle: what it has, what it must not have, and what is in it during an outage.
 
 use std::collections::BTreeMap;
 use std::io::Read;

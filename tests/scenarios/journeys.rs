@@ -1,5 +1,4 @@
-//! An operator's work from the alert to its end: each step uses only what the previous step has
-//! shown.
+//! An operator's work from the alert to its end: each step uses what the previous one has shown.
 
 use std::sync::atomic::Ordering;
 
@@ -19,8 +18,7 @@ fn revision(component: &[u8], version: &str, upstream: &Receiver) -> anyhow::Res
     as_hostile_plugin(component, |manifest| {
         let manifest = manifest.replace("version = \"0.1.0\"", &format!("version = \"{version}\""));
         let manifest = manifest.replace("127.0.0.1:9/", &format!("{}/", upstream.address));
-        // A high limit, so that no breaker opens: broken outside hosts and busy machines have other
-        // tests.
+        // No breaker opens: broken outside hosts and busy machines have other tests.
         let manifest = manifest.replace("timeout_ms = 60_000", "timeout_ms = 60_000\nbreaker = { failures = 1_000 }");
         manifest.replace("deadline_ms = 200", "deadline_ms = 20_000") + "searchable = [\"lead.id\", \"import\"]\n"
     })
@@ -82,8 +80,7 @@ async fn from_the_alert_of_failing_jobs_to_the_fix_and_the_message_that_all_is_w
     let one = get(&host, "history/search", &[("data.lead.id", "107")]).await?;
     assert_eq!((one.as_array().map(Vec::len), &one[0]["jobId"]), (Some(1), &json!(ids[7])), "{one}");
 
-    // One job's timeline shows the place in the plugin, and the answer of the outside server before
-    // it.
+    // One job's timeline shows the place in the plugin, and the outside server's last answer.
     let told = get(&host, &format!("queues/{QUEUE}/jobs/{}/timeline", ids[7]), &[]).await?;
     let attempt = told["lives"][0]["events"].as_array().into_iter().flatten().find(|event| event["kind"] == "attempt");
     let attempt = attempt.context("an attempt")?;
@@ -101,8 +98,7 @@ async fn from_the_alert_of_failing_jobs_to_the_fix_and_the_message_that_all_is_w
     let shown = get(&host, &letter, &[]).await?;
     assert_eq!((&shown["revision"], &shown["repaired"]), (&json!(broken), &json!(0)), "{shown}");
 
-    // The fix is deployed without a restart; ten jobs are retried first, and after their success
-    // the rest.
+    // Deployed without a restart; ten jobs are retried first, and then the rest.
     let fixed = host.deploy("hostile", revision(&guest_component("steady")?, "0.2.0", &upstream)?).await?;
     let filter = json!({ "queue": QUEUE, "code": "trapped", "data.import": "october" });
     let retry = json!({ "kind": "retry", "filter": filter, "first": 10, "reason": "0.2.0 takes that answer" });

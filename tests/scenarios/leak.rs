@@ -229,8 +229,7 @@ impl Drill {
         Ok(digests)
     }
 
-    /// Runs jobs to their end; returns for each what its guest found in its memory, if it could
-    /// still report it.
+    /// Runs jobs to their end; returns what each guest found in its memory, if it could report it.
     async fn run(
         &mut self,
         jobs: Vec<(&str, Value)>,

@@ -23,8 +23,7 @@ const PLUGIN: &str = "/api/admin/plugins/steady";
 const TICK: Duration = Duration::from_millis(10);
 /// One job in this number uses the grant.
 const USES_GRANT: u64 = 10;
-/// Percentiles below this are not compared: scheduling and a busy second processor cause such
-/// differences.
+/// Percentiles below this are not compared: scheduling and a busy processor cause differences.
 const UNNOTICED: Duration = Duration::from_millis(20);
 
 struct Form {

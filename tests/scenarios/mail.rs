@@ -1,5 +1,4 @@
-//! The most important kind of job on real input: a mail goes from a producer through the sandbox to
-//! a mail server.
+//! The main kind of job on real input: a mail from a producer through the sandbox to a mail server.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,4 @@
-//! Scenarios from outside: the real binary, a real Postgres, Redis and mail server, and real BullMQ
-//! clients.
+//! Scenarios from outside: the real binary, Postgres, Redis, mail servers, and BullMQ clients.
 
 // In a test binary, nothing outside can use `pub` items.
 #![allow(unreachable_pub)]

@@ -1,5 +1,4 @@
-//! /metrics reports exactly what happened, in a format that a strict reader accepts, without
-//! secrets.
+//! /metrics reports exactly what happened, in a format for strict readers, without secrets.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::process::Stdio;
@@ -226,8 +225,7 @@ async fn processor_time_follows_what_a_guest_computes_and_not_how_long_it_waits(
         run(&host, "compute", json!({ "iterations": iterations }), "completed").await?;
         spent.push(cpu().await? - before);
     }
-    // Forty times the work, plus the fixed cost of each call. This holds even when other processes
-    // use the processor.
+    // Forty times the work, plus a fixed cost per call. Other processes do not change this.
     assert!(spent[0] > 0.0 && spent[1] > 4.0 * spent[0], "{spent:?}");
 
     let digest = host.deploy("hostile", hostile_plugin()?).await?;

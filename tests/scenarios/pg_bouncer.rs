@@ -93,8 +93,7 @@ async fn by_sessions_everything_works_wherever_the_pooler_loses_what_stands_in_t
          where table_schema in ('patchbay', 'public') group by 1";
     let tables: Vec<(String, i64)> = sqlx::query_as(tables).fetch_all(&mut database).await?;
     ensure!(tables.len() == 1 && tables[0].0 == "patchbay", "{tables:?}");
-    // A guest's statement past its deadline is ended through the pooler too, and the login still
-    // works.
+    // A statement past its deadline is ended through the pooler too, and the login still works.
     let late = host
         .add("sqlQueue", json!({ "name": "each", "data": [{ "query": "select pg_sleep(60)" }], "attempts": 1 }))
         .await?;

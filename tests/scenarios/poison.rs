@@ -17,8 +17,7 @@ const QUEUE: &str = "hostileQueue";
 /// With this, a job has killed its host four times when it fails.
 const MAX_STALLS: u32 = 3;
 
-/// The server that the jobs call: one path kills the host that runs the job, the other counts
-/// concurrent jobs.
+/// The jobs' server: one path kills the host that runs the job, the other counts concurrent jobs.
 struct Outside {
     host: AtomicI32,
     /// Open harmless calls.

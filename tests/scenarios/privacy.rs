@@ -1,5 +1,4 @@
-//! Personal data in jobs: what is shown of it, who has revealed it, and that nothing of it is left
-//! after an erasure.
+//! Personal data in jobs: what is shown, who revealed it, and that an erasure leaves nothing.
 
 use std::process::Stdio;
 use std::time::Duration;

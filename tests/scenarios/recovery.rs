@@ -11,8 +11,7 @@ use crate::redis_server::{RedisServer, SilentProxy};
 #[tokio::test]
 async fn a_killed_host_loses_no_job_and_repeats_only_those_in_flight() -> anyhow::Result<()> {
     const JOBS: usize = 1_000;
-    // The plugin's concurrency on its queue: at most this many jobs were running when the host was
-    // killed.
+    // The plugin's concurrency on its queue: at most this many jobs ran when the host was killed.
     const IN_FLIGHT: usize = 10;
     let world = World::new().await?;
     let mut host = world.host(&[]).await?;

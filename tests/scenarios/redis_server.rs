@@ -1,5 +1,4 @@
-//! A Redis of a test's own, which the test can stop and start, and a proxy to a server that can go
-//! silent.
+//! A Redis that the test can stop and start, and a proxy to a server that can go silent.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -40,8 +39,7 @@ impl RedisServer {
         Ok(server)
     }
 
-    /// A Sentinel that watches this master; it fails over when the master has been away for a
-    /// second.
+    /// A Sentinel that watches this master; it fails over when that is away for a second.
     pub async fn start_sentinel(dir: &Path, master: &Self, password: &str) -> anyhow::Result<Self> {
         let config = format!(
             "requirepass {password}\nsentinel monitor mymaster 127.0.0.1 {} 1\nsentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 5000\n",
@@ -113,9 +111,8 @@ impl RedisServer {
     }
 }
 
-/// Forwards to a server until it goes silent: then connections stay open and nothing moves, as
-/// behind a dead router; later connections work. Or until it refuses connections, as if there were
-/// no server.
+/// Forwards to a server until it goes silent, as behind a dead router: connections stay open and
+/// nothing moves; later ones work. Or until it refuses, as if there were no server.
 pub struct SilentProxy {
     pub address: SocketAddr,
     generation: Arc<watch::Sender<u64>>,

@@ -1,5 +1,4 @@
-//! Plugins are published to an OCI registry and pulled from it: Debian's docker-registry, over HTTP
-//! on this machine.
+//! Plugins are published to and pulled from an OCI registry: Debian's docker-registry, local HTTP.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -48,8 +47,7 @@ impl Registry {
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
         let child = command.spawn().context("no docker-registry: run `make test`")?;
-        // The first test of this process installs it; later tests get an error, because it is
-        // installed.
+        // The first test of this process installs it; later ones get an error.
         let _already = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build()?;
         let registry = Self { _child: child, address, dir, http };

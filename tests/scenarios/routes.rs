@@ -62,8 +62,7 @@ async fn a_path_has_one_owner_at_staging_by_command_and_api_and_lists_name_it() 
     let (_, plugins) = host.get("/api/admin/plugins").await?;
     assert_eq!(plugins["data"].as_array().map(Vec::len), Some(1), "nothing of it is kept");
 
-    // A path of the host is refused where the manifest is written, and by the host for every
-    // manifest.
+    // The host's path is refused where the manifest is written, and by the host in any case.
     let written = plugin("greedy", "0.1.0", &[("GET", "/api/admin/queues/{queue}/mine")]).err().context("refused")?;
     let message = "GET /api/admin/queues/{queue}/mine of greedy overlaps /api/admin of the host. Choose another path";
     assert!(format!("{written:#}").contains(message), "{written:#}");

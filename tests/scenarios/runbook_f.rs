@@ -21,16 +21,13 @@ const TABLES: &str = "
     insert into crm.leads values (1, 'Asha', '+91 1'), (2, 'Ravi', '+91 2');
     create table crm.calls (id serial primary key, lead int, note text);
 ";
-/// The contract's limit of a transaction, plus the time that Postgres and two busy processors may
-/// need to end it.
+/// The contract's limit of a transaction, plus the time to end it on two busy processors.
 const LONGEST_TRANSACTION: Duration = Duration::from_millis(5_000 + 1_500);
-/// Below this, doubled times are not a problem: one delay by the two processors that guests, host
-/// and Postgres share can double them. A statement that waited for another plugin's connection
-/// would take seconds.
+/// Doubled times below this mean nothing: one delay by the two processors that guests, host and
+/// Postgres share is enough. Waiting for another plugin's connection would take seconds.
 const FLOOR: Duration = Duration::from_millis(5);
 
-/// Postgres backends of the leaking plugin, by process id: the longest time that each was seen in a
-/// transaction.
+/// Postgres backends of the leaking plugin, by process id: the longest transaction time seen.
 type Seen = BTreeMap<i32, Duration>;
 
 /// Observes Postgres until `stop`.
@@ -53,8 +50,7 @@ async fn watch(world: &World, mut stop: oneshot::Receiver<()>) -> anyhow::Result
     Ok(seen)
 }
 
-/// The times of the quiet plugin's statements, measured in the plugin, one after another for this
-/// long.
+/// The times of the quiet plugin's statements, as the plugin measures them, one after another.
 async fn measure(host: &Host, during: Duration) -> anyhow::Result<Vec<Duration>> {
     let began = Instant::now();
     let mut times = Vec::new();

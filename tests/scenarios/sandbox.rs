@@ -62,15 +62,13 @@ async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_n
         ("memory", &["memory-limit"]),
         ("recurse", &["trapped"]),
         ("outside", &["deadline"]),
-        // A gigabyte of lines: the machine decides whether it ends in time; both outcomes are
-        // right.
+        // A gigabyte of lines: whether it ends in time depends on the machine.
         ("log", &["completed", "deadline"]),
         ("big-result", &["invalid-result"]),
     ];
     let job = |kind: &str| json!({ "name": kind, "data": { "url": format!("http://{silent}/") } });
     let calls = if full_length() { 10_000 } else { 560 };
-    // Warmed up first: threads, pools and caches that a process creates once are not leaks of a
-    // guest.
+    // Warmed up first: threads, pools and caches that a process creates once are not leaks.
     for (kind, _) in kinds {
         host.add("hostileQueue", job(kind)).await?;
     }

@@ -242,8 +242,7 @@ async fn legacy_repeatables_are_listed_first_and_become_schedules_then() -> anyh
     let (world, host) = world_with_host(&[]).await?;
     let mut redis = world.redis().await?;
     let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
-    // As BullMQ 4 and early 5 leave them: the key is the definition, and the job's name contains
-    // its hash.
+    // As BullMQ 4 and early 5 leave them: the key is the definition, jobs are named after its hash.
     let soon = 4_102_444_800_000_u64;
     for (member, hash) in
         [("noop:daily::Asia/Kolkata:59 23 * * *", "aa"), ("echo::::1000", "bb"), ("noop:x:99::5000", "cc")]
@@ -437,8 +436,7 @@ async fn a_live_scheduler_is_never_taken_for_a_repeatable_and_never_replaced_by_
         redis.hset_multiple::<_, _, _, ()>(key(&job), &fields).await?;
         redis.zadd::<_, _, _, ()>(key("delayed"), &job, soon * 4096).await?;
     }
-    // One whose schedule would take a live scheduler's id, and one of BullMQ 5, which has its own
-    // hash.
+    // One whose schedule would take a live scheduler's id, and one of BullMQ 5 with its own hash.
     redis.zadd::<_, _, _, ()>(key("repeat"), "noop:daily::UTC:0 3 * * *", soon).await?;
     let digest = "0123456789abcdef0123456789abcdef";
     redis.zadd::<_, _, _, ()>(key("repeat"), digest, soon).await?;

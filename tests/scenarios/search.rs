@@ -181,8 +181,7 @@ async fn what_cannot_be_searched_for_is_refused_with_what_can() -> anyhow::Resul
     Ok(())
 }
 
-/// Attempts of long ago, of today and of a clock that is years ahead; some in a month without a
-/// partition.
+/// Attempts of long ago, today and a clock years ahead; some in a month without a partition.
 const HISTORY: &str = "insert into patchbay.attempts (prefix, queue, job_id, job_created_ms, started, attempt, name, host, started_at, \
     finished_at, outcome, verdict, correlation_id) select '{prefix}', 'oldQueue', (n % 500)::text, 0, n, 1, 'job', 'host', at, at, \
     'completed', 'complete', 'req' from (select n, case when n % 100 = 0 then now() + interval '3 years' \

@@ -157,8 +157,7 @@ async fn a_secret_is_set_rotated_and_removed_and_each_process_notices() -> anyho
     })
     .await?;
 
-    // This host has other queues on the same Postgres: only the first host's jobs can show its
-    // changes.
+    // It has other queues on the same Postgres: only the first host's jobs can show its changes.
     let prefix = format!("{}-elsewhere", world.prefix);
     let elsewhere = world.host(&[WITH_KEY[0], ("PATCHBAY_REDIS_PREFIX", &prefix)]).await?;
     for value in ["value-number-three", "value-number-four", "value-number-five"] {
@@ -223,8 +222,7 @@ async fn a_value_is_in_no_answer_no_log_and_no_table() -> anyhow::Result<()> {
         let hex = hex::encode(value);
         let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, value);
         for (place, text) in [("an answer", &answers), ("the log", &log), ("the database", &table)] {
-            // Four digits may occur anywhere; they matter only in answers, which must not quote the
-            // value.
+            // Four digits may occur anywhere else; answers must not quote the value.
             if value.len() < 8 && place != "an answer" {
                 continue;
             }
@@ -294,8 +292,7 @@ async fn a_wrong_key_stops_the_start_and_doctor_says_why() -> anyhow::Result<()>
         "{text}"
     );
 
-    // Without any key the host starts, does not use the vault, and lets the operator set secrets
-    // anew.
+    // Without any key the host starts, does not use the vault, and lets the operator begin anew.
     let host = world.host(&[]).await?;
     assert!(not_configured(&host).await?);
     assert!(list(&host).await?[0]["versions"][0]["unreadable"].is_string());

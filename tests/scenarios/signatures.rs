@@ -1,5 +1,4 @@
-//! If a host trusts keys, it stores and runs only what one of them has signed, whatever Postgres
-//! says.
+//! A host that trusts keys stores and runs only what one of them signed, whatever Postgres says.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;

@@ -114,8 +114,8 @@ impl Source<'_> {
     fn literal(&mut self, literal: &proc_macro2::Literal, is_format: bool) -> anyhow::Result<()> {
         let syn::Lit::Str(text) = syn::Lit::new(literal.clone()) else { return Ok(()) };
         let text = if is_format { filled(&self.file, &text.value(), self.constants) } else { text.value() };
-        // Text that ends with a space is a part: the search assembles its statements, and its tests
-        // run them.
+        // Text that ends with a space is a part: the search assembles those, and its tests run
+        // them.
         if VERBS.iter().any(|verb| text.strip_prefix(verb).is_some_and(|rest| rest.starts_with(' ')))
             && !text.ends_with(' ')
         {

@@ -1,5 +1,4 @@
-//! A reader that stops reading delays nobody else: the reader of standard output, and clients of
-//! HTTP.
+//! A reader that stops reading delays nobody else: of standard output, or a client of HTTP.
 
 use std::time::Duration;
 

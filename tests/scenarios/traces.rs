@@ -1,6 +1,5 @@
-//! Traces as a collector gets them: one trace from an operator's request to a vendor's server,
-//! without any text of a vendor, a client or a guest. A collector that is away or hangs delays
-//! nothing.
+//! Traces as a collector gets them: one from an operator's request to a vendor's server, without
+//! texts of vendors, clients or guests. A collector that is away or hangs delays nothing.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

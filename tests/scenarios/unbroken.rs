@@ -60,8 +60,7 @@ async fn connect(host: &Host) -> anyhow::Result<TcpStream> {
     Ok(TcpStream::connect(host.url.trim_start_matches("http://")).await?)
 }
 
-/// A queue with many jobs, and a client that requests its obliteration and disconnects as soon as
-/// the host has begun.
+/// A queue with many jobs; a client requests its obliteration and leaves once the host has begun.
 async fn obliterate_and_leave(world: &World, host: &Host) -> anyhow::Result<()> {
     host.add("bigQueue", json!({ "name": "first", "data": {}, "delayMs": 3_600_000 })).await?;
     let key = |name: &str| format!("{}:bigQueue:{name}", world.prefix);

@@ -1,5 +1,4 @@
-//! `patchbay dev --watch`: saving a file swaps the plugin; if the source does not compile, nothing
-//! changes.
+//! `patchbay dev --watch`: saving a file swaps the plugin, unless the source does not compile.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -22,8 +21,7 @@ fn project(dir: &Path) -> anyhow::Result<PathBuf> {
     let plugins = repository().join("plugins").canonicalize()?;
     std::fs::create_dir_all(dir.join("src"))?;
     std::fs::copy(plugins.join("echo/src/lib.rs"), dir.join("src/lib.rs"))?;
-    // Reuses what the plugins' own workspace has built: the same versions, profile and kinds of
-    // crates.
+    // Reuses builds of the plugins' workspace: the same versions, profile and kinds of crates.
     std::fs::copy(plugins.join("Cargo.lock"), dir.join("Cargo.lock"))?;
     let workspace = std::fs::read_to_string(plugins.join("Cargo.toml"))?;
     let profile = workspace.find("[profile.release]").context("a profile")?;
@@ -147,8 +145,7 @@ async fn ctrl_c_ends_a_build_and_all_that_it_has_started() -> anyhow::Result<()>
     let dir = home.path().canonicalize()?;
     let watched = dir.join("watched");
     std::fs::create_dir(&watched)?;
-    // Any language works, since the build is a command. This one starts a process, prints its id,
-    // and never ends.
+    // The build is a command, in any language. This one starts a process, prints its id and hangs.
     let plugin = "name = \"watched\"\nversion = \"0.1.0\"\nwit = \"0.1\"\n\
         [build]\ncommand = \"sleep 600 & echo $! > pid.tmp; mv pid.tmp pid; wait\"\ncomponent = \"out/watched.wasm\"\nwatch = [\"plugin.toml\"]\n";
     std::fs::write(watched.join("plugin.toml"), plugin)?;

@@ -14,8 +14,7 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// Crate → crates that it may use, from the table under `## Layers`; `None` for a crate that may
-/// use all.
+/// Crate → crates that it may use, from the table under `## Layers`; `None` for all crates.
 fn documented() -> anyhow::Result<BTreeMap<String, Option<BTreeSet<String>>>> {
     let text = std::fs::read_to_string(repository().join("docs/ARCHITECTURE.md"))?;
     let section =

@@ -1,5 +1,4 @@
-//! Links: every page and heading that the documentation links to exists, and so does each page that
-//! the source names.
+//! Links: every page and heading that the documentation links to, or the source names, exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

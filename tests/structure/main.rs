@@ -41,8 +41,7 @@ impl Crate {
         Ok(Self(modules))
     }
 
-    /// The module that defines `path` as seen in `module`; `None` if it is in another crate, or
-    /// generated.
+    /// The module that defines `path` as seen in `module`; `None` for another crate, or generated.
     fn resolve(&self, module: &ModulePath, path: &[String], depth: usize) -> Option<ModulePath> {
         let (first, rest) = path.split_first()?;
         let mut at = match first.as_str() {

@@ -5,8 +5,7 @@ use std::ffi::OsString;
 
 use super::entry::{ConfigEntry, suggestion};
 
-/// `PATCHBAY_` variables that are not configuration keys: for the command line client, for tests,
-/// and for secrets.
+/// `PATCHBAY_` variables that are not configuration keys: for the client, tests, and secrets.
 const OTHER_VARIABLES: &[&str] = &[
     "PATCHBAY_URL",
     "PATCHBAY_USER",

@@ -7,8 +7,7 @@ use super::environment::Environment;
 use super::file::File;
 use super::kind::{Form, Given, Kind};
 
-/// Declares a section: each field with its meaning, type and key. `patchbay config` shows the
-/// meaning.
+/// Declares a section: fields with meaning (shown by `patchbay config`), type and key.
 macro_rules! section {
     ($(#[$about:meta])+ pub struct $section:ident {
         $($(#[doc = $meaning:literal])+ $field:ident: $type:ty = $key:expr;)+
@@ -140,8 +139,7 @@ impl<T> Key<T> {
         self
     }
 
-    /// A value that cannot be read is replaced by the default, so that the other values can be
-    /// shown and checked.
+    /// The default replaces an unreadable value, so that the others can be shown and checked.
     pub(super) fn read(self, about: &'static str, from: &mut Sources<'_>) -> Setting<T> {
         let Self { declared: key, value: read } = self;
         let variable = format!("PATCHBAY_{}", key.name.replace('.', "_").to_ascii_uppercase());

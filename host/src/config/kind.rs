@@ -25,8 +25,7 @@ impl Given {
     }
 }
 
-/// Which types a value may have in the file, besides string and whole number. In the environment
-/// all values are texts.
+/// Types in the file besides string and whole number. In the environment all values are texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     Scalar,

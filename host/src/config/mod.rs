@@ -1,5 +1,5 @@
-//! The configuration: `patchbay.toml` and the environment, which overrides it. Only this module
-//! reads the environment.
+//! The configuration: `patchbay.toml` and the environment, which wins. Only this module reads the
+//! environment.
 //!
 //! Each section is one file and declares its keys: name, type, default, meaning and check are in
 //! one place. All problems are reported at once, each with its key; nothing starts with a
@@ -114,8 +114,7 @@ impl Config {
         usable(Self::read_process(file))
     }
 
-    /// As [`Config::from_process`], but also returns the problems: for showing the configuration,
-    /// not for using it.
+    /// As [`Config::from_process`], plus the problems: for showing it, not for using it.
     pub fn read_process(file: Option<&Path>) -> (Self, Vec<String>) {
         Self::read_process_with(found(file, &[HERE, "/etc/patchbay/patchbay.toml"]), &environment())
     }
@@ -143,8 +142,7 @@ impl Config {
         (config, problems)
     }
 
-    /// From the text of a file and an environment. Besides these, it reads only the file of trusted
-    /// keys.
+    /// From the text of a file and an environment; reads only the file of trusted keys besides.
     pub fn load(file: Option<&str>, env: &HashMap<String, String>) -> Result<Self, ConfigError> {
         usable(Self::read(file, env))
     }

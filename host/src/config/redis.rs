@@ -1,5 +1,4 @@
-//! `[redis]`: Redis's address, as one URL, in parts, or both where they do not contradict each
-//! other.
+//! `[redis]`: Redis's address, as one URL, in parts, or both if they do not contradict each other.
 
 use std::path::PathBuf;
 

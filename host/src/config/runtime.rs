@@ -41,8 +41,7 @@ section! {
 }
 
 impl Runtime {
-    /// `draft_wit`: whether plugins may be built for versions of the contract that may still
-    /// change.
+    /// `draft_wit`: whether plugins may use versions of the contract that may still change.
     pub fn sandbox(&self, compiler: CompilerCommand, cache_key: [u8; 32], draft_wit: bool) -> RuntimeConfig {
         RuntimeConfig {
             cache_dir: self.cache_dir.clone(),

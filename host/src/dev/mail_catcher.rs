@@ -29,8 +29,7 @@ const MAX_RECIPIENTS: usize = 100;
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
 /// Open at the same time; other clients wait.
 const MAX_SESSIONS: usize = 256;
-/// Pause after a connection could not be accepted: the process may have no free file descriptor for
-/// a moment.
+/// Pause after a connection could not be accepted: file descriptors may be used up for a moment.
 const BREATH: Duration = Duration::from_millis(100);
 
 /// The parts of a mail that lists show.
@@ -363,8 +362,7 @@ impl Session {
     }
 }
 
-/// Parses `FROM:<address> PARAMETERS`: returns the address and the rest. The reverse path may be
-/// empty.
+/// Parses `FROM:<address> PARAMETERS` to the address and the rest. The address may be empty.
 fn path<'a>(text: &'a str, keyword: &str) -> Option<(&'a str, &'a str)> {
     let (head, rest) = text.split_at_checked(keyword.len())?;
     if !head.eq_ignore_ascii_case(keyword) {
@@ -383,8 +381,8 @@ mod tests {
 
     use super::*;
 
-    /// The catcher's answer to parts that are written all at once after the greeting, until it is
-    /// silent or ends.
+    /// The catcher's answer to parts written at once after the greeting, until it is silent or
+    /// ends.
     async fn conversation(catcher: &MailCatcher, parts: &[&[u8]]) -> String {
         let mut stream = TcpStream::connect(catcher.address).await.expect("a connection");
         let mut all = String::new();

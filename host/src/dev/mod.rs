@@ -33,7 +33,8 @@ pub(crate) struct DevArgs {
     /// Folder whose */dist/*.wasm are pushed and activated
     #[arg(long, default_value = "plugins", value_name = "DIR")]
     plugins: PathBuf,
-    /// Build, push and activate plugins whenever their sources are saved: those in --plugins, and the folders DIR with a plugin.toml
+    /// Build, push and activate plugins whenever their sources are saved: those in --plugins, and
+    /// the folders DIR with a plugin.toml
     #[arg(long, value_name = "DIR", num_args = 0..)]
     watch: Option<Vec<PathBuf>>,
 }

@@ -1,5 +1,5 @@
-//! A private Postgres. Under root it runs as the system user `postgres`, with its data where that
-//! user can read it.
+//! A private Postgres. Under root it runs as the user `postgres`, with its data where that user can
+//! read it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -31,8 +31,7 @@ pub(super) fn find() -> Result<PathBuf, String> {
 
 pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<Redis> {
     let password = state.service_password.clone();
-    // Two servers would damage the same append-only file, so a server that a killed run left is
-    // used again.
+    // Two servers would damage the same append-only file: one that a killed run left is reused.
     if let Some(port) = state.redis_port {
         let left = Redis { child: None, port, password: password.clone() };
         if left.answers().await {

@@ -1,8 +1,6 @@
-//! `patchbay dev --watch`: builds, pushes and activates plugins whose sources were saved, one build
-//! at a time.
+//! `patchbay dev --watch`: builds, pushes and activates saved plugins, one build at a time.
 //!
-//! If a build fails or the host refuses a file, the running revision stays. Nothing here stops the
-//! host.
+//! If a build fails or a file is refused, the running revision stays. Nothing here stops the host.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};

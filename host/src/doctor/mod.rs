@@ -101,8 +101,7 @@ pub(crate) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<E
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// This machine's configuration, or, if there is none, that of the `patchbay dev` host that runs
-/// here.
+/// The present configuration, or else that of the `patchbay dev` host that runs here.
 fn configuration(file: Option<&Path>) -> Result<(Config, String), ConfigError> {
     let error = match Config::from_process(file) {
         Ok(config) => return Ok((config, "can be used".into())),

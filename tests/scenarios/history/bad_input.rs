@@ -152,8 +152,8 @@ async fn bodies_stay_out_while_the_stream_holds_its_share() -> anyhow::Result<()
     database.execute("begin; lock table patchbay.attempts in exclusive mode").await?;
     let text = "x".repeat(200 << 10);
     let mut ids = Vec::new();
-    // It is reported while the next body does not fit, until the stream is checked again: smaller
-    // ones would still fit.
+    // Reported while the next body does not fit, until the stream is read again: a smaller one
+    // would fit.
     let full = until(Duration::from_secs(60), "bodies stay out, and it is said", async || {
         let id = host.add(QUEUE, json!({ "name": "noop", "data": { "text": text } })).await?;
         host.job_in(QUEUE, &id, "completed").await?;

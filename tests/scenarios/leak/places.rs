@@ -81,8 +81,7 @@ pub fn files(dir: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Every readable operation of the API with all values of its parameters, with and without
-/// credentials.
+/// Every readable operation of the API with all its parameters, with and without credentials.
 pub async fn answers(host: &Host, parameters: &BTreeMap<&str, Vec<String>>) -> anyhow::Result<Vec<u8>> {
     let (_, document) = host.get("/api/openapi.json").await?;
     let mut content = Vec::new();

@@ -1,5 +1,4 @@
-//! Batches and transactions are applied completely or not at all; forged outbox rows never become
-//! jobs.
+//! Batches and transactions apply completely or not at all; forged outbox rows never become jobs.
 
 use std::time::Duration;
 

@@ -8,8 +8,7 @@ use serde_json::Value;
 
 use crate::{Store, StoreError};
 
-/// If a process is killed during a try, another process tries after this time. It is longer than a
-/// try may take.
+/// Longer than a try may take. After it, another process tries, since the first was killed.
 const CLAIM_S: i32 = 15;
 /// After this time a delivery is given up, and shown as given up.
 const GIVE_UP_AFTER_H: i32 = 24;

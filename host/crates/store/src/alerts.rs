@@ -1,5 +1,4 @@
-//! Alerts: operators' changes to rules, open alerts, their events, silences, and each process's
-//! observations.
+//! Alerts: changed rules, open alerts, events, silences, and each process's observations.
 
 use std::time::Duration;
 
@@ -129,8 +128,8 @@ async fn save(connection: &mut PgConnection, changes: &[AlertChange]) -> Result<
             query.bind(&event.severity).bind(&event.reason).bind(event.silenced).execute(&mut *tx).await?;
         }
         if let Some((body, channels)) = &change.tell {
-            // The newest message replaces one that was not sent yet. If that one is being sent, the
-            // new one follows.
+            // The newest message replaces one that was not sent yet, and follows one that is being
+            // sent.
             let query = sqlx::query(
                 "insert into alert_deliveries as d (rule, subject, channel, body) select $1, $2, unnest($3::text[]), $4 \
                  on conflict (rule, subject, channel) do update set body = $4, version = d.version + 1, created_at = now(), \
@@ -148,8 +147,7 @@ impl Lead<'_> {
         if changes.is_empty() { Ok(()) } else { save(self.0, changes).await }
     }
 
-    /// Deletes old events, deliveries that were given up, and observations of processes that are
-    /// gone.
+    /// Deletes old events, deliveries that were given up, and observations of lost processes.
     pub async fn forget_old_alerts(&mut self) -> Result<(), StoreError> {
         for (text, age) in [
             ("delete from alert_events where at < now() - make_interval(days => $1)", EVENTS_DAYS),
@@ -168,8 +166,7 @@ impl Lead<'_> {
 }
 
 impl Store {
-    /// As [`Lead::save_alerts`], for a process that does not lead: saves what only this process
-    /// observes.
+    /// As [`Lead::save_alerts`], for what only this process observes.
     pub async fn save_alerts(&self, changes: &[AlertChange]) -> Result<(), StoreError> {
         if changes.is_empty() {
             return Ok(());

@@ -221,8 +221,7 @@ impl Store {
     }
 }
 
-/// The leader's statements. They use its own connection, so that a process that has lost the lead
-/// cannot write.
+/// The leader's statements. They use its own connection, so a former leader cannot write.
 impl Lead<'_> {
     /// Operations that have something to do.
     pub async fn active_bulks(&mut self, prefix: &str) -> Result<Vec<BulkRow>, StoreError> {
@@ -270,9 +269,8 @@ impl Lead<'_> {
         Ok(query.bind(id).bind(most).fetch_all(&mut *self.0).await?)
     }
 
-    /// Records the results of a batch, once. The operation pauses when it has handled `stop_after`
-    /// jobs. `since` is the time at which the batch began: a job's attempts that this operation
-    /// caused are later.
+    /// Records the results of a batch, once. The operation pauses after `stop_after` jobs. `since`
+    /// is when the batch began: a job's attempts that this operation caused are later.
     pub async fn record_bulk_items(
         &mut self,
         id: i64,

@@ -2,8 +2,8 @@
 //! revision that ran them.
 //!
 //! The recorder counts them ([`Store::record_attempts`]); operators acknowledge, assign and
-//! annotate them. This module also finds the jobs in the history that match an operator's filter,
-//! for repairing them.
+//! annotate them. This module also finds jobs of the history by an operator's filter, to repair
+//! them.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;

@@ -99,8 +99,7 @@ impl Store {
         Ok(revoked.into_iter().map(Ask::new).collect())
     }
 
-    /// Grants everything that a plugin from before grants existed asks for. Does nothing the second
-    /// time.
+    /// Grants all asks of a plugin from before grants existed. Does nothing the second time.
     pub async fn adopt_grants(&self, plugin: &PluginName, asks: &[Ask]) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         let first = sqlx::query("update plugins set grants_adopted = true where name = $1 and not grants_adopted")

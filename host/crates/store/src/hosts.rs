@@ -10,8 +10,7 @@ use sqlx::types::Json;
 
 use crate::{Store, StoreError};
 
-/// A process that has not reported for this long was killed, or is cut off. Processes report every
-/// 3 seconds.
+/// A process that is silent for longer was killed, or is cut off. They report every 3 seconds.
 const SILENT_AFTER_S: f64 = 10.0;
 /// A killed process does not say that it ended. One that is cut off continues with its last
 /// snapshot, and must be visible.

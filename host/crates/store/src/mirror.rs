@@ -8,8 +8,7 @@ use sqlx::Row;
 
 use crate::{Lead, Store, StoreError};
 
-/// A queue in which hosts ran a job within this time may still hold their jobs, even without the
-/// plugin.
+/// A queue in which hosts ran a job this recently may hold more of them, even without the plugin.
 const RAN_LATELY: &str = "1 hour";
 
 impl Lead<'_> {

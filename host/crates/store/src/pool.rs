@@ -251,8 +251,7 @@ impl Store {
         Ok(StoreProbe { waited, round_trip, read_only })
     }
 
-    /// Why the host cannot connect; `None` when it can. The pool only retries and does not report
-    /// the reason.
+    /// Why the host cannot connect, if so. The pool only retries and does not report the reason.
     pub async fn why_unreachable(&self) -> Option<StoreError> {
         let session = self.session().await;
         session.map_err(StoreError::from).err()
@@ -342,8 +341,7 @@ fn shared_sessions() -> StoreError {
     )
 }
 
-/// A statement was prepared in one session and used in another: it does not exist there, or exists
-/// twice.
+/// A statement was prepared in another session: it does not exist here, or exists twice.
 fn lacks_its_statement(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| code == "26000" || code == "42P05")
@@ -367,8 +365,7 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<String>, StoreErro
     Ok(names.fetch_all(connection).await?)
 }
 
-/// Wakes on each change of a plugin. A lost notification only costs the wait: callers re-read
-/// anyway.
+/// Wakes on each change of a plugin. A lost notification only costs time: callers re-read.
 pub struct Changes {
     pool: PgPool,
     listener: Option<PgListener>,

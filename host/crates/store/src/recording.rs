@@ -187,8 +187,7 @@ fn statement(rows: &[NewRow<'_>], has_terms: bool) -> String {
 }
 
 impl Store {
-    /// Writes attempts, all or none. Attempts that are already recorded change nothing. Returns the
-    /// number of new ones.
+    /// Writes attempts, all or none; known ones change nothing. Returns the number of new ones.
     pub async fn record_attempts(&self, attempts: &[NewAttempt]) -> Result<u64, StoreError> {
         if attempts.is_empty() {
             return Ok(0);
@@ -198,8 +197,7 @@ impl Store {
                 let times: Vec<_> = attempts.iter().map(|new| new.record.finished_at).collect();
                 self.make_partitions(&times).await?;
                 self.insert(attempts).await.map_err(|error| match error {
-                    // The row's content is not the reason, so the caller must retry and not drop
-                    // it.
+                    // The row's content is not the reason, so the caller must retry, not drop it.
                     StoreError::Refused(source) if has_no_place_at_all(&source) => StoreError::Internal(source),
                     other => other,
                 })

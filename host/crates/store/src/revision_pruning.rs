@@ -48,8 +48,7 @@ fn pruned(row: PgRow) -> Result<PrunedRevision, StoreError> {
 }
 
 impl Store {
-    /// Deletes every revision that is not kept, or only lists them. Their attempts stay in the
-    /// history.
+    /// Deletes all revisions that are not kept, or lists them. Their attempts stay in the history.
     pub async fn prune_revisions(&self, keep: Keep, dry_run: bool) -> Result<Vec<PrunedRevision>, StoreError> {
         let statement = if dry_run {
             format!("select {COLUMNS} from revisions where digest in ({UNNEEDED}) order by plugin, created_at")

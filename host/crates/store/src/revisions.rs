@@ -217,8 +217,7 @@ impl Store {
         Ok(Activation { previous, generation })
     }
 
-    /// The revision that was active before the present one; deleted and quarantined revisions are
-    /// skipped.
+    /// The last active revision before the present one that is still stored and not quarantined.
     pub async fn rollback_target(&self, plugin: &PluginName) -> Result<Option<RevisionDigest>, StoreError> {
         let target: Option<String> = sqlx::query_scalar(
             "select a.digest from activations a join plugins p on p.name = a.plugin \
@@ -358,8 +357,7 @@ impl Store {
         Ok(query.bind(actor).bind(action).bind(target).bind(details).fetch_one(&self.pool).await?)
     }
 
-    /// Records how an action ended. A result with NUL characters, which jobs in Redis may have,
-    /// cannot be stored.
+    /// Records how an action ended. A result with NUL (jobs in Redis may have it) cannot be stored.
     pub async fn finish_action(&self, id: i64, end: &Result<Value, String>) -> Result<(), StoreError> {
         let error = end.as_ref().err().map(|error| error.replace('\0', "\u{fffd}"));
         match self.end_action(id, end.as_ref().ok(), error.as_deref()).await {

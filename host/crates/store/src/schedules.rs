@@ -90,8 +90,7 @@ impl Store {
         found(query.bind(id.as_str()).bind(paused).bind(actor).execute(&self.pool).await?.rows_affected(), id)
     }
 
-    /// Deletes an operator's schedule. A plugin's schedule would come back at the next sync with
-    /// its manifest.
+    /// Deletes an operator's schedule. A plugin's would come back at the next sync.
     pub async fn delete_schedule(&self, id: &ScheduleId) -> Result<(), StoreError> {
         let row = self.schedule(id).await?;
         if let Some(plugin) = row.plugin {

@@ -41,8 +41,7 @@ const LEAST_WIDTH_MS: i64 = 1_000;
 /// Ten years: wider than any history, and far from an overflow.
 const MOST_WIDTH_MS: i64 = 10 * 366 * 86_400_000;
 
-/// Concurrent searches in this process. The recorder must not wait for a connection because of
-/// searches.
+/// Concurrent searches in this process: the recorder must not wait for a connection.
 static SEARCHES: Semaphore = Semaphore::const_new(2);
 
 #[derive(Debug, Clone, Copy)]

@@ -88,8 +88,7 @@ impl Store {
         query.fetch_all(&self.pool).await?.into_iter().map(secret).collect()
     }
 
-    /// Stores a new version and notifies every process. Returns the version's number, which `seal`
-    /// is given too.
+    /// Stores a new version and notifies every process. `seal` gets its number, which is returned.
     pub async fn put_secret(
         &self,
         plugin: &PluginName,

@@ -1,5 +1,4 @@
-//! Signatures of revisions. They are stored, never judged: which keys are trusted is in each host's
-//! configuration.
+//! Signatures of revisions: stored, never judged. Each host's configuration has its trusted keys.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::signature::Signature;
@@ -42,9 +41,8 @@ fn signature(row: PgRow) -> Result<SignatureRow, StoreError> {
     })
 }
 
-/// Runs in the transaction that stores the revision, so that neither exists without the other. The
-/// last signature by a key replaces the earlier one, which may be stale; only a host that trusts
-/// the key can know that.
+/// In the transaction that stores the revision, so that neither exists without the other. A key's
+/// last signature replaces one that may be stale, which only a host that trusts the key can tell.
 pub(crate) async fn add(
     connection: &mut PgConnection,
     digest: &RevisionDigest,

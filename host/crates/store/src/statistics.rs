@@ -1,5 +1,4 @@
-//! Statistics of the history: which queues it has, their speed and failures, and operators' last
-//! actions.
+//! Statistics of queues, from the history: which there are, their speed and failures; last actions.
 
 use std::time::Duration;
 
@@ -82,8 +81,7 @@ impl Store {
         Ok(query.bind(prefix).bind(queue.as_str()).fetch_all(&self.pool).await?)
     }
 
-    /// For each queue with a failure within this time. A job that was retried counts once, by its
-    /// last end.
+    /// Queues with a failure within this time. A retried job counts once, by its last end.
     pub async fn failure_rates(&self, prefix: &str, within: Duration) -> Result<Vec<FailureRate>, StoreError> {
         // Reads only the last minutes, by the index over times. Whether a job has run since is
         // looked up by the primary key, for failures only.

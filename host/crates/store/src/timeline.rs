@@ -69,8 +69,7 @@ pub struct Relative {
 }
 
 impl Store {
-    /// The newest attempts of a job and of earlier jobs with the same id, oldest first. `prefix` is
-    /// BullMQ's key prefix.
+    /// The newest attempts of jobs that had this id, oldest first. `prefix` is BullMQ's key prefix.
     pub async fn lives(&self, prefix: &str, queue: &QueueName, job: &JobId) -> Result<Vec<FoundRow>, StoreError> {
         let query = format!(
             "select queue, job_id, job_created_ms, null::bigint as dead_letter, {COLUMNS} from attempts \

@@ -13,8 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::places::{Label, Members, Places};
 
-/// Checks of one value. Hand-written schemas have a few, or a few hundred where they offer many
-/// variants.
+/// Checks of one value. Hand-written schemas have a few, or a few hundred with many variants.
 const MAX_CHECKS: i64 = 10_000;
 /// Nesting of subschemas for the same value: the library recurses.
 const MAX_DEPTH: usize = 50;
@@ -97,8 +96,7 @@ fn most(places: &Places, expansions: &BTreeMap<usize, Expansion>) -> Result<u64,
     Ok(most.unsigned_abs())
 }
 
-/// How often a subschema is applied to a value: to check it, and to find out which of its parts are
-/// evaluated.
+/// How often a subschema is applied to a value: to check it, and to see what it evaluates.
 #[derive(Clone, Copy)]
 struct Times {
     validated: i64,
@@ -129,8 +127,7 @@ impl<'a> Expansion<'a> {
         }
         self.fields.add(&place.fields, all);
         self.items.add(&place.items, all);
-        // To decide whether a branch counts as evaluated, the library first checks whether it
-        // matches.
+        // To decide whether a branch counts as evaluated, the library first checks it.
         let below = Times { validated: all, marked };
         place.same.iter().try_for_each(|same| self.add(places, *same, below, depth + 1))
     }

@@ -19,8 +19,7 @@ use self::places::Places;
 
 /// Largest schema. The schema of a trail is read for each entry.
 pub const MAX_BYTES: usize = 64 << 10;
-/// Maximum nesting of a schema: clients must be able to read lists of schemas, and their parsers
-/// stop at 128.
+/// Maximum nesting of a schema: clients' parsers must read lists of schemas, and stop at 128.
 const MAX_LEVELS: usize = 100;
 /// Limit of `values of a document × checks of a value`: some seconds.
 const MAX_CHECKS: u64 = 20_000_000;
@@ -66,7 +65,7 @@ impl Schema {
             let places = Places::of(schema)?;
             let checks = expansion::checks(&places)?;
             let mut nameless = schema.clone();
-            // The `$id` could be one that the library knows; references would then point into that
+            // The `$id` could be one that the library knows; references would then mean that
             // schema.
             nameless.as_object_mut().map(|keywords| keywords.remove("$id"));
             jsonschema::meta::validate(&nameless).map_err(|error| words::of_a_schema(&error))?;
@@ -105,8 +104,7 @@ pub fn check(schema: &Value) -> Result<(), String> {
     Schema::new(schema).map(drop)
 }
 
-/// Number of values in a document, itself included. A text counts as more, because patterns read
-/// all of it.
+/// Number of values in a document, itself included. A text, which patterns read, counts as more.
 fn size(document: &Value) -> u64 {
     1 + match document {
         Value::String(text) => text.len() as u64 / 64,

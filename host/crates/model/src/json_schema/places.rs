@@ -37,8 +37,7 @@ pub(super) struct Place<'a> {
     pub(super) fields: Members<'a>,
     /// Subschemas that apply to the items of a list.
     pub(super) items: Members<'a>,
-    /// `unevaluated…`: the library checks everything once more, to find out what has been
-    /// evaluated.
+    /// `unevaluated…`: the library checks everything again, to find out what has been evaluated.
     pub(super) again: bool,
 }
 

@@ -26,8 +26,7 @@ impl BodyRow {
 const COLUMNS: &str = "queue, job_id, job_created_ms, started, finished_at, body, body_key";
 
 impl Store {
-    /// The bodies of a job, newest first. A job whose id was used again, or that was retried after
-    /// its end, has several.
+    /// The bodies of a job, newest first: several if its id was used again or it was retried later.
     pub async fn bodies(
         &self,
         prefix: &str,

@@ -1,5 +1,4 @@
-//! Gaps: starts of jobs whose end nobody has recorded. They become rows with the source
-//! `worker-lost`.
+//! Gaps: starts of jobs without a recorded end. They become rows with the source `worker-lost`.
 //!
 //! A stalled job has lost its worker, or the worker was too slow to renew the lock and records its
 //! attempt later. So a gap is filled only after all earlier records have arrived, and an inferred

@@ -1,5 +1,4 @@
-//! Keys that seal the history's bodies, stored sealed themselves. Only the host seals and opens
-//! them.
+//! Keys that seal the history's bodies; they are stored sealed. Only the host opens them.
 
 use chrono::{DateTime, Utc};
 use sqlx::Row;

@@ -19,15 +19,13 @@ pub use pruning::{Prunable, Pruned};
 pub use retention::{KeepAttempts, Retention, RetentionRow};
 pub use status::{HistoryTables, PartitionRow, PrunedRow};
 
-/// A time that is older than this, or further ahead, comes from a wrong clock, and gets no
-/// partition of its own.
+/// A time outside of this range comes from a wrong clock, and gets no partition of its own.
 const BEHIND: Duration = Duration::days(400);
 const AHEAD: Duration = Duration::days(62);
 
 impl Store {
-    /// Creates the missing partitions for the months of these times, and the default partition.
-    /// Rows of the new months move out of the default partition. Returns how many partitions were
-    /// created.
+    /// Creates the missing partitions of these months, and the default partition; rows move out of
+    /// the latter. Returns how many partitions were created.
     pub async fn make_partitions(&self, times: &[DateTime<Utc>]) -> Result<usize, StoreError> {
         let now = Utc::now();
         let is_near = |at: &DateTime<Utc>| (now - BEHIND..now + AHEAD).contains(at);

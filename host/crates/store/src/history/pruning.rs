@@ -16,8 +16,7 @@ use crate::{Store, StoreError};
 const STEP: i64 = 5_000;
 /// Counting stops here: a count only has to show whether there is little or much.
 const MOST_COUNTED: i64 = 1_000_000;
-/// A month that is being read is dropped the next time: a statement that waits for its lock would
-/// delay all later ones.
+/// A month that is being read is dropped later: waiting for its lock would delay all others.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '2s'";
 
 /// What was deleted, or would be.

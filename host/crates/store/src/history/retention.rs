@@ -1,5 +1,4 @@
-//! How long attempts are kept: by the configuration, or by operators' overrides per queue and
-//! outcome.
+//! How long attempts are kept: the configuration, and overrides per queue and outcome.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;

@@ -1,5 +1,4 @@
-//! What plugins do with their database connections, for an operator who looks for the connection
-//! that blocks others.
+//! What plugins do with their database connections, to find the connection that blocks others.
 //!
 //! Places and waits are those of this process; sessions are what Postgres shows of all processes.
 
@@ -16,8 +15,7 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use super::PluginSql;
 use crate::StoreError;
 
-/// Per plugin and process: one slow statement does not stop the plugin, and the plugin does not
-/// crowd out others.
+/// Per plugin and process: one slow statement does not stop it, and it does not crowd out others.
 pub(super) const PER_PLUGIN: usize = 2;
 
 /// Connections of the plugins of this process.
@@ -39,8 +37,7 @@ pub struct PluginActivity {
     /// Limit in this process.
     pub max_connections: usize,
     pub places: PlacesTaken,
-    /// Backends that this process has ended since its start, because a call did not give them back
-    /// in order.
+    /// Backends that this process has ended since its start, as calls did not give them back.
     pub ended: u64,
     /// In Postgres, of all processes; the longest transaction first.
     pub sessions: Vec<SqlSession>,
@@ -49,8 +46,7 @@ pub struct PluginActivity {
 /// A plugin's places in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlacesTaken {
-    /// Places of calls that run statements or hold a transaction, and of backends that are being
-    /// ended.
+    /// Places of calls with statements or a transaction, and of backends that are being ended.
     pub in_use: usize,
     /// How long the longest of them is held.
     pub longest: Duration,
@@ -58,8 +54,7 @@ pub struct PlacesTaken {
     pub waiting: usize,
 }
 
-/// A session as `pg_stat_activity` shows it. A field is absent where the host's login may not see
-/// it.
+/// A session as `pg_stat_activity` shows it. What the host's login may not see is absent.
 #[derive(Debug)]
 pub struct SqlSession {
     /// Process id of the backend.

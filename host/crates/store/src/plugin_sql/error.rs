@@ -1,5 +1,4 @@
-//! What a guest is told about a failure: code, message and constraint. Never Postgres's detail,
-//! which quotes rows.
+//! A failure as a guest sees it: code, message and constraint. Never the detail, which quotes rows.
 
 use patchbay_model::PluginName;
 use patchbay_model::sql::SqlError;

@@ -1,5 +1,4 @@
-//! The identity of this installation, and what is derived from its key: passwords of logins, and
-//! MACs of the outbox.
+//! The identity of this installation, and what its key gives: logins' passwords, the outbox's MACs.
 //!
 //! Nothing derived is stored: every process computes the same values, and Postgres gets only the
 //! verifier that SCRAM needs.
@@ -46,8 +45,7 @@ impl Installation {
         Ok(Self { prefix: id.chars().take(8).collect(), key: row.try_get("key")? })
     }
 
-    /// `pb_<8 hex digits>_<plugin>`: at most 51 bytes, and it never needs escaping within double
-    /// quotes.
+    /// `pb_<8 hex digits>_<plugin>`: at most 51 bytes, never needs escaping within double quotes.
     pub(super) fn role(&self, plugin: &PluginName) -> String {
         format!("{}{plugin}", self.role_prefix())
     }
@@ -108,7 +106,8 @@ mod tests {
 
     #[test]
     fn the_verifier_is_that_of_the_standards_example() {
-        // RFC 7677, section 3: user "user", password "pencil"; its server signature follows from this server key.
+        // RFC 7677, section 3: user "user", password "pencil"; its server signature follows from
+        // this server key.
         let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").expect("base64");
         let text = verifier(b"pencil", &salt, 4_096);
         let (_, keys) = text.rsplit_once('$').expect("two parts");
@@ -120,8 +119,8 @@ mod tests {
             STANDARD.encode(plain_hmac(&server, message.as_bytes())),
             "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
         );
-        // The proof in the example is the client key XOR the client signature; the hash of the
-        // client key is stored.
+        // The proof in the example is client key XOR signature; the hash of the client key is
+        // stored.
         let stored = STANDARD.decode(stored).expect("base64");
         let proof = STANDARD.decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=").expect("base64");
         let signature = plain_hmac(&stored, message.as_bytes());

@@ -29,8 +29,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// others create elsewhere is found by accident. Not in the startup packet: poolers refuse
 /// `options` there, or ignore it.
 const SESSION: &str = "set search_path = pg_catalog; set client_min_messages = error";
-/// Undoes what a statement may leave in its session. Not `DISCARD ALL`: that breaks the cache of
-/// prepared statements.
+/// Undoes changes of a session. Not `DISCARD ALL`: that breaks the cache of prepared statements.
 const CLEAN: &str = "close all; unlisten *; reset all; discard temp; discard sequences; select pg_catalog.pg_advisory_unlock_all(); \
      set search_path = pg_catalog; set client_min_messages = error";
 
@@ -89,8 +88,7 @@ impl Pools {
         (self.max_connections, self.max_connections.saturating_sub(self.budget.available_permits()))
     }
 
-    /// Waits for a place of the plugin, then for one in the budget. Dropping the future returns
-    /// both.
+    /// Waits for a place of the plugin, then for the budget. Dropping the future returns both.
     pub(super) async fn lease(
         self: &Arc<Self>,
         plugin: &PluginName,
@@ -106,8 +104,7 @@ impl Pools {
         }
         let place = {
             let _waiting = Waiting::new(&self.waiting);
-            // An idle connection of another plugin is closed; its place becomes free when it is
-            // dropped.
+            // An idle connection of another plugin is closed; dropping it frees its place.
             if self.budget.available_permits() == 0
                 && let Some(other) = self.take_idle(|_| true)
             {
@@ -217,8 +214,7 @@ impl Lease {
 }
 
 impl Drop for Lease {
-    /// The lease was not given back: the backend may still be working, and dropping the connection
-    /// would not stop it.
+    /// Not given back: the backend may still be working, and dropping the connection stops nothing.
     fn drop(&mut self) {
         let Some(session) = self.session.take() else { return };
         let (own, pools, plugin) = (self.own.take(), Arc::clone(&self.pools), self.plugin.clone());

@@ -126,7 +126,7 @@ impl PluginSql {
         Ok(())
     }
 
-    /// Returns soon after this process has committed jobs, or after `at_most`. Closes idle
+    /// Returns soon after a commit with jobs in this process, or after `at_most`. Closes idle
     /// connections.
     pub async fn wait_for_jobs(&self, at_most: Duration) {
         tokio::time::timeout(at_most, self.0.committed.notified()).await.ok();

@@ -152,8 +152,7 @@ async fn read_by_postgres(
     }
     let failed = |failed: sqlx::Error| error::guest(&failed);
     let oids: Vec<i64> = places.iter().map(|&place| types[place].oid().map_or(0, |oid| oid.0.into())).collect();
-    // Types are looked up in the catalogue, because a cast does not accept all the type names that
-    // messages use.
+    // From the catalogue, because a cast does not accept all the type names that messages use.
     let names: Vec<String> = sqlx::query_scalar(
         "select pg_catalog.format('%I.%I', n.nspname, t.typname) from pg_catalog.unnest($1::pg_catalog.int8[]) with ordinality as wanted (oid, place) \
          join pg_catalog.pg_type t on t.oid operator(pg_catalog.=) wanted.oid::pg_catalog.oid \

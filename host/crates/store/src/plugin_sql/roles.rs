@@ -43,8 +43,7 @@ pub type Wanted = Vec<(TableName, TableAccess)>;
 /// Columns that the plugin's login may fill in; Postgres fills in the others.
 const OUTBOX_COLUMNS: [&str; 6] = ["plugin", "nonce", "issued_ms", "grants", "payload", "mac"];
 
-/// One right, as Postgres stores it. Without a relation it applies to the schema; without a column,
-/// to the whole relation.
+/// One right, as Postgres stores it. No relation: on the schema. No column: on all of the relation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Right {
     schema: String,
@@ -87,8 +86,7 @@ impl Right {
     }
 }
 
-/// Refuses tables through which a plugin could get more rights than its manifest asks for, or would
-/// get none.
+/// Refuses tables that would give a plugin more rights than its manifest asks for, or none.
 pub(super) async fn check_tables(pool: &PgPool, wanted: &Wanted) -> Result<(), RoleError> {
     let schemas: BTreeSet<&str> = wanted.iter().map(|(table, _)| table.schema()).collect();
     for (table, access) in wanted {

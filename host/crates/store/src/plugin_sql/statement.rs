@@ -1,8 +1,7 @@
 //! Runs one statement of a guest, on a connection with an open transaction.
 //!
-//! It uses only the extended protocol, in which Postgres itself refuses a second statement in one
-//! text. The check of the first keyword refuses statements that would end the transaction or change
-//! the session.
+//! In the extended protocol Postgres itself refuses a second statement in one text. The check of
+//! the first keyword refuses what would end the transaction or change the session.
 
 use std::pin::pin;
 
@@ -15,8 +14,7 @@ use super::{error, parameters, rows};
 const KEYWORDS: [&str; 7] = ["select", "insert", "update", "delete", "merge", "with", "values"];
 /// Limit for a statement's text. Data belongs in parameters.
 const MAX_TEXT_BYTES: usize = 256 << 10;
-/// Limit for the rows of all statements of one transaction: what a call with 64 MiB of memory can
-/// hold.
+/// Limit for the rows of one transaction: what a call with 64 MiB of memory can hold.
 const MAX_ROWS: usize = 10_000;
 /// Limit for the bytes of their values.
 const MAX_BYTES: usize = 4 << 20;
@@ -50,14 +48,12 @@ impl Failed {
     fn of(error: &sqlx::Error) -> Self {
         let stale_plan = error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "0A000");
         let told = error::guest(error);
-        // A table was altered after the statement was prepared: another connection prepares it
-        // anew.
+        // A table was altered after the statement was prepared: another connection prepares again.
         if error.as_database_error().is_none() || stale_plan { Self::Connection(told) } else { Self::Statement(told) }
     }
 }
 
-/// Refuses everything except the few statements that change neither the transaction's state nor the
-/// session.
+/// Allows only the few statements that change neither the transaction's state nor the session.
 pub(super) fn check(text: &str) -> Result<(), SqlError> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(SqlError::new(

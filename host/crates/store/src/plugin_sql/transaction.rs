@@ -67,8 +67,7 @@ impl Open {
         act: impl AsyncFnOnce(&mut Lease, &mut Budget) -> Result<T, Failed>,
     ) -> Result<T, SqlError> {
         let mut slot = self.lease.lock().await;
-        // The lease is taken out: if the guest's call ends here, the lease is dropped, which ends
-        // its backend.
+        // Taken out: if the guest's call ends here, dropping the lease ends its backend.
         let (mut lease, mut budget) = slot.take().ok_or_else(ended)?;
         let result = tokio::time::timeout_at(self.ends_at.into(), act(&mut lease, &mut budget)).await;
         match result {
@@ -76,8 +75,7 @@ impl Open {
                 *slot = Some((lease, budget));
                 Ok(done)
             }
-            // From here on Postgres refuses everything except a rollback; the guest gets that
-            // answer from Postgres.
+            // From here on Postgres refuses everything except a rollback, and tells the guest so.
             Ok(Err(Failed::Statement(error))) => {
                 *slot = Some((lease, budget));
                 Err(error)
@@ -114,8 +112,7 @@ impl SqlTransaction for Open {
         let (mut lease, _) = slot.take().ok_or_else(ended)?;
         self.is_open.store(false, Ordering::SeqCst);
         let commit = async {
-            // COMMIT of a failed transaction is a ROLLBACK that reports success; this statement
-            // detects it.
+            // COMMIT of a failed transaction is a ROLLBACK that reports success; this detects it.
             lease.host_statement("select").await.map_err(Failed::Statement)?;
             lease.host_statement("commit").await.map_err(Failed::Statement)
         };

@@ -150,8 +150,8 @@ impl Resolved<'_> {
             // read all failures for them.
             query.push(format!(" and case when {a}.revision = any(")).push_bind(revisions.clone());
             query.push(") then true else false end");
-            // For one revision the index gives the rows ordered by time; for several it does not
-            // (PostgreSQL 15).
+            // For one revision the index gives rows ordered by time, for several not (PostgreSQL
+            // 15).
             if let [revision] = &revisions[..] {
                 query.push(format!(" and left({a}.revision, 8) = ")).push_bind(beginning(revision));
             } else {
@@ -168,8 +168,7 @@ impl Resolved<'_> {
         }
     }
 
-    /// False where an outcome already says it: with both, the planner would expect a thirtieth of
-    /// the rows.
+    /// False where an outcome says it: with both, the planner would expect a thirtieth of the rows.
     fn is_of_failures(&self) -> bool {
         let filter = self.selection.filter;
         if filter.outcome.is_some() {

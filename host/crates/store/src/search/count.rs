@@ -20,8 +20,7 @@ pub struct Count {
     pub estimate: Option<u64>,
 }
 
-/// Size of the first portion. Each portion is twice as large as the one before, unless the time of
-/// its rows matters.
+/// The first portion. Each next one is twice as large, unless the time of its rows matters.
 const PORTION: usize = 128;
 const LARGEST: usize = 8_192;
 

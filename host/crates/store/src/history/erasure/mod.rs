@@ -1,5 +1,4 @@
-//! Erases a person's data from Postgres. What the texts said is removed; that the attempts happened
-//! stays recorded.
+//! Erases a person's data from Postgres: texts go, the record that something happened stays.
 //!
 //! An erasure is recorded with its jobs before the first of them is changed, so that any host can
 //! finish what another one began. The value that identifies the person is never stored.
