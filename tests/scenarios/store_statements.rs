@@ -1,5 +1,6 @@
-//! Every statement in the source of the store is prepared against a migrated database, also one that no test runs: its syntax, its tables
-//! and columns, the types of its parameters are right, and as many values are bound to it as it has parameters.
+//! Prepares every statement in the source of the store against a migrated database, even statements
+//! that no test runs. So syntax, tables, columns and parameter types are right, and each statement
+//! gets as many values as it has parameters.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,10 +12,10 @@ use sqlx::{AssertSqlSafe, Connection, Either, Executor, PgConnection, SqlSafeStr
 
 use crate::harness::*;
 
-/// What can be prepared. Utility statements (`set`, `grant`, `create role` …) cannot.
+/// Statements that can be prepared. Utility statements (`set`, `grant`, `create role` …) cannot.
 const VERBS: [&str; 5] = ["select", "insert", "update", "delete", "with"];
 
-/// What the store puts into a statement's `{name}` when it runs: file, name, an example.
+/// What the store inserts for `{name}` in a statement: file, name, an example.
 const FILLED: [(&str, &str, &str); 13] = [
     ("bulk.rs", "set", "state = 'running'"),
     ("bulk.rs", "condition", "state = 'paused'"),
@@ -38,13 +39,13 @@ const FILLED: [(&str, &str, &str); 13] = [
 /// Constants of another file: file, name, whose.
 const IMPORTED: [(&str, &str, &str); 1] = [("timeline.rs", "COLUMNS", "attempts.rs")];
 
-/// Statements that are put together when they run.
+/// Statements that are assembled when they run.
 const IN_PARTS: [(&str, &str); 2] = [
     ("recording.rs", "{ROWS} select count(*) from added"),
     ("recording.rs", "{ROWS}{DEAD_LETTERS}{GAPS}{TERMS} select count(*) from added"),
 ];
 
-/// Functions that bind values by another function, or the same values to one of several statements.
+/// Functions that bind values in another function, or the same values to one of several statements.
 const BOUND_ELSEWHERE: [(&str, &str); 9] = [
     ("alerts.rs", "forget_old_alerts"),
     ("history/erasure/texts.rs", "forget_texts"),
@@ -60,19 +61,18 @@ const BOUND_ELSEWHERE: [(&str, &str); 9] = [
 #[derive(Debug)]
 struct Found {
     file: String,
-    /// None: a constant.
+    /// `None`: a constant.
     function: Option<String>,
     text: String,
     bound: usize,
 }
 
-/// A file of the store.
 struct Source<'a> {
     file: String,
     constants: &'a BTreeMap<(String, String), String>,
     function: Option<String>,
     found: Vec<Found>,
-    /// Whether the last statement is of the function that is being read.
+    /// Whether the last statement belongs to the current function.
     is_open: bool,
 }
 
@@ -117,7 +117,8 @@ impl Source<'_> {
     fn literal(&mut self, literal: &proc_macro2::Literal, is_format: bool) -> anyhow::Result<()> {
         let syn::Lit::Str(text) = syn::Lit::new(literal.clone()) else { return Ok(()) };
         let text = if is_format { filled(&self.file, &text.value(), self.constants) } else { text.value() };
-        // What ends with a space goes on elsewhere: the search puts its statements together, and its tests run them.
+        // Text that ends with a space is a part: the search assembles those, and its tests run
+        // them.
         if VERBS.iter().any(|verb| text.strip_prefix(verb).is_some_and(|rest| rest.starts_with(' ')))
             && !text.ends_with(' ')
         {

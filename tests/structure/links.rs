@@ -1,4 +1,4 @@
-//! Links: what a page of the documentation links to is there, headings included, and so is each page that the source names.
+//! Links: every page and heading that the documentation links to, or the source names, exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Every file with one of these extensions, without what is built or installed.
+/// Every file with one of these extensions, without built or installed files.
 fn files(dir: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
@@ -35,7 +35,7 @@ fn prose(page: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// As GitHub makes an anchor from a heading.
+/// The anchor that GitHub makes from a heading.
 fn slug(heading: &str) -> String {
     let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
     kept.collect::<String>().to_lowercase().replace(' ', "-")
@@ -58,7 +58,7 @@ fn anchors(page: &str) -> BTreeSet<String> {
 
 /// The targets of `[text](target)` in a line, without those in inline code.
 fn targets(line: &str) -> Vec<String> {
-    // A link may have code in its text: only code that holds a whole link is left out.
+    // A link's text may contain code: only code that contains a whole link is left out.
     let without_code: String = line
         .split('`')
         .enumerate()
@@ -69,7 +69,7 @@ fn targets(line: &str) -> Vec<String> {
     links.map(str::to_owned).collect()
 }
 
-/// What is wrong with a link from `page`, if anything is.
+/// The problem of a link from `page`, if any.
 fn broken(page: &Path, target: &str) -> anyhow::Result<Option<String>> {
     if target.contains("://") || target.starts_with("mailto:") {
         return Ok(None);
@@ -102,7 +102,7 @@ fn every_link_of_the_documents_leads_somewhere() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `docs/operations/alerts.md#health` and the like, as messages, comments and alert rules have them.
+/// `docs/operations/alerts.md#health` and the like, in messages, comments and alert rules.
 #[test]
 fn every_page_that_the_source_names_is_there() -> anyhow::Result<()> {
     let mut sources = Vec::new();

@@ -1,4 +1,4 @@
-//! `[alerts]`: who is told, and how often.
+//! `[alerts]`: who is notified, and how often.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn link() -> Kind<String> {
 }
 
 impl Alerts {
-    /// Where alerts go, and how often they are looked for.
+    /// The channels, and how often rules are evaluated.
     pub fn alerting(&self, general: &General, mail: &Mail) -> AlertConfig {
         AlertConfig {
             channels: ChannelConfig {

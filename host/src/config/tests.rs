@@ -8,7 +8,6 @@ fn env(pairs: &[(&str, &str)]) -> HashMap<String, String> {
 
 const NEEDED: [(&str, &str); 2] = [("DATABASE_URL", "postgres://u:p@db/x"), ("REDIS_URL", "redis://r/")];
 
-/// A master key.
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
 fn with(extra: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -157,7 +156,6 @@ fn a_malformed_master_key_is_refused_by_name_and_never_shown() {
 const TRUSTED: &str = "ed25519:6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";
 const TRUSTED_PEM: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=\n-----END PUBLIC KEY-----\n";
 
-/// With a file of trusted keys.
 fn with_key_file(content: &str, extra: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("keys");
@@ -212,7 +210,7 @@ fn addresses_and_the_greeting_of_mail_are_checked_at_start() {
     assert!(text.contains("mail.hello_name: \"not a name\" is neither a domain"), "{text}");
     let two = problems(with(&[("EMAIL_FROM", "a@example.com, b@example.com")]));
     assert!(two.contains("names several addresses"), "{two}");
-    // A login need be no address; then it is no sender either.
+    // A login does not have to be an address; then it is not used as the sender.
     let login = with(&[("PATCHBAY_MAIL_HOST", "mail.example"), ("EMAIL_USER", "apikey"), ("EMAIL_PASS", " a b ")]);
     let config = login.expect("valid");
     assert_eq!(config.mail.sender(), None);
@@ -363,7 +361,7 @@ fn the_documentation_has_a_row_for_every_key() {
     assert_eq!(documented, rows);
 }
 
-/// As in the table there.
+/// A row of the table in docs/operations/configuration.md.
 fn row(entry: &ConfigEntry) -> String {
     let code = |text: &str| format!("`{text}`");
     let default = entry.value.as_deref().map(code).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What the configuration says and this process may do, without asking anybody.
+//! Checks of the configuration and of this process's limits, without any connection.
 
 use super::{Findings, INFRASTRUCTURE, Level};
 use crate::config::Config;

@@ -1,4 +1,4 @@
-//! `patchbay doctor`: every finding says how to mend it.
+//! `patchbay doctor`: every finding says how to repair it.
 
 mod configuration;
 mod plugins;
@@ -16,12 +16,11 @@ use serde::Serialize;
 use crate::config::{Config, ConfigError};
 use crate::dev_state::DevState;
 
-/// What works, and how.
+/// The page about the supported setups.
 const INFRASTRUCTURE: &str = "see docs/operations/infrastructure.md";
 /// The longest wait for Postgres or Redis.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Level {
@@ -30,7 +29,6 @@ pub(crate) enum Level {
     Error,
 }
 
-/// What a check has found, and how to mend it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Finding {
     check: &'static str,
@@ -53,7 +51,7 @@ impl Findings {
     }
 }
 
-/// Every check of a configuration that can be used.
+/// Runs every check. The configuration must be usable.
 pub(crate) async fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = Findings::default();
     findings.ok("configuration", "can be used");
@@ -103,7 +101,7 @@ pub(crate) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<E
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// This one, or, where there is none, that of the host which `patchbay dev` runs here.
+/// The present configuration, or else that of the `patchbay dev` host that runs here.
 fn configuration(file: Option<&Path>) -> Result<(Config, String), ConfigError> {
     let error = match Config::from_process(file) {
         Ok(config) => return Ok((config, "can be used".into())),

@@ -1,4 +1,4 @@
-//! Active plugins, and the schedules in their queues.
+//! Checks of active plugins, and of the schedules in their queues.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ pub(super) async fn check_plugins(config: &Config, store: &Store, kept: &[Secret
     const CHECK: &str = "plugins";
     let rows = match store.revisions(None).await {
         Ok(rows) => rows,
-        // Before the first migration there is nothing to look at; that was reported above.
+        // Before the first migration there is nothing to check; that was reported above.
         Err(_) => return,
     };
     for row in rows.iter().filter(|row| row.is_current && row.state == "quarantined") {
@@ -74,10 +74,10 @@ pub(super) async fn check_plugins(config: &Config, store: &Store, kept: &[Secret
     }
 }
 
-/// Schedules that have no next tick, in queues that are handled here.
+/// Finds schedules that have no next tick, in queues that are handled here.
 pub(super) async fn check_schedules(config: &Config, store: &Store, findings: &mut Findings) {
     const CHECK: &str = "schedules";
-    // What is wrong with Postgres or Redis was reported above.
+    // Problems with Postgres or Redis were reported above.
     let (Ok(rows), Ok(revisions)) = (store.schedules().await, store.revisions(None).await) else { return };
     let connected = tokio::time::timeout(LIMIT, Broker::connect(config.redis.queues())).await;
     let Ok(Ok(queues)) = connected else { return };
@@ -92,7 +92,7 @@ pub(super) async fn check_schedules(config: &Config, store: &Store, findings: &m
             .extend(scheduling::spec(row, queues.default_zone()).err().map(|reason| format!("{}: {reason}", row.id)));
     }
     for queue in handled {
-        // A damaged queue is listed as such.
+        // A damaged queue is listed as damaged.
         let views = tokio::time::timeout(LIMIT, queues.schedulers(&queue)).await.ok().and_then(Result::ok);
         troubles.extend(
             views.into_iter().flatten().filter_map(|view| Some(format!("{queue} {}: {}", view.id, view.trouble?))),

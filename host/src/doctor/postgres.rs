@@ -7,11 +7,11 @@ use crate::config::Config;
 
 pub(super) async fn check_database(config: &Config, findings: &mut Findings) -> Option<Store> {
     const CHECK: &str = "postgres";
-    // Plugins' logins open theirs besides.
+    // Plugins' logins open connections of their own.
     let pool_max = i64::from(*config.database.pool_max) + *config.sql.max_connections as i64;
     let mend = "check DATABASE_URL (or DB_HOST, DB_PORT, DB_USERNAME, DB_PASSWORD, DB_NAME), and that Postgres runs";
     let connected = tokio::time::timeout(LIMIT, async {
-        // A start under load takes a moment; what is refused is told at once.
+        // A start under load takes a moment; a refusal is reported at once.
         let store = Store::connect(config.database.store(), Duration::from_secs(1)).await?;
         let facts = store.facts().await?;
         Ok::<_, StoreError>((store, facts))
@@ -21,7 +21,7 @@ pub(super) async fn check_database(config: &Config, findings: &mut Findings) -> 
         Ok(Err(error)) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             let mend = match error {
-                // They say it themselves.
+                // These errors already say what to do.
                 StoreError::Unfit(_) | StoreError::ReadOnly(_) => INFRASTRUCTURE,
                 _ => mend,
             };
@@ -66,7 +66,7 @@ pub(super) async fn check_database(config: &Config, findings: &mut Findings) -> 
     Some(store)
 }
 
-/// What the login may do, by docs/operations/infrastructure.md.
+/// Checks the login's rights, as docs/operations/infrastructure.md lists them.
 fn check_rights(facts: &DatabaseFacts, findings: &mut Findings) {
     const CHECK: &str = "postgres rights";
     let (login, database) = (&facts.login, &facts.database);

@@ -1,4 +1,4 @@
-//! The master keys, and what they open.
+//! Checks of the master keys, and of what they seal.
 
 use patchbay_app::vault::{KeySource, Keys, readable_by_others};
 use patchbay_store::{SecretRow, Store};
@@ -8,7 +8,7 @@ use crate::config::Config;
 
 const SECRETS: &str = "secrets";
 
-/// The keys, when they can be read.
+/// Returns the keys, when they can be read.
 pub(super) fn check_master_key(config: &Config, findings: &mut Findings) -> Option<Keys> {
     for source in config.secrets.master_keys().into_iter().flatten() {
         if let KeySource::File { key, path } = source
@@ -34,9 +34,9 @@ pub(super) fn check_master_key(config: &Config, findings: &mut Findings) -> Opti
     }
 }
 
-/// Gives what the vault holds.
+/// Returns the rows of the vault.
 pub(super) async fn check_secrets(keys: Option<&Keys>, store: &Store, findings: &mut Findings) -> Vec<SecretRow> {
-    // Before the first migration there is nothing to look at; that was reported above.
+    // Before the first migration there is nothing to check; that was reported above.
     let Ok(rows) = store.secrets(None).await else { return Vec::new() };
     let Some(keys) = keys else { return rows };
     if keys.is_empty() {
@@ -67,7 +67,7 @@ pub(super) async fn check_secrets(keys: Option<&Keys>, store: &Store, findings: 
     rows
 }
 
-/// Keys that seal data and results of jobs.
+/// Checks the keys that seal data and results of jobs.
 async fn check_history_keys(keys: &Keys, store: &Store, findings: &mut Findings) {
     const CHECK: &str = "history";
     let rows = store.history_keys().await.unwrap_or_default();

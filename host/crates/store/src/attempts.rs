@@ -9,7 +9,6 @@ use sqlx::Row;
 use crate::rows::damaged;
 use crate::{Store, StoreError};
 
-/// One remembered attempt.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct AttemptRow {
     pub started: i32,
@@ -43,7 +42,7 @@ pub(crate) fn without_nul(text: &str) -> Cow<'_, str> {
 }
 
 impl Store {
-    /// The newest attempts of a job, oldest first. `prefix` is BullMQ's key prefix.
+    /// The newest attempts of a job, in the order oldest first. `prefix` is BullMQ's key prefix.
     pub async fn attempts(
         &self,
         prefix: &str,

@@ -1,7 +1,7 @@
-//! Postgres: what happened, and what is meant to run.
+//! Postgres: the record of what happened, and the plugins and schedules that should run.
 //!
-//! Owns sqlx and the schema `patchbay`. Never knows Redis or wasm. Failures are told apart by what the caller does next, and their text
-//! carries neither SQL nor connection strings.
+//! Owns sqlx and the schema `patchbay`. Never knows Redis or wasm. Errors are distinguished by what
+//! the caller does next, and their texts contain neither SQL nor connection strings.
 
 mod alert_deliveries;
 mod alerts;

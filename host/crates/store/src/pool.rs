@@ -1,4 +1,4 @@
-//! Connection, migrations, facts and change notifications.
+//! Connections, migrations, facts about the server, and change notifications.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,42 +13,41 @@ use crate::error::ReadOnly;
 use crate::notify::CHANNEL;
 use crate::{StoreError, TermKey};
 
-/// Held while migrating, so that hosts that start together do it once. Any number will do as long as it is always this one.
+/// Lock held during migrations, so that hosts that start together migrate once. Any number works,
+/// but it must never change.
 const MIGRATION_LOCK: i64 = 0x7061_7463_6862_6179;
-/// Of every session of the host's own. Said after connecting, and not in the startup packet: poolers refuse `options` there, or are told to
-/// ignore it, and tables would land in another schema. Nothing of ours takes seconds; a statement that does must not hold its connection
-/// for ever. Compiling one takes longer than running it.
+/// Set in every session of the host. Sent after connecting, not in the startup packet: poolers
+/// refuse `options` there, or are configured to ignore it, and tables would be created in another
+/// schema. No statement of the host takes seconds; one that does must not hold its connection for
+/// ever. JIT is off, because compiling a statement takes longer than running it.
 const SESSION: &str = "set search_path = patchbay, public; set statement_timeout = '30s'; set jit = off";
-/// Those that the migrations make.
+/// The schemas that the migrations create.
 const OUR_SCHEMAS: [&str; 2] = ["patchbay", "patchbay_outbox"];
-/// A pooler may by chance hand out other sessions for a while.
+/// A pooler may by chance hand out different sessions for a while, so the check is repeated.
 const SESSION_LOOKS: usize = 3;
-/// Between two tries to connect at the start.
+/// Between two connection attempts at the start.
 const RETRY: Duration = Duration::from_millis(250);
 /// Oldest major version that is tested.
 const OLDEST_VERSION_NUM: i32 = 150_000;
 
-/// Where Postgres is.
 #[derive(Clone)]
 pub struct StoreConfig {
     /// `postgres://…`
     pub url: String,
-    /// Connections kept open.
+    /// Idle connections that are kept open.
     pub min_connections: u32,
-    /// Connections at most.
     pub max_connections: u32,
-    /// Longest wait for a free one.
+    /// Longest wait for a free connection.
     pub acquire_timeout: Duration,
 }
 
-/// What `migrate` did.
 #[derive(Debug)]
 pub struct MigrationReport {
-    /// Names of the migrations that were applied now.
+    /// Names of the migrations that this run applied.
     pub applied: Vec<String>,
 }
 
-/// What `doctor` wants to know.
+/// Facts for `doctor`.
 #[derive(Debug)]
 pub struct DatabaseFacts {
     pub server_version: String,
@@ -56,28 +55,28 @@ pub struct DatabaseFacts {
     pub connections_in_use: i64,
     pub login: String,
     pub database: String,
-    /// Schemas, needed as long as one of ours is missing.
+    /// Whether the login may create schemas. Needed only while a schema is missing.
     pub can_create: bool,
-    /// Whether the schemas are there.
+    /// Whether the schemas exist.
     pub is_installed: bool,
-    /// Schemas, tables and sequences of ours that the login does not own.
+    /// The host's schemas, tables and sequences that the login does not own.
     pub foreign: Vec<String>,
-    /// Roles, for plugins' logins.
+    /// Whether the login may create roles, which plugins' logins need.
     pub can_create_roles: bool,
 }
 
-/// What [`Store::probe`] has found.
+/// The result of [`Store::probe`].
 #[derive(Debug, Clone, Copy)]
 pub struct StoreProbe {
-    /// For a connection of the pool, a look at whether it is alive included.
+    /// Wait for a connection of the pool, including the check that it is alive.
     pub waited: Duration,
-    /// Then, for a round trip.
+    /// One round trip after that.
     pub round_trip: Duration,
-    /// Why nothing can be written; nothing where it can.
+    /// Why nothing can be written; `None` where it can.
     pub read_only: Option<ReadOnly>,
 }
 
-/// Connections of the host's own pool; plugins have others.
+/// Connections of the host's own pool; plugins have other ones.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolUsage {
     pub in_use: usize,
@@ -85,31 +84,33 @@ pub struct PoolUsage {
     pub limit: usize,
 }
 
-/// The database. Cheap to clone.
+/// Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     pub(crate) pool: PgPool,
     pub(crate) options: PgConnectOptions,
-    /// Where Postgres is, without anything of the host's own sessions.
+    /// The connection options, without the host's session settings.
     pub(crate) base: PgConnectOptions,
     terms: Arc<OnceCell<TermKey>>,
-    /// When a session that may not write was last met: older ones are not used any more, since they may keep that for ever.
+    /// When a read-only session was last found. Sessions opened before that are not used any more,
+    /// since they may stay read-only for ever.
     read_only_at: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Store {
-    /// Connects, and sees whether this Postgres can be used; tries again for so long while it does not answer.
+    /// Connects, and checks whether this Postgres can be used. Retries for up to `within` while
+    /// Postgres does not answer.
     pub async fn connect(config: StoreConfig, within: Duration) -> Result<Self, StoreError> {
         let store = Self::new(config)?;
         store.reach(within).await?;
         Ok(store)
     }
 
-    /// Connects when it is used.
+    /// Does not connect; the first use does.
     pub fn new(config: StoreConfig) -> Result<Self, StoreError> {
-        // Poolers do not know that parameter, and since Postgres 12 it changes nothing.
+        // Poolers do not know this parameter, and since Postgres 12 it changes nothing.
         let mut base = PgConnectOptions::from_str(&config.url)?.extra_float_digits(None);
-        // An IPv6 address as it stands in a URL would be looked up as a name.
+        // With its brackets from the URL, an IPv6 address would be looked up as a host name.
         if let Some(address) = base.get_host().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             let address = address.to_owned();
             base = base.host(&address);
@@ -138,15 +139,15 @@ impl Store {
         Ok(Self { pool, options, base, terms: Arc::default(), read_only_at })
     }
 
-    /// A connection of its own, set as every session of ours.
+    /// A connection outside of the pool, with the settings of every session of the host.
     pub(crate) async fn session(&self) -> Result<PgConnection, sqlx::Error> {
         let mut connection = PgConnection::connect_with(&self.options).await?;
         connection.execute(SESSION).await?;
         Ok(connection)
     }
 
-    /// Waits at most that long for Postgres to answer, and sees whether it can be used. Not through the pool, which keeps the reason of a
-    /// failure for itself.
+    /// Waits up to `within` for Postgres to answer, and checks whether it can be used. Does not use
+    /// the pool, which does not report the reason of a failure.
     pub async fn reach(&self, within: Duration) -> Result<(), StoreError> {
         let deadline = tokio::time::Instant::now() + within;
         loop {
@@ -162,10 +163,10 @@ impl Store {
         }
     }
 
-    /// Whether this Postgres is one that can be used. Asks nothing that needs a prepared statement, and changes nothing.
+    /// Checks whether this Postgres can be used. Uses no prepared statements and changes nothing.
     async fn examine(&self) -> Result<(), StoreError> {
         let (mut one, mut other) = tokio::try_join!(self.session(), self.session())?;
-        see_whether_sessions_are_ours(&mut one, &mut other).await?;
+        check_session_pooling(&mut one, &mut other).await?;
         other.close().await.ok();
         let facts = "select current_setting('server_version_num')::int, current_setting('server_version'), \
              current_setting('server_encoding'), pg_is_in_recovery(), current_setting('transaction_read_only')::bool";
@@ -191,11 +192,12 @@ impl Store {
     /// Brings the schema up to date. Safe when several hosts start at once.
     pub async fn migrate(&self) -> Result<MigrationReport, StoreError> {
         self.examine().await?;
-        // A connection of its own: the lock belongs to the session, and migrations may take longer than a statement.
+        // A separate connection: the lock belongs to the session, and migrations may take longer
+        // than a statement may.
         let mut connection = self.session().await?;
         connection.execute("set statement_timeout = 0").await?;
         sqlx::query("select pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut connection).await?;
-        // Not `if not exists`: that asks for the right to create even where there is nothing to create.
+        // Not `if not exists`: that needs the right to create even when the schema exists.
         let is_there = "select to_regnamespace('patchbay') is not null";
         if !sqlx::query_scalar::<_, bool>(is_there).fetch_one(&mut connection).await? {
             let made = connection.execute("create schema patchbay").await;
@@ -208,7 +210,7 @@ impl Store {
                 _ => error.into(),
             })?;
         }
-        // Otherwise everything would be made in the next schema of the path.
+        // Otherwise everything would be created in the next schema of the path.
         let first: Option<String> =
             sqlx::query_scalar("select current_schema()::text").fetch_one(&mut connection).await?;
         if first.as_deref() != Some("patchbay") {
@@ -219,14 +221,14 @@ impl Store {
             ));
         }
         let before = applied(&mut connection).await?;
-        // Not `run`: it takes what is not `Send` for every lifetime, and the caller may be a task.
+        // Not `run`: its future is not `Send` for every lifetime, and the caller may be a task.
         sqlx::migrate!("../../../migrations").set_locking(false).run_direct(None, &mut connection, false).await?;
         let after = applied(&mut connection).await?;
         connection.close().await?;
         Ok(MigrationReport { applied: after.into_iter().filter(|name| !before.contains(name)).collect() })
     }
 
-    /// Names of the migrations that are still to come.
+    /// Names of the migrations that are not applied yet.
     pub async fn pending_migrations(&self) -> Result<Vec<String>, StoreError> {
         let mut connection = self.pool.acquire().await?;
         let done = applied(&mut connection).await?;
@@ -234,7 +236,7 @@ impl Store {
         Ok(all.iter().map(|m| m.description.to_string()).filter(|name| !done.contains(name)).collect())
     }
 
-    /// A round trip through the pool, and whether anything may be written.
+    /// Makes a round trip through the pool, and checks whether writing is possible.
     pub async fn probe(&self) -> Result<StoreProbe, StoreError> {
         let started = Instant::now();
         let mut connection = self.pool.acquire().await?;
@@ -249,20 +251,18 @@ impl Store {
         Ok(StoreProbe { waited, round_trip, read_only })
     }
 
-    /// Why no connection can be had, if that is so: the pool tries again and again, and keeps the reason for itself.
+    /// Why the host cannot connect, if so. The pool only retries and does not report the reason.
     pub async fn why_unreachable(&self) -> Option<StoreError> {
         let session = self.session().await;
         session.map_err(StoreError::from).err()
     }
 
-    /// The pool as it is now.
     pub fn pool_usage(&self) -> PoolUsage {
         let open = self.pool.size() as usize;
         let idle = self.pool.num_idle().min(open);
         PoolUsage { in_use: open - idle, idle, limit: self.pool.options().get_max_connections() as usize }
     }
 
-    /// Facts about the server.
     pub async fn facts(&self) -> Result<DatabaseFacts, StoreError> {
         let row = sqlx::query(
             "select current_setting('server_version') as version, current_user::text as login, \
@@ -293,7 +293,7 @@ impl Store {
         })
     }
 
-    /// The key of this installation for terms of the history, read once per process.
+    /// The installation's key for terms of the history, read once per process.
     pub async fn term_key(&self) -> Result<&TermKey, StoreError> {
         self.terms
             .get_or_try_init(|| async {
@@ -303,24 +303,25 @@ impl Store {
             .await
     }
 
-    /// To hear of changes to plugins.
+    /// Listens for changes to plugins.
     pub fn changes(&self) -> Changes {
         Changes { pool: self.pool.clone(), listener: None }
     }
 
-    /// Closes every connection.
     pub async fn close(&self) {
         self.pool.close().await;
     }
 }
 
-/// Two clients of a pooler that shares sessions between them (PgBouncer's `pool_mode = transaction` or `statement`) meet the same backend, or
-/// one client another backend each time. Both are idle in between, so that a pooler is free to do it. By the simple protocol: prepared
-/// statements are what fails first there.
-async fn see_whether_sessions_are_ours(one: &mut PgConnection, other: &mut PgConnection) -> Result<(), StoreError> {
+/// Detects a pooler that shares sessions between clients (PgBouncer's `pool_mode = transaction` or
+/// `statement`): two clients get the same backend, or one client gets a different backend each
+/// time. Both connections are idle in between, so that a pooler can do this. Uses the simple
+/// protocol, because prepared statements are the first thing to fail behind such a pooler.
+async fn check_session_pooling(one: &mut PgConnection, other: &mut PgConnection) -> Result<(), StoreError> {
     let mut seen: Option<(i32, i32)> = None;
     for _ in 0..SESSION_LOOKS {
-        // One of them twice in a row: two clients that take turns would have two servers of a round for their own.
+        // One connection is asked twice in a row: two clients that alternate could each get their
+        // own server of a round-robin.
         let (first, again, second) = (backend_of(one).await?, backend_of(one).await?, backend_of(other).await?);
         let now = (first, second);
         if first != again || first == second || seen.is_some_and(|before| before != now) {
@@ -340,7 +341,7 @@ fn shared_sessions() -> StoreError {
     )
 }
 
-/// A statement was prepared in one session, and is asked for in another: not there, or there twice.
+/// A statement was prepared in another session: it does not exist here, or exists twice.
 fn lacks_its_statement(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| code == "26000" || code == "42P05")
@@ -348,7 +349,7 @@ fn lacks_its_statement(error: &sqlx::Error) -> bool {
 
 async fn backend_of(connection: &mut PgConnection) -> Result<i32, StoreError> {
     let row = connection.fetch_one(sqlx::raw_sql("select pg_backend_pid()")).await?;
-    // Text, as the simple protocol has it.
+    // The simple protocol returns text.
     let pid: String = row.try_get_unchecked(0)?;
     pid.parse().map_err(|_| StoreError::Unfit(format!("pg_backend_pid() is {pid:?}")))
 }
@@ -364,7 +365,7 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<String>, StoreErro
     Ok(names.fetch_all(connection).await?)
 }
 
-/// Wakes on each change of a plugin. A lost notification costs only the wait: callers re-read anyway.
+/// Wakes on each change of a plugin. A lost notification only costs time: callers re-read.
 pub struct Changes {
     pool: PgPool,
     listener: Option<PgListener>,

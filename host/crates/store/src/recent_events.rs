@@ -1,4 +1,4 @@
-//! What happened lately, for somebody who was not there: without jobs' ids, names and data.
+//! Recent failures and actions, for the incident bundle: without jobs' ids, names and data.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -36,7 +36,7 @@ pub struct RecentAction {
 }
 
 impl Store {
-    /// The newest first. `prefix` is BullMQ's.
+    /// Newest first. `prefix` is BullMQ's key prefix.
     pub async fn recent_failures(
         &self,
         prefix: &str,
@@ -51,7 +51,7 @@ impl Store {
         Ok(query.bind(prefix).bind(within.as_secs_f64()).bind(most).fetch_all(&self.pool).await?)
     }
 
-    /// The newest first.
+    /// Newest first.
     pub async fn recent_actions(&self, within: Duration, most: i64) -> Result<Vec<RecentAction>, StoreError> {
         let query = sqlx::query_as(
             "select actor, action, target, began_at, ended_at, error from operator_actions \

@@ -1,4 +1,4 @@
-//! Revisions that nobody needs any more.
+//! Deletes revisions that are not needed any more.
 
 use patchbay_model::{PluginName, RevisionDigest};
 use sqlx::Row;
@@ -7,16 +7,15 @@ use sqlx::postgres::PgRow;
 use crate::rows::{digest, plugin};
 use crate::{Store, StoreError};
 
-/// What is kept whatever else.
+/// Which revisions are always kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Keep {
-    /// The newest of each plugin, by their last activation.
+    /// This many newest revisions of each plugin, by their last activation.
     pub revisions: i64,
-    /// Those that were pushed, activated, or ran an attempt within so many days.
+    /// Revisions that were pushed, were activated, or ran an attempt within this many days.
     pub days: i32,
 }
 
-/// A revision that is not kept.
 #[derive(Debug, Clone)]
 pub struct PrunedRevision {
     pub plugin: PluginName,
@@ -25,7 +24,7 @@ pub struct PrunedRevision {
     pub size_bytes: i64,
 }
 
-/// $1 revisions, $2 days. The beginning of the digest is what the index of attempts has.
+/// $1: number of revisions, $2: days. The index of attempts has only the beginning of the digest.
 const UNNEEDED: &str = "select digest from ( \
        select r.digest, r.plugin, r.state, r.created_at, a.last_at, \
          row_number() over (partition by r.plugin order by greatest(r.created_at, a.last_at) desc) as place \
@@ -49,7 +48,7 @@ fn pruned(row: PgRow) -> Result<PrunedRevision, StoreError> {
 }
 
 impl Store {
-    /// Deletes every revision that is not to be kept, or only lists them. What they did stays in the history.
+    /// Deletes all revisions that are not kept, or lists them. Their attempts stay in the history.
     pub async fn prune_revisions(&self, keep: Keep, dry_run: bool) -> Result<Vec<PrunedRevision>, StoreError> {
         let statement = if dry_run {
             format!("select {COLUMNS} from revisions where digest in ({UNNEEDED}) order by plugin, created_at")

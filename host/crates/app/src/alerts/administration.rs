@@ -130,7 +130,7 @@ impl Alerts {
     pub async fn unsilence(&self, who: &Caller, id: &str) -> Result<EndedSilence, Error> {
         let id: i64 = id.parse().map_err(|_| Error::invalid("silence: a number; see: patchbay alert silences"))?;
         let act = async {
-            self.store.unsilence_alert(id).await?;
+            self.store.end_silence(id).await?;
             Ok(EndedSilence { id })
         };
         self.actions.record::<AlertsUnsilence, _>(who, &id.to_string(), json!({}), act).await

@@ -124,7 +124,7 @@ impl AlertWatch {
             self.deliveries.wake();
         }
         if memory.forgot.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
-            answered(lead.forget_old_alerts()).await?;
+            answered(lead.prune_alerts()).await?;
             memory.forgot = Some(Instant::now());
         }
         if is_complete {

@@ -60,7 +60,7 @@ struct Mirror {
 impl Rounds for Mirror {
     async fn round(&mut self, lead: &mut Lead<'_>) -> anyhow::Result<()> {
         self.find_queues().await?;
-        let places = lead.mirror_places(self.queues.prefix()).await?;
+        let places = lead.mirror_cursors(self.queues.prefix()).await?;
         let mut read = 0;
         for _ in 0..self.turn.len() {
             if read >= MOST_PER_ROUND {

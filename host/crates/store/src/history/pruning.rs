@@ -1,4 +1,5 @@
-//! Forgetting old attempts: months of which nothing is to be kept go as a whole, the rest in small steps with pauses between them.
+//! Deletes old attempts: a month of which nothing is kept is dropped as a whole; other attempts are
+//! deleted in small steps with pauses between them.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -13,45 +14,45 @@ use crate::{Store, StoreError};
 
 /// Attempts per statement.
 const STEP: i64 = 5_000;
-/// A count goes no further: it is to tell little from much.
+/// Counting stops here: a count only has to show whether there is little or much.
 const MOST_COUNTED: i64 = 1_000_000;
-/// A month that somebody reads is dropped the next time: whoever waits for its lock holds up everybody behind.
+/// A month that is being read is dropped later: waiting for its lock would delay all others.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '2s'";
 
-/// What was forgotten, or would be.
+/// What was deleted, or would be.
 #[derive(Debug, Clone, Default)]
 pub struct Pruned {
-    /// Months that went as a whole.
+    /// Months that were dropped as a whole.
     pub partitions: Vec<String>,
-    /// Attempts in them: an estimate.
+    /// Attempts in the dropped months: an estimate.
     pub attempts_in_partitions: i64,
-    /// Attempts of other months, one by one.
+    /// Attempts of other months, deleted one by one.
     pub attempts: i64,
-    /// Whether those are more than were counted.
+    /// Whether there are more of those than `attempts` says.
     pub and_more: bool,
-    /// Groups of dead letters of which nothing is left.
+    /// Dead-letter groups that have no attempts left.
     pub dead_letters: i64,
 }
 
-/// What would be forgotten.
+/// What would be deleted.
 pub type Prunable = Pruned;
 
-/// One table of attempts.
+/// One partition of the attempts.
 struct Partition {
     name: String,
-    /// From and to; the one that takes the rest has none.
+    /// First time included and first time excluded; absent for the default partition.
     month: Option<(DateTime<Utc>, DateTime<Utc>)>,
     rows: i64,
 }
 
 impl Store {
-    /// What [`Store::prune_history`] would do now.
+    /// What [`Store::prune_history`] would delete now.
     pub async fn prunable_history(&self, retention: &Retention) -> Result<Prunable, StoreError> {
         let mut connection = self.pool.acquire().await?;
         prune(&mut connection, retention, true).await
     }
 
-    /// Forgets what is older than it is to be kept.
+    /// Deletes attempts that are older than their retention.
     pub async fn prune_history(&self, retention: &Retention) -> Result<Pruned, StoreError> {
         let mut connection = self.pool.acquire().await?;
         recorded(&mut connection, retention).await
@@ -59,12 +60,12 @@ impl Store {
 }
 
 impl Lead<'_> {
-    /// Forgets what is older than it is to be kept.
+    /// Deletes attempts that are older than their retention.
     pub async fn prune_history(&mut self, retention: &Retention) -> Result<Pruned, StoreError> {
         recorded(self.0, retention).await
     }
 
-    /// When that was begun last.
+    /// When the last pruning began.
     pub async fn pruned_at(&mut self) -> Result<Option<DateTime<Utc>>, StoreError> {
         Ok(sqlx::query_scalar("select started_at from history_pruned").fetch_optional(&mut *self.0).await?)
     }
@@ -129,7 +130,7 @@ async fn prune(connection: &mut PgConnection, retention: &Retention, dry_run: bo
     Ok(pruned)
 }
 
-/// Outcomes that are kept equally long.
+/// Outcomes grouped by their retention in days.
 fn by_days(retention: &Retention, queue: &str) -> BTreeMap<i32, Vec<&'static str>> {
     let mut groups = BTreeMap::<i32, Vec<&'static str>>::new();
     for outcome in OutcomeKind::ALL {
@@ -152,7 +153,7 @@ async fn partitions(connection: &mut PgConnection) -> Result<Vec<Partition>, Sto
         .collect()
 }
 
-/// From `attempts_2026_01`.
+/// The month of a name such as `attempts_2026_01`.
 pub(super) fn month(name: &str) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
     let (year, month) = name.strip_prefix("attempts_")?.split_once('_')?;
     let start = NaiveDate::from_ymd_opt(year.parse().ok()?, month.parse().ok()?, 1)?;
@@ -160,7 +161,7 @@ pub(super) fn month(name: &str) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
     Some((at(start)?, at(start.checked_add_months(Months::new(1))?)?))
 }
 
-/// Whether it went; not while somebody reads it.
+/// Returns whether the month was dropped; false while somebody reads it.
 async fn drop_month(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
     let mut tx = connection.begin().await?;
     sqlx::query(LOCK_TIMEOUT).execute(&mut *tx).await?;
@@ -177,7 +178,7 @@ async fn drop_month(connection: &mut PgConnection, name: &str) -> Result<bool, S
     Ok(true)
 }
 
-/// Queues that a partition has rows of: by the index, one look each.
+/// The queues in a partition, found by one index lookup each.
 async fn queues(connection: &mut PgConnection, partition: &str) -> Result<Vec<String>, StoreError> {
     let text = format!(
         "with recursive known as (select min(queue) as queue from patchbay.{partition} union all \
@@ -187,7 +188,7 @@ async fn queues(connection: &mut PgConnection, partition: &str) -> Result<Vec<St
     Ok(sqlx::query_scalar(AssertSqlSafe(text)).fetch_all(connection).await?)
 }
 
-/// Attempts of a queue that are older than they are kept.
+/// Attempts of a queue that are older than their retention.
 struct Old<'a> {
     partition: &'a str,
     queue: &'a str,
@@ -200,7 +201,7 @@ impl Old<'_> {
         format!("patchbay.{} where queue = $1 and finished_at < $2 and outcome = any($3)", self.partition)
     }
 
-    /// Whether there are more than were counted.
+    /// The count, and whether there are more than were counted.
     async fn count(&self, connection: &mut PgConnection) -> Result<(i64, bool), StoreError> {
         let old = self.which();
         let text = format!("select count(*) from (select from {old} limit $4 + 1) as counted");
@@ -228,7 +229,7 @@ impl Old<'_> {
             if gone < STEP {
                 return Ok(total);
             }
-            // As long as it took: recording goes on at half speed at worst.
+            // Sleeps as long as the step took, so that recording never falls below half its speed.
             tokio::time::sleep(begun.elapsed()).await;
         }
     }

@@ -1,4 +1,4 @@
-//! A place in the order of the history; as text, opaque to clients.
+//! A cursor in the order of the history. Its text is opaque to clients.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,13 +11,13 @@ use chrono::{DateTime, Utc};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchCursor {
     pub(super) time: DateTime<Utc>,
-    /// Behind this row of that time; absent: before that time.
+    /// After this row of that time; absent: before that time.
     pub(super) row: Option<RowKey>,
-    /// How wide the window was that could be looked through.
+    /// The width of the last window that was answered in time.
     pub(super) width_ms: i64,
 }
 
-/// What tells rows of the same time apart.
+/// Distinguishes rows of the same time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RowKey {
     pub(super) queue: String,
@@ -26,7 +26,7 @@ pub(super) struct RowKey {
     pub(super) started: i32,
 }
 
-/// A text that is no place.
+/// The text is not a cursor.
 #[derive(Debug, thiserror::Error)]
 #[error("unknown cursor: take `nextCursor` of the page before, or none")]
 pub struct UnknownCursor;
@@ -70,7 +70,7 @@ impl FromStr for SearchCursor {
     fn from_str(encoded: &str) -> Result<Self, UnknownCursor> {
         let json = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| UnknownCursor)?;
         let (micros, width_ms, row): Plain = serde_json::from_slice(&json).map_err(|_| UnknownCursor)?;
-        // Years that Postgres can hold, too.
+        // Only years that Postgres can hold.
         let range = 0..253_402_300_800_000_000;
         let time = range.contains(&micros).then(|| DateTime::from_timestamp_micros(micros)).flatten();
         let row = row.map(|(queue, job_id, job_created_ms, started)| RowKey { queue, job_id, job_created_ms, started });

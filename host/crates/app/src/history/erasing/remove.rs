@@ -139,7 +139,7 @@ impl Erasing<'_> {
     pub(super) async fn forget_copies(&self, copies: &[Copy]) -> Result<u64, EraseError> {
         self.queues.delete_copies(copies).await?;
         for copy in copies {
-            self.store.forget_removed(copy.bulk, &copy.job).await?;
+            self.store.mark_removed_lost(copy.bulk, &copy.job).await?;
         }
         Ok(copies.len() as u64)
     }

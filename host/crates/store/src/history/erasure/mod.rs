@@ -1,7 +1,7 @@
-//! Erasing a person's data from Postgres: what was said goes, that it happened stays.
+//! Erases a person's data from Postgres: texts go, the record that something happened stays.
 //!
-//! An erasure is written down with its jobs before the first of them is touched, so that any host can end what another one began. The value
-//! that somebody is to be forgotten by is never written down.
+//! An erasure is recorded with its jobs before the first of them is changed, so that any host can
+//! finish what another one began. The value that identifies the person is never stored.
 
 mod texts;
 
@@ -15,10 +15,10 @@ use crate::{Store, StoreError, Term};
 
 /// Jobs per statement.
 const BATCH: usize = 200;
-/// Jobs per erasure; whoever needs more does it again.
+/// Jobs per erasure. To erase more, ask for another erasure.
 const MOST_JOBS: i64 = 10_000;
 
-/// A job whose data is to be forgotten.
+/// A job whose data is to be erased.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::FromRow)]
 pub struct ErasedJob {
     pub prefix: String,
@@ -27,18 +27,17 @@ pub struct ErasedJob {
     pub job_created_ms: i64,
 }
 
-/// What was erased of the history.
+/// Numbers of what was erased from the history.
 #[derive(Debug, Clone, Default)]
 pub struct Erased {
     pub attempts: i64,
     pub bodies: i64,
 }
 
-/// An erasure to be.
 #[derive(Debug, Clone)]
 pub struct NewErasure<'a> {
     pub prefix: &'a str,
-    /// Of a person.
+    /// The path and term that identify a person.
     pub person: Option<(&'a str, Term)>,
     pub queue: Option<&'a str>,
     pub job_id: Option<&'a str>,
@@ -58,19 +57,19 @@ pub struct ErasureRow {
     pub actor: String,
     pub reason: String,
     pub began_at: DateTime<Utc>,
-    /// Absent while jobs of it are still to be erased; and for one that was cut short before they were known: ask for it again.
+    /// Absent while the erasure has jobs left; and when it was interrupted before its jobs were
+    /// known: ask for it again.
     pub ended_at: Option<DateTime<Utc>>,
     pub listed_at: Option<DateTime<Utc>>,
     /// Jobs that were erased.
     pub done: i64,
-    /// Jobs that run, or were not reached yet.
+    /// Jobs that are running, or not reached yet.
     pub to_come: i64,
     /// Jobs that stay in Redis.
     pub left: i64,
     pub counts: Option<Value>,
 }
 
-/// A job that is still to be erased.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct PendingErasure {
     pub erasure: i64,
@@ -80,7 +79,7 @@ pub struct PendingErasure {
     pub job: ErasedJob,
 }
 
-/// That a job's data was erased.
+/// The record that a job's data was erased.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct JobErasure {
     pub erasure: i64,
@@ -91,7 +90,7 @@ pub struct JobErasure {
 }
 
 impl Store {
-    /// Jobs that are found by a term, and whether there are more.
+    /// Jobs that have this term, and whether there are more.
     pub async fn jobs_with(&self, term: &Term, queue: Option<&str>) -> Result<(Vec<ErasedJob>, bool), StoreError> {
         let query = sqlx::query_as(
             "select distinct prefix, queue, job_id, job_created_ms from attempt_terms where term = $1 and ($2::text is null or queue = $2) \
@@ -103,7 +102,7 @@ impl Store {
         Ok((jobs, more))
     }
 
-    /// Parents of these jobs' attempts, each as its queue and id.
+    /// Parents of these jobs' attempts, each as a queue and an id.
     pub async fn parents_of(&self, jobs: &[ErasedJob]) -> Result<Vec<(String, String)>, StoreError> {
         let mut parents = Vec::new();
         for jobs in jobs.chunks(BATCH) {
@@ -122,7 +121,7 @@ impl Store {
         Ok(parents)
     }
 
-    /// Jobs that the history has under a name.
+    /// Jobs in the history with this queue and id.
     pub async fn jobs_named(&self, prefix: &str, queue: &QueueName, job: &JobId) -> Result<Vec<ErasedJob>, StoreError> {
         let query = sqlx::query_as(
             "select distinct prefix, queue, job_id, job_created_ms from attempts where prefix = $1 and queue = $2 and job_id = $3 limit $4",
@@ -131,8 +130,8 @@ impl Store {
         Ok(query.bind(MOST_JOBS).fetch_all(&self.pool).await?)
     }
 
-    /// Jobs that were removed, and whose copies are gone, cannot be put back: says so.
-    pub async fn forget_removed(&self, bulk: i64, job: &str) -> Result<(), StoreError> {
+    /// Marks a removed job as impossible to put back, because its copy was deleted.
+    pub async fn mark_removed_lost(&self, bulk: i64, job: &str) -> Result<(), StoreError> {
         let query = sqlx::query(
             "update bulk_items set state = 'lost', reason = 'its data was erased' where bulk = $1 and queue || ':' || job_id = $2 \
              and state in ('done', 'pending')",
@@ -141,7 +140,7 @@ impl Store {
         Ok(())
     }
 
-    /// Writes down that somebody is to be forgotten.
+    /// Records an erasure.
     pub async fn begin_erasure(&self, new: &NewErasure<'_>) -> Result<i64, StoreError> {
         let (path, term) = new.person.map(|(path, term)| (path, term.to_vec())).unzip();
         let query = sqlx::query_scalar(
@@ -152,7 +151,7 @@ impl Store {
         Ok(query.bind(new.actor).bind(new.reason).fetch_one(&self.pool).await?)
     }
 
-    /// Its jobs, all of them: from now on any host can end it.
+    /// Records all jobs of an erasure. From then on any host can finish it.
     pub async fn list_erased_jobs(&self, erasure: i64, jobs: &[ErasedJob]) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
         let column = |of: fn(&ErasedJob) -> &str| jobs.iter().map(of).collect::<Vec<_>>();
@@ -169,7 +168,7 @@ impl Store {
         Ok(transaction.commit().await?)
     }
 
-    /// Jobs that are still to be erased, those of older erasures first.
+    /// Jobs that are still to be erased; jobs of older erasures come first.
     pub async fn pending_erasures(&self, prefix: &str, most: i64) -> Result<Vec<PendingErasure>, StoreError> {
         let query = sqlx::query_as(
             "select j.erasure, e.unfinished, e.began_at, e.prefix, j.queue, j.job_id, j.job_created_ms from erased_jobs j \
@@ -179,7 +178,7 @@ impl Store {
         Ok(query.bind(prefix).bind(most).fetch_all(&self.pool).await?)
     }
 
-    /// What became of a job of an erasure.
+    /// Records the result for a job of an erasure.
     pub async fn settle_erased_job(&self, erasure: i64, job: &ErasedJob, state: &str) -> Result<(), StoreError> {
         let query = sqlx::query(
             "update erased_jobs set state = $5, at = now() where erasure = $1 and queue = $2 and job_id = $3 and job_created_ms = $4",
@@ -189,7 +188,7 @@ impl Store {
         Ok(())
     }
 
-    /// Ends those that have nothing left to do.
+    /// Ends erasures that have nothing left to do.
     pub async fn end_erasures(&self, prefix: &str) -> Result<u64, StoreError> {
         let query = sqlx::query(
             "update erasures e set ended_at = now() where e.prefix = $1 and e.ended_at is null and e.listed_at is not null \
@@ -198,14 +197,14 @@ impl Store {
         Ok(query.bind(prefix).execute(&self.pool).await?.rows_affected())
     }
 
-    /// What it found, by place.
+    /// Stores what the erasure found, by place.
     pub async fn count_erasure(&self, erasure: i64, counts: &Value) -> Result<(), StoreError> {
         let query = sqlx::query("update erasures set counts = $2 where id = $1").bind(erasure).bind(counts);
         query.execute(&self.pool).await?;
         Ok(())
     }
 
-    /// The newest first.
+    /// Newest first.
     pub async fn erasures(&self, prefix: &str, before: Option<i64>, most: i64) -> Result<Vec<ErasureRow>, StoreError> {
         let query = sqlx::query_as(
             "select e.id, e.path, e.queue, e.job_id, e.unfinished, e.actor, e.reason, e.began_at, e.ended_at, e.listed_at, e.counts, \
@@ -231,7 +230,7 @@ impl Store {
         Ok(query.bind(prefix).bind(queue.as_str()).bind(job.as_str()).fetch_all(&self.pool).await?)
     }
 
-    /// What [`Store::erase`] would do.
+    /// What [`Store::erase`] would erase.
     pub async fn erasable(&self, jobs: &[ErasedJob]) -> Result<Erased, StoreError> {
         let text = "select count(*) as attempts, count(body) as bodies from attempts \
             join unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) as jobs (prefix, queue, job_id, job_created_ms) \
@@ -239,9 +238,10 @@ impl Store {
         self.of_jobs(text, jobs).await
     }
 
-    /// Takes bodies, messages, backtraces, outside calls and terms of these jobs' attempts away. The rows stay, marked.
+    /// Deletes bodies, messages, backtraces, outside calls and terms of these jobs' attempts. The
+    /// rows stay and are marked.
     pub async fn erase(&self, jobs: &[ErasedJob]) -> Result<Erased, StoreError> {
-        // A group of dead letters keeps its words only while an attempt has them.
+        // A dead-letter group keeps its message only while an attempt of it has one.
         let text = "with found as (select a.prefix, a.queue, a.job_id, a.job_created_ms, a.started, a.finished_at, a.body is not null as has_body, \
             a.fingerprint from attempts a join unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) as jobs (prefix, queue, job_id, \
             job_created_ms) using (prefix, queue, job_id, job_created_ms)), \

@@ -1,4 +1,4 @@
-//! Texts that operators and the host have written: a value that somebody is to be forgotten by is found in them, and replaced.
+//! Finds and replaces a person's value in texts that operators and the host have written.
 
 use patchbay_model::filter::Filter;
 use patchbay_model::redaction::Mask;
@@ -9,12 +9,12 @@ use sqlx::types::Json;
 use super::{ErasedJob, MOST_JOBS};
 use crate::{SavedSearch, Store, StoreError};
 
-/// What stands in place of a value in texts that stay.
+/// Replaces the value in texts that stay.
 const ERASED: &str = "[erased]";
-/// Somebody waits, and looking through all texts takes its time.
+/// A person waits for the answer, and searching all texts takes time.
 const TEXTS_LIMIT: &str = "set local statement_timeout = '120s'";
 
-/// Texts that operators and the host have written, by place: how many hold the value.
+/// How many texts hold the value, by place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Texts {
     pub saved_searches: u64,
@@ -22,11 +22,12 @@ pub struct Texts {
     pub dead_letters: u64,
     pub operator_actions: u64,
     pub alerts: u64,
-    /// Kept for good: entries of audit trails.
+    /// Entries of audit trails; they are never erased.
     pub audit_entries: u64,
-    /// Bulk operations that go on with it; it leaves them when this is asked again after their end.
+    /// Bulk operations that are still active with the value. It is removed from them when this is
+    /// called again after their end.
     pub active_bulk_operations: u64,
-    /// Jobs that plugins have enqueued with a transaction and that are in no queue yet.
+    /// Jobs that plugins enqueued in a transaction and that are in no queue yet.
     pub outbox: u64,
     /// Descriptions of schedules.
     pub schedules: u64,
@@ -35,7 +36,7 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Those that are erased.
+    /// How many of the texts can be erased.
     pub fn erasable(&self) -> u64 {
         self.saved_searches
             + self.bulk_operations
@@ -47,23 +48,23 @@ impl Texts {
     }
 }
 
-/// Who is to be forgotten, as texts name them.
+/// The person to erase, as texts may name them.
 #[derive(Debug)]
 pub struct Person<'a> {
-    /// Of job data.
+    /// A path in job data.
     pub path: &'a str,
-    /// As it was given, and in the other ways that jobs are found by.
+    /// The value as it was given, and the other forms by which jobs are found.
     pub values: &'a [String],
-    /// In all spellings that texts may have.
+    /// All spellings that texts may have.
     pub spellings: &'a [String],
-    /// Finds it in texts; empty where it is too short to tell.
+    /// Finds the value in texts; empty when the value is too short to be recognised.
     pub mask: &'a Mask,
 }
 
-/// As a row has it, now or before its last change.
+/// A search as its row has it, now or before its last change.
 type Search = Option<Json<SavedSearch>>;
 
-/// By name; `true`: JSON.
+/// Name of a column, and whether it holds JSON.
 type Columns = &'static [(&'static str, bool)];
 
 /// Columns with texts, by place.
@@ -92,22 +93,22 @@ enum Place {
 }
 
 impl Person<'_> {
-    /// A regular expression of Postgres that is this text in any of its spellings, and what takes its place; in JSON also where it would be no
-    /// text.
+    /// A regular expression for Postgres that matches the value in all its spellings, and its
+    /// replacement. In JSON, a value that looks like a number is matched only as a whole string.
     fn pattern(&self, is_json: bool) -> (String, String) {
         let value = self.values.first().map(String::as_str).unwrap_or_default();
         let is_number = value.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
         if is_json && is_number {
-            // A number of its own must not become something else.
+            // A JSON number with the same digits must not be replaced.
             return (literal(&Value::from(value).to_string()), Value::from(ERASED).to_string());
         }
-        // What cannot stand within a text of JSON would be JSON's own.
+        // Text that is not valid within a JSON string would match JSON's own syntax.
         let stands = |text: &&String| !is_json || serde_json::from_str::<String>(&format!("\"{text}\"")).is_ok();
         let spellings: Vec<String> = self.spellings.iter().filter(stands).map(|text| literal(text)).collect();
         (spellings.join("|"), ERASED.to_owned())
     }
 
-    /// The filter without the value; nothing when it has none.
+    /// The filter without the value; `None` when the filter does not have it.
     fn forgotten(&self, filter: &Filter) -> Option<Filter> {
         let mut filter = filter.clone();
         let mut found = false;
@@ -134,8 +135,8 @@ impl Person<'_> {
     }
 }
 
-/// A regular expression of Postgres that is this text. Upper and lower case are alike: of ASCII by `~*`, of the rest here, since the collation
-/// may know no other letters.
+/// A regular expression for Postgres that matches this text. It ignores case: `~*` does so for
+/// ASCII; other letters are listed here, since the collation may not know them.
 fn literal(text: &str) -> String {
     let mut pattern = String::new();
     for c in text.chars() {
@@ -153,7 +154,8 @@ fn literal(text: &str) -> String {
 }
 
 impl Store {
-    /// Jobs whose failures say it, such as those that other workers ran: nothing else tells what they were about.
+    /// Jobs whose failures contain the value, such as jobs that other workers ran. Nothing else
+    /// connects those to the person.
     pub async fn jobs_saying(
         &self,
         prefix: &str,
@@ -175,7 +177,8 @@ impl Store {
         Ok(jobs)
     }
 
-    /// Texts that hold the value lose it, or are only counted. Filters of bulk operations that go on keep it until they have ended.
+    /// Removes the value from texts, or only counts those that hold it. Filters of active bulk
+    /// operations keep it until these have ended.
     pub async fn forget_texts(&self, prefix: &str, person: &Person<'_>, only_count: bool) -> Result<Texts, StoreError> {
         let mut texts = Texts::default();
         let mut transaction = self.pool.begin().await?;
@@ -205,7 +208,7 @@ impl Store {
                     .await?;
             }
         }
-        // What is put into jobs goes with the end of an operation.
+        // The data that an operation puts into jobs is deleted at its end.
         let bulks: Vec<(i64, Value, Option<String>, bool)> = sqlx::query_as(
             "select id, filter, edits, state in ('matching', 'running', 'paused', 'undoing') from bulks where prefix = $1 and (filter <> '{}' or edits is not null) for update",
         )

@@ -1,11 +1,11 @@
-//! Why a document is no JSON Schema, for people who write one: where, and what may stand there.
+//! Explains why a document is not a JSON Schema: where, and what is allowed there.
 
 use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind;
 
 const A_SCHEMA: &str = "must be a schema: an object, true or false";
 
-/// `#/path: sentence`.
+/// Formatted as `#/path: sentence`.
 pub(super) fn of_a_schema(error: &ValidationError) -> String {
     let path = error.instance_path().to_string();
     let keyword = path.rsplit('/').find(|part| part.parse::<usize>().is_err()).unwrap_or_default();
