@@ -73,15 +73,16 @@ pub struct Dependency {
 /// Whether to send work to this host.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Readiness {
-    /// Every reason against it.
+    /// Every reason against it; and background services in trouble (`service-restarting`, `service-failing`), which are none: a host with
+    /// these alone is ready.
     pub details: Vec<NotReady>,
-    /// Whether there is none.
+    /// Whether there is no reason against it.
     pub ready: bool,
     /// The codes of the reasons.
     pub reasons: Vec<String>,
 }
 
-/// Why a process should get no new work.
+/// Why a process should get no new work, or what else is wrong with it.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct NotReady {
     /// Stable, kebab-case.

@@ -67,6 +67,31 @@ pub struct Services {
     pub uses: Arc<GrantUses>,
 }
 
+impl Services {
+    /// Calls do their I/O on the threads of the runtime that this is called on.
+    pub fn new(
+        queues: &Queues,
+        sql: Arc<dyn PluginDatabase>,
+        audit: Arc<dyn AuditTrails>,
+        secrets: Arc<dyn SecretSource>,
+        mail: MailTransport,
+        egress: Egress,
+    ) -> Self {
+        Self {
+            host: tokio::runtime::Handle::current(),
+            queues: queues.clone(),
+            kv: queues.kv(),
+            secrets,
+            sql,
+            audit,
+            mail,
+            egress,
+            breakers: Arc::default(),
+            uses: Arc::default(),
+        }
+    }
+}
+
 /// `module: interface`, and under which name metrics and traces count its host calls, if they reach outside and therefore take time.
 macro_rules! capabilities {
     ($($module:ident: $interface:ident $(counts $call:ident as $label:literal)?;)*) => {

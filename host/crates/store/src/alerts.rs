@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 
-use crate::{Lead, Store, StoreError};
+use crate::{Leadership, Store, StoreError};
 
 /// Events are for looking back over weeks; what is older answers no question.
 const EVENTS_DAYS: i32 = 90;
@@ -148,7 +148,7 @@ async fn save(connection: &mut PgConnection, changes: &[AlertChange]) -> Result<
     Ok(tx.commit().await?)
 }
 
-impl Lead<'_> {
+impl Leadership<'_> {
     /// All or none. Whoever has lost the lead cannot.
     pub async fn save_alerts(&mut self, changes: &[AlertChange]) -> Result<(), StoreError> {
         if changes.is_empty() { Ok(()) } else { save(self.0, changes).await }

@@ -1,6 +1,6 @@
 //! Bulk operations: what is meant, which jobs were chosen, and what became of each.
 //!
-//! Operators make, pause and cancel them from any host; the one that leads works them off ([`Lead`]). Counts are kept in the same statement
+//! Operators make, pause and cancel them from any host; the one that leads works them off ([`Leadership`]). Counts are kept in the same statement
 //! as the items that they count.
 
 use chrono::{DateTime, Utc};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::attempts::without_nul;
-use crate::{Lead, Store, StoreError};
+use crate::{Leadership, Store, StoreError};
 
 /// For how long a removal can be undone.
 const UNDO: &str = "interval '1 hour'";
@@ -237,7 +237,7 @@ impl Store {
 }
 
 /// What the leading host does; through its own connection, so that one that leads no longer cannot write.
-impl Lead<'_> {
+impl Leadership<'_> {
     /// Operations that have something to do.
     pub async fn active_bulks(&mut self, prefix: &str) -> Result<Vec<BulkRow>, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(

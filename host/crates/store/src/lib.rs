@@ -14,6 +14,7 @@ mod grants;
 mod history;
 mod hosts;
 mod incident;
+mod leader;
 mod mirror;
 mod notify;
 mod plugin_sql;
@@ -28,7 +29,6 @@ mod schedules;
 mod search;
 mod secrets;
 mod signatures;
-mod singleton;
 mod statistics;
 mod store;
 mod terms;
@@ -48,6 +48,7 @@ pub use history::{
 };
 pub use hosts::{Failure, HostRow, Report, Running};
 pub use incident::{FailureRow, RecentAction};
+pub use leader::{Elector, LeaderTask, Leadership};
 pub use plugin_sql::{
     OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity, SqlSession, Wanted,
 };
@@ -60,7 +61,6 @@ pub use schedules::{ScheduleFields, ScheduleRow};
 pub use search::{Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, Place, Selection, UnknownPlace};
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
-pub use singleton::{Duty, Lead, Singleton};
 pub use statistics::{ActionRow, FailureRate, JobStatistics};
 pub use store::{Changes, DatabaseFacts, MigrationReport, PoolUsage, Store, StoreConfig, StoreProbe};
 pub use terms::{Term, TermKey};

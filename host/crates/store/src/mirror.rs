@@ -6,12 +6,12 @@ use patchbay_model::mirror::MirrorPlace;
 use patchbay_model::{JobId, QueueName};
 use sqlx::Row;
 
-use crate::{Lead, Store, StoreError};
+use crate::{Leadership, Store, StoreError};
 
 /// A queue of which hosts ran a job that lately may still hold jobs of theirs, whatever has become of the plugin.
 const RAN_LATELY: &str = "1 hour";
 
-impl Lead<'_> {
+impl Leadership<'_> {
     /// Of every queue that was looked at before.
     pub async fn mirror_places(&mut self, prefix: &str) -> Result<HashMap<QueueName, MirrorPlace>, StoreError> {
         let query = sqlx::query("select * from mirror_places where prefix = $1").bind(prefix);

@@ -1,6 +1,6 @@
 //! Tells somebody when something is not in order, once, and when it is again.
 //!
-//! One process of the fleet evaluates the rules (`lead`), any of them delivers. What stands, what is silenced and what is still to be told
+//! The leader evaluates the rules (`lead`), any of them delivers. What stands, what is silenced and what is still to be told
 //! are rows of Postgres, so that a kill or a change of that process neither repeats nor forgets anything. While Postgres is away, the
 //! process that evaluated last goes on with what it remembers and tells of it directly.
 //!
@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use async_trait::async_trait;
 use chrono::Utc;
 use patchbay_api::alerts::ChannelTest;
 use patchbay_store::{AlertChange, StoreError};
@@ -43,7 +44,10 @@ use self::deliver::Deliveries;
 use self::evaluate::{Known, Round, evaluate, time};
 pub use self::sight::Sources;
 use self::sight::{Covers, Seen, Sight, Sightings};
+use crate::Parts;
+use crate::leader::Led;
 use crate::plugins::Begun;
+use crate::service::{Service, task};
 
 /// For one question to Postgres.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -68,6 +72,8 @@ pub struct AlertConfig {
 pub struct AlertWatch {
     sources: Sources,
     deliveries: Arc<Deliveries>,
+    /// Quarantines that this process has begun.
+    begun: tokio::sync::Mutex<mpsc::UnboundedReceiver<Begun>>,
     /// With a client for it.
     ping: Option<(reqwest::Client, Url)>,
     every: Duration,
@@ -79,14 +85,19 @@ pub struct AlertWatch {
 }
 
 impl AlertWatch {
-    /// Does nothing yet; see [`AlertWatch::run`].
-    pub fn new(config: AlertConfig, sources: Sources) -> anyhow::Result<Arc<Self>> {
+    /// Does nothing yet; see [`evaluation`], [`delivery`] and [`quarantines`].
+    pub fn new(
+        config: AlertConfig,
+        sources: Sources,
+        begun: mpsc::UnboundedReceiver<Begun>,
+    ) -> anyhow::Result<Arc<Self>> {
         let channels = channel::channels(config.channels).context("alerts")?;
         let ping = config.ping.map(|url| anyhow::Ok((channel::http_client(&url)?, url)));
         let ping = ping.transpose().context("alerts")?;
         Ok(Arc::new(Self {
             deliveries: Arc::new(Deliveries::new(sources.store.clone(), channels)),
             sources,
+            begun: tokio::sync::Mutex::new(begun),
             ping,
             every: config.every,
             repeat: config.repeat,
@@ -94,21 +105,6 @@ impl AlertWatch {
             environment: config.environment,
             firing: Mutex::default(),
         }))
-    }
-
-    /// Evaluates, where this process is the one that does, and delivers, until cancelled.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let deliver = Arc::clone(&self.deliveries).run(self.every, stop.clone());
-        tokio::join!(deliver, lead::run(self, stop));
-    }
-
-    /// Tells of plugins that stand still, at once and not with the next look, for as long as there may be one.
-    pub async fn tell_of_quarantines(self: Arc<Self>, mut begun: mpsc::UnboundedReceiver<Begun>) {
-        while let Some(begun) = begun.recv().await {
-            let alerts = Arc::clone(&self);
-            // None waits for another one.
-            tokio::spawn(async move { alerts.quarantined(&begun).await });
-        }
     }
 
     async fn quarantined(&self, Begun { crash_loop, consequence }: &Begun) {
@@ -251,6 +247,50 @@ impl AlertWatch {
                 self.deliveries.remember(&change.rule, &change.subject, body);
             }
         }
+    }
+}
+
+/// Looks whether all is in order: everywhere, where this process leads.
+pub fn evaluation(parts: &Parts) -> Arc<dyn Service> {
+    Arc::new(Led::new(parts.store.clone(), lead::Rounds::new(Arc::clone(&parts.alerts))))
+}
+
+/// Tells of alerts until they are told.
+pub fn delivery(parts: &Parts) -> Arc<dyn Service> {
+    let alerts = Arc::clone(&parts.alerts);
+    task("alert-delivery", move |stop| Arc::clone(&alerts.deliveries).run(alerts.every, stop))
+}
+
+/// Tells of plugins that stand still, at once and not with the next look. Listed before the service that begins quarantines, so that its last
+/// one is told, too.
+pub fn quarantines(parts: &Parts) -> Arc<dyn Service> {
+    Arc::new(QuarantineAlerts(Arc::clone(&parts.alerts)))
+}
+
+struct QuarantineAlerts(Arc<AlertWatch>);
+
+#[async_trait]
+impl Service for QuarantineAlerts {
+    fn name(&self) -> &'static str {
+        "quarantine-alerts"
+    }
+
+    async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut quarantines = self.0.begun.lock().await;
+        while let Some(Some(begun)) = stop.run_until_cancelled(quarantines.recv()).await {
+            let alerts = Arc::clone(&self.0);
+            // None waits for another one.
+            tokio::spawn(async move { alerts.quarantined(&begun).await });
+        }
+        Ok(())
+    }
+
+    async fn finish(&self) -> anyhow::Result<()> {
+        let mut quarantines = self.0.begun.lock().await;
+        while let Ok(begun) = quarantines.try_recv() {
+            self.0.quarantined(&begun).await;
+        }
+        Ok(())
     }
 }
 

@@ -4,8 +4,7 @@
 //! |---|---|
 //! | `bodies` | sealing and opening data and results |
 //! | `recorder` | the way of attempts from Redis to Postgres |
-//! | `rounds` | doing a duty of the fleet, a round at a time |
-//! | `duty` | what one process of the fleet does for all: partitions, gaps, forgetting |
+//! | `maintenance` | what the leader does for all: partitions, gaps, forgetting |
 //! | `mirror` | what workers that are no hosts have ended |
 //! | `redacted_body` | what of a body people may see |
 //! | `erasing` | forgetting a person, or a job, everywhere |
@@ -16,32 +15,43 @@
 //! | `views` | rows as answers show them |
 
 mod bodies;
-mod duty;
 mod erase;
 mod erasing;
 mod export;
-pub mod mirror;
+mod maintenance;
+mod mirror;
 mod operations;
 mod paged_filter;
 pub mod recorder;
 mod redacted_body;
-mod rounds;
 pub(crate) mod views;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use patchbay_store::KeepAttempts;
 use patchbay_work::body_budget::BodyBudget;
 
+use crate::Parts;
+use crate::service::{Service, task};
+
 pub use bodies::{Bodies, Unopened};
-pub use duty::run;
 pub use erasing::EraseError;
 pub(crate) use erasing::{Asker, Erasing, Wanted};
 pub use export::Export;
+pub use maintenance::maintenance;
+pub use mirror::mirror;
 pub use operations::History;
 pub(crate) use paged_filter::PagedFilter;
+pub use recorder::recorder;
 pub use redacted_body::BodyError;
 pub(crate) use redacted_body::{Reader, RedactedBody};
+
+/// Looks at how much of Redis's memory the records of attempts take.
+pub fn body_budget(parts: &Parts) -> Arc<dyn Service> {
+    let (budget, queues) = (Arc::clone(&parts.history.budget), parts.broker.clone());
+    task("body-budget", move |stop| Arc::clone(&budget).watch(queues.clone(), stop))
+}
 
 /// What the use cases of the history need beside the rest.
 pub struct HistoryParts {
@@ -51,4 +61,6 @@ pub struct HistoryParts {
     pub budget: Arc<BodyBudget>,
     /// Where nothing else is said.
     pub keep: KeepAttempts,
+    /// Between two looks at what other workers have ended; nothing when nobody is to look.
+    pub mirror_every: Option<Duration>,
 }

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_model::grant::{Ask, Granted};
 use patchbay_model::manifest::Manifest;
@@ -20,7 +22,9 @@ use tracing::{error, info, warn};
 use super::permissions::tables;
 use super::redactions::by_queue;
 use super::{PluginError, Plugins, RouteTable};
+use crate::Parts;
 use crate::local_copy::LocalCopy;
+use crate::service::Service;
 
 /// Name of the local copy of the active plugins.
 const COPY: &str = "plugins.json";
@@ -30,6 +34,37 @@ const REDACTIONS: &str = "redactions.json";
 const RECONCILE_EVERY: Duration = Duration::from_secs(3);
 /// Without a successful look at Postgres for this long, the process may run outdated plugins.
 pub const STALE_AFTER: Duration = Duration::from_secs(15);
+
+/// Converges when told, and every few seconds without it; leaves the fleet at the end.
+pub fn converger(parts: &Parts) -> Arc<dyn Service> {
+    Arc::new(Converger(Arc::clone(&parts.plugins)))
+}
+
+struct Converger(Arc<Plugins>);
+
+#[async_trait]
+impl Service for Converger {
+    fn name(&self) -> &'static str {
+        "plugin-converger"
+    }
+
+    async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = self.0.woken.notified() => {}
+                () = tokio::time::sleep(RECONCILE_EVERY) => {}
+            }
+            if let Err(error) = self.0.converge().await {
+                error!(error = %error, "cannot read the active plugins; running on with the last known ones");
+            }
+        }
+    }
+
+    async fn finish(&self) -> anyhow::Result<()> {
+        self.0.leave().await.context("the others hear of this end later")
+    }
+}
 
 /// An active plugin, as far as a start without Postgres needs it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -166,13 +201,24 @@ impl Plugins {
         self.converge().await.map_err(PluginError::NotInEffectYet)
     }
 
-    /// Whether [`Plugins::start_from_copy`] has anything to start.
+    /// Whether there is anything to begin with while Postgres is away.
     pub fn has_copy(copy: &LocalCopy) -> bool {
         copy.load::<Vec<CopiedPlugin>>(COPY).is_some()
     }
 
+    /// The first look at what is active; while Postgres `is_away`, at what this host last saw of it.
+    pub async fn begin(&self, is_away: bool) -> anyhow::Result<()> {
+        if is_away {
+            let running = self.start_from_copy().await;
+            info!(plugins = running, "started from the local copy");
+            return Ok(());
+        }
+        self.converge().await.context("cannot read the active plugins")?;
+        self.forget_killed_neighbours().await.context("cannot use Postgres")
+    }
+
     /// Runs what this process last saw as active: for a start while Postgres is away. Gives the number of plugins that run.
-    pub async fn start_from_copy(&self) -> usize {
+    async fn start_from_copy(&self) -> usize {
         let _one_at_a_time = self.converging.lock().await;
         let registry = self.runtime.registry();
         self.redactions.publish(self.copy.load(REDACTIONS).unwrap_or_default());
@@ -276,20 +322,6 @@ impl Plugins {
     /// To be called when something may have changed, so that nobody waits for the next round.
     pub fn changed(&self) {
         self.woken.notify_one();
-    }
-
-    /// Converges when told, and every few seconds without it, until cancelled.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.woken.notified() => {}
-                () = tokio::time::sleep(RECONCILE_EVERY) => {}
-            }
-            if let Err(error) = self.converge().await {
-                error!(error = %error, "cannot read the active plugins; running on with the last known ones");
-            }
-        }
     }
 
     /// The one way from Postgres into the registry, where another file may stand than the one that was staged. What is loaded already was

@@ -28,13 +28,13 @@ impl Plugins {
     }
 
     /// This process ends: nobody shall wait for it.
-    pub async fn leave(&self) -> Result<(), StoreError> {
+    pub(super) async fn leave(&self) -> Result<(), StoreError> {
         self.store.leave(&self.host).await
     }
 
     /// Processes of this machine that do not exist any more said no word at their end. One that only seems to be gone (it has another
     /// process namespace) is back with its next report.
-    pub async fn forget_killed_neighbours(&self) -> Result<(), StoreError> {
+    pub(super) async fn forget_killed_neighbours(&self) -> Result<(), StoreError> {
         let machine = |host: &str| host.rsplit_once(':').map(|(machine, pid)| (machine.to_owned(), pid.to_owned()));
         let Some((here, _)) = machine(&self.host) else { return Ok(()) };
         for row in self.store.hosts().await? {

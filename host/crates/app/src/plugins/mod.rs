@@ -11,7 +11,7 @@ mod conflicts;
 mod converge;
 mod error;
 mod fleet;
-pub mod grant_uses;
+mod grant_uses;
 mod permissions;
 mod prune;
 mod quarantine;
@@ -31,21 +31,23 @@ use patchbay_queue::ChildData;
 use patchbay_runtime::{Rejection, Runtime};
 use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
 use serde_json::Value;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::block_in_place;
 use tracing::info;
 
 pub use self::call::{Answer, AnswerBody, CallError, CallRefusal, CallRefusalKind, Operation};
 use self::converge::CopiedPlugin;
-pub use self::converge::STALE_AFTER;
+pub use self::converge::{STALE_AFTER, converger};
 pub use self::error::PluginError;
+pub use self::grant_uses::grant_uses;
 use self::permissions::tables;
-pub use self::quarantine::Begun;
+pub use self::prune::pruner;
+pub use self::quarantine::{Begun, quarantine_follow_up};
 pub use self::route_table::{RouteTable, Target};
 use patchbay_model::signature::{Signature, Standing, TrustedKeys};
 use patchbay_telemetry::traces::Traces;
 use patchbay_work::grants::Grants;
-use patchbay_work::quarantine::Quarantine;
+use patchbay_work::quarantine::{CrashLoop, Policy, Quarantine};
 use patchbay_work::redactions::{Paths, Redactions};
 use patchbay_work::settings::{self, Settings};
 use patchbay_work::{Invoker, Workers};
@@ -67,6 +69,12 @@ pub struct Parts {
     pub quarantine: Arc<Quarantine>,
     pub redactions: Arc<Redactions>,
     pub copy: LocalCopy,
+    /// What of the work `quarantine` finds to be too many crashes.
+    pub crash_loops: mpsc::UnboundedReceiver<CrashLoop>,
+    /// What then becomes of a plugin.
+    pub policy: Policy,
+    /// Whoever tells people of quarantines.
+    pub begun: mpsc::UnboundedSender<Begun>,
     /// Old revisions.
     pub keep: Keep,
     pub traces: Traces,
@@ -89,6 +97,9 @@ pub struct Plugins {
     quarantine: Arc<Quarantine>,
     redactions: Arc<Redactions>,
     copy: LocalCopy,
+    crash_loops: Mutex<mpsc::UnboundedReceiver<CrashLoop>>,
+    policy: Policy,
+    begun: mpsc::UnboundedSender<Begun>,
     keep: Keep,
     /// What was last written there.
     copied: Mutex<Vec<CopiedPlugin>>,
@@ -124,10 +135,16 @@ impl Plugins {
             quarantine,
             redactions,
             copy,
+            crash_loops,
+            policy,
+            begun,
             keep,
             traces,
             host,
         } = parts;
+        if trusted.are_required() {
+            info!(keys = trusted.ids(), "plugins must be signed by one of these keys");
+        }
         Self {
             store,
             sql,
@@ -140,6 +157,9 @@ impl Plugins {
             quarantine,
             redactions,
             copy,
+            crash_loops: Mutex::new(crash_loops),
+            policy,
+            begun,
             keep,
             copied: Mutex::default(),
             copied_redactions: Mutex::default(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::Row;
 
 use crate::StoreError;
-use crate::singleton::Lead;
+use crate::leader::Leadership;
 
 /// Gaps per statement.
 const BATCH: i64 = 200;
@@ -17,7 +17,7 @@ const MAX_STARTS: i32 = 100;
 /// For so long a told attempt takes the place of one that was inferred.
 const GIVES_WAY_DAYS: i32 = 2;
 
-impl Lead<'_> {
+impl Leadership<'_> {
     /// Fills gaps that were noted longer than `after` ago; gives the number of rows, and whether there may be more gaps.
     pub async fn fill_gaps(&mut self, after: Duration) -> Result<(u64, bool), StoreError> {
         // Nearly always there is none.

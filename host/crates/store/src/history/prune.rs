@@ -9,7 +9,7 @@ use serde::Serialize;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::retention::Retention;
-use crate::singleton::Lead;
+use crate::leader::Leadership;
 use crate::{Store, StoreError};
 
 /// Attempts per statement.
@@ -60,7 +60,7 @@ impl Store {
     }
 }
 
-impl Lead<'_> {
+impl Leadership<'_> {
     /// Forgets what is older than it is to be kept.
     pub async fn prune_history(&mut self, retention: &Retention) -> Result<Pruned, StoreError> {
         recorded(self.0, retention).await

@@ -10,6 +10,7 @@ mod export;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use opentelemetry::trace::{
     Link, Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
     Tracer as _, TracerProvider as _,
@@ -74,6 +75,13 @@ pub enum Kind {
 }
 
 impl Traces {
+    /// Opens spans, if there is a collector for them.
+    pub fn start_if(config: Option<TraceConfig>) -> anyhow::Result<(Self, Option<Exporter>)> {
+        let Some(config) = config else { return Ok((Self::default(), None)) };
+        let (traces, exporter) = Self::start(config).context("cannot send traces")?;
+        Ok((traces, Some(exporter)))
+    }
+
     /// Opens spans from now on, for the exporter to send.
     pub fn start(config: TraceConfig) -> anyhow::Result<(Self, Exporter)> {
         let resource = Resource::builder_empty()
