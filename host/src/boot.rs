@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::Context;
 use patchbay_app::audit::Trails;
 use patchbay_app::health::{self, Health};
-use patchbay_app::local_copy::LocalCopy;
 use patchbay_app::service::{RunningServices, Services};
+use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{Keys, Vault};
 use patchbay_app::{Foundation, Parts};
-use patchbay_app::{alert, bulk, history, outbox, plugins, resume, scheduling, trace_export, vault, workers};
+use patchbay_app::{alerts, bulk, history, outbox, plugins, resume, scheduling, trace_export, vault, workers};
 use patchbay_capability::{Egress, MailTransport};
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 use patchbay_runtime::Runtime;
 use patchbay_store::{PluginSql, Store};
 use patchbay_telemetry::Logging;
@@ -98,10 +98,10 @@ fn services(parts: &Parts, listener: TcpListener, config: &Config, exporter: Opt
         .and(history::recorder(parts))
         .and(plugins::converger(parts))
         .and(resume::changes(parts))
-        .and(alert::quarantines(parts))
+        .and(alerts::quarantines(parts))
         .and(plugins::quarantine_follow_up(parts))
-        .and(alert::delivery(parts))
-        .and(alert::evaluation(parts))
+        .and(alerts::delivery(parts))
+        .and(alerts::evaluation(parts))
         .and(plugins::pruner(parts))
         .and(plugins::grant_uses(parts))
         .and(vault::refresh(parts))
@@ -118,11 +118,11 @@ fn services(parts: &Parts, listener: TcpListener, config: &Config, exporter: Opt
 async fn parts(config: &Arc<Config>, keys: Keys, logging: &Logging) -> anyhow::Result<(Parts, Option<Exporter>)> {
     let store = Store::new(config.database.store()).context("cannot use Postgres")?;
     let sandbox = config.runtime.sandbox(*config.plugins.draft_wit)?;
-    let copy = LocalCopy::new(&sandbox.cache_dir, sandbox.cache_key, &config.database.store().url);
+    let copy = OfflineSnapshot::new(&sandbox.cache_dir, sandbox.cache_key, &config.database.store().url);
     let is_away = resume::migrate_or_resume(&store, &copy).await?;
     let environment = EnvironmentSecrets(Arc::clone(config));
     let vault = Vault::open(store.clone(), keys, environment, copy.clone(), is_away).await?;
-    let queues = Queues::connect(config.redis.queues()).await.context("cannot use Redis")?;
+    let queues = Broker::connect(config.redis.queues()).await.context("cannot use Redis")?;
     let queues = queues.with_default_zone(*config.schedule.default_zone);
     let runtime = Runtime::new(sandbox, patchbay_capability::link).context("cannot start the sandbox")?;
     let sql = PluginSql::new(&store, *config.sql.max_connections);

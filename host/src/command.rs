@@ -11,7 +11,7 @@ use patchbay_app::vault::KeyError;
 use patchbay_cli::Output;
 use patchbay_cli::client::{ClientArgs, ClientError};
 use patchbay_store::Store;
-use patchbay_telemetry::plain;
+use patchbay_telemetry::redact_own;
 use serde_json::json;
 
 use crate::boot::Host;
@@ -192,17 +192,17 @@ async fn without_host(file: Option<&Path>, error: &ClientError) -> Vec<BundleFil
         .entries()
         .into_iter()
         .filter_map(|entry| {
-            let value = plain(entry.value.as_ref()?);
+            let value = redact_own(entry.value.as_ref()?);
             Some(json!({ "key": entry.key, "value": value, "source": entry.source }))
         })
         .collect();
-    let problems: Vec<String> = problems.iter().map(|problem| plain(problem)).collect();
+    let problems: Vec<String> = problems.iter().map(|problem| redact_own(problem)).collect();
     let findings = if problems.is_empty() {
         let mut findings = serde_json::to_value(doctor::examine(&config).await).unwrap_or_default();
         for finding in findings.as_array_mut().into_iter().flatten() {
             for name in ["message", "mend"] {
                 if let Some(text) = finding[name].as_str() {
-                    finding[name] = plain(text).into();
+                    finding[name] = redact_own(text).into();
                 }
             }
         }
@@ -210,7 +210,7 @@ async fn without_host(file: Option<&Path>, error: &ClientError) -> Vec<BundleFil
     } else {
         Err("the configuration cannot be used; see config.json".into())
     };
-    let versions = json!({ "commandLine": env!("CARGO_PKG_VERSION"), "host": plain(&error.to_string()) });
+    let versions = json!({ "commandLine": env!("CARGO_PKG_VERSION"), "host": redact_own(&error.to_string()) });
     vec![
         BundleFile::json("versions.json", "of this command; no host answered", Ok(versions)),
         BundleFile::json(

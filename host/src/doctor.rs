@@ -12,7 +12,7 @@ use patchbay_cli::Output;
 use patchbay_model::QueueName;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::shell::word;
-use patchbay_queue::{MAX_CLOCK_SKEW_MS, QueueError, Queues, Trouble};
+use patchbay_queue::{Broker, MAX_CLOCK_SKEW_MS, QueueError, Trouble};
 use patchbay_store::{DatabaseFacts, SecretRow, SignatureRow, Store, StoreError};
 use serde::Serialize;
 
@@ -283,7 +283,7 @@ fn check_rights(facts: &DatabaseFacts, findings: &mut Findings) {
 async fn check_redis(config: &Config, findings: &mut Findings) {
     const CHECK: &str = "redis";
     let mend = "check REDIS_URL (or REDIS_HOST, REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD, redis.sentinels), and that Redis runs";
-    let connected = tokio::time::timeout(LIMIT, Queues::connect(config.redis.queues())).await;
+    let connected = tokio::time::timeout(LIMIT, Broker::connect(config.redis.queues())).await;
     let queues = match connected {
         Ok(Ok(queues)) => queues,
         Ok(Err(QueueError::CannotServe { trouble, .. })) => {
@@ -366,7 +366,7 @@ async fn check_redis(config: &Config, findings: &mut Findings) {
     }
 }
 
-async fn check_redis_rights(queues: &Queues, findings: &mut Findings) {
+async fn check_redis_rights(queues: &Broker, findings: &mut Findings) {
     const CHECK: &str = "redis";
     match tokio::time::timeout(LIMIT, queues.missing_rights()).await {
         Ok(Ok(missing)) if missing.is_empty() => findings.ok(CHECK, "the user has every right that Patchbay needs"),
@@ -531,7 +531,7 @@ async fn check_schedules(config: &Config, store: &Store, findings: &mut Findings
     const CHECK: &str = "schedules";
     // What is wrong with Postgres or Redis was reported above.
     let (Ok(rows), Ok(revisions)) = (store.schedules().await, store.revisions(None).await) else { return };
-    let connected = tokio::time::timeout(LIMIT, Queues::connect(config.redis.queues())).await;
+    let connected = tokio::time::timeout(LIMIT, Broker::connect(config.redis.queues())).await;
     let Ok(Ok(queues)) = connected else { return };
     let queues = queues.with_default_zone(*config.schedule.default_zone);
     let active = revisions.into_iter().filter(|row| row.is_current);

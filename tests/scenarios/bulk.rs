@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use patchbay_model::job::NewJob;
 use patchbay_model::manifest::Manifest;
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 
@@ -40,7 +40,7 @@ fn packed(component: &[u8], version: &str, more: &str) -> anyhow::Result<Vec<u8>
 /// Jobs that fail, all of them failed.
 pub async fn failed_jobs(world: &World, count: usize) -> anyhow::Result<Vec<String>> {
     // Another client, straight into Redis: many of them through the host would take their time.
-    let queues = Queues::connect(RedisConfig {
+    let queues = Broker::connect(RedisConfig {
         url: world.redis_url.clone(),
         prefix: world.prefix.clone(),
         own_prefix: format!("{}-own", world.prefix),

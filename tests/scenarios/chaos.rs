@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use patchbay_model::job::{Keep, NewJob};
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -205,7 +205,7 @@ async fn produce(url: String, prefix: String, form: &Form, added: Arc<AtomicU64>
         own_prefix: "test".into(),
         ..RedisConfig::default()
     };
-    let mut queues = Queues::connect(config()).await?;
+    let mut queues = Broker::connect(config()).await?;
     for first in (0..form.jobs).step_by(10) {
         ticks.tick().await;
         loop {
@@ -219,7 +219,7 @@ async fn produce(url: String, prefix: String, form: &Form, added: Arc<AtomicU64>
                 Ok(_) => break,
                 Err(_) => sleep(Duration::from_millis(100)).await,
             }
-            if let Ok(connected) = Queues::connect(config()).await {
+            if let Ok(connected) = Broker::connect(config()).await {
                 queues = connected;
             }
         }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use patchbay_model::flow::{MAX_DEPTH, MAX_NODES};
 use patchbay_model::job::NewJob;
 use patchbay_model::manifest::Manifest;
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -352,7 +352,7 @@ async fn a_child_that_fails_for_good_fails_its_parent_where_the_flow_says_so() -
 #[tokio::test]
 async fn a_job_without_priority_starts_within_a_second_behind_a_long_backlog() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let queues = Queues::connect(RedisConfig {
+    let queues = Broker::connect(RedisConfig {
         url: world.redis_url.clone(),
         prefix: world.prefix.clone(),
         own_prefix: "test".into(),
@@ -390,7 +390,7 @@ async fn no_queue_starves_under_a_host_wide_limit() -> anyhow::Result<()> {
     let host = world.host(&[("PATCHBAY_WORK_MAX_JOBS", "2")]).await?;
     let manifest = "[[queues]]\nname = \"greedyQueue\"\nconcurrency = 20\n[[queues]]\nname = \"smallQueue\"\nconcurrency = 1\n\
                     [[queues]]\nname = \"ownQueue\"\nconcurrency = 1\nreserved = 1\n";
-    let queues = Queues::connect(RedisConfig {
+    let queues = Broker::connect(RedisConfig {
         url: world.redis_url.clone(),
         prefix: world.prefix.clone(),
         own_prefix: "test".into(),

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use patchbay_model::job::NewJob;
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 use sqlx::Row;
@@ -110,7 +110,7 @@ async fn produce(world: &World, form: &Form) -> anyhow::Result<f64> {
         own_prefix: format!("{}-own", world.prefix),
         ..RedisConfig::default()
     };
-    let queues = Queues::connect(config).await?;
+    let queues = Broker::connect(config).await?;
     let per_tick = form.jobs_per_s * TICK.as_millis() as u64 / 1_000;
     let mut ticks = interval(TICK);
     // A tick that came late is made up for: the load does not give way.

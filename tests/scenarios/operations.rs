@@ -242,7 +242,7 @@ async fn an_urgent_job_starts_within_a_second_behind_tens_of_thousands_of_others
     let (world, host) = world_with_host(&[]).await?;
     let waiting = if full_length() { 50_000 } else { 5_000 };
     host.act("pause", json!({})).await?;
-    let queues = patchbay_queue::Queues::connect(patchbay_queue::RedisConfig {
+    let queues = patchbay_queue::Broker::connect(patchbay_queue::RedisConfig {
         url: world.redis_url.clone(),
         prefix: world.prefix.clone(),
         own_prefix: format!("{}-own", world.prefix),

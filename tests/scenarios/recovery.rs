@@ -45,7 +45,7 @@ async fn a_killed_host_loses_no_job_and_repeats_only_those_in_flight() -> anyhow
 /// A mail job that another client adds, straight into Redis; gives the time until its mail has arrived.
 async fn time_to_work(world: &World, direct: &str) -> anyhow::Result<Duration> {
     let started = Instant::now();
-    let queues = patchbay_queue::Queues::connect(patchbay_queue::RedisConfig {
+    let queues = patchbay_queue::Broker::connect(patchbay_queue::RedisConfig {
         url: direct.to_owned(),
         prefix: world.prefix.clone(),
         own_prefix: "test".into(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use patchbay_model::job::NewJob;
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use serde_json::{Value, json};
 
 use crate::cable::Cable;
@@ -26,7 +26,7 @@ async fn time_to_work(world: &World, direct: &str) -> anyhow::Result<Duration> {
         own_prefix: "test".into(),
         ..RedisConfig::default()
     };
-    let queues = Queues::connect(config).await?;
+    let queues = Broker::connect(config).await?;
     let subject = format!("direct {}", uuid::Uuid::new_v4());
     let data = json!({ "to": "d@example.com", "subject": subject, "text": "x" }).to_string();
     queues.add(vec![NewJob::new("emailQueue".parse()?, "send", data)]).await?;

@@ -6,7 +6,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::Context;
-use patchbay_queue::{Queues, RedisConfig, Right};
+use patchbay_queue::{Broker, RedisConfig, Right};
 use serde_json::{Value, json};
 
 use crate::commands::json_of;
@@ -310,7 +310,7 @@ async fn doctor_names_each_right_that_is_missing() -> anyhow::Result<()> {
         own_prefix: format!("{}-own", world.prefix),
         ..RedisConfig::default()
     };
-    let queues = Queues::connect(config).await?;
+    let queues = Broker::connect(config).await?;
     assert_eq!(queues.missing_rights().await?, []);
     for right in line.split_whitespace().filter_map(|word| word.strip_prefix('+')) {
         server.ask::<()>(&format!("ACL SETUSER patchbay -{right}")).await?;

@@ -9,8 +9,8 @@ use super::general::General;
 use super::key::{key, section};
 use super::kind::{Form, Kind, mailboxes, milliseconds, seconds, secret_url};
 use super::mail::Mail;
-use patchbay_app::alert::rule::is_link;
-use patchbay_app::alert::{AlertConfig, ChannelConfig};
+use patchbay_app::alerts::rule::is_link;
+use patchbay_app::alerts::{AlertConfig, ChannelConfig};
 
 section! {
     /// Alerts.

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use tokio::process::{Child, Command};
 
 use super::free_port;
@@ -86,7 +86,7 @@ impl Redis {
             own_prefix: "patchbay".into(),
             ..RedisConfig::default()
         };
-        let asked = async { Queues::connect(config).await.ok()?.ping().await.ok() };
+        let asked = async { Broker::connect(config).await.ok()?.ping().await.ok() };
         tokio::time::timeout(Duration::from_secs(2), asked).await.ok().flatten().is_some()
     }
 
@@ -106,7 +106,7 @@ impl Redis {
                 own_prefix: "patchbay".into(),
                 ..RedisConfig::default()
             };
-            if let Ok(queues) = Queues::connect(config).await {
+            if let Ok(queues) = Broker::connect(config).await {
                 queues.shut_server_down().await;
             }
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use patchbay_model::job::{Keep, NewJob};
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -97,7 +97,7 @@ async fn rows_and_jobs_agree_whenever_hosts_are_killed() -> anyhow::Result<()> {
         own_prefix: format!("{}-own", world.prefix),
         ..RedisConfig::default()
     };
-    let queues = Queues::connect(config).await?;
+    let queues = Broker::connect(config).await?;
     let all: Vec<NewJob> = (0..batches).map(booking).collect::<anyhow::Result<_>>()?;
     for some in all.chunks(500) {
         queues.add(some.to_vec()).await?;

@@ -7,7 +7,7 @@ use patchbay_api::dead_letters::{
 use patchbay_api::operation::Endpoint;
 use patchbay_model::PluginName;
 use patchbay_model::redaction::Mask;
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::{DeadLetterRow, DeadLetters as Which, Ended, Store, StoreError};
 use serde_json::{Value, json};
 

@@ -8,7 +8,7 @@ use patchbay_api::jobs::Added;
 use patchbay_model::flow::{Flow, InvalidFlow, MAX_DEPTH};
 use patchbay_model::job::Trace;
 use patchbay_model::{JobId, QueueName};
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_telemetry::traces::Traces;
 use serde_json::json;
 

@@ -10,7 +10,7 @@ use chrono::{SecondsFormat, Utc};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use patchbay_api::health::{self as api, Dependency, HealthData, HealthReport, Readiness};
-use patchbay_queue::{MAX_CLOCK_SKEW_MS, Queues, Standing, Trouble};
+use patchbay_queue::{Broker, MAX_CLOCK_SKEW_MS, Standing, Trouble};
 use patchbay_store::{ReadOnly, Store, StoreProbe};
 use tracing::{error, info, warn};
 
@@ -150,7 +150,7 @@ fn dependency(kind: &str, round_trip: Option<Duration>, writable: Option<bool>) 
 /// Health of this process.
 pub struct Health {
     store: Store,
-    queues: Queues,
+    queues: Broker,
     plugins: Arc<Plugins>,
     services: Arc<ServiceStatus>,
     started: Instant,
@@ -162,7 +162,7 @@ pub struct Health {
 
 impl Health {
     /// Starts the uptime clock.
-    pub fn new(store: Store, queues: Queues, plugins: Arc<Plugins>, services: Arc<ServiceStatus>) -> Self {
+    pub fn new(store: Store, queues: Broker, plugins: Arc<Plugins>, services: Arc<ServiceStatus>) -> Self {
         Self {
             store,
             queues,
@@ -277,7 +277,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-async fn probe(store: Store, queues: Queues) -> Probe {
+async fn probe(store: Store, queues: Broker) -> Probe {
     let database = async { tokio::time::timeout(PROBE_LIMIT, store.probe()).await.ok()?.ok() };
     let redis = async {
         let away = Standing { trouble: Some(Trouble::Away), ..Standing::default() };
@@ -296,7 +296,7 @@ async fn probe(store: Store, queues: Queues) -> Probe {
 }
 
 /// What Redis orders goes by its clock; what Postgres and plugins are told goes by this machine's.
-pub async fn warn_about_skew(queues: &Queues) {
+pub async fn warn_about_skew(queues: &Broker) {
     if let Some(skew_ms) = queues.look().await.skew_ms.filter(|skew| skew.abs() > SKEW_TO_WARN_ABOUT_MS) {
         warn!(skew_ms, "this machine's clock is not Redis's: synchronise both with NTP");
     }

@@ -1,22 +1,21 @@
 //! What a host does for operators and by itself: use cases by domain, and what runs in the background.
 
 pub mod actions;
-pub mod alert;
+pub mod alerts;
 pub mod audit;
 pub mod breakers;
 pub mod bulk;
 pub mod dead_letters;
-pub mod difference;
 mod enqueue_span;
 pub mod error;
 pub mod exposition;
 pub mod flows;
 pub mod health;
 pub mod history;
+pub mod history_filter;
 pub mod incident;
 pub mod jobs;
 mod leader;
-pub mod local_copy;
 pub mod outbox;
 pub mod plugin_administration;
 pub mod plugins;
@@ -24,12 +23,13 @@ pub mod queues;
 pub mod redacted;
 pub mod resume;
 mod reveal;
+pub mod revision_diff;
 pub mod schedules;
 pub mod scheduling;
 pub mod searches;
 pub mod secrets;
-pub mod selected;
 pub mod service;
+pub mod snapshot;
 pub mod trace_export;
 pub mod vault;
 pub mod workers;
@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use patchbay_capability::{GrantUses, Services};
 use patchbay_model::signature::TrustedKeys;
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_runtime::Runtime;
 use patchbay_store::{Keep, KeepAttempts, PluginSql, Store};
 use patchbay_telemetry::DroppedLines;
@@ -57,7 +57,7 @@ use tokio_util::task::TaskTracker;
 pub struct App {
     pub queues: queues::Queues,
     pub schedules: schedules::Schedules,
-    pub alerts: alert::Alerts,
+    pub alerts: alerts::Alerts,
     pub secrets: secrets::Secrets,
     pub audit: audit::Audit,
     pub breakers: breakers::Breakers,
@@ -81,7 +81,7 @@ pub struct Foundation {
     pub outside: Arc<Services>,
     pub work: Work,
     pub vault: Arc<vault::Vault>,
-    pub copy: local_copy::LocalCopy,
+    pub copy: snapshot::OfflineSnapshot,
     pub traces: Traces,
     /// What became of spans.
     pub spans: Arc<Counts>,
@@ -95,7 +95,7 @@ pub struct Foundation {
 pub struct AppConfig {
     /// `NODE_ENV` of old, shown by the health check.
     pub environment: Arc<str>,
-    pub alerts: alert::AlertConfig,
+    pub alerts: alerts::AlertConfig,
     /// What becomes of a plugin that crashes too often.
     pub quarantine: Policy,
     /// Whose signatures let a plugin run.
@@ -121,7 +121,7 @@ pub struct Parts {
     pub health: Arc<health::Health>,
     pub services: Arc<service::ServiceStatus>,
     pub schedules: Arc<scheduling::Reconciler>,
-    pub alerts: Arc<alert::AlertWatch>,
+    pub alerts: Arc<alerts::AlertWatch>,
     pub vault: Arc<vault::Vault>,
     pub traces: Traces,
     pub requests: Arc<RequestMeters>,
@@ -131,7 +131,7 @@ pub struct Parts {
     pub actions: actions::Actions,
     /// What operators do just now, whether or not their clients still wait for it.
     pub operations: TaskTracker,
-    pub bulks: Arc<bulk::Bulks>,
+    pub bulks: Arc<bulk::BulkJobs>,
     pub history: Arc<history::HistoryParts>,
     pub node_may_be_bullmq_5: bool,
     pub started_without_postgres: bool,
@@ -174,7 +174,7 @@ impl Parts {
         let outside = Arc::new(breakers::OutsideHosts::new(Arc::clone(&runtime), breakers, mail));
         let health = health::Health::new(store.clone(), broker.clone(), Arc::clone(&plugins), Arc::clone(&services));
         let health = Arc::new(health);
-        let seen = alert::Sources {
+        let seen = alerts::Sources {
             store: store.clone(),
             queues: broker.clone(),
             plugins: Arc::clone(&plugins),
@@ -182,9 +182,9 @@ impl Parts {
             outside: Arc::clone(&outside),
             certificates: foundation.outside.egress.certificates(),
         };
-        let alerts = alert::AlertWatch::new(config.alerts, seen, quarantines)?;
-        let bodies = Arc::new(history::Bodies::new(store.clone(), Arc::clone(&vault)));
-        let bulks = bulk::Bulks::new(
+        let alerts = alerts::AlertWatch::new(config.alerts, seen, quarantines)?;
+        let bodies = Arc::new(history::SealedBodies::new(store.clone(), Arc::clone(&vault)));
+        let bulks = bulk::BulkJobs::new(
             store.clone(),
             broker.clone(),
             Arc::clone(&runtime),
@@ -251,7 +251,7 @@ impl App {
         Self {
             queues: queues::Queues::new(parts),
             schedules: schedules::Schedules::new(parts),
-            alerts: alert::Alerts::new(parts),
+            alerts: alerts::Alerts::new(parts),
             secrets: secrets::Secrets::new(parts),
             audit: audit::Audit::new(parts),
             breakers: breakers::Breakers::new(parts),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use patchbay_queue::{QueueError, Queues};
+use patchbay_queue::{Broker, QueueError};
 use patchbay_store::{OutboxEntry, PluginSql, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -23,7 +23,7 @@ pub fn relay(parts: &Parts) -> Arc<dyn Service> {
     task("outbox", move |stop| keep_relaying(sql.clone(), queues.clone(), stop))
 }
 
-async fn keep_relaying(sql: PluginSql, queues: Queues, stop: CancellationToken) {
+async fn keep_relaying(sql: PluginSql, queues: Broker, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -37,14 +37,14 @@ async fn keep_relaying(sql: PluginSql, queues: Queues, stop: CancellationToken) 
     }
 }
 
-async fn relay_all(sql: &PluginSql, queues: &Queues) -> Result<(), StoreError> {
+async fn relay_all(sql: &PluginSql, queues: &Broker) -> Result<(), StoreError> {
     while let Some(mut batch) = sql.take_outbox().await? {
         let mut added: Vec<OutboxEntry> = Vec::new();
         let mut waits = false;
         for entry in std::mem::take(&mut batch.entries) {
             match queues.add(entry.jobs.clone()).await {
                 Ok(_) => added.push(entry),
-                // Checked before the commit: an other version of us may see it differently. Kept, it would block the others for ever.
+                // Checked before the commit: an other version of us may see it differently. PriorIdentity, it would block the others for ever.
                 Err(QueueError::Invalid(reason)) => {
                     error!(plugin = %entry.plugin, reason, "jobs of the outbox were dropped: the queue refuses them");
                     added.push(entry);

@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::Parts;
-use crate::local_copy::LocalCopy;
 use crate::plugins::Plugins;
 use crate::service::Service;
+use crate::snapshot::OfflineSnapshot;
 use crate::vault::Vault;
 
 /// Between two attempts to listen for changes when Postgres is away.
@@ -22,7 +22,7 @@ const LISTEN_FOR: Duration = Duration::from_secs(3);
 const MIGRATION_CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Migrates the database. Gives whether Postgres is away and this host goes on with what it last saw of it.
-pub async fn migrate_or_resume(store: &Store, copy: &LocalCopy) -> anyhow::Result<bool> {
+pub async fn migrate_or_resume(store: &Store, copy: &OfflineSnapshot) -> anyhow::Result<bool> {
     match migrate(store).await {
         Ok(()) => Ok(false),
         Err(error) if is_away(&error) && Plugins::has_copy(copy) => {

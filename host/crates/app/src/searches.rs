@@ -11,17 +11,17 @@ use patchbay_api::searches::{
 };
 use patchbay_model::filter::Filter;
 use patchbay_model::redaction::REDACTED;
-use patchbay_queue::Queues as Broker;
-use patchbay_store::{Place, SavedSearchRow, Store, UnknownPlace};
+use patchbay_queue::Broker;
+use patchbay_store::{SavedSearchRow, SearchCursor, Store, UnknownCursor};
 use serde_json::{Value, json};
 
 use crate::actions::{Actions, Caller};
 use crate::error::Error;
 use crate::history::PagedFilter;
 use crate::history::views::found_view;
+use crate::history_filter::HistoryFilter;
 use crate::jobs::Jobs;
 use crate::plugins::Plugins;
-use crate::selected::Selected;
 use crate::{Parts, redacted};
 
 /// Somebody waits for it.
@@ -67,11 +67,11 @@ impl Searches {
         cursor: Option<String>,
         limit: usize,
     ) -> Result<Page<FoundAttempt>, Error> {
-        let after: Option<Place> = cursor
+        let after: Option<SearchCursor> = cursor
             .map(|cursor| cursor.parse())
             .transpose()
-            .map_err(|error: UnknownPlace| Error::invalid(error.to_string()))?;
-        let selected = Selected::new(&self.store, &self.plugins, filter).await?;
+            .map_err(|error: UnknownCursor| Error::invalid(error.to_string()))?;
+        let selected = HistoryFilter::new(&self.store, &self.plugins, filter).await?;
         let selection = selected.selection(self.broker.prefix());
         let found = self.store.search(selection, after.as_ref(), limit, SEARCH_LIMIT).await?;
         let items = redacted::found(found.rows).into_iter().map(found_view).collect();
@@ -81,7 +81,7 @@ impl Searches {
     /// How many a search would find.
     pub async fn count(&self, asked: CountHistory) -> Result<Count, Error> {
         let filter = Filter::from_pairs(asked.0)?;
-        let selected = Selected::new(&self.store, &self.plugins, filter).await?;
+        let selected = HistoryFilter::new(&self.store, &self.plugins, filter).await?;
         let count = self.store.count(selected.selection(self.broker.prefix()), COUNT_LIMIT).await?;
         Ok(Count { jobs: count.jobs, attempts: count.attempts, exact: count.exact, estimate: count.estimate })
     }
@@ -124,7 +124,7 @@ impl Searches {
             }
             Some(_) => Ok(()),
             None => {
-                Selected::new(&self.store, &self.plugins, search.filter.clone()).await?;
+                HistoryFilter::new(&self.store, &self.plugins, search.filter.clone()).await?;
                 Ok(())
             }
         }

@@ -23,8 +23,8 @@ use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use crate::Parts;
-use crate::local_copy::LocalCopy;
 use crate::service::{Service, task};
+use crate::snapshot::OfflineSnapshot;
 pub use keys::{CannotOpen, KEY_FORM, KeyError, KeySource, Keys, parse_key, readable_by_others};
 
 /// Without a notification; bounds how long a lost one goes unnoticed.
@@ -33,7 +33,7 @@ const REFRESH_EVERY: Duration = Duration::from_secs(3);
 const USE_GRAIN_MS: i64 = 30_000;
 /// Rows per transaction of a rekeying.
 const REKEY_STEP: i64 = 100;
-/// Name of the local copy of the sealed secrets.
+/// Name of the snapshot of the sealed secrets.
 const COPY: &str = "secrets.json";
 /// Longest value. Room for a private key; what is larger is no secret but a file.
 pub const MAX_VALUE_BYTES: usize = 64 << 10;
@@ -76,8 +76,8 @@ pub struct Vault {
     /// For what the vault does not hold.
     fallback: Box<dyn SecretSource>,
     opened: ArcSwap<Opened>,
-    copy: LocalCopy,
-    /// One refresh at a time. What the local copy holds.
+    copy: OfflineSnapshot,
+    /// One refresh at a time. What the snapshot holds.
     copied: Mutex<Seals>,
     changed: Notify,
 }
@@ -88,7 +88,7 @@ impl Vault {
         store: Store,
         keys: Keys,
         fallback: impl SecretSource,
-        copy: LocalCopy,
+        copy: OfflineSnapshot,
         is_away: bool,
     ) -> anyhow::Result<Arc<Self>> {
         let rows = if is_away {

@@ -11,7 +11,6 @@ use crate::call::{Gate, redis_error};
 use crate::enqueue::{new_job, prepare};
 use crate::guest::{Answer, Guest, error};
 
-/// Everybody has it.
 pub(crate) fn is_asked_for_by(_: &Manifest) -> bool {
     false
 }

@@ -13,7 +13,6 @@ use crate::guest::{Answer, Guest, error};
 
 /// Largest value of a key.
 const MAX_VALUE_BYTES: usize = 1 << 20;
-/// Longest key.
 const MAX_KEY_BYTES: usize = 512;
 /// For values that a manifest gives no time to live.
 const DEFAULT_TTL: Duration = Duration::from_secs(7 * 24 * 3600);

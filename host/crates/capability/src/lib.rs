@@ -29,7 +29,7 @@ use std::sync::Arc;
 use patchbay_model::audit::AuditTrails;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::sql::PluginDatabase;
-use patchbay_queue::{Kv, Queues};
+use patchbay_queue::{Broker, Kv};
 use patchbay_runtime::State;
 use patchbay_runtime::wit::{self, Linker, Wit, v0_1, v0_2};
 
@@ -47,30 +47,23 @@ use guest::{Guest, Linked};
 pub struct Services {
     /// The host's threads: guests' threads do no I/O.
     pub host: tokio::runtime::Handle,
-    /// Other queues.
-    pub queues: Queues,
-    /// Key-value.
+    pub queues: Broker,
     pub kv: Kv,
-    /// Secrets.
     pub secrets: Arc<dyn SecretSource>,
     /// Postgres, under logins of the plugins.
     pub sql: Arc<dyn PluginDatabase>,
     /// The host's audit trails.
     pub audit: Arc<dyn AuditTrails>,
-    /// Mail.
     pub mail: MailTransport,
-    /// Outbound HTTP.
     pub egress: Egress,
-    /// Of all plugins.
     pub breakers: Arc<Breakers>,
-    /// Counted here.
     pub uses: Arc<GrantUses>,
 }
 
 impl Services {
     /// Calls do their I/O on the threads of the runtime that this is called on.
     pub fn new(
-        queues: &Queues,
+        queues: &Broker,
         sql: Arc<dyn PluginDatabase>,
         audit: Arc<dyn AuditTrails>,
         secrets: Arc<dyn SecretSource>,

@@ -5,7 +5,7 @@ use patchbay_api::alerts::{
     AlertsHistory, AlertsList, AlertsSilence, AlertsTest, AlertsUnsilence, ChannelTest, EndedSilence, Silence,
 };
 use patchbay_api::body::Json;
-use patchbay_app::alert::Alerts;
+use patchbay_app::alerts::Alerts;
 use patchbay_app::{Caller, Error};
 
 use crate::routes::{Ask, Routes};

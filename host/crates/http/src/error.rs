@@ -12,10 +12,10 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
 use patchbay_api::answer::ErrorBody;
 use patchbay_app::error::{Error, Kind};
-use patchbay_model::misfit;
+use patchbay_model::serde_errors;
 
 use super::MAX_BODY_BYTES;
-use super::unread::BodyTooSlow;
+use super::body_timeout::BodyTooSlow;
 
 /// What a failed request answers.
 #[derive(Debug)]
@@ -130,7 +130,7 @@ impl From<JsonRejection> for ApiError {
 /// What axum puts before serde's reason says nothing to a client.
 fn words(text: &str) -> String {
     let heads = ["Failed to deserialize the JSON body into the target type: ", "Failed to deserialize query string: "];
-    misfit::plainly(heads.iter().find_map(|head| text.strip_prefix(head)).unwrap_or(text))
+    serde_errors::plainly(heads.iter().find_map(|head| text.strip_prefix(head)).unwrap_or(text))
 }
 
 impl From<QueryRejection> for ApiError {

@@ -5,10 +5,10 @@
 
 mod alerts;
 mod audit;
-mod auth;
+mod body_timeout;
 mod breakers;
 mod bulk;
-mod client;
+mod client_address;
 mod cross_site;
 mod dead_letters;
 mod error;
@@ -18,23 +18,23 @@ mod history;
 mod host_header;
 mod incident;
 mod jobs;
-mod logins;
+mod login_limiter;
 mod measure;
 mod metrics;
 mod openapi;
+mod operator_login;
 mod plugin_calls;
 mod plugins;
 mod queues;
 mod request_id;
 mod request_span;
 mod routes;
+mod run_to_end;
 mod schedules;
 mod searches;
 mod secrets;
 mod security_headers;
 mod server;
-mod to_the_end;
-mod unread;
 
 use std::sync::Arc;
 
@@ -54,8 +54,8 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::routes::Routes;
-use auth::Operator;
 use metrics::MetricsPage;
+use operator_login::Operator;
 use server::Server;
 pub use server::{HttpLimits, bind};
 
@@ -66,19 +66,18 @@ const MAX_BODY_BYTES: usize = 2 << 20;
 #[derive(Clone)]
 pub(crate) struct AppState {
     /// Spans.
-    pub traces: Traces,
+    pub(crate) traces: Traces,
     /// /metrics.
-    pub metrics: Arc<MetricsPage>,
+    pub(crate) metrics: Arc<MetricsPage>,
     /// Who may use /api/admin; nobody when absent.
-    pub operator: Option<Arc<Operator>>,
+    pub(crate) operator: Option<Arc<Operator>>,
     /// Of requests that name none.
-    pub default_platform: Arc<str>,
-    /// Largest component file.
-    pub max_component_bytes: usize,
+    pub(crate) default_platform: Arc<str>,
+    pub(crate) max_component_bytes: usize,
     /// What operators do just now, whether or not their clients still wait for it.
-    pub operations: TaskTracker,
+    pub(crate) operations: TaskTracker,
     /// Use cases.
-    pub app: App,
+    pub(crate) app: App,
 }
 
 /// What handlers of a domain take: its use cases, and nothing else of the state.
@@ -95,7 +94,7 @@ macro_rules! domains {
 domains! {
     queues: patchbay_app::queues::Queues,
     schedules: patchbay_app::schedules::Schedules,
-    alerts: patchbay_app::alert::Alerts,
+    alerts: patchbay_app::alerts::Alerts,
     secrets: patchbay_app::secrets::Secrets,
     audit: patchbay_app::audit::Audit,
     breakers: patchbay_app::breakers::Breakers,
@@ -185,7 +184,7 @@ fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) ->
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn_with_state(limits.body_timeout, unread::read_in_time))
+        .layer(middleware::from_fn_with_state(limits.body_timeout, body_timeout::read_in_time))
         .layer(middleware::from_fn_with_state(Arc::clone(&limits.allowed_origins), cross_site::refuse))
         .layer(middleware::from_fn(host_header::require_one))
         .layer(CatchPanicLayer::custom(|_| {

@@ -13,11 +13,10 @@ use super::error::ApiError;
 use crate::routes::Routes;
 
 /// The page, and for whom it is.
-pub struct MetricsPage {
-    /// What is on it.
-    pub exposition: Arc<Exposition>,
+pub(crate) struct MetricsPage {
+    pub(crate) exposition: Arc<Exposition>,
     /// Whether it asks for the operator's credentials.
-    pub needs_operator: bool,
+    pub(crate) needs_operator: bool,
 }
 
 pub(crate) fn routes(routes: Routes) -> Routes {

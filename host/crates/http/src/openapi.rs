@@ -24,7 +24,6 @@ impl utoipa::Modify for BasicAuth {
     }
 }
 
-/// As pretty JSON.
 pub(super) fn text(document: &utoipa::openapi::OpenApi) -> String {
     let mut document = serde_json::to_value(document).unwrap_or_default();
     complete(&mut document);

@@ -4,7 +4,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use patchbay_model::job::Trace;
-use patchbay_telemetry::traces::Kind;
+use patchbay_telemetry::traces::SpanKind;
 
 use crate::AppState;
 
@@ -16,7 +16,7 @@ pub(crate) async fn open(State(state): State<AppState>, mut request: Request, ne
     // The template, never the path: paths name jobs.
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
     let method = patchbay_telemetry::metrics::known_method(request.method());
-    let mut step = state.traces.step(Kind::Request, || format!("{method} {route}"), &trace);
+    let mut step = state.traces.span(SpanKind::Request, || format!("{method} {route}"), &trace);
     step.set("http.request.method", method);
     step.set("http.route", route);
     step.name_in(&tracing::Span::current());

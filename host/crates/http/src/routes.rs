@@ -25,9 +25,9 @@ use utoipa::openapi::{ContentBuilder, RefOr, Required, ResponseBuilder, Response
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::AppState;
-use crate::auth::{self, Actor};
 use crate::error::ApiError;
-use crate::{request_span, to_the_end};
+use crate::operator_login::{self, Actor};
+use crate::{request_span, run_to_end};
 
 /// What an operation is asked.
 pub(crate) struct Ask<E: Endpoint> {
@@ -180,16 +180,16 @@ impl Routes {
         let (filter, _) = method_of(operation.method);
         let mut route: MethodRouter<AppState> = on(filter, handler);
         if operation.may_change() {
-            route = route.layer(middleware::from_fn_with_state(self.state.clone(), to_the_end::run));
+            route = route.layer(middleware::from_fn_with_state(self.state.clone(), run_to_end::run));
         }
         if operation.access == Access::Operator {
             // Operators' requests only: nobody else may make this host send spans.
             route = route
                 .layer(middleware::from_fn_with_state(self.state.clone(), request_span::open))
-                .layer(middleware::from_fn_with_state(self.state.clone(), auth::require));
+                .layer(middleware::from_fn_with_state(self.state.clone(), operator_login::require));
         }
         if operation.access == Access::OperatorByDefault && self.state.metrics.needs_operator {
-            route = route.layer(middleware::from_fn_with_state(self.state.clone(), auth::require));
+            route = route.layer(middleware::from_fn_with_state(self.state.clone(), operator_login::require));
         }
         let (schemas, paths) = document::<E>();
         self.router = self.router.routes((schemas, paths, route));

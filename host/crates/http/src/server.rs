@@ -24,9 +24,8 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use super::client::{ClientAddress, Connection};
+use super::client_address::{ClientAddress, Connection};
 
-/// What clients may take.
 #[derive(Debug, Clone)]
 pub struct HttpLimits {
     /// For a request's head, from the connection's start or the previous response on: idle connections are closed by it, too.
@@ -49,7 +48,7 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// The server.
-pub struct Server {
+pub(crate) struct Server {
     /// None from the stop on.
     listener: Mutex<Option<TcpListener>>,
     router: Router,

@@ -22,22 +22,17 @@ pub const MAX_ENTRY_KEY_BYTES: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditSpec {
-    /// By name.
     pub trails: BTreeSet<TrailName>,
 }
 
 /// An entry of a plugin that may append to this trail.
 #[derive(Debug, Clone)]
 pub struct NewAuditEntry {
-    /// Where to.
     pub trail: TrailName,
     /// Tells the entries of one job apart.
     pub entry_key: String,
-    /// One JSON document.
     pub entry: String,
-    /// Whose.
     pub plugin: PluginName,
-    /// Of which revision.
     pub revision: RevisionDigest,
     /// The job that runs. Without one, the same entry may be written again.
     pub job: Option<JobKey>,
@@ -45,7 +40,6 @@ pub struct NewAuditEntry {
     pub correlation_id: Option<String>,
 }
 
-/// The trails.
 #[async_trait]
 pub trait AuditTrails: Send + Sync + 'static {
     /// Writes an entry that fits its trail. One that its job has written already under this key changes nothing, whatever it says.

@@ -22,7 +22,6 @@ pub struct BreakerSpec {
     /// Failures that open it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<u32>,
-    /// Within this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within_ms: Option<u64>,
     /// How long calls are refused before one may try.

@@ -34,12 +34,10 @@ impl CapabilityError {
     }
 }
 
-/// An outbound request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpRequest {
     /// `GET`, `POST`, …
     pub method: String,
-    /// Absolute.
     pub url: String,
     /// As the guest gave them.
     pub headers: Fields,
@@ -52,7 +50,6 @@ pub struct HttpRequest {
 /// Its response. A 4xx or 5xx is a response, not an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpResponse {
-    /// Status code.
     pub status: u16,
     /// Lower-case names.
     pub headers: Fields,
@@ -90,7 +87,6 @@ pub enum HttpError {
     /// The connection broke; true when the request may have reached the other side.
     #[error("interrupted (request may have been sent: {0})")]
     Interrupted(bool),
-    /// Anything else.
     #[error("{0}")]
     Other(String),
 }

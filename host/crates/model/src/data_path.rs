@@ -31,7 +31,6 @@ pub struct DataPath(String);
 pub struct InvalidPath(String);
 
 impl DataPath {
-    /// As written.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -53,7 +53,6 @@ pub struct Filter {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {reason}")]
 pub struct FilterError {
-    /// Which part.
     pub key: String,
     /// What is wrong with it, and what it may be.
     pub reason: String,
@@ -162,7 +161,6 @@ impl Filter {
         Self { data, ..self.clone() }
     }
 
-    /// Whether it means everything.
     pub fn is_everything(&self) -> bool {
         self.pairs().is_empty()
     }

@@ -15,11 +15,9 @@ pub const MAX_DEPTH: usize = 20;
 /// One job of a tree, with those that it waits for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Flow {
-    /// The job.
     pub job: NewJob,
     /// What its own failure means for its parent.
     pub on_failure: ChildFailure,
-    /// What it waits for.
     pub children: Vec<Flow>,
 }
 
@@ -50,9 +48,7 @@ impl ChildFailure {
 /// What became of one child.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChildResult {
-    /// Its queue.
     pub queue: String,
-    /// Its id.
     pub id: String,
     /// Its result as JSON, or why it failed.
     pub outcome: Result<String, String>,
@@ -69,18 +65,12 @@ pub enum InvalidFlow {
     TooDeep,
     /// Two jobs would be one.
     #[error("{queue} {id} is twice in the flow")]
-    SameId {
-        /// The queue.
-        queue: String,
-        /// The id.
-        id: String,
-    },
+    SameId { queue: String, id: String },
     /// A list that names a parent which does not stand before it.
     #[error("job {place} of the flow: {reason}")]
     Order {
         /// Place in the list, from 0.
         place: usize,
-        /// What is wrong.
         reason: &'static str,
     },
 }

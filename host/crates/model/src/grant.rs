@@ -27,7 +27,6 @@ impl Ask {
         Self(text.into())
     }
 
-    /// Its text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -91,7 +90,6 @@ impl Ask {
         Self(format!("audit {trail}"))
     }
 
-    /// To send mail.
     pub fn smtp() -> Self {
         Self("smtp".into())
     }

@@ -25,7 +25,6 @@ macro_rules! text_id {
         pub struct $name(std::sync::Arc<str>);
 
         impl $name {
-            /// The text form.
             pub fn as_str(&self) -> &str {
                 &self.0
             }

@@ -6,7 +6,6 @@ use crate::capability::Fields;
 pub const MAX_CONTENT_BYTES: usize = 16 << 20;
 /// Longest name, in characters.
 pub const MAX_NAME: usize = 64;
-/// Longest content type.
 const MAX_CONTENT_TYPE_BYTES: usize = 255;
 
 /// Whether an operation may be called so: 1 to [`MAX_NAME`] letters, digits and `- _ . :`.
@@ -20,7 +19,6 @@ pub fn is_name(text: &str) -> bool {
 pub struct Caller {
     /// Absent for operators and for the host itself.
     pub user_id: Option<String>,
-    /// Likewise.
     pub email: Option<String>,
     /// `operator` for an operator.
     pub role: Option<String>,
@@ -34,14 +32,12 @@ pub struct Caller {
     pub idempotency_key: String,
 }
 
-/// What a plugin answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// For an HTTP client; absent means the usual one.
     pub status: Option<u16>,
     /// For an HTTP client.
     pub headers: Fields,
-    /// The content.
     pub body: Body,
 }
 
@@ -50,11 +46,9 @@ pub struct Answer {
 pub enum Body {
     /// None.
     Empty,
-    /// One JSON document.
     Json(String),
     /// To be sent as it is.
     Bytes {
-        /// Of the content.
         content_type: String,
         /// As the guest made it.
         content: Vec<u8>,

@@ -15,7 +15,6 @@ pub const MAX_DETAILS_BYTES: usize = 16 * 1024;
 /// Longest failure code, in bytes.
 pub const MAX_CODE_BYTES: usize = 64;
 
-/// How a call ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The guest's result: one JSON document.
@@ -40,9 +39,7 @@ pub enum Outcome {
 pub struct Failure {
     /// Stable, kebab-case: `invalid-input`, `bad-credentials`, `rate-limited`, …
     pub code: String,
-    /// For an operator.
     pub message: String,
-    /// When to try again.
     pub retry: Retry,
     /// Machine-readable detail as JSON, for example `{"field":"to"}`.
     pub details: Option<String>,
@@ -82,7 +79,6 @@ pub enum OutcomeKind {
 }
 
 impl OutcomeKind {
-    /// All of them.
     pub const ALL: [Self; 7] = [
         Self::Completed,
         Self::Failed,
@@ -93,7 +89,6 @@ impl OutcomeKind {
         Self::HostFault,
     ];
 
-    /// The stable word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -108,7 +103,6 @@ impl OutcomeKind {
 }
 
 impl Outcome {
-    /// Its kind.
     pub fn kind(&self) -> OutcomeKind {
         match self {
             Self::Completed(_) => OutcomeKind::Completed,

@@ -8,17 +8,13 @@ use crate::{PluginName, RevisionDigest};
 /// A quarantine that has not ended.
 #[derive(Debug, Clone)]
 pub struct Quarantine {
-    /// Whose.
     pub plugin: PluginName,
     /// The revision that crashed.
     pub digest: RevisionDigest,
-    /// Of the revision.
     pub version: String,
     /// Of the revision, as JSON.
     pub manifest: Value,
-    /// For operators.
     pub reason: String,
-    /// Since when.
     pub began_at: DateTime<Utc>,
     /// Who saw it: `host NAME`.
     pub began_by: String,

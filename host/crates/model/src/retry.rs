@@ -23,7 +23,6 @@ pub const FIRST_DEFERRAL: Duration = Duration::from_secs(1);
 /// The least wait grows no further than this.
 pub const MAX_LEAST_DEFERRAL: Duration = Duration::from_secs(300);
 
-/// How delays grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackoffKind {
@@ -36,7 +35,6 @@ pub enum BackoffKind {
 /// How long to wait between attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Backoff {
-    /// How it grows.
     pub kind: BackoffKind,
     /// The first delay.
     pub delay: Duration,
@@ -104,13 +102,11 @@ impl RetryPolicy {
 /// What to do with a job whose call has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Done.
     Complete,
     /// Run again after this long; the attempt counts.
     RetryAfter(Duration),
     /// Run again after this long; the attempt does not count.
     Defer(Duration),
-    /// Failed for good.
     Fail,
 }
 

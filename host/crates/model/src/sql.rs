@@ -22,7 +22,6 @@ const MAX_NAME_BYTES: usize = 63;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SqlSpec {
-    /// By table.
     pub tables: BTreeMap<TableName, Vec<TableAccess>>,
 }
 
@@ -45,7 +44,6 @@ impl SqlSpec {
         Ok(())
     }
 
-    /// One by one.
     pub fn accesses(&self) -> impl Iterator<Item = (&TableName, &TableAccess)> {
         self.tables.iter().flat_map(|(table, accesses)| accesses.iter().map(move |access| (table, access)))
     }
@@ -64,7 +62,6 @@ pub enum Privilege {
 impl Privilege {
     const ALL: [Self; 4] = [Self::Select, Self::Insert, Self::Update, Self::Delete];
 
-    /// As SQL writes it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Select => "select",
@@ -90,11 +87,9 @@ pub struct TableName {
 }
 
 impl TableName {
-    /// Its schema.
     pub fn schema(&self) -> &str {
         &self.schema
     }
-    /// Without its schema.
     pub fn table(&self) -> &str {
         &self.table
     }
@@ -149,7 +144,6 @@ impl From<TableName> for String {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TableAccess {
-    /// What.
     pub privilege: Privilege,
     /// On these columns only; empty means the whole table. Sorted.
     pub columns: BTreeSet<String>,
@@ -226,7 +220,6 @@ pub enum SqlValue {
 /// One statement with its parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SqlStatement {
-    /// One statement.
     pub text: String,
     /// `$1`, `$2`, …
     pub parameters: Vec<SqlValue>,
@@ -236,7 +229,6 @@ pub struct SqlStatement {
     pub wants_rows: bool,
 }
 
-/// What a statement did.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SqlAnswer {
     /// Name and Postgres's name of the type.
@@ -270,7 +262,6 @@ impl SqlError {
     pub fn denied(message: impl Into<String>) -> Self {
         Self::new("denied", message)
     }
-    /// Longer than allowed.
     pub fn timeout(message: impl Into<String>) -> Self {
         Self { retryable: true, ..Self::new("timeout", message) }
     }
@@ -312,11 +303,9 @@ pub trait PluginDatabase: Send + Sync + 'static {
 /// An open transaction. Dropped without a commit it is rolled back.
 #[async_trait]
 pub trait SqlTransaction: Send + Sync + 'static {
-    /// One statement.
     async fn run(&self, statement: SqlStatement) -> Result<SqlAnswer, SqlError>;
     /// Jobs that become real with the commit.
     async fn enqueue(&self, jobs: SqlJobs) -> Result<(), SqlError>;
-    /// Ends it.
     async fn commit(&self) -> Result<(), SqlError>;
     /// Whether it has neither been committed nor ended by itself.
     fn is_open(&self) -> bool;

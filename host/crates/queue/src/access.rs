@@ -15,7 +15,6 @@ use tokio::sync::Mutex;
 const SENTINEL_LIMIT: Duration = Duration::from_secs(5);
 const SENTINEL_PORT: u16 = 26_379;
 
-/// Where Redis is.
 #[derive(Debug, Clone, Default)]
 pub struct RedisConfig {
     /// `redis://`, `rediss://` or `unix://`. With Sentinels, only its login, database and whether it says TLS.
@@ -60,7 +59,6 @@ pub struct SentinelConfig {
     pub master: String,
     /// At the Sentinels, which have logins of their own.
     pub username: Option<String>,
-    /// Likewise.
     pub password: Option<String>,
 }
 
@@ -103,7 +101,6 @@ fn parse(url: &str) -> Result<ConnectionInfo, String> {
     }
 }
 
-/// Of a Sentinel.
 fn host_and_port(address: &str) -> Result<(String, u16), String> {
     let wrong = || format!("{address:?} is no host or host:port");
     let (host, port) = match address.strip_prefix('[') {

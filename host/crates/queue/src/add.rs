@@ -5,10 +5,10 @@ use patchbay_model::{JobId, QueueName};
 
 use crate::addition::{Addition, addition, script_for};
 use crate::job_rules::check;
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
-impl Queues {
-    /// Adds jobs; each queue's all or none, queues in order. What they leave out comes from the manifests ([`Queues::set_defaults`]).
+impl Broker {
+    /// Adds jobs; each queue's all or none, queues in order. What they leave out comes from the manifests ([`Broker::set_defaults`]).
     /// Refused while Redis is nearly full.
     pub async fn add(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>, QueueError> {
         self.memory.refuse_when_full().await?;
@@ -32,7 +32,7 @@ impl Queues {
         ids.into_iter().map(|id| id.ok_or_else(|| QueueError::Invalid("BullMQ gave no id".into()))).collect()
     }
 
-    /// Whether [`Queues::add`] would take them, for jobs that are added later.
+    /// Whether [`Broker::add`] would take them, for jobs that are added later.
     pub fn check(&self, jobs: &[NewJob]) -> Result<(), QueueError> {
         for job in jobs {
             let mut job = job.clone();

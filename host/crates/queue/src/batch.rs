@@ -10,12 +10,12 @@ use crate::damage::{read, shape, take_away};
 use crate::removal::removal;
 use crate::scripts::{self, Call};
 use crate::transaction::transaction;
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
 /// A job that is there because of us.
 type Written = (QueueName, JobId);
 
-impl Queues {
+impl Broker {
     /// All or none; then `releases`. Parents come before their children.
     pub(crate) async fn add_all(&self, additions: &[Addition], releases: &[Call]) -> Result<Vec<JobId>, QueueError> {
         let calls: Vec<&Call> = additions.iter().map(|addition| &addition.call).chain(releases).collect();

@@ -80,7 +80,6 @@ struct Shared {
     clock: Clock,
     /// Never written.
     probe_key: String,
-    /// As last surveyed.
     unfit: Mutex<Option<Trouble>>,
     /// When the rights of Redis's user were looked at last, and the essential ones among those that it lacked.
     rights: tokio::sync::Mutex<(Option<Instant>, Option<Trouble>)>,

@@ -5,7 +5,7 @@ use patchbay_model::QueueName;
 use redis::{FromRedisValue, RedisResult, Value};
 use serde::Serialize;
 
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
 /// One reply of a pipeline that goes on after errors: its value, or what is wrong with the data. Fails when Redis cannot serve us at all.
 pub(crate) fn read<T: FromRedisValue>(reply: RedisResult<Value>) -> Result<Result<T, String>, QueueError> {
@@ -61,7 +61,7 @@ pub struct TakenKey {
     pub is_job: bool,
 }
 
-impl Queues {
+impl Broker {
     /// The queues' own keys at which something else stands, for each queue. One round trip.
     pub async fn taken_keys(&self, queues: &[QueueName]) -> Result<Vec<Vec<TakenKey>>, QueueError> {
         let shapes: Vec<_> = queues.iter().map(|queue| (self.keys(queue), shape(&self.keys(queue)))).collect();

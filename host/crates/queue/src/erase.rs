@@ -15,7 +15,7 @@ use redis::streams::StreamRangeReply;
 use redis::{RedisResult, Script, Value};
 
 use crate::damage::{read, text};
-use crate::{JobView, QueueError, Queues, Start, streams};
+use crate::{Broker, JobView, QueueError, Start, streams};
 
 /// Jobs per round trip: each has up to 1 MiB of data.
 const PAGE: u64 = 25;
@@ -63,9 +63,7 @@ static FORGET_KEPT: LazyLock<Script> = LazyLock::new(|| {
 /// A job in Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located {
-    /// Which.
     pub key: JobKey,
-    /// Where it is.
     pub state: JobState,
     /// The next tick of this schedule, which makes it again as often as it is removed.
     pub schedule: Option<String>,
@@ -87,7 +85,6 @@ pub enum Erasing {
 /// A copy that a removal has left for being undone.
 #[derive(Debug, Clone)]
 pub struct Copy {
-    /// The bulk operation.
     pub bulk: i64,
     /// `queue:id`
     pub job: String,
@@ -126,7 +123,7 @@ fn says(job: &JobView, mask: &Mask) -> bool {
     !mask.is_empty() && texts.any(|text| mask.finds(text))
 }
 
-impl Queues {
+impl Broker {
     /// Jobs of a queue with one of these values in their data, or with one that the mask finds in what they said; and whether all were looked
     /// at by then.
     pub async fn jobs_with(
@@ -163,7 +160,7 @@ impl Queues {
         Ok((found, true))
     }
 
-    /// One job by its name, as [`Queues::jobs_with`] gives it.
+    /// One job by its name, as [`Broker::jobs_with`] gives it.
     pub async fn locate(&self, queue: &QueueName, id: &JobId) -> Result<Option<Located>, QueueError> {
         let Some(job) = self.job(queue, id).await? else { return Ok(None) };
         let created_ms = job.timestamp.unwrap_or(0);
@@ -222,7 +219,7 @@ impl Queues {
         }
     }
 
-    /// Forgets one of [`Queues::kept`]; false when it has become a job, or another one has taken its place.
+    /// Forgets one of [`Broker::kept`]; false when it has become a job, or another one has taken its place.
     pub async fn forget_kept(&self, kept: &Deduplicated) -> Result<bool, QueueError> {
         let call = FORGET_KEPT.key(&kept.key).arg(&kept.data).invoke_async(&mut self.connection.get()).await;
         Ok(call.map(|deleted: i64| deleted > 0)?)
@@ -360,7 +357,7 @@ impl Queues {
         mask: &Mask,
         only_count: bool,
     ) -> Result<u64, QueueError> {
-        let key = crate::attempts::aside(&self.attempts_key());
+        let key = crate::attempt_stream::aside(&self.attempts_key());
         let is_of_a_job = |record: &str| {
             let record: serde_json::Value = serde_json::from_str(record).unwrap_or_default();
             let part = |name: &str| record["job"][name].as_str().unwrap_or_default();

@@ -16,53 +16,28 @@ pub enum QueueError {
     /// Redis answers and cannot serve, whatever is asked: try again once that is mended. Nothing was wrong with the request.
     #[error("{trouble}. {}", .trouble.next())]
     CannotServe {
-        /// Why.
         trouble: Trouble,
-        /// What Redis said.
         #[source]
         source: redis::RedisError,
     },
     /// No such job: give up.
     #[error("{} has no job {}", word(queue), word(id))]
-    NotFound {
-        /// The queue.
-        queue: String,
-        /// The job.
-        id: String,
-    },
+    NotFound { queue: String, id: String },
     /// The job is not in a state that allows this.
     #[error("the job is {state}; {rule}")]
-    WrongState {
-        /// Where it is.
-        state: JobState,
-        /// What the operation needs.
-        rule: &'static str,
-    },
+    WrongState { state: JobState, rule: &'static str },
     /// It runs: wait, or kill it first.
     #[error("job {} runs now: kill it first, or wait for its end", word(id))]
-    Running {
-        /// The job.
-        id: String,
-    },
+    Running { id: String },
     /// A schedule made it, and counts on it.
     #[error("job {} is the next tick of a schedule: run the schedule now, or change or remove it instead", word(id))]
-    Scheduled {
-        /// The job.
-        id: String,
-    },
+    Scheduled { id: String },
     /// Nobody ended it in time.
     #[error("it still runs on {worker}, which is no Patchbay host or cannot be reached; end it there")]
-    NotKilled {
-        /// The worker's name.
-        worker: String,
-    },
+    NotKilled { worker: String },
     /// Jobs of the queue run: wait, or pause it first.
     #[error("{active} jobs of the queue run now: pause it and wait for their end, or kill them")]
-    Busy {
-        /// How many.
-        active: u64,
-    },
-    /// The caller's mistake.
+    Busy { active: u64 },
     #[error("{0}")]
     Invalid(String),
     /// Redis is nearly full; running jobs still settle, new ones are refused.
@@ -79,7 +54,6 @@ pub enum QueueError {
         #[source]
         source: Option<redis::RedisError>,
     },
-    /// BullMQ's script refused.
     #[error("BullMQ refused")]
     BullMq(#[source] bullmq::Error),
 }

@@ -10,12 +10,12 @@ use uuid::Uuid;
 use crate::addition::{Addition, Parent, addition, script_for};
 use crate::job_rules;
 use crate::scripts::{self, Call};
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
 /// Bytes of all data of one tree: it is written in one transaction.
 const MAX_FLOW_BYTES: usize = 16 << 20;
 
-impl Queues {
+impl Broker {
     /// Adds a tree; all or nothing. Gives its jobs' places, parents before their children. Refused while Redis is nearly full.
     pub async fn add_flow(&self, mut flow: Flow) -> Result<Vec<(QueueName, JobId)>, QueueError> {
         self.memory.refuse_when_full().await?;
@@ -38,7 +38,7 @@ impl Queues {
 }
 
 struct Tree<'a> {
-    queues: &'a Queues,
+    queues: &'a Broker,
     additions: Vec<Addition>,
     /// For children that exist already and are done: no event of theirs will come.
     releases: Vec<Call>,
@@ -95,7 +95,6 @@ fn refuse_deduplication(node: &Flow, has_parent: bool) -> Result<(), QueueError>
     Ok(())
 }
 
-/// BullMQ's short name.
 fn option(on_failure: ChildFailure) -> Option<&'static str> {
     match on_failure {
         ChildFailure::Wait => None,

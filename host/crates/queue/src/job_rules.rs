@@ -15,7 +15,7 @@ pub(crate) const MAX_KEPT: u64 = 1 << 53;
 /// Longest key of a de-duplication: it becomes part of a Redis key.
 const MAX_DEDUPLICATION_BYTES: usize = 512;
 
-/// What [`crate::Queues::add`] would refuse in a job, whatever Redis holds. `now_ms`: see [`crate::Queues::now_ms`].
+/// What [`crate::Broker::add`] would refuse in a job, whatever Redis holds. `now_ms`: see [`crate::Broker::now_ms`].
 pub fn check(job: &NewJob, now_ms: u64) -> Result<(), QueueError> {
     if job.name.is_empty() || job.name.len() > 256 {
         return Err(QueueError::Invalid("a job's name has 1 to 256 bytes".into()));

@@ -7,7 +7,7 @@ use redis::{RedisResult, Value};
 use crate::damage::{read, text};
 use crate::transaction::transaction;
 use crate::view::{Hash, job_view};
-use crate::{JobView, QueueError, Queues};
+use crate::{Broker, JobView, QueueError};
 
 /// Fields that only a job's hash has, and no other hash of a queue.
 const OF_A_JOB: [&str; 6] = ["timestamp", "processedOn", "finishedOn", "atm", "ats", "failedReason"];
@@ -15,7 +15,7 @@ const OF_A_JOB: [&str; 6] = ["timestamp", "processedOn", "finishedOn", "atm", "a
 /// Jobs whose data is read in one round trip: each has up to 1 MiB of it.
 const DATA_AT_ONCE: usize = 25;
 
-impl Queues {
+impl Broker {
     /// One job; nothing when there is neither a hash nor a list or set that holds it.
     pub async fn job(&self, queue: &QueueName, id: &JobId) -> Result<Option<JobView>, QueueError> {
         let keys = self.keys(queue);

@@ -8,7 +8,6 @@ use crate::QueueError;
 use crate::connection::Connection;
 use crate::memory::Memory;
 
-/// Key-value access.
 #[derive(Clone)]
 pub struct Kv {
     pub(crate) connection: Connection,
@@ -42,7 +41,6 @@ impl Kv {
         Ok(set.is_some())
     }
 
-    /// Whether there was one.
     pub async fn delete(&self, key: &str) -> Result<bool, QueueError> {
         let deleted: u64 = self.connection.get().del(self.key(key)).await?;
         Ok(deleted > 0)

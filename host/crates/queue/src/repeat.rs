@@ -18,11 +18,9 @@ pub(crate) enum Next {
     Over,
 }
 
-/// A scheduler's definition.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Repeat {
     rhythm: Rhythm,
-    /// Ticks so far.
     count: u64,
     limit: Option<f64>,
     starts_at: Option<f64>,

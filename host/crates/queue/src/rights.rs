@@ -13,7 +13,6 @@ pub enum Right {
     Command(&'static str),
     /// To keys that begin so.
     Keys(String),
-    /// To a channel.
     Channel(String),
 }
 

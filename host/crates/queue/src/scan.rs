@@ -12,21 +12,19 @@ use patchbay_model::{DataPath, QueueName};
 use redis::{RedisResult, Value};
 
 use crate::damage::{read, text};
+use crate::job_pages::Entry;
 use crate::js;
-use crate::listing::Entry;
 use crate::opts::JobOpts;
-use crate::{Cursor, QueueError, Queues};
+use crate::{Broker, Cursor, QueueError};
 
 /// Most jobs that one request looks at.
 pub const MAX_SCANNED: usize = 20_000;
-/// Per round trip.
 const PAGE: u64 = 200;
 /// The same where data is read: a job has up to 1 MiB of it.
 const PAGE_WITH_DATA: u64 = 25;
 /// `data` is last, and left out when nothing asks for it.
 const FIELDS: [&str; 8] = ["name", "opts", "timestamp", "processedOn", "finishedOn", "atm", "failedReason", "data"];
 
-/// What was found.
 #[derive(Debug)]
 pub struct Scanned {
     /// In the order of lists.
@@ -40,14 +38,14 @@ pub struct Scanned {
 }
 
 /// What must hold of a job.
-struct Wanted<'a> {
+struct Criteria<'a> {
     filter: &'a Filter,
     /// In lower case.
     text: Option<String>,
     data: Vec<(DataPath, &'a str)>,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> Criteria<'a> {
     fn new(filter: &'a Filter, queue: &QueueName) -> Result<Self, QueueError> {
         let invalid = |message: String| Err(QueueError::Invalid(message));
         let of_attempts = [
@@ -88,7 +86,7 @@ impl<'a> Wanted<'a> {
     }
 }
 
-impl Queues {
+impl Broker {
     /// Jobs in one state that the filter means, at most `limit`, looking for about `most`. Its times are those of the job's end, or of its
     /// beginning while it has none.
     pub async fn scan(
@@ -101,7 +99,7 @@ impl Queues {
         most: Duration,
     ) -> Result<Scanned, QueueError> {
         let began = Instant::now();
-        let wanted = Wanted::new(filter, queue)?;
+        let wanted = Criteria::new(filter, queue)?;
         if let Some(other) = after.as_ref().filter(|cursor| cursor.state != state) {
             let message = format!("unknown cursor: it is of the jobs in state {}, not {state}", other.state);
             return Err(QueueError::Invalid(message));

@@ -2,7 +2,7 @@
 //!
 //! A scheduler is a member of the queue's `repeat` set, scored by its next tick, with a hash of its definition and one job for that tick.
 //! The job makes the next one when it starts (see `worker::schedule`); a scheduler whose job is gone has died, and only
-//! [`Queues::put_scheduler`] brings it back.
+//! [`Broker::put_scheduler`] brings it back.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use patchbay_model::{JobId, QueueName};
 use redis::AsyncCommands;
 use serde_json::{Map, Value, json};
 
-use crate::legacy::is_legacy;
 use crate::repeat::{Moment, next_opts, of_hash};
+use crate::repeatables::is_legacy;
 use crate::scripts::{self, Call, unwritable};
-use crate::{JobView, QueueError, Queues, damage};
+use crate::{Broker, JobView, QueueError, damage};
 
 /// What a scheduler makes, and when.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +29,6 @@ pub struct SchedulerSpec {
     pub name: String,
     /// Their data, one JSON document.
     pub data: String,
-    /// When.
     pub rhythm: Rhythm,
     /// Whether a tick that nobody could run in its time is left out.
     pub skip_missed: bool,
@@ -40,7 +39,6 @@ pub struct SchedulerSpec {
 pub(crate) struct Scheduler {
     /// The next tick, or the last one that was made.
     pub(crate) tick: f64,
-    /// Of its hash.
     pub(crate) fields: HashMap<String, String>,
     is_ours: bool,
 }
@@ -81,7 +79,7 @@ impl SchedulerSpec {
     }
 }
 
-impl Queues {
+impl Broker {
     /// Every scheduler of a queue, the next to tick first.
     pub async fn schedulers(&self, queue: &QueueName) -> Result<Vec<SchedulerView>, QueueError> {
         let all = self.all_schedulers(queue).await?;
@@ -284,7 +282,6 @@ impl Queues {
         Ok(known.iter().filter_map(parse).collect())
     }
 
-    /// Remembers them.
     pub async fn set_known_schedules(&self, known: &HashSet<(QueueName, String)>) -> Result<(), QueueError> {
         let mut pipe = redis::pipe();
         pipe.atomic().del(self.schedules_key()).ignore();

@@ -4,11 +4,11 @@
 
 use patchbay_model::job::NewJob;
 use patchbay_model::{JobId, QueueName};
-use patchbay_queue::{QueueError, Queues, RedisConfig};
+use patchbay_queue::{Broker, QueueError, RedisConfig};
 use redis::AsyncCommands;
 
 struct World {
-    queues: Queues,
+    queues: Broker,
     redis: redis::aio::MultiplexedConnection,
     prefix: String,
     queue: QueueName,
@@ -22,7 +22,7 @@ impl World {
         let redis = client.get_multiplexed_async_connection().await.expect("Redis answers");
         let config =
             RedisConfig { url, own_prefix: format!("{prefix}-own"), prefix: prefix.clone(), ..RedisConfig::default() };
-        let queues = Queues::connect(config).await.expect("Redis answers");
+        let queues = Broker::connect(config).await.expect("Redis answers");
         Self { queues, redis, prefix, queue: "q".parse().expect("a name") }
     }
 

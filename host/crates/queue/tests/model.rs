@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use patchbay_model::job::{JobState, NewJob};
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{
-    Delivery, Disposition, Gate, Handler, Keep, Pass, Queues, RedisConfig, Settlement, Start, Unlimited, WorkerConfig,
+    Broker, Delivery, Disposition, Gate, Handler, Keep, Pass, RedisConfig, Settlement, Start, Unlimited, WorkerConfig,
     WorkerHandle,
 };
 use proptest::prelude::*;
@@ -165,7 +165,7 @@ impl Gate for OpensLate {
 }
 
 struct World {
-    queues: Queues,
+    queues: Broker,
     queue: QueueName,
     handler: Arc<OneAtATime>,
     worker: Arc<WorkerHandle>,
@@ -181,7 +181,7 @@ impl World {
         let prefix = format!("m{}", uuid::Uuid::new_v4().simple());
         let config =
             RedisConfig { url: url.to_owned(), own_prefix: format!("{prefix}-own"), prefix, ..RedisConfig::default() };
-        let queues = Queues::connect(config).await.expect("Redis answers");
+        let queues = Broker::connect(config).await.expect("Redis answers");
         let queue: QueueName = "q".parse().expect("a name");
         let handler = Arc::new(OneAtATime::default());
         let gate = Arc::new(OpensLate(watch::Sender::new(false)));

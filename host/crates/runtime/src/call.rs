@@ -38,7 +38,6 @@ const LONG_TURNS: u32 = 4;
 pub(crate) struct Callee {
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) exports: Box<dyn Exports>,
-    /// In core instances.
     pub(crate) weight: u32,
     /// Calls of it at once, when its manifest limits them.
     pub(crate) concurrency: Option<Arc<Semaphore>>,

@@ -12,7 +12,6 @@ use crate::{LoadError, Rejection, RuntimeError, engine};
 /// How to run the compiler: this very binary with a hidden subcommand.
 #[derive(Debug, Clone)]
 pub struct CompilerCommand {
-    /// The binary.
     pub program: PathBuf,
     /// Before input, output and memory limit.
     pub args: Vec<String>,

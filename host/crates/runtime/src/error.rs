@@ -75,7 +75,6 @@ pub enum RuntimeError {
     Io { what: &'static str, source: std::io::Error },
 }
 
-/// Either.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum LoadError {

@@ -14,15 +14,11 @@ const SERVED: [&str; 2] = ["jobs", "operations"];
 /// A readable component file.
 #[derive(Debug)]
 pub struct Inspected {
-    /// Of the whole file.
     pub digest: RevisionDigest,
-    /// From its section.
     pub manifest: Manifest,
     /// The version of the contract that it was built for.
     pub wit: Wit,
-    /// Names, versions included.
     pub exports: Vec<String>,
-    /// Names, versions included.
     pub imports: Vec<String>,
     /// What one call of it takes from the pool.
     pub(crate) weight: u32,

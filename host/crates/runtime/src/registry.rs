@@ -25,7 +25,6 @@ impl Registry {
         self.active.load().values().find(|revision| revision.manifest().queue(queue).is_some()).cloned()
     }
 
-    /// All active revisions.
     pub fn snapshot(&self) -> Vec<Arc<Revision>> {
         self.active.load().values().cloned().collect()
     }

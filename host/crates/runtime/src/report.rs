@@ -15,7 +15,6 @@ pub struct JobCall {
     pub id: String,
     pub queue: String,
     pub name: String,
-    /// One JSON document.
     pub data: String,
     pub attempt: u32,
     pub max_attempts: u32,
@@ -37,14 +36,12 @@ pub struct JobCall {
 #[allow(missing_docs)]
 pub struct OperationCall {
     pub operation: String,
-    /// One JSON document.
     pub input: String,
     pub caller: Caller,
     /// Counts the call while it waits and runs.
     pub occupancy: Arc<Occupancy>,
 }
 
-/// How a call went.
 #[derive(Debug)]
 pub struct CallReport {
     /// How it ended. Of an operation that completed, the result is `null`.
@@ -53,7 +50,6 @@ pub struct CallReport {
     pub answer: Option<Answer>,
     /// The guest's backtrace with function names.
     pub stack: Option<String>,
-    /// Wall clock.
     pub duration: Duration,
     /// What its threads computed for it: instantiation, guest, and the host's side of its host calls up to handing them over. Measured
     /// by the thread's clock around each poll; the part of a tick (1 ms) in which a call is cancelled is missing.
@@ -77,13 +73,11 @@ impl Occupancy {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Have one.
     pub fn running(&self) -> usize {
         self.running.load(Ordering::Relaxed)
     }
 }
 
-/// Which export, with what.
 pub(crate) enum Entry {
     Job(Box<JobCall>),
     Operation(Box<OperationCall>),

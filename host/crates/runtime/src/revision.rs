@@ -16,7 +16,6 @@ use crate::sandbox::Sandbox;
 use crate::wit::Exports;
 use crate::{Inspected, LoadError, Rejection, RuntimeError};
 
-/// The contract's.
 const SELF_TEST_LIMIT: Duration = Duration::from_secs(5);
 
 /// A revision of a plugin.
@@ -53,12 +52,10 @@ impl Revision {
         self.digest
     }
 
-    /// Whose it is.
     pub fn plugin(&self) -> &PluginName {
         &self.manifest.name
     }
 
-    /// What it asks for.
     pub fn manifest(&self) -> &Arc<Manifest> {
         &self.manifest
     }

@@ -25,7 +25,6 @@ pub struct RuntimeConfig {
     pub cache_dir: PathBuf,
     /// Absent: compile in this process.
     pub compiler: Option<CompilerCommand>,
-    /// Longest compilation.
     pub compile_timeout: Duration,
     /// Address space of the compiler.
     pub compile_memory_bytes: u64,
@@ -33,11 +32,9 @@ pub struct RuntimeConfig {
     pub max_calls: usize,
     /// Threads that guests run on.
     pub worker_threads: usize,
-    /// Limits.
     pub limits: HostLimits,
     /// Whether plugins may be built for versions of the contract that may still change.
     pub draft_wit: bool,
-    /// Authenticates cached code.
     pub cache_key: [u8; 32],
 }
 
@@ -55,7 +52,6 @@ pub struct Runtime {
 /// want the processor.
 #[derive(Default)]
 struct Loaded {
-    /// What somebody still holds.
     all: HashMap<RevisionDigest, Weak<Revision>>,
     /// The last ones are held here.
     last: VecDeque<Arc<Revision>>,
@@ -171,7 +167,6 @@ impl Runtime {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The active revisions.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }

@@ -24,7 +24,6 @@ pub struct HostLimits {
 /// The pool of instances, counted in core instances, of which a call takes as many as its component has, and at least four.
 #[derive(Debug, Clone, Copy)]
 pub struct Pool {
-    /// All.
     pub slots: usize,
     /// Not taken now.
     pub free: usize,

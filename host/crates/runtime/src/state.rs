@@ -19,7 +19,6 @@ use crate::wasi_http::{Hooks, weigh};
 const WEIGHING: u32 = 4;
 pub(crate) const PANICKED: &str = "the host panicked in a call that this guest made; please report it";
 
-/// A store's data.
 pub struct State {
     context: Option<Arc<dyn CallContext>>,
     /// Where capabilities run: connections belong to the host's own threads.

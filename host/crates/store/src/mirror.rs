@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use patchbay_model::mirror::MirrorPlace;
+use patchbay_model::mirror_cursor::MirrorCursor;
 use patchbay_model::{JobId, QueueName};
 use sqlx::Row;
 
@@ -13,12 +13,12 @@ const RAN_LATELY: &str = "1 hour";
 
 impl Leadership<'_> {
     /// Of every queue that was looked at before.
-    pub async fn mirror_places(&mut self, prefix: &str) -> Result<HashMap<QueueName, MirrorPlace>, StoreError> {
+    pub async fn mirror_places(&mut self, prefix: &str) -> Result<HashMap<QueueName, MirrorCursor>, StoreError> {
         let query = sqlx::query("select * from mirror_places where prefix = $1").bind(prefix);
         let mut places = HashMap::new();
         for row in query.fetch_all(&mut *self.0).await? {
             let ms = |column: &str| Ok::<_, sqlx::Error>(row.try_get::<i64, _>(column)?.unsigned_abs());
-            let place = MirrorPlace {
+            let place = MirrorCursor {
                 completed_from_ms: ms("completed_from_ms")?,
                 failed_from_ms: ms("failed_from_ms")?,
                 event: row.try_get("event")?,
@@ -35,7 +35,7 @@ impl Leadership<'_> {
         &mut self,
         prefix: &str,
         queue: &QueueName,
-        place: &MirrorPlace,
+        place: &MirrorCursor,
     ) -> Result<(), StoreError> {
         let query = sqlx::query(
             "insert into mirror_places (prefix, queue, completed_from_ms, failed_from_ms, event) values ($1, $2, $3, $4, $5) \

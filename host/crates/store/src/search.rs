@@ -5,7 +5,7 @@
 
 mod condition;
 mod count;
-mod place;
+mod cursor;
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::condition::{Resolved, Window};
 pub use self::count::Count;
-pub use self::place::{Place, UnknownPlace};
+pub use self::cursor::{SearchCursor, UnknownCursor};
 use crate::attempts::{AttemptRow, COLUMNS};
 use crate::{Store, StoreError, Term};
 
@@ -78,7 +78,7 @@ pub struct Found<T> {
     /// Newest first.
     pub rows: Vec<T>,
     /// Where to go on; absent at the end.
-    pub next: Option<Place>,
+    pub next: Option<SearchCursor>,
     /// It ends here because time ran out, and not because it is full: there may be more, or nothing at all.
     pub partial: bool,
 }
@@ -98,25 +98,25 @@ pub struct FoundJob {
 }
 
 /// What stands at a place of the order.
-trait Placed {
-    fn place(&self, width_ms: i64) -> Place;
+trait HasCursor {
+    fn place(&self, width_ms: i64) -> SearchCursor;
 }
 
-impl Placed for FoundRow {
-    fn place(&self, width_ms: i64) -> Place {
+impl HasCursor for FoundRow {
+    fn place(&self, width_ms: i64) -> SearchCursor {
         let at = &self.attempt;
-        Place::behind(at.finished_at, &self.queue, &self.job_id, self.job_created_ms, at.started, width_ms)
+        SearchCursor::behind(at.finished_at, &self.queue, &self.job_id, self.job_created_ms, at.started, width_ms)
     }
 }
 
-impl Placed for FoundJob {
-    fn place(&self, width_ms: i64) -> Place {
-        Place::behind(self.finished_at, &self.queue, &self.job_id, self.job_created_ms, self.started, width_ms)
+impl HasCursor for FoundJob {
+    fn place(&self, width_ms: i64) -> SearchCursor {
+        SearchCursor::behind(self.finished_at, &self.queue, &self.job_id, self.job_created_ms, self.started, width_ms)
     }
 }
 
 /// What is selected from `attempts a`.
-struct Wanted {
+struct Projection {
     columns: String,
     /// Only the newest of a job's attempts.
     once_a_job: bool,
@@ -127,7 +127,7 @@ impl Store {
     pub async fn search(
         &self,
         selection: Selection<'_>,
-        after: Option<&Place>,
+        after: Option<&SearchCursor>,
         limit: usize,
         most: Duration,
     ) -> Result<Found<FoundRow>, StoreError> {
@@ -137,7 +137,7 @@ impl Store {
              and d.fingerprint = a.fingerprint and d.plugin = coalesce(a.plugin, '') and d.revision = coalesce(a.revision, '')) as dead_letter",
             columns.join(", ")
         );
-        self.look(selection, &Wanted { columns, once_a_job: false }, after, limit.clamp(1, MAX_FOUND), most).await
+        self.look(selection, &Projection { columns, once_a_job: false }, after, limit.clamp(1, MAX_FOUND), most).await
     }
 
     /// Jobs with such attempts, each once, 1 to [`MAX_JOBS`], the newest first. The order is stable as long as the filter's `to` lies in the
@@ -146,24 +146,24 @@ impl Store {
     pub async fn matching_jobs(
         &self,
         selection: Selection<'_>,
-        after: Option<&Place>,
+        after: Option<&SearchCursor>,
         limit: usize,
         most: Duration,
     ) -> Result<Found<FoundJob>, StoreError> {
         let columns = "a.queue, a.job_id, a.job_created_ms, a.started, a.finished_at".to_owned();
-        self.look(selection, &Wanted { columns, once_a_job: true }, after, limit.clamp(1, MAX_JOBS), most).await
+        self.look(selection, &Projection { columns, once_a_job: true }, after, limit.clamp(1, MAX_JOBS), most).await
     }
 
     async fn look<T>(
         &self,
         selection: Selection<'_>,
-        wanted: &Wanted,
-        after: Option<&Place>,
+        wanted: &Projection,
+        after: Option<&SearchCursor>,
         limit: usize,
         most: Duration,
     ) -> Result<Found<T>, StoreError>
     where
-        T: Placed + for<'r> FromRow<'r, PgRow> + Send + Unpin,
+        T: HasCursor + for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
         let began = Instant::now();
         let _place = self.searching().await?;
@@ -201,7 +201,8 @@ impl Store {
             }
             let more = edge > oldest || behind.is_some();
             if more && began.elapsed() >= most {
-                found.next = Some(behind.map_or_else(|| Place::before(edge, width_ms), |row| row.with_width(width_ms)));
+                found.next =
+                    Some(behind.map_or_else(|| SearchCursor::before(edge, width_ms), |row| row.with_width(width_ms)));
                 found.partial = true;
                 break;
             }
@@ -288,7 +289,7 @@ fn is_timeout(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "57014")
 }
 
-fn query(resolved: &Resolved<'_>, wanted: &Wanted, window: &Window<'_>, limit: usize) -> QueryBuilder<Postgres> {
+fn query(resolved: &Resolved<'_>, wanted: &Projection, window: &Window<'_>, limit: usize) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::new(format!("select {} from ", wanted.columns));
     resolved.push(&mut query, "a", window);
     if wanted.once_a_job {

@@ -8,4 +8,4 @@ pub mod traces;
 
 pub use log::*;
 pub use recent_lines::RecentLines;
-pub use redact::{normalised, plain};
+pub use redact::{redact_foreign, redact_own};

@@ -113,7 +113,6 @@ struct Writer {
     output: File,
     dropped: DroppedLines,
     as_json: bool,
-    /// Of the dropped lines.
     told: u64,
     told_at: Option<Instant>,
 }

@@ -14,17 +14,17 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use crate::redact::{normalised, plain};
+use crate::redact::{redact_foreign, redact_own};
 
 const MAX_LINES: usize = 10_000;
 const MAX_BYTES: usize = 5 << 20;
 
 /// Cheap to clone: all are the same.
 #[derive(Clone, Default)]
-pub struct RecentLines(Arc<Mutex<Kept>>);
+pub struct RecentLines(Arc<Mutex<Buffer>>);
 
 #[derive(Default)]
-struct Kept {
+struct Buffer {
     lines: VecDeque<String>,
     bytes: usize,
 }
@@ -79,8 +79,8 @@ impl Fields {
         let hidden = NAMING.contains(&field.name()) && !text.bytes().all(|byte| byte.is_ascii_digit());
         let text = match field.name() {
             _ if hidden => "…".to_owned(),
-            "error" if self.quotes_plugins => normalised(text),
-            _ => plain(text),
+            "error" if self.quotes_plugins => redact_foreign(text),
+            _ => redact_own(text),
         };
         self.of.insert(field.name().into(), text.into());
     }

@@ -14,7 +14,7 @@ use patchbay_model::outcome::{Failure, Outcome, OutcomeKind, Retry};
 use patchbay_model::redaction::Mask;
 use patchbay_model::retry::{Past, RetryPolicy, Verdict, decide, least_deferral};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
-use patchbay_telemetry::traces::{Kind, Step, Traces};
+use patchbay_telemetry::traces::{Span, SpanKind, Traces};
 use tracing::{Instrument, warn};
 
 use crate::body_budget::BodyBudget;
@@ -53,7 +53,6 @@ impl AttemptHandler {
         Arc::new(Self { executor, host, quarantine, gates, budget, attempts: Arc::default(), traces })
     }
 
-    /// What has been counted.
     pub fn attempts(&self) -> Arc<AttemptMeters> {
         Arc::clone(&self.attempts)
     }
@@ -114,9 +113,9 @@ impl AttemptHandler {
     }
 
     /// Its job's id and name are left out: their producer has chosen them.
-    fn step(&self, delivery: &Delivery) -> Step {
+    fn step(&self, delivery: &Delivery) -> Span {
         let queue = &delivery.key.queue;
-        let mut step = self.traces.step(Kind::Attempt, || format!("attempt {queue}"), &delivery.trace);
+        let mut step = self.traces.span(SpanKind::Attempt, || format!("attempt {queue}"), &delivery.trace);
         step.set("messaging.system", "bullmq");
         step.set("messaging.destination.name", queue.to_string());
         step.set("patchbay.attempt", i64::from(delivery.attempts_made.saturating_add(1)));

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -16,10 +16,8 @@ pub const MAX_BODY_BYTES: usize = 256 << 10;
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 const SAMPLE_AT_MOST_EVERY: Duration = Duration::from_millis(100);
 
-/// What is recorded.
 #[derive(Debug, Clone, Copy)]
 pub struct Recording {
-    /// Whether anything is.
     pub attempts: bool,
     /// Whether the operator wants bodies.
     pub bodies: bool,
@@ -60,7 +58,6 @@ impl NoBodies {
 pub struct BodyBudget {
     recording: Recording,
     sampled: AtomicU64,
-    /// Since the sample.
     written: AtomicU64,
     full: AtomicBool,
     sample: Notify,
@@ -78,7 +75,6 @@ impl BodyBudget {
         }
     }
 
-    /// What was asked for.
     pub fn recording(&self) -> Recording {
         self.recording
     }
@@ -122,7 +118,7 @@ impl BodyBudget {
     }
 
     /// Looks at the stream until cancelled.
-    pub async fn watch(self: std::sync::Arc<Self>, queues: Queues, stop: CancellationToken) {
+    pub async fn watch(self: std::sync::Arc<Self>, queues: Broker, stop: CancellationToken) {
         loop {
             // Redis away: what was known holds, and nothing is written meanwhile.
             if let Ok(bytes) = queues.attempts_bytes().await {

@@ -36,13 +36,10 @@ pub struct Execution {
     pub ran_by: Option<(PluginName, RevisionDigest)>,
     /// What the job may still use.
     pub policy: RetryPolicy,
-    /// How it ended.
     pub outcome: Outcome,
-    /// The guest's backtrace.
     pub stack: Option<String>,
     /// The breaker that refused its last outside call.
     pub refused: Option<Refused>,
-    /// Its outside calls.
     pub calls: Vec<OutsideCall>,
 }
 

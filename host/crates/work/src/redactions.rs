@@ -8,10 +8,9 @@ use patchbay_model::{DataPath, QueueName, Redaction};
 use patchbay_queue::ChildData;
 use patchbay_runtime::Runtime;
 
-/// By queue.
 pub type Paths = HashMap<QueueName, BTreeSet<DataPath>>;
 
-/// What this process knows about hiding: the manifests that run here, and what Postgres, or the local copy, says of those that do not.
+/// What this process knows about hiding: the manifests that run here, and what Postgres, or the snapshot, says of those that do not.
 pub struct Redactions {
     runtime: Arc<Runtime>,
     known: ArcSwap<Paths>,

@@ -48,7 +48,6 @@ struct QueueSlots {
     waiting: AtomicUsize,
 }
 
-/// What a worker holds.
 #[derive(Debug, Clone)]
 struct QueueGate(Arc<QueueSlots>);
 
@@ -145,8 +144,8 @@ impl Gate for QueueGate {
         if self.0.slots.closed.load(Ordering::Relaxed) {
             return None;
         }
-        let own = Arc::clone(&self.0.own).try_acquire_owned().ok().map(Place::Own);
-        let place = own.or_else(|| Arc::clone(&self.0.slots.shared).try_acquire_owned().ok().map(Place::shared))?;
+        let own = Arc::clone(&self.0.own).try_acquire_owned().ok().map(Permit::Own);
+        let place = own.or_else(|| Arc::clone(&self.0.slots.shared).try_acquire_owned().ok().map(Permit::shared))?;
         QueuePass::new(place, &self.0).map(|pass| Box::new(pass) as Box<dyn Pass>)
     }
 
@@ -160,8 +159,8 @@ impl Gate for QueueGate {
                 // Neither is ever closed.
                 let place = tokio::select! {
                     biased;
-                    Ok(permit) = Arc::clone(&queue.own).acquire_owned() => Place::Own(permit),
-                    Ok(permit) = Arc::clone(&queue.slots.shared).acquire_owned() => Place::shared(permit),
+                    Ok(permit) = Arc::clone(&queue.own).acquire_owned() => Permit::Own(permit),
+                    Ok(permit) = Arc::clone(&queue.slots.shared).acquire_owned() => Permit::shared(permit),
                     else => std::future::pending().await,
                 };
                 if let Some(pass) = QueuePass::new(place, &queue) {
@@ -193,14 +192,14 @@ impl Drop for InLine {
 }
 
 #[derive(Debug)]
-enum Place {
+enum Permit {
     /// Held for its `Drop`.
     Own(#[allow(dead_code)] OwnedSemaphorePermit),
     /// Absent only while it is dropped.
     Shared(Option<OwnedSemaphorePermit>),
 }
 
-impl Place {
+impl Permit {
     fn shared(permit: OwnedSemaphorePermit) -> Self {
         Self::Shared(Some(permit))
     }
@@ -215,13 +214,13 @@ impl Place {
 }
 
 struct QueuePass {
-    place: Place,
+    place: Permit,
     queue: Arc<QueueSlots>,
 }
 
 impl QueuePass {
     /// Nothing, and the place is free again, when no place is given.
-    fn new(mut place: Place, queue: &Arc<QueueSlots>) -> Option<Self> {
+    fn new(mut place: Permit, queue: &Arc<QueueSlots>) -> Option<Self> {
         if !queue.slots.use_place() {
             place.leave(&queue.slots);
             return None;
@@ -261,7 +260,7 @@ impl Pass for QueuePass {
             return true;
         }
         let all = self.queue.slots.waiting.load(Ordering::Relaxed);
-        matches!(self.place, Place::Shared(_)) && all > self.queue.waiting.load(Ordering::Relaxed)
+        matches!(self.place, Permit::Shared(_)) && all > self.queue.waiting.load(Ordering::Relaxed)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_capability::Services;
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 use patchbay_runtime::Runtime;
 use patchbay_telemetry::traces::Traces;
 use tokio::sync::mpsc;
@@ -52,7 +52,7 @@ pub struct Work {
 impl Work {
     pub fn new(
         config: WorkConfig,
-        queues: &Queues,
+        queues: &Broker,
         runtime: &Arc<Runtime>,
         services: Arc<Services>,
         traces: &Traces,

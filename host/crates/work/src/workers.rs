@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use patchbay_model::QueueName;
 use patchbay_model::manifest::{KeepSpec, QueueSpec};
-use patchbay_queue::{Keep, Queues, WorkerConfig, WorkerHandle};
+use patchbay_queue::{Broker, Keep, WorkerConfig, WorkerHandle};
 use patchbay_runtime::Runtime;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -45,7 +45,7 @@ const KEEP_FAILED: Keep = Keep { age: Some(Duration::from_secs(7 * 24 * 3600)), 
 
 /// Starts, adjusts and stops workers.
 pub struct Workers {
-    queues: Queues,
+    queues: Broker,
     handler: Arc<AttemptHandler>,
     slots: Arc<Slots>,
     runtime: Arc<Runtime>,
@@ -60,8 +60,7 @@ struct Running {
 }
 
 impl Workers {
-    /// Starts nothing yet.
-    pub fn new(queues: Queues, handler: Arc<AttemptHandler>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
+    pub fn new(queues: Broker, handler: Arc<AttemptHandler>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
         let slots = Slots::new(defaults.max_jobs);
         Self { queues, handler, slots, runtime, defaults, workers: Mutex::new(Some(HashMap::new())) }
     }
@@ -170,7 +169,12 @@ fn keep(spec: Option<KeepSpec>, default: Keep) -> Keep {
     spec.map_or(default, |spec| Keep { age: spec.age_s.map(Duration::from_secs), count: spec.count })
 }
 
-/// Everything else that a worker is built from; attempts, backoff and schemas are read per call.
+/// Whether a running worker can stay: all that it is built from is the same, and its concurrency can be changed while it runs.
 fn differs_only_in_concurrency(a: &QueueSpec, b: &QueueSpec) -> bool {
-    a.rate == b.rate && a.reserved == b.reserved && a.retention == b.retention
+    // Every key, without `..`: a new one does not compile before somebody has decided whether a worker is built from it.
+    let QueueSpec { rate, reserved, retention, name: _, concurrency: _, attempts, backoff, searchable, redact, jobs } =
+        a;
+    // Read for each job or call.
+    let _ = (attempts, backoff, searchable, redact, jobs);
+    *rate == b.rate && *reserved == b.reserved && *retention == b.retention
 }

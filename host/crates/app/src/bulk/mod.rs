@@ -4,33 +4,34 @@
 //! first and written down; then they are worked off in batches, a batch of each operation in turn, with rests in between and longer ones
 //! while Redis is slow. Postgres knows which items are done, Redis what the last batch did: nothing is done twice, and nothing is left out.
 
-mod act;
-mod choose;
+mod apply;
 mod edit;
 mod operations;
 mod plan;
+mod selection;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use act::Schemas;
+use apply::Schemas;
 use async_trait::async_trait;
-use choose::{Candidate, Chooser, Place};
 use chrono::Utc;
 use patchbay_api::bulk::{BulkKind, BulkPreview, BulkSample, BulkSource};
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::Mask;
-use patchbay_queue::{Chosen, Fate, QueueError, Queues, Removed};
+use patchbay_queue::{Broker, Chosen, Fate, QueueError, Removed};
 use patchbay_runtime::Runtime;
 use patchbay_store::{BulkItem, BulkOutcome, BulkRow, LeaderTask, Leadership, NewBulkItem, Store, StoreError};
 use patchbay_work::redactions::Redactions;
+use selection::{Candidate, Chooser, SelectionCursor};
+use selection::{Candidate, Chooser, SelectionCursor};
 use tokio::sync::Notify;
 use tracing::{error, info};
 
 use crate::Parts;
-use crate::history::Bodies;
+use crate::history::SealedBodies;
 use crate::leader::{Led, LedTask, Next};
 use crate::service::Service;
 pub use operations::BulkOperations;
@@ -93,11 +94,11 @@ pub enum Show {
 }
 
 /// The bulk operations of the fleet.
-pub struct Bulks {
+pub struct BulkJobs {
     store: Store,
-    queues: Queues,
+    queues: Broker,
     runtime: Arc<Runtime>,
-    bodies: Arc<Bodies>,
+    bodies: Arc<SealedBodies>,
     redactions: Arc<Redactions>,
     wake: Notify,
     handled: Mutex<BTreeMap<(BulkKind, &'static str), u64>>,
@@ -108,7 +109,7 @@ pub fn runner(parts: &Parts) -> Arc<dyn Service> {
     Arc::new(Led::new(parts.store.clone(), Runner(Arc::clone(&parts.bulks))))
 }
 
-struct Runner(Arc<Bulks>);
+struct Runner(Arc<BulkJobs>);
 
 #[async_trait]
 impl LedTask for Runner {
@@ -134,13 +135,13 @@ impl LedTask for Runner {
     }
 }
 
-impl Bulks {
+impl BulkJobs {
     #[allow(missing_docs)]
     pub fn new(
         store: Store,
-        queues: Queues,
+        queues: Broker,
         runtime: Arc<Runtime>,
-        bodies: Arc<Bodies>,
+        bodies: Arc<SealedBodies>,
         redactions: Arc<Redactions>,
     ) -> Arc<Self> {
         // Series that are there from the start show their first rise.
@@ -253,7 +254,7 @@ impl Bulks {
     async fn choose(&self, lead: &mut Leadership<'_>, row: &BulkRow) -> Result<(), BulkError> {
         let plan = Plan::of(row).map_err(BulkError::Stuck)?;
         let chooser = Chooser { store: &self.store, queues: &self.queues, plan: &plan };
-        let place = match row.place.clone().map(serde_json::from_value::<Place>) {
+        let place = match row.place.clone().map(serde_json::from_value::<SelectionCursor>) {
             Some(Ok(place)) => place,
             // Chosen twice is chosen once.
             Some(Err(_)) | None => chooser.begin().await?,

@@ -9,11 +9,11 @@ use patchbay_api::bulk::{
 };
 use patchbay_api::operation::Endpoint;
 use patchbay_model::filter::Filter;
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::{BulkRow, NewBulk, Store};
 use serde_json::{Value, json};
 
-use super::{Bulks, Plan, Show, plan_of};
+use super::{BulkJobs, Plan, Show, plan_of};
 use crate::actions::{Actions, Caller};
 use crate::error::Error;
 use crate::plugins::Plugins;
@@ -31,7 +31,7 @@ pub struct BulkOperations {
     broker: Broker,
     store: Store,
     plugins: Arc<Plugins>,
-    bulks: Arc<Bulks>,
+    bulks: Arc<BulkJobs>,
     actions: Actions,
     catalog: Catalog,
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use patchbay_api::breakers::BreakerView;
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{PluginName, QueueName};
-use patchbay_queue::{Census, QueueOverview, Queues};
+use patchbay_queue::{Broker, QueueOverview, ServerStats};
 use patchbay_runtime::{Pool, Runtime};
 use patchbay_store::{PlacesTaken, PluginSql, Store};
 use patchbay_telemetry::DroppedLines;
@@ -27,10 +27,10 @@ use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
 use prometheus_client::registry::{Registry, Unit};
 
 use self::standing::Standing;
-use crate::alert::AlertWatch;
-use crate::alert::rule::RULES;
+use crate::alerts::AlertWatch;
+use crate::alerts::rule::RULES;
 use crate::breakers::{OutsideHosts, STATES as BREAKER_STATES};
-use crate::bulk::Bulks;
+use crate::bulk::BulkJobs;
 use crate::health::{Health, Probe};
 use crate::plugins::Plugins;
 use crate::service::ServiceStatus;
@@ -73,9 +73,9 @@ pub struct Sources {
     /// What runs in the background.
     pub services: Arc<ServiceStatus>,
     /// Redis.
-    pub queues: Queues,
+    pub queues: Broker,
     /// Operations on many jobs.
-    pub bulks: Arc<Bulks>,
+    pub bulks: Arc<BulkJobs>,
     /// At once over all queues.
     pub max_jobs: usize,
     /// Lines of the log that nobody has read in time.
@@ -165,7 +165,7 @@ impl Exposition {
     }
 
     /// How the queues of active and quarantined plugins stand in Redis.
-    async fn queues(&self) -> Option<(Vec<QueueOverview>, Census)> {
+    async fn queues(&self) -> Option<(Vec<QueueOverview>, ServerStats)> {
         let Sources { plugins, queues, attempts, quarantine, .. } = &self.sources;
         let mut names = plugins.queues();
         for queue in &names {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{QueueName, RevisionDigest};
-use patchbay_queue::{Census, QueueOverview};
+use patchbay_queue::{QueueOverview, ServerStats};
 use patchbay_store::PoolUsage;
 use patchbay_telemetry::metrics::family::{Labels, family};
 use patchbay_telemetry::metrics::requests::RouteReading;
@@ -22,7 +22,7 @@ use prometheus_client::registry::Unit;
 #[derive(Debug)]
 pub(super) struct Standing {
     /// Of Redis, for all hosts; absent when it did not answer.
-    pub(super) queues: Option<(Vec<QueueOverview>, Census)>,
+    pub(super) queues: Option<(Vec<QueueOverview>, ServerStats)>,
     pub(super) attempts: Vec<(QueueName, Arc<QueueMeters>)>,
     pub(super) requests: Vec<RouteReading>,
     pub(super) spans: Arc<Counts>,

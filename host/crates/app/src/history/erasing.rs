@@ -11,11 +11,11 @@ use patchbay_api::history::{Erasure, Live, LiveJob, Places};
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::{Mask, forms, spellings};
 use patchbay_model::{DataPath, JobId, QueueName};
-use patchbay_queue::{Copy, Deduplicated, Erasing as Fate, Located, QueueError, Queues};
+use patchbay_queue::{Broker, Copy, Deduplicated, Erasing as Fate, Located, QueueError};
 use patchbay_store::{Erased, ErasedJob, NewErasure, PendingErasure, Person, Store, StoreError, Term, Texts};
 use tracing::info;
 
-use super::Bodies;
+use super::SealedBodies;
 
 /// For looking through the jobs in Redis: somebody waits.
 const LOOK_FOR: Duration = Duration::from_secs(60);
@@ -84,9 +84,9 @@ pub(crate) struct Erasing<'a> {
     /// Postgres.
     pub store: &'a Store,
     /// Redis.
-    pub queues: &'a Queues,
+    pub queues: &'a Broker,
     /// Opens what parents in flows have returned; whoever only goes on knows the jobs.
-    pub bodies: Option<&'a Bodies>,
+    pub bodies: Option<&'a SealedBodies>,
 }
 
 /// What was found.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::{Months, Utc};
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 use patchbay_store::{KeepAttempts, LeaderTask, Leadership, Store};
 use tracing::info;
 
@@ -38,7 +38,7 @@ pub fn maintenance(parts: &Parts) -> Arc<dyn Service> {
 
 struct Maintenance {
     store: Store,
-    queues: Queues,
+    queues: Broker,
     keep: KeepAttempts,
     /// At partitions and at what is old.
     looked: Option<Instant>,
@@ -65,7 +65,7 @@ impl LedTask for Maintenance {
     }
 }
 
-async fn fill_gaps(lead: &mut Leadership<'_>, queues: &Queues) -> anyhow::Result<()> {
+async fn fill_gaps(lead: &mut Leadership<'_>, queues: &Broker) -> anyhow::Result<()> {
     let oldest = queues.attempts_waiting_for().await?.unwrap_or_default();
     loop {
         let (filled, more) = lead.fill_gaps(oldest + GAP_AFTER).await?;

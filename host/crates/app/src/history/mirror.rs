@@ -13,9 +13,9 @@ use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
 use patchbay_model::attempt::{AttemptRecord, Source, VerdictKind};
 use patchbay_model::job::JobKey;
-use patchbay_model::mirror::MirrorPlace;
+use patchbay_model::mirror_cursor::MirrorCursor;
 use patchbay_model::outcome::OutcomeKind;
-use patchbay_queue::{EndedElsewhere, Gone, QueueError, Queues, Sighted};
+use patchbay_queue::{Broker, EndedElsewhere, Gone, QueueError, Sighted};
 use patchbay_store::{LeaderTask, Leadership, NewAttempt, Store};
 use tracing::debug;
 
@@ -54,7 +54,7 @@ pub fn mirror(parts: &Parts) -> Option<Arc<dyn Service>> {
 
 struct Mirror {
     store: Store,
-    queues: Queues,
+    queues: Broker,
     plugins: Arc<Plugins>,
     every: Duration,
     walked: Option<Instant>,
@@ -110,7 +110,7 @@ impl Mirror {
     async fn look_at(
         &self,
         queue: &QueueName,
-        place: Option<&MirrorPlace>,
+        place: Option<&MirrorCursor>,
         sighted: &mut Sighted,
         lead: &mut Leadership<'_>,
     ) -> anyhow::Result<usize> {

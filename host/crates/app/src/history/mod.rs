@@ -2,7 +2,7 @@
 //!
 //! | Module | Owns |
 //! |---|---|
-//! | `bodies` | sealing and opening data and results |
+//! | `sealed_bodies` | sealing and opening data and results |
 //! | `recorder` | the way of attempts from Redis to Postgres |
 //! | `maintenance` | what the leader does for all: partitions, gaps, forgetting |
 //! | `mirror` | what workers that are no hosts have ended |
@@ -14,7 +14,6 @@
 //! | `paged_filter` | the query of a search |
 //! | `views` | rows as answers show them |
 
-mod bodies;
 mod erase;
 mod erasing;
 mod export;
@@ -24,6 +23,7 @@ mod operations;
 mod paged_filter;
 pub mod recorder;
 mod redacted_body;
+mod sealed_bodies;
 pub(crate) mod views;
 
 use std::sync::Arc;
@@ -35,7 +35,6 @@ use patchbay_work::body_budget::BodyBudget;
 use crate::Parts;
 use crate::service::{Service, task};
 
-pub use bodies::{Bodies, Unopened};
 pub use erasing::EraseError;
 pub(crate) use erasing::{Asker, Erasing, Wanted};
 pub use export::Export;
@@ -46,6 +45,7 @@ pub(crate) use paged_filter::PagedFilter;
 pub use recorder::recorder;
 pub use redacted_body::BodyError;
 pub(crate) use redacted_body::{Reader, RedactedBody};
+pub use sealed_bodies::{SealedBodies, Unopened};
 
 /// Looks at how much of Redis's memory the records of attempts take.
 pub fn body_budget(parts: &Parts) -> Arc<dyn Service> {
@@ -56,7 +56,7 @@ pub fn body_budget(parts: &Parts) -> Arc<dyn Service> {
 /// What the use cases of the history need beside the rest.
 pub struct HistoryParts {
     /// Opens data and results.
-    pub bodies: Arc<Bodies>,
+    pub bodies: Arc<SealedBodies>,
     /// Tells what is recorded.
     pub budget: Arc<BodyBudget>,
     /// Where nothing else is said.

@@ -12,7 +12,7 @@ use patchbay_api::reveal::Reveal;
 use patchbay_model::job::trail_name;
 use patchbay_model::shell::word;
 use patchbay_model::{JobId, QueueName};
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::Store;
 use patchbay_work::body_budget::Recording;
 use serde_json::json;

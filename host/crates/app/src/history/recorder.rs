@@ -14,13 +14,13 @@ use async_trait::async_trait;
 use chrono::Datelike;
 use patchbay_model::RevisionDigest;
 use patchbay_model::attempt::AttemptRecord;
-use patchbay_queue::{AttemptReader, Queues};
+use patchbay_queue::{AttemptReader, Broker};
 use patchbay_runtime::Symbols;
 use patchbay_store::{NewAttempt, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::Bodies;
+use super::SealedBodies;
 use crate::Parts;
 use crate::service::Service;
 
@@ -44,9 +44,9 @@ pub fn recorder(parts: &Parts) -> Arc<dyn Service> {
 }
 
 struct Recording {
-    queues: Queues,
+    queues: Broker,
     store: Store,
-    bodies: Arc<Bodies>,
+    bodies: Arc<SealedBodies>,
 }
 
 #[async_trait]
@@ -67,7 +67,7 @@ impl Service for Recording {
 }
 
 /// Runs until cancelled.
-pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<Bodies>, stop: CancellationToken) {
+pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<SealedBodies>, stop: CancellationToken) {
     let mut recorder = Recorder::new(stream, &store, &bodies);
     while !stop.is_cancelled() {
         let step = async {
@@ -88,7 +88,7 @@ pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<Bodies>, stop:
 }
 
 /// Copies what is there, for the end of a drain and for tests. Gives the number of entries taken from the stream.
-pub async fn flush(stream: AttemptReader, store: &Store, bodies: &Bodies) -> anyhow::Result<usize> {
+pub async fn flush(stream: AttemptReader, store: &Store, bodies: &SealedBodies) -> anyhow::Result<usize> {
     let mut total = 0;
     let mut recorder = Recorder::new(stream, store, bodies);
     loop {
@@ -110,7 +110,7 @@ struct Copied {
 struct Recorder<'a> {
     stream: AttemptReader,
     store: &'a Store,
-    bodies: &'a Bodies,
+    bodies: &'a SealedBodies,
     backtraces: Backtraces<'a>,
     /// Months that have their partitions.
     months: HashSet<(i32, u32)>,
@@ -119,7 +119,7 @@ struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
-    fn new(stream: AttemptReader, store: &'a Store, bodies: &'a Bodies) -> Self {
+    fn new(stream: AttemptReader, store: &'a Store, bodies: &'a SealedBodies) -> Self {
         Self { stream, store, bodies, backtraces: Backtraces::new(store), months: HashSet::new(), batch: BATCH }
     }
 

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use patchbay_model::job::JobKey;
 use patchbay_model::{QueueName, Redaction};
-use patchbay_queue::{QueueError, Queues};
+use patchbay_queue::{Broker, QueueError};
 use patchbay_store::{BodyRow, StoreError};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Bodies, Unopened};
+use super::{SealedBodies, Unopened};
 use crate::plugins::Plugins;
 
 /// Data and result of an attempt as they may be shown.
@@ -44,9 +44,9 @@ pub enum BodyError {
 
 /// Opens for one reader; what queues redact is asked once.
 pub(crate) struct Reader<'a> {
-    bodies: &'a Bodies,
+    bodies: &'a SealedBodies,
     plugins: &'a Plugins,
-    queues: &'a Queues,
+    queues: &'a Broker,
     /// Show what is hidden, too.
     reveal: bool,
     /// Absent for a queue that no manifest names.
@@ -55,7 +55,7 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// Who reveals what is hidden is to be recorded.
-    pub(crate) fn new(bodies: &'a Bodies, plugins: &'a Plugins, queues: &'a Queues, reveal: bool) -> Self {
+    pub(crate) fn new(bodies: &'a SealedBodies, plugins: &'a Plugins, queues: &'a Broker, reveal: bool) -> Self {
         Self { bodies, plugins, queues, reveal, redactions: BTreeMap::new() }
     }
 

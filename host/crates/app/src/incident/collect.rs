@@ -8,9 +8,9 @@ use futures::future::{BoxFuture, join_all};
 use patchbay_api::incident::IncidentBundle;
 use patchbay_api::operation::Endpoint;
 use patchbay_model::QueueName;
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::{HostRow, RevisionRow, Store};
-use patchbay_telemetry::{RecentLines, normalised, plain};
+use patchbay_telemetry::{RecentLines, redact_foreign, redact_own};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -219,8 +219,8 @@ impl Incident {
                 "state": row.state,
                 "isCurrent": row.is_current,
                 "runsHere": self.plugins.running(&row.plugin) == Some(row.digest),
-                "failureHere": self.plugins.failure(&row.plugin).map(|reason| plain(&reason)),
-                "quarantine": self.plugins.quarantined(&row.plugin).map(|quarantined| plain(&quarantined.reason)),
+                "failureHere": self.plugins.failure(&row.plugin).map(|reason| redact_own(&reason)),
+                "quarantine": self.plugins.quarantined(&row.plugin).map(|quarantined| redact_own(&quarantined.reason)),
                 "pushedAt": row.created_at,
                 "pushedBy": row.created_by,
                 "activatedAt": row.activated_at,
@@ -237,7 +237,7 @@ impl Incident {
             if let Some((queue, _)) = row.target.split_once('/').filter(|_| names_jobs) {
                 row.target = queue.to_owned();
             }
-            row.error = row.error.take().map(|error| normalised(&error));
+            row.error = row.error.take().map(|error| redact_foreign(&error));
         }
         Ok(scrubbed(serde_json::to_value(rows).unwrap_or_default()))
     }
@@ -245,8 +245,8 @@ impl Incident {
     async fn failures(&self, since: Duration) -> Result<Value, Error> {
         let mut rows = self.store.recent_failures(self.broker.prefix(), since, MAX_ROWS).await?;
         for row in &mut rows {
-            row.message = row.message.take().map(|message| normalised(&message));
-            row.code = row.code.take().map(|code| normalised(&code));
+            row.message = row.message.take().map(|message| redact_foreign(&message));
+            row.code = row.code.take().map(|code| redact_foreign(&code));
         }
         Ok(serde_json::to_value(rows).unwrap_or_default())
     }
@@ -272,10 +272,10 @@ async fn json<T: Serialize, E: Into<Error>>(part: impl Future<Output = Result<T,
     serde_json::to_value(within(part).await?).map_err(|error| error.to_string())
 }
 
-/// Every text of a document as [`plain`] leaves it.
+/// Every text of a document as [`redact_own`] leaves it.
 fn scrubbed(value: Value) -> Value {
     match value {
-        Value::String(text) => plain(&text).into(),
+        Value::String(text) => redact_own(&text).into(),
         Value::Array(items) => items.into_iter().map(scrubbed).collect(),
         Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, scrubbed(value))).collect(),
         other => other,

@@ -13,7 +13,7 @@ use crate::history::views::calls;
 
 /// What is known of a job.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct JobFacts {
     /// Its name in full, `queue:id`.
     pub key: String,
     /// Oldest first, of all its lives.
@@ -39,7 +39,7 @@ pub(super) struct Known {
 }
 
 /// Puts it together.
-pub(super) fn timeline(queue: &str, id: &str, known: Known) -> Timeline {
+pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
     let mut lives: BTreeMap<i64, Life> = BTreeMap::new();
     for row in &known.attempts {
         let life = lives.entry(row.job_created_ms).or_insert_with(|| new_life(row.job_created_ms));

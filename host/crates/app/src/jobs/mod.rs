@@ -13,7 +13,7 @@ use patchbay_api::reveal::Reveal;
 use patchbay_model::job::trail_name;
 use patchbay_model::shell::word;
 use patchbay_model::{JobId, QueueName};
-use patchbay_queue::{JobView, MAX_LISTED, Page, Queues as Broker, Start};
+use patchbay_queue::{Broker, JobView, MAX_LISTED, Page, Start};
 use patchbay_store::Store;
 use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};

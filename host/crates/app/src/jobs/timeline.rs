@@ -10,7 +10,7 @@ use patchbay_model::{JobId, QueueName};
 use serde_json::Value;
 
 use super::Jobs;
-use super::life::{Known, timeline};
+use super::life::{JobFacts, timeline};
 use crate::actions::Caller;
 use crate::error::Error;
 use crate::{redacted, reveal};
@@ -66,7 +66,7 @@ impl Jobs {
         }
         created.sort_unstable();
         created.dedup();
-        let known = Known {
+        let known = JobFacts {
             key: format!("{queue}:{id}"),
             actions: store.job_actions(queue, id, &created).await?,
             bulks: store.job_bulks(prefix, queue, id).await?,

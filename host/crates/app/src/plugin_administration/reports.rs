@@ -6,7 +6,7 @@ use patchbay_store::HostRow;
 use serde_json::Value;
 
 use super::{PluginAdministration, quarantine_view};
-use crate::{Error, difference};
+use crate::{Error, revision_diff};
 
 impl PluginAdministration {
     /// All plugins, by name.
@@ -134,7 +134,7 @@ impl PluginAdministration {
         let plugin: PluginName = name.parse()?;
         let (from, before) = self.plugins.describe(&plugin, from).await?;
         let (to, after) = self.plugins.describe(&plugin, to).await?;
-        let changes = difference::between(&before, &after);
+        let changes = revision_diff::between(&before, &after);
         Ok(Difference { from: from.to_string(), to: to.to_string(), changes })
     }
 }

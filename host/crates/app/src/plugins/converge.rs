@@ -23,12 +23,12 @@ use super::permissions::tables;
 use super::redactions::by_queue;
 use super::{PluginError, Plugins, RouteTable};
 use crate::Parts;
-use crate::local_copy::LocalCopy;
 use crate::service::Service;
+use crate::snapshot::OfflineSnapshot;
 
-/// Name of the local copy of the active plugins.
+/// Name of the snapshot of the active plugins.
 const COPY: &str = "plugins.json";
-/// Name of the local copy of what is hidden of jobs.
+/// Name of the snapshot of what is hidden of jobs.
 const REDACTIONS: &str = "redactions.json";
 /// Convergence without a notification: bounds how long a lost one goes unnoticed.
 const RECONCILE_EVERY: Duration = Duration::from_secs(3);
@@ -202,7 +202,7 @@ impl Plugins {
     }
 
     /// Whether there is anything to begin with while Postgres is away.
-    pub fn has_copy(copy: &LocalCopy) -> bool {
+    pub fn has_copy(copy: &OfflineSnapshot) -> bool {
         copy.load::<Vec<CopiedPlugin>>(COPY).is_some()
     }
 
@@ -210,7 +210,7 @@ impl Plugins {
     pub async fn begin(&self, is_away: bool) -> anyhow::Result<()> {
         if is_away {
             let running = self.start_from_copy().await;
-            info!(plugins = running, "started from the local copy");
+            info!(plugins = running, "started from the snapshot");
             return Ok(());
         }
         self.converge().await.context("cannot read the active plugins")?;
@@ -232,7 +232,7 @@ impl Plugins {
                     registry.publish(revision);
                 }
                 Err(error) => {
-                    error!(plugin = %plugin.plugin, revision = %plugin.digest, %error, "the local copy of an active revision cannot be loaded");
+                    error!(plugin = %plugin.plugin, revision = %plugin.digest, %error, "the snapshot of an active revision cannot be loaded");
                     let failure = Failure { digest: plugin.digest, reason: error.to_string() };
                     self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(plugin.plugin.clone(), failure);
                 }

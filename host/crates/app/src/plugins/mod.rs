@@ -52,8 +52,8 @@ use patchbay_work::redactions::{Paths, Redactions};
 use patchbay_work::settings::{self, Settings};
 use patchbay_work::{Invoker, Workers};
 
-use crate::difference::Described;
-use crate::local_copy::LocalCopy;
+use crate::revision_diff::Described;
+use crate::snapshot::OfflineSnapshot;
 
 /// What the plugins of a process are made of.
 #[allow(missing_docs)]
@@ -68,7 +68,7 @@ pub struct Parts {
     pub trusted: TrustedKeys,
     pub quarantine: Arc<Quarantine>,
     pub redactions: Arc<Redactions>,
-    pub copy: LocalCopy,
+    pub copy: OfflineSnapshot,
     /// What of the work `quarantine` finds to be too many crashes.
     pub crash_loops: mpsc::UnboundedReceiver<CrashLoop>,
     /// What then becomes of a plugin.
@@ -96,7 +96,7 @@ pub struct Plugins {
     trusted: TrustedKeys,
     quarantine: Arc<Quarantine>,
     redactions: Arc<Redactions>,
-    copy: LocalCopy,
+    copy: OfflineSnapshot,
     crash_loops: Mutex<mpsc::UnboundedReceiver<CrashLoop>>,
     policy: Policy,
     begun: mpsc::UnboundedSender<Begun>,

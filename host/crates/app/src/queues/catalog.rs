@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use patchbay_model::QueueName;
 use patchbay_model::shell::word;
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::Store;
 
 use crate::error::{Error, Kind};

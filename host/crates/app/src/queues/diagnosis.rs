@@ -17,7 +17,7 @@ use crate::health::NotReady;
 
 /// What was seen.
 #[derive(Debug)]
-pub struct Seen {
+pub struct QueueObservation {
     /// The queue in Redis.
     pub queue: QueueOverview,
     /// Its own keys in Redis at which something else stands.
@@ -69,7 +69,7 @@ pub fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
 }
 
 /// Every reason that applies; one that says so when nothing is wrong.
-pub fn diagnose(seen: &Seen) -> Vec<Reason> {
+pub fn diagnose(seen: &QueueObservation) -> Vec<Reason> {
     let queue = &seen.queue;
     let name = arguments(&[queue.name.as_str()]);
     let counts = &queue.counts;
@@ -223,8 +223,8 @@ mod tests {
 
     use super::*;
 
-    fn seen(counts: QueueCounts) -> Seen {
-        Seen {
+    fn seen(counts: QueueCounts) -> QueueObservation {
+        QueueObservation {
             queue: QueueOverview {
                 name: "emailQueue".parse().expect("a name"),
                 counts,
@@ -248,7 +248,7 @@ mod tests {
         }
     }
 
-    fn codes(seen: &Seen) -> Vec<String> {
+    fn codes(seen: &QueueObservation) -> Vec<String> {
         diagnose(seen).into_iter().map(|reason| reason.code).collect()
     }
 

@@ -14,12 +14,12 @@ use patchbay_api::queues::{
     Reason,
 };
 use patchbay_model::QueueName;
-use patchbay_queue::{QueueError, Queues as Broker};
+use patchbay_queue::{Broker, QueueError};
 use patchbay_store::{PluginSql, Store};
 use serde_json::json;
 
 pub use self::catalog::Catalog;
-use self::diagnosis::Seen;
+use self::diagnosis::QueueObservation;
 use crate::Parts;
 use crate::actions::{Actions, Caller};
 use crate::breakers::OutsideHosts;
@@ -99,7 +99,7 @@ impl Queues {
     pub async fn reasons(&self, queue: &QueueName) -> Result<Vec<Reason>, Error> {
         let last = self.store.last_action(&["queue.pause", "queue.resume"], &[queue.as_str(), "*"]).await?;
         let plugin = self.plugins.handler_of(queue);
-        let seen = Seen {
+        let seen = QueueObservation {
             queue: self.overview(queue).await?,
             workers: self.broker.workers(queue).await?,
             taken: self.broker.taken_keys(std::slice::from_ref(queue)).await?.into_iter().flatten().collect(),

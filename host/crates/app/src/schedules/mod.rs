@@ -13,7 +13,7 @@ use patchbay_api::schedules::{
 use patchbay_model::QueueName;
 use patchbay_model::job::NewJob;
 use patchbay_model::schedule::{Rhythm, ScheduleId};
-use patchbay_queue::{QueueError, Queues as Broker, check_job};
+use patchbay_queue::{Broker, QueueError, check_job};
 use patchbay_store::{ScheduleFields, Store};
 use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};

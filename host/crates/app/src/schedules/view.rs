@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_api::schedules::{ScheduleView, SchedulerView};
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::ScheduleRow;
 
 use crate::scheduling::spec;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, QueueName};
-use patchbay_queue::{QueueError, Queues, SchedulerSpec, SchedulerView};
+use patchbay_queue::{Broker, QueueError, SchedulerSpec, SchedulerView};
 use patchbay_store::{Store, StoreError};
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,7 @@ pub fn reconciler(parts: &Parts) -> Arc<dyn Service> {
 /// The schedules of this installation.
 pub struct Reconciler {
     store: Store,
-    queues: Queues,
+    queues: Broker,
     changed: Notify,
     /// One reconciliation at a time in this process.
     reconciling: Mutex<()>,
@@ -40,7 +40,7 @@ pub struct Reconciler {
 
 impl Reconciler {
     /// Does nothing yet; see [`reconciler`].
-    pub fn new(store: Store, queues: Queues) -> Arc<Self> {
+    pub fn new(store: Store, queues: Broker) -> Arc<Self> {
         Arc::new(Self { store, queues, changed: Notify::new(), reconciling: Mutex::default() })
     }
 

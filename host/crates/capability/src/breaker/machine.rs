@@ -15,7 +15,6 @@ const WHILE_PROBING: Duration = Duration::from_secs(1);
 /// How a call to the host went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// It answered.
     Answered,
     /// It did not, or with 5xx.
     Failed,
@@ -42,26 +41,16 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) enum Phase {
     Closed,
-    Open {
-        until: Instant,
-    },
-    HalfOpen {
-        probing: bool,
-    },
-    /// By an operator.
-    Held {
-        by: String,
-        reason: String,
-    },
+    Open { until: Instant },
+    HalfOpen { probing: bool },
+    Held { by: String, reason: String },
 }
 
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) phase: Phase,
-    /// Counts phases.
     number: u64,
     pub(super) since: Instant,
-    /// While closed.
     failures: VecDeque<Instant>,
 }
 
@@ -133,7 +122,6 @@ impl Machine {
         self.enter(Phase::Held { by: by.to_owned(), reason: reason.to_owned() }, now);
     }
 
-    /// By an operator.
     pub(super) fn close(&mut self, now: Instant) {
         self.enter(Phase::Closed, now);
     }

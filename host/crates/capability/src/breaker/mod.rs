@@ -43,7 +43,6 @@ struct Inner {
     last_failure: Option<String>,
 }
 
-/// How a breaker stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BreakerView {
     /// See [`BreakerState`].
@@ -62,10 +61,8 @@ pub struct BreakerView {
     pub deferred: u64,
 }
 
-/// Its phase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BreakerState {
-    /// Calls go through.
     Closed,
     /// Calls are refused for so long more.
     Open(Duration),
@@ -73,9 +70,7 @@ pub enum BreakerState {
     HalfOpen,
     /// An operator has opened it, and must close it.
     Held {
-        /// The operator.
         by: String,
-        /// In his words.
         reason: String,
     },
 }
@@ -83,7 +78,6 @@ pub enum BreakerState {
 /// A call that was refused.
 #[derive(Debug, Clone)]
 pub struct Refused {
-    /// By this breaker.
     pub breaker: Arc<Breaker>,
     /// Until when it is pointless to come again.
     pub retry_in: Duration,
@@ -188,7 +182,6 @@ impl Breaker {
         self.changed.send_replace(());
     }
 
-    /// How it stands.
     pub fn view(&self) -> BreakerView {
         let now = Instant::now();
         let mut inner = self.locked();

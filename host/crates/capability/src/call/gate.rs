@@ -9,7 +9,7 @@ use patchbay_model::capability::{CapabilityError, HttpError};
 use patchbay_model::grant::Ask;
 use patchbay_model::sql::SqlError;
 use patchbay_queue::QueueError;
-use patchbay_telemetry::traces::{Kind, Step, Traces};
+use patchbay_telemetry::traces::{Span, SpanKind, Traces};
 use tracing::warn;
 
 use super::{Call, GuestCall};
@@ -80,7 +80,7 @@ pub(crate) struct Measured {
     guest: Arc<GuestCall>,
     kind: HostCall,
     started: Instant,
-    pub(crate) span: Step,
+    pub(crate) span: Span,
     /// Until then, the guest's end has cut it short.
     has_ended: bool,
 }
@@ -113,13 +113,13 @@ impl Drop for Measured {
     }
 }
 
-fn open_span(guest: &GuestCall, kind: HostCall) -> Step {
+fn open_span(guest: &GuestCall, kind: HostCall) -> Span {
     let Call { traces, trace, .. } = &guest.call;
     if guest.spans.fetch_add(1, Ordering::Relaxed) >= MAX_SPANS {
-        return Traces::default().step(Kind::Outside, String::new, trace);
+        return Traces::default().span(SpanKind::Outside, String::new, trace);
     }
-    let what = if kind == HostCall::Enqueue { Kind::Enqueue } else { Kind::Outside };
-    traces.step(what, || kind.as_str().to_owned(), trace)
+    let what = if kind == HostCall::Enqueue { SpanKind::Enqueue } else { SpanKind::Outside };
+    traces.span(what, || kind.as_str().to_owned(), trace)
 }
 
 /// Why a guest may not do what it asks, in words for the guest.

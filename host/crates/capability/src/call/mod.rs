@@ -28,13 +28,10 @@ use crate::{Breaker, OutsideMeters, Refused, Services};
 
 /// Who calls, and within what.
 pub struct Call {
-    /// The revision's manifest.
     pub manifest: Arc<Manifest>,
-    /// The revision.
     pub revision: RevisionDigest,
     /// One snapshot for the whole call.
     pub settings: Arc<Map<String, Value>>,
-    /// Likewise.
     pub granted: Granted,
     /// To write the log and progress of the job, when the call runs one.
     pub job: Option<JobHandle>,
@@ -46,7 +43,6 @@ pub struct Call {
     pub deadline: Instant,
     /// Log lines and outside calls belong to it.
     pub span: Span,
-    /// The revision's.
     pub meters: Arc<OutsideMeters>,
     /// Host calls are spans under `trace`.
     pub traces: Traces,
@@ -66,7 +62,6 @@ pub struct GuestCall {
     /// What a breaker said to the last outside call.
     last: Mutex<Option<Asked>>,
     pub(crate) outside: OutsideCalls,
-    /// Opened so far.
     spans: AtomicU32,
 }
 
@@ -78,7 +73,6 @@ pub(crate) enum Asked {
 }
 
 impl Services {
-    /// From any thread.
     pub fn for_call(self: &Arc<Self>, call: Call) -> Arc<GuestCall> {
         let output = call.job.clone().map(|job| JobOutput::new(job, self.host.clone()));
         Arc::new(GuestCall {

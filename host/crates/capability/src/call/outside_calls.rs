@@ -24,18 +24,18 @@ struct Begun {
 }
 
 /// One that has begun; absent beyond the limit.
-pub(crate) struct Place(Option<usize>);
+pub(crate) struct CallIndex(Option<usize>);
 
 impl OutsideCalls {
     pub(crate) fn new() -> Self {
         Self { started: Instant::now(), begun: Mutex::default() }
     }
 
-    pub(crate) fn begin(&self, kind: &str, method: Option<&str>, host: &str) -> Place {
+    pub(crate) fn begin(&self, kind: &str, method: Option<&str>, host: &str) -> CallIndex {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         if begun.calls.len() >= MAX_CALLS {
             begun.beyond += 1;
-            return Place(None);
+            return CallIndex(None);
         }
         begun.calls.push(OutsideCall {
             kind: kind.to_owned(),
@@ -45,10 +45,10 @@ impl OutsideCalls {
             after_ms: ms(self.started.elapsed()),
             took_ms: 0,
         });
-        Place(Some(begun.calls.len() - 1))
+        CallIndex(Some(begun.calls.len() - 1))
     }
 
-    pub(crate) fn end(&self, place: &Place, result: String) {
+    pub(crate) fn end(&self, place: &CallIndex, result: String) {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(call) = place.0.and_then(|place| begun.calls.get_mut(place)) {
             call.took_ms = ms(self.started.elapsed()).saturating_sub(call.after_ms);

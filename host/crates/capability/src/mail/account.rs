@@ -34,7 +34,6 @@ pub enum MailTls {
 /// The operator's mail account.
 #[derive(Clone)]
 pub struct MailConfig {
-    /// Name or address.
     pub host: String,
     /// Usually 465, 587 or 25.
     pub port: u16,
@@ -48,7 +47,6 @@ pub struct MailConfig {
     pub password: Option<String>,
     /// For a conversation up to the end of the message. Its answer may take longer: up to 10 minutes, as long as the guest may run.
     pub timeout: Duration,
-    /// Largest message.
     pub max_message_bytes: usize,
 }
 

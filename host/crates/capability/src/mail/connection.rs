@@ -22,7 +22,6 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// What EHLO told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Extensions {
     /// With a limit in bytes, or none.
@@ -161,7 +160,6 @@ impl Connection {
         let _gone = tokio::time::timeout(LAST_WORDS, bye).await;
     }
 
-    /// Looks without waiting.
     async fn arrived(&mut self) -> Result<Arrived, Broken> {
         poll_fn(|context| {
             Poll::Ready(match Pin::new(&mut self.stream).poll_fill_buf(context) {

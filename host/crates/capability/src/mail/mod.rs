@@ -25,7 +25,6 @@ use crate::{HostCall, OutsideMeters};
 pub use account::{MailConfig, MailError, MailTls};
 pub use transport::MailTransport;
 
-/// SMTP envelope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Envelope {
     /// `MAIL FROM`; must be one that the account may send as.

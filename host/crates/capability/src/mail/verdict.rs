@@ -21,7 +21,6 @@ pub(crate) struct SmtpRefusal {
     pub(crate) reply_code: u16,
     /// For example `5.1.1`.
     pub(crate) enhanced_code: Option<String>,
-    /// The server's text.
     pub(crate) text: String,
 }
 

@@ -30,7 +30,6 @@ struct Version {
 }
 
 impl SecretValue {
-    /// Wraps it.
     pub fn new(value: String) -> Self {
         Self(Arc::new(Version { text: Zeroizing::new(value), used_ms: AtomicU64::new(0) }))
     }

@@ -16,7 +16,6 @@ const FORBIDDEN_METHODS: &[&str] = &["CONNECT", "TRACE", "TRACK"];
 /// Methods whose requests have no body to put a form field into.
 const WITHOUT_BODY: &[&str] = &["GET", "HEAD", "DELETE", "OPTIONS"];
 
-/// One outbound rule.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EgressRule {
@@ -59,21 +58,17 @@ pub enum EgressAuth {
     },
     /// A header of its own.
     Header {
-        /// Header name.
         name: String,
         /// Secret with the value.
         value: String,
     },
-    /// A query parameter.
     Query {
-        /// Parameter name.
         name: String,
         /// Secret with the value.
         value: String,
     },
     /// A field of an `application/x-www-form-urlencoded` body.
     Form {
-        /// Field name.
         name: String,
         /// Secret with the value.
         value: String,

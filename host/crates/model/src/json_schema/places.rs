@@ -25,7 +25,6 @@ pub(super) struct Places<'a> {
     references: Vec<(usize, &'a str)>,
 }
 
-/// A subschema.
 #[derive(Default)]
 pub(super) struct Place<'a> {
     /// Where it stands: a JSON pointer after `#`.

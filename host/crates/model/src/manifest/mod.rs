@@ -23,7 +23,7 @@ use crate::build::{BuildSpec, Export};
 pub use crate::egress::{EgressAuth, EgressRule};
 use crate::id::{PluginName, QueueName};
 use crate::json_schema;
-use crate::misfit;
+use crate::serde_errors;
 use crate::sql::SqlSpec;
 
 pub use self::endpoints::{Endpoint, Overlap};
@@ -239,7 +239,7 @@ impl Manifest {
     /// What a revision's row holds. Its schemas were checked at staging, and are again where a document is held against one; all other
     /// checks are made.
     pub fn from_stored(value: Value) -> Result<Self, ManifestError> {
-        let manifest: Self = misfit::from_value(value).map_err(ManifestError::Unreadable)?;
+        let manifest: Self = serde_errors::from_value(value).map_err(ManifestError::Unreadable)?;
         manifest.check()?;
         Ok(manifest)
     }

@@ -26,7 +26,6 @@ pub enum InvalidSchedule {
     /// No cron expression.
     #[error("cannot read the cron expression {pattern:?}: {reason}")]
     Pattern {
-        /// As written.
         pattern: String,
         /// What is wrong with it.
         reason: String,
@@ -34,7 +33,6 @@ pub enum InvalidSchedule {
     /// No IANA time zone.
     #[error("there is no time zone {0:?}; name one like Asia/Kolkata or UTC+5:30")]
     Zone(String),
-    /// Neither or both.
     #[error("it needs either an interval, or a cron expression with an optional time zone")]
     Ambiguous,
     /// Such as 31 February.
@@ -70,10 +68,8 @@ pub enum Missed {
     Once,
 }
 
-/// When a schedule ticks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rhythm {
-    /// At intervals.
     Every(Duration),
     /// As a clock on the wall says.
     Cron {

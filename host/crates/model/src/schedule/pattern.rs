@@ -6,7 +6,6 @@
 
 use sha2::{Digest, Sha256};
 
-/// cron-parser's own limit.
 const MOST_CHARACTERS: usize = 1_024;
 const ALIASES: [(&str, &str); 10] = [
     ("@yearly", "0 0 0 1 1 *"),
@@ -70,7 +69,6 @@ impl Set {
     }
 }
 
-/// A cron expression.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pattern {
     pub(super) seconds: Set,
@@ -103,7 +101,6 @@ pub(super) struct Day {
 }
 
 impl Pattern {
-    /// Reads one.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if text.len() > MOST_CHARACTERS {
             return Err(format!("it has more than {MOST_CHARACTERS} characters"));

@@ -11,7 +11,6 @@ use chrono_tz::{TZ_VARIANTS, Tz};
 
 use super::InvalidSchedule;
 
-/// A time zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Zone {
     /// With the rules of the IANA database.
@@ -21,7 +20,6 @@ pub enum Zone {
 }
 
 impl Zone {
-    /// Coordinated Universal Time.
     pub const UTC: Self = Self::Iana(Tz::UTC);
 
     /// The zone of this name. No name, and luxon's words for the local zone, mean the default.

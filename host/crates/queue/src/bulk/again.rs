@@ -3,11 +3,11 @@
 use patchbay_model::InvalidNewId;
 use patchbay_model::job::{JobKey, JobState, NewJob};
 
-use super::{Chosen, Fate, Step};
+use super::{Chosen, Fate, PlannedChange};
 use crate::addition::{addition, id_of_reply, script_for};
 use crate::job_rules::check_values;
 use crate::opts::JobOpts;
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
 /// A job to be added anew.
 #[derive(Debug, Clone)]
@@ -17,19 +17,17 @@ pub struct Again {
     /// What it does. Its id is BullMQ's to choose.
     pub job: NewJob,
     /// To be the same job as before: outside effects that it had are not repeated.
-    pub kept: Option<Kept>,
+    pub kept: Option<PriorIdentity>,
 }
 
-/// Who a job was.
 #[derive(Debug, Clone)]
-pub struct Kept {
-    /// Its identity.
+pub struct PriorIdentity {
     pub key: JobKey,
     /// Starts that the history remembers, so that it tells the ones to come apart from them.
     pub started: u32,
 }
 
-impl Queues {
+impl Broker {
     /// Adds them; those that are to be the same job only where Redis has forgotten it.
     pub async fn add_again(&self, bulk: i64, items: Vec<Again>) -> Result<Vec<Fate>, QueueError> {
         self.memory.refuse_when_full().await?;
@@ -64,7 +62,7 @@ impl Queues {
     /// What Redis knows of these jobs, as jobs to be added; a reason where it knows too little.
     pub async fn like(&self, items: &[Chosen]) -> Result<Vec<Result<NewJob, &'static str>>, QueueError> {
         let seen = self.see(items, &["timestamp", "name", "data", "opts", "priority"]).await?;
-        let job = |(item, seen): (&Chosen, super::Seen)| {
+        let job = |(item, seen): (&Chosen, super::CurrentJob)| {
             if seen.number(0) != Some(item.key.created_ms) {
                 return Err("Redis has forgotten it");
             }
@@ -83,7 +81,7 @@ impl Queues {
         Ok(items.iter().zip(seen).map(job).collect())
     }
 
-    fn addition_again(&self, item: &Again) -> Result<Step, QueueError> {
+    fn addition_again(&self, item: &Again) -> Result<PlannedChange, QueueError> {
         check_values(&item.job, self.now_ms())?;
         if let Some(kept) = item.kept.as_ref().filter(|kept| kept.key.id.is_queue_key()) {
             return Err(QueueError::Invalid(InvalidNewId::QueueKey(kept.key.id.clone()).to_string()));
@@ -100,10 +98,10 @@ impl Queues {
             command.arg(keys.job_key(kept.key.id.as_str())).arg("ats").arg(kept.started);
             command
         });
-        Ok(Step { n: item.n, before: Vec::new(), call, after: after.collect(), note: String::new() })
+        Ok(PlannedChange { n: item.n, before: Vec::new(), call, after: after.collect(), note: String::new() })
     }
 
-    async fn cannot_be_the_same(&self, kept: &Kept) -> Result<Option<&'static str>, QueueError> {
+    async fn cannot_be_the_same(&self, kept: &PriorIdentity) -> Result<Option<&'static str>, QueueError> {
         let keys = self.keys(&kept.key.queue);
         let item = Chosen { n: 0, key: kept.key.clone(), state: JobState::Unknown, finished_on: None };
         let seen = self.see(&[item], &["timestamp"]).await?;

@@ -8,7 +8,7 @@ mod again;
 mod remove;
 mod retry;
 
-pub use again::{Again, Kept};
+pub use again::{Again, PriorIdentity};
 pub use remove::Removed;
 pub use retry::Edit;
 
@@ -23,7 +23,7 @@ use redis::{Cmd, RedisResult, Value};
 use crate::damage::read;
 use crate::js;
 use crate::scripts::Call;
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
 /// Jobs per transaction: about a millisecond of Redis's time.
 const CHUNK: usize = 20;
@@ -35,9 +35,7 @@ const NOTES_STAY_S: i64 = 7 * 24 * 3_600;
 pub struct Chosen {
     /// Its number within the operation.
     pub n: i64,
-    /// Which.
     pub key: JobKey,
-    /// Where it was.
     pub state: JobState,
     /// When it had ended, Unix milliseconds; tells whether it has run since.
     pub finished_on: Option<u64>,
@@ -70,7 +68,7 @@ impl Fate {
 }
 
 /// What one job costs in a transaction; the note is what another try would learn.
-struct Step {
+struct PlannedChange {
     n: i64,
     before: Vec<Cmd>,
     call: Call,
@@ -79,13 +77,13 @@ struct Step {
 }
 
 /// A job as it is now.
-struct Seen {
+struct CurrentJob {
     fields: Vec<Option<String>>,
     /// Absent when it is not in the set of its state, or its state has none.
     score: Option<f64>,
 }
 
-impl Seen {
+impl CurrentJob {
     fn number(&self, place: usize) -> Option<u64> {
         js::whole(self.fields.get(place)?.as_deref()?)
     }
@@ -95,12 +93,12 @@ impl Seen {
     }
 }
 
-impl Queues {
+impl Broker {
     /// Whether these jobs are still in their states, with the time of their end; absent for those that are not. Not for waiting jobs,
     /// whose list would have to be searched.
     pub async fn still_there(&self, items: &[Chosen]) -> Result<Vec<Option<Chosen>>, QueueError> {
         let seen = self.see(items, &["timestamp", "finishedOn"]).await?;
-        let of = |(item, seen): (&Chosen, Seen)| {
+        let of = |(item, seen): (&Chosen, CurrentJob)| {
             let is_same = seen.number(0) == Some(item.key.created_ms) && seen.score.is_some();
             is_same.then(|| Chosen { finished_on: seen.number(1), ..item.clone() })
         };
@@ -112,7 +110,7 @@ impl Queues {
         Ok(redis::AsyncCommands::del(&mut self.connection.get(), self.notes_key(bulk)).await?)
     }
 
-    async fn see(&self, items: &[Chosen], fields: &[&str]) -> Result<Vec<Seen>, QueueError> {
+    async fn see(&self, items: &[Chosen], fields: &[&str]) -> Result<Vec<CurrentJob>, QueueError> {
         if items.is_empty() {
             return Ok(Vec::new());
         }
@@ -133,7 +131,7 @@ impl Queues {
             // What is no hash is no job.
             let fields = read::<Vec<Option<Vec<u8>>>>(hash)?.unwrap_or_default();
             let fields = fields.into_iter().map(|field| field.map(|bytes| crate::damage::text(&bytes))).collect();
-            seen.push(Seen { fields, score: read::<Option<f64>>(score)?.ok().flatten() });
+            seen.push(CurrentJob { fields, score: read::<Option<f64>>(score)?.ok().flatten() });
         }
         Ok(seen)
     }
@@ -156,7 +154,7 @@ impl Queues {
 
     /// Each with its note, all or nothing of it unless a script stops; gives what the scripts answered, or why one stopped. An error means
     /// that nobody knows which were done: the notes do.
-    async fn carry_out(&self, bulk: i64, steps: &[Step]) -> Result<Vec<Result<Value, String>>, QueueError> {
+    async fn carry_out(&self, bulk: i64, steps: &[PlannedChange]) -> Result<Vec<Result<Value, String>>, QueueError> {
         let key = self.notes_key(bulk);
         let mut connection = self.connection.get();
         let mut loaded: Vec<&Call> = Vec::new();
@@ -203,10 +201,10 @@ impl Queues {
         &self,
         bulk: i64,
         mut fates: Vec<Option<Fate>>,
-        steps: Vec<(usize, Step)>,
+        steps: Vec<(usize, PlannedChange)>,
         read: impl Fn(Value) -> Fate,
     ) -> Result<Vec<Fate>, QueueError> {
-        let (places, steps): (Vec<usize>, Vec<Step>) = steps.into_iter().unzip();
+        let (places, steps): (Vec<usize>, Vec<PlannedChange>) = steps.into_iter().unzip();
         let answers = self.carry_out(bulk, &steps).await?;
         let mut undone = Vec::new();
         for ((place, step), answer) in places.into_iter().zip(&steps).zip(answers) {

@@ -9,11 +9,11 @@ use std::sync::LazyLock;
 use patchbay_model::job::JobState;
 use redis::{Cmd, RedisResult, Script, Value};
 
-use super::{Chosen, Fate, Step, set_of};
+use super::{Chosen, Fate, PlannedChange, set_of};
 use crate::job_fields::CANCELLED;
 use crate::removal::{copy_key, copying, removal};
 use crate::scripts::Call;
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
 /// Marks a waiting job. `KEYS[1]` the job, `ARGV[1]` the operation, `ARGV[2]` when the job was made.
 static MARK: LazyLock<Script> = LazyLock::new(|| {
@@ -63,13 +63,12 @@ static RESTORE: LazyLock<Script> = LazyLock::new(|| {
 /// A removed job, to be put back.
 #[derive(Debug, Clone)]
 pub struct Removed {
-    /// Which.
     pub job: Chosen,
     /// Where it stood in its sorted set.
     pub score: Option<f64>,
 }
 
-impl Queues {
+impl Broker {
     /// Waiting jobs are marked, others go at once.
     pub async fn remove_many(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<Fate>, QueueError> {
         self.memory.refuse_when_full().await?;
@@ -100,7 +99,7 @@ impl Queues {
                         let call = removal(&keys, &item.key.id);
                         steps.push((
                             place,
-                            Step { n: item.n, before, call, after: Vec::new(), note: score.to_string() },
+                            PlannedChange { n: item.n, before, call, after: Vec::new(), note: score.to_string() },
                         ));
                     }
                     (reason, _) => fates[place] = Some(Fate::skipped(reason.unwrap_or_default())),

@@ -2,18 +2,18 @@
 
 use redis::Value;
 
-use super::{Chosen, Fate, Step};
+use super::{Chosen, Fate, PlannedChange};
 use crate::job_rules::check_data;
 use crate::opts::JobOpts;
 use crate::removal::reprocessing;
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
 /// From a job's name and data to its new data, or why it stays as it is.
 pub type Edit<'a> = dyn Fn(&Chosen, &str, &str) -> Result<String, String> + Send + Sync + 'a;
 
 const RUN_SINCE: &str = "it has been retried, or has run, since it was chosen";
 
-impl Queues {
+impl Broker {
     /// Fresh attempts; id, creation and with them the idempotency key stay.
     pub async fn retry_many(
         &self,
@@ -65,7 +65,7 @@ impl Queues {
                     update.arg(&job).arg("data").arg(data);
                     before.push(update);
                 }
-                steps.push((place, Step { n: item.n, before, call, after: Vec::new(), note: String::new() }));
+                steps.push((place, PlannedChange { n: item.n, before, call, after: Vec::new(), note: String::new() }));
             }
         }
         self.finish(bulk, fates, steps, |code| match code {

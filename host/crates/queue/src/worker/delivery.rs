@@ -17,11 +17,9 @@ use crate::schedulers::MISSED_AFTER;
 /// A job that was taken.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Its identity.
     pub key: JobKey,
     /// The same for all attempts of this job, another for any other job, also for one of the same id and time.
     pub idempotency_key: String,
-    /// Its kind.
     pub name: String,
     /// One JSON document; empty where it cannot be read.
     pub data: String,
@@ -29,13 +27,11 @@ pub struct Delivery {
     pub refusal: Option<Refusal>,
     /// Attempts and backoff that the producer set.
     pub retry: (Option<u32>, Option<Backoff>),
-    /// What caused it.
     pub trace: Trace,
     /// Counted attempts before this one.
     pub attempts_made: u32,
     /// Starts, this one included.
     pub started: u32,
-    /// How often it stalled.
     pub stalled: u32,
     /// Since when it could run, Unix milliseconds; absent after its first start.
     pub ready_at_ms: Option<u64>,
@@ -75,7 +71,6 @@ pub(super) const ADDITION: &str = "pam";
 const STALLED_TOO_OFTEN: &str = "job stalled more than allowable limit";
 
 impl Refusal {
-    /// The failure code.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unreadable(_) => "invalid-input",
@@ -86,7 +81,6 @@ impl Refusal {
         }
     }
 
-    /// For an operator.
     pub fn message(&self) -> &str {
         match self {
             Self::Unreadable(reason) | Self::Missed(reason) | Self::Condemned(reason) | Self::Expired(reason) => reason,

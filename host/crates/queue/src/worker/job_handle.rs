@@ -30,7 +30,6 @@ impl std::fmt::Debug for JobHandle {
 }
 
 impl JobHandle {
-    /// Which job.
     pub fn key(&self) -> &JobKey {
         &self.key
     }

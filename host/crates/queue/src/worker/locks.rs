@@ -11,7 +11,6 @@ use super::Inner;
 use crate::scripts::{self, Call, unwritable};
 use crate::transaction::is_full;
 
-/// By job id.
 #[derive(Default)]
 pub(super) struct Locks(Mutex<HashMap<String, Lock>>);
 

@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::Queues;
+use crate::Broker;
 
 pub use delivery::{Delivery, Refusal};
 pub use gate::{Gate, Pass, Unlimited};
@@ -39,7 +39,6 @@ pub use locks::End;
 /// How to work on a queue.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// Which.
     pub queue: QueueName,
     /// Jobs at once.
     pub concurrency: usize,
@@ -65,7 +64,6 @@ pub struct WorkerConfig {
     pub gate: Arc<dyn Gate>,
 }
 
-/// Runs jobs.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
     /// Runs one to its end.
@@ -75,7 +73,6 @@ pub trait Handler: Send + Sync + 'static {
 /// What to do with a job whose call has ended, and what to remember of it. Redis takes both or neither.
 #[derive(Debug)]
 pub struct Settlement {
-    /// What to do.
     pub disposition: Disposition,
     /// For the stream of finished attempts; absent when nothing ran.
     pub record: Option<AttemptRecord>,
@@ -88,13 +85,26 @@ pub struct Settlement {
 #[allow(missing_docs)]
 pub enum Disposition {
     /// Done; the value is JSON.
-    Complete { value: String },
-    /// Failed for good.
-    Fail { reason: String, stack: String },
+    Complete {
+        value: String,
+    },
+    Fail {
+        reason: String,
+        stack: String,
+    },
     /// Again later; the attempt counts.
-    Retry { delay: Duration, reason: String, stack: String },
+    Retry {
+        delay: Duration,
+        reason: String,
+        stack: String,
+    },
     /// Again later; the attempt does not count. `deferrals`: how many in a row the next delivery is to tell.
-    Defer { delay: Duration, deferrals: u32, reason: String, stack: String },
+    Defer {
+        delay: Duration,
+        deferrals: u32,
+        reason: String,
+        stack: String,
+    },
     /// Back to the front of the queue as if never taken.
     HandBack,
 }
@@ -106,7 +116,7 @@ pub(crate) const OURS: &str = "patchbay@";
 struct Inner {
     /// Redis takes no spaces in the names of connections.
     worker_name: String,
-    queues: Queues,
+    queues: Broker,
     config: WorkerConfig,
     handler: Arc<dyn Handler>,
     names: fetch::Names,
@@ -127,7 +137,6 @@ struct Control {
     stopping: bool,
 }
 
-/// A running worker.
 pub struct WorkerHandle {
     inner: Arc<Inner>,
     /// The driver, which may be about to start one more job.
@@ -135,7 +144,7 @@ pub struct WorkerHandle {
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Queues {
+impl Broker {
     /// Works on a queue until the handle is drained.
     pub fn spawn_worker(&self, config: WorkerConfig, handler: Arc<dyn Handler>) -> WorkerHandle {
         WorkerHandle::spawn(self.clone(), config, handler)
@@ -143,7 +152,7 @@ impl Queues {
 }
 
 impl WorkerHandle {
-    fn spawn(queues: Queues, config: WorkerConfig, handler: Arc<dyn Handler>) -> Self {
+    fn spawn(queues: Broker, config: WorkerConfig, handler: Arc<dyn Handler>) -> Self {
         let inner = Arc::new(Inner {
             worker_name: format!("{OURS}{}", config.host.replace(char::is_whitespace, "-")),
             names: fetch::Names::new(&queues.keys(&config.queue)),
@@ -171,7 +180,6 @@ impl WorkerHandle {
         Self { inner, driver, tasks }
     }
 
-    /// Which queue.
     pub fn queue(&self) -> &QueueName {
         &self.inner.config.queue
     }
@@ -181,7 +189,6 @@ impl WorkerHandle {
         self.inner.control.send_modify(|control| control.paused = true);
     }
 
-    /// Takes jobs again.
     pub fn resume(&self) {
         self.inner.control.send_modify(|control| control.paused = false);
     }

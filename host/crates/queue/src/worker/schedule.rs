@@ -5,8 +5,8 @@ use tracing::{error, info, warn};
 
 use super::Inner;
 use super::fetch::Taken;
-use crate::legacy::has_legacy_shape;
 use crate::repeat::next_opts;
+use crate::repeatables::has_legacy_shape;
 
 impl Inner {
     /// Does nothing for a job that no scheduler made, or whose scheduler was removed or has made the next tick already (a second attempt).

@@ -21,7 +21,7 @@ use crate::opts::JobOpts;
 use crate::retention::KeepJobs;
 use crate::scripts::{self, Call, unwritable};
 use crate::transaction::is_full;
-use crate::{QueueError, attempts};
+use crate::{QueueError, attempt_stream};
 
 /// Traces kept on a job that does not say how many; BullMQ keeps all.
 const DEFAULT_TRACES: usize = 10;
@@ -204,12 +204,12 @@ impl Inner {
                 let key = self.queues.attempts_key();
                 let mut pipe = redis::pipe();
                 pipe.atomic().ignore_errors();
-                pipe.add_command(attempts::append(&key, record)?);
+                pipe.add_command(attempt_stream::append(&key, record)?);
                 pipe.add_command(call.command());
                 let answered = match pipe.query_async(&mut connection).await {
                     Err(error) if is_full(&error) => {
                         // Both are scripts then, and loaded: in a full Redis the job must not stay unsettled and run twice.
-                        let append = attempts::append_when_full(&key, &self.queues.config.probe_key(), record)?;
+                        let append = attempt_stream::append_when_full(&key, &self.queues.config.probe_key(), record)?;
                         append.load(&mut connection).await?;
                         call.load(&mut connection).await?;
                         let mut pipe = redis::pipe();
@@ -418,7 +418,7 @@ fn not_completed(settlement: Settlement, code: i64) -> Settlement {
         verdict,
         code: Some(word.into()),
         message: Some(reason),
-        // Kept with the end of a job only, and it has no result.
+        // PriorIdentity with the end of a job only, and it has no result.
         body: record.body.filter(|_| verdict == VerdictKind::Fail).map(|body| Body { result: None, ..body }),
         ..record
     });

@@ -32,7 +32,6 @@ pub(crate) enum Returned {
     Result(String),
     /// The answer of an operation.
     Answer(Answer),
-    /// The self-test passed.
     Passed,
 }
 

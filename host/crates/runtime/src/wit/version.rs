@@ -8,17 +8,13 @@ const PACKAGE: &str = "patchbay:plugin/";
 /// A minor version of the contract. Those of one minor version link with each other, those of different ones never do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wit {
-    /// Released.
     V0_1,
-    /// A draft.
     V0_2,
 }
 
 impl Wit {
-    /// Every one.
     pub const ALL: [Self; 2] = [Self::V0_1, Self::V0_2];
 
-    /// As manifests write it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::V0_1 => "0.1",

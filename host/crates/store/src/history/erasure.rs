@@ -164,8 +164,8 @@ type Columns = &'static [(&'static str, bool)];
 const TEXT_COLUMNS: [(&str, Columns, Place); 11] = [
     ("dead_letters", &[("message", false), ("note", false), ("assignee", false)], Place::DeadLetters),
     ("operator_actions", &[("details", true), ("result", true), ("error", false)], Place::Actions),
-    ("bulks", &[("reason", false), ("error", false)], Place::Bulks),
-    ("bulk_items", &[("reason", false)], Place::Bulks),
+    ("bulks", &[("reason", false), ("error", false)], Place::BulkJobs),
+    ("bulk_items", &[("reason", false)], Place::BulkJobs),
     ("alerts", &[("notice", true)], Place::Alerts),
     ("alert_events", &[("reason", false)], Place::Alerts),
     ("alert_deliveries", &[("body", true), ("last_error", false)], Place::Alerts),
@@ -179,7 +179,7 @@ const TEXT_COLUMNS: [(&str, Columns, Place); 11] = [
 enum Place {
     DeadLetters,
     Actions,
-    Bulks,
+    BulkJobs,
     Alerts,
     Schedules,
     Reasons,
@@ -367,7 +367,7 @@ impl Store {
                 let count = match place {
                     Place::DeadLetters => &mut texts.dead_letters,
                     Place::Actions => &mut texts.operator_actions,
-                    Place::Bulks => &mut texts.bulk_operations,
+                    Place::BulkJobs => &mut texts.bulk_operations,
                     Place::Alerts => &mut texts.alerts,
                     Place::Schedules => &mut texts.schedules,
                     Place::Reasons => &mut texts.reasons,

@@ -4,7 +4,7 @@ mod bodies;
 mod erasure;
 mod gaps;
 mod keys;
-mod prune;
+mod pruning;
 mod retention;
 mod status;
 
@@ -15,7 +15,7 @@ use crate::{Store, StoreError};
 pub use bodies::BodyRow;
 pub use erasure::{Erased, ErasedJob, ErasureRow, JobErasure, NewErasure, PendingErasure, Person, Texts};
 pub use keys::HistoryKeyRow;
-pub use prune::{Prunable, Pruned};
+pub use pruning::{Prunable, Pruned};
 pub use retention::{KeepAttempts, Retention, RetentionRow};
 pub use status::{HistoryTables, PartitionRow, PrunedRow};
 

@@ -5,7 +5,7 @@ use patchbay_model::attempt::VerdictKind;
 use patchbay_model::fingerprint::Fingerprint;
 use sqlx::{Postgres, QueryBuilder, Row};
 
-use super::{Place, Selection};
+use super::{SearchCursor, Selection};
 use crate::{Store, StoreError};
 
 /// A selection, and what is looked up once for all its windows.
@@ -30,7 +30,7 @@ struct Group {
 pub(super) struct Window<'a> {
     pub(super) from: DateTime<Utc>,
     pub(super) to: DateTime<Utc>,
-    pub(super) behind: Option<&'a Place>,
+    pub(super) behind: Option<&'a SearchCursor>,
 }
 
 impl Store {

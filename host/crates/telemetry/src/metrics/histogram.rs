@@ -67,7 +67,6 @@ impl Histogram {
         self.observe(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// In whole units.
     pub fn observe(&self, units: u64) {
         let value = units as f64 * self.scale;
         let bucket = self.bounds.partition_point(|bound| *bound < value);

@@ -29,7 +29,6 @@ struct Route {
     statuses: Mutex<BTreeMap<Option<u16>, u64>>,
 }
 
-/// What a scrape reads.
 #[derive(Debug)]
 pub struct RouteReading {
     pub method: &'static str,

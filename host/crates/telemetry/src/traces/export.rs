@@ -25,7 +25,6 @@ use super::TraceConfig;
 
 /// Ended spans that wait: some megabytes. Beyond it they are dropped.
 const MAX_WAITING: usize = 4_096;
-/// Of one request.
 const MAX_BATCH: usize = 512;
 /// From the first span of a batch until it is sent.
 const DELAY: Duration = Duration::from_secs(1);
@@ -110,7 +109,6 @@ impl SpanProcessor for Outbox {
 }
 
 impl Exporter {
-    /// What became of spans.
     pub fn counts(&self) -> Arc<Counts> {
         Arc::clone(&self.counts)
     }

@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use opentelemetry::trace::{
-    Link, Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
-    Tracer as _, TracerProvider as _,
+    Link, Span as _, SpanContext, SpanId, SpanKind as OtelKind, Status, TraceContextExt, TraceFlags, TraceId,
+    TraceState, Tracer as _, TracerProvider as _,
 };
 use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample, Span};
+use opentelemetry_sdk::trace::{Sampler, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample, Span as OtelSpan};
 use patchbay_model::TraceParent;
 use patchbay_model::job::Trace;
 
@@ -26,7 +26,6 @@ pub use export::{Counts, Exporter};
 /// Of the span that marks a deployment: never left out by sampling.
 const TAKEOVER: &str = "revision takes over";
 
-/// Where traces go.
 #[derive(Debug, Clone)]
 pub struct TraceConfig {
     /// The collector's base address, as `OTEL_EXPORTER_OTLP_ENDPOINT` has it.
@@ -57,11 +56,10 @@ struct Active {
 /// A hand-off that takes place now; it ends when this is dropped. Perhaps nobody looks.
 #[derive(Debug)]
 #[must_use = "its end is the end of the hand-off"]
-pub struct Step(Option<Span>);
+pub struct Span(Option<OtelSpan>);
 
-/// What a hand-off is.
 #[derive(Debug, Clone, Copy)]
-pub enum Kind {
+pub enum SpanKind {
     /// A request that is answered here.
     Request,
     /// Jobs that are added.
@@ -106,27 +104,27 @@ impl Traces {
     }
 
     /// Opens a span under what caused it. The name consists of words of ours and of manifests.
-    pub fn step(&self, kind: Kind, name: impl FnOnce() -> String, cause: &Trace) -> Step {
-        let Some(active) = &self.0 else { return Step(None) };
+    pub fn span(&self, kind: SpanKind, name: impl FnOnce() -> String, cause: &Trace) -> Span {
+        let Some(active) = &self.0 else { return Span(None) };
         let parent = cause.traceparent.map_or_else(Context::new, |parent| {
             let flags = if parent.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
             let (trace_id, span_id) = (TraceId::from(parent.trace_id), SpanId::from(parent.span_id));
             Context::new().with_remote_span_context(SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE))
         });
         let kind = match kind {
-            Kind::Request => SpanKind::Server,
-            Kind::Enqueue => SpanKind::Producer,
-            Kind::Attempt => SpanKind::Consumer,
-            Kind::Guest => SpanKind::Internal,
-            Kind::Outside => SpanKind::Client,
+            SpanKind::Request => OtelKind::Server,
+            SpanKind::Enqueue => OtelKind::Producer,
+            SpanKind::Attempt => OtelKind::Consumer,
+            SpanKind::Guest => OtelKind::Internal,
+            SpanKind::Outside => OtelKind::Client,
         };
         let builder = active.tracer.span_builder(name()).with_kind(kind);
-        Step(Some(active.tracer.build_with_context(builder, &parent)))
+        Span(Some(active.tracer.build_with_context(builder, &parent)))
     }
 
     /// Marks that a revision has taken over on this host: a span of its own, which dashboards can show as a line.
     pub fn mark_takeover(&self, plugin: &str, revision: &str, version: &str, previous: Option<&str>) {
-        let mut step = self.step(Kind::Guest, || TAKEOVER.into(), &Trace::default());
+        let mut step = self.span(SpanKind::Guest, || TAKEOVER.into(), &Trace::default());
         step.set("patchbay.plugin", plugin.to_owned());
         step.set("patchbay.revision", revision.to_owned());
         step.set("patchbay.version", version.to_owned());
@@ -141,7 +139,7 @@ impl Traces {
     }
 }
 
-impl Step {
+impl Span {
     /// Says something about it: words of ours, of manifests and of closed lists, and numbers.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
         if let Some(span) = &mut self.0 {
@@ -190,7 +188,7 @@ impl ShouldSample for Sampling {
         parent: Option<&Context>,
         trace_id: TraceId,
         name: &str,
-        kind: &SpanKind,
+        kind: &OtelKind,
         attributes: &[KeyValue],
         links: &[Link],
     ) -> SamplingResult {
@@ -207,7 +205,7 @@ mod tests {
     fn without_a_collector_context_passes_on_as_it_came() {
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok();
         let trace = Trace { traceparent: parent, ..Trace::default() };
-        let step = Traces::default().step(Kind::Attempt, || unreachable!("nobody needs a name"), &trace);
+        let step = Traces::default().span(SpanKind::Attempt, || unreachable!("nobody needs a name"), &trace);
         assert_eq!((step.place(), step.causes(trace.clone())), (None, trace));
     }
 }

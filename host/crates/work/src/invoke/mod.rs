@@ -18,7 +18,7 @@ use patchbay_model::job::Trace;
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_queue::JobHandle;
 use patchbay_runtime::{CallContext, CallReport, JobCall, OperationCall, Revision, Runtime};
-use patchbay_telemetry::traces::{Kind, Step, Traces};
+use patchbay_telemetry::traces::{Span, SpanKind, Traces};
 use serde_json::{Map, Value};
 
 pub use self::operation::{Answer, AnswerBody, CallFailure, Operation};
@@ -27,7 +27,6 @@ use crate::meters::{Entered, Meters};
 use crate::redactions::Redactions;
 use crate::settings::Settings;
 
-/// Calls plugins.
 pub struct Invoker {
     runtime: Arc<Runtime>,
     services: Arc<Services>,
@@ -49,9 +48,7 @@ pub enum Entry {
     SelfTest,
 }
 
-/// One call.
 pub struct Invocation {
-    /// What is called.
     pub entry: Entry,
     /// What it is part of.
     pub trace: Trace,
@@ -69,11 +66,9 @@ pub struct RunningJob {
 
 /// A call that has ended, however it did. Its span ends with it.
 pub struct Invoked {
-    /// How it went.
     pub report: CallReport,
     /// The breaker that refused its last outside call.
     pub refused: Option<Refused>,
-    /// Its outside calls.
     pub outside_calls: Vec<OutsideCall>,
     /// What it was called as, for what follows the guest's end.
     rest: Rest,
@@ -84,12 +79,11 @@ struct Rest {
     revision: Arc<Revision>,
     call: Arc<GuestCall>,
     /// Both held for their `Drop`: the span ends and the revision's numbers may go when all is done, what is relayed included.
-    _span: Step,
+    _span: Span,
     _meters: Entered,
 }
 
 impl Invoker {
-    /// Runs nothing yet.
     pub fn new(
         runtime: Arc<Runtime>,
         services: Arc<Services>,
@@ -157,9 +151,9 @@ impl Invoker {
     }
 }
 
-fn open_span(traces: &Traces, revision: &Revision, trace: &Trace) -> Step {
+fn open_span(traces: &Traces, revision: &Revision, trace: &Trace) -> Span {
     let plugin = revision.plugin();
-    let mut span = traces.step(Kind::Guest, || format!("call {plugin}"), trace);
+    let mut span = traces.span(SpanKind::Guest, || format!("call {plugin}"), trace);
     span.set("patchbay.plugin", plugin.to_string());
     span.set("patchbay.revision", revision.digest().short());
     span.set("patchbay.version", revision.manifest().version.to_string());
@@ -181,7 +175,7 @@ async fn run(revision: &Revision, entry: Entry, meters: &Entered, context: Optio
     }
 }
 
-fn note_outcome(span: &mut Step, report: &CallReport) {
+fn note_outcome(span: &mut Span, report: &CallReport) {
     let outcome = report.outcome.kind();
     span.set("patchbay.outcome", outcome.as_str());
     span.set("patchbay.cpu_ms", report.cpu.as_secs_f64() * 1e3);

@@ -21,11 +21,8 @@ use super::{Entry, Invocation, Invoked, Invoker};
 /// What is asked of a plugin.
 #[derive(Debug)]
 pub struct Operation {
-    /// Its name.
     pub name: String,
-    /// One JSON document.
     pub input: String,
-    /// On whose behalf.
     pub caller: Caller,
     /// Passed on with what is relayed.
     pub range: Option<Vec<u8>>,
@@ -36,7 +33,6 @@ pub struct Operation {
 pub struct Answer {
     /// Chosen by the plugin.
     pub status: Option<u16>,
-    /// The content.
     pub body: AnswerBody,
 }
 
@@ -45,7 +41,6 @@ pub struct Answer {
 #[allow(missing_docs)]
 pub enum AnswerBody {
     Empty,
-    /// One JSON document.
     Json(String),
     Bytes {
         content_type: String,

@@ -21,7 +21,6 @@ pub struct AttemptMeters {
     queues: RwLock<HashMap<QueueName, Arc<QueueMeters>>>,
 }
 
-/// One queue's.
 #[derive(Debug)]
 pub struct QueueMeters {
     pub outcomes: [AtomicU64; OutcomeKind::ALL.len()],
@@ -42,7 +41,6 @@ impl AttemptMeters {
         }
     }
 
-    /// Begins at zero.
     pub fn of(&self, queue: &QueueName) -> Arc<QueueMeters> {
         if let Some(known) = self.queues.read().unwrap_or_else(PoisonError::into_inner).get(queue) {
             return Arc::clone(known);

@@ -9,7 +9,6 @@ use patchbay_model::outcome::OutcomeKind;
 use patchbay_runtime::{CallReport, Occupancy, Revision};
 use patchbay_telemetry::metrics::histogram::Histogram;
 
-/// One revision's numbers.
 #[derive(Debug)]
 pub struct RevisionMeters {
     pub plugin: String,

@@ -22,16 +22,13 @@ pub fn is_crash(kind: OutcomeKind) -> bool {
     CRASHES.contains(&kind)
 }
 
-/// Kinds of crashes.
 pub const CRASHES: [OutcomeKind; 4] =
     [OutcomeKind::Trapped, OutcomeKind::Deadline, OutcomeKind::MemoryLimit, OutcomeKind::InvalidResult];
 
-/// Too many crashes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
     /// What most of them were.
     pub(super) mostly: OutcomeKind,
-    /// For operators.
     pub(super) reason: String,
 }
 

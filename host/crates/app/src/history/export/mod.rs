@@ -15,7 +15,7 @@ use futures::stream::BoxStream;
 use patchbay_api::searches::{ExportHistory, FoundAttempt};
 use patchbay_model::DataPath;
 use patchbay_model::filter::Filter;
-use patchbay_store::{MAX_FOUND, Place, Selection, Term};
+use patchbay_store::{MAX_FOUND, SearchCursor, Selection, Term};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -134,7 +134,7 @@ impl History {
         let prefix = self.broker.prefix();
         let selection = Selection { prefix, filter: &request.filter, terms: &request.terms };
         let mut reader = Reader::new(&self.parts.bodies, &self.plugins, &self.broker, request.reveal);
-        let mut after: Option<Place> = None;
+        let mut after: Option<SearchCursor> = None;
         let mut text = match request.format {
             Format::Jsonl => String::new(),
             Format::Csv => csv::head(request.bodies),

@@ -15,14 +15,14 @@ const MAX_HOSTS: usize = 1_000;
 const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct SeenCertificate {
     looked: Instant,
     ends_unix_s: i64,
 }
 
 /// Of every host that was called over TLS by this process.
 #[derive(Debug, Default)]
-pub struct Certificates(Mutex<HashMap<String, Seen>>);
+pub struct Certificates(Mutex<HashMap<String, SeenCertificate>>);
 
 impl Certificates {
     /// Notes the certificate that a host has shown. What cannot be read tells nothing.
@@ -38,7 +38,7 @@ impl Certificates {
         let Some(der) = der() else { return };
         if let Ok((_, certificate)) = X509Certificate::from_der(&der) {
             let ends_unix_s = certificate.validity().not_after.timestamp();
-            all.insert(host, Seen { looked: Instant::now(), ends_unix_s });
+            all.insert(host, SeenCertificate { looked: Instant::now(), ends_unix_s });
         }
     }
 

@@ -29,7 +29,6 @@ struct CachedClient {
     used: Instant,
 }
 
-/// All clients.
 pub(super) struct Clients {
     allowed: Vec<IpNet>,
     roots: Vec<Certificate>,

@@ -84,7 +84,6 @@ fn tls_error<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Erro
     tls_error(wrapped)
 }
 
-/// The innermost cause.
 pub(super) fn chain(error: &dyn StdError) -> String {
     let mut source = error.source();
     let mut text = String::new();

@@ -78,16 +78,10 @@ pub enum EgressError {
     Network(String),
     /// Missing, or not to be read.
     #[error("egress.ca_file: cannot read {path}")]
-    CaUnreadable {
-        /// As configured.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    CaUnreadable { path: PathBuf, source: std::io::Error },
     /// Not certificates in PEM.
     #[error("egress.ca_file: {path} {reason}")]
     CaMalformed {
-        /// As configured.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,

@@ -16,7 +16,6 @@ pub(super) trait Lookup: Send + Sync + 'static {
     async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// The system's resolver.
 pub(super) struct System;
 
 #[async_trait]

@@ -28,7 +28,6 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::Breakers;
 
-/// What a server got.
 #[derive(Debug, Clone)]
 struct Seen {
     peer: SocketAddr,
@@ -55,7 +54,6 @@ struct Server {
 }
 
 impl Server {
-    /// Answers with nothing.
     async fn silent() -> Self {
         Self::new(|_| StatusCode::NO_CONTENT.into_response()).await
     }
@@ -90,7 +88,6 @@ impl Server {
         format!("http://{}{path}", self.address)
     }
 
-    /// Everything so far.
     fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("no panic").clone()
     }

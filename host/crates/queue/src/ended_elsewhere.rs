@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use patchbay_model::job::JobState;
-use patchbay_model::mirror::MirrorPlace;
+use patchbay_model::mirror_cursor::MirrorCursor;
 use patchbay_model::{JobId, QueueName};
 use redis::streams::StreamRangeReply;
 use redis::{RedisResult, Value};
@@ -19,7 +19,7 @@ use crate::js;
 use crate::opts::JobOpts;
 use crate::streams;
 use crate::worker::OURS;
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
 /// How far a look goes back before the one before.
 const OVERLAP_MS: u64 = 60_000;
@@ -63,7 +63,6 @@ pub struct EndedElsewhere {
 #[allow(missing_docs)]
 pub struct Gone {
     pub id: JobId,
-    /// By Redis's clock.
     pub ended_ms: u64,
     /// Why it failed; nothing when it completed.
     pub failure: Option<String>,
@@ -77,7 +76,7 @@ pub struct Mirrored {
     /// Jobs that are not.
     pub gone: Vec<Gone>,
     /// Where the next look goes on, once these are kept.
-    pub place: MirrorPlace,
+    pub place: MirrorCursor,
     /// Jobs and events that were read.
     pub read: usize,
 }
@@ -92,18 +91,18 @@ impl Sighted {
     }
 }
 
-impl Queues {
+impl Broker {
     /// Looks at what has ended since `place`; a queue without one is looked at for the first time.
     pub async fn ended_elsewhere(
         &self,
         queue: &QueueName,
-        place: Option<&MirrorPlace>,
+        place: Option<&MirrorCursor>,
         sighted: &mut Sighted,
     ) -> Result<Mirrored, QueueError> {
         let now_ms = self.now_ms();
         let first_ms = now_ms.saturating_sub(FIRST_MS);
         let first =
-            || MirrorPlace { completed_from_ms: first_ms, failed_from_ms: first_ms, event: format!("{}-0", first_ms) };
+            || MirrorCursor { completed_from_ms: first_ms, failed_from_ms: first_ms, event: format!("{}-0", first_ms) };
         let is_first = place.is_none();
         let place = place.cloned().unwrap_or_else(first);
         let mut found = Mirrored { ended: Vec::new(), gone: Vec::new(), place: place.clone(), read: 0 };
@@ -113,15 +112,14 @@ impl Queues {
         let event = look.at_events(place.event, is_first).await?;
         let forgotten = completed_from_ms.min(failed_from_ms);
         sighted.0.retain(|_, ended_ms| *ended_ms >= forgotten);
-        found.place = MirrorPlace { completed_from_ms, failed_from_ms, event };
+        found.place = MirrorCursor { completed_from_ms, failed_from_ms, event };
         Ok(found)
     }
 }
 
 struct Look<'a> {
-    queues: &'a Queues,
+    queues: &'a Broker,
     queue: &'a QueueName,
-    /// Redis's.
     now_ms: u64,
     sighted: &'a mut Sighted,
     found: &'a mut Mirrored,

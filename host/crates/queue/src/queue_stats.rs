@@ -8,7 +8,7 @@ use redis::{RedisResult, Value};
 
 use crate::damage::read;
 use crate::js;
-use crate::{QueueCounts, QueueError, QueueOverview, Queues};
+use crate::{Broker, QueueCounts, QueueError, QueueOverview};
 
 /// Replies about one queue, in the order of its questions; the first that cannot be read is remembered with its key.
 struct Replies<'a> {
@@ -60,7 +60,7 @@ fn counts(lengths: Lengths, paused: bool) -> QueueCounts {
     QueueCounts { waiting: wait + put_aside, prioritized, delayed, active, waiting_children, completed, failed, paused }
 }
 
-impl Queues {
+impl Broker {
     /// Jobs per state, in one round trip.
     pub async fn counts(&self, queue: &QueueName) -> Result<QueueCounts, QueueError> {
         let keys = self.keys(queue);

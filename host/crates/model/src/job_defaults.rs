@@ -6,7 +6,7 @@ use crate::retry::Backoff;
 
 impl QueueSpec {
     /// Fills attempts and backoff by queue, priority and expiry by job name. An expiry counts from when the job may start.
-    pub fn fill(&self, job: &mut NewJob, now_ms: u64) {
+    pub fn fill_defaults(&self, job: &mut NewJob, now_ms: u64) {
         job.attempts = job.attempts.or(self.attempts);
         job.backoff = job.backoff.or_else(|| self.backoff.as_ref().map(|own| Backoff::from(own).with_its_maximum()));
         let Some(kind) = self.jobs.iter().find(|kind| kind.name == job.name) else { return };
@@ -35,13 +35,13 @@ mod tests {
         let spec = &manifest.queues[0];
         let mut job = NewJob::new(spec.name.clone(), "slow", "{}");
         job.delay = Some(Duration::from_millis(50));
-        spec.fill(&mut job, 1_000);
+        spec.fill_defaults(&mut job, 1_000);
         assert_eq!((job.attempts, job.priority, job.expires_at_ms), (Some(4), Some(9), Some(1_150)));
         let mut own = NewJob { priority: Some(2), attempts: Some(1), expires_at_ms: Some(7), ..job.clone() };
-        spec.fill(&mut own, 1_000);
+        spec.fill_defaults(&mut own, 1_000);
         assert_eq!((own.attempts, own.priority, own.expires_at_ms), (Some(1), Some(2), Some(7)));
         let mut other = NewJob::new(spec.name.clone(), "other", "{}");
-        spec.fill(&mut other, 1_000);
+        spec.fill_defaults(&mut other, 1_000);
         assert_eq!((other.attempts, other.priority, other.expires_at_ms), (Some(4), None, None));
     }
 }

@@ -2,7 +2,7 @@
 
 /// From where it goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MirrorPlace {
+pub struct MirrorCursor {
     /// Jobs that completed at this time or later have yet to be looked at. Unix milliseconds, by the clocks of the workers.
     pub completed_from_ms: u64,
     /// Likewise, jobs that failed.

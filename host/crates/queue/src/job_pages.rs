@@ -15,7 +15,7 @@ use redis::{AsyncCommands, RedisResult, Value};
 use crate::damage::{read, text};
 use crate::transaction::transaction;
 use crate::view::job_view;
-use crate::{JobView, QueueError, Queues};
+use crate::{Broker, JobView, QueueError};
 
 /// Most jobs that are listed at once.
 pub const MAX_LISTED: u64 = 200;
@@ -24,7 +24,6 @@ const MAX_OFFSET: u64 = 1 << 31;
 /// How often a page is read again because jobs before it left while its place was looked up.
 const TRIES: usize = 5;
 
-/// Where a page begins.
 #[derive(Debug, Clone)]
 pub enum Start {
     /// At this place, the first being 0.
@@ -98,7 +97,7 @@ enum Kind {
 
 pub(crate) type Entry = (Vec<u8>, Option<f64>);
 
-impl Queues {
+impl Broker {
     /// Jobs in one state, 1 to [`MAX_LISTED`].
     pub async fn jobs(&self, queue: &QueueName, state: JobState, start: Start, limit: u64) -> Result<Page, QueueError> {
         if !(1..=MAX_LISTED).contains(&limit) {

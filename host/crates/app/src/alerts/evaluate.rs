@@ -7,8 +7,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_store::{AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow};
 use serde_json::{Map, Value, json};
 
+use super::observe::{Observation, RuleObservations};
 use super::rule::{InForce, Rule, in_force, silenced};
-use super::sight::{Seen, Sight};
 use super::state::{Event, Look, Standing, step};
 
 /// Subjects of one rule that may be out of order at once: when everything is, a few hundred messages help nobody.
@@ -16,7 +16,7 @@ const MOST_SUBJECTS: usize = 20;
 
 /// What operators want and what stands, by rule and subject.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Known {
+pub(super) struct AlertState {
     pub rules: Vec<AlertRuleRow>,
     pub silences: Vec<SilenceRow>,
     pub alerts: BTreeMap<(String, String), AlertRow>,
@@ -38,45 +38,47 @@ pub(super) struct Round<'a> {
 }
 
 /// What changes.
-pub(super) fn evaluate(known: &Known, seen: &[Seen], round: &Round<'_>) -> Vec<AlertChange> {
+pub(super) fn evaluate(known: &AlertState, seen: &[RuleObservations], round: &Round<'_>) -> Vec<AlertChange> {
     let mut changes = Vec::new();
     for seen in seen {
         let Some(rule) = Rule::named(seen.rule) else { continue };
-        let met = met(known, rule, &seen.sights);
+        let met = met(known, rule, &seen.observations);
         let standing = known.alerts.iter().filter(|((name, _), _)| name == rule.name);
-        let gone = standing.filter(|((_, subject), _)| !met.iter().any(|(sight, _)| sight.subject == *subject));
+        let gone =
+            standing.filter(|((_, subject), _)| !met.iter().any(|(observation, _)| observation.subject == *subject));
         let gone = gone.filter(|((_, subject), _)| {
-            seen.covers.subject(subject) || seen.sights.iter().any(|sight| sight.subject == *subject)
+            seen.covers.subject(subject) || seen.observations.iter().any(|observation| observation.subject == *subject)
         });
         changes.extend(gone.filter_map(|((_, subject), row)| change(known, rule, subject, Some(row), None, round)));
-        changes.extend(met.iter().filter_map(|(sight, in_force)| {
-            let row = known.alerts.get(&(rule.name.to_owned(), sight.subject.clone()));
-            change(known, rule, &sight.subject, row, Some((sight, in_force)), round)
+        changes.extend(met.iter().filter_map(|(observation, in_force)| {
+            let row = known.alerts.get(&(rule.name.to_owned(), observation.subject.clone()));
+            change(known, rule, &observation.subject, row, Some((observation, in_force)), round)
         }));
     }
     changes
 }
 
 /// What is out of order: what was so already, and of the rest as much as somebody can read, the worst first.
-fn met<'a>(known: &Known, rule: &Rule, sights: &'a [Sight]) -> Vec<(&'a Sight, InForce)> {
-    let mut met: Vec<(&Sight, InForce)> = sights
+fn met<'a>(known: &AlertState, rule: &Rule, observations: &'a [Observation]) -> Vec<(&'a Observation, InForce)> {
+    let mut met: Vec<(&Observation, InForce)> = observations
         .iter()
-        .map(|sight| (sight, in_force(rule, &sight.subject, &known.rules)))
-        .filter(|(sight, in_force)| in_force.is_met(rule, sight.value, sight.cases))
+        .map(|observation| (observation, in_force(rule, &observation.subject, &known.rules)))
+        .filter(|(observation, in_force)| in_force.is_met(rule, observation.value, observation.cases))
         .collect();
-    let stands = |sight: &Sight| known.alerts.contains_key(&(rule.name.to_owned(), sight.subject.clone()));
-    let badness = |sight: &Sight| sight.value.unwrap_or(0.0) * if rule.is_floor { -1.0 } else { 1.0 };
+    let stands =
+        |observation: &Observation| known.alerts.contains_key(&(rule.name.to_owned(), observation.subject.clone()));
+    let badness = |observation: &Observation| observation.value.unwrap_or(0.0) * if rule.is_floor { -1.0 } else { 1.0 };
     met.sort_by(|(a, _), (b, _)| stands(b).cmp(&stands(a)).then(badness(b).total_cmp(&badness(a))));
     met.truncate(MOST_SUBJECTS);
     met
 }
 
 fn change(
-    known: &Known,
+    known: &AlertState,
     rule: &Rule,
     subject: &str,
     row: Option<&AlertRow>,
-    met: Option<(&Sight, &InForce)>,
+    met: Option<(&Observation, &InForce)>,
     round: &Round<'_>,
 ) -> Option<AlertChange> {
     let hold = met.map_or_else(|| in_force(rule, subject, &known.rules).hold, |(_, in_force)| in_force.hold);
@@ -92,7 +94,7 @@ fn change(
     let next = step(before, &look);
     let notice = met.map_or_else(
         || row.map_or(Value::Null, |row| row.notice.clone()),
-        |(sight, in_force)| notice(rule, sight, in_force, round),
+        |(observation, in_force)| notice(rule, observation, in_force, round),
     );
     let severity = met.map_or_else(
         || row.map_or(rule.severity.as_str().to_owned(), |row| row.severity.clone()),
@@ -132,18 +134,18 @@ fn change(
     Some(AlertChange { rule: rule.name.to_owned(), subject: subject.to_owned(), now, event, tell, begins })
 }
 
-/// What is kept of a sight, for lists and messages.
-fn notice(rule: &Rule, sight: &Sight, in_force: &InForce, round: &Round<'_>) -> Value {
+/// What is kept of a observation, for lists and messages.
+fn notice(rule: &Rule, observation: &Observation, in_force: &InForce, round: &Round<'_>) -> Value {
     let runbook = in_force.runbook.clone().unwrap_or_else(|| format!("{}#{}", round.runbooks, rule.name));
-    let rounded = sight.value.map(|value| (value * 10.0).round() / 10.0);
+    let rounded = observation.value.map(|value| (value * 10.0).round() / 10.0);
     json!({
-        "reason": sight.reason,
-        "next": sight.next,
+        "reason": observation.reason,
+        "next": observation.next,
         "value": rounded,
         "threshold": in_force.threshold,
         "unit": rule.threshold.map(|(_, unit)| unit),
         "runbook": runbook,
-        "details": sight.details,
+        "details": observation.details,
     })
 }
 
@@ -196,7 +198,7 @@ fn ms(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-impl Known {
+impl AlertState {
     /// What stands after these changes.
     pub(super) fn apply(&mut self, changes: &[AlertChange]) {
         for change in changes {
@@ -211,7 +213,7 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sight::Covers;
+    use super::super::observe::Coverage;
     use super::*;
 
     fn round(now_unix_s: i64) -> Round<'static> {
@@ -225,17 +227,22 @@ mod tests {
         }
     }
 
-    fn told_by_mail() -> Known {
-        Known { channels: ["mail".into()].into(), ..Known::default() }
+    fn told_by_mail() -> AlertState {
+        AlertState { channels: ["mail".into()].into(), ..AlertState::default() }
     }
 
-    fn waiting(sights: &[(&str, f64)], covers: Covers) -> Seen {
-        let sight = |(subject, value): &(&str, f64)| Sight::new(*subject, *value, format!("{value} s"), "why".into());
-        Seen { rule: "oldest-waiting", sights: sights.iter().map(sight).collect(), covers }
+    fn waiting(observations: &[(&str, f64)], covers: Coverage) -> RuleObservations {
+        let observation =
+            |(subject, value): &(&str, f64)| Observation::new(*subject, *value, format!("{value} s"), "why".into());
+        RuleObservations {
+            rule: "oldest-waiting",
+            observations: observations.iter().map(observation).collect(),
+            covers,
+        }
     }
 
     /// Evaluates one round after another; gives what was told.
-    fn run(known: &mut Known, rounds: impl IntoIterator<Item = (i64, Seen)>) -> Vec<String> {
+    fn run(known: &mut AlertState, rounds: impl IntoIterator<Item = (i64, RuleObservations)>) -> Vec<String> {
         let mut told = Vec::new();
         for (now, seen) in rounds {
             let changes = evaluate(known, &[seen], &round(now));
@@ -248,8 +255,8 @@ mod tests {
 
     #[test]
     fn it_fires_once_and_recovers_whatever_the_clock_of_this_machine_does() {
-        let bad = || waiting(&[("q", 900.0)], Covers::Everything);
-        let good = || waiting(&[("q", 3.0)], Covers::Everything);
+        let bad = || waiting(&[("q", 900.0)], Coverage::Everything);
+        let good = || waiting(&[("q", 3.0)], Coverage::Everything);
         let mut known = told_by_mail();
         // A day back after the first look, a year ahead after the third.
         let told = run(&mut known, [(100_000, bad()), (13_600, bad()), (13_660, bad()), (40_000_000, bad())]);
@@ -260,8 +267,8 @@ mod tests {
 
     #[test]
     fn what_fires_before_there_is_a_channel_is_told_by_the_first_one() {
-        let bad = || waiting(&[("q", 900.0)], Covers::Everything);
-        let mut known = Known::default();
+        let bad = || waiting(&[("q", 900.0)], Coverage::Everything);
+        let mut known = AlertState::default();
         assert_eq!(run(&mut known, [(0, bad()), (60, bad()), (120, bad())]), Vec::<String>::new());
         assert_eq!(known.alerts.len(), 1, "it is listed all the same");
         known.channels = told_by_mail().channels;
@@ -271,9 +278,9 @@ mod tests {
     #[test]
     fn what_nobody_could_look_at_stays_as_it_is() {
         let mut known = told_by_mail();
-        let bad = || waiting(&[("q", 900.0)], Covers::Everything);
+        let bad = || waiting(&[("q", 900.0)], Coverage::Everything);
         assert_eq!(run(&mut known, [(0, bad()), (60, bad())]), ["firing q"]);
-        let elsewhere = || waiting(&[("other", 1.0)], Covers::Only("other".into()));
+        let elsewhere = || waiting(&[("other", 1.0)], Coverage::Only("other".into()));
         assert_eq!(run(&mut known, [(120, elsewhere()), (180, elsewhere())]), Vec::<String>::new());
         assert_eq!(known.alerts.len(), 1);
     }
@@ -282,9 +289,9 @@ mod tests {
     fn of_many_only_the_worst_are_told_and_those_that_stand_stay() {
         let names: Vec<String> = (0..100).map(|n| format!("q{n}")).collect();
         let seen = |offset: f64| {
-            let sights: Vec<(&str, f64)> =
+            let observations: Vec<(&str, f64)> =
                 names.iter().enumerate().map(|(n, name)| (name.as_str(), 1_000.0 + n as f64 * offset)).collect();
-            waiting(&sights, Covers::Everything)
+            waiting(&observations, Coverage::Everything)
         };
         let mut known = told_by_mail();
         let told = run(&mut known, [(0, seen(1.0)), (60, seen(1.0)), (120, seen(-1.0)), (180, seen(-1.0))]);
@@ -295,7 +302,7 @@ mod tests {
     #[test]
     fn a_rule_that_is_turned_off_recovers() {
         let mut known = told_by_mail();
-        let bad = || waiting(&[("q", 900.0)], Covers::Everything);
+        let bad = || waiting(&[("q", 900.0)], Coverage::Everything);
         assert_eq!(run(&mut known, [(0, bad()), (60, bad())]), ["firing q"]);
         let off = AlertRuleRow { rule: "oldest-waiting".into(), enabled: Some(false), ..AlertRuleRow::default() };
         known.rules.push(off);
@@ -304,9 +311,10 @@ mod tests {
 
     #[test]
     fn a_message_says_what_is_wrong_and_what_to_do_and_details_stand_beside_it() {
-        let mut sight = Sight::new("email", None, "it crashed".into(), "mend it".into());
-        sight.details.insert("revision".into(), json!("abc"));
-        let seen = Seen { rule: "plugin-quarantined", sights: vec![sight], covers: Covers::Nothing };
+        let mut observation = Observation::new("email", None, "it crashed".into(), "mend it".into());
+        observation.details.insert("revision".into(), json!("abc"));
+        let seen =
+            RuleObservations { rule: "plugin-quarantined", observations: vec![observation], covers: Coverage::Nothing };
         let changes = evaluate(&told_by_mail(), &[seen], &round(0));
         let (body, channels) = changes[0].tell.as_ref().expect("told");
         assert_eq!(channels, &["mail"]);

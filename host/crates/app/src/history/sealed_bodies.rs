@@ -46,20 +46,20 @@ pub enum Unopened {
 }
 
 /// Seals and opens.
-pub struct Bodies {
+pub struct SealedBodies {
     store: Store,
     vault: Arc<Vault>,
     /// By id; `current` seals.
-    known: Mutex<Known>,
+    known: Mutex<KnownKeys>,
 }
 
 #[derive(Default)]
-struct Known {
+struct KnownKeys {
     keys: HashMap<String, Prk>,
     current: Option<String>,
 }
 
-impl Bodies {
+impl SealedBodies {
     /// Reads no key yet.
     pub fn new(store: Store, vault: Arc<Vault>) -> Self {
         Self { store, vault, known: Mutex::default() }
@@ -97,7 +97,7 @@ impl Bodies {
 
     /// The key that seals; made when there is none that this host can open. Nothing without a master key.
     async fn sealing(&self) -> Result<Option<(String, Prk)>, StoreError> {
-        let known = |known: &Known| {
+        let known = |known: &KnownKeys| {
             let id = known.current.as_ref()?;
             Some((id.clone(), known.keys.get(id)?.clone()))
         };

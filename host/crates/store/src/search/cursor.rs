@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where a page ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct SearchCursor {
     pub(super) time: DateTime<Utc>,
     /// Behind this row of that time; absent: before that time.
     pub(super) row: Option<RowKey>,
@@ -30,11 +30,11 @@ pub(super) struct RowKey {
 /// A text that is no place.
 #[derive(Debug, thiserror::Error)]
 #[error("unknown cursor: take `nextCursor` of the page before, or none")]
-pub struct UnknownPlace;
+pub struct UnknownCursor;
 
 type Plain = (i64, i64, Option<(String, String, i64, i32)>);
 
-impl Place {
+impl SearchCursor {
     pub(super) fn behind(
         time: DateTime<Utc>,
         queue: &str,
@@ -56,7 +56,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SearchCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let row = self.row.clone().map(|row| (row.queue, row.job_id, row.job_created_ms, row.started));
         let plain: Plain = (self.time.timestamp_micros(), self.width_ms, row);
@@ -65,20 +65,20 @@ impl fmt::Display for Place {
     }
 }
 
-impl FromStr for Place {
-    type Err = UnknownPlace;
+impl FromStr for SearchCursor {
+    type Err = UnknownCursor;
 
-    fn from_str(encoded: &str) -> Result<Self, UnknownPlace> {
-        let json = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| UnknownPlace)?;
-        let (micros, width_ms, row): Plain = serde_json::from_slice(&json).map_err(|_| UnknownPlace)?;
+    fn from_str(encoded: &str) -> Result<Self, UnknownCursor> {
+        let json = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| UnknownCursor)?;
+        let (micros, width_ms, row): Plain = serde_json::from_slice(&json).map_err(|_| UnknownCursor)?;
         // Years that Postgres can hold, too.
         let range = 0..253_402_300_800_000_000;
         let time = range.contains(&micros).then(|| DateTime::from_timestamp_micros(micros)).flatten();
         let row = row.map(|(queue, job_id, job_created_ms, started)| RowKey { queue, job_id, job_created_ms, started });
         if row.as_ref().is_some_and(|row| row.queue.contains('\0') || row.job_id.contains('\0')) {
-            return Err(UnknownPlace);
+            return Err(UnknownCursor);
         }
-        Ok(Self { time: time.ok_or(UnknownPlace)?, row, width_ms })
+        Ok(Self { time: time.ok_or(UnknownCursor)?, row, width_ms })
     }
 }
 
@@ -89,8 +89,8 @@ mod tests {
     #[test]
     fn a_place_survives_its_way_through_a_client() {
         let time = DateTime::from_timestamp_micros(1_790_000_000_123_456).expect("a time");
-        for place in [Place::before(time, 600_000), Place::behind(time, "q", "a \"b\" é", -1, 7, 1)] {
-            assert_eq!(place.to_string().parse::<Place>().expect("readable"), place);
+        for place in [SearchCursor::before(time, 600_000), SearchCursor::behind(time, "q", "a \"b\" é", -1, 7, 1)] {
+            assert_eq!(place.to_string().parse::<SearchCursor>().expect("readable"), place);
         }
     }
 
@@ -99,7 +99,7 @@ mod tests {
         let encoded = |text: &str| URL_SAFE_NO_PAD.encode(text);
         let texts = ["", "7", "!", &encoded("7"), &encoded("[1,2]"), &encoded("[-1,2,null]")];
         for text in texts.into_iter().chain([encoded("[1,2,[\"\\u0000\",\"\",0,0]]").as_str()]) {
-            text.parse::<Place>().expect_err(text);
+            text.parse::<SearchCursor>().expect_err(text);
         }
     }
 }

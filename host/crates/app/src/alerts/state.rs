@@ -61,7 +61,7 @@ pub(super) struct Look {
 
 /// What follows from a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Step {
+pub(super) struct Transition {
     /// Absent: in order.
     pub(super) now: Option<Standing>,
     /// To be remembered.
@@ -71,8 +71,8 @@ pub(super) struct Step {
 }
 
 /// From a look to the next state.
-pub(super) fn step(before: Option<Standing>, look: &Look) -> Step {
-    let stays = |now| Step { now, event: None, tell: false };
+pub(super) fn step(before: Option<Standing>, look: &Look) -> Transition {
+    let stays = |now| Transition { now, event: None, tell: false };
     let Some(holds) = look.holds else { return stays(before) };
     match (before, holds) {
         (None, false) => stays(None),
@@ -83,7 +83,7 @@ pub(super) fn step(before: Option<Standing>, look: &Look) -> Step {
             let held = firing.held + look.passed;
             if held >= look.hold.min(LONGEST_CLEAR) {
                 // Also while it is silenced: whoever was told of the trouble is told of its end.
-                return Step { now: None, event: Some(Event::Recovered), tell: firing.announced };
+                return Transition { now: None, event: Some(Event::Recovered), tell: firing.announced };
             }
             stays(Some(Standing { held, quiet: firing.quiet + look.passed, ..firing }))
         }
@@ -100,17 +100,17 @@ pub(super) fn step(before: Option<Standing>, look: &Look) -> Step {
                 true => return stays(Some(firing)),
             };
             let told = Standing { quiet: Duration::ZERO, announced: true, ..firing };
-            Step { now: Some(told), event: Some(event), tell: true }
+            Transition { now: Some(told), event: Some(event), tell: true }
         }
     }
 }
 
-fn begin_or_wait(held: Duration, look: &Look) -> Step {
+fn begin_or_wait(held: Duration, look: &Look) -> Transition {
     let firing = held >= look.hold;
     let tell = firing && !look.silenced;
     let held = if firing { Duration::ZERO } else { held };
     let now = Standing { firing, held, quiet: Duration::ZERO, announced: tell };
-    Step { now: Some(now), event: firing.then_some(Event::Firing), tell }
+    Transition { now: Some(now), event: firing.then_some(Event::Firing), tell }
 }
 
 #[cfg(test)]
@@ -180,7 +180,7 @@ mod tests {
     fn nobody_could_look_changes_nothing() {
         let unseen = Look { holds: None, ..LOOK };
         let pending = step(None, &LOOK).now;
-        assert_eq!(step(pending, &unseen), Step { now: pending, event: None, tell: false });
+        assert_eq!(step(pending, &unseen), Transition { now: pending, event: None, tell: false });
         assert_eq!(step(None, &unseen).now, None);
         let firing = told(&[LOOK; 5]).0;
         assert_eq!(step(firing, &unseen).now, firing);

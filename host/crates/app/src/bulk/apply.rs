@@ -6,13 +6,13 @@ use patchbay_api::bulk::{BulkIdentity, BulkKind, BulkSource};
 use patchbay_model::QueueName;
 use patchbay_model::job::{JobKey, NewJob, Trace};
 use patchbay_model::json_schema::{Schema, Values};
-use patchbay_queue::{Again, Chosen, Fate, Kept};
+use patchbay_queue::{Again, Chosen, Fate, PriorIdentity};
 use patchbay_runtime::Runtime;
 use patchbay_store::{BodyRow, Ended};
 use tokio::task::block_in_place;
 
 use super::plan::Plan;
-use super::{BulkError, Bulks};
+use super::{BulkError, BulkJobs};
 use crate::history::Unopened;
 
 /// Of jobs whose id was used again, or that were retried after their end.
@@ -20,7 +20,7 @@ const MOST_BODIES: i64 = 20;
 /// Told of data that does not fit its schema.
 const MAX_VIOLATIONS: usize = 5;
 
-impl Bulks {
+impl BulkJobs {
     pub(super) async fn act(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<Fate>, BulkError> {
         Ok(match (plan.kind, plan.source) {
             (BulkKind::Retry, BulkSource::Live) => self.queues.retry_many(bulk, items, None).await?,
@@ -83,7 +83,8 @@ impl Bulks {
                 Some(ended) if ended.parent.is_some() => Err("it belonged to a flow: start the flow again".to_owned()),
                 Some(ended) => match self.data_of(&item.key).await? {
                     Ok(data) => {
-                        let kept = Kept { key: item.key.clone(), started: ended.started.try_into().unwrap_or(0) };
+                        let kept =
+                            PriorIdentity { key: item.key.clone(), started: ended.started.try_into().unwrap_or(0) };
                         Ok((remembered_job(item, ended, data), (plan.key == Some(BulkIdentity::Keep)).then_some(kept)))
                     }
                     Err(reason) => Err(reason),
@@ -112,7 +113,7 @@ impl Bulks {
         &self,
         bulk: i64,
         items: &[Chosen],
-        jobs: Vec<Result<(NewJob, Option<Kept>), String>>,
+        jobs: Vec<Result<(NewJob, Option<PriorIdentity>), String>>,
     ) -> Result<Vec<Fate>, BulkError> {
         let mut fates: Vec<Option<Fate>> = vec![None; items.len()];
         let (mut places, mut additions) = (Vec::new(), Vec::new());

@@ -11,7 +11,7 @@ use patchbay_model::QueueName;
 use patchbay_model::queue::LegacyRepeatable;
 use redis::AsyncCommands;
 
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
 /// From the end, since names may hold colons; nothing when it has not the form of such a key.
 fn parse(key: &str) -> Option<LegacyRepeatable> {
@@ -63,7 +63,7 @@ pub(crate) fn is_legacy(key: &str, fields: &HashMap<String, String>) -> bool {
     !of_a_scheduler && (has_legacy_shape(key) || is_digest && !fields.is_empty())
 }
 
-impl Queues {
+impl Broker {
     /// Those of a queue, each with its delayed jobs; and job schedulers whose ids look like theirs.
     pub async fn legacy_repeatables(&self, queue: &QueueName) -> Result<Vec<LegacyRepeatable>, QueueError> {
         let keys = self.keys(queue);

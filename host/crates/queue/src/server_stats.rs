@@ -5,11 +5,10 @@ use redis::{RedisResult, Value};
 
 use crate::damage::read;
 use crate::schedulers::MISSED_AFTER;
-use crate::{QueueError, Queues, memory};
+use crate::{Broker, QueueError, memory};
 
-/// As of one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Census {
+pub struct ServerStats {
     /// Bytes that Redis uses, and may use at most (0: no limit), where it says so.
     pub memory: Option<(u64, u64)>,
     /// Finished attempts that Postgres does not have yet, of all processes.
@@ -20,9 +19,9 @@ pub struct Census {
     pub overdue: Vec<(QueueName, u64)>,
 }
 
-impl Queues {
+impl Broker {
     /// In one round trip, however many queues. What is damaged counts as nothing; the list of queues says what is wrong with it.
-    pub async fn census(&self, names: &[QueueName]) -> Result<Census, QueueError> {
+    pub async fn census(&self, names: &[QueueName]) -> Result<ServerStats, QueueError> {
         let stream = self.attempts_key();
         let late = self.now_ms().saturating_sub(MISSED_AFTER.as_millis() as u64);
         let mut pipe = redis::pipe();
@@ -43,7 +42,7 @@ impl Queues {
         for name in names {
             overdue.push((name.clone(), next(&mut replies)?));
         }
-        Ok(Census {
+        Ok(ServerStats {
             memory: memory::used_and_limit(&info),
             attempts_waiting,
             history_lag_ms: written.map_or(0, |at| self.now_ms().saturating_sub(at)),

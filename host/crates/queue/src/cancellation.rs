@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::connection::Connection;
 use crate::orders::Kill;
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
 /// How long a kill may take: the guest is dropped at once, and its job settled in one round trip.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(2);
 const RECONNECT_EVERY: Duration = Duration::from_secs(1);
 
-impl Queues {
+impl Broker {
     /// Ends a running job; it fails for good, with the operator's name. Waits until it has.
     pub async fn kill(&self, queue: &QueueName, id: &JobId, by: &str) -> Result<(), QueueError> {
         const RULE: &str = "only running jobs can be killed";

@@ -8,7 +8,7 @@ use patchbay_model::job::JobState;
 use redis::AsyncCommands;
 
 use crate::scripts::{self, Call};
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
 /// Jobs per call of a script: some milliseconds, during which Redis does nothing else.
 const BATCH: u64 = 1_000;
@@ -17,7 +17,7 @@ const MAX_RATE: u64 = 1 << 31;
 /// A limit that is reached stays so for as long: what stands still longer is paused.
 const MAX_RATE_TIME: Duration = Duration::from_secs(24 * 3_600);
 
-impl Queues {
+impl Broker {
     /// No worker anywhere takes jobs from it any more; running ones go on.
     pub async fn pause(&self, queue: &QueueName) -> Result<(), QueueError> {
         let keys = self.keys(queue);

@@ -8,7 +8,7 @@ use patchbay_model::attempt::VerdictKind;
 use patchbay_model::filter::Filter;
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::{DataPath, QueueName};
-use patchbay_queue::{Chosen, JobView, MAX_LISTED, Queues, Start, trace_of};
+use patchbay_queue::{Broker, Chosen, JobView, MAX_LISTED, Start, trace_of};
 use patchbay_store::{FoundJob, Selection, Store, Term};
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ const LOOK_FOR: Duration = Duration::from_secs(2);
 /// Where choosing has got to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Place {
+pub(super) enum SelectionCursor {
     /// In Redis: these queues are left, the first one behind the cursor.
     Live { queues: Vec<QueueName>, cursor: Option<String> },
     /// In the history, of what had ended by then.
@@ -43,28 +43,31 @@ pub(super) struct Candidate {
 /// Looks for jobs.
 pub(super) struct Chooser<'a> {
     pub(super) store: &'a Store,
-    pub(super) queues: &'a Queues,
+    pub(super) queues: &'a Broker,
     pub(super) plan: &'a Plan,
 }
 
 impl Chooser<'_> {
     /// Where choosing begins.
-    pub(super) async fn begin(&self) -> Result<Place, BulkError> {
+    pub(super) async fn begin(&self) -> Result<SelectionCursor, BulkError> {
         if self.plan.source == BulkSource::History || asks_history(&self.plan.filter) {
-            return Ok(Place::History { until: Utc::now(), cursor: None });
+            return Ok(SelectionCursor::History { until: Utc::now(), cursor: None });
         }
         let queues = match &self.plan.filter.queue {
             Some(queue) => vec![queue.clone()],
             None => self.queues.list().await?,
         };
-        Ok(Place::Live { queues, cursor: None })
+        Ok(SelectionCursor::Live { queues, cursor: None })
     }
 
     /// Some jobs, and where to go on; a page may be empty before the end.
-    pub(super) async fn page(&self, place: Place) -> Result<(Vec<Candidate>, Option<Place>), BulkError> {
+    pub(super) async fn page(
+        &self,
+        place: SelectionCursor,
+    ) -> Result<(Vec<Candidate>, Option<SelectionCursor>), BulkError> {
         match place {
-            Place::Live { queues, cursor } => self.live(queues, cursor).await,
-            Place::History { until, cursor } => self.history(until, cursor).await,
+            SelectionCursor::Live { queues, cursor } => self.live(queues, cursor).await,
+            SelectionCursor::History { until, cursor } => self.history(until, cursor).await,
         }
     }
 
@@ -72,7 +75,7 @@ impl Chooser<'_> {
         &self,
         mut left: Vec<QueueName>,
         cursor: Option<String>,
-    ) -> Result<(Vec<Candidate>, Option<Place>), BulkError> {
+    ) -> Result<(Vec<Candidate>, Option<SelectionCursor>), BulkError> {
         let Some(queue) = left.first().cloned() else { return Ok((Vec::new(), None)) };
         let start = match cursor {
             Some(cursor) => Start::Behind(cursor.parse()?),
@@ -85,7 +88,7 @@ impl Chooser<'_> {
         if cursor.is_none() {
             left.remove(0);
         }
-        Ok((candidates, (!left.is_empty()).then_some(Place::Live { queues: left, cursor })))
+        Ok((candidates, (!left.is_empty()).then_some(SelectionCursor::Live { queues: left, cursor })))
     }
 
     /// Nothing for one that is no whole job: an operator has to look at it.
@@ -104,14 +107,14 @@ impl Chooser<'_> {
         &self,
         until: DateTime<Utc>,
         cursor: Option<String>,
-    ) -> Result<(Vec<Candidate>, Option<Place>), BulkError> {
+    ) -> Result<(Vec<Candidate>, Option<SelectionCursor>), BulkError> {
         let filter = self.of_state(until);
         let terms = self.terms(&filter).await?;
         let selection = Selection { prefix: self.queues.prefix(), filter: &filter, terms: &terms };
         let unknown = |_| BulkError::Stuck("the place where choosing had got to cannot be read".into());
         let after = cursor.map(|cursor| cursor.parse().map_err(unknown)).transpose()?;
         let found = self.store.matching_jobs(selection, after.as_ref(), PAGE, LOOK_FOR).await?;
-        let next = found.next.map(|place| Place::History { until, cursor: Some(place.to_string()) });
+        let next = found.next.map(|place| SelectionCursor::History { until, cursor: Some(place.to_string()) });
         let jobs: Vec<(FoundJob, JobKey)> =
             found.rows.into_iter().filter_map(|job| key(self.queues.prefix(), &job).map(|key| (job, key))).collect();
         let keys: Vec<JobKey> = jobs.iter().map(|(_, key)| key.clone()).collect();

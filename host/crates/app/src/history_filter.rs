@@ -10,7 +10,7 @@ use crate::plugins::Plugins;
 
 /// A filter and its terms.
 #[derive(Debug)]
-pub struct Selected {
+pub struct HistoryFilter {
     /// What must hold.
     pub filter: Filter,
     terms: Vec<Term>,
@@ -46,7 +46,7 @@ fn declared(paths: &BTreeSet<DataPath>) -> String {
     format!("there are {}", paths.join(", "))
 }
 
-impl Selected {
+impl HistoryFilter {
     /// Of a filter that is to be used on the history.
     pub async fn new(store: &Store, plugins: &Plugins, filter: Filter) -> Result<Self, SelectError> {
         let mut terms = Vec::with_capacity(filter.data.len());

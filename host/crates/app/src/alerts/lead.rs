@@ -9,8 +9,8 @@ use patchbay_model::QueueName;
 use patchbay_store::{AlertChange, LeaderTask, Leadership, StoreError};
 use tracing::{debug, info, warn};
 
-use super::evaluate::{Known, evaluate};
-use super::sight::{Seen, Sightings, Sources};
+use super::evaluate::{AlertState, evaluate};
+use super::observe::{HostReport, RuleObservations, Sources};
 use super::{AlertWatch, answered, channel};
 use crate::leader::{LedTask, Next};
 
@@ -31,7 +31,7 @@ const ROUNDS_COUNTED: u32 = 4;
 #[derive(Default)]
 struct Memory {
     /// As it stood after the last round; absent in a process that does not evaluate.
-    known: Option<Known>,
+    known: Option<AlertState>,
     looked: Option<Instant>,
     /// What changed while Postgres was away, for when it is back.
     alone: Vec<AlertChange>,
@@ -50,12 +50,12 @@ pub(super) struct Rounds {
     alerts: Arc<AlertWatch>,
     memory: Memory,
     /// What this process has seen for this round.
-    own: Sightings,
+    own: HostReport,
 }
 
 impl Rounds {
     pub(super) fn new(alerts: Arc<AlertWatch>) -> Self {
-        Self { alerts, memory: Memory::default(), own: Sightings::default() }
+        Self { alerts, memory: Memory::default(), own: HostReport::default() }
     }
 }
 
@@ -109,7 +109,7 @@ async fn in_time(round: impl Future<Output = Result<(), StoreError>>) -> Result<
 
 impl AlertWatch {
     /// Tells the others what this process sees.
-    async fn report(&self, own: &Sightings) {
+    async fn report(&self, own: &HostReport) {
         let report = serde_json::to_value(own).unwrap_or_default();
         if let Err(error) = answered(self.sources.store.report_sightings(self.host(), &report)).await {
             debug!(%error, "what this process sees is not told to the others");
@@ -119,7 +119,7 @@ impl AlertWatch {
     async fn evaluate_as_leader(
         &self,
         lead: &mut Leadership<'_>,
-        own: Sightings,
+        own: HostReport,
         memory: &mut Memory,
     ) -> Result<(), StoreError> {
         if !memory.alone.is_empty() {
@@ -171,7 +171,7 @@ impl AlertWatch {
     }
 
     /// In the process that evaluated last, by what it remembers.
-    async fn evaluate_alone(&self, own: &Sightings, memory: &mut Memory) {
+    async fn evaluate_alone(&self, own: &HostReport, memory: &mut Memory) {
         if memory.known.is_none() {
             return;
         }
@@ -195,9 +195,9 @@ impl AlertWatch {
     /// Everything; false when not everything could be looked at.
     async fn look(
         &self,
-        sightings: &[(String, Sightings)],
+        sightings: &[(String, HostReport)],
         memory: &mut Memory,
-    ) -> Result<(Vec<Seen>, bool), StoreError> {
+    ) -> Result<(Vec<RuleObservations>, bool), StoreError> {
         let Sources { store, queues, plugins, .. } = &self.sources;
         let hosts = answered(store.hosts()).await?.into_iter();
         let silent: Vec<_> = hosts.filter_map(|host| Some((host.host, host.silent_for?))).collect();

@@ -33,7 +33,7 @@ const MAX_KNOWN: usize = 10_000;
 
 /// Failed logins of late.
 #[derive(Debug)]
-pub(super) struct Logins {
+pub(super) struct LoginLimiter {
     state: Mutex<State>,
     places: Semaphore,
     /// When the next one is looked at. Held by the first in line; those behind it wait for the lock, in order, and leave with their clients.
@@ -42,7 +42,7 @@ pub(super) struct Logins {
 
 #[derive(Debug, Default)]
 struct State {
-    addresses: Known<IpAddr>,
+    addresses: RecentFailures<IpAddr>,
     in_all: Option<(u32, Instant)>,
 }
 
@@ -53,12 +53,12 @@ pub(super) enum Doubt {
     None,
     /// They are known to be wrong.
     Wrong,
-    /// They may be a guess: see [`Logins::turn`].
+    /// They may be a guess: see [`LoginLimiter::turn`].
     Guess,
 }
 
 #[derive(Debug)]
-struct Known<K>(HashMap<K, Failures>);
+struct RecentFailures<K>(HashMap<K, Failures>);
 
 #[derive(Debug, Clone, Copy)]
 struct Failures {
@@ -71,13 +71,13 @@ struct Failures {
 /// A digest of credentials, of the part that tells them from the few others that are remembered with them.
 type Tried = [u8; 8];
 
-impl<K> Default for Known<K> {
+impl<K> Default for RecentFailures<K> {
     fn default() -> Self {
         Self(HashMap::new())
     }
 }
 
-impl<K: Hash + Eq + Copy> Known<K> {
+impl<K: Hash + Eq + Copy> RecentFailures<K> {
     fn get(&self, key: &K, now: Instant) -> Option<Failures> {
         self.0.get(key).copied().filter(|failures| now.saturating_duration_since(failures.last) < FORGOTTEN_AFTER)
     }
@@ -105,13 +105,13 @@ impl<K: Hash + Eq + Copy> Known<K> {
     }
 }
 
-impl Default for Logins {
+impl Default for LoginLimiter {
     fn default() -> Self {
         Self { state: Mutex::default(), places: Semaphore::new(PLACES), line: tokio::sync::Mutex::default() }
     }
 }
 
-impl Logins {
+impl LoginLimiter {
     /// Whether these credentials, from this address, must wait for their turn.
     pub(super) fn doubt(&self, address: IpAddr, credentials: &str, now: Instant) -> Doubt {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,13 +178,13 @@ mod tests {
     }
 
     /// Another password each time.
-    fn fail(logins: &Logins, from: IpAddr, times: u32, now: Instant) {
+    fn fail(logins: &LoginLimiter, from: IpAddr, times: u32, now: Instant) {
         (0..times).for_each(|_| logins.failed(from, &format!("operator:{}", uuid::Uuid::now_v7()), now));
     }
 
     #[test]
     fn programs_with_old_passwords_keep_nobody_waiting() {
-        let (logins, now) = (Logins::default(), Instant::now());
+        let (logins, now) = (LoginLimiter::default(), Instant::now());
         for n in 0..1_000 {
             logins.failed(address(1), &format!("operator:old {}", n % REMEMBERED), now);
         }
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn many_addresses_wait_as_one_and_an_address_without_a_failure_does_not_wait() {
-        let (logins, now) = (Logins::default(), Instant::now());
+        let (logins, now) = (LoginLimiter::default(), Instant::now());
         for n in 0..FREE_IN_ALL {
             assert_eq!(logins.doubt(address(n), RIGHT, now), Doubt::None, "its first guess");
             fail(&logins, address(n), 1, now);
@@ -210,7 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn guesses_are_looked_at_one_after_another_and_whoever_leaves_gives_its_place_up() {
-        let (logins, began) = (Logins::default(), Instant::now());
+        let (logins, began) = (LoginLimiter::default(), Instant::now());
         for _ in 0..3 {
             assert_eq!(logins.turn().await, Ok(()));
         }
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let (logins, now) = (Logins::default(), Instant::now());
+        let (logins, now) = (LoginLimiter::default(), Instant::now());
         for n in 0..MAX_KNOWN as u32 + 500 {
             logins.failed(address(n), &n.to_string(), now + Duration::from_millis(n.into()));
         }

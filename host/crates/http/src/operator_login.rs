@@ -13,24 +13,27 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::AppState;
-use super::client::{ClientAddress, Connection};
+use super::client_address::{ClientAddress, Connection};
 use super::error::ApiError;
-use super::logins::{Doubt, Logins};
+use super::login_limiter::{Doubt, LoginLimiter};
 
 /// Of encoded credentials: hashing them costs microseconds.
 const MAX_CREDENTIALS: usize = 4 << 10;
 
 /// The operator's credentials, hashed: comparing hashes takes the same time for every input, whatever its length.
-pub struct Operator {
+pub(crate) struct Operator {
     name: String,
     digest: [u8; 32],
-    failed: Logins,
+    failed: LoginLimiter,
 }
 
 impl Operator {
-    /// From the configuration.
-    pub fn new(username: &str, password: &str) -> Self {
-        Self { name: username.to_owned(), digest: digest(&format!("{username}:{password}")), failed: Logins::default() }
+    pub(crate) fn new(username: &str, password: &str) -> Self {
+        Self {
+            name: username.to_owned(),
+            digest: digest(&format!("{username}:{password}")),
+            failed: LoginLimiter::default(),
+        }
     }
 
     fn accepts(&self, credentials: &str) -> bool {

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `rule` | the rules, and what operators have made of them; silences |
 //! | `state` | the life of one alert |
-//! | `sight` | what is seen |
+//! | `observation` | what is seen |
 //! | `evaluate` | from what is seen to what changes |
 //! | `lead` | the rounds, and the ping |
 //! | `channel`, `deliver` | telling |
@@ -19,8 +19,8 @@ mod channel;
 mod deliver;
 mod evaluate;
 mod lead;
+mod observe;
 pub mod rule;
-mod sight;
 mod state;
 
 use std::collections::BTreeMap;
@@ -41,9 +41,9 @@ use tracing::{error, info, warn};
 pub use self::administration::Alerts;
 pub use self::channel::ChannelConfig;
 use self::deliver::Deliveries;
-use self::evaluate::{Known, Round, evaluate, time};
-pub use self::sight::Sources;
-use self::sight::{Covers, Seen, Sight, Sightings};
+use self::evaluate::{AlertState, Round, evaluate, time};
+pub use self::observe::Sources;
+use self::observe::{Coverage, HostReport, Observation, RuleObservations};
 use crate::Parts;
 use crate::leader::Led;
 use crate::plugins::Begun;
@@ -112,18 +112,18 @@ impl AlertWatch {
         let next = format!(
             "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
         );
-        let mut sight = Sight::new(plugin.as_str(), None, crash_loop.reason.clone(), next);
-        sight.details = sight::details([
+        let mut observation = Observation::new(plugin.as_str(), None, crash_loop.reason.clone(), next);
+        observation.details = observe::details([
             ("plugin", json!(plugin)),
             ("revision", json!(crash_loop.digest)),
             ("host", json!(self.host())),
             ("consequence", json!(consequence)),
         ]);
-        self.raise("plugin-quarantined", sight).await;
+        self.raise("plugin-quarantined", observation).await;
     }
 
-    async fn raise(&self, rule: &'static str, sight: Sight) {
-        let seen = [Seen { rule, sights: vec![sight], covers: Covers::Nothing }];
+    async fn raise(&self, rule: &'static str, observation: Observation) {
+        let seen = [RuleObservations { rule, observations: vec![observation], covers: Coverage::Nothing }];
         let stored = async {
             let (known, _) = answered(self.known()).await?;
             let changes = evaluate(&known, &seen, &self.round(Duration::ZERO));
@@ -134,7 +134,8 @@ impl AlertWatch {
             Ok(changes) => self.log(&changes),
             Err(error) => {
                 warn!(%error, rule, "an alert is not stored; it is told all the same");
-                let known = Known { channels: self.channel_names().into_iter().collect(), ..Known::default() };
+                let known =
+                    AlertState { channels: self.channel_names().into_iter().collect(), ..AlertState::default() };
                 let changes = evaluate(&known, &seen, &self.round(Duration::ZERO));
                 self.log(&changes);
                 self.tell_directly(&changes);
@@ -205,21 +206,21 @@ impl AlertWatch {
     }
 
     /// As Postgres has it, with what each process has seen.
-    async fn known(&self) -> Result<(Known, Vec<(String, Sightings)>), StoreError> {
+    async fn known(&self) -> Result<(AlertState, Vec<(String, HostReport)>), StoreError> {
         let store = &self.sources.store;
         let (rules, silences) = (store.alert_rules().await?, store.alert_silences().await?);
         let alerts = store.alerts().await?.into_iter();
         let alerts = alerts.map(|row| ((row.rule.clone(), row.subject.clone()), row)).collect();
         let lately = (self.every * 3).max(Duration::from_secs(30));
         let sightings = store.sightings(lately).await?.into_iter();
-        let sightings: Vec<(String, Sightings)> =
+        let sightings: Vec<(String, HostReport)> =
             sightings.map(|(host, seen)| (host, serde_json::from_value(seen).unwrap_or_default())).collect();
         let channels = sightings.iter().flat_map(|(_, seen)| seen.channels.clone()).chain(self.channel_names());
         let channels = channels.collect();
-        Ok((Known { rules, silences, alerts, channels }, sightings))
+        Ok((AlertState { rules, silences, alerts, channels }, sightings))
     }
 
-    fn note_firing(&self, known: &Known) {
+    fn note_firing(&self, known: &AlertState) {
         let mut firing = BTreeMap::new();
         for row in known.alerts.values().filter(|row| row.firing) {
             *firing.entry((row.rule.clone(), row.severity.clone())).or_default() += 1;

@@ -12,9 +12,9 @@ use crate::opts::JobOpts;
 use crate::removal::{removal, reprocessing};
 use crate::scripts::{self, Call};
 use crate::transaction::transaction;
-use crate::{JobView, QueueError, Queues, damage, job_fields};
+use crate::{Broker, JobView, QueueError, damage, job_fields};
 
-impl Queues {
+impl Broker {
     /// Puts a finished job back, with fresh attempts.
     pub async fn retry(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
         const RULE: &str = "only completed and failed jobs can be retried";
@@ -164,7 +164,6 @@ impl Queues {
     }
 }
 
-/// The scripts' answers.
 const MISSING: i64 = -1;
 const OF_A_SCHEDULE: i64 = -8;
 

@@ -22,12 +22,12 @@ const NAME_DIGITS: usize = 16;
 
 /// A directory of this installation's own.
 #[derive(Debug, Clone)]
-pub struct LocalCopy {
+pub struct OfflineSnapshot {
     dir: PathBuf,
     key: [u8; 32],
 }
 
-impl LocalCopy {
+impl OfflineSnapshot {
     /// Within the cache directory, which hosts of several installations may share; `installation` tells them apart.
     pub fn new(cache_dir: &Path, key: [u8; 32], installation: &str) -> Self {
         // Keyed: it names a database, perhaps with its password.
@@ -40,10 +40,10 @@ impl LocalCopy {
         let file = std::fs::read(self.dir.join(name)).ok()?;
         let (found, text) = file.split_at_checked(MAC_DIGITS)?;
         if !hex::decode(found).is_ok_and(|found| mac(&self.key, name, text).verify_slice(&found).is_ok()) {
-            warn!(name, "a local copy is not this installation's, and is not used");
+            warn!(name, "a snapshot on disk is not this installation's, and is not used");
             return None;
         }
-        serde_json::from_slice(text).inspect_err(|error| warn!(name, %error, "a local copy cannot be read")).ok()
+        serde_json::from_slice(text).inspect_err(|error| warn!(name, %error, "a snapshot on disk cannot be read")).ok()
     }
 
     /// Replaces it.
@@ -99,7 +99,7 @@ impl LocalCopy {
             Ok(())
         };
         if let Err(error) = write() {
-            warn!(path = %path.display(), %error, "no local copy is kept: this host cannot start while Postgres is away");
+            warn!(path = %path.display(), %error, "cannot keep a snapshot: this host cannot start while Postgres is away");
         }
     }
 }
@@ -118,8 +118,8 @@ fn mac(key: &[u8; 32], name: &str, text: &[u8]) -> Hmac<Sha256> {
 mod tests {
     use super::*;
 
-    fn copy(dir: &Path) -> LocalCopy {
-        LocalCopy::new(dir, [7; 32], "postgres://here/patchbay")
+    fn copy(dir: &Path) -> OfflineSnapshot {
+        OfflineSnapshot::new(dir, [7; 32], "postgres://here/patchbay")
     }
 
     #[test]
@@ -158,6 +158,6 @@ mod tests {
     fn installations_that_share_a_cache_directory_do_not_see_each_other() {
         let dir = tempfile::tempdir().expect("a directory");
         copy(dir.path()).save("plugins", &1);
-        assert_eq!(LocalCopy::new(dir.path(), [7; 32], "postgres://there/patchbay").load::<u8>("plugins"), None);
+        assert_eq!(OfflineSnapshot::new(dir.path(), [7; 32], "postgres://there/patchbay").load::<u8>("plugins"), None);
     }
 }

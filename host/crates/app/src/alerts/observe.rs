@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use patchbay_capability::Certificates;
 use patchbay_model::QueueName;
 use patchbay_model::shell::arguments;
-use patchbay_queue::{QueueError, QueueOverview, Queues, SchedulerView, Trouble};
+use patchbay_queue::{Broker, QueueError, QueueOverview, SchedulerView, Trouble};
 use patchbay_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -27,7 +27,7 @@ const DAY_S: f64 = 86_400.0;
 /// What only the process itself can see; the others hear of it through Postgres.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Sightings {
+pub struct HostReport {
     pub not_ready: Vec<String>,
     /// Code, message and next step where Redis answers it and cannot serve, or is not to be trusted with jobs.
     pub redis: Option<(String, String, String)>,
@@ -43,7 +43,7 @@ pub struct Sightings {
 
 /// One thing that a rule is about.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sight {
+pub struct Observation {
     pub subject: String,
     pub value: Option<f64>,
     /// From how many the value comes.
@@ -56,7 +56,7 @@ pub struct Sight {
     pub details: Map<String, Value>,
 }
 
-impl Sight {
+impl Observation {
     pub fn new(subject: impl Into<String>, value: impl Into<Option<f64>>, reason: String, next: String) -> Self {
         Self { subject: subject.into(), value: value.into(), cases: None, reason, next, details: Map::new() }
     }
@@ -64,15 +64,15 @@ impl Sight {
 
 /// What was seen for one rule.
 #[derive(Debug)]
-pub struct Seen {
+pub struct RuleObservations {
     pub rule: &'static str,
-    pub sights: Vec<Sight>,
-    pub covers: Covers,
+    pub observations: Vec<Observation>,
+    pub covers: Coverage,
 }
 
-/// Whose absence from [`Seen::sights`] means that it is in order.
+/// Whose absence from [`RuleObservations::observations`] means that it is in order.
 #[derive(Debug)]
-pub enum Covers {
+pub enum Coverage {
     Everything,
     /// This subject only.
     Only(String),
@@ -80,7 +80,7 @@ pub enum Covers {
     Nothing,
 }
 
-impl Covers {
+impl Coverage {
     pub fn subject(&self, subject: &str) -> bool {
         match self {
             Self::Everything => true,
@@ -95,7 +95,7 @@ pub struct Sources {
     /// Postgres.
     pub store: Store,
     /// Redis.
-    pub queues: Queues,
+    pub queues: Broker,
     /// Active plugins.
     pub plugins: Arc<Plugins>,
     /// Readiness.
@@ -108,13 +108,13 @@ pub struct Sources {
 
 impl Sources {
     /// Of this process.
-    pub async fn own(&self, channels: Vec<String>) -> Sightings {
+    pub async fn own(&self, channels: Vec<String>) -> HostReport {
         let not_ready = self.health.not_ready().await;
         let trouble = self.health.probe().await.redis_trouble.filter(|trouble| *trouble != Trouble::Away);
         let open = self.outside.list().into_iter();
         // One that an operator has opened is as he wants it.
         let open = open.filter(|story| !story.is_closed() && story.opened_by.is_none());
-        Sightings {
+        HostReport {
             not_ready: not_ready
                 .iter()
                 .filter(|reason| reason.code != DRAINING)
@@ -135,12 +135,12 @@ impl Sources {
     }
 
     /// What the processes say.
-    pub fn of_processes(&self, all: &[(String, Sightings)], silent: &[(String, Duration)]) -> Vec<Seen> {
+    pub fn of_processes(&self, all: &[(String, HostReport)], silent: &[(String, Duration)]) -> Vec<RuleObservations> {
         let now = Utc::now().timestamp();
         let silent_ones = silent.iter().map(|(host, silent)| {
             let reason = format!("{host} has said nothing for {} s", silent.as_secs());
             let next = "look whether its machine and process run; its jobs run again elsewhere after about 30 s";
-            Sight::new(host, None, reason, next.into())
+            Observation::new(host, None, reason, next.into())
         });
         let is_silent = |host: &str| silent.iter().any(|(silent, _)| silent == host);
         let others = all.iter().filter(|(host, seen)| !seen.not_ready.is_empty() && !is_silent(host));
@@ -155,31 +155,31 @@ impl Sources {
     }
 
     /// What of that needs no word from others: while Postgres is away.
-    pub fn of_this_process(&self, own: &Sightings) -> Vec<Seen> {
+    pub fn of_this_process(&self, own: &HostReport) -> Vec<RuleObservations> {
         let host = self.plugins.host();
-        let sights = if own.not_ready.is_empty() { Vec::new() } else { vec![unready(host, own)] };
-        let health = Seen { rule: "health", sights, covers: Covers::Only(host.to_owned()) };
+        let observations = if own.not_ready.is_empty() { Vec::new() } else { vec![unready(host, own)] };
+        let health = RuleObservations { rule: "health", observations, covers: Coverage::Only(host.to_owned()) };
         vec![health, everything("redis-unfit", redis_unfit(own))]
     }
 
     /// What Redis says. `names`: of queues.
-    pub async fn in_redis(&self, names: &BTreeSet<QueueName>) -> Result<Vec<Seen>, QueueError> {
+    pub async fn in_redis(&self, names: &BTreeSet<QueueName>) -> Result<Vec<RuleObservations>, QueueError> {
         let names: Vec<QueueName> = names.iter().cloned().collect();
         let queues = self.queues.overview(&names).await?;
         let share = self.queues.memory_share().await?.map(|share| share * 100.0);
         let lag = self.queues.attempts_waiting_for().await?;
         let memory = |rule| {
-            let sight = share.map(|share| {
+            let observation = share.map(|share| {
                 let reason = format!("Redis uses {share:.0} % of maxmemory; from 85 % on, new jobs are refused");
-                Sight::new("memory", share, reason, "patchbay queue clean QUEUE, or raise maxmemory".into())
+                Observation::new("memory", share, reason, "patchbay queue clean QUEUE, or raise maxmemory".into())
             });
-            everything(rule, sight)
+            everything(rule, observation)
         };
         let lag = lag.map(|lag| {
             let reason = format!("the oldest finished attempt has waited {} s for Postgres", lag.as_secs());
             let next =
                 "look whether Postgres answers and is fast: patchbay doctor; nothing is lost while Redis has room";
-            Sight::new("attempts", lag.as_secs_f64(), reason, next.into())
+            Observation::new("attempts", lag.as_secs_f64(), reason, next.into())
         });
         Ok(vec![
             everything("oldest-waiting", queues.iter().filter_map(oldest)),
@@ -190,23 +190,23 @@ impl Sources {
     }
 
     /// What Postgres says, and of schedules what Redis says, too.
-    pub async fn in_postgres(&self) -> Result<Vec<Seen>, StoreError> {
+    pub async fn in_postgres(&self) -> Result<Vec<RuleObservations>, StoreError> {
         let quarantined = self.store.quarantined().await?.into_iter().filter(|row| row.is_current).map(|row| {
             let plugin = &row.plugin;
             let next = format!(
                 "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
             );
-            let mut sight = Sight::new(plugin.as_str(), None, row.reason.clone(), next);
+            let mut observation = Observation::new(plugin.as_str(), None, row.reason.clone(), next);
             let consequence =
                 format!("its queues wait; patchbay plugin release {plugin}, or activate another revision");
             let host = row.began_by.strip_prefix("host ").unwrap_or(&row.began_by);
-            sight.details = details([
+            observation.details = details([
                 ("plugin", json!(plugin)),
                 ("revision", json!(row.digest)),
                 ("host", json!(host)),
                 ("consequence", json!(consequence)),
             ]);
-            sight
+            observation
         });
         let rates = self.store.failure_rates(self.queues.prefix(), LATELY).await?.into_iter().map(|rate| {
             let share = rate.failed as f64 * 100.0 / rate.ended.max(1) as f64;
@@ -215,7 +215,7 @@ impl Sources {
                 "{} of {} jobs of {queue} that ended in the last 10 min failed for good",
                 rate.failed, rate.ended
             );
-            let mut sight = Sight::new(
+            let mut observation = Observation::new(
                 queue,
                 share,
                 reason,
@@ -225,8 +225,8 @@ impl Sources {
                     arguments(&[queue])
                 ),
             );
-            sight.cases = u32::try_from(rate.failed).ok();
-            sight
+            observation.cases = u32::try_from(rate.failed).ok();
+            observation
         });
         let now = Utc::now();
         let mut newest: HashMap<(String, String), DateTime<Utc>> = HashMap::new();
@@ -237,7 +237,12 @@ impl Sources {
         let secrets = newest.into_iter().map(|((plugin, name), set)| {
             let days = (now - set).num_seconds().max(0) as f64 / DAY_S;
             let reason = format!("{name} of {plugin} was set {days:.0} days ago");
-            Sight::new(format!("{plugin}/{name}"), days, reason, format!("patchbay secret rotate {plugin} {name}"))
+            Observation::new(
+                format!("{plugin}/{name}"),
+                days,
+                reason,
+                format!("patchbay secret rotate {plugin} {name}"),
+            )
         });
         Ok(vec![
             everything("plugin-quarantined", quarantined),
@@ -247,7 +252,7 @@ impl Sources {
     }
 
     /// Ticks that are due, and schedules that have none. Absent when Redis does not answer.
-    pub async fn schedules(&self) -> Result<Option<[Seen; 2]>, StoreError> {
+    pub async fn schedules(&self) -> Result<Option<[RuleObservations; 2]>, StoreError> {
         let rows = self.store.schedules().await?;
         let mut queues: BTreeSet<QueueName> = rows.iter().filter_map(|row| row.queue.parse().ok()).collect();
         queues.extend(self.queues.handled());
@@ -271,39 +276,40 @@ impl Sources {
             let late_s = now_ms.saturating_sub(i64::try_from(view.next_at).ok()?) / 1_000;
             let (id, queue) = (&row.id, &row.queue);
             let reason = format!("the tick of {id} in {queue} is {late_s} s late");
-            (late_s > 0)
-                .then(|| Sight::new(id, late_s as f64, reason, format!("patchbay queue why {}", arguments(&[queue]))))
+            (late_s > 0).then(|| {
+                Observation::new(id, late_s as f64, reason, format!("patchbay queue why {}", arguments(&[queue])))
+            })
         });
         let zone = self.queues.default_zone();
         let unusable = rows.iter().filter(|row| row.paused_by.is_none()).filter_map(|row| {
             let reason = format!("schedule {} has no ticks: {}", row.id, spec(row, zone).err()?);
-            Some(Sight::new(&row.id, None, reason, format!("patchbay schedule edit {}", row.id)))
+            Some(Observation::new(&row.id, None, reason, format!("patchbay schedule edit {}", row.id)))
         });
         let stopped = there.iter().flat_map(|(queue, (_, views))| {
             views.iter().filter_map(move |view| {
                 let reason = format!("schedule {} of {queue} stops: {}", view.id, view.trouble.as_ref()?);
                 let next = "mend it where it was made; patchbay schedule list";
-                Some(Sight::new(format!("{queue} {}", view.id), None, reason, next.into()))
+                Some(Observation::new(format!("{queue} {}", view.id), None, reason, next.into()))
             })
         });
         Ok(Some([everything("schedule-overdue", overdue), everything("schedule-stopped", unusable.chain(stopped))]))
     }
 }
 
-fn everything(rule: &'static str, sights: impl IntoIterator<Item = Sight>) -> Seen {
-    Seen { rule, sights: sights.into_iter().collect(), covers: Covers::Everything }
+fn everything(rule: &'static str, observations: impl IntoIterator<Item = Observation>) -> RuleObservations {
+    RuleObservations { rule, observations: observations.into_iter().collect(), covers: Coverage::Everything }
 }
 
 pub(super) fn details<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn oldest(queue: &QueueOverview) -> Option<Sight> {
+fn oldest(queue: &QueueOverview) -> Option<Observation> {
     // A paused queue waits because an operator wants it to.
     let age_ms = queue.oldest_waiting_ms.filter(|_| !queue.counts.paused)?;
     let (name, waiting) = (&queue.name, queue.counts.waiting + queue.counts.prioritized);
     let reason = format!("jobs that wait in {name}: {waiting}, the oldest for {} s", age_ms / 1_000);
-    Some(Sight::new(
+    Some(Observation::new(
         name.as_str(),
         age_ms as f64 / 1e3,
         reason,
@@ -312,14 +318,14 @@ fn oldest(queue: &QueueOverview) -> Option<Sight> {
 }
 
 /// The same for all hosts; one of them is enough to tell of it.
-fn redis_unfit(seen: &Sightings) -> Option<Sight> {
+fn redis_unfit(seen: &HostReport) -> Option<Observation> {
     let (code, message, next) = seen.redis.clone()?;
-    let mut sight = Sight::new("redis", None, message, next);
-    sight.details = details([("trouble", json!(code))]);
-    Some(sight)
+    let mut observation = Observation::new("redis", None, message, next);
+    observation.details = details([("trouble", json!(code))]);
+    Some(observation)
 }
 
-fn unready(host: &str, seen: &Sightings) -> Sight {
+fn unready(host: &str, seen: &HostReport) -> Observation {
     let words = seen.not_ready.iter().map(|code| match code.as_str() {
         "database" => "Postgres does not answer (database)",
         "database-read-only" => {
@@ -328,10 +334,10 @@ fn unready(host: &str, seen: &Sightings) -> Sight {
         code => code,
     });
     let reason = format!("{host} is not ready: {}", words.collect::<Vec<_>>().join(", "));
-    Sight::new(host, None, reason, "patchbay doctor on its machine".into())
+    Observation::new(host, None, reason, "patchbay doctor on its machine".into())
 }
 
-fn breakers(all: &[(String, Sightings)]) -> impl Iterator<Item = Sight> {
+fn breakers(all: &[(String, HostReport)]) -> impl Iterator<Item = Observation> {
     let mut by: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
     for (process, seen) in all {
         for (plugin, host) in &seen.breakers {
@@ -340,14 +346,14 @@ fn breakers(all: &[(String, Sightings)]) -> impl Iterator<Item = Sight> {
     }
     by.into_iter().map(|((plugin, host), processes)| {
         let reason = format!("calls of {plugin} to {host} are refused on {}: it keeps failing", processes.join(", "));
-        let mut sight =
-            Sight::new(format!("{plugin} {host}"), None, reason, format!("see to {host}; patchbay breaker list"));
-        sight.details = details([("plugin", json!(plugin)), ("outsideHost", json!(host))]);
-        sight
+        let mut observation =
+            Observation::new(format!("{plugin} {host}"), None, reason, format!("see to {host}; patchbay breaker list"));
+        observation.details = details([("plugin", json!(plugin)), ("outsideHost", json!(host))]);
+        observation
     })
 }
 
-fn stalls(all: &[(String, Sightings)]) -> impl Iterator<Item = Sight> {
+fn stalls(all: &[(String, HostReport)]) -> impl Iterator<Item = Observation> {
     let mut by: BTreeMap<&str, usize> = BTreeMap::new();
     for (queue, jobs) in all.iter().flat_map(|(_, seen)| &seen.stalls) {
         *by.entry(queue).or_default() += jobs;
@@ -355,11 +361,11 @@ fn stalls(all: &[(String, Sightings)]) -> impl Iterator<Item = Sight> {
     by.into_iter().map(|(queue, jobs)| {
         let reason = format!("in the last 10 min, jobs of {queue} that lost their worker and run again: {jobs}");
         let next = "look for a host that was killed, lost Redis, or had no time to renew its locks";
-        Sight::new(queue, jobs as f64, reason, next.into())
+        Observation::new(queue, jobs as f64, reason, next.into())
     })
 }
 
-fn certificates(all: &[(String, Sightings)], now_unix_s: i64) -> impl Iterator<Item = Sight> {
+fn certificates(all: &[(String, HostReport)], now_unix_s: i64) -> impl Iterator<Item = Observation> {
     let mut by: BTreeMap<&str, i64> = BTreeMap::new();
     for (host, ends) in all.iter().flat_map(|(_, seen)| &seen.certificates) {
         // Processes may have seen the old and the new one: the newest counts.
@@ -369,7 +375,7 @@ fn certificates(all: &[(String, Sightings)], now_unix_s: i64) -> impl Iterator<I
         let days = ends.saturating_sub(now_unix_s) as f64 / DAY_S;
         let at = DateTime::from_timestamp(ends, 0).map(|at| at.date_naive().to_string()).unwrap_or_default();
         let reason = format!("the certificate of {host} ends on {at}, in {days:.0} days");
-        Sight::new(host, days, reason, format!("ask whoever runs {host} to renew it"))
+        Observation::new(host, days, reason, format!("ask whoever runs {host} to renew it"))
     })
 }
 
@@ -377,8 +383,8 @@ fn certificates(all: &[(String, Sightings)], now_unix_s: i64) -> impl Iterator<I
 mod tests {
     use super::*;
 
-    fn process(change: impl FnOnce(&mut Sightings)) -> (String, Sightings) {
-        let mut seen = Sightings::default();
+    fn process(change: impl FnOnce(&mut HostReport)) -> (String, HostReport) {
+        let mut seen = HostReport::default();
         change(&mut seen);
         ("a:1".into(), seen)
     }
@@ -386,23 +392,23 @@ mod tests {
     #[test]
     fn of_two_certificates_of_a_host_the_one_that_ends_last_counts() {
         let with = |ends: i64| process(|seen| seen.certificates = [("api.example:443".into(), ends)].into());
-        let sights: Vec<Sight> = certificates(&[with(10 * 86_400), with(90 * 86_400)], 0).collect();
-        assert_eq!(sights.iter().map(|sight| sight.value).collect::<Vec<_>>(), [Some(90.0)]);
-        assert!(sights[0].reason.contains("ends on 1970-04-01, in 90 days"), "{}", sights[0].reason);
+        let observations: Vec<Observation> = certificates(&[with(10 * 86_400), with(90 * 86_400)], 0).collect();
+        assert_eq!(observations.iter().map(|observation| observation.value).collect::<Vec<_>>(), [Some(90.0)]);
+        assert!(observations[0].reason.contains("ends on 1970-04-01, in 90 days"), "{}", observations[0].reason);
     }
 
     #[test]
     fn a_breaker_that_several_processes_have_open_is_one_subject_and_stalls_add_up() {
-        let seen = |seen: &mut Sightings| {
+        let seen = |seen: &mut HostReport| {
             seen.breakers.push(("email".into(), "smtp://mail.example:465".into()));
             seen.stalls.insert("emailQueue".into(), 2);
         };
         let both = [process(seen), process(seen)];
-        let sights: Vec<Sight> = breakers(&both).collect();
+        let observations: Vec<Observation> = breakers(&both).collect();
         assert_eq!(
-            sights.iter().map(|sight| sight.subject.as_str()).collect::<Vec<_>>(),
+            observations.iter().map(|observation| observation.subject.as_str()).collect::<Vec<_>>(),
             ["email smtp://mail.example:465"]
         );
-        assert_eq!(stalls(&both).map(|sight| sight.value).collect::<Vec<_>>(), [Some(4.0)]);
+        assert_eq!(stalls(&both).map(|observation| observation.value).collect::<Vec<_>>(), [Some(4.0)]);
     }
 }

@@ -6,7 +6,7 @@ use patchbay_model::job::JobKey;
 use redis::aio::MultiplexedConnection;
 
 use crate::QueueError;
-use crate::attempts::AttemptReader;
+use crate::attempt_stream::AttemptReader;
 use crate::js;
 
 impl AttemptReader {

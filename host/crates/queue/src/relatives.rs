@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::damage::{read, text};
 use crate::opts::JobOpts;
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
 /// Most children that are named.
 const MAX_CHILDREN: usize = 200;
@@ -23,7 +23,6 @@ pub struct Family {
     pub parent: Option<String>,
     /// By `queue:id`, how far they are: `unfinished`, `completed` or `failed`; the first 200.
     pub children: BTreeMap<String, &'static str>,
-    /// All of them.
     pub children_count: u64,
     /// Of the request that made it, as it stands in its options.
     pub correlation_id: Option<String>,
@@ -34,7 +33,7 @@ pub struct Family {
 /// A child's queue and data.
 pub type ChildData = (QueueName, String);
 
-impl Queues {
+impl Broker {
     /// By job, the data of the children that have told it how they ended, while Redis has them; of the first thousand of all.
     pub async fn children_data(&self, queue: &QueueName, ids: &[&str]) -> Result<Vec<Vec<ChildData>>, QueueError> {
         let mut of_jobs: Vec<Vec<ChildData>> = vec![Vec::new(); ids.len()];

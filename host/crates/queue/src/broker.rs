@@ -17,7 +17,7 @@ use crate::connection::{Connection, Standing};
 use crate::memory::Memory;
 use crate::orders::Orders;
 use crate::rights::{self, Right};
-use crate::stalls::Stalls;
+use crate::stalled_jobs::Stalls;
 use crate::streams;
 use crate::{AttemptReader, Kv, QueueError, Trouble};
 
@@ -31,7 +31,6 @@ pub struct ServerFacts {
     /// 0 means no limit.
     pub maxmemory: u64,
     pub maxmemory_policy: String,
-    /// Connected ones.
     pub replicas: u32,
     /// Why it cannot serve, or is not to be trusted with jobs.
     pub trouble: Option<Trouble>,
@@ -41,7 +40,7 @@ pub struct ServerFacts {
 
 /// All queues of one Redis. Cheap to clone.
 #[derive(Clone)]
-pub struct Queues {
+pub struct Broker {
     pub(crate) config: Arc<RedisConfig>,
     pub(crate) connection: Connection,
     pub(crate) memory: Memory,
@@ -64,8 +63,8 @@ pub struct Unsettled {
     pub given_up: AtomicU64,
 }
 
-impl Queues {
-    /// Connects; fails when Redis is away. One that answers and cannot serve is watched, and used once it can: see [`Queues::look`].
+impl Broker {
+    /// Connects; fails when Redis is away. One that answers and cannot serve is watched, and used once it can: see [`Broker::look`].
     pub async fn connect(config: RedisConfig) -> Result<Self, QueueError> {
         let connection = Connection::open(&config).await?;
         let memory = Memory::new(connection.clone());
@@ -96,15 +95,15 @@ impl Queues {
         self.default_zone
     }
 
-    /// Queues that active plugins handle.
+    /// Broker that active plugins handle.
     pub fn handled(&self) -> Vec<QueueName> {
         self.defaults.load().keys().cloned().collect()
     }
 
-    /// Queues that no active plugin handles have no defaults.
+    /// Broker that no active plugin handles have no defaults.
     pub(crate) fn fill(&self, job: &mut NewJob) {
         if let Some(spec) = self.defaults.load().get(&job.queue) {
-            spec.fill(job, self.now_ms());
+            spec.fill_defaults(job, self.now_ms());
         }
     }
 
@@ -127,7 +126,6 @@ impl Queues {
         rights::missing(&self.connection.client(), &self.config).await
     }
 
-    /// BullMQ's key prefix.
     pub fn prefix(&self) -> &str {
         &self.config.prefix
     }
@@ -245,7 +243,7 @@ impl Queues {
 
     /// Entries that could neither be read nor kept.
     pub async fn attempts_set_aside(&self) -> Result<u64, QueueError> {
-        let key = crate::attempts::aside(&self.attempts_key());
+        let key = crate::attempt_stream::aside(&self.attempts_key());
         Ok(redis::AsyncCommands::xlen(&mut self.connection.get(), key).await?)
     }
 
