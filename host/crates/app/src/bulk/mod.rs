@@ -26,7 +26,6 @@ use patchbay_runtime::Runtime;
 use patchbay_store::{BulkItem, BulkOutcome, BulkRow, LeaderTask, Leadership, NewBulkItem, Store, StoreError};
 use patchbay_work::redactions::Redactions;
 use selection::{Candidate, Chooser, SelectionCursor};
-use selection::{Candidate, Chooser, SelectionCursor};
 use tokio::sync::Notify;
 use tracing::{error, info};
 
