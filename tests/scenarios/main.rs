@@ -59,6 +59,7 @@ mod search;
 mod secrets;
 mod signatures;
 mod sql;
+mod store_statements;
 mod stuck;
 mod swap;
 mod traces;

@@ -82,7 +82,7 @@ fn every_place_that_the_documents_of_the_tree_name_is_there() -> anyhow::Result<
 
 #[test]
 fn each_alert_rule_has_its_section_in_the_documents() -> anyhow::Result<()> {
-    let rules = std::fs::read_to_string(repository().join("host/crates/app/src/alert/rule.rs"))?;
+    let rules = std::fs::read_to_string(repository().join("host/crates/app/src/alerts/rule.rs"))?;
     let page = std::fs::read_to_string(repository().join("docs/operations/alerts.md"))?;
     let table = rules.split("pub const RULES").nth(1).and_then(|rest| rest.split("\n];").next()).context("RULES")?;
     let text: String = table.split_whitespace().collect();

@@ -3,6 +3,7 @@
 //! `use` of a re-export counts for the module that defines the item. Parent and child may know each other, and tests may know everybody.
 
 mod layers;
+mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

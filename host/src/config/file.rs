@@ -37,13 +37,19 @@ impl File {
         let text = match (self.0.get(key)?, form) {
             (Value::String(text), _) => text.clone(),
             (Value::Integer(number), _) => number.to_string(),
+            (Value::Float(number), _) => number.to_string(),
             (Value::Boolean(answer), Form::Boolean) => answer.to_string(),
             (Value::Array(items), Form::Array) => {
                 let items = items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned));
                 items.collect::<Vec<_>>().join(",")
             }
             (other, _) => {
-                let problem = format!("{key} (in patchbay.toml): a {} makes no sense here", other.type_str());
+                let expected = match form {
+                    Form::Scalar => "a single value",
+                    Form::Boolean => "true or false",
+                    Form::Array => "a list of values",
+                };
+                let problem = format!("{key} (in patchbay.toml): must be {expected}, not of type {}", other.type_str());
                 // Not its text: what was meant for another key may be a password.
                 return Some((format!("({})", other.type_str()), Some(problem)));
             }

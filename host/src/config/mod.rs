@@ -53,7 +53,6 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 macro_rules! sections {
     ($($section:ident: $type:ty,)+) => {
         /// A checked configuration, by section.
-        #[allow(missing_docs, reason = "each section says what it is")]
         pub struct Config {
             $(pub $section: $type,)+
             plugin_secrets: HashMap<String, String>,

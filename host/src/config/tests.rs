@@ -110,6 +110,25 @@ fn the_environment_wins_over_the_file_and_unknown_keys_in_it_are_refused() {
 }
 
 #[test]
+fn a_value_in_the_file_may_have_the_type_that_it_is_of_and_another_type_is_refused_by_name() {
+    let file = |text: &str| Config::load(Some(text), &env(&NEEDED));
+    for ratio in ["0.5", "\"0.5\""] {
+        let config = file(&format!("[telemetry]\nsample_ratio = {ratio}\notlp_endpoint = \"http://127.0.0.1:4318\"\n"));
+        assert_eq!(*config.expect("valid").telemetry.sample_ratio, 0.5);
+    }
+    for (text, expected) in [
+        ("[telemetry]\nsample_ratio = nan\n", "value \"NaN\" is not a number from 0 to 1"),
+        ("[work]\nlock_s = 1.5\n", "value \"1.5\" is not a whole number from"),
+        ("[work]\nlock_s = [30]\n", "work.lock_s (in patchbay.toml): must be a single value, not of type array"),
+        ("[metrics]\nrequire_operator = 1979-05-27\n", "must be true or false, not of type datetime"),
+        ("[egress.allow_addresses]\nfirst = 1\n", "must be a list of values, not of type table"),
+    ] {
+        let problems = problems(file(text));
+        assert!(problems.contains(expected), "{text}: {problems}");
+    }
+}
+
+#[test]
 fn secrets_are_found_by_plugin_first_and_never_printed() {
     let config = with(&[
         ("PATCHBAY_SECRET_API_KEY", "hidden-all"),

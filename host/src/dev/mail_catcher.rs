@@ -3,12 +3,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use mail_parser::{Address, MessageParser};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -87,12 +88,12 @@ impl MailCatcher {
 
     /// All mails, oldest first.
     pub fn list(&self) -> Vec<CaughtMail> {
-        self.inbox.mails.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inbox.mails.lock().clone()
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.inbox.mails.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.inbox.mails.lock().len()
     }
 }
 
@@ -105,7 +106,7 @@ impl Inbox {
         let temporary = self.dir.join(format!("{file}.tmp"));
         tokio::fs::write(&temporary, &mail).await?;
         tokio::fs::rename(&temporary, self.dir.join(&file)).await?;
-        self.mails.lock().unwrap_or_else(PoisonError::into_inner).push(caught);
+        self.mails.lock().push(caught);
         Ok(())
     }
 }

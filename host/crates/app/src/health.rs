@@ -2,13 +2,14 @@
 //!
 //! Every answer comes from a real round trip with a time limit. Probes never pile up: all callers share the one in flight.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{SecondsFormat, Utc};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
 use patchbay_api::health::{self as api, Dependency, HealthData, HealthReport, Readiness};
 use patchbay_queue::{Broker, MAX_CLOCK_SKEW_MS, Standing, Trouble};
 use patchbay_store::{ReadOnly, Store, StoreProbe};
@@ -188,7 +189,7 @@ impl Health {
     /// Joins the probe in flight, or starts one.
     pub async fn probe(&self) -> Probe {
         let shared = {
-            let mut slot = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slot = self.in_flight.lock();
             match slot.as_ref().filter(|probe| probe.peek().is_none()) {
                 Some(running) => running.clone(),
                 None => {
@@ -246,7 +247,7 @@ impl Health {
         // Without the messages, whose numbers change.
         let now: Vec<&'static str> = reasons.iter().map(|reason| reason.code).collect();
         let before = {
-            let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut logged = self.logged.lock();
             if *logged == now {
                 return;
             }

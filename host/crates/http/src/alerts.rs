@@ -1,4 +1,4 @@
-//! Alerts.
+//! Routes of alerts, rules and silences.
 
 use patchbay_api::alerts::{
     AlertEvent, AlertOverview, AlertRule, AlertRulesList, AlertRulesReset, AlertRulesSet, AlertSilencesList,

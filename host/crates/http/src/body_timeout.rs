@@ -1,9 +1,11 @@
-//! Request bodies that come too slowly, and those that nobody reads to their end.
+//! Deadline for request bodies, and reading of unread bodies.
 //!
-//! A body has a time in which all of it must have come: a client that sends a byte now and then would keep its request for ever.
+//! A whole body must arrive within a time limit: otherwise a client that sends a byte now and then
+//! would keep its request open for ever.
 //!
-//! A handler may answer before the client has sent everything, above all that it sent too much. Closing the connection then would reset it
-//! under the client, which would see a broken pipe instead of the answer. So what is left is read and thrown away, up to a bound.
+//! A handler may answer before the client has sent the whole body, for example because it is too
+//! large. Closing the connection then would reset it, and the client would see a broken pipe
+//! instead of the answer. So the rest is read and discarded, up to a limit.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,11 +18,11 @@ use axum::response::Response;
 use http_body_util::{BodyExt, Limited};
 use tokio::time::Sleep;
 
-/// Beyond it the client is not confused but hostile.
-const MOST: usize = 64 << 20;
+/// Limit for discarded bytes: a client that sends more is taken to be hostile.
+const MAX_DISCARDED_BYTES: usize = 64 << 20;
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Whole bodies, from the request's start.
+/// The limit covers the whole body, from the start of the request.
 #[derive(Debug, thiserror::Error)]
 #[error("the body did not arrive within {} seconds", .0.as_secs_f32())]
 pub(super) struct BodyTooSlow(Duration);
@@ -33,7 +35,7 @@ pub(super) async fn read_in_time(State(limit): State<Duration>, request: Request
     next.run(request.map(|body| Body::new(ReadToTheEnd { body: Some(body), deadline, limit }))).await
 }
 
-/// A body whose rest is read when it is dropped.
+/// A body whose unread rest is read and discarded on drop.
 struct ReadToTheEnd {
     body: Option<Body>,
     deadline: Pin<Box<Sleep>>,
@@ -76,7 +78,7 @@ impl Drop for ReadToTheEnd {
         let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(tokio::time::timeout(LONGEST, async move {
-                let mut rest = Limited::new(body, MOST);
+                let mut rest = Limited::new(body, MAX_DISCARDED_BYTES);
                 while let Some(Ok(_)) = rest.frame().await {}
             }));
         }

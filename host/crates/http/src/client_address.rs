@@ -1,4 +1,5 @@
-//! Who sends a request: the other end of the connection, or whom a trusted proxy names.
+//! The address of the client: the peer of the connection, or the address that a trusted proxy
+//! reports.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,18 +8,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::HeaderMap;
 use ipnet::IpNet;
 
-/// The client's address. In every request that came over a connection.
+/// The client's address; set in every request that came over a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientAddress(pub(super) IpAddr);
 
-/// The connection that a request came over; all requests of one share it.
+/// State of a connection, shared by all its requests.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Connection {
     proven: Arc<AtomicBool>,
 }
 
 impl Connection {
-    /// Whether the last credentials that were looked at on it were right. One wrong attempt undoes it: a proxy may hand the connection on.
+    /// Whether the last credentials checked on this connection were right. One wrong attempt resets
+    /// it, because a proxy may reuse the connection for another client.
     pub(super) fn is_proven(&self) -> bool {
         self.proven.load(Ordering::Relaxed)
     }
@@ -31,11 +33,12 @@ impl Connection {
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
 impl ClientAddress {
-    /// Each proxy adds, at the end, whom it speaks for: the last one that is no trusted proxy itself sent the request. What stands before that
-    /// may be anybody's invention.
+    /// Each proxy appends the address that it received the request from. So the last address that
+    /// is not a trusted proxy sent the request; the entries before it may be forged.
     pub(super) fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
-        // As bytes: what a client wrote before it, in whatever encoding, must not hide what a proxy has added.
+        // Compared as bytes: what a client wrote first, in any encoding, must not hide what a proxy
+        // appended.
         let named: Vec<&[u8]> = headers
             .get_all(FORWARDED_FOR)
             .iter()

@@ -1,7 +1,7 @@
-//! HTTP: the only way in for operators, probes and API clients.
+//! HTTP: the only entrance for operators, probes and API clients.
 //!
-//! Owns routing, envelopes, identity and request ids. Decides nothing: a handler asks one use case of [`patchbay_app`], and every error leaves
-//! through `error::ApiError`.
+//! This crate owns routing, envelopes, identity and request ids. It decides nothing: a handler
+//! calls one use case of [`patchbay_app`], and every error leaves through `error::ApiError`.
 
 mod alerts;
 mod audit;
@@ -59,28 +59,26 @@ use operator_login::Operator;
 use server::Server;
 pub use server::{HttpLimits, bind};
 
-/// Largest body of an ordinary request. Job data is limited to 1 MiB; the rest is its envelope.
+/// Maximum body of an ordinary request. Job data is limited to 1 MiB; the rest is for the envelope.
 const MAX_BODY_BYTES: usize = 2 << 20;
 
-/// Everything that handlers use.
+/// The state shared by all handlers.
 #[derive(Clone)]
 pub(crate) struct AppState {
-    /// Spans.
     pub(crate) traces: Traces,
-    /// /metrics.
+    /// The content of `/metrics`.
     pub(crate) metrics: Arc<MetricsPage>,
-    /// Who may use /api/admin; nobody when absent.
+    /// Credentials for `/api/admin`; `None` refuses everybody.
     pub(crate) operator: Option<Arc<Operator>>,
-    /// Of requests that name none.
+    /// Platform of requests without `x-platform`.
     pub(crate) default_platform: Arc<str>,
     pub(crate) max_component_bytes: usize,
-    /// What operators do just now, whether or not their clients still wait for it.
+    /// Running operations of operators; they continue when their client disconnects.
     pub(crate) operations: TaskTracker,
-    /// Use cases.
     pub(crate) app: App,
 }
 
-/// What handlers of a domain take: its use cases, and nothing else of the state.
+/// Lets handlers extract the use cases of one domain, and nothing else of the state.
 macro_rules! domains {
     ($($field:ident: $domain:ty),+ $(,)?) => {
         $(impl FromRef<AppState> for $domain {
@@ -109,7 +107,6 @@ domains! {
     searches: patchbay_app::searches::Searches,
 }
 
-/// Operations of the table.
 fn routes(state: &AppState) -> Routes {
     let routes = Routes::new(state);
     let routes = queues::routes(routes);
@@ -197,7 +194,7 @@ fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) ->
         .with_state(state)
 }
 
-/// As the old backend answered: clients match on it.
+/// In the format of the previous backend, because clients match on it.
 async fn not_found(request: Request) -> Response {
     let body = json!({ "success": false, "message": "Route not found", "path": request.uri().path() });
     (http::StatusCode::NOT_FOUND, Json(body)).into_response()

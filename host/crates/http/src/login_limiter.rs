@@ -1,42 +1,49 @@
-//! Failed logins, so that guessing a password takes for ever and its owner is never kept out by it.
+//! Limits failed logins: guessing a password takes impractically long, and the owner is never
+//! locked out.
 //!
-//! Whoever shares an address with somebody who guesses (behind a proxy, on this machine) must get in, and right credentials can be told from
-//! a right guess by nothing. So nobody is turned away: from an address with some failures, credentials are looked at one after another, at a
-//! pace, right or wrong, first come, first served. After many failures in all, that holds for every address that has failed itself: many
-//! addresses do not make many guesses. An address that has not failed waits for nobody, and a connection that has shown the right
-//! credentials does not, either. Who repeats the same wrong credentials guesses nothing: a program with an old password keeps nobody
-//! waiting. In memory, of this process, bounded.
+//! Owner and attacker can share an address (behind a proxy, on this machine), and right credentials
+//! look like a right guess. So nobody is refused: once an address has some failures, its
+//! credentials are checked one after another, at a fixed pace, in order of arrival, whether right
+//! or wrong. After many failures in total, this holds for every address with a failure, so that
+//! many addresses do not allow many guesses. An address without failures never waits, nor does a
+//! connection that has shown the right credentials. Repeating the same wrong credentials is no
+//! guess: a program with an old password makes nobody wait. The state is in memory, per process,
+//! and bounded.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
-/// People mistype, and programs try a few times with an old password.
+/// Failures of one address before it waits: people mistype, and programs try an old password a few
+/// times.
 const FREE_PER_ADDRESS: u32 = 10;
-/// From all addresses together.
+/// Failures of all addresses together before every address with a failure waits.
 const FREE_IN_ALL: u32 = 50;
-/// Between two looks: five guesses a second, from wherever, are some 430,000 a day; a password of twelve random letters lasts for ages.
+/// Time between two checks. Five guesses a second, over all addresses, are about 430,000 a day; a
+/// password of twelve random letters is out of reach.
 const PACE: Duration = Duration::from_millis(200);
-/// So many wait at most: 20 s. Who comes then is told to come back; so many connections at once are an attack on more than a password.
-const PLACES: usize = 100;
-/// Without a further failure everything is forgotten.
+/// Maximum number of waiting requests, which is 20 s of waiting. More are told to come back later:
+/// that many connections at once are an attack on more than a password.
+const MAX_WAITING: usize = 100;
+/// All failures are forgotten if no other follows within this time.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(15 * 60);
-/// Programs with old passwords on one address.
+/// Wrong credentials remembered per address, for programs with old passwords.
 const REMEMBERED: usize = 4;
-/// Addresses. Beyond it those whose last failure is the oldest are forgotten.
+/// Maximum number of addresses. The one with the oldest last failure is dropped first.
 const MAX_KNOWN: usize = 10_000;
 
-/// Failed logins of late.
+/// Recent failed logins.
 #[derive(Debug)]
 pub(super) struct LoginLimiter {
     state: Mutex<State>,
     places: Semaphore,
-    /// When the next one is looked at. Held by the first in line; those behind it wait for the lock, in order, and leave with their clients.
+    /// Time of the next check. The first in line holds the lock; the others wait for it in order,
+    /// and leave the line when their clients disconnect.
     line: tokio::sync::Mutex<Option<tokio::time::Instant>>,
 }
 
@@ -46,14 +53,14 @@ struct State {
     in_all: Option<(u32, Instant)>,
 }
 
-/// What is known of credentials before they are looked at.
+/// Decision about credentials before they are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Doubt {
-    /// They may be looked at at once.
+pub(super) enum Decision {
+    /// They may be checked at once.
     None,
     /// They are known to be wrong.
     Wrong,
-    /// They may be a guess: see [`LoginLimiter::turn`].
+    /// They may be a guess and must wait: see [`LoginLimiter::turn`].
     Guess,
 }
 
@@ -64,11 +71,12 @@ struct RecentFailures<K>(HashMap<K, Failures>);
 struct Failures {
     count: u32,
     last: Instant,
-    /// What was tried of late.
+    /// The last credentials that were tried.
     tried: [Option<Tried>; REMEMBERED],
 }
 
-/// A digest of credentials, of the part that tells them from the few others that are remembered with them.
+/// A truncated digest of credentials. It only has to distinguish the few that are remembered
+/// together.
 type Tried = [u8; 8];
 
 impl<K> Default for RecentFailures<K> {
@@ -82,7 +90,7 @@ impl<K: Hash + Eq + Copy> RecentFailures<K> {
         self.0.get(key).copied().filter(|failures| now.saturating_duration_since(failures.last) < FORGOTTEN_AFTER)
     }
 
-    /// False when the same was tried before.
+    /// Returns false if the same credentials were tried before.
     fn fail(&mut self, key: K, credentials: Tried, now: Instant) -> bool {
         let before = self.get(&key, now);
         let mut tried = before.map_or([None; REMEMBERED], |failures| failures.tried);
@@ -107,27 +115,28 @@ impl<K: Hash + Eq + Copy> RecentFailures<K> {
 
 impl Default for LoginLimiter {
     fn default() -> Self {
-        Self { state: Mutex::default(), places: Semaphore::new(PLACES), line: tokio::sync::Mutex::default() }
+        Self { state: Mutex::default(), places: Semaphore::new(MAX_WAITING), line: tokio::sync::Mutex::default() }
     }
 }
 
 impl LoginLimiter {
-    /// Whether these credentials, from this address, must wait for their turn.
-    pub(super) fn doubt(&self, address: IpAddr, credentials: &str, now: Instant) -> Doubt {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(own) = state.addresses.get(&network(address), now) else { return Doubt::None };
+    /// Whether these credentials from this address must wait for their turn.
+    pub(super) fn doubt(&self, address: IpAddr, credentials: &str, now: Instant) -> Decision {
+        let state = self.state.lock();
+        let Some(own) = state.addresses.get(&network(address), now) else { return Decision::None };
         if own.tried.contains(&Some(digest(credentials))) {
-            return Doubt::Wrong;
+            return Decision::Wrong;
         }
         match own.count >= FREE_PER_ADDRESS || state.failed_in_all(now) >= FREE_IN_ALL {
-            true => Doubt::Guess,
-            false => Doubt::None,
+            true => Decision::Guess,
+            false => Decision::None,
         }
     }
 
-    /// Returns when a guess may be looked at. An error when too many wait: how long to stay away. Dropping the future gives the place up.
+    /// Returns when a guess may be checked. If too many wait, fails with the time after which to
+    /// retry. Dropping the future frees the place.
     pub(super) async fn turn(&self) -> Result<(), Duration> {
-        let Ok(_place) = self.places.try_acquire() else { return Err(PACE * PLACES as u32) };
+        let Ok(_place) = self.places.try_acquire() else { return Err(PACE * MAX_WAITING as u32) };
         let mut next = self.line.lock().await;
         if let Some(at) = *next {
             tokio::time::sleep_until(at).await;
@@ -136,9 +145,9 @@ impl LoginLimiter {
         Ok(())
     }
 
-    /// These credentials were looked at and are wrong.
+    /// Records that these credentials were checked and are wrong.
     pub(super) fn failed(&self, address: IpAddr, credentials: &str, now: Instant) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let before = state.failed_in_all(now);
         if state.addresses.fail(network(address), digest(credentials), now) {
             state.in_all = Some((before.saturating_add(1), now));
@@ -153,7 +162,7 @@ impl State {
     }
 }
 
-/// Whoever has one IPv6 address has 2⁶⁴ of them.
+/// The /64 network of an IPv6 address: its owner has all 2⁶⁴ addresses in it.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
@@ -177,7 +186,7 @@ mod tests {
         IpAddr::from(n.to_be_bytes())
     }
 
-    /// Another password each time.
+    /// Fails with a new password each time.
     fn fail(logins: &LoginLimiter, from: IpAddr, times: u32, now: Instant) {
         (0..times).for_each(|_| logins.failed(from, &format!("operator:{}", uuid::Uuid::now_v7()), now));
     }
@@ -188,24 +197,24 @@ mod tests {
         for n in 0..1_000 {
             logins.failed(address(1), &format!("operator:old {}", n % REMEMBERED), now);
         }
-        assert_eq!(logins.doubt(address(1), RIGHT, now), Doubt::None);
-        assert_eq!(logins.doubt(address(1), "operator:old 1", now), Doubt::Wrong, "it is not looked at again");
+        assert_eq!(logins.doubt(address(1), RIGHT, now), Decision::None);
+        assert_eq!(logins.doubt(address(1), "operator:old 1", now), Decision::Wrong, "it is not looked at again");
         fail(&logins, address(1), FREE_PER_ADDRESS, now);
-        assert_eq!(logins.doubt(address(1), RIGHT, now), Doubt::Guess, "guesses count all the same");
-        assert_eq!(logins.doubt(address(2), RIGHT, now), Doubt::None, "another address");
-        assert_eq!(logins.doubt(address(1), RIGHT, now + FORGOTTEN_AFTER), Doubt::None, "forgotten");
+        assert_eq!(logins.doubt(address(1), RIGHT, now), Decision::Guess, "guesses count all the same");
+        assert_eq!(logins.doubt(address(2), RIGHT, now), Decision::None, "another address");
+        assert_eq!(logins.doubt(address(1), RIGHT, now + FORGOTTEN_AFTER), Decision::None, "forgotten");
     }
 
     #[test]
     fn many_addresses_wait_as_one_and_an_address_without_a_failure_does_not_wait() {
         let (logins, now) = (LoginLimiter::default(), Instant::now());
         for n in 0..FREE_IN_ALL {
-            assert_eq!(logins.doubt(address(n), RIGHT, now), Doubt::None, "its first guess");
+            assert_eq!(logins.doubt(address(n), RIGHT, now), Decision::None, "its first guess");
             fail(&logins, address(n), 1, now);
         }
-        assert_eq!(logins.doubt(address(7), RIGHT, now), Doubt::Guess);
-        assert_eq!(logins.doubt(address(1_000), RIGHT, now), Doubt::None);
-        assert_eq!(logins.doubt(address(7), RIGHT, now + FORGOTTEN_AFTER), Doubt::None);
+        assert_eq!(logins.doubt(address(7), RIGHT, now), Decision::Guess);
+        assert_eq!(logins.doubt(address(1_000), RIGHT, now), Decision::None);
+        assert_eq!(logins.doubt(address(7), RIGHT, now + FORGOTTEN_AFTER), Decision::None);
     }
 
     #[tokio::test]
@@ -215,9 +224,9 @@ mod tests {
             assert_eq!(logins.turn().await, Ok(()));
         }
         assert!(began.elapsed() >= PACE * 2, "{:?}", began.elapsed());
-        let mut waiting: Vec<_> = (0..PLACES).map(|_| Box::pin(logins.turn())).collect();
+        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(logins.turn())).collect();
         assert!(waiting.iter_mut().all(|turn| turn.now_or_never().is_none()), "each waits");
-        assert_eq!(logins.turn().await, Err(PACE * PLACES as u32));
+        assert_eq!(logins.turn().await, Err(PACE * MAX_WAITING as u32));
         drop(waiting);
         assert_eq!(logins.turn().await, Ok(()));
     }
@@ -228,7 +237,7 @@ mod tests {
         for n in 0..MAX_KNOWN as u32 + 500 {
             logins.failed(address(n), &n.to_string(), now + Duration::from_millis(n.into()));
         }
-        assert_eq!(logins.state.lock().expect("no panic").addresses.0.len(), MAX_KNOWN);
+        assert_eq!(logins.state.lock().addresses.0.len(), MAX_KNOWN);
     }
 
     #[test]

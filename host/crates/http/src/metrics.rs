@@ -1,4 +1,4 @@
-//! GET /metrics: what Prometheus scrapes.
+//! Route `/metrics`, which Prometheus scrapes.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use super::AppState;
 use super::error::ApiError;
 use crate::routes::Routes;
 
-/// The page, and for whom it is.
+/// The metrics page and its access rule.
 pub(crate) struct MetricsPage {
     pub(crate) exposition: Arc<Exposition>,
-    /// Whether it asks for the operator's credentials.
+    /// Whether the operator's credentials are required.
     pub(crate) needs_operator: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Operators: HTTP Basic until identity exists.
+//! Authentication of operators with HTTP Basic, until there are user accounts.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -15,12 +15,13 @@ use subtle::ConstantTimeEq;
 use super::AppState;
 use super::client_address::{ClientAddress, Connection};
 use super::error::ApiError;
-use super::login_limiter::{Doubt, LoginLimiter};
+use super::login_limiter::{Decision, LoginLimiter};
 
-/// Of encoded credentials: hashing them costs microseconds.
+/// Limit for encoded credentials, in bytes: hashing that many takes microseconds.
 const MAX_CREDENTIALS: usize = 4 << 10;
 
-/// The operator's credentials, hashed: comparing hashes takes the same time for every input, whatever its length.
+/// The operator's credentials as hashes: comparing them takes the same time for every input of any
+/// length.
 pub(crate) struct Operator {
     name: String,
     digest: [u8; 32],
@@ -45,11 +46,11 @@ fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text.as_bytes()).into()
 }
 
-/// Who acts, for the audit trail. Left by [`require`] in the request.
+/// The operator, for the audit trail. [`require`] puts it into the request.
 #[derive(Debug, Clone)]
 pub(super) struct Actor(pub(super) String);
 
-/// They were not looked at.
+/// Answer if the credentials were not checked because too many requests wait.
 fn too_many(wait: Duration) -> Response {
     let message = format!(
         "Too many logins wait to be looked at, since too many failed. Try again in {} s; connections that are logged in are not concerned",
@@ -74,21 +75,21 @@ fn credentials(headers: &HeaderMap) -> Option<String> {
     String::from_utf8(base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?).ok()
 }
 
-/// Lets operators through and nobody else.
+/// Lets only operators pass.
 pub(super) async fn require(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let Some(operator) = &state.operator else {
         let message = "no operator is configured: set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD";
         return ApiError::new(StatusCode::FORBIDDEN, "forbidden", message).into_response();
     };
     let Some(credentials) = credentials(request.headers()) else { return unauthorized() };
-    // Absent only without a connection.
+    // The address is only absent if there is no connection.
     let client = request.extensions().get().map_or(Ipv4Addr::UNSPECIFIED.into(), |ClientAddress(address)| *address);
     let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
     if !connection.is_proven() {
         match operator.failed.doubt(client, &credentials, Instant::now()) {
-            Doubt::None => {}
-            Doubt::Wrong => return unauthorized(),
-            Doubt::Guess => {
+            Decision::None => {}
+            Decision::Wrong => return unauthorized(),
+            Decision::Guess => {
                 if let Err(wait) = operator.failed.turn().await {
                     return too_many(wait);
                 }

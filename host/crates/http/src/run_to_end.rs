@@ -1,4 +1,4 @@
-//! Requests that may change something run to their end.
+//! Requests that may change something are completed even if their client disconnects.
 
 use std::panic::resume_unwind;
 
@@ -10,8 +10,9 @@ use tracing::Instrument;
 use crate::AppState;
 use crate::error::ApiError;
 
-/// A client that leaves takes its request along, and an operation would stop wherever it waits just then. So what may change something
-/// runs in a task of its own, and the host ends after it.
+/// When a client disconnects, its request is dropped, and an operation would stop at any await
+/// point. So operations that may change something run in a task of their own, and the host waits
+/// for them when it stops.
 pub(crate) async fn run(State(state): State<AppState>, request: Request, next: Next) -> Response {
     match state.operations.spawn(next.run(request).in_current_span()).await {
         Ok(response) => response,

@@ -1,16 +1,18 @@
-//! What a job's producer left out, from the manifest of the queue's owner. What the producer said stays.
+//! Fills options that a job's producer left out, from the manifest of the queue's owner. Never
+//! changes what the producer set.
 
 use crate::job::NewJob;
 use crate::manifest::QueueSpec;
 use crate::retry::Backoff;
 
 impl QueueSpec {
-    /// Fills attempts and backoff by queue, priority and expiry by job name. An expiry counts from when the job may start.
+    /// Attempts and backoff depend on the queue, priority and expiry on the job name. An expiry
+    /// counts from the time at which the job may start.
     pub fn fill_defaults(&self, job: &mut NewJob, now_ms: u64) {
         job.attempts = job.attempts.or(self.attempts);
         job.backoff = job.backoff.or_else(|| self.backoff.as_ref().map(|own| Backoff::from(own).with_its_maximum()));
         let Some(kind) = self.jobs.iter().find(|kind| kind.name == job.name) else { return };
-        // 0 is a producer's wish too: before all that have a priority.
+        // A producer may set 0 on purpose: before all jobs that have a priority.
         job.priority = job.priority.or(kind.priority);
         job.expires_at_ms = job.expires_at_ms.or_else(|| {
             let delay_ms = job.delay.map_or(0, |delay| delay.as_millis() as u64);

@@ -1,7 +1,26 @@
-//! The words that every other crate speaks: ids, manifest, outcomes, retry rules and the guest's view of the host.
+//! Types that all other crates use: ids, manifest, outcomes, retry rules and the guest's view of
+//! the host.
 //!
-//! Owns types and pure rules. Never does I/O, never reads the clock, and knows nothing of Redis, SQL, HTTP clients or wasm.
-//! Parsing is the only thing that can fail here, and each failure names the field.
+//! Owns types and pure rules. Never does I/O, never reads the clock, and knows nothing of Redis,
+//! SQL, HTTP clients or wasm. Only parsing can fail here, and each failure names the field.
+
+/// What serde's `try_from = "String", into = "String"` needs of a type that is read and shown as a text.
+macro_rules! text_form {
+    ($name:ty) => {
+        impl TryFrom<String> for $name {
+            type Error = <Self as std::str::FromStr>::Err;
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.to_string()
+            }
+        }
+    };
+}
 
 pub mod address;
 pub mod attempt;

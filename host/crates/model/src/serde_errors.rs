@@ -1,6 +1,7 @@
-//! Why a document does not fit, for people who have never heard of serde: the field, and what it may be.
+//! Explains why a document does not fit, to people who do not know serde: the field, and what it
+//! may be.
 //!
-//! serde's texts are the only form in which its reasons come; whatever is not recognised stays as it is.
+//! serde gives its reasons only as texts. A text that is not recognised stays unchanged.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -10,9 +11,9 @@ pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, String> {
     serde_path_to_error::deserialize(value).map_err(|error| plainly(&error.to_string()))
 }
 
-/// `path: reason` as serde says it, in plain words.
+/// Rewrites serde's `path: reason` in plain words.
 pub fn plainly(text: &str) -> String {
-    // Where it stands in the text means little to whoever made it by a program.
+    // The position in the text means little to somebody whose program made it.
     let text = text.split(" at line ").next().unwrap_or_default();
     const REASONS: [&str; 7] = [
         "unknown field `",
@@ -31,7 +32,7 @@ pub fn plainly(text: &str) -> String {
     let field = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     let at = if path.is_empty() { String::new() } else { format!("{path}: ") };
     match kind {
-        // The path ends with the unknown field itself where serde knows it.
+        // The path already ends with the unknown field if serde knows it.
         "unknown field `" => {
             let field = if path.rsplit('.').next() == Some(name) { path.to_owned() } else { field(name) };
             match names(expected) {
@@ -47,7 +48,7 @@ pub fn plainly(text: &str) -> String {
     }
 }
 
-/// ``one of `a`, `b` `` without its quotes.
+/// The names in ``one of `a`, `b` ``, without quotes.
 fn names(expected: &str) -> String {
     expected.split('`').skip(1).step_by(2).collect::<Vec<_>>().join(", ")
 }
@@ -70,7 +71,7 @@ fn wanted(expected: &str) -> String {
     }
 }
 
-/// The kind of what stands there. Never the value, which may be long, or nobody's business.
+/// The kind of the given value. Never the value itself, which may be long or private.
 fn given(named: &str) -> &str {
     let kinds = [
         ("string", "text"),

@@ -1,4 +1,5 @@
-//! The stream of finished attempts: written by the settlement of a job, read by whoever copies it to Postgres.
+//! The Redis stream of finished attempts. The settlement of a job writes to it; the recorder reads
+//! it and copies it to Postgres.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -15,42 +16,43 @@ use crate::streams;
 use crate::transaction::APPEND_WHEN_FULL;
 
 const GROUP: &str = "store";
-/// Entries of a reader that has been silent this long belong to a dead process. Also how often they are looked for.
+/// If a reader is silent for this long, its process is dead and its entries are taken over. Also
+/// the interval of that check.
 const IDLE: Duration = Duration::from_secs(30);
-/// How long one read waits for the first entry.
+/// How long one read blocks for the first entry.
 const BLOCK: Duration = Duration::from_secs(2);
-/// Beyond the server's own limit on a blocking command, the connection is silent.
+/// If a reply is late by more than this beyond the blocking time, the connection is dead.
 const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Entries that were set aside and stay.
+/// How many set-aside entries are kept.
 const MOST_ASIDE: usize = 1_000;
 
-/// Where entries are set aside.
+/// Key of the stream for set-aside entries.
 pub(crate) fn aside(key: &str) -> String {
     format!("{key}:unreadable")
 }
 
-/// An entry: its id, and the record or why it cannot be read.
+/// An entry: its id, and its record or why the record cannot be read.
 pub type Entry = (String, Result<AttemptRecord, String>);
 
-/// The command that appends a record.
 pub(crate) fn append(key: &str, record: &AttemptRecord) -> redis::RedisResult<redis::Cmd> {
     let mut command = redis::cmd("XADD");
     command.arg(key).arg(entry(record)?);
     Ok(command)
 }
 
-/// The same for a Redis whose memory is full.
+/// Like [`append`], for a Redis whose memory is full.
 pub(crate) fn append_when_full(key: &str, probe_key: &str, record: &AttemptRecord) -> redis::RedisResult<Call> {
     Ok(Call::new(&APPEND_WHEN_FULL, &[key, probe_key]).arg(entry(record)?))
 }
 
-/// What follows the key of an `XADD`.
+/// The arguments that follow the key in `XADD`.
 fn entry(record: &AttemptRecord) -> redis::RedisResult<Vec<Cow<'_, str>>> {
     let json = serde_json::to_string(record)
         .map_err(|error| (redis::ErrorKind::Client, "the record cannot be written", error.to_string()))?;
     let mut entry = vec!["*".into(), "r".into(), json.into()];
-    // As they are: within the record they would be escaped, and read twice.
+    // Data and result are fields of their own: inside the record's JSON they would be escaped, and
+    // parsed twice.
     if let Some(body) = &record.body {
         entry.extend(["d".into(), Cow::from(&body.data)]);
         if let Some(result) = &body.result {
@@ -60,16 +62,18 @@ fn entry(record: &AttemptRecord) -> redis::RedisResult<Vec<Cow<'_, str>>> {
     Ok(entry)
 }
 
-/// Reads one installation's stream, of all queues. Several readers share the entries.
+/// Reads the stream of one installation, for all queues. Several readers share the entries.
 pub struct AttemptReader {
     pub(crate) connection: Connection,
     key: String,
     consumer: String,
-    /// Reads have a connection of their own, kept between reads: nothing waits behind one that waits, nor behind half a megabyte of entries.
+    /// Reads use their own connection, kept between reads, so that no other command waits behind a
+    /// blocking read or behind half a megabyte of entries.
     reading: Option<MultiplexedConnection>,
-    /// For [`AttemptReader::replace_trace`].
+    /// Connection for [`AttemptReader::replace_trace`].
     pub(crate) editing: Option<MultiplexedConnection>,
-    /// Own entries that were read and not acknowledged: after a start, or after an error of ours.
+    /// Whether this reader may have entries that it read and did not acknowledge: after a start, or
+    /// after an error.
     unfinished: bool,
     look_for_dead: Instant,
 }
@@ -88,8 +92,9 @@ impl AttemptReader {
         }
     }
 
-    /// Entries that nobody has acknowledged: our own first, then those of dead readers, then new ones. Where there are none,
-    /// it gives none, at once or, when it `waits`, after two seconds.
+    /// Reads entries that nobody has acknowledged: this reader's own first, then those of dead
+    /// readers, then new ones. If there are none, returns an empty list: at once, or after two
+    /// seconds when `waits` is set.
     pub async fn read(&mut self, most: usize, waits: bool) -> Result<Vec<Entry>, QueueError> {
         let read = self.try_read(most, waits).await;
         self.unfinished |= read.is_err();
@@ -97,7 +102,7 @@ impl AttemptReader {
     }
 
     async fn try_read(&mut self, most: usize, waits: bool) -> redis::RedisResult<Vec<StreamId>> {
-        // Lost with an error, and opened anew then.
+        // On an error the connection is dropped, and the next read opens a new one.
         let mut connection = match self.reading.take() {
             Some(connection) => connection,
             None => self.open().await?,
@@ -171,7 +176,7 @@ impl AttemptReader {
         Ok(reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect())
     }
 
-    /// Forgets entries that Postgres has. Without it they are read again.
+    /// Deletes entries that Postgres has. Entries that are not acknowledged are read again.
     pub async fn ack(&mut self, ids: &[String]) -> Result<(), QueueError> {
         let mut pipe = redis::pipe();
         pipe.cmd("XACK").arg(&self.key).arg(GROUP).arg(ids).ignore();
@@ -181,7 +186,8 @@ impl AttemptReader {
         Ok(acknowledged?)
     }
 
-    /// Takes an entry that nobody can read or keep out of the way, into a stream of its own, whose newest thousand stay.
+    /// Moves an entry that cannot be read or stored to a separate stream, which keeps about the
+    /// newest thousand.
     pub async fn set_aside(&mut self, id: &str, reason: &str) -> Result<(), QueueError> {
         let mut connection = self.connection.get();
         let mut find = redis::cmd("XRANGE");
@@ -208,7 +214,7 @@ impl AttemptReader {
         Ok(pipe.query_async(&mut connection).await?)
     }
 
-    /// What was read could not be kept: read it again.
+    /// Reads the entries again that were read but could not be stored.
     pub fn put_back(&mut self) {
         self.unfinished = true;
     }

@@ -1,4 +1,4 @@
-//! One Redis: connection, facts about it, and its queues.
+//! One Redis server: the connection, facts about the server, and its queues.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,20 +21,19 @@ use crate::stalled_jobs::Stalls;
 use crate::streams;
 use crate::{AttemptReader, Kv, QueueError, Trouble};
 
-/// What `doctor` wants to know.
+/// Facts about the server, for `patchbay doctor`.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct ServerFacts {
     pub version: String,
     pub aof_enabled: bool,
     pub used_memory: u64,
-    /// 0 means no limit.
+    /// In bytes; 0 means no limit.
     pub maxmemory: u64,
     pub maxmemory_policy: String,
     pub replicas: u32,
-    /// Why it cannot serve, or is not to be trusted with jobs.
+    /// Why Redis cannot serve, or must not be trusted with jobs.
     pub trouble: Option<Trouble>,
-    /// Our clock minus Redis's.
+    /// This machine's clock minus Redis's clock.
     pub clock_skew_ms: i64,
 }
 
@@ -45,26 +44,28 @@ pub struct Broker {
     pub(crate) connection: Connection,
     pub(crate) memory: Memory,
     pub(crate) kills: Arc<Orders>,
-    /// What the active manifests say of queues.
+    /// Queue defaults from the active manifests.
     defaults: Arc<ArcSwap<HashMap<QueueName, QueueSpec>>>,
     default_zone: Zone,
     pub(crate) unsettled: Arc<Unsettled>,
     pub(crate) stalls: Arc<Stalls>,
 }
 
-/// Settlements of this process that did not happen, since its start.
+/// Counts settlements that failed in this process since its start.
 #[derive(Debug, Default)]
 pub struct Unsettled {
-    /// Redis did not answer or refused; it is tried again.
+    /// Redis did not answer or refused; the settlement is retried.
     pub tried_again: AtomicU64,
-    /// The lock was lost or the job removed: somebody else decides about it.
+    /// The lock was lost or the job was removed, so another worker or an operator decides about the
+    /// job.
     pub lost: AtomicU64,
-    /// Redis was away for longer than the lock lasts: the job runs again.
+    /// Redis was down for longer than the lock lasts, so the job runs again.
     pub given_up: AtomicU64,
 }
 
 impl Broker {
-    /// Connects; fails when Redis is away. One that answers and cannot serve is watched, and used once it can: see [`Broker::look`].
+    /// Fails when Redis does not answer. A server that answers but cannot serve is accepted and
+    /// watched, and used once it can serve: see [`Broker::look`].
     pub async fn connect(config: RedisConfig) -> Result<Self, QueueError> {
         let connection = Connection::open(&config).await?;
         let memory = Memory::new(connection.clone());
@@ -80,27 +81,26 @@ impl Broker {
         })
     }
 
-    /// What jobs get whose producers left it out, from now on and for all clones.
+    /// Sets the options for jobs whose producers left them out, from now on and for all clones.
     pub fn set_defaults(&self, specs: HashMap<QueueName, QueueSpec>) {
         self.defaults.store(Arc::new(specs));
     }
 
-    /// With the zone of cron expressions that name none, instead of UTC.
+    /// Sets the time zone for cron expressions that name none. The default is UTC.
     pub fn with_default_zone(self, default_zone: Zone) -> Self {
         Self { default_zone, ..self }
     }
 
-    /// The zone of cron expressions that name none.
+    /// The time zone of cron expressions that name none.
     pub fn default_zone(&self) -> Zone {
         self.default_zone
     }
 
-    /// Broker that active plugins handle.
     pub fn handled(&self) -> Vec<QueueName> {
         self.defaults.load().keys().cloned().collect()
     }
 
-    /// Broker that no active plugin handles have no defaults.
+    /// Fills in the defaults. A queue that no active plugin handles has none.
     pub(crate) fn fill(&self, job: &mut NewJob) {
         if let Some(spec) = self.defaults.load().get(&job.queue) {
             spec.fill_defaults(job, self.now_ms());
@@ -111,17 +111,16 @@ impl Broker {
         QueueKeys::new(queue.as_str(), Some(&self.config.prefix))
     }
 
-    /// Whether Redis is so full that new jobs are refused.
     pub async fn is_full(&self) -> Result<bool, QueueError> {
         self.memory.is_full().await
     }
 
-    /// Share of its memory limit that Redis uses; nothing when it has none.
+    /// The share of `maxmemory` that Redis uses; `None` if there is no such limit.
     pub async fn memory_share(&self) -> Result<Option<f64>, QueueError> {
         self.memory.share().await
     }
 
-    /// What Redis's user may not do and Patchbay does. Changes nothing.
+    /// Rights that Patchbay needs and Redis's user lacks. Changes nothing.
     pub async fn missing_rights(&self) -> Result<Vec<Right>, QueueError> {
         rights::missing(&self.connection.client(), &self.config).await
     }
@@ -130,22 +129,22 @@ impl Broker {
         &self.config.prefix
     }
 
-    /// A round trip that includes a write of nothing.
+    /// Measures a round trip that includes a write without effect.
     pub async fn ping(&self) -> Result<Duration, QueueError> {
         self.connection.ping().await
     }
 
-    /// How this process stands with Redis, by such a round trip; a connection that serves no more is replaced.
+    /// Checks the connection with such a round trip, and replaces it if the server no longer
+    /// serves.
     pub async fn look(&self) -> Standing {
         self.connection.look().await
     }
 
-    /// Milliseconds since 1970 by Redis's clock, which orders everything in it; known without a round trip.
+    /// Unix milliseconds by Redis's clock, which orders everything in Redis. Needs no round trip.
     pub fn now_ms(&self) -> u64 {
         self.connection.now_ms()
     }
 
-    /// Facts about the server.
     pub async fn server(&self) -> Result<ServerFacts, QueueError> {
         let standing = self.look().await;
         let info: String = redis::cmd("INFO").query_async(&mut self.connection.get()).await?;
@@ -163,18 +162,19 @@ impl Broker {
         })
     }
 
-    /// Ends the server, saving what it holds; for `patchbay dev`, which started it.
+    /// Shuts the server down after it has saved its data. For `patchbay dev`, which started it.
     pub async fn shut_server_down(&self) {
-        // The reply is the end of the connection.
+        // The server replies by closing the connection.
         let _: redis::RedisResult<()> = redis::cmd("SHUTDOWN").query_async(&mut self.connection.get()).await;
     }
 
-    /// Whether the queue has left a trace in Redis.
+    /// Whether Redis has any key of this queue.
     pub async fn exists(&self, queue: &QueueName) -> Result<bool, QueueError> {
         Ok(redis::AsyncCommands::exists(&mut self.connection.get(), self.keys(queue).meta()).await?)
     }
 
-    /// Every queue that has left a trace in Redis. Looks through all keys: for people, not for every request.
+    /// Every queue that has a key in Redis. Scans all keys, so it is for people, not for every
+    /// request.
     pub async fn list(&self) -> Result<Vec<QueueName>, QueueError> {
         let pattern = format!("{}:*:meta", self.config.prefix);
         let mut connection = self.connection.get();
@@ -190,7 +190,7 @@ impl Broker {
                 .query_async(&mut connection)
                 .await?;
             let prefix = format!("{}:", self.config.prefix);
-            // What is no text is no queue's name.
+            // A key that is not UTF-8 belongs to no queue.
             let keys = keys.iter().filter_map(|key| std::str::from_utf8(key).ok());
             found.extend(keys.filter_map(|key| key.strip_prefix(&prefix)?.strip_suffix(":meta")?.parse().ok()));
             cursor = next;
@@ -202,22 +202,20 @@ impl Broker {
         }
     }
 
-    /// Key-value space for guests.
     pub fn kv(&self) -> Kv {
         Kv { connection: self.connection.clone(), prefix: self.config.own_prefix.clone(), memory: self.memory.clone() }
     }
 
-    /// Reads the stream of finished attempts.
     pub fn attempts(&self) -> AttemptReader {
         AttemptReader::new(self.connection.clone(), self.attempts_key())
     }
 
-    /// Jobs whose worker was lost, as this process found them lately.
+    /// Jobs whose worker was lost, as found by this process recently.
     pub fn stalls(&self) -> &Stalls {
         &self.stalls
     }
 
-    /// What they take up in Redis, in bytes: an estimate of its own.
+    /// Bytes that the stream of attempts uses in Redis, by Redis's own estimate.
     pub async fn attempts_bytes(&self) -> Result<u64, QueueError> {
         let mut command = redis::cmd("MEMORY");
         command.arg("USAGE").arg(self.attempts_key());
@@ -225,12 +223,13 @@ impl Broker {
         Ok(bytes.unwrap_or(0))
     }
 
-    /// Finished attempts that Postgres does not have yet, of all processes.
+    /// Number of finished attempts, of all processes, that Postgres does not have yet.
     pub async fn attempts_waiting(&self) -> Result<u64, QueueError> {
         Ok(redis::AsyncCommands::xlen(&mut self.connection.get(), self.attempts_key()).await?)
     }
 
-    /// The age of the oldest of them; nothing when there is none. By Redis's clock, which has dated it.
+    /// Age of the oldest of those attempts by Redis's clock, which also dated it; `None` if there
+    /// are none.
     pub async fn attempts_waiting_for(&self) -> Result<Option<Duration>, QueueError> {
         let (key, mut connection) = (self.attempts_key(), self.connection.get());
         let mut range = redis::cmd("XRANGE");
@@ -241,13 +240,12 @@ impl Broker {
         Ok(since_ms.map(|since| Duration::from_millis(now_ms.saturating_sub(since))))
     }
 
-    /// Entries that could neither be read nor kept.
+    /// Number of entries that could neither be read nor stored.
     pub async fn attempts_set_aside(&self) -> Result<u64, QueueError> {
         let key = crate::attempt_stream::aside(&self.attempts_key());
         Ok(redis::AsyncCommands::xlen(&mut self.connection.get(), key).await?)
     }
 
-    /// Settlements that did not happen.
     pub fn unsettled(&self) -> &Unsettled {
         &self.unsettled
     }

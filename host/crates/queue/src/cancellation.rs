@@ -1,7 +1,8 @@
-//! Ending a job that runs, in whichever process it does.
+//! Ends a running job, whichever process runs it.
 //!
-//! Every process with workers hears of each kill over one channel and looks whether it holds that job; who holds none does nothing. A kill
-//! that nobody hears changes nothing: the caller sees that the job still runs.
+//! Every process with workers hears each kill on one channel and checks whether it holds that job;
+//! a process that does not hold it does nothing. A kill that nobody hears changes nothing: the
+//! caller sees that the job still runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +19,15 @@ use crate::connection::Connection;
 use crate::orders::Kill;
 use crate::{Broker, QueueError};
 
-/// How long a kill may take: the guest is dropped at once, and its job settled in one round trip.
+/// Time limit for a kill. The guest is dropped at once, and its job is settled in one round trip.
 const LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(2);
 const RECONNECT_EVERY: Duration = Duration::from_secs(1);
 
 impl Broker {
-    /// Ends a running job; it fails for good, with the operator's name. Waits until it has.
+    /// Ends a running job and waits until it has ended. The job fails for good; the reason names
+    /// the operator.
     pub async fn kill(&self, queue: &QueueName, id: &JobId, by: &str) -> Result<(), QueueError> {
         const RULE: &str = "only running jobs can be killed";
         let state = async || -> Result<Option<(JobState, Option<String>)>, QueueError> {
@@ -52,7 +54,7 @@ impl Broker {
         }
     }
 
-    /// Orders to end a job that runs in this process.
+    /// Orders to end jobs, as the workers of this process receive them.
     pub(crate) fn kills(&self) -> broadcast::Receiver<Arc<Kill>> {
         let mut first = None;
         let orders = self.kills.get_or_init(|| {
@@ -65,7 +67,7 @@ impl Broker {
     }
 }
 
-/// Passes orders on to this process's workers until nobody listens any more.
+/// Forwards orders to this process's workers until no worker listens any more.
 async fn listen(connection: Connection, channel: String, orders: broadcast::Sender<Arc<Kill>>) {
     let mut replacements = connection.replacements();
     while orders.receiver_count() > 0 {
@@ -99,7 +101,8 @@ async fn pass_on(
                     Err(error) => warn!(%error, "a kill that cannot be read"),
                 }
             }
-            // Other connections were silent, or led to a replica: this one is as old.
+            // The shared connection was replaced because it was silent or led to a replica. This
+            // one is as old, so it is reopened too.
             _ = replacements.changed() => return Ok(()),
         }
     }

@@ -1,10 +1,14 @@
-//! What workers that are no hosts of ours have ended: from the sets of finished jobs, and from the stream of events.
+//! Finds jobs that workers other than Patchbay's have ended, from the sets of finished jobs and
+//! from the stream of events.
 //!
-//! The sets are ordered by the workers' clocks. Each look goes on a minute before the one before has ended, so that a job that arrives late,
-//! or whose worker's clock is slow, is found; nothing in it asks our own clock. The events stand in the order of Redis: they lead to what a
-//! wrong clock hides from the sets, and to jobs that were removed as they ended, of which nothing else is left.
+//! The sets are ordered by the workers' clocks. Each scan starts a minute before the end of the
+//! previous one, so that it also finds a job that arrives late or whose worker's clock is slow;
+//! this machine's clock plays no part. Events are in Redis's order. They lead to jobs that a wrong
+//! clock hides from the sets, and to jobs that were removed as they ended, of which nothing else is
+//! left.
 //!
-//! A look reads pages, and at most so many: what is beyond waits for the next one. Best effort: what BullMQ has forgotten by then is lost.
+//! A scan reads a limited number of pages; the next scan reads the rest. Best effort: what BullMQ
+//! has deleted by then is lost.
 
 use std::collections::HashMap;
 
@@ -18,94 +22,92 @@ use crate::damage::{read, text};
 use crate::js;
 use crate::opts::JobOpts;
 use crate::streams;
-use crate::worker::OURS;
+use crate::worker::WORKER_PREFIX;
 use crate::{Broker, QueueError};
 
-/// How far a look goes back before the one before.
+/// How far a scan starts before the end of the previous one.
 const OVERLAP_MS: u64 = 60_000;
-/// How far the first look at a queue does.
+/// How far back the first scan of a queue starts.
 const FIRST_MS: u64 = 5 * 60_000;
-/// Jobs, or ids, per round trip.
+/// Jobs or ids per round trip.
 const PAGE: usize = 200;
-/// Of each set, per look: ids listed, and jobs read.
+/// Limits per set and scan: ids listed, and jobs read.
 const MOST_LISTED: usize = 20_000;
 const MOST_READ: usize = 4_000;
-/// Events per round trip, and pages per look. BullMQ keeps about 10,000.
+/// Events per round trip, and pages per scan. BullMQ keeps about 10,000 events.
 const EVENTS: usize = 500;
 const EVENT_PAGES: usize = 20;
 const FIELDS: [&str; 10] =
     ["name", "opts", "timestamp", "processedOn", "finishedOn", "atm", "ats", "pb", "parentKey", "failedReason"];
 
-/// A job that another worker ended.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct EndedElsewhere {
     pub id: JobId,
     pub name: String,
     pub created_ms: u64,
     pub started_ms: u64,
     pub ended_ms: u64,
-    /// Starts, and attempts that counted.
+    /// How often it was started, and how many attempts counted.
     pub started: u32,
     pub attempt: u32,
     /// The worker's name, if it has one.
     pub worker: Option<String>,
-    /// Why it failed; nothing when it completed.
+    /// Why it failed; `None` if it completed.
     pub failure: Option<String>,
     pub correlation_id: String,
     pub platform: Option<String>,
-    /// Of a flow's child: the parent, as `queue:id`.
+    /// The parent of a flow's child, as `queue:id`.
     pub parent: Option<String>,
 }
 
-/// A job that was removed as it ended. Who ran it, nobody can tell.
+/// A job that was removed as it ended. Its worker is unknown.
 #[derive(Debug)]
-#[allow(missing_docs)]
-pub struct Gone {
+pub struct RemovedAtEnd {
     pub id: JobId,
     pub ended_ms: u64,
-    /// Why it failed; nothing when it completed.
+    /// Why it failed; `None` if it completed.
     pub failure: Option<String>,
 }
 
-/// What one look has found.
+/// The result of one scan.
 #[derive(Debug)]
-pub struct Mirrored {
-    /// Jobs that are still there.
+pub struct MirrorScan {
+    /// Jobs that still exist.
     pub ended: Vec<EndedElsewhere>,
-    /// Jobs that are not.
-    pub gone: Vec<Gone>,
-    /// Where the next look goes on, once these are kept.
+    /// Jobs that no longer exist.
+    pub gone: Vec<RemovedAtEnd>,
+    /// Where the next scan starts, once these results are stored.
     pub place: MirrorCursor,
-    /// Jobs and events that were read.
+    /// Number of jobs and events read.
     pub read: usize,
 }
 
-/// Jobs that looks have read lately, by the time of their end: they are not read again. To be forgotten when what was found was not kept.
+/// Jobs that recent scans have read, with the time of their end, so that they are not read again.
+/// The caller must drop it when the results were not stored.
 #[derive(Debug, Default)]
-pub struct Sighted(HashMap<Vec<u8>, u64>);
+pub struct SeenJobs(HashMap<Vec<u8>, u64>);
 
-impl Sighted {
+impl SeenJobs {
     fn has(&self, id: &[u8], ended_ms: u64) -> bool {
         self.0.get(id) == Some(&ended_ms)
     }
 }
 
 impl Broker {
-    /// Looks at what has ended since `place`; a queue without one is looked at for the first time.
+    /// Finds what has ended since `place`. Without a `place`, this is the first scan of the queue.
     pub async fn ended_elsewhere(
         &self,
         queue: &QueueName,
         place: Option<&MirrorCursor>,
-        sighted: &mut Sighted,
-    ) -> Result<Mirrored, QueueError> {
+        sighted: &mut SeenJobs,
+    ) -> Result<MirrorScan, QueueError> {
         let now_ms = self.now_ms();
         let first_ms = now_ms.saturating_sub(FIRST_MS);
         let first =
             || MirrorCursor { completed_from_ms: first_ms, failed_from_ms: first_ms, event: format!("{}-0", first_ms) };
         let is_first = place.is_none();
         let place = place.cloned().unwrap_or_else(first);
-        let mut found = Mirrored { ended: Vec::new(), gone: Vec::new(), place: place.clone(), read: 0 };
+        let mut found = MirrorScan { ended: Vec::new(), gone: Vec::new(), place: place.clone(), read: 0 };
         let mut look = Look { queues: self, queue, now_ms, sighted, found: &mut found };
         let completed_from_ms = look.at_set(JobState::Completed, place.completed_from_ms).await?;
         let failed_from_ms = look.at_set(JobState::Failed, place.failed_from_ms).await?;
@@ -121,15 +123,15 @@ struct Look<'a> {
     queues: &'a Broker,
     queue: &'a QueueName,
     now_ms: u64,
-    sighted: &'a mut Sighted,
-    found: &'a mut Mirrored,
+    sighted: &'a mut SeenJobs,
+    found: &'a mut MirrorScan,
 }
 
 impl Look<'_> {
-    /// Gives from where the next look goes on.
+    /// Returns where the next scan of this set starts.
     async fn at_set(&mut self, state: JobState, from_ms: u64) -> Result<u64, QueueError> {
         let settled_ms = self.now_ms.saturating_sub(OVERLAP_MS);
-        // Redis's clock may have been put back: then what lies behind it has not been looked at.
+        // If Redis's clock was put back, the time behind it has not been scanned.
         let from_ms = from_ms.min(settled_ms);
         let keys = self.queues.keys(self.queue);
         let key = if state == JobState::Completed { keys.completed() } else { keys.failed() };
@@ -153,13 +155,13 @@ impl Look<'_> {
             }
             if listed >= MOST_LISTED || fresh_ones >= MOST_READ {
                 let reached = (at as u64).min(settled_ms);
-                // However many ended in one millisecond, it goes on.
+                // Always move on, even if more jobs than the limit ended in one millisecond.
                 return Ok(if reached > from_ms { reached } else { settled_ms.min(from_ms + 1) });
             }
         }
     }
 
-    /// Gives the last event that was looked at.
+    /// Returns the id of the last event that was read.
     async fn at_events(&mut self, mut place: String, is_first: bool) -> Result<String, QueueError> {
         let key = self.queues.keys(self.queue).events();
         let mut connection = self.queues.connection.get();
@@ -171,7 +173,8 @@ impl Look<'_> {
             if is_first {
                 return Ok(newest.id);
             }
-            // Ids of a stream only rise: this is another one, after the clock was put back.
+            // Stream ids only rise, so a lower newest id means another stream, made after the clock
+            // was put back.
             place = "0-0".to_owned();
         }
         for _ in 0..EVENT_PAGES {
@@ -180,7 +183,7 @@ impl Look<'_> {
             let page: StreamRangeReply = streams::read(command.query_async(&mut connection).await?)?;
             let (count, Some(last)) = (page.ids.len(), page.ids.last().map(|entry| entry.id.clone())) else { break };
             self.found.read += count;
-            let ends: Vec<Gone> = page.ids.into_iter().filter_map(end).collect();
+            let ends: Vec<RemovedAtEnd> = page.ids.into_iter().filter_map(end).collect();
             self.follow(ends).await?;
             place = last;
             if count < EVENTS {
@@ -190,8 +193,8 @@ impl Look<'_> {
         Ok(place)
     }
 
-    /// Reads the jobs that events name, as far as they are there and no set has led to them.
-    async fn follow(&mut self, ends: Vec<Gone>) -> Result<(), QueueError> {
+    /// Reads the jobs that the events name, if they still exist and no set has led to them.
+    async fn follow(&mut self, ends: Vec<RemovedAtEnd>) -> Result<(), QueueError> {
         let keys = self.queues.keys(self.queue);
         let mut left = ends;
         while !left.is_empty() {
@@ -222,7 +225,8 @@ impl Look<'_> {
                     (None, None) if created.is_none_or(|created| created > end.ended_ms as f64) => {
                         self.found.gone.push(end);
                     }
-                    // It is known, or runs again: then its next end is told.
+                    // The job is already known, or it runs again: then its next end has its own
+                    // event.
                     _ => {}
                 }
             }
@@ -231,7 +235,7 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// What ran elsewhere goes to what was found.
+    /// Reads the jobs; those that another worker ran are added to the results.
     async fn read_jobs(&mut self, jobs: Vec<(Vec<u8>, JobState)>) -> Result<(), QueueError> {
         if jobs.is_empty() {
             return Ok(());
@@ -250,7 +254,7 @@ impl Look<'_> {
             let own = &self.queues.config.prefix;
             let Some(job) = ended(own, self.queue, &text(&id), state, values) else { continue };
             self.sighted.0.insert(id, job.ended_ms);
-            if !job.worker.as_deref().is_some_and(|worker| worker.starts_with(OURS)) {
+            if !job.worker.as_deref().is_some_and(|worker| worker.starts_with(WORKER_PREFIX)) {
                 self.found.ended.push(job);
             }
         }
@@ -258,7 +262,8 @@ impl Look<'_> {
     }
 }
 
-/// In the order of [`FIELDS`]. Nothing for a job that nobody ran, such as a parent that failed with its children, and for what is damaged.
+/// `values` are in the order of [`FIELDS`]. `None` for a job that nobody ran, such as a parent that
+/// failed with its children, and for damaged jobs.
 fn ended(
     prefix: &str,
     queue: &QueueName,
@@ -281,10 +286,11 @@ fn ended(
         attempt,
         worker,
         failure: (state == JobState::Failed).then(|| reason.unwrap_or_default()),
-        // As the work path does it.
+        // The same rule as in the work path.
         correlation_id: trace.correlation_id.unwrap_or_else(|| format!("job:{queue}:{id}")),
         platform: trace.platform,
-        // An id may have colons, and so may a prefix: of a parent under another prefix, all of the key tells where it is.
+        // Both ids and prefixes may contain colons. For a parent under another prefix, only the
+        // full key says where it is.
         parent: parent.map(|key| {
             let own = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')).map(str::to_owned);
             own.unwrap_or(key)
@@ -292,18 +298,18 @@ fn ended(
     })
 }
 
-/// An event that tells the end of a job.
-fn end(entry: redis::streams::StreamId) -> Option<Gone> {
+/// Reads an event, if it is about the end of a job.
+fn end(entry: redis::streams::StreamId) -> Option<RemovedAtEnd> {
     let field = |name: &str| Some(text(&redis::from_redis_value::<Vec<u8>>(entry.map.get(name)?.clone()).ok()?));
     let failure = match field("event")?.as_str() {
         "completed" => None,
         "failed" => Some(field("failedReason").unwrap_or_default()),
         _ => return None,
     };
-    Some(Gone { id: field("jobId")?.parse().ok()?, ended_ms: order(&entry.id).0, failure })
+    Some(RemovedAtEnd { id: field("jobId")?.parse().ok()?, ended_ms: order(&entry.id).0, failure })
 }
 
-/// Of an entry in a stream: its milliseconds, and its place among those.
+/// Splits a stream id into its milliseconds and its sequence number.
 fn order(id: &str) -> (u64, u64) {
     let (ms, place) = id.split_once('-').unwrap_or((id, "0"));
     (ms.parse().unwrap_or(0), place.parse().unwrap_or(0))

@@ -1,5 +1,5 @@
-//! What operators do to one job. Each is one of upstream's scripts, so nothing is half-done; a job that changes state in between is
-//! refused, not harmed.
+//! What operators do to one job. Each operation is one of BullMQ's scripts, so nothing is done by
+//! half. If the job changes state in between, the operation is refused and the job is not harmed.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::transaction::transaction;
 use crate::{Broker, JobView, QueueError, damage, job_fields};
 
 impl Broker {
-    /// Puts a finished job back, with fresh attempts.
+    /// Moves a finished job back to waiting, with all attempts available again.
     pub async fn retry(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
         const RULE: &str = "only completed and failed jobs can be retried";
         let job = self.known_job(queue, id).await?;
@@ -26,11 +26,12 @@ impl Broker {
         self.moved(code, 1, queue, id, RULE).await
     }
 
-    /// Forgets a job that does not run.
+    /// Removes a job that is not running.
     pub async fn remove(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
         let job = self.known_job(queue, id).await?;
         let keys = self.keys(queue);
-        // Its name is one of the queue's own keys: the script would remove that, and leave the name in the lists.
+        // The job's id is the name of one of the queue's own keys. The script would delete that
+        // key, and leave the id in the lists.
         if let Some((key, wanted)) = damage::shape(&keys).into_iter().find(|(key, _)| key == &keys.job_key(id.as_str()))
         {
             return self.remove_from_own_key(&keys, &job, id, (&key, wanted)).await;
@@ -39,13 +40,14 @@ impl Broker {
             Ok(1) => Ok(()),
             Ok(OF_A_SCHEDULE) => Err(QueueError::Scheduled { id: id.to_string() }),
             Ok(_) => Err(QueueError::Running { id: id.to_string() }),
-            // The script looks for the job's lock before anything that can stop it half-way, so nobody runs this one.
+            // The script checks the job's lock before anything that can stop it in the middle, so
+            // no worker runs this job.
             Err(error) if error.is_damage() => self.remove_by_hand(&keys, id, true).await,
             Err(error) => Err(error),
         }
     }
 
-    /// What stands there may be the job, since somebody has added it under that name, or what belongs there.
+    /// The key may hold the job, because it was added under that name, or the queue's own value.
     async fn remove_from_own_key(
         &self,
         keys: &QueueKeys,
@@ -60,7 +62,7 @@ impl Broker {
         let found: String = redis::cmd("TYPE").arg(key).query_async(&mut connection).await?;
         self.remove_by_hand(keys, id, wanted != "hash" && found == "hash").await?;
         if wanted == "hash" && found == "hash" {
-            // Both in one: what is the queue's own stays.
+            // One hash holds both. The queue's own fields stay.
             redis::cmd("HDEL").arg(key).arg(&job_fields::BULLMQ).exec_async(&mut connection).await?;
         }
         Ok(())
@@ -76,7 +78,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Runs a delayed job now. Not one of a schedule: that would run the tick early and skip it later.
+    /// Makes a delayed job run now. Refused for a tick of a schedule: the tick would run early and
+    /// then be skipped.
     pub async fn promote(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {
         let job = self.known_job(queue, id).await?;
         if job.schedule_id.is_some() {
@@ -99,7 +102,7 @@ impl Broker {
         self.moved(code, 0, queue, id, "only delayed jobs can be promoted").await
     }
 
-    /// Starts a delayed job so long from now.
+    /// Makes a delayed job start after `delay` from now.
     pub async fn set_delay(&self, queue: &QueueName, id: &JobId, delay: Duration) -> Result<(), QueueError> {
         check_delay("a delay", delay)?;
         let job = self.known_job(queue, id).await?;
@@ -114,7 +117,7 @@ impl Broker {
         self.moved(code, 0, queue, id, "only delayed jobs have a delay to change").await
     }
 
-    /// 0 is before all prioritized jobs.
+    /// Priority 0 puts the job before all prioritized jobs.
     pub async fn set_priority(&self, queue: &QueueName, id: &JobId, priority: u32) -> Result<(), QueueError> {
         const RULE: &str = "only waiting, prioritized and delayed jobs have a priority to change";
         check_priority(priority)?;
@@ -130,7 +133,8 @@ impl Broker {
         self.moved(code, 0, queue, id, RULE).await
     }
 
-    /// Replaces a job's data (one JSON document). A running job has read its own already.
+    /// Replaces a job's data (one JSON document). No effect on a running attempt, which has already
+    /// read its data.
     pub async fn set_data(&self, queue: &QueueName, id: &JobId, data: &str) -> Result<(), QueueError> {
         const RULE: &str = "a running job has read its data already";
         check_data(data)?;
@@ -147,7 +151,8 @@ impl Broker {
         self.job(queue, id).await?.ok_or_else(|| not_found(queue, id))
     }
 
-    /// What a script's code means: done, gone, or no longer in the state that it takes jobs from.
+    /// Maps a script's return code: done, not found, or no longer in a state that the script
+    /// accepts.
     async fn moved(
         &self,
         code: i64,

@@ -1,7 +1,7 @@
-//! Lists of jobs, damaged ones included: one odd job must not hide the others.
+//! Lists of jobs, including damaged ones: one damaged job must not hide the others.
 //!
-//! A page begins at a place, or behind the last job of the page before. Places shift while jobs come and go; behind a job, nothing that
-//! stays in its state is skipped.
+//! A page starts at an offset, or after the last job of the previous page. Offsets shift while jobs
+//! come and go. After a job, nothing that stays in its state is skipped.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,26 +17,26 @@ use crate::transaction::transaction;
 use crate::view::job_view;
 use crate::{Broker, JobView, QueueError};
 
-/// Most jobs that are listed at once.
+/// Limit for the jobs of one page.
 pub const MAX_LISTED: u64 = 200;
-/// Redis counts places in 64 bits, and walks to the middle of a list step by step.
+/// Redis counts offsets in 64 bits, and walks step by step to the middle of a list.
 const MAX_OFFSET: u64 = 1 << 31;
-/// How often a page is read again because jobs before it left while its place was looked up.
+/// How often a page is read again if jobs before it left while its offset was looked up.
 const TRIES: usize = 5;
 
 #[derive(Debug, Clone)]
 pub enum Start {
-    /// At this place, the first being 0.
+    /// At this offset, counted from 0.
     Place(u64),
-    /// Behind the last job of a page.
+    /// After the last job of a page.
     Behind(Cursor),
 }
 
-/// The last job of a page; as text, opaque to clients.
+/// The last job of a page. Its text form is opaque to clients.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cursor {
     pub(crate) state: JobState,
-    /// Where it stood in a sorted set.
+    /// Its score, if the state is a sorted set.
     pub(crate) score: Option<f64>,
     pub(crate) id: Vec<u8>,
 }
@@ -64,7 +64,7 @@ impl FromStr for Cursor {
             score => Some(score.parse().map_err(|_| unknown())?),
         };
         let in_a_list = matches!(state, JobState::Waiting | JobState::Active);
-        // Redis has no set with NaN in it. Infinite is what a delay of more than a number holds becomes.
+        // No sorted set holds NaN. Infinity occurs when a delay is larger than a number can hold.
         if in_a_list == score.is_some() || score.is_some_and(f64::is_nan) {
             return Err(unknown());
         }
@@ -72,17 +72,16 @@ impl FromStr for Cursor {
     }
 }
 
-/// Some jobs of a list.
 #[derive(Debug)]
 pub struct Page {
-    /// Next to run first, or newest first when finished.
+    /// The next job to run comes first; among finished jobs, the newest.
     pub jobs: Vec<JobView>,
-    /// Where the next page begins; absent when this one was not full.
+    /// Where the next page begins; `None` if this page was not full.
     pub next: Option<Cursor>,
 }
 
-/// Where the jobs of a state are, and from which end they are listed.
-pub(crate) struct Shelf {
+/// Where Redis keeps the jobs of a state, and in which order they are listed.
+pub(crate) struct StateIndex {
     key: String,
     kind: Kind,
 }
@@ -98,7 +97,7 @@ enum Kind {
 pub(crate) type Entry = (Vec<u8>, Option<f64>);
 
 impl Broker {
-    /// Jobs in one state, 1 to [`MAX_LISTED`].
+    /// Jobs in one state. `limit` is 1 to [`MAX_LISTED`].
     pub async fn jobs(&self, queue: &QueueName, state: JobState, start: Start, limit: u64) -> Result<Page, QueueError> {
         if !(1..=MAX_LISTED).contains(&limit) {
             return Err(QueueError::Invalid(format!("a list has 1 to {MAX_LISTED} jobs (limit)")));
@@ -132,7 +131,7 @@ impl Broker {
         Ok(Page { jobs, next })
     }
 
-    pub(crate) async fn shelf(&self, queue: &QueueName, state: JobState) -> Result<Shelf, QueueError> {
+    pub(crate) async fn shelf(&self, queue: &QueueName, state: JobState) -> Result<StateIndex, QueueError> {
         let keys = self.keys(queue);
         let (key, kind) = match state {
             JobState::Waiting => {
@@ -149,15 +148,15 @@ impl Broker {
             JobState::Failed => (keys.failed(), Kind::Descending),
             JobState::Unknown => return Err(QueueError::Invalid("no list holds jobs in state unknown".into())),
         };
-        Ok(Shelf { key, kind })
+        Ok(StateIndex { key, kind })
     }
 
-    pub(crate) async fn entries(&self, shelf: &Shelf, place: u64, count: u64) -> Result<Vec<Entry>, QueueError> {
+    pub(crate) async fn entries(&self, shelf: &StateIndex, place: u64, count: u64) -> Result<Vec<Entry>, QueueError> {
         let (from, to) = (place as isize, (place + count) as isize - 1);
         let mut connection = self.connection.get();
         if shelf.kind == Kind::List {
             let ids: Vec<Vec<u8>> = connection.lrange(&shelf.key, -to - 1, -from - 1).await?;
-            // Redis gives them from left to right.
+            // Redis returns them from left to right.
             return Ok(ids.into_iter().rev().map(|id| (id, None)).collect());
         }
         let scored: Vec<(Vec<u8>, f64)> = match shelf.kind {
@@ -167,23 +166,25 @@ impl Broker {
         Ok(scored.into_iter().map(|(id, score)| (id, Some(score))).collect())
     }
 
-    /// With the place of the first.
+    /// Also returns the offset of the first entry.
     pub(crate) async fn entries_behind(
         &self,
-        shelf: &Shelf,
+        shelf: &StateIndex,
         cursor: &Cursor,
         count: u64,
     ) -> Result<(u64, Vec<Entry>), QueueError> {
         for _ in 0..TRIES {
             let Some(place) = self.place_of(shelf, cursor).await? else { break };
-            // With the cursor's own job, which shows that no other took its place meanwhile.
+            // Includes the cursor's own job, to check that no other job has taken its offset
+            // meanwhile.
             let mut entries = self.entries(shelf, place, count + 1).await?;
             if entries.first().is_some_and(|(id, _)| *id == cursor.id) {
                 entries.remove(0);
                 return Ok((place + 1, entries));
             }
         }
-        // It has left its state. What stood before it in a list has mostly run, so that the list begins anew; in a set its score tells.
+        // The cursor's job has left its state. In a list, the jobs before it have mostly run, so
+        // the list starts again; in a set, its score gives the offset.
         let place = match cursor.score {
             None => 0,
             Some(score) => {
@@ -197,7 +198,7 @@ impl Broker {
         Ok((place, self.entries(shelf, place, count).await?))
     }
 
-    async fn place_of(&self, shelf: &Shelf, cursor: &Cursor) -> Result<Option<u64>, QueueError> {
+    async fn place_of(&self, shelf: &StateIndex, cursor: &Cursor) -> Result<Option<u64>, QueueError> {
         let mut connection = self.connection.get();
         Ok(match shelf.kind {
             Kind::List => {

@@ -1,7 +1,9 @@
 //! BullMQ queues on Redis, wire-compatible with Node's producers, workers and Bull Board.
 //!
-//! Owns redis and bullmq-official; knows nothing of wasm or Postgres. Upstream's Lua scripts do every transition. When Redis is away
-//! or cannot serve, calls fail with [`QueueError::Unavailable`] or [`QueueError::CannotServe`], and workers go on as soon as it can.
+//! This crate owns redis and bullmq-official; it knows nothing of wasm or Postgres. BullMQ's Lua
+//! scripts make every transition. When Redis is away or cannot serve, calls fail with
+//! [`QueueError::Unavailable`] or [`QueueError::CannotServe`], and workers continue as soon as it
+//! can.
 
 mod access;
 mod add;
@@ -51,11 +53,11 @@ mod worker;
 pub use access::{RedisConfig, SentinelConfig, TlsFiles};
 pub use attempt_stream::{AttemptReader, Entry};
 pub use broker::{Broker, ServerFacts, Unsettled};
-pub use bulk::{Again, Chosen, Edit, Fate, PriorIdentity, Removed};
+pub use bulk::{Chosen, Edit, JobResult, PriorIdentity, ReAddition, Removed};
 pub use connection::{MAX_CLOCK_SKEW_MS, Standing};
 pub use damage::TakenKey;
-pub use ended_elsewhere::{EndedElsewhere, Gone, Mirrored, Sighted};
-pub use erase::{Copy, Deduplicated, Erasing, Located};
+pub use ended_elsewhere::{EndedElsewhere, MirrorScan, RemovedAtEnd, SeenJobs};
+pub use erase::{Copy, Deduplicated, EraseOutcome, Located};
 pub use error::QueueError;
 pub use job_pages::{Cursor, MAX_LISTED, Page, Start};
 pub use job_rules::check as check_job;

@@ -1,5 +1,5 @@
-//! What operators do to a whole queue. Large ones are worked on in batches, so that Redis serves others in between; each gives the number
-//! of jobs that it moved or removed.
+//! What operators do to a whole queue. Large queues are processed in batches, so that Redis serves
+//! others in between. Each operation returns the number of jobs that it moved or removed.
 
 use std::time::Duration;
 
@@ -10,24 +10,27 @@ use redis::AsyncCommands;
 use crate::scripts::{self, Call};
 use crate::{Broker, QueueError};
 
-/// Jobs per call of a script: some milliseconds, during which Redis does nothing else.
+/// Jobs per call of a script. One call takes some milliseconds, during which Redis does nothing
+/// else.
 const BATCH: u64 = 1_000;
-/// Largest rate over all workers: BullMQ's script holds each start against it.
+/// Highest rate over all workers. BullMQ's script checks each start against it.
 const MAX_RATE: u64 = 1 << 31;
-/// A limit that is reached stays so for as long: what stands still longer is paused.
+/// Longest time of a rate limit. A limit that is reached blocks the queue for this long; for
+/// longer, pause the queue.
 const MAX_RATE_TIME: Duration = Duration::from_secs(24 * 3_600);
 
 impl Broker {
-    /// No worker anywhere takes jobs from it any more; running ones go on.
+    /// Stops all workers everywhere from taking jobs of the queue. Running jobs continue.
     pub async fn pause(&self, queue: &QueueName) -> Result<(), QueueError> {
         let keys = self.keys(queue);
         self.pause_or_resume([keys.wait(), keys.paused()], "paused", queue).await.map(drop)
     }
 
-    /// Workers take jobs again, those that a BullMQ 5 producer has put aside meanwhile included.
+    /// Lets workers take jobs again, including jobs that a BullMQ 5 producer added to the paused
+    /// list.
     pub async fn resume(&self, queue: &QueueName) -> Result<(), QueueError> {
         let keys = self.keys(queue);
-        // Put aside in the thousands, they come back in several steps.
+        // Thousands of such jobs move back in several steps.
         while self.pause_or_resume([keys.paused(), keys.wait()], "resumed", queue).await? > 0 {}
         Ok(())
     }
@@ -40,7 +43,7 @@ impl Broker {
         Ok(call.invoke(&mut self.connection.get()).await?)
     }
 
-    /// Removes what waits; delayed jobs too if asked. Jobs of schedules stay.
+    /// Removes waiting jobs, and delayed ones if `delayed` is set. Jobs of schedules stay.
     pub async fn drain(&self, queue: &QueueName, delayed: bool) -> Result<u64, QueueError> {
         let keys = self.keys(queue);
         let waiting = async || -> Result<u64, QueueError> {
@@ -54,7 +57,7 @@ impl Broker {
         Ok(before.saturating_sub(waiting().await?))
     }
 
-    /// Removes jobs in one state that are at least so old, at most so many.
+    /// Removes at most `most` jobs in one state that are at least `older_than` old.
     pub async fn clean(
         &self,
         queue: &QueueName,
@@ -88,7 +91,7 @@ impl Broker {
         Ok(cleaned)
     }
 
-    /// Puts every failed or completed job back into the queue, or every delayed one that no schedule made.
+    /// Moves every failed or completed job to waiting, or every delayed one that no schedule made.
     pub async fn move_all_to_wait(&self, queue: &QueueName, state: JobState) -> Result<u64, QueueError> {
         let keys = self.keys(queue);
         let (set, name) = match state {
@@ -97,7 +100,7 @@ impl Broker {
             JobState::Delayed => return self.promote_all(queue).await,
             other => return Err(QueueError::Invalid(format!("jobs in state {other} cannot be put back"))),
         };
-        // Those that fail again meanwhile are not taken a second time.
+        // Jobs that fail again meanwhile are not moved a second time.
         let until = self.now_ms();
         let mut moved = 0;
         loop {
@@ -121,7 +124,8 @@ impl Broker {
         }
     }
 
-    /// One by one: the script for all would take jobs of schedules, too, and ignore priorities.
+    /// Promotes one by one, because the script for all would include jobs of schedules and ignore
+    /// priorities.
     async fn promote_all(&self, queue: &QueueName) -> Result<u64, QueueError> {
         let keys = self.keys(queue);
         let ids: Vec<String> = self.connection.get().zrange(keys.delayed(), 0, -1).await?;
@@ -138,7 +142,8 @@ impl Broker {
         Ok(promoted)
     }
 
-    /// Removes the queue with all its jobs, finished ones included; history stays. Running jobs are a reason to refuse.
+    /// Removes the queue with all its jobs, including finished ones. The history stays. Refused
+    /// while jobs run.
     pub async fn obliterate(&self, queue: &QueueName) -> Result<u64, QueueError> {
         let keys = self.keys(queue);
         let counts = self.counts(queue).await?;
@@ -151,7 +156,7 @@ impl Broker {
             match call.invoke::<i64>(&mut self.connection.get()).await? {
                 0 => return Ok(counts.total()),
                 code if code < 0 => {
-                    // A job was taken between our look and the pause.
+                    // A job was taken between the count and the pause.
                     if !counts.paused {
                         self.resume(queue).await?;
                     }
@@ -162,7 +167,8 @@ impl Broker {
         }
     }
 
-    /// How many jobs of the queue may run at once over all workers everywhere; none: no limit.
+    /// Limits how many jobs of the queue run at once over all workers everywhere. `None` removes
+    /// the limit.
     pub async fn set_concurrency(&self, queue: &QueueName, most: Option<u32>) -> Result<(), QueueError> {
         let meta = self.keys(queue).meta();
         let mut connection = self.connection.get();
@@ -174,11 +180,12 @@ impl Broker {
         Ok(())
     }
 
-    /// How many jobs of the queue may start per time over all workers everywhere; none: no limit but the workers' own.
+    /// Limits how many jobs of the queue start per time over all workers everywhere. `None` leaves
+    /// only the workers' own limits.
     pub async fn set_rate(&self, queue: &QueueName, rate: Option<(u64, Duration)>) -> Result<(), QueueError> {
         let keys = self.keys(queue);
         let mut pipe = redis::pipe();
-        // What has started under the old rate no longer counts: else its time would have to end first.
+        // Starts under the old rate no longer count. Otherwise its time would have to end first.
         pipe.atomic().del(keys.limiter()).ignore();
         match rate {
             Some((max, per)) if !(1..=MAX_RATE).contains(&max) || per.as_millis() == 0 || per > MAX_RATE_TIME => {

@@ -1,4 +1,4 @@
-//! How queues stand: counts, ages, limits, workers. Any number of queues costs two round trips.
+//! State of queues: counts, ages, limits, workers. Any number of queues costs two round trips.
 
 use std::collections::BTreeSet;
 
@@ -10,14 +10,15 @@ use crate::damage::read;
 use crate::js;
 use crate::{Broker, QueueCounts, QueueError, QueueOverview};
 
-/// Replies about one queue, in the order of its questions; the first that cannot be read is remembered with its key.
+/// Replies about one queue, in the order of its questions. Remembers the first unreadable one with
+/// its key.
 struct Replies<'a> {
     replies: &'a mut dyn Iterator<Item = RedisResult<Value>>,
     error: Option<String>,
 }
 
 impl Replies<'_> {
-    /// Nothing for what cannot be read.
+    /// The default value if the reply cannot be read.
     fn next<T: redis::FromRedisValue + Default>(&mut self, key: &str) -> Result<T, QueueError> {
         Ok(read(self.replies.next().unwrap_or(Ok(Value::Nil)))?.unwrap_or_else(|what| {
             self.note(format!("{key}: {what}"));
@@ -29,7 +30,7 @@ impl Replies<'_> {
         self.error.get_or_insert(error);
     }
 
-    /// A limit, written by whoever; `None` also when it is no number.
+    /// A limit, as any client may have written it; `None` also if it is no number.
     fn limit(&mut self, key: &str, name: &str, value: Option<Vec<u8>>) -> Option<u64> {
         let value = value?;
         let number = std::str::from_utf8(&value).ok().and_then(|value| value.parse().ok());
@@ -40,7 +41,8 @@ impl Replies<'_> {
     }
 }
 
-/// Of `wait`, `paused`, `prioritized`, `delayed`, `active`, `waiting-children`, `completed`, `failed`.
+/// Lengths of `wait`, `paused`, `prioritized`, `delayed`, `active`, `waiting-children`,
+/// `completed`, `failed`.
 type Lengths = (u64, u64, u64, u64, u64, u64, u64, u64);
 
 fn read_as<T: redis::FromRedisValue>(value: Value) -> RedisResult<T> {
@@ -49,7 +51,6 @@ fn read_as<T: redis::FromRedisValue>(value: Value) -> RedisResult<T> {
 
 type Standing = (QueueOverview, Vec<Vec<u8>>);
 
-/// Asks for a queue's [`Lengths`].
 fn ask_lengths(pipe: &mut redis::Pipeline, keys: &QueueKeys) {
     pipe.llen(keys.wait()).llen(keys.paused()).zcard(keys.prioritized()).zcard(keys.delayed());
     pipe.llen(keys.active()).zcard(keys.waiting_children()).zcard(keys.completed()).zcard(keys.failed());
@@ -61,7 +62,7 @@ fn counts(lengths: Lengths, paused: bool) -> QueueCounts {
 }
 
 impl Broker {
-    /// Jobs per state, in one round trip.
+    /// Jobs per state. One round trip.
     pub async fn counts(&self, queue: &QueueName) -> Result<QueueCounts, QueueError> {
         let keys = self.keys(queue);
         let mut pipe = redis::pipe();
@@ -72,14 +73,14 @@ impl Broker {
         Ok(counts(read_as(redis::Value::Array(replies))?, paused))
     }
 
-    /// In the order of `names`; one that Redis does not know is empty.
+    /// One entry per name, in the order of `names`. A queue that Redis does not know is empty.
     pub async fn overview(&self, names: &[QueueName]) -> Result<Vec<QueueOverview>, QueueError> {
         if names.is_empty() {
             return Ok(Vec::new());
         }
         let mut connection = self.connection.get();
         let mut pipe = redis::pipe();
-        // One queue's damage must not hide the others.
+        // Damage of one queue must not hide the others.
         pipe.ignore_errors();
         for name in names {
             let keys = self.keys(name);
@@ -111,7 +112,8 @@ impl Broker {
         for (mut queue, oldest) in standings {
             let mut made = Vec::new();
             for reply in times.by_ref().take(oldest.len()) {
-                // A job without a readable time has no age; what is wrong with it shows when it is looked at.
+                // A job without a readable time has no age. What is wrong with it shows when the
+                // job is read.
                 made.extend(read::<Option<String>>(reply)?.ok().flatten().and_then(|time| js::whole(&time)));
             }
             queue.oldest_waiting_ms = made.into_iter().min().map(|at| now.saturating_sub(at));
@@ -120,7 +122,7 @@ impl Broker {
         Ok(overview)
     }
 
-    /// A queue, but for its jobs' ages, and the ids of the jobs that have waited longest.
+    /// One queue without the ages of its jobs, and the ids of the jobs that have waited longest.
     fn standing(&self, name: &QueueName, replies: &mut Replies<'_>) -> Result<Standing, QueueError> {
         let keys = self.keys(name);
         let mut length = |key: String| replies.next::<u64>(&key);
@@ -149,7 +151,7 @@ impl Broker {
             name: name.clone(),
             counts: counts(lengths, paused),
             oldest_waiting_ms: None,
-            // The score's lower bits only order jobs of one millisecond.
+            // The score's lower bits only order jobs of the same millisecond.
             next_delayed_at: next_delayed.first().map(|(_, score)| (score / 4096.0) as u64),
             concurrency,
             rate: max.zip(duration),
@@ -160,7 +162,7 @@ impl Broker {
         Ok((overview, oldest.into_iter().chain(first).collect()))
     }
 
-    /// Names of the queue's workers, ours and others'; an unnamed one is called `unnamed`.
+    /// Names of the queue's workers, Patchbay's and others. An unnamed one is called `unnamed`.
     pub async fn workers(&self, queue: &QueueName) -> Result<Vec<String>, QueueError> {
         let keys = self.keys(queue);
         let (unnamed, named) = (keys.client_name(""), keys.client_name(":w:"));

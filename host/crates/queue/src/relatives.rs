@@ -1,4 +1,4 @@
-//! A job's parent and children, as Redis knows them: while they are there.
+//! A job's parent and children, as far as Redis still has them.
 
 use std::collections::BTreeMap;
 
@@ -10,31 +10,30 @@ use crate::damage::{read, text};
 use crate::opts::JobOpts;
 use crate::{Broker, QueueError};
 
-/// Most children that are named.
+/// Limit for the children that are listed.
 const MAX_CHILDREN: usize = 200;
-/// Most children of a list of jobs whose data is read.
+/// Limit for the children, over a whole list of jobs, whose data is read.
 const MAX_CHILDREN_READ: usize = 1_000;
 
-/// What ties a job to others.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Family {
-    /// `queue:id`.
+    /// Format: `queue:id`.
     pub parent: Option<String>,
-    /// By `queue:id`, how far they are: `unfinished`, `completed` or `failed`; the first 200.
+    /// State of each child by `queue:id`: `unfinished`, `completed` or `failed`. Only the first
+    /// 200.
     pub children: BTreeMap<String, &'static str>,
     pub children_count: u64,
-    /// Of the request that made it, as it stands in its options.
+    /// Correlation id of the request that created the job, from the job's options.
     pub correlation_id: Option<String>,
-    /// What it was made under.
     pub platform: Option<String>,
 }
 
-/// A child's queue and data.
 pub type ChildData = (QueueName, String);
 
 impl Broker {
-    /// By job, the data of the children that have told it how they ended, while Redis has them; of the first thousand of all.
+    /// For each job, the data of the children that have reported their end to it, while Redis has
+    /// them. Limited to a thousand children of all jobs.
     pub async fn children_data(&self, queue: &QueueName, ids: &[&str]) -> Result<Vec<Vec<ChildData>>, QueueError> {
         let mut of_jobs: Vec<Vec<ChildData>> = vec![Vec::new(); ids.len()];
         if ids.is_empty() {
@@ -71,12 +70,13 @@ impl Broker {
         Ok(of_jobs)
     }
 
-    /// Empty where there is nothing.
+    /// Empty if there is neither parent nor child.
     pub async fn family(&self, queue: &QueueName, id: &JobId) -> Result<Family, QueueError> {
         let key = self.keys(queue).job_key(id.as_str());
         let mut pipe = redis::pipe();
         pipe.ignore_errors().cmd("HMGET").arg(&key).arg(&["parentKey", "opts"]);
-        // One step each: a flow may have more children than anybody reads, and their results are large.
+        // Counts first: a flow may have more children than anybody reads, and their results are
+        // large.
         pipe.cmd("SCARD").arg(format!("{key}:dependencies"));
         pipe.cmd("HLEN").arg(format!("{key}:processed"));
         pipe.cmd("HLEN").arg(format!("{key}:failed"));
@@ -116,7 +116,7 @@ impl Broker {
         Ok(Family { parent, children, children_count: counts.iter().sum(), correlation_id, platform })
     }
 
-    /// From `prefix:queue:id`.
+    /// Turns `prefix:queue:id` into `queue:id`.
     fn without_prefix(&self, key: &str) -> String {
         let own = key.strip_prefix(self.config.prefix.as_str()).and_then(|rest| rest.strip_prefix(':'));
         own.unwrap_or(key).to_owned()

@@ -1,9 +1,12 @@
-//! Repeatables from before BullMQ had job schedulers: found, and taken out when a schedule has taken their place.
+//! Repeatables from before BullMQ had job schedulers: lists them, and removes them when a schedule
+//! has replaced them.
 //!
-//! BullMQ 2 to 5.8 define them by their key in the `repeat` set alone, `name:id:endDate:zone:pattern` (the pattern of an interval is its
-//! milliseconds). They tick no more under BullMQ 6 or here: the scripts look for jobs named after the key, and theirs are named after its
-//! hash. Later versions of BullMQ 5 take the hash as key and keep the definition in `repeat:<key>`; they tick here as job schedulers do. The id
-//! of a job scheduler may look like either; but its hash counts its ticks (`ic`), which a repeatable's does not.
+//! BullMQ 2 to 5.8 define them only by their key in the `repeat` set,
+//! `name:id:endDate:zone:pattern` (the pattern of an interval is its milliseconds). They no longer
+//! tick under BullMQ 6 or here: the scripts look for jobs named after the key, and their jobs are
+//! named after its hash. Later versions of BullMQ 5 use the hash as key and keep the definition in
+//! `repeat:<key>`; these tick here like job schedulers. The id of a job scheduler may look like
+//! either, but its hash counts its ticks (`ic`), which a repeatable's does not.
 
 use std::collections::HashMap;
 
@@ -13,7 +16,8 @@ use redis::AsyncCommands;
 
 use crate::{Broker, QueueError};
 
-/// From the end, since names may hold colons; nothing when it has not the form of such a key.
+/// Parsed from the end, because names may contain colons. `None` if the text does not have the form
+/// of such a key.
 fn parse(key: &str) -> Option<LegacyRepeatable> {
     let mut parts = key.rsplitn(5, ':');
     let (pattern, zone, ends_at, id, name) =
@@ -36,7 +40,7 @@ fn parse(key: &str) -> Option<LegacyRepeatable> {
     })
 }
 
-/// By its hash, which BullMQ 5 keeps.
+/// From the hash that BullMQ 5 keeps.
 fn of_hash(key: &str, fields: &HashMap<String, String>) -> Option<LegacyRepeatable> {
     let text = |name: &str| fields.get(name).filter(|text| !text.is_empty()).cloned();
     Some(LegacyRepeatable {
@@ -50,21 +54,23 @@ fn of_hash(key: &str, fields: &HashMap<String, String>) -> Option<LegacyRepeatab
     })
 }
 
-/// Whether a member of the `repeat` set has the form of such a key. Ids of job schedulers may have it, too.
+/// Whether a member of the `repeat` set has the form of such a key. Ids of job schedulers may have
+/// it, too.
 pub(crate) fn has_legacy_shape(key: &str) -> bool {
     parse(key).is_some()
 }
 
-/// Whether a member of the `repeat` set is a repeatable, by what its hash holds.
+/// Whether a member of the `repeat` set is a repeatable, judged by its hash.
 pub(crate) fn is_legacy(key: &str, fields: &HashMap<String, String>) -> bool {
     let of_a_scheduler = ["ic", "data", "opts"].iter().any(|name| fields.contains_key(*name));
-    // MD5 is usual, others can be chosen.
+    // MD5 is usual; others can be chosen.
     let is_digest = [32, 40, 64, 128].contains(&key.len()) && key.bytes().all(|b| b.is_ascii_hexdigit());
     !of_a_scheduler && (has_legacy_shape(key) || is_digest && !fields.is_empty())
 }
 
 impl Broker {
-    /// Those of a queue, each with its delayed jobs; and job schedulers whose ids look like theirs.
+    /// The repeatables of a queue, each with its delayed jobs, and job schedulers whose ids look
+    /// like repeatables.
     pub async fn legacy_repeatables(&self, queue: &QueueName) -> Result<Vec<LegacyRepeatable>, QueueError> {
         let keys = self.keys(queue);
         let mut connection = self.connection.get();
@@ -91,7 +97,7 @@ impl Broker {
         type Tick<'a> = (&'a String, Option<String>, Option<u64>);
         let mut by_key: HashMap<String, Vec<Tick<'_>>> = HashMap::new();
         for (id, (key, opts, data)) in ticks.into_iter().zip(fields) {
-            // Older versions keep it in the options only.
+            // Older versions keep the key in the options only.
             let opts = opts.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok()).unwrap_or_default();
             let key = key.or_else(|| opts["repeat"]["key"].as_str().map(str::to_owned));
             let limit = opts["repeat"]["limit"].as_u64();
@@ -107,7 +113,8 @@ impl Broker {
         Ok(found)
     }
 
-    /// Takes one out, with its delayed jobs. Not one that has become a job scheduler since it was listed.
+    /// Removes one with its delayed jobs. Refused if it has become a job scheduler since it was
+    /// listed.
     pub async fn remove_legacy(&self, queue: &QueueName, repeatable: &LegacyRepeatable) -> Result<(), QueueError> {
         let keys = self.keys(queue);
         let scheduler = self.scheduler(queue, &repeatable.key).await?;

@@ -1,4 +1,5 @@
-//! Numbers for whoever watches: what one round trip tells of Redis, the history's stream and the schedules.
+//! Numbers for metrics, read in one round trip: Redis itself, the history's stream and the
+//! schedules.
 
 use patchbay_model::QueueName;
 use redis::{RedisResult, Value};
@@ -9,18 +10,19 @@ use crate::{Broker, QueueError, memory};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerStats {
-    /// Bytes that Redis uses, and may use at most (0: no limit), where it says so.
+    /// Bytes that Redis uses, and its limit (0: no limit). `None` if Redis does not say.
     pub memory: Option<(u64, u64)>,
-    /// Finished attempts that Postgres does not have yet, of all processes.
+    /// Finished attempts, of all processes, that Postgres does not have yet.
     pub attempts_waiting: u64,
-    /// How long the oldest of them has been finished, in milliseconds.
+    /// How long ago the oldest of them finished, in milliseconds.
     pub history_lag_ms: u64,
-    /// Schedules of each queue whose tick has been due for a minute and has not started.
+    /// Per queue, the schedules whose tick has been due for a minute and has not started.
     pub overdue: Vec<(QueueName, u64)>,
 }
 
 impl Broker {
-    /// In one round trip, however many queues. What is damaged counts as nothing; the list of queues says what is wrong with it.
+    /// One round trip for any number of queues. Damaged values count as zero; the list of queues
+    /// says what is wrong with them.
     pub async fn census(&self, names: &[QueueName]) -> Result<ServerStats, QueueError> {
         let stream = self.attempts_key();
         let late = self.now_ms().saturating_sub(MISSED_AFTER.as_millis() as u64);

@@ -1,6 +1,8 @@
-//! Better backtraces in BullMQ's own place for them, so that Bull Board shows files and lines.
+//! Writes better backtraces where BullMQ keeps stack traces, so that Bull Board shows files and
+//! lines.
 //!
-//! Best effort, long after the job settled: a job that is gone, or whose traces have changed meanwhile, is left as it is.
+//! Best effort, long after the job settled. A job that is gone, or whose traces have changed
+//! meanwhile, is left unchanged.
 
 use patchbay_model::job::JobKey;
 use redis::aio::MultiplexedConnection;
@@ -10,15 +12,16 @@ use crate::attempt_stream::AttemptReader;
 use crate::js;
 
 impl AttemptReader {
-    /// Writes `new` over every stack trace of the job that is `old` (attempts that failed alike have the same). Whether there was one.
+    /// Replaces every stack trace of the job that equals `old` with `new` (attempts that failed
+    /// alike have the same trace). Returns whether there was one.
     pub async fn replace_trace(&mut self, job: &JobKey, old: &str, new: &str) -> Result<bool, QueueError> {
-        // Of its own: WATCH belongs to a connection.
+        // A separate connection, because `WATCH` applies to a connection.
         let mut connection = match self.editing.take() {
             Some(connection) => connection,
             None => self.connection.client().get_multiplexed_async_connection().await?,
         };
         let replaced = replace(&mut connection, job, old, new).await?;
-        // Not after an error: the connection may still watch.
+        // Not kept after an error, when the connection may still watch.
         self.editing = Some(connection);
         Ok(replaced)
     }
@@ -43,12 +46,12 @@ async fn replace(
     };
     let mut pipe = redis::pipe();
     pipe.atomic().hset(&key, "stacktrace", changed).ignore();
-    // Nil when the job has changed since: its worker writes the traces as it knows them.
+    // Nil if the job has changed since. Its worker then writes the traces that it knows.
     let written: Option<()> = pipe.query_async(connection).await?;
     Ok(written.is_some())
 }
 
-/// The list with every `old` replaced; nothing when there is none.
+/// The list with every `old` replaced; `None` if there is none.
 fn replaced(traces: &str, old: &str, new: &str) -> Option<String> {
     let mut traces: Vec<String> = serde_json::from_str(traces).ok()?;
     let mut found = false;

@@ -16,7 +16,6 @@ const LONGEST_WAIT_S: i32 = 600;
 
 /// A delivery to try now.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct DueDelivery {
     pub id: i64,
     pub version: i32,
@@ -27,7 +26,6 @@ pub struct DueDelivery {
 
 /// A delivery that has not succeeded yet, or never will.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct UndeliveredRow {
     pub rule: String,
     pub subject: String,

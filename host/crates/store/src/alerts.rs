@@ -17,7 +17,6 @@ const SIGHTINGS_KEPT_S: i32 = 3_600;
 
 /// An operator's change to a rule; what is absent is as compiled in.
 #[derive(Debug, Clone, Default, PartialEq, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct AlertRuleRow {
     pub rule: String,
     /// All when empty; may end in `*`.
@@ -32,7 +31,6 @@ pub struct AlertRuleRow {
 
 /// Something that is not in order.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct AlertRow {
     pub rule: String,
     pub subject: String,
@@ -48,7 +46,6 @@ pub struct AlertRow {
 
 /// What happened to an alert.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct AlertEventRow {
     pub at: DateTime<Utc>,
     pub rule: String,
@@ -63,7 +60,6 @@ pub struct AlertEventRow {
 
 /// For how long nobody is told.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct SilenceRow {
     pub id: i64,
     /// Or `all`.

@@ -4,16 +4,13 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
 use patchbay_model::{JobId, PluginName, QueueName, RevisionDigest};
-use serde::Serialize;
 use sqlx::Row;
 
 use crate::rows::damaged;
 use crate::{Store, StoreError};
 
 /// One remembered attempt.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct AttemptRow {
     pub started: i32,
     pub attempt: i32,

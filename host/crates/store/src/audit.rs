@@ -55,7 +55,6 @@ pub struct AuditRow {
 
 /// Which entries; what is absent does not matter.
 #[derive(Debug, Clone, Default)]
-#[allow(missing_docs)]
 pub struct AuditFilter {
     pub trail: Option<TrailName>,
     pub plugin: Option<PluginName>,

@@ -4,7 +4,7 @@
 //! as the items that they count.
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::attempts::without_nul;
@@ -17,7 +17,6 @@ const ITEMS_STAY: &str = "interval '30 days'";
 
 /// An operation to be.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct NewBulk<'a> {
     pub id: i64,
     pub prefix: &'a str,
@@ -35,7 +34,6 @@ pub struct NewBulk<'a> {
 /// An operation.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 #[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct BulkRow {
     pub id: i64,
     pub kind: String,
@@ -70,23 +68,19 @@ const COLUMNS: &str = "id, kind, source, job_state, filter, identity, edits, act
     skipped, failed, restored, created_at, ended_at, undo_until";
 
 /// One job of an operation.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct BulkItem {
     pub n: i64,
     pub queue: String,
     pub job_id: String,
     pub job_created_ms: i64,
     pub job_state: String,
-    #[serde(skip)]
     pub finished_on: Option<i64>,
     pub state: String,
     /// Why it was left, or failed.
     pub reason: Option<String>,
     /// Of a job that was added.
     pub new_id: Option<String>,
-    #[serde(skip)]
     pub score: Option<f64>,
 }
 
@@ -94,7 +88,6 @@ const ITEM_COLUMNS: &str = "n, queue, job_id, job_created_ms, job_state, finishe
 
 /// A job that was chosen.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct NewBulkItem {
     pub queue: String,
     pub job_id: String,
@@ -104,8 +97,7 @@ pub struct NewBulkItem {
 }
 
 /// What became of one.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, Serialize)]
 pub struct BulkOutcome {
     pub n: i64,
     /// `done`, `skipped` or `failed`; of an undoing, `restored` or `lost`.
@@ -116,8 +108,7 @@ pub struct BulkOutcome {
 }
 
 /// How often something was left for one reason.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct BulkReason {
     /// `skipped`, `failed` or `lost`.
     pub state: String,

@@ -6,7 +6,6 @@
 use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
 use patchbay_model::job::JobKey;
-use serde::{Deserialize, Serialize};
 
 use crate::{Store, StoreError};
 
@@ -14,8 +13,7 @@ use crate::{Store, StoreError};
 const MOST_LOOKED_AT: i64 = 10_000;
 
 /// A group.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct DeadLetterRow {
     /// `dead-letter` of a filter.
     pub id: i64,
@@ -52,7 +50,6 @@ const COLUMNS: &str = "id, queue, plugin, revision, code, message, jobs, first_s
 
 /// Which groups; what is absent does not matter.
 #[derive(Debug, Clone, Default)]
-#[allow(missing_docs)]
 pub struct DeadLetters {
     pub queue: Option<QueueName>,
     pub plugin: Option<String>,
@@ -60,9 +57,7 @@ pub struct DeadLetters {
 }
 
 /// A job that failed so.
-#[derive(Debug, Clone, Serialize, Deserialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Ended {
     pub queue: String,
     pub job_id: String,
@@ -116,10 +111,10 @@ impl Store {
 
     /// Its newest failures.
     pub async fn dead_letter_jobs(&self, prefix: &str, id: i64, most: i64) -> Result<Vec<Ended>, StoreError> {
+        let columns = OF_A_JOB.split(", ").map(|column| format!("a.{column}")).collect::<Vec<_>>().join(", ");
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "select {} from attempts a join dead_letters d on {OF_A_GROUP} where d.prefix = $1 and d.id = $2 \
-             order by a.finished_at desc limit $3",
-            OF_A_JOB.split(", ").map(|column| format!("a.{column}")).collect::<Vec<_>>().join(", ")
+            "select {columns} from attempts a join dead_letters d on {OF_A_GROUP} where d.prefix = $1 and d.id = $2 \
+             order by a.finished_at desc limit $3"
         )));
         Ok(query.bind(prefix).bind(id).bind(most).fetch_all(&self.pool).await?)
     }

@@ -13,7 +13,6 @@ pub const USES_DAYS: i32 = 30;
 
 /// A grant, or uses of one that was revoked.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct GrantRow {
     pub ask: Ask,
     /// Absent: not granted any more.

@@ -1,9 +1,10 @@
 //! Connection, migrations, facts and change notifications.
 
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection, PgPool, Row};
 use tokio::sync::OnceCell;
@@ -49,7 +50,6 @@ pub struct MigrationReport {
 
 /// What `doctor` wants to know.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct DatabaseFacts {
     pub server_version: String,
     pub max_connections: i32,
@@ -79,7 +79,6 @@ pub struct StoreProbe {
 
 /// Connections of the host's own pool; plugins have others.
 #[derive(Debug, Clone, Copy)]
-#[allow(missing_docs)]
 pub struct PoolUsage {
     pub in_use: usize,
     pub idle: usize,
@@ -130,7 +129,7 @@ impl Store {
             .before_acquire({
                 let read_only_at = Arc::clone(&read_only_at);
                 move |_, session| {
-                    let read_only_at = *read_only_at.lock().unwrap_or_else(PoisonError::into_inner);
+                    let read_only_at = *read_only_at.lock();
                     let is_younger = read_only_at.is_none_or(|at| session.age < at.elapsed());
                     Box::pin(async move { Ok(is_younger) })
                 }
@@ -245,7 +244,7 @@ impl Store {
         let round_trip = started.elapsed() - waited;
         let read_only = ReadOnly::of(is_standby, is_read_only);
         if read_only.is_some() {
-            *self.read_only_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            *self.read_only_at.lock() = Some(Instant::now());
         }
         Ok(StoreProbe { waited, round_trip, read_only })
     }

@@ -9,7 +9,6 @@ use crate::{Store, StoreError};
 /// An attempt that did not complete its job.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 #[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct FailureRow {
     pub queue: String,
     pub plugin: Option<String>,
@@ -27,7 +26,6 @@ pub struct FailureRow {
 /// An operator's action without its details.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 #[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct RecentAction {
     pub actor: String,
     pub action: String,

@@ -18,7 +18,6 @@ pub struct Keep {
 
 /// A revision that is not kept.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct PrunedRevision {
     pub plugin: PluginName,
     pub digest: RevisionDigest,

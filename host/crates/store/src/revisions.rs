@@ -20,7 +20,6 @@ const ACTIVATION_LOCK: i64 = 0x7061_7463_6861_6374;
 
 /// A revision to keep.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct NewRevision {
     pub plugin: PluginName,
     pub digest: RevisionDigest,
@@ -33,7 +32,6 @@ pub struct NewRevision {
 
 /// A revision without its file.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct RevisionRow {
     pub plugin: PluginName,
     pub digest: RevisionDigest,
@@ -51,7 +49,6 @@ pub struct RevisionRow {
 
 /// What an activation replaced.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct Activation {
     pub previous: Option<RevisionDigest>,
     pub generation: i64,
@@ -59,7 +56,6 @@ pub struct Activation {
 
 /// A change of which revision is active.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct ActivationRow {
     /// Absent: the plugin was stopped.
     pub digest: Option<RevisionDigest>,
@@ -72,7 +68,6 @@ pub struct ActivationRow {
 
 /// An active revision.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct ActiveRow {
     pub plugin: PluginName,
     pub digest: RevisionDigest,

@@ -11,7 +11,6 @@ pub const MAX_SAVED_SEARCHES: i64 = 500;
 
 /// A saved search.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct SavedSearchRow {
     pub name: String,
     pub search: Json<SavedSearch>,

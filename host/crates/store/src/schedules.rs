@@ -44,7 +44,6 @@ pub struct ScheduleRow {
 
 /// What a schedule does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct ScheduleFields {
     pub id: ScheduleId,
     pub queue: String,

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use patchbay_model::filter::Filter;
-use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Postgres, QueryBuilder, Row, Transaction};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -55,8 +54,7 @@ pub struct Selection<'a> {
 }
 
 /// An attempt that was looked for.
-#[derive(Debug, Clone, Serialize, FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, FromRow)]
 pub struct FoundRow {
     /// Of the job.
     pub queue: String,
@@ -67,7 +65,6 @@ pub struct FoundRow {
     /// The group of dead letters that it belongs to.
     pub dead_letter: Option<i64>,
     /// How it went.
-    #[serde(flatten)]
     #[sqlx(flatten)]
     pub attempt: AttemptRow,
 }

@@ -27,7 +27,6 @@ pub struct SealedSecret {
 
 /// One version of one secret.
 #[derive(Clone, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub struct SecretRow {
     pub id: i64,
     pub plugin: PluginName,

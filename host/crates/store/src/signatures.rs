@@ -11,7 +11,6 @@ use crate::{Store, StoreError};
 
 /// A signature to keep.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct NewSignature {
     pub key_id: String,
     pub bytes: [u8; 64],
@@ -19,7 +18,6 @@ pub struct NewSignature {
 
 /// A kept signature.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct SignatureRow {
     pub digest: RevisionDigest,
     pub key_id: String,

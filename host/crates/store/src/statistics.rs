@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
-use serde::Serialize;
 
 use crate::{Store, StoreError};
 
 /// Attempts of one kind of job over the last day.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct JobStatistics {
     /// The job's name.
     pub name: String,
@@ -42,8 +40,7 @@ pub struct FailureRate {
 }
 
 /// An operator's action.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct ActionRow {
     /// Who.
     pub actor: String,

@@ -3,7 +3,6 @@
 use chrono::{DateTime, Utc};
 use patchbay_model::job::trail_name;
 use patchbay_model::{JobId, QueueName};
-use serde::Serialize;
 use serde_json::json;
 
 use crate::attempts::COLUMNS;
@@ -19,9 +18,7 @@ const MAX_RECORDS: i64 = 200;
 const MAX_RELATIVES: i64 = 200;
 
 /// What an operator did.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct JobAction {
     pub actor: String,
     pub action: String,
@@ -31,9 +28,7 @@ pub struct JobAction {
 }
 
 /// What a bulk operation did to a job, or to which one it added this job.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct JobBulk {
     pub bulk: i64,
     pub kind: String,
@@ -51,9 +46,7 @@ pub struct JobBulk {
 }
 
 /// What a plugin wrote into an audit trail; the entry itself may be personal and stays there.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct JobAudit {
     pub at: DateTime<Utc>,
     pub trail: String,
@@ -65,9 +58,7 @@ pub struct JobAudit {
 }
 
 /// Another job of the same request.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Relative {
     pub queue: String,
     pub job_id: String,

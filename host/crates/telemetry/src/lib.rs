@@ -1,4 +1,4 @@
-//! The log, spans and numbers of a host, and what they share: hiding secrets in texts.
+//! The log, spans and metrics of a host, and the redaction of texts for them.
 
 mod log;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! Texts without what may be personal or secret.
+//! Removes from texts what may be personal or secret.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ const MAX_CHARS: usize = 1_000;
 /// Digits in a row that may be a telephone number or an account.
 const LONG_NUMBER: usize = 7;
 
-/// The host's own words: without mail addresses, long numbers, what is quoted, and queries of URLs.
+/// For our own words: removes mail addresses, long numbers, quoted text, and queries of URLs.
 pub fn redact_own(text: &str) -> String {
     let mut out = String::new();
     let mut quoted = text.split('"');
@@ -39,7 +39,7 @@ fn unquoted(text: &str) -> String {
     text.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// Also across the separators that people put into numbers.
+/// Counts across the separators that people put into numbers.
 fn longest_number(word: &str) -> usize {
     let (mut longest, mut current) = (0, 0);
     for c in word.chars() {
@@ -53,7 +53,8 @@ fn longest_number(word: &str) -> usize {
     longest
 }
 
-/// Anybody's words: only those that could stand in a dictionary, and short abbreviations and numbers. Names, ids and addresses go.
+/// For anybody's words: keeps only what could be in a dictionary, and short abbreviations and
+/// numbers. Removes names, ids and addresses.
 pub fn redact_foreign(text: &str) -> String {
     let mut words: Vec<&str> = Vec::new();
     for word in text.split_whitespace() {

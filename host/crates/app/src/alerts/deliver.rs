@@ -5,10 +5,11 @@
 //! that was not told yet, so a channel that is away for hours is told what holds then.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use parking_lot::Mutex;
 use patchbay_store::{DueDelivery, Store, StoreError};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -63,7 +64,7 @@ impl Deliveries {
 
     /// Tells by every channel of this process, without Postgres.
     pub(super) fn remember(&self, rule: &str, subject: &str, body: &Value) {
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remembered = self.remembered.lock();
         for channel in &self.channels {
             let key = (rule.to_owned(), subject.to_owned());
             remembered.retain(|other| other.channel != channel.name || other.key != key);
@@ -79,22 +80,24 @@ impl Deliveries {
 
     /// Gives to Postgres what is still to be told, now that it is back.
     pub(super) async fn store_remembered(&self) -> Result<(), StoreError> {
-        let all = || self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting: Vec<_> = all().iter().map(|one| (one.channel, one.key.clone(), one.body.clone())).collect();
+        let waiting: Vec<_> =
+            self.remembered.lock().iter().map(|one| (one.channel, one.key.clone(), one.body.clone())).collect();
         for (channel, (rule, subject), body) in waiting {
             answered(self.store.enqueue_delivery(&rule, &subject, channel, &body)).await?;
-            all().retain(|one| one.channel != channel || one.key.0 != rule || one.key.1 != subject || one.body != body);
+            self.remembered
+                .lock()
+                .retain(|one| one.channel != channel || one.key.0 != rule || one.key.1 != subject || one.body != body);
         }
         Ok(())
     }
 
     /// Of this process, by channel and result.
     pub(super) fn counts(&self) -> BTreeMap<(&'static str, &'static str), u64> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counts.lock().clone()
     }
 
     fn count(&self, channel: &'static str, result: &'static str) {
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry((channel, result)).or_default() += 1;
+        *self.counts.lock().entry((channel, result)).or_default() += 1;
     }
 
     /// Tells until cancelled.
@@ -162,7 +165,7 @@ impl Deliveries {
     /// The same for what is remembered; gives when the next is due.
     async fn tell_remembered(&self, channel: &Channel) -> Option<Duration> {
         let next = || {
-            let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut remembered = self.remembered.lock();
             let place = remembered.iter().position(|one| one.channel == channel.name && one.next <= Instant::now())?;
             Some(remembered.remove(place))
         };
@@ -179,7 +182,7 @@ impl Deliveries {
                     );
                     one.tries += 1;
                     one.next = Instant::now() + wait(one.tries);
-                    let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut remembered = self.remembered.lock();
                     // Unless a newer state has come meanwhile.
                     if !remembered.iter().any(|other| other.channel == one.channel && other.key == one.key) {
                         remembered.push(one);
@@ -187,7 +190,7 @@ impl Deliveries {
                 }
             }
         }
-        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let remembered = self.remembered.lock();
         let next = remembered.iter().filter(|one| one.channel == channel.name).map(|one| one.next).min();
         next.map(|next| next.saturating_duration_since(Instant::now()))
     }

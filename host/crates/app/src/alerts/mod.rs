@@ -24,12 +24,13 @@ pub mod rule;
 mod state;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_trait::async_trait;
 use chrono::Utc;
+use parking_lot::Mutex;
 use patchbay_api::alerts::ChannelTest;
 use patchbay_store::{AlertChange, StoreError};
 use reqwest::Url;
@@ -173,7 +174,7 @@ impl AlertWatch {
 
     /// How many fire, by rule and severity, as this process saw it last.
     pub fn firing(&self) -> BTreeMap<(String, String), u64> {
-        self.firing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.firing.lock().clone()
     }
 
     /// What this process has delivered since its start, by channel and result.
@@ -225,7 +226,7 @@ impl AlertWatch {
         for row in known.alerts.values().filter(|row| row.firing) {
             *firing.entry((row.rule.clone(), row.severity.clone())).or_default() += 1;
         }
-        *self.firing.lock().unwrap_or_else(PoisonError::into_inner) = firing;
+        *self.firing.lock() = firing;
     }
 
     /// One line each, with stable fields.

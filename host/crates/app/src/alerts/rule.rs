@@ -128,7 +128,6 @@ impl Rule {
 
 /// A rule as it stands for one subject.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)]
 pub struct InForce {
     pub enabled: bool,
     pub severity: Severity,

@@ -4,10 +4,11 @@
 //! changed. While Postgres is away nothing is written, and the plugin hears `unavailable`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use patchbay_model::TrailName;
 use patchbay_model::audit::{AuditTrails, MAX_ENTRY_LEVELS, NewAuditEntry};
 use patchbay_model::capability::CapabilityError;
@@ -53,8 +54,7 @@ impl Trails {
     }
 
     fn compiled(&self, trail: &TrailName, schema: Value) -> Result<Arc<Schema>, CapabilityError> {
-        let known = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, compiled)) = known().get(trail).filter(|(of, _)| *of == schema) {
+        if let Some((_, compiled)) = self.compiled.lock().get(trail).filter(|(of, _)| *of == schema) {
             return Ok(Arc::clone(compiled));
         }
         let compiled = Schema::new(&schema).map_err(|reason| {
@@ -62,7 +62,7 @@ impl Trails {
             CapabilityError::unavailable("the trail's schema cannot be used; the host's log says why")
         })?;
         let compiled = Arc::new(compiled);
-        known().insert(trail.clone(), (schema, Arc::clone(&compiled)));
+        self.compiled.lock().insert(trail.clone(), (schema, Arc::clone(&compiled)));
         Ok(compiled)
     }
 }

@@ -6,7 +6,7 @@ use patchbay_api::bulk::{BulkIdentity, BulkKind, BulkSource};
 use patchbay_model::QueueName;
 use patchbay_model::job::{JobKey, NewJob, Trace};
 use patchbay_model::json_schema::{Schema, Values};
-use patchbay_queue::{Again, Chosen, Fate, PriorIdentity};
+use patchbay_queue::{Chosen, JobResult, PriorIdentity, ReAddition};
 use patchbay_runtime::Runtime;
 use patchbay_store::{BodyRow, Ended};
 use tokio::task::block_in_place;
@@ -21,7 +21,7 @@ const MOST_BODIES: i64 = 20;
 const MAX_VIOLATIONS: usize = 5;
 
 impl BulkJobs {
-    pub(super) async fn act(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<Fate>, BulkError> {
+    pub(super) async fn act(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
         Ok(match (plan.kind, plan.source) {
             (BulkKind::Retry, BulkSource::Live) => self.queues.retry_many(bulk, items, None).await?,
             (BulkKind::EditAndRetry, _) => {
@@ -42,16 +42,16 @@ impl BulkJobs {
     }
 
     /// New jobs like those in Redis.
-    async fn like_them(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<Fate>, BulkError> {
+    async fn like_them(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
         let like = self.queues.like(items).await?;
         let jobs = like.into_iter().map(|job| job.map(|job| (job, None)).map_err(str::to_owned));
         self.add(bulk, items, jobs.collect()).await
     }
 
     /// Those that Redis has are retried, those that it has forgotten are added anew.
-    async fn retry_or_add(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<Fate>, BulkError> {
+    async fn retry_or_add(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
         let there = self.queues.still_there(items).await?;
-        let mut fates: Vec<Option<Fate>> = vec![None; items.len()];
+        let mut fates: Vec<Option<JobResult>> = vec![None; items.len()];
         let (mut retried, mut forgotten) = (Vec::new(), Vec::new());
         for (place, there) in there.into_iter().enumerate() {
             match there {
@@ -73,7 +73,7 @@ impl BulkJobs {
     }
 
     /// Jobs as the history remembers them.
-    async fn of_history(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<Fate>, BulkError> {
+    async fn of_history(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
         let keys: Vec<_> = items.iter().map(|item| item.key.clone()).collect();
         let remembered = self.store.last_attempts(&keys).await?;
         let mut jobs = Vec::with_capacity(items.len());
@@ -114,16 +114,16 @@ impl BulkJobs {
         bulk: i64,
         items: &[Chosen],
         jobs: Vec<Result<(NewJob, Option<PriorIdentity>), String>>,
-    ) -> Result<Vec<Fate>, BulkError> {
-        let mut fates: Vec<Option<Fate>> = vec![None; items.len()];
+    ) -> Result<Vec<JobResult>, BulkError> {
+        let mut fates: Vec<Option<JobResult>> = vec![None; items.len()];
         let (mut places, mut additions) = (Vec::new(), Vec::new());
         for (place, (item, job)) in items.iter().zip(jobs).enumerate() {
             match job {
                 Ok((job, kept)) => {
                     places.push(place);
-                    additions.push(Again { n: item.n, job, kept });
+                    additions.push(ReAddition { n: item.n, job, kept });
                 }
-                Err(reason) => fates[place] = Some(Fate::Skipped(reason.into())),
+                Err(reason) => fates[place] = Some(JobResult::Skipped(reason.into())),
             }
         }
         for (place, fate) in places.into_iter().zip(self.queues.add_again(bulk, additions).await?) {

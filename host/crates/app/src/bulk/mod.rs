@@ -12,16 +12,17 @@ mod selection;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apply::Schemas;
 use async_trait::async_trait;
 use chrono::Utc;
+use parking_lot::Mutex;
 use patchbay_api::bulk::{BulkKind, BulkPreview, BulkSample, BulkSource};
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::Mask;
-use patchbay_queue::{Broker, Chosen, Fate, QueueError, Removed};
+use patchbay_queue::{Broker, Chosen, JobResult, QueueError, Removed};
 use patchbay_runtime::Runtime;
 use patchbay_store::{BulkItem, BulkOutcome, BulkRow, LeaderTask, Leadership, NewBulkItem, Store, StoreError};
 use patchbay_work::redactions::Redactions;
@@ -83,7 +84,6 @@ impl BulkError {
 
 /// What a preview shows of its jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Show {
     NoData,
     /// Without what is hidden.
@@ -135,7 +135,6 @@ impl LedTask for Runner {
 }
 
 impl BulkJobs {
-    #[allow(missing_docs)]
     pub fn new(
         store: Store,
         queues: Broker,
@@ -155,7 +154,7 @@ impl BulkJobs {
 
     /// Jobs that this process has handled, by kind of operation and how it went.
     pub fn handled(&self) -> Vec<(&'static str, &'static str, u64)> {
-        let handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
+        let handled = self.handled.lock();
         handled.iter().map(|((kind, state), jobs)| (kind.as_str(), *state, *jobs)).collect()
     }
 
@@ -312,7 +311,7 @@ impl BulkJobs {
     }
 
     fn count(&self, kind: BulkKind, outcomes: &[BulkOutcome]) {
-        let mut handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut handled = self.handled.lock();
         for outcome in outcomes {
             let result = RESULTS.into_iter().find(|result| *result == outcome.state);
             *handled.entry((kind, result.unwrap_or("failed"))).or_default() += 1;
@@ -338,18 +337,18 @@ fn readable(prefix: &str, items: Vec<BulkItem>) -> (Vec<(Chosen, Option<f64>)>, 
     for item in items {
         match read(&item) {
             Some(readable) => chosen.push(readable),
-            None => unreadable.push(outcome(item.n, Fate::Failed("its name cannot be read".into()), ["", ""])),
+            None => unreadable.push(outcome(item.n, JobResult::Failed("its name cannot be read".into()), ["", ""])),
         }
     }
     (chosen, unreadable)
 }
 
 /// `[done, skipped]`: what these are called.
-fn outcome(n: i64, fate: Fate, [done, skipped]: [&'static str; 2]) -> BulkOutcome {
+fn outcome(n: i64, fate: JobResult, [done, skipped]: [&'static str; 2]) -> BulkOutcome {
     let (state, reason, new_id, score) = match fate {
-        Fate::Done { new_id, score } => (done, None, new_id.map(|id| id.to_string()), score),
-        Fate::Skipped(reason) => (skipped, Some(reason), None, None),
-        Fate::Failed(reason) => ("failed", Some(Cow::from(reason)), None, None),
+        JobResult::Done { new_id, score } => (done, None, new_id.map(|id| id.to_string()), score),
+        JobResult::Skipped(reason) => (skipped, Some(reason), None, None),
+        JobResult::Failed(reason) => ("failed", Some(Cow::from(reason)), None, None),
     };
     BulkOutcome { n, state: state.into(), reason: reason.map(Into::into), new_id, score }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use patchbay_api::answer::Page;
 use patchbay_api::bulk::{
     Bulk, BulkBegun, BulkCancel, BulkDetails, BulkIdentity, BulkItem, BulkPreview, BulkReason, BulkRequest, BulkResume,
-    BulkSource, BulkUndo, GoOn, ListBulkItems, ListBulks,
+    BulkSource, BulkUndo, ListBulkItems, ListBulks, ResumeBulk,
 };
 use patchbay_api::operation::Endpoint;
 use patchbay_model::filter::Filter;
@@ -127,7 +127,7 @@ impl BulkOperations {
         self.change::<BulkCancel>(who, id, json!({}), act).await
     }
 
-    pub async fn resume(&self, who: &Caller, id: i64, GoOn { first }: GoOn) -> Result<Bulk, Error> {
+    pub async fn resume(&self, who: &Caller, id: i64, ResumeBulk { first }: ResumeBulk) -> Result<Bulk, Error> {
         if first == Some(0) {
             return Err(Error::invalid("first: at least one"));
         }

@@ -18,7 +18,6 @@ const MAX_REASON: usize = 500;
 
 /// An operation that can be carried out.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct Plan {
     pub kind: BulkKind,
     pub filter: Filter,

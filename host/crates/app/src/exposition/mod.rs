@@ -127,7 +127,7 @@ impl Exposition {
                 let active = runtime.registry().snapshot();
                 active.iter().map(|revision| revision.plugin().clone()).collect()
             },
-            standing_still: quarantine.standing_still(),
+            quarantined_plugins: quarantine.quarantined_plugins(),
             quarantines: quarantine.begun(),
             firing: alerts.firing(),
             told: alerts.deliveries(),
@@ -188,7 +188,7 @@ struct Page {
     sql: HashMap<PluginName, (PlacesTaken, u64)>,
     /// Active here.
     plugins: BTreeSet<PluginName>,
-    standing_still: BTreeSet<PluginName>,
+    quarantined_plugins: BTreeSet<PluginName>,
     quarantines: HashMap<(PluginName, OutcomeKind), u64>,
     /// By rule and severity.
     firing: BTreeMap<(String, String), u64>,
@@ -357,9 +357,9 @@ impl Page {
     }
 
     fn quarantines(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let known = self.plugins.union(&self.standing_still);
-        let still =
-            known.map(|plugin| (vec![("plugin", plugin.as_str())], u32::from(self.standing_still.contains(plugin))));
+        let known = self.plugins.union(&self.quarantined_plugins);
+        let still = known
+            .map(|plugin| (vec![("plugin", plugin.as_str())], u32::from(self.quarantined_plugins.contains(plugin))));
         family(
             encoder,
             "patchbay_plugin_quarantined",
@@ -367,7 +367,7 @@ impl Page {
             None,
         )
         .gauges(still)?;
-        let begun = self.plugins.union(&self.standing_still).flat_map(|plugin| {
+        let begun = self.plugins.union(&self.quarantined_plugins).flat_map(|plugin| {
             CRASHES.map(|kind| {
                 let count = self.quarantines.get(&(plugin.clone(), kind)).copied().unwrap_or(0);
                 (vec![("plugin", plugin.as_str()), ("reason", kind.as_str())], count)

@@ -15,7 +15,7 @@ use patchbay_model::attempt::{AttemptRecord, Source, VerdictKind};
 use patchbay_model::job::JobKey;
 use patchbay_model::mirror_cursor::MirrorCursor;
 use patchbay_model::outcome::OutcomeKind;
-use patchbay_queue::{Broker, EndedElsewhere, Gone, QueueError, Sighted};
+use patchbay_queue::{Broker, EndedElsewhere, QueueError, RemovedAtEnd, SeenJobs};
 use patchbay_store::{LeaderTask, Leadership, NewAttempt, Store};
 use tracing::debug;
 
@@ -60,7 +60,7 @@ struct Mirror {
     walked: Option<Instant>,
     /// Every queue; the first is the next to be looked at.
     turn: VecDeque<QueueName>,
-    sighted: HashMap<QueueName, Sighted>,
+    sighted: HashMap<QueueName, SeenJobs>,
 }
 
 #[async_trait]
@@ -111,7 +111,7 @@ impl Mirror {
         &self,
         queue: &QueueName,
         place: Option<&MirrorCursor>,
-        sighted: &mut Sighted,
+        sighted: &mut SeenJobs,
         lead: &mut Leadership<'_>,
     ) -> anyhow::Result<usize> {
         let found = match self.queues.ended_elsewhere(queue, place, sighted).await {
@@ -183,7 +183,7 @@ fn of_job(prefix: &str, queue: &QueueName, job: EndedElsewhere) -> AttemptRecord
 }
 
 /// Without the time when it was made, which tells it from others of its id: the time of its end does.
-fn of_gone(prefix: &str, queue: &QueueName, end: Gone) -> AttemptRecord {
+fn of_gone(prefix: &str, queue: &QueueName, end: RemovedAtEnd) -> AttemptRecord {
     let key = JobKey { prefix: prefix.to_owned(), queue: queue.clone(), id: end.id, created_ms: 0 };
     record(key, end.ended_ms, end.failure)
 }

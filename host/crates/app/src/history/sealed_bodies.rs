@@ -5,10 +5,11 @@
 //! where that pays.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
+use parking_lot::Mutex;
 use patchbay_model::attempt::{AttemptRecord, Body};
 use patchbay_model::job::JobKey;
 use patchbay_store::{HistoryKeyRow, NewAttempt, SealedBody, Store, StoreError};
@@ -101,7 +102,7 @@ impl SealedBodies {
             let id = known.current.as_ref()?;
             Some((id.clone(), known.keys.get(id)?.clone()))
         };
-        if let Some(current) = known(&self.known.lock().unwrap_or_else(PoisonError::into_inner)) {
+        if let Some(current) = known(&self.known.lock()) {
             return Ok(Some(current));
         }
         if self.vault.keys().is_empty() {
@@ -128,20 +129,20 @@ impl SealedBodies {
                 (id, prk)
             }
         };
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         known.keys.insert(id.clone(), key.clone());
         known.current = Some(id.clone());
         Ok(Some((id, key)))
     }
 
     async fn key(&self, id: &str) -> Result<Option<Prk>, StoreError> {
-        if let Some(key) = self.known.lock().unwrap_or_else(PoisonError::into_inner).keys.get(id) {
+        if let Some(key) = self.known.lock().keys.get(id) {
             return Ok(Some(key.clone()));
         }
         let rows = self.store.history_keys().await?;
         let key = rows.iter().find(|row| row.id == id).and_then(|row| self.opened(row));
         if let Some(key) = &key {
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).keys.insert(id.to_owned(), key.clone());
+            self.known.lock().keys.insert(id.to_owned(), key.clone());
         }
         Ok(key)
     }

@@ -1,7 +1,7 @@
 //! Convergence on what Postgres says is active: the one way into the registry.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -81,24 +81,24 @@ pub(super) struct CopiedPlugin {
 impl Plugins {
     /// Why the active revision of a plugin does not run here, if so.
     pub fn failure(&self, plugin: &PluginName) -> Option<String> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = self.failures.lock();
         failures.get(plugin).map(|failure| failure.reason.clone())
     }
 
     /// Whether this process may run outdated plugins: it has not seen Postgres for [`STALE_AFTER`].
     pub fn is_stale(&self) -> bool {
-        let at = *self.converged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = *self.converged_at.lock();
         at.is_none_or(|at| at.elapsed() > STALE_AFTER)
     }
 
     /// Since the last successful look at Postgres; absent before the first.
     pub fn converged_ago(&self) -> Option<Duration> {
-        self.converged_at.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+        self.converged_at.lock().map(|at| at.elapsed())
     }
 
     /// When each active revision was made the active one, as Postgres has it; the same on every host.
     pub fn activated(&self) -> HashMap<RevisionDigest, DateTime<Utc>> {
-        self.activated.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.activated.lock().clone()
     }
 
     /// Makes registry, settings and workers match Postgres. A revision that cannot be loaded leaves the incumbent running.
@@ -156,16 +156,16 @@ impl Plugins {
             }
         }
         let activated = active.iter().filter_map(|row| Some((row.digest, row.activated_at?))).collect();
-        *self.activated.lock().unwrap_or_else(PoisonError::into_inner) = activated;
+        *self.activated.lock() = activated;
         if changed {
             self.publish_routes();
         }
-        *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = failures;
+        *self.failures.lock() = failures;
         self.workers.reconcile().await;
         if let (true, Some(tell)) = (changed, self.on_change.get()) {
             tell();
         }
-        *self.converged_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.converged_at.lock() = Some(Instant::now());
         // What runs does not depend on either.
         if let Err(error) = self.tell(&active, redactions).await {
             warn!(%error, "the other hosts, or the next start without Postgres, may not know what runs here");
@@ -234,7 +234,7 @@ impl Plugins {
                 Err(error) => {
                     error!(plugin = %plugin.plugin, revision = %plugin.digest, %error, "the snapshot of an active revision cannot be loaded");
                     let failure = Failure { digest: plugin.digest, reason: error.to_string() };
-                    self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(plugin.plugin.clone(), failure);
+                    self.failures.lock().insert(plugin.plugin.clone(), failure);
                 }
             }
         }

@@ -15,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 impl Plugins {
     /// Tells the others how this process fares.
     pub(super) async fn report(&self) -> Result<(), StoreError> {
-        let failures = self.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let failures = self.failures.lock().clone();
         let mut report: Report = failures
             .into_iter()
             .map(|(plugin, failure)| (plugin, Running { digest: None, failure: Some(failure) }))

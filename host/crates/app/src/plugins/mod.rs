@@ -19,11 +19,12 @@ mod redactions;
 mod route_table;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex as StdMutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use patchbay_api::plugins::{Activated, SignatureView, Staged};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest, grant};
@@ -31,7 +32,7 @@ use patchbay_queue::ChildData;
 use patchbay_runtime::{Rejection, Runtime};
 use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
 use serde_json::Value;
-use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::block_in_place;
 use tracing::info;
 
@@ -56,7 +57,6 @@ use crate::revision_diff::Described;
 use crate::snapshot::OfflineSnapshot;
 
 /// What the plugins of a process are made of.
-#[allow(missing_docs)]
 pub struct Parts {
     pub store: Store,
     pub sql: PluginSql,
@@ -97,25 +97,25 @@ pub struct Plugins {
     quarantine: Arc<Quarantine>,
     redactions: Arc<Redactions>,
     copy: OfflineSnapshot,
-    crash_loops: Mutex<mpsc::UnboundedReceiver<CrashLoop>>,
+    crash_loops: tokio::sync::Mutex<mpsc::UnboundedReceiver<CrashLoop>>,
     policy: Policy,
     begun: mpsc::UnboundedSender<Begun>,
     keep: Keep,
     /// What was last written there.
-    copied: Mutex<Vec<CopiedPlugin>>,
-    copied_redactions: Mutex<Option<Paths>>,
+    copied: tokio::sync::Mutex<Vec<CopiedPlugin>>,
+    copied_redactions: tokio::sync::Mutex<Option<Paths>>,
     traces: Traces,
     /// Name of this process.
     host: String,
     /// One convergence at a time.
-    converging: Mutex<()>,
-    converged_at: StdMutex<Option<Instant>>,
+    converging: tokio::sync::Mutex<()>,
+    converged_at: Mutex<Option<Instant>>,
     /// Told when the active set of this process has changed.
     on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Why an active revision does not run here.
-    failures: StdMutex<HashMap<PluginName, Failure>>,
+    failures: Mutex<HashMap<PluginName, Failure>>,
     /// When the active revisions were made the active ones.
-    activated: StdMutex<HashMap<RevisionDigest, DateTime<Utc>>>,
+    activated: Mutex<HashMap<RevisionDigest, DateTime<Utc>>>,
     /// Where requests go; swapped whole.
     route_table: ArcSwap<RouteTable>,
 }
@@ -123,54 +123,35 @@ pub struct Plugins {
 impl Plugins {
     /// Loads nothing yet; see [`Plugins::converge`].
     pub fn new(parts: Parts) -> Self {
-        let Parts {
-            store,
-            sql,
-            runtime,
-            settings,
-            grants,
-            invoker,
-            workers,
-            trusted,
-            quarantine,
-            redactions,
-            copy,
-            crash_loops,
-            policy,
-            begun,
-            keep,
-            traces,
-            host,
-        } = parts;
-        if trusted.are_required() {
-            info!(keys = trusted.ids(), "plugins must be signed by one of these keys");
+        if parts.trusted.are_required() {
+            info!(keys = parts.trusted.ids(), "plugins must be signed by one of these keys");
         }
         Self {
-            store,
-            sql,
-            runtime,
-            settings,
-            grants,
-            invoker,
-            workers,
-            trusted,
-            quarantine,
-            redactions,
-            copy,
-            crash_loops: Mutex::new(crash_loops),
-            policy,
-            begun,
-            keep,
-            copied: Mutex::default(),
-            copied_redactions: Mutex::default(),
-            traces,
-            host,
+            store: parts.store,
+            sql: parts.sql,
+            runtime: parts.runtime,
+            settings: parts.settings,
+            grants: parts.grants,
+            invoker: parts.invoker,
+            workers: parts.workers,
+            trusted: parts.trusted,
+            quarantine: parts.quarantine,
+            redactions: parts.redactions,
+            copy: parts.copy,
+            crash_loops: tokio::sync::Mutex::new(parts.crash_loops),
+            policy: parts.policy,
+            begun: parts.begun,
+            keep: parts.keep,
+            copied: tokio::sync::Mutex::default(),
+            copied_redactions: tokio::sync::Mutex::default(),
+            traces: parts.traces,
+            host: parts.host,
             woken: Notify::new(),
-            converging: Mutex::default(),
-            converged_at: StdMutex::default(),
+            converging: tokio::sync::Mutex::default(),
+            converged_at: Mutex::default(),
             on_change: OnceLock::new(),
-            failures: StdMutex::default(),
-            activated: StdMutex::default(),
+            failures: Mutex::default(),
+            activated: Mutex::default(),
             route_table: ArcSwap::default(),
         }
     }

@@ -41,7 +41,7 @@ impl Service for Probe {
     }
 
     async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
-        let end = self.ends.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let end = self.ends.lock().pop_front();
         match end {
             Some(End::Returns) => return Ok(()),
             Some(End::Fails) => anyhow::bail!("it fails"),

@@ -1,28 +1,28 @@
-//! One breaker as a pure state machine: the clock is passed in.
+//! One breaker as a pure state machine: the caller passes the clock in.
 //!
-//! closed ─(so many failures within so long)→ open ─(time)→ half-open ─(its one probe answered)→ closed, or ─(failed)→ open again. An
-//! operator may open it (it stays so until he closes it) and close it. Results of calls that began in an earlier phase say nothing about
-//! the present one and are left out, so that a crowd of late failures neither opens a breaker that was just closed nor prolongs an open one.
+//! closed ─(so many failures within a time)→ open ─(time)→ half-open ─(its one probe answered)→
+//! closed, or ─(failed)→ open again. An operator may open it (it stays open until he closes it) and
+//! close it. Reports of calls that began in an earlier phase are ignored, so that a crowd of late
+//! failures neither opens a breaker that was just closed nor prolongs an open one.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use patchbay_model::breaker::BreakerLimits;
 
-/// What callers are told who come while the probe is under way: nobody knows how long it takes.
+/// Wait that callers are told during the probe: nobody knows how long it takes.
 const WHILE_PROBING: Duration = Duration::from_secs(1);
 
-/// How a call to the host went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
     Answered,
-    /// It did not, or with 5xx.
+    /// No answer, or one with 5xx.
     Failed,
-    /// Nobody knows: the call was given up for another reason.
+    /// Unknown: the call was given up for another reason.
     Unknown,
 }
 
-/// Leave to call; goes back with the report.
+/// Permission for one call; handed back with the report.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ticket {
     phase: u64,
@@ -34,7 +34,7 @@ pub(super) struct Ticket {
 pub(super) enum Next {
     Now,
     At(Instant),
-    /// When something else happens: a probe ends, an operator closes it.
+    /// After another event: a probe ends, or an operator closes the breaker.
     Later,
 }
 
@@ -66,7 +66,7 @@ impl Machine {
         self.failures.clear();
     }
 
-    /// Lets a call through, or tells how long not to.
+    /// Lets a call through; the error is for how long calls are refused.
     pub(super) fn admit(&mut self, limits: &BreakerLimits, now: Instant) -> Result<Ticket, Duration> {
         match (self.next(now), &mut self.phase) {
             (_, Phase::Closed) => {}
@@ -77,7 +77,7 @@ impl Machine {
         Ok(Ticket { phase: self.number, probe: matches!(self.phase, Phase::HalfOpen { .. }) })
     }
 
-    /// How long whoever comes now had better wait; nothing while closed.
+    /// How long a caller should wait now; nothing while closed.
     pub(super) fn refuses_for(&self, limits: &BreakerLimits, now: Instant) -> Option<Duration> {
         match self.phase {
             Phase::Closed => None,
@@ -87,7 +87,7 @@ impl Machine {
         }
     }
 
-    /// Takes a report; whether the phase has changed by it.
+    /// Takes a report; returns whether it changed the phase.
     pub(super) fn report(&mut self, limits: &BreakerLimits, ticket: Ticket, report: Report, now: Instant) -> bool {
         if ticket.phase != self.number {
             return false;
@@ -95,7 +95,7 @@ impl Machine {
         match (ticket.probe, report) {
             (true, Report::Answered) => self.enter(Phase::Closed, now),
             (true, Report::Failed) => self.enter(Phase::Open { until: now + limits.open }, now),
-            // Whoever comes next is the probe.
+            // The next caller is the probe.
             (true, Report::Unknown) => self.phase = Phase::HalfOpen { probing: false },
             (false, Report::Failed) => {
                 self.failures.push_back(now);
@@ -109,7 +109,6 @@ impl Machine {
         true
     }
 
-    /// Failures that count now.
     pub(super) fn recent_failures(&mut self, limits: &BreakerLimits, now: Instant) -> u32 {
         while self.failures.front().is_some_and(|&at| now.saturating_duration_since(at) > limits.within) {
             self.failures.pop_front();
@@ -117,7 +116,7 @@ impl Machine {
         u32::try_from(self.failures.len()).unwrap_or(u32::MAX)
     }
 
-    /// By an operator: until he closes it.
+    /// Opens the breaker until an operator closes it.
     pub(super) fn hold(&mut self, by: &str, reason: &str, now: Instant) {
         self.enter(Phase::Held { by: by.to_owned(), reason: reason.to_owned() }, now);
     }
@@ -143,7 +142,6 @@ mod tests {
     const LIMITS: BreakerLimits =
         BreakerLimits { failures: 3, within: Duration::from_secs(30), open: Duration::from_secs(15) };
 
-    /// A machine and its clock.
     struct World(Machine, Instant);
 
     impl World {

@@ -8,10 +8,10 @@ mod expansion;
 mod places;
 mod words;
 
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use jsonschema::{PatternOptions, ValidationError, Validator};
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use self::places::Places;
@@ -59,7 +59,7 @@ impl Schema {
         if depth(schema) > MAX_LEVELS {
             return Err(format!("nests more than {MAX_LEVELS} levels"));
         }
-        let _alone = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = COMPILING.lock();
         on_a_deep_stack(|| {
             let places = Places::of(schema)?;
             let checks = expansion::checks(&places)?;

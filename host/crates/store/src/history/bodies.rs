@@ -8,7 +8,6 @@ use crate::{FoundRow, SealedBody, Store, StoreError};
 
 /// Of one attempt.
 #[derive(Debug, Clone, FromRow)]
-#[allow(missing_docs)]
 pub struct BodyRow {
     pub queue: String,
     pub job_id: String,

@@ -7,7 +7,6 @@ use crate::{SealedSecret, Store, StoreError};
 
 /// One of them.
 #[derive(Clone)]
-#[allow(missing_docs)]
 pub struct HistoryKeyRow {
     pub id: String,
     pub sealed: SealedSecret,

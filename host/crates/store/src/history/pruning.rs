@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use chrono::{DateTime, Days, Months, NaiveDate, Utc};
 use patchbay_model::outcome::OutcomeKind;
-use serde::Serialize;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::retention::Retention;
@@ -20,8 +19,7 @@ const MOST_COUNTED: i64 = 1_000_000;
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '2s'";
 
 /// What was forgotten, or would be.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default)]
 pub struct Pruned {
     /// Months that went as a whole.
     pub partitions: Vec<String>,
@@ -204,21 +202,21 @@ impl Old<'_> {
 
     /// Whether there are more than were counted.
     async fn count(&self, connection: &mut PgConnection) -> Result<(i64, bool), StoreError> {
-        let text = format!("select count(*) from (select from {} limit $4 + 1) as counted", self.which());
+        let old = self.which();
+        let text = format!("select count(*) from (select from {old} limit $4 + 1) as counted");
         let query = sqlx::query_scalar(AssertSqlSafe(text)).bind(self.queue).bind(self.before).bind(&self.outcomes);
         let counted: i64 = query.bind(MOST_COUNTED).fetch_one(connection).await?;
         Ok((counted.min(MOST_COUNTED), counted > MOST_COUNTED))
     }
 
     async fn delete(&self, connection: &mut PgConnection) -> Result<i64, StoreError> {
+        let (partition, old) = (self.partition, self.which());
         let text = format!(
-            "with gone as (delete from patchbay.{} where ctid = any(array(select ctid from {} order by finished_at limit $4)) \
+            "with gone as (delete from patchbay.{partition} where ctid = any(array(select ctid from {old} order by finished_at limit $4)) \
              returning prefix, queue, job_id, job_created_ms, started, finished_at), \
              terms as (delete from attempt_terms t using gone g where t.queue = g.queue and t.finished_at = g.finished_at \
              and t.prefix = g.prefix and t.job_id = g.job_id and t.job_created_ms = g.job_created_ms and t.started = g.started) \
-             select count(*) from gone",
-            self.partition,
-            self.which()
+             select count(*) from gone"
         );
         let mut total = 0;
         loop {

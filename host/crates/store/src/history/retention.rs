@@ -3,13 +3,11 @@
 use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
 use patchbay_model::outcome::OutcomeKind;
-use serde::Serialize;
 
 use crate::{Store, StoreError};
 
 /// Where nothing else is said.
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Copy)]
 pub struct KeepAttempts {
     /// Attempts that completed.
     pub completed_days: i32,
@@ -18,9 +16,7 @@ pub struct KeepAttempts {
 }
 
 /// An operator's word.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct RetentionRow {
     pub queue: String,
     /// Absent: every outcome that has no row of its own.
@@ -31,8 +27,7 @@ pub struct RetentionRow {
 }
 
 /// All of it.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone)]
 pub struct Retention {
     /// From the configuration.
     pub default: KeepAttempts,

@@ -1,14 +1,11 @@
 //! What the history takes up, from what Postgres knows anyway.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 
 use crate::{Store, StoreError};
 
 /// One month.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct PartitionRow {
     pub name: String,
     /// An estimate.
@@ -18,9 +15,7 @@ pub struct PartitionRow {
 }
 
 /// The last time that old attempts were forgotten.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct PrunedRow {
     pub started_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
@@ -30,9 +25,7 @@ pub struct PrunedRow {
 }
 
 /// The tables.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone)]
 pub struct HistoryTables {
     pub partitions: Vec<PartitionRow>,
     pub oldest: Option<DateTime<Utc>>,

@@ -2,10 +2,11 @@
 //!
 //! Places and waits are this process's; sessions are what Postgres shows of all processes.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use patchbay_model::PluginName;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -124,12 +125,12 @@ impl Places {
     pub(super) async fn take(self: &Arc<Self>) -> Result<Place, AcquireError> {
         let permit = Arc::clone(&self.places).acquire_owned().await?;
         let since = Instant::now();
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(since);
+        self.taken.lock().push(since);
         Ok(Place { _permit: permit, since, of: Arc::clone(self) })
     }
 
     fn now(&self) -> PlacesTaken {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = self.taken.lock();
         PlacesTaken {
             in_use: taken.len(),
             longest: taken.iter().map(Instant::elapsed).max().unwrap_or_default(),
@@ -147,7 +148,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.of.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.of.taken.lock();
         if let Some(place) = taken.iter().position(|since| *since == self.since) {
             taken.swap_remove(place);
         }

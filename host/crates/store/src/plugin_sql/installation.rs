@@ -55,7 +55,7 @@ impl Installation {
     }
 
     pub(super) fn password(&self, role: &str) -> String {
-        base16(&hmac(&self.key, &[b"password of a plugin's login", role.as_bytes()]))
+        hex::encode(hmac(&self.key, &[b"password of a plugin's login", role.as_bytes()]))
     }
 
     /// What `CREATE ROLE … PASSWORD` takes instead of the password, so that it never stands in a log of the server (RFC 5803).
@@ -82,10 +82,6 @@ impl Installation {
         ];
         hmac(&self.key, &parts)
     }
-}
-
-fn base16(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn verifier(password: &[u8], salt: &[u8], iterations: u32) -> String {

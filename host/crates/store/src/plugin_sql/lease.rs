@@ -4,10 +4,11 @@
 //! result that is too large) is never used again: its backend is ended first, and only then its place is free.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use patchbay_model::PluginName;
 use patchbay_model::sql::SqlError;
 use sqlx::postgres::PgConnectOptions;
@@ -75,7 +76,7 @@ impl Pools {
     }
 
     pub(super) fn places(&self, plugin: &PluginName) -> Arc<Places> {
-        let mut all = self.per_plugin.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.per_plugin.lock();
         Arc::clone(all.entry(plugin.clone()).or_default())
     }
 
@@ -124,7 +125,7 @@ impl Pools {
     }
 
     fn take_idle(&self, wanted: impl Fn(&Idle) -> bool) -> Option<Session> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock();
         let place = idle.iter().position(wanted)?;
         Some(idle.remove(place).session)
     }
@@ -197,7 +198,7 @@ impl Lease {
             return;
         }
         let Some(session) = self.session.take() else { return };
-        let mut idle = self.pools.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.pools.idle.lock();
         if self.pools.waiting.load(Ordering::SeqCst) == 0 {
             idle.push(Idle { plugin: self.plugin.clone(), session, since: Instant::now() });
             return;

@@ -16,10 +16,11 @@ mod statement;
 mod transaction;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use patchbay_model::PluginName;
 use patchbay_model::sql::{PluginDatabase, SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction};
 use sqlx::postgres::PgConnectOptions;
@@ -128,18 +129,18 @@ impl PluginSql {
     }
 
     fn access(&self, plugin: &PluginName) -> Option<Access> {
-        self.0.access.lock().unwrap_or_else(PoisonError::into_inner).get(plugin).cloned()
+        self.0.access.lock().get(plugin).cloned()
     }
 
     /// Those that have a login here, in order.
     fn plugins(&self) -> BTreeSet<PluginName> {
-        let access = self.0.access.lock().unwrap_or_else(PoisonError::into_inner);
+        let access = self.0.access.lock();
         let has_login = |access: &Access| !matches!(access, Access::Ready(wanted) if wanted.is_empty());
         access.iter().filter(|(_, access)| has_login(access)).map(|(plugin, _)| plugin.clone()).collect()
     }
 
     fn set_access(&self, plugin: &PluginName, access: Access) {
-        self.0.access.lock().unwrap_or_else(PoisonError::into_inner).insert(plugin.clone(), access);
+        self.0.access.lock().insert(plugin.clone(), access);
     }
 
     async fn lease(&self, plugin: &PluginName) -> Result<Lease, SqlError> {

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use sqlx::{Postgres, QueryBuilder};
 
 use super::condition::{Resolved, Window};
@@ -11,8 +10,7 @@ use super::{Selection, is_timeout, milliseconds};
 use crate::{Store, StoreError};
 
 /// How many jobs and attempts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
     /// Each once.
     pub jobs: u64,
@@ -21,7 +19,6 @@ pub struct Count {
     /// Counted to the end; else there are at least so many.
     pub exact: bool,
     /// What Postgres takes the number of attempts for, where they were not counted to the end.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub estimate: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! Writing one family of the page: its name, its help, its series.
+//! Writes one metric family of the page: its name, help and series.
 
 use std::fmt;
 

@@ -1,9 +1,11 @@
-//! Traces: one span per hand-off (request, enqueue, attempt, guest call, capability call), for a collector of the operator's.
+//! Traces: one span per hand-off (request, enqueue, attempt, guest call, capability call), for the
+//! operator's collector.
 //!
-//! Owns what a span may say, by making it the only way to open one: names and attributes are given here and nowhere else, none of them
-//! comes from a log line, and none may be a path, a query, a header, a body, a job's name or data, or a guest's words. Context travels in
-//! [`Trace`], so that it crosses queues as it crosses calls. Without `telemetry.otlp_endpoint` nothing is made and nothing costs.
-//! Never blocks: what the exporter cannot take is dropped and counted.
+//! Owns what a span may contain, because spans are opened and named only here. No name or attribute
+//! comes from a log line, and none may be a path, a query, a header, a body, a job's name or data,
+//! or a guest's words. Context travels in [`Trace`], so that it crosses queues as it crosses calls.
+//! Without `telemetry.otlp_endpoint` no span is made and nothing costs time. Never blocks: what the
+//! exporter cannot accept is dropped and counted.
 
 mod export;
 
@@ -23,22 +25,21 @@ use patchbay_model::job::Trace;
 
 pub use export::{Counts, Exporter};
 
-/// Of the span that marks a deployment: never left out by sampling.
+/// Name of the span that marks a deployment. Sampling never leaves it out.
 const TAKEOVER: &str = "revision takes over";
 
 #[derive(Debug, Clone)]
 pub struct TraceConfig {
-    /// The collector's base address, as `OTEL_EXPORTER_OTLP_ENDPOINT` has it.
+    /// The collector's base address, as in `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub endpoint: url::Url,
     /// Sent with each batch; usually a credential.
     pub headers: Vec<(String, String)>,
-    /// Of traces that begin here, from 0.0 to 1.0; others are kept as their beginner wants.
+    /// Share of traces begun here that are kept, 0.0 to 1.0. For others, their origin decides.
     pub sample_ratio: f64,
-    /// Outside hosts that get `traceparent`.
+    /// Outside hosts that receive `traceparent`.
     pub propagate_to: Vec<String>,
-    /// `NODE_ENV` of old.
+    /// Formerly `NODE_ENV`.
     pub environment: String,
-    /// Name of this process.
     pub host: String,
 }
 
@@ -53,22 +54,17 @@ struct Active {
     propagate_to: Vec<String>,
 }
 
-/// A hand-off that takes place now; it ends when this is dropped. Perhaps nobody looks.
+/// A hand-off in progress, which ends when this is dropped. Empty when tracing is off.
 #[derive(Debug)]
 #[must_use = "its end is the end of the hand-off"]
 pub struct Span(Option<OtelSpan>);
 
 #[derive(Debug, Clone, Copy)]
 pub enum SpanKind {
-    /// A request that is answered here.
     Request,
-    /// Jobs that are added.
     Enqueue,
-    /// A job that runs.
     Attempt,
-    /// Code of a plugin that runs.
     Guest,
-    /// A call to something outside.
     Outside,
 }
 
@@ -80,14 +76,14 @@ impl Traces {
         Ok((traces, Some(exporter)))
     }
 
-    /// Opens spans from now on, for the exporter to send.
+    /// From now on, spans are opened and the exporter sends them.
     pub fn start(config: TraceConfig) -> anyhow::Result<(Self, Exporter)> {
         let resource = Resource::builder_empty()
             .with_attributes([
                 KeyValue::new("service.name", "patchbay"),
                 KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
                 KeyValue::new("service.instance.id", config.host.clone()),
-                // The older name, which many dashboards still ask for, and the present one.
+                // The older name, which many dashboards still use, and the present one.
                 KeyValue::new("deployment.environment", config.environment.clone()),
                 KeyValue::new("deployment.environment.name", config.environment.clone()),
             ])
@@ -103,7 +99,7 @@ impl Traces {
         Ok((Self(Some(Arc::new(active))), exporter))
     }
 
-    /// Opens a span under what caused it. The name consists of words of ours and of manifests.
+    /// Opens a span under its cause. The name may have only our own words and words of manifests.
     pub fn span(&self, kind: SpanKind, name: impl FnOnce() -> String, cause: &Trace) -> Span {
         let Some(active) = &self.0 else { return Span(None) };
         let parent = cause.traceparent.map_or_else(Context::new, |parent| {
@@ -122,7 +118,7 @@ impl Traces {
         Span(Some(active.tracer.build_with_context(builder, &parent)))
     }
 
-    /// Marks that a revision has taken over on this host: a span of its own, which dashboards can show as a line.
+    /// Marks that a revision has taken over on this host, as a span of its own for dashboards.
     pub fn mark_takeover(&self, plugin: &str, revision: &str, version: &str, previous: Option<&str>) {
         let mut step = self.span(SpanKind::Guest, || TAKEOVER.into(), &Trace::default());
         step.set("patchbay.plugin", plugin.to_owned());
@@ -133,21 +129,21 @@ impl Traces {
         }
     }
 
-    /// Whether an outside host is to learn of the trace: only those that an operator names.
+    /// Whether an outside host gets the trace context: only hosts that an operator names.
     pub fn propagates_to(&self, host: &str) -> bool {
         self.0.as_ref().is_some_and(|active| active.propagate_to.iter().any(|named| named.eq_ignore_ascii_case(host)))
     }
 }
 
 impl Span {
-    /// Says something about it: words of ours, of manifests and of closed lists, and numbers.
+    /// Sets an attribute: our own words, words of manifests and of closed lists, and numbers.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new(name, value));
         }
     }
 
-    /// It did not end well; why, as a word of a closed list.
+    /// Marks the span as failed; `why` is a word of a closed list.
     pub fn failed(&mut self, why: &'static str) {
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new("error.type", why));
@@ -155,7 +151,7 @@ impl Span {
         }
     }
 
-    /// Where this is in its trace; absent where nobody traces.
+    /// The position of this span in its trace; absent when tracing is off.
     pub fn place(&self) -> Option<TraceParent> {
         let context = self.0.as_ref()?.span_context();
         Some(TraceParent {
@@ -165,7 +161,7 @@ impl Span {
         })
     }
 
-    /// What is caused by this, as far as it is caused by `trace` otherwise.
+    /// The trace of what this span causes. All but the position comes from `trace`.
     pub fn causes(&self, trace: Trace) -> Trace {
         Trace { traceparent: self.place().or(trace.traceparent), ..trace }
     }
@@ -178,7 +174,7 @@ impl Span {
     }
 }
 
-/// Deployments always; everything else as its parent or the ratio says.
+/// Deployments are always kept; for everything else, the parent or the ratio decides.
 #[derive(Debug, Clone)]
 struct Sampling(Sampler);
 

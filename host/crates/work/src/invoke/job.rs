@@ -1,4 +1,4 @@
-//! A job: the active revision of its queue's owner runs it.
+//! Runs a job in the active revision of the plugin that handles its queue.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::executor::{Execution, Executor, correlation_id};
 #[async_trait]
 impl Executor for Invoker {
     async fn execute(&self, delivery: &Delivery) -> Execution {
-        // Looked up per call, not per worker: this is what makes a swap take effect on the next job.
+        // Looked up per call, not per worker, so that a swap takes effect on the next job.
         let Some(revision) = self.runtime.registry().owner_of(&delivery.key.queue) else {
             return Execution {
                 ran_by: None,

@@ -1,8 +1,9 @@
-//! The one way into a plugin: grants, limits, metering and tracing of every call are put together in [`Invoker::invoke`], and its failures
-//! become an answer in [`Invoked::answer`].
+//! The only way into a plugin. [`Invoker::invoke`] combines grants, limits, metering and tracing of
+//! every call, and [`Invoked::answer`] turns its end into an answer.
 //!
-//! Each kind of call only says what is called and for whom: [`job`] for the jobs of a queue, [`operation`] for
-//! whoever waits for an answer. Routes and webhooks of plugins come as two further entries.
+//! Each kind of call only says what is called and for whom: [`job`] for the jobs of a queue,
+//! [`operation`] for callers that wait for an answer. Routes and webhooks of plugins will be two
+//! more entries.
 
 mod job;
 mod operation;
@@ -37,48 +38,47 @@ pub struct Invoker {
     traces: Traces,
 }
 
-/// What is called in a plugin, and with what. The occupancy in a call is that of the revision's meters, whatever is given.
+/// What is called in a plugin, and with what. Any occupancy given here is replaced by that of the
+/// revision's meters.
 pub enum Entry {
-    /// `jobs.run`
+    /// Calls `jobs.run`.
     Job(Box<JobCall>),
-    /// `operations.call`
+    /// Calls `operations.call`.
     Operation(Box<OperationCall>),
-    /// `lifecycle.self-test`, before the revision is staged: nothing is granted, nothing outside is reachable, and it is neither traced nor
-    /// counted.
+    /// Calls `lifecycle.self-test` before the revision is staged. It has no grants, reaches nothing
+    /// outside, and is neither traced nor counted.
     SelfTest,
 }
 
 pub struct Invocation {
     pub entry: Entry,
-    /// What it is part of.
     pub trace: Trace,
-    /// The job that it runs, if it runs one.
     pub job: Option<RunningJob>,
 }
 
-/// A job while a guest runs it.
 pub struct RunningJob {
-    /// Where its log and progress go.
+    /// Receives the guest's log and progress.
     pub handle: JobHandle,
-    /// What of its data is hidden in the host's log.
+    /// Redaction rules and the job's data, for the host's log.
     pub hidden: (Redaction, String),
 }
 
-/// A call that has ended, however it did. Its span ends with it.
+/// A call that has ended, with whatever outcome. Its span ends when this is dropped.
 pub struct Invoked {
     pub report: CallReport,
     /// The breaker that refused its last outside call.
     pub refused: Option<Refused>,
     pub outside_calls: Vec<OutsideCall>,
-    /// What it was called as, for what follows the guest's end.
+    /// Needed after the guest's end.
     rest: Rest,
 }
 
-/// What of a call outlives its guest.
+/// The parts of a call that outlive its guest.
 struct Rest {
     revision: Arc<Revision>,
     call: Arc<GuestCall>,
-    /// Both held for their `Drop`: the span ends and the revision's numbers may go when all is done, what is relayed included.
+    /// Both are held for their `Drop`: the span ends and the revision's numbers may go when
+    /// everything is done, including a relayed request.
     _span: Span,
     _meters: Entered,
 }
@@ -96,8 +96,8 @@ impl Invoker {
         Self { runtime, services, settings, grants, redactions, meters, traces }
     }
 
-    /// Calls this revision and waits until its guest has ended. Never fails and never takes longer than its deadline. The order of the
-    /// steps is the same for every kind of call.
+    /// Calls this revision and waits until its guest has ended. Never fails and never takes longer
+    /// than its deadline. The order of the steps is the same for every kind of call.
     pub async fn invoke(&self, revision: &Arc<Revision>, invocation: Invocation) -> Invoked {
         let Invocation { entry, trace, job } = invocation;
         let is_self_test = matches!(entry, Entry::SelfTest);
@@ -114,14 +114,14 @@ impl Invoker {
             job,
             hidden,
             trace,
-            // From now on.
+            // The deadline counts from now.
             deadline: Instant::now() + revision.deadline(),
             revision: revision.digest(),
             span: tracing::Span::current(),
             meters: Arc::clone(&meters.outside),
             traces,
         });
-        // Nothing outside is reachable for a test.
+        // A self-test reaches nothing outside.
         let context = (!is_self_test).then(|| Arc::clone(&guest_call) as _);
         let report = run(revision, entry, &meters, context).await;
         note_outcome(&mut span, &report);
@@ -135,7 +135,7 @@ impl Invoker {
         }
     }
 
-    /// Runs the test of a revision that has one; an error says why it failed.
+    /// Runs the revision's self-test, if it has one. An error says why it failed.
     pub async fn self_test(&self, revision: &Arc<Revision>) -> Result<(), String> {
         if !revision.has_self_test() {
             return Ok(());
@@ -145,7 +145,7 @@ impl Invoker {
         invoked.report.outcome.reason().map_or(Ok(()), Err)
     }
 
-    /// One for the whole call: what an operator changes meanwhile holds for the next.
+    /// Taken once per call: a change by an operator applies from the next call.
     fn snapshot(&self, revision: &Revision) -> (Arc<Map<String, Value>>, Granted) {
         (self.settings.of(revision.plugin()), self.grants.of(revision.plugin()))
     }
@@ -160,7 +160,6 @@ fn open_span(traces: &Traces, revision: &Revision, trace: &Trace) -> Span {
     span
 }
 
-/// Under the revision's limits.
 async fn run(revision: &Revision, entry: Entry, meters: &Entered, context: Option<Arc<dyn CallContext>>) -> CallReport {
     match entry {
         Entry::Job(mut call) => {

@@ -1,5 +1,7 @@
 //! Comma-separated values (RFC 4180) that a spreadsheet takes for text: what begins like a formula is quoted by an apostrophe,
 //! and a control character that a terminal would obey is a replacement character.
+//!
+//! Not by the crate `csv`: its writer quotes by one rule for a file, and here texts are quoted, numbers and what is absent are not.
 
 use serde_json::Value;
 

@@ -1,54 +1,53 @@
-//! A job's options as BullMQ stores them, as far as a worker needs them.
+//! Parses a job's options as BullMQ stores them, as far as a worker needs them.
 //!
-//! Read as BullMQ's own worker reads them (`Job`, `Backoffs` and `getKeepJobs` of BullMQ 6.7): a text is a number where JavaScript makes one
-//! of it, fractions are rounded up, what is too large is cut. What means nothing counts as absent, so that the manifest's value or the
-//! worker's own applies, and is named in [`JobOpts::odd`]: no option keeps a job from running.
+//! Options are read as BullMQ's own worker reads them (`Job`, `Backoffs` and `getKeepJobs` of
+//! BullMQ 6.7): a text is a number where JavaScript makes one of it, fractions are rounded up, and
+//! too large values are cut. A meaningless value counts as absent, so that the manifest's value or
+//! the worker's own applies, and is named in [`JobOpts::odd`]. No option prevents a job from
+//! running.
 
-use std::time::Duration;
+mod odd;
+mod write;
 
-use patchbay_model::job::{Keep, NewJob, Trace};
-use patchbay_model::retry::{Backoff, BackoffKind, MAX_DELAY};
+use patchbay_model::job::Trace;
+use patchbay_model::retry::Backoff;
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
 
+use self::odd::{Odd, kind, value};
+pub(crate) use self::write::encode;
 use crate::js;
 use crate::retention::KeepJobs;
 
-/// Most stack traces that a job may ask to keep: each is read and written again at every failure.
-const MAX_TRACES: usize = 100;
-/// Longest number that is shown in a log line.
-const SHOWN_BYTES: usize = 30;
-
-/// What a worker needs to know.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct JobOpts {
     pub(crate) attempts: Option<u32>,
     pub(crate) backoff: Option<Backoff>,
-    /// Its first failure is its last, whatever attempts it has: a backoff of -1 means that.
+    /// The first failure is the last, whatever number of attempts the job has. BullMQ's sign for it
+    /// is a backoff of -1.
     never_again: bool,
     pub(crate) trace: Trace,
-    /// From its making on, in milliseconds.
+    /// Delay from the job's creation, in milliseconds.
     pub(crate) delay_ms: u64,
-    /// Unix milliseconds.
     pub(crate) expires_at_ms: Option<u64>,
     remove_on_complete: Option<KeepJobs>,
     remove_on_fail: Option<KeepJobs>,
-    /// Ours: of a schedule that leaves out missed ticks.
+    /// Patchbay's own option, for ticks of a schedule that skips missed ticks.
     pub(crate) skip_missed: bool,
-    /// A retry without delay comes before everything that waits without priority.
+    /// A retry without delay goes before all waiting jobs without priority.
     lifo: bool,
-    /// Newest lines of its log that stay.
+    /// How many of the newest log lines are kept.
     pub(crate) keep_logs: Option<usize>,
-    /// Newest stack traces that stay.
     pub(crate) keep_traces: Option<usize>,
-    /// Its producer has chosen its time of creation, which may be another job's as well.
+    /// The producer has chosen the creation time, so another job may have the same.
     pub(crate) has_own_timestamp: bool,
-    /// What was not taken as it stands, for the log.
+    /// Options that were not used as given, for the log.
     pub(crate) odd: Vec<String>,
 }
 
-/// Each as it stands: one that is nested too deep, or of another type, must not cost the others.
+/// Every field stays raw JSON, so that one that is nested too deep or of a wrong type does not
+/// break the others.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw<'a> {
@@ -61,7 +60,7 @@ struct Raw<'a> {
     /// BullMQ's telemetry metadata: a text that only telemetry reads.
     #[serde(borrow)]
     tm: Option<&'a RawValue>,
-    /// Ours: do not run after this. BullMQ ignores it.
+    /// Patchbay's own option: do not run after this time. BullMQ ignores it.
     #[serde(borrow)]
     exp: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -81,7 +80,8 @@ struct Raw<'a> {
 }
 
 impl JobOpts {
-    /// Reads the hash field `opts`. Fails, with words for operators, only where that is no object at all.
+    /// Parses the hash field `opts`. Fails, with a text for operators, only if it is no JSON
+    /// object.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         // BullMQ reads both as no options.
         if matches!(text.trim(), "" | "[]") {
@@ -89,7 +89,7 @@ impl JobOpts {
         }
         let raw: Raw<'_> = serde_json::from_str(text)
             .map_err(|error| format!("the job's options cannot be read: {}", unread(text, &error)))?;
-        let mut odd = Odd(Vec::new());
+        let mut odd = Odd::default();
         let (backoff, never_again) = raw.backoff.map_or((None, false), |raw| odd.backoff(raw));
         Ok(Self {
             attempts: odd.attempts(raw.attempts),
@@ -109,167 +109,27 @@ impl JobOpts {
         })
     }
 
-    /// Attempts and backoff that the job asks for.
     pub(crate) fn retry(&self) -> (Option<u32>, Option<Backoff>) {
         (if self.never_again { Some(1) } else { self.attempts }, self.backoff)
     }
 
-    /// How it gets back into the list of what waits: workers take from the right.
+    /// The command that puts the job back into the waiting list. Workers take from the right.
     pub(crate) fn push(&self) -> &'static str {
         if self.lifo { "RPUSH" } else { "LPUSH" }
     }
 
-    /// How long the job wants to stay once it is in this state (`completed` or `failed`).
+    /// How long the job asks to be kept in this state (`completed` or `failed`).
     pub(crate) fn retention(&self, state: &str) -> Option<KeepJobs> {
         if state == "completed" { self.remove_on_complete } else { self.remove_on_fail }
     }
 }
 
-fn value(raw: &RawValue) -> Option<Value> {
-    serde_json::from_str(raw.get()).ok()
-}
-
-/// Why options cannot be read. What is of a wrong kind is in the error itself.
+/// Why options cannot be read. The error itself names a wrong type.
 fn unread(text: &str, error: &serde_json::Error) -> String {
     match error.is_data() && !text.trim_start().starts_with('{') {
         true => format!("they are {}, not an object", kind(text)),
         false => error.to_string(),
     }
-}
-
-/// What a JSON value is, in words that repeat no text of its author.
-fn kind(json: &str) -> String {
-    let json = json.trim();
-    match json.as_bytes().first() {
-        Some(b'{') => "an object".into(),
-        Some(b'[') => "a list".into(),
-        Some(b'"') => {
-            let length = serde_json::from_str::<String>(json).map_or(0, |text| text.chars().count());
-            format!("a text of {length} character{}", if length == 1 { "" } else { "s" })
-        }
-        Some(b't' | b'f' | b'n') => json.chars().take(SHOWN_BYTES).collect(),
-        _ if json.len() > SHOWN_BYTES => "a long number".into(),
-        _ => json.to_owned(),
-    }
-}
-
-/// Collects what means nothing.
-struct Odd(Vec<String>);
-
-impl Odd {
-    /// Only the kind of what its producer wrote, which may be personal, goes to the log.
-    fn note(&mut self, name: &str, raw: &RawValue, instead: &str) {
-        self.0.push(format!("{name} is {}: {instead}", kind(raw.get())));
-    }
-
-    fn value(&mut self, name: &str, raw: Option<&RawValue>) -> Option<Value> {
-        let raw = raw?;
-        let value = value(raw);
-        if value.is_none() {
-            self.note(name, raw, "left out");
-        }
-        value
-    }
-
-    fn number(&mut self, name: &str, raw: Option<&RawValue>) -> Option<f64> {
-        let raw = raw?;
-        let number = value(raw).as_ref().and_then(js::number);
-        if number.is_none() {
-            self.note(name, raw, "left out, since it is not a number");
-        }
-        number
-    }
-
-    /// A number of things to keep.
-    fn most(&mut self, name: &str, raw: Option<&RawValue>) -> Option<usize> {
-        let most = self.number(name, raw)?;
-        if most < 0.0
-            && let Some(raw) = raw
-        {
-            self.note(name, raw, "left out, since it is below 0");
-            return None;
-        }
-        Some(most.ceil() as usize)
-    }
-
-    /// BullMQ keeps `traces.slice(-limit)`: of a fraction its whole part, all where that is 0 or nothing, and none of a limit below 0.
-    fn traces(&mut self, raw: Option<&RawValue>) -> Option<usize> {
-        let limit = self.number("stackTraceLimit", raw)?;
-        let is_none = raw.and_then(value).is_some_and(|limit| limit.as_f64() == Some(0.0));
-        match limit.trunc() {
-            _ if is_none => Some(0),
-            0.0 => None,
-            below if below < 0.0 => Some(0),
-            most => Some((most as usize).min(MAX_TRACES)),
-        }
-    }
-
-    /// BullMQ compares `attemptsMade + 1 < attempts`: fractions count up, and less than one is one. 0 is what its producers write for none.
-    fn attempts(&mut self, raw: Option<&RawValue>) -> Option<u32> {
-        let attempts = self.number("attempts", raw)?;
-        Some(if attempts < 0.0 { 1 } else { attempts.ceil() as u32 })
-    }
-
-    /// Also whether the first failure is the last: BullMQ takes a delay of -1 for that.
-    fn backoff(&mut self, raw: &RawValue) -> (Option<Backoff>, bool) {
-        let of = |kind, ms| (Some(Backoff { kind, delay: millis(ms), max: None, jitter: None }), ms == -1.0);
-        let fields = match value(raw) {
-            Some(Value::Object(fields)) => fields,
-            Some(absent) if !js::is_true(&absent) && !absent.is_number() => return (None, false),
-            other => {
-                return match other
-                    .filter(|other| !other.is_boolean() && !other.is_array())
-                    .as_ref()
-                    .and_then(js::number)
-                {
-                    Some(ms) => of(BackoffKind::Fixed, ms),
-                    None => {
-                        self.note("backoff", raw, "left out, since it is no backoff");
-                        (None, false)
-                    }
-                };
-            }
-        };
-        let kind = match fields.get("type").and_then(Value::as_str) {
-            Some("fixed") => Some(BackoffKind::Fixed),
-            Some("exponential") => Some(BackoffKind::Exponential),
-            _ => None,
-        };
-        let delay = fields.get("delay").map(js::number);
-        let (backoff, is_final) = match (kind, delay) {
-            (Some(kind), None) => of(kind, 0.0),
-            (Some(kind), Some(Some(ms))) => of(kind, ms),
-            (None, Some(Some(ms))) if ms > 0.0 => {
-                self.note("backoff", raw, "its type needs its producer's own code; taken as fixed");
-                of(BackoffKind::Fixed, ms)
-            }
-            _ => {
-                self.note("backoff", raw, "left out, since its type or its delay means nothing here");
-                return (None, false);
-            }
-        };
-        // Not NaN, which is no jitter to BullMQ.
-        let jitter = fields.get("jitter").map(|jitter| js::number(jitter).unwrap_or(0.0).clamp(0.0, 1.0));
-        // Ours: BullMQ has no maximum and ignores it.
-        let max = fields.get("maxDelay").and_then(js::number).filter(|ms| *ms >= 0.0).map(millis);
-        (backoff.map(|backoff| Backoff { max, jitter, ..backoff }), is_final)
-    }
-
-    fn retention(&mut self, name: &str, raw: Option<&RawValue>) -> Option<KeepJobs> {
-        let value = self.value(name, raw)?;
-        if let (Some(member), Some(raw)) = (KeepJobs::unreadable(&value), raw) {
-            self.note(name, raw, &format!("its {member} is left out, since it is not a number"));
-        }
-        KeepJobs::of_job(&value)
-    }
-}
-
-/// At most five years. BullMQ delays a job also by less than nothing, so that it waits behind what is delayed until now.
-fn millis(ms: f64) -> Duration {
-    if ms < 0.0 {
-        return Duration::from_millis(1);
-    }
-    Duration::try_from_secs_f64(ms / 1e3).map_or(MAX_DELAY, |time| time.min(MAX_DELAY))
 }
 
 /// Ours, or another producer's OpenTelemetry context, whose trace id ties the job to its request as well.
@@ -283,85 +143,16 @@ fn trace(tm: Value) -> Trace {
     Trace { correlation_id: trace.correlation_id.clone().or_else(trace_id), ..trace }
 }
 
-/// Options for BullMQ's scripts, under the short names that they use.
-pub(crate) fn encode(job: &NewJob) -> Value {
-    let mut opts = Map::new();
-    if let Some(delay) = job.delay {
-        opts.insert("delay".into(), (delay.as_millis() as u64).into());
-    }
-    if let Some(priority) = job.priority {
-        opts.insert("priority".into(), priority.into());
-    }
-    if let Some(attempts) = job.attempts {
-        opts.insert("attempts".into(), attempts.into());
-    }
-    if let Some(backoff) = &job.backoff {
-        let kind = match backoff.kind {
-            BackoffKind::Fixed => "fixed",
-            BackoffKind::Exponential => "exponential",
-        };
-        let mut value = json!({ "type": kind, "delay": backoff.delay.as_millis() as u64 });
-        if let Some(jitter) = backoff.jitter {
-            value["jitter"] = jitter.into();
-        }
-        if let Some(max) = backoff.max {
-            value["maxDelay"] = (max.as_millis() as u64).into();
-        }
-        opts.insert("backoff".into(), value);
-    }
-    if let Some(id) = &job.id {
-        opts.insert("jobId".into(), id.as_str().into());
-    }
-    if let Some(once) = &job.deduplication {
-        let mut value = json!({ "id": once.key });
-        if let Some(ttl) = once.ttl {
-            value["ttl"] = (ttl.as_millis() as u64).into();
-        }
-        for (name, set) in
-            [("extend", once.extend), ("replace", once.replace), ("keepLastIfActive", once.keep_last_if_active)]
-        {
-            if set {
-                value[name] = true.into();
-            }
-        }
-        opts.insert("de".into(), value);
-    }
-    if job.lifo {
-        opts.insert("lifo".into(), true.into());
-    }
-    if let Some(at) = job.expires_at_ms {
-        opts.insert("exp".into(), at.into());
-    }
-    for (name, keep) in [("removeOnComplete", job.keep_completed), ("removeOnFail", job.keep_failed)] {
-        if let Some(keep) = keep {
-            opts.insert(name.into(), removal(keep));
-        }
-    }
-    if job.trace != Trace::default() {
-        // A text within a text, as BullMQ's own telemetry writes it.
-        opts.insert("tm".into(), json!(job.trace).to_string().into());
-    }
-    Value::Object(opts)
-}
-
-/// As BullMQ's producers write it: `true`, `false`, a number, or `{count, age}` with the age in seconds.
-fn removal(keep: Keep) -> Value {
-    match (keep.age, keep.count) {
-        (None, None) => false.into(),
-        (_, Some(0)) => true.into(),
-        (None, Some(count)) => count.into(),
-        (Some(age), None) => json!({ "age": seconds(age) }),
-        (Some(age), Some(count)) => json!({ "age": seconds(age), "count": count }),
-    }
-}
-
-/// Whole ones as such; less than one must not become none, which removes everything.
-fn seconds(age: Duration) -> Value {
-    if age.subsec_nanos() == 0 { age.as_secs().into() } else { age.as_secs_f64().into() }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use patchbay_model::job::{Keep, NewJob};
+    use patchbay_model::retry::{BackoffKind, MAX_DELAY};
+    use serde_json::json;
+
+    use super::odd::MAX_TRACES;
+    use super::write::removal;
     use super::*;
 
     #[test]

@@ -3,32 +3,24 @@
 //! An erasure is written down with its jobs before the first of them is touched, so that any host can end what another one began. The value
 //! that somebody is to be forgotten by is never written down.
 
-use chrono::{DateTime, Utc};
-use patchbay_model::filter::Filter;
-use patchbay_model::redaction::Mask;
-use patchbay_model::{JobId, QueueName};
-use serde::Serialize;
-use serde_json::Value;
-use sqlx::types::Json;
-use sqlx::{Executor, Row};
+mod texts;
 
-use crate::{SavedSearch, Store, StoreError, Term};
+use chrono::{DateTime, Utc};
+use patchbay_model::{JobId, QueueName};
+use serde_json::Value;
+use sqlx::Row;
+
+pub use self::texts::{Person, Texts};
+use crate::{Store, StoreError, Term};
 
 /// Jobs per statement.
 const BATCH: usize = 200;
 /// Jobs per erasure; whoever needs more does it again.
 const MOST_JOBS: i64 = 10_000;
-/// What stands in place of a value in texts that stay.
-const ERASED: &str = "[erased]";
-/// Somebody waits, and looking through all texts takes its time.
-const TEXTS_LIMIT: &str = "set local statement_timeout = '120s'";
 
 /// A job whose data is to be forgotten.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::FromRow)]
 pub struct ErasedJob {
-    #[serde(skip)]
     pub prefix: String,
     pub queue: String,
     pub job_id: String,
@@ -36,9 +28,7 @@ pub struct ErasedJob {
 }
 
 /// What was erased of the history.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, Default)]
 pub struct Erased {
     pub attempts: i64,
     pub bodies: i64,
@@ -46,7 +36,6 @@ pub struct Erased {
 
 /// An erasure to be.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct NewErasure<'a> {
     pub prefix: &'a str,
     /// Of a person.
@@ -59,9 +48,7 @@ pub struct NewErasure<'a> {
 }
 
 /// An erasure, for lists.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct ErasureRow {
     pub id: i64,
     pub path: Option<String>,
@@ -85,7 +72,6 @@ pub struct ErasureRow {
 
 /// A job that is still to be erased.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct PendingErasure {
     pub erasure: i64,
     pub unfinished: bool,
@@ -95,155 +81,13 @@ pub struct PendingErasure {
 }
 
 /// That a job's data was erased.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct JobErasure {
     pub erasure: i64,
     pub job_created_ms: i64,
     pub at: DateTime<Utc>,
     pub actor: String,
     pub reason: String,
-}
-
-/// Texts that operators and the host have written, by place: how many hold the value.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
-pub struct Texts {
-    pub saved_searches: u64,
-    pub bulk_operations: u64,
-    pub dead_letters: u64,
-    pub operator_actions: u64,
-    pub alerts: u64,
-    /// Kept for good: entries of audit trails.
-    pub audit_entries: u64,
-    /// Bulk operations that go on with it; it leaves them when this is asked again after their end.
-    pub active_bulk_operations: u64,
-    /// Jobs that plugins have enqueued with a transaction and that are in no queue yet.
-    pub outbox: u64,
-    /// Descriptions of schedules.
-    pub schedules: u64,
-    /// Reasons of other erasures, and of quarantines.
-    pub reasons: u64,
-}
-
-impl Texts {
-    /// Those that are erased.
-    pub fn erasable(&self) -> u64 {
-        self.saved_searches
-            + self.bulk_operations
-            + self.dead_letters
-            + self.operator_actions
-            + self.alerts
-            + self.schedules
-            + self.reasons
-    }
-}
-
-/// Who is to be forgotten, as texts name them.
-#[derive(Debug)]
-pub struct Person<'a> {
-    /// Of job data.
-    pub path: &'a str,
-    /// As it was given, and in the other ways that jobs are found by.
-    pub values: &'a [String],
-    /// In all spellings that texts may have.
-    pub spellings: &'a [String],
-    /// Finds it in texts; empty where it is too short to tell.
-    pub mask: &'a Mask,
-}
-
-/// As a row has it, now or before its last change.
-type Search = Option<Json<SavedSearch>>;
-
-/// By name; `true`: JSON.
-type Columns = &'static [(&'static str, bool)];
-
-/// Columns with texts, by place.
-const TEXT_COLUMNS: [(&str, Columns, Place); 11] = [
-    ("dead_letters", &[("message", false), ("note", false), ("assignee", false)], Place::DeadLetters),
-    ("operator_actions", &[("details", true), ("result", true), ("error", false)], Place::Actions),
-    ("bulks", &[("reason", false), ("error", false)], Place::BulkJobs),
-    ("bulk_items", &[("reason", false)], Place::BulkJobs),
-    ("alerts", &[("notice", true)], Place::Alerts),
-    ("alert_events", &[("reason", false)], Place::Alerts),
-    ("alert_deliveries", &[("body", true), ("last_error", false)], Place::Alerts),
-    ("alert_silences", &[("subject", false), ("reason", false)], Place::Alerts),
-    ("schedules", &[("description", false)], Place::Schedules),
-    ("erasures", &[("reason", false)], Place::Reasons),
-    ("quarantines", &[("reason", false), ("end_reason", false)], Place::Reasons),
-];
-
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    DeadLetters,
-    Actions,
-    BulkJobs,
-    Alerts,
-    Schedules,
-    Reasons,
-}
-
-impl Person<'_> {
-    /// A regular expression of Postgres that is this text in any of its spellings, and what takes its place; in JSON also where it would be no
-    /// text.
-    fn pattern(&self, is_json: bool) -> (String, String) {
-        let value = self.values.first().map(String::as_str).unwrap_or_default();
-        let is_number = value.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
-        if is_json && is_number {
-            // A number of its own must not become something else.
-            return (literal(&Value::from(value).to_string()), Value::from(ERASED).to_string());
-        }
-        // What cannot stand within a text of JSON would be JSON's own.
-        let stands = |text: &&String| !is_json || serde_json::from_str::<String>(&format!("\"{text}\"")).is_ok();
-        let spellings: Vec<String> = self.spellings.iter().filter(stands).map(|text| literal(text)).collect();
-        (spellings.join("|"), ERASED.to_owned())
-    }
-
-    /// The filter without the value; nothing when it has none.
-    fn forgotten(&self, filter: &Filter) -> Option<Filter> {
-        let mut filter = filter.clone();
-        let mut found = false;
-        let data = format!("data.{}", self.path);
-        for (path, value) in &mut filter.data {
-            if (format!("data.{path}") == data && self.values.contains(value)) || self.mask.finds(value) {
-                *value = ERASED.to_owned();
-                found = true;
-            }
-        }
-        for text in
-            [&mut filter.text, &mut filter.name, &mut filter.code, &mut filter.correlation_id, &mut filter.platform]
-        {
-            if let Some(value) = text.as_mut().filter(|value| self.mask.finds(value)) {
-                *value = ERASED.to_owned();
-                found = true;
-            }
-        }
-        if filter.job.as_ref().is_some_and(|id| self.mask.finds(id.as_str())) {
-            filter.job = None;
-            found = true;
-        }
-        found.then_some(filter)
-    }
-}
-
-/// A regular expression of Postgres that is this text. Upper and lower case are alike: of ASCII by `~*`, of the rest here, since the collation
-/// may know no other letters.
-fn literal(text: &str) -> String {
-    let mut pattern = String::new();
-    for c in text.chars() {
-        if c.is_ascii_alphanumeric() {
-            pattern.push(c);
-        } else if c.is_ascii() {
-            pattern.extend(['\\', c]);
-        } else {
-            let mut cases = vec![c.to_string(), c.to_lowercase().collect(), c.to_uppercase().collect()];
-            cases.dedup();
-            pattern.push_str(&format!("(?:{})", cases.join("|")));
-        }
-    }
-    pattern
 }
 
 impl Store {
@@ -285,119 +129,6 @@ impl Store {
         );
         let query = query.bind(prefix).bind(queue.as_str()).bind(job.as_str());
         Ok(query.bind(MOST_JOBS).fetch_all(&self.pool).await?)
-    }
-
-    /// Jobs whose failures say it, such as those that other workers ran: nothing else tells what they were about.
-    pub async fn jobs_saying(
-        &self,
-        prefix: &str,
-        queue: Option<&str>,
-        person: &Person<'_>,
-    ) -> Result<Vec<ErasedJob>, StoreError> {
-        if person.mask.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut transaction = self.pool.begin().await?;
-        transaction.execute(TEXTS_LIMIT).await?;
-        let query = sqlx::query_as(
-            "select distinct prefix, queue, job_id, job_created_ms from attempts where outcome <> 'completed' and prefix = $1 \
-             and ($2::text is null or queue = $2) and (message ~* $3 or stack ~* $3) limit $4",
-        );
-        let query = query.bind(prefix).bind(queue).bind(person.pattern(false).0).bind(MOST_JOBS);
-        let jobs = query.fetch_all(&mut *transaction).await?;
-        transaction.commit().await?;
-        Ok(jobs)
-    }
-
-    /// Texts that hold the value lose it, or are only counted. Filters of bulk operations that go on keep it until they have ended.
-    pub async fn forget_texts(&self, prefix: &str, person: &Person<'_>, only_count: bool) -> Result<Texts, StoreError> {
-        let mut texts = Texts::default();
-        let mut transaction = self.pool.begin().await?;
-        transaction.execute(TEXTS_LIMIT).await?;
-        let saved: Vec<(String, Search, Search)> =
-            sqlx::query_as("select name, search, previous from saved_searches where prefix = $1")
-                .bind(prefix)
-                .fetch_all(&mut *transaction)
-                .await?;
-        for (name, search, previous) in saved {
-            let forgotten = |search: &Search| {
-                let filter = person.forgotten(&search.as_ref()?.filter)?;
-                Some(Json(SavedSearch { filter, ..search.as_ref()?.0.clone() }))
-            };
-            let (new_search, new_previous) = (forgotten(&search), forgotten(&previous));
-            if new_search.is_none() && new_previous.is_none() {
-                continue;
-            }
-            texts.saved_searches += 1;
-            if !only_count {
-                sqlx::query("update saved_searches set search = $3, previous = $4 where prefix = $1 and name = $2")
-                    .bind(prefix)
-                    .bind(name)
-                    .bind(new_search.or(search))
-                    .bind(new_previous.or(previous))
-                    .execute(&mut *transaction)
-                    .await?;
-            }
-        }
-        // What is put into jobs goes with the end of an operation.
-        let bulks: Vec<(i64, Value, Option<String>, bool)> = sqlx::query_as(
-            "select id, filter, edits, state in ('matching', 'running', 'paused', 'undoing') from bulks where prefix = $1 and (filter <> '{}' or edits is not null) for update",
-        )
-        .bind(prefix)
-        .fetch_all(&mut *transaction)
-        .await?;
-        for (id, filter, edits, is_active) in bulks {
-            let filter = serde_json::from_value(filter).ok().and_then(|filter| person.forgotten(&filter));
-            if is_active && filter.is_none() && edits.is_some_and(|edits| person.mask.finds(&edits)) {
-                texts.active_bulk_operations += 1;
-            }
-            let Some(filter) = filter else { continue };
-            if is_active {
-                texts.active_bulk_operations += 1;
-                continue;
-            }
-            texts.bulk_operations += 1;
-            if !only_count {
-                let query = sqlx::query("update bulks set filter = $2 where id = $1").bind(id);
-                query.bind(Json(filter)).execute(&mut *transaction).await?;
-            }
-        }
-        if !person.mask.is_empty() {
-            for (table, columns, place) in TEXT_COLUMNS {
-                let count = match place {
-                    Place::DeadLetters => &mut texts.dead_letters,
-                    Place::Actions => &mut texts.operator_actions,
-                    Place::BulkJobs => &mut texts.bulk_operations,
-                    Place::Alerts => &mut texts.alerts,
-                    Place::Schedules => &mut texts.schedules,
-                    Place::Reasons => &mut texts.reasons,
-                };
-                for (column, is_json) in columns {
-                    let (pattern, by) = person.pattern(*is_json);
-                    let (as_text, back) = if *is_json { ("::text", "::jsonb") } else { ("", "") };
-                    let condition = format!("where {column}{as_text} ~* $1");
-                    let found = if only_count {
-                        let query = format!("select count(*) from {table} {condition}");
-                        let query = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(query)).bind(pattern);
-                        query.fetch_one(&mut *transaction).await?.unsigned_abs()
-                    } else {
-                        let query = format!(
-                            "update {table} set {column} = regexp_replace({column}{as_text}, $1, $2, 'gi'){back} {condition}"
-                        );
-                        let query = sqlx::query(sqlx::AssertSqlSafe(query)).bind(pattern).bind(by);
-                        query.execute(&mut *transaction).await?.rows_affected()
-                    };
-                    *count += found;
-                }
-            }
-            let count = |text: &'static str| sqlx::query_scalar::<_, i64>(text).bind(person.pattern(true).0);
-            let kept = count("select count(*) from audit_entries where entry::text ~* $1 or entry_key ~* $1");
-            texts.audit_entries = kept.fetch_one(&mut *transaction).await?.unsigned_abs();
-            let outbox = count("select count(*) from patchbay_outbox.jobs where payload ~* $1");
-            texts.outbox = outbox.fetch_one(&mut *transaction).await?.unsigned_abs();
-        }
-        transaction.commit().await?;
-        Ok(texts)
     }
 
     /// Jobs that were removed, and whose copies are gone, cannot be put back: says so.
