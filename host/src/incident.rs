@@ -1,19 +1,25 @@
-//! `patchbay incident …`
+//! `patchbay incident …`, and what a host adds to a bundle.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use chrono::Utc;
 use clap::{Args, Subcommand};
+use futures::FutureExt;
 use patchbay_api::incident::{IncidentBundle, IncidentQuery};
-use patchbay_app::incident::{BundleFile, Title, archive, contents};
+use patchbay_app::incident::{BundleFile, Sources, Title, archive, contents};
 use patchbay_cli::client::{Client, ClientArgs, ClientError};
 use patchbay_cli::{Output, duration};
+use patchbay_telemetry::Logging;
 use serde_json::json;
+
+use crate::config::Config;
+use crate::doctor;
 
 #[derive(Subcommand)]
 pub(crate) enum IncidentCommand {
@@ -75,4 +81,17 @@ fn write(out: &Path, packed: &[u8], output: Output) -> anyhow::Result<()> {
         println!("written: {} ({} bytes)", out.display(), packed.len());
     }
     Ok(())
+}
+
+/// What a host adds to its bundle: its configuration, what `patchbay doctor` finds, and its log.
+pub(crate) fn sources(config: &Arc<Config>, logging: &Logging) -> Sources {
+    let set = config.entries().into_iter().filter(|entry| entry.value.is_some());
+    let configuration =
+        set.map(|entry| json!({ "key": entry.key, "value": entry.value, "source": entry.source })).collect();
+    let config = Arc::clone(config);
+    let findings = move || {
+        let config = Arc::clone(&config);
+        async move { serde_json::to_value(doctor::examine(&config).await).unwrap_or_default() }.boxed()
+    };
+    Sources { configuration, findings: Box::new(findings), lines: logging.lines.clone() }
 }

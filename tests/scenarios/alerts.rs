@@ -269,7 +269,7 @@ async fn another_host_delivers_and_goes_on_when_the_one_that_evaluates_is_killed
 /// The only backend that holds the lock of the alerts.
 const HOLDER: &str = "select l.pid from pg_locks l join pg_database d on d.oid = l.database where l.locktype = 'advisory' \
                       and d.datname = current_database() and l.granted and (l.classid::bigint << 32 | l.objid::bigint) = $1";
-/// `patchbay_store::Duty::Alerts`
+/// `patchbay_store::LeaderTask::Alerts`
 const ALERTS_LOCK: i64 = 0x7061_7463_6800_0001;
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod history;
 mod http;
 mod key;
 mod kind;
+mod layers;
 mod log;
 mod mail;
 mod metrics;

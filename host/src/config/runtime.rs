@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context;
 use patchbay_runtime::{CompilerCommand, HostLimits, RuntimeConfig};
 
 use super::environment::Environment;
 use super::key::{key, section};
 use super::kind::{mebibytes, milliseconds, number, seconds, text};
+use crate::cache_key::cache_key;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 /// The default limits of the contract.
@@ -41,9 +43,15 @@ section! {
 }
 
 impl Runtime {
-    /// `draft_wit`: whether plugins may use versions of the contract that may still change.
-    pub fn sandbox(&self, compiler: CompilerCommand, cache_key: [u8; 32], draft_wit: bool) -> RuntimeConfig {
-        RuntimeConfig {
+    /// Makes the cache directory and its key. `draft_wit`: whether plugins may use versions of the
+    /// contract that may still change.
+    pub fn sandbox(&self, draft_wit: bool) -> anyhow::Result<RuntimeConfig> {
+        let compiler = CompilerCommand {
+            program: std::env::current_exe().context("cannot find our own executable, which compiles plugins")?,
+            args: vec!["__compile".into()],
+        };
+        let cache_key = cache_key(&self.cache_dir)?;
+        Ok(RuntimeConfig {
             cache_dir: self.cache_dir.clone(),
             compiler: Some(compiler),
             compile_timeout: *self.compile_timeout,
@@ -61,7 +69,7 @@ impl Runtime {
             },
             draft_wit,
             cache_key,
-        }
+        })
     }
 }
 

@@ -75,7 +75,8 @@ pub struct Dependency {
 /// Whether this host is ready for work.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Readiness {
-    /// Every reason why it is not ready.
+    /// Every reason why it is not ready, and background services in trouble (`service-restarting`,
+    /// `service-failing`). The latter are no reasons: with these alone it is ready.
     pub details: Vec<NotReady>,
     /// True if there is no reason against it.
     pub ready: bool,
@@ -83,7 +84,7 @@ pub struct Readiness {
     pub reasons: Vec<String>,
 }
 
-/// A reason why a process should get no new work.
+/// A reason why a process should get no new work, or a background service in trouble.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct NotReady {
     /// Stable reason code in kebab-case.

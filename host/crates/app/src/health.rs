@@ -16,6 +16,7 @@ use patchbay_store::{ReadOnly, Store, StoreProbe};
 use tracing::{error, info, warn};
 
 use crate::plugins::Plugins;
+use crate::service::{ServiceStatus, ServiceTrouble};
 use crate::{Error, Parts};
 
 /// Longest wait for one dependency. Load balancers commonly wait 2 to 5 s; the answer must come before that.
@@ -76,6 +77,29 @@ impl NotReady {
     }
 }
 
+/// Services in trouble, for the details of /readyz. They are no reasons against readiness: see [`crate::service`].
+fn of_services(troubles: &[(&'static str, ServiceTrouble)], depends: bool) -> Vec<api::NotReady> {
+    let view = |(service, trouble): &(&str, ServiceTrouble)| match trouble {
+        ServiceTrouble::Ends { times, last_ago } => Some(api::NotReady {
+            code: "service-restarting".into(),
+            message: format!(
+                "The background service {service} has ended unexpectedly {}, the last time {} s ago. It is restarted by itself",
+                if *times == 1 { "once".to_owned() } else { format!("{times} times in a row") },
+                last_ago.as_secs(),
+            ),
+            next: format!("Look for the service {service} in this host's log, and report what it says"),
+        }),
+        // What it needs is away, which is said already.
+        ServiceTrouble::Fails(_) if depends => None,
+        ServiceTrouble::Fails(what) => Some(api::NotReady {
+            code: "service-failing".into(),
+            message: format!("The background service {service} fails: {what}. It tries again by itself"),
+            next: format!("Look in this host's log for: {what}"),
+        }),
+    };
+    troubles.iter().filter_map(view).collect()
+}
+
 /// What probes and people ask about this process.
 #[derive(Clone)]
 pub struct HealthCheck {
@@ -111,8 +135,10 @@ impl HealthCheck {
     /// Whether to send work here.
     pub async fn readiness(&self) -> Readiness {
         let view = |NotReady { code, message, next }| api::NotReady { code: code.to_owned(), message, next };
-        let details: Vec<api::NotReady> = self.health.not_ready().await.into_iter().map(view).collect();
+        let mut details: Vec<api::NotReady> = self.health.not_ready().await.into_iter().map(view).collect();
         let reasons: Vec<String> = details.iter().map(|reason| reason.code.clone()).collect();
+        let depends = reasons.iter().any(|code| code != DRAINING);
+        details.extend(of_services(&self.health.services.troubles(), depends));
         Readiness { ready: reasons.is_empty(), reasons, details }
     }
 }
@@ -127,6 +153,7 @@ pub struct Health {
     store: Store,
     queues: Broker,
     plugins: Arc<Plugins>,
+    services: Arc<ServiceStatus>,
     started: Instant,
     draining: AtomicBool,
     in_flight: Mutex<Option<Shared<BoxFuture<'static, Probe>>>>,
@@ -136,11 +163,12 @@ pub struct Health {
 
 impl Health {
     /// Starts the uptime clock.
-    pub fn new(store: Store, queues: Broker, plugins: Arc<Plugins>) -> Self {
+    pub fn new(store: Store, queues: Broker, plugins: Arc<Plugins>, services: Arc<ServiceStatus>) -> Self {
         Self {
             store,
             queues,
             plugins,
+            services,
             started: Instant::now(),
             draining: AtomicBool::new(false),
             in_flight: Mutex::default(),
@@ -272,5 +300,32 @@ async fn probe(store: Store, queues: Broker) -> Probe {
 pub async fn warn_about_skew(queues: &Broker) {
     if let Some(skew_ms) = queues.look().await.skew_ms.filter(|skew| skew.abs() > SKEW_TO_WARN_ABOUT_MS) {
         warn!(skew_ms, "this machine's clock is not Redis's: synchronise both with NTP");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_keeps_ending_is_named_in_the_details_with_what_to_do() {
+        let ends = ServiceTrouble::Ends { times: 3, last_ago: Duration::from_secs(7) };
+        let details = of_services(&[("mirror", ends)], true);
+        assert_eq!(details.len(), 1);
+        assert_eq!(details[0].code, "service-restarting");
+        assert_eq!(
+            details[0].message,
+            "The background service mirror has ended unexpectedly 3 times in a row, the last time 7 s ago. It is restarted by itself"
+        );
+        assert!(details[0].next.contains("the service mirror in this host's log"), "{}", details[0].next);
+    }
+
+    #[test]
+    fn a_service_that_fails_since_postgres_is_away_is_not_named_beside_that() {
+        let fails = [("bulk", ServiceTrouble::Fails("bulk operations wait"))];
+        assert!(of_services(&fails, true).is_empty());
+        let details = of_services(&fails, false);
+        assert_eq!(details.iter().map(|detail| detail.code.as_str()).collect::<Vec<_>>(), ["service-failing"]);
+        assert!(details[0].message.contains("bulk operations wait"), "{}", details[0].message);
     }
 }

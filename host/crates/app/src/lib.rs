@@ -15,6 +15,7 @@ pub mod history;
 pub mod history_filter;
 pub mod incident;
 pub mod jobs;
+mod leader;
 pub mod outbox;
 pub mod plugin_administration;
 pub mod plugins;
@@ -27,17 +28,29 @@ pub mod schedules;
 pub mod scheduling;
 pub mod searches;
 pub mod secrets;
+pub mod service;
 pub mod snapshot;
+pub mod trace_export;
 pub mod vault;
+pub mod workers;
 
 pub use actions::Caller;
 pub use error::Error;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use patchbay_capability::{GrantUses, Services};
+use patchbay_model::signature::TrustedKeys;
 use patchbay_queue::Broker;
-use patchbay_store::{PluginSql, Store};
-use patchbay_telemetry::traces::Traces;
+use patchbay_runtime::Runtime;
+use patchbay_store::{Keep, KeepAttempts, PluginSql, Store};
+use patchbay_telemetry::DroppedLines;
+use patchbay_telemetry::metrics::RequestMeters;
+use patchbay_telemetry::traces::{Counts, Traces};
+use patchbay_work::quarantine::Policy;
+use patchbay_work::{Work, Workers};
+use tokio_util::task::TaskTracker;
 
 #[derive(Clone)]
 pub struct App {
@@ -58,27 +71,180 @@ pub struct App {
     pub searches: searches::Searches,
 }
 
-/// What use cases are made of.
+/// What the application stands on.
+pub struct Foundation {
+    pub store: Store,
+    pub sql: PluginSql,
+    pub broker: Broker,
+    pub runtime: Arc<Runtime>,
+    pub outside: Arc<Services>,
+    pub work: Work,
+    pub vault: Arc<vault::Vault>,
+    pub copy: snapshot::OfflineSnapshot,
+    pub traces: Traces,
+    /// What became of spans.
+    pub spans: Arc<Counts>,
+    pub dropped_lines: DroppedLines,
+    pub incident: incident::Sources,
+    /// This host goes on with what it last saw of Postgres.
+    pub started_without_postgres: bool,
+}
+
+/// What operators configure of the application.
+pub struct AppConfig {
+    /// `NODE_ENV` of old, shown by the health check.
+    pub environment: Arc<str>,
+    pub alerts: alerts::AlertConfig,
+    /// What becomes of a plugin that crashes too often.
+    pub quarantine: Policy,
+    /// Whose signatures let a plugin run.
+    pub trusted: TrustedKeys,
+    /// Old revisions.
+    pub keep_revisions: Keep,
+    pub keep_attempts: KeepAttempts,
+    /// Between two looks at what other workers have ended; nothing when nobody is to look.
+    pub mirror_every: Option<Duration>,
+    /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
+    pub node_may_be_bullmq_5: bool,
+}
+
+/// What use cases and services are made of.
 pub struct Parts {
     pub broker: Broker,
     pub store: Store,
     pub sql: PluginSql,
+    pub workers: Arc<Workers>,
     pub plugins: Arc<plugins::Plugins>,
     pub outside: Arc<breakers::OutsideHosts>,
+    pub grant_uses: Arc<GrantUses>,
     pub health: Arc<health::Health>,
+    pub services: Arc<service::ServiceStatus>,
     pub schedules: Arc<scheduling::Reconciler>,
     pub alerts: Arc<alerts::AlertWatch>,
     pub vault: Arc<vault::Vault>,
     pub traces: Traces,
+    pub requests: Arc<RequestMeters>,
     pub exposition: Arc<exposition::Exposition>,
     pub incident: Arc<incident::Sources>,
     /// The value that was `NODE_ENV` before. The health check shows it.
     pub environment: Arc<str>,
     pub actions: actions::Actions,
+    /// What operators do just now, whether or not their clients still wait for it.
+    pub operations: TaskTracker,
     pub bulks: Arc<bulk::BulkJobs>,
     pub history: Arc<history::HistoryParts>,
     /// Whether BullMQ 5 works on the same queues. With it, some operations lose jobs.
     pub node_may_be_bullmq_5: bool,
+    pub started_without_postgres: bool,
+}
+
+impl Parts {
+    /// Nothing runs yet.
+    pub fn new(foundation: Foundation, config: AppConfig) -> anyhow::Result<Self> {
+        let Foundation { store, sql, broker, runtime, work, vault, copy, traces, .. } = foundation;
+        let services = Arc::<service::ServiceStatus>::default();
+        let (begun, quarantines) = tokio::sync::mpsc::unbounded_channel();
+        let plugins = Arc::new(plugins::Plugins::new(plugins::Parts {
+            store: store.clone(),
+            sql: sql.clone(),
+            runtime: Arc::clone(&runtime),
+            settings: work.settings,
+            grants: work.grants,
+            invoker: work.invoker,
+            workers: Arc::clone(&work.workers),
+            trusted: config.trusted,
+            quarantine: Arc::clone(&work.quarantine),
+            redactions: Arc::clone(&work.redactions),
+            copy,
+            crash_loops: work.crash_loops,
+            policy: config.quarantine,
+            begun,
+            keep: config.keep_revisions,
+            traces: traces.clone(),
+            host: work.host,
+        }));
+        let schedules = scheduling::Reconciler::new(store.clone(), broker.clone());
+        plugins.when_changed({
+            let (schedules, meters) = (Arc::clone(&schedules), Arc::clone(&work.meters));
+            move || {
+                schedules.changed();
+                meters.reconcile();
+            }
+        });
+        let (breakers, mail) = (Arc::clone(&foundation.outside.breakers), foundation.outside.mail.server());
+        let outside = Arc::new(breakers::OutsideHosts::new(Arc::clone(&runtime), breakers, mail));
+        let health = health::Health::new(store.clone(), broker.clone(), Arc::clone(&plugins), Arc::clone(&services));
+        let health = Arc::new(health);
+        let seen = alerts::Sources {
+            store: store.clone(),
+            queues: broker.clone(),
+            plugins: Arc::clone(&plugins),
+            health: Arc::clone(&health),
+            outside: Arc::clone(&outside),
+            certificates: foundation.outside.egress.certificates(),
+        };
+        let alerts = alerts::AlertWatch::new(config.alerts, seen, quarantines)?;
+        let bodies = Arc::new(history::SealedBodies::new(store.clone(), Arc::clone(&vault)));
+        let bulks = bulk::BulkJobs::new(
+            store.clone(),
+            broker.clone(),
+            Arc::clone(&runtime),
+            Arc::clone(&bodies),
+            Arc::clone(&work.redactions),
+        );
+        let requests = Arc::<RequestMeters>::default();
+        let exposition = Arc::new(exposition::Exposition::new(exposition::Sources {
+            alerts: Arc::clone(&alerts),
+            meters: work.meters,
+            attempts: work.attempts,
+            requests: Arc::clone(&requests),
+            spans: foundation.spans,
+            store: store.clone(),
+            runtime,
+            workers: Arc::clone(&work.workers),
+            plugins: Arc::clone(&plugins),
+            outside: Arc::clone(&outside),
+            sql: sql.clone(),
+            quarantine: work.quarantine,
+            health: Arc::clone(&health),
+            services: Arc::clone(&services),
+            queues: broker.clone(),
+            bulks: Arc::clone(&bulks),
+            max_jobs: work.max_jobs,
+            dropped_lines: foundation.dropped_lines,
+        }));
+        let operations = TaskTracker::new();
+        Ok(Self {
+            actions: actions::Actions::new(store.clone(), operations.clone()),
+            history: Arc::new(history::HistoryParts {
+                bodies,
+                budget: work.budget,
+                keep: config.keep_attempts,
+                mirror_every: config.mirror_every,
+            }),
+            broker,
+            store,
+            sql,
+            workers: work.workers,
+            plugins,
+            outside,
+            grant_uses: Arc::clone(&foundation.outside.uses),
+            health,
+            services,
+            schedules,
+            alerts,
+            vault,
+            traces,
+            requests,
+            exposition,
+            incident: Arc::new(foundation.incident),
+            environment: config.environment,
+            operations,
+            bulks,
+            node_may_be_bullmq_5: config.node_may_be_bullmq_5,
+            started_without_postgres: foundation.started_without_postgres,
+        })
+    }
 }
 
 impl App {

@@ -3,6 +3,7 @@
 //! At least once: a row is deleted after its jobs are in their queue. Adding them again changes
 //! nothing, since their ids are the same. Every process does this; they take different rows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_queue::{Broker, QueueError};
@@ -10,11 +11,19 @@ use patchbay_store::{OutboxEntry, PluginSql, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use crate::Parts;
+use crate::service::{Service, task};
+
 /// How long a row waits when its process died between the commit and adding the jobs.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Runs until cancelled.
-pub async fn relay(sql: PluginSql, queues: Broker, stop: CancellationToken) {
+/// Relays until the end.
+pub fn relay(parts: &Parts) -> Arc<dyn Service> {
+    let (sql, queues) = (parts.sql.clone(), parts.broker.clone());
+    task("outbox", move |stop| keep_relaying(sql.clone(), queues.clone(), stop))
+}
+
+async fn keep_relaying(sql: PluginSql, queues: Broker, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

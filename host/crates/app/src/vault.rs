@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
+use crate::Parts;
+use crate::service::{Service, task};
 use crate::snapshot::OfflineSnapshot;
 pub use keys::{CannotOpen, KEY_FORM, KeyError, KeySource, Keys, parse_key, readable_by_others};
 
@@ -185,8 +187,7 @@ impl Vault {
         self.changed.notify_one();
     }
 
-    /// Follows Postgres until cancelled.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+    async fn keep_refreshing(self: Arc<Self>, stop: CancellationToken) {
         let mut failing = false;
         loop {
             let stopped = tokio::select! {
@@ -295,6 +296,12 @@ impl Vault {
         let opened = self.opened.load();
         opened.values().flat_map(HashMap::values).flatten().filter_map(choose).collect()
     }
+}
+
+/// Follows Postgres, and tells it which secrets were used.
+pub fn refresh(parts: &Parts) -> Arc<dyn Service> {
+    let vault = Arc::clone(&parts.vault);
+    task("secrets", move |stop| Arc::clone(&vault).keep_refreshing(stop))
 }
 
 impl SecretSource for Vault {

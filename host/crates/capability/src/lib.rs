@@ -61,6 +61,31 @@ pub struct Services {
     pub uses: Arc<GrantUses>,
 }
 
+impl Services {
+    /// Calls do their I/O on the threads of the runtime that this is called on.
+    pub fn new(
+        queues: &Broker,
+        sql: Arc<dyn PluginDatabase>,
+        audit: Arc<dyn AuditTrails>,
+        secrets: Arc<dyn SecretSource>,
+        mail: MailTransport,
+        egress: Egress,
+    ) -> Self {
+        Self {
+            host: tokio::runtime::Handle::current(),
+            queues: queues.clone(),
+            kv: queues.kv(),
+            secrets,
+            sql,
+            audit,
+            mail,
+            egress,
+            breakers: Arc::default(),
+            uses: Arc::default(),
+        }
+    }
+}
+
 /// `module: interface`, and the label in metrics and traces of host calls that reach outside, and
 /// therefore take time.
 macro_rules! capabilities {

@@ -41,37 +41,41 @@ use std::sync::Arc;
 use axum::extract::{DefaultBodyLimit, FromRef, Request};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
-use patchbay_app::App;
+use patchbay_app::service::Service;
+use patchbay_app::{App, Parts};
 use patchbay_telemetry::metrics::RequestMeters;
 use patchbay_telemetry::traces::Traces;
 use serde_json::json;
+use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::warn;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::routes::Routes;
-pub use metrics::MetricsPage;
-pub use operator_login::Operator;
-pub use server::{HttpLimits, serve};
+use metrics::MetricsPage;
+use operator_login::Operator;
+use server::Server;
+pub use server::{HttpLimits, bind};
 
 /// Maximum body of an ordinary request. Job data is limited to 1 MiB; the rest is for the envelope.
 const MAX_BODY_BYTES: usize = 2 << 20;
 
 /// The state shared by all handlers.
 #[derive(Clone)]
-pub struct AppState {
-    pub traces: Traces,
+pub(crate) struct AppState {
+    pub(crate) traces: Traces,
     /// The content of `/metrics`.
-    pub metrics: Arc<MetricsPage>,
+    pub(crate) metrics: Arc<MetricsPage>,
     /// Credentials for `/api/admin`; `None` refuses everybody.
-    pub operator: Option<Arc<Operator>>,
+    pub(crate) operator: Option<Arc<Operator>>,
     /// Platform of requests without `x-platform`.
-    pub default_platform: Arc<str>,
-    pub max_component_bytes: usize,
+    pub(crate) default_platform: Arc<str>,
+    pub(crate) max_component_bytes: usize,
     /// Running operations of operators; they continue when their client disconnects.
-    pub operations: TaskTracker,
-    pub app: App,
+    pub(crate) operations: TaskTracker,
+    pub(crate) app: App,
 }
 
 /// Lets handlers extract the use cases of one domain, and nothing else of the state.
@@ -128,8 +132,44 @@ fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::Api::openapi()).merge(routes(state).finish())
 }
 
-/// The whole service; requests are counted in `requests`.
-pub fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) -> Router {
+/// What operators configure of HTTP.
+pub struct HttpConfig {
+    pub limits: HttpLimits,
+    /// Name and password; without them nobody may use /api/admin.
+    pub operator: Option<(String, String)>,
+    /// Whether /metrics asks for the operator's credentials.
+    pub metrics_need_operator: bool,
+    /// Of requests that name none.
+    pub default_platform: Arc<str>,
+    /// Largest component file.
+    pub max_component_bytes: usize,
+}
+
+/// Serves the use cases of these parts.
+pub fn server(listener: TcpListener, parts: &Parts, config: HttpConfig) -> Arc<dyn Service> {
+    if config.operator.is_none() {
+        warn!(
+            "no operator is configured: /api/admin and, unless metrics.require_operator is false, /metrics answer 403; set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD"
+        );
+    }
+    let state = AppState {
+        traces: parts.traces.clone(),
+        metrics: Arc::new(MetricsPage {
+            exposition: Arc::clone(&parts.exposition),
+            needs_operator: config.metrics_need_operator,
+        }),
+        operator: config.operator.map(|(name, password)| Arc::new(Operator::new(&name, &password))),
+        default_platform: config.default_platform,
+        max_component_bytes: config.max_component_bytes,
+        operations: parts.operations.clone(),
+        app: App::new(parts),
+    };
+    let router = router(state, Arc::clone(&parts.requests), &config.limits);
+    Arc::new(Server::new(listener, router, config.limits, parts.operations.clone()))
+}
+
+/// The whole service, counted in `requests`.
+fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) -> Router {
     let (router, document) = api_router(&state).split_for_parts();
     let default_platform = Arc::clone(&state.default_platform);
     let document: Arc<str> = openapi::text(&document).into();

@@ -13,10 +13,10 @@ use super::error::ApiError;
 use crate::routes::Routes;
 
 /// The metrics page and its access rule.
-pub struct MetricsPage {
-    pub exposition: Arc<Exposition>,
+pub(crate) struct MetricsPage {
+    pub(crate) exposition: Arc<Exposition>,
     /// Whether the operator's credentials are required.
-    pub needs_operator: bool,
+    pub(crate) needs_operator: bool,
 }
 
 pub(crate) fn routes(routes: Routes) -> Routes {

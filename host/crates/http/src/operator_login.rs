@@ -22,14 +22,14 @@ const MAX_CREDENTIALS: usize = 4 << 10;
 
 /// The operator's credentials as hashes: comparing them takes the same time for every input of any
 /// length.
-pub struct Operator {
+pub(crate) struct Operator {
     name: String,
     digest: [u8; 32],
     failed: LoginLimiter,
 }
 
 impl Operator {
-    pub fn new(username: &str, password: &str) -> Self {
+    pub(crate) fn new(username: &str, password: &str) -> Self {
         Self {
             name: username.to_owned(),
             digest: digest(&format!("{username}:{password}")),

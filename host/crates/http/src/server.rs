@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
+use async_trait::async_trait;
 use axum::Router;
 use axum::serve::Listener;
 use http::Request;
@@ -13,10 +15,12 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
+use patchbay_app::service::Service;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
@@ -40,9 +44,57 @@ pub struct HttpLimits {
     pub allowed_origins: Arc<[String]>,
 }
 
-/// Serves until `stop`, then finishes open requests. Only HTTP/1: detecting HTTP/2 reads from a
-/// client without a time limit.
-pub async fn serve(mut listener: TcpListener, router: Router, limits: HttpLimits, stop: CancellationToken) {
+/// The address where HTTP is served. Taken before any job is: a host that cannot listen does not start.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// The server.
+pub(crate) struct Server {
+    /// None from the stop on.
+    listener: Mutex<Option<TcpListener>>,
+    router: Router,
+    limits: HttpLimits,
+    operations: TaskTracker,
+}
+
+impl Server {
+    pub(crate) fn new(listener: TcpListener, router: Router, limits: HttpLimits, operations: TaskTracker) -> Self {
+        Self { listener: Mutex::new(Some(listener)), router, limits, operations }
+    }
+}
+
+#[async_trait]
+impl Service for Server {
+    fn name(&self) -> &'static str {
+        "http"
+    }
+
+    /// Takes no more connections from the stop on, and ends with the last one that is open.
+    async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut place = self.listener.lock().await;
+        let listener = place.as_mut().context("it has stopped listening")?;
+        let open = serve(listener, &self.router, &self.limits, &stop).await;
+        *place = None;
+        open.shutdown().await;
+        Ok(())
+    }
+
+    /// Also for operations whose clients have left.
+    async fn finish(&self) -> anyhow::Result<()> {
+        self.operations.close();
+        self.operations.wait().await;
+        Ok(())
+    }
+}
+
+/// Serves until `stop`, and gives what is open then. Only HTTP/1: telling it from HTTP/2 reads from a client without a time limit.
+async fn serve(
+    listener: &mut TcpListener,
+    router: &Router,
+    limits: &HttpLimits,
+    stop: &CancellationToken,
+) -> GracefulShutdown {
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
     let places = Arc::new(Semaphore::new(limits.max_connections));
@@ -55,7 +107,7 @@ pub async fn serve(mut listener: TcpListener, router: Router, limits: HttpLimits
             let place = Arc::clone(&places).acquire_owned().await;
             // This is axum's `accept`: after an error, such as too many open files, it waits and
             // continues.
-            (place, Listener::accept(&mut listener).await)
+            (place, Listener::accept(listener).await)
         };
         let (place, (stream, peer)): (_, (_, SocketAddr)) = tokio::select! {
             () = stop.cancelled() => break,
@@ -80,6 +132,5 @@ pub async fn serve(mut listener: TcpListener, router: Router, limits: HttpLimits
             drop(place);
         });
     }
-    drop(listener);
-    graceful.shutdown().await;
+    graceful
 }

@@ -10,7 +10,8 @@ impl QueueSpec {
     /// counts from the time at which the job may start.
     pub fn fill_defaults(&self, job: &mut NewJob, now_ms: u64) {
         job.attempts = job.attempts.or(self.attempts);
-        job.backoff = job.backoff.or_else(|| self.backoff.as_ref().map(|own| Backoff::from(own).with_explicit_maximum()));
+        job.backoff =
+            job.backoff.or_else(|| self.backoff.as_ref().map(|own| Backoff::from(own).with_explicit_maximum()));
         let Some(kind) = self.jobs.iter().find(|kind| kind.name == job.name) else { return };
         // A producer may set 0 on purpose: before all jobs that have a priority.
         job.priority = job.priority.or(kind.priority);

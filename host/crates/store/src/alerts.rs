@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 
-use crate::{Lead, Store, StoreError};
+use crate::{Leadership, Store, StoreError};
 
 /// Nobody looks back over events for longer than weeks.
 const EVENTS_DAYS: i32 = 90;
@@ -141,7 +141,7 @@ async fn save(connection: &mut PgConnection, changes: &[AlertChange]) -> Result<
     Ok(tx.commit().await?)
 }
 
-impl Lead<'_> {
+impl Leadership<'_> {
     /// Saves all changes or none. Fails when this process is no longer the leader.
     pub async fn save_alerts(&mut self, changes: &[AlertChange]) -> Result<(), StoreError> {
         if changes.is_empty() { Ok(()) } else { save(self.0, changes).await }

@@ -1,6 +1,6 @@
 //! Bulk operations: their filters, the jobs that were chosen, and the result for each job.
 //!
-//! Operators begin, pause and cancel them from any host; the leader works them off ([`Lead`]).
+//! Operators begin, pause and cancel them from any host; the leader works them off ([`Leadership`]).
 //! Counts are updated in the same statement as the items that they count.
 
 use chrono::{DateTime, Utc};
@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::attempts::without_nul;
-use crate::{Lead, Store, StoreError};
+use crate::{Leadership, Store, StoreError};
 
 /// How long a removal can be undone.
 const UNDO: &str = "interval '1 hour'";
@@ -222,7 +222,7 @@ impl Store {
 }
 
 /// The leader's statements. They use its own connection, so a former leader cannot write.
-impl Lead<'_> {
+impl Leadership<'_> {
     /// Operations that have something to do.
     pub async fn active_bulks(&mut self, prefix: &str) -> Result<Vec<BulkRow>, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(

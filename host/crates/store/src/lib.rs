@@ -14,6 +14,7 @@ mod error;
 mod grants;
 mod history;
 mod hosts;
+mod leader;
 mod mirror;
 mod notify;
 mod plugin_sql;
@@ -30,7 +31,6 @@ mod schedules;
 mod search;
 mod secrets;
 mod signatures;
-mod singleton;
 mod statistics;
 mod timeline;
 
@@ -48,6 +48,7 @@ pub use history::{
     PartitionRow, PendingErasure, Person, Prunable, Pruned, PrunedRow, Retention, RetentionRow, Texts,
 };
 pub use hosts::{Failure, HostRow, Report, Running};
+pub use leader::{Elector, LeaderTask, Leadership};
 pub use plugin_sql::{
     OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity, SqlSession, Wanted,
 };
@@ -62,6 +63,5 @@ pub use schedules::{ScheduleFields, ScheduleRow};
 pub use search::{Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, SearchCursor, Selection, UnknownCursor};
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
-pub use singleton::{Duty, Lead, Singleton};
 pub use statistics::{ActionRow, FailureRate, JobStatistics};
 pub use timeline::{JobAction, JobAudit, JobBulk, Relative};

@@ -6,15 +6,15 @@ use patchbay_model::mirror_cursor::MirrorCursor;
 use patchbay_model::{JobId, QueueName};
 use sqlx::Row;
 
-use crate::{Lead, Store, StoreError};
+use crate::{Leadership, Store, StoreError};
 
 /// A queue in which hosts ran a job this recently may hold more of them, even without the plugin.
 const RAN_LATELY: &str = "1 hour";
 
-impl Lead<'_> {
+impl Leadership<'_> {
     /// The cursors of all queues that the mirror has read before.
     pub async fn mirror_cursors(&mut self, prefix: &str) -> Result<HashMap<QueueName, MirrorCursor>, StoreError> {
-        let query = sqlx::query("select * from mirror_cursors where prefix = $1").bind(prefix);
+        let query = sqlx::query("select * from mirror_places where prefix = $1").bind(prefix);
         let mut places = HashMap::new();
         for row in query.fetch_all(&mut *self.0).await? {
             let ms = |column: &str| Ok::<_, sqlx::Error>(row.try_get::<i64, _>(column)?.unsigned_abs());
@@ -38,7 +38,7 @@ impl Lead<'_> {
         place: &MirrorCursor,
     ) -> Result<(), StoreError> {
         let query = sqlx::query(
-            "insert into mirror_cursors (prefix, queue, completed_from_ms, failed_from_ms, event) values ($1, $2, $3, $4, $5) \
+            "insert into mirror_places (prefix, queue, completed_from_ms, failed_from_ms, event) values ($1, $2, $3, $4, $5) \
              on conflict (prefix, queue) do update set completed_from_ms = $3, failed_from_ms = $4, event = $5, looked_at = now()",
         );
         let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);

@@ -14,9 +14,11 @@ pub mod quarantine;
 pub mod redactions;
 pub mod settings;
 mod slots;
+mod work;
 mod workers;
 
 pub use attempt::AttemptHandler;
 pub use executor::{Execution, Executor, correlation_id};
 pub use invoke::{Answer, AnswerBody, CallFailure, Entry, Invocation, Invoked, Invoker, Operation, RunningJob};
+pub use work::{Work, WorkConfig};
 pub use workers::{WorkerDefaults, Workers};

@@ -106,8 +106,9 @@ impl Deliveries {
     /// Delivers until cancelled.
     pub(super) async fn run(self: Arc<Self>, poll: Duration, stop: CancellationToken) {
         let lines = self.channels.iter().map(|channel| self.line(channel, poll));
-        tokio::select! { _ = futures::future::join_all(lines) => {}, () = stop.cancelled() => {} }
+        stop.run_until_cancelled(futures::future::join_all(lines)).await;
         // Without a channel, this waits for `stop`.
+        stop.cancelled().await;
     }
 
     async fn line(&self, channel: &Channel, poll: Duration) {

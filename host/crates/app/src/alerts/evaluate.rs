@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::observe::{Observation, RuleObservations};
 use super::rule::{InForce, Rule, in_force, silenced};
-use super::state::{Event, AlertInput, Standing, step};
+use super::state::{AlertInput, Event, Standing, step};
 
 /// Most subjects of one rule that may fire at once. When everything fails, hundreds of messages
 /// help nobody.

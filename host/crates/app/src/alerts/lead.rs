@@ -1,17 +1,18 @@
-//! The rounds: each process says what only it can see; the one that holds the lock looks at everything.
+//! The rounds: each process says what only it can see; the leader looks at everything.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use patchbay_model::QueueName;
-use patchbay_store::{AlertChange, Duty, Lead, Singleton, StoreError};
-use tokio_util::sync::CancellationToken;
+use patchbay_store::{AlertChange, LeaderTask, Leadership, StoreError};
 use tracing::{debug, info, warn};
 
 use super::evaluate::{AlertState, evaluate};
 use super::observe::{HostReport, RuleObservations, Sources};
 use super::{AlertWatch, answered, channel};
+use crate::leader::{LedTask, Next};
 
 /// For one whole round; the questions have limits of their own.
 const ROUND_LIMIT: Duration = Duration::from_secs(30);
@@ -21,8 +22,6 @@ const PING_EVERY: Duration = Duration::from_secs(60);
 const FORGET_EVERY: Duration = Duration::from_secs(3_600);
 /// Queues of which only Redis knows are looked for once in so many rounds: it is a walk over all keys.
 const ROUNDS_PER_WALK: u32 = 20;
-/// Others find out by themselves.
-const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 /// Millions of keys take seconds.
 const WALK_LIMIT: Duration = Duration::from_secs(20);
 /// More time than this between two looks is not counted: nobody knows what was the case meanwhile.
@@ -46,54 +45,80 @@ struct Memory {
     forgot: Option<Instant>,
 }
 
-pub(super) async fn run(alerts: Arc<AlertWatch>, stop: CancellationToken) {
-    let mut claim = alerts.sources.store.singleton(Duty::Alerts);
-    let mut memory = Memory::default();
-    loop {
-        let round = tokio::time::timeout(ROUND_LIMIT, round(&alerts, &mut claim, &mut memory));
-        tokio::select! {
-            () = stop.cancelled() => break,
-            ended = round => if ended.is_err() {
-                warn!("a round of alerts takes too long and is given up; the next one follows");
-            }
-        }
-        tokio::select! { () = stop.cancelled() => break, () = tokio::time::sleep(alerts.every) => {} }
-    }
-    let store = &alerts.sources.store;
-    // Otherwise its breakers would be open for others a while longer.
-    let farewell = async { tokio::join!(claim.resign(), store.forget_sightings(alerts.host())) };
-    tokio::time::timeout(FAREWELL_LIMIT, farewell).await.ok();
+/// The rounds of this process.
+pub(super) struct Rounds {
+    alerts: Arc<AlertWatch>,
+    memory: Memory,
+    /// What this process has seen for this round.
+    own: HostReport,
 }
 
-async fn round(alerts: &AlertWatch, claim: &mut Singleton, memory: &mut Memory) {
-    let own = alerts.sources.own(alerts.channel_names()).await;
-    let report = serde_json::to_value(&own).unwrap_or_default();
-    let said = answered(alerts.sources.store.report_sightings(alerts.host(), &report));
-    let (said, lead) = tokio::join!(said, claim.try_lead());
-    if let Err(error) = said {
-        debug!(%error, "what this process sees is not told to the others");
+impl Rounds {
+    pub(super) fn new(alerts: Arc<AlertWatch>) -> Self {
+        Self { alerts, memory: Memory::default(), own: HostReport::default() }
     }
-    let ended = match lead {
-        Ok(Some(mut lead)) => alerts.evaluate_as_leader(&mut lead, own.clone(), memory).await,
-        Ok(None) => alerts.follow(memory).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = ended {
-        // Nothing is half done: it was one transaction.
-        claim.resign().await;
-        if memory.known.is_some() {
-            warn!(%error, "alerts are evaluated without Postgres, by what this process remembers");
-            alerts.evaluate_alone(&own, memory).await;
-        } else {
-            debug!(%error, "nobody can say who evaluates alerts");
-        }
+}
+
+#[async_trait]
+impl LedTask for Rounds {
+    const TASK: LeaderTask = LeaderTask::Alerts;
+    const NAME: &'static str = "alerts";
+    const FAILING: &'static str =
+        "alerts are not evaluated for all hosts; who did it before goes on with what it remembers";
+
+    fn every(&self) -> Duration {
+        self.alerts.every
     }
+
+    async fn is_needed(&mut self) -> anyhow::Result<bool> {
+        self.own = self.alerts.sources.own(self.alerts.channel_names()).await;
+        Ok(true)
+    }
+
+    async fn round(&mut self, lead: &mut Leadership<'_>) -> anyhow::Result<Next> {
+        let evaluated = self.alerts.evaluate_as_leader(lead, self.own.clone(), &mut self.memory);
+        let round = async { tokio::join!(self.alerts.report(&self.own), evaluated).1 };
+        in_time(round).await?;
+        Ok(Next::Later)
+    }
+
+    async fn follow(&mut self) -> anyhow::Result<()> {
+        let followed = self.alerts.follow(&mut self.memory);
+        let round = async { tokio::join!(self.alerts.report(&self.own), followed).1 };
+        Ok(in_time(round).await?)
+    }
+
+    /// Nothing is half done: it was one transaction.
+    async fn on_error(&mut self, _error: &anyhow::Error) {
+        let alone = self.alerts.evaluate_alone(&self.own, &mut self.memory);
+        tokio::join!(self.alerts.report(&self.own), alone);
+    }
+
+    /// Otherwise its breakers would be open for others a while longer.
+    async fn farewell(&mut self) {
+        self.alerts.sources.store.forget_sightings(self.alerts.host()).await.ok();
+    }
+}
+
+async fn in_time(round: impl Future<Output = Result<(), StoreError>>) -> Result<(), StoreError> {
+    tokio::time::timeout(ROUND_LIMIT, round).await.unwrap_or_else(|_| {
+        warn!("a round of alerts takes too long and is given up; the next one follows");
+        Ok(())
+    })
 }
 
 impl AlertWatch {
+    /// Tells the others what this process sees.
+    async fn report(&self, own: &HostReport) {
+        let report = serde_json::to_value(own).unwrap_or_default();
+        if let Err(error) = answered(self.sources.store.report_sightings(self.host(), &report)).await {
+            debug!(%error, "what this process sees is not told to the others");
+        }
+    }
+
     async fn evaluate_as_leader(
         &self,
-        lead: &mut Lead<'_>,
+        lead: &mut Leadership<'_>,
         own: HostReport,
         memory: &mut Memory,
     ) -> Result<(), StoreError> {
@@ -145,7 +170,11 @@ impl AlertWatch {
         Ok(())
     }
 
+    /// In the process that evaluated last, by what it remembers.
     async fn evaluate_alone(&self, own: &HostReport, memory: &mut Memory) {
+        if memory.known.is_none() {
+            return;
+        }
         let mut seen = self.sources.of_this_process(own);
         // The same as before: one that is not looked at would count as in order.
         memory.queues.extend(self.sources.plugins.queues());

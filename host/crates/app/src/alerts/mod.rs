@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use async_trait::async_trait;
 use chrono::Utc;
 use parking_lot::Mutex;
 use patchbay_api::alerts::ChannelTest;
@@ -45,7 +46,10 @@ use self::deliver::Deliveries;
 use self::evaluate::{AlertState, Round, evaluate, time};
 pub use self::observe::Sources;
 use self::observe::{Coverage, HostReport, Observation, RuleObservations};
+use crate::Parts;
+use crate::leader::Led;
 use crate::plugins::Begun;
+use crate::service::{Service, task};
 
 /// Limit of one query of Postgres.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -68,6 +72,8 @@ pub struct AlertConfig {
 pub struct AlertWatch {
     sources: Sources,
     deliveries: Arc<Deliveries>,
+    /// Quarantines that this process has begun.
+    begun: tokio::sync::Mutex<mpsc::UnboundedReceiver<Begun>>,
     /// The ping URL, with its client.
     ping: Option<(reqwest::Client, Url)>,
     every: Duration,
@@ -79,14 +85,19 @@ pub struct AlertWatch {
 }
 
 impl AlertWatch {
-    /// Starts nothing; see [`AlertWatch::run`].
-    pub fn new(config: AlertConfig, sources: Sources) -> anyhow::Result<Arc<Self>> {
+    /// Starts nothing; see [`evaluation`], [`delivery`] and [`quarantines`].
+    pub fn new(
+        config: AlertConfig,
+        sources: Sources,
+        begun: mpsc::UnboundedReceiver<Begun>,
+    ) -> anyhow::Result<Arc<Self>> {
         let channels = channel::channels(config.channels).context("alerts")?;
         let ping = config.ping.map(|url| anyhow::Ok((channel::http_client(&url)?, url)));
         let ping = ping.transpose().context("alerts")?;
         Ok(Arc::new(Self {
             deliveries: Arc::new(Deliveries::new(sources.store.clone(), channels)),
             sources,
+            begun: tokio::sync::Mutex::new(begun),
             ping,
             every: config.every,
             repeat: config.repeat,
@@ -94,22 +105,6 @@ impl AlertWatch {
             environment: config.environment,
             firing: Mutex::default(),
         }))
-    }
-
-    /// Evaluates while this process is the leader, and delivers, until cancelled.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let deliver = Arc::clone(&self.deliveries).run(self.every, stop.clone());
-        tokio::join!(deliver, lead::run(self, stop));
-    }
-
-    /// Announces quarantines at once, without waiting for the next round. Runs until no sender is
-    /// left.
-    pub async fn tell_of_quarantines(self: Arc<Self>, mut begun: mpsc::UnboundedReceiver<Begun>) {
-        while let Some(begun) = begun.recv().await {
-            let alerts = Arc::clone(&self);
-            // They do not wait for each other.
-            tokio::spawn(async move { alerts.quarantined(&begun).await });
-        }
     }
 
     async fn quarantined(&self, Begun { crash_loop, consequence }: &Begun) {
@@ -253,6 +248,50 @@ impl AlertWatch {
                 self.deliveries.remember(&change.rule, &change.subject, body);
             }
         }
+    }
+}
+
+/// Evaluates the alert rules: those of this process always, those of the fleet as the leader.
+pub fn evaluation(parts: &Parts) -> Arc<dyn Service> {
+    Arc::new(Led::new(parts.store.clone(), lead::Rounds::new(Arc::clone(&parts.alerts))))
+}
+
+/// Delivers alerts, and retries until they are delivered.
+pub fn delivery(parts: &Parts) -> Arc<dyn Service> {
+    let alerts = Arc::clone(&parts.alerts);
+    task("alert-delivery", move |stop| Arc::clone(&alerts.deliveries).run(alerts.every, stop))
+}
+
+/// Announces quarantines at once, without waiting for the next round. It is listed before the
+/// service that begins quarantines, so that the last one is announced, too.
+pub fn quarantines(parts: &Parts) -> Arc<dyn Service> {
+    Arc::new(QuarantineAlerts(Arc::clone(&parts.alerts)))
+}
+
+struct QuarantineAlerts(Arc<AlertWatch>);
+
+#[async_trait]
+impl Service for QuarantineAlerts {
+    fn name(&self) -> &'static str {
+        "quarantine-alerts"
+    }
+
+    async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut quarantines = self.0.begun.lock().await;
+        while let Some(Some(begun)) = stop.run_until_cancelled(quarantines.recv()).await {
+            let alerts = Arc::clone(&self.0);
+            // They do not wait for each other.
+            tokio::spawn(async move { alerts.quarantined(&begun).await });
+        }
+        Ok(())
+    }
+
+    async fn finish(&self) -> anyhow::Result<()> {
+        let mut quarantines = self.0.begun.lock().await;
+        while let Ok(begun) = quarantines.try_recv() {
+            self.0.quarantined(&begun).await;
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Bulk operations: what operators do to all jobs that a filter means.
 //!
-//! One host of the fleet works them off, whichever holds the duty; it is taken over at once from one that is killed. The jobs are chosen
+//! One host of the fleet works them off, the leader of this task; it is taken over at once from one that is killed. The jobs are chosen
 //! first and written down; then they are worked off in batches, a batch of each operation in turn, with rests in between and longer ones
 //! while Redis is slow. Postgres knows which items are done, Redis what the last batch did: nothing is done twice, and nothing is left out.
 
@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apply::Schemas;
+use async_trait::async_trait;
 use chrono::Utc;
 use parking_lot::Mutex;
 use patchbay_api::bulk::{BulkKind, BulkPreview, BulkSample, BulkSource};
@@ -23,23 +24,23 @@ use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::Mask;
 use patchbay_queue::{Broker, Chosen, JobResult, QueueError, Removed};
 use patchbay_runtime::Runtime;
-use patchbay_store::{BulkItem, BulkOutcome, BulkRow, Duty, Lead, NewBulkItem, Singleton, Store, StoreError};
+use patchbay_store::{BulkItem, BulkOutcome, BulkRow, LeaderTask, Leadership, NewBulkItem, Store, StoreError};
 use patchbay_work::redactions::Redactions;
 use selection::{Candidate, Chooser, SelectionCursor};
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
+use crate::Parts;
 use crate::history::SealedBodies;
+use crate::leader::{Led, LedTask, Next};
+use crate::service::Service;
 pub use operations::BulkOperations;
 pub use plan::{Plan, plan_of};
 
 /// Jobs per batch: a crash repeats the look at so many, and a cancellation is heard as soon.
 const BATCH: i64 = 100;
-/// How late an operation is noticed that was made on another host.
+/// How late an operation is noticed that was made on another host, and that Redis or Postgres is back.
 const POLL: Duration = Duration::from_secs(1);
-/// While Redis or Postgres is away.
-const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 /// A batch is followed by a rest as long as itself, so that at most half of the time is ours; and never by less.
 const LEAST_REST: Duration = Duration::from_millis(20);
 const LONGEST_REST: Duration = Duration::from_secs(2);
@@ -100,6 +101,37 @@ pub struct BulkJobs {
     redactions: Arc<Redactions>,
     wake: Notify,
     handled: Mutex<BTreeMap<(BulkKind, &'static str), u64>>,
+}
+
+/// Works off what there is. Cut off anywhere, it goes on from there.
+pub fn runner(parts: &Parts) -> Arc<dyn Service> {
+    Arc::new(Led::new(parts.store.clone(), Runner(Arc::clone(&parts.bulks))))
+}
+
+struct Runner(Arc<BulkJobs>);
+
+#[async_trait]
+impl LedTask for Runner {
+    const TASK: LeaderTask = LeaderTask::Bulk;
+    const NAME: &'static str = "bulk";
+    const FAILING: &'static str = "bulk operations wait";
+
+    fn every(&self) -> Duration {
+        POLL
+    }
+
+    async fn is_needed(&mut self) -> anyhow::Result<bool> {
+        Ok(self.0.store.has_active_bulks(self.0.queues.prefix()).await?)
+    }
+
+    async fn round(&mut self, lead: &mut Leadership<'_>) -> anyhow::Result<Next> {
+        self.0.round(lead).await?;
+        Ok(Next::AtOnce)
+    }
+
+    async fn woken(&self) {
+        self.0.wake.notified().await;
+    }
 }
 
 impl BulkJobs {
@@ -181,45 +213,12 @@ impl BulkJobs {
         })
     }
 
-    /// Works off what there is until cancelled. Cut off anywhere, it goes on from there.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let mut duty = self.store.singleton(Duty::Bulk);
-        loop {
-            let round = async {
-                match self.round(&mut duty).await {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        // Whoever has nothing to do needs no connection.
-                        duty.resign().await;
-                        tokio::select! {
-                            () = self.wake.notified() => {}
-                            () = tokio::time::sleep(POLL) => {}
-                        }
-                    }
-                    Err(error) => {
-                        warn!(%error, "bulk operations wait");
-                        tokio::time::sleep(PAUSE_AFTER_ERROR).await;
-                    }
-                }
-            };
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = round => {}
-            }
-        }
-        duty.resign().await;
-    }
-
-    /// A step of each operation; false when there is none, or another host is at it.
-    async fn round(&self, duty: &mut Singleton) -> Result<bool, BulkError> {
-        if !self.store.has_active_bulks(self.queues.prefix()).await? {
-            return Ok(false);
-        }
-        let Some(mut lead) = duty.try_lead().await? else { return Ok(false) };
+    /// A step of each operation.
+    async fn round(&self, lead: &mut Leadership<'_>) -> Result<(), BulkError> {
         for row in lead.active_bulks(self.queues.prefix()).await? {
             self.wait_while_redis_is_slow().await?;
             let began = Instant::now();
-            match self.step(&mut lead, &row).await {
+            match self.step(lead, &row).await {
                 Ok(()) => {}
                 Err(error) if error.passes() => return Err(error),
                 Err(error) => {
@@ -229,7 +228,7 @@ impl BulkJobs {
             }
             tokio::time::sleep(began.elapsed().clamp(LEAST_REST, LONGEST_REST)).await;
         }
-        Ok(true)
+        Ok(())
     }
 
     async fn wait_while_redis_is_slow(&self) -> Result<(), BulkError> {
@@ -242,7 +241,7 @@ impl BulkJobs {
         Ok(())
     }
 
-    async fn step(&self, lead: &mut Lead<'_>, row: &BulkRow) -> Result<(), BulkError> {
+    async fn step(&self, lead: &mut Leadership<'_>, row: &BulkRow) -> Result<(), BulkError> {
         match row.state.as_str() {
             "matching" => self.choose(lead, row).await,
             "undoing" => self.undo(lead, row).await,
@@ -250,7 +249,7 @@ impl BulkJobs {
         }
     }
 
-    async fn choose(&self, lead: &mut Lead<'_>, row: &BulkRow) -> Result<(), BulkError> {
+    async fn choose(&self, lead: &mut Leadership<'_>, row: &BulkRow) -> Result<(), BulkError> {
         let plan = Plan::of(row).map_err(BulkError::Stuck)?;
         let chooser = Chooser { store: &self.store, queues: &self.queues, plan: &plan };
         let place = match row.place.clone().map(serde_json::from_value::<SelectionCursor>) {
@@ -271,7 +270,7 @@ impl BulkJobs {
         Ok(lead.choose_bulk_items(row.id, &items, next).await?)
     }
 
-    async fn work_off(&self, lead: &mut Lead<'_>, row: &BulkRow) -> Result<(), BulkError> {
+    async fn work_off(&self, lead: &mut Leadership<'_>, row: &BulkRow) -> Result<(), BulkError> {
         let plan = Plan::of(row).map_err(BulkError::Stuck)?;
         let left = row.stop_after.map_or(BATCH, |stop| (stop - row.done - row.failed).clamp(1, BATCH));
         let items = lead.pending_bulk_items(row.id, left).await?;
@@ -288,7 +287,7 @@ impl BulkJobs {
         Ok(())
     }
 
-    async fn undo(&self, lead: &mut Lead<'_>, row: &BulkRow) -> Result<(), BulkError> {
+    async fn undo(&self, lead: &mut Leadership<'_>, row: &BulkRow) -> Result<(), BulkError> {
         let items = lead.done_bulk_items(row.id, BATCH).await?;
         if items.is_empty() {
             return self.end(lead, row, "undone").await;
@@ -303,7 +302,7 @@ impl BulkJobs {
         Ok(lead.record_bulk_items(row.id, "done", &outcomes, since).await?)
     }
 
-    async fn end(&self, lead: &mut Lead<'_>, row: &BulkRow, state: &str) -> Result<(), BulkError> {
+    async fn end(&self, lead: &mut Leadership<'_>, row: &BulkRow, state: &str) -> Result<(), BulkError> {
         if let Some(row) = lead.end_bulk(row.id, state, None).await? {
             let BulkRow { id, kind, matched, done, skipped, failed, restored, .. } = row;
             info!(bulk = id, kind, matched, done, skipped, failed, restored, "a bulk operation has ended: {state}");

@@ -34,6 +34,7 @@ use crate::breakers::{OutsideHosts, STATES as BREAKER_STATES};
 use crate::bulk::BulkJobs;
 use crate::health::{Health, Probe};
 use crate::plugins::Plugins;
+use crate::service::ServiceStatus;
 
 pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 
@@ -58,6 +59,7 @@ pub struct Sources {
     pub sql: PluginSql,
     pub quarantine: Arc<Quarantine>,
     pub health: Arc<Health>,
+    pub services: Arc<ServiceStatus>,
     pub queues: Broker,
     pub bulks: Arc<BulkJobs>,
     /// Most jobs that run at once over all queues.
@@ -135,6 +137,7 @@ impl Exposition {
             dead_letters: dead_letters.unwrap_or_default(),
             bulk_jobs: bulks.handled(),
             converged_ago: plugins.converged_ago(),
+            service_restarts: self.sources.services.restarts(),
             dropped_lines: self.sources.dropped_lines.count(),
             process: Process::read(),
             started: self.started,
@@ -186,6 +189,7 @@ struct Page {
     dead_letters: Vec<(String, i64)>,
     bulk_jobs: Vec<(&'static str, &'static str, u64)>,
     converged_ago: Option<Duration>,
+    service_restarts: Vec<(&'static str, u64)>,
     dropped_lines: u64,
     process: Process,
     started: SystemTime,
@@ -389,6 +393,9 @@ impl Page {
         let unsettled = self.unsettled.iter().map(|(kind, count)| (vec![("kind", *kind)], *count));
         family(encoder, "patchbay_settle_failures", "Settlements that did not happen at once, or at all", None)
             .counters(unsettled)?;
+        let restarts = self.service_restarts.iter().map(|(service, restarts)| (vec![("service", *service)], *restarts));
+        family(encoder, "patchbay_service_restarts", "Background services that ended and were restarted", None)
+            .counters(restarts)?;
         family(encoder, "patchbay_log_lines_dropped", "Lines of the log that nobody read in time", None)
             .counters([(Labels::new(), self.dropped_lines)])?;
         let up = [("postgres", self.probe.database), ("redis", self.probe.redis)];

@@ -5,7 +5,7 @@ use patchbay_model::data_path::MAX_VALUE_BYTES;
 use patchbay_model::redaction::Mask;
 use serde_json::json;
 
-use super::{Requester, Erasing, History, EraseTarget};
+use super::{EraseTarget, Erasing, History, Requester};
 use crate::actions::Caller;
 use crate::error::Error;
 

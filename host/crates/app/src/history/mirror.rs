@@ -16,13 +16,14 @@ use patchbay_model::job::JobKey;
 use patchbay_model::mirror_cursor::MirrorCursor;
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_queue::{Broker, EndedElsewhere, QueueError, RemovedAtEnd, SeenJobs};
-use patchbay_store::{Duty, Lead, NewAttempt, Store};
-use tokio_util::sync::CancellationToken;
+use patchbay_store::{LeaderTask, Leadership, NewAttempt, Store};
 use tracing::debug;
 
 use super::recorder;
-use super::rounds::{self, Rounds};
+use crate::Parts;
+use crate::leader::{Led, LedTask, Next};
 use crate::plugins::Plugins;
+use crate::service::Service;
 
 /// Looking for queues goes through all keys of Redis.
 const ROUNDS_PER_WALK: u32 = 4;
@@ -37,12 +38,18 @@ const CLOCKS_DIFFER_BY_S: f64 = 60.0;
 const SOMEBODY: &str = "elsewhere";
 const FAILED: &str = "failed";
 
-/// Runs until cancelled.
-pub async fn run(store: Store, queues: Broker, plugins: Arc<Plugins>, every: Duration, stop: CancellationToken) {
-    let claim = store.singleton(Duty::Mirror);
-    let mirror = Mirror { store, queues, plugins, every, walked: None, turn: VecDeque::new(), sighted: HashMap::new() };
-    let failing = "what other workers ran is not copied to the history";
-    rounds::run(claim, every, failing, stop, mirror).await;
+/// Copies what other workers ended; nothing where nobody is to look.
+pub fn mirror(parts: &Parts) -> Option<Arc<dyn Service>> {
+    let mirror = Mirror {
+        store: parts.store.clone(),
+        queues: parts.broker.clone(),
+        plugins: Arc::clone(&parts.plugins),
+        every: parts.history.mirror_every?,
+        walked: None,
+        turn: VecDeque::new(),
+        sighted: HashMap::new(),
+    };
+    Some(Arc::new(Led::new(parts.store.clone(), mirror)))
 }
 
 struct Mirror {
@@ -57,8 +64,16 @@ struct Mirror {
 }
 
 #[async_trait]
-impl Rounds for Mirror {
-    async fn round(&mut self, lead: &mut Lead<'_>) -> anyhow::Result<()> {
+impl LedTask for Mirror {
+    const TASK: LeaderTask = LeaderTask::Mirror;
+    const NAME: &'static str = "mirror";
+    const FAILING: &'static str = "what other workers ran is not copied to the history";
+
+    fn every(&self) -> Duration {
+        self.every
+    }
+
+    async fn round(&mut self, lead: &mut Leadership<'_>) -> anyhow::Result<Next> {
         self.find_queues().await?;
         let places = lead.mirror_cursors(self.queues.prefix()).await?;
         let mut read = 0;
@@ -73,7 +88,7 @@ impl Rounds for Mirror {
             read += self.look_at(&queue, places.get(&queue), &mut sighted, lead).await?;
             self.sighted.insert(queue, sighted);
         }
-        Ok(())
+        Ok(Next::Later)
     }
 }
 
@@ -97,7 +112,7 @@ impl Mirror {
         queue: &QueueName,
         place: Option<&MirrorCursor>,
         sighted: &mut SeenJobs,
-        lead: &mut Lead<'_>,
+        lead: &mut Leadership<'_>,
     ) -> anyhow::Result<usize> {
         let found = match self.queues.ended_elsewhere(queue, place, sighted).await {
             Ok(found) => found,

@@ -11,16 +11,20 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
+use async_trait::async_trait;
 use chrono::Datelike;
 use patchbay_model::RevisionDigest;
 use patchbay_model::attempt::AttemptRecord;
-use patchbay_queue::AttemptReader;
+use patchbay_queue::{AttemptReader, Broker};
 use patchbay_runtime::Symbols;
 use patchbay_store::{NewAttempt, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::SealedBodies;
+use crate::Parts;
+use crate::service::Service;
 
 /// Rows per insert: large enough to keep up with thousands of jobs per second, small enough to
 /// commit in milliseconds.
@@ -37,6 +41,35 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 /// Revisions whose debug information is held. It takes megabytes per revision, and more of them
 /// rarely fail at the same time.
 const MAX_SYMBOLS: usize = 4;
+
+/// Records until the end, and then what the drain has produced; anything beyond stays in the stream for the next process.
+pub fn recorder(parts: &Parts) -> Arc<dyn Service> {
+    let bodies = Arc::clone(&parts.history.bodies);
+    Arc::new(Recording { queues: parts.broker.clone(), store: parts.store.clone(), bodies })
+}
+
+struct Recording {
+    queues: Broker,
+    store: Store,
+    bodies: Arc<SealedBodies>,
+}
+
+#[async_trait]
+impl Service for Recording {
+    fn name(&self) -> &'static str {
+        "recorder"
+    }
+
+    async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        run(self.queues.attempts(), self.store.clone(), Arc::clone(&self.bodies), stop).await;
+        Ok(())
+    }
+
+    async fn finish(&self) -> anyhow::Result<()> {
+        let flushed = flush(self.queues.attempts(), &self.store, &self.bodies).await;
+        flushed.map(drop).context("attempts stay in Redis until the next start")
+    }
+}
 
 /// Runs until cancelled.
 pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<SealedBodies>, stop: CancellationToken) {

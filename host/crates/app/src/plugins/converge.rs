@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_model::grant::{Ask, Granted};
 use patchbay_model::manifest::Manifest;
@@ -21,6 +23,8 @@ use tracing::{error, info, warn};
 use super::permissions::tables;
 use super::redactions::by_queue;
 use super::{PluginError, Plugins, RouteTable};
+use crate::Parts;
+use crate::service::Service;
 use crate::snapshot::OfflineSnapshot;
 
 /// Name of the snapshot of the active plugins.
@@ -32,6 +36,37 @@ const REDACTIONS: &str = "redactions.json";
 const RECONCILE_EVERY: Duration = Duration::from_secs(3);
 /// A process that has not read Postgres for this long may run outdated plugins.
 pub const STALE_AFTER: Duration = Duration::from_secs(15);
+
+/// Converges when notified, and every few seconds without it; leaves the fleet at the end.
+pub fn converger(parts: &Parts) -> Arc<dyn Service> {
+    Arc::new(Converger(Arc::clone(&parts.plugins)))
+}
+
+struct Converger(Arc<Plugins>);
+
+#[async_trait]
+impl Service for Converger {
+    fn name(&self) -> &'static str {
+        "plugin-converger"
+    }
+
+    async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = self.0.woken.notified() => {}
+                () = tokio::time::sleep(RECONCILE_EVERY) => {}
+            }
+            if let Err(error) = self.0.converge().await {
+                error!(error = %error, "cannot read the active plugins; running on with the last known ones");
+            }
+        }
+    }
+
+    async fn finish(&self) -> anyhow::Result<()> {
+        self.0.leave().await.context("the others hear of this end later")
+    }
+}
 
 /// The part of an active plugin that a start without Postgres needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -176,8 +211,19 @@ impl Plugins {
         copy.load::<Vec<SnapshotPlugin>>(COPY).is_some()
     }
 
+    /// Starts the active plugins; from the snapshot while Postgres `is_away`.
+    pub async fn begin(&self, is_away: bool) -> anyhow::Result<()> {
+        if is_away {
+            let running = self.start_from_snapshot().await;
+            info!(plugins = running, "started from the snapshot");
+            return Ok(());
+        }
+        self.converge().await.context("cannot read the active plugins")?;
+        self.forget_killed_neighbours().await.context("cannot use Postgres")
+    }
+
     /// Runs the plugins of the snapshot, for a start while Postgres is away. Returns how many run.
-    pub async fn start_from_snapshot(&self) -> usize {
+    async fn start_from_snapshot(&self) -> usize {
         let _one_at_a_time = self.converging.lock().await;
         let registry = self.runtime.registry();
         self.redactions.publish(self.copy.load(REDACTIONS).unwrap_or_default());
@@ -281,20 +327,6 @@ impl Plugins {
     /// Requests a convergence at once. To be called when something may have changed.
     pub fn changed(&self) {
         self.woken.notify_one();
-    }
-
-    /// Converges when notified, and every few seconds, until cancelled.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.woken.notified() => {}
-                () = tokio::time::sleep(RECONCILE_EVERY) => {}
-            }
-            if let Err(error) = self.converge().await {
-                error!(error = %error, "cannot read the active plugins; running on with the last known ones");
-            }
-        }
     }
 
     /// Loads a revision from Postgres into the registry. Postgres may hold another file than the

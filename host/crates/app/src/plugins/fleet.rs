@@ -29,14 +29,14 @@ impl Plugins {
     }
 
     /// Removes this process, which ends, so that nobody waits for it.
-    pub async fn leave(&self) -> Result<(), StoreError> {
+    pub(super) async fn leave(&self) -> Result<(), StoreError> {
         self.store.leave(&self.host).await
     }
 
     /// Removes processes of this machine that no longer exist and could not report their end. If
     /// one only seems to be gone, because it has another process namespace, its next report adds it
     /// again.
-    pub async fn forget_killed_neighbours(&self) -> Result<(), StoreError> {
+    pub(super) async fn forget_killed_neighbours(&self) -> Result<(), StoreError> {
         let machine = |host: &str| host.rsplit_once(':').map(|(machine, pid)| (machine.to_owned(), pid.to_owned()));
         let Some((here, _)) = machine(&self.host) else { return Ok(()) };
         for row in self.store.hosts().await? {

@@ -14,7 +14,7 @@ mod conflicts;
 mod converge;
 mod error;
 mod fleet;
-pub mod grant_uses;
+mod grant_uses;
 mod permissions;
 mod prune;
 mod quarantine;
@@ -35,21 +35,23 @@ use patchbay_queue::ChildData;
 use patchbay_runtime::{Rejection, Runtime};
 use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::block_in_place;
 use tracing::info;
 
 pub use self::call::{Answer, AnswerBody, CallError, CallRefusal, CallRefusalKind, Operation};
 use self::converge::SnapshotPlugin;
-pub use self::converge::STALE_AFTER;
+pub use self::converge::{STALE_AFTER, converger};
 pub use self::error::PluginError;
+pub use self::grant_uses::grant_uses;
 use self::permissions::tables;
-pub use self::quarantine::Begun;
+pub use self::prune::pruner;
+pub use self::quarantine::{Begun, quarantine_follow_up};
 pub use self::route_table::{RouteTable, Target};
 use patchbay_model::signature::{Signature, Standing, TrustedKeys};
 use patchbay_telemetry::traces::Traces;
 use patchbay_work::grants::Grants;
-use patchbay_work::quarantine::Quarantine;
+use patchbay_work::quarantine::{CrashLoop, Policy, Quarantine};
 use patchbay_work::redactions::{Paths, Redactions};
 use patchbay_work::settings::{self, Settings};
 use patchbay_work::{Invoker, Workers};
@@ -69,6 +71,12 @@ pub struct Parts {
     pub quarantine: Arc<Quarantine>,
     pub redactions: Arc<Redactions>,
     pub copy: OfflineSnapshot,
+    /// Crash loops that `quarantine` has found.
+    pub crash_loops: mpsc::UnboundedReceiver<CrashLoop>,
+    /// What happens to a plugin in a crash loop.
+    pub policy: Policy,
+    /// Receives each quarantine that this process begins.
+    pub begun: mpsc::UnboundedSender<Begun>,
     /// Old revisions to keep.
     pub keep: Keep,
     pub traces: Traces,
@@ -90,6 +98,9 @@ pub struct Plugins {
     quarantine: Arc<Quarantine>,
     redactions: Arc<Redactions>,
     copy: OfflineSnapshot,
+    crash_loops: tokio::sync::Mutex<mpsc::UnboundedReceiver<CrashLoop>>,
+    policy: Policy,
+    begun: mpsc::UnboundedSender<Begun>,
     keep: Keep,
     /// What was last written to the snapshot.
     copied: tokio::sync::Mutex<Vec<SnapshotPlugin>>,
@@ -113,6 +124,9 @@ pub struct Plugins {
 impl Plugins {
     /// Loads nothing yet; see [`Plugins::converge`].
     pub fn new(parts: Parts) -> Self {
+        if parts.trusted.are_required() {
+            info!(keys = parts.trusted.ids(), "plugins must be signed by one of these keys");
+        }
         Self {
             store: parts.store,
             sql: parts.sql,
@@ -125,6 +139,9 @@ impl Plugins {
             quarantine: parts.quarantine,
             redactions: parts.redactions,
             copy: parts.copy,
+            crash_loops: tokio::sync::Mutex::new(parts.crash_loops),
+            policy: parts.policy,
+            begun: parts.begun,
             keep: parts.keep,
             copied: tokio::sync::Mutex::default(),
             copied_redactions: tokio::sync::Mutex::default(),

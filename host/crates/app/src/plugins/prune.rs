@@ -9,9 +9,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::Plugins;
+use crate::Parts;
+use crate::service::{Service, task};
 
 /// The exact time does not matter.
 const PRUNE_EVERY: Duration = Duration::from_secs(6 * 3_600);
+
+/// Prunes from time to time. Every process does; what one has deleted the others do not find.
+pub fn pruner(parts: &Parts) -> Arc<dyn Service> {
+    let plugins = Arc::clone(&parts.plugins);
+    task("plugin-pruner", move |stop| Arc::clone(&plugins).run_pruning(stop))
+}
 
 impl Plugins {
     /// Deletes what the configuration does not keep, or only lists it.
@@ -19,9 +27,8 @@ impl Plugins {
         self.store.prune_revisions(self.keep, dry_run).await
     }
 
-    /// Prunes at intervals until cancelled. Every process does, and finds only what the others have
-    /// not deleted.
-    pub async fn run_pruning(self: Arc<Self>, stop: CancellationToken) {
+    /// Every process prunes, and finds only what the others have not deleted.
+    async fn run_pruning(self: Arc<Self>, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
             if let Err(error) = self.prune_and_record().await {
                 warn!(%error, "old revisions were not removed; the next round tries again");

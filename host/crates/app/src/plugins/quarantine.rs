@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_store::StoreError;
-use patchbay_work::quarantine::{CrashLoop, Policy, Quarantine, Quarantined};
-use tokio::sync::mpsc;
+use patchbay_work::quarantine::{CrashLoop, Policy, Quarantined};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::{PluginError, Plugins};
+use crate::Parts;
+use crate::service::{Service, task};
 
 /// Pause between tries to write a quarantine while Postgres is away.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -23,34 +24,29 @@ pub struct Begun {
     pub consequence: String,
 }
 
+/// Makes what this process has seen hold everywhere, one after another.
+pub fn quarantine_follow_up(parts: &Parts) -> Arc<dyn Service> {
+    let plugins = Arc::clone(&parts.plugins);
+    task("quarantine", move |stop| Arc::clone(&plugins).carry_out_quarantines(stop))
+}
+
 impl Plugins {
     /// Name of this process.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Writes the crash loops that this process has seen to Postgres, one after another, until
-    /// cancelled.
-    pub async fn carry_out_quarantines(
-        &self,
-        quarantine: Arc<Quarantine>,
-        mut seen: mpsc::UnboundedReceiver<CrashLoop>,
-        begun: mpsc::UnboundedSender<Begun>,
-        policy: Policy,
-        stop: CancellationToken,
-    ) {
-        loop {
-            let crash_loop = tokio::select! {
-                () = stop.cancelled() => return,
-                Some(crash_loop) = seen.recv() => crash_loop,
-            };
+    /// Writes the crash loops that this process has seen to Postgres, one after another.
+    async fn carry_out_quarantines(self: Arc<Self>, stop: CancellationToken) {
+        let mut seen = self.crash_loops.lock().await;
+        while let Some(Some(crash_loop)) = stop.run_until_cancelled(seen.recv()).await {
             loop {
                 match self.quarantine(&crash_loop).await {
                     Ok(true) => {
-                        quarantine.count(&crash_loop);
-                        let consequence = self.follow_up(&crash_loop, policy).await;
+                        self.quarantine.count(&crash_loop);
+                        let consequence = self.follow_up(&crash_loop).await;
                         // Without alerts nothing receives this.
-                        begun.send(Begun { crash_loop: crash_loop.clone(), consequence }).ok();
+                        self.begun.send(Begun { crash_loop: crash_loop.clone(), consequence }).ok();
                         break;
                     }
                     // Another process was faster, or another revision is active by now.
@@ -67,16 +63,16 @@ impl Plugins {
                 error!(%error, "a plugin is quarantined, and its worker on this host is not stopped yet; trying again");
                 tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
             }
-            quarantine.forget(&crash_loop);
+            self.quarantine.forget(&crash_loop);
         }
     }
 
     /// Does what the policy says, and describes it in words.
-    async fn follow_up(&self, crash_loop: &CrashLoop, policy: Policy) -> String {
+    async fn follow_up(&self, crash_loop: &CrashLoop) -> String {
         let plugin = &crash_loop.plugin;
         let waits =
             |why: &str| format!("{why}its queues wait; patchbay plugin release {plugin}, or activate another revision");
-        match policy {
+        match self.policy {
             Policy::Wait => waits(""),
             Policy::Previous => match self.rollback(plugin, &format!("host {}", self.host())).await {
                 Ok(activated) => format!("revision {} {} has taken over", activated.version, activated.digest.short()),

@@ -7,5 +7,5 @@
 mod reconcile;
 mod rhythm;
 
-pub use self::reconcile::Reconciler;
+pub use self::reconcile::{Reconciler, reconciler};
 pub use self::rhythm::{rhythm, spec, word};

@@ -18,9 +18,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::rhythm::{spec, wanted};
+use crate::Parts;
+use crate::service::{Service, task};
 
 /// Interval without a notification. It bounds how long a lost schedule stays lost.
 const EVERY: Duration = Duration::from_secs(30);
+
+/// Makes Redis tick as Postgres wants, again and again.
+pub fn reconciler(parts: &Parts) -> Arc<dyn Service> {
+    let schedules = Arc::clone(&parts.schedules);
+    task("schedules", move |stop| Arc::clone(&schedules).keep_reconciling(stop))
+}
 
 pub struct Reconciler {
     store: Store,
@@ -31,7 +39,7 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Does nothing yet; see [`Reconciler::run`].
+    /// Does nothing yet; see [`reconciler`].
     pub fn new(store: Store, queues: Broker) -> Arc<Self> {
         Arc::new(Self { store, queues, changed: Notify::new(), reconciling: Mutex::default() })
     }
@@ -41,8 +49,7 @@ impl Reconciler {
         self.changed.notify_one();
     }
 
-    /// Reconciles until cancelled.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+    async fn keep_reconciling(self: Arc<Self>, stop: CancellationToken) {
         loop {
             if let Err(error) = self.reconcile().await {
                 error!(error = format!("{error:#}"), "schedules are not reconciled; those that tick go on");

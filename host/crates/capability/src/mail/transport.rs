@@ -265,7 +265,11 @@ impl MailTransport {
 }
 
 impl<'a> Route<'a> {
-    fn new(envelope: &'a Envelope, wire: &'a EncodedMessage, refused: &mut Vec<SmtpRefusal>) -> Result<Self, SmtpFailure> {
+    fn new(
+        envelope: &'a Envelope,
+        wire: &'a EncodedMessage,
+        refused: &mut Vec<SmtpRefusal>,
+    ) -> Result<Self, SmtpFailure> {
         let sender = envelope.sender.parse::<Address>();
         let sender = sender.map_err(|error| refused_here("mail", 553, "5.1.7", &format!("the sender {error}")))?;
         let mut recipients = Vec::with_capacity(envelope.recipients.len());

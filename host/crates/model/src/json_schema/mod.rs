@@ -6,8 +6,8 @@
 //! a blocking thread.
 
 mod expansion;
-mod places;
 mod messages;
+mod places;
 
 use std::thread;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sqlx::Row;
 
 use crate::StoreError;
-use crate::singleton::Lead;
+use crate::leader::Leadership;
 
 /// Gaps per statement.
 const BATCH: i64 = 200;
@@ -18,7 +18,7 @@ const MAX_STARTS: i32 = 100;
 /// For this long a recorded attempt replaces an inferred one.
 const GIVES_WAY_DAYS: i32 = 2;
 
-impl Lead<'_> {
+impl Leadership<'_> {
     /// Fills gaps that were noted longer than `after` ago. Returns the number of rows, and whether
     /// there may be more gaps.
     pub async fn fill_gaps(&mut self, after: Duration) -> Result<(u64, bool), StoreError> {

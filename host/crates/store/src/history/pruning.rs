@@ -9,7 +9,7 @@ use patchbay_model::outcome::OutcomeKind;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::retention::Retention;
-use crate::singleton::Lead;
+use crate::leader::Leadership;
 use crate::{Store, StoreError};
 
 /// Attempts per statement.
@@ -59,7 +59,7 @@ impl Store {
     }
 }
 
-impl Lead<'_> {
+impl Leadership<'_> {
     /// Deletes attempts that are older than their retention.
     pub async fn prune_history(&mut self, retention: &Retention) -> Result<Pruned, StoreError> {
         recorded(self.0, retention).await

@@ -18,8 +18,7 @@ use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 use patchbay_model::address::is_loopback;
 use prost::Message;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -55,11 +54,17 @@ pub(super) struct Outbox {
 
 pub struct Exporter {
     counts: Arc<Counts>,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
+    sending: Mutex<Sending>,
 }
 
-/// Starts sending what comes out of the processor.
+struct Sending {
+    spans: mpsc::Receiver<SpanData>,
+    /// Taken from there, and not sent yet.
+    batch: Vec<SpanData>,
+    sender: Sender,
+}
+
+/// What comes out of the processor is sent by the exporter, once that runs.
 pub(super) fn new(config: &TraceConfig, resource: &Resource) -> anyhow::Result<(Outbox, Exporter)> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
@@ -79,10 +84,10 @@ pub(super) fn new(config: &TraceConfig, resource: &Resource) -> anyhow::Result<(
     let mut url = config.endpoint.clone();
     url.set_path(&format!("{}/v1/traces", url.path().trim_end_matches('/')));
     let (waiting, spans) = mpsc::channel(MAX_WAITING);
-    let (counts, stop) = (Arc::<Counts>::default(), CancellationToken::new());
+    let counts = Arc::<Counts>::default();
     let sender = Sender { http, url, resource: resource.into(), counts: Arc::clone(&counts), is_away: false };
-    let task = tokio::spawn(sender.run(spans, stop.clone()));
-    Ok((Outbox { waiting, counts: Arc::clone(&counts) }, Exporter { counts, stop, task }))
+    let sending = Mutex::new(Sending { spans, batch: Vec::new(), sender });
+    Ok((Outbox { waiting, counts: Arc::clone(&counts) }, Exporter { counts, sending }))
 }
 
 impl SpanProcessor for Outbox {
@@ -108,11 +113,38 @@ impl Exporter {
         Arc::clone(&self.counts)
     }
 
-    /// Sends what is left, within 2 s.
-    pub async fn end(mut self) {
-        self.stop.cancel();
-        if tokio::time::timeout(LAST_LIMIT, &mut self.task).await.is_err() {
-            self.task.abort();
+    /// Sends until `stop`.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut sending = self.sending.lock().await;
+        let Sending { spans, batch, sender } = &mut *sending;
+        while stop.run_until_cancelled(collect(spans, batch)).await.is_some() {
+            let too_late = async {
+                stop.cancelled().await;
+                tokio::time::sleep(LAST_LIMIT).await;
+            };
+            tokio::select! {
+                () = sender.send(std::mem::take(batch)) => {}
+                () = too_late => return,
+            }
+        }
+    }
+
+    /// Sends what is left, within 2 s. To be called once [`Exporter::run`] has ended.
+    pub async fn end(&self) {
+        let left = async {
+            let mut sending = self.sending.lock().await;
+            let Sending { spans, batch, sender } = &mut *sending;
+            while let Ok(span) = spans.try_recv() {
+                batch.push(span);
+                if batch.len() >= MAX_BATCH {
+                    sender.send(std::mem::take(batch)).await;
+                }
+            }
+            if !batch.is_empty() {
+                sender.send(std::mem::take(batch)).await;
+            }
+        };
+        if tokio::time::timeout(LAST_LIMIT, left).await.is_err() {
             warn!("the collector did not take the last spans in time");
         }
     }
@@ -128,29 +160,6 @@ struct Sender {
 }
 
 impl Sender {
-    async fn run(mut self, mut spans: mpsc::Receiver<SpanData>, stop: CancellationToken) {
-        let mut batch = Vec::new();
-        loop {
-            let stopped = tokio::select! {
-                () = stop.cancelled() => true,
-                () = collect(&mut spans, &mut batch) => false,
-            };
-            if stopped {
-                break;
-            }
-            self.send(std::mem::take(&mut batch)).await;
-        }
-        while let Ok(span) = spans.try_recv() {
-            batch.push(span);
-            if batch.len() == MAX_BATCH {
-                self.send(std::mem::take(&mut batch)).await;
-            }
-        }
-        if !batch.is_empty() {
-            self.send(batch).await;
-        }
-    }
-
     async fn send(&mut self, batch: Vec<SpanData>) {
         let count = batch.len() as u64;
         let request =

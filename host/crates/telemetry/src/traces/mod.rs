@@ -12,6 +12,7 @@ mod export;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use opentelemetry::trace::{
     Link, Span as _, SpanContext, SpanId, SpanKind as OtelKind, Status, TraceContextExt, TraceFlags, TraceId,
     TraceState, Tracer as _, TracerProvider as _,
@@ -68,6 +69,13 @@ pub enum SpanKind {
 }
 
 impl Traces {
+    /// Opens spans, if there is a collector for them.
+    pub fn start_if(config: Option<TraceConfig>) -> anyhow::Result<(Self, Option<Exporter>)> {
+        let Some(config) = config else { return Ok((Self::default(), None)) };
+        let (traces, exporter) = Self::start(config).context("cannot send traces")?;
+        Ok((traces, Some(exporter)))
+    }
+
     /// From now on, spans are opened and the exporter sends them.
     pub fn start(config: TraceConfig) -> anyhow::Result<(Self, Exporter)> {
         let resource = Resource::builder_empty()

@@ -8,7 +8,7 @@ use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{Copy, Deduplicated, Located};
 use patchbay_store::{ErasedJob, Person, Term};
 
-use super::{EraseError, Erasing, EraseTarget, key_of, of_key};
+use super::{EraseError, EraseTarget, Erasing, key_of, of_key};
 
 /// Limit of the scan of jobs in Redis: an operator waits for it.
 const LOOK_FOR: Duration = Duration::from_secs(60);

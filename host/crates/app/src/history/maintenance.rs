@@ -1,17 +1,19 @@
 //! What one process of the fleet does for the history of all: partitions ahead of time, rows for attempts that nobody told the end of,
 //! ending erasures that were cut short, and forgetting what is older than it is to be kept.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::{Months, Utc};
 use patchbay_queue::Broker;
-use patchbay_store::{Duty, KeepAttempts, Lead, Store};
-use tokio_util::sync::CancellationToken;
+use patchbay_store::{KeepAttempts, LeaderTask, Leadership, Store};
 use tracing::info;
 
 use super::erasing::Erasing;
-use super::rounds::{self, Rounds};
+use crate::Parts;
+use crate::leader::{Led, LedTask, Next};
+use crate::service::Service;
 
 /// Between rounds; how soon a gap is filled, and how long nobody does it when the process that did ends.
 const ROUND: Duration = Duration::from_secs(5);
@@ -23,14 +25,18 @@ const GAP_AFTER: Duration = Duration::from_secs(5);
 /// The month that runs, and so many more.
 const MONTHS_AHEAD: u32 = 1;
 
-/// Runs until cancelled.
-pub async fn run(store: Store, queues: Broker, keep: KeepAttempts, stop: CancellationToken) {
-    let claim = store.singleton(Duty::History);
-    let duty = LookAfter { store, queues, keep, looked: None };
-    rounds::run(claim, ROUND, "the history is not looked after", stop, duty).await;
+/// Looks after the history of all.
+pub fn maintenance(parts: &Parts) -> Arc<dyn Service> {
+    let task = Maintenance {
+        store: parts.store.clone(),
+        queues: parts.broker.clone(),
+        keep: parts.history.keep,
+        looked: None,
+    };
+    Arc::new(Led::new(parts.store.clone(), task))
 }
 
-struct LookAfter {
+struct Maintenance {
     store: Store,
     queues: Broker,
     keep: KeepAttempts,
@@ -39,19 +45,27 @@ struct LookAfter {
 }
 
 #[async_trait]
-impl Rounds for LookAfter {
-    async fn round(&mut self, lead: &mut Lead<'_>) -> anyhow::Result<()> {
+impl LedTask for Maintenance {
+    const TASK: LeaderTask = LeaderTask::History;
+    const NAME: &'static str = "history-maintenance";
+    const FAILING: &'static str = "the history is not looked after";
+
+    fn every(&self) -> Duration {
+        ROUND
+    }
+
+    async fn round(&mut self, lead: &mut Leadership<'_>) -> anyhow::Result<Next> {
         fill_gaps(lead, &self.queues).await?;
         Erasing { store: &self.store, queues: &self.queues, bodies: None }.go_on().await?;
         if self.looked.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
             prune(lead, &self.store, self.keep).await?;
             self.looked = Some(Instant::now());
         }
-        Ok(())
+        Ok(Next::Later)
     }
 }
 
-async fn fill_gaps(lead: &mut Lead<'_>, queues: &Broker) -> anyhow::Result<()> {
+async fn fill_gaps(lead: &mut Leadership<'_>, queues: &Broker) -> anyhow::Result<()> {
     let oldest = queues.attempts_waiting_for().await?.unwrap_or_default();
     loop {
         let (filled, more) = lead.fill_gaps(oldest + GAP_AFTER).await?;
@@ -66,7 +80,7 @@ async fn fill_gaps(lead: &mut Lead<'_>, queues: &Broker) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn prune(lead: &mut Lead<'_>, store: &Store, keep: KeepAttempts) -> anyhow::Result<()> {
+async fn prune(lead: &mut Leadership<'_>, store: &Store, keep: KeepAttempts) -> anyhow::Result<()> {
     let now = Utc::now();
     let months: Vec<_> = (0..=MONTHS_AHEAD).filter_map(|ahead| now.checked_add_months(Months::new(ahead))).collect();
     store.make_partitions(&months).await?;

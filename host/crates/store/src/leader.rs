@@ -1,7 +1,7 @@
-//! What one process of the fleet does for all: the duty is whose session holds its advisory lock.
+//! Who leads: for each task that one process of the fleet does for all, the leader is whose session holds the task's advisory lock.
 //!
 //! The lock lives and dies with a connection of its own: a process that is killed loses it at once, one that is cut off within about 15 s,
-//! when Postgres finds its connection dead. What a duty writes it writes through that connection, so that a process that has lost the lock
+//! when Postgres finds its connection dead. What a leader writes it writes through that connection, so that a process that has lost the lock
 //! cannot write any more. Needs sessions: not through a pooler that shares them between clients.
 
 use std::time::Duration;
@@ -16,10 +16,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const KEEPALIVES: &str = "set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 2; \
      set tcp_user_timeout = 15000";
 
-/// Duties of the fleet, each with the number of its lock. Any numbers will do as long as they are always these.
+/// Tasks of the leader, each with the number of its lock. Any numbers will do as long as they are always these: hosts of several versions
+/// run side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i64)]
-pub enum Duty {
+pub enum LeaderTask {
     /// Evaluating the rules of alerts.
     Alerts = 0x7061_7463_6800_0001,
     /// Making and dropping partitions of the history.
@@ -30,38 +31,38 @@ pub enum Duty {
     Bulk = 0x7061_7463_6800_0004,
 }
 
-/// One process's claim to a duty.
-pub struct Singleton {
+/// Stands for election as the leader of one task.
+pub struct Elector {
     store: Store,
-    duty: Duty,
+    task: LeaderTask,
     /// Holds the lock.
     session: Option<PgConnection>,
 }
 
 /// Proof of the lock, and the connection that holds it.
-pub struct Lead<'a>(pub(crate) &'a mut PgConnection);
+pub struct Leadership<'a>(pub(crate) &'a mut PgConnection);
 
 impl Store {
-    /// Takes nothing yet; see [`Singleton::try_lead`].
-    pub fn singleton(&self, duty: Duty) -> Singleton {
-        Singleton { store: self.clone(), duty, session: None }
+    /// Takes nothing yet; see [`Elector::try_lead`].
+    pub fn elector(&self, task: LeaderTask) -> Elector {
+        Elector { store: self.clone(), task, session: None }
     }
 }
 
-impl Singleton {
-    /// Takes the lock, or shows that it is still held; nothing when another process holds it. To be called before each round of the duty.
+impl Elector {
+    /// Takes the lock, or shows that it is still held; nothing when another process holds it. To be called before each round of the task.
     /// An error means that Postgres does not answer: then nobody can tell who leads.
-    pub async fn try_lead(&mut self) -> Result<Option<Lead<'_>>, StoreError> {
+    pub async fn try_lead(&mut self) -> Result<Option<Leadership<'_>>, StoreError> {
         if let Some(mut session) = self.session.take()
             && matches!(tokio::time::timeout(ANSWER_WITHIN, session.ping()).await, Ok(Ok(())))
         {
-            return Ok(Some(Lead(self.session.insert(session))));
+            return Ok(Some(Leadership(self.session.insert(session))));
         }
-        let (duty, store) = (self.duty as i64, &self.store);
+        let (task, store) = (self.task as i64, &self.store);
         let take = async {
             let mut session = store.session().await?;
             session.execute(KEEPALIVES).await?;
-            let query = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(duty);
+            let query = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(task);
             let is_ours: bool = query.fetch_one(&mut session).await?;
             if !is_ours {
                 session.close().await?;
@@ -70,12 +71,7 @@ impl Singleton {
             Ok::<_, sqlx::Error>(Some(session))
         };
         let taken = tokio::time::timeout(ANSWER_WITHIN, take).await.map_err(|_| StoreError::no_answer())??;
-        Ok(taken.map(|session| Lead(self.session.insert(session))))
-    }
-
-    /// Whether the lock was held when it was last looked at.
-    pub fn leads(&self) -> bool {
-        self.session.is_some()
+        Ok(taken.map(|session| Leadership(self.session.insert(session))))
     }
 
     /// Lets another process lead at once.
