@@ -256,6 +256,7 @@ pub struct NewSilence {
     #[serde(default)]
     pub subject: String,
     /// For so many seconds, at most 2592000 (30 days).
+    #[schema(minimum = 1, maximum = 2592000)]
     pub for_s: u64,
     /// For the next operator and the audit trail.
     pub reason: String,
@@ -275,6 +276,7 @@ pub struct AlertHistoryQuery {
     /// Of this rule; all when absent.
     pub rule: Option<String>,
     /// 1 to 1000; 100 when absent.
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<i64>,
 }
 

@@ -75,6 +75,10 @@ pub trait Answer: 'static {
     fn failure(_status: u16, schemas: &mut Schemas) -> Option<RefOr<Schema>> {
         Some(reference::<ErrorBody>(schemas))
     }
+    /// The response of every status that is not named; absent where each is.
+    fn otherwise() -> Option<Response> {
+        None
+    }
 }
 
 /// `T` in the envelope.
@@ -107,6 +111,8 @@ pub trait Media: 'static {
     const TYPE: &'static str;
     /// What it holds.
     const ABOUT: &'static str;
+    /// Further types that it may have on request.
+    const OTHERS: &'static [&'static str] = &[];
 }
 
 /// A reference to `T`'s schema, which is put to the others; the schema itself of a text.
@@ -175,7 +181,12 @@ impl<M: Media> Answer for File<M> {
     fn response(_schemas: &mut Schemas) -> Response {
         let content =
             ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String).build())).build();
-        ResponseBuilder::new().description(M::ABOUT).content(M::TYPE, content).build()
+        let types = [M::TYPE].into_iter().chain(M::OTHERS.iter().copied());
+        types
+            .fold(ResponseBuilder::new().description(M::ABOUT), |response, kind| {
+                response.content(kind, content.clone())
+            })
+            .build()
     }
 }
 

@@ -50,6 +50,7 @@ pub struct EntriesQuery {
     /// Behind the page whose `nextCursor` this is.
     pub cursor: Option<String>,
     /// 1 to 200; default 50.
+    #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u16>,
 }
 

@@ -121,7 +121,7 @@ pub struct BulkRequest {
     pub key: Option<BulkIdentity>,
     /// Of an edit: values by their path in the job's data (`lead.id`, or `/lead/id`).
     #[serde(default)]
-    #[schema(value_type = BTreeMap<String, Object>)]
+    #[schema(value_type = BTreeMap<String, Value>)]
     pub set: BTreeMap<String, Box<RawValue>>,
     /// Of an edit: paths that are taken out.
     #[serde(default)]
@@ -290,6 +290,7 @@ pub struct ListBulks {
     /// Behind the page whose `nextCursor` this is.
     pub cursor: Option<String>,
     /// 1 to 200; default 50.
+    #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u16>,
 }
 
@@ -303,6 +304,7 @@ pub struct ListBulkItems {
     /// Behind the page whose `nextCursor` this is.
     pub cursor: Option<String>,
     /// 1 to 200; default 50.
+    #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u16>,
 }
 

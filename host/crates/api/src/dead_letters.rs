@@ -53,6 +53,7 @@ pub struct ListDeadLetters {
     /// Whether somebody has taken note.
     pub acknowledged: Option<bool>,
     /// 1 to 1000; default 50.
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u16>,
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::answer::Data;
-use crate::body::Json;
+use crate::body::{Json, object, objects};
 use crate::jobs::{AddJob, Added};
 use crate::operation::NoQuery;
 use crate::operations;
@@ -23,13 +23,14 @@ pub struct FlowNode {
     /// Where to.
     pub queue: String,
     /// The job.
+    #[serde(deserialize_with = "object")]
     pub job: AddJob,
     /// What its failure for good means for its parent: `wait` (default), `fail-parent`, `continue-parent`, `ignore` or `remove`.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub on_failure: ChildFailure,
     /// It runs when these are done, and sees their results.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     #[schema(no_recursion)]
     pub children: Vec<FlowNode>,
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use patchbay_model::DataPath;
 use patchbay_model::job::JobState;
-use patchbay_model::job_view::any_state;
+use patchbay_model::job_view::{any_state, any_state_schema};
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{JobId, QueueName};
 use serde::{Deserialize, Serialize};
@@ -163,6 +163,7 @@ pub struct Keep {
     #[schema(value_type = Option<String>)]
     pub outcome: Option<OutcomeKind>,
     /// 1 to 36500.
+    #[schema(minimum = 1, maximum = 36500)]
     pub days: i32,
 }
 
@@ -300,6 +301,7 @@ pub struct LiveJob {
     pub id: String,
     /// Where it is.
     #[serde(deserialize_with = "any_state")]
+    #[schema(schema_with = any_state_schema)]
     pub state: JobState,
     /// `running`: erased when it has ended; `unfinished`; `of-schedule`.
     pub why: String,
@@ -325,6 +327,7 @@ pub struct ListErasures {
     /// Behind the page whose `nextCursor` this is.
     pub cursor: Option<i64>,
     /// 1 to 200; default 50.
+    #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u16>,
 }
 

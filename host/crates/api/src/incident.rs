@@ -17,7 +17,8 @@ operations! {
 #[derive(Debug, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct IncidentQuery {
-    /// How far back failures and actions go, in seconds; 3600.
+    /// How far back failures and actions go, in seconds, at most 2592000 (30 days); 3600.
+    #[param(minimum = 1, maximum = 2592000)]
     pub since_s: Option<u64>,
 }
 

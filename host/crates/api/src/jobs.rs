@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::answer::{Data, List, Nothing};
 use crate::attempts::Attempt;
-use crate::body::{AnyDocument, Json, NoBody};
+use crate::body::{AnyDocument, Json, NoBody, object_or_null};
 use crate::operation::NoQuery;
 use crate::queues::QueuePath;
 use crate::reveal::Reveal;
@@ -71,7 +71,7 @@ operations! {
 #[serde(deny_unknown_fields)]
 pub struct ListJobs {
     /// `waiting`, `prioritized`, `delayed`, `waiting-children`, `active`, `completed` or `failed`.
-    #[param(value_type = String)]
+    #[param(inline)]
     pub state: JobState,
     /// From this place on, at most 2147483648; default 0.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,7 +107,8 @@ impl IntoParams for SearchJobs {
 #[into_params(parameter_in = Query)]
 struct SearchJobsParameters {
     /// `waiting`, `prioritized`, `delayed`, `waiting-children`, `active`, `completed` or `failed`
-    state: String,
+    #[param(inline)]
+    state: JobState,
     /// its id
     job: Option<String>,
     name: Option<String>,
@@ -128,6 +129,7 @@ struct SearchJobsParameters {
     /// behind the page whose `nextCursor` this is
     cursor: Option<String>,
     /// 1 to 200; default 50
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u16>,
 }
 
@@ -165,10 +167,12 @@ pub struct AddJob {
     /// Not a whole number, no `:`, and not one of the queue's own keys, such as `failed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Start no earlier than this from now, milliseconds.
+    /// Start no earlier than this from now, milliseconds; at most five years.
+    #[schema(maximum = 157_680_000_000_u64)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
     /// 1 (first) to 2097152; 0 comes before them, whatever the manifest says.
+    #[schema(maximum = 2097152)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<u32>,
     /// Before everything that waits without priority.
@@ -178,10 +182,10 @@ pub struct AddJob {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
     /// Between attempts.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object_or_null", skip_serializing_if = "Option::is_none")]
     pub backoff: Option<BackoffBody>,
     /// Only one job per id.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object_or_null", skip_serializing_if = "Option::is_none")]
     pub deduplication: Option<DeduplicationBody>,
     /// Do not run after this, Unix milliseconds: taken later, it fails for good as `expired`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -252,7 +256,8 @@ pub struct Added {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Delay {
-    /// From now, milliseconds.
+    /// From now, milliseconds; at most five years.
+    #[schema(maximum = 157_680_000_000_u64)]
     pub delay_ms: u64,
 }
 
@@ -261,5 +266,6 @@ pub struct Delay {
 #[serde(deny_unknown_fields)]
 pub struct Priority {
     /// 1 (first) to 2097152; 0 is before all of them.
+    #[schema(maximum = 2097152)]
     pub priority: u32,
 }

@@ -61,15 +61,17 @@ pub struct SearchHistory(pub Vec<(String, String)>);
 
 impl IntoParams for SearchHistory {
     fn into_params(parameter_in_provider: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        SearchHistoryParameters::into_params(parameter_in_provider)
+        let mut parameters = FilterParameters::into_params(&parameter_in_provider);
+        parameters.extend(PageParameters::into_params(parameter_in_provider));
+        parameters
     }
 }
 
-/// What [`SearchHistory`] may hold.
+/// A filter of the history.
 #[allow(dead_code, reason = "for the document only")]
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-struct SearchHistoryParameters {
+struct FilterParameters {
     queue: Option<String>,
     /// its id
     job: Option<String>,
@@ -79,6 +81,7 @@ struct SearchHistoryParameters {
     from: Option<String>,
     /// finished before this time
     to: Option<String>,
+    /// completed, failed, trapped, deadline, memory-limit, invalid-result or host-fault
     outcome: Option<String>,
     /// complete, retry, defer or fail
     verdict: Option<String>,
@@ -98,9 +101,17 @@ struct SearchHistoryParameters {
     /// the id of a group of dead letters
     #[param(rename = "dead-letter")]
     dead_letter: Option<i64>,
+}
+
+/// Which page.
+#[allow(dead_code, reason = "for the document only")]
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+struct PageParameters {
     /// behind the page whose `nextCursor` this is
     cursor: Option<String>,
     /// 1 to 200; default 50
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u16>,
 }
 
@@ -111,17 +122,8 @@ pub struct CountHistory(pub Vec<(String, String)>);
 
 impl IntoParams for CountHistory {
     fn into_params(parameter_in_provider: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        CountHistoryParameters::into_params(parameter_in_provider)
+        FilterParameters::into_params(parameter_in_provider)
     }
-}
-
-/// What [`CountHistory`] may hold.
-#[allow(dead_code, reason = "for the document only")]
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-struct CountHistoryParameters {
-    /// and every other part of a filter, as in the search
-    queue: Option<String>,
 }
 
 /// What to export, and how: names and values.
@@ -131,23 +133,23 @@ pub struct ExportHistory(pub Vec<(String, String)>);
 
 impl IntoParams for ExportHistory {
     fn into_params(parameter_in_provider: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        ExportHistoryParameters::into_params(parameter_in_provider)
+        let mut parameters = ExportParameters::into_params(&parameter_in_provider);
+        parameters.extend(FilterParameters::into_params(parameter_in_provider));
+        parameters
     }
 }
 
-/// What [`ExportHistory`] may hold.
+/// What [`ExportHistory`] may hold beside a filter.
 #[allow(dead_code, reason = "for the document only")]
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-struct ExportHistoryParameters {
+struct ExportParameters {
     /// `jsonl` (default) or `csv`
     format: Option<String>,
     /// With data and results
     bodies: Option<bool>,
     /// With what manifests redact and with secrets, too; recorded
     reveal: Option<bool>,
-    /// Any of queue, job, name, from, to, outcome, verdict, code, text, `data.<path>`, plugin, revision, correlation-id, platform, dead-letter
-    filter: Option<String>,
 }
 
 /// Which page of a saved search.
@@ -157,18 +159,8 @@ pub struct RunSearch(pub Vec<(String, String)>);
 
 impl IntoParams for RunSearch {
     fn into_params(parameter_in_provider: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        RunSearchParameters::into_params(parameter_in_provider)
+        PageParameters::into_params(parameter_in_provider)
     }
-}
-
-/// What [`RunSearch`] may hold.
-#[allow(dead_code, reason = "for the document only")]
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-struct RunSearchParameters {
-    cursor: Option<String>,
-    /// 1 to 200; default 50
-    limit: Option<u16>,
 }
 
 /// An attempt that was looked for.
@@ -219,6 +211,7 @@ pub enum JsonLines {}
 impl Media for JsonLines {
     const TYPE: &'static str = "application/x-ndjson";
     const ABOUT: &'static str = "Done";
+    const OTHERS: &'static [&'static str] = &["text/csv"];
 }
 
 /// A saved search.

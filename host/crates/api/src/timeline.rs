@@ -70,7 +70,7 @@ pub struct Event {
 
 /// What happened to a job.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+#[serde(tag = "kind", rename_all = "kebab-case")]
 // A timeline has hundreds of events at most, and most are attempts.
 #[allow(missing_docs, clippy::large_enum_variant)]
 pub enum EventKind {
@@ -80,10 +80,12 @@ pub enum EventKind {
     Attempt {
         started: i32,
         attempt: i32,
+        #[serde(rename = "endedAt")]
         ended_at: DateTime<Utc>,
         /// Since it was made, the attempt before ended, or an operator put it back; absent when nobody knows who put it back.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(rename = "waitedMs", default, skip_serializing_if = "Option::is_none")]
         waited_ms: Option<i64>,
+        #[serde(rename = "tookMs")]
         took_ms: i64,
         host: String,
         plugin: Option<String>,
@@ -126,6 +128,7 @@ pub enum EventKind {
     /// A plugin wrote into an audit trail.
     Audit {
         trail: String,
+        #[serde(rename = "entryKey")]
         entry_key: String,
         plugin: String,
         /// The job that wrote it, where it is another one of the same request.
