@@ -35,7 +35,7 @@ operations! {
     /// Export the history: `format` is `jsonl` or `csv`; `bodies=true` adds data and results, without what manifests redact; all other parameters
     /// are those of a search. Who exports is recorded.
     HistoryExport = "history.export": GET "/api/admin/history/export" ((), ExportHistory, NoBody) -> File<JsonLines>,
-        Operator, Reads, audit "history.export", errors [];
+        Operator, Reads, audit "history.export", errors [404 "There is no such dead letter"];
     /// Every saved search, by name.
     SearchesList = "searches.list": GET "/api/admin/history/searches" ((), NoQuery, NoBody) -> List<NamedSearch>,
         Operator, Reads, errors [];
