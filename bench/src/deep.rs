@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 
 use crate::jobs::add;
 use crate::statistics::{Spread, verdict};
@@ -42,7 +42,7 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
     world.flush().await
 }
 
-async fn sample(world: &World, queues: &Queues) -> anyhow::Result<f64> {
+async fn sample(world: &World, queues: &Broker) -> anyhow::Result<f64> {
     let completed = format!("{}:{QUEUE}:completed", world.prefix(queues));
     let mut redis = world.redis().await?;
     let before: usize = redis::cmd("ZCARD").arg(&completed).query_async(&mut redis).await?;

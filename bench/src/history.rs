@@ -88,7 +88,7 @@ async fn ingest(world: &World, has_body: bool, round: u64) -> anyhow::Result<f64
 }
 
 /// One of twenty has failed.
-fn record(queues: &patchbay_queue::Queues, n: u64, round: u64) -> anyhow::Result<AttemptRecord> {
+fn record(queues: &patchbay_queue::Broker, n: u64, round: u64) -> anyhow::Result<AttemptRecord> {
     let now = std::time::SystemTime::now().into();
     let failed = n.is_multiple_of(20);
     Ok(AttemptRecord {

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -49,9 +49,9 @@ impl Services {
     }
 
     /// The queues that a host with these services works on.
-    pub async fn queues(&self) -> anyhow::Result<Queues> {
+    pub async fn queues(&self) -> anyhow::Result<Broker> {
         let (prefix, own_prefix) = ("bull".into(), "patchbay".into());
-        Ok(Queues::connect(RedisConfig { url: self.redis_url.clone(), prefix, own_prefix, ..RedisConfig::default() })
+        Ok(Broker::connect(RedisConfig { url: self.redis_url.clone(), prefix, own_prefix, ..RedisConfig::default() })
             .await?)
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use patchbay_model::job::NewJob;
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 use patchbay_work::body_budget::Recording;
 
 use crate::statistics::{Spread, verdict};
@@ -137,7 +137,7 @@ pub fn job(ms: u64, iterations: u64) -> NewJob {
     NewJob::new(QUEUE.parse().expect("a queue name"), name, data)
 }
 
-pub async fn add(queues: &Queues, ms: u64, iterations: u64, jobs: usize) -> anyhow::Result<()> {
+pub async fn add(queues: &Broker, ms: u64, iterations: u64, jobs: usize) -> anyhow::Result<()> {
     for chunk in (0..jobs).collect::<Vec<_>>().chunks(CHUNK) {
         queues.add(chunk.iter().map(|_| job(ms, iterations)).collect()).await?;
     }

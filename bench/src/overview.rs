@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use patchbay_model::QueueName;
 use patchbay_model::job::NewJob;
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 
 use crate::statistics::{Spread, verdict};
 use crate::world::World;
@@ -45,7 +45,7 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
     world.flush().await
 }
 
-async fn look(queues: &Queues, names: &[QueueName]) -> anyhow::Result<f64> {
+async fn look(queues: &Broker, names: &[QueueName]) -> anyhow::Result<f64> {
     let started = Instant::now();
     let overview = queues.overview(names).await?;
     let took = started.elapsed().as_secs_f64() * 1e3;

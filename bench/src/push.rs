@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
 use patchbay_model::job::NewJob;
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 use redis::AsyncCommands;
 use sqlx::PgConnection;
 
@@ -65,7 +65,7 @@ fn report(name: &str, swaps: &[Swap], target: f64) {
     println!("    of which until staged {staged}; the activation's answer after {activated}");
 }
 
-async fn keep_adding(queues: Queues) -> anyhow::Result<()> {
+async fn keep_adding(queues: Broker) -> anyhow::Result<()> {
     let data = r#"{"to":"ada@example.org","subject":"Hello","text":"A job of a stream"}"#;
     let mut ticks = tokio::time::interval(JOB_EVERY);
     loop {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use patchbay_app::history::Bodies;
-use patchbay_app::local_copy::LocalCopy;
+use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{KeySource, Keys, Vault};
 use patchbay_capability::{Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services};
 use patchbay_model::audit::{AuditTrails, NewAuditEntry};
@@ -18,7 +18,7 @@ use patchbay_model::outcome::Outcome;
 use patchbay_model::retry::RetryPolicy;
 use patchbay_model::sql::{PluginDatabase, SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction};
 use patchbay_model::{PluginName, QueueName};
-use patchbay_queue::{Delivery, Keep, Queues, RedisConfig, WorkerConfig, WorkerHandle};
+use patchbay_queue::{Delivery, Keep, Broker, RedisConfig, WorkerConfig, WorkerHandle};
 use patchbay_runtime::{HostLimits, Runtime, RuntimeConfig};
 use patchbay_store::{Store, StoreConfig};
 use patchbay_telemetry::traces::Traces;
@@ -228,7 +228,7 @@ impl World {
         store.migrate().await?;
         // As a host is set up: with a master key, so that data and results are kept.
         let key = KeySource::Text { key: "secrets.key", text: format!("{}{}", "01".repeat(31), "02").into() };
-        let copy = LocalCopy::new(&dir.path().join("cache"), [7; 32], &database_url);
+        let copy = OfflineSnapshot::new(&dir.path().join("cache"), [7; 32], &database_url);
         let vault = Vault::open(store.clone(), Keys::load([Some(key), None])?, NoSecrets, copy, false).await?;
         let bodies = Arc::new(Bodies::new(store.clone(), vault));
         let guest_file = tempfile::NamedTempFile::new()?;
@@ -250,8 +250,8 @@ impl World {
         })
     }
 
-    /// Queues under a key prefix that nobody used before.
-    pub async fn fresh_queues(&self) -> anyhow::Result<Queues> {
+    /// Broker under a key prefix that nobody used before.
+    pub async fn fresh_queues(&self) -> anyhow::Result<Broker> {
         let n = self.sequence.fetch_add(1, Ordering::Relaxed);
         let config = RedisConfig {
             url: self.redis_url.clone(),
@@ -259,7 +259,7 @@ impl World {
             own_prefix: format!("p{n}"),
             ..RedisConfig::default()
         };
-        Ok(Queues::connect(config).await?)
+        Ok(Broker::connect(config).await?)
     }
 
     pub async fn redis(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {
@@ -276,12 +276,12 @@ impl World {
         Ok(redis::cmd("FLUSHDB").arg("ASYNC").query_async(&mut self.redis().await?).await?)
     }
 
-    pub fn prefix(&self, queues: &Queues) -> String {
+    pub fn prefix(&self, queues: &Broker) -> String {
         queues.prefix().to_owned()
     }
 
     /// Starts working on the queue.
-    pub async fn start(&self, who: Who, queues: &Queues, concurrency: usize) -> anyhow::Result<Worker> {
+    pub async fn start(&self, who: Who, queues: &Broker, concurrency: usize) -> anyhow::Result<Worker> {
         self.start_recording(who, queues, concurrency, EVERYTHING, Copying::Meanwhile).await
     }
 
@@ -289,7 +289,7 @@ impl World {
     pub async fn start_recording(
         &self,
         who: Who,
-        queues: &Queues,
+        queues: &Broker,
         concurrency: usize,
         recording: Recording,
         copying: Copying,
@@ -357,7 +357,7 @@ impl World {
     }
 
     /// Node adds so many jobs, so many at once; gives how long it took.
-    pub async fn add_by_node(&self, queues: &Queues, jobs: usize, bulk: usize) -> anyhow::Result<Duration> {
+    pub async fn add_by_node(&self, queues: &Broker, jobs: usize, bulk: usize) -> anyhow::Result<Duration> {
         let command = format!("add {} {QUEUE} {jobs} {bulk}", self.prefix(queues));
         let ms: f64 = self.node.lock().await.tell(&command).await?.parse()?;
         Ok(Duration::from_secs_f64(ms / 1e3))

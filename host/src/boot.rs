@@ -8,23 +8,23 @@ use anyhow::Context;
 use futures::FutureExt;
 use patchbay_app::App;
 use patchbay_app::actions::Actions;
-use patchbay_app::alert::{self, AlertWatch};
+use patchbay_app::alerts::{self, AlertWatch};
 use patchbay_app::audit::Trails;
 use patchbay_app::breakers::OutsideHosts;
-use patchbay_app::bulk::Bulks;
+use patchbay_app::bulk::BulkJobs;
 use patchbay_app::exposition::{Exposition, Sources};
 use patchbay_app::health::{self, Health};
-use patchbay_app::history::{self, Bodies, HistoryParts, recorder};
+use patchbay_app::history::{self, HistoryParts, SealedBodies, recorder};
 use patchbay_app::incident;
-use patchbay_app::local_copy::LocalCopy;
 use patchbay_app::outbox;
 use patchbay_app::plugins::{Parts, Plugins, grant_uses};
 use patchbay_app::resume;
 use patchbay_app::scheduling::Reconciler;
+use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{Keys, Vault};
 use patchbay_capability::{Breakers, Egress, GrantUses, MailTransport, SecretSource, Services};
 use patchbay_http::{AppState, MetricsPage, Operator};
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 use patchbay_runtime::{CompilerCommand, Runtime};
 use patchbay_store::{PluginSql, Store};
 use patchbay_telemetry::Logging;
@@ -56,7 +56,7 @@ const HTTP_GRACE: Duration = Duration::from_secs(5);
 pub struct Host {
     address: SocketAddr,
     store: Store,
-    queues: Queues,
+    queues: Broker,
     workers: Arc<Workers>,
     health: Arc<Health>,
     plugins: Arc<Plugins>,
@@ -65,7 +65,7 @@ pub struct Host {
     server: JoinHandle<()>,
     operations: TaskTracker,
     exporter: Option<Exporter>,
-    bodies: Arc<Bodies>,
+    bodies: Arc<SealedBodies>,
     signals: Signals,
 }
 
@@ -84,7 +84,8 @@ impl Host {
         let address = listener.local_addr()?;
         let store = Store::new(config.database.store()).context("cannot use Postgres")?;
         let runtime_config = runtime_config(&config)?;
-        let copy = LocalCopy::new(&runtime_config.cache_dir, runtime_config.cache_key, &config.database.store().url);
+        let copy =
+            OfflineSnapshot::new(&runtime_config.cache_dir, runtime_config.cache_key, &config.database.store().url);
         let is_away = match resume::migrate(&store).await {
             Ok(()) => false,
             Err(error) if resume::is_away(&error) && Plugins::has_copy(&copy) => {
@@ -95,7 +96,7 @@ impl Host {
         };
         let environment = EnvironmentSecrets(Arc::clone(&config));
         let vault = Vault::open(store.clone(), keys, environment, copy.clone(), is_away).await?;
-        let queues = Queues::connect(config.redis.queues()).await.context("cannot use Redis")?;
+        let queues = Broker::connect(config.redis.queues()).await.context("cannot use Redis")?;
         let queues = queues.with_default_zone(*config.schedule.default_zone);
         let runtime = Runtime::new(runtime_config, patchbay_capability::link).context("cannot start the sandbox")?;
 
@@ -141,7 +142,7 @@ impl Host {
         ));
         let (quarantine, crashing) = Quarantine::new(config.quarantine.rule(), Arc::clone(&runtime));
         let budget = Arc::new(BodyBudget::new(config.history.recording(!vault.keys().is_empty())));
-        let bodies = Arc::new(Bodies::new(store.clone(), Arc::clone(&vault)));
+        let bodies = Arc::new(SealedBodies::new(store.clone(), Arc::clone(&vault)));
         let handler = AttemptHandler::new(
             Arc::clone(&invoker) as _,
             host_name.clone(),
@@ -188,8 +189,8 @@ impl Host {
             }
         });
         if is_away {
-            let running = plugins.start_from_copy().await;
-            info!(plugins = running, "started from the local copy");
+            let running = plugins.start_from_snapshot().await;
+            info!(plugins = running, "started from the snapshot");
         } else {
             plugins.converge().await.context("cannot read the active plugins")?;
             plugins.forget_killed_neighbours().await.context("cannot use Postgres")?;
@@ -200,7 +201,7 @@ impl Host {
         let outside = Arc::new(outside);
         let alerts = AlertWatch::new(
             config.alerts.alerting(&config.general, &config.mail),
-            alert::Sources {
+            alerts::Sources {
                 store: store.clone(),
                 queues: queues.clone(),
                 plugins: Arc::clone(&plugins),
@@ -209,7 +210,7 @@ impl Host {
                 certificates,
             },
         )?;
-        let bulks = Bulks::new(store.clone(), queues.clone(), Arc::clone(&runtime), Arc::clone(&bodies), redactions);
+        let bulks = BulkJobs::new(store.clone(), queues.clone(), Arc::clone(&runtime), Arc::clone(&bodies), redactions);
         let exposition = Arc::new(Exposition::new(Sources {
             alerts: Arc::clone(&alerts),
             meters,
@@ -288,7 +289,7 @@ impl Host {
             }),
             tokio::spawn(Arc::clone(&alerts).tell_of_quarantines(quarantines)),
             tokio::spawn(alerts.run(stop.clone())),
-            tokio::spawn(Arc::clone(&plugins).prune_sometimes(stop.clone())),
+            tokio::spawn(Arc::clone(&plugins).run_pruning(stop.clone())),
             tokio::spawn(vault.run(stop.clone())),
             tokio::spawn(schedules.run(stop.clone())),
             tokio::spawn(bulks.run(stop.clone())),

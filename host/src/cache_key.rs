@@ -1,17 +1,16 @@
-//! The key of the cache of machine code.
-
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 
-/// The key that binds cached machine code to this installation: made once, readable by nobody else.
+/// The key that binds cached machine code to this installation. It is created once, and only its
+/// owner can read the file.
 pub(crate) fn cache_key(cache_dir: &Path) -> anyhow::Result<[u8; 32]> {
     let path = cache_dir.join("key");
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cache_dir);
     made.with_context(|| format!("cannot make the cache directory {}", cache_dir.display()))?;
-    // Two processes may start at once: whoever links its complete file first wins, and both read that one.
+    // Two processes may start at once: the first to link its complete file wins, both read that.
     let mut fresh = tempfile::Builder::new()
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
         .tempfile_in(cache_dir)

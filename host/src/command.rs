@@ -1,4 +1,4 @@
-//! What `patchbay` can be told to do: commands that work on this machine here, all others in [`patchbay_cli`].
+//! The commands of `patchbay`. Those for this machine are here, others in [`patchbay_cli`].
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use patchbay_app::vault::KeyError;
 use patchbay_cli::Output;
 use patchbay_cli::client::{ClientArgs, ClientError};
 use patchbay_store::Store;
-use patchbay_telemetry::plain;
+use patchbay_telemetry::redact_own;
 use serde_json::json;
 
 use crate::boot::Host;
@@ -19,7 +19,7 @@ use crate::config::{Config, ConfigError};
 use crate::dev_state::DevState;
 use crate::{dev, doctor, incident};
 
-/// A database that is just starting is waited for.
+/// Long enough for a database that is just starting.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 const EXIT_CODES: &str = "\
@@ -49,34 +49,36 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a host on this machine without any configuration: private Postgres and Redis, and a mail catcher
+    /// Run a host on this machine without any configuration: private Postgres and Redis, and a mail
+    /// catcher
     Dev(dev::DevArgs),
     /// Run the host
     Serve,
     /// Bring the database schema up to date (safe while other hosts do the same)
     Migrate {
-        /// Only list what is to be done; exit code 1 if there is something
+        /// Only list the pending migrations; exit code 1 if there are any
         #[arg(long)]
         check: bool,
     },
-    /// Check configuration, Postgres, Redis, mail and plugins, and say how to mend what is wrong
+    /// Check configuration, Postgres, Redis, mail and plugins, and say how to repair what is wrong
     Doctor,
-    /// Show every configuration key with its value and where it comes from
+    /// Show every configuration key with its value and its source
     Config,
     #[command(flatten)]
     Host(patchbay_cli::Command),
-    /// What somebody needs who looks into an incident elsewhere
+    /// Collect information about an incident for somebody elsewhere
     #[command(subcommand)]
     Incident(incident::IncidentCommand),
-    /// Look at the mails that `patchbay dev` has caught
+    /// List and show the mails that `patchbay dev` has caught
     #[command(subcommand)]
     Mail(dev::MailCommand),
-    /// Print a completion script for a shell, for example: patchbay completions bash > /etc/bash_completion.d/patchbay
+    /// Print a completion script for a shell, for example: patchbay completions bash >
+    /// /etc/bash_completion.d/patchbay
     Completions {
-        /// Which shell
+        /// Name of the shell
         shell: clap_complete::Shell,
     },
-    /// Compile one component (run by the host itself)
+    /// Compile one component (the host runs this itself)
     #[command(name = "__compile", hide = true)]
     Compile {
         #[arg(num_args = 3)]
@@ -84,10 +86,9 @@ enum Command {
     },
 }
 
-/// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let mut cli = Cli::parse();
-    // Before any thread or runtime exists: the child must be as small as it can.
+    // Before any thread or runtime exists: the child must be as small as possible.
     if let Command::Compile { arguments } = cli.command {
         return patchbay_runtime::compile_child(arguments.into_iter());
     }
@@ -115,12 +116,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Whoever reads only the beginning (`patchbay queue list | head`) has what he wants; `println!` would panic.
+/// Ends the process when the reader of its output is gone (`patchbay queue list | head`);
+/// `println!` would panic.
 fn end_quietly_when_nobody_reads() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if panic.payload_as_str().is_some_and(|text| text.contains("Broken pipe")) {
-            // As if SIGPIPE had ended us, which Rust programs ignore.
+            // The exit code of a process that SIGPIPE ended. Rust programs ignore that signal.
             std::process::exit(141);
         }
         usual(panic);
@@ -185,24 +187,24 @@ async fn migrate(config: Config, check: bool, output: Output) -> anyhow::Result<
     Ok(ExitCode::SUCCESS)
 }
 
-/// For a bundle, when no host answers: what can be seen from here.
+/// Contents of an incident bundle when no host answers: what is visible from this machine.
 async fn without_host(file: Option<&Path>, error: &ClientError) -> Vec<BundleFile> {
     let (config, problems) = Config::read_process(file);
     let shown: Vec<_> = config
         .entries()
         .into_iter()
         .filter_map(|entry| {
-            let value = plain(entry.value.as_ref()?);
+            let value = redact_own(entry.value.as_ref()?);
             Some(json!({ "key": entry.key, "value": value, "source": entry.source }))
         })
         .collect();
-    let problems: Vec<String> = problems.iter().map(|problem| plain(problem)).collect();
+    let problems: Vec<String> = problems.iter().map(|problem| redact_own(problem)).collect();
     let findings = if problems.is_empty() {
         let mut findings = serde_json::to_value(doctor::examine(&config).await).unwrap_or_default();
         for finding in findings.as_array_mut().into_iter().flatten() {
             for name in ["message", "mend"] {
                 if let Some(text) = finding[name].as_str() {
-                    finding[name] = plain(text).into();
+                    finding[name] = redact_own(text).into();
                 }
             }
         }
@@ -210,7 +212,7 @@ async fn without_host(file: Option<&Path>, error: &ClientError) -> Vec<BundleFil
     } else {
         Err("the configuration cannot be used; see config.json".into())
     };
-    let versions = json!({ "commandLine": env!("CARGO_PKG_VERSION"), "host": plain(&error.to_string()) });
+    let versions = json!({ "commandLine": env!("CARGO_PKG_VERSION"), "host": redact_own(&error.to_string()) });
     vec![
         BundleFile::json("versions.json", "of this command; no host answered", Ok(versions)),
         BundleFile::json(

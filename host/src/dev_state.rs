@@ -1,4 +1,5 @@
-//! What `patchbay dev` remembers between runs, and what commands on the same machine read: `.patchbay/dev.json`, for its owner only.
+//! The state of `patchbay dev` between runs, which commands on the same machine read:
+//! `.patchbay/dev.json`, readable only by its owner.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -13,23 +14,23 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct DevState {
     #[serde(skip)]
     pub(crate) dir: PathBuf,
-    /// Nothing was there: data that is kept elsewhere belongs to a directory that was deleted.
+    /// There was no state: data that is stored elsewhere belongs to a directory that was deleted.
     #[serde(skip)]
     pub(crate) is_new: bool,
     pub(crate) url: String,
     pub(crate) user: String,
     pub(crate) password: String,
-    /// Of the private Postgres and Redis.
+    /// Password of the private Postgres and Redis.
     pub(crate) service_password: String,
     pub(crate) redis_port: Option<u16>,
     pub(crate) mail_dir: PathBuf,
-    /// What its host was given beside the environment: where Postgres, Redis and mail are.
+    /// Values that its host gets besides the environment: where Postgres, Redis and mail are.
     #[serde(default)]
     pub(crate) given: BTreeMap<String, String>,
 }
 
 impl DevState {
-    /// Reads what an earlier run left, or begins anew.
+    /// Reads the state of an earlier run, or creates a new one.
     pub(crate) fn open(dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let dir = dir.canonicalize()?;
@@ -51,7 +52,7 @@ impl DevState {
         Ok(state)
     }
 
-    /// Held as long as `patchbay dev` runs here: a second one would share its servers, and take them along when it ends.
+    /// Held while `patchbay dev` runs here: a second one would share and stop its servers.
     pub(crate) fn lock(&self) -> anyhow::Result<std::fs::File> {
         let file = std::fs::File::create(self.dir.join("lock"))?;
         file.try_lock().map_err(|error| match error {
@@ -71,20 +72,20 @@ impl DevState {
         Some(Self { dir: dir.to_owned(), ..state })
     }
 
-    /// Of the development host in this directory or one above.
+    /// The state of the development host in this directory or a parent directory.
     pub(crate) fn find() -> Option<Self> {
         let here = std::env::current_dir().ok()?;
-        // Without an address it has never come up.
+        // A host without an address has never started.
         let known = here.ancestors().find_map(|dir| Self::read(&dir.join(".patchbay")));
         known.filter(|state| !state.url.is_empty())
     }
 
-    /// For commands on this machine.
     pub(crate) fn connection(self) -> Connection {
         Connection { url: self.url, user: self.user, password: self.password }
     }
 
-    /// The master key of the vault, made at the first start. Without it the secrets in the database cannot be read.
+    /// The file of the vault's master key, created at the first start. Without this key the secrets
+    /// in the database cannot be read.
     pub(crate) fn master_key_file(&self) -> anyhow::Result<PathBuf> {
         let path = self.dir.join("secrets.key");
         if !path.exists() {
@@ -99,7 +100,7 @@ impl DevState {
     }
 }
 
-/// For its owner's eyes, whole or not at all.
+/// Only the owner can read the file. It is written completely or not at all.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let temporary = path.with_extension("tmp");
     std::fs::remove_file(&temporary).ok();

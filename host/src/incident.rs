@@ -17,14 +17,14 @@ use serde_json::json;
 
 #[derive(Subcommand)]
 pub(crate) enum IncidentCommand {
-    /// Write one archive with versions, configuration, health, metrics, queues, plugins, recent failures and actions, and the host's
-    /// last log lines; no secrets, no jobs' data
+    /// Write one archive with versions, configuration, health, metrics, queues, plugins, recent
+    /// failures and actions, and the host's last log lines; no secrets, no jobs' data
     Bundle(Bundle),
 }
 
 #[derive(Args)]
 pub(crate) struct Bundle {
-    /// Where to; must not exist [default: patchbay-incident-TIME.tar.gz here]
+    /// Archive to write; must not exist [default: patchbay-incident-TIME.tar.gz here]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// How far back failures and actions go, for example 30m or 6h
@@ -32,7 +32,7 @@ pub(crate) struct Bundle {
     since: Duration,
 }
 
-/// `seen_here` gives what can be seen from this machine when no host answers.
+/// `seen_here` returns what is visible from this machine when no host answers.
 pub(crate) async fn run(
     command: IncidentCommand,
     args: &ClientArgs,
@@ -60,7 +60,7 @@ pub(crate) async fn run(
     }
 }
 
-/// For its owner only; never over another file.
+/// Only the owner can read the file. Never overwrites another file.
 fn write(out: &Path, packed: &[u8], output: Output) -> anyhow::Result<()> {
     let entries = contents(packed).context("the host did not answer with a bundle")?;
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out);

@@ -1,6 +1,7 @@
 //! Patchbay: a WebAssembly plugin host for integrations and jobs. See docs/ARCHITECTURE.md.
 //!
-//! A library only so that the binary, the tests and the benchmark share it; it promises no interface to others.
+//! It is a library only to share code between the binary, the tests and the benchmark; it promises
+//! no interface to others.
 
 pub mod boot;
 mod cache_key;

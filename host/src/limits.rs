@@ -1,4 +1,5 @@
-//! What the system lets this process have: open files and address space. Both run out in the middle of work, as errors of something else.
+//! Limits of the system for this process: open files and address space. When one is reached, work
+//! fails with unrelated errors.
 
 use std::fmt;
 
@@ -6,11 +7,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 
-/// Connections to Redis, files of the runtime and of libraries, and what is open for a moment.
-const OPEN_BESIDES: u64 = 128;
+/// Connections to Redis, files of the runtime and of libraries, and briefly opened files.
+const BASE_OPEN_FILES: u64 = 128;
 /// For plugins' outside calls.
 const OPEN_PER_CALL: u64 = 1;
-/// Reserved, not used: each of the pool's memories has that much address space.
+/// Address space of each memory in the pool. It is reserved, not used.
 const POOL_ADDRESS_SPACE: u64 = 1 << 40;
 /// Without the pool, each memory of a call still reserves 4 GiB.
 const LEAST_ADDRESS_SPACE: u64 = 16 << 30;
@@ -20,16 +21,15 @@ const LEAST_ADDRESS_SPACE: u64 = 16 << 30;
 pub enum TooSmall {
     /// `ulimit -n`.
     OpenFiles {
-        /// As it is.
         limit: u64,
-        /// What the configuration may open at once.
+        /// How many files the configuration may open at once.
         needed: u64,
     },
     /// `ulimit -v`.
     AddressSpace {
-        /// As it is, bytes.
+        /// In bytes.
         limit: u64,
-        /// Whether a host can work at all.
+        /// Whether no host can work with this limit.
         is_hopeless: bool,
     },
 }
@@ -60,19 +60,20 @@ impl fmt::Display for TooSmall {
     }
 }
 
-/// To what the system allows without asking anybody: the usual 1024 are for programs that use `select`, which nothing here does.
+/// Raises the soft limit to the hard limit: the usual 1024 are for programs that use `select`,
+/// which nothing here does.
 pub fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
-        // Where it may not, the smaller one stays and is named.
+        // If this is not allowed, the smaller limit stays and is reported.
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).ok();
     }
 }
 
-/// What is too small for this configuration.
+/// The limits that are too small for this configuration.
 pub fn problems(config: &Config) -> Vec<TooSmall> {
     let mut problems = Vec::new();
-    let needed = OPEN_BESIDES
+    let needed = BASE_OPEN_FILES
         + *config.http.max_connections as u64
         + u64::from(*config.database.pool_max)
         + *config.sql.max_connections as u64

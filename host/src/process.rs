@@ -1,4 +1,4 @@
-//! This process among others: its signals, its priority, its name, and what the system lets it have.
+//! This process: its signals, priority, name and limits.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
@@ -6,11 +6,12 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::limits;
 
-/// What ends a host. Listened to from the start: whoever sees that we are up may signal at once.
+/// Signals that end a host. It listens from the start, because a supervisor that sees the host
+/// running may signal at once.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    /// A terminal that is closed; absent where whoever started us wants us to outlive it (`nohup`).
+    /// SIGHUP, when a terminal is closed; `None` where the parent has ignored it (`nohup`).
     hangup: Option<Signal>,
 }
 
@@ -18,15 +19,15 @@ impl Signals {
     pub(crate) fn listen() -> std::io::Result<Self> {
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let hangup = if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
-        // Whoever sends them to a Node backend (its debugger starts with USR1) would end a host without draining. What has been listened to
-        // once has no default action any more.
+        // Tools that send these signals to a Node backend (USR1 starts its debugger) would end a
+        // host without draining. Listening once removes the default action.
         for harmless in [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::alarm()] {
             drop(signal(harmless)?);
         }
         Ok(Self { terminate, interrupt, hangup })
     }
 
-    /// Until one comes.
+    /// Returns after the first signal.
     pub(crate) async fn wait(&mut self) {
         let hangup = async {
             match &mut self.hangup {
@@ -42,14 +43,14 @@ impl Signals {
     }
 }
 
-/// By the mask of ignored signals (proc_pid_status(5)): a handler of ours would undo it.
+/// Reads the mask of ignored signals (proc_pid_status(5)). A handler of ours would change it.
 fn hangup_is_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }
 
-/// Raises what may be raised, and says what is too small all the same.
+/// Raises the limits that may be raised, and reports those that are still too small.
 pub(crate) fn check_limits(config: &Config) {
     limits::raise_open_files();
     for problem in limits::problems(config) {
@@ -57,26 +58,27 @@ pub(crate) fn check_limits(config: &Config) {
     }
 }
 
-/// Where Linux groups processes by session (sched_autogroup, sched(7)), the lower priority of guests' threads counts among this process's
-/// threads only, and spinning guests keep Postgres on the same machine waiting for up to seconds. A session of our own, as a service
-/// manager gives, may be made nicer as a whole; one that belongs to a terminal is not ours to change.
+/// Where Linux groups processes by session (sched_autogroup, sched(7)), the lower priority of
+/// guests' threads counts only within this process's group, and guests that compute can delay
+/// Postgres on the same machine by seconds. So a session of its own, as a service manager gives, is
+/// made nicer as a whole; a terminal's session belongs to others and is not changed.
 pub(crate) fn yield_to_other_services() {
     if session_of_this_process() == Some(std::process::id()) {
-        // Where there is no such file, there are no such groups.
+        // If the file does not exist, there are no such groups.
         std::fs::write("/proc/self/autogroup", "5").ok();
     }
 }
 
-/// The sixth field of /proc/self/stat (proc(5)). Not `getsid`: it answers 0 where a container's session was opened outside its process
-/// namespace, which rustix takes for impossible and panics.
+/// The sixth field of /proc/self/stat (proc(5)). Not `getsid`: it returns 0 where a container's
+/// session was opened outside its process namespace, and rustix panics on that.
 fn session_of_this_process() -> Option<u32> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is the command in parentheses and may hold anything, even parentheses.
+    // The second field is the command in parentheses; it may contain parentheses itself.
     let (_, after_command) = stat.rsplit_once(')')?;
     after_command.split_ascii_whitespace().nth(3)?.parse().ok()
 }
 
-/// `hostname:pid`, as it stands in records and lists of workers.
+/// `hostname:pid`, as in records and lists of workers.
 pub(crate) fn host_name() -> String {
     let system = rustix::system::uname();
     format!("{}:{}", system.nodename().to_string_lossy(), std::process::id())

@@ -1,4 +1,5 @@
-//! Somebody is told when something is wrong: once, by every channel, whatever becomes of the channel or the host; and when it is mended.
+//! Alerts: every channel is notified once when a condition begins, even if a channel or the host
+//! fails, and again when it ends.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -18,10 +19,10 @@ use crate::metrics::scrape;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Takes messages on any path, or does not.
+/// A webhook receiver for any path.
 pub struct Receiver {
     pub address: SocketAddr,
-    /// What it answers; a message counts as taken with 200 only.
+    /// The status of its answers. Only 200 counts as delivered.
     pub status: Arc<AtomicU16>,
     hangs: Arc<AtomicBool>,
     seen: Arc<Mutex<Vec<(String, u16, Value)>>>,
@@ -56,13 +57,13 @@ impl Receiver {
         format!("http://{}/{path}", self.address)
     }
 
-    /// Messages on a path that were answered so, oldest first.
+    /// Messages on this path that got this status, oldest first.
     pub fn messages(&self, path: &str, status: u16) -> Vec<Value> {
         let seen = self.seen.lock().expect("no panic");
         seen.iter().filter(|(p, s, _)| p == path && *s == status).map(|(_, _, body)| body.clone()).collect()
     }
 
-    /// What was taken by the webhook about a subject: the events, oldest first.
+    /// The events that the webhook accepted for a subject, oldest first.
     pub fn told(&self, subject: &str) -> Vec<String> {
         let about = |body: &Value| (body["subject"] == subject).then(|| body["event"].as_str().map(str::to_owned));
         self.messages("/webhook", 200).iter().filter_map(|body| about(body).flatten()).collect()
@@ -74,7 +75,7 @@ impl Receiver {
     }
 }
 
-/// A host that looks often, and tells the receiver.
+/// A host that evaluates alerts often and sends them to the receiver.
 pub async fn host(world: &World, receiver: &Receiver, more: &[(&str, &str)]) -> anyhow::Result<Host> {
     let webhook = receiver.url("webhook");
     let mut env = vec![("PATCHBAY_ALERTS_EVERY_MS", "100"), ("PATCHBAY_ALERTS_WEBHOOK_URL", webhook.as_str())];
@@ -82,7 +83,7 @@ pub async fn host(world: &World, receiver: &Receiver, more: &[(&str, &str)]) -> 
     world.host(&env).await
 }
 
-/// A job that nobody takes counts as waiting too long after a tenth of a second.
+/// Makes a waiting job count as too old after a tenth of a second.
 pub async fn impatient(host: &Host) -> anyhow::Result<()> {
     let set = ["--json", "alert", "rule", "set", "oldest-waiting", "--threshold", "0.1", "--for", "0s"];
     let rule = json_of(host, &set).await?;
@@ -119,7 +120,7 @@ async fn an_alert_is_told_once_by_every_channel_and_its_end_too() -> anyhow::Res
     ];
     let host = host(&world, &receiver, &more).await?;
     impatient(&host).await?;
-    // What an operator has stopped waits because he wants it to.
+    // A queue that an operator has paused raises no alert.
     waits(&host, "pausedQueue").await?;
     assert_eq!(host.post("/api/admin/queues/pausedQueue/pause", json!({})).await?.0, 200);
     let job = waits(&host, "idleQueue").await?;
@@ -133,7 +134,7 @@ async fn an_alert_is_told_once_by_every_channel_and_its_end_too() -> anyhow::Res
     assert_eq!(firing, 1.0);
     println!("{}", String::from_utf8(patchbay(&host, &["alert", "list"]).await?.stdout)?);
 
-    // Many looks later, at the next alert, it has not been told again.
+    // Many rounds later, at the next alert, the first one has not been sent again.
     waits(&host, "otherQueue").await?;
     receiver.until_told("otherQueue", &["firing"]).await?;
     assert_eq!(receiver.told("idleQueue"), ["firing"]);
@@ -231,7 +232,7 @@ async fn a_receiver_that_hangs_holds_no_other_channel_up() -> anyhow::Result<()>
     waits(&host, "firstQueue").await?;
     until(SOON, "a try that hangs", async || Ok((!receiver.messages("/webhook", 0).is_empty()).then_some(()))).await?;
     slack_has(1).await?;
-    // Less than the five seconds that the other one may take.
+    // Less than the five seconds that the other channel may take.
     waits(&host, "secondQueue").await?;
     until(SOON, "the second", async || Ok((receiver.messages("/slack", 200).len() == 2).then_some(()))).await?;
     let waiting = until(SOON, "the error", async || {
@@ -265,7 +266,7 @@ async fn another_host_delivers_and_goes_on_when_the_one_that_evaluates_is_killed
     receiver.until_told("idleQueue", &["firing", "recovered"]).await
 }
 
-/// The backend that holds the lock of the alerts, alone.
+/// The only backend that holds the lock of the alerts.
 const HOLDER: &str = "select l.pid from pg_locks l join pg_database d on d.oid = l.database where l.locktype = 'advisory' \
                       and d.datname = current_database() and l.granted and (l.classid::bigint << 32 | l.objid::bigint) = $1";
 /// `patchbay_store::Duty::Alerts`

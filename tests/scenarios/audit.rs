@@ -1,4 +1,5 @@
-//! Plugins append to the host's audit trails: what fits and is granted, once per job and key, and for good.
+//! Plugins append to audit trails: entries that fit and are granted, once per job and key, for
+//! ever.
 
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ fn step(key: &str, entry: Value) -> Value {
     json!({ "trail": TRAIL, "key": key, "entry": entry })
 }
 
-/// What each of these ended in.
+/// The result of each step.
 async fn each(host: &Host, steps: Value) -> anyhow::Result<Vec<Value>> {
     let id = host.add(QUEUE, json!({ "name": "each", "data": steps })).await?;
     let story = host.job_in(QUEUE, &id, "completed").await?;
@@ -295,7 +296,7 @@ async fn what_is_no_schema_makes_no_trail() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Each refers to two others, without end: 3 KB for which no time would be enough.
+/// Each schema refers to two others, without end: 3 KB that would take for ever to check.
 fn endless() -> Value {
     let to = |i: usize| json!({ "$ref": format!("#/$defs/a{}", i % 30) });
     let definition = |i: usize| json!({ "unevaluatedProperties": false, "allOf": [to(i + 1), to(i + 2)] });

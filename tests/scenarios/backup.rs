@@ -1,5 +1,5 @@
-//! Backup and restore, as docs/operations/backup.md says: a dump of Postgres, a copy of Redis's append-only file, the master key; all
-//! else is lost.
+//! Backup and restore, as docs/operations/backup.md describes it: a dump of Postgres, a copy of
+//! Redis's append-only file, and the master key. Everything else is lost.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -23,7 +23,7 @@ async fn run(program: &str, arguments: &[&str]) -> anyhow::Result<std::process::
     Command::new(programs()?.join(program)).args(arguments).output().await.with_context(|| program.to_owned())
 }
 
-/// What is left after the machines are gone, on new ones. Nothing of the old ones is reached from here.
+/// A host on new machines, with only the backup. It cannot reach anything of the old machines.
 async fn restored(
     dump: &Path,
     redis_files: &Path,
@@ -36,7 +36,7 @@ async fn restored(
     copy(redis_files, &dir.path().join("redis/appendonlydir")).await?;
     let redis = RedisServer::start_new(dir.path()).await?;
     let postgres = PostgresServer::start_new(dir.path()).await?;
-    // Only the administrator gets in without a password: plugins' logins must have the right one again.
+    // Only the administrator needs no password: plugins' logins must get the right one again.
     let access = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
     std::fs::write(dir.path().join("postgres/pg_hba.conf"), access)?;
     let reloaded = run("psql", &["--command", "select pg_reload_conf()", &postgres.url]).await?;
@@ -48,7 +48,7 @@ async fn restored(
     let restore = run("pg_restore", &["--dbname", database_url.as_str(), dump.to_str().context("a path")?]).await?;
     let said = String::from_utf8_lossy(&restore.stderr);
     println!("{said}");
-    // Rights of logins that this server does not have are the one thing that must be left out.
+    // The only allowed errors are rights of logins that this server does not have.
     let wrong: Vec<&str> = said.lines().filter(|line| line.contains("ERROR:")).collect();
     ensure!(!wrong.is_empty() && wrong.iter().all(|line| line.contains("role \"pb_")), "{said}");
     let mail = patchbay::dev::MailCatcher::start(&dir.path().join("mail")).await?;
@@ -67,7 +67,7 @@ async fn get(host: &Host, path: &str) -> anyhow::Result<Value> {
     Ok(answer["data"].clone())
 }
 
-/// What operators have set, and must find again.
+/// Operators' settings, which must be the same after the restore.
 async fn what_is_set(host: &Host) -> anyhow::Result<Value> {
     let mut set = json!({});
     let plugins = get(host, "plugins").await?;
@@ -128,7 +128,7 @@ async fn what_was_backed_up_is_there_again_on_new_machines_and_every_waiting_job
     let set = what_is_set(&host).await?;
     assert!(set["schedule"].is_string() && set["active"][0].is_array(), "{set:#}");
 
-    // Postgres first. Then life goes on: one job ends, others wait.
+    // Postgres is dumped first. Then work goes on: one job ends, others wait.
     let files = tempfile::tempdir()?;
     let dump = files.path().join("patchbay.dump");
     let arguments = ["--format=custom", "--file", dump.to_str().context("a path")?, &world.database_url];
@@ -141,7 +141,7 @@ async fn what_was_backed_up_is_there_again_on_new_machines_and_every_waiting_job
     for lead in 10..15 {
         waiting.push(host.add(QUEUE, json!({ "name": "echo", "data": { "lead": { "id": lead } } })).await?);
     }
-    // Then Redis, while it runs.
+    // Then Redis is copied, while it runs.
     copy(&world.dir.path().join("redis/appendonlydir"), &files.path().join("appendonlydir")).await?;
     host.child.kill().await?;
     drop(redis);
@@ -164,7 +164,7 @@ async fn what_was_backed_up_is_there_again_on_new_machines_and_every_waiting_job
     assert_eq!(bodies[0]["data"]["lead"]["id"], 4711, "{bodies}");
     let found = json_of(&host, &["--json", "search", "run", "one lead"]).await?;
     assert_eq!((&found["data"][0]["jobId"], found["data"].as_array().map(Vec::len)), (&json!(before), Some(1)));
-    // Between the two copies: Redis knows that the job is done, the history has a gap.
+    // This job ended between the two copies: Redis knows that it is done, the history does not.
     assert_eq!(host.job_in(QUEUE, &between, "completed").await?["job"]["attemptsStarted"], 1);
     let gap = get(&host, &format!("history/search?queue={QUEUE}&job={between}")).await?;
     assert_eq!(gap, json!([]));

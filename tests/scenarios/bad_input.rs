@@ -1,4 +1,4 @@
-//! What should not be accepted is refused with the reason, and nothing is lost or changed by it.
+//! Invalid input is refused with the reason, and it loses and changes nothing.
 
 use anyhow::Context;
 use redis::AsyncCommands;
@@ -25,7 +25,7 @@ async fn files_that_are_no_plugins_are_rejected_with_the_reason() -> anyhow::Res
     Ok(())
 }
 
-/// Appends a manifest section, whatever it says.
+/// Appends a manifest section with any content.
 fn with_manifest(mut component: Vec<u8>, manifest: &[u8]) -> Vec<u8> {
     let name = b"patchbay:manifest";
     let mut length = 1 + name.len() + manifest.len();
@@ -92,7 +92,7 @@ async fn a_plugin_that_asks_for_less_than_it_imports_or_contradicts_itself_is_re
         assert_eq!(answered, status, "{extra}: {answer}");
         assert!(answer["message"].as_str().is_some_and(|message| message.contains(reason)), "{extra}: {answer}");
     }
-    // A component of another world: valid, and of no use here.
+    // A component of another world: it is valid, but Patchbay cannot use it.
     let other_world = with_manifest(b"\0asm\x0d\0\x01\0".to_vec(), &manifest(json!({})));
     let (status, answer) = host.push(other_world).await?;
     assert!(
@@ -108,7 +108,7 @@ async fn a_plugin_that_asks_for_less_than_it_imports_or_contradicts_itself_is_re
 async fn a_file_of_200_mb_is_refused_before_it_is_read() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    // The host may answer and close while we still send: both are a refusal, a success is not.
+    // The host may answer and close while the test still sends: both count as a refusal.
     if let Ok((status, answer)) = host.push(vec![0; 200 << 20]).await {
         assert_eq!((status, &answer["code"]), (413, &json!("too-large")));
     }
@@ -128,7 +128,7 @@ async fn data_that_is_not_json_fails_the_job_and_is_kept() -> anyhow::Result<()>
     world.promote("emailQueue", &id).await?;
     let story = host.job_in("emailQueue", &id, "failed").await?;
     assert!(story["job"]["failedReason"].as_str().is_some_and(|reason| reason.starts_with("invalid-input")));
-    // Nobody knows what in it is hidden, so all of it is.
+    // The manifest is unknown, so all data is redacted.
     assert_eq!(story["job"]["data"], "[redacted]");
     let revealed = host.revealed_job_in("emailQueue", &id, "failed").await?;
     assert_eq!(revealed["job"]["data"], "{not json");
@@ -168,7 +168,7 @@ async fn compiled_code_that_somebody_swapped_on_disk_is_not_run_but_compiled_aga
     let genuine = std::fs::read(file(&hostile))?;
     assert!(host.stop().await?.success());
 
-    // Another plugin's genuine code; changed code; half a file; nothing of ours.
+    // Another plugin's code, changed code, half a file, and random bytes.
     let mut changed = genuine.clone();
     *changed.last_mut().context("code")? ^= 1;
     for swapped in [std::fs::read(file(&email))?, changed, genuine[..genuine.len() / 2].to_vec(), b"code".to_vec()] {

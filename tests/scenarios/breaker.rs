@@ -1,4 +1,5 @@
-//! An outside host fails and recovers: its callers are told at once, their jobs wait without using up attempts, and nothing spins.
+//! An outside host fails and recovers: calls to it are refused at once, their jobs wait without
+//! using up attempts, and nothing spins.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,11 +19,11 @@ use crate::metrics::scrape;
 
 const QUEUE: &str = "hostileQueue";
 
-/// A vendor's API that answers as it is told.
+/// A vendor's API whose answers the test sets.
 struct Upstream {
     address: SocketAddr,
     status: Arc<AtomicU16>,
-    /// False: requests wait for their answer.
+    /// False: requests get no answer until this is true.
     answers: watch::Sender<bool>,
     requests: Arc<AtomicUsize>,
 }
@@ -117,7 +118,7 @@ async fn jobs_wait_for_a_host_that_fails_without_using_up_attempts_and_complete_
     .await?;
     assert!(reason["next"].as_str().is_some_and(|next| next.contains("patchbay breaker close hostile")), "{reason}");
 
-    // Three that opened it, and one probe after each second: more probes than the job has attempts.
+    // Three calls opened it, then one trial per second: more trials than the job has attempts.
     let (opened, enough) = (Instant::now(), 3 + 6);
     until(Duration::from_secs(30), "six probes", async || Ok((upstream.requests() >= enough).then_some(()))).await?;
     assert!(opened.elapsed() > Duration::from_secs(5), "six probes within {:?}", opened.elapsed());
@@ -149,7 +150,7 @@ async fn half_open_lets_exactly_one_call_through_whatever_waits_in_which_queue()
     host.deploy("hostile", upstream.plugin(2_000, 8)?).await?;
     let first = upstream.add(&host, QUEUE, 20).await?;
     in_state(&host, "open").await?;
-    // Those that were on their way when it opened.
+    // Calls that were already running when the breaker opened.
     let begun = until(Duration::from_secs(10), "nothing under way", async || {
         let (before, open) = (upstream.requests(), breaker(&host).await?["state"] == "open");
         let counts = host.get(&format!("/api/admin/queues/{QUEUE}")).await?.1["data"]["counts"].clone();
@@ -158,7 +159,7 @@ async fn half_open_lets_exactly_one_call_through_whatever_waits_in_which_queue()
     .await?;
     upstream.answers.send_replace(false);
     until(Duration::from_secs(10), "the probe", async || Ok((upstream.requests() > begun).then_some(()))).await?;
-    // The probe has no answer yet. Others come, and are told so.
+    // The trial has no answer yet. Other calls are refused.
     let second = upstream.add(&host, "secondQueue", 5).await?;
     for id in &second[..3] {
         host.job_in("secondQueue", id, "delayed").await?;
@@ -260,7 +261,7 @@ async fn mail_waits_for_a_mail_server_that_is_down() -> anyhow::Result<()> {
     up.store(true, Ordering::SeqCst);
     let close = json!({ "plugin": "email", "host": open["host"], "reason": "it is back" });
     assert_eq!(host.post("/api/admin/breakers/close", close).await?.0, 200);
-    // Those that opened it have used up an attempt each and wait for their backoff.
+    // The jobs that opened the breaker have used up one attempt each and wait for their backoff.
     until(Duration::from_secs(40), "the mails that had to wait", async || Ok((world.mail.count() >= 10).then_some(())))
         .await?;
     let (_, failed) = host.get("/api/admin/queues/emailQueue/jobs?state=failed").await?;

@@ -1,4 +1,5 @@
-//! Repairing many jobs at once: retry, remove and undo, enqueue again, edit; killed in the middle, cancelled, with bad input.
+//! Bulk operations: retry, remove and undo, enqueue again, edit; killed in the middle, cancelled,
+//! and with invalid input.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use patchbay_model::job::NewJob;
 use patchbay_model::manifest::Manifest;
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 
@@ -17,19 +18,19 @@ use crate::redis_server::RedisServer;
 
 const QUEUE: &str = "hostileQueue";
 
-/// The hostile plugin, with more time.
+/// The hostile plugin, with longer deadlines.
 pub fn broken_plugin() -> anyhow::Result<Vec<u8>> {
     packed(&hostile_component()?, "version = \"0.1.0\"", "")
 }
 
-/// The hostile plugin's manifest over another component: the same plugin, mended.
+/// The hostile plugin's manifest over another component: the same plugin, repaired.
 pub fn mended_plugin() -> anyhow::Result<Vec<u8>> {
     packed(&guest_component("steady")?, "version = \"0.2.0\"", "")
 }
 
 fn packed(component: &[u8], version: &str, more: &str) -> anyhow::Result<Vec<u8>> {
     let manifest = std::fs::read_to_string(repository().join("tests/guests/hostile/plugin.toml"))?;
-    // On a busy machine a call may take longer than misbehaving ones are to get.
+    // On a busy machine a call may take longer than the short deadline for misbehaving guests.
     let manifest = manifest.replace("deadline_ms = 200", "deadline_ms = 20_000");
     let manifest = manifest.replace("version = \"0.1.0\"", version) + more;
     let schema = r#"{"type":"object","properties":{"n":{"type":"integer"}}}"#;
@@ -37,10 +38,10 @@ fn packed(component: &[u8], version: &str, more: &str) -> anyhow::Result<Vec<u8>
     Ok(patchbay_runtime::pack(component, &manifest)?)
 }
 
-/// Jobs that fail, all of them failed.
+/// Adds jobs that fail, and waits until all have failed.
 pub async fn failed_jobs(world: &World, count: usize) -> anyhow::Result<Vec<String>> {
-    // Another client, straight into Redis: many of them through the host would take their time.
-    let queues = Queues::connect(RedisConfig {
+    // Adds directly to Redis, as another client: adding many jobs through the host takes too long.
+    let queues = Broker::connect(RedisConfig {
         url: world.redis_url.clone(),
         prefix: world.prefix.clone(),
         own_prefix: format!("{}-own", world.prefix),
@@ -66,7 +67,7 @@ async fn in_state(world: &World, state: &str, count: usize) -> anyhow::Result<()
     .await
 }
 
-/// Once it stands in one of these states.
+/// Waits until the operation is in one of these states.
 pub async fn bulk_in(host: &Host, id: &Value, states: &[&str]) -> anyhow::Result<Value> {
     until(Duration::from_secs(60), &format!("bulk {id} is {states:?}"), async || {
         let (_, answer) = host.get(&format!("/api/admin/bulk/{id}")).await?;
@@ -82,7 +83,7 @@ async fn begin(host: &Host, request: Value) -> anyhow::Result<Value> {
     Ok(answer["data"]["id"].clone())
 }
 
-/// What happened to a job that is the only one that ever had its id.
+/// The timeline of a job whose id was used only once.
 async fn one_life(host: &Host, id: &str) -> anyhow::Result<Vec<Value>> {
     let (_, answer) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs/{id}/timeline")).await?;
     let lives = answer["data"]["lives"].as_array().context("lives")?;
@@ -113,7 +114,7 @@ async fn removed_jobs_are_gone_and_come_back_as_they_were_within_the_hour() -> a
     assert_eq!(host.job_in(QUEUE, &ids[7], "failed").await?["job"], before, "as it was");
     let twice = patchbay(&host, &["bulk", "undo", &id]).await?;
     assert_eq!(twice.status.code(), Some(4));
-    // What was copied for undoing is gone from Redis.
+    // The copies for undoing are deleted from Redis.
     let keys: Vec<String> = world.redis().await?.keys(format!("{}-own:bulk:*", world.prefix)).await?;
     assert_eq!(keys, Vec::<String>::new());
     let actions: Vec<(String, Option<i64>)> = sqlx::query_as(
@@ -143,7 +144,7 @@ async fn waiting_jobs_are_marked_dropped_when_they_are_taken_and_come_back() -> 
     let (_, listed) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs?state=waiting")).await?;
     let removed = listed["data"].as_array().context("jobs")?.iter().filter(|job| job["removedBy"] == bulk).count();
     assert_eq!(removed, 3, "they wait, marked: {listed}");
-    // Undone before anybody took them: only the mark goes.
+    // Undone before a worker took the jobs: only the mark is removed.
     host.post(&format!("/api/admin/bulk/{bulk}/undo"), json!({})).await?;
     assert_eq!(bulk_in(&host, &bulk, &["undone"]).await?["restored"], 3);
 
@@ -184,7 +185,7 @@ async fn a_host_killed_amid_a_bulk_goes_on_with_it_and_does_nothing_twice() -> a
     let mut host = world.host(&[]).await?;
     host.deploy("hostile", broken_plugin()?).await?;
     failed_jobs(&world, JOBS).await?;
-    // Nobody takes what is retried, so that it can be counted.
+    // Paused, so that nobody takes the retried jobs before they are counted.
     host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
     let bulk = begin(&host, json!({ "kind": "enqueue-again", "filter": { "queue": QUEUE }, "key": "new" })).await?;
     until(Duration::from_secs(30), "it is at it", async || {
@@ -213,7 +214,7 @@ async fn a_removal_whose_host_was_killed_is_undone_to_the_last_job() -> anyhow::
     let mut redis = world.redis().await?;
     let before: Vec<(String, f64)> = redis.zrange_withscores(&key, 0, -1).await?;
     let bulk = begin(&host, json!({ "kind": "remove", "filter": { "queue": QUEUE } })).await?;
-    // As Redis sees it: in the middle of a batch, more often than not.
+    // Read from Redis, which usually shows the middle of a batch.
     until(Duration::from_secs(30), "it is at it", async || {
         let left: usize = redis.zcard(&key).await?;
         Ok((left < JOBS && left > 0).then_some(()))
@@ -459,7 +460,7 @@ async fn jobs_that_redis_has_forgotten_come_back_from_the_history_as_they_were_o
     let text = String::from_utf8(patchbay(&host, &["job", "timeline", QUEUE, new]).await?.stdout)?;
     assert!(text.contains(&format!("bulk {} by", ended["id"])), "{text}");
 
-    // As after a flush: an old id would come again.
+    // As after a flush: ids would be used again.
     let mut redis = world.redis().await?;
     let _: () = redis.set(format!("{}:{QUEUE}:id", world.prefix), 2).await?;
     let old = format!("job={}", ids[3]);

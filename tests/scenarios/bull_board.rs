@@ -1,4 +1,4 @@
-//! The real Bull Board in a real browser, on queues that the host works.
+//! The real Bull Board in a real browser, on queues that a host works on.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -23,7 +23,7 @@ async fn a_person_at_bull_board_sees_failures_logs_and_schedules_and_can_act_on_
     let hourly = json!({ "id": "hourly", "queue": QUEUE, "name": "noop", "everyMs": 3_600_000 });
     host.post("/api/admin/schedules", hourly).await?;
     host.job_in(QUEUE, &logged, "completed").await?;
-    // Files and lines come a moment after the job has settled.
+    // Files and lines are written a moment after the job has settled.
     until(Duration::from_secs(10), "files and lines", async || {
         let (_, story) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs/{failed}")).await?;
         Ok(story["data"]["job"]["stacktrace"][0].as_str().is_some_and(|stack| stack.contains("lib.rs:")).then_some(()))
@@ -55,8 +55,8 @@ async fn a_person_at_bull_board_sees_failures_logs_and_schedules_and_can_act_on_
     assert!(shows("logs", "INFO line 0") && shows("logs", "WARN no newline"), "{}", seen["logs"]);
     assert!(shows("schedulers", "hourly") && shows("schedulers", "every 1h"), "{}", seen["schedulers"]);
 
-    // What was clicked has happened: promoted, run besides its ticks, retried, cleaned. Bull Board's clean may have taken the
-    // promoted job, too; the record of its attempt stays.
+    // Every click had its effect: promoted, run apart from its ticks, retried, cleaned. Bull
+    // Board's clean may have removed the promoted job too; the record of its attempt stays.
     let mut database = world.database().await?;
     until(Duration::from_secs(10), "the promoted job, the schedule's job and the second attempt", async || {
         let of = "select count(*), count(*) filter (where name = 'panic'), count(*) filter (where job_id = $1) from patchbay.attempts";

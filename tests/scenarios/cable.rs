@@ -1,15 +1,15 @@
-//! The way to a server, which can be cut.
+//! A TCP proxy to a server; the test can cut it.
 
 use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// Forwards to a server; while it is cut, connections end at once, those that were open included.
+/// Forwards to a server. While it is cut, new and open connections end at once.
 pub struct Cable {
     pub address: SocketAddr,
     pub cut: watch::Sender<bool>,
-    /// Where new connections lead; those that are open stay where they are, as behind a name whose address changes.
+    /// The target of new connections. Open ones keep theirs, as behind a DNS name that changes.
     pub server: watch::Sender<String>,
 }
 

@@ -1,7 +1,8 @@
-//! Everything at once: hosts are killed, Redis and Postgres restarted, connections cut, while jobs flow. Nothing is lost.
+//! All failures together: hosts are killed, Redis and Postgres restart, connections are cut, while
+//! jobs run. Nothing is lost.
 //!
-//! What happens when is drawn from fixed seeds. Counts come from three sources that know nothing of each other: the producer, Redis, and
-//! the history.
+//! Fixed seeds decide what happens when. Counts come from three independent sources: the producer,
+//! Redis, and the history.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use patchbay_model::job::{Keep, NewJob};
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -26,9 +27,9 @@ use crate::redis_server::RedisServer;
 const QUEUE: &str = "steadyQueue";
 const TICKS: &str = "tickQueue";
 const HOSTS: usize = 3;
-/// Long enough that a kill finds some of them running.
+/// Long enough that a kill interrupts some of them.
 const NAP: Duration = Duration::from_millis(20);
-/// More than the scenario takes, and less than a lock that nobody renews may take from a job.
+/// Longer than the scenario takes, and less than a lock that nobody renews may take from a job.
 const DRAIN_LIMIT: Duration = Duration::from_secs(180);
 
 struct Form {
@@ -38,7 +39,7 @@ struct Form {
     lock: Duration,
     renew: Duration,
     postgres_away: Duration,
-    /// Between two disturbances.
+    /// Milliseconds between two disturbances.
     calm: std::ops::Range<u64>,
 }
 
@@ -66,20 +67,20 @@ fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
-/// A place where a host runs, again and again: its ways to both servers stay the same, as a machine's do.
+/// A machine on which a host is started again and again. Its proxies to both servers stay the same.
 struct Place {
     redis: Cable,
     postgres: Cable,
     host: Option<Host>,
 }
 
-/// All that is disturbed.
+/// Everything that is disturbed.
 struct Stage {
     world: World,
     redis: RedisServer,
     postgres: PostgresServer,
     places: Vec<Place>,
-    /// Jobs that a killed host had in hand, and when it was killed.
+    /// Jobs that a killed host was running, with the time of the kill.
     victims: HashMap<String, u64>,
     kills: usize,
     cuts: usize,
@@ -130,7 +131,8 @@ impl Stage {
         format!("{}:{queue}:{name}", self.world.prefix)
     }
 
-    /// `kill -9`. What it had in hand is read afterwards, since nobody else can take it before its locks end.
+    /// `kill -9`. The jobs that it was running are read afterwards; no other host can take them
+    /// before their locks expire.
     async fn kill(&mut self, place: usize) -> anyhow::Result<()> {
         let mut host = self.places[place].host.take().context("a running host")?;
         let name = format!(":{}", host.child.id().context("running")?);
@@ -157,7 +159,8 @@ impl Stage {
         self.cuts += 1;
     }
 
-    /// Until everything is added, and the great ones have all been: Redis twice, Postgres once, each with a kill at the same time.
+    /// Runs until all jobs are added and the large disturbances have happened: Redis twice,
+    /// Postgres once, each together with a kill.
     async fn disturb(&mut self, random: &mut StdRng, added: &AtomicU64) -> anyhow::Result<()> {
         let mut great = [(1, "redis"), (2, "postgres"), (3, "redis")].into_iter().peekable();
         loop {
@@ -178,7 +181,7 @@ impl Stage {
                     let back = Instant::now() + self.form.postgres_away;
                     self.postgres.stop().await?;
                     self.kill(place).await?;
-                    // From what it last saw: Postgres is away.
+                    // It starts from its snapshot, since Postgres is away.
                     self.start(place).await?;
                     tokio::time::sleep_until(back).await;
                     self.postgres.start().await?;
@@ -196,7 +199,7 @@ impl Stage {
     }
 }
 
-/// Adds with ids of its own, so that an addition whose answer was lost can be made again; gives up never.
+/// Chooses the ids, so that an addition without an answer can be repeated. Never gives up.
 async fn produce(url: String, prefix: String, form: &Form, added: Arc<AtomicU64>) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(form.per_second / 10)?);
     let config = || RedisConfig {
@@ -205,7 +208,7 @@ async fn produce(url: String, prefix: String, form: &Form, added: Arc<AtomicU64>
         own_prefix: "test".into(),
         ..RedisConfig::default()
     };
-    let mut queues = Queues::connect(config()).await?;
+    let mut queues = Broker::connect(config()).await?;
     for first in (0..form.jobs).step_by(10) {
         ticks.tick().await;
         loop {
@@ -219,7 +222,7 @@ async fn produce(url: String, prefix: String, form: &Form, added: Arc<AtomicU64>
                 Ok(_) => break,
                 Err(_) => sleep(Duration::from_millis(100)).await,
             }
-            if let Ok(connected) = Queues::connect(config()).await {
+            if let Ok(connected) = Broker::connect(config()).await {
                 queues = connected;
             }
         }
@@ -228,7 +231,7 @@ async fn produce(url: String, prefix: String, form: &Form, added: Arc<AtomicU64>
     Ok(())
 }
 
-/// What Redis says of every job: when it ended and how often it was started.
+/// From Redis, for every job: when it ended and how often it was started.
 async fn all_completed(stage: &Stage) -> anyhow::Result<BTreeMap<String, (u64, u64)>> {
     let mut redis = stage.world.redis().await?;
     let jobs = stage.form.jobs;
@@ -260,7 +263,7 @@ async fn all_completed(stage: &Stage) -> anyhow::Result<BTreeMap<String, (u64, u
     Ok(all)
 }
 
-/// What the history says: each job completed once, by a host.
+/// In the history each job has completed once, on a host.
 async fn check_history(stage: &Stage) -> anyhow::Result<()> {
     let jobs = i64::try_from(stage.form.jobs)?;
     until(DRAIN_LIMIT, "all completions in the history", async || {
@@ -286,7 +289,7 @@ async fn check_history(stage: &Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Two more ticks from now on.
+/// Waits for two more ticks.
 async fn check_schedule(stage: &Stage) -> anyhow::Result<()> {
     let mut redis = stage.world.redis().await?;
     let count = async |redis: &mut redis::aio::MultiplexedConnection| -> anyhow::Result<u64> {

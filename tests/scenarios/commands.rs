@@ -222,7 +222,7 @@ async fn old_revisions_go_and_those_that_are_new_active_or_ran_a_job_lately_stay
         let older = format!("update patchbay.{table} set {column} = {column} - interval '40 days'");
         sqlx::query(sqlx::AssertSqlSafe(older)).execute(&mut database).await?;
     }
-    // The first ran a job, the last two are the newest.
+    // The first one ran a job, the last two are the newest.
     assert_eq!(prune(&["--dry-run"]).await?, digests[1..3]);
     let mut gone = prune(&[]).await?;
     gone.sort();
@@ -387,7 +387,7 @@ async fn a_configuration_that_contradicts_itself_stops_the_start_and_names_the_k
     Ok(())
 }
 
-/// `PATCHBAY_TEST_UPDATE=1` writes the file anew.
+/// With `PATCHBAY_TEST_UPDATE=1` it writes the file.
 #[tokio::test]
 async fn the_openapi_file_in_the_repository_is_what_the_host_serves() -> anyhow::Result<()> {
     let world = World::new().await?;

@@ -1,4 +1,4 @@
-//! Pages of other sites in a real browser that has the operator's credentials: nothing changes.
+//! Other sites' pages in a real browser with the operator's credentials cannot change anything.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::harness::{PASSWORD, USER, World, hostile_plugin, repository};
 
 const QUEUE: &str = "hostileQueue";
 
-/// Every way to change something that the host documents, with its places filled in.
+/// Every documented operation that changes something, with values for its path parameters.
 fn ways(document: &Value) -> Vec<(String, String)> {
     let mut ways = Vec::new();
     for (path, methods) in document["paths"].as_object().into_iter().flatten() {

@@ -1,5 +1,5 @@
-//! Redis holds what BullMQ would not have written there: it is named, it hides nothing else, and nothing is lost by it. And what would be
-//! as bad if it were accepted is refused.
+//! Redis holds data that BullMQ would not have written: the damage is reported, hides nothing else
+//! and loses nothing. Input that would cause such damage is refused.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ async fn jobs_with_damaged_bookkeeping_fail_with_the_reason_and_no_worker_is_hel
         let failed = story["job"]["failedReason"].as_str().context("a reason")?;
         assert!(failed.starts_with("invalid-input") && failed.contains(reason), "{field}={value}: {failed}");
     }
-    // Its hash is something else altogether, or gone: BullMQ's scripts can do nothing with it.
+    // The job's hash has another type, or is gone: BullMQ's scripts cannot use it.
     for (id, gone) in [("list", false), ("gone", true)] {
         host.add(QUEUE, json!({ "name": "noop", "id": id, "delayMs": 3_600_000 })).await?;
         redis.del::<_, ()>(key(id)).await?;
@@ -136,7 +136,7 @@ async fn a_flows_parent_learns_of_a_child_whose_link_to_it_was_damaged() -> anyh
 async fn a_settlement_that_stops_half_way_leaves_the_job_among_the_failed() -> anyhow::Result<()> {
     let (world, host) = world_with_host().await?;
     let mut redis = world.redis().await?;
-    // Read only when a job ends, and after the script has taken it out of the active ones.
+    // Read only when a job ends, after the script has removed it from the active jobs.
     redis.set::<_, _, ()>(format!("{}:{QUEUE}:completed", world.prefix), "x").await?;
     let ids = [host.add(QUEUE, json!({ "name": "noop" })).await?, host.add(QUEUE, json!({ "name": "noop" })).await?];
     for id in &ids {
@@ -161,7 +161,7 @@ async fn a_worker_takes_nothing_from_a_queue_whose_lists_are_none_and_loses_noth
     let wait = format!("{}:{QUEUE}:wait", world.prefix);
     redis.set::<_, _, ()>(&wait, "x").await?;
     host.deploy("hostile", hostile_plugin()?).await?;
-    // What a worker writes first.
+    // The first thing that a worker writes.
     until(Duration::from_secs(10), "a worker", async || {
         let there: bool = redis.exists(format!("{}:{QUEUE}:stalled-check", world.prefix)).await?;
         Ok(there.then_some(()))
@@ -179,7 +179,7 @@ async fn a_flow_or_job_for_a_damaged_queue_leaves_nothing_behind() -> anyhow::Re
     let mut redis = world.redis().await?;
     let key = |queue: &str, name: &str| format!("{}:{queue}:{name}", world.prefix);
     redis.set::<_, _, ()>(key(IDLE, "wait"), "x").await?;
-    // Of the right type, and still nothing that BullMQ's script can go on with.
+    // It has the right type, but BullMQ's script still cannot use it.
     redis.hset::<_, _, _, ()>(key("odd", "meta"), "concurrency", "x").await?;
     for (queue, words) in [(IDLE, "wait is a string, and BullMQ keeps a list there"), ("odd", "ERR")] {
         let child = |queue: &str| json!({ "queue": queue, "job": { "name": "n", "newQueue": true } });

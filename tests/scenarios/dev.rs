@@ -1,4 +1,4 @@
-//! `patchbay dev` as a newcomer uses it: a whole installation from nothing, and nothing left running afterwards.
+//! `patchbay dev` for a newcomer: a whole installation from nothing, and nothing runs afterwards.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 
 use crate::harness::{binary, repository, until};
 
-/// The program in `dir`, untouched by this process's environment.
+/// The program in `dir`, without this process's environment.
 pub fn patchbay(dir: &Path) -> Command {
     let mut command = Command::new(std::path::absolute(binary()).expect("the current directory exists"));
     command.current_dir(dir).env_clear().env("PATH", std::env::var("PATH").unwrap_or_default());
@@ -32,7 +32,7 @@ fn start_dev(dir: &Path) -> anyhow::Result<Child> {
     Ok(patchbay(dir).arg("dev").arg("--plugins").arg(plugins).stdout(Stdio::piped()).spawn()?)
 }
 
-/// What it says when everything runs.
+/// What it prints when everything runs.
 pub async fn up(dev: &mut Child) -> anyhow::Result<String> {
     let mut lines = BufReader::new(dev.stdout.take().context("stdout")?).lines();
     let welcome = tokio::time::timeout(Duration::from_secs(120), async {
@@ -47,7 +47,7 @@ pub async fn up(dev: &mut Child) -> anyhow::Result<String> {
         anyhow::bail!("it ended after: {text}")
     });
     let welcome = welcome.await.context("it does not come up")?;
-    // Its log must go somewhere.
+    // Its log must be read, or it would block.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     welcome
 }
@@ -60,7 +60,7 @@ pub async fn interrupt(mut dev: Child) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As root, Postgres keeps its data where its own user can reach it.
+/// Under root, Postgres keeps its data where its own user can reach it.
 pub fn forget(dir: &Path) {
     let name = hex::encode(&Sha256::digest(dir.join(".patchbay").as_os_str().as_encoded_bytes())[..6]);
     std::fs::remove_dir_all(Path::new("/var/lib/patchbay-dev").join(name)).ok();
@@ -106,7 +106,8 @@ async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> 
     let address = (redis.host_str().context("host")?.to_owned(), redis.port().context("port")?);
     assert!(tokio::net::TcpStream::connect(address).await.is_err(), "Redis is stopped");
 
-    // Deleting the directory is a fresh start, whatever was kept elsewhere. The file of settings that lies here is read.
+    // Deleting the directory gives a fresh start, even if data is stored elsewhere. The
+    // configuration file in this directory is read.
     std::fs::remove_dir_all(dir.join(".patchbay"))?;
     std::fs::write(dir.join("patchbay.toml"), "environment = \"of-the-file\"\n")?;
     let mut again = start_dev(&dir)?;

@@ -1,6 +1,8 @@
-//! The same programs for BullMQ's own worker and for the host's: what differs is a fault, or stands in docs/operations/features.md.
+//! The same generated programs run on BullMQ's own worker and on the host. A difference is a bug,
+//! unless docs/operations/features.md lists it.
 //!
-//! The programs, both sides and the comparison are in tests/interop/differential.mjs; here are the host, the seed and the verdict.
+//! The programs, both sides and the comparison are in tests/interop/differential.mjs; this file has
+//! the host, the seed and the check of the result.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,16 +14,16 @@ use tokio::process::Command;
 
 use crate::harness::{PASSWORD, USER, World, full_length, hostile_component, repository, seed};
 
-/// Queues on which programs run at the same time, each on one at a time.
+/// Queues on which programs run concurrently; each queue runs one program at a time.
 const LANES: usize = 8;
 const PROGRAMS: u32 = 100;
-/// `make chaos`.
+/// For `make chaos`.
 const PROGRAMS_AT_FULL_LENGTH: u32 = 3_000;
 
 fn plugin() -> anyhow::Result<Vec<u8>> {
     let mut manifest = std::fs::read_to_string(repository().join("tests/guests/hostile/plugin.toml"))?;
     for lane in 0..LANES {
-        // One at a time, so that their order is the queue's.
+        // One job at a time, so that their order is the queue's.
         manifest.push_str(&format!("\n[[queues]]\nname = \"lane-{lane}\"\nconcurrency = 1\n"));
     }
     let manifest = manifest.replace("deadline_ms = 200", "deadline_ms = 10_000");
@@ -35,7 +37,8 @@ async fn bullmqs_own_worker_and_the_hosts_work_the_same_programs_alike() -> anyh
     let host = world.host(&[]).await?;
     host.deploy("hostile", plugin()?).await?;
     let programs = if full_length() { PROGRAMS_AT_FULL_LENGTH } else { PROGRAMS };
-    // The short form runs the same programs each time: a new one that differs is looked for at full length, and stops no other change.
+    // The short form always runs the same programs. A new difference is found at full length only,
+    // so it does not block unrelated changes.
     let is_drawn = full_length() || std::env::var_os("PATCHBAY_TEST_SEED").is_some();
     let seed = if is_drawn { seed() } else { 1 };
     let driver = Command::new("node")

@@ -1,5 +1,5 @@
-//! Job features on the producing and the running side, over HTTP, from the command line and from a guest, with npm's BullMQ as the other
-//! side where two implementations must agree.
+//! Features for producers and for running jobs, over HTTP, from the command line and from a guest.
+//! Where two implementations must agree, npm's BullMQ is the other one.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use anyhow::Context;
 use patchbay_model::flow::{MAX_DEPTH, MAX_NODES};
 use patchbay_model::job::NewJob;
 use patchbay_model::manifest::Manifest;
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -17,7 +17,7 @@ use crate::harness::{Host, PASSWORD, USER, World, binary, full_length, hostile_c
 /// A queue that nobody works on.
 const IDLE: &str = "idleQueue";
 
-/// The hostile guest with another end of its manifest.
+/// The hostile guest, with another end of its manifest.
 fn hostile_with(queues: &str) -> anyhow::Result<Vec<u8>> {
     let text = format!(
         "name = \"hostile\"\nversion = \"0.1.0\"\nwit = \"0.1\"\n[kv]\n[[secrets]]\nname = \"TOKEN\"\n[enqueue]\nqueues = [\"otherQueue\"]\n\
@@ -131,13 +131,13 @@ async fn every_mode_of_deduplication_does_what_bullmq_says() -> anyhow::Result<(
         }
         host.add(queue, job).await
     };
-    // Simple, and throttled: the first stays.
+    // Simple and throttled deduplication: the first job stays.
     for once in [json!({ "id": "simple" }), json!({ "id": "throttle", "ttlMs": 60_000 })] {
         let first = add(IDLE, json!({ "n": 1 }), 0, once.clone()).await?;
         assert_eq!(add(IDLE, json!({ "n": 2 }), 0, once).await?, first);
         assert_eq!(answer(node(&world, &["show", IDLE, &first])).await?["data"], json!({ "n": 1 }));
     }
-    // Debounced: the newest takes the place of the delayed one.
+    // Debounced: the newest job replaces the delayed one.
     let once = json!({ "id": "debounce", "ttlMs": 60_000, "extend": true, "replace": true });
     let first = add(IDLE, json!({ "n": 1 }), 50_000, once.clone()).await?;
     let second = add(IDLE, json!({ "n": 2 }), 50_000, once).await?;
@@ -287,7 +287,7 @@ async fn a_guests_flow_runs_its_parent_last_and_gives_it_its_childrens_results()
     assert_eq!(echo["queue"], "hostileQueue");
     assert_eq!(parsed(&echo["result"])?["data"], json!({ "name": "echo" }));
     assert!(of(id(2)?)?["failure"].as_str().is_some_and(|reason| reason.starts_with("on-request")), "{children:?}");
-    // A parent that does not stand before its child.
+    // The parent is not listed before its child.
     let id = host.add("hostileQueue", json!({ "name": "enqueue-flow", "data": { "parent": 2 } })).await?;
     let story = host.job_in("hostileQueue", &id, "failed").await?;
     let reason = story["job"]["failedReason"].as_str().context("reason")?;
@@ -352,7 +352,7 @@ async fn a_child_that_fails_for_good_fails_its_parent_where_the_flow_says_so() -
 #[tokio::test]
 async fn a_job_without_priority_starts_within_a_second_behind_a_long_backlog() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let queues = Queues::connect(RedisConfig {
+    let queues = Broker::connect(RedisConfig {
         url: world.redis_url.clone(),
         prefix: world.prefix.clone(),
         own_prefix: "test".into(),
@@ -373,7 +373,7 @@ async fn a_job_without_priority_starts_within_a_second_behind_a_long_backlog() -
         Ok((host.get(path).await?.1["data"].as_array().map(Vec::len) == Some(2)).then_some(()))
     })
     .await?;
-    // Priority by its name, and none at all.
+    // With a priority by the job's name, and without one.
     for name in ["echo", "noop"] {
         let id = host.add("hostileQueue", json!({ "name": name })).await?;
         let job = host.job_in("hostileQueue", &id, "completed").await?["job"].clone();
@@ -390,7 +390,7 @@ async fn no_queue_starves_under_a_host_wide_limit() -> anyhow::Result<()> {
     let host = world.host(&[("PATCHBAY_WORK_MAX_JOBS", "2")]).await?;
     let manifest = "[[queues]]\nname = \"greedyQueue\"\nconcurrency = 20\n[[queues]]\nname = \"smallQueue\"\nconcurrency = 1\n\
                     [[queues]]\nname = \"ownQueue\"\nconcurrency = 1\nreserved = 1\n";
-    let queues = Queues::connect(RedisConfig {
+    let queues = Broker::connect(RedisConfig {
         url: world.redis_url.clone(),
         prefix: world.prefix.clone(),
         own_prefix: "test".into(),
@@ -404,7 +404,7 @@ async fn no_queue_starves_under_a_host_wide_limit() -> anyhow::Result<()> {
         Ok((host.get(path).await?.1["data"].as_array().map(Vec::len) > Some(2)).then_some(()))
     })
     .await?;
-    // One place is reserved, so the greedy one has the other and leaves its jobs in Redis.
+    // One slot is reserved, so the greedy queue has only one; its other jobs stay in Redis.
     let active = host.get("/api/admin/queues/greedyQueue/jobs?state=active").await?;
     assert!(active.1["data"].as_array().is_some_and(|jobs| jobs.len() <= 1), "{active:?}");
     for queue in ["smallQueue", "ownQueue", "smallQueue"] {

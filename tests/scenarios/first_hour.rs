@@ -1,4 +1,4 @@
-//! A plugin's first hour: the pages that a newcomer copies from are run as they are printed.
+//! A plugin's first hour: runs the documentation pages for newcomers as they are printed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::dev::patchbay;
 use crate::harness::{Host, PASSWORD, USER, World, full_length, repository};
 
-/// What one section of a page has between its fences: files by name, and commands in order.
+/// The code blocks of one section of a page: files by name, and commands in order.
 struct Example {
     files: BTreeMap<String, String>,
     commands: Vec<String>,
@@ -49,7 +49,8 @@ impl Example {
         Ok(())
     }
 
-    /// Runs every command but those that install, and gives the result of the job that the last one added.
+    /// Runs every command except those that install something. Returns the result of the job that
+    /// the last command added.
     async fn run(&self, dir: &Path, host: &Host, env: &[(&str, PathBuf)]) -> anyhow::Result<Value> {
         let mut said = String::new();
         for line in self.commands.iter().filter(|line| line.starts_with("patchbay ")) {
@@ -69,12 +70,12 @@ impl Example {
         // "added: helloQueue 1"
         let added = said.lines().next().unwrap_or_default();
         let [.., queue, id] = added.split_whitespace().collect::<Vec<_>>()[..] else { bail!("added what? {added:?}") };
-        // The page's manifests hide whom they greet.
+        // The page's manifests redact the name in the greeting.
         let story = host.revealed_job_in(queue, id, "completed").await?;
         Ok(serde_json::from_str(story["job"]["returnValue"].as_str().context("a result")?)?)
     }
 
-    /// The version that the page tells a newcomer to install is the one that is tried.
+    /// Checks that the version that the page installs is the version under test.
     fn installs(&self, package: &str, pinned_in: &str) -> anyhow::Result<()> {
         let pins = std::fs::read_to_string(repository().join("tests").join(pinned_in))?;
         let mut words = self.commands.iter().flat_map(|line| line.split_whitespace());
@@ -113,13 +114,13 @@ async fn the_rust_quick_start_works_word_for_word() -> anyhow::Result<()> {
     copy_folder(&repository().canonicalize()?, &checkout)?;
     let hello = checkout.join("plugins/hello");
     example.write(&hello)?;
-    // What is compiled already is used again.
+    // Reuses what is already compiled.
     let target = ("CARGO_TARGET_DIR", repository().canonicalize()?.join("plugins/target"));
     let result = example.run(&hello, &host, &[target]).await?;
     assert_eq!(result, serde_json::json!({ "greeted": "Grace" }));
 
     if full_length() {
-        // Anywhere else, with the path of the checkout. Here everything is compiled anew.
+        // In any other folder, with the path of the checkout. Everything is compiled anew.
         let elsewhere = world.dir.path().join("elsewhere");
         example.write(&elsewhere)?;
         let manifest = std::fs::read_to_string(elsewhere.join("Cargo.toml"))?;
@@ -132,7 +133,7 @@ async fn the_rust_quick_start_works_word_for_word() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `npm install` and `pip install` of the page have made, from where they were installed for all tests.
+/// The page's `npm install` and `pip install` were done once for all tests.
 async fn runs(language: &str, package: &str, pinned_in: &str, installed: &str) -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
@@ -147,12 +148,12 @@ async fn runs(language: &str, package: &str, pinned_in: &str, installed: &str) -
     let result = example.run(&dir, &host, &[]).await?;
     assert_eq!(result, serde_json::json!({ "greeted": "Grace", "first": true }));
 
-    // What the plugin itself refuses is its own failure, with its own words.
+    // When the plugin itself refuses a job, the failure has the plugin's message.
     let queue = format!("hello{}Queue", if language == "Python" { "Py" } else { "Js" });
     let id = host.add(&queue, serde_json::json!({ "name": "x", "data": {} })).await?;
     let failed = host.job_in(&queue, &id, "failed").await?;
     assert_eq!(failed["job"]["failedReason"], "invalid-input: name: a text is missing", "{failed}");
-    // What nobody expected ends the call, in the words of the language.
+    // An unexpected exception ends the call, with the message of the language.
     let id = host.add(&queue, serde_json::json!({ "name": "x", "data": null, "attempts": 1 })).await?;
     let failed = host.job_in(&queue, &id, "failed").await?;
     let reason = failed["job"]["failedReason"].as_str().unwrap_or_default();
@@ -173,7 +174,7 @@ async fn a_python_plugin_works_as_its_page_says() -> anyhow::Result<()> {
     runs("Python", "componentize-py", "interop/requirements.txt", "interop/.venv").await
 }
 
-/// Its tools take minutes to install: it runs where they are there.
+/// Its tools take minutes to install: it runs only where they are installed.
 #[tokio::test]
 async fn a_c_plugin_works_as_its_page_says() -> anyhow::Result<()> {
     let has = |program: &str| std::process::Command::new(program).arg("--version").output().is_ok();

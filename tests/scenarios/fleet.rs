@@ -1,4 +1,4 @@
-//! Several processes: all follow an activation, one that cannot says so, and one starts while Postgres is away.
+//! Several hosts: all follow an activation or report why not; one starts while Postgres is away.
 
 use std::time::{Duration, Instant};
 
@@ -33,12 +33,12 @@ async fn running(host: &Host) -> anyhow::Result<Value> {
     Ok(status(host).await?["running"].clone())
 }
 
-/// The directory of what a host keeps must be its own where its content matters.
+/// A cache directory of its own, for a host whose snapshot matters to the test.
 fn cache_of(world: &World, name: &str) -> String {
     world.dir.path().join(name).to_string_lossy().into_owned()
 }
 
-/// The way to Postgres, which can be cut.
+/// A proxy to Postgres, which can be cut.
 pub async fn proxied(world: &World) -> anyhow::Result<(SilentProxy, String)> {
     let mut url: Url = world.database_url.parse()?;
     let server = (url.host_str().context("host")?, url.port().context("port")?);
@@ -67,7 +67,7 @@ async fn three_processes_follow_an_activation_within_a_second_and_also_when_the_
     eprintln!("three processes run another revision {took:?} after the request");
     assert!(took < Duration::from_secs(1), "{took:?}");
 
-    // What another process writes, without a word.
+    // Another process writes this without a notification.
     let mut database = world.database().await?;
     let mut tx = database.begin().await?;
     for statement in [
@@ -89,7 +89,7 @@ async fn three_processes_follow_an_activation_within_a_second_and_also_when_the_
     eprintln!("without a notification {:?} after the commit", started.elapsed());
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 
-    // One that ends is waited for no more, and neither is one that was killed, once another has started here.
+    // Nobody waits for a host that ended, or was killed before another started on this machine.
     let [one, mut two, three] = hosts;
     assert!(three.stop().await?.success());
     let answer = activate(&one, &second).await?;
@@ -116,7 +116,7 @@ async fn a_process_that_cannot_load_a_revision_says_why_and_the_activation_shows
     let (_, list) = small.get("/api/admin/plugins").await?;
     assert_eq!(list["data"][0]["hosts"], json!({ "running": 1, "of": 2 }), "{list}");
     assert_eq!(status(&one).await?["hosts"], answer["hosts"]);
-    // It is told apart from one that has not come to it yet.
+    // It differs from a host that has not tried yet.
     assert_eq!(status(&small).await?["failure"], failed[0]["failure"]);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What plugins ask for waits for an operator, and can be taken back.
+//! A plugin's asks wait for an operator, and grants can be revoked.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ async fn grants(host: &Host) -> anyhow::Result<Vec<Value>> {
     Ok(host.get(GRANTS).await?.1["data"].as_array().context("a list")?.clone())
 }
 
-/// What a job that uses the key-value store ends in: nothing, or why it failed.
+/// Runs a job that uses the key-value store; returns its failure, if any.
 async fn kv(host: &Host) -> anyhow::Result<Option<String>> {
     let id = host.add(QUEUE, json!({ "name": "kv" })).await?;
     let path = format!("/api/admin/queues/{QUEUE}/jobs/{id}");
@@ -73,7 +73,7 @@ async fn a_revision_that_asks_for_more_waits_and_one_that_asks_for_the_same_does
 async fn a_revoked_grant_is_gone_from_the_next_call_on_here_and_on_other_hosts_within_a_second() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    // Over queues of its own, so that its calls are known to be its.
+    // With queues of its own, so that its calls can be counted separately.
     let prefix = format!("{}-other", world.prefix);
     let other = world.host(&[("PATCHBAY_REDIS_PREFIX", &prefix)]).await?;
     host.deploy("hostile", hostile_plugin()?).await?;

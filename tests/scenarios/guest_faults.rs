@@ -1,7 +1,7 @@
-//! Every way in which a guest can end or misbehave, with the outcome that it must have: whatever comes out of a guest is the guest's fault
-//! and costs it an attempt, unless the host has set the failure itself.
+//! Every way in which a guest can end or misbehave, with the expected outcome. Whatever a guest
+//! returns is the guest's fault and uses up an attempt, unless the host has set the failure itself.
 //!
-//! The sandbox is called directly, without queues: a table with a line per way. One way goes through a host, below.
+//! The sandbox is called directly, without queues: one line per way. One way uses a host, below.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ async fn whatever_a_guest_does_with_what_it_may_call_is_its_own_fault() -> anyho
     let runtime = sandbox(dir.path())?;
     let patient = hostile_plugin_with(|manifest| manifest.replace("deadline_ms = 200", "deadline_ms = 20_000"))?;
     let patient = runtime.load(&patient).await?;
-    // What ends by its deadline only need not be waited for.
+    // For guests that end only by their deadline: a short one saves time.
     let hasty = runtime.load(&hostile_plugin()?).await?;
     for (name, expected, says) in [
         ("noop", Completed, ""),
@@ -128,7 +128,7 @@ async fn whatever_a_guest_does_with_what_it_may_call_is_its_own_fault() -> anyho
         println!("{name}: {reason} ({took:?}, peak {} MiB, {grown} MiB more)", report.peak_memory_bytes >> 20);
         assert_eq!(report.outcome.kind(), expected, "{name}: {reason}");
         assert!(reason.contains(says), "{name}: {reason}");
-        // Guest and host together; the rest is what is being copied at that moment.
+        // The memory of the guest and of the host for it; the rest is being copied at that moment.
         assert!(report.peak_memory_bytes <= (MEMORY_MB as u64) << 20, "{name}");
         assert!(grown <= 2 * MEMORY_MB, "{name}: {grown} MiB more");
         assert!(took < Duration::from_secs(20), "{name}: {took:?}");
@@ -148,7 +148,7 @@ async fn what_a_plugin_declares_is_brought_within_limits_whatever_it_is() -> any
     let empty = failure(json!({ "message": "", "code": "" })).await?;
     assert_eq!((empty.code.as_str(), empty.message.as_str()), ("unspecified", "(the plugin gave no message)"));
     let long = failure(json!({ "message": "long ", "times": 4 << 20, "code": "x".repeat(1 << 20) })).await?;
-    // The rest of the cut is the work path's, which knows what is hidden.
+    // The rest is cut later, by the crate `work`, which knows what is redacted.
     assert_eq!((long.code.len(), long.message.len()), (64, 8_192));
     for retry in ["defer", "after"] {
         let ages = failure(json!({ "retry": retry, "ms": u64::MAX })).await?.retry;
@@ -160,17 +160,17 @@ async fn what_a_plugin_declares_is_brought_within_limits_whatever_it_is() -> any
     Ok(())
 }
 
-/// What comes before `run` in every component of text.
+/// The part before `run` in every component of this test.
 const AROUND: &str = r#"
   (memory (export "memory") 2)
   (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 65536))
 "#;
-/// A result that is fine: the pointer to it, and what it points to.
+/// A valid result: the pointer to it, and the data at that address.
 const FINE: &str = r#"(i32.store8 (i32.const 1024) (i32.const 0))
   (i32.store (i32.const 1032) (i32.const 2048)) (i32.store (i32.const 1036) (i32.const 4))
   (i32.store (i32.const 2048) (i32.const 0x6c6c756e)) (i32.const 1024)"#;
 
-/// What the result of a job is made of, in memory at 1024: whether it failed, and two words.
+/// The result of a job, in memory at 1024: whether it failed, and two words.
 fn result(failed: u32, word: u32, length: u32) -> String {
     format!(
         "(i32.store8 (i32.const 1024) (i32.const {failed})) (i32.store (i32.const 1032) (i32.const {word}))
@@ -178,7 +178,7 @@ fn result(failed: u32, word: u32, length: u32) -> String {
     )
 }
 
-/// A component whose jobs run this text; `{RUN}` in `module` is the name of their export.
+/// A component whose jobs run this text; `{RUN}` in `module` becomes their export's name.
 fn component(wit: &str, module: &str) -> anyhow::Result<Vec<u8>> {
     let (text, version) = match wit {
         "0.1" => (include_str!("../../wit/v0.1/plugin.wit"), "0.1.0"),
@@ -248,7 +248,7 @@ async fn whatever_a_guest_gives_back_or_does_at_its_start_is_its_own_fault() -> 
             "stack",
         ),
         ("an endless loop", running("(loop $l (br $l)) unreachable"), Deadline, "200 ms"),
-        // It is told that there is no more, and goes on.
+        // The guest gets no more memory, and continues.
         (
             "all memory in small steps",
             running(&format!("(loop $l (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) {FINE}")),
@@ -269,7 +269,7 @@ async fn whatever_a_guest_gives_back_or_does_at_its_start_is_its_own_fault() -> 
             Completed,
             "",
         ),
-        // Its allocator, where the host puts the job.
+        // In its allocator, when the host stores the job there.
         (
             "an allocator that breaks",
             running(FINE).replace("(i32.const 65536))", "unreachable)"),
@@ -282,14 +282,14 @@ async fn whatever_a_guest_gives_back_or_does_at_its_start_is_its_own_fault() -> 
             Trapped,
             "realloc return",
         ),
-        // Afterwards.
+        // After the call.
         (
             "cleaning up breaks",
             running(FINE) + "(func (export \"cabi_post_{RUN}\") (param i32) unreachable)",
             Trapped,
             "unreachable",
         ),
-        // At its start, before anybody has called it.
+        // At its start, before any call.
         ("a start that breaks", started("unreachable"), Trapped, "unreachable"),
         ("a start that never ends", started("(loop $l (br $l))"), Deadline, "200 ms"),
         (
@@ -354,7 +354,7 @@ async fn staging_refuses_what_cannot_start_and_names_what_it_needs() -> anyhow::
         assert_eq!((status, &answer["code"]), (422, &json!("rejected")), "{answer}");
         assert!(answer["message"].as_str().is_some_and(|message| message.contains(says)), "{says}: {answer}");
     }
-    // The last one goes on without, so it starts.
+    // The last one continues without the memory, so it starts.
     for module in [running(FINE), growing] {
         assert_eq!(host.push(component("0.1", &module)?).await?.0, 200);
     }

@@ -1,6 +1,7 @@
-//! A host from outside: the real binary as a child process, with a database and Redis prefixes of its own.
+//! Starts the real binary as a child process, with its own database and Redis prefixes.
 //!
-//! Waits are on signals (a log line, a state, a mail), each with a deadline; nothing sleeps and hopes.
+//! Tests wait for signals (a log line, a state, a mail), each with a deadline, never for a fixed
+//! time.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -18,19 +19,20 @@ use tokio::process::{Child, Command};
 pub const USER: &str = "operator";
 pub const PASSWORD: &str = "test-password";
 
-/// One test's world: database, prefixes, mail server.
+/// The environment of one test: database, prefixes, mail server.
 pub struct World {
     pub database_url: String,
-    /// Empty: `env` says where Redis is.
+    /// Empty: `env` sets Redis's address.
     pub redis_url: String,
     pub prefix: String,
     pub mail: MailCatcher,
     pub dir: tempfile::TempDir,
-    /// Absent: on a server of the test's own.
+    /// `None`: the test has a Postgres server of its own.
     pub _own_database: Option<OwnDatabase>,
 }
 
-/// A database on the server of all tests. Three hundred of them are gigabytes: dropped, unless the test failed.
+/// A database on the server that all tests share. Three hundred of them are gigabytes, so it is
+/// dropped, unless the test failed.
 pub struct OwnDatabase {
     server: String,
     name: String,
@@ -42,7 +44,7 @@ impl Drop for OwnDatabase {
             return;
         }
         let (server, drop) = (self.server.clone(), format!("drop database {} with (force)", self.name));
-        // Within a runtime no other one may be waited for.
+        // A runtime cannot block on another one, hence the thread.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
@@ -57,12 +59,11 @@ impl Drop for OwnDatabase {
     }
 }
 
-/// A running host.
 pub struct Host {
     pub child: Child,
     pub url: String,
     pub http: reqwest::Client,
-    /// All that it has printed so far.
+    /// Everything that it has printed so far.
     pub log: Arc<Mutex<String>>,
 }
 
@@ -82,7 +83,7 @@ pub fn binary() -> PathBuf {
 
 impl World {
     pub async fn new() -> anyhow::Result<Self> {
-        // The first test of this process installs it; the error of later ones means that it is there.
+        // The first test of this process installs it; later ones get an error.
         let _already = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let name = format!("t{}", uuid::Uuid::new_v4().simple());
         let server = required("PATCHBAY_TEST_DATABASE_URL")?;
@@ -97,7 +98,7 @@ impl World {
         Ok(Self { database_url: url.into(), redis_url, prefix: name, mail, dir, _own_database })
     }
 
-    /// A command of the host's binary with everything configured; `env` is added to it. Its output is the caller's.
+    /// A command with a complete configuration, plus `env`. The caller handles its output.
     pub fn command(&self, program: &str, arguments: &[&str], env: &[(&str, &str)]) -> Command {
         let mut command = Command::new(program);
         command
@@ -115,7 +116,7 @@ impl World {
             .env("EMAIL_FROM", "Tests <tests@patchbay.example>")
             .env("BULL_BOARD_USERNAME", USER)
             .env("BULL_BOARD_PASSWORD", PASSWORD)
-            // Shared by all tests: compiled code is content-addressed, and compiling it once is enough.
+            // All tests share it: compiled code is content-addressed, so compiling once is enough.
             .env("PATCHBAY_RUNTIME_CACHE_DIR", std::env::temp_dir().join("patchbay-test-cache"))
             .env("PATCHBAY_LOG_FORMAT", "json")
             .current_dir(self.dir.path())
@@ -130,7 +131,7 @@ impl World {
         command
     }
 
-    /// The same, to its end; gives its code and all that it has printed. An empty value unsets a variable.
+    /// Runs such a command; returns exit code and output. An empty value unsets a variable.
     pub async fn output(&self, arguments: &[&str], env: &[(&str, &str)]) -> anyhow::Result<(Option<i32>, String)> {
         let binary = binary();
         let mut command = self.command(binary.to_str().context("a path")?, arguments, env);
@@ -139,13 +140,13 @@ impl World {
         Ok((output.status.code(), text))
     }
 
-    /// A host with everything configured; `env` is added to it.
+    /// A host with a complete configuration, plus `env`.
     pub async fn host(&self, env: &[(&str, &str)]) -> anyhow::Result<Host> {
-        // A session of its own, as a service manager gives it.
+        // In a session of its own, as under a service manager.
         self.host_by(&["setsid"], env).await
     }
 
-    /// The same, started by another program, such as one that sets a limit.
+    /// A host that another program starts, such as one that sets a limit.
     pub async fn host_by(&self, starter: &[&str], env: &[(&str, &str)]) -> anyhow::Result<Host> {
         let (program, arguments) = starter.split_first().context("a starter")?;
         let binary = binary();
@@ -183,7 +184,7 @@ impl World {
     }
 }
 
-/// Passes the child's log on (cargo shows it when the test fails) and finds the line that tells the address.
+/// Prints the child's log (cargo shows it when the test fails) and finds the line with the address.
 async fn watch(
     output: impl tokio::io::AsyncRead + Unpin,
     mut found: Option<tokio::sync::oneshot::Sender<String>>,
@@ -214,7 +215,7 @@ impl Host {
         self.request(self.http.get(self.url.clone() + path)).await
     }
 
-    /// The page for Prometheus.
+    /// The metrics page for Prometheus.
     pub async fn metrics(&self) -> anyhow::Result<String> {
         let request = self.http.get(format!("{}/metrics", self.url)).basic_auth(USER, Some(PASSWORD));
         let response = request.send().await?;
@@ -245,7 +246,7 @@ impl Host {
         Ok((response.status().as_u16(), response.json().await?))
     }
 
-    /// Pushes and activates; gives the digest.
+    /// Pushes and activates a component; returns the digest.
     pub async fn deploy(&self, plugin: &str, component: Vec<u8>) -> anyhow::Result<String> {
         let (status, staged) = self.push(component).await?;
         anyhow::ensure!(status == 200, "push: {status} {staged}");
@@ -257,7 +258,7 @@ impl Host {
         Ok(digest)
     }
 
-    /// Also to a queue that nobody knows yet.
+    /// The queue may be new.
     pub async fn add(&self, queue: &str, mut job: Value) -> anyhow::Result<String> {
         job["newQueue"] = true.into();
         let (status, answer) = self.post(&format!("/api/admin/queues/{queue}/jobs"), job).await?;
@@ -265,7 +266,7 @@ impl Host {
         Ok(answer["data"]["id"].as_str().context("id")?.to_owned())
     }
 
-    /// The job's story once it is in `state`.
+    /// The job, once it is in `state`.
     pub async fn job_in(&self, queue: &str, id: &str, state: &str) -> anyhow::Result<Value> {
         let path = format!("/api/admin/queues/{queue}/jobs/{id}");
         until(Duration::from_secs(30), &format!("job {id} in {state}"), async || {
@@ -275,14 +276,14 @@ impl Host {
         .await
     }
 
-    /// Likewise, with what is hidden of it.
+    /// The job without redaction, once it is in `state`.
     pub async fn revealed_job_in(&self, queue: &str, id: &str, state: &str) -> anyhow::Result<Value> {
         self.job_in(queue, id, state).await?;
         let (_, mut answer) = self.get(&format!("/api/admin/queues/{queue}/jobs/{id}?reveal=true")).await?;
         Ok(answer["data"].take())
     }
 
-    /// SIGTERM, then the exit.
+    /// Sends SIGTERM and waits for the exit.
     pub async fn stop(mut self) -> anyhow::Result<std::process::ExitStatus> {
         let pid = rustix::process::Pid::from_raw(self.child.id().context("running")?.try_into()?).context("pid")?;
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
@@ -290,7 +291,7 @@ impl Host {
     }
 }
 
-/// Asks again and again until there is an answer: for states that are only visible from outside.
+/// Asks repeatedly until there is an answer: for states that are only visible from outside.
 pub async fn until<T>(
     limit: Duration,
     what: &str,
@@ -313,7 +314,7 @@ pub fn email_plugin() -> anyhow::Result<Vec<u8>> {
     packed("plugins/email/dist")
 }
 
-/// The placeholder that comes with the schedules of the old backend.
+/// The placeholder plugin, which has the schedules of the old backend.
 pub fn echo_plugin() -> anyhow::Result<Vec<u8>> {
     packed("plugins/echo/dist")
 }
@@ -323,24 +324,24 @@ pub fn hostile_plugin() -> anyhow::Result<Vec<u8>> {
     packed("tests/guests/hostile/dist")
 }
 
-/// The same, allowed to call a server of the test.
+/// The hostile guest, allowed to call a server of the test.
 pub fn hostile_plugin_calling(address: std::net::SocketAddr) -> anyhow::Result<Vec<u8>> {
     hostile_plugin_with(|manifest| manifest.replace("127.0.0.1:9/", &format!("{address}/")))
 }
 
-/// The same under another manifest.
+/// The hostile guest under another manifest.
 pub fn hostile_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
     as_hostile_plugin(&hostile_component()?, change)
 }
 
-/// Another guest as a revision of the same plugin.
+/// Another guest as a revision of the hostile plugin.
 pub fn as_hostile_plugin(component: &[u8], change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
     let manifest = change(std::fs::read_to_string(repository().join("tests/guests/hostile/plugin.toml"))?);
     let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
     Ok(patchbay_runtime::pack(component, &manifest)?)
 }
 
-/// The guest that reaches for files, environment and sockets.
+/// The guest that tries to reach files, environment and sockets.
 pub fn curious_plugin() -> anyhow::Result<Vec<u8>> {
     packed("tests/guests/curious/dist")
 }
@@ -350,19 +351,19 @@ pub fn clerk_plugin() -> anyhow::Result<Vec<u8>> {
     packed("tests/guests/clerk/dist")
 }
 
-/// The guest that does little, and goes on without what it is denied.
+/// The guest that does little, and continues when it is denied something.
 pub fn steady_plugin() -> anyhow::Result<Vec<u8>> {
     packed("tests/guests/steady/dist")
 }
 
-/// The same under another manifest.
+/// The steady guest under another manifest.
 pub fn steady_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
     let manifest = change(std::fs::read_to_string(repository().join("tests/guests/steady/plugin.toml"))?);
     let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
     Ok(patchbay_runtime::pack(&guest_component("steady")?, &manifest)?)
 }
 
-/// The guest that runs SQL as its jobs say, under a changed manifest.
+/// The guest that runs the SQL in its jobs' data, under a changed manifest.
 pub fn statements_plugin(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
     let manifest = std::fs::read_to_string(repository().join("tests/guests/statements/plugin.toml"))?;
     let manifest = Manifest::from_toml(&change(manifest), |file| Err(format!("{file} is not expected")))?;
@@ -375,30 +376,30 @@ pub fn answers_plugin(address: std::net::SocketAddr) -> anyhow::Result<Vec<u8>> 
     answers_plugin_with(|manifest| manifest.replace("127.0.0.1:9/", &format!("{address}/")))
 }
 
-/// The same under another manifest.
+/// The answers guest under another manifest.
 pub fn answers_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
     let manifest = change(std::fs::read_to_string(repository().join("tests/guests/answers/plugin.toml"))?);
     let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
     Ok(patchbay_runtime::pack(&guest_component("answers")?, &manifest)?)
 }
 
-/// As the compiler made it, without a manifest.
+/// The hostile component as compiled, without a manifest.
 pub fn hostile_component() -> anyhow::Result<Vec<u8>> {
     guest_component("hostile")
 }
 
-/// The same of any guest.
+/// Any guest's component as compiled, without a manifest.
 pub fn guest_component(name: &str) -> anyhow::Result<Vec<u8>> {
     let file = repository().join(format!("tests/guests/target/wasm32-wasip2/release/{name}.wasm"));
     std::fs::read(file).context("run `make test`")
 }
 
-/// Whether to run at the length that the figures ask for (`make chaos`), or in a short form.
+/// Whether to run at full length, for published figures (`make chaos`), or in a short form.
 pub fn full_length() -> bool {
     std::env::var_os("PATCHBAY_TEST_FULL").is_some()
 }
 
-/// For what a test draws by lot. Printed, so that a run can be had again with `PATCHBAY_TEST_SEED`.
+/// The seed for random choices. It is printed; `PATCHBAY_TEST_SEED` repeats a run.
 pub fn seed() -> u64 {
     let given = std::env::var("PATCHBAY_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(rand::random);
@@ -416,7 +417,7 @@ fn packed(dir: &str) -> anyhow::Result<Vec<u8>> {
     Ok(std::fs::read(file.context("no packed plugin: run `make test`")?)?)
 }
 
-/// The same plugin as another file: a custom section more gives it another digest.
+/// The same plugin with another digest: an additional custom section changes the file.
 pub fn variant(component: &[u8], tag: &str) -> Vec<u8> {
     let mut out = component.to_vec();
     let name = b"test-variant";

@@ -1,4 +1,4 @@
-//! Probes tell the truth, and quickly.
+//! Health probes answer correctly and quickly.
 
 use crate::harness::World;
 

@@ -1,4 +1,4 @@
-//! The history: what is recorded of attempts, for how long, who may read it, and what must not break it.
+//! The history: what is recorded, for how long, who may read it, and what must not break it.
 
 mod bad_input;
 mod export;
@@ -16,7 +16,7 @@ const QUEUE: &str = "hostileQueue";
 const KEY: (&str, &str) = ("PATCHBAY_SECRETS_KEY", "0101010101010101010101010101010101010101010101010101010101010102");
 const PHONE: &str = "+91 98765 43210";
 
-/// The hostile guest, whose queue finds jobs by two paths and shows no phone numbers.
+/// The hostile guest. Jobs of its queue are found by two paths, and phone numbers are redacted.
 fn plugin(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
     hostile_plugin_with(|manifest| {
         change(manifest + "searchable = [\"lead.id\", \"lead.phone\"]\nredact = [\"lead.phone\"]\n")
@@ -29,7 +29,7 @@ async fn host(world: &World, env: &[(&str, &str)]) -> anyhow::Result<Host> {
     Ok(host)
 }
 
-/// A host that has forgotten what was old when it started; the next time is an hour later.
+/// A host that has done its pruning at the start; the next one is an hour later.
 async fn host_that_has_pruned(world: &World, env: &[(&str, &str)]) -> anyhow::Result<Host> {
     let host = world.host(env).await?;
     until(Duration::from_secs(20), "the first time", async || {
@@ -75,13 +75,13 @@ async fn get(host: &Host, path: &str) -> anyhow::Result<Value> {
 async fn append(world: &World, record: &Value) -> anyhow::Result<()> {
     let mut add = redis::cmd("XADD");
     add.arg(format!("{}-own:attempts", world.prefix)).arg("*").arg("r").arg(record.to_string());
-    // Ten megabytes take their time.
+    // Sending ten megabytes takes time.
     let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
     let client = redis::Client::open(world.redis_url.as_str())?;
     Ok(add.query_async(&mut client.get_multiplexed_async_connection_with_config(&config).await?).await?)
 }
 
-/// Not older than it is to be kept: the host forgets that when it starts.
+/// Recent enough that the pruning at a host's start does not delete it.
 fn record(world: &World, id: &str, fields: Value) -> Value {
     let now = sqlx::types::chrono::Utc::now();
     let mut record = json!({

@@ -1,4 +1,4 @@
-//! The incident bundle: what is in it, what is not, and what it is when something is away.
+//! The incident bundle: what it has, what it must not have, and what is in it during an outage.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -14,7 +14,7 @@ use crate::harness::{Host, PASSWORD, USER, World, email_plugin, hostile_plugin, 
 use crate::leak::places;
 use crate::redis_server::RedisServer;
 
-/// The files of an archive by their names, without its directory.
+/// The files of an archive by name, without its directory.
 pub fn unpacked(archive: &[u8]) -> anyhow::Result<BTreeMap<String, String>> {
     let mut files = BTreeMap::new();
     for entry in tar::Archive::new(flate2::read::GzDecoder::new(archive)).entries()? {
@@ -49,10 +49,10 @@ async fn a_bundle_tells_what_happened_and_not_to_whom() -> anyhow::Result<()> {
     let id = host.add("hostileQueue", job).await?;
     host.job_in("hostileQueue", &id, "failed").await?;
     for action in ["retry", "promote"] {
-        // The second is refused, with the job's name.
+        // The second one is refused; the refusal contains the job's name.
         host.post(&format!("/api/admin/queues/hostileQueue/jobs/{id}/{action}"), json!({})).await?;
     }
-    // Its failure quotes what was sent.
+    // The failure's message quotes what was sent.
     let mail = json!({ "to": "asha.p3rson", "subject": "s", "text": "t" });
     let id = host.add("emailQueue", json!({ "name": "send", "data": mail, "attempts": 1 })).await?;
     host.job_in("emailQueue", &id, "failed").await?;

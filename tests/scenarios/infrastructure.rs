@@ -1,5 +1,5 @@
-//! What stands around the process as it really is: Postgres that may only be read, in another encoding, behind a socket, with few rights; a
-//! machine with small limits; a terminal that is closed.
+//! Real surroundings of a host: a Postgres that is read-only, has another encoding, is behind a
+//! socket or grants few rights; a machine with small limits; a terminal that is closed.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn a_postgres_that_may_only_be_read_is_named_at_the_start_and_while_the_ho
     let dir = open_dir(&world).await?;
     let primary = PostgresServer::start_new(dir).await?;
     let standby = primary.standby(dir).await?;
-    // Another one than the other tests': it holds what a host last saw of its Postgres.
+    // Not the shared cache: it contains the snapshot of this host's Postgres.
     let cache = dir.join("cache").to_str().context("a path")?.to_owned();
     let on_standby = [("DATABASE_URL", standby.url.as_str()), ("PATCHBAY_RUNTIME_CACHE_DIR", cache.as_str())];
     for (command, code) in [("serve", 5), ("doctor", 1), ("migrate", 5)] {
@@ -46,7 +46,7 @@ async fn a_postgres_that_may_only_be_read_is_named_at_the_start_and_while_the_ho
         })
         .await
     };
-    // For all, and for new sessions of the login only, of which some live on when it is over.
+    // For all sessions, and for new sessions of the login only, some of which remain afterwards.
     for (on, off) in [
         ("alter system set default_transaction_read_only = on", "alter system reset default_transaction_read_only"),
         (
@@ -101,7 +101,7 @@ async fn what_postgres_refuses_at_the_start_is_told_with_what_to_do() -> anyhow:
     }
     let (_, said) = world.output(&["serve"], &[("DATABASE_URL", "postgres://app:pw@#/1@127.0.0.1/lms")]).await?;
     ensure!(said.contains("%23") && !said.contains("pw@"), "{said}");
-    // Whatever else is wrong, everything is told at once.
+    // All problems are reported at once.
     let wrong = [("PATCHBAY_WORK_LOCKS_S", "3"), ("PATCHBAY_WORK_DRAIN_LIMIT_S", "60")];
     let (code, said) = world.output(&["serve"], &wrong).await?;
     assert_eq!(code, Some(4), "{said}");
@@ -168,10 +168,10 @@ async fn a_login_with_exactly_the_documented_rights_is_enough_and_what_is_missin
     let name: String = sqlx::query_scalar("select current_database()").fetch_one(&mut admin).await?;
     let run = async |admin: &mut PgConnection, text: String| admin.execute(AssertSqlSafe(text)).await.map(drop);
     run(&mut admin, format!("create role {login} login")).await?;
-    // What everybody has in a new database.
+    // Everybody has these rights in a new database.
     run(&mut admin, format!("revoke all on database {name} from public")).await?;
     run(&mut admin, format!("grant connect on database {name} to {login}")).await?;
-    // Plugins' logins have it with everybody.
+    // Plugins' logins get this right through `public`.
     run(&mut admin, format!("grant connect on database {name} to public")).await?;
     let mut url: reqwest::Url = world.database_url.parse()?;
     url.set_username(&login).ok();
@@ -184,7 +184,7 @@ async fn a_login_with_exactly_the_documented_rights_is_enough_and_what_is_missin
 
     run(&mut admin, format!("grant create on database {name} to {login}")).await?;
     run(&mut admin, format!("alter role {login} createrole")).await?;
-    // For what the plugin is granted.
+    // Needed for the plugin's grants.
     run(&mut admin, format!("grant usage on schema crm to {login} with grant option")).await?;
     run(
         &mut admin,
@@ -207,13 +207,13 @@ async fn a_login_with_exactly_the_documented_rights_is_enough_and_what_is_missin
     sql::query(&host, "select id from crm.leads order by id").await?;
     ensure!(host.stop().await?.success(), "it ends in order");
 
-    // Somebody else's table.
+    // A table that another login owns.
     run(&mut admin, "alter table patchbay.plugins owner to postgres".into()).await?;
     let (code, said) = world.output(&["doctor"], &[]).await?;
     assert_eq!(code, Some(1), "{said}");
     ensure!(said.contains("does not own patchbay.plugins"), "{said}");
 
-    // No place for it.
+    // The login may open no more connections.
     run(&mut admin, format!("alter role {login} connection limit 0")).await?;
     let (code, said) = world.output(&["doctor"], &[]).await?;
     assert_eq!(code, Some(1), "{said}");
@@ -272,7 +272,7 @@ async fn postgres_is_reached_by_a_socket_by_ipv6_and_by_tls_of_a_private_authori
     Ok(())
 }
 
-/// Runs something under a limit of the shell's.
+/// Runs a command under a limit of the shell.
 async fn limited(world: &World, limit: &str, command: &str) -> anyhow::Result<String> {
     let script = format!("{limit} && exec {} {command}", binary().display());
     let output = world.command("sh", &["-c", &script], &[]).output().await?;
@@ -289,7 +289,7 @@ async fn limits_that_are_too_small_are_named_with_what_to_do() -> anyhow::Result
     let starter = ["sh", "-c", "ulimit -n 256; exec \"$0\" \"$@\""];
     let host = world.host_by(&starter, &[]).await?;
     ensure!(host.log.lock().expect("no writer panics").contains("may open 256 files"), "the host says so, too");
-    // More clients than files: those that are served are served, and when they have left, others are.
+    // More clients than files: some are served, and when these have left, others are.
     let clients = if full_length() { 2_000 } else { 300 };
     let address = host.url.trim_start_matches("http://").to_owned();
     let mut open = Vec::new();

@@ -1,7 +1,9 @@
-//! Other BullMQ clients on the host's queues: every check of tests/interop/checks.json, in both directions, per client.
+//! Other BullMQ clients on the host's queues: every check of tests/interop/checks.json, in both
+//! directions, per client.
 //!
-//! One test and one host per client. The client's driver runs all checks at once, each on a queue of its own, and prints one JSON line per
-//! check; where a check needs the host killed or started, it asks. What a client does not offer is said so, and is no failure.
+//! One test and one host per client. The client's driver runs all checks at once, each on its own
+//! queue, and prints one JSON line per check. When a check needs the host to be killed or started,
+//! the driver asks for it. A feature that a client lacks is reported as such, and is not a failure.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +19,7 @@ use tokio::process::Command;
 
 use crate::harness::{Host, PASSWORD, USER, World, hostile_component};
 
-/// All checks of one client; each has its own, shorter limit in the driver.
+/// For all checks of one client; each check has a shorter limit in the driver.
 const LIMIT: Duration = Duration::from_secs(150);
 /// Short locks, so that a killed worker is noticed soon.
 const HOST: [(&str, &str); 2] = [("PATCHBAY_WORK_LOCK_S", "4"), ("PATCHBAY_WORK_RENEW_S", "1")];
@@ -26,7 +28,7 @@ const HOST: [(&str, &str); 2] = [("PATCHBAY_WORK_LOCK_S", "4"), ("PATCHBAY_WORK_
 struct Check {
     name: String,
     says: String,
-    /// Whether the host works the queue named like it.
+    /// Whether the host works on the queue of this name.
     #[serde(default = "yes")]
     worked: bool,
     #[serde(default = "eight")]
@@ -49,7 +51,7 @@ fn checks() -> anyhow::Result<Vec<Check>> {
     Ok(serde_json::from_slice(&std::fs::read(interop().join("checks.json"))?)?)
 }
 
-/// The test guest with one queue per check, and time to hang until it is killed.
+/// The test guest with one queue per check, and a deadline long enough to be killed before it.
 fn plugin(checks: &[Check]) -> anyhow::Result<Vec<u8>> {
     let mut manifest = String::from(
         "name = \"hostile\"\nversion = \"0.1.0\"\nwit = \"0.1\"\ndescription = \"Works the checks (tests)\"\n\n[limits]\nmemory_mb = 64\ndeadline_ms = 60_000\n\n[kv]\n",
@@ -72,7 +74,7 @@ async fn start(world: &World) -> anyhow::Result<Host> {
     world.host(&HOST).await
 }
 
-/// Runs a client's driver to its end; gives the verdict on each check.
+/// Runs a client's driver to its end, and checks the result of each check.
 async fn run(client: &str, program: &[&str]) -> anyhow::Result<()> {
     let checks = checks()?;
     let world = World::new().await?;

@@ -1,4 +1,4 @@
-//! What an operator lives through, from the alert to its end: each step with what the step before has told.
+//! An operator's work from the alert to its end: each step uses what the previous one has shown.
 
 use std::sync::atomic::Ordering;
 
@@ -18,7 +18,7 @@ fn revision(component: &[u8], version: &str, upstream: &Receiver) -> anyhow::Res
     as_hostile_plugin(component, |manifest| {
         let manifest = manifest.replace("version = \"0.1.0\"", &format!("version = \"{version}\""));
         let manifest = manifest.replace("127.0.0.1:9/", &format!("{}/", upstream.address));
-        // An outside host that is broken is another journey, and so is a busy machine.
+        // No breaker opens: broken outside hosts and busy machines have other tests.
         let manifest = manifest.replace("timeout_ms = 60_000", "timeout_ms = 60_000\nbreaker = { failures = 1_000 }");
         manifest.replace("deadline_ms = 200", "deadline_ms = 20_000") + "searchable = [\"lead.id\", \"import\"]\n"
     })
@@ -45,11 +45,11 @@ async fn add_lead(host: &Host, name: &str, import: &str, lead: usize, url: &str)
 #[tokio::test]
 async fn from_the_alert_of_failing_jobs_to_the_fix_and_the_message_that_all_is_well() -> anyhow::Result<()> {
     let (world, receiver, upstream) = (World::new().await?, Receiver::new().await?, Receiver::new().await?);
-    // A plugin that crashes is stopped otherwise, which is a journey of its own.
+    // Without quarantine, which has a test of its own.
     let host = host(&world, &receiver, &[("PATCHBAY_QUARANTINE_POLICY", "off")]).await?;
     let broken = host.deploy("hostile", revision(&hostile_component()?, "0.1.0", &upstream)?).await?;
 
-    // An outside server changes what it answers; the plugin has never thought of that.
+    // An outside server changes its answer in a way that the plugin does not expect.
     let url = upstream.url("leads?phone=p3rsonal");
     let fine = add_lead(&host, "brittle", "september", 1, &url).await?;
     host.job_in(QUEUE, &fine, "completed").await?;
@@ -62,14 +62,14 @@ async fn from_the_alert_of_failing_jobs_to_the_fix_and_the_message_that_all_is_w
         host.job_in(QUEUE, id, "failed").await?;
     }
 
-    // The alert arrives and says where to look.
+    // The alert arrives and names the subject.
     receiver.until_told(QUEUE, &["firing"]).await?;
     let alert = receiver.messages("/webhook", 200)[0].clone();
     assert_eq!((&alert["alert"], &alert["subject"]), (&json!("failure-rate"), &json!(QUEUE)), "{alert}");
     assert_eq!(alert["runbook"], "docs/operations/alerts.md#failure-rate");
     assert!(alert["next"].as_str().is_some_and(|next| next.contains("patchbay job list hostileQueue failed")));
 
-    // A search finds them, by what went wrong and by whom it concerns.
+    // A search finds the jobs, by the failure and by the person.
     let filter = [("queue", QUEUE), ("code", "trapped"), ("data.import", "october"), ("limit", "200")];
     let found = until(SOON, "all of them in the history", async || {
         let found = get(&host, "history/search", &filter).await?;
@@ -80,7 +80,7 @@ async fn from_the_alert_of_failing_jobs_to_the_fix_and_the_message_that_all_is_w
     let one = get(&host, "history/search", &[("data.lead.id", "107")]).await?;
     assert_eq!((one.as_array().map(Vec::len), &one[0]["jobId"]), (Some(1), &json!(ids[7])), "{one}");
 
-    // One of them tells where in the plugin, and after which answer of whom.
+    // One job's timeline shows the place in the plugin, and the outside server's last answer.
     let told = get(&host, &format!("queues/{QUEUE}/jobs/{}/timeline", ids[7]), &[]).await?;
     let attempt = told["lives"][0]["events"].as_array().into_iter().flatten().find(|event| event["kind"] == "attempt");
     let attempt = attempt.context("an attempt")?;
@@ -91,14 +91,14 @@ async fn from_the_alert_of_failing_jobs_to_the_fix_and_the_message_that_all_is_w
     assert!(call["tookMs"].is_u64(), "{call}");
     assert!(!told.to_string().contains("p3rsonal"), "neither data nor the path of a call: {told}");
 
-    // All of them are one dead letter.
+    // All failures are one dead-letter group.
     let letters = get(&host, "dead-letters", &[]).await?;
     assert_eq!((letters.as_array().map(Vec::len), &letters[0]["jobs"]), (Some(1), &json!(JOBS)), "{letters}");
     let letter = format!("dead-letters/{}", letters[0]["id"]);
     let shown = get(&host, &letter, &[]).await?;
     assert_eq!((&shown["revision"], &shown["repaired"]), (&json!(broken), &json!(0)), "{shown}");
 
-    // The fix, without a restart; then ten, and when they are well the rest.
+    // Deployed without a restart; ten jobs are retried first, and then the rest.
     let fixed = host.deploy("hostile", revision(&guest_component("steady")?, "0.2.0", &upstream)?).await?;
     let filter = json!({ "queue": QUEUE, "code": "trapped", "data.import": "october" });
     let retry = json!({ "kind": "retry", "filter": filter, "first": 10, "reason": "0.2.0 takes that answer" });
@@ -119,7 +119,7 @@ async fn from_the_alert_of_failing_jobs_to_the_fix_and_the_message_that_all_is_w
         host.job_in(QUEUE, id, "completed").await?;
     }
 
-    // All is well, and everybody who was told of the trouble hears it.
+    // All is well, and everybody who was notified of the problem is notified of its end.
     receiver.until_told(QUEUE, &["firing", "recovered"]).await?;
     until(SOON, "the dead letter is mended", async || {
         Ok((get(&host, &letter, &[]).await?["repaired"] == JOBS).then_some(()))

@@ -1,7 +1,8 @@
-//! Values that nobody may see are planted wherever the host takes one, used in every way, repeated by everything outside, and then looked
-//! for in everything that the host keeps, writes and answers, and in the memory of its guests.
+//! Secret values are planted in every place where the host accepts one, used in every way, and
+//! repeated by every outside service. Then the test searches for them in everything that the host
+//! stores, writes and answers, and in the memory of its guests.
 //!
-//! Each search must also find what is meant to be there.
+//! Each search must also find a harmless value that is meant to be there.
 
 mod commands;
 mod needles;
@@ -27,15 +28,15 @@ use crate::redis_server::RedisServer;
 
 const PLUGIN: &str = "seeker";
 const QUEUE: &str = "seekerQueue";
-/// Ways in which a credential goes out, and in which what went out comes back.
+/// The ways to send a credential; outside services send it back.
 const AUTHS: [&str; 6] = ["basic", "bearer", "header", "query", "form", "oauth2"];
 const ANSWERS: [&str; 10] =
     ["harmless", "raw", "percent", "base64", "json", "header", "redirect", "error", "unauthorized", "cut"];
-/// Of secrets that go into texts of any kind, and of those that go into headers.
+/// Characters between the pieces of secrets: for any kind of text, and for headers.
 const ODD: &str = "+/=%& é";
 const ODD_ASCII: &str = "+/=%&~";
 
-/// Everything that nobody may see, by the name that it has in findings.
+/// All secret values, by their name in findings.
 struct Secrets(BTreeMap<&'static str, Planted>);
 
 impl Secrets {
@@ -69,7 +70,7 @@ impl Secrets {
     }
 }
 
-/// The same needles as a guest compares them: every byte changed.
+/// The needles as the guest compares them: every byte is changed.
 fn changed(spelling: &[u8]) -> String {
     hex::encode(spelling.iter().map(|byte| byte ^ 0x5a).collect::<Vec<u8>>())
 }
@@ -92,7 +93,7 @@ fn manifest(vendor: &Vendor) -> anyhow::Result<Manifest> {
         (format!("{at}/form/**"), "POST", r#"form = { name = "key", value = "FORM" }"#.to_owned()),
         (format!("{at}/oauth2/**"), "GET", oauth2("token")),
         (format!("{at}/refused/**"), "GET", oauth2("refusing-token")),
-        // No TLS there, no such name, and nobody who listens.
+        // Without TLS, an unknown name, and a closed port.
         (format!("https://{}/**", vendor.address), "GET", bearer.to_owned()),
         ("https://nobody.invalid/**".to_owned(), "GET", bearer.to_owned()),
         ("http://127.0.0.1:1/**".to_owned(), "GET", bearer.to_owned()),
@@ -105,7 +106,7 @@ fn manifest(vendor: &Vendor) -> anyhow::Result<Manifest> {
     Ok(Manifest::from_toml(&text, |file| Err(format!("{file} is not expected")))?)
 }
 
-/// Name and data of every job, and whether its guest must have met the harmless answer.
+/// Name and data of every job, and whether its guest must have got the harmless answer.
 fn jobs(vendor: &Vendor) -> Vec<(&'static str, Value, bool)> {
     let at = format!("http://{}", vendor.address);
     let mut jobs = Vec::new();
@@ -151,10 +152,10 @@ fn mail(recipient: &str) -> Value {
     json!({ "sender": "us@example.com", "recipient": recipient, "mime": mime })
 }
 
-/// A host with all of it, and what it talks to.
+/// A host with all secrets, and its outside services.
 struct Drill {
     world: World,
-    /// Ends with it.
+    /// Kept only to be stopped at the end.
     _redis: RedisServer,
     host: Host,
     secrets: Secrets,
@@ -204,7 +205,7 @@ impl Drill {
         Ok(Self { world, _redis: redis, host, secrets, harmless, vendor, mail, env, job_ids: Vec::new() })
     }
 
-    /// The plugin with its secrets, in two revisions, the second one active.
+    /// Deploys the plugin with its secrets, in two revisions; the second one is active.
     async fn deploy(&mut self) -> anyhow::Result<Vec<String>> {
         let file = repository().join("tests/guests/target/wasm32-wasip2/release/seeker.wasm");
         let component = std::fs::read(file).context("run `make test`")?;
@@ -228,7 +229,7 @@ impl Drill {
         Ok(digests)
     }
 
-    /// Runs jobs to their end; gives for each what its guest has found in its memory, where it could still tell.
+    /// Runs jobs to their end; returns what each guest found in its memory, if it could report it.
     async fn run(
         &mut self,
         jobs: Vec<(&str, Value)>,
@@ -273,7 +274,7 @@ fn borrowed<'a>(env: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a str
     env.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }
 
-/// Derived as the host derives it; it stands nowhere.
+/// Computed as the host computes it; it is stored nowhere.
 async fn login_password(world: &World) -> anyhow::Result<Planted> {
     let row = sqlx::query("select left(id::text, 8) as prefix, key from patchbay.installation")
         .fetch_one(&mut world.database().await?)
@@ -315,14 +316,14 @@ async fn planted_secrets_are_found_nowhere_outside_the_vault() -> anyhow::Result
         assert_eq!(found, (!ends_early).then_some(expected), "{name} {data}");
     }
 
-    // They did go out, and their last user crashes until somebody is told.
+    // The secrets did go out. Then the guest crashes until the quarantine notifies an operator.
     let sent = Needles::new(&secrets)?.found_in((drill.vendor.seen() + &drill.mail.seen()).as_bytes());
     let sent: BTreeSet<&str> = sent.iter().map(|(name, _)| *name).collect();
     let expected =
         ["USERNAME", "BASIC", "BEARER", "HEADER", "QUERY", "FORM", "CLIENT", "access token", "mail password"];
     assert!(expected.iter().all(|name| sent.contains(name)), "{sent:?}");
     let crash = json!({ "url": format!("http://{}/bearer/raw", drill.vendor.address), "method": "GET", "end": "trap" });
-    // Not to their end: the last one stays in the queue that now waits.
+    // These do not run to their end: the last one stays in the stopped queue.
     for _ in 0..3 {
         drill.host.add(QUEUE, json!({ "name": "http", "data": crash })).await?;
     }
@@ -334,7 +335,7 @@ async fn planted_secrets_are_found_nowhere_outside_the_vault() -> anyhow::Result
     Ok(())
 }
 
-/// Looks through everything; gives what should not be there, or is missing.
+/// Searches everything; returns what must not be there, and what is missing.
 async fn search(drill: &Drill, digests: &[String]) -> anyhow::Result<Vec<String>> {
     let Drill { world, host, harmless, .. } = drill;
     let schedule = json!({ "id": "a-schedule", "queue": QUEUE, "name": "kv", "everyMs": 3_600_000 });

@@ -60,12 +60,12 @@ async fn waiting_jobs_are_listed_to_the_end_although_the_first_ones_leave_and_ot
     let (first, cursor) = page(&host, "state=waiting&limit=2").await?;
     assert_eq!(first, ids[..2]);
     let cursor = cursor.unwrap_or_default();
-    // The first leaves, and another comes to the end.
+    // The first job is removed, and another one comes at the end.
     host.delete(&format!("/api/admin/queues/{QUEUE}/jobs/{}", ids[0])).await?;
     ids.push(host.add(QUEUE, json!({ "name": "noop" })).await?);
     let (second, _) = page(&host, &format!("state=waiting&limit=2&cursor={cursor}")).await?;
     assert_eq!(second, ids[2..4]);
-    // The one that the cursor names leaves as well: nothing is skipped.
+    // The job that the cursor names is removed too: nothing is skipped.
     host.delete(&format!("/api/admin/queues/{QUEUE}/jobs/{}", ids[1])).await?;
     let (rest, _) = page(&host, &format!("state=waiting&limit=9&cursor={cursor}")).await?;
     assert_eq!(rest, ids[2..]);

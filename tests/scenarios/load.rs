@@ -1,13 +1,15 @@
-//! Swaps, rollbacks and revoked grants under a steady load: no job is lost or fails because of them, and at full length none waits longer.
+//! Swaps, rollbacks and revoked grants under a steady load: no job is lost or fails because of
+//! them, and at full length none waits longer.
 //!
-//! A host without optimisation may not take the full load: `PATCHBAY_BIN=target/release/patchbay` has another one tested.
+//! A host without optimisation may not handle the full load: with
+//! `PATCHBAY_BIN=target/release/patchbay` another binary is tested.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use patchbay_model::job::NewJob;
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 use sqlx::Row;
@@ -17,17 +19,17 @@ use crate::harness::{Host, World, full_length, steady_plugin, until, variant};
 
 const QUEUE: &str = "steadyQueue";
 const PLUGIN: &str = "/api/admin/plugins/steady";
-/// Between two additions.
+/// Time between two additions.
 const TICK: Duration = Duration::from_millis(10);
-/// One job in so many uses the grant.
+/// One job in this number uses the grant.
 const USES_GRANT: u64 = 10;
-/// A percentile below this is as good as any: it is what a scheduler's tick and a busy second processor make of it.
+/// Percentiles below this are not compared: scheduling and a busy processor cause differences.
 const UNNOTICED: Duration = Duration::from_millis(20);
 
 struct Form {
     jobs_per_s: u64,
     length: Duration,
-    /// How long nothing is done at first: what the rest is compared with.
+    /// The undisturbed time at the beginning, as a baseline.
     quiet: Duration,
     swaps: u32,
     revocations: u32,
@@ -43,7 +45,7 @@ const FULL: Form = Form {
     rollbacks: 2,
 };
 
-/// A third of the rate, which a host without optimisation takes easily beside whatever else runs.
+/// A third of the rate, which a host without optimisation handles even beside other work.
 const SHORT: Form = Form {
     jobs_per_s: 300,
     length: Duration::from_secs(9),
@@ -61,19 +63,19 @@ enum Step {
     Restore,
 }
 
-/// A step and the times, in milliseconds since 1970, between which it happened.
+/// A step and when it happened: two times in milliseconds since 1970.
 struct Done {
     step: Step,
     asked: u64,
     answered: u64,
 }
 
-/// A finished job, as BullMQ keeps it; times in milliseconds since 1970.
+/// A finished job, as BullMQ stores it; times in milliseconds since 1970.
 struct Finished {
     added: u64,
     began: u64,
     ended: u64,
-    /// What became of its use of the grant.
+    /// The result of its use of the grant.
     result: Option<String>,
 }
 
@@ -102,7 +104,7 @@ fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
-/// Adds at a steady rate, whatever becomes of the jobs; gives the rate that it reached.
+/// Adds jobs at a steady rate, whatever happens to them; returns the actual rate.
 async fn produce(world: &World, form: &Form) -> anyhow::Result<f64> {
     let config = RedisConfig {
         url: world.redis_url.clone(),
@@ -110,10 +112,10 @@ async fn produce(world: &World, form: &Form) -> anyhow::Result<f64> {
         own_prefix: format!("{}-own", world.prefix),
         ..RedisConfig::default()
     };
-    let queues = Queues::connect(config).await?;
+    let queues = Broker::connect(config).await?;
     let per_tick = form.jobs_per_s * TICK.as_millis() as u64 / 1_000;
     let mut ticks = interval(TICK);
-    // A tick that came late is made up for: the load does not give way.
+    // A late tick is caught up, so that the load does not decrease.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let started = Instant::now();
     for first in (0..form.total()).step_by(per_tick as usize) {
@@ -127,7 +129,7 @@ async fn produce(world: &World, form: &Form) -> anyhow::Result<f64> {
     Ok(form.total() as f64 / started.elapsed().as_secs_f64())
 }
 
-/// Takes the steps one after another, evenly spread over what is left after the quiet time.
+/// Takes the steps one after another, evenly spread over the time after the undisturbed part.
 async fn disturb(host: &Host, digests: &[String; 2], form: &Form) -> anyhow::Result<Vec<Done>> {
     let began = Instant::now() + form.quiet;
     let steps = form.steps();
@@ -182,7 +184,7 @@ async fn finished(world: &World, total: u64) -> anyhow::Result<Vec<Finished>> {
     Ok(all)
 }
 
-/// Once each, completed, by both revisions.
+/// Each job has completed once, and both revisions ran jobs.
 async fn check_attempts(world: &World, total: u64, digests: &[String; 2]) -> anyhow::Result<()> {
     let mut database = world.database().await?;
     let row = until(Duration::from_secs(120), "all attempts in Postgres", async || {
@@ -204,13 +206,14 @@ async fn check_attempts(world: &World, total: u64, digests: &[String; 2]) -> any
     Ok(())
 }
 
-/// Denied from the answer to a revocation until a restoration is asked for, granted from the answer to that one on.
+/// The grant is denied from the answer to its revocation until it is requested again, and granted
+/// from the answer to that request.
 fn check_grants(jobs: &[Finished], done: &[Done]) {
     let mut denied = 0;
     for job in jobs {
         let Some(result) = &job.result else { continue };
         denied += usize::from(result.contains("denied"));
-        // Not what was under way while a step was.
+        // Jobs that ran during a step may see either.
         let under_way = |step: &Done| step.asked <= job.ended && job.began <= step.answered;
         let of_grants = || done.iter().filter(|step| matches!(step.step, Step::Revoke | Step::Restore));
         if of_grants().any(under_way) {
@@ -236,7 +239,7 @@ async fn swaps_rollbacks_and_revoked_grants_under_load_lose_and_fail_no_job() ->
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     let first = host.deploy("steady", steady_plugin()?).await?;
-    // Staged beforehand, so that only the swaps happen while jobs flow.
+    // Staged beforehand, so that only the swaps happen while jobs run.
     let (status, staged) = host.push(variant(&steady_plugin()?, "second")).await?;
     ensure!(status == 200, "push: {status} {staged}");
     let digests = [first, staged["data"]["digest"].as_str().context("digest")?.to_owned()];
@@ -250,7 +253,7 @@ async fn swaps_rollbacks_and_revoked_grants_under_load_lose_and_fail_no_job() ->
     assert_eq!((&counts["failed"], &counts["completed"]), (&json!(0), &json!(form.total())), "{counts}");
     check_grants(&jobs, &done);
 
-    // The first second warms up.
+    // The first second is for warming up.
     let quiet_end = done[0].asked.min(began + form.quiet.as_millis() as u64);
     let before = p99(&jobs, |added| (began + 1_000..quiet_end).contains(&added));
     let mut seconds: Vec<Duration> = done
@@ -261,7 +264,7 @@ async fn swaps_rollbacks_and_revoked_grants_under_load_lose_and_fail_no_job() ->
     seconds.sort_unstable();
     let (median, worst) = (seconds[seconds.len() / 2], seconds[seconds.len() - 1]);
     let longest = done.iter().map(|step| step.answered - step.asked).max();
-    // What a second is like under the same load without any step, for comparison.
+    // For comparison: the same load, without any step, over one second.
     let last = jobs.iter().map(|job| job.added).max().unwrap_or_default();
     let is_undisturbed = |second: &u64| !done.iter().any(|step| (second - 1_000..second + 1_000).contains(&step.asked));
     let others = (quiet_end..last.saturating_sub(1_000)).step_by(500).filter(is_undisturbed);
@@ -273,12 +276,12 @@ async fn swaps_rollbacks_and_revoked_grants_under_load_lose_and_fail_no_job() ->
         others.max(),
         p99(&jobs, |_| true)
     );
-    // Times mean something where nothing else runs, which is where the full length is run.
+    // Times are meaningful only where nothing else runs, which is where the full length is run.
     if full_length() {
         assert!(rate > form.jobs_per_s as f64 * 0.95, "the load was not there: {rate} jobs/s");
         let limit = (before * 2).max(UNNOTICED);
         assert!(median <= limit, "swaps are felt");
-        // Without optimisation, of so many seconds one has a hiccup of its own.
+        // Without optimisation, some seconds have a delay that no swap caused.
         assert!(worst <= limit || std::env::var_os("PATCHBAY_BIN").is_none(), "a swap is felt");
     }
     Ok(())

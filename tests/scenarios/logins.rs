@@ -1,14 +1,15 @@
-//! Guessing the operator's password is slowed down, and the operator gets in all the same.
+//! Guessing the operator's password is slowed down, but the operator can still log in.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Host, PASSWORD, USER, World};
 
-/// Between two looks at credentials that may be guesses.
+/// Time between two checks of credentials that may be guesses.
 const PACE: Duration = Duration::from_millis(200);
 
-/// All of 127.0.0.0/8 is this machine. A connection of its own, so that none is known to have the right password.
+/// All of 127.0.0.0/8 is this machine. Each login uses a new connection, so that none is known to
+/// have the right password.
 async fn log_in(host: &Host, from: &str, password: &str) -> anyhow::Result<u16> {
     try_with(&client(from)?, host, password).await
 }
@@ -105,7 +106,7 @@ async fn behind_a_trusted_proxy_each_client_counts_by_itself() -> anyhow::Result
         for _ in 0..times {
             let wrong = uuid::Uuid::new_v4().to_string();
             let request = host.http.get(format!("{}/metrics", host.url)).basic_auth(USER, Some(wrong));
-            // What it says about itself changes nothing.
+            // The header that the client itself sets changes nothing.
             let sent = request.header("x-forwarded-for", format!("{}, {client}", uuid::Uuid::new_v4())).send().await?;
             assert_eq!(sent.status(), 401);
         }

@@ -1,4 +1,4 @@
-//! The main job on real input: a mail goes from a producer through the sandbox to a mail server.
+//! The main kind of job on real input: a mail from a producer through the sandbox to a mail server.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -13,8 +13,8 @@ use tokio::process::Command;
 
 use crate::harness::{Host, World, email_plugin, mail_job, repository, until};
 
-/// A mail server with words of its own: the first rule whose word a line contains answers it, `250 ok` else. An empty answer hangs up. `DOT`
-/// stands for the end of a mail.
+/// A mail server with scripted replies: the first rule whose word is in a line gives the reply,
+/// otherwise `250 ok`. An empty reply closes the connection. `DOT` means the end of a mail.
 struct Scripted {
     port: String,
     lines: Arc<Mutex<Vec<String>>>,
@@ -164,7 +164,7 @@ async fn an_unknown_outcome_costs_an_attempt_also_as_the_probe_of_a_breaker() ->
 async fn a_guest_smuggles_no_second_mail_into_its_first() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    // The guest asks for it.
+    // The guest asks for this table.
     let table = "create schema crm; create table crm.leads (id int primary key, name text)";
     sqlx::Executor::execute(&mut world.database().await?, table).await?;
     host.deploy("seeker", plugin_with("tests/guests/seeker", "seeker.wasm", |manifest| manifest)?).await?;

@@ -1,6 +1,6 @@
-//! The host from outside: the real binary, a real Postgres, Redis and mail server, and real BullMQ clients.
+//! Scenarios from outside: the real binary, Postgres, Redis, mail servers, and BullMQ clients.
 
-// A test binary has no outside that `pub` could mean.
+// In a test binary, nothing outside can use `pub` items.
 #![allow(unreachable_pub)]
 
 mod alerts;
@@ -60,6 +60,7 @@ mod search;
 mod secrets;
 mod signatures;
 mod sql;
+mod store_statements;
 mod stuck;
 mod swap;
 mod traces;

@@ -1,4 +1,4 @@
-//! /metrics says exactly what happened, in a format that a strict reader accepts, and nothing that should stay secret.
+//! /metrics reports exactly what happened, in a format for strict readers, without secrets.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::process::Stdio;
@@ -14,17 +14,17 @@ use crate::harness::{
 };
 use crate::redis_server::RedisServer;
 
-/// One sample: its name, and its labels in the order of their names.
+/// One sample: its name, and its labels sorted by name.
 type Series = (String, Vec<(String, String)>);
 
-/// A page that has passed the strict reader.
+/// A page that the strict reader has accepted.
 pub struct Page {
     text: String,
     samples: HashMap<Series, f64>,
 }
 
 impl Page {
-    /// Of the only series with at least these labels; absent when there is none.
+    /// The value of the only series with at least these labels; `None` when there is none.
     pub fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let fits = |series: &Series| {
             series.0 == name
@@ -47,8 +47,9 @@ pub async fn scrape(host: &Host) -> anyhow::Result<Page> {
     read(host.metrics().await?)
 }
 
-/// The text format, 0.0.4, more strictly than Prometheus reads it: every family described once and before its samples, in one piece;
-/// every series once; counters end in `_total`; buckets grow and end with the count.
+/// Reads the text format 0.0.4, more strictly than Prometheus: every family is described once,
+/// before its samples, in one piece; every series occurs once; counters end in `_total`; buckets
+/// grow and end with the count.
 fn read(text: String) -> anyhow::Result<Page> {
     ensure!(text.ends_with('\n'), "the last line is not ended");
     let mut samples = HashMap::new();
@@ -224,7 +225,7 @@ async fn processor_time_follows_what_a_guest_computes_and_not_how_long_it_waits(
         run(&host, "compute", json!({ "iterations": iterations }), "completed").await?;
         spent.push(cpu().await? - before);
     }
-    // Forty times as much, and what every call costs. However long others keep the processor, this stays true.
+    // Forty times the work, plus a fixed cost per call. Other processes do not change this.
     assert!(spent[0] > 0.0 && spent[1] > 4.0 * spent[0], "{spent:?}");
 
     let digest = host.deploy("hostile", hostile_plugin()?).await?;
@@ -318,7 +319,7 @@ async fn outside_calls_are_counted_without_what_is_secret_or_personal() -> anyho
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let server = listener.local_addr()?;
     tokio::spawn(async move { axum::serve(listener, app).await });
-    // The first outside call reads the machine's certificates, which takes a busy one its time.
+    // The first outside call reads the system's certificates, which takes long on a busy machine.
     let patient = hostile_plugin_with(|manifest| {
         let manifest = manifest.replace("deadline_ms = 200", "deadline_ms = 60_000");
         manifest.replace("127.0.0.1:9/", &format!("{server}/"))
@@ -361,7 +362,7 @@ async fn outside_calls_are_counted_without_what_is_secret_or_personal() -> anyho
     Ok(())
 }
 
-/// Those that the tables of the documentation name.
+/// The metrics in the tables of the documentation.
 fn documented() -> anyhow::Result<BTreeSet<String>> {
     let tables = std::fs::read_to_string(repository().join("docs/operations/metrics.md"))?;
     let rows = tables.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" | "));
@@ -380,7 +381,8 @@ fn dashboards_and_alert_rules_ask_only_for_metrics_that_exist() -> anyhow::Resul
                 serde_json::from_str::<Value>(&text).with_context(|| path.display().to_string())?;
             }
             let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
-            // Rules that record have colons in their names; what they are made of is looked at where it is asked for.
+            // Recording rules have colons in their names; their sources are checked where they are
+            // used.
             let names = words.filter(|word| word.starts_with("patchbay_") || word.starts_with("process_"));
             for name in names {
                 let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
@@ -394,7 +396,7 @@ fn dashboards_and_alert_rules_ask_only_for_metrics_that_exist() -> anyhow::Resul
     Ok(())
 }
 
-/// The tables name every metric that there is, and none that there is not.
+/// The tables name every metric, and no other.
 fn everything_is_documented(page: &Page) -> anyhow::Result<()> {
     let named = documented()?;
     let types = page.text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
@@ -442,7 +444,7 @@ async fn without_redis_the_page_answers_and_counts_the_settlements_that_fail() -
 async fn a_request_that_the_deadline_cuts_short_is_counted_as_abandoned() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    // Takes connections and never answers.
+    // Accepts connections and never answers.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let server = listener.local_addr()?;
     host.deploy("hostile", hostile_plugin_calling(server)?).await?;
@@ -565,7 +567,7 @@ async fn a_quarantined_plugin_s_queues_stay_on_the_page() -> anyhow::Result<()> 
     let page = until(Duration::from_secs(30), "the quarantine", async || {
         let page = scrape(&host).await?;
         let still = page.find("patchbay_plugin_quarantined", &[("plugin", "hostile")]) == Some(1.0);
-        // Only its queue keeps the worker in between; then Postgres says that it stands still.
+        // Until Postgres has the quarantine, the held queue still has its worker.
         let stopped = page.find("patchbay_jobs_in_flight", &[("queue", "hostileQueue")]).is_none();
         Ok((still && stopped).then_some(page))
     })
@@ -575,9 +577,9 @@ async fn a_quarantined_plugin_s_queues_stay_on_the_page() -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Prometheus's own opinion, where it is installed.
+/// Checks the text with Prometheus's own tool, where it is installed.
 async fn promtool(text: &str) -> anyhow::Result<()> {
-    // Where scripts/check-deploy puts it.
+    // scripts/check-deploy puts it there.
     let unpacked = repository().join("target/tools/promtool");
     let program = if unpacked.exists() { unpacked } else { "promtool".into() };
     let mut command = tokio::process::Command::new(program);

@@ -1,5 +1,6 @@
-//! Names that Node gives to queues and jobs: whatever they are, the jobs run, are recorded and are reached by every way in. And names under
-//! which a job would destroy its queue: nobody adds one through us, and one that is there already is named and taken away.
+//! Names that Node gives to queues and jobs: with any name, jobs run, are recorded and can be
+//! reached in every way. Names with which a job would destroy its queue: the host refuses them, and
+//! an existing one is reported and removed.
 
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -70,7 +71,7 @@ fn odd_ids() -> Vec<String> {
     ids.into_iter().map(str::to_owned).chain(["x".repeat(300), "é".repeat(512)]).collect()
 }
 
-/// As a client writes it that has read our documentation, and nothing of our code.
+/// Encoded as by a client that knows only our documentation.
 fn segment(name: &str) -> String {
     let escape = if ["", ".", "..", "pause", "resume"].contains(&name.trim_start_matches('~')) { "~" } else { "" };
     format!("{escape}{}", utf8_percent_encode(name, NON_ALPHANUMERIC))
@@ -104,7 +105,7 @@ async fn cli(host: &Host, args: &[&str]) -> anyhow::Result<Output> {
     Ok(tokio::time::timeout(Duration::from_secs(60), command.stdin(Stdio::null()).output()).await??)
 }
 
-/// What a command prints that succeeds.
+/// The output of a command that succeeds.
 async fn said(host: &Host, args: &[&str]) -> anyhow::Result<String> {
     let output = cli(host, args).await?;
     anyhow::ensure!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -133,7 +134,7 @@ async fn queues_that_node_names_oddly_are_worked_seen_and_reached_by_every_comma
     host.deploy(
         "hostile",
         hostile_plugin_with(|manifest| {
-            // TOML reads what JSON writes between quotation marks.
+            // TOML accepts JSON's quoted strings.
             let queues = queues.iter().map(|name| format!("\n[[queues]]\nname = {}\nattempts = 1\n", json!(name)));
             manifest.replace("deadline_ms = 200", "deadline_ms = 20_000") + &queues.collect::<String>()
         })?,
@@ -153,7 +154,7 @@ async fn queues_that_node_names_oddly_are_worked_seen_and_reached_by_every_comma
             .await?;
         assert_eq!(found["data"][0]["queue"], **queue, "{found}");
     }
-    // One command each, of those that change something and name no other queue.
+    // One command of each kind that changes something and names no other queue.
     let (host, queues) = (&host, &queues);
     futures::stream::iter(queues)
         .map(|queue| async move {
@@ -162,7 +163,7 @@ async fn queues_that_node_names_oddly_are_worked_seen_and_reached_by_every_comma
             said(host, &["queue", "pause", "--", queue]).await?;
             anyhow::ensure!(paused().await?, "{queue:?} is not paused");
             let shown = said(host, &["queue", "why", "--", queue]).await?;
-            // What it says to do next is what a shell takes.
+            // The next command that it prints works in a shell.
             let next = shown.lines().find_map(|line| line.strip_prefix("  next: ")).context("what to do next")?;
             let next = next.replacen("patchbay", &binary().display().to_string(), 1);
             let mut shell = Command::new("bash");
@@ -177,7 +178,7 @@ async fn queues_that_node_names_oddly_are_worked_seen_and_reached_by_every_comma
         .await?;
     said(host, &["queue", "list"]).await?;
 
-    // A client takes the dot away; nobody's queues are paused by that.
+    // A client removes the dot; no queue is paused by that.
     let (status, answer) = host.post("/api/admin/queues/./pause", json!({})).await?;
     assert_eq!((status, &answer["code"]), (400, &json!("invalid-input")), "{answer}");
     let (_, listed) = host.get("/api/admin/queues").await?;
@@ -186,7 +187,7 @@ async fn queues_that_node_names_oddly_are_worked_seen_and_reached_by_every_comma
         "{listed}"
     );
 
-    // Whoever watches: each name within its quotation marks, on one line.
+    // In metrics, each name is within its quotation marks, on one line.
     let metrics = host.metrics().await?;
     for label in [r#"queue="new\nline""#, r#"queue="q'u\"o""#, r#"queue="my queue""#, r#"queue="отчёты""#] {
         assert!(metrics.contains(label), "{label} is not in {metrics}");
@@ -195,7 +196,7 @@ async fn queues_that_node_names_oddly_are_worked_seen_and_reached_by_every_comma
         host.http.get(format!("{}/api/admin/incident", host.url)).basic_auth(USER, Some(PASSWORD)).send().await?;
     assert_eq!(bundle.status(), 200);
 
-    // As typed, a new queue is one that people can read.
+    // A new queue that an operator types must have a readable name.
     for (queue, refused) in [("..", false), (" new", true), ("n\u{7}w", true), ("a:b", true), ("", true)] {
         let job = json!({ "name": "noop", "newQueue": true, "delayMs": 3_600_000 });
         let (status, answer) = host.post(&queue_path(queue, "/jobs"), job).await?;
@@ -221,7 +222,7 @@ async fn jobs_that_node_names_oddly_run_are_recorded_and_are_reached_by_every_co
     let ids = odd_ids();
     let fails =
         |id: &String| json!({ "queue": QUEUE, "name": "fail", "data": { "retry": "never" }, "opts": { "jobId": id } });
-    // The name is Node's business as well.
+    // Node also chooses the names of jobs.
     let names = ["", "two\nlines", &"n".repeat(300), "../..", "\u{1b}[2J"];
     let named = names.iter().map(|name| json!({ "queue": QUEUE, "name": name }));
     let added = add_by_node(&world, ids.iter().map(fails).chain(named).collect()).await?;
@@ -256,7 +257,7 @@ async fn jobs_that_node_names_oddly_run_are_recorded_and_are_reached_by_every_co
     let (_, left) = host.get(&format!("/api/admin/queues/{QUEUE}")).await?;
     assert_eq!(left["data"]["counts"]["failed"], 0, "{left}");
 
-    // Jobs in other states, and with what only history knows.
+    // Jobs in other states, and jobs that only the history has.
     let opts = |id: &str, delay: u64| json!({ "jobId": id, "delay": delay });
     let jobs = [("..", "sleep", 0), ("two\nlines", "noop", 3_600_000), ("-x", "noop", 3_600_000)];
     let jobs = jobs.map(
@@ -286,7 +287,7 @@ async fn jobs_that_node_names_oddly_run_are_recorded_and_are_reached_by_every_co
     Ok(())
 }
 
-/// Characters that names get lost by.
+/// Characters that often break names.
 const TRICKY: [&str; 24] = [
     ".", "..", "/", "%", "%2F", "%2e", "~", "?", "#", "&", "=", "+", " ", "\n", "\t", "'", "\"", "\\", "-", "é", "😀",
     "a", "7", "\u{202e}",
@@ -301,7 +302,7 @@ async fn every_name_that_node_can_make_comes_back_through_http_and_the_command_l
         let length = random.random_range(1..=6);
         (0..length).map(|_| TRICKY[random.random_range(0..TRICKY.len())]).collect()
     };
-    // A whole number is BullMQ's own.
+    // BullMQ reserves ids that are whole numbers.
     let jobs: Vec<(String, String)> = (0..16).map(|n| (name(), format!("{}{n}x", name()))).collect();
     let added = jobs
         .iter()
@@ -331,7 +332,7 @@ async fn nobody_adds_a_job_under_a_name_of_the_queues_own() -> anyhow::Result<()
     let host = world.host(&[]).await?;
     host.deploy("hostile", hostile_plugin()?).await?;
     let mut redis = world.redis().await?;
-    // BullMQ says itself what it keeps beside jobs.
+    // BullMQ itself lists the keys that it has beside jobs.
     let keys: Vec<String> = serde_json::from_value(node(&world, &["keys"]).await?)?;
     assert!(keys.len() > 15, "{keys:?}");
     let ours = [
@@ -368,7 +369,7 @@ async fn nobody_adds_a_job_under_a_name_of_the_queues_own() -> anyhow::Result<()
         assert_eq!(refused.status.code(), Some(4), "{refused:?}");
         let tree = json!({ "queue": IDLE, "job": { "name": "n", "newQueue": true, "id": id } }).to_string();
         assert_eq!(cli(&host, &["job", "flow", &tree]).await?.status.code(), Some(4), "{id}");
-        // From a plugin, to another's queue and to its own.
+        // From a plugin, to another plugin's queue and to its own.
         for name in ["enqueue", "enqueue-flow"] {
             let job = host.add(QUEUE, json!({ "name": name, "data": { "id": id } })).await?;
             let story = host.job_in(QUEUE, &job, "failed").await?;
@@ -380,7 +381,7 @@ async fn nobody_adds_a_job_under_a_name_of_the_queues_own() -> anyhow::Result<()
     assert_eq!(left, Vec::<String>::new(), "nothing was written");
     let left: Vec<String> = redis.keys(format!("{}:otherQueue:*", world.prefix)).await?;
     assert_eq!(left, Vec::<String>::new(), "nothing was written, not even the job before it");
-    // What would do.
+    // A similar id that is harmless.
     host.add(IDLE, json!({ "name": "n", "id": "job-failed" })).await?;
     Ok(())
 }
@@ -411,7 +412,7 @@ async fn a_job_that_stands_in_the_place_of_a_key_is_named_and_taken_away_and_the
         let (_, story) = host.get(&queue_path(IDLE, "")).await?;
         assert_eq!(story["data"]["counts"]["waiting"], 0, "{story}");
     }
-    // Beside what is the queue's own, in one hash.
+    // In one hash, beside the queue's own fields.
     let mut redis = world.redis().await?;
     let meta = format!("{}:{IDLE}:meta", world.prefix);
     redis.del::<_, ()>(&meta).await?;
@@ -422,7 +423,7 @@ async fn a_job_that_stands_in_the_place_of_a_key_is_named_and_taken_away_and_the
     said(&host, &["job", "remove", IDLE, "meta"]).await?;
     let left: Vec<String> = redis.hkeys(&meta).await?;
     assert_eq!(left, ["paused"]);
-    // No job: then nobody but its owner knows what it is.
+    // Not a job: only its owner knows what it is.
     redis.set::<_, _, ()>(format!("{}:{IDLE}:stalled", world.prefix), "x").await?;
     let (_, why) = host.get(&queue_path(IDLE, "/why")).await?;
     let next = why["data"][0]["next"].as_str().context("what to do")?;

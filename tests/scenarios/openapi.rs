@@ -1,4 +1,4 @@
-//! The OpenAPI document, judged by the tools that others read it with.
+//! The OpenAPI document, checked with the tools of its readers.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ pub fn interop() -> anyhow::Result<PathBuf> {
     Ok(repository().join("tests/interop").canonicalize()?)
 }
 
-/// What a program of the interop folder prints, when it succeeds.
+/// The output of a program of the interop folder, when it succeeds.
 async fn printed(program: &str, arguments: &[&str], dir: &Path) -> anyhow::Result<String> {
     printed_with(program, arguments, dir, &[]).await
 }
@@ -29,7 +29,7 @@ pub async fn printed_with(
     let interop = interop()?;
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new(interop.join(program));
-    // The generator for Python formats with a program beside it.
+    // The Python generator calls a formatter from this directory.
     command.args(arguments).current_dir(dir).env("PATH", format!("{}:{path}", interop.join(".venv/bin").display()));
     command.envs(env.iter().copied());
     let output = command.output().await.with_context(|| format!("{program}: run `make test`, which installs it"))?;
@@ -54,7 +54,7 @@ async fn validators_find_no_error_in_the_document() -> anyhow::Result<()> {
     printed(".venv/bin/openapi-spec-validator", &[&file], dir).await?;
     let lint =
         printed("node_modules/.bin/redocly", &["lint", &file, "--format=json", "--max-problems=1000"], dir).await?;
-    // The program says things about itself around it.
+    // The program prints other text around the JSON.
     let report: Value = serde_json::from_str(&lint[lint.find('{').context("JSON")?..])?;
     assert_eq!(report["totals"]["errors"], 0, "{report}");
     Ok(())

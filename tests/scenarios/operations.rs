@@ -1,4 +1,4 @@
-//! What operators do to jobs and queues, and what the host refuses because it would harm.
+//! Operators' actions on jobs and queues, and harmful actions that the host refuses.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ impl Host {
         Ok(reasons.iter().filter_map(|reason| reason["code"].as_str().map(str::to_owned)).collect())
     }
 
-    /// POST to the queue; gives the count of the answer.
+    /// POST to the queue; returns the count in the answer.
     async fn act(&self, action: &str, body: Value) -> anyhow::Result<u64> {
         let (status, answer) = self.post(&format!("/api/admin/queues/{QUEUE}/{action}"), body).await?;
         anyhow::ensure!(status == 200, "{action}: {answer}");
@@ -88,7 +88,7 @@ async fn a_waiting_job_is_edited_promoted_and_removed() -> anyhow::Result<()> {
     let result: Value = serde_json::from_str(story["job"]["returnValue"].as_str().context("a result")?)?;
     assert_eq!(result["data"], json!({ "n": 2 }), "it ran with its new data");
 
-    // What would make no sense is refused, and says why.
+    // Actions that make no sense are refused with the reason.
     let (status, answer) = host.post(&(job(&id) + "/promote"), json!({})).await?;
     assert_eq!(status, 409, "{answer}");
     assert_eq!(answer["message"], "the job is completed; only delayed jobs can be promoted");
@@ -163,7 +163,7 @@ async fn whole_queues_are_cleaned_drained_put_back_and_obliterated() -> anyhow::
     let keys: Vec<String> = world.redis().await?.keys(format!("{}:{QUEUE}:*", world.prefix)).await?;
     assert!(keys.iter().all(|key| key.ends_with(":stalled-check")), "{keys:?}");
 
-    // The queue lives on with its plugin, and every action has left a row with its count.
+    // The queue stays with its plugin, and every action is recorded with its count.
     let id = host.add(QUEUE, json!({ "name": "noop" })).await?;
     host.job_in(QUEUE, &id, "completed").await?;
     let counts: Vec<(String, Option<i64>)> = sqlx::query_as(
@@ -202,7 +202,7 @@ async fn a_running_job_is_killed_by_another_host_than_the_one_that_runs_it() -> 
     host.deploy("hostile", patient).await?;
     let id = host.add(QUEUE, json!({ "name": "sleep" })).await?;
     host.job_in(QUEUE, &id, "active").await?;
-    // Its own worker has no jobs to take, and the job is the first host's.
+    // This host's worker has no jobs to take; the running job belongs to the first host.
     let other = world.host(&[]).await?;
     let started = Instant::now();
     let (status, answer) = other.post(&(job(&id) + "/kill"), json!({})).await?;
@@ -224,7 +224,7 @@ async fn beside_bullmq_5_pausing_is_refused_and_jobs_it_put_aside_come_back() ->
     let (status, answer) = host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
     assert_eq!((status, &answer["code"]), (409, &json!("mixed-fleet")), "{answer}");
     assert_eq!(host.post("/api/admin/queues/pause", json!({ "all": true })).await?.0, 409);
-    // As BullMQ 5 pauses: jobs that wait move to `paused`, and new ones go there.
+    // As BullMQ 5 pauses: waiting jobs move to `paused`, and new ones go there.
     let mut redis = world.redis().await?;
     let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
     redis.hset::<_, _, _, ()>(key("meta"), "paused", "1").await?;
@@ -242,7 +242,7 @@ async fn an_urgent_job_starts_within_a_second_behind_tens_of_thousands_of_others
     let (world, host) = world_with_host(&[]).await?;
     let waiting = if full_length() { 50_000 } else { 5_000 };
     host.act("pause", json!({})).await?;
-    let queues = patchbay_queue::Queues::connect(patchbay_queue::RedisConfig {
+    let queues = patchbay_queue::Broker::connect(patchbay_queue::RedisConfig {
         url: world.redis_url.clone(),
         prefix: world.prefix.clone(),
         own_prefix: format!("{}-own", world.prefix),

@@ -19,7 +19,8 @@ struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// In front of the tests' server; `mode` is its `pool_mode`. Plugins' logins, which it cannot know beforehand, it asks Postgres for.
+    /// In front of the tests' server; `mode` is its `pool_mode`. It asks Postgres for plugins'
+    /// logins, which it cannot know beforehand.
     async fn start(world: &World, mode: &str, more: &str) -> anyhow::Result<Self> {
         let how = format!(
             "pool_mode = {mode}\nauth_type = trust\nauth_user = postgres\n\
@@ -28,7 +29,7 @@ impl PgBouncer {
         Self::before(world, &world.database_url, "\"postgres\" \"\"", &how).await
     }
 
-    /// In front of the server of `url`, with a line of its file of users.
+    /// In front of the server of `url`, with one line for its file of users.
     async fn before(world: &World, url: &str, user: &str, how: &str) -> anyhow::Result<Self> {
         let server: reqwest::Url = url.parse()?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -47,7 +48,7 @@ impl PgBouncer {
         std::fs::write(&file, settings)?;
         open_to_all(world.dir.path())?;
         open_to_all(&dir)?;
-        // It refuses root.
+        // PgBouncer refuses to run as root.
         let is_root = rustix::process::geteuid().is_root();
         let mut command = Command::new(if is_root { "setpriv" } else { "pgbouncer" });
         if is_root {
@@ -92,7 +93,7 @@ async fn by_sessions_everything_works_wherever_the_pooler_loses_what_stands_in_t
          where table_schema in ('patchbay', 'public') group by 1";
     let tables: Vec<(String, i64)> = sqlx::query_as(tables).fetch_all(&mut database).await?;
     ensure!(tables.len() == 1 && tables[0].0 == "patchbay", "{tables:?}");
-    // A guest's statement past its deadline is ended through the pooler, too, and its login works on.
+    // A statement past its deadline is ended through the pooler too, and the login still works.
     let late = host
         .add("sqlQueue", json!({ "name": "each", "data": [{ "query": "select pg_sleep(60)" }], "attempts": 1 }))
         .await?;
@@ -102,7 +103,7 @@ async fn by_sessions_everything_works_wherever_the_pooler_loses_what_stands_in_t
     assert_eq!(status, 200, "{answer}");
     ensure!(host.stop().await?.success(), "it ends in order");
 
-    // One that refuses what it does not know.
+    // A pooler that refuses unknown parameters.
     let strict = PgBouncer::start(&world, "session", "").await?;
     let url = strict.url(&world)?;
     let (code, said) = world.output(&["doctor"], &[("DATABASE_URL", &url)]).await?;
@@ -128,7 +129,7 @@ async fn logins_with_passwords_the_plugins_own_ones_too_get_through_a_pooler_tha
     // A right on a view belongs to one database.
     let mut admin = PgConnection::connect(behind.as_str()).await?;
     admin.execute("grant select on pg_shadow to pgbouncer").await?;
-    // From here on nobody gets in without a password.
+    // From here on every login needs a password.
     std::fs::write(server.data.join("pg_hba.conf"), "host all all 127.0.0.1/32 scram-sha-256\n")?;
     admin.execute("select pg_reload_conf()").await?;
     let how = "pool_mode = session\nauth_type = scram-sha-256\nauth_user = pgbouncer\n\

@@ -1,4 +1,4 @@
-//! Operations of plugins, asked for by operators: every kind of answer, and every way to get none.
+//! Operators call operations of plugins: every kind of answer, and every way to get none.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -70,7 +70,7 @@ fn header<'a>(response: &'a reqwest::Response, name: &str) -> &'a str {
     response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// Status and code of an operation that has no answer.
+/// Status, code and message of an operation that has no answer.
 async fn refused(host: &Host, operation: &str, input: Value) -> anyhow::Result<(u16, String, Value)> {
     let response = raw(host, operation, input, &[]).await?;
     assert_eq!(header(&response, "x-patchbay-answer"), "", "{operation}: not the plugin's answer");
@@ -94,7 +94,7 @@ async fn a_plugin_answers_an_operator_with_json_bytes_a_relayed_response_or_noth
         "idempotencyKey": "once",
     });
     assert_eq!(response.json::<Value>().await?, json!({ "success": true, "data": expected }));
-    // A number that no double holds, in both directions.
+    // A number that no double can hold, in both directions.
     let body = r#"{"operation":"raw","input":{"id":12345678901234567890.5}}"#;
     let request = host.http.post(host.url.clone() + CALL).basic_auth(USER, Some(PASSWORD));
     let response = request.header("content-type", "application/json").body(body).send().await?;
@@ -123,7 +123,7 @@ async fn a_plugin_answers_an_operator_with_json_bytes_a_relayed_response_or_noth
     assert_eq!((response.status().as_u16(), header(&response, "x-patchbay-answer")), (404, "relay"));
     assert_eq!(header(&response, "set-cookie"), "", "only what belongs to the content");
 
-    // Counted like the calls of jobs, and what is relayed like any outside call.
+    // Counted like jobs' calls; relayed calls are counted like any outside call.
     let page = host.metrics().await?;
     let count = |series: &str| {
         let line = page.lines().find(|line| {
@@ -176,7 +176,7 @@ async fn an_operation_without_an_answer_says_why_and_whether_to_try_again() -> a
         assert_eq!((found, named.as_str()), (status, code));
         assert!(!answer.to_string().contains(TOKEN), "{answer}");
     }
-    // Two failures open this plugin's breaker; from then on nobody asks the vendor.
+    // Two failures open this plugin's breaker; from then on the vendor gets no requests.
     for _ in 0..2 {
         raw(&host, "upstream", url("/broken"), &[]).await?;
     }
@@ -194,7 +194,7 @@ async fn an_operation_without_an_answer_says_why_and_whether_to_try_again() -> a
 async fn bytes_have_a_limit_of_their_own() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    // Copying so much takes an unoptimised host a second.
+    // Copying this much takes a host without optimisation a second.
     let patient = |manifest: String| manifest.replace("deadline_ms = 500", "deadline_ms = 30_000");
     host.deploy("answers", answers_plugin_with(patient)?).await?;
     let response = raw(&host, "bytes", json!({ "length": 16 << 20 }), &[]).await?;
@@ -245,7 +245,7 @@ async fn what_asks_no_operation_of_a_plugin_is_refused_before_it_runs() -> anyho
     let anonymous = host.http.post(host.url.clone() + CALL).json(&json!({ "operation": "echo" })).send().await?;
     assert_eq!(anonymous.status(), 401);
 
-    // What it was asked stands in the trail, what it was given does not, and neither does what it answered.
+    // The action records which operation was called, but neither its input nor its answer.
     post("answers", r#"{"operation":"echo","input":{"name":"Ada Lovelace"}}"#).await?;
     post("answers", r#"{"operation":"panic","input":{"name":"Ada Lovelace"}}"#).await?;
     let sql = "select target, details::text, result::text, error from patchbay.operator_actions \
@@ -257,7 +257,7 @@ async fn what_asks_no_operation_of_a_plugin_is_refused_before_it_runs() -> anyho
     assert_eq!(details, [json!({ "operation": "panic" }), json!({ "operation": "echo" })]);
     assert!(rows[0].3.as_deref().is_some_and(|error| error.starts_with("trapped")));
     assert!(rows.iter().all(|row| row.0 == "answers" && !format!("{row:?}").contains("Lovelace")), "{rows:?}");
-    // Nor does what a plugin says about its failure: whoever asked reads it.
+    // Nor does it record the plugin's message about a failure: only the caller gets that.
     let (status, answer) = post("answers", r#"{"operation":"fail","input":{"code":"conflict"}}"#).await?;
     assert_eq!((status, &answer["message"]), (409, &json!("failed on request")));
     let row: (Option<String>,) = sqlx::query_as(
@@ -282,7 +282,7 @@ async fn a_quarantined_plugin_answers_503_until_it_is_released_and_operations_do
     }
     assert_eq!(host.post(CALL, json!({ "operation": "echo" })).await?.0, 200, "an operator's tries stop nothing");
     let mut database = world.database().await?;
-    // As another process would, that has seen its jobs crash.
+    // As another process does that has seen the plugin's jobs crash.
     sqlx::raw_sql(
         "insert into patchbay.quarantines (plugin, digest, reason, began_by)
          select plugin, digest, 'crashed', 'host elsewhere' from patchbay.revisions;

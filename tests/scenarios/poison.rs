@@ -1,4 +1,5 @@
-//! A job that takes its host down each time it runs: it is found, runs alone, and ends; the others lose nothing.
+//! A job that kills its host each time it runs: the host finds it, runs it alone, and ends it; the
+//! other jobs lose nothing.
 
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,15 +14,15 @@ use tokio::sync::mpsc;
 use crate::harness::{World, hostile_plugin_with, until};
 
 const QUEUE: &str = "hostileQueue";
-/// Then a job has killed its host four times.
+/// With this, a job has killed its host four times when it fails.
 const MAX_STALLS: u32 = 3;
 
-/// What the jobs call: one path kills the host that runs the job, the other counts who runs beside it.
+/// The jobs' server: one path kills the host that runs the job, the other counts concurrent jobs.
 struct Outside {
     host: AtomicI32,
-    /// Harmless calls that are open.
+    /// Open harmless calls.
     open: AtomicUsize,
-    /// Harmless calls that were open at each kill.
+    /// Open harmless calls at each kill.
     beside: Mutex<Vec<usize>>,
     killed: mpsc::UnboundedSender<()>,
 }
@@ -45,7 +46,7 @@ async fn kill(State(outside): State<Arc<Outside>>) {
 async fn harmless(State(outside): State<Arc<Outside>>) {
     outside.open.fetch_add(1, Ordering::SeqCst);
     let _open = Open(outside);
-    // Long beside what lies between two calls: the poison, whenever it comes, finds some of them open.
+    // Much longer than the time between two calls: the poison always finds some of them open.
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
@@ -67,14 +68,14 @@ async fn a_job_that_kills_its_host_runs_alone_and_then_fails_while_the_others_co
     let env = [("PATCHBAY_WORK_LOCK_S", "3"), ("PATCHBAY_WORK_RENEW_S", "1"), ("PATCHBAY_WORK_MAX_STALLS", "3")];
     let mut host = world.host(&env).await?;
     let plugin = hostile_plugin_with(|manifest| {
-        // The deadline is not what this is about.
+        // A long deadline, since deadlines are not tested here.
         manifest.replace("127.0.0.1:9/", &format!("{address}/")).replace("deadline_ms = 200", "deadline_ms = 20_000")
     });
     host.deploy("hostile", plugin?).await?;
     let pid = |host: &crate::harness::Host| anyhow::Ok(i32::try_from(host.child.id().context("it runs")?)?);
     outside.host.store(pid(&host)?, Ordering::SeqCst);
     let job = |path: &str| json!({ "name": "outside", "data": { "url": format!("http://{address}/{path}") } });
-    // Paused while they are added, so that the poison runs in the middle of the others.
+    // Paused while they are added, so that the poison runs among the others.
     host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
     let mut poison = String::new();
     for n in 0..OTHERS {
@@ -88,7 +89,7 @@ async fn a_job_that_kills_its_host_runs_alone_and_then_fails_while_the_others_co
     for _ in 0..=MAX_STALLS {
         tokio::time::timeout(Duration::from_secs(60), kills.recv()).await?;
         host.child.wait().await?;
-        // What comes back with the poison must meet more work than itself.
+        // Jobs that come back together with the poison must find other work too.
         host = world.host(&env).await?;
         outside.host.store(pid(&host)?, Ordering::SeqCst);
     }
@@ -106,7 +107,7 @@ async fn a_job_that_kills_its_host_runs_alone_and_then_fails_while_the_others_co
     println!("calls of other jobs at each kill: {beside:?}");
     assert!(beside[0] > 0, "the others ran beside it at first: {beside:?}");
     assert_eq!(beside[2..], [0, 0], "after two stalls it runs alone: {beside:?}");
-    // The history is written behind the job.
+    // The history is written after the job has ended.
     until(Duration::from_secs(60), "the attempt is in the history", async || {
         let (_, attempts) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs/{poison}")).await?;
         let outcomes = attempts["data"]["attempts"].as_array().cloned().unwrap_or_default();

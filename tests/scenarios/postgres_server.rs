@@ -1,4 +1,5 @@
-//! A Postgres of a test's own, which it may stop and start. It writes as a server in production does: what was committed survives.
+//! A Postgres of a test's own, which the test can stop and start. It is durable like a server in
+//! production: committed data survives.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,12 +13,12 @@ pub struct PostgresServer {
     pub port: u16,
     pub data: PathBuf,
     bin: PathBuf,
-    /// More of them for the server; the last one of a name holds.
+    /// Additional server options; the last one of a name counts.
     options: String,
 }
 
 impl PostgresServer {
-    /// `dir` must be on a way that every user may walk.
+    /// Every user must be allowed to traverse the path to `dir`.
     pub async fn start_new(dir: &Path) -> anyhow::Result<Self> {
         let server = Self::prepared(dir, "postgres").await?;
         server.start().await?;
@@ -42,7 +43,7 @@ impl PostgresServer {
         Ok(server)
     }
 
-    /// Gives a file to the server's user.
+    /// Makes the server's user the owner of a file.
     pub async fn owns(&self, file: &Path) -> anyhow::Result<()> {
         if rustix::process::geteuid().is_root() {
             ensure!(Command::new("chown").arg("postgres:postgres").arg(file).status().await?.success(), "chown");
@@ -56,7 +57,7 @@ impl PostgresServer {
         self
     }
 
-    /// A running standby of this one.
+    /// A running standby of this server.
     pub async fn standby(&self, dir: &Path) -> anyhow::Result<Self> {
         let standby = Self::nothing_yet(dir, "standby").await?;
         let port = self.port.to_string();
@@ -66,14 +67,14 @@ impl PostgresServer {
         Ok(standby)
     }
 
-    /// Returns when it answers.
+    /// Returns when the server answers.
     pub async fn start(&self) -> anyhow::Result<()> {
         let options =
             format!("-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= {}", self.port, self.options);
         self.run("pg_ctl", &["-w", "-t", "60", "-l", "/dev/null", "-o", &options, "start"]).await
     }
 
-    /// As a restart by an operator who does not wait for clients.
+    /// As an operator's restart that does not wait for clients.
     pub async fn stop(&self) -> anyhow::Result<()> {
         self.run("pg_ctl", &["-w", "-m", "fast", "stop"]).await
     }
@@ -84,7 +85,7 @@ impl PostgresServer {
         Ok(())
     }
 
-    /// Postgres refuses root.
+    /// Postgres refuses to run as root.
     fn command(&self, program: &str) -> Command {
         let program = self.bin.join(program);
         let mut command = if rustix::process::geteuid().is_root() {
@@ -107,7 +108,7 @@ impl Drop for PostgresServer {
     }
 }
 
-/// Where its programs are.
+/// The directory of Postgres's programs.
 pub fn programs() -> anyhow::Result<PathBuf> {
     let versioned = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut versioned: Vec<PathBuf> = versioned.map(|entry| entry.path().join("bin")).collect();

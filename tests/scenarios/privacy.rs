@@ -1,4 +1,4 @@
-//! Persons in jobs: what of them is shown, who has looked, and that nothing of them is left once somebody has asked to be forgotten.
+//! Personal data in jobs: what is shown, who revealed it, and that an erasure leaves nothing.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::incident;
 const KEY: (&str, &str) = ("PATCHBAY_SECRETS_KEY", "0101010101010101010101010101010101010101010101010101010101010102");
 const QUEUE: &str = "emailQueue";
 
-/// Somebody, whom no other test knows.
+/// A person whom no other test uses.
 struct Person {
     address: String,
     password: String,
@@ -27,7 +27,7 @@ impl Person {
         Self { address: format!("ada-{}@example.com", &tag[..12]), password: format!("pw{}", &tag[12..28]) }
     }
 
-    /// Which of the two is in a text, in whichever case.
+    /// Which of the two values are in a text, in upper or lower case.
     fn found_in(&self, text: &[u8]) -> Vec<&'static str> {
         let text = String::from_utf8_lossy(text).to_lowercase();
         let has = |value: &str| text.contains(&value.to_lowercase());
@@ -36,7 +36,7 @@ impl Person {
     }
 }
 
-/// Every key of this world with what it holds, BullMQ's and ours.
+/// Every key of this world with its content, BullMQ's and Patchbay's.
 async fn redis_dump(world: &World) -> anyhow::Result<Vec<u8>> {
     let mut redis = world.redis().await?;
     let keys: Vec<String> = redis::cmd("KEYS").arg(format!("{}*", world.prefix)).query_async(&mut redis).await?;
@@ -75,7 +75,7 @@ fn plain(value: &redis::Value) -> String {
 
 /// Every row of every schema.
 async fn postgres_dump(world: &World) -> anyhow::Result<Vec<u8>> {
-    // Debian keeps a directory per version, and the newest reads all of them.
+    // Debian has a directory per version; the newest version reads all older ones.
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions
         .map(|version| version.path())
@@ -135,7 +135,7 @@ async fn of_a_person_who_is_erased_nothing_is_left_anywhere() -> anyhow::Result<
     let account = |person: &Person| json!({ "to": person.address, "name": "Ada", "password": person.password });
     let letter = |to: Value| json!({ "to": to, "subject": "Hello", "text": "It works" });
 
-    // Jobs in every state, with the address in the spellings that producers give it.
+    // Jobs in every state, with the address in the spellings that producers use.
     let completed = mail(&host, "credentials", account(&ada), json!({})).await?;
     let other = mail(&host, "credentials", account(&ravi), json!({})).await?;
     let named = format!("Ada <{}>", ada.address.to_uppercase());
@@ -147,13 +147,13 @@ async fn of_a_person_who_is_erased_nothing_is_left_anywhere() -> anyhow::Result<
     {
         host.job_in(QUEUE, id, state).await?;
     }
-    // In a flow, the parent is told what its child gave.
+    // In a flow, the parent gets its child's result.
     let child = json!({ "queue": QUEUE, "job": { "name": "send", "data": letter(json!(ada.address)) } });
     let flow = json!({ "queue": "parentQueue", "job": { "name": "n", "newQueue": true }, "children": [child] });
     let (status, answer) = host.post("/api/admin/flows", flow).await?;
     ensure!(status == 200, "{status} {answer}");
     recorded(&world, 5).await?;
-    // Removed by an operator, with copies for undoing, and a filter that names her.
+    // Removed by an operator, with copies for undoing, and a filter that contains her address.
     let later = json!({ "delayMs": 3_600_000 });
     let removed = mail(&host, "credentials", account(&ada), later.clone()).await?;
     let filter = format!("data.to={}", ada.address);
@@ -166,7 +166,7 @@ async fn of_a_person_who_is_erased_nothing_is_left_anywhere() -> anyhow::Result<
     let everything = bulk(&host, &["remove", "queue=emailQueue", "--state", "delayed", "--yes", "--watch"]).await?;
     assert_eq!(everything["done"], 2, "{everything}");
     let waiting = mail(&host, "credentials", account(&ada), later).await?;
-    // What operators type, and what somebody else's worker said.
+    // Texts that operators type, and a failure of another worker.
     let saved = patchbay(&host, &["search", "save", "ada", "queue=emailQueue", &filter]).await?;
     ensure!(saved.status.success(), "{}", String::from_utf8_lossy(&saved.stderr));
     let note = json!({ "note": format!("ask {} again", ada.address.to_uppercase()) });
@@ -215,7 +215,7 @@ async fn of_a_person_who_is_erased_nothing_is_left_anywhere() -> anyhow::Result<
     );
     assert_eq!(ravi.found_in(&redis_dump(&world).await?), ["address", "password"], "the others stay");
 
-    // Their jobs tell that something is missing, and why.
+    // Their jobs show that data was erased, and why.
     for id in [&completed, &failed, &removed, &waiting] {
         let told = timeline(&host, id).await?;
         let erased = erasures_of(&told);
@@ -266,7 +266,7 @@ async fn what_is_hidden_is_hidden_everywhere_and_whoever_looks_is_recorded() -> 
     let failed = host.add(queue, json!({ "name": "fail", "data": data })).await?;
     host.job_in(queue, &failed, "failed").await?;
     let mut redis = world.redis().await?;
-    // As a worker of Node may have left it.
+    // As a Node worker may have left it.
     let key = format!("{}:{queue}:{failed}", world.prefix);
     let said = format!("Error: {} has the password {}", ada.address, ada.password);
     redis::cmd("HSET")
@@ -347,7 +347,7 @@ async fn what_is_hidden_is_hidden_everywhere_and_whoever_looks_is_recorded() -> 
         assert!(ada.found_in(row.as_bytes()).is_empty(), "{row}");
     }
 
-    // What was shown is no data.
+    // The redacted text is not accepted as data.
     for (body, place) in [(json!({ "to": "[redacted]" }), "/to"), (json!([{ "a": "x [redacted]" }]), "/0/a")] {
         let (status, answer) = host.put(&format!("{jobs}/jobs/{failed}/data"), body).await?;
         assert_eq!(
@@ -396,7 +396,7 @@ async fn what_is_kept_told_or_written_about_a_person_is_erased_in_every_spelling
     for id in [&completed, &in_a_list] {
         host.job_in(queue, id, "completed").await?;
     }
-    // De-duplication keeps the last one while the first runs.
+    // Deduplication keeps the last job while the first runs.
     let once = json!({ "id": "once", "keepLastIfActive": true });
     let add = async |name: &str, to: &str| {
         host.add(queue, json!({ "name": name, "data": { "to": to, "retry": "never" }, "deduplication": once })).await
@@ -404,7 +404,7 @@ async fn what_is_kept_told_or_written_about_a_person_is_erased_in_every_spelling
     let running = add("sleep", "somebody@example.com").await?;
     host.job_in(queue, &running, "active").await?;
     assert_eq!(add("noop", &unicode).await?, running);
-    // A parent returns what its child told it.
+    // A parent returns its child's result.
     let child = json!({ "queue": queue, "job": { "name": "echo", "data": { "to": ascii } } });
     let parent = json!({ "queue": queue, "job": { "name": "children", "id": "parent" }, "children": [child] });
     let (status, answer) = host.post("/api/admin/flows", parent).await?;
@@ -428,7 +428,7 @@ async fn what_is_kept_told_or_written_about_a_person_is_erased_in_every_spelling
             "a parent is shown without what its child hides: {path}: {shown}"
         );
     }
-    // What operators type.
+    // Texts that operators type.
     let reason = format!("asked by {}", unicode.to_uppercase());
     for (path, body) in [
         ("/api/admin/alerts/silences", json!({ "rule": "all", "subject": ascii, "forS": 3_600, "reason": reason })),
@@ -510,7 +510,7 @@ async fn jobs_stay_hidden_when_their_plugin_is_stopped_quarantined_or_deleted_an
         let (status, list) = host.get(&format!("{jobs}/jobs?state=failed")).await?;
         ensure!(status == 200 && list.to_string().contains("[redacted]"), "{status} {list}");
         seen.extend(ada.found_in(list.to_string().as_bytes()));
-        // What follows is refused without Postgres.
+        // The following requests are refused while Postgres is away.
         let (status, shown) = host.get(&format!("{jobs}/jobs/{failed}")).await?;
         ensure!(status == 503 || shown.to_string().contains("[redacted]"), "{status} {shown}");
         seen.extend(ada.found_in(shown.to_string().as_bytes()));
@@ -566,7 +566,7 @@ async fn an_erasure_goes_on_after_a_crash_and_waits_for_jobs_that_run() -> anyho
     let ended = host.add(queue, json!({ "name": "noop", "data": data })).await?;
     host.job_in(queue, &ended, "completed").await?;
 
-    // Somebody has begun it and is gone: the jobs are known, the value is not.
+    // A host began the erasure and ended: its jobs are recorded, the value is not.
     let mut database = world.database().await?;
     let begun = "with begun as (insert into patchbay.erasures (prefix, queue, job_id, unfinished, actor, reason, listed_at) \
         values ($1, $2, $3, false, 'gone', 'request 8', now()) returning id) insert into patchbay.erased_jobs (erasure, queue, job_id, \
@@ -606,7 +606,7 @@ async fn an_erasure_goes_on_after_a_crash_and_waits_for_jobs_that_run() -> anyho
             .await?;
     assert_eq!(erased, [("completed".to_owned(), true), ("failed".into(), true)]);
 
-    // One job, by its name, without any value.
+    // One job, by its id, without a value.
     let named = host.add(queue, json!({ "name": "noop", "data": data, "id": "order-1", "delayMs": 3_600_000 })).await?;
     let erase = ["history", "erase", "--queue", queue, "--job", &named, "--reason", "request 10", "--yes"];
     assert!(String::from_utf8(patchbay(&host, &erase).await?.stdout)?.contains("with --unfinished it is removed"));

@@ -1,4 +1,4 @@
-//! A plugin that crashes again and again is taken out of work before it has used up the attempts of its jobs.
+//! A plugin that crashes repeatedly is quarantined before it has used up its jobs' attempts.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -17,11 +17,11 @@ use crate::harness::{Host, World, hostile_plugin_with, until};
 use crate::metrics::scrape;
 
 const QUEUE: &str = "hostileQueue";
-/// Four crashes of two jobs are too many, so three may cost an attempt.
+/// Four crashes of two jobs lead to quarantine, so three may use up an attempt.
 const RULE: [(&str, &str); 3] =
     [("PATCHBAY_QUARANTINE_CRASHES", "4"), ("PATCHBAY_QUARANTINE_CALLS", "8"), ("PATCHBAY_QUARANTINE_JOBS", "2")];
 
-/// An outside host without a breaker, whose troubles crash the guest, and what was posted to it.
+/// An outside host without a breaker, whose failures crash the guest; it also receives the alerts.
 struct Upstream {
     address: SocketAddr,
     status: Arc<AtomicU16>,
@@ -87,7 +87,7 @@ async fn why(host: &Host) -> anyhow::Result<Option<Value>> {
     Ok(reasons.into_iter().find(|reason| reason["code"] == "quarantined"))
 }
 
-/// Whether the plugin stands still, and how many quarantines of it this host has begun because of such crashes.
+/// Whether the plugin is quarantined, and how many quarantines this host has begun for this reason.
 async fn on_the_page(host: &Host, reason: &str) -> anyhow::Result<(f64, f64)> {
     let page = scrape(host).await?;
     let plugin = ("plugin", "hostile");
@@ -111,7 +111,7 @@ async fn a_plugin_that_crashes_again_and_again_stands_still_everywhere_until_it_
     let mut env = RULE.to_vec();
     env.push(("PATCHBAY_ALERTS_WEBHOOK_URL", &webhook));
     let host = world.host(&env).await?;
-    // Over queues of its own, so that it sees none of the crashes.
+    // With queues of its own, so that it sees none of the crashes.
     let prefix = format!("{}-other", world.prefix);
     let other = world.host(&[("PATCHBAY_REDIS_PREFIX", &prefix)]).await?;
     let digest = host.deploy("hostile", plugin(&upstream.address.to_string(), 5_000)?).await?;
@@ -147,7 +147,7 @@ async fn a_plugin_that_crashes_again_and_again_stands_still_everywhere_until_it_
     assert_eq!(on_the_page(&other, "trapped").await?, (1.0, 0.0), "it stands still there, too, and was counted here");
     assert_eq!(on_the_page(&host, "deadline").await?, (1.0, 0.0));
 
-    // Nothing runs, and only the crashes before the last one have cost anything.
+    // Nothing runs, and only the crashes before the last one have used up an attempt.
     let counts = until(Duration::from_secs(10), "a queue that stands still", async || {
         let queue = host.get(&format!("/api/admin/queues/{QUEUE}")).await?.1["data"].clone();
         let still = queue["counts"]["active"] == 0 && queue["workers"].as_array().is_some_and(Vec::is_empty);

@@ -1,4 +1,4 @@
-//! Killed and cut off: the jobs survive.
+//! Jobs survive when a host is killed or cut off.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::redis_server::{RedisServer, SilentProxy};
 #[tokio::test]
 async fn a_killed_host_loses_no_job_and_repeats_only_those_in_flight() -> anyhow::Result<()> {
     const JOBS: usize = 1_000;
-    // The plugin's concurrency on its queue: at most so many were running when the host died.
+    // The plugin's concurrency on its queue: at most this many jobs ran when the host was killed.
     const IN_FLIGHT: usize = 10;
     let world = World::new().await?;
     let mut host = world.host(&[]).await?;
@@ -42,10 +42,10 @@ async fn a_killed_host_loses_no_job_and_repeats_only_those_in_flight() -> anyhow
     Ok(())
 }
 
-/// A mail job that another client adds, straight into Redis; gives the time until its mail has arrived.
+/// Another client adds a mail job directly to Redis; returns the time until its mail has arrived.
 async fn time_to_work(world: &World, direct: &str) -> anyhow::Result<Duration> {
     let started = Instant::now();
-    let queues = patchbay_queue::Queues::connect(patchbay_queue::RedisConfig {
+    let queues = patchbay_queue::Broker::connect(patchbay_queue::RedisConfig {
         url: direct.to_owned(),
         prefix: world.prefix.clone(),
         own_prefix: "test".into(),

@@ -1,4 +1,5 @@
-//! Redis fails over, or cannot serve for a while: what was accepted is kept, what was not is told, and work goes on by itself.
+//! Redis fails over, or is away for a while: accepted jobs are kept, refused ones are reported, and
+//! work resumes by itself.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use patchbay_model::job::NewJob;
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use serde_json::{Value, json};
 
 use crate::cable::Cable;
 use crate::harness::{Host, PASSWORD, USER, World, email_plugin, mail_job, until};
 use crate::redis_server::RedisServer;
 
-/// What a managed failover may cost, from the moment at which the name leads to the new master.
+/// The maximum time for a managed failover, from the moment when the name points to the new master.
 const RESUMES_WITHIN: Duration = Duration::from_secs(5);
 
-/// A job that another client adds, straight into this server; gives the time until its mail has arrived.
+/// Another client adds a job directly to this server; returns the time until its mail has arrived.
 async fn time_to_work(world: &World, direct: &str) -> anyhow::Result<Duration> {
     let started = Instant::now();
     let config = RedisConfig {
@@ -26,7 +27,7 @@ async fn time_to_work(world: &World, direct: &str) -> anyhow::Result<Duration> {
         own_prefix: "test".into(),
         ..RedisConfig::default()
     };
-    let queues = Queues::connect(config).await?;
+    let queues = Broker::connect(config).await?;
     let subject = format!("direct {}", uuid::Uuid::new_v4());
     let data = json!({ "to": "d@example.com", "subject": subject, "text": "x" }).to_string();
     queues.add(vec![NewJob::new("emailQueue".parse()?, "send", data)]).await?;
@@ -37,7 +38,7 @@ async fn time_to_work(world: &World, direct: &str) -> anyhow::Result<Duration> {
     Ok(started.elapsed())
 }
 
-/// When `/readyz` says `redis`, and why, in words that contain these.
+/// Waits until `/readyz` reports `redis` with a reason that contains these words.
 async fn not_ready_because(host: &Host, words: &str) -> anyhow::Result<Value> {
     until(Duration::from_secs(20), &format!("not ready: {words}"), async || {
         let (status, body) = host.get("/readyz").await?;
@@ -59,7 +60,8 @@ fn is_free_of_damage(host: &Host) -> bool {
     !log.contains("damaged") && !log.contains("damaged-data")
 }
 
-/// Adds through the host, one after another, until told to stop; gives the subjects of those that were accepted, and how many were not.
+/// Adds jobs through the host, one after another, until `stop`; returns the subjects of the
+/// accepted ones, and the number of the others.
 fn produce(host: &Host, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<anyhow::Result<(BTreeSet<String>, usize)>> {
     let (url, http) = (format!("{}/api/admin/queues/emailQueue/jobs", host.url), host.http.clone());
     tokio::spawn(async move {
@@ -100,7 +102,8 @@ async fn behind_one_name_a_managed_failover_loses_nothing_and_work_resumes_withi
     let producer = produce(&host, Arc::clone(&stop));
     until(Duration::from_secs(20), "mails", async || Ok((world.mail.count() > 5).then_some(()))).await?;
 
-    // As a managed service does it: the master waits for its replica, hands over, and lives on as a replica under its old address.
+    // As a managed service does it: the master waits for its replica, hands over, and becomes a
+    // replica under its old address.
     old.ask::<String>(&format!("FAILOVER TO 127.0.0.1 {}", new.port)).await?;
     let told = not_ready_because(&host, "is a replica").await?;
     assert!(told["details"][0]["next"].as_str().is_some_and(|next| next.contains("failover")), "{told}");
@@ -124,7 +127,7 @@ async fn behind_one_name_a_managed_failover_loses_nothing_and_work_resumes_withi
         Ok(accepted.is_subset(&sent).then_some(()))
     })
     .await?;
-    // Not half done: the queue works, and does so with its waiting connection, its history and its kills on the new master.
+    // The queue works completely: its waiting connection, history and kills use the new master.
     let (_, queue) = host.get("/api/admin/queues/emailQueue").await?;
     assert_eq!(queue["data"]["counts"]["paused"], false, "{queue}");
     until(Duration::from_secs(20), "the host's connections", async || {
@@ -152,7 +155,7 @@ async fn sentinels_are_asked_for_the_master_at_each_connection() -> anyhow::Resu
     })
     .await?;
     world.redis_url = String::new();
-    // The first is nobody's address, as when a Sentinel is away.
+    // Nobody listens on the first address, as when a Sentinel is away.
     let sentinels = format!("127.0.0.1:1, {}", sentinel.address());
     let host = world
         .host(&[
@@ -164,7 +167,7 @@ async fn sentinels_are_asked_for_the_master_at_each_connection() -> anyhow::Resu
     host.deploy("email", email_plugin()?).await?;
     time_to_work(&world, &old.url).await?;
     let answer: Value = until(Duration::from_secs(20), "the failover to begin", async || {
-        // Refused while the replica is not known to be good yet.
+        // Refused until the replica is known to be in order.
         Ok(sentinel_ask::<String>(&sentinel, "SENTINEL FAILOVER mymaster").await.ok().map(Value::from))
     })
     .await?;
@@ -180,7 +183,7 @@ async fn sentinels_are_asked_for_the_master_at_each_connection() -> anyhow::Resu
     Ok(())
 }
 
-/// The password may hold what a URL cannot.
+/// The password may contain characters that a URL cannot.
 async fn sentinel_ask<T: redis::FromRedisValue>(sentinel: &RedisServer, command: &str) -> anyhow::Result<T> {
     use redis::IntoConnectionInfo;
     let info = format!("redis://{}", sentinel.address()).into_connection_info()?;
@@ -212,7 +215,7 @@ async fn a_redis_that_takes_no_writes_for_a_while_is_named_and_work_goes_on_when
     server.ask::<()>("CONFIG SET min-replicas-to-write 0").await?;
     ready(&host).await?;
 
-    // Its snapshot cannot be written where a directory is.
+    // Its snapshot cannot be written, because a directory has that name.
     std::fs::create_dir_all(server.dir.join("dump.rdb"))?;
     for command in ["CONFIG SET appendonly no", "CONFIG SET save 900", "BGSAVE"] {
         let command = if command.ends_with("900") { "CONFIG SET save 900\u{a0}1" } else { command };
@@ -235,7 +238,7 @@ async fn a_redis_that_takes_no_writes_for_a_while_is_named_and_work_goes_on_when
     .await?;
     time_to_work(&world, &server.url).await?;
 
-    // It restarts, and another user's password is asked for: a login that is refused is told as such.
+    // It restarts with another password: a refused login is reported as such.
     server.stop().await?;
     server.start().await?;
     time_to_work(&world, &server.url).await?;

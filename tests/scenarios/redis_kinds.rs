@@ -1,12 +1,12 @@
-//! Redis in the forms in which it comes: replica, cluster, Sentinel's port, one that evicts, a user with few rights, TLS, sockets. And a
-//! machine with a wrong clock.
+//! Kinds of Redis: replica, cluster, Sentinel's port, one with eviction, a user with few rights,
+//! TLS, sockets. And a machine with a wrong clock.
 
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
 use anyhow::Context;
-use patchbay_queue::{Queues, RedisConfig, Right};
+use patchbay_queue::{Broker, RedisConfig, Right};
 use serde_json::{Value, json};
 
 use crate::commands::json_of;
@@ -15,7 +15,7 @@ use crate::harness::{
 };
 use crate::redis_server::RedisServer;
 
-/// `patchbay doctor` with this environment besides Postgres's.
+/// `patchbay doctor` with this environment, plus Postgres's.
 async fn doctor(world: &World, env: &[(&str, &str)]) -> anyhow::Result<String> {
     let mut command = tokio::process::Command::new(binary());
     command
@@ -31,7 +31,7 @@ async fn doctor(world: &World, env: &[(&str, &str)]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr))
 }
 
-/// What `/readyz` says of Redis, once it says it.
+/// Waits until `/readyz` reports a problem of Redis with these words.
 async fn trouble(host: &Host, words: &str) -> anyhow::Result<Value> {
     until(Duration::from_secs(20), &format!("not ready: {words}"), async || {
         let (status, body) = host.get("/readyz").await?;
@@ -79,7 +79,7 @@ async fn a_host_on_a_redis_that_cannot_serve_is_not_ready_and_says_why() -> anyh
         assert!(!log(&host).contains("damaged"), "{words}: nobody is invited to delete data");
         assert!(log(&host).contains(words), "the log says it, too");
     }
-    // A replica that is promoted is used as it is, without a restart.
+    // A promoted replica is used without a restart.
     world.redis_url.clone_from(&replica.url);
     let host = world.host(&[]).await?;
     trouble(&host, "is a replica").await?;
@@ -214,7 +214,7 @@ async fn a_user_with_exactly_the_documented_rights_suffices_for_everything() -> 
     assert!(!host.metrics().await?.is_empty());
     host.stop().await?;
 
-    // Whatever was refused, even where somebody went on without it.
+    // Everything that was refused, even where the host continued without it.
     let refusals: Vec<Value> = acl_log(&server).await?;
     assert!(refusals.is_empty(), "{refusals:?}");
     server.ask::<()>("ACL SETUSER patchbay -zadd").await?;
@@ -233,7 +233,8 @@ async fn a_right_that_is_taken_from_a_running_host_is_named_and_it_takes_no_jobs
     let host = world.host(&[]).await?;
     host.deploy("steady", steady_plugin()?).await?;
     ready(&host).await?;
-    // Without the first, nothing of what ran could be recorded; without the second, only an operator's answer is poorer.
+    // Without the first right, no attempt could be recorded; without the second, only an operator's
+    // answer is less complete.
     server.ask::<()>("ACL SETUSER patchbay -xadd -memory|usage").await?;
     let told = trouble(&host, "lacks a right: +xadd").await?;
     assert_eq!(told["code"], "redis", "{told}");
@@ -288,7 +289,7 @@ async fn in_a_full_redis_jobs_keep_their_locks_and_settle_once_and_operators_loo
     Ok(())
 }
 
-/// What was refused, but for `CLIENT SETINFO`, which Redis 7.0 does not know.
+/// Refused commands, except `CLIENT SETINFO`, which Redis 7.0 does not know.
 async fn acl_log(server: &RedisServer) -> anyhow::Result<Vec<Value>> {
     let entries: Vec<std::collections::HashMap<String, redis::Value>> = server.ask("ACL LOG").await?;
     let text = |entry: &std::collections::HashMap<String, redis::Value>, name: &str| {
@@ -310,7 +311,7 @@ async fn doctor_names_each_right_that_is_missing() -> anyhow::Result<()> {
         own_prefix: format!("{}-own", world.prefix),
         ..RedisConfig::default()
     };
-    let queues = Queues::connect(config).await?;
+    let queues = Broker::connect(config).await?;
     assert_eq!(queues.missing_rights().await?, []);
     for right in line.split_whitespace().filter_map(|word| word.strip_prefix('+')) {
         server.ask::<()>(&format!("ACL SETUSER patchbay -{right}")).await?;
@@ -331,7 +332,7 @@ async fn doctor_names_each_right_that_is_missing() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A CA of the test's own, and a certificate for this machine that it has signed, also good for clients.
+/// A private CA, and a certificate for this machine that it has signed, valid for clients too.
 fn certificates(dir: &Path) -> anyhow::Result<()> {
     use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
     let ca_key = KeyPair::generate()?;
@@ -472,7 +473,7 @@ async fn a_host_with_a_wrong_clock_takes_no_jobs_until_it_is_right_and_what_it_a
     let due_in_s = score / 4096.0 / 1e3 - now;
     assert!((110.0..=121.0).contains(&due_in_s), "due in {due_in_s} s by Redis's clock");
 
-    // Taken by the other host only, though the skewed one was there first.
+    // Only the other host takes it, though the host with the wrong clock was there first.
     let right = world.host(&[]).await?;
     ready(&right).await?;
     for n in 1..=20 {

@@ -1,4 +1,4 @@
-//! A Redis of a test's own, which it may stop and start, and a connection to it that may go silent.
+//! A Redis that the test can stop and start, and a proxy to a server that can go silent.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::harness::until;
 
-/// A private server with an append-only file, as production has it, unless its arguments say otherwise.
+/// A private server with an append-only file, as in production, unless its arguments differ.
 pub struct RedisServer {
     pub url: String,
     pub port: u16,
@@ -28,7 +28,7 @@ impl RedisServer {
         Self::start_with(dir, "redis", &[]).await
     }
 
-    /// `args` count more than the usual ones; `name`: of its directory.
+    /// `args` override the usual arguments; `name` is the name of its directory.
     pub async fn start_with(dir: &Path, name: &str, args: &[&str]) -> anyhow::Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let dir = dir.join(name);
@@ -39,7 +39,7 @@ impl RedisServer {
         Ok(server)
     }
 
-    /// That of a Sentinel which watches this master; it fails over when the master has been away for a second.
+    /// A Sentinel that watches this master; it fails over when that is away for a second.
     pub async fn start_sentinel(dir: &Path, master: &Self, password: &str) -> anyhow::Result<Self> {
         let config = format!(
             "requirepass {password}\nsentinel monitor mymaster 127.0.0.1 {} 1\nsentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 5000\n",
@@ -58,7 +58,7 @@ impl RedisServer {
         ([127, 0, 0, 1], self.port).into()
     }
 
-    /// A command, by a connection of its own.
+    /// Sends a command over a new connection.
     pub async fn ask<T: redis::FromRedisValue>(&self, command: &str) -> anyhow::Result<T> {
         let mut connection = redis::Client::open(self.url.as_str())?.get_multiplexed_async_connection().await?;
         let mut words = command.split_whitespace();
@@ -69,7 +69,7 @@ impl RedisServer {
         Ok(asked.query_async(&mut connection).await?)
     }
 
-    /// Returns when it answers.
+    /// Returns when the server answers.
     pub async fn start(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new("redis-server");
         let is_usual = !self.args.iter().any(|arg| arg == "--sentinel");
@@ -101,7 +101,7 @@ impl RedisServer {
         .await
     }
 
-    /// As a restart by an operator: it writes what it has.
+    /// As an operator's restart: it writes its data first.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
         let mut child = self.child.take().context("running")?;
         let pid = rustix::process::Pid::from_raw(child.id().context("running")?.try_into()?).context("pid")?;
@@ -111,8 +111,8 @@ impl RedisServer {
     }
 }
 
-/// Forwards to a server until it is told to go silent: then connections stay open and nothing moves, as behind a dead router.
-/// Later connections work. Or until it refuses: then there is no server any more.
+/// Forwards to a server until it goes silent, as behind a dead router: connections stay open and
+/// nothing moves; later ones work. Or until it refuses, as if there were no server.
 pub struct SilentProxy {
     pub address: SocketAddr,
     generation: Arc<watch::Sender<u64>>,
@@ -142,12 +142,12 @@ impl SilentProxy {
         Ok(Self { address, generation, refuses })
     }
 
-    /// From now on every new connection is closed at once, or none any more.
+    /// Whether new connections are closed at once.
     pub fn refuse(&self, refuses: bool) {
         self.refuses.store(refuses, Ordering::SeqCst);
     }
 
-    /// All connections that are open now.
+    /// Applies to the connections that are open now.
     pub fn go_silent(&self) {
         self.generation.send_modify(|generation| *generation += 1);
     }

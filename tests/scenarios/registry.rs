@@ -1,4 +1,4 @@
-//! Plugins go to an OCI registry and come from there: Debian's docker-registry, over HTTP on this machine.
+//! Plugins are published to and pulled from an OCI registry: Debian's docker-registry, local HTTP.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -47,7 +47,7 @@ impl Registry {
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
         let child = command.spawn().context("no docker-registry: run `make test`")?;
-        // The first test of this process installs it; the error of later ones means that it is there.
+        // The first test of this process installs it; later ones get an error.
         let _already = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build()?;
         let registry = Self { _child: child, address, dir, http };
@@ -62,18 +62,18 @@ impl Registry {
         format!("http://{}/v2/{path}", self.address)
     }
 
-    /// oci://…
+    /// `oci://…`
     fn named(&self, name: &str) -> String {
         format!("oci://{}/{name}", self.address)
     }
 
-    /// Where it keeps a blob.
+    /// The file of a blob.
     fn blob(&self, digest: &str) -> PathBuf {
         let hex = digest.trim_start_matches("sha256:");
         self.dir.path().join(format!("data/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
     }
 
-    /// By plain HTTP, as a client that lays things out otherwise does it; gives the descriptor.
+    /// Over plain HTTP, as a client with another layout does it; returns the descriptor.
     async fn put_blob(&self, repository: &str, media_type: &str, bytes: &[u8]) -> anyhow::Result<Value> {
         let digest = format!("sha256:{}", hex::encode(Sha256::digest(bytes)));
         let begun = self.http.post(self.url(&format!("{repository}/blobs/uploads/"))).send().await?;
@@ -129,7 +129,7 @@ async fn a_published_plugin_is_pushed_by_tag_and_by_digest_and_runs() -> anyhow:
     let again = json_of(&host, &["--json", "plugin", "publish", &file, &tag]).await?;
     assert_eq!(again["published"], by_digest, "the same file gives the same manifest");
 
-    // What others who know the layout find.
+    // What other clients that know the layout find.
     let manifest = registry.manifest("plugins/email", "0.1.0").await?;
     assert_eq!(manifest["config"]["mediaType"], CONFIG_TYPE);
     let layer = json!({
@@ -149,7 +149,7 @@ async fn a_published_plugin_is_pushed_by_tag_and_by_digest_and_runs() -> anyhow:
     assert_eq!(staged["digest"], published["digest"], "the revision is the layer");
     assert_eq!(staged["source"], by_digest);
     assert_eq!(staged["signatures"][0]["keyId"], key.public().id().to_string(), "signatures travel along");
-    // As `publish` says it.
+    // By the name that `publish` prints.
     let activated = json_of(&host, &["--json", "plugin", "push", &by_digest, "--activate", "--grant"]).await?;
     assert_eq!(activated["digest"], published["digest"]);
 
@@ -204,20 +204,20 @@ async fn what_a_registry_does_not_have_or_is_no_plugin_is_refused_and_says_why()
     registry.put_manifest("odd", "none", &config, &[]).await?;
     assert!(refused(&host, &registry.named("odd:none"), 4).await?.contains("0 layers"));
 
-    // Refused by what the manifest says: nothing of that size is there.
+    // Refused by the size in the manifest; no blob of that size exists.
     let mut large = wasm.clone();
     large["size"] = json!((64_u64 << 20) + 1);
     registry.put_manifest("odd", "large", &config, &[large]).await?;
     let text = refused(&host, &registry.named("odd:large"), 4).await?;
     assert!(text.contains("67108865 bytes, more than 67108864"), "{text}");
-    // And by what comes, whatever the manifest says.
+    // And refused by the actual size, whatever the manifest says.
     let mut bomb = registry.put_blob("odd", "application/wasm", &vec![0; (64 << 20) + 1]).await?;
     bomb["size"] = json!(1_000);
     registry.put_manifest("odd", "bomb", &config, &[bomb]).await?;
     let text = refused(&host, &registry.named("odd:bomb"), 4).await?;
     assert!(text.contains("more than"), "{text}");
 
-    // A component that no host takes is refused by the host, as from a file.
+    // The host refuses a bad component as if it came from a file.
     let junk = registry.put_blob("odd", "application/wasm", b"no component").await?;
     registry.put_manifest("odd", "junk", &config, &[junk]).await?;
     assert!(refused(&host, &registry.named("odd:junk"), 4).await?.contains("not a WebAssembly component"));
@@ -235,14 +235,14 @@ async fn what_was_changed_on_the_registrys_disk_is_not_taken() -> anyhow::Result
     let tag = registry.named("plugins/email:1");
     let published = json_of(&host, &["--json", "plugin", "publish", &file, &tag]).await?;
     let layer = registry.blob(published["digest"].as_str().context("a digest")?);
-    // Still a component, and the same size; but not what was published.
+    // Still a component of the same size, but not the published one.
     let mut changed = std::fs::read(&layer)?;
     let at = changed.windows(5).position(|bytes| bytes == b"email").context("the name is in it")?;
     changed[at] = b'E';
     std::fs::write(&layer, changed)?;
     let text = refused(&host, &tag, 4).await?;
     assert!(text.contains("is not what was asked for: expected sha256:"), "{text}");
-    // Likewise a manifest, if its digest was asked for.
+    // A changed manifest is refused too, if its digest was asked for.
     let name = published["published"].as_str().context("a name")?;
     let digest = name.split_once('@').context("a digest")?.1;
     let manifest = registry.blob(digest);
@@ -300,7 +300,8 @@ async fn a_registry_that_is_away_or_names_nothing_is_reported_as_such() -> anyho
 
 #[tokio::test]
 async fn other_machines_are_spoken_to_over_tls_unless_told_otherwise() -> anyhow::Result<()> {
-    // A proxy sees what is asked of a machine that does not exist; each command has its own, as it may call more than once before it is killed.
+    // A proxy sees the requests to a machine that does not exist. Each command has its own proxy,
+    // as it may call more than once before it is killed.
     let asked = async |plain: &[&str]| -> anyhow::Result<(String, u8)> {
         let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let address = format!("http://{}", proxy.local_addr()?);
@@ -327,7 +328,7 @@ async fn other_machines_are_spoken_to_over_tls_unless_told_otherwise() -> anyhow
     Ok(())
 }
 
-/// Only what is given to it: nothing of the machine that the test runs on.
+/// Gets only this environment, and nothing of the machine that the test runs on.
 async fn publish(dir: &Path, file: &str, to: &str, env: &[(&str, &str)]) -> anyhow::Result<Output> {
     let mut command = Command::new(std::path::absolute(binary())?);
     command.args(["plugin", "publish", file, to]).env_clear().envs(env.iter().copied()).env("HOME", dir);

@@ -1,4 +1,5 @@
-//! Routes and webhooks of plugins: one owner per path, whoever asks, by command or API, at staging and at activation.
+//! Routes and webhooks of plugins: each path has one owner, for every caller, by command or API, at
+//! staging and at activation.
 
 use anyhow::Context;
 use patchbay_model::manifest::Manifest;
@@ -61,7 +62,7 @@ async fn a_path_has_one_owner_at_staging_by_command_and_api_and_lists_name_it() 
     let (_, plugins) = host.get("/api/admin/plugins").await?;
     assert_eq!(plugins["data"].as_array().map(Vec::len), Some(1), "nothing of it is kept");
 
-    // A path of the host: refused where the manifest is written, and by the host whoever wrote it.
+    // The host's path is refused where the manifest is written, and by the host in any case.
     let written = plugin("greedy", "0.1.0", &[("GET", "/api/admin/queues/{queue}/mine")]).err().context("refused")?;
     let message = "GET /api/admin/queues/{queue}/mine of greedy overlaps /api/admin of the host. Choose another path";
     assert!(format!("{written:#}").contains(message), "{written:#}");
@@ -77,7 +78,7 @@ async fn a_path_has_one_owner_at_staging_by_command_and_api_and_lists_name_it() 
     let greedy = patchbay_runtime::pack(&guest_component("answers")?, &manifest)?;
     assert_eq!(conflict(host.push(greedy).await?)?, message);
 
-    // A new revision of the same plugin may have its own paths again, and others.
+    // A new revision of the same plugin may use its own paths again, and others.
     let changed = plugin("crm", "0.2.0", &[("GET", "/api/leads/{id}/call"), ("POST", "/api/leads")])?;
     std::fs::write(file, &changed)?;
     let pushed = patchbay(&host, &["plugin", "push", file, "--activate", "--grant"]).await?;
@@ -110,7 +111,7 @@ async fn of_two_staged_plugins_with_one_path_the_second_is_not_activated_on_any_
     let first = staged(&host, plugin("first", "0.1.0", &[("GET", "/api/leads/{id}")])?).await?;
     let second = staged(&host, plugin("second", "0.1.0", &[("DELETE", "/api/leads/newest")])?).await?;
 
-    // On two hosts at once: one of them, whichever, and never both.
+    // On two hosts at once: one of them wins, never both.
     let (one, two) = tokio::join!(activate(&host, "first", &first), activate(&other, "second", &second));
     let (one, two) = (one?, two?);
     let (winner, loser) = if one.0 == 200 { ("first", two) } else { ("second", one) };
@@ -127,7 +128,7 @@ async fn of_two_staged_plugins_with_one_path_the_second_is_not_activated_on_any_
         "{told}"
     );
 
-    // What the message says helps, and then the other one is refused.
+    // The message's advice works; after that, the other plugin is refused.
     json_of(&host, &["--json", "plugin", "deactivate", winner]).await?;
     json_of(&host, &["--json", "plugin", "activate", loser, digest, "--grant"]).await?;
     let back = if winner == "first" { &first } else { &second };

@@ -1,4 +1,5 @@
-//! Runbooks as drills: the trouble is caused, then the document's own commands are run, and its own lines expected. Here: runbook A.
+//! Runbooks as drills: the test causes the problem, runs the document's own commands, and expects
+//! the document's output. This file is runbook A.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::redis_server::RedisServer;
 
 const QUEUE: &str = "hostileQueue";
 
-/// A command of the document, with the lines that it shows.
+/// A command of the document, with the output that it shows.
 pub struct Step {
     command: String,
     shows: Vec<String>,
@@ -37,7 +38,8 @@ pub fn steps(document: &str, letter: char) -> Vec<Step> {
 }
 
 impl Step {
-    /// Runs it until it shows its lines: what it looks at may take a moment. `env` is for commands that run beside a host.
+    /// Repeats the command until it prints the lines: the state may take a moment. `env` is for
+    /// commands that run beside a host.
     pub async fn run(&self, host: &Host, env: &[(&str, &str)], names: &[(&str, &str)]) -> anyhow::Result<()> {
         let fill = |text: &str| names.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value));
         let command = fill(&self.command);
@@ -64,7 +66,7 @@ impl Step {
     }
 }
 
-/// The runbook that a message's page names for its rule.
+/// The runbook that the alert's page names for its rule.
 fn leads_to(runbook: &serde_json::Value) -> anyhow::Result<Option<&'static str>> {
     let (page, rule) = runbook.as_str().and_then(|link| link.split_once('#')).context("a page and a place in it")?;
     let page = std::fs::read_to_string(repository().join(page))?;
@@ -88,7 +90,7 @@ async fn runbook_a_finds_and_mends_what_it_says() -> anyhow::Result<()> {
         let steps = steps(&document, letter);
         anyhow::ensure!(!steps.is_empty(), "section {letter} has commands");
         for step in steps {
-            // The last one of C is for when Redis is back.
+            // The last step of C is for when Redis is back.
             if letter == 'C' && step.shows("nothing waits") {
                 break;
             }

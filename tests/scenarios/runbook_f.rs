@@ -1,4 +1,5 @@
-//! docs/operations/runbook-f.md as a drill: a new revision of one plugin leaks transactions and locks and hangs, while another plugin works.
+//! docs/operations/runbook-f.md as a drill: a new revision of one plugin leaks transactions and
+//! locks and hangs, while another plugin works.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,16 +21,16 @@ const TABLES: &str = "
     insert into crm.leads values (1, 'Asha', '+91 1'), (2, 'Ravi', '+91 2');
     create table crm.calls (id serial primary key, lead int, note text);
 ";
-/// What the contract gives a transaction, and what Postgres and two busy processors may need to end it.
+/// The contract's limit of a transaction, plus the time to end it on two busy processors.
 const LONGEST_TRANSACTION: Duration = Duration::from_millis(5_000 + 1_500);
-/// Twice next to nothing is still nothing: one late turn of the two processors that guests, host and Postgres share. A statement that waited
-/// for another plugin's connection would take seconds.
+/// Doubled times below this mean nothing: one delay by the two processors that guests, host and
+/// Postgres share is enough. Waiting for another plugin's connection would take seconds.
 const FLOOR: Duration = Duration::from_millis(5);
 
-/// Leaky backends of Postgres, by process id: the longest that each was seen in a transaction.
+/// Postgres backends of the leaking plugin, by process id: the longest transaction time seen.
 type Seen = BTreeMap<i32, Duration>;
 
-/// Looks at Postgres until it is told to stop.
+/// Observes Postgres until `stop`.
 async fn watch(world: &World, mut stop: oneshot::Receiver<()>) -> anyhow::Result<Seen> {
     let mut database = world.database().await?;
     let mut seen = Seen::new();
@@ -49,7 +50,7 @@ async fn watch(world: &World, mut stop: oneshot::Receiver<()>) -> anyhow::Result
     Ok(seen)
 }
 
-/// The time that statements of the quiet plugin take, as it sees it, one after another for so long.
+/// The times of the quiet plugin's statements, as the plugin measures them, one after another.
 async fn measure(host: &Host, during: Duration) -> anyhow::Result<Vec<Duration>> {
     let began = Instant::now();
     let mut times = Vec::new();
@@ -83,7 +84,7 @@ async fn runbook_f_finds_the_plugin_that_holds_connections_and_the_others_do_not
     let cable = Cable::to(format!("127.0.0.1:{}", url.port().context("port")?)).await?;
     url.set_port(Some(cable.address.port())).ok();
     let env = [("DATABASE_URL", url.as_str())];
-    // Quarantine would end the trouble before there was something to measure.
+    // Quarantine would end the problem before it could be measured.
     let host = world.host(&[env[0], ("PATCHBAY_QUARANTINE_POLICY", "off")]).await?;
     let quiet =
         statements_plugin(|manifest| manifest.replace("\"statements\"", "\"quiet\"").replace("sqlQueue", QUIET))?;
@@ -94,7 +95,7 @@ async fn runbook_f_finds_the_plugin_that_holds_connections_and_the_others_do_not
 
     let leaky = statements_plugin(|manifest| many(manifest).replace("default = false", "default = true"))?;
     let leaky = host.deploy("statements", leaky).await?;
-    // Guests that spin are another matter: they take turns on the processors from all guests, whatever those do.
+    // Guests that compute are not part of this: they compete with all guests for the processors.
     let ways = ["sleeps in Postgres", "does nothing"];
     for n in 0..if full_length() { 600 } else { 200 } {
         host.add(LEAKY, json!({ "name": "sync", "data": { "how": ways[n % ways.len()] } })).await?;

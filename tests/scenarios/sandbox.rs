@@ -1,4 +1,4 @@
-//! Guests that misbehave, and guests that use what they were given: what the host makes of either.
+//! Guests that misbehave, and guests that use their grants: how the host handles both.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::harness::{
     Host, World, curious_plugin, full_length, hostile_plugin, hostile_plugin_calling, hostile_plugin_with, until,
 };
 
-/// The guest's own, in its plugin.toml.
+/// From the guest's plugin.toml.
 const DEADLINE_MS: i64 = 200;
 
 async fn world_with_hostile_guest(env: &[(&str, &str)]) -> anyhow::Result<(World, Host)> {
@@ -22,7 +22,7 @@ async fn world_with_hostile_guest(env: &[(&str, &str)]) -> anyhow::Result<(World
     Ok((world, host))
 }
 
-/// Runs one job to its end; gives its story.
+/// Runs one job to its end; returns the job.
 async fn run(host: &Host, name: &str, data: Value, state: &str) -> anyhow::Result<Value> {
     let id = host.add("hostileQueue", json!({ "name": name, "data": data })).await?;
     host.job_in("hostileQueue", &id, state).await
@@ -39,18 +39,18 @@ fn anonymous_kib(pid: u32) -> anyhow::Result<i64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// What a process gives back, it must have given back after five seconds; there is no signal for it.
+/// A process must have returned its freed memory after five seconds; there is no signal for it.
 async fn quiet() {
     tokio::time::sleep(Duration::from_secs(5)).await;
 }
 
 #[tokio::test]
 async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_nothing_behind() -> anyhow::Result<()> {
-    // Lines beyond the job's own log are of no interest here.
+    // Lines beyond the job's own log are not tested here.
     let world = World::new().await?;
     let host = world.host(&[("PATCHBAY_LOG_FILTER", "info,guest=off"), ("PATCHBAY_QUARANTINE_POLICY", "off")]).await?;
     let silent = silent_server().await?;
-    // A breaker that stays out of it: calls that nobody answers are what this is about.
+    // With a breaker that never opens, because these calls get no answer.
     let patient = hostile_plugin_with(|manifest| {
         let breaker = "timeout_ms = 60_000\nbreaker = { failures = 1_000, within_ms = 1_000 }";
         manifest.replace("127.0.0.1:9/", &format!("{silent}/")).replace("timeout_ms = 60_000", breaker)
@@ -62,13 +62,13 @@ async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_n
         ("memory", &["memory-limit"]),
         ("recurse", &["trapped"]),
         ("outside", &["deadline"]),
-        // A gigabyte of lines: whether it ends in time depends on the machine, how it ends does not.
+        // A gigabyte of lines: whether it ends in time depends on the machine.
         ("log", &["completed", "deadline"]),
         ("big-result", &["invalid-result"]),
     ];
     let job = |kind: &str| json!({ "name": kind, "data": { "url": format!("http://{silent}/") } });
     let calls = if full_length() { 10_000 } else { 560 };
-    // Warm: threads, pools and caches that a process makes once are not what a guest left behind.
+    // Warmed up first: threads, pools and caches that a process creates once are not leaks.
     for (kind, _) in kinds {
         host.add("hostileQueue", job(kind)).await?;
     }
@@ -138,7 +138,7 @@ async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_n
     Ok(())
 }
 
-/// Takes connections and never answers.
+/// Accepts connections and never answers.
 async fn silent_server() -> anyhow::Result<std::net::SocketAddr> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -175,7 +175,7 @@ async fn a_panic_leaves_a_backtrace_with_names_in_the_jobs_stack_trace() -> anyh
     .await?;
     let line = stack.lines().find(|line| line.contains("panic_here")).context("the frame")?;
     assert!(line.contains("hostile/src/lib.rs:"), "file and line from the debug information: {line}");
-    // And BullMQ's own, which Bull Board shows.
+    // BullMQ's stack trace, which Bull Board shows, has them too.
     until(Duration::from_secs(10), "file and line in the job's stack trace", async || {
         let job = host.get(&path).await?.1["data"]["job"].clone();
         Ok(job["stacktrace"][0].as_str().is_some_and(|trace| trace.contains("hostile/src/lib.rs:")).then_some(()))
@@ -189,7 +189,7 @@ async fn a_panic_leaves_a_backtrace_with_names_in_the_jobs_stack_trace() -> anyh
 #[tokio::test]
 async fn a_plugin_decides_how_its_jobs_are_retried() -> anyhow::Result<()> {
     let (_world, host) = world_with_hostile_guest(&[]).await?;
-    // A job's own attempts win over the manifest's single one.
+    // A job's own attempts override the manifest's single attempt.
     let job = json!({ "name": "fail", "data": { "retry": "after", "ms": 100 }, "attempts": 3 });
     let id = host.add("hostileQueue", job).await?;
     let story = host.job_in("hostileQueue", &id, "failed").await?;
@@ -317,7 +317,7 @@ async fn options_that_are_no_json_and_data_that_is_too_large_fail_the_job_and_ar
     Ok(())
 }
 
-/// Answers 200 under /allowed, whatever comes.
+/// Answers 200 under /allowed, to every request.
 async fn answering_server() -> anyhow::Result<std::net::SocketAddr> {
     let app = axum::Router::new().route("/allowed/{*rest}", axum::routing::any(|| async { "hello" }));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
@@ -362,7 +362,7 @@ async fn a_proxy_in_the_environment_is_not_used_and_an_echoed_secret_reaches_nei
     tokio::spawn(async move { axum::serve(listener, app).await });
 
     let world = World::new().await?;
-    // Nothing listens there: a host that used it would reach nothing.
+    // Nothing listens there: a host that used this proxy would fail.
     let proxy = "http://127.0.0.1:9";
     let env = [
         ("HTTP_PROXY", proxy),

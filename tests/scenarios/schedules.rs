@@ -1,4 +1,4 @@
-//! Jobs that come by themselves: they cannot stack, and they cannot die.
+//! Scheduled jobs: ticks cannot pile up, and they cannot stop.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::commands::{json_of, patchbay};
 use crate::harness::{Host, World, echo_plugin, full_length, hostile_plugin, hostile_plugin_with, until};
 
 const QUEUE: &str = "hostileQueue";
-/// A crashed host's jobs come back after about two of these instead of after half a minute.
+/// A crashed host's jobs come back after about two lock times instead of half a minute.
 const SHORT_LOCKS: &[(&str, &str)] = &[("PATCHBAY_WORK_LOCK_S", "3"), ("PATCHBAY_WORK_RENEW_S", "1")];
 
 impl Host {
@@ -38,7 +38,7 @@ fn every_second(id: &str) -> Value {
     json!({ "id": id, "queue": QUEUE, "name": "noop", "everyMs": 1_000 })
 }
 
-/// Completed ticks by job id, each with how often it completed.
+/// Completed ticks by job id, each with its number of completions.
 async fn completed(world: &World, id: &str) -> anyhow::Result<HashMap<String, i64>> {
     let rows: Vec<(String, i64)> = sqlx::query_as(
         "select job_id, count(*) from patchbay.attempts where job_id like $1 and verdict = 'complete' group by job_id",
@@ -184,7 +184,7 @@ async fn a_plugins_schedules_come_change_and_go_with_its_revisions() -> anyhow::
     host.post("/api/admin/plugins/hostile/rollback", json!({})).await?;
     every(Some(1_000)).await?;
 
-    // A plugin's schedule is not removed, and an operator's change outlives the next revision.
+    // A plugin's schedule cannot be removed, and an operator's change survives the next revision.
     let remove = host.http.delete(format!("{}/api/admin/schedules/pulse", host.url));
     assert_eq!(host.request(remove).await?.0, 409);
     let patch = host.http.patch(format!("{}/api/admin/schedules/pulse", host.url));
@@ -207,7 +207,7 @@ async fn a_schedule_whose_tick_has_vanished_ticks_again() -> anyhow::Result<()> 
     let [tick] = jobs.as_slice() else { anyhow::bail!("one tick: {jobs:?}") };
     redis.zrem::<_, _, ()>(key("delayed"), tick).await?;
     redis.del::<_, ()>(key(tick)).await?;
-    // Any change wakes the reconciler; without one it comes by itself within 30 s.
+    // Any change wakes the reconciler; without one it runs within 30 s.
     host.post("/api/admin/schedules", every_second("other")).await?;
     until(Duration::from_secs(10), "its tick", async || {
         let exists: bool = redis.exists(key(tick)).await?;
@@ -242,7 +242,7 @@ async fn legacy_repeatables_are_listed_first_and_become_schedules_then() -> anyh
     let (world, host) = world_with_host(&[]).await?;
     let mut redis = world.redis().await?;
     let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
-    // As BullMQ 4 and early 5 leave them: the key is the definition, the job is named after its hash.
+    // As BullMQ 4 and early 5 leave them: the key is the definition, jobs are named after its hash.
     let soon = 4_102_444_800_000_u64;
     for (member, hash) in
         [("noop:daily::Asia/Kolkata:59 23 * * *", "aa"), ("echo::::1000", "bb"), ("noop:x:99::5000", "cc")]
@@ -299,7 +299,7 @@ async fn three_killed_hosts_lose_no_schedule_and_run_no_tick_twice() -> anyhow::
     let mut hosts = vec![first, world.host(SHORT_LOCKS).await?, world.host(SHORT_LOCKS).await?];
     let kills = if full_length() { 200 } else { 8 };
     for n in 0..kills {
-        // At a random moment of a second that holds four ticks: time itself is what is under test.
+        // At a random moment of a second with four ticks: the time itself is tested.
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..700))).await;
         let mut killed = hosts.remove(n % 3);
         killed.child.kill().await?;
@@ -321,7 +321,7 @@ async fn three_killed_hosts_lose_no_schedule_and_run_no_tick_twice() -> anyhow::
     Ok(())
 }
 
-/// A job scheduler as BullMQ's clients leave it, with a tick that is due.
+/// A job scheduler as BullMQ's clients leave it, with a due tick.
 async fn client_scheduler(world: &World, id: &str, fields: &[(&str, &str)]) -> anyhow::Result<()> {
     let mut redis = world.redis().await?;
     let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
@@ -391,7 +391,7 @@ async fn a_clients_scheduler_that_cannot_be_computed_is_told_everywhere_and_tick
     redis.hset::<_, _, _, ()>(hash("odd"), "every", "500").await?;
     for id in ["full:moon", "lost", "odd"] {
         until(Duration::from_secs(30), &format!("{id} is brought back"), async || {
-            // Any change wakes the reconciler; without one it comes by itself within 30 s.
+            // Any change wakes the reconciler; without one it runs within 30 s.
             host.post("/api/admin/schedules", every_second("other")).await?;
             host.request(host.http.delete(format!("{}/api/admin/schedules/other", host.url))).await?;
             Ok((completed(&world, id).await?.len() >= 2).then_some(()))
@@ -436,7 +436,7 @@ async fn a_live_scheduler_is_never_taken_for_a_repeatable_and_never_replaced_by_
         redis.hset_multiple::<_, _, _, ()>(key(&job), &fields).await?;
         redis.zadd::<_, _, _, ()>(key("delayed"), &job, soon * 4096).await?;
     }
-    // One whose schedule would take a live scheduler's id, and one of BullMQ 5, which has a hash of its own.
+    // One whose schedule would take a live scheduler's id, and one of BullMQ 5 with its own hash.
     redis.zadd::<_, _, _, ()>(key("repeat"), "noop:daily::UTC:0 3 * * *", soon).await?;
     let digest = "0123456789abcdef0123456789abcdef";
     redis.zadd::<_, _, _, ()>(key("repeat"), digest, soon).await?;

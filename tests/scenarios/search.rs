@@ -1,4 +1,5 @@
-//! Finding attempts in the history and jobs in Redis, saved searches, and one job's life: through the API and the command line.
+//! Searching attempts in the history and jobs in Redis, saved searches, and one job's timeline:
+//! through the API and the command line.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -32,11 +33,11 @@ async fn server(status: u16) -> anyhow::Result<(SocketAddr, Arc<AtomicU16>)> {
     Ok((address, status))
 }
 
-/// The guest that does as its jobs say, on two queues, with a path by which its jobs are found.
+/// The guest that does what its jobs say, on two queues, with a path by which its jobs are found.
 fn plugin(address: &str) -> anyhow::Result<Vec<u8>> {
     hostile_plugin_with(|manifest| {
         let queue = format!("searchable = [\"lead.id\"]\n\n[[queues]]\nname = \"{OTHER}\"\nattempts = 1\n");
-        // Nothing here is about deadlines.
+        // A long deadline, since deadlines are not tested here.
         let manifest = manifest.replace("deadline_ms = 200", "deadline_ms = 20_000");
         manifest.replace("127.0.0.1:9/", &format!("{address}/")) + &queue
     })
@@ -44,13 +45,13 @@ fn plugin(address: &str) -> anyhow::Result<Vec<u8>> {
 
 async fn start() -> anyhow::Result<(World, Host)> {
     let world = World::new().await?;
-    // What is forgotten when is another subject.
+    // A long retention, since pruning is not tested here.
     let host = world.host(&[("PATCHBAY_HISTORY_KEEP_DAYS", "36500")]).await?;
     host.deploy("hostile", plugin("127.0.0.1:9")?).await?;
     Ok((world, host))
 }
 
-/// Adds a job under these headers.
+/// Adds a job with these headers.
 async fn add(host: &Host, queue: &str, correlation: &str, platform: &str, mut job: Value) -> anyhow::Result<String> {
     job["newQueue"] = true.into();
     let request = host.http.post(format!("{}/api/admin/queues/{queue}/jobs", host.url)).json(&job);
@@ -64,7 +65,7 @@ async fn get(host: &Host, path: &str, pairs: &[(&str, &str)]) -> anyhow::Result<
     host.request(host.http.get(format!("{}{path}", host.url)).query(pairs)).await
 }
 
-/// `queue/id` of what is found.
+/// `queue/id` of each match.
 async fn found(host: &Host, pairs: &[(&str, &str)]) -> anyhow::Result<BTreeSet<String>> {
     let (status, answer) = get(host, SEARCH, pairs).await?;
     ensure!(status == 200, "{pairs:?}: {answer}");
@@ -180,7 +181,7 @@ async fn what_cannot_be_searched_for_is_refused_with_what_can() -> anyhow::Resul
     Ok(())
 }
 
-/// Attempts of long ago, of today and of a clock that is years ahead; some of a month whose partition is not there.
+/// Attempts of long ago, today and a clock years ahead; some in a month without a partition.
 const HISTORY: &str = "insert into patchbay.attempts (prefix, queue, job_id, job_created_ms, started, attempt, name, host, started_at, \
     finished_at, outcome, verdict, correlation_id) select '{prefix}', 'oldQueue', (n % 500)::text, 0, n, 1, 'job', 'host', at, at, \
     'completed', 'complete', 'req' from (select n, case when n % 100 = 0 then now() + interval '3 years' \
@@ -204,7 +205,7 @@ async fn pages_show_each_attempt_once_wherever_in_time_it_is_and_whatever_comes_
             last = Some(at);
         }
         pages += 1;
-        // Newer than all that was shown.
+        // Newer than everything on the page.
         let newer = "insert into patchbay.attempts select (jsonb_populate_record(a, jsonb_build_object('started', a.started + 10000 * $1, \
                      'finished_at', now() + interval '4 years'))).* from patchbay.attempts a where prefix = $2 and started <= 50";
         sqlx::query(newer).bind(pages).bind(&world.prefix).execute(&mut database).await?;
@@ -235,7 +236,7 @@ async fn a_history_that_somebody_has_locked_is_an_error_within_seconds() -> anyh
     Ok(())
 }
 
-/// Jobs as a producer of BullMQ leaves them, many at once.
+/// Many jobs at once, as a BullMQ producer leaves them.
 async fn waiting_jobs(world: &World, queue: &str, count: usize) -> anyhow::Result<()> {
     let mut redis = world.redis().await?;
     let key = |name: &str| format!("{}:{queue}:{name}", world.prefix);
@@ -358,7 +359,7 @@ async fn a_saved_search_is_run_changed_undone_and_forgotten_by_name() -> anyhow:
     }
     let (status, answer) = host.put("/api/admin/history/searches/%2Fetc", json!({ "filter": {} })).await?;
     assert_eq!(status, 400, "{answer}");
-    // What people are searched by stays out of the audit trail.
+    // The values of a search are not recorded in the action.
     search(&["save", "one lead", "data.lead.id=4711"]).await?;
     let actions: Vec<(String, String, Value)> = sqlx::query_as(
         "select action, actor, details from patchbay.operator_actions where action like 'search.%' order by id",
@@ -377,7 +378,7 @@ async fn timeline(host: &Host, queue: &str, id: &str) -> anyhow::Result<Value> {
     Ok(answer["data"].clone())
 }
 
-/// What happened, in short.
+/// The events of a timeline, in short.
 fn story(life: &Value) -> Vec<String> {
     let of = |event: &Value| match event["kind"].as_str().unwrap_or_default() {
         "operator" => format!("{} by {}", event["action"], event["actor"]).replace('"', ""),
@@ -475,7 +476,7 @@ async fn jobs_that_had_the_same_id_have_lives_of_their_own() -> anyhow::Result<(
     }
     let (status, _) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs/never/timeline")).await?;
     assert_eq!(status, 404);
-    // Whatever a producer wrote as the time of its making.
+    // With any creation time that a producer wrote.
     let delayed = json!({ "name": "echo", "data": {}, "id": "far", "delayMs": 3_600_000 });
     add(&host, QUEUE, "req-far", "web", delayed).await?;
     let _: () = world.redis().await?.hset(format!("{}:{QUEUE}:far", world.prefix), "timestamp", u64::MAX).await?;

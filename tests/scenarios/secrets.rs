@@ -1,4 +1,5 @@
-//! The vault from outside: what a guest sees of a secret that is set, rotated and removed, and where its value never is.
+//! The vault from outside: what a guest sees of a secret that is set, rotated and removed, and
+//! where its value never appears.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Output, Stdio};
@@ -15,7 +16,7 @@ use crate::harness::{Host, PASSWORD, USER, World, binary, hostile_plugin, hostil
 const KEY: &str = "5f1d3c2b4a59687766554433221100ffeeddccbbaa99887766554433221100ab";
 const NEW_KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const WITH_KEY: [(&str, &str); 1] = [("PATCHBAY_SECRETS_KEY", KEY)];
-/// What another process must have noticed by then.
+/// Another process must have noticed a change within this time.
 const NOTICED: Duration = Duration::from_secs(1);
 
 const ONE: &str = "value-number-one-4711";
@@ -54,7 +55,7 @@ async fn run(host: &Host, name: &str, data: Value, state: &str) -> anyhow::Resul
     Ok(host.job_in("hostileQueue", &id, state).await?["job"].clone())
 }
 
-/// What a guest finds out: which candidates fit, which signatures hold, and a signature.
+/// What a guest finds out: which candidates match, which signatures are valid, and a signature.
 async fn seen(host: &Host, candidates: &[&str], macs: &[&str]) -> anyhow::Result<Value> {
     let job = run(host, "secret", json!({ "candidates": candidates, "macs": macs }), "completed").await?;
     Ok(serde_json::from_str(job["returnValue"].as_str().context("a return value")?)?)
@@ -71,7 +72,7 @@ async fn not_configured(host: &Host) -> anyhow::Result<bool> {
     Ok(job["failedReason"].as_str().is_some_and(|reason| reason.starts_with("not-configured")))
 }
 
-/// Every row of every table of ours, as text and as bytes.
+/// Every row of every table of Patchbay, as text and as bytes.
 async fn dump(world: &World) -> anyhow::Result<String> {
     let mut database = world.database().await?;
     let tables: Vec<String> = sqlx::query_scalar(
@@ -89,7 +90,7 @@ async fn dump(world: &World) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// `patchbay` with these variables and this standard input; nothing else from this process.
+/// `patchbay` with exactly these variables and this standard input.
 async fn patchbay(world: &World, env: &[(&str, &str)], args: &[&str], input: &str) -> anyhow::Result<Output> {
     let mut command = tokio::process::Command::new(std::path::absolute(binary())?);
     command.args(args).current_dir(world.dir.path()).env_clear().env("PATH", std::env::var("PATH").unwrap_or_default());
@@ -108,7 +109,7 @@ async fn finding(world: &World, env: &[(&str, &str)]) -> anyhow::Result<Value> {
     let output = patchbay(world, env, &["--json", "doctor"], "").await?;
     let findings: Vec<Value> = serde_json::from_slice(&output.stdout)?;
     let of_secrets = |finding: &&Value| finding["check"] == "secrets";
-    // The worst that it says.
+    // The most severe finding.
     let worst = findings.iter().filter(of_secrets).max_by_key(|finding| match finding["level"].as_str() {
         Some("error") => 2,
         Some("warning") => 1,
@@ -156,7 +157,7 @@ async fn a_secret_is_set_rotated_and_removed_and_each_process_notices() -> anyho
     })
     .await?;
 
-    // This one works on other queues over the same Postgres: what it changes, only the first one's jobs can show.
+    // It has other queues on the same Postgres: only the first host's jobs can show its changes.
     let prefix = format!("{}-elsewhere", world.prefix);
     let elsewhere = world.host(&[WITH_KEY[0], ("PATCHBAY_REDIS_PREFIX", &prefix)]).await?;
     for value in ["value-number-three", "value-number-four", "value-number-five"] {
@@ -176,7 +177,7 @@ async fn a_secret_is_set_rotated_and_removed_and_each_process_notices() -> anyho
     let tries: Value = serde_json::from_str(tries["returnValue"].as_str().context("a return value")?)?;
     assert_eq!(tries["matches"], 8, "a second version gives no more tries");
 
-    // Without a notification it takes until the next look.
+    // Without a notification it takes until the next poll.
     sqlx::query("delete from patchbay.secrets").execute(&mut database).await?;
     until(Duration::from_secs(10), "the next look", async || Ok(not_configured(&host).await?.then_some(()))).await?;
     set(&elsewhere, ONE).await?;
@@ -197,7 +198,7 @@ async fn a_value_is_in_no_answer_no_log_and_no_table() -> anyhow::Result<()> {
     keep(send(&host, Method::PUT, path, json!({ "value": ONE })).await?);
     keep(rotate(&host, TWO, 60_000).await?);
     seen(&host, &["x"], &[]).await?;
-    // Refused: what was sent is not sent back either.
+    // Refusals do not repeat the value that was sent.
     for body in [json!({ "value": [ONE] }), json!({ "value": ONE, TWO: 1 }), json!(ONE), json!({ "value": 4711 })] {
         let (status, answer) = send(&host, Method::PUT, path, body).await?;
         assert!((400..=422).contains(&status), "{answer}");
@@ -221,7 +222,7 @@ async fn a_value_is_in_no_answer_no_log_and_no_table() -> anyhow::Result<()> {
         let hex = hex::encode(value);
         let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, value);
         for (place, text) in [("an answer", &answers), ("the log", &log), ("the database", &table)] {
-            // Four digits may stand anywhere; only what was sent as a value matters, and answers quote nothing.
+            // Four digits may occur anywhere else; answers must not quote the value.
             if value.len() < 8 && place != "an answer" {
                 continue;
             }
@@ -242,7 +243,8 @@ async fn without_a_key_the_environment_still_works_and_setting_says_what_to_conf
     assert!(answer["message"].as_str().is_some_and(|text| text.contains("secrets.key_file")), "{answer}");
     host.stop().await?;
 
-    // With a key, the vault comes first; what it no longer holds comes from the environment again.
+    // With a key, the vault overrides the environment; a secret that the vault no longer has comes
+    // from the environment again.
     let host = world.host(&[WITH_KEY[0], ("PATCHBAY_SECRET_HOSTILE_TOKEN", "of-the-environment")]).await?;
     set(&host, ONE).await?;
     assert_eq!(seen(&host, &["of-the-environment", ONE], &[]).await?["fits"], json!([false, true]));
@@ -290,7 +292,7 @@ async fn a_wrong_key_stops_the_start_and_doctor_says_why() -> anyhow::Result<()>
         "{text}"
     );
 
-    // Without any key the host starts, uses nothing of the vault, and lets the operator begin anew.
+    // Without any key the host starts, does not use the vault, and lets the operator begin anew.
     let host = world.host(&[]).await?;
     assert!(not_configured(&host).await?);
     assert!(list(&host).await?[0]["versions"][0]["unreadable"].is_string());
@@ -357,7 +359,7 @@ async fn the_master_key_is_rotated_by_commands() -> anyhow::Result<()> {
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(table.contains("TOKEN   vault  2") && table.contains("ends 20") && !table.contains(ONE), "{table}");
 
-    // Hosts are restarted one by one; this one, over other queues, is the first.
+    // Hosts are restarted one by one; this one, with other queues, is the first.
     let both = [("PATCHBAY_SECRETS_KEY", NEW_KEY), ("PATCHBAY_SECRETS_OLD_KEY", KEY)];
     let prefix = format!("{}-elsewhere", world.prefix);
     let restarted = world.host(&[both[0], both[1], ("PATCHBAY_REDIS_PREFIX", &prefix)]).await?;
@@ -384,7 +386,7 @@ async fn the_master_key_is_rotated_by_commands() -> anyhow::Result<()> {
     json_of(&host, &["secret", "remove", "hostile", "OTHER"], "").await?;
     host.stop().await?;
 
-    // What cannot be opened is named and left as it is; the rest is done.
+    // A row that cannot be opened is reported and left as it is; the others are resealed.
     let mut database = world.database().await?;
     sqlx::query("update patchbay.secrets set ciphertext = ciphertext || '\\x00'::bytea where version = 1")
         .execute(&mut database)

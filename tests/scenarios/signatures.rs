@@ -1,4 +1,4 @@
-//! Where a host trusts keys, only what one of them has signed is kept and runs, whatever Postgres says.
+//! A host that trusts keys stores and runs only what one of them signed, whatever Postgres says.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -38,7 +38,7 @@ async fn deploy(host: &Host, component: &[u8], key: &PrivateKey) -> anyhow::Resu
     Ok(digest)
 }
 
-/// What Postgres says is active, as another process (or somebody with a login) may write it.
+/// Changes the active revision in Postgres, as another process (or anybody with a login) may do.
 async fn make_active(database: &mut PgConnection, digest: &str) -> anyhow::Result<()> {
     let mut tx = database.begin().await?;
     sqlx::query("update patchbay.revisions set state = 'retired' where state = 'active'").execute(&mut *tx).await?;
@@ -54,7 +54,7 @@ async fn make_active(database: &mut PgConnection, digest: &str) -> anyhow::Resul
     Ok(tx.commit().await?)
 }
 
-/// Why the plugin's active revision does not run, once that is known.
+/// Why the plugin's active revision does not run, once that is reported.
 async fn failure(host: &Host) -> anyhow::Result<String> {
     until(Duration::from_secs(30), "a load failure", async || {
         let (_, plugins) = host.get("/api/admin/plugins").await?;
@@ -143,7 +143,7 @@ async fn a_signed_plugin_runs_and_shows_its_signers_and_another_signature_can_be
     let plugin = email_plugin()?;
     let digest = deploy(&host, &plugin, &key).await?;
     assert_eq!(ran_on(&host).await?, digest);
-    // The same file again: its signature is known.
+    // The same file again: its signature is already stored.
     let (status, again) = push(&host, &plugin, &[]).await?;
     assert_eq!((status, &again["data"]["created"]), (200, &json!(false)), "{again}");
     let (status, again) = push(&host, &plugin, &[signed(&plugin, &other)]).await?;
@@ -164,7 +164,7 @@ async fn without_trusted_keys_nothing_is_required_and_a_given_signature_is_kept_
     let host = world.host(&[]).await?;
     let plugin = email_plugin()?;
     host.deploy("email", plugin.clone()).await?;
-    // A stale .sig file, which nobody notices here, and then the right one.
+    // First a stale .sig file, which this host does not check, and then the right one.
     let stale = signed(b"an earlier build", &key);
     let (status, staged) = push(&host, &plugin, &[stale]).await?;
     assert_eq!(status, 200, "{staged}");
@@ -188,7 +188,7 @@ async fn a_file_or_signature_changed_in_the_database_is_not_loaded_and_the_incum
     let plugin = email_plugin()?;
     let incumbent = deploy(&host, &plugin, &key).await?;
 
-    // The file.
+    // A changed file.
     let second = variant(&plugin, "second");
     let (status, staged) = push(&host, &second, &[signed(&second, &key)]).await?;
     assert_eq!(status, 200, "{staged}");
@@ -204,12 +204,12 @@ async fn a_file_or_signature_changed_in_the_database_is_not_loaded_and_the_incum
     let reason = failure(&host).await?;
     assert!(reason.contains("the stored file of revision") && reason.contains("has changed"), "{reason}");
     assert_eq!(ran_on(&host).await?, incumbent);
-    // Pushing the true file mends the row, and every process takes it over by itself.
+    // Pushing the original file repairs the row, and every process loads it without a restart.
     let (status, answer) = push(&host, &second, &[]).await?;
     assert_eq!((status, &answer["data"]["created"]), (200, &json!(false)), "{answer}");
     takes_over(&host, &second_digest).await?;
 
-    // The signature: taken away, and swapped with the one of another revision.
+    // A removed signature, and one that is swapped with that of another revision.
     let third = variant(&plugin, "third");
     let (status, staged) = push(&host, &third, &[signed(&third, &key)]).await?;
     assert_eq!(status, 200, "{staged}");
@@ -236,7 +236,7 @@ async fn a_file_or_signature_changed_in_the_database_is_not_loaded_and_the_incum
     assert_eq!((status, &answer["code"]), (422, &json!("untrusted")), "{answer}");
     assert_eq!(ran_on(&host).await?, second_digest);
 
-    // Signed again, it takes over by itself.
+    // After it is signed again, it is loaded without a restart.
     let (status, answer) = push(&host, &third, &[signed(&third, &key)]).await?;
     assert_eq!(status, 200, "{answer}");
     takes_over(&host, &third_digest).await?;

@@ -1,4 +1,4 @@
-//! Whoever stops reading holds nobody else up: the reader of standard output, and clients of HTTP.
+//! A reader that stops reading delays nobody else: of standard output, or a client of HTTP.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn a_full_pipe_of_the_log_stops_neither_work_nor_the_end_and_what_was_drop
     let address = format!("127.0.0.1:{}", free_port()?);
     let binary = binary();
     let arguments = [binary.to_str().context("a path")?, "serve"];
-    // So much that the pipe and the buffer are full after seconds.
+    // Enough output to fill the pipe and the buffer within seconds.
     let env = [("PATCHBAY_HTTP_LISTEN", address.as_str()), ("PATCHBAY_LOG_FILTER", "trace")];
     let mut child = world.command("setsid", &arguments, &env).spawn()?;
     // Both stay open, and nobody reads them.
@@ -64,7 +64,7 @@ async fn a_full_pipe_of_the_log_stops_neither_work_nor_the_end_and_what_was_drop
     let told: serde_json::Value = serde_json::from_str(&told.await??)?;
     ensure!(told["level"] == "WARN" && told["dropped"].as_u64() > Some(0), "{told}");
 
-    // Nobody reads any more, to the end.
+    // Nobody reads until the end.
     drops_more_than(first).await?;
     let pid = rustix::process::Pid::from_raw(child.id().context("running")?.try_into()?).context("pid")?;
     rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
@@ -74,7 +74,7 @@ async fn a_full_pipe_of_the_log_stops_neither_work_nor_the_end_and_what_was_drop
     Ok(())
 }
 
-/// Asks for much, again and again, and reads nothing.
+/// Sends many large requests and reads nothing.
 async fn deaf_client(host: &Host) -> anyhow::Result<TcpStream> {
     let mut client = TcpStream::connect(host.url.trim_start_matches("http://")).await?;
     let request = "GET /api/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(400);
@@ -91,7 +91,8 @@ async fn clients_that_never_read_lose_their_connections() -> anyhow::Result<()> 
     for _ in 0..3 {
         deaf.push(deaf_client(&host).await?);
     }
-    // Every place is taken until theirs are free again: as many others are served at the same time.
+    // All connections are taken until these clients are disconnected: then as many others are
+    // served at the same time.
     let mut others = Vec::new();
     for _ in 0..3 {
         let mut other = TcpStream::connect(host.url.trim_start_matches("http://")).await?;
@@ -103,7 +104,7 @@ async fn clients_that_never_read_lose_their_connections() -> anyhow::Result<()> 
         others.push(other);
     }
     for mut client in deaf {
-        // What the system had taken before; then the end, or a reset.
+        // The data that the system had buffered; then the end, or a reset.
         let mut rest = Vec::new();
         let ended = tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut rest)).await;
         ensure!(ended.is_ok(), "the connection is still open");

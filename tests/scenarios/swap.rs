@@ -1,4 +1,4 @@
-//! Plugins are replaced while jobs flow, and nothing is lost.
+//! Plugins are replaced while jobs run, and nothing is lost.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ async fn five_revisions_one_after_another_lose_and_fail_no_mail() -> anyhow::Res
     for n in 0..total {
         host.add("emailQueue", json!({ "name": "send", "data": mail_job(n) })).await?;
     }
-    // Staged beforehand, so that only the swaps happen while jobs flow.
+    // Staged beforehand, so that only the swaps happen while jobs run.
     let mut digests = Vec::new();
     for revision in 0..5 {
         let (status, staged) = host.push(variant(&plugin, &format!("r{revision}"))).await?;

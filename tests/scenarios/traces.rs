@@ -1,5 +1,5 @@
-//! Traces as a collector gets them: one from an operator's request to a vendor's server, without anything that a vendor, a client or a
-//! guest has said; and a collector that is away or hangs holds nothing up.
+//! Traces as a collector gets them: one from an operator's request to a vendor's server, without
+//! texts of vendors, clients or guests. A collector that is away or hangs delays nothing.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ const CAUSE: &str = "00f067aa0ba902b7";
 struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
     resources: Arc<Mutex<Vec<HashMap<String, String>>>>,
-    /// As they came.
+    /// The raw bytes.
     bodies: Arc<Mutex<Vec<u8>>>,
     credentials: Arc<Mutex<Vec<String>>>,
 }
@@ -92,7 +92,7 @@ async fn vendor() -> anyhow::Result<(Arc<Mutex<Vec<HeaderMap>>>, SocketAddr)> {
     Ok((seen, serve(Router::new().route("/{*rest}", any(answer))).await?))
 }
 
-/// However busy the machine is, its calls are not cut short.
+/// With long deadlines, so that calls on a busy machine are not cut off.
 fn patient_plugin(vendor: SocketAddr) -> anyhow::Result<Vec<u8>> {
     hostile_plugin_with(|manifest| {
         let manifest = manifest.replace("deadline_ms = 200", "deadline_ms = 60_000");
@@ -160,7 +160,7 @@ async fn one_trace_goes_from_the_request_through_the_queue_to_the_outside_call_a
     let heads = seen.lock().expect("no panic").clone();
     assert!(!heads.is_empty() && heads.iter().all(|head| !head.contains_key("traceparent")), "vendors learn nothing");
 
-    // Nobody but operators makes this host send anything.
+    // Only operators can make this host send anything.
     let bare = host.http.get(format!("{}/api/admin/plugins", host.url)).send().await?;
     assert_eq!(bare.status(), 401);
     let bodies = collector.bodies.lock().expect("no panic").clone();
@@ -227,7 +227,7 @@ async fn sampling_is_its_beginner_s_and_deployments_are_always_marked() -> anyho
 #[tokio::test]
 async fn a_collector_that_hangs_slows_neither_jobs_nor_the_stop() -> anyhow::Result<()> {
     let world = World::new().await?;
-    // Takes connections and never answers.
+    // Accepts connections and never answers.
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let endpoint = format!("http://{}", listener.local_addr()?);
     let host = world.host(&[("PATCHBAY_TELEMETRY_OTLP_ENDPOINT", endpoint.as_str())]).await?;

@@ -1,4 +1,4 @@
-//! What hostile clients, odd jobs and absent services must not break.
+//! Hostile clients, unusual jobs and absent services must not break a host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -43,10 +43,10 @@ async fn one_record_that_postgres_refuses_does_not_hold_up_the_others() -> anyho
     .await
 }
 
-/// Enough that removing them takes a while.
+/// Removing this many takes a while.
 const MANY: usize = 20_000;
 
-/// As raw as a client can be.
+/// A request as raw text.
 fn raw(method: &str, path: &str, body: &str) -> String {
     let credentials = base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"));
     format!(
@@ -60,7 +60,7 @@ async fn connect(host: &Host) -> anyhow::Result<TcpStream> {
     Ok(TcpStream::connect(host.url.trim_start_matches("http://")).await?)
 }
 
-/// A queue with many jobs, and a client that has it obliterated and leaves as soon as the host has begun.
+/// A queue with many jobs; a client requests its obliteration and leaves once the host has begun.
 async fn obliterate_and_leave(world: &World, host: &Host) -> anyhow::Result<()> {
     host.add("bigQueue", json!({ "name": "first", "data": {}, "delayMs": 3_600_000 })).await?;
     let key = |name: &str| format!("{}:bigQueue:{name}", world.prefix);
@@ -162,7 +162,7 @@ async fn what_cannot_be_read_or_stored_is_refused_in_the_one_error_shape() -> an
         .fetch_one(&mut world.database().await?)
         .await?;
     assert_eq!(open, 0);
-    // A job's data is Redis's, and may hold what Node's producers write.
+    // Job data is stored in Redis, and may hold anything that Node's producers write.
     let id = host.add("emailQueue", json!({ "name": "send", "data": { "text": nul }, "delayMs": 3_600_000 })).await?;
     let (_, story) = host.get(&format!("/api/admin/queues/emailQueue/jobs/{id}?reveal=true")).await?;
     assert_eq!(story["data"]["job"]["data"], r#"{"text":"a\u0000b"}"#);
@@ -198,7 +198,7 @@ async fn clients_that_dawdle_are_cut_off() -> anyhow::Result<()> {
         let mut client = connect(&host).await?;
         client.write_all(sent.as_bytes()).await?;
         let mut answer = String::new();
-        // A reset is as good an end as any.
+        // A reset is also a valid end.
         tokio::time::timeout(Duration::from_secs(5), client.read_to_string(&mut answer)).await?.ok();
         anyhow::Ok(answer)
     };
@@ -253,11 +253,11 @@ async fn more_connections_than_allowed_wait_for_a_place() -> anyhow::Result<()> 
 /// One change that an operator may make.
 struct Change {
     method: &'static str,
-    /// As the OpenAPI document has the path.
+    /// The path in the OpenAPI document.
     route: &'static str,
     path: String,
     body: Vec<u8>,
-    /// What it answers in this order.
+    /// The expected status in this order of requests.
     expected: u16,
 }
 
@@ -272,7 +272,7 @@ impl Change {
     }
 }
 
-/// The vault takes no value without a key.
+/// The vault accepts no value without a key.
 const KEY: &str = "5f1d3c2b4a59687766554433221100ffeeddccbbaa99887766554433221100ab";
 const WITH_KEY: [(&str, &str); 1] = [("PATCHBAY_SECRETS_KEY", KEY)];
 
@@ -281,7 +281,7 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
     let first = host.deploy("hostile", hostile_plugin()?).await?;
     let failed = host.add("hostileQueue", json!({ "name": "panic", "data": {} })).await?;
     host.job_in("hostileQueue", &failed, "failed").await?;
-    // Files and lines come a moment after the job has settled.
+    // Files and lines are written a moment after the job has settled.
     until(Duration::from_secs(10), "files and lines", async || {
         let (_, story) = host.get(&format!("/api/admin/queues/hostileQueue/jobs/{failed}")).await?;
         Ok(story["data"]["job"]["stacktrace"][0].as_str().is_some_and(|stack| stack.contains("lib.rs:")).then_some(()))
@@ -326,9 +326,9 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
         ("post", "/api/admin/plugins/{name}/grants/revoke", asks, "", 200),
         ("post", "/api/admin/breakers/open", breaker.clone(), "", 200),
         ("post", "/api/admin/breakers/close", breaker, "", 200),
-        // It has no operations.
+        // The plugin has no operations.
         ("post", "/api/admin/plugins/{name}/call", json!({ "operation": "any" }), "", 409),
-        // It is not quarantined.
+        // The plugin is not quarantined.
         ("post", "/api/admin/plugins/{name}/release", json!({ "reason": "mended" }), "", 409),
         ("post", "/api/admin/plugins/{name}/deactivate", json!({}), "", 200),
         ("put", "/api/admin/alerts/rules/{rule}", json!({ "enabled": false }), "", 200),
@@ -345,7 +345,7 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
         ("post", "/api/admin/plugins/{name}/secrets/{secret}/rotate", rotation, "", 200),
         ("post", "/api/admin/secrets/rekey", json!({}), "", 200),
         ("delete", "/api/admin/plugins/{name}/secrets/{secret}", json!({}), "", 200),
-        // It would be done meanwhile: it ends by itself, and is neither paused nor undone.
+        // The operation ends by itself before it can be paused or undone.
         ("post", "/api/admin/bulk", json!({ "kind": "retry", "filter": { "queue": "idleQueue" } }), "", 200),
         ("post", "/api/admin/bulk/{id}/resume", json!({}), "4711", 404),
         ("post", "/api/admin/bulk/{id}/cancel", json!({}), "4711", 404),
@@ -360,7 +360,7 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
         ("put", "/api/admin/queues/{queue}/jobs/{id}/delay", json!({ "delayMs": 7_200_000 }), &delayed, 200),
         ("post", "/api/admin/queues/{queue}/jobs/{id}/promote", json!({}), &delayed, 200),
         ("put", "/api/admin/queues/{queue}/jobs/{id}/priority", json!({ "priority": 7 }), &delayed, 200),
-        // It does not run.
+        // The job does not run.
         ("post", "/api/admin/queues/{queue}/jobs/{id}/kill", json!({}), &delayed, 409),
         ("delete", "/api/admin/queues/{queue}/jobs/{id}", json!({}), &delayed, 200),
         ("post", "/api/admin/queues/{queue}/jobs/{id}/retry", json!({}), &failed, 200),
@@ -429,7 +429,7 @@ async fn every_change_leaves_one_row_that_says_who_what_and_how_it_ended() -> an
     Ok(())
 }
 
-/// What is in Redis, apart from heartbeats.
+/// The content of Redis, apart from heartbeats.
 async fn queues_in_redis(world: &World) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     let mut redis = world.redis().await?;
     let mut content = BTreeMap::new();
@@ -491,7 +491,7 @@ async fn a_change_that_is_stored_but_not_in_effect_yet_says_so() -> anyhow::Resu
     let host = world.host(&[]).await?;
     host.deploy("hostile", hostile_plugin()?).await?;
     let mut database = world.database().await?;
-    // Read for the effect, and not for the change.
+    // This table is read when the change takes effect, not when it is made.
     database.execute("alter table patchbay.grants rename to grants_away").await?;
     let (status, answer) = host.post("/api/admin/plugins/hostile/deactivate", json!({})).await?;
     assert_eq!((status, &answer["code"]), (503, &json!("unavailable")), "{answer}");

@@ -48,7 +48,7 @@ async fn plugins_of_two_versions_serve_jobs_side_by_side_in_one_host() -> anyhow
 async fn a_plugin_goes_from_one_version_to_the_next_and_back() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&DRAFTS).await?;
-    // Jobs of `curious`, whatever their name, say what WASI gave them.
+    // Jobs of `curious` report what WASI gave them, whatever the job's name.
     host.deploy("draft", draft("curious", "0.1")?).await?;
     assert!(result(&host, QUEUE, "any").await?["refused"].is_object());
     host.deploy("draft", draft("draft", "0.2")?).await?;
@@ -77,7 +77,7 @@ async fn a_draft_is_refused_where_drafts_are_not_accepted_and_a_wrong_manifest_e
         println!("{message}");
         assert!(message.contains("the manifest says wit = ") && message.contains("make them agree"), "{message}");
     }
-    // One accepts and activates it; the other keeps what it has, and says why.
+    // One host accepts and activates it; the other keeps its revision, and reports why.
     let incumbent = careless.deploy("draft", draft("curious", "0.1")?).await?;
     let status = "/api/admin/plugins/draft/status";
     until(Duration::from_secs(10), "both run it", async || {

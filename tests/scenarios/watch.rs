@@ -1,4 +1,4 @@
-//! `patchbay dev --watch`: a save is a swap, and a save that does not compile is none.
+//! `patchbay dev --watch`: saving a file swaps the plugin, unless the source does not compile.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,15 +13,15 @@ use tokio::process::Child;
 use crate::dev::{forget, interrupt, json_of, patchbay, up};
 use crate::harness::{repository, until};
 
-/// Time for a build on two processors that have other things to do.
+/// Time for a build on two busy processors.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A plugin in a folder of its own: the placeholder, under another name, for one queue.
+/// A plugin in its own folder: the placeholder, under another name, for one queue.
 fn project(dir: &Path) -> anyhow::Result<PathBuf> {
     let plugins = repository().join("plugins").canonicalize()?;
     std::fs::create_dir_all(dir.join("src"))?;
     std::fs::copy(plugins.join("echo/src/lib.rs"), dir.join("src/lib.rs"))?;
-    // What is built already in the plugins' own workspace is used again: the same versions, profile and kinds of crates.
+    // Reuses builds of the plugins' workspace: the same versions, profile and kinds of crates.
     std::fs::copy(plugins.join("Cargo.lock"), dir.join("Cargo.lock"))?;
     let workspace = std::fs::read_to_string(plugins.join("Cargo.toml"))?;
     let profile = workspace.find("[profile.release]").context("a profile")?;
@@ -59,7 +59,7 @@ fn start(dir: &Path, watched: &Path) -> anyhow::Result<(Child, Arc<Mutex<String>
     Ok((dev, log))
 }
 
-/// What has been said since `from` characters, once `wanted` is in it.
+/// The log from character `from` on, once it contains `wanted`.
 async fn says(log: &Mutex<String>, from: usize, wanted: &str) -> anyhow::Result<String> {
     until(PATIENCE, wanted, async || {
         let said = log.lock().expect("no writer panics");
@@ -68,7 +68,7 @@ async fn says(log: &Mutex<String>, from: usize, wanted: &str) -> anyhow::Result<
     .await
 }
 
-/// As editors do it: a new file in the place of the old one.
+/// As editors do it: a new file replaces the old one.
 fn save(file: &Path, text: &str) -> anyhow::Result<()> {
     let new = file.with_extension("new");
     std::fs::write(&new, text)?;
@@ -145,7 +145,7 @@ async fn ctrl_c_ends_a_build_and_all_that_it_has_started() -> anyhow::Result<()>
     let dir = home.path().canonicalize()?;
     let watched = dir.join("watched");
     std::fs::create_dir(&watched)?;
-    // Any language: the build is a command. This one starts a process, says which, and never ends.
+    // The build is a command, in any language. This one starts a process, prints its id and hangs.
     let plugin = "name = \"watched\"\nversion = \"0.1.0\"\nwit = \"0.1\"\n\
         [build]\ncommand = \"sleep 600 & echo $! > pid.tmp; mv pid.tmp pid; wait\"\ncomponent = \"out/watched.wasm\"\nwatch = [\"plugin.toml\"]\n";
     std::fs::write(watched.join("plugin.toml"), plugin)?;
@@ -157,7 +157,7 @@ async fn ctrl_c_ends_a_build_and_all_that_it_has_started() -> anyhow::Result<()>
     interrupt(dev).await?;
     forget(&dir);
     until(Duration::from_secs(10), "its end", async || {
-        // A zombie whose parent has ended waits for nobody but the system.
+        // A zombie whose parent has ended waits only for the system.
         let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
         Ok((state.is_empty() || state.contains(") Z ")).then_some(()))
     })

@@ -1,4 +1,5 @@
-//! The layers: what each crate's Cargo.toml lets it use is what docs/ARCHITECTURE.md says, and every place that the documents name is there.
+//! The layers: each crate's Cargo.toml uses only what docs/ARCHITECTURE.md allows, and every path
+//! that the documents name exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// Crate → crates that it may use, from the table under `## Layers`; none for what may use everything.
+/// Crate → crates that it may use, from the table under `## Layers`; `None` for all crates.
 fn documented() -> anyhow::Result<BTreeMap<String, Option<BTreeSet<String>>>> {
     let text = std::fs::read_to_string(repository().join("docs/ARCHITECTURE.md"))?;
     let section =
@@ -28,7 +29,7 @@ fn documented() -> anyhow::Result<BTreeMap<String, Option<BTreeSet<String>>>> {
     .collect()
 }
 
-/// Of our own, tests aside.
+/// The workspace's own crates, without those for tests.
 fn used(manifest: &Path) -> anyhow::Result<BTreeSet<String>> {
     let text = std::fs::read_to_string(manifest).with_context(|| manifest.display().to_string())?;
     let section = text.split("[dependencies]").nth(1).and_then(|rest| rest.split("\n[").next()).unwrap_or_default();
@@ -82,7 +83,7 @@ fn every_place_that_the_documents_of_the_tree_name_is_there() -> anyhow::Result<
 
 #[test]
 fn each_alert_rule_has_its_section_in_the_documents() -> anyhow::Result<()> {
-    let rules = std::fs::read_to_string(repository().join("host/crates/app/src/alert/rule.rs"))?;
+    let rules = std::fs::read_to_string(repository().join("host/crates/app/src/alerts/rule.rs"))?;
     let page = std::fs::read_to_string(repository().join("docs/operations/alerts.md"))?;
     let table = rules.split("pub const RULES").nth(1).and_then(|rest| rest.split("\n];").next()).context("RULES")?;
     let text: String = table.split_whitespace().collect();

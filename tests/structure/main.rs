@@ -1,8 +1,10 @@
-//! The shape of the source: modules with the same parent form no cycle, in any crate of the host.
+//! The shape of the source: in every crate of the host, modules with the same parent form no cycle.
 //!
-//! `use` of a re-export counts for the module that defines the item. Parent and child may know each other, and tests may know everybody.
+//! `use` of a re-export counts for the module that defines the item. A parent and its child may use
+//! each other, and tests may use everything.
 
 mod layers;
+mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,17 +18,17 @@ type ModulePath = Vec<String>;
 
 #[derive(Default)]
 struct Module {
-    /// What is defined here, child modules included.
+    /// Items that are defined here, child modules included.
     items: BTreeSet<String>,
     /// Name in this module → where it is imported from.
     imports: BTreeMap<String, ModulePath>,
     /// Modules of which everything is imported.
     globs: Vec<ModulePath>,
-    /// All that is named here, as it is written.
+    /// All paths that are used here, as written.
     named: BTreeSet<ModulePath>,
 }
 
-/// Child → its siblings that it names → where.
+/// Child → siblings that it uses → where.
 type Arrows = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 struct Crate(BTreeMap<ModulePath, Module>);
@@ -39,7 +41,7 @@ impl Crate {
         Ok(Self(modules))
     }
 
-    /// The module that defines what `path` means in `module`; none if it is of another crate, or generated.
+    /// The module that defines `path` as seen in `module`; `None` for another crate, or generated.
     fn resolve(&self, module: &ModulePath, path: &[String], depth: usize) -> Option<ModulePath> {
         let (first, rest) = path.split_first()?;
         let mut at = match first.as_str() {
@@ -77,7 +79,7 @@ impl Crate {
             }
             if let Some(import) = module.imports.get(part) {
                 let whole: ModulePath = import.iter().chain(&path[index + 1..]).cloned().collect();
-                // Of another crate: whoever hands it on is asked.
+                // The item is from another crate: follow the re-export.
                 return self.resolve(&at, &whole, depth + 1).or(Some(at));
             }
             let of_globs = module.globs.iter().filter_map(|glob| self.resolve(&at, glob, depth + 1));
@@ -91,7 +93,7 @@ impl Crate {
         Some(at)
     }
 
-    /// Siblings that know each other, with the arrows between them.
+    /// Siblings that use each other, with the arrows between them.
     fn cycles(&self) -> Vec<Cycle> {
         let mut levels: BTreeMap<ModulePath, Arrows> = BTreeMap::new();
         for (path, module) in &self.0 {
@@ -272,13 +274,13 @@ fn read_use(module: &mut Module, mut prefix: ModulePath, tree: &syn::UseTree) {
 
 fn import(module: &mut Module, own: String, path: ModulePath) {
     module.named.insert(path.clone());
-    // `use` of a name that is its own first part would never end.
+    // A `use` of a name that is its own first segment would never end.
     if path.first() != Some(&own) || path.len() > 1 {
         module.imports.insert(own, path);
     }
 }
 
-/// Paths in code, those within macros too: `a::b::c`, and types whose modules are imported.
+/// Paths in code, including those within macros: `a::b::c`, and types whose modules are imported.
 fn read_tokens(module: &mut Module, tokens: TokenStream) {
     let mut path: ModulePath = Vec::new();
     let mut colons = 0;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use patchbay_model::job::NewJob;
 use patchbay_model::manifest::Manifest;
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 use redis::streams::{StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, aio::MultiplexedConnection};
 use serde_json::{Value, json};
@@ -99,7 +99,7 @@ pub async fn run(pairs: usize) -> anyhow::Result<()> {
 
 /// The plugin on the host.
 struct Guest {
-    queues: Queues,
+    queues: Broker,
     redis: MultiplexedConnection,
     /// Place in the queue's stream of events.
     last: String,

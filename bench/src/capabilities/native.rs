@@ -11,7 +11,7 @@ use lettre::transport::smtp::client::AsyncSmtpConnection;
 use lettre::transport::smtp::extension::ClientId;
 use patchbay_model::flow::{ChildFailure, Flow};
 use patchbay_model::job::NewJob;
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 use redis::AsyncCommands;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -37,7 +37,7 @@ pub struct Native {
     log: Dispatch,
     http: reqwest::Client,
     redis: redis::aio::ConnectionManager,
-    queues: Queues,
+    queues: Broker,
     postgres: PgPool,
     mail: AsyncSmtpConnection,
 }

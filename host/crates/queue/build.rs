@@ -1,4 +1,5 @@
-//! Embeds those of BullMQ's own scripts that we call ourselves, from the package that Cargo fetched: no copy in the repository.
+//! Embeds the BullMQ scripts that this crate calls, from the package that Cargo fetched, so that
+//! the repository holds no copy.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -34,7 +35,8 @@ const SCRIPTS: [&str; 26] = [
 ];
 
 fn main() {
-    // Without the network where that is enough; on a new machine, cargo has not fetched yet what other packages' tests need.
+    // Offline where that is enough. On a new machine, Cargo has not yet fetched what other
+    // packages' tests need.
     let metadata =
         metadata(&["--offline"]).or_else(|_| metadata(&[])).unwrap_or_else(|error| panic!("cargo metadata: {error}"));
     let package = metadata["packages"]

@@ -1,4 +1,4 @@
-//! `[alerts]`: who is told, and how often.
+//! `[alerts]`: who is notified, and how often.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use super::general::General;
 use super::key::{key, section};
 use super::kind::{Form, Kind, mailboxes, milliseconds, seconds, secret_url};
 use super::mail::Mail;
-use patchbay_app::alert::rule::is_link;
-use patchbay_app::alert::{AlertConfig, ChannelConfig};
+use patchbay_app::alerts::rule::is_link;
+use patchbay_app::alerts::{AlertConfig, ChannelConfig};
 
 section! {
     /// Alerts.
@@ -40,7 +40,7 @@ fn link() -> Kind<String> {
 }
 
 impl Alerts {
-    /// Where alerts go, and how often they are looked for.
+    /// The channels, and how often rules are evaluated.
     pub fn alerting(&self, general: &General, mail: &Mail) -> AlertConfig {
         AlertConfig {
             channels: ChannelConfig {

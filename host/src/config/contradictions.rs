@@ -1,4 +1,4 @@
-//! What each value allows and some together do not.
+//! Finds values that are valid alone but contradict each other.
 
 use patchbay_mailbox::Mailbox;
 
@@ -9,7 +9,7 @@ use super::key::Setting;
 use super::redis::Redis;
 use super::secrets::Secrets;
 
-/// Of values that could not be read, what they contradict is unknown.
+/// A value that could not be read is not compared with others.
 pub(super) fn find(config: &Config) -> Vec<String> {
     let Config { database, redis, mail, admin, runtime, work, quarantine, alerts, secrets, .. } = config;
     let mut found = Vec::new();
@@ -45,7 +45,7 @@ pub(super) fn find(config: &Config) -> Vec<String> {
     found
 }
 
-/// Nothing of a login is in the texts.
+/// The texts contain nothing of a login.
 fn in_redis(redis: &Redis, found: &mut Vec<String>) {
     let (config, contradictions) = redis.completed();
     for part in contradictions {
@@ -109,7 +109,7 @@ fn are_readable<T>(a: &Setting<T>, b: &Setting<T>) -> bool {
     a.entry.is_readable && b.entry.is_readable
 }
 
-/// As it is given.
+/// With the value as it was given.
 fn with_value<T>(setting: &Setting<T>) -> String {
     format!("{} ({})", setting.entry.key, setting.entry.value.as_deref().unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! `[database]`: Postgres's address, one URL or parts.
+//! `[database]`: Postgres's address, as one URL or in parts.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use super::encoded;
 use super::key::{key, section};
 use super::kind::{name_of, number, text};
 
-/// Longest wait for a free database connection: a request that waits longer is better told so.
+/// Longest wait for a free database connection: after that, an error serves the client better.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const TLS_MODES: &[&str] = &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
@@ -42,7 +42,6 @@ section! {
 }
 
 impl Database {
-    /// For the store.
     pub fn store(&self) -> StoreConfig {
         let mut url = self.url.as_deref().map_or_else(|| self.url_of_parts(), without_empty_host);
         let ca_file = self.ca_file.as_ref().map(|path| path.to_string_lossy());
@@ -73,7 +72,8 @@ impl Database {
     }
 }
 
-/// As it stands between `//` and `:port`: a directory of sockets percent-encoded, as libpq has it; an IPv6 address in brackets.
+/// The host as it is written between `//` and `:port`: a directory of sockets is percent-encoded,
+/// as for libpq; an IPv6 address is in brackets.
 fn host_in_url(host: &str) -> String {
     match host.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>() {
         Ok(address) => format!("[{address}]"),
@@ -82,13 +82,14 @@ fn host_in_url(host: &str) -> String {
     }
 }
 
-/// `postgres://user:password@/name?host=/var/run/postgresql`, which libpq takes and URL parsers refuse: the login becomes parameters.
+/// Rewrites `postgres://user:password@/name?host=/var/run/postgresql`, which libpq accepts and URL
+/// parsers refuse: the login becomes parameters.
 fn without_empty_host(url: &str) -> String {
     let parts = url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once("@/")?)));
     let Some((scheme, (login, rest))) = parts.filter(|(_, (login, _))| !login.contains(['/', '?'])) else {
         return url.to_owned();
     };
-    // In a query, a plus sign would be a space.
+    // In a query, a plus sign would mean a space.
     let login = login.replace('+', "%2B");
     let (user, password) =
         login.split_once(':').map_or((login.as_str(), None), |(user, password)| (user, Some(password)));

@@ -18,7 +18,6 @@ section! {
 }
 
 impl Egress {
-    /// For outside calls.
     pub fn calls(&self) -> EgressConfig {
         EgressConfig { allow_addresses: self.allow_addresses.clone(), ca_file: self.ca_file.clone() }
     }

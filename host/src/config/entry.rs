@@ -1,25 +1,24 @@
-//! A key as operators see it.
+//! A configuration key as operators see it.
 
 /// The source of a value that nobody set.
 pub(super) const DEFAULT: &str = "default";
 
-/// A key as it stands, for `patchbay config`.
+/// A key with its present value, for `patchbay config`.
 #[derive(Debug, serde::Serialize)]
 pub struct ConfigEntry {
     /// Section and name.
     pub key: &'static str,
-    /// As it is given, or `(set)` for secrets.
+    /// As it was given, or `(set)` for secrets.
     pub value: Option<String>,
-    /// Where it comes from.
     pub source: Option<String>,
-    /// The variable that sets it.
+    /// The environment variable that sets it.
     pub variable: String,
-    /// What it means.
+    /// The key's meaning.
     pub about: &'static str,
-    /// Others that do.
+    /// Other variables that set it.
     #[serde(skip)]
     pub(super) other_variables: Vec<&'static str>,
-    /// Otherwise the setting has its default.
+    /// False: the setting has its default instead.
     #[serde(skip)]
     pub(super) is_readable: bool,
 }
@@ -30,7 +29,7 @@ impl ConfigEntry {
     }
 }
 
-/// The nearest known key, when a typo is likely.
+/// The most similar known key, when a typo is likely.
 pub(super) fn suggestion(key: &str, entries: &[&ConfigEntry]) -> String {
     let known = entries.iter().map(|entry| (strsim::damerau_levenshtein(entry.key, key), entry.key));
     let nearest = known.min_by_key(|(distance, _)| *distance).filter(|(distance, _)| *distance <= 3);

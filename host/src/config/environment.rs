@@ -1,11 +1,11 @@
-//! The process's variables. Nothing else reads them.
+//! The environment variables of the process. No other module reads them.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 
 use super::entry::{ConfigEntry, suggestion};
 
-/// Our variables that are no configuration keys: read by the command line client, by tests, and for secrets.
+/// `PATCHBAY_` variables that are not configuration keys: for the client, tests, and secrets.
 const OTHER_VARIABLES: &[&str] = &[
     "PATCHBAY_URL",
     "PATCHBAY_USER",
@@ -19,19 +19,19 @@ const OURS: &str = "PATCHBAY_";
 const SECRET: &str = "PATCHBAY_SECRET_";
 const TEST: &str = "PATCHBAY_TEST_";
 
-/// Secrets of plugins, by what follows `PATCHBAY_SECRET_`.
+/// Secrets of plugins, by the rest of the name after `PATCHBAY_SECRET_`.
 pub(super) fn plugin_secrets(variables: &HashMap<String, String>) -> HashMap<String, String> {
     let secrets = variables.iter().filter_map(|(name, value)| Some((name.strip_prefix(SECRET)?, value)));
     secrets.map(|(name, value)| (name.to_owned(), value.clone())).collect()
 }
 
-/// The process's variables. Values that are not UTF-8 are left out: most are somebody else's.
+/// Values that are not UTF-8 are left out: most belong to other programs.
 pub(crate) fn environment() -> HashMap<String, String> {
     let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
     std::env::vars_os().filter_map(text).collect()
 }
 
-/// What is wrong with those of ours whose values are not UTF-8.
+/// Reports `PATCHBAY_` variables whose values are not UTF-8.
 pub(super) fn unreadable_variables(entries: &[&ConfigEntry]) -> Vec<String> {
     let is_ours =
         |name: &str| name.starts_with(OURS) || entries.iter().any(|entry| entry.other_variables.contains(&name));
@@ -39,7 +39,7 @@ pub(super) fn unreadable_variables(entries: &[&ConfigEntry]) -> Vec<String> {
     names.flatten().filter(|name| is_ours(name)).map(|name| format!("{name}: its value is not UTF-8")).collect()
 }
 
-/// Variables, without what Kubernetes adds.
+/// The variables, without those that Kubernetes adds.
 pub(super) struct Environment<'a>(HashMap<&'a str, &'a str>);
 
 impl<'a> Environment<'a> {
@@ -48,17 +48,17 @@ impl<'a> Environment<'a> {
         Self(variables.filter(|(name, value)| !is_service_link(name, value)).collect())
     }
 
-    /// Whether it is there, be it empty.
+    /// Whether the variable exists; it may be empty.
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
-    /// Empty means unset, as compose files and shells have it.
+    /// An empty value means unset, as in compose files and shells.
     pub(super) fn get(&self, name: &str) -> Option<&'a str> {
         self.0.get(name).copied().filter(|value| !value.is_empty())
     }
 
-    /// Ours that nothing reads, by name.
+    /// `PATCHBAY_` variables that nothing reads, sorted by name.
     pub(super) fn unknown(&self, entries: &[&ConfigEntry]) -> Vec<String> {
         let mut names: Vec<&str> = self.0.keys().copied().filter(|name| name.starts_with(OURS)).collect();
         names.retain(|name| !OTHER_VARIABLES.contains(name) && !name.starts_with(SECRET) && !name.starts_with(TEST));
@@ -70,15 +70,15 @@ impl<'a> Environment<'a> {
     }
 }
 
-/// What Kubernetes and Docker's links put into the environment for a service of that name, such as `REDIS_PORT=tcp://10.0.0.1:6379` or
-/// `PATCHBAY_SERVICE_HOST`: nobody's setting.
+/// Whether Kubernetes or Docker's links have set this variable for a service of that name, such as
+/// `REDIS_PORT=tcp://10.0.0.1:6379` or `PATCHBAY_SERVICE_HOST`. Nobody set it on purpose.
 fn is_service_link(name: &str, value: &str) -> bool {
     const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
     let is_link = value.split_once("://").is_some_and(|(scheme, _)| PROTOCOLS.contains(&scheme));
     if name.ends_with("_PORT") && is_link {
         return true;
     }
-    // `…_PORT_8080_TCP`, and that with `_PROTO`, `_PORT` and `_ADDR`.
+    // `…_PORT_8080_TCP`, and the same with `_PROTO`, `_PORT` and `_ADDR`.
     let port = ["", "_PROTO", "_PORT", "_ADDR"].iter().any(|end| {
         let stem = name.strip_suffix(end).and_then(|stem| stem.rsplit_once('_'));
         let stem = stem.filter(|(_, protocol)| PROTOCOLS.contains(&protocol.to_ascii_lowercase().as_str()));

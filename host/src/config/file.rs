@@ -14,7 +14,7 @@ pub(super) struct File(BTreeMap<String, Value>);
 impl File {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let table: toml::Table = toml::from_str(text).map_err(|error| {
-            // The message quotes the line, which may hold a password; its position is enough.
+            // The message quotes the line, which may hold a password; the line's number is enough.
             let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
             format!("patchbay.toml, line {line}: {}", error.message())
         })?;
@@ -32,19 +32,25 @@ impl File {
         Ok(Self(values))
     }
 
-    /// The text of a value, and what is wrong where it has another type.
+    /// The text of a value, and a problem if it has the wrong type.
     pub(super) fn get(&self, key: &str, form: Form) -> Option<(String, Option<String>)> {
         let text = match (self.0.get(key)?, form) {
             (Value::String(text), _) => text.clone(),
             (Value::Integer(number), _) => number.to_string(),
+            (Value::Float(number), _) => number.to_string(),
             (Value::Boolean(answer), Form::Boolean) => answer.to_string(),
             (Value::Array(items), Form::Array) => {
                 let items = items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned));
                 items.collect::<Vec<_>>().join(",")
             }
             (other, _) => {
-                let problem = format!("{key} (in patchbay.toml): a {} makes no sense here", other.type_str());
-                // Not its text: what was meant for another key may be a password.
+                let expected = match form {
+                    Form::Scalar => "a single value",
+                    Form::Boolean => "true or false",
+                    Form::Array => "a list of values",
+                };
+                let problem = format!("{key} (in patchbay.toml): must be {expected}, not of type {}", other.type_str());
+                // Not its text: a value that was meant for another key may be a password.
                 return Some((format!("({})", other.type_str()), Some(problem)));
             }
         };

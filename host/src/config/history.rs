@@ -1,4 +1,4 @@
-//! `[history]`: what is remembered, and how long.
+//! `[history]`: what is recorded, and how long it is kept.
 
 use std::time::Duration;
 
@@ -34,12 +34,12 @@ impl History {
         Recording { attempts: *self.enabled, bodies: *self.bodies, has_key, buffer_bytes: *self.buffer }
     }
 
-    /// How long attempts are remembered where nothing else is said.
+    /// The default retention of attempts.
     pub fn keep(&self) -> KeepAttempts {
         KeepAttempts { completed_days: *self.keep_days, other_days: *self.keep_failed_days }
     }
 
-    /// Between two looks at what other workers have ended; nothing when nobody is to look.
+    /// Time between two rounds that copy what other workers ended; `None` when the mirror is off.
     pub fn mirror_every(&self) -> Option<Duration> {
         (*self.enabled && *self.mirror).then_some(*self.mirror_every)
     }

@@ -1,4 +1,4 @@
-//! `[http]`: what is served, and what clients may take.
+//! `[http]`: the server's address, and limits for clients.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -33,7 +33,6 @@ section! {
 }
 
 impl Http {
-    /// What clients may take.
     pub fn limits(&self) -> HttpLimits {
         HttpLimits {
             header_timeout: *self.header_timeout,

@@ -1,4 +1,4 @@
-//! How a key is declared, and what is read of it.
+//! How a key is declared, and how its value is read.
 
 use std::ops::Deref;
 
@@ -7,7 +7,7 @@ use super::environment::Environment;
 use super::file::File;
 use super::kind::{Form, Given, Kind};
 
-/// Declares a section: each field with its meaning, its type, and its key. The meaning is what `patchbay config` shows.
+/// Declares a section: fields with meaning (shown by `patchbay config`), type and key.
 macro_rules! section {
     ($(#[$about:meta])+ pub struct $section:ident {
         $($(#[doc = $meaning:literal])+ $field:ident: $type:ty = $key:expr;)+
@@ -31,9 +31,8 @@ macro_rules! section {
 }
 pub(super) use section;
 
-/// The value of a key, beside what is said of it.
+/// The value of a key, with its entry.
 pub struct Setting<T> {
-    /// For people.
     pub entry: ConfigEntry,
     value: T,
 }
@@ -53,14 +52,15 @@ impl<T> Setting<T> {
     }
 }
 
-/// Where values come from, and what is wrong with them.
+/// The sources of values, and the problems that were found in them.
 pub(super) struct Sources<'a> {
     pub(super) file: File,
     pub(super) environment: Environment<'a>,
     pub(super) problems: Vec<String>,
 }
 
-/// What a variable that is not ours wins over; a key's own variable and its old names win over it.
+/// Which sources a foreign variable overrides. A key's own variable and its old names always
+/// override a foreign one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum WinsOver {
     File,
@@ -80,13 +80,13 @@ struct Declared {
 
 type Value<T> = dyn Fn(Option<&Given>, &Environment<'_>) -> Result<T, Vec<String>>;
 
-/// A key that gives a `T`.
+/// A key whose value is a `T`.
 pub(super) struct Key<T> {
     declared: Declared,
     value: Box<Value<T>>,
 }
 
-/// A key that is nothing unless somebody sets it.
+/// A key that is `None` unless it is set.
 pub(super) fn key<T: 'static>(name: &'static str, kind: Kind<T>) -> Key<Option<T>> {
     let Kind { form, read } = kind;
     Key {
@@ -96,13 +96,13 @@ pub(super) fn key<T: 'static>(name: &'static str, kind: Kind<T>) -> Key<Option<T
 }
 
 impl<T: 'static> Key<Option<T>> {
-    /// What it is unless somebody sets it.
+    /// The value unless it is set.
     pub(super) fn default(mut self, text: &'static str) -> Key<T> {
         self.declared.default = Some(text);
         self.otherwise(|_| unreachable!("a key with a default is always given"))
     }
 
-    /// Likewise, where that depends on the environment; not shown as a value.
+    /// A default that depends on the environment; `patchbay config` does not show it as a value.
     pub(super) fn otherwise(self, absent: impl Fn(&Environment<'_>) -> T + 'static) -> Key<T> {
         let Self { declared, value } = self;
         let value = move |given: Option<&Given>, environment: &Environment<'_>| {
@@ -111,7 +111,7 @@ impl<T: 'static> Key<Option<T>> {
         Key { declared, value: Box::new(value) }
     }
 
-    /// Empty unless somebody sets it; not shown as a value.
+    /// Empty unless it is set; `patchbay config` does not show the default as a value.
     pub(super) fn or_empty(self) -> Key<T>
     where
         T: Default,
@@ -121,32 +121,32 @@ impl<T: 'static> Key<Option<T>> {
 }
 
 impl<T> Key<T> {
-    /// Names that the old backend used, besides `PATCHBAY_<SECTION>_<KEY>`.
+    /// Variable names of the old backend, besides `PATCHBAY_<SECTION>_<KEY>`.
     pub(super) fn old(mut self, names: &'static [&'static str]) -> Self {
         self.declared.old_names = names;
         self
     }
 
-    /// The text may also follow from a variable that is not ours.
+    /// The text may also come from a variable of another program.
     pub(super) fn or_from(mut self, name: &'static str, over: WinsOver, text: fn(&str) -> Option<String>) -> Self {
         self.declared.foreign = Some((name, over, text));
         self
     }
 
-    /// Never printed.
+    /// The value is never printed.
     pub(super) fn secret(mut self) -> Self {
         self.declared.is_secret = true;
         self
     }
 
-    /// A value that cannot be read is replaced by the default, so that the rest can be shown and checked.
+    /// The default replaces an unreadable value, so that the others can be shown and checked.
     pub(super) fn read(self, about: &'static str, from: &mut Sources<'_>) -> Setting<T> {
         let Self { declared: key, value: read } = self;
         let variable = format!("PATCHBAY_{}", key.name.replace('.', "_").to_ascii_uppercase());
         let (set, default) = (key.find(&variable, from), key.default.map(|text| key.given(text, DEFAULT)));
         let given = set.as_ref().or(default.as_ref());
         let value = match given {
-            // That was told when it was found.
+            // The problem was reported when it was found.
             Some(given) if !given.has_right_form => Err(Vec::new()),
             given => read(given, &from.environment),
         };
@@ -192,7 +192,7 @@ impl Declared {
             }
             return Some(self.given(value, first));
         }
-        // Ours, set to nothing, says that theirs is not meant for us.
+        // If our variable is set to nothing, the foreign variable is not meant for Patchbay.
         let over_file = if environment.has(variable) { None } else { foreign(WinsOver::File) };
         over_file.or(in_file).or_else(|| foreign(WinsOver::Default))
     }

@@ -1,4 +1,4 @@
-//! What a value may be: how its text is read, and what is said where it cannot be.
+//! Kinds of values: how a text is read, and the error when it cannot be read.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -18,14 +18,14 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// What to say of a value that cannot be read.
+    /// The message for a value that cannot be read.
     pub(super) fn problem(&self, reason: &str) -> String {
         let shown = if self.is_secret { String::new() } else { format!(" {:?}", self.text) };
         format!("{} (from {}): value{shown} {reason}", self.key, self.source)
     }
 }
 
-/// What a value may be in the file besides a string or a whole number. In the environment all are text.
+/// Types in the file besides string and whole number. In the environment all values are texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     Scalar,
@@ -36,14 +36,13 @@ pub(super) enum Form {
 
 type Read<T> = dyn Fn(&Given) -> Result<T, Vec<String>>;
 
-/// Reads a `T`.
 pub(super) struct Kind<T> {
     pub(super) form: Form,
     pub(super) read: Box<Read<T>>,
 }
 
 impl<T> Kind<T> {
-    /// One that says itself what is wrong.
+    /// A kind that makes its own error messages.
     pub(super) fn new(form: Form, read: impl Fn(&Given) -> Result<T, String> + 'static) -> Self {
         Self { form, read: Box::new(move |given| read(given).map_err(|problem| vec![problem])) }
     }
@@ -54,7 +53,7 @@ impl<T> Kind<T> {
     }
 }
 
-/// One value; `reason` completes "value … ".
+/// A single value; `reason` completes "value … ".
 pub(super) fn scalar<T>(reason: impl Into<String>, parse: impl Fn(&str) -> Option<T> + 'static) -> Kind<T> {
     Kind::of(Form::Scalar, reason, parse)
 }
@@ -69,17 +68,17 @@ pub(super) fn number<N: TryFrom<u64>>(bounds: RangeInclusive<u64>) -> Kind<N> {
     whole(bounds, |number| N::try_from(number).ok())
 }
 
-/// A number of them.
+/// A number of seconds.
 pub(super) fn seconds(bounds: RangeInclusive<u64>) -> Kind<Duration> {
     whole(bounds, |number| Some(Duration::from_secs(number)))
 }
 
-/// A number of them.
+/// A number of milliseconds.
 pub(super) fn milliseconds(bounds: RangeInclusive<u64>) -> Kind<Duration> {
     whole(bounds, |number| Some(Duration::from_millis(number)))
 }
 
-/// A number of them; gives bytes.
+/// A number of MiB; returns bytes.
 pub(super) fn mebibytes<N: TryFrom<u64>>(bounds: RangeInclusive<u64>) -> Kind<N> {
     whole(bounds, |number| N::try_from(number << 20).ok())
 }
@@ -90,12 +89,11 @@ fn whole<T>(bounds: RangeInclusive<u64>, value: impl Fn(u64) -> Option<T> + 'sta
     })
 }
 
-/// Whether.
 pub(super) fn boolean() -> Kind<bool> {
     Kind::of(Form::Boolean, "is none of true, false", |text| text.parse().ok())
 }
 
-/// One of these names, for what it stands.
+/// One of these names; returns its value.
 pub(super) fn one_of<T: Copy>(choices: &'static [(&'static str, T)]) -> Kind<T> {
     let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
     scalar(format!("is none of {}", names.join(", ")), |text| {
@@ -108,7 +106,6 @@ pub(super) fn name_of(names: &'static [&'static str]) -> Kind<&'static str> {
     scalar(format!("is none of {}", names.join(", ")), |text| names.iter().find(|name| **name == text).copied())
 }
 
-/// Any texts.
 pub(super) fn list() -> Kind<Vec<String>> {
     Kind::new(Form::Array, |given| Ok(items(&given.text).map(str::to_owned).collect()))
 }
@@ -117,7 +114,7 @@ fn list_of<T: 'static>(reason: &str, parse: fn(&str) -> Option<T>) -> Kind<Vec<T
     Kind::of(Form::Array, reason, move |text| items(text).map(parse).collect())
 }
 
-/// Of a comma-separated list, without the empty ones.
+/// The items of a comma-separated list, without empty ones.
 pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|text| !text.is_empty())
 }
@@ -127,14 +124,14 @@ pub(super) fn listen() -> Kind<SocketAddr> {
     scalar("is not address:port, such as 127.0.0.1:8080", |text| text.parse().ok())
 }
 
-/// An address is a network of one.
+/// A single address is read as a network of one address.
 pub(super) fn networks() -> Kind<Vec<IpNet>> {
     list_of("is no list of addresses and networks, such as 127.0.0.1,10.0.0.0/8", |text| {
         text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
     })
 }
 
-/// As a browser writes them: no path, and no port that goes without saying.
+/// As a browser writes them: without a path, and without the scheme's default port.
 pub(super) fn origins() -> Kind<Vec<String>> {
     let reason = "is no list of origins: http:// or https://, a name, and a port if it is not the usual one";
     list_of(reason, |text| {
@@ -150,7 +147,7 @@ pub(super) fn ratio() -> Kind<f64> {
     })
 }
 
-/// A URL of the web that may hold a secret.
+/// An HTTP URL that may contain a secret.
 pub(super) fn secret_url() -> Kind<Url> {
     Kind::new(Form::Scalar, |given| {
         web_url(&given.text).ok_or_else(|| format!("{} is no http:// or https:// URL", given.key))
@@ -161,12 +158,11 @@ pub(super) fn web_url(text: &str) -> Option<Url> {
     text.parse().ok().filter(|url: &Url| matches!(url.scheme(), "http" | "https"))
 }
 
-/// One mail address, as it is given.
+/// One mail address, returned as it was given.
 pub(super) fn sender() -> Kind<String> {
     Kind::new(Form::Scalar, |given| addressed(given, |text| text.parse::<Mailbox>().map(|_| text.to_owned())))
 }
 
-/// Mail addresses.
 pub(super) fn mailboxes() -> Kind<Vec<Mailbox>> {
     Kind::new(Form::Array, |given| addressed(given, parse_list))
 }

@@ -8,7 +8,7 @@ use patchbay_mailbox::{Mailbox, domain_to_ascii};
 use super::key::{key, section};
 use super::kind::{Form, Kind, mebibytes, milliseconds, number, one_of, sender, text};
 
-/// The old backend knew no other.
+/// The only server that the old backend used.
 const HOST_OF_A_LOGIN: &str = "smtp.gmail.com";
 
 const TLS: &[(&str, MailTls)] =
@@ -46,7 +46,7 @@ fn hello_name() -> Kind<String> {
 }
 
 impl Mail {
-    /// The account, if there is one.
+    /// The account, if one is configured.
     pub fn account(&self) -> Option<MailConfig> {
         let host = self.host.clone().or_else(|| self.username.is_some().then(|| HOST_OF_A_LOGIN.to_owned()))?;
         Some(MailConfig {
@@ -61,9 +61,9 @@ impl Mail {
         })
     }
 
-    /// Sender of plugins that set none.
+    /// The default sender, for plugins that set none.
     pub fn sender(&self) -> Option<String> {
-        // A login need be no address.
+        // A login does not have to be an address.
         let username = || self.username.clone().filter(|name| name.parse::<Mailbox>().is_ok());
         self.from.clone().or_else(username)
     }

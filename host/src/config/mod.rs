@@ -1,7 +1,9 @@
-//! The configuration: `patchbay.toml` and the environment, which wins. The only reader of the environment.
+//! The configuration: `patchbay.toml` and the environment, which wins. Only this module reads the
+//! environment.
 //!
-//! Each section is a file here and declares its keys: name, type, default, meaning and check stand in one place. Everything wrong is
-//! reported at once, each with its key; nothing starts on a configuration that contradicts itself.
+//! Each section is one file and declares its keys: name, type, default, meaning and check are in
+//! one place. All problems are reported at once, each with its key; nothing starts with a
+//! configuration that contradicts itself.
 
 mod admin;
 mod alerts;
@@ -42,17 +44,16 @@ pub use entry::ConfigEntry;
 pub(crate) use environment::environment;
 pub use key::Setting;
 
-/// The file that is found in the folder where a command is run.
+/// The file that is read from the current directory.
 const HERE: &str = "patchbay.toml";
 
-/// What is percent-encoded in a URL's parts: all but RFC 3986's unreserved characters.
+/// What is percent-encoded in a URL's parts: everything except RFC 3986's unreserved characters.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// In the order of `patchbay config`.
+/// In the order in which `patchbay config` shows them.
 macro_rules! sections {
     ($($section:ident: $type:ty,)+) => {
         /// A checked configuration, by section.
-        #[allow(missing_docs, reason = "each section says what it is")]
         pub struct Config {
             $(pub $section: $type,)+
             plugin_secrets: HashMap<String, String>,
@@ -63,7 +64,7 @@ macro_rules! sections {
                 Self { $($section: <$type>::read(from),)+ plugin_secrets }
             }
 
-            /// Every key as it stands: the table of `patchbay config`.
+            /// Every key with its value: the table of `patchbay config`.
             pub fn entries(&self) -> Vec<&ConfigEntry> {
                 [$(self.$section.entries()),+].concat()
             }
@@ -93,7 +94,7 @@ sections! {
     log: log::Log,
 }
 
-/// Everything that is wrong, one line each.
+/// All problems, one line each.
 #[derive(Debug, thiserror::Error)]
 #[error("the configuration cannot be used:\n{}", .0.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n"))]
 pub struct ConfigError(pub Vec<String>);
@@ -102,28 +103,29 @@ fn usable((config, problems): (Config, Vec<String>)) -> Result<Config, ConfigErr
     if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
 }
 
-/// The file that is named, else the first of the usual ones that is there.
+/// The named file, else the first of the usual files that exists.
 fn found(named: Option<&Path>, usual: &[&str]) -> Option<PathBuf> {
     named.map(Path::to_owned).or_else(|| usual.iter().map(PathBuf::from).find(|path| path.exists()))
 }
 
 impl Config {
-    /// From the process's environment and this file, or `patchbay.toml` here or in /etc/patchbay.
+    /// Reads the process's environment and this file, or `patchbay.toml` here or in /etc/patchbay.
     pub fn from_process(file: Option<&Path>) -> Result<Self, ConfigError> {
         usable(Self::read_process(file))
     }
 
-    /// The same, with what is wrong beside it: to be shown, and not to be used.
+    /// As [`Config::from_process`], plus the problems: for showing it, not for using it.
     pub fn read_process(file: Option<&Path>) -> (Self, Vec<String>) {
         Self::read_process_with(found(file, &[HERE, "/etc/patchbay/patchbay.toml"]), &environment())
     }
 
-    /// As the host of `patchbay dev` reads it, which was given more than the environment. The machine's own file is no business of its.
+    /// The configuration of the host of `patchbay dev`, which gets values in addition to the
+    /// environment. It ignores the machine's own file in /etc/patchbay.
     pub(crate) fn of_dev(file: Option<&Path>, given: BTreeMap<String, String>) -> Result<Self, ConfigError> {
         usable(Self::read_dev(file, &environment().into_iter().chain(given).collect()))
     }
 
-    /// The same, with what is wrong beside it.
+    /// As [`Config::of_dev`], but also returns the problems.
     pub(crate) fn read_dev(file: Option<&Path>, env: &HashMap<String, String>) -> (Self, Vec<String>) {
         Self::read_process_with(found(file, &[HERE]), env)
     }
@@ -140,7 +142,7 @@ impl Config {
         (config, problems)
     }
 
-    /// From the text of a file and an environment. The only other thing that is read is the file of trusted keys.
+    /// From the text of a file and an environment; reads only the file of trusted keys besides.
     pub fn load(file: Option<&str>, env: &HashMap<String, String>) -> Result<Self, ConfigError> {
         usable(Self::read(file, env))
     }
@@ -155,7 +157,7 @@ impl Config {
         problems.extend(from.file.unknown(&config.entries()));
         problems.extend(from.environment.unknown(&config.entries()));
         problems.extend(from.problems);
-        // Of a file that could not be read, what it says is unknown.
+        // The values of a file that could not be read are unknown.
         if is_known {
             problems.extend(contradictions::find(&config));
         }

@@ -1,4 +1,4 @@
-//! `[plugins]`: whose are accepted, and which are kept.
+//! `[plugins]`: whose plugins are accepted, and which revisions are kept.
 
 use patchbay_store::Keep;
 
@@ -22,7 +22,7 @@ section! {
     }
 }
 
-/// A key that says nothing is refused: it may have been meant to trust nobody, and would trust everybody.
+/// An empty key is refused: it may have been meant to trust nobody, and would trust everybody.
 fn public_keys() -> Kind<Vec<PublicKey>> {
     Kind {
         form: Form::Array,
@@ -52,7 +52,7 @@ fn file_of_public_keys() -> Kind<Vec<PublicKey>> {
 }
 
 impl Plugins {
-    /// Whose signatures let a plugin run.
+    /// Keys whose signatures let a plugin run.
     pub fn trusted(&self) -> TrustedKeys {
         TrustedKeys::new(self.trusted_keys.iter().chain(self.trusted_keys_file.iter()).cloned())
     }

@@ -6,7 +6,7 @@ use super::key::{key, section};
 use super::kind::{number, one_of, seconds};
 use patchbay_work::quarantine::{Policy, Rule};
 
-/// Off: a plugin may crash as often as it likes.
+/// `None`: there is no quarantine; a plugin may crash without limit.
 const POLICIES: &[(&str, Option<Policy>)] =
     &[("wait", Some(Policy::Wait)), ("previous", Some(Policy::Previous)), ("off", None)];
 
@@ -27,12 +27,12 @@ section! {
 }
 
 impl Quarantine {
-    /// When a plugin crashes too often; nothing when that is never.
+    /// When a plugin crashes too often; `None` when there is no quarantine.
     pub fn rule(&self) -> Option<Rule> {
         self.policy.map(|_| Rule { calls: *self.calls, crashes: *self.crashes, jobs: *self.jobs, within: *self.within })
     }
 
-    /// What then becomes of it.
+    /// What follows a quarantine.
     pub fn policy(&self) -> Policy {
         self.policy.unwrap_or(Policy::Wait)
     }

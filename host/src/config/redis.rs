@@ -1,4 +1,4 @@
-//! `[redis]`: Redis's address, one URL, or parts, or both where they do not contradict each other.
+//! `[redis]`: Redis's address, as one URL, in parts, or both if they do not contradict each other.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::encoded;
 use super::key::{Setting, key, section};
 use super::kind::{boolean, list, number, one_of, text};
 
-/// Stands where a URL needs a host and Sentinels know it.
+/// Placeholder where a URL needs a host, but the Sentinels know it.
 const ASK_SENTINELS: &str = "sentinels";
 
 section! {
@@ -54,7 +54,6 @@ section! {
 }
 
 impl Redis {
-    /// For the queues.
     pub fn queues(&self) -> RedisConfig {
         self.completed().0
     }
@@ -64,7 +63,7 @@ impl Redis {
         *self.node_bullmq_major == Some(5)
     }
 
-    /// With the keys that contradict the URL.
+    /// The connection options, and the keys that contradict the URL.
     pub(super) fn completed(&self) -> (RedisConfig, Vec<&'static str>) {
         let sentinel = self.sentinels.as_ref().map(|addresses| SentinelConfig {
             addresses: addresses.clone(),
@@ -83,7 +82,7 @@ impl Redis {
                 self.complete(&mut url, &mut contradictions);
                 url.into()
             }
-            // The check of the whole says what is wrong.
+            // The check of the whole URL reports the problem.
             Err(_) => base,
         };
         let config = RedisConfig {
@@ -96,7 +95,7 @@ impl Redis {
         (config, contradictions)
     }
 
-    /// With the parts that it has not.
+    /// Adds the missing parts to the URL.
     fn complete(&self, url: &mut Url, contradictions: &mut Vec<&'static str>) {
         if !url.has_host() {
             let in_query = |url: &Url, name: &str| {
@@ -138,7 +137,7 @@ impl Redis {
     }
 }
 
-/// What is to be put into the URL, percent-encoded, where there is nothing yet.
+/// The part to put into the URL, percent-encoded, if the URL has none yet.
 fn missing<T: ToString>(
     part: &Setting<Option<T>>,
     there: Option<String>,
@@ -156,7 +155,7 @@ fn missing<T: ToString>(
     }
 }
 
-/// An IPv6 address stands in brackets where a port follows.
+/// An IPv6 address is written in brackets where a port follows.
 fn bracketed(host: &str) -> String {
     if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
 }

@@ -10,7 +10,7 @@ use super::key::{key, section};
 use super::kind::{mebibytes, milliseconds, number, seconds, text};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
-/// The contract's default limits.
+/// The default limits of the contract.
 const MAX_RESULT_BYTES: usize = 1 << 20;
 const MAX_LOG_BYTES: usize = 1 << 20;
 
@@ -41,7 +41,7 @@ section! {
 }
 
 impl Runtime {
-    /// For the sandbox. `draft_wit`: whether plugins may be built for versions of the contract that may still change.
+    /// `draft_wit`: whether plugins may use versions of the contract that may still change.
     pub fn sandbox(&self, compiler: CompilerCommand, cache_key: [u8; 32], draft_wit: bool) -> RuntimeConfig {
         RuntimeConfig {
             cache_dir: self.cache_dir.clone(),

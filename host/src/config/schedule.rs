@@ -17,7 +17,8 @@ section! {
     }
 }
 
-/// The C library's own forms (`CET-1CEST`, a path) name no zone, and nobody set TZ for us: that is no reason not to start.
+/// The C library's own forms of TZ (`CET-1CEST`, a path) name no zone. Nobody set TZ for Patchbay,
+/// so this is not an error.
 fn zone_of_tz(tz: &str) -> Option<String> {
     let zone = tz.trim_start_matches(':');
     zone.parse::<Zone>().is_ok().then(|| zone.to_owned())

@@ -1,4 +1,4 @@
-//! `[secrets]`: the vault's keys, and secrets of plugins that it does not hold.
+//! `[secrets]`: the vault's master keys, and secrets of plugins from the environment.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn master_key() -> Kind<Zeroizing<String>> {
 }
 
 impl Secrets {
-    /// The master key of the vault, and the one before it.
+    /// The master key of the vault, and the previous one.
     pub fn master_keys(&self) -> [Option<KeySource>; 2] {
         let source = |file: &Setting<Option<PathBuf>>, key: &Setting<Option<Zeroizing<String>>>| match (&**file, &**key)
         {
@@ -51,7 +51,7 @@ impl Config {
     }
 }
 
-/// Secrets from the environment: what the vault does not hold.
+/// Secrets from the environment, which the vault does not hold.
 pub(crate) struct EnvironmentSecrets(pub(crate) Arc<Config>);
 
 impl SecretSource for EnvironmentSecrets {

@@ -33,7 +33,7 @@ fn collector() -> Kind<Url> {
     })
 }
 
-/// `name=value`, comma-separated, percent-encoded as OpenTelemetry's environment has them.
+/// `name=value`, comma-separated and percent-encoded, as in OpenTelemetry's variables.
 fn headers() -> Kind<Vec<(String, String)>> {
     scalar("is no list of headers: name=value,name=value", |text| {
         let decoded = |text: &str| percent_decode_str(text.trim()).decode_utf8_lossy().into_owned();
@@ -43,7 +43,7 @@ fn headers() -> Kind<Vec<(String, String)>> {
 }
 
 impl Telemetry {
-    /// Where traces go, if anywhere. `host` names this process.
+    /// The collector, if there is one. `host` names this process.
     pub fn traces(&self, general: &General, host: &str) -> Option<TraceConfig> {
         Some(TraceConfig {
             endpoint: self.otlp_endpoint.clone()?,

@@ -8,7 +8,6 @@ fn env(pairs: &[(&str, &str)]) -> HashMap<String, String> {
 
 const NEEDED: [(&str, &str); 2] = [("DATABASE_URL", "postgres://u:p@db/x"), ("REDIS_URL", "redis://r/")];
 
-/// A master key.
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
 fn with(extra: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -110,6 +109,25 @@ fn the_environment_wins_over_the_file_and_unknown_keys_in_it_are_refused() {
 }
 
 #[test]
+fn a_value_in_the_file_may_have_the_type_that_it_is_of_and_another_type_is_refused_by_name() {
+    let file = |text: &str| Config::load(Some(text), &env(&NEEDED));
+    for ratio in ["0.5", "\"0.5\""] {
+        let config = file(&format!("[telemetry]\nsample_ratio = {ratio}\notlp_endpoint = \"http://127.0.0.1:4318\"\n"));
+        assert_eq!(*config.expect("valid").telemetry.sample_ratio, 0.5);
+    }
+    for (text, expected) in [
+        ("[telemetry]\nsample_ratio = nan\n", "value \"NaN\" is not a number from 0 to 1"),
+        ("[work]\nlock_s = 1.5\n", "value \"1.5\" is not a whole number from"),
+        ("[work]\nlock_s = [30]\n", "work.lock_s (in patchbay.toml): must be a single value, not of type array"),
+        ("[metrics]\nrequire_operator = 1979-05-27\n", "must be true or false, not of type datetime"),
+        ("[egress.allow_addresses]\nfirst = 1\n", "must be a list of values, not of type table"),
+    ] {
+        let problems = problems(file(text));
+        assert!(problems.contains(expected), "{text}: {problems}");
+    }
+}
+
+#[test]
 fn secrets_are_found_by_plugin_first_and_never_printed() {
     let config = with(&[
         ("PATCHBAY_SECRET_API_KEY", "hidden-all"),
@@ -138,7 +156,6 @@ fn a_malformed_master_key_is_refused_by_name_and_never_shown() {
 const TRUSTED: &str = "ed25519:6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";
 const TRUSTED_PEM: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=\n-----END PUBLIC KEY-----\n";
 
-/// With a file of trusted keys.
 fn with_key_file(content: &str, extra: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("keys");
@@ -193,7 +210,7 @@ fn addresses_and_the_greeting_of_mail_are_checked_at_start() {
     assert!(text.contains("mail.hello_name: \"not a name\" is neither a domain"), "{text}");
     let two = problems(with(&[("EMAIL_FROM", "a@example.com, b@example.com")]));
     assert!(two.contains("names several addresses"), "{two}");
-    // A login need be no address; then it is no sender either.
+    // A login does not have to be an address; then it is not used as the sender.
     let login = with(&[("PATCHBAY_MAIL_HOST", "mail.example"), ("EMAIL_USER", "apikey"), ("EMAIL_PASS", " a b ")]);
     let config = login.expect("valid");
     assert_eq!(config.mail.sender(), None);
@@ -344,7 +361,7 @@ fn the_documentation_has_a_row_for_every_key() {
     assert_eq!(documented, rows);
 }
 
-/// As in the table there.
+/// A row of the table in docs/operations/configuration.md.
 fn row(entry: &ConfigEntry) -> String {
     let code = |text: &str| format!("`{text}`");
     let default = entry.value.as_deref().map(code).unwrap_or_default();

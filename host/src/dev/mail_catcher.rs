@@ -1,36 +1,38 @@
-//! A mail server that takes every mail, delivers none, and keeps each as an .eml file. It is as strict as RFC 5321, so that what passes here
-//! passes elsewhere: only CR LF ends a line, only CR LF dot CR LF a mail, and a client waits for each reply.
+//! A mail server that accepts every mail, delivers none, and stores each as an .eml file. It is as
+//! strict as RFC 5321, so that a client that works here works elsewhere: only CR LF ends a line,
+//! only CR LF dot CR LF ends a mail, and a client must wait for each reply.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use mail_parser::{Address, MessageParser};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-/// As Gmail advertises.
+/// The size that Gmail advertises.
 const MAX_BYTES: usize = 35_882_577;
-/// RFC 5321 §4.5.3.1.4 has 512; logins are longer (RFC 4954 §4).
+/// RFC 5321 §4.5.3.1.4 says 512; logins are longer (RFC 4954 §4).
 const MAX_COMMAND_BYTES: usize = 12_288;
-/// RFC 5321 §4.5.3.1.6, with CR LF.
+/// RFC 5321 §4.5.3.1.6, including CR LF.
 const MAX_LINE_BYTES: usize = 1_000;
 /// RFC 5321 §4.5.3.1.8.
 const MAX_RECIPIENTS: usize = 100;
 /// RFC 5321 §4.5.3.2.7.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
-/// Open at once; others wait.
+/// Open at the same time; other clients wait.
 const MAX_SESSIONS: usize = 256;
-/// After a connection that could not be taken: the process may be out of files for a moment.
-const BREATH: Duration = Duration::from_millis(100);
+/// Pause after a connection could not be accepted: file descriptors may be used up for a moment.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// A mail, as far as lists show it.
+/// The parts of a mail that lists show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CaughtMail {
     /// File name within the catcher's directory.
@@ -47,7 +49,6 @@ pub struct CaughtMail {
 
 /// A running catcher; it ends with the process.
 pub struct MailCatcher {
-    /// Where it listens.
     pub address: SocketAddr,
     inbox: Arc<Inbox>,
 }
@@ -59,7 +60,7 @@ struct Inbox {
 }
 
 impl MailCatcher {
-    /// Listens on a free port of this machine and keeps mails in `dir`.
+    /// Listens on a free local port and stores mails in `dir`.
     pub async fn start(dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let inbox =
@@ -71,12 +72,12 @@ impl MailCatcher {
             let sessions = Arc::new(Semaphore::new(MAX_SESSIONS));
             while let Ok(place) = Arc::clone(&sessions).acquire_owned().await {
                 let Ok((stream, _)) = listener.accept().await else {
-                    tokio::time::sleep(BREATH).await;
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                     continue;
                 };
                 let session = Session::new(stream, Arc::clone(&inbox_of_server));
                 tokio::spawn(async move {
-                    // An error means that the client went away, or had to.
+                    // An error means that the client closed the connection, or was disconnected.
                     session.run().await.ok();
                     drop(place);
                 });
@@ -85,19 +86,18 @@ impl MailCatcher {
         Ok(Self { address, inbox })
     }
 
-    /// All mails, oldest first.
+    /// Oldest first.
     pub fn list(&self) -> Vec<CaughtMail> {
-        self.inbox.mails.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inbox.mails.lock().clone()
     }
 
-    /// How many there are.
     pub fn count(&self) -> usize {
-        self.inbox.mails.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.inbox.mails.lock().len()
     }
 }
 
 impl Inbox {
-    /// On disk before the client hears that it was taken.
+    /// Writes the mail to disk before the client gets its reply.
     async fn keep(&self, mail: Vec<u8>) -> std::io::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis());
         let file = format!("{now}-{:06}.eml", self.sequence.fetch_add(1, Ordering::Relaxed));
@@ -105,7 +105,7 @@ impl Inbox {
         let temporary = self.dir.join(format!("{file}.tmp"));
         tokio::fs::write(&temporary, &mail).await?;
         tokio::fs::rename(&temporary, self.dir.join(&file)).await?;
-        self.mails.lock().unwrap_or_else(PoisonError::into_inner).push(caught);
+        self.mails.lock().push(caught);
         Ok(())
     }
 }
@@ -141,15 +141,14 @@ fn describe(file: String, mail: &[u8]) -> CaughtMail {
     }
 }
 
-/// What has been read up to a line end.
+/// The result of reading up to a line end.
 enum Line {
-    /// Without its end.
+    /// Without the line end.
     Text(Vec<u8>),
-    /// Too long, or ended by something else than CR LF; the rest of it was read.
+    /// Too long, or not ended by CR LF. The rest of the line was read.
     Wrong(&'static str),
 }
 
-/// One client's conversation.
 struct Session {
     read: BufReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
@@ -163,7 +162,7 @@ struct Session {
 
 impl Session {
     fn new(stream: TcpStream, inbox: Arc<Inbox>) -> Self {
-        // Only a little slower without.
+        // Without it the session is only a little slower.
         stream.set_nodelay(true).ok();
         let (read, write) = stream.into_split();
         Self {
@@ -262,7 +261,7 @@ impl Session {
         "250 2.1.0 ok"
     }
 
-    /// Any password will do.
+    /// Accepts any password.
     async fn auth(&mut self, rest: &str) -> std::io::Result<&'static str> {
         let (mechanism, initial) = rest.split_once(' ').unwrap_or((rest, ""));
         let prompts: &[&str] = match mechanism.to_ascii_uppercase().as_str() {
@@ -281,8 +280,8 @@ impl Session {
         Ok("235 2.7.0 any password will do")
     }
 
-    /// Up to the lone dot, with stuffed dots removed (RFC 5321 §4.5.2). What is wrong with a mail is said at its end; beyond the limit,
-    /// bytes are dropped.
+    /// Reads up to the line with a single dot, and removes stuffed dots (RFC 5321 §4.5.2). Problems
+    /// of a mail are reported at its end; bytes beyond the limit are dropped.
     async fn data(&mut self) -> std::io::Result<&'static str> {
         let mut mail = Vec::new();
         let mut wrong = None;
@@ -317,7 +316,7 @@ impl Session {
         })
     }
 
-    /// Whether the client has sent more than it may have.
+    /// Whether the client has sent more than it may have sent by now.
     fn is_ahead(&self) -> bool {
         !self.read.buffer().is_empty()
     }
@@ -326,7 +325,8 @@ impl Session {
         self.write.write_all(format!("{reply}\r\n").as_bytes()).await
     }
 
-    /// One line. Of one that is too long, only the end is looked for. An error ends the session: silence, or a client that went away.
+    /// Reads one line. If the line is too long, only its end is looked for. An error ends the
+    /// session: the client was silent, or closed the connection.
     async fn line(&mut self, limit: usize) -> std::io::Result<Line> {
         let reading = async {
             let mut line = Vec::new();
@@ -341,7 +341,7 @@ impl Session {
                     let read = end.unwrap_or(bytes.len());
                     if line.len() + read > limit {
                         wrong = Some("line too long");
-                        // Its end still tells how it ended.
+                        // The end of the line is still needed, to see how it ended.
                         line.clear();
                     }
                     line.extend_from_slice(&bytes[read.saturating_sub(limit)..read]);
@@ -362,13 +362,13 @@ impl Session {
     }
 }
 
-/// `FROM:<address> PARAMETERS`: the address, and what follows. The reverse path may be empty.
+/// Parses `FROM:<address> PARAMETERS` to the address and the rest. The address may be empty.
 fn path<'a>(text: &'a str, keyword: &str) -> Option<(&'a str, &'a str)> {
     let (head, rest) = text.split_at_checked(keyword.len())?;
     if !head.eq_ignore_ascii_case(keyword) {
         return None;
     }
-    // A quoted local part may have a bracket in it; a parameter never has.
+    // A quoted local part may contain a bracket; a parameter never does.
     let (address, parameters) = rest.strip_prefix('<')?.rsplit_once('>')?;
     let parameters = if parameters.is_empty() { "" } else { parameters.strip_prefix(' ')? };
     let is_address = address.is_empty() || address.parse::<patchbay_mailbox::Address>().is_ok();
@@ -381,7 +381,8 @@ mod tests {
 
     use super::*;
 
-    /// What the catcher answers to bytes that are written all at once after a greeting, up to its silence or end.
+    /// The catcher's answer to parts written at once after the greeting, until it is silent or
+    /// ends.
     async fn conversation(catcher: &MailCatcher, parts: &[&[u8]]) -> String {
         let mut stream = TcpStream::connect(catcher.address).await.expect("a connection");
         let mut all = String::new();
@@ -459,7 +460,7 @@ mod tests {
             let last = answers.lines().last().unwrap_or_default();
             assert!(last.starts_with(expected), "{parts:?}: {answers}");
         }
-        // An endless line takes no memory, and ends with its client.
+        // An endless line uses no memory, and ends with its client.
         let mut endless = TcpStream::connect(catcher.address).await.expect("a connection");
         for _ in 0..64 {
             if endless.write_all(&[b'x'; 64 << 10]).await.is_err() {

@@ -1,7 +1,7 @@
 //! `patchbay dev`: a whole installation on one machine, without configuration.
 //!
-//! Starts a private Postgres and Redis where none is configured, catches mail, and loads the plugins that are there. Everything it keeps
-//! is in one directory; everything it starts is stopped with it.
+//! Starts a private Postgres and Redis where none is configured, catches mail, and loads the
+//! plugins of a folder. All its data is in one directory; it stops everything that it has started.
 
 mod mail_catcher;
 mod postgres;
@@ -25,28 +25,27 @@ pub(crate) use crate::dev_state::DevState;
 pub use mail_catcher::{CaughtMail, MailCatcher};
 use watch::Watch;
 
-/// Options of `patchbay dev`.
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
-    /// Where everything is kept
+    /// Directory for all data
     #[arg(long, default_value = ".patchbay", value_name = "DIR")]
     dir: PathBuf,
     /// Folder whose */dist/*.wasm are pushed and activated
     #[arg(long, default_value = "plugins", value_name = "DIR")]
     plugins: PathBuf,
-    /// Build, push and activate plugins whenever their sources are saved: those in --plugins, and the folders DIR with a plugin.toml
+    /// Build, push and activate plugins whenever their sources are saved: those in --plugins, and
+    /// the folders DIR with a plugin.toml
     #[arg(long, value_name = "DIR", num_args = 0..)]
     watch: Option<Vec<PathBuf>>,
 }
 
-/// `patchbay mail …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum MailCommand {
     /// List caught mails, newest last
     List,
-    /// Print one as it was received
+    /// Print one mail as it was received
     Show {
-        /// Its file, as listed
+        /// File name, as listed
         file: String,
     },
 }
@@ -76,7 +75,7 @@ pub(crate) fn run_mail(command: MailCommand, json: bool) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()> {
-    // What is wrong with it is told when it is whole.
+    // Problems are reported later, when the configuration is complete.
     let (set, _) = Config::read_dev(file, &config::environment());
     let own_postgres = !set.database.url.is_set() && !set.database.host.is_set();
     let own_redis = !set.redis.url.is_set() && !set.redis.host.is_set() && !set.redis.sentinels.is_set();
@@ -93,7 +92,7 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
     let watch = args.watch.map(|more| Watch::begin(&args.plugins, more)).transpose()?;
     let mut state = DevState::open(&args.dir)?;
     let _only_one = state.lock()?;
-    // As if it were set in the environment.
+    // As if these values were set in the environment.
     let mut given: BTreeMap<String, String> = BTreeMap::new();
     let mut database = None;
     if let Some(bin) = postgres_bin {
@@ -153,13 +152,13 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         let ended = host.run_until_signal().await;
         if let Some(watching) = watching {
             watching.abort();
-            // With it ends the build that it may be waiting for.
+            // This also ends a build that it may be waiting for.
             watching.await.ok();
         }
         ended
     }
     .await;
-    // In any case: what was started is stopped.
+    // In any case, the servers that were started are stopped.
     if let Some(server) = queue_server {
         server.stop().await;
     }
@@ -177,8 +176,7 @@ async fn step<T>(what: &str, act: impl Future<Output = anyhow::Result<T>>) -> an
     Ok(done)
 }
 
-/// The usual port if it is free, else any.
-/// Where `patchbay serve` listens, too.
+/// The port of `patchbay serve`, used if it is free; otherwise any free port.
 const USUAL_PORT: u16 = 8080;
 
 fn free_listen_address(usual: u16) -> anyhow::Result<String> {
@@ -187,12 +185,12 @@ fn free_listen_address(usual: u16) -> anyhow::Result<String> {
     Ok(bound.context("no free port")?.local_addr()?.to_string())
 }
 
-/// A free port, for servers that are told theirs.
+/// For servers whose port must be chosen in advance.
 fn free_port() -> anyhow::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0").context("no free port")?.local_addr()?.port())
 }
 
-/// Where a client on this machine reaches a server that listens everywhere.
+/// The address at which local clients reach a server that listens on all addresses.
 fn reachable(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip([127, 0, 0, 1].into());
@@ -200,7 +198,7 @@ fn reachable(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
     address
 }
 
-/// Pushes and activates the newest packed file of each plugin folder; gives one line per plugin.
+/// Pushes and activates the newest packed file of each plugin folder; returns one line per plugin.
 async fn load_plugins(dir: &Path, state: &DevState) -> Vec<String> {
     let folders = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path().join("dist"));
     let mut files: Vec<PathBuf> = folders.filter_map(|dist| newest_component(&dist)).collect();

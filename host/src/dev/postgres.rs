@@ -1,4 +1,5 @@
-//! A private Postgres. As root it runs under the system user `postgres`, with its data where that user can reach it.
+//! A private Postgres. Under root it runs as the user `postgres`, with its data where that user can
+//! read it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,7 +16,6 @@ const USER: &str = "patchbay";
 /// The oldest version that the migrations are tested with.
 const OLDEST: u32 = 15;
 
-/// A running server.
 pub(super) struct Postgres {
     bin: PathBuf,
     data: PathBuf,
@@ -23,7 +23,7 @@ pub(super) struct Postgres {
     password: String,
 }
 
-/// The newest installation that will do; else what is missing and how to get it.
+/// The newest usable installation; otherwise what is missing and how to install it.
 pub(super) fn find() -> Result<PathBuf, String> {
     let versioned = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<(u32, PathBuf)> = versioned
@@ -44,7 +44,7 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Commands of Postgres refuse root.
+/// Postgres's commands refuse to run as root.
 fn command(program: &Path) -> Command {
     let mut command = if is_root() {
         let mut command = Command::new("setpriv");
@@ -53,7 +53,7 @@ fn command(program: &Path) -> Command {
     } else {
         Command::new(program)
     };
-    // Postgres's user may not read our directory.
+    // Postgres's user may not be allowed to read the current directory.
     command.current_dir("/").stdin(Stdio::null()).kill_on_drop(false);
     command
 }
@@ -83,7 +83,7 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
     if !data.join("PG_VERSION").exists() {
         initialise(&bin, &data, state).await?;
     }
-    // A killed `patchbay dev` leaves its server running: take it over.
+    // A killed `patchbay dev` leaves its server running: use that one.
     if let Some(port) = running_port(&bin, &data).await {
         return Ok(Postgres { bin, data, port, password: state.service_password.clone() });
     }
@@ -97,7 +97,7 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
         .arg("-o")
         .arg(format!("-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"))
         .args(["-w", "-t", "60", "start"])
-        // The server would keep our pipes open, and waiting for their end would never end.
+        // The server would keep our pipes open, and waiting for their end would never return.
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let status = start.status().await.context("cannot run pg_ctl")?;
@@ -107,7 +107,8 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
     Ok(Postgres { bin, data, port, password: state.service_password.clone() })
 }
 
-/// Data whose passwords were deleted with the directory that it belonged to (`make clean` does so): nobody can use it any more.
+/// Deletes data whose passwords were deleted with their directory (for example by `make clean`):
+/// nobody can use it any more.
 async fn forget(bin: &Path, data: &Path) -> anyhow::Result<()> {
     if running_port(bin, data).await.is_some() {
         let mut stop = command(&bin.join("pg_ctl"));
@@ -137,7 +138,7 @@ async fn initialise(bin: &Path, data: &Path, state: &DevState) -> anyhow::Result
     made
 }
 
-/// Line 4 of postmaster.pid is the port, when a server runs.
+/// While a server runs, line 4 of postmaster.pid is its port.
 async fn running_port(bin: &Path, data: &Path) -> Option<u16> {
     let mut status = command(&bin.join("pg_ctl"));
     status.arg("-D").arg(data).arg("status").stdout(Stdio::null()).stderr(Stdio::null());

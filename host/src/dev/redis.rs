@@ -1,11 +1,11 @@
-//! A private Redis, durable as Patchbay wants it: append-only file, no eviction.
+//! A private Redis with the durability that Patchbay needs: append-only file, no eviction.
 
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use tokio::process::{Child, Command};
 
 use super::free_port;
@@ -15,15 +15,14 @@ use crate::dev_state::{DevState, write_private};
 const START_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 
-/// A running server.
 pub(super) struct Redis {
-    /// Absent: taken over from a killed run.
+    /// `None`: the server was left by a killed run.
     child: Option<Child>,
     port: u16,
     password: String,
 }
 
-/// The server's binary; else what is missing and how to get it.
+/// The server's binary; otherwise what is missing and how to install it.
 pub(super) fn find() -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|dir| dir.join("redis-server")).find(|file| file.exists());
@@ -32,7 +31,7 @@ pub(super) fn find() -> Result<PathBuf, String> {
 
 pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<Redis> {
     let password = state.service_password.clone();
-    // Two servers on one append-only file would ruin it: a server that a killed run left is taken over.
+    // Two servers would damage the same append-only file: one that a killed run left is reused.
     if let Some(port) = state.redis_port {
         let left = Redis { child: None, port, password: password.clone() };
         if left.answers().await {
@@ -48,7 +47,7 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
         dir.display(),
         dir.join("server.log").display()
     );
-    // In a file, because the command line is for everybody to see.
+    // In a file, because every user can see the command line.
     let file = dir.join("redis.conf");
     write_private(&file, config.as_bytes())?;
     state.redis_port = Some(port);
@@ -58,7 +57,7 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // Ctrl-C is for us: Redis must outlive the drain.
+        // Redis must not get Ctrl-C: it must run until the drain has ended.
         .process_group(0)
         .spawn()
         .context("cannot run redis-server")?;
@@ -86,7 +85,7 @@ impl Redis {
             own_prefix: "patchbay".into(),
             ..RedisConfig::default()
         };
-        let asked = async { Queues::connect(config).await.ok()?.ping().await.ok() };
+        let asked = async { Broker::connect(config).await.ok()?.ping().await.ok() };
         tokio::time::timeout(Duration::from_secs(2), asked).await.ok().flatten().is_some()
     }
 
@@ -106,7 +105,7 @@ impl Redis {
                 own_prefix: "patchbay".into(),
                 ..RedisConfig::default()
             };
-            if let Ok(queues) = Queues::connect(config).await {
+            if let Ok(queues) = Broker::connect(config).await {
                 queues.shut_server_down().await;
             }
         }

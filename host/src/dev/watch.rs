@@ -1,6 +1,6 @@
-//! `patchbay dev --watch`: what is saved is built, pushed and activated, one build at a time.
+//! `patchbay dev --watch`: builds, pushes and activates saved plugins, one build at a time.
 //!
-//! A build that fails, and a file that the host refuses, leave what runs alone. Nothing here stops the host.
+//! If a build fails or a file is refused, the running revision stays. Nothing here stops the host.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// Editors write several files for one save.
 const QUIET: Duration = Duration::from_millis(100);
-/// What builds make, rather than what people write.
+/// Folders that builds write.
 const OUTPUTS: [&str; 5] = ["target", "dist", "build", "node_modules", "__pycache__"];
 
 /// Folders with a plugin.toml each, and what has changed in them.
@@ -26,14 +26,15 @@ pub(super) struct Watch {
 }
 
 struct Watched {
-    /// As it was given, for people.
+    /// As it was given, for messages.
     dir: PathBuf,
-    /// The same, and what else its build reads: absolute.
+    /// Absolute paths of the folder, and of the other sources that its build reads.
     roots: Vec<PathBuf>,
 }
 
 impl Watch {
-    /// The plugins in `folder` and those in `more`. Refused are folders without a plugin.toml, and that there is none at all.
+    /// Watches the plugins in `folder` and those in `more`. Fails for a folder of `more` without a
+    /// plugin.toml, and when there is no plugin at all.
     pub(super) fn begin(folder: &Path, more: Vec<PathBuf>) -> anyhow::Result<Self> {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
         let mut dirs: Vec<PathBuf> = entries.filter(|dir| dir.join("plugin.toml").exists()).chain(more).collect();
@@ -51,7 +52,8 @@ impl Watch {
         })?;
         let projects = dirs.into_iter().map(Watched::of).collect::<anyhow::Result<Vec<_>>>()?;
         let roots = || projects.iter().flat_map(|watched| &watched.roots);
-        // Of files, the folder: editors put a new file in the place of the old one. Folders come after, as the last mode counts.
+        // For a file, its folder is watched: editors replace the file by a new one. Folders come
+        // later in the list, because the last mode counts.
         let folders_of_files = roots().filter(|root| root.is_file()).filter_map(|file| file.parent());
         let folders = roots().filter(|root| root.is_dir()).map(PathBuf::as_path);
         let all = folders_of_files
@@ -63,7 +65,7 @@ impl Watch {
         Ok(Self { projects, changes, _watcher: watcher })
     }
 
-    /// Builds each once, and from then on what changes. Never ends by itself.
+    /// Builds each plugin once, and then after each change. Never returns by itself.
     pub(super) async fn run(mut self, client: Client) {
         let mut due: BTreeSet<usize> = (0..self.projects.len()).collect();
         loop {
@@ -90,7 +92,7 @@ impl Watched {
     fn of(dir: PathBuf) -> anyhow::Result<Self> {
         let project = Project::read(&dir)?;
         let more: &[PathBuf] = &project.build.watch;
-        // plugin.toml itself counts in any case.
+        // plugin.toml itself always counts.
         let named =
             if more.is_empty() { vec![PathBuf::new()] } else { [&[PathBuf::from("plugin.toml")], more].concat() };
         let absolute = |path: PathBuf| {
@@ -101,7 +103,7 @@ impl Watched {
         Ok(Self { dir, roots })
     }
 
-    /// Says how it went.
+    /// Prints the result.
     async fn replace(&self, client: &Client) {
         let began = Instant::now();
         let name = self.dir.display();
@@ -133,7 +135,7 @@ impl Watched {
     }
 }
 
-/// Reading is none, and neither is a new time stamp.
+/// Reading is not a change, and neither is a new time stamp.
 fn is_change(kind: EventKind) -> bool {
     match kind {
         EventKind::Modify(ModifyKind::Metadata(_)) => false,
@@ -142,7 +144,8 @@ fn is_change(kind: EventKind) -> bool {
     }
 }
 
-/// Whether people write it, in this root: hidden files and what builds make do not count, else each build would begin another.
+/// Whether people write this file. Hidden files and outputs of builds do not count; otherwise each
+/// build would start another one.
 fn is_source(path: &Path, root: &Path) -> bool {
     let Ok(below) = path.strip_prefix(root) else { return false };
     let is_output = |part: Component| {

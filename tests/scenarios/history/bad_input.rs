@@ -1,10 +1,10 @@
-//! Odd entries, odd clocks, a full disk: no loss, no pile-up.
+//! Invalid entries, wrong clocks, a full disk: nothing is lost, and entries do not pile up.
 
 use sqlx::Executor;
 
 use super::*;
 
-/// Waits until nothing is left in the stream, and gives the ids that the history has.
+/// Waits until the stream is empty, and returns the ids in the history.
 async fn all_copied(world: &World) -> anyhow::Result<Vec<String>> {
     let key = format!("{}-own:attempts", world.prefix);
     let mut redis = world.redis().await?;
@@ -47,7 +47,7 @@ async fn texts_of_any_length_and_clocks_of_any_year_are_kept_as_far_as_postgres_
     ] {
         append(&world, &record(&world, id, fields)).await?;
     }
-    // What no chrono can hold, and what is no record at all.
+    // A time that chrono cannot hold, and an entry that is not a record.
     append(&world, &record(&world, "x", json!({ "finished_at": "+292277-01-01T00:00:00Z" }))).await?;
     append(&world, &json!("nonsense")).await?;
     let ids = all_copied(&world).await?;
@@ -91,7 +91,7 @@ async fn while_the_disk_of_postgres_is_full_attempts_wait_in_redis() -> anyhow::
     let world = World::new().await?;
     let host = host(&world, &[KEY]).await?;
     let mut database = world.database().await?;
-    // As Postgres itself says it.
+    // With the error that Postgres itself reports.
     database
         .execute(
             "create function full_disk() returns trigger language plpgsql as $$ begin \
@@ -128,7 +128,7 @@ async fn what_a_dead_reader_had_taken_is_copied_once() -> anyhow::Result<()> {
     for record in &records {
         append(&world, record).await?;
     }
-    // The first was written before the reader died, and not acknowledged.
+    // The first entry was written before the reader died, and was not acknowledged.
     let mut redis = world.redis().await?;
     let mut read = redis::cmd("XREADGROUP");
     read.arg("GROUP").arg("store").arg("pid-0").arg("STREAMS").arg(&key).arg(">");
@@ -148,11 +148,12 @@ async fn bodies_stay_out_while_the_stream_holds_its_share() -> anyhow::Result<()
     let world = World::new().await?;
     let host = host(&world, &[KEY, ("PATCHBAY_HISTORY_BUFFER_MB", "1")]).await?;
     let mut database = world.database().await?;
-    // Held as a migration would, or somebody's session.
+    // Locked as by a migration, or by somebody's session.
     database.execute("begin; lock table patchbay.attempts in exclusive mode").await?;
     let text = "x".repeat(200 << 10);
     let mut ids = Vec::new();
-    // Said while the next one would not fit, until the stream is looked at again: smaller ones still would.
+    // Reported while the next body does not fit, until the stream is read again: a smaller one
+    // would fit.
     let full = until(Duration::from_secs(60), "bodies stay out, and it is said", async || {
         let id = host.add(QUEUE, json!({ "name": "noop", "data": { "text": text } })).await?;
         host.job_in(QUEUE, &id, "completed").await?;

@@ -1,4 +1,4 @@
-//! The history as a file.
+//! Export of the history to a file.
 
 use anyhow::Context;
 use sqlx::Executor;

@@ -1,4 +1,4 @@
-//! What workers that are no hosts have ended: the real npm worker, seen from outside.
+//! The mirror of what other workers ended: the real npm worker, observed from outside.
 
 use anyhow::Context;
 use redis::AsyncCommands;
@@ -10,12 +10,12 @@ use crate::features::{answer, node};
 const LOOKS: (&str, &str) = ("PATCHBAY_HISTORY_MIRROR_EVERY_S", "1");
 const NODES: &str = "nodesQueue";
 
-/// Node adds so many jobs and works them, every second to its failure. Gives their ids.
+/// Node adds and works this many jobs; every second one fails. Returns their ids.
 async fn run(world: &World, queue: &str, count: usize, worker: &str, keep: &str) -> anyhow::Result<Vec<String>> {
     Ok(serde_json::from_value(answer(node(world, &["run", queue, &count.to_string(), worker, keep])).await?)?)
 }
 
-/// Until the mirror has looked at everything that has happened to the queue so far.
+/// Waits until the mirror has read everything that has happened to the queue so far.
 async fn has_looked(world: &World, queue: &str) -> anyhow::Result<()> {
     let key = format!("{}:{queue}:events", world.prefix);
     let newest: StreamRangeReply = world.redis().await?.xrevrange_count(key, "+", "-", 1).await?;
@@ -29,7 +29,7 @@ async fn has_looked(world: &World, queue: &str) -> anyhow::Result<()> {
     .await
 }
 
-/// Attempts of a queue by who says so: how many rows, and of how many jobs.
+/// Attempts of a queue from one source: number of rows, and number of jobs.
 async fn rows(world: &World, queue: &str, source: &str) -> anyhow::Result<(i64, i64)> {
     let query = "select count(*), count(distinct job_id) from patchbay.attempts where queue = $1 and source = $2";
     Ok(sqlx::query_as(query).bind(queue).bind(source).fetch_one(&mut world.database().await?).await?)
@@ -67,7 +67,7 @@ async fn what_another_worker_ends_is_in_the_history_once_and_is_found() -> anyho
     let letters = "select coalesce(sum(jobs), 0)::bigint from patchbay.dead_letters where queue = 'nodesQueue'";
     assert_eq!(count(&world, letters).await?, 3, "they are dead letters, too");
 
-    // Another process knows of no job that was seen: it looks at all of the last minute again.
+    // Another process does not know which jobs were read: it reads the whole last minute again.
     let looked = "select extract(epoch from looked_at)::float8 from patchbay.mirror_places where queue = 'nodesQueue'";
     let before: f64 = sqlx::query_scalar(looked).fetch_one(&mut world.database().await?).await?;
     assert!(host.stop().await?.success());
@@ -114,9 +114,9 @@ async fn what_a_host_ran_is_never_mirrored_though_another_worker_shares_its_queu
         Ok((ids.len() == 2 * JOBS).then_some(ids))
     })
     .await?;
-    // It waits for jobs that the host has taken.
+    // The Node program would wait for ever for jobs that the host has taken.
     theirs.kill().await?;
-    // And a job of the host that leaves nothing but its event.
+    // And a job of the host that leaves only its event.
     let removed = json!({ "name": "noop", "data": {}, "removeOnComplete": true });
     let removed = host.add(QUEUE, removed).await?;
     has_ended(&world, QUEUE, &removed).await?;
@@ -159,7 +159,7 @@ async fn a_host_that_is_killed_as_it_looks_leaves_no_gap_and_no_double() -> anyh
         });
     killed?;
     assert_eq!((kept?.len(), removed?.len()), (JOBS, JOBS));
-    // Nobody looks for a while.
+    // For a while no mirror runs.
     second.child.kill().await?;
     run(&world, NODES, 10, "node-8", "keep").await?;
     let _third = world.host(&[LOOKS]).await?;

@@ -1,4 +1,4 @@
-//! What an attempt leaves behind.
+//! What is recorded of an attempt.
 
 use std::time::Duration;
 
@@ -182,7 +182,7 @@ async fn an_attempt_whose_host_was_killed_is_in_the_history_until_somebody_tells
         .await
     };
     told(&[(1, "worker-lost", "host-fault"), (2, "host", "deadline")]).await?;
-    // A host that was only slow, and not dead, tells of it after all.
+    // A host that was only slow, not dead, records the attempt later.
     let (_, answer) = second.get(&format!("/api/admin/queues/{QUEUE}/jobs/{id}")).await?;
     let mut late = record(&world, &id, json!({ "outcome": "deadline", "verdict": "retry" }));
     late["job"]["created_ms"] = answer["data"]["job"]["timestamp"].clone();
@@ -195,7 +195,7 @@ async fn jobs_that_were_handed_back_lost_no_worker() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     host.deploy("hostile", hostile_plugin()?).await?;
-    // Started three times, and never stalled: as a quarantined queue hands jobs back.
+    // Started three times, and never stalled: a quarantined queue hands jobs back like this.
     append(&world, &record(&world, "handed-back", json!({ "started": 3 }))).await?;
     append(&world, &record(&world, "stalled", json!({ "started": 3, "stalled": 1 }))).await?;
     let mut database = world.database().await?;

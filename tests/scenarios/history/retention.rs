@@ -1,4 +1,4 @@
-//! Forgetting by age, and erasing by value.
+//! Pruning by age, and erasure by value.
 
 use anyhow::Context;
 use sqlx::Executor;
@@ -8,7 +8,7 @@ use super::*;
 use crate::commands::{json_of, patchbay};
 use crate::harness::{PASSWORD, USER, binary};
 
-/// A completed and a failed attempt of each of two queues, so many days ago.
+/// A completed and a failed attempt in each of two queues, this many days ago.
 async fn fill(world: &World, days: &[i32]) -> anyhow::Result<()> {
     let mut database = world.database().await?;
     for days in days {
@@ -110,7 +110,7 @@ async fn more_than_one_step_of_old_attempts_goes_too() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The value on standard input, where no shell and no list of processes shows it.
+/// The value goes to standard input, where neither the shell nor the process list shows it.
 async fn erase(host: &Host, value: &str, more: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
     let mut command = tokio::process::Command::new(binary());
     command.args(["history", "erase", "--path", "lead.phone", "--reason", "request 7"]).args(more);

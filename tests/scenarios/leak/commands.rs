@@ -1,11 +1,11 @@
-//! The command line: with a host that answers, and with configurations that make no sense or lead nowhere.
+//! The command line's output: with a host that answers, and with invalid configurations.
 
 use anyhow::Context;
 
 use super::{Drill, PLUGIN, QUEUE, borrowed, places, with_password};
 use crate::harness::{PASSWORD, USER};
 
-/// What the command line prints, also where the configuration makes no sense.
+/// Everything that the commands print, including with invalid configurations.
 pub(super) async fn printed(drill: &Drill) -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
     let mut env = borrowed(&drill.env);
     let url = drill.host.url.as_str();
@@ -29,7 +29,7 @@ pub(super) async fn printed(drill: &Drill) -> anyhow::Result<Vec<(&'static str, 
     Ok(places)
 }
 
-/// What is said where a value that nobody may see makes no sense, or leads nowhere.
+/// The output when a secret value is invalid, or points to a server that does not exist.
 async fn broken_configurations(drill: &Drill, env: &[(&str, &str)]) -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
     let Drill { world, secrets, .. } = drill;
     let closed = |url: &str| -> anyhow::Result<String> {

@@ -1,4 +1,4 @@
-//! What is looked for: pieces of planted values, in every spelling that a program could have given them.
+//! Needles: pieces of planted values, in every encoding that a program could have given them.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use rand::distr::{Alphanumeric, SampleString};
 
-/// A value that was put somewhere, and the pieces of it that are looked for: one alone gives it away.
+/// A planted value, and the pieces to search for: finding one piece is a leak.
 #[derive(Clone)]
 pub struct Planted {
     pub name: &'static str,
@@ -16,15 +16,15 @@ pub struct Planted {
 }
 
 impl Planted {
-    /// Two random pieces with `between` in the middle. The pieces are letters and digits, which look the same in URLs, JSON and HTML;
-    /// what is between them does not.
+    /// Two random pieces with `between` in the middle. The pieces are letters and digits, which
+    /// look the same in URLs, JSON and HTML; the text between them does not.
     pub fn new(name: &'static str, between: &str) -> Self {
         let pieces = [(); 2].map(|()| Alphanumeric.sample_string(&mut rand::rng(), 20));
         let value = pieces.join(between);
         Self { name, value, pieces: pieces.map(String::into_bytes).to_vec() }
     }
 
-    /// One that is given: text of letters and digits, or what it stands for in hexadecimal digits.
+    /// A given value: text of letters and digits, or bytes in hexadecimal digits.
     pub fn given(name: &'static str, value: &str) -> Self {
         let mut pieces = vec![value.as_bytes().to_vec()];
         pieces.extend(hex::decode(value));
@@ -44,7 +44,7 @@ fn spellings(piece: &[u8]) -> Vec<Vec<u8>> {
         each(|byte| format!("{byte:02X}")),
         each(|byte| format!("%{byte:02x}")),
         each(|byte| format!("%{byte:02X}")),
-        // As Rust's and JSON's lists of bytes.
+        // As Rust and JSON print lists of bytes.
         piece.iter().map(u8::to_string).collect::<Vec<_>>().join(", ").into_bytes(),
         piece.iter().map(u8::to_string).collect::<Vec<_>>().join(",").into_bytes(),
     ];
@@ -55,7 +55,7 @@ fn spellings(piece: &[u8]) -> Vec<Vec<u8>> {
     spellings
 }
 
-/// The characters that depend on the piece alone when so many bytes (modulo 3) stand before it.
+/// The base64 characters that depend only on the piece, when `before` bytes (modulo 3) precede it.
 fn within_base64(alphabet: &impl Engine, piece: &[u8], before: usize) -> Vec<u8> {
     let bytes = [&[0; 2][..before], piece].concat();
     let encoded = alphabet.encode(&bytes).into_bytes();
@@ -63,7 +63,7 @@ fn within_base64(alphabet: &impl Engine, piece: &[u8], before: usize) -> Vec<u8>
     encoded[(8 * before).div_ceil(6)..last].to_vec()
 }
 
-/// All of them, ready to be looked for.
+/// All needles, ready for a search.
 pub struct Needles {
     names: Vec<&'static str>,
     searcher: AhoCorasick,
@@ -73,12 +73,12 @@ impl Needles {
     pub fn new(planted: &[Planted]) -> anyhow::Result<Self> {
         let (names, spellings): (Vec<_>, Vec<_>) =
             planted.iter().flat_map(|one| one.spellings().into_iter().map(|spelling| (one.name, spelling))).unzip();
-        // Fast to search, slow to build: the texts are long.
+        // A DFA is fast to search and slow to build; the texts are long.
         let searcher = AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).build(&spellings)?;
         Ok(Self { names, searcher })
     }
 
-    /// The names of those that are in the text, each with the text around it.
+    /// The names of the needles in the text, each with the text around it.
     pub fn found_in(&self, text: &[u8]) -> Vec<(&'static str, String)> {
         let mut found: Vec<(&'static str, String)> = Vec::new();
         for hit in self.searcher.find_iter(text) {

@@ -1,4 +1,4 @@
-//! Where a value could turn up: everything that a host keeps, writes and answers.
+//! Places where a value could appear: everything that a host stores, writes and answers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use crate::harness::{Host, PASSWORD, USER, World, binary};
 
-/// All keys of a server, and what they hold.
+/// All keys of a server, and their content.
 pub async fn redis(world: &World) -> anyhow::Result<Vec<u8>> {
     let mut redis = world.redis().await?;
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut redis).await?;
@@ -25,7 +25,7 @@ pub async fn redis(world: &World) -> anyhow::Result<Vec<u8>> {
             "list" => ("LRANGE", &["0", "-1"]),
             "zset" => ("ZRANGE", &["0", "-1"]),
             "stream" => ("XRANGE", &["-", "+"]),
-            // Gone meanwhile.
+            // Deleted in the meantime.
             "none" => continue,
             other => bail!("{key} is a {other}"),
         };
@@ -52,9 +52,9 @@ fn flatten(value: &redis::Value, content: &mut Vec<u8>) {
     content.push(b'\n');
 }
 
-/// What a backup of the database holds, logins included.
+/// A backup of the whole database, logins included.
 pub async fn dump(world: &World) -> anyhow::Result<Vec<u8>> {
-    // Debian keeps a directory per version, and the newest reads all of them.
+    // Debian has a directory per version; the newest version reads all older ones.
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions
         .map(|version| version.path())
@@ -81,7 +81,7 @@ pub fn files(dir: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Every page of the API that can be read, with what its parameters can be; with and without credentials.
+/// Every readable operation of the API with all its parameters, with and without credentials.
 pub async fn answers(host: &Host, parameters: &BTreeMap<&str, Vec<String>>) -> anyhow::Result<Vec<u8>> {
     let (_, document) = host.get("/api/openapi.json").await?;
     let mut content = Vec::new();
@@ -123,7 +123,7 @@ fn query(path: &str, name: &str, value: &str) -> String {
     format!("{path}{}{name}={value}", if path.contains('?') { '&' } else { '?' })
 }
 
-/// What a command prints, with these variables and no others.
+/// The output of a command with exactly these variables.
 pub async fn command(world: &World, env: &[(&str, &str)], args: &[&str]) -> anyhow::Result<Vec<u8>> {
     let mut command = Command::new(std::path::absolute(binary())?);
     command.args(args).current_dir(world.dir.path()).env_clear().env("PATH", std::env::var("PATH").unwrap_or_default());

@@ -1,4 +1,4 @@
-//! Services that repeat what they were sent, as plainly and as often as they can.
+//! Outside services that repeat what they were sent, as often as they can.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,9 +15,8 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What answers are made of.
 struct Answers {
-    /// In the answers that repeat nothing.
+    /// For the answers that repeat nothing.
     harmless: String,
     access_token: String,
     seen: Arc<Mutex<String>>,
@@ -51,7 +50,7 @@ impl Vendor {
 }
 
 impl Answers {
-    /// The path's last part says how.
+    /// The last segment of the path selects the kind of answer.
     async fn to(&self, method: &Method, uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Response {
         let mut request = format!("{method} {uri}\n").into_bytes();
         for (name, value) in headers {
@@ -78,7 +77,7 @@ impl Answers {
             "redirect" => (StatusCode::FOUND, [("location", format!("/raw?{percent}"))]).into_response(),
             "error" => (StatusCode::INTERNAL_SERVER_ERROR, request).into_response(),
             "unauthorized" => (StatusCode::UNAUTHORIZED, [("www-authenticate", percent)], request).into_response(),
-            // Breaks off after what it repeats.
+            // The connection ends after the repeated text.
             "cut" => {
                 let pieces = [Ok(Bytes::from(request)), Err(std::io::Error::other("cut"))];
                 Body::from_stream(futures::stream::iter(pieces)).into_response()
@@ -90,7 +89,7 @@ impl Answers {
     }
 }
 
-/// A mail server whose every word repeats the login.
+/// A mail server that repeats the login in every reply.
 pub struct MailServer {
     pub address: SocketAddr,
     pub refuses_logins: Arc<AtomicBool>,
@@ -111,7 +110,7 @@ impl MailServer {
         Ok(server)
     }
 
-    /// Everything that it was sent, logins decoded, too.
+    /// Everything that it was sent, including decoded logins.
     pub fn seen(&self) -> String {
         self.seen.lock().expect("no panic").clone()
     }

@@ -1,4 +1,4 @@
-//! Connections under a plugin's login: deadlines, leftovers, and how many.
+//! Connections under a plugin's login: deadlines, leftovers, and their number.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ async fn a_statement_past_the_deadline_ends_on_the_server_and_its_place_is_free_
     let world = world().await?;
     let host = world.host(&[]).await?;
     host.deploy("statements", statements_plugin(|manifest| manifest.replace("10_000", "500"))?).await?;
-    // Four at once, on two connections; the guests lift Postgres's own limit first.
+    // Four at once, on two connections; the guests first remove Postgres's own limit.
     let mut ids = Vec::new();
     for _ in 0..4 {
         let text = "select pg_sleep(60) from (select set_config('statement_timeout', '0', true)) as unlimited";

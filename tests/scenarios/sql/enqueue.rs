@@ -1,11 +1,11 @@
-//! Rows and the jobs that go with them, while hosts are killed.
+//! Rows and their jobs, enqueued in one transaction, while hosts are killed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use patchbay_model::job::{Keep, NewJob};
-use patchbay_queue::{Queues, RedisConfig};
+use patchbay_queue::{Broker, RedisConfig};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -14,21 +14,22 @@ use sqlx::{Connection, Executor};
 use super::{QUEUE, count, run, world, world_and_host};
 use crate::harness::{Host, World, full_length, seed, statements_plugin, until};
 
-/// A killed host's jobs come back in seconds instead of in half a minute.
+/// A killed host's jobs come back in seconds instead of half a minute.
 const QUICK: [(&str, &str); 2] = [("PATCHBAY_WORK_LOCK_S", "5"), ("PATCHBAY_WORK_RENEW_S", "2")];
 
-/// Every tenth of either kind fails after its row was written.
+/// One in ten of each kind fails after its row was written.
 fn is_spoilt(key: i64) -> bool {
     key % 20 >= 18
 }
 
-/// Half of them by `batch`, half by `transaction`; half of the jobs have an id of their own.
+/// Half of them use `batch`, half use `transaction`; half of the jobs have a chosen id.
 fn booking(key: i64) -> anyhow::Result<NewJob> {
     let data = json!({ "key": key, "batch": key % 2 == 0, "named": key % 4 < 2, "spoilt": is_spoilt(key) });
     let mut job = NewJob::new(QUEUE.parse()?, "book", data.to_string());
-    // A host that has just started may have no login for the plugin yet, and a backend that dies with its host takes one call along.
+    // A host that has just started may have no login for the plugin yet, and a backend that ends
+    // with its host fails one call.
     job.attempts = Some(20);
-    // All of them are counted in the end.
+    // All jobs are kept, to be counted at the end.
     (job.keep_completed, job.keep_failed) = (Some(Keep::default()), Some(Keep::default()));
     Ok(job)
 }
@@ -60,7 +61,7 @@ async fn unfinished(host: &Host) -> anyhow::Result<u64> {
 async fn jobs_of_a_commit_reach_their_queue_although_the_host_is_killed_before_it_relays_them() -> anyhow::Result<()> {
     let (world, mut host) = world_and_host().await?;
     let mut database = world.database().await?;
-    // Relays read this table; plugins do not.
+    // Only relays read this table; plugins do not.
     let mut gate = world.database().await?;
     let mut closed = gate.begin().await?;
     closed.execute("lock table patchbay.outbox_nonces in access exclusive mode").await?;
@@ -97,7 +98,7 @@ async fn rows_and_jobs_agree_whenever_hosts_are_killed() -> anyhow::Result<()> {
         own_prefix: format!("{}-own", world.prefix),
         ..RedisConfig::default()
     };
-    let queues = Queues::connect(config).await?;
+    let queues = Broker::connect(config).await?;
     let all: Vec<NewJob> = (0..batches).map(booking).collect::<anyhow::Result<_>>()?;
     for some in all.chunks(500) {
         queues.add(some.to_vec()).await?;
@@ -110,7 +111,7 @@ async fn rows_and_jobs_agree_whenever_hosts_are_killed() -> anyhow::Result<()> {
             Ok((count(&mut database, "select count(*) from crm.bookings").await? >= rows).then_some(()))
         })
         .await?;
-        // Anywhere within a batch, which takes some milliseconds.
+        // At any time within a batch, which takes some milliseconds.
         tokio::time::sleep(Duration::from_micros(random.random_range(0..20_000))).await;
         let (first, last) = [(0, 0), (1, 1), (0, 1)][random.random_range(0..3)];
         for host in &mut hosts[first..=last] {

@@ -1,4 +1,4 @@
-//! Database access of plugins: what they may do, what Postgres keeps them from, and what they leave behind.
+//! Database access of plugins: what they may do, what Postgres refuses, and what they leave behind.
 
 mod connections;
 mod enqueue;
@@ -35,7 +35,7 @@ pub async fn world() -> anyhow::Result<World> {
     Ok(world)
 }
 
-/// Tables of somebody else. The function `other.powerful` needs an administrator to be of use.
+/// Tables of another owner. The function `other.powerful` needs an administrator.
 pub async fn fill(database: &mut PgConnection) -> anyhow::Result<()> {
     database.execute(sqlx::raw_sql(TABLES)).await?;
     Ok(())
@@ -54,7 +54,7 @@ async fn run_in(host: &Host, queue: &str, name: &str, data: Value) -> anyhow::Re
     Ok(serde_json::from_str(story["job"]["returnValue"].as_str().context("a return value")?)?)
 }
 
-/// Runs a job to its end; gives what its steps ended in.
+/// Runs a job to its end; returns the results of its steps.
 async fn run(host: &Host, name: &str, data: Value) -> anyhow::Result<Value> {
     run_in(host, QUEUE, name, data).await
 }

@@ -1,4 +1,4 @@
-//! What a plugin's login may do: given, taken back, refused, or left to the administrator.
+//! Rights of a plugin's login: granted, revoked, refused, or left to the administrator.
 
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ async fn a_host_whose_login_may_not_grant_hands_the_statements_to_the_administra
     let (status, activated) = host.post(path, activate).await?;
     assert_eq!(status, 200, "{activated}");
     assert_eq!(query(&host, "select id from crm.leads where id = 1").await?, json!([[1]]));
-    // The host may end what it may not grant.
+    // The host may end backends of a login even without the right to grant.
     let timed_out = run(&host, "transaction", json!([{ "query": "select pg_sleep(8)" }])).await?;
     assert_eq!(timed_out[0]["code"], "timeout");
     until(Duration::from_secs(5), "no backend sleeps", async || {

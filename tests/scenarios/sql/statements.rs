@@ -1,4 +1,4 @@
-//! What goes in, what comes out, and what Postgres or the host refuses.
+//! Parameters, results, and what Postgres or the host refuses.
 
 use serde_json::{Value, json};
 

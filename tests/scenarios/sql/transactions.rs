@@ -1,4 +1,4 @@
-//! Batches and transactions: whole or not at all, and what does not get by as their job.
+//! Batches and transactions apply completely or not at all; forged outbox rows never become jobs.
 
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ async fn a_transaction_holds_until_its_commit_keeps_everything_else_out_and_ends
 async fn forged_and_replayed_rows_of_the_outbox_are_dropped_and_add_no_job() -> anyhow::Result<()> {
     let (world, host) = world_and_host().await?;
     let mut database = world.database().await?;
-    // What the relay will see once more: a copy of a true row, made before the relay deletes it.
+    // A replayed row: a copy of a valid row, made before the relay deletes that row.
     database
         .execute(sqlx::raw_sql(
             "create table other.copies as select * from patchbay_outbox.jobs with no data; \

@@ -1,4 +1,4 @@
-//! Alerts: what is not in order, the rules, silences, and trying whether messages arrive.
+//! Alerts: their state, rules, silences, history, and test messages.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::operation::NoQuery;
 use crate::{operations, path_params};
 
 path_params! {
-    /// A rule.
+    /// An alert rule.
     RulePath {
         /// Name of the rule
         rule: String,
@@ -26,31 +26,34 @@ path_params! {
 }
 
 operations! {
-    /// What fires, what is about to, and which messages did not arrive.
+    /// List alerts that fire or are pending, and messages that were not delivered.
     AlertsList = "alerts.list": GET "/api/admin/alerts" ((), NoQuery, NoBody) -> Data<AlertOverview>,
         Operator, Reads, errors [];
-    /// Every rule.
+    /// List every alert rule.
     AlertRulesList = "alert_rules.list": GET "/api/admin/alerts/rules" ((), NoQuery, NoBody) -> List<AlertRule>,
         Operator, Reads, errors [];
-    /// Change a rule, for all subjects or some. The way back is its removal: what is compiled in holds again.
+    /// Change a rule for all subjects or some of them. Reset the rule to return to its built-in
+    /// values.
     AlertRulesSet = "alert_rules.set": PUT "/api/admin/alerts/rules/{rule}" (RulePath, NoQuery, Json<RuleChange>) -> Data<AlertRule>,
         Operator, Changes, audit "alert.rule.set", errors [];
-    /// Undo what was changed about a rule, for one scope.
+    /// Remove the changes to a rule for one scope.
     AlertRulesReset = "alert_rules.reset": DELETE "/api/admin/alerts/rules/{rule}" (RulePath, RuleScope, NoBody) -> Data<AlertRule>,
         Operator, Changes, audit "alert.rule.reset", errors [];
-    /// Silences that are in force.
+    /// List the silences that are in force.
     AlertSilencesList = "alert_silences.list": GET "/api/admin/alerts/silences" ((), NoQuery, NoBody) -> List<Silence>,
         Operator, Reads, errors [];
-    /// Tell nobody for a while. Rules are evaluated and shown all the same; whoever was told of an alert before is told of its end.
+    /// Silence alerts for a while: no messages are sent. Rules are still evaluated and shown; a
+    /// recovery is still sent to whoever received the alert before.
     AlertsSilence = "alerts.silence": POST "/api/admin/alerts/silences" ((), NoQuery, Json<NewSilence>) -> Data<Silence>,
         Operator, Changes, audit "alert.silence", errors [404 "There is no such rule"];
-    /// End a silence. What fires then, and nobody was told of, is told.
+    /// End a silence. Alerts that fire now and were never sent are sent.
     AlertsUnsilence = "alerts.unsilence": DELETE "/api/admin/alerts/silences/{silence}" (SilencePath, NoQuery, NoBody) -> Data<EndedSilence>,
         Operator, Changes, audit "alert.unsilence", errors [];
-    /// What fired and recovered, the newest first; kept for 90 days.
+    /// List what fired and recovered, the newest first. Entries are kept for 90 days.
     AlertsHistory = "alerts.history": GET "/api/admin/alerts/history" ((), AlertHistoryQuery, NoBody) -> List<AlertEvent>,
         Operator, Reads, errors [404 "There is no such rule"];
-    /// Send a test message over every channel of this host now, and say how each fared. Empty where none is configured.
+    /// Send a test message over every channel of this host now, and show whether each was
+    /// delivered. The list is empty if no channel is configured.
     AlertsTest = "alerts.test": POST "/api/admin/alerts/test" ((), NoQuery, NoBody) -> List<ChannelTest>,
         Operator, Changes, audit "alert.test", errors [];
 }
@@ -59,14 +62,14 @@ operations! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Look at it today.
+    /// Somebody should look at it today.
     Warning,
     /// Somebody should be woken.
     Critical,
 }
 
 impl Severity {
-    /// The stable word.
+    /// The stable word: `warning` or `critical`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Warning => "warning",
@@ -74,242 +77,243 @@ impl Severity {
         }
     }
 
-    /// By its word.
+    /// Reads the stable word; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Warning, Self::Critical].into_iter().find(|severity| severity.as_str() == text)
     }
 }
 
-/// All that is to be known.
+/// All open alerts and undelivered messages.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct AlertOverview {
-    /// What fires or is about to.
+    /// Alerts that are pending or firing.
     pub alerts: Vec<Alert>,
-    /// Messages that did not arrive yet, or were given up after a day.
+    /// Messages that are not delivered yet, or were given up after a day.
     pub undelivered: Vec<UndeliveredMessage>,
 }
 
-/// Something that is not in order.
+/// An alert of one rule for one subject.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Alert {
     /// Name of the rule.
     pub rule: String,
-    /// Of which queue, plugin, host or schedule.
+    /// The queue, plugin, host or schedule that the alert is about.
     pub subject: String,
     /// `warning` or `critical`.
     pub severity: String,
-    /// `pending` (nobody was told yet) or `firing`.
+    /// `pending` (no message was sent yet) or `firing`.
     pub state: String,
     /// When the condition was first met.
     pub since: DateTime<Utc>,
-    /// When somebody was told.
+    /// When it began to fire; absent while pending.
     pub fired_at: Option<DateTime<Utc>>,
-    /// What is the case.
+    /// What is wrong.
     pub reason: Option<String>,
     /// What to do next.
     pub next: Option<String>,
-    /// Link to what to do.
+    /// Link to the runbook.
     pub runbook: Option<String>,
-    /// What was measured, in `unit`.
+    /// The measured value, in `unit`.
     pub value: Option<f64>,
-    /// At or beyond it the rule fires.
+    /// The rule fires at or beyond this value, in `unit`.
     pub threshold: Option<f64>,
-    /// Of value and threshold.
+    /// Unit of `value` and `threshold`.
     pub unit: Option<String>,
-    /// Nobody is told until then.
+    /// No messages are sent until this time.
     pub silenced_until: Option<DateTime<Utc>>,
 }
 
-/// A message about an alert that did not arrive.
+/// A message about an alert that was not delivered.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UndeliveredMessage {
     /// Name of the rule.
     pub rule: String,
-    /// Of which queue, plugin, host or schedule.
+    /// The queue, plugin, host or schedule that the alert is about.
     pub subject: String,
     /// `webhook`, `slack` or `mail`.
     pub channel: String,
     /// `firing`, `still-firing` or `recovered`.
     pub event: Option<String>,
-    /// When it was to be told.
+    /// When the message was due.
     pub since: DateTime<Utc>,
-    /// So far.
+    /// Delivery attempts so far.
     pub tries: i32,
-    /// Absent before the first try.
+    /// Error of the last delivery attempt; absent before the first one.
     pub last_error: Option<String>,
-    /// Absent while it is tried again.
+    /// When delivery was given up; absent while it is retried.
     pub given_up_at: Option<DateTime<Utc>>,
 }
 
-/// A rule as it stands.
+/// An alert rule with the values in force.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AlertRule {
-    /// Its name.
+    /// Name of the rule.
     pub rule: String,
-    /// What its subjects are.
+    /// What the rule is evaluated for, such as `queue` or `host`.
     pub subjects: String,
-    /// When it fires, in words.
+    /// When the rule fires, in words.
     pub about: String,
-    /// Whether it is evaluated.
+    /// Whether the rule is evaluated.
     pub enabled: bool,
-    /// In force now.
+    /// Severity in force now.
     pub severity: Severity,
-    /// In force now; absent where there is nothing to measure.
+    /// Threshold in force now; absent if the rule measures no value.
     pub threshold: Option<f64>,
-    /// Of the threshold.
+    /// Unit of the threshold.
     pub unit: Option<String>,
-    /// It fires at this value or below; otherwise at or above.
+    /// True: the rule fires at the threshold or below. False: at the threshold or above.
     pub is_floor: bool,
-    /// For so many seconds before anybody is told.
+    /// The condition must be met for this many seconds before a message is sent.
     pub hold_s: u64,
-    /// Fewer cases say nothing.
+    /// The rule does not fire with fewer cases than this; 0 if there is no minimum.
     pub at_least: u32,
-    /// Link to what to do.
+    /// Link to the runbook.
     pub runbook: String,
-    /// What operators have changed: for all subjects where `subject` is empty, which is contained above, and for some.
+    /// Changes by operators, one per scope. The values above include the change for all subjects
+    /// (empty `subject`), but not those for some subjects.
     pub changes: Vec<ChangedRule>,
 }
 
-/// What operators have changed about a rule, for one scope. Absent is what they have not.
+/// What operators changed about a rule for one scope. Absent fields are unchanged.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ChangedRule {
     /// Name of the rule.
     pub rule: String,
-    /// All when empty; may end in `*`.
+    /// The scope: one subject, or a prefix followed by `*`; empty means all subjects.
     pub subject: String,
-    /// Whether it is evaluated.
+    /// Whether the rule is evaluated.
     pub enabled: Option<bool>,
-    /// In the rule's unit.
+    /// Threshold, in the unit of the rule.
     pub threshold: Option<f64>,
-    /// For so many seconds before anybody is told.
+    /// The condition must be met for this many seconds before a message is sent.
     pub hold_s: Option<i32>,
-    /// Fewer cases say nothing.
+    /// The rule does not fire with fewer cases than this.
     pub at_least: Option<i32>,
     /// `warning` or `critical`.
     pub severity: Option<String>,
-    /// A link.
+    /// Link to the runbook.
     pub runbook: Option<String>,
 }
 
-/// What to change; what is absent stays.
+/// A change of a rule. Absent fields stay as they are.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RuleChange {
-    /// For this subject only, or for those that begin so when it ends in `*`; all when absent.
+    /// The scope: one subject, or a prefix followed by `*`; all subjects if absent.
     #[serde(default)]
     pub subject: String,
-    /// Whether it is evaluated.
+    /// Whether the rule is evaluated.
     pub enabled: Option<bool>,
-    /// In the rule's unit.
+    /// Threshold, in the unit of the rule.
     pub threshold: Option<f64>,
-    /// Seconds.
+    /// The condition must be met for this many seconds before a message is sent.
     pub hold_s: Option<i32>,
-    /// Fewer cases say nothing.
+    /// The rule does not fire with fewer cases than this.
     pub at_least: Option<i32>,
     /// `warning` or `critical`.
     pub severity: Option<String>,
-    /// A link.
+    /// Link to the runbook.
     pub runbook: Option<String>,
 }
 
-/// For which subject.
+/// The scope of a change to a rule.
 #[derive(Debug, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct RuleScope {
-    /// As it was set; absent: for all subjects.
+    /// The scope as it was set: a subject, or a prefix followed by `*`; all subjects if absent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[param(required = false)]
     pub subject: String,
 }
 
-/// For how long nobody is told.
+/// A silence: no messages are sent for alerts that it covers.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Silence {
-    /// Its number.
+    /// Number of the silence.
     pub id: i64,
     /// Name of the rule, or `all`.
     pub rule: String,
-    /// All when empty; may end in `*`.
+    /// One subject, or a prefix followed by `*`; empty means all subjects.
     pub subject: String,
-    /// For the next operator.
+    /// Why, for the next operator.
     pub reason: String,
     /// When it began.
     pub created_at: DateTime<Utc>,
-    /// The operator.
+    /// The operator who made it.
     pub created_by: String,
     /// When it ends by itself.
     pub ends_at: DateTime<Utc>,
 }
 
-/// What to be quiet about.
+/// A silence to be made.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct NewSilence {
-    /// A rule, or `all`.
+    /// Name of a rule, or `all`.
     pub rule: String,
-    /// This subject only, or those that begin so when it ends in `*`; all when absent.
+    /// One subject, or a prefix followed by `*`; all subjects if absent.
     #[serde(default)]
     pub subject: String,
-    /// For so many seconds, at most 2592000 (30 days).
+    /// Duration in seconds, at most 2592000 (30 days).
     #[schema(minimum = 1, maximum = 2592000)]
     pub for_s: u64,
-    /// For the next operator and the audit trail.
+    /// Why, for the next operator and the audit trail.
     pub reason: String,
 }
 
 /// The silence that was ended.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct EndedSilence {
-    /// Its number.
+    /// Number of the silence.
     pub id: i64,
 }
 
-/// What to look back on.
+/// Which part of the alert history to list.
 #[derive(Debug, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct AlertHistoryQuery {
-    /// Of this rule; all when absent.
+    /// Only events of this rule; all rules if absent.
     pub rule: Option<String>,
-    /// 1 to 1000; 100 when absent.
+    /// Number of events, 1 to 1000; 100 if absent.
     #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<i64>,
 }
 
-/// What happened to an alert.
+/// An event in the history of an alert.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AlertEvent {
-    /// When.
+    /// When it happened.
     pub at: DateTime<Utc>,
     /// Name of the rule.
     pub rule: String,
-    /// Of which queue, plugin, host or schedule.
+    /// The queue, plugin, host or schedule that the alert is about.
     pub subject: String,
     /// `firing`, `still-firing` or `recovered`.
     pub event: String,
     /// `warning` or `critical`.
     pub severity: String,
-    /// What was the case.
+    /// What was wrong.
     pub reason: String,
-    /// Nobody was told.
+    /// True if no message was sent because of a silence.
     pub silenced: bool,
 }
 
-/// How a test message fared.
+/// Result of a test message on one channel.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ChannelTest {
     /// `webhook`, `slack`, `mail` or `ping`.
     pub channel: String,
-    /// Whether it was taken.
+    /// Whether the channel accepted the message.
     pub delivered: bool,
-    /// Why not.
+    /// Why it was not delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// How long that took, milliseconds.
+    /// How long the delivery took, in milliseconds.
     pub ms: u64,
 }

@@ -1,4 +1,4 @@
-//! Answers: the envelope of every success and of every error, and what an operation may answer.
+//! The envelopes of successes and errors, and the kinds of answers that an operation can have.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 
-/// Named schemas that a document must hold.
+/// Named schemas that an OpenAPI document must include.
 pub type Schemas = Vec<(String, RefOr<Schema>)>;
 
 /// The envelope of every success.
@@ -18,12 +18,13 @@ pub type Schemas = Vec<(String, RefOr<Schema>)>;
 pub struct Success<T> {
     /// Always true.
     pub success: bool,
-    /// The answer.
+    /// The answer of the operation.
     pub data: T,
-    /// Of a list that goes on: `cursor` of the request for its next page.
+    /// Only in lists with more pages: the value of `cursor` for the next page.
     #[serde(rename = "nextCursor", default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
-    /// A search ended before its page was full because it takes only so long: there may be more behind `nextCursor`, or nothing at all.
+    /// The search reached its time limit before the page was full. `nextCursor` may lead to more
+    /// results, or to none.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
 }
@@ -33,21 +34,21 @@ pub struct Success<T> {
 pub struct ErrorBody {
     /// Always false.
     pub success: bool,
-    /// Stable, kebab-case.
+    /// Stable error code in kebab-case.
     pub code: Cow<'static, str>,
-    /// For people; says what to do next where that is known.
+    /// Text for people; includes what to do next if that is known.
     pub message: String,
-    /// Machine-readable detail.
+    /// Machine-readable details.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Value>,
 }
 
-/// A part of a list.
+/// One page of a list.
 #[derive(Debug)]
 pub struct Page<T> {
-    /// The part.
+    /// Items of this page.
     pub items: Vec<T>,
-    /// Where the next part begins.
+    /// Cursor of the next page.
     pub next_cursor: Option<String>,
     /// See [`Success::partial`].
     pub partial: bool,
@@ -65,13 +66,13 @@ impl<T> From<Page<T>> for Success<Vec<T>> {
     }
 }
 
-/// What comes back from an operation that is done.
+/// The answer of a successful operation.
 pub trait Answer: 'static {
-    /// `data` of the envelope; the whole answer where there is no envelope.
+    /// `data` of the envelope; the whole answer if there is no envelope.
     type Data;
-    /// The response of status 200, for the document.
+    /// The response of status 200, for the OpenAPI document.
     fn response(schemas: &mut Schemas) -> Response;
-    /// What an error of this status holds; absent where that has no fixed form.
+    /// Schema of an error with this status; `None` if the error has no fixed schema.
     fn failure(_status: u16, schemas: &mut Schemas) -> Option<RefOr<Schema>> {
         Some(reference::<ErrorBody>(schemas))
     }
@@ -85,7 +86,7 @@ pub trait Answer: 'static {
 #[derive(Debug)]
 pub struct Data<T>(PhantomData<T>);
 
-/// A list of `T` in the envelope, in one part or page by page.
+/// A list of `T` in the envelope, complete or page by page.
 #[derive(Debug)]
 pub struct List<T>(PhantomData<T>);
 
@@ -93,11 +94,11 @@ pub struct List<T>(PhantomData<T>);
 #[derive(Debug)]
 pub enum Nothing {}
 
-/// A document of no fixed form in the envelope.
+/// JSON without a fixed schema in the envelope.
 #[derive(Debug)]
 pub enum AnyJson {}
 
-/// A file, or a text, without an envelope; the type is a [`Media`].
+/// A file or text without an envelope. `M` is its [`Media`].
 #[derive(Debug)]
 pub struct File<M>(PhantomData<M>);
 
@@ -105,17 +106,17 @@ pub struct File<M>(PhantomData<M>);
 #[derive(Debug)]
 pub struct Bare<T>(PhantomData<T>);
 
-/// What a file's content type is.
+/// The content type of a file.
 pub trait Media: 'static {
     /// For example `application/gzip`.
     const TYPE: &'static str;
-    /// What it holds.
+    /// What the file contains, for the OpenAPI document.
     const ABOUT: &'static str;
     /// Further types that it may have on request.
     const OTHERS: &'static [&'static str] = &[];
 }
 
-/// A reference to `T`'s schema, which is put to the others; the schema itself of a text.
+/// A reference to the schema of `T`, which is added to `schemas`; for a text, the schema itself.
 pub fn reference<T: ToSchema>(schemas: &mut Schemas) -> RefOr<Schema> {
     let name = T::name();
     if name == String::name() {

@@ -1,4 +1,4 @@
-//! Attempts as the history remembers them.
+//! Attempts as the history keeps them.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::attempt::OutsideCall;
@@ -10,15 +10,15 @@ use utoipa::ToSchema;
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct Attempt {
-    /// Which start of the job this was, from 1; also starts that did not count as attempts.
+    /// Which start of the job this was, from 1. Starts that did not count as attempts are included.
     pub started: i32,
-    /// Which attempt, from 1.
+    /// Number of the attempt, from 1.
     pub attempt: i32,
-    /// Of the job.
+    /// Name of the job.
     pub name: String,
-    /// Absent when no plugin was reached.
+    /// Name of the plugin; absent if no plugin was reached.
     pub plugin: Option<String>,
-    /// The revision's digest.
+    /// Digest of the revision.
     pub revision: Option<String>,
     /// The process that ran it, `hostname:pid`.
     pub host: String,
@@ -26,23 +26,24 @@ pub struct Attempt {
     pub finished_at: DateTime<Utc>,
     /// `completed`, `failed`, `trapped`, `deadline`, `memory-limit`, `invalid-result` or `host-fault`.
     pub outcome: String,
-    /// What was done with the job then: `complete`, `retry`, `defer` or `fail`.
+    /// What was done with the job afterwards: `complete`, `retry`, `defer` or `fail`.
     pub verdict: String,
-    /// Of the failure.
+    /// Error code of the failure.
     pub code: Option<String>,
-    /// Of the failure.
+    /// Error message of the failure.
     pub message: Option<String>,
-    /// The plugin's backtrace, where its code trapped.
+    /// The plugin's backtrace, if its code trapped.
     pub stack: Option<String>,
-    /// Of the request that caused the job.
+    /// Correlation id of the request that caused the job.
     pub correlation_id: String,
-    /// Who says so: `host`, `mirror` (seen from outside) or `worker-lost` (nobody told its end).
+    /// Who recorded the attempt: `host`, `mirror` (observed from outside) or `worker-lost` (no end
+    /// was reported).
     pub source: String,
     pub platform: Option<String>,
-    /// Of a flow's child: the parent, as `queue:id`.
+    /// For a child in a flow: its parent, as `queue:id`.
     pub parent: Option<String>,
-    /// Calls to the outside, in their order.
+    /// Outside calls in their order.
     pub calls: Option<Vec<OutsideCall>>,
-    /// When an erasure took its data, message, backtrace and calls.
+    /// When an erasure removed its data, message, backtrace and calls.
     pub erased_at: Option<DateTime<Utc>>,
 }

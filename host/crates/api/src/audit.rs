@@ -1,4 +1,4 @@
-//! The host's audit trails, and what plugins have written into them.
+//! Audit trails, and the entries that plugins write to them.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -19,95 +19,95 @@ path_params! {
 }
 
 operations! {
-    /// What plugins have written into audit trails, the newest first.
+    /// List the entries that plugins wrote to audit trails, the newest first.
     AuditEntries = "audit.entries": GET "/api/admin/audit" ((), EntriesQuery, NoBody) -> List<AuditEntry>,
         Operator, Reads, errors [];
-    /// Every audit trail.
+    /// List every audit trail.
     AuditTrailsList = "audit_trails.list": GET "/api/admin/audit/trails" ((), NoQuery, NoBody) -> List<AuditTrail>,
         Operator, Reads, errors [];
-    /// Make an audit trail, or change it for entries to come; those that are there stay as they are.
+    /// Create an audit trail, or change it for future entries; existing entries stay as they are.
     AuditTrailsSet = "audit_trails.set": PUT "/api/admin/audit/trails/{trail}" (TrailPath, NoQuery, Json<TrailChange>) -> Data<AuditTrail>,
         Operator, Changes, audit "audit.set-trail", errors [];
-    /// Remove an audit trail: plugins cannot append to it any more. Its entries stay.
+    /// Remove an audit trail: plugins can no longer append to it. Its entries stay.
     AuditTrailsRemove = "audit_trails.remove": DELETE "/api/admin/audit/trails/{trail}" (TrailPath, NoQuery, NoBody) -> Nothing,
         Operator, Changes, audit "audit.remove-trail", errors [];
 }
 
-/// Which entries.
+/// Which entries to list.
 #[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct EntriesQuery {
-    /// Of this trail.
+    /// Only entries of this trail.
     pub trail: Option<String>,
-    /// Written by this plugin.
+    /// Only entries written by this plugin.
     pub plugin: Option<String>,
-    /// Of jobs of this queue.
+    /// Only entries of jobs of this queue.
     pub queue: Option<String>,
-    /// Of the job with this id.
+    /// Only entries of the job with this id.
     pub job: Option<String>,
-    /// Written at this time or later (RFC 3339).
+    /// Only entries written at this time or later (RFC 3339).
     pub since: Option<DateTime<Utc>>,
-    /// Behind the page whose `nextCursor` this is.
+    /// `nextCursor` of the page before.
     pub cursor: Option<String>,
-    /// 1 to 200; default 50.
+    /// Entries per page, 1 to 200; default 50.
     #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u16>,
 }
 
-/// An entry.
+/// An entry of an audit trail.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditEntry {
-    /// Rises with time.
+    /// Number of the entry; increases with time.
     pub id: i64,
-    /// Where it was written.
+    /// Name of the trail.
     pub trail: String,
-    /// Tells the entries of one job apart.
+    /// Distinguishes the entries of one job.
     pub entry_key: String,
-    /// Who wrote it.
+    /// The plugin that wrote it.
     pub plugin: String,
-    /// Digest of the revision.
+    /// Digest of the revision that wrote it.
     pub revision: String,
-    /// Of the job that wrote it; absent outside of jobs.
+    /// Queue of the job that wrote it; absent outside of jobs.
     pub queue: Option<String>,
-    /// Of the job that wrote it; absent outside of jobs.
+    /// Id of the job that wrote it; absent outside of jobs.
     pub job_id: Option<String>,
-    /// Of the request that caused it.
+    /// Correlation id of the request that caused it.
     pub correlation_id: Option<String>,
-    /// When, by Postgres's clock.
+    /// When it was written, by the clock of Postgres.
     pub at: DateTime<Utc>,
-    /// What the plugin wrote.
+    /// What the plugin wrote; matches the schema of the trail at that time.
     pub entry: Value,
 }
 
-/// A trail.
+/// An audit trail.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditTrail {
-    /// What plugins ask for.
+    /// The name that plugins ask for.
     pub name: String,
-    /// One line.
+    /// Description in one line.
     pub description: String,
-    /// JSON Schema, draft 2020-12, of its entries.
+    /// JSON Schema (draft 2020-12) of its entries.
     pub schema: Value,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// Who made it.
     pub created_by: String,
-    /// Last change.
+    /// When it was last changed.
     pub changed_at: DateTime<Utc>,
-    /// Of the last change.
+    /// Who last changed it.
     pub changed_by: String,
 }
 
-/// What a trail is to be.
+/// The definition of an audit trail.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrailChange {
     /// JSON Schema of its entries; at most 64 KiB.
     #[schema(value_type = Object)]
     pub schema: Value,
-    /// One line; absent leaves the present one.
+    /// Description in one line; absent keeps the present one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Bodies of requests.
+//! Request bodies: their types, and how the OpenAPI document describes them.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,17 +14,17 @@ use utoipa::openapi::{ContentBuilder, Required};
 
 use crate::answer::{Media, Schemas, reference};
 
-/// What the body of a request is.
+/// The body of a request.
 pub trait Body: Send + Sized + 'static {
-    /// For the document; absent where there is none.
+    /// The body for the OpenAPI document; `None` if there is none.
     fn request_body(schemas: &mut Schemas) -> Option<RequestBody>;
-    /// Headers that say something about it.
+    /// Request headers that belong to the body.
     fn headers() -> Vec<Parameter> {
         Vec::new()
     }
 }
 
-/// None; what comes all the same is not looked at.
+/// No body. A body that is sent anyway is ignored.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoBody;
 
@@ -32,20 +32,21 @@ pub struct NoBody;
 #[derive(Debug, Clone)]
 pub struct Json<T>(pub T);
 
-/// A JSON document with a secret in it: the answer to one that does not fit says what it must look like, and never quotes it.
+/// A JSON document that contains a secret. If it does not match, the error describes the expected
+/// form and never quotes the document.
 pub struct SecretJson<T>(pub T);
 
-/// How a body is to look.
-pub trait Form {
+/// The expected form of a body, for error messages.
+pub trait ExpectedForm {
     /// For example `{"value": TEXT}`.
     const FORM: &'static str;
 }
 
-/// A JSON document of no fixed form, as it was written.
+/// A JSON document without a fixed schema, kept exactly as it was sent.
 #[derive(Debug)]
 pub struct AnyDocument(pub Box<serde_json::value::RawValue>);
 
-/// A file.
+/// A file in the body.
 #[derive(Debug)]
 pub struct Upload<M>(pub Vec<u8>, pub PhantomData<M>);
 
@@ -101,7 +102,7 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> Body for Json<
     }
 }
 
-impl<T: ToSchema + Form + Serialize + DeserializeOwned + Send + 'static> Body for SecretJson<T> {
+impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static> Body for SecretJson<T> {
     fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
         Json::<T>::request_body(schemas)
     }

@@ -1,4 +1,4 @@
-//! The outside hosts of active plugins with their breakers, of the process that answers.
+//! Outside hosts of active plugins and their breakers, as seen by the answering process.
 
 use patchbay_model::PluginName;
 use serde::{Deserialize, Serialize};
@@ -10,13 +10,15 @@ use crate::operation::NoQuery;
 use crate::operations;
 
 operations! {
-    /// Every outside host that an active plugin names, with its breaker in this process.
+    /// List every outside host that an active plugin names, with its breaker in this process.
     BreakersList = "breakers.list": GET "/api/admin/breakers" ((), NoQuery, NoBody) -> List<BreakerView>,
         Operator, Reads, errors [];
-    /// Refuse all calls to a host until it is closed again. Jobs that need it wait without using up attempts.
+    /// Open a breaker: refuse all calls to a host until the breaker is closed. Jobs that need the
+    /// host wait without using up attempts.
     BreakersOpen = "breakers.open": POST "/api/admin/breakers/open" ((), NoQuery, Json<BreakerOrder>) -> Data<BreakerView>,
         Operator, Changes, audit "breaker.open", errors [404 "No active plugin names such a host, or it names several"];
-    /// Let calls to a host through again, whoever opened its breaker.
+    /// Close a breaker: let calls to a host through again, whether the breaker or an operator
+    /// opened it.
     BreakersClose = "breakers.close": POST "/api/admin/breakers/close" ((), NoQuery, Json<BreakerOrder>) -> Data<BreakerView>,
         Operator, Changes, audit "breaker.close", errors [404 "No active plugin names such a host, or it names several"];
 }
@@ -25,52 +27,53 @@ operations! {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BreakerView {
-    /// Whose calls it lets through or refuses.
+    /// The plugin whose calls it lets through or refuses.
     #[schema(value_type = String)]
     pub plugin: PluginName,
-    /// Where to: `scheme://host:port`.
+    /// The outside host, as `scheme://host:port`.
     pub host: String,
-    /// `closed` (calls go through), `open` (they are refused) or `half-open` (one tries).
+    /// `closed` (calls go through), `open` (calls are refused) or `half-open` (one trial call at a
+    /// time).
     pub state: String,
-    /// Since when; absent when it was never used.
+    /// When it entered this state; absent if it was never used.
     pub since: Option<String>,
-    /// While open: when a call may try. Absent when an operator has opened it.
+    /// While open: milliseconds until a trial call is let through. Absent if an operator opened it.
     pub probe_in_ms: Option<u64>,
-    /// The operator who has opened it, and must close it.
+    /// The operator who opened it; only an operator can close it then.
     pub opened_by: Option<String>,
-    /// The operator's words.
+    /// The reason that the operator gave.
     pub reason: Option<String>,
-    /// Failures that count now.
+    /// Failures that count towards opening now.
     pub failures: u32,
-    /// So many failures open it.
+    /// Number of failures that opens it.
     pub opens_at: u32,
-    /// Within so many milliseconds.
+    /// Time window in which failures count, in milliseconds.
     pub within_ms: u64,
-    /// It stays open for so many milliseconds.
+    /// How long it stays open, in milliseconds.
     pub open_ms: u64,
-    /// What the last failure was, if there was one.
+    /// The last failure, if there was one.
     pub last_failure: Option<String>,
     /// How often it has opened since the host started.
     pub times_opened: u64,
-    /// How often a job was deferred because of it since then.
+    /// How many times a job was deferred because of it since the host started.
     pub deferred_jobs: u64,
 }
 
 impl BreakerView {
-    /// Whether calls go through without a doubt.
+    /// True only if calls go through without restriction.
     pub fn is_closed(&self) -> bool {
         self.state == "closed"
     }
 }
 
-/// Which breaker, and why.
+/// Which breaker to open or close, and why.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BreakerOrder {
     /// Name of the plugin.
     pub plugin: String,
-    /// `scheme://host:port`, or a part of it that names one host only.
+    /// `scheme://host:port`, or a part of it that matches one host only.
     pub host: String,
-    /// For the next operator and the audit trail: 1 to 500 characters.
+    /// Why, for the next operator and the audit trail: 1 to 500 characters.
     pub reason: String,
 }

@@ -1,4 +1,4 @@
-//! Bulk operations: one operation on all jobs that a filter means.
+//! Bulk operations: one operation on all jobs that match a filter.
 
 use std::collections::BTreeMap;
 
@@ -23,50 +23,50 @@ path_params! {
 }
 
 operations! {
-    /// Begin an operation on all jobs that a filter means, or see with `dryRun` what it would do. It goes on in the background; see its progress by
-    /// its `id`.
+    /// Start a bulk operation on all jobs that match a filter; with `dryRun`, only show what it
+    /// would do. It runs in the background; follow it by its `id`.
     BulkBegin = "bulk.begin": POST "/api/admin/bulk" ((), NoQuery, Json<BulkRequest>) -> Data<BulkBegun>,
         Operator, Destroys("this may remove jobs or replace their data"), audit "bulk.<kind>",
         errors [404 "nobody knows the queue or the dead letter"];
-    /// Bulk operations, the newest first.
+    /// List bulk operations, the newest first.
     BulkList = "bulk.list": GET "/api/admin/bulk" ((), ListBulks, NoBody) -> List<Bulk>,
         Operator, Reads, errors [];
-    /// Show a bulk operation: its state, its counts, and why jobs were left as they are.
+    /// Show a bulk operation: its state, its counts, and why jobs were left unchanged.
     BulkShow = "bulk.show": GET "/api/admin/bulk/{id}" (BulkPath, NoQuery, NoBody) -> Data<BulkDetails>,
         Operator, Reads, errors [];
-    /// The jobs of a bulk operation, and what became of each.
+    /// List the jobs of a bulk operation, with the result for each.
     BulkItems = "bulk.items": GET "/api/admin/bulk/{id}/items" (BulkPath, ListBulkItems, NoBody) -> List<BulkItem>,
         Operator, Reads, errors [];
-    /// Stop a bulk operation where it is; what is done stays done.
+    /// Cancel a bulk operation. Jobs that were already handled stay as they are.
     BulkCancel = "bulk.cancel": POST "/api/admin/bulk/{id}/cancel" (BulkPath, NoQuery, NoBody) -> Data<Bulk>,
         Operator, Changes, audit "bulk.cancel", errors [409 "It clashes with the present state"];
-    /// Let a bulk operation go on that has paused after its first jobs.
-    BulkResume = "bulk.resume": POST "/api/admin/bulk/{id}/resume" (BulkPath, NoQuery, Json<GoOn>) -> Data<Bulk>,
+    /// Resume a bulk operation that has paused after its first jobs.
+    BulkResume = "bulk.resume": POST "/api/admin/bulk/{id}/resume" (BulkPath, NoQuery, Json<ResumeBulk>) -> Data<Bulk>,
         Operator, Changes, audit "bulk.resume", errors [409 "It clashes with the present state"];
-    /// Put back what a removal has removed, within an hour of its end.
+    /// Undo a removal: put the removed jobs back, within an hour of its end.
     BulkUndo = "bulk.undo": POST "/api/admin/bulk/{id}/undo" (BulkPath, NoQuery, NoBody) -> Data<Bulk>,
         Operator, Changes, audit "bulk.undo", errors [409 "It clashes with the present state"];
 }
 
-/// What is done to each job.
+/// What a bulk operation does to each job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BulkKind {
-    /// Back into its queue, with fresh attempts.
+    /// Puts the job back into its queue, with fresh attempts.
     Retry,
-    /// Forgotten; can be undone for an hour.
+    /// Removes the job; can be undone for an hour.
     Remove,
-    /// A new job like it.
+    /// Adds a new job like it.
     EnqueueAgain,
-    /// Retried with other data.
+    /// Retries the job with changed data.
     EditAndRetry,
 }
 
 impl BulkKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 4] = [Self::Retry, Self::Remove, Self::EnqueueAgain, Self::EditAndRetry];
 
-    /// The stable word.
+    /// The stable word, such as `enqueue-again`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Retry => "retry",
@@ -77,72 +77,73 @@ impl BulkKind {
     }
 }
 
-/// Where the jobs are looked for.
+/// Where the jobs are searched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BulkSource {
-    /// Jobs that Redis has.
+    /// Jobs that are in Redis.
     #[default]
     Live,
-    /// Jobs that the history remembers, whether Redis still has them or not.
+    /// Jobs in the history, whether Redis still has them or not.
     History,
 }
 
-/// Who a job is that is added anew. Its outside effects are de-duplicated by this.
+/// The idempotency identity of a job that is added again. Outside effects are de-duplicated by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BulkIdentity {
-    /// The job that it was: what it has done already is not done again.
+    /// The identity of the original job: effects that it already had are not repeated.
     Keep,
-    /// Another one: everything is done again.
+    /// A new identity: all effects happen again.
     New,
 }
 
-/// An operation on many jobs, as it is asked for.
+/// A request for a bulk operation.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BulkRequest {
     /// What is done to each job.
     pub kind: BulkKind,
-    /// Which jobs: names and values of a filter, for example `{"queue": "emailQueue", "dead-letter": "7"}`.
+    /// Filter for the jobs, as names and values, for example `{"queue": "emailQueue",
+    /// "dead-letter": "7"}`.
     #[serde(default)]
     #[schema(value_type = BTreeMap<String, String>)]
     pub filter: Filter,
-    /// An empty filter means every job: only with this.
+    /// Must be true if the filter is empty, which means every job.
     #[serde(default)]
     pub everything: bool,
-    /// `failed` (default), `completed`, `delayed`, `waiting` or `prioritized`.
+    /// State of the jobs: `failed` (default), `completed`, `delayed`, `waiting` or `prioritized`.
     #[schema(value_type = Option<String>)]
     pub state: Option<JobState>,
-    /// `live` (default) or `history`.
+    /// Where to search for jobs: `live` (Redis, default) or `history`.
     #[serde(default)]
     pub source: BulkSource,
-    /// For jobs that are added anew: `keep` or `new`. There is no default.
+    /// Identity of jobs that are added again: `keep` or `new`. There is no default.
     pub key: Option<BulkIdentity>,
-    /// Of an edit: values by their path in the job's data (`lead.id`, or `/lead/id`).
+    /// For `edit-and-retry`: new values by their path in the job's data (`lead.id` or `/lead/id`).
     #[serde(default)]
     #[schema(value_type = BTreeMap<String, Value>)]
     pub set: BTreeMap<String, Box<RawValue>>,
-    /// Of an edit: paths that are taken out.
+    /// For `edit-and-retry`: paths to remove from the job's data.
     #[serde(default)]
     pub unset: Vec<String>,
-    /// Do so many, then pause.
+    /// Handle this many jobs, then pause.
     pub first: Option<u32>,
-    /// For the record.
+    /// Why, for the record.
     pub reason: Option<String>,
-    /// Only count, and show some.
+    /// Only count the jobs and show a sample.
     #[serde(default)]
     pub dry_run: bool,
-    /// Show the data of those, too, without what is hidden.
+    /// Include the data of the sample, with redacted values hidden.
     #[serde(default)]
     pub with_data: bool,
-    /// With `withData`: show what is hidden, too; that is recorded.
+    /// With `withData`: include redacted values, too. This is recorded.
     #[serde(default)]
     pub reveal: bool,
 }
 
 impl BulkRequest {
-    /// An operation on nothing yet.
+    /// An empty request of this kind: no filter, no options.
     pub fn new(kind: BulkKind) -> Self {
         Self {
             kind,
@@ -162,7 +163,7 @@ impl BulkRequest {
     }
 }
 
-/// An operation that was made; with `dryRun`, what it would do.
+/// The bulk operation that was started; with `dryRun`, a preview of it.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 #[allow(missing_docs)]
@@ -171,19 +172,19 @@ pub enum BulkBegun {
     Bulk(Box<Bulk>),
 }
 
-/// What an operation would do.
+/// What a bulk operation would do.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BulkPreview {
-    /// Jobs that are meant.
+    /// Number of jobs that match.
     pub matched: u64,
-    /// Whether all were counted: false means at least so many.
+    /// Whether all jobs were counted; if false, `matched` is a minimum.
     pub complete: bool,
-    /// Some of them.
+    /// Some of the jobs.
     pub sample: Vec<BulkSample>,
 }
 
-/// A job that is meant.
+/// A job in the sample of a preview.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
@@ -193,15 +194,15 @@ pub struct BulkSample {
     pub name: String,
     pub state: String,
     pub failure: Option<String>,
-    /// Unix milliseconds.
+    /// When it finished, Unix milliseconds.
     pub finished_on: Option<u64>,
-    /// Why it would be left as it is, as far as that can be seen now.
+    /// Why the job would be left unchanged, as far as known now.
     pub refused: Option<String>,
-    /// Only if asked for; after the edit where there is one.
+    /// Data of the job, only with `withData`; after the edit if there is one.
     pub data: Option<String>,
 }
 
-/// An operation.
+/// A bulk operation.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
@@ -211,107 +212,107 @@ pub struct Bulk {
     pub kind: String,
     /// `live` or `history`.
     pub source: String,
-    /// The state of the jobs that are meant.
+    /// State of the jobs that match.
     pub job_state: String,
-    /// Which jobs: names and values of a filter.
+    /// The filter, as names and values.
     pub filter: BTreeMap<String, String>,
-    /// For jobs that are added anew: `keep` or `new`.
+    /// Identity of jobs that are added again: `keep` or `new`.
     pub identity: Option<String>,
-    /// Who asked for it.
+    /// Who started it.
     pub actor: String,
     pub reason: Option<String>,
     /// `matching`, `running`, `paused`, `done`, `cancelled`, `failed`, `undoing` or `undone`.
     pub state: String,
-    /// It pauses once so many are handled.
+    /// It pauses after this many jobs.
     pub stop_after: Option<i64>,
-    /// Why it does not go on.
+    /// Why it does not continue.
     pub error: Option<String>,
-    /// Jobs that are meant.
+    /// Number of jobs that match.
     pub matched: i64,
     pub done: i64,
     pub skipped: i64,
     pub failed: i64,
-    /// Put back, of a removal that was undone.
+    /// Jobs that the undo of a removal put back.
     pub restored: i64,
     pub created_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
-    /// Of a removal.
+    /// For a removal: it can be undone until this time.
     pub undo_until: Option<DateTime<Utc>>,
 }
 
-/// An operation and why jobs were left.
+/// A bulk operation, and why jobs were left unchanged.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct BulkDetails {
     /// The operation.
     #[serde(flatten)]
     pub bulk: Bulk,
-    /// The most frequent first.
+    /// Reasons, the most frequent first.
     pub reasons: Vec<BulkReason>,
 }
 
-/// How often something was left for one reason.
+/// How many jobs were left unchanged for one reason.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BulkReason {
     /// `skipped`, `failed` or `lost`.
     pub state: String,
-    /// In words.
+    /// The reason in words.
     pub reason: String,
-    /// Jobs.
+    /// Number of jobs.
     pub jobs: i64,
 }
 
-/// A job of an operation.
+/// A job of a bulk operation.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct BulkItem {
-    /// Its place in the operation, from 1.
+    /// Its position in the operation, from 1.
     pub n: i64,
     pub queue: String,
     pub job_id: String,
-    /// When it was made, Unix milliseconds.
+    /// When the job was created, Unix milliseconds.
     pub job_created_ms: i64,
-    /// Its state when it was chosen.
+    /// State of the job when it was selected.
     pub job_state: String,
     /// `pending`, `done`, `skipped`, `failed`, `restored` or `lost`.
     pub state: String,
-    /// Why it was left, or failed.
+    /// Why the job was left unchanged or failed.
     pub reason: Option<String>,
-    /// Of a job that was added.
+    /// Id of the job that was added.
     pub new_id: Option<String>,
 }
 
-/// Which part of the list.
+/// Which bulk operations to list.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListBulks {
-    /// Behind the page whose `nextCursor` this is.
+    /// `nextCursor` of the page before.
     pub cursor: Option<String>,
-    /// 1 to 200; default 50.
+    /// Operations per page, 1 to 200; default 50.
     #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u16>,
 }
 
-/// Which jobs of an operation.
+/// Which jobs of a bulk operation to list.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListBulkItems {
     /// `pending`, `done`, `skipped`, `failed`, `restored` or `lost`.
     pub state: Option<String>,
-    /// Behind the page whose `nextCursor` this is.
+    /// `nextCursor` of the page before.
     pub cursor: Option<String>,
-    /// 1 to 200; default 50.
+    /// Jobs per page, 1 to 200; default 50.
     #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u16>,
 }
 
-/// How far to go on.
+/// How far to continue.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct GoOn {
-    /// So many, then pause again; absent: to the end.
+pub struct ResumeBulk {
+    /// Handle this many jobs, then pause again; absent: continue to the end.
     pub first: Option<u32>,
 }

@@ -1,4 +1,4 @@
-//! Dead letters: jobs that failed for good, by what their failure looks like.
+//! Dead letters: jobs that failed for good, grouped by their failure.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -18,24 +18,26 @@ path_params! {
 }
 
 operations! {
-    /// Groups of jobs that failed for good: open ones first, then by when they were seen last.
+    /// List groups of jobs that failed for good: open groups first, then the most recently seen.
     DeadLettersList = "dead_letters.list": GET "/api/admin/dead-letters" ((), ListDeadLetters, NoBody) -> List<DeadLetter>,
         Operator, Reads, errors [];
-    /// Show a group: its newest jobs, the stack of the newest, and the same failure in other revisions.
+    /// Show a group: its newest jobs, the stack of the newest, and the same failure in other
+    /// revisions.
     DeadLettersShow = "dead_letters.show": GET "/api/admin/dead-letters/{id}" (DeadLetterPath, NoQuery, NoBody) -> Data<DeadLetterDetails>,
         Operator, Reads, errors [];
-    /// Take note of a group. It stays so when more jobs fail in the same revision; in another revision they are another group.
+    /// Acknowledge a group. It stays acknowledged when more jobs fail in the same revision;
+    /// failures in another revision form another group.
     DeadLettersAcknowledge = "dead_letters.acknowledge": POST "/api/admin/dead-letters/{id}/acknowledge"
         (DeadLetterPath, NoQuery, NoBody) -> Data<DeadLetter>,
         Operator, Changes, audit "dead-letter.acknowledge", errors [];
-    /// Open a group again.
+    /// Reopen a group that was acknowledged.
     DeadLettersUnacknowledge = "dead_letters.unacknowledge": POST "/api/admin/dead-letters/{id}/unacknowledge"
         (DeadLetterPath, NoQuery, NoBody) -> Data<DeadLetter>,
         Operator, Changes, audit "dead-letter.unacknowledge", errors [];
     /// Replace the note of a group.
     DeadLettersNote = "dead_letters.note": PUT "/api/admin/dead-letters/{id}/note" (DeadLetterPath, NoQuery, Json<Note>) -> Data<DeadLetter>,
         Operator, Changes, audit "dead-letter.note", errors [];
-    /// Say whose a group is.
+    /// Assign a group to somebody.
     DeadLettersAssign = "dead_letters.assign": PUT "/api/admin/dead-letters/{id}/assignee"
         (DeadLetterPath, NoQuery, Json<Assignee>) -> Data<DeadLetter>,
         Operator, Changes, audit "dead-letter.assign", errors [];
@@ -46,13 +48,13 @@ operations! {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListDeadLetters {
-    /// Of jobs of this queue.
+    /// Only groups of jobs of this queue.
     pub queue: Option<String>,
-    /// That happened in this plugin.
+    /// Only failures in this plugin.
     pub plugin: Option<String>,
-    /// Whether somebody has taken note.
+    /// Only groups that are acknowledged (true) or open (false).
     pub acknowledged: Option<bool>,
-    /// 1 to 1000; default 50.
+    /// Number of groups, 1 to 1000; default 50.
     #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u16>,
 }
@@ -61,33 +63,33 @@ pub struct ListDeadLetters {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetter {
-    /// `dead-letter` of a filter.
+    /// Number of the group; the value of `dead-letter` in a filter.
     pub id: i64,
-    /// Where the jobs failed.
+    /// The queue of the jobs.
     pub queue: String,
-    /// Empty when no plugin was reached.
+    /// Name of the plugin; empty if no plugin was reached.
     pub plugin: String,
-    /// Digest; empty when no plugin was reached.
+    /// Digest of the revision; empty if no plugin was reached.
     pub revision: String,
-    /// Of the failure.
+    /// Error code of the failure.
     pub code: String,
-    /// Numbers, ids and quoted values replaced.
+    /// Error message, with numbers, ids and quoted values replaced.
     pub message: String,
-    /// How often a job failed for good so.
+    /// How many times a job failed for good in this way.
     pub jobs: i64,
-    /// The first time.
+    /// When it happened first.
     pub first_seen: DateTime<Utc>,
-    /// The last time.
+    /// When it happened last.
     pub last_seen: DateTime<Utc>,
-    /// When somebody took note; it stays so when more jobs fail in the same revision.
+    /// When it was acknowledged; stays set when more jobs fail in the same revision.
     pub acknowledged_at: Option<DateTime<Utc>>,
-    /// Who.
+    /// Who acknowledged it.
     pub acknowledged_by: Option<String>,
-    /// Failures since then.
+    /// Failures since it was acknowledged.
     pub since_acknowledged: i64,
-    /// Whose it is.
+    /// Who is responsible for it.
     pub assignee: Option<String>,
-    /// What is known of it.
+    /// Note of an operator.
     pub note: Option<String>,
 }
 
@@ -98,9 +100,9 @@ pub struct DeadLetterDetails {
     /// The group.
     #[serde(flatten)]
     pub group: DeadLetter,
-    /// Of the ten thousand jobs that failed last: how many have completed since.
+    /// How many of the ten thousand jobs that failed last have completed since.
     pub repaired: i64,
-    /// Of the newest failure.
+    /// Stack of the newest failure.
     pub stack: Option<String>,
     /// The newest jobs.
     pub sample: Vec<FailedJob>,
@@ -115,35 +117,35 @@ pub struct DeadLetterDetails {
 pub struct FailedJob {
     pub queue: String,
     pub job_id: String,
-    /// When it was made, Unix milliseconds.
+    /// When the job was created, Unix milliseconds.
     pub job_created_ms: i64,
     pub name: String,
     /// Which start of the job this was, from 1.
     pub started: i32,
     pub finished_at: DateTime<Utc>,
-    /// Of the failure.
+    /// Error message of the failure.
     pub message: Option<String>,
-    /// Always null: one tells what all have, and stands beside the list.
+    /// Always null: all jobs have the same stack, which is in `stack` of the group.
     pub stack: Option<String>,
-    /// Of the request that caused the job.
+    /// Correlation id of the request that caused the job.
     pub correlation_id: String,
     pub platform: Option<String>,
-    /// Of a flow's child: the parent, as `queue:id`.
+    /// For a child in a flow: its parent, as `queue:id`.
     pub parent: Option<String>,
 }
 
-/// What is known of a group.
+/// A note about a group.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Note {
-    /// At most 2000 characters; null takes it away.
+    /// Text, at most 2000 characters; null removes the note.
     pub note: Option<String>,
 }
 
-/// Whose a group is.
+/// Who is responsible for a group.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Assignee {
-    /// At most 100 characters; null: nobody's.
+    /// Name, at most 100 characters; null removes the assignment.
     pub assignee: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Trees of jobs.
+//! Flows: trees of jobs.
 
 use patchbay_model::flow::ChildFailure;
 use serde::{Deserialize, Serialize};
@@ -11,31 +11,32 @@ use crate::operation::NoQuery;
 use crate::operations;
 
 operations! {
-    /// Add a tree of jobs, all or nothing.
+    /// Add a flow (a tree of jobs), all or nothing.
     FlowsAdd = "flows.add": POST "/api/admin/flows" ((), NoQuery, Json<FlowNode>) -> Data<AddedFlow>,
         Operator, Changes, audit "flow.add", errors [404 "nobody knows one of the queues"];
 }
 
-/// A job and those that it waits for: at most 1,000 jobs on at most 20 levels.
+/// A job and its children. A flow has at most 1,000 jobs on at most 20 levels.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FlowNode {
-    /// Where to.
+    /// Queue of the job.
     pub queue: String,
     /// The job.
     #[serde(deserialize_with = "object")]
     pub job: AddJob,
-    /// What its failure for good means for its parent: `wait` (default), `fail-parent`, `continue-parent`, `ignore` or `remove`.
+    /// What happens to the parent if this job fails for good: `wait` (default), `fail-parent`,
+    /// `continue-parent`, `ignore` or `remove`.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub on_failure: ChildFailure,
-    /// It runs when these are done, and sees their results.
+    /// The job runs when its children are done, and can read their results.
     #[serde(default, deserialize_with = "objects")]
     #[schema(no_recursion)]
     pub children: Vec<FlowNode>,
 }
 
-/// Where a flow's jobs went.
+/// The jobs of an added flow.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct AddedFlow {
     /// Parents before their children, the root first.

@@ -1,4 +1,4 @@
-//! Health of a host, whether to send work to it, and its metrics.
+//! Health and readiness of a host, and its metrics.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -9,90 +9,92 @@ use crate::operation::NoQuery;
 use crate::operations;
 
 operations! {
-    /// Health of the process and its dependencies.
+    /// Show the health of the process and its dependencies.
     HealthShow = "health.health": GET "/api/health" ((), NoQuery, NoBody) -> Bare<HealthReport>,
         Anyone, Reads, errors [503 "Postgres or Redis did not answer, or Postgres takes no change", 500 "the check itself failed"];
-    /// The process runs. Touches nothing else: a supervisor must not restart it because a database is away.
+    /// Show that the process runs. It checks nothing else: a supervisor must not restart the
+    /// process because a database is unavailable.
     HealthLive = "health.live": GET "/livez" ((), NoQuery, NoBody) -> File<Alive>,
         Anyone, Reads, errors [];
-    /// Whether to send work here.
+    /// Show whether this host is ready for work.
     HealthReady = "health.ready": GET "/readyz" ((), NoQuery, NoBody) -> Bare<Readiness>,
         Anyone, Reads, errors [
             503 "not ready: draining, a dependency away or unfit, Postgres only readable, clock skewed, or stale plugins; `details` says what to do",
         ];
-    /// Numbers of this host in Prometheus's text format. For the operator only, unless metrics.require_operator is false.
+    /// Metrics of this host in Prometheus's text format. Only for operators, unless
+    /// metrics.require_operator is false.
     MetricsShow = "metrics.show": GET "/metrics" ((), NoQuery, NoBody) -> File<Metrics>,
         OperatorByDefault, Reads, errors [];
 }
 
-/// The body of the health check, in the old backend's shape.
+/// The body of the health check, in the format of the previous backend.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct HealthReport {
-    /// Whether both dependencies answered, and Postgres takes changes.
+    /// Whether both dependencies answered, and Postgres accepts changes.
     pub success: bool,
-    /// Only when not.
+    /// What failed; absent on success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// What was seen.
+    /// Details.
     pub data: HealthData,
 }
 
-/// Old fields in their old places; `redis` and the latencies are new.
+/// Fields of the previous backend in their previous places; `redis` and the latencies are new.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct HealthData {
-    /// Always `OK`, as in the old backend: the signal is the HTTP status.
+    /// Always `OK`, as in the previous backend: the HTTP status carries the result.
     pub status: String,
-    /// Now, ISO 8601.
+    /// Current time, ISO 8601.
     pub timestamp: String,
-    /// Seconds since start.
+    /// Seconds since the process started.
     pub uptime: f64,
-    /// `NODE_ENV`.
+    /// Value of `NODE_ENV`.
     pub environment: String,
-    /// Postgres.
+    /// State of Postgres.
     pub database: Dependency,
-    /// Redis.
+    /// State of Redis.
     pub redis: Dependency,
 }
 
-/// What the host depends on.
+/// A service that the host depends on.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Dependency {
-    /// A real round trip succeeded within its time limit.
+    /// A real round trip succeeded within the time limit.
     pub connected: bool,
     /// `postgresql` or `redis`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Of that round trip, milliseconds.
+    /// Duration of that round trip, in milliseconds.
     pub latency_ms: Option<f64>,
-    /// Of Postgres: false while it takes no change, as a standby.
+    /// Postgres only: false while it accepts no changes, for example as a standby.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writable: Option<bool>,
 }
 
-/// Whether to send work to this host.
+/// Whether this host is ready for work.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Readiness {
-    /// Every reason against it.
+    /// Every reason why it is not ready.
     pub details: Vec<NotReady>,
-    /// Whether there is none.
+    /// True if there is no reason against it.
     pub ready: bool,
     /// The codes of the reasons.
     pub reasons: Vec<String>,
 }
 
-/// Why a process should get no new work.
+/// A reason why a process should get no new work.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct NotReady {
-    /// Stable, kebab-case.
+    /// Stable reason code in kebab-case.
     pub code: String,
-    /// What is the case.
+    /// What is wrong.
     pub message: String,
     /// What to do next.
     pub next: String,
 }
 
-/// A word that says that the process runs.
+/// A text that shows that the process runs.
 #[derive(Debug)]
 pub enum Alive {}
 

@@ -1,4 +1,4 @@
-//! The history: its state, how long it keeps what, forgetting and erasing, and the data of jobs.
+//! The history: its state, retention, pruning, erasure, and the data and results of jobs.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::DataPath;
@@ -20,105 +20,108 @@ use crate::queues::QueuePath;
 use crate::reveal::Reveal;
 
 operations! {
-    /// How the history does: what waits, what it holds, since when, and for how long.
+    /// Show the state of the history: what is not yet in Postgres, what is stored, since when, and
+    /// for how long.
     HistoryStatus = "history.status": GET "/api/admin/history/status" ((), NoQuery, NoBody) -> Data<Status>,
         Operator, Reads, errors [];
-    /// How long attempts are kept.
+    /// Show how long attempts are kept.
     HistoryRetention = "history.retention": GET "/api/admin/history/retention" ((), NoQuery, NoBody) -> Data<Retention>,
         Operator, Reads, errors [];
-    /// Keep a queue's attempts for so many days.
+    /// Set how many days the attempts of a queue are kept.
     HistorySetRetention = "history.set_retention": PUT "/api/admin/history/retention/{queue}" (QueuePath, NoQuery, Json<Keep>) -> Data<Retention>,
         Operator, Changes, audit "history.set-retention", errors [];
-    /// Keep a queue's attempts as long as the configuration says.
+    /// Reset the retention of a queue to the configured default.
     HistoryResetRetention = "history.reset_retention": DELETE "/api/admin/history/retention/{queue}"
         (QueuePath, ResetRetention, NoBody) -> Data<Retention>,
         Operator, Changes, audit "history.reset-retention", errors [];
-    /// Forget now what is older than it is to be kept; otherwise that happens once an hour.
+    /// Delete attempts past their retention now. The host also does so once an hour.
     HistoryPrune = "history.prune": POST "/api/admin/history/prune" ((), NoQuery, Json<Prune>) -> Data<Pruned>,
         Operator, Destroys("this forgets attempts that are older than they are to be kept"), audit "history.prune", errors [];
-    /// Erase a person's data, or a job: jobs that have ended leave Redis, and of every attempt go data, result, message, backtrace and outside
-    /// calls; that it happened stays. Jobs that are still to run are left unless `unfinished` is true; jobs that run are erased once they have
-    /// ended. Doing it again changes nothing.
+    /// Erase the data of a person or of a job. Finished jobs are removed from Redis; every attempt
+    /// loses its data, result, message, backtrace and outside calls, but the record of the attempt
+    /// stays. Unfinished jobs are kept unless `unfinished` is true; running jobs are erased once
+    /// they have ended. Repeating the request changes nothing.
     HistoryErase = "history.erase": POST "/api/admin/history/erase" ((), NoQuery, Json<Erase>) -> Data<Erasure>,
         Operator, Destroys("this erases data, results and messages of jobs"), audit "history.erase", errors [404 "There is no such thing"];
-    /// Erasures, the newest first: who asked, why, how many jobs it was about, and whether it has ended.
+    /// List erasures, the newest first: who asked, why, how many jobs, and whether it has ended.
     HistoryErasures = "history.erasures": GET "/api/admin/history/erasures" ((), ListErasures, NoBody) -> List<RecordedErasure>,
         Operator, Reads, errors [];
-    /// Data and results of a job, without what its queue's manifest redacts, and without secrets; the newest first. Who reads them is recorded,
-    /// and whether with `reveal`, which shows all of it.
+    /// Show data and results of a job, the newest first. Values that the queue's manifest redacts,
+    /// and secrets, are hidden; `reveal` shows everything. Each read is recorded, with the use of
+    /// `reveal`.
     HistoryBodies = "history.bodies": GET "/api/admin/history/bodies/{queue}/{id}" (JobPath, Reveal, NoBody) -> List<AttemptBody>,
         Operator, Reads, audit "history.read-body", errors [];
 }
 
-/// What the history is like.
+/// State of the history.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     /// Whether this host records attempts.
     pub enabled: bool,
-    /// What Postgres does not have yet.
+    /// Attempts that are not yet in Postgres.
     pub stream: StreamStatus,
-    /// Whether data and results are kept by this host.
+    /// Whether this host keeps data and results.
     pub bodies: BodiesKept,
-    /// The months' tables.
+    /// Tables, one per month.
     pub partitions: Vec<Partition>,
-    /// When the oldest attempt ended.
+    /// End of the oldest attempt.
     pub oldest: Option<DateTime<Utc>>,
-    /// The last time that old attempts were forgotten.
+    /// The last pruning of old attempts.
     pub last_prune: Option<LastPrune>,
     /// How long attempts are kept.
     pub retention: Retention,
 }
 
-/// Attempts in Redis that Postgres does not have yet.
+/// Attempts in the Redis stream that Postgres does not have yet.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StreamStatus {
-    /// How many.
+    /// Number of attempts.
     pub attempts: u64,
-    /// What they take up in Redis.
+    /// Their size in Redis, in bytes.
     pub bytes: u64,
-    /// How old the oldest is.
+    /// Age of the oldest, in milliseconds.
     pub lag_ms: Option<u64>,
-    /// Entries that nobody can read or keep.
+    /// Entries that were set aside because they cannot be read or stored.
     pub set_aside: u64,
 }
 
-/// Whether data and results are kept.
+/// Whether data and results of jobs are kept.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BodiesKept {
-    /// By this host.
+    /// Whether this host keeps them.
     pub kept: bool,
-    /// Why not.
+    /// Why it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// Attempts of one month.
+/// The table with the attempts of one month.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Partition {
-    /// Of the table.
+    /// Name of the table.
     pub name: String,
-    /// An estimate.
+    /// Estimated number of rows.
     pub rows: i64,
-    /// With its indexes and terms.
+    /// Size in bytes, including indexes and search terms.
     pub bytes: i64,
 }
 
-/// The last time that old attempts were forgotten.
+/// The last pruning of old attempts.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct LastPrune {
     pub started_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
-    /// One by one.
+    /// Attempts that were deleted one by one.
     pub attempts: i64,
-    /// Months that went as a whole.
+    /// Months that were dropped as a whole.
     pub partitions: i32,
-    /// Why it failed.
+    /// Error, if the pruning failed.
     pub error: Option<String>,
 }
 
@@ -126,153 +129,156 @@ pub struct LastPrune {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {
-    /// From the configuration.
+    /// Default from the configuration.
     pub default: DefaultRetention,
-    /// By queue and outcome.
+    /// Retention per queue and outcome, as set by operators.
     pub queues: Vec<QueueRetention>,
 }
 
-/// How long attempts are kept where nothing else is said.
+/// Retention of attempts without a setting of their own.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DefaultRetention {
-    /// Attempts that completed.
+    /// Days for attempts that completed.
     pub completed_days: i32,
-    /// All others.
+    /// Days for all other attempts.
     pub other_days: i32,
 }
 
-/// What an operator has said of a queue.
+/// Retention of a queue, as set by an operator.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct QueueRetention {
     pub queue: String,
-    /// Absent: every outcome that has no row of its own.
+    /// Outcome that it applies to; absent: every outcome without a setting of its own.
     pub outcome: Option<String>,
     pub days: i32,
     pub changed_at: DateTime<Utc>,
     pub changed_by: String,
 }
 
-/// For how long to keep attempts.
+/// A retention to set.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Keep {
-    /// Attempts that ended so; absent: each outcome that nothing else is said of.
+    /// Attempts with this outcome; absent: every outcome without a setting of its own.
     #[schema(value_type = Option<String>)]
     pub outcome: Option<OutcomeKind>,
-    /// 1 to 36500.
+    /// Days, 1 to 36500.
     #[schema(minimum = 1, maximum = 36500)]
     pub days: i32,
 }
 
-/// What to reset.
+/// Which retention to reset.
 #[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ResetRetention {
-    /// Only what was said of this outcome.
+    /// Only the setting for this outcome.
     #[param(value_type = Option<String>)]
     pub outcome: Option<OutcomeKind>,
 }
 
-/// Whether to do it.
+/// Options of a pruning.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Prune {
-    /// Only tell what would be forgotten.
+    /// Only show what would be deleted.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// What is, or would be, forgotten.
+/// What is deleted, or would be.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pruned {
-    /// Months that went as a whole.
+    /// Months that are dropped as a whole.
     pub partitions: Vec<String>,
-    /// Attempts in them: an estimate.
+    /// Estimated number of attempts in those months.
     pub attempts_in_partitions: i64,
-    /// Attempts of other months, one by one.
+    /// Attempts of other months, deleted one by one.
     pub attempts: i64,
-    /// Whether those are more than were counted.
+    /// True if `attempts` is a minimum.
     pub and_more: bool,
-    /// Groups of dead letters of which nothing is left.
+    /// Groups of dead letters that have no attempts left.
     pub dead_letters: i64,
 }
 
-/// Whose data, or which job.
+/// Which person or job to erase.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Erase {
-    /// Of a person: where the value stands in the data of jobs, a path that a manifest declares searchable.
+    /// For a person: path of the value in the data of jobs, which a manifest declares searchable.
     #[schema(value_type = Option<String>)]
     pub path: Option<DataPath>,
-    /// What stands there; never recorded.
+    /// The value at this path. It is never recorded.
     pub value: Option<String>,
     /// Only jobs of this queue.
     #[schema(value_type = Option<String>)]
     pub queue: Option<QueueName>,
-    /// Only the job with this id; with a queue.
+    /// Only the job with this id; needs `queue`.
     #[schema(value_type = Option<String>)]
     pub job: Option<JobId>,
-    /// For the record, up to 500 characters: a request's number, for example, and no personal data.
+    /// Why, for the record: up to 500 characters, for example the number of a request, and no
+    /// personal data.
     pub reason: String,
-    /// Also jobs that are still to run: they are removed and never run.
+    /// Also erase unfinished jobs: they are removed and never run.
     #[serde(default)]
     pub unfinished: bool,
-    /// Only tell what would be erased.
+    /// Only show what would be erased.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// What is, or would be, erased, and what is left.
+/// What is erased, or would be, and what remains.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Erasure {
-    /// Its number; absent when nothing was done.
+    /// Number of the erasure; absent if nothing was done.
     pub erasure: Option<i64>,
-    /// Jobs that are erased, those that are left not counted.
+    /// Jobs that are erased, without those that are kept.
     pub jobs: usize,
-    /// Attempts of the history.
+    /// Attempts in the history.
     pub attempts: i64,
-    /// Those of them that have data or a result.
+    /// Those attempts that have data or a result.
     pub bodies: i64,
-    /// There are more such jobs than one request erases: ask again.
+    /// One request cannot erase all of these jobs: repeat it.
     pub and_more: bool,
-    /// No active plugin declares the path searchable: attempts that were recorded without that are not found by it.
+    /// No active plugin declares the path searchable. Attempts recorded while it was undeclared are
+    /// not found.
     pub undeclared: bool,
-    /// Attempts that Postgres does not have yet. Those of these jobs are erased as soon as it has them.
+    /// Attempts that are not yet in Postgres. Those of the erased jobs are erased as soon as they
+    /// are.
     pub waiting: u64,
-    /// By place.
+    /// Counts per place.
     pub places: Places,
-    /// Jobs in Redis that are left.
+    /// Jobs that remain in Redis.
     pub live: Live,
-    /// Schedules whose jobs will have the value again: change or remove them.
+    /// Schedules whose future jobs will contain the value again: change or remove them.
     pub schedules: Vec<String>,
-    /// What this does not reach.
+    /// Places that an erasure does not reach.
     pub beyond: Vec<String>,
 }
 
-/// Where something is erased, and how much of it.
+/// How much is erased in each place.
 #[derive(Debug, Default, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct Places {
     /// Jobs in Redis that have ended, or were removed by a bulk operation.
     pub redis_ended: u64,
-    /// Jobs in Redis that were still to run, those that de-duplication keeps included.
+    /// Unfinished jobs in Redis, including those that de-duplication keeps.
     pub redis_unfinished: u64,
-    /// What parents in flows were told by their children.
+    /// Results of children that their parents in flows hold.
     pub flow_results: u64,
-    /// Copies for undoing removals.
+    /// Copies kept to undo removals.
     pub undo_copies: u64,
-    /// Entries in the queues' streams of events.
+    /// Entries in the event streams of queues.
     pub events: u64,
-    /// Keys of plugins' key-value spaces.
+    /// Keys in the key-value stores of plugins.
     pub key_value: u64,
-    /// Entries of the stream of attempts that were set aside.
+    /// Entries of the attempt stream that were set aside.
     pub set_aside: u64,
     pub saved_searches: u64,
     pub bulk_operations: u64,
@@ -283,15 +289,15 @@ pub struct Places {
     pub schedules: u64,
     /// Reasons of other erasures, and of quarantines.
     pub reasons: u64,
-    /// Left, for good: entries of audit trails.
+    /// Entries of audit trails; kept for good.
     pub audit_entries_left: u64,
-    /// Left until they have ended: bulk operations with the value in their filter.
+    /// Bulk operations with the value in their filter; kept until they have ended.
     pub bulk_operations_left: u64,
-    /// Left until they are in a queue: jobs of plugins' transactions.
+    /// Jobs in the outbox, from transactions of plugins; kept until they are in a queue.
     pub outbox_left: u64,
 }
 
-/// A job in Redis that is left.
+/// A job that remains in Redis.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LiveJob {
@@ -299,73 +305,74 @@ pub struct LiveJob {
     pub queue: String,
     /// Its id.
     pub id: String,
-    /// Where it is.
+    /// State of the job.
     #[serde(deserialize_with = "any_state")]
     #[schema(schema_with = any_state_schema)]
     pub state: JobState,
-    /// `running`: erased when it has ended; `unfinished`; `of-schedule`.
+    /// Why it remains: `running` (erased once it has ended), `unfinished` or `of-schedule`.
     pub why: String,
 }
 
-/// What is left in Redis.
+/// Jobs that remain in Redis.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Live {
     /// The first hundred.
     pub jobs: Vec<LiveJob>,
-    /// All that were found.
+    /// Number of all jobs that were found.
     pub found: usize,
-    /// Whether every job of these queues was looked at.
+    /// Whether all jobs of the queues were searched.
     pub complete: bool,
 }
 
-/// Which part of the list.
+/// Which erasures to list.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListErasures {
-    /// Behind the page whose `nextCursor` this is.
+    /// `nextCursor` of the page before.
     pub cursor: Option<i64>,
-    /// 1 to 200; default 50.
+    /// Erasures per page, 1 to 200; default 50.
     #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u16>,
 }
 
-/// An erasure as it is recorded.
+/// The record of an erasure.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct RecordedErasure {
     pub id: i64,
-    /// Of a person: where the value stood.
+    /// For a person: path of the erased value.
     pub path: Option<String>,
     pub queue: Option<String>,
     pub job_id: Option<String>,
-    /// Whether jobs that were still to run were erased, too.
+    /// Whether unfinished jobs were erased, too.
     pub unfinished: bool,
     /// Who asked.
     pub actor: String,
     pub reason: String,
     pub began_at: DateTime<Utc>,
-    /// Absent while jobs of it are still to be erased; and for one that was cut short before they were known: ask for it again.
+    /// Absent while jobs are still to be erased. Also absent if the erasure was interrupted before
+    /// its jobs were listed: repeat the request then.
     pub ended_at: Option<DateTime<Utc>>,
-    /// When its jobs were known.
+    /// When the list of its jobs was complete.
     pub listed_at: Option<DateTime<Utc>>,
     /// Jobs that were erased.
     pub done: i64,
-    /// Jobs that run, or were not reached yet.
+    /// Jobs that still run or were not reached yet.
     pub to_come: i64,
-    /// Jobs that stay in Redis.
+    /// Jobs that remain in Redis.
     pub left: i64,
-    /// What was counted at its end: attempts, and places as in the answer to the erasure.
+    /// Counts at the end: attempts, and places as in the answer to the erasure.
     pub counts: Option<Value>,
 }
 
-/// Data and result that an attempt ended with, as they were written.
+/// Data and result of an attempt, exactly as they were written.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AttemptBody {
-    /// When the job was made, Unix milliseconds.
+    /// When the job was created, Unix milliseconds.
     pub job_created_ms: i64,
     /// Which start of the job this was, from 1.
     pub started: i32,
@@ -374,10 +381,10 @@ pub struct AttemptBody {
     /// The job's data.
     #[schema(value_type = Value)]
     pub data: Option<Box<RawValue>>,
-    /// What it returned.
+    /// Result of the attempt.
     #[schema(value_type = Value)]
     pub result: Option<Box<RawValue>>,
-    /// Why neither is shown.
+    /// Why data and result are not shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withheld: Option<String>,
 }

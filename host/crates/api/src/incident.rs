@@ -1,4 +1,4 @@
-//! The incident bundle: one archive for somebody who looks into an incident elsewhere.
+//! The incident bundle: one archive for people who analyse an incident elsewhere.
 
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
@@ -8,7 +8,8 @@ use crate::body::NoBody;
 use crate::operations;
 
 operations! {
-    /// Everything that helps to understand an incident, as one `.tar.gz`; what cannot be had just now is named in it with the reason.
+    /// Collect everything that helps to understand an incident into one `.tar.gz`. Parts that are
+    /// unavailable are listed in it with the reason.
     IncidentBundle = "incident.bundle": GET "/api/admin/incident" ((), IncidentQuery, NoBody) -> File<Bundle>,
         Operator, Reads, audit "incident.bundle", errors [];
 }
@@ -17,12 +18,12 @@ operations! {
 #[derive(Debug, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct IncidentQuery {
-    /// How far back failures and actions go, in seconds, at most 2592000 (30 days); 3600.
+    /// Include failures and actions of this many seconds; default 3600.
     #[param(minimum = 1, maximum = 2592000)]
     pub since_s: Option<u64>,
 }
 
-/// The archive.
+/// The archive, as `.tar.gz`.
 #[derive(Debug)]
 pub enum Bundle {}
 

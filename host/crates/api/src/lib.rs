@@ -1,5 +1,5 @@
-//! What is on the wire between a host and its clients: operations, requests and answers, paths and headers. The server, the command line and
-//! the pages share it.
+//! The wire format between a host and its clients: operations, requests, answers, paths and
+//! headers. The server, the command line and the console share it.
 
 #![warn(missing_docs)]
 
@@ -31,7 +31,7 @@ pub mod timeline;
 
 use operation::Operation;
 
-/// Every operation, by domain.
+/// Every operation, in the order of the domains.
 pub fn operations() -> impl Iterator<Item = &'static Operation> {
     [
         queues::OPERATIONS,

@@ -1,4 +1,5 @@
-//! What an operation of the API is: one row per operation, from which the router, the OpenAPI document and the command line are made.
+//! Operations of the API: one row per operation. The router, the OpenAPI document and the command
+//! line are made from these rows.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,34 +13,36 @@ pub use utoipa::openapi::{RefOr, Schema};
 use crate::answer::Answer;
 use crate::body::Body;
 
-/// A row of the table.
+/// One operation of the API: a row of the table of operations.
 #[derive(Debug, Clone, Copy)]
 pub struct Operation {
-    /// Unique, for example `queues.pause`: the domain and what is done. The operation id of the OpenAPI document.
+    /// Unique, as `domain.verb`: for example `queues.pause`. Also the operation id of the OpenAPI
+    /// document.
     pub id: &'static str,
-    /// How it is asked.
+    /// HTTP method.
     pub method: Method,
-    /// Where, from the root, with `{names}` in places.
+    /// Path from the root, with parameters as `{name}`.
     pub path: &'static str,
-    /// One sentence for people, as in the document.
+    /// Summary in one or more sentences, for the OpenAPI document.
     pub about: &'static str,
-    /// Who may.
+    /// Who may call it.
     pub access: Access,
-    /// What it does to what is there.
+    /// Whether it reads, changes or destroys state.
     pub effect: Effect,
-    /// The name under which it is recorded; absent where nothing is.
+    /// The name under which each use is recorded; `None` if nothing is recorded.
     pub audit: Option<&'static str>,
-    /// Statuses of its own, beside those that follow from access, path and body, each with what it means.
+    /// Statuses specific to this operation, each with its meaning. Those that follow from access,
+    /// path and body are not listed.
     pub errors: &'static [(u16, &'static str)],
 }
 
 impl Operation {
-    /// The part of the id before the point, with spaces: `dead letters`.
+    /// The part of the id before the dot, with spaces: `dead letters`.
     pub fn domain(&self) -> String {
         self.id.split('.').next().unwrap_or_default().replace('_', " ")
     }
 
-    /// Whether something may be different afterwards.
+    /// Whether the operation can change state.
     pub fn may_change(&self) -> bool {
         !matches!(self.effect, Effect::Reads)
     }
@@ -56,55 +59,56 @@ pub enum Method {
     DELETE,
 }
 
-/// Who may ask for an operation.
+/// Who may call an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Without a login.
+    /// Anyone, without a login.
     Anyone,
-    /// Operators.
+    /// Operators only.
     Operator,
-    /// Operators, unless the configuration opens it to anyone.
+    /// Operators only, unless the configuration opens it to anyone.
     OperatorByDefault,
 }
 
-/// What an operation does to what is there.
+/// How an operation affects state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// Nothing.
+    /// Changes nothing.
     Reads,
-    /// It can be changed back.
+    /// Makes a change that can be reverted.
     Changes,
-    /// It takes away what nobody can bring back; the clause says what: `forgets every job that waits`.
+    /// Destroys something that cannot be restored; the clause says what: `forgets every job that
+    /// waits`.
     Destroys(&'static str),
 }
 
-/// A row with the types of what is asked and answered.
+/// A row together with the types of its request and answer.
 pub trait Endpoint: Send + Sync + 'static {
-    /// The row.
+    /// The row of this operation.
     const OPERATION: Operation;
-    /// What stands in the path's places.
+    /// The path parameters.
     type Path: PathParams;
-    /// The query.
+    /// The query parameters.
     type Query: Query;
     /// The body of the request.
     type Body: Body;
-    /// What comes back when it is done.
+    /// The answer on success.
     type Answer: Answer;
 }
 
-/// What stands in a path's places.
+/// Path parameters.
 pub trait PathParams: Sized + Send + Sync + 'static {
-    /// The places, in their order, each with what it means.
+    /// Name and description of each parameter, in their order.
     const PLACES: &'static [(&'static str, &'static str)];
-    /// What may stand at each place.
+    /// The schema of each parameter, in their order.
     fn schemas() -> Vec<RefOr<Schema>>;
-    /// From the segments at the places; nothing where one cannot be read.
+    /// Parses the path segments of the parameters; `None` if one of them is invalid.
     fn from_segments(segments: &[String]) -> Option<Self>;
-    /// What is to stand there.
+    /// The path segments of the parameters, in their order.
     fn segments(&self) -> Vec<String>;
 }
 
-/// No places.
+/// A path without parameters.
 impl PathParams for () {
     const PLACES: &'static [(&'static str, &'static str)] = &[];
 
@@ -121,7 +125,7 @@ impl PathParams for () {
     }
 }
 
-/// Defines what stands in a path's places, in their order.
+/// Defines path parameters, in their order.
 #[macro_export]
 macro_rules! path_params {
     ($(#[doc = $about:literal])* $name:ident { $(#[doc = $field_about:literal] $field:ident: $type:ty),+ $(,)? }) => {
@@ -148,9 +152,9 @@ macro_rules! path_params {
     };
 }
 
-/// A query.
+/// Query parameters.
 pub trait Query: Serialize + DeserializeOwned + Send + 'static {
-    /// Its parameters, for the document.
+    /// The parameters, for the OpenAPI document.
     fn parameters() -> Vec<Parameter>;
 }
 
@@ -160,11 +164,11 @@ impl<T: IntoParams + Serialize + DeserializeOwned + Send + 'static> Query for T 
     }
 }
 
-/// No query; what stands there all the same is not looked at.
+/// No query parameters; any that are sent are ignored.
 #[derive(Debug, Default, Clone, Copy, serde::Serialize, serde::Deserialize, IntoParams)]
 pub struct NoQuery {}
 
-/// Rows of one domain, and a type for each. See the module of any domain for the form.
+/// Defines the operations of one domain, with a type for each. Every domain module shows the form.
 #[macro_export]
 macro_rules! operations {
     ($(
@@ -201,12 +205,12 @@ macro_rules! operations {
             }
         )+
 
-        /// The rows of this domain.
+        /// The operations of this domain.
         pub const OPERATIONS: &[$crate::operation::Operation] = &[$(<$name as $crate::operation::Endpoint>::OPERATION),+];
     };
 }
 
-/// Fails to compile for a row that contradicts itself.
+/// Fails to compile if a row contradicts itself.
 #[doc(hidden)]
 pub const fn check(operation: &Operation, places: &[(&str, &str)]) {
     let reads = matches!(operation.effect, Effect::Reads);

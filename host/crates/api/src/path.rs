@@ -1,18 +1,20 @@
-//! The segments of a path: one place that writes them, for the command line, and reads them, for the API.
+//! Path segments: this is the only module that writes them (for the command line) and reads them
+//! (for the API).
 //!
-//! Percent-encoding carries almost every name. But a client drops the segments `.` and `..`, and every URL library takes `%2e` for a dot, so
-//! that a request about a queue called `.` would reach another route; an empty segment is none; and a queue called `pause` stands where a
-//! route of ours does. These, and whatever would be taken for their escaped form, are written with a `~` in front: `~.`, `~..`, `~`,
-//! `~pause`; `~~.` is the name `~.`.
+//! Percent-encoding covers almost every name, with these exceptions. A client drops the segments
+//! `.` and `..`, and every URL library takes `%2e` for a dot, so a request for a queue named `.`
+//! would reach another route. An empty segment is no segment. A queue named `pause` takes the place
+//! of a route of the API. These names, and every name that looks like their escaped form, are
+//! written with a `~` in front: `~.`, `~..`, `~`, `~pause`; `~~.` is the name `~.`.
 
 use std::borrow::Borrow;
 
-/// Segments that a client loses.
+/// Segments that a client drops.
 const LOST: [&str; 3] = ["", ".", ".."];
-/// Routes of ours at the place of a name, which is the second segment.
+/// Routes of the API in the second segment, where other paths have a name.
 const TAKEN: [&str; 3] = ["pause", "resume", "preview"];
 
-/// A path of these segments, whatever they contain, without a slash in front.
+/// The path of these segments, without a leading slash. Segments may contain anything.
 pub fn api_path(segments: &[&str]) -> String {
     segments.iter().enumerate().map(|(place, text)| escaped(place, text)).collect::<Vec<_>>().join("/")
 }
@@ -23,7 +25,7 @@ fn escaped(place: usize, text: &str) -> String {
     format!("{}{}", if needs_escape { "~" } else { "" }, bytes.replace('+', "%20"))
 }
 
-/// The path of an operation with these names in its places, without a slash in front.
+/// Fills the parameters of a path template with these names; no leading slash.
 pub fn filled(template: &str, names: &[String]) -> String {
     let mut names = names.iter();
     let segments = template.trim_start_matches("/api/admin").trim_start_matches('/').split('/').enumerate();
@@ -34,7 +36,7 @@ pub fn filled(template: &str, names: &[String]) -> String {
     segments.collect::<Vec<_>>().join("/")
 }
 
-/// A path with a query, each of whose values may contain anything.
+/// The path with a query. Values may contain anything.
 pub fn with_query<I, K, V>(path: &str, pairs: I) -> String
 where
     I: IntoIterator<Item: Borrow<(K, V)>>,
@@ -62,7 +64,7 @@ mod tests {
     use super::*;
 
     fn read_back(text: &str) -> String {
-        // As a client sends it.
+        // The form in which a client sends it.
         let url = url::Url::parse(&format!("http://host/api/{}", api_path(&["queues", text, "pause"]))).expect("a URL");
         let segments: Vec<&str> = url.path_segments().expect("a path").collect();
         assert_eq!((segments.len(), segments[1], segments[3]), (4, "queues", "pause"), "{url}");

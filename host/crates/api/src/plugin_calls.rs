@@ -1,4 +1,4 @@
-//! Operations of plugins, asked over the API.
+//! Calls of plugin operations over the API.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,7 +16,10 @@ use crate::operations;
 use crate::plugins::PluginPath;
 
 operations! {
-    /// Ask the active revision of a plugin for one of its operations. `x-patchbay-answer` says what came: `json` in the usual envelope, `bytes` with their content type, `relay` what another server answered (with its status; `range` is passed on), `empty` nothing. Nothing is tried again.
+    /// Call an operation of a plugin's active revision. The header `x-patchbay-answer` is the kind
+    /// of answer: `json` (in the usual envelope), `bytes` (with their content type), `relay` (the
+    /// answer of another server with its status; `range` is passed on) or `empty`. Nothing is
+    /// retried.
     PluginsCall = "plugins.call": POST "/api/admin/plugins/{name}/call" (PluginPath, NoQuery, CallRequest) -> PluginAnswer,
         Operator, Changes, audit "plugin.call", errors [
             204 "an empty answer",
@@ -33,25 +36,25 @@ operations! {
         ];
 }
 
-/// What to ask.
+/// A call of a plugin operation.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Call {
-    /// One of those that the plugin knows.
+    /// Name of an operation that the plugin has.
     pub operation: String,
-    /// Any JSON, given to the plugin as it is; `{}` when absent.
+    /// Any JSON, passed to the plugin unchanged; `{}` if absent.
     #[schema(value_type = Option<Value>)]
     pub input: Option<Box<RawValue>>,
 }
 
-/// A call with what its request's headers say.
+/// A call together with its request headers.
 #[derive(Debug)]
 pub struct CallRequest {
-    /// What to ask.
+    /// The call.
     pub call: Call,
-    /// Given to the plugin; otherwise a new one is made.
+    /// Passed to the plugin; a new key is made if absent.
     pub idempotency_key: Option<String>,
-    /// Passed on with what is relayed.
+    /// Header `range`, passed on when the answer is relayed.
     pub range: Option<Vec<u8>>,
 }
 
@@ -73,7 +76,7 @@ fn any() -> Content {
     ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String).build())).build()
 }
 
-/// What a plugin answers: any content.
+/// The answer of a plugin, with any content.
 #[derive(Debug)]
 pub enum PluginAnswer {}
 

@@ -1,4 +1,4 @@
-//! Plugins: their revisions, which one is active, what they are granted, their settings, and their database connections.
+//! Plugins: their revisions, activation, grants and settings.
 
 use patchbay_model::grant::Ask;
 pub use patchbay_model::signature::Standing;
@@ -31,16 +31,17 @@ path_params! {
     RevisionPath {
         /// Name of the plugin
         name: String,
-        /// Digest, or an unambiguous beginning of at least 4 digits
+        /// Digest, or an unambiguous prefix of at least 4 digits
         digest: String,
     }
 }
 
 operations! {
-    /// All plugins.
+    /// List all plugins.
     PluginsList = "plugins.list": GET "/api/admin/plugins" ((), NoQuery, NoBody) -> List<PluginSummary>,
         Operator, Reads, errors [];
-    /// Stage a component file. Nothing runs on it until it is activated. A file that is here already gets the signatures that it did not have.
+    /// Upload and stage a component file. It handles no calls until it is activated. If the file is
+    /// already staged, its new signatures are added.
     PluginsPush = "plugins.push": POST "/api/admin/plugins" ((), NoQuery, SignedComponent) -> Data<Staged>,
         Operator, Changes, audit "plugin.push", errors [
             400 "a signature or a source that is none",
@@ -48,50 +49,54 @@ operations! {
             413 "too large",
             422 "`rejected`, with the reason, or `untrusted`: not signed by a key that this host trusts",
         ];
-    /// All revisions of a plugin, newest first.
+    /// List all revisions of a plugin, newest first.
     PluginsRevisions = "plugins.revisions": GET "/api/admin/plugins/{name}/revisions" (PluginPath, NoQuery, NoBody) -> List<RevisionSummary>,
         Operator, Reads, errors [];
-    /// Make a revision the active one. Running calls finish on the old one.
+    /// Activate a revision. Running calls finish on the previous one.
     PluginsActivate = "plugins.activate": POST "/api/admin/plugins/{name}/activate" (PluginPath, NoQuery, Json<Activate>) -> Data<Activated>,
         Operator, Changes, audit "plugin.activate", errors [
             409 "`not-granted`, or it clashes with another plugin, the stored settings or the rights of the database",
             422 "`rejected` or `untrusted`",
         ];
-    /// Activate the revision that was active before.
+    /// Activate the revision that was active before the present one.
     PluginsRollback = "plugins.rollback": POST "/api/admin/plugins/{name}/rollback" (PluginPath, NoQuery, NoBody) -> Data<Activated>,
         Operator, Changes, audit "plugin.rollback", errors [409 "there is none, or it cannot be activated"];
-    /// Stop a plugin. Its queues wait until a revision is activated again.
+    /// Deactivate a plugin. Its queues wait until a revision is activated.
     PluginsDeactivate = "plugins.deactivate": POST "/api/admin/plugins/{name}/deactivate" (PluginPath, NoQuery, NoBody) -> Nothing,
         Operator, Changes, audit "plugin.deactivate", errors [];
-    /// Let a quarantined plugin take calls again, with the revision that it has. Its jobs go on where they were.
+    /// Release a plugin from quarantine, with its present revision. Its jobs continue where they
+    /// were.
     PluginsRelease = "plugins.release": POST "/api/admin/plugins/{name}/release" (PluginPath, NoQuery, Json<Release>) -> Data<Released>,
         Operator, Changes, audit "plugin.release", errors [409 "it is not quarantined"];
-    /// Forget a revision that is not active.
+    /// Delete a revision that is not active.
     PluginsDelete = "plugins.delete": DELETE "/api/admin/plugins/{name}/revisions/{digest}" (RevisionPath, NoQuery, NoBody) -> Data<String>,
         Operator, Destroys("this forgets the revision"), audit "plugin.delete", errors [409 "it is active"];
-    /// Delete old revisions now, as the host does by itself: not the newest of each plugin, not what is active or quarantined, and not what was
-    /// pushed, activated or ran a job lately (`plugins.keep_revisions`, `plugins.keep_days`).
+    /// Delete old revisions now, as the host does periodically. Kept are the newest of each plugin,
+    /// active and quarantined ones, and those that were recently pushed, activated or ran a job
+    /// (`plugins.keep_revisions`, `plugins.keep_days`).
     PluginsPrune = "plugins.prune": POST "/api/admin/plugins/prune" ((), NoQuery, Json<Prune>) -> List<PrunedRevision>,
         Operator, Destroys("this forgets old revisions"), audit "plugin.prune", errors [];
-    /// A plugin on this host: which revision is active, which one runs, and why they differ.
+    /// Show a plugin on this host: which revision is active, which one runs, and why they differ.
     PluginsStatus = "plugins.status": GET "/api/admin/plugins/{name}/status" (PluginPath, NoQuery, NoBody) -> Data<PluginStatus>,
         Operator, Reads, errors [];
-    /// Every activation, rollback and deactivation of a plugin, newest first.
+    /// List every activation, rollback and deactivation of a plugin, newest first.
     PluginsHistory = "plugins.history": GET "/api/admin/plugins/{name}/history" (PluginPath, NoQuery, NoBody) -> List<Activation>,
         Operator, Reads, errors [];
-    /// What changed between two revisions of a plugin.
+    /// Show what changed between two revisions of a plugin.
     PluginsDiff = "plugins.diff": GET "/api/admin/plugins/{name}/diff" (PluginPath, TwoRevisions, NoBody) -> Data<Difference>,
         Operator, Reads, errors [409 "more than one revision begins so"];
-    /// What a plugin asks for, is granted, and has used in the last 30 days.
+    /// List what a plugin asks for, what it is granted, and what it used in the last 30 days.
     PluginsGrants = "plugins.grants": GET "/api/admin/plugins/{name}/grants" (PluginPath, NoQuery, NoBody) -> List<GrantView>,
         Operator, Reads, errors [];
-    /// Grant to a plugin what one of its revisions asks for. Takes effect on the next call.
+    /// Grant asks of a plugin's revisions. Takes effect on the next call.
     PluginsGrant = "plugins.grant": POST "/api/admin/plugins/{name}/grants" (PluginPath, NoQuery, Json<Asks>) -> Nothing,
         Operator, Changes, audit "plugin.grant", errors [404 "no such plugin, or nothing of it asks for that"];
-    /// Take grants back. The next call is denied, on every host within a second; calls that run keep theirs.
+    /// Revoke grants. The next call is denied, on every host within a second; running calls keep
+    /// their grants.
     PluginsRevoke = "plugins.revoke": POST "/api/admin/plugins/{name}/grants/revoke" (PluginPath, NoQuery, Json<Asks>) -> List<String>,
         Operator, Changes, audit "plugin.revoke", errors [404 "not granted"];
-    /// The stored settings, without defaults, and without what their names tell to be secret. With `reveal` all of them; that is recorded.
+    /// Show the stored settings, without defaults. Settings with names of secrets are hidden;
+    /// `reveal` shows them, which is recorded.
     PluginsSettings = "plugins.settings": GET "/api/admin/plugins/{name}/settings" (PluginPath, Reveal, NoBody) -> AnyJson,
         Operator, Reads, audit "plugin.reveal-settings", errors [];
     /// Replace the settings. They take effect on the next call.
@@ -99,7 +104,7 @@ operations! {
         Operator, Changes, audit "plugin.settings", errors [400 "they do not fit the schema"];
 }
 
-/// A WebAssembly component with its manifest.
+/// A WebAssembly component that contains its manifest.
 #[derive(Debug)]
 pub enum Component {}
 
@@ -108,14 +113,14 @@ impl Media for Component {
     const ABOUT: &'static str = "a packed component";
 }
 
-/// A component file, with what its headers say about it.
+/// A component file together with its request headers.
 #[derive(Debug)]
 pub struct SignedComponent {
     /// The file.
     pub component: Vec<u8>,
-    /// Of the file.
+    /// Signatures of the file.
     pub signatures: Vec<Signature>,
-    /// Where the file is from, for the record.
+    /// Where the file comes from, for the record.
     pub source: Option<String>,
 }
 
@@ -146,54 +151,55 @@ impl Body for SignedComponent {
 /// A plugin in a list.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct PluginSummary {
-    /// From its manifest.
+    /// Name from its manifest.
     pub name: String,
-    /// Of the active (or quarantined) revision; of the newest when there is none.
+    /// Version of the active or quarantined revision; of the newest one if there is neither.
     pub version: String,
-    /// Of the same revision.
+    /// Digest of the same revision.
     pub digest: String,
     /// Whether it takes calls.
     pub active: bool,
-    /// Why its queues stand still, if they do.
+    /// Present while the plugin is quarantined and its queues wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<QuarantineView>,
-    /// From its manifest.
+    /// Description from its manifest.
     pub description: String,
-    /// Whose jobs it runs.
+    /// Queues whose jobs it handles.
     pub queues: Vec<String>,
-    /// Method and path of each, such as `POST /api/leads/{leadId}/call`. Checked, but not served yet.
+    /// Method and path of each route, such as `POST /api/leads/{leadId}/call`. Routes are checked,
+    /// but not served yet.
     pub routes: Vec<String>,
-    /// Likewise, with the webhook's name first.
+    /// Name, method and path of each webhook. Webhooks are checked, but not served yet.
     pub webhooks: Vec<String>,
-    /// How many revisions are kept.
+    /// Number of revisions that are kept.
     pub revisions: usize,
     /// Why the active revision does not run on this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
-    /// Processes that answer, and how many of them run the active revision.
+    /// Number of live processes, and how many of them run the active revision.
     pub hosts: HostCount,
 }
 
-/// How far an activation has come.
+/// How many processes run the active revision.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct HostCount {
-    /// Processes that run the revision.
+    /// Live processes that run the revision.
     pub running: usize,
-    /// Processes that answer.
+    /// All live processes.
     pub of: usize,
 }
 
-/// A plugin that stands still.
+/// A quarantine of a plugin.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct QuarantineView {
     /// Name of the plugin.
     #[schema(value_type = String)]
     pub plugin: PluginName,
-    /// Since when.
+    /// When it was quarantined.
     pub since: String,
-    /// Who saw it: `host NAME`.
+    /// The process that detected the crashes: `host NAME`.
     pub by: String,
-    /// What was seen.
+    /// Why it was quarantined.
     pub reason: String,
 }
 
@@ -203,7 +209,7 @@ pub struct QuarantineView {
 pub struct RevisionSummary {
     /// SHA-256 of the file.
     pub digest: String,
-    /// From its manifest.
+    /// Version from its manifest.
     pub version: String,
     /// `staged`, `active`, `retired` or `quarantined`.
     pub state: String,
@@ -211,13 +217,13 @@ pub struct RevisionSummary {
     pub created_at: String,
     /// Who pushed it.
     pub created_by: String,
-    /// The last time; absent when it never was.
+    /// When it was last activated; absent if never.
     pub activated_at: Option<String>,
-    /// Of the file.
+    /// Size of the file.
     pub size_bytes: i64,
-    /// Attempts that it ran, as far as they are remembered.
+    /// Number of its attempts that are in the history.
     pub attempts: i64,
-    /// Who vouches for it.
+    /// Signatures of the file.
     pub signatures: Vec<SignatureView>,
 }
 
@@ -225,35 +231,36 @@ pub struct RevisionSummary {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SignatureView {
-    /// The first 16 hexadecimal digits of the SHA-256 of the public key, as the signature claims.
+    /// The first 16 hexadecimal digits of the SHA-256 of the public key, as stated in the
+    /// signature.
     pub key_id: String,
-    /// What it is worth here.
+    /// Result of checking it on this host.
     pub standing: Standing,
     /// Who pushed it.
     pub added_by: String,
-    /// When.
+    /// When it was pushed.
     pub added_at: String,
 }
 
-/// A staged revision, as its uploader sees it.
+/// A staged revision, as shown to its uploader.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Staged {
-    /// The plugin's name.
+    /// Name of the plugin.
     #[schema(value_type = String)]
     pub plugin: PluginName,
-    /// From its manifest.
+    /// Version from its manifest.
     pub version: String,
     /// SHA-256 of the file.
     #[schema(value_type = String)]
     pub digest: RevisionDigest,
-    /// False when this very file was here already.
+    /// False if the same file was already staged.
     pub created: bool,
-    /// What it asks for.
+    /// Everything that it asks for.
     pub asks: Value,
-    /// What of it no operator has granted yet.
+    /// Asks that no operator has granted yet.
     #[schema(value_type = Vec<String>)]
     pub missing: Vec<Ask>,
-    /// Who vouches for it, as far as this host can tell.
+    /// Signatures of the file, as checked on this host.
     pub signatures: Vec<SignatureView>,
 }
 
@@ -261,78 +268,80 @@ pub struct Staged {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Activate {
-    /// Its digest, or an unambiguous beginning of at least 4 digits.
+    /// Its digest, or an unambiguous prefix of at least 4 digits.
     pub digest: String,
-    /// Grant with it what it asks for and is not granted. Without that, such a revision is refused as `not-granted`.
+    /// Also grant all its missing asks. Without this, a revision with missing grants is refused as
+    /// `not-granted`.
     #[serde(default)]
     pub grant: bool,
 }
 
-/// What an activation did.
+/// Result of an activation.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Activated {
-    /// The plugin's name.
+    /// Name of the plugin.
     #[schema(value_type = String)]
     pub plugin: PluginName,
-    /// From its manifest.
+    /// Version from its manifest.
     pub version: String,
-    /// Now active.
+    /// Digest of the revision that is active now.
     #[schema(value_type = String)]
     pub digest: RevisionDigest,
-    /// False when it was the active one already.
+    /// False if the revision was already active.
     pub changed: bool,
-    /// Active until now.
+    /// Digest of the revision that was active before.
     #[schema(value_type = Option<String>)]
     pub previous: Option<RevisionDigest>,
-    /// What it asks for, all of it granted.
+    /// Everything that it asks for, all of it granted.
     pub granted: Value,
-    /// Granted with this activation.
+    /// Asks that were granted with this activation.
     #[schema(value_type = Vec<String>)]
     pub newly_granted: Vec<Ask>,
-    /// How it fares in every process, about a second later at most.
+    /// State in every process, after waiting up to about a second.
     pub hosts: Vec<HostView>,
 }
 
-/// How the active revision of a plugin fares in one process.
+/// State of a plugin's active revision in one process.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostView {
-    /// `hostname:pid`.
+    /// The process, as `hostname:pid`.
     pub host: String,
-    /// Of its binary.
+    /// Version of the host binary.
     pub version: String,
-    /// The revision that takes its calls there; absent when none does.
+    /// Digest of the revision that takes calls there; absent if none does.
     #[schema(value_type = Option<String>)]
     pub running: Option<RevisionDigest>,
-    /// Whether that is the active one.
+    /// Whether that is the active revision.
     pub is_current: bool,
-    /// Why it is not.
+    /// Why it does not run the active revision.
     pub failure: Option<String>,
-    /// Nothing was heard of the process for so long, seconds: it was killed, or is cut off and runs on with what it last saw.
+    /// Seconds since the last sign of life, if it is silent: it was killed, or it is cut off and
+    /// continues with its last known state.
     pub silent_s: Option<u64>,
 }
 
-/// Why a plugin is let out of quarantine.
+/// A release from quarantine.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
-    /// For the next operator and the audit trail: 1 to 500 characters.
+    /// Why, for the next operator and the audit trail: 1 to 500 characters.
     pub reason: String,
 }
 
-/// What takes calls again.
+/// The plugin and revision that take calls again.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Released {
     /// Name of the plugin.
     #[schema(value_type = String)]
     pub plugin: PluginName,
-    /// Of the revision.
+    /// Digest of the revision.
     #[schema(value_type = String)]
     pub digest: RevisionDigest,
 }
 
-/// Whether to forget old revisions.
+/// Options of deleting old revisions.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Prune {
@@ -341,7 +350,7 @@ pub struct Prune {
     pub dry_run: bool,
 }
 
-/// A revision that was, or would be, deleted.
+/// A revision that was deleted, or would be.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PrunedRevision {
@@ -349,111 +358,113 @@ pub struct PrunedRevision {
     pub plugin: String,
     /// SHA-256 of the file.
     pub digest: String,
-    /// From its manifest.
+    /// Version from its manifest.
     pub version: String,
-    /// Of the file.
+    /// Size of the file.
     pub size_bytes: i64,
 }
 
 /// A plugin on this host.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct PluginStatus {
-    /// From its manifest.
+    /// Name from its manifest.
     pub name: String,
-    /// What Postgres says is active.
+    /// Digest of the active revision, as in Postgres.
     pub active: Option<String>,
-    /// What takes new calls on this host; another one than `active` while that cannot be loaded.
+    /// Digest of the revision that takes new calls on this host; differs from `active` while that
+    /// one cannot be loaded.
     pub running: Option<String>,
     /// Why the active revision does not run on this host.
     pub failure: Option<String>,
-    /// Why its queues stand still, if they do.
+    /// Present while the plugin is quarantined and its queues wait.
     pub quarantined: Option<QuarantineView>,
-    /// Every process; empty when no revision is active.
+    /// Every process; empty if no revision is active.
     pub hosts: Vec<HostView>,
-    /// Newest first.
+    /// Revisions, newest first.
     pub revisions: Vec<RevisionSummary>,
 }
 
-/// A change of which revision is active.
+/// A change of the active revision.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Activation {
-    /// When.
+    /// When it happened.
     pub at: String,
-    /// `activated`, `reactivated` (a rollback: it had been active before) or `deactivated`.
+    /// `activated`, `reactivated` (a rollback to a revision that was active before) or
+    /// `deactivated`.
     pub action: String,
-    /// Active from then on.
+    /// Digest of the revision that became active.
     pub digest: Option<String>,
-    /// Absent when the revision is not kept any more.
+    /// Version of that revision; absent if the revision is no longer kept.
     pub version: Option<String>,
     /// Who did it.
     pub actor: String,
-    /// What it was granted.
+    /// What the revision was granted.
     pub granted: Value,
 }
 
-/// Which two revisions to compare.
+/// The two revisions to compare.
 #[derive(Debug, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct TwoRevisions {
-    /// Digest, or an unambiguous beginning of at least 4 digits.
+    /// Digest of the first revision, or an unambiguous prefix of at least 4 digits.
     pub from: String,
-    /// The same.
+    /// Digest of the second revision, or an unambiguous prefix of at least 4 digits.
     pub to: String,
 }
 
-/// What is not the same in two revisions.
+/// Differences between two revisions.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Difference {
-    /// Digest.
+    /// Digest of the first revision.
     pub from: String,
-    /// Digest.
+    /// Digest of the second revision.
     pub to: String,
     /// Sorted by part and name; empty when only the code differs.
     pub changes: Vec<Change>,
 }
 
-/// One part that is not the same in both.
+/// One difference between two revisions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Change {
     /// Section of the manifest, `imports` or `exports`.
     pub part: String,
-    /// Which one, where a section has several: a queue, a schedule, a rule, a secret.
+    /// Name within the section, if it has several: of a queue, schedule, rule or secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Absent when it is new.
+    /// Value in the first revision; absent if the part is new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Value>,
-    /// Absent when it is gone.
+    /// Value in the second revision; absent if the part was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Value>,
 }
 
-/// One thing that a plugin asks for or is granted.
+/// An ask of a plugin, and whether it is granted.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GrantView {
-    /// Its text: give it to grant and revoke.
+    /// Text of the ask, as accepted by grant and revoke.
     #[schema(value_type = String)]
     pub ask: Ask,
-    /// The active revision asks for it.
+    /// Whether the active revision asks for it.
     pub asked_by_active: bool,
-    /// The newest revision asks for it.
+    /// Whether the newest revision asks for it.
     pub asked_by_newest: bool,
-    /// Who granted it; absent when it is not granted.
+    /// Who granted it; absent if it is not granted.
     pub granted_by: Option<String>,
-    /// When.
+    /// When it was granted.
     pub granted_at: Option<String>,
-    /// Within the last 30 days, late by some seconds.
+    /// Uses within the last 30 days, delayed by some seconds.
     pub uses: i64,
-    /// The last day of those on which it was used.
+    /// The last day of these on which it was used.
     pub last_used: Option<String>,
 }
 
-/// What is granted or revoked.
+/// Asks to grant or revoke.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Asks {
-    /// As they stand in the list of grants.
+    /// Asks, as written in the list of grants.
     #[schema(value_type = Vec<String>)]
     pub asks: Vec<Ask>,
 }

@@ -1,4 +1,4 @@
-//! Queues: how they stand, and what operators do to whole ones.
+//! Queues: their state, and operations on whole queues.
 
 pub use patchbay_model::queue::{LegacyRepeatable, QueueCounts, QueueOverview};
 
@@ -20,19 +20,19 @@ path_params! {
 }
 
 operations! {
-    /// Every queue in Redis, in active manifests, and with history.
+    /// List every queue: those in Redis, in active manifests, and in the history.
     QueuesList = "queues.list": GET "/api/admin/queues" ((), NoQuery, NoBody) -> List<QueueOverview>,
         Operator, Reads, errors [];
-    /// Show a queue: counts, ages, limits, workers; rates and durations by name of job.
+    /// Show a queue: counts, ages, limits, workers, and rates and durations per job name.
     QueuesShow = "queues.show": GET "/api/admin/queues/{queue}" (QueuePath, NoQuery, NoBody) -> Data<Queue>,
         Operator, Reads, errors [];
-    /// Say why a queue does not move, and what to do next.
+    /// Explain why a queue makes no progress, and what to do next.
     QueuesWhy = "queues.why": GET "/api/admin/queues/{queue}/why" (QueuePath, NoQuery, NoBody) -> List<Reason>,
         Operator, Reads, errors [];
-    /// Pause a queue for every worker everywhere; running jobs go on.
+    /// Pause a queue for every worker on all hosts; running jobs continue.
     QueuesPause = "queues.pause": POST "/api/admin/queues/{queue}/pause" (QueuePath, NoQuery, NoBody) -> Data<Done>,
         Operator, Changes, audit "queue.pause", errors [409 "BullMQ 5 works on the same queues, and would lose jobs at the resume"];
-    /// Let workers take jobs from a queue again.
+    /// Resume a queue: workers take its jobs again.
     QueuesResume = "queues.resume": POST "/api/admin/queues/{queue}/resume" (QueuePath, NoQuery, NoBody) -> Data<Done>,
         Operator, Changes, audit "queue.resume", errors [];
     /// Pause every queue.
@@ -41,106 +41,109 @@ operations! {
     /// Resume every queue.
     QueuesResumeAll = "queues.resume_all": POST "/api/admin/queues/resume" ((), NoQuery, Json<EveryQueue>) -> Data<AllDone>,
         Operator, Changes, audit "queue.resume", errors [];
-    /// Remove the jobs that wait.
+    /// Remove the waiting jobs of a queue.
     QueuesDrain = "queues.drain": POST "/api/admin/queues/{queue}/drain" (QueuePath, NoQuery, Json<Drain>) -> Data<Done>,
         Operator, Destroys("this forgets every job that waits"), audit "queue.drain", errors [];
     /// Remove jobs in one state.
     QueuesClean = "queues.clean": POST "/api/admin/queues/{queue}/clean" (QueuePath, NoQuery, Json<Clean>) -> Data<Done>,
         Operator, Destroys("this forgets jobs"), audit "queue.clean", errors [];
-    /// Put all jobs in one state back into the queue: retry all, or promote all.
+    /// Put all jobs in one state back into the queue: retries failed or completed jobs, promotes
+    /// delayed ones.
     QueuesPutBack = "queues.put_back": POST "/api/admin/queues/{queue}/put-back" (QueuePath, NoQuery, Json<PutBack>) -> Data<Done>,
         Operator, Changes, audit "queue.put-back", errors [];
-    /// Remove a queue with all its jobs, finished ones included. History stays.
+    /// Remove a queue with all its jobs, finished ones included. Its history is kept.
     QueuesObliterate = "queues.obliterate": POST "/api/admin/queues/{queue}/obliterate" (QueuePath, NoQuery, Json<Obliterate>) -> Data<Done>,
         Operator, Destroys("this forgets every job of the queue"), audit "queue.obliterate", errors [409 "Jobs of it run"];
-    /// Limit how many jobs of a queue run at once over all workers everywhere.
+    /// Limit how many jobs of a queue run at the same time, over all workers.
     QueuesConcurrency = "queues.concurrency": PUT "/api/admin/queues/{queue}/concurrency" (QueuePath, NoQuery, Json<Concurrency>) -> Nothing,
         Operator, Changes, audit "queue.concurrency", errors [];
-    /// Limit how many jobs of a queue start per time over all workers everywhere.
+    /// Limit how many jobs of a queue start per period, over all workers.
     QueuesRateLimit = "queues.rate_limit": PUT "/api/admin/queues/{queue}/rate-limit" (QueuePath, NoQuery, Json<Rate>) -> Nothing,
         Operator, Changes, audit "queue.rate-limit", errors [];
-    /// Make legacy repeatables schedules with the same rhythm, name and data, and take them out.
+    /// Convert legacy repeatables to schedules with the same rhythm, name and data, and remove the
+    /// repeatables.
     QueuesMigrateRepeatables = "queues.migrate_repeatables": POST "/api/admin/queues/{queue}/migrate-repeatables"
         (QueuePath, NoQuery, Json<MigrateRepeatables>) -> List<MigratedRepeatable>,
         Operator, Changes, audit "queue.migrate-repeatables", errors [];
 }
 
-/// A queue.
+/// A queue with its workers and statistics.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Queue {
-    /// How it stands in Redis.
+    /// State of the queue in Redis.
     #[serde(flatten)]
     pub overview: QueueOverview,
-    /// The plugin that handles it, active on this host.
+    /// The plugin active on this host that handles the queue.
     pub plugin: Option<String>,
-    /// Ours and others'.
+    /// Workers of Patchbay and of other BullMQ clients.
     pub workers: Vec<String>,
-    /// The last day's attempts by name of job.
+    /// Attempts of the last day, per job name.
     pub jobs: Vec<JobStatistics>,
 }
 
-/// Attempts of a queue's jobs of one name.
+/// Statistics of a queue's attempts for one job name.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobStatistics {
-    /// The job's name.
+    /// Name of the jobs.
     pub name: String,
     /// Attempts that ended in the last minute.
     pub last_minute: i64,
-    /// In the last quarter of an hour.
+    /// Attempts that ended in the last 15 minutes.
     #[serde(rename = "last15Minutes")]
     pub last_15_minutes: i64,
-    /// In the last day.
+    /// Attempts that ended in the last day.
     pub last_day: i64,
-    /// Of the last day's, those that did not complete.
+    /// Attempts of the last day that did not complete.
     pub not_completed: i64,
-    /// Median duration of the last day's, milliseconds.
+    /// Median duration in the last day, in milliseconds.
     pub p50_ms: f64,
-    /// 95th percentile.
+    /// 95th percentile of the duration in the last day, in milliseconds.
     pub p95_ms: f64,
-    /// 99th percentile.
+    /// 99th percentile of the duration in the last day, in milliseconds.
     pub p99_ms: f64,
 }
 
-/// Why a queue does not move.
+/// Why a queue makes no progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reason {
-    /// Stable, kebab-case.
+    /// Stable reason code in kebab-case.
     pub code: String,
-    /// What is the case.
+    /// What is wrong.
     pub message: String,
     /// What to do next.
     pub next: String,
 }
 
-/// How much was done.
+/// Result of an operation on a queue.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Done {
-    /// Jobs, or queues where whole queues are meant.
+    /// Number of jobs; number of queues for operations on whole queues.
     pub count: u64,
 }
 
-/// What was done to every queue.
+/// Result of an operation on every queue.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct AllDone {
-    /// Queues.
+    /// Number of queues.
     pub count: u64,
-    /// Those to which it could not be done.
+    /// Queues for which the operation failed.
     pub failures: Vec<Failure>,
 }
 
-/// A queue to which something could not be done.
+/// A queue for which an operation failed.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
-    /// The queue.
+    /// Name of the queue.
     pub queue: String,
-    /// Why.
+    /// Why it failed.
     pub message: String,
 }
 
-/// Says that every queue is meant. A client turns `queues/./pause`, the path of a queue called `.`, into `queues/pause`.
+/// Confirms that every queue is meant. It is needed because a client turns `queues/./pause`, the
+/// path of a queue named `.`, into `queues/pause`.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EveryQueue {
@@ -149,11 +152,11 @@ pub struct EveryQueue {
     pub all: bool,
 }
 
-/// What to remove.
+/// Options of draining a queue.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Drain {
-    /// Delayed jobs, too; those of schedules stay.
+    /// Also remove delayed jobs, except those of schedules.
     #[serde(default)]
     pub delayed: bool,
 }
@@ -164,10 +167,10 @@ pub struct Drain {
 pub struct Clean {
     /// `waiting`, `prioritized`, `delayed`, `completed` or `failed`.
     pub state: JobState,
-    /// At least so old, in milliseconds; default 0.
+    /// Minimum age in milliseconds; default 0.
     #[serde(default)]
     pub older_than_ms: u64,
-    /// At most so many; default 10000.
+    /// Maximum number of jobs to remove; default 10000.
     pub limit: Option<u64>,
 }
 
@@ -175,52 +178,52 @@ pub struct Clean {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PutBack {
-    /// `failed`, `completed`, or `delayed` (those of schedules stay).
+    /// `failed`, `completed`, or `delayed` (jobs of schedules are skipped).
     pub state: JobState,
 }
 
-/// To be sure.
+/// Confirmation of removing a whole queue.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Obliterate {
-    /// The queue's name, once more.
+    /// The name of the queue, repeated.
     pub confirm: String,
 }
 
-/// A limit over all workers everywhere.
+/// Concurrency limit over all workers.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Concurrency {
-    /// Jobs at once; absent or null: no limit.
+    /// Jobs at the same time; absent or null: no limit.
     pub max: Option<u32>,
 }
 
-/// A rate over all workers everywhere.
+/// Rate limit over all workers.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rate {
-    /// Jobs, at most 2147483648; absent or null: no limit.
+    /// Jobs per period, at most 2147483648; absent or null: no limit.
     pub max: Option<u64>,
-    /// Milliseconds, at most a day; default 1000.
+    /// Period in milliseconds, at most a day; default 1000.
     pub per_ms: Option<u64>,
 }
 
-/// Look, or do it.
+/// Options of converting legacy repeatables.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MigrateRepeatables {
-    /// True changes nothing.
+    /// True: only show what would happen.
     pub dry_run: bool,
 }
 
-/// What becomes, or became, of a legacy repeatable.
+/// Result of converting a legacy repeatable.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MigratedRepeatable {
-    /// As it stands in Redis.
+    /// The repeatable in Redis.
     pub repeatable: LegacyRepeatable,
-    /// The schedule that takes its place.
+    /// Id of the schedule that replaces it.
     pub schedule: Option<String>,
-    /// Why none does; it stays as it is.
+    /// Why it was not converted; it stays unchanged.
     pub reason: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Schedules: jobs that come by themselves.
+//! Schedules: jobs that are added at fixed times or intervals.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
@@ -24,81 +24,84 @@ path_params! {
 }
 
 operations! {
-    /// Every schedule.
+    /// List every schedule.
     SchedulesList = "schedules.list": GET "/api/admin/schedules" ((), NoQuery, NoBody) -> List<ScheduleView>,
         Operator, Reads, errors [];
-    /// Job schedulers and repeatables that BullMQ's clients made, in every queue. `trouble` says why one has no ticks.
+    /// List the job schedulers and repeatables that BullMQ clients made, in every queue. `trouble`
+    /// explains why one has no ticks.
     SchedulesListOfClients = "schedules.list_of_clients": GET "/api/admin/job-schedulers" ((), NoQuery, NoBody) -> List<ClientScheduler>,
         Operator, Reads, errors [];
     /// Show a schedule with its next five ticks.
     SchedulesShow = "schedules.show": GET "/api/admin/schedules/{id}" (SchedulePath, Reveal, NoBody) -> Data<ScheduleView>,
         Operator, Reads, audit "schedule.reveal", errors [];
-    /// Make a schedule.
+    /// Create a schedule.
     SchedulesCreate = "schedules.create": POST "/api/admin/schedules" ((), NoQuery, Json<ScheduleChange>) -> Data<ScheduleView>,
         Operator, Changes, audit "schedule.create", errors [404 "Nobody knows the queue", 409 "The id is taken"];
-    /// Change a schedule. A plugin's stays changed when the plugin is updated.
+    /// Change a schedule. Changes to a plugin's schedule survive updates of the plugin.
     SchedulesChange = "schedules.change": PATCH "/api/admin/schedules/{id}" (SchedulePath, NoQuery, Json<ScheduleChange>) -> Data<ScheduleView>,
         Operator, Changes, audit "schedule.change", errors [];
-    /// Remove an operator's schedule. A plugin's is paused instead, or taken out of its manifest.
+    /// Remove an operator's schedule. To stop a plugin's schedule, pause it or remove it from the
+    /// manifest.
     SchedulesRemove = "schedules.remove": DELETE "/api/admin/schedules/{id}" (SchedulePath, NoQuery, NoBody) -> Nothing,
         Operator, Destroys("this forgets the schedule"), audit "schedule.remove", errors [409 "It is a plugin's"];
-    /// Stop a schedule's ticks; one that runs goes on.
+    /// Pause a schedule: it stops ticking. A running job continues.
     SchedulesPause = "schedules.pause": POST "/api/admin/schedules/{id}/pause" (SchedulePath, NoQuery, NoBody) -> Data<ScheduleView>,
         Operator, Changes, audit "schedule.pause", errors [];
-    /// Let a schedule tick again.
+    /// Resume a schedule: it ticks again.
     SchedulesResume = "schedules.resume": POST "/api/admin/schedules/{id}/resume" (SchedulePath, NoQuery, NoBody) -> Data<ScheduleView>,
         Operator, Changes, audit "schedule.resume", errors [];
-    /// Run a schedule's job now, besides its ticks.
+    /// Run a schedule's job now, in addition to its ticks.
     SchedulesRun = "schedules.run": POST "/api/admin/schedules/{id}/run" (SchedulePath, NoQuery, NoBody) -> Data<ScheduledJob>,
         Operator, Changes, audit "schedule.run", errors [];
-    /// The next five ticks of what might be scheduled; changes nothing.
+    /// Show the next five ticks of a possible schedule; changes nothing.
     SchedulesPreview = "schedules.preview": POST "/api/admin/schedules/preview" ((), NoQuery, Json<Preview>) -> List<String>,
         Operator, Reads, errors [];
 }
 
-/// A schedule, and how it stands in Redis.
+/// A schedule with its state in Redis.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScheduleView {
-    /// Stable: it names the schedule in Redis, too.
+    /// Id of the schedule; stable, and also used in Redis.
     pub id: String,
-    /// Where its jobs go.
+    /// Queue of its jobs.
     pub queue: String,
-    /// What its jobs are called.
+    /// Name of its jobs.
     pub name: String,
-    /// Of its jobs: one JSON document as text.
+    /// Data of its jobs: one JSON document as text.
     pub data: String,
-    /// Milliseconds between ticks; this or `cron`.
+    /// Milliseconds between ticks; either this or `cron`.
     pub every_ms: Option<i64>,
-    /// Cron expression.
+    /// Cron expression; either this or `everyMs`.
     pub cron: Option<String>,
-    /// The zone that was asked for; see `zone`.
+    /// The requested time zone; see `zone` for the effective one.
     pub tz: Option<String>,
-    /// `skip` or `once`: what becomes of a tick that nobody could run within a minute.
+    /// What happens to a tick that was missed by more than a minute: `skip` or `once` (run it
+    /// once).
     pub missed: String,
-    /// One line.
+    /// Description in one line.
     pub description: String,
-    /// The plugin whose manifest names it; absent for an operator's.
+    /// The plugin whose manifest declares it; absent for an operator's schedule.
     pub plugin: Option<String>,
-    /// An operator has changed what the manifest says.
+    /// Whether an operator has changed the values of the manifest.
     pub overridden: bool,
-    /// Absent while it ticks.
+    /// Who paused it; absent while it ticks.
     pub paused_by: Option<String>,
-    /// Absent while it ticks.
+    /// When it was paused; absent while it ticks.
     pub paused_at: Option<DateTime<Utc>>,
-    /// Last change.
+    /// When it was last changed.
     pub updated_at: DateTime<Utc>,
-    /// Of the last change.
+    /// Who changed it last.
     pub updated_by: String,
-    /// The next tick; absent while paused, or not yet in place.
+    /// Time of the next tick; absent while paused or not yet in Redis.
     pub next_at: Option<String>,
-    /// How long its tick has been due without starting, milliseconds.
+    /// How long its tick has been overdue, in milliseconds.
     pub overdue_ms: Option<u64>,
-    /// The time zone of its cron expression: its own, or the default.
+    /// Effective time zone of the cron expression: its own or the default.
     pub zone: Option<String>,
-    /// Why it has no ticks, though it is not paused.
+    /// Why it has no ticks although it is not paused.
     pub trouble: Option<String>,
-    /// The ticks after now; of a single schedule that is shown.
+    /// The next ticks; only when a single schedule is shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub next: Vec<String>,
 }
@@ -107,74 +110,75 @@ pub struct ScheduleView {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientScheduler {
-    /// Where its jobs go.
+    /// Queue of its jobs.
     #[schema(value_type = String)]
     pub queue: QueueName,
-    /// As it stands in Redis, without its data.
+    /// The scheduler in Redis, without its data.
     #[serde(flatten)]
     pub view: SchedulerView,
-    /// The next tick, as a time.
+    /// Time of the next tick.
     pub next_time: Option<String>,
-    /// The time zone of its cron expression: its own, or the default.
+    /// Effective time zone of the cron expression: its own or the default.
     pub zone_in_force: Option<String>,
 }
 
-/// A schedule. For a change, what is absent stays.
+/// A schedule to create or change. In a change, absent fields stay as they are.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ScheduleChange {
-    /// Its id; only for a new one.
+    /// Id; only for a new schedule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Where its jobs go.
+    /// Queue of its jobs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<String>,
-    /// What they are called.
+    /// Name of its jobs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Their data.
+    /// Data of its jobs.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>)]
     pub data: Option<Box<RawValue>>,
-    /// Milliseconds between ticks, 1000 to 315360000000 (ten years); this or `cron`.
+    /// Milliseconds between ticks, 1000 to 315360000000 (ten years); either this or `cron`.
     #[schema(minimum = 1000, maximum = 315_360_000_000_u64)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every_ms: Option<u64>,
-    /// Five fields, or six with seconds first.
+    /// Cron expression: five fields, or six with seconds first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cron: Option<String>,
     /// IANA time zone, or an offset such as UTC+5:30; the default is `schedule.default_zone`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tz: Option<String>,
-    /// `skip` (default) or `once`: what becomes of a tick that nobody could run within a minute.
+    /// What happens to a tick that was missed by more than a minute: `skip` (default) or `once`
+    /// (run it once).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub missed: Option<Missed>,
-    /// One line.
+    /// Description in one line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
 }
 
-/// A job of a schedule.
+/// A job that a schedule added.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ScheduledJob {
-    /// Where it is.
+    /// Queue of the job.
     pub queue: String,
-    /// Its id there.
+    /// Id of the job.
     pub id: String,
 }
 
-/// What might be scheduled.
+/// A possible schedule.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Preview {
-    /// The id that it would have: intervals are spread by it.
+    /// Id that it would have; intervals are offset by it, to spread the ticks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Milliseconds between ticks; this or `cron`.
+    /// Milliseconds between ticks; either this or `cron`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every_ms: Option<u64>,
-    /// Five fields, or six with seconds first.
+    /// Cron expression: five fields, or six with seconds first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cron: Option<String>,
     /// IANA time zone, or an offset.

@@ -1,4 +1,4 @@
-//! Searching the history, counting in it, writing it into a file, and searches that operators come back to.
+//! Searching, counting and exporting the history, and saved searches.
 
 pub use patchbay_model::saved_search::SavedSearch;
 
@@ -26,35 +26,40 @@ path_params! {
 }
 
 operations! {
-    /// Search the history: finished attempts, the newest first. Each parameter must hold; none means everything.
+    /// Search the history for finished attempts, the newest first. All parameters must match;
+    /// without any, everything matches.
     HistoryAttempts = "history.attempts": GET "/api/admin/history/search" ((), SearchHistory, NoBody) -> List<FoundAttempt>,
         Operator, Reads, errors [404 "There is no such thing"];
-    /// Count what a search of the history would find, within a second: where that does not suffice, at least so many.
+    /// Count what a search of the history would find. It takes at most a second; if that is too
+    /// short, the result is a minimum.
     HistoryCount = "history.count": GET "/api/admin/history/count" ((), CountHistory, NoBody) -> Data<Count>,
         Operator, Reads, errors [404 "There is no such thing"];
-    /// Export the history: `format` is `jsonl` or `csv`; `bodies=true` adds data and results, without what manifests redact; all other parameters
-    /// are those of a search. Who exports is recorded.
+    /// Export the history. `format` is `jsonl` or `csv`; `bodies=true` adds data and results, with
+    /// values that manifests redact hidden; all other parameters are those of a search. Each export
+    /// is recorded.
     HistoryExport = "history.export": GET "/api/admin/history/export" ((), ExportHistory, NoBody) -> File<JsonLines>,
         Operator, Reads, audit "history.export", errors [404 "There is no such dead letter"];
-    /// Every saved search, by name.
+    /// List every saved search, by name.
     SearchesList = "searches.list": GET "/api/admin/history/searches" ((), NoQuery, NoBody) -> List<NamedSearch>,
         Operator, Reads, errors [];
-    /// Save a search: `filter` as in a search, `state` for jobs in Redis (then with a queue), `sinceMs` for how far back it looks whenever it is
-    /// run. One of that name is replaced, which can be undone.
+    /// Save a search: `filter` as in a search, `state` to search jobs in Redis (this needs a
+    /// queue), `sinceMs` for how far back it looks at each run. A search with the same name is
+    /// replaced, which can be undone.
     SearchesSave = "searches.save": PUT "/api/admin/history/searches/{name}" (SearchPath, NoQuery, Json<SavedSearch>) -> Data<NamedSearch>,
         Operator, Changes, audit "search.save", errors [409 "It clashes with the present state"];
-    /// Forget a saved search, which can be undone.
+    /// Delete a saved search, which can be undone.
     SearchesForget = "searches.forget": DELETE "/api/admin/history/searches/{name}" (SearchPath, NoQuery, NoBody) -> Nothing,
         Operator, Changes, audit "search.forget", errors [];
-    /// Undo the last change of a saved search, also that it was forgotten. `data` is the search that it is now; null: there is none.
+    /// Undo the last change or deletion of a saved search. `data` is the restored search; null if
+    /// there is none.
     SearchesUndo = "searches.undo": POST "/api/admin/history/searches/{name}/undo" (SearchPath, NoQuery, NoBody) -> Data<UndoneSearch>,
         Operator, Changes, audit "search.undo", errors [];
-    /// Run a saved search: attempts of the history, or jobs in Redis where it names a state.
+    /// Run a saved search: attempts of the history, or jobs in Redis if it names a state.
     SearchesRun = "searches.run": GET "/api/admin/history/searches/{name}/run" (SearchPath, RunSearch, NoBody) -> List<Found>,
         Operator, Reads, errors [];
 }
 
-/// Which attempts to look for: names and values, since any path of their jobs' data may be among the names.
+/// Filter for attempts, as names and values, because any path of the jobs' data can be a name.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SearchHistory(pub Vec<(String, String)>);
@@ -67,15 +72,15 @@ impl IntoParams for SearchHistory {
     }
 }
 
-/// A filter of the history.
+/// The parameters of [`SearchHistory`].
 #[allow(dead_code, reason = "for the document only")]
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 struct FilterParameters {
     queue: Option<String>,
-    /// its id
+    /// id of the job
     job: Option<String>,
-    /// of the job
+    /// name of the job
     name: Option<String>,
     /// finished at this time or later (RFC 3339)
     from: Option<String>,
@@ -83,39 +88,39 @@ struct FilterParameters {
     to: Option<String>,
     /// completed, failed, trapped, deadline, memory-limit, invalid-result or host-fault
     outcome: Option<String>,
-    /// complete, retry, defer or fail
+    /// `complete`, `retry`, `defer` or `fail`
     verdict: Option<String>,
-    /// of the failure
+    /// error code of the failure
     code: Option<String>,
-    /// a part of the failure's message; no pattern
+    /// part of the message of the failure; not a pattern
     text: Option<String>,
-    /// a value in the job's data, at a path that a manifest declares searchable
+    /// value in the job's data, at a path that a manifest declares searchable
     #[param(rename = "data.<path>")]
     data: Option<String>,
     plugin: Option<String>,
-    /// its digest, or the first digits, four at least
+    /// digest of the revision, or its first digits, at least four
     revision: Option<String>,
     #[param(rename = "correlation-id")]
     correlation_id: Option<String>,
     platform: Option<String>,
-    /// the id of a group of dead letters
+    /// number of a group of dead letters
     #[param(rename = "dead-letter")]
     dead_letter: Option<i64>,
 }
 
-/// Which page.
+/// A page.
 #[allow(dead_code, reason = "for the document only")]
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 struct PageParameters {
-    /// behind the page whose `nextCursor` this is
+    /// `nextCursor` of the page before
     cursor: Option<String>,
-    /// 1 to 200; default 50
+    /// results per page, 1 to 200; default 50
     #[param(minimum = 1, maximum = 200)]
     limit: Option<u16>,
 }
 
-/// What to count: a filter's names and values.
+/// Filter for a count, as names and values.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CountHistory(pub Vec<(String, String)>);
@@ -126,7 +131,7 @@ impl IntoParams for CountHistory {
     }
 }
 
-/// What to export, and how: names and values.
+/// Filter and format of an export, as names and values.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ExportHistory(pub Vec<(String, String)>);
@@ -139,20 +144,20 @@ impl IntoParams for ExportHistory {
     }
 }
 
-/// What [`ExportHistory`] may hold beside a filter.
+/// The parameters of [`ExportHistory`].
 #[allow(dead_code, reason = "for the document only")]
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 struct ExportParameters {
     /// `jsonl` (default) or `csv`
     format: Option<String>,
-    /// With data and results
+    /// Include data and results
     bodies: Option<bool>,
-    /// With what manifests redact and with secrets, too; recorded
+    /// Include values that manifests redact, and secrets; recorded
     reveal: Option<bool>,
 }
 
-/// Which page of a saved search.
+/// Page of a saved search to run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RunSearch(pub Vec<(String, String)>);
@@ -163,24 +168,25 @@ impl IntoParams for RunSearch {
     }
 }
 
-/// An attempt that was looked for.
+/// An attempt found by a search.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FoundAttempt {
-    /// Of the job.
+    /// Queue of the job.
     pub queue: String,
-    /// Its id.
+    /// Id of the job.
     pub job_id: String,
-    /// When it was made, Unix milliseconds: with queue and id it names the job, also when the id was used again.
+    /// When the job was created, Unix milliseconds. Together with queue and id it identifies the
+    /// job, even if the id was used again.
     pub job_created_ms: i64,
-    /// The group of dead letters that it belongs to.
+    /// Number of its group of dead letters.
     pub dead_letter: Option<i64>,
-    /// How it went.
+    /// The attempt itself.
     #[serde(flatten)]
     pub attempt: Attempt,
 }
 
-/// What a saved search has found: attempts of the history, or jobs in Redis.
+/// A result of a saved search: an attempt of the history, or a job in Redis.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 #[allow(missing_docs)]
@@ -189,22 +195,22 @@ pub enum Found {
     Job(ScannedJob),
 }
 
-/// How many jobs and attempts.
+/// Number of jobs and attempts that match.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Count {
-    /// Each once.
+    /// Number of jobs, each counted once.
     pub jobs: u64,
-    /// All that the filter means.
+    /// Number of attempts.
     pub attempts: u64,
-    /// Counted to the end; else there are at least so many.
+    /// True if everything was counted; false if the numbers are minimums.
     pub exact: bool,
-    /// What Postgres takes the number of attempts for, where they were not counted to the end.
+    /// Number of attempts as estimated by Postgres, if they were not all counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimate: Option<u64>,
 }
 
-/// Attempts as lines, each a JSON document; with `format=csv` as comma-separated values.
+/// Attempts as JSON documents, one per line; with `format=csv` as comma-separated values.
 #[derive(Debug)]
 pub enum JsonLines {}
 
@@ -220,12 +226,12 @@ impl Media for JsonLines {
 #[allow(missing_docs)]
 pub struct NamedSearch {
     pub name: String,
-    /// What must hold, by the names of a filter.
+    /// Filter that must match, as names and values.
     pub filter: BTreeMap<String, String>,
-    /// Jobs in Redis in this state; absent: the history.
+    /// Search jobs in Redis in this state; absent: search the history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<JobState>,
-    /// No further back than this from the time when it is run, milliseconds.
+    /// How far back it looks from the time of the run, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_ms: Option<u64>,
     pub created_at: DateTime<Utc>,
@@ -234,7 +240,7 @@ pub struct NamedSearch {
     pub changed_by: String,
 }
 
-/// What a saved search is after an undoing; null: there is none.
+/// A saved search after an undo; null if there is none.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct UndoneSearch(pub Option<SavedSearch>);

@@ -1,4 +1,4 @@
-//! Secrets of plugins: set, rotate, list, remove. No answer ever holds a value.
+//! Secrets of plugins: set, rotate, list, remove. No answer ever contains a value.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use crate::answer::{Data, List, Nothing};
-use crate::body::{Form, NoBody, SecretJson};
+use crate::body::{ExpectedForm, NoBody, SecretJson};
 use crate::operation::NoQuery;
 use crate::plugins::PluginPath;
 use crate::{operations, path_params};
@@ -16,26 +16,28 @@ path_params! {
     SecretPath {
         /// Name of the plugin
         name: String,
-        /// The secret, as the manifest calls it
+        /// Name of the secret, as in the manifest
         secret: String,
     }
 }
 
 operations! {
-    /// The secrets that the vault holds for a plugin, and those that its manifest asks for. Never their values.
+    /// List the secrets that the vault holds for a plugin, and those that its manifest asks for.
+    /// Values are never shown.
     SecretsList = "secrets.list": GET "/api/admin/plugins/{name}/secrets" (PluginPath, NoQuery, NoBody) -> List<Secret>,
         Operator, Reads, errors [];
-    /// Set a secret. Any earlier version ends at once.
+    /// Set a secret. Earlier versions expire at once.
     SecretsSet = "secrets.set": PUT "/api/admin/plugins/{name}/secrets/{secret}" (SecretPath, NoQuery, SecretJson<NewValue>) -> Data<Secret>,
         Operator, Changes, audit "secret.set", errors [409 "no key is configured"];
-    /// Rotate a secret. The present version stays valid for the overlap, and ends by itself.
+    /// Rotate a secret. The present version stays valid for the overlap and then expires.
     SecretsRotate = "secrets.rotate": POST "/api/admin/plugins/{name}/secrets/{secret}/rotate"
         (SecretPath, NoQuery, SecretJson<Rotation>) -> Data<Secret>,
         Operator, Changes, audit "secret.rotate", errors [409 "no key is configured, or an earlier rotation has not ended"];
     /// Remove a secret with all its versions.
     SecretsRemove = "secrets.remove": DELETE "/api/admin/plugins/{name}/secrets/{secret}" (SecretPath, NoQuery, NoBody) -> Nothing,
         Operator, Destroys("this forgets the secret with all its versions"), audit "secret.remove", errors [];
-    /// Seal every secret with the newest master key that another one has sealed. May be repeated.
+    /// Reseal every secret that was sealed with another master key, using the newest one. May be
+    /// repeated.
     SecretsRekey = "secrets.rekey": POST "/api/admin/secrets/rekey" ((), NoQuery, NoBody) -> Data<Rekeyed>,
         Operator, Changes, audit "secret.rekey", errors [409 "no key is configured"];
 }
@@ -43,13 +45,14 @@ operations! {
 /// A secret of a plugin.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Secret {
-    /// As manifests call it.
+    /// Name, as in manifests.
     pub name: String,
-    /// Whether the plugin's manifest asks for it: that of the active revision, or else of the newest.
+    /// Whether the manifest of the active revision asks for it (of the newest revision if none is
+    /// active).
     pub asked: bool,
-    /// `vault`, `environment` (of the host that answers) or `none`.
+    /// Where the value comes from: `vault`, `environment` (of the answering host) or `none`.
     pub source: String,
-    /// Those that hold, the newest first.
+    /// Valid versions, newest first.
     pub versions: Vec<SecretVersion>,
 }
 
@@ -57,23 +60,24 @@ pub struct Secret {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretVersion {
-    /// Counts from 1.
+    /// Number of the version, from 1.
     pub version: i32,
-    /// The operator.
+    /// The operator who set it.
     pub set_by: String,
-    /// When.
+    /// When it was set.
     pub set_at: DateTime<Utc>,
-    /// When it ends; absent for the newest.
+    /// When it expires; absent for the newest version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_at: Option<DateTime<Utc>>,
-    /// When a plugin last used it, to about half a minute: it was put in, signed with, or found to fit.
+    /// When a plugin last used it (inserted it, signed with it or verified against it), accurate to
+    /// about half a minute.
     pub last_used_at: Option<DateTime<Utc>>,
-    /// Why this host cannot open it, if so.
+    /// Why this host cannot open it; absent if it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<String>,
 }
 
-/// A value, which its holder wipes. Never printed.
+/// A secret value. It is wiped when dropped and never printed.
 pub struct SecretText(pub Zeroizing<String>);
 
 impl<'de> Deserialize<'de> for SecretText {
@@ -82,14 +86,14 @@ impl<'de> Deserialize<'de> for SecretText {
     }
 }
 
-/// For the client that sends it; no answer has one.
+/// For the client that sends it; no answer contains one.
 impl Serialize for SecretText {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
     }
 }
 
-/// A new value.
+/// A new value of a secret.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewValue {
@@ -98,35 +102,36 @@ pub struct NewValue {
     pub value: SecretText,
 }
 
-impl Form for NewValue {
+impl ExpectedForm for NewValue {
     const FORM: &'static str = r#"{"value": TEXT}"#;
 }
 
-/// A new value, beside which the present one stays valid for a while.
+/// A new value of a secret, with an overlap in which the present one stays valid.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rotation {
     /// 1 to 65,536 bytes of text.
     #[schema(value_type = String, format = Password)]
     pub value: SecretText,
-    /// How long the present version stays valid, milliseconds.
+    /// How long the present version stays valid, in milliseconds.
     pub overlap_ms: u64,
 }
 
-impl Form for Rotation {
+impl ExpectedForm for Rotation {
     const FORM: &'static str = r#"{"value": TEXT, "overlapMs": NUMBER}"#;
 }
 
-/// What a rekeying did.
+/// Result of a rekey.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rekeyed {
-    /// The key that seals now; an id, not the key.
+    /// Id of the master key that seals now; not the key itself.
     pub key_id: String,
-    /// Versions that were sealed anew.
+    /// Number of secret versions that were resealed.
     pub resealed: u64,
-    /// Keys of the history's data and results that were sealed anew.
+    /// Number of data keys of the history that were resealed.
     pub history_keys: u64,
-    /// What no configured key opens: PLUGIN NAME, version, or a key of the history.
+    /// What no configured key can open: plugin, name and version of a secret, or a key of the
+    /// history.
     pub unreadable: Vec<String>,
 }

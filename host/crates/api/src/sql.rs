@@ -8,28 +8,30 @@ use crate::body::NoBody;
 use crate::operations;
 
 operations! {
-    /// What plugins do with their database connections: who waits, for how long they are held, and what Postgres says of them.
-    SqlActivity = "sql.activity": GET "/api/admin/sql" ((), OfOnePlugin, NoBody) -> Data<DatabaseActivity>,
+    /// Show the database connections of plugins: waiting calls, how long connections are held, and
+    /// the sessions in Postgres.
+    SqlActivity = "sql.activity": GET "/api/admin/sql" ((), SqlActivityQuery, NoBody) -> Data<DatabaseActivity>,
         Operator, Reads, errors [404 "it has no database login", 503 "Postgres does not answer"];
 }
 
-/// Which plugin.
+/// Which plugin to show.
 #[derive(Debug, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-pub struct OfOnePlugin {
-    /// All without it.
+pub struct SqlActivityQuery {
+    /// Name of the plugin; all plugins if absent.
     pub plugin: Option<String>,
 }
 
-/// Database connections of plugins. Places are those of the process that answers, sessions are Postgres's.
+/// Database connections of plugins. Connection counts are those of the answering process; sessions
+/// are those of Postgres.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseActivity {
-    /// Most of them on this host, all plugins together.
+    /// Maximum number of connections on this host, for all plugins together.
     pub max_connections: usize,
-    /// Open now, those that nobody uses included.
+    /// Open connections, including idle ones.
     pub connections: usize,
-    /// By name.
+    /// Plugins, by name.
     pub plugins: Vec<PluginActivity>,
 }
 
@@ -37,40 +39,41 @@ pub struct DatabaseActivity {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PluginActivity {
-    /// Its name.
+    /// Name of the plugin.
     pub plugin: String,
-    /// Its role in Postgres.
+    /// Its login role in Postgres.
     pub login: String,
-    /// Why it runs no statement, if its login is not in order.
+    /// Why it cannot run statements; absent if its login is in order.
     pub problem: Option<String>,
-    /// Most connections on this host.
+    /// Maximum number of connections on this host.
     pub max_connections: usize,
-    /// Taken on this host, by backends that are being ended, too.
+    /// Connections in use on this host, including those whose backend is being ended.
     pub in_use: usize,
-    /// The longest of them, milliseconds.
+    /// How long the oldest of them has been in use, in milliseconds.
     pub longest_ms: u64,
-    /// Calls on this host that wait for one.
+    /// Calls on this host that wait for a connection.
     pub waiting: usize,
-    /// Backends that this host has ended since its start, since a call did not give them back.
+    /// Backends that this host has ended since its start, because a call did not return the
+    /// connection.
     pub ended: u64,
-    /// On all hosts; the longest transaction first.
+    /// Sessions on all hosts; the longest transaction first.
     pub sessions: Vec<DatabaseSession>,
 }
 
-/// A session in Postgres. Absent is what the host's login may not see.
+/// A session in Postgres. Fields that the host's login may not see are absent.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseSession {
-    /// Of the backend.
+    /// Process id of the backend.
     pub pid: i32,
-    /// As in `pg_stat_activity`.
+    /// State, as in `pg_stat_activity`.
     pub state: Option<String>,
-    /// How long its transaction is open.
+    /// Age of its open transaction, in milliseconds.
     pub transaction_ms: Option<u64>,
-    /// As in `pg_stat_activity`: type and event.
+    /// Wait event type and wait event, as in `pg_stat_activity`.
     pub waits_for: Option<String>,
-    /// Sessions of anybody that wait for a lock of this one.
+    /// Number of sessions, of any login, that wait for a lock of this one.
     pub blocks: i64,
-    /// The last one, its first 200 characters, without its parameters; absent while it is idle.
+    /// First 200 characters of the last statement, without its parameters; absent while idle.
     pub statement: Option<String>,
 }

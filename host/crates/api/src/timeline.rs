@@ -1,4 +1,4 @@
-//! One job's life, also after Redis has forgotten it.
+//! The timeline of a job, even after Redis has forgotten the job.
 
 use std::collections::BTreeMap;
 
@@ -14,75 +14,77 @@ use crate::operations;
 use crate::reveal::Reveal;
 
 operations! {
-    /// Show a job's life: who made it, every attempt with its outside calls, what operators, bulk operations and plugins did, and what is left
-    /// in Redis. An id that was used again has several.
+    /// Show the timeline of a job: who added it, every attempt with its outside calls, actions of
+    /// operators, bulk operations and plugins, and its state in Redis. An id that was used again
+    /// has several lives.
     JobsTimeline = "jobs.timeline": GET "/api/admin/queues/{queue}/jobs/{id}/timeline" (JobPath, Reveal, NoBody) -> Data<Timeline>,
         Operator, Reads, audit "job.reveal", errors [];
 }
 
-/// All lives under one id, the oldest first.
+/// The timeline of an id: all jobs that had it, the oldest first.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Timeline {
-    /// Of the job.
+    /// Queue of the job.
     pub queue: String,
-    /// Its id.
+    /// Id of the job.
     pub id: String,
-    /// One per job that had this id.
+    /// One entry per job that had this id.
     pub lives: Vec<Life>,
 }
 
-/// From being made to what is left of it.
+/// The life of one job.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Life {
-    /// When it was made.
+    /// When the job was created.
     pub created_at: Option<DateTime<Utc>>,
-    /// Its kind.
+    /// Name of the job.
     pub name: String,
-    /// Of the request that caused it.
+    /// Correlation id of the request that caused it.
     pub correlation_id: Option<String>,
-    /// What that was made under.
+    /// Platform of that request (header `x-platform`).
     pub platform: Option<String>,
-    /// `queue:id`.
+    /// Parent in a flow, as `queue:id`.
     pub parent: Option<String>,
-    /// By `queue:id`, how far they are.
+    /// Children in a flow, with their states, by `queue:id`.
     pub children: BTreeMap<String, String>,
-    /// Other jobs of the same request, and how their newest attempt ended.
+    /// Other jobs of the same request, with the outcome of their newest attempt.
     pub same_request: BTreeMap<String, String>,
-    /// In the order of their beginning.
+    /// Events in the order of their start.
     pub events: Vec<Event>,
-    /// Lines of the job's log that bear no time: in their order, and as long as Redis has the job.
+    /// Lines of the job's log without a time, in their order; only while Redis has the job.
     pub logs: Vec<String>,
-    /// Its state in Redis; absent: Redis has forgotten it.
+    /// State in Redis; absent if Redis has forgotten the job.
     pub state: Option<String>,
 }
 
-/// Something that happened to a job.
+/// An event in the life of a job.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Event {
-    /// When it began.
+    /// When it started.
     pub at: DateTime<Utc>,
-    /// What it was.
+    /// Kind of event.
     #[serde(flatten)]
     pub kind: EventKind,
 }
 
-/// What happened to a job.
+/// The kinds of events.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 // A timeline has hundreds of events at most, and most are attempts.
 #[allow(missing_docs, clippy::large_enum_variant)]
 pub enum EventKind {
-    /// The job was made.
+    /// The job was added.
     Added,
-    /// It ran.
+    /// An attempt.
     Attempt {
         started: i32,
         attempt: i32,
         #[serde(rename = "endedAt")]
         ended_at: DateTime<Utc>,
-        /// Since it was made, the attempt before ended, or an operator put it back; absent when nobody knows who put it back.
+        /// Waiting time since the job was added, the previous attempt ended or an operator put it
+        /// back; absent if it is unknown who put it back.
         #[serde(rename = "waitedMs", default, skip_serializing_if = "Option::is_none")]
         waited_ms: Option<i64>,
         #[serde(rename = "tookMs")]
@@ -92,23 +94,24 @@ pub enum EventKind {
         revision: Option<String>,
         version: Option<String>,
         outcome: String,
-        /// What came of it: complete, retry, defer or fail.
+        /// What was done with the job: `complete`, `retry`, `defer` or `fail`.
         verdict: String,
         code: Option<String>,
         message: Option<String>,
-        /// Of the plugin's code, where it trapped.
+        /// The plugin's backtrace, if its code trapped.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stack: Option<String>,
         /// Outside calls: what, where, how they ended and how long they took.
         calls: Vec<OutsideCall>,
-        /// Who says so: the host that ran it, or somebody who saw it from outside.
+        /// Who recorded the attempt: `host`, `mirror` (observed from outside) or `worker-lost` (no
+        /// end was reported).
         source: String,
     },
-    /// It was started, and the end of that never came: its worker is gone.
+    /// An attempt started, but its end was never reported: the worker is lost.
     WorkerLost { started: i32, host: String },
-    /// An operator did something to it.
+    /// An action of an operator.
     Operator { actor: String, action: String, error: Option<String> },
-    /// A bulk operation did something to it.
+    /// An action of a bulk operation.
     Bulk {
         bulk: i64,
         /// `retry`, `remove`, `enqueue-again` or `edit-and-retry`.
@@ -121,21 +124,21 @@ pub enum EventKind {
         /// Id of the job that was added.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         added: Option<String>,
-        /// Id of the job that this one was added like.
+        /// Id of the job that this one is a copy of.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         like: Option<String>,
     },
-    /// A plugin wrote into an audit trail.
+    /// A plugin wrote an entry to an audit trail.
     Audit {
         trail: String,
         #[serde(rename = "entryKey")]
         entry_key: String,
         plugin: String,
-        /// The job that wrote it, where it is another one of the same request.
+        /// The job that wrote it, if it is another job of the same request.
         by: Option<String>,
     },
-    /// Its data was erased; the others of its events stay.
+    /// The data was erased; the other events stay.
     Erased { actor: String, reason: String, erasure: i64 },
-    /// It wrote a line with a time into its log.
+    /// The job wrote a line with a time to its log.
     Log { line: String },
 }

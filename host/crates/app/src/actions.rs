@@ -1,4 +1,5 @@
-//! The record of what operators do: who does what is written down before it is done, and how it ended afterwards.
+//! Records what operators do: who does what is written before it is done, and how it ended
+//! afterwards.
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::Duration;
@@ -13,24 +14,23 @@ use tokio_util::task::TaskTracker;
 
 use crate::Error;
 
-/// Between tries to record the end of an action while Postgres is away.
+/// Delay between tries to record the end of an action while Postgres is away.
 const PAUSE: Duration = Duration::from_secs(1);
 const TRIES: usize = 120;
 
-/// Who asks for a use case.
+/// Who calls a use case.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// As it is recorded.
+    /// The name under which actions are recorded.
     pub actor: String,
-    /// What the request is part of.
     pub trace: Trace,
 }
 
-/// Writes the record.
 #[derive(Clone)]
 pub struct Actions {
     store: Store,
-    /// What is on its way, whether or not its client still waits for it: the host ends after it.
+    /// Writes that still run after their request has ended. The host waits for them before it
+    /// exits.
     tasks: TaskTracker,
 }
 
@@ -39,7 +39,7 @@ impl Actions {
         Self { store, tasks }
     }
 
-    /// Does what operation `E` does, and records it with its whole result.
+    /// Does `act`, and records it under the name of operation `E` with its whole result.
     pub async fn record<E: Endpoint, T: Serialize>(
         &self,
         who: &Caller,
@@ -51,7 +51,7 @@ impl Actions {
         self.record_as::<E, T>(who, target, details, act, whole).await
     }
 
-    /// Likewise, with only what `to_record` takes from the result.
+    /// As [`Self::record`], but records only what `to_record` takes from the result.
     pub async fn record_as<E: Endpoint, T>(
         &self,
         who: &Caller,
@@ -64,7 +64,7 @@ impl Actions {
         self.record_action(&who.actor, action, target, details, act, to_record).await
     }
 
-    /// Under the name of an action that is given here.
+    /// As [`Self::record_as`], under a given action name.
     pub(crate) async fn record_action<T>(
         &self,
         actor: &str,
@@ -83,7 +83,8 @@ impl Actions {
         };
         if let Err(error) = self.store.finish_action(id, &end).await {
             tracing::error!(error = %error, action, target, "the end of an operator's action is not recorded yet");
-            // The action has happened, and its client is told so; the trail follows as soon as Postgres is back.
+            // The action has happened, so the client gets its result now. Its end is recorded as
+            // soon as Postgres is back.
             let store = self.store.clone();
             self.tasks.spawn(async move {
                 for _ in 0..TRIES {
@@ -98,7 +99,7 @@ impl Actions {
     }
 }
 
-/// What is kept of an error: nothing personal.
+/// The part of an error that is recorded. It is never personal.
 fn kept(error: &Error) -> &str {
     if error.is_private { &error.code } else { &error.message }
 }

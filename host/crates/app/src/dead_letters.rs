@@ -1,4 +1,4 @@
-//! Jobs that failed for good, by what their failure looks like.
+//! Use cases of dead letters: jobs that failed for good, grouped by what their failure looks like.
 
 use patchbay_api::dead_letters::{
     Assignee, DeadLetter, DeadLetterDetails, DeadLettersAcknowledge, DeadLettersAssign, DeadLettersNote,
@@ -7,7 +7,7 @@ use patchbay_api::dead_letters::{
 use patchbay_api::operation::Endpoint;
 use patchbay_model::PluginName;
 use patchbay_model::redaction::Mask;
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::{DeadLetterRow, DeadLetters as Which, Ended, Store, StoreError};
 use serde_json::{Value, json};
 
@@ -23,7 +23,6 @@ const MAX_LIMIT: u16 = 1_000;
 const MAX_NOTE: usize = 2_000;
 const MAX_ASSIGNEE: usize = 100;
 
-/// Use cases of dead letters.
 #[derive(Clone)]
 pub struct DeadLetters {
     broker: Broker,
@@ -52,7 +51,7 @@ impl DeadLetters {
         Ok(rows.into_iter().map(view).collect())
     }
 
-    /// A group with its newest jobs.
+    /// Shows a group with its newest jobs.
     pub async fn show(&self, id: i64) -> Result<DeadLetterDetails, Error> {
         let (store, prefix) = (&self.store, self.broker.prefix());
         let group = view(store.dead_letter(prefix, id).await?);
@@ -81,7 +80,7 @@ impl DeadLetters {
     pub async fn note(&self, who: &Caller, id: i64, Note { note }: Note) -> Result<DeadLetter, Error> {
         let note = text("note", note, MAX_NOTE)?;
         let act = self.store.note_dead_letter(self.broker.prefix(), id, note.as_deref());
-        // The words stand in the group, where erasing finds them.
+        // The text is stored in the group only, where erasing finds it.
         let details = json!({ "characters": note.as_ref().map(|note| note.chars().count()) });
         self.change::<DeadLettersNote>(who, id, details, act).await
     }
@@ -92,7 +91,7 @@ impl DeadLetters {
         self.change::<DeadLettersAssign>(who, id, json!({ "assignee": assignee }), act).await
     }
 
-    /// Records only the group's number: erasing takes its words away elsewhere.
+    /// Records only the group's number, since erasing removes the group's texts elsewhere.
     async fn change<E: Endpoint>(
         &self,
         who: &Caller,
@@ -106,7 +105,7 @@ impl DeadLetters {
     }
 }
 
-/// Blank is none.
+/// A blank text becomes `None`.
 fn text(name: &str, value: Option<String>, most: usize) -> Result<Option<String>, Error> {
     let value = value.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
     if value.as_ref().is_some_and(|text| text.chars().count() > most || text.contains('\0')) {
@@ -134,7 +133,7 @@ fn view(row: DeadLetterRow) -> DeadLetter {
     }
 }
 
-/// Without its stack: one tells what all have, and it is long.
+/// Leaves out the stack: one is enough for a group, and stacks are long.
 fn failed_job(row: Ended) -> FailedJob {
     FailedJob {
         queue: row.queue,

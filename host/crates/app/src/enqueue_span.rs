@@ -1,21 +1,20 @@
-//! The span of adding a job, and the trace that goes along with the job.
+//! The span of adding a job, and the trace that goes with the job.
 
 use patchbay_model::QueueName;
 use patchbay_model::job::Trace;
 use patchbay_queue::QueueError;
-use patchbay_telemetry::traces::{Kind, Step, Traces};
+use patchbay_telemetry::traces::{Span, SpanKind, Traces};
 
-/// Begins it.
-pub(crate) fn begin(traces: &Traces, queue: &QueueName, trace: Trace) -> (Step, Trace) {
-    let mut step = traces.step(Kind::Enqueue, || format!("enqueue {queue}"), &trace);
+pub(crate) fn begin(traces: &Traces, queue: &QueueName, trace: Trace) -> (Span, Trace) {
+    let mut step = traces.span(SpanKind::Enqueue, || format!("enqueue {queue}"), &trace);
     step.set("messaging.system", "bullmq");
     step.set("messaging.destination.name", queue.to_string());
     let trace = step.causes(trace);
     (step, trace)
 }
 
-/// Ends it as adding ended.
-pub(crate) fn end<T>(mut step: Step, added: Result<T, QueueError>) -> Result<T, QueueError> {
+/// Ends the span with the outcome of adding.
+pub(crate) fn end<T>(mut step: Span, added: Result<T, QueueError>) -> Result<T, QueueError> {
     if added.is_err() {
         step.failed("not-added");
     }

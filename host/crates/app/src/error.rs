@@ -1,4 +1,5 @@
-//! Why a use case was refused or failed, safe for clients: the cause is logged once, here, and is not part of it.
+//! Errors of use cases, safe for clients. The cause is logged once, here, and is not part of the
+//! error.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,18 +10,16 @@ use patchbay_queue::QueueError;
 use patchbay_store::StoreError;
 use serde_json::Value;
 
-/// What went wrong, by whose matter it is.
+/// The kind of an error: what it means for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Something that was asked cannot be used.
+    /// The request cannot be used.
     Invalid,
-    /// What it names is not there.
     NotFound,
-    /// The caller may not.
     Forbidden,
-    /// It clashes with the present state.
+    /// The request conflicts with the present state.
     Conflict,
-    /// It is readable, and not what is wanted: a component, a document.
+    /// The content is readable, but is not what is expected, for example a component or a document.
     Unprocessable,
     /// A fault of the host.
     Internal,
@@ -28,9 +27,8 @@ pub enum Kind {
     Unavailable,
     /// Redis has no memory left.
     RedisFull,
-    /// It is larger than may be.
     TooLarge,
-    /// Too many of them.
+    /// Too many requests.
     RateLimited,
     /// An outside service did not answer as it should.
     Upstream,
@@ -38,20 +36,19 @@ pub enum Kind {
     Deadline,
 }
 
-/// Why a use case did not do what it was asked.
 #[derive(Debug)]
 pub struct Error {
-    /// Whose matter it is.
     pub kind: Kind,
     /// Stable, kebab-case.
     pub code: Cow<'static, str>,
-    /// For people; says what to do next where that is known.
+    /// For people. It says what to do next where that is known.
     pub message: String,
-    /// Machine-readable detail.
+    /// Machine-readable details.
     pub details: Option<Value>,
-    /// When it may work.
+    /// After this time, the request may succeed.
     pub retry_after: Option<Duration>,
-    /// Its message is a plugin's: for whoever asked, and not to be kept, since it may be personal.
+    /// Whether the message comes from a plugin. Such a message goes only to the caller and is not
+    /// stored, since it may be personal.
     pub is_private: bool,
 }
 
@@ -95,7 +92,7 @@ impl Error {
     }
 }
 
-/// For the log: an error with its causes.
+/// Logs an error with its causes.
 pub(crate) fn log_chain(error: &dyn std::error::Error) {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! Trees of jobs.
+//! Use cases of flows.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use patchbay_api::jobs::Added;
 use patchbay_model::flow::{Flow, InvalidFlow, MAX_DEPTH};
 use patchbay_model::job::Trace;
 use patchbay_model::{JobId, QueueName};
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_telemetry::traces::Traces;
 use serde_json::json;
 
@@ -19,7 +19,6 @@ use crate::error::Error;
 use crate::jobs::new_job;
 use crate::queues::Catalog;
 
-/// Use cases of trees of jobs.
 #[derive(Clone)]
 pub struct Flows {
     broker: Broker,
@@ -42,7 +41,7 @@ impl Flows {
         let (target, details) = (root.queue.clone(), json!({ "name": root.job.name }));
         for (queue, may_be_new) in &queues_of(&root)? {
             match may_be_new {
-                true => self.catalog.refuse_odd_new(queue).await?,
+                true => self.catalog.check_new_name(queue).await?,
                 false => self.catalog.refuse_unknown(queue).await?,
             }
         }
@@ -57,7 +56,7 @@ impl Flows {
     }
 }
 
-/// The queues of a tree, each with whether it may be new.
+/// The queues of a flow, each with whether it may be new.
 fn queues_of(root: &FlowNode) -> Result<BTreeSet<(QueueName, bool)>, Error> {
     let mut queues = BTreeSet::new();
     let mut nodes = vec![root];

@@ -2,15 +2,16 @@
 //!
 //! Every answer comes from a real round trip with a time limit. Probes never pile up: all callers share the one in flight.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{SecondsFormat, Utc};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
 use patchbay_api::health::{self as api, Dependency, HealthData, HealthReport, Readiness};
-use patchbay_queue::{MAX_CLOCK_SKEW_MS, Queues, Standing, Trouble};
+use patchbay_queue::{Broker, MAX_CLOCK_SKEW_MS, Standing, Trouble};
 use patchbay_store::{ReadOnly, Store, StoreProbe};
 use tracing::{error, info, warn};
 
@@ -124,7 +125,7 @@ fn dependency(kind: &str, round_trip: Option<Duration>, writable: Option<bool>) 
 /// Health of this process.
 pub struct Health {
     store: Store,
-    queues: Queues,
+    queues: Broker,
     plugins: Arc<Plugins>,
     started: Instant,
     draining: AtomicBool,
@@ -135,7 +136,7 @@ pub struct Health {
 
 impl Health {
     /// Starts the uptime clock.
-    pub fn new(store: Store, queues: Queues, plugins: Arc<Plugins>) -> Self {
+    pub fn new(store: Store, queues: Broker, plugins: Arc<Plugins>) -> Self {
         Self {
             store,
             queues,
@@ -160,7 +161,7 @@ impl Health {
     /// Joins the probe in flight, or starts one.
     pub async fn probe(&self) -> Probe {
         let shared = {
-            let mut slot = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slot = self.in_flight.lock();
             match slot.as_ref().filter(|probe| probe.peek().is_none()) {
                 Some(running) => running.clone(),
                 None => {
@@ -218,7 +219,7 @@ impl Health {
         // Without the messages, whose numbers change.
         let now: Vec<&'static str> = reasons.iter().map(|reason| reason.code).collect();
         let before = {
-            let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut logged = self.logged.lock();
             if *logged == now {
                 return;
             }
@@ -249,7 +250,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-async fn probe(store: Store, queues: Queues) -> Probe {
+async fn probe(store: Store, queues: Broker) -> Probe {
     let database = async { tokio::time::timeout(PROBE_LIMIT, store.probe()).await.ok()?.ok() };
     let redis = async {
         let away = Standing { trouble: Some(Trouble::Away), ..Standing::default() };
@@ -268,7 +269,7 @@ async fn probe(store: Store, queues: Queues) -> Probe {
 }
 
 /// What Redis orders goes by its clock; what Postgres and plugins are told goes by this machine's.
-pub async fn warn_about_skew(queues: &Queues) {
+pub async fn warn_about_skew(queues: &Broker) {
     if let Some(skew_ms) = queues.look().await.skew_ms.filter(|skew| skew.abs() > SKEW_TO_WARN_ABOUT_MS) {
         warn!(skew_ms, "this machine's clock is not Redis's: synchronise both with NTP");
     }

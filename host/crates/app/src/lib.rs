@@ -1,21 +1,20 @@
-//! What a host does for operators and by itself: use cases by domain, and what runs in the background.
+//! The use cases of a host by domain, and what runs in its background.
 
 pub mod actions;
-pub mod alert;
+pub mod alerts;
 pub mod audit;
 pub mod breakers;
 pub mod bulk;
 pub mod dead_letters;
-pub mod difference;
 mod enqueue_span;
 pub mod error;
 pub mod exposition;
 pub mod flows;
 pub mod health;
 pub mod history;
+pub mod history_filter;
 pub mod incident;
 pub mod jobs;
-pub mod local_copy;
 pub mod outbox;
 pub mod plugin_administration;
 pub mod plugins;
@@ -23,11 +22,12 @@ pub mod queues;
 pub mod redacted;
 pub mod resume;
 mod reveal;
+pub mod revision_diff;
 pub mod schedules;
 pub mod scheduling;
 pub mod searches;
 pub mod secrets;
-pub mod selected;
+pub mod snapshot;
 pub mod vault;
 
 pub use actions::Caller;
@@ -35,16 +35,15 @@ pub use error::Error;
 
 use std::sync::Arc;
 
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::{PluginSql, Store};
 use patchbay_telemetry::traces::Traces;
 
-/// The use cases, by domain.
 #[derive(Clone)]
 pub struct App {
     pub queues: queues::Queues,
     pub schedules: schedules::Schedules,
-    pub alerts: alert::Alerts,
+    pub alerts: alerts::Alerts,
     pub secrets: secrets::Secrets,
     pub audit: audit::Audit,
     pub breakers: breakers::Breakers,
@@ -68,17 +67,17 @@ pub struct Parts {
     pub outside: Arc<breakers::OutsideHosts>,
     pub health: Arc<health::Health>,
     pub schedules: Arc<scheduling::Reconciler>,
-    pub alerts: Arc<alert::AlertWatch>,
+    pub alerts: Arc<alerts::AlertWatch>,
     pub vault: Arc<vault::Vault>,
     pub traces: Traces,
     pub exposition: Arc<exposition::Exposition>,
     pub incident: Arc<incident::Sources>,
-    /// `NODE_ENV` of old, shown by the health check.
+    /// The value that was `NODE_ENV` before. The health check shows it.
     pub environment: Arc<str>,
     pub actions: actions::Actions,
-    pub bulks: Arc<bulk::Bulks>,
+    pub bulks: Arc<bulk::BulkJobs>,
     pub history: Arc<history::HistoryParts>,
-    /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
+    /// Whether BullMQ 5 works on the same queues. With it, some operations lose jobs.
     pub node_may_be_bullmq_5: bool,
 }
 
@@ -87,7 +86,7 @@ impl App {
         Self {
             queues: queues::Queues::new(parts),
             schedules: schedules::Schedules::new(parts),
-            alerts: alert::Alerts::new(parts),
+            alerts: alerts::Alerts::new(parts),
             secrets: secrets::Secrets::new(parts),
             audit: audit::Audit::new(parts),
             breakers: breakers::Breakers::new(parts),

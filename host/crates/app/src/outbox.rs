@@ -1,26 +1,26 @@
-//! Turns rows of the outbox into jobs: what plugins enqueue within a transaction, after its commit.
+//! The outbox: turns rows that plugins write within a transaction into jobs, after the commit.
 //!
-//! At least once: a row is deleted after its jobs are in their queue, and adding them again changes nothing, since their ids are the same.
-//! Every process relays; they take different rows.
+//! At least once: a row is deleted after its jobs are in their queue. Adding them again changes
+//! nothing, since their ids are the same. Every process does this; they take different rows.
 
 use std::time::Duration;
 
-use patchbay_queue::{QueueError, Queues};
+use patchbay_queue::{Broker, QueueError};
 use patchbay_store::{OutboxEntry, PluginSql, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-/// How long a row waits whose process died between commit and relay.
+/// How long a row waits when its process died between the commit and adding the jobs.
 const POLL: Duration = Duration::from_secs(1);
 
 /// Runs until cancelled.
-pub async fn relay(sql: PluginSql, queues: Queues, stop: CancellationToken) {
+pub async fn relay(sql: PluginSql, queues: Broker, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = sql.wait_for_jobs(POLL) => {}
         }
-        // Not cut off in between, but that would do no harm.
+        // `stop` does not interrupt this, although that would do no harm.
         if let Err(error) = relay_all(&sql, &queues).await {
             warn!(%error, "jobs wait in the outbox");
             tokio::time::sleep(POLL).await;
@@ -28,14 +28,15 @@ pub async fn relay(sql: PluginSql, queues: Queues, stop: CancellationToken) {
     }
 }
 
-async fn relay_all(sql: &PluginSql, queues: &Queues) -> Result<(), StoreError> {
+async fn relay_all(sql: &PluginSql, queues: &Broker) -> Result<(), StoreError> {
     while let Some(mut batch) = sql.take_outbox().await? {
         let mut added: Vec<OutboxEntry> = Vec::new();
         let mut waits = false;
         for entry in std::mem::take(&mut batch.entries) {
             match queues.add(entry.jobs.clone()).await {
                 Ok(_) => added.push(entry),
-                // Checked before the commit: an other version of us may see it differently. Kept, it would block the others for ever.
+                // The job was checked before the commit, but another version of the host may check
+                // differently. Keeping the row would block the others for ever.
                 Err(QueueError::Invalid(reason)) => {
                     error!(plugin = %entry.plugin, reason, "jobs of the outbox were dropped: the queue refuses them");
                     added.push(entry);

@@ -1,5 +1,5 @@
-//! Jobs as operators see them: every way out of this host goes through here, except for whoever asks to see what is hidden, which is
-//! recorded. The rules are [`patchbay_model::redaction`]'s.
+//! Redacts jobs. Every job leaves this host through here, except for a reveal, which is recorded.
+//! The rules are in [`patchbay_model::redaction`].
 
 use patchbay_api::jobs::RedactedJob;
 use patchbay_model::Redaction;
@@ -8,12 +8,13 @@ use patchbay_model::redaction::{Mask, REDACTED};
 use patchbay_queue::JobView;
 use patchbay_store::{AttemptRow, FoundRow};
 
-/// A job of a queue, and what finds its hidden values in other texts about it. `told`: hidden values of its children, whose results it sees.
+/// Redacts a job of a queue, and returns the mask that finds its hidden values in other texts about
+/// it. `told` are hidden values of its children, whose results it sees.
 pub fn job(redaction: &Redaction, told: Vec<String>, mut job: JobView) -> (RedactedJob, Mask) {
-    let (data, mask) = redaction.data_beside(&job.data, told);
+    let (data, mask) = redaction.data_with_others(&job.data, told);
     let (text, mut hidden) = (data.text.into_owned(), data.hidden);
     job.data = text;
-    // Options are BullMQ's, and have none of the paths.
+    // Options are BullMQ's, and contain none of the paths.
     let no_paths = Redaction::default();
     let results = job.progress.iter_mut().chain(&mut job.return_value).map(|text| (text, redaction));
     for (text, redaction) in results.chain([(&mut job.opts, &no_paths)]) {
@@ -25,19 +26,20 @@ pub fn job(redaction: &Redaction, told: Vec<String>, mut job: JobView) -> (Redac
     (RedactedJob { job, hidden }, mask)
 }
 
-/// An attempt that is kept, beside what is known of its job.
+/// Redacts a recorded attempt with the mask of its job.
 pub fn attempt(row: &mut AttemptRow, mask: &Mask) {
     mask.hide(row.message.iter_mut().chain(&mut row.stack));
 }
 
-/// Attempts that were found: their job's data is not at hand, and was when they were recorded.
+/// Redacts attempts of a search. Their jobs' data is not known here. It was when they were
+/// recorded.
 pub fn found(mut rows: Vec<FoundRow>) -> Vec<FoundRow> {
     let mask = Mask::default();
     rows.iter_mut().for_each(|row| attempt(&mut row.attempt, &mask));
     rows
 }
 
-/// A filter without values of job data that are hidden. `redaction` is that of its queue.
+/// Redacts values of job data in a filter. `redaction` is that of its queue.
 pub fn filter(mut filter: Filter, redaction: &Redaction) -> Filter {
     for (path, value) in &mut filter.data {
         if redaction.covers(path) {

@@ -1,4 +1,4 @@
-//! Starting with and without Postgres, and hearing of changes in it.
+//! Starts the host with and without Postgres, and passes on notifications of changes in it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +11,10 @@ use tracing::info;
 use crate::plugins::Plugins;
 use crate::vault::Vault;
 
-/// Between two attempts to listen for changes when Postgres is away.
+/// Pause between two tries to listen for changes while Postgres is away.
 const LISTEN_FOR: Duration = Duration::from_secs(3);
-/// At the start; a host that waits longer for Postgres than its supervisor for it is of no use.
+/// Limit at the start. A host that waits for Postgres longer than its supervisor waits for the host
+/// is useless.
 const MIGRATION_CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 pub async fn migrate(store: &Store) -> anyhow::Result<()> {
@@ -26,7 +27,8 @@ pub fn is_away(error: &anyhow::Error) -> bool {
     error.downcast_ref().is_some_and(StoreError::is_passing)
 }
 
-/// After a start without Postgres. Until then whatever needs it fails and is tried again.
+/// Migrates after a start without Postgres. Until then, everything that needs Postgres fails and is
+/// retried.
 pub async fn migrate_when_back(is_away: bool, store: Store, plugins: Arc<Plugins>, stop: CancellationToken) {
     let mut waits = is_away;
     while waits {
@@ -46,7 +48,8 @@ pub async fn migrate_when_back(is_away: bool, store: Store, plugins: Arc<Plugins
     }
 }
 
-/// Tells those who follow Postgres that something has changed. Each looks by itself, so that a long compilation keeps no secret waiting.
+/// Notifies plugins and vault of a change in Postgres. Each of them reads Postgres on its own, so
+/// that a long compilation does not delay a secret.
 pub async fn pass_on_changes(mut changes: Changes, plugins: Arc<Plugins>, vault: Arc<Vault>, stop: CancellationToken) {
     loop {
         tokio::select! {

@@ -1,4 +1,5 @@
-//! Asking to see what is hidden, and documents that hold the mark of it.
+//! Reveals: requests to see redacted values. Also refuses documents that contain the mark of a
+//! redaction.
 
 use patchbay_api::reveal::Reveal;
 use patchbay_model::redaction::{REDACTED, mark_in};
@@ -6,10 +7,10 @@ use serde_json::{Value, json};
 
 use crate::Error;
 
-/// For the record, in characters.
+/// In characters.
 const MAX_REASON: usize = 500;
 
-/// Refuses a reason that cannot be recorded, or is given for nothing.
+/// Refuses a reason that cannot be recorded, or that comes without a reveal.
 pub(crate) fn check(asked: &Reveal) -> Result<(), Error> {
     let too_long = |reason: &String| reason.chars().count() > MAX_REASON || reason.contains('\0');
     if asked.reason.as_ref().is_some_and(too_long) {
@@ -21,12 +22,12 @@ pub(crate) fn check(asked: &Reveal) -> Result<(), Error> {
     Ok(())
 }
 
-/// For the record.
+/// What is recorded of a reveal.
 pub(crate) fn details(asked: &Reveal) -> Value {
     json!({ "reason": asked.reason })
 }
 
-/// What was shown must not take the place of what was hidden.
+/// Refuses a document with the mark, which would otherwise overwrite the value that it stands for.
 pub(crate) fn refuse_mark(what: &str, document: &str) -> Result<(), Error> {
     match mark_in(document) {
         None => Ok(()),

@@ -1,4 +1,4 @@
-//! Searching the history, counting in it, and searches that operators come back to.
+//! Use cases of searches: searching and counting in the history, and saved searches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,29 +11,28 @@ use patchbay_api::searches::{
 };
 use patchbay_model::filter::Filter;
 use patchbay_model::redaction::REDACTED;
-use patchbay_queue::Queues as Broker;
-use patchbay_store::{Place, SavedSearchRow, Store, UnknownPlace};
+use patchbay_queue::Broker;
+use patchbay_store::{SavedSearchRow, SearchCursor, Store, UnknownCursor};
 use serde_json::{Value, json};
 
 use crate::actions::{Actions, Caller};
 use crate::error::Error;
 use crate::history::PagedFilter;
 use crate::history::views::found_view;
+use crate::history_filter::HistoryFilter;
 use crate::jobs::Jobs;
 use crate::plugins::Plugins;
-use crate::selected::Selected;
 use crate::{Parts, redacted};
 
-/// Somebody waits for it.
+/// A user waits for the answer.
 const SEARCH_LIMIT: Duration = Duration::from_secs(2);
-/// The rest of a second is for the way.
+/// The rest of a second is for the network.
 const COUNT_LIMIT: Duration = Duration::from_millis(800);
-/// Of a name, in characters.
+/// In characters.
 const MAX_NAME: usize = 64;
-/// A hundred years, milliseconds: no history is older.
+/// A hundred years in milliseconds: no history is older.
 const MAX_SINCE_MS: u64 = 100 * 366 * 86_400_000;
 
-/// Use cases of searches.
 #[derive(Clone)]
 pub struct Searches {
     broker: Broker,
@@ -54,7 +53,7 @@ impl Searches {
         }
     }
 
-    /// Finished attempts, the newest first.
+    /// Finds finished attempts, newest first.
     pub async fn attempts(&self, asked: SearchHistory) -> Result<Page<FoundAttempt>, Error> {
         let asked = PagedFilter::new(asked.0)?;
         let filter = Filter::from_pairs(asked.filter)?;
@@ -67,26 +66,26 @@ impl Searches {
         cursor: Option<String>,
         limit: usize,
     ) -> Result<Page<FoundAttempt>, Error> {
-        let after: Option<Place> = cursor
+        let after: Option<SearchCursor> = cursor
             .map(|cursor| cursor.parse())
             .transpose()
-            .map_err(|error: UnknownPlace| Error::invalid(error.to_string()))?;
-        let selected = Selected::new(&self.store, &self.plugins, filter).await?;
+            .map_err(|error: UnknownCursor| Error::invalid(error.to_string()))?;
+        let selected = HistoryFilter::new(&self.store, &self.plugins, filter).await?;
         let selection = selected.selection(self.broker.prefix());
         let found = self.store.search(selection, after.as_ref(), limit, SEARCH_LIMIT).await?;
         let items = redacted::found(found.rows).into_iter().map(found_view).collect();
         Ok(Page { items, next_cursor: found.next.map(|place| place.to_string()), partial: found.partial })
     }
 
-    /// How many a search would find.
+    /// Counts the attempts that a search would find.
     pub async fn count(&self, asked: CountHistory) -> Result<Count, Error> {
         let filter = Filter::from_pairs(asked.0)?;
-        let selected = Selected::new(&self.store, &self.plugins, filter).await?;
+        let selected = HistoryFilter::new(&self.store, &self.plugins, filter).await?;
         let count = self.store.count(selected.selection(self.broker.prefix()), COUNT_LIMIT).await?;
         Ok(Count { jobs: count.jobs, attempts: count.attempts, exact: count.exact, estimate: count.estimate })
     }
 
-    /// Every saved search, by name.
+    /// Lists every saved search, by name.
     pub async fn list(&self) -> Result<Vec<NamedSearch>, Error> {
         let rows = self.store.saved_searches(self.broker.prefix()).await?;
         Ok(rows.into_iter().map(|row| self.view(row)).collect())
@@ -94,8 +93,8 @@ impl Searches {
 
     pub async fn save(&self, who: &Caller, name: &str, search: SavedSearch) -> Result<NamedSearch, Error> {
         let name = checked(name)?;
-        self.refuse_useless(&search).await?;
-        // Values of job data may be personal: the trail says which paths were asked for.
+        self.check_runnable(&search).await?;
+        // Values of job data may be personal: the record contains only their paths.
         let mut details = serde_json::to_value(&search).unwrap_or_default();
         for (path, _) in &search.filter.data {
             details["filter"][format!("data.{path}")] = "…".into();
@@ -105,8 +104,8 @@ impl Searches {
         self.actions.record_as::<SearchesSave, _>(who, name, details, act, |_| Value::Null).await
     }
 
-    /// Nobody shall save what cannot be run.
-    async fn refuse_useless(&self, search: &SavedSearch) -> Result<(), Error> {
+    /// Refuses to save a search that cannot be run.
+    async fn check_runnable(&self, search: &SavedSearch) -> Result<(), Error> {
         if let Some((path, _)) = search.filter.data.iter().find(|(_, value)| value == REDACTED) {
             return Err(Error::invalid(format!(
                 "data.{path}: {REDACTED} stands for a value that was hidden; name the value"
@@ -124,7 +123,7 @@ impl Searches {
             }
             Some(_) => Ok(()),
             None => {
-                Selected::new(&self.store, &self.plugins, search.filter.clone()).await?;
+                HistoryFilter::new(&self.store, &self.plugins, search.filter.clone()).await?;
                 Ok(())
             }
         }
@@ -145,7 +144,6 @@ impl Searches {
         Ok(UndoneSearch(search.map(|search| shown(search.0))))
     }
 
-    /// Runs a saved search.
     pub async fn run(&self, name: &str, page: RunSearch) -> Result<Page<Found>, Error> {
         let asked = PagedFilter::new(page.0)?;
         if let Some((key, _)) = asked.filter.first() {
@@ -169,7 +167,7 @@ impl Searches {
         }
     }
 
-    /// Without values of job data that are hidden.
+    /// Redacts hidden values of job data.
     fn redacted(&self, filter: Filter) -> Filter {
         let redaction = self.plugins.redaction_of(filter.queue.as_ref());
         redacted::filter(filter, &redaction)
@@ -195,7 +193,7 @@ fn either<T>(page: Page<T>, found: impl Fn(T) -> Found) -> Page<Found> {
     Page { items: items.into_iter().map(found).collect(), next_cursor, partial }
 }
 
-/// A name that a saved search may have.
+/// Refuses a name that a saved search must not have.
 fn checked(name: &str) -> Result<&str, Error> {
     let fits = (1..=MAX_NAME).contains(&name.chars().count())
         && name.trim() == name

@@ -1,4 +1,4 @@
-//! Secrets of plugins: set, rotate, list, remove. Values go in, and never come out.
+//! Use cases of secrets: set, rotate, list, remove. Values can be stored, but are never shown.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,10 +19,9 @@ use crate::actions::{Actions, Caller};
 use crate::vault::{MAX_VALUE_BYTES, Vault};
 use crate::{Error, Parts};
 
-/// Longer than any partner needs to change over; beyond it somebody has mistyped.
+/// No partner needs longer for a rotation, so a longer overlap is a typing error.
 const MAX_OVERLAP: Duration = Duration::from_secs(90 * 24 * 3600);
 
-/// Use cases of secrets.
 #[derive(Clone)]
 pub struct Secrets {
     store: Store,
@@ -35,7 +34,7 @@ impl Secrets {
         Self { store: parts.store.clone(), vault: Arc::clone(&parts.vault), actions: parts.actions.clone() }
     }
 
-    /// Those that the vault holds for a plugin, and those that its manifest asks for.
+    /// Lists the secrets that the vault holds for a plugin, and those that its manifest asks for.
     pub async fn list(&self, plugin: &str) -> Result<Vec<Secret>, Error> {
         self.of(&plugin.parse()?).await
     }
@@ -75,7 +74,7 @@ impl Secrets {
         self.actions.record::<SecretsRemove, _>(who, &target(&plugin, &name), json!({}), act).await
     }
 
-    /// Seals with the newest master key what another one has sealed.
+    /// Seals with the newest master key all values that another key has sealed.
     pub async fn rekey(&self, who: &Caller) -> Result<Rekeyed, Error> {
         let act = async { Ok(self.vault.rekey().await?) };
         self.actions.record::<SecretsRekey, _>(who, "all", json!({}), act).await
@@ -107,12 +106,14 @@ impl Secrets {
         found.ok_or_else(|| Error::not_found(format!("the vault holds no secret {name} of {plugin}")))
     }
 
-    /// What the manifest of the active (or else the newest) revision asks for. A plugin that nobody pushed is an error.
+    /// The secrets that the manifest of the active (or else the newest) revision asks for. Fails
+    /// for a plugin without revisions.
     async fn asked(&self, plugin: &PluginName) -> Result<Vec<String>, Error> {
         let rows = self.store.revisions(Some(plugin)).await?;
         let row = rows.iter().find(|row| row.is_current).or(rows.first());
         let row = row.ok_or_else(|| Error::not_found(format!("no plugin is called {plugin}")))?;
-        // A manifest that this version cannot read is told about elsewhere; secrets can be managed nevertheless.
+        // If this version cannot read the manifest, other places report it. Secrets can be managed
+        // nevertheless.
         let manifest = Manifest::from_stored(row.manifest.clone());
         Ok(manifest
             .map(|manifest| manifest.secrets.into_iter().map(|secret| secret.name).collect())

@@ -1,7 +1,9 @@
 //! The vault: secrets of plugins, sealed in Postgres under a master key that only the hosts know.
 //!
-//! Owns the master keys (`keys`) and the opened values of this process, which calls read without asking Postgres. A seal is bound to plugin,
-//! name and version, so that rows cannot change places. Values leave only as [`SecretValue`]s, which do not print. What cannot be opened is not used and reported; when Postgres is away, the known values stay.
+//! Owns the master keys (`keys`) and the opened values of this process, which calls read without
+//! asking Postgres. A seal is bound to plugin, name and version, so that rows cannot change places.
+//! Values leave only as [`SecretValue`]s, which do not print. A value that cannot be opened is not
+//! used, and is reported. While Postgres is away, the known values stay.
 
 mod keys;
 
@@ -22,18 +24,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use crate::local_copy::LocalCopy;
+use crate::snapshot::OfflineSnapshot;
 pub use keys::{CannotOpen, KEY_FORM, KeyError, KeySource, Keys, parse_key, readable_by_others};
 
-/// Without a notification; bounds how long a lost one goes unnoticed.
+/// Interval without a notification. It bounds how long a lost notification goes unnoticed.
 const REFRESH_EVERY: Duration = Duration::from_secs(3);
-/// How exact `last used` is in Postgres: a secret that every job uses costs two writes a minute per host.
+/// Precision of `last used` in Postgres: a secret that every job uses costs two writes a minute per
+/// host.
 const USE_GRAIN_MS: i64 = 30_000;
 /// Rows per transaction of a rekeying.
 const REKEY_STEP: i64 = 100;
-/// Name of the local copy of the sealed secrets.
+/// Name of the snapshot of the sealed secrets.
 const COPY: &str = "secrets.json";
-/// Longest value. Room for a private key; what is larger is no secret but a file.
+/// Longest value. It has room for a private key; anything larger is a file, not a secret.
 pub const MAX_VALUE_BYTES: usize = 64 << 10;
 
 /// Why an operation on the vault did not happen. Nothing was changed.
@@ -45,48 +48,47 @@ pub enum VaultError {
          `openssl rand -hex 32`, on every host, and restart"
     )]
     NoKey,
-    /// Postgres, or what it holds.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// One version, opened if possible.
+/// One version of a secret, opened if possible.
 struct Entry {
     id: i64,
-    /// Tells seals apart.
+    /// Identifies the seal.
     nonce: Vec<u8>,
     ends_at: Option<DateTime<Utc>>,
     value: Result<SecretValue, CannotOpen>,
-    /// The last use that Postgres knows of, milliseconds since 1970.
+    /// The last use that Postgres knows of, in milliseconds since 1970.
     recorded_ms: AtomicI64,
 }
 
 /// By plugin and name; the newest version first.
 type Opened = HashMap<PluginName, HashMap<String, Vec<Arc<Entry>>>>;
 
-/// Seal and end of each version.
+/// Nonce and end of each version.
 type Seals = Vec<(Vec<u8>, Option<DateTime<Utc>>)>;
 
-/// The secrets of this process.
 pub struct Vault {
     store: Store,
     keys: Keys,
-    /// For what the vault does not hold.
+    /// The source of secrets that the vault does not hold.
     fallback: Box<dyn SecretSource>,
     opened: ArcSwap<Opened>,
-    copy: LocalCopy,
-    /// One refresh at a time. What the local copy holds.
+    copy: OfflineSnapshot,
+    /// What the snapshot holds. Its lock allows one refresh at a time.
     copied: Mutex<Seals>,
     changed: Notify,
 }
 
 impl Vault {
-    /// Opens what is there. Refuses a key that opens nothing of it. While Postgres is away, what was there when this host last saw it.
+    /// Opens the stored secrets. While Postgres is away, uses those of the snapshot. Refuses a key
+    /// that opens none of them.
     pub async fn open(
         store: Store,
         keys: Keys,
         fallback: impl SecretSource,
-        copy: LocalCopy,
+        copy: OfflineSnapshot,
         is_away: bool,
     ) -> anyhow::Result<Arc<Self>> {
         let rows = if is_away {
@@ -115,12 +117,12 @@ impl Vault {
         Ok(Arc::new(vault))
     }
 
-    /// The keys.
     pub fn keys(&self) -> &Keys {
         &self.keys
     }
 
-    /// Keeps a value as the newest version, and gives its number. It holds in this process when this returns.
+    /// Stores a value as the newest version, and returns its number. When this returns, this
+    /// process uses the value.
     pub async fn put(
         &self,
         plugin: &PluginName,
@@ -137,14 +139,15 @@ impl Vault {
         Ok(version)
     }
 
-    /// Forgets every version. Needs no key.
+    /// Deletes every version. Needs no key.
     pub async fn remove(&self, plugin: &PluginName, name: &SecretName) -> Result<(), VaultError> {
         self.store.delete_secret(plugin, name).await?;
         info!(plugin = %plugin, secret = %name, "secret removed");
         Ok(self.refresh().await?)
     }
 
-    /// Seals everything with the newest key that another one has sealed. Interrupted, it is simply done again: each step is whole.
+    /// Seals with the newest key all values that another key has sealed. After an interruption, it
+    /// can simply be repeated: each step is complete in itself.
     pub async fn rekey(&self) -> Result<Rekeyed, VaultError> {
         let newest = self.keys.newest()?;
         let mut done = Rekeyed { key_id: newest.id().to_owned(), ..Rekeyed::default() };
@@ -177,7 +180,7 @@ impl Vault {
         Ok(done)
     }
 
-    /// To be called when something may have changed, so that nobody waits for the next round.
+    /// Requests a refresh at once. To be called when something may have changed.
     pub fn changed(&self) {
         self.changed.notify_one();
     }
@@ -218,7 +221,7 @@ impl Vault {
         self.refresh().await
     }
 
-    /// Makes this process hold what Postgres holds. A version that is known stays; a seal that is new is opened.
+    /// Makes this process hold what Postgres holds. Known versions stay; new seals are opened.
     pub async fn refresh(&self) -> Result<(), StoreError> {
         let mut copied = self.copied.lock().await;
         let rows = self.store.secrets(None).await?;
@@ -248,10 +251,11 @@ impl Vault {
             return Arc::clone(known);
         }
         let opened = match (self.keys.open(row), known.map(|known| &known.value)) {
-            // The same version under another seal or with another end.
+            // The same version with another seal or another end.
             (Ok(_), Some(Ok(value))) => Ok(value.clone()),
             (Ok(mut text), _) => Ok(SecretValue::new(std::mem::take(&mut *text))),
-            // Another host has a key that this one lacks. A version never changes its value, so the known one still holds.
+            // Another host has a key that this one lacks. A version never changes its value, so the
+            // known one is still right.
             (Err(CannotOpen::UnknownKey), Some(Ok(value))) => {
                 warn!(plugin = %row.plugin, secret = %row.name, version = row.version, "a secret was sealed anew with a key that this host lacks; it runs on with the known value");
                 Ok(value.clone())
@@ -296,7 +300,8 @@ impl Vault {
 impl SecretSource for Vault {
     fn current(&self, plugin: &PluginName, name: &str) -> Vec<SecretValue> {
         let opened = self.opened.load();
-        // A name that the vault holds never falls back, even when it cannot be opened: an outdated value is worse than none.
+        // A name that the vault holds never falls back, even when it cannot be opened: an outdated
+        // value is worse than none.
         let Some(versions) = opened.get(plugin).and_then(|names| names.get(name)) else {
             return self.fallback.current(plugin, name);
         };

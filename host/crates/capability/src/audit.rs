@@ -1,4 +1,4 @@
-//! Appending to the host's audit trails.
+//! Appends entries to the host's audit trails.
 
 use patchbay_model::audit::{MAX_ENTRY_BYTES, MAX_ENTRY_KEY_BYTES, NewAuditEntry};
 use patchbay_model::capability::CapabilityError;

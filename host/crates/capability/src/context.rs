@@ -1,4 +1,4 @@
-//! What the sandbox itself needs of a call: the guest's log, and requests through `wasi:http`.
+//! What the sandbox itself needs from a call: the guest's log, and requests through `wasi:http`.
 
 use std::sync::Arc;
 

@@ -1,9 +1,12 @@
-//! Finds a credential in what a service answered: services that echo requests must not hand a guest what the host put in.
+//! Finds credentials in what a service answered: a service that echoes requests must not give a
+//! guest the credentials that the host added.
 //!
-//! Searched are headers and body, or the mail server's words, as they are and percent-decoded (again and again: a redirect to a login page
-//! carries the URL that it came from), for each secret raw, JSON-escaped and, as it is and as it stands in a URL, in both alphabets of
-//! base64 at all three alignments (so also inside a longer encoded text). This catches echoes, not a server that conspires with the guest: one
-//! that reverses or encrypts what it got is not found, which is why a rule names the servers that get a credential.
+//! Headers and body, or the mail server's words, are searched as they are and percent-decoded
+//! (repeatedly: a redirect to a login page carries the URL that it came from). Each secret is
+//! searched raw, JSON-escaped and in base64: of the raw and of the URL-encoded secret, in both
+//! alphabets, at all three alignments (so also inside a longer encoded text). This finds echoes,
+//! not a server that conspires with the guest: a server that reverses or encrypts the secret is not
+//! found, which is why a rule names the servers that get a credential.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -14,12 +17,11 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use url::form_urlencoded;
 
-/// Shorter ones are in every other text, and no protection anyway.
+/// Shorter secrets are in many texts, and protect nothing anyway.
 const MIN_BYTES: usize = 6;
-/// How often a text is percent-decoded: a URL within a URL within a URL.
+/// How often a text is percent-decoded: enough for a URL within a URL within a URL.
 const MAX_DECODINGS: usize = 3;
 
-/// Whether one of the texts repeats one of the secrets.
 pub(crate) fn repeats<'a>(texts: impl IntoIterator<Item = &'a [u8]>, secrets: &[SecretValue]) -> bool {
     let needles: BTreeSet<Vec<u8>> = secrets.iter().flat_map(|secret| spellings(secret.expose())).collect();
     if needles.is_empty() {
@@ -59,12 +61,12 @@ fn spellings(secret: &str) -> Vec<Vec<u8>> {
     spellings
 }
 
-/// The characters that depend on the secret alone when so many bytes (modulo 3) stand before it.
+/// The base64 characters that depend only on the secret when `before` bytes (modulo 3) precede it.
 fn within_base64(alphabet: &impl Engine, secret: &str, before: usize) -> Vec<u8> {
     let mut bytes = vec![0; before];
     bytes.extend_from_slice(secret.as_bytes());
     let encoded = alphabet.encode(&bytes).into_bytes();
-    // 8 bits per byte before, 6 per character, rounded up; at the end a character that is not full.
+    // 8 bits per byte before, 6 per character, rounded up; without an incomplete last character.
     let first = (8 * before).div_ceil(6);
     let last = encoded.len() - usize::from(!bytes.len().is_multiple_of(3));
     encoded[first..last].to_vec()

@@ -1,4 +1,4 @@
-//! Jobs that a guest adds: to queues of its own plugin, and to those that it asks for.
+//! Jobs that a guest adds: to its own plugin's queues, and to queues that it asks for.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::HostCall;
 use crate::call::{Denied, Gate, redis_error};
 use crate::guest::{Answer, Guest, error};
 
-/// Jobs per call: they are added in one atomic script, during which Redis does nothing else.
+/// Most jobs per call: they are added in one atomic script, during which Redis does nothing else.
 const MAX_JOBS: usize = 1_000;
-/// Bytes per call over all jobs' data.
+/// Most bytes per call, over the data of all jobs.
 const MAX_JOB_BYTES: usize = 8 << 20;
 
 pub(crate) fn is_asked_for_by(manifest: &Manifest) -> bool {
@@ -38,7 +38,8 @@ pub(crate) fn few_enough(jobs: &[NewJob]) -> Result<(), CapabilityError> {
     Ok(())
 }
 
-/// Checks a guest's jobs and ties them to what caused them: the host call that is at `place` in the trace, or else the guest's call.
+/// Checks a guest's jobs and links them to their cause: the host call at `place` in the trace, or
+/// else the guest's call.
 pub(crate) fn prepare<'a>(
     gate: &Gate,
     place: Option<TraceParent>,

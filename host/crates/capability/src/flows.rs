@@ -1,4 +1,4 @@
-//! Trees of jobs, and what became of the children of the job that runs.
+//! Flows that a guest adds, and the results of the running job's children.
 
 use patchbay_model::capability::CapabilityError;
 use patchbay_model::flow::{ChildFailure, ChildResult, Flow};
@@ -11,7 +11,6 @@ use crate::call::{Gate, redis_error};
 use crate::enqueue::{new_job, prepare};
 use crate::guest::{Answer, Guest, error};
 
-/// Everybody has it.
 pub(crate) fn is_asked_for_by(_: &Manifest) -> bool {
     false
 }
@@ -29,7 +28,7 @@ async fn children(gate: Gate) -> Result<Vec<ChildResult>, CapabilityError> {
     job.children().await.map_err(redis_error)
 }
 
-/// A node of the list: its job, what its failure means, and the place of its parent.
+/// A node of the list: its job, what its failure means, and the index of its parent.
 type Node = (NewJob, ChildFailure, Option<usize>);
 
 fn node(
@@ -59,7 +58,7 @@ macro_rules! bind {
                     Ok(flow) => flow,
                     Err(invalid) => return Ok(Err(error(invalid))),
                 };
-                // Counted as jobs that are added.
+                // Counts as adding jobs.
                 Ok(self.through(HostCall::Enqueue, |gate| enqueue(gate, flow)).await?.map_err(error))
             }
 

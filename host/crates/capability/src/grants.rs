@@ -1,8 +1,8 @@
-//! What a call may do, and what it did of it.
+//! Counts how plugins use their grants.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use patchbay_model::PluginName;
 use patchbay_model::grant::Ask;
 
@@ -15,17 +15,17 @@ impl GrantUses {
         self.with(|uses| *uses.entry((plugin.clone(), ask)).or_default() += 1);
     }
 
-    /// Takes them out, to be stored.
+    /// Removes the counts, to be stored.
     pub fn take(&self) -> Vec<((PluginName, Ask), u64)> {
         self.with(|uses| uses.drain().collect())
     }
 
-    /// Puts back what could not be stored.
+    /// Puts back counts that could not be stored.
     pub fn put_back(&self, unstored: Vec<((PluginName, Ask), u64)>) {
         self.with(|uses| unstored.into_iter().for_each(|(key, n)| *uses.entry(key).or_default() += n));
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<(PluginName, Ask), u64>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.0.lock())
     }
 }

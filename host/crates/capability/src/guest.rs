@@ -1,4 +1,4 @@
-//! The host as one guest sees it: the type that the generated `Host` traits of every version are implemented for.
+//! The host as one guest sees it: implements the generated `Host` traits of every version.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use patchbay_runtime::wit::{self, HasData, types};
 use crate::HostCall;
 use crate::call::{Denied, Gate, GuestCall};
 
-/// What a host function gives back: the outer error is a trap or a fault of the host.
+/// Result of a host function. The outer error is a trap or a fault of the host.
 pub(crate) type HostResult<T> = wit::Result<T>;
 pub(crate) type Answer<T> = HostResult<Result<T, types::CapabilityError>>;
 
 pub(crate) struct Guest<'a>(pub(crate) &'a mut State);
 
-/// [`Guest`], for linkers.
+/// [`Guest`] as linkers need it.
 pub(crate) struct Linked;
 
 impl HasData for Linked {
@@ -24,13 +24,13 @@ impl HasData for Linked {
 }
 
 impl Guest<'_> {
-    /// Absent where nothing outside is reachable.
+    /// Absent when nothing outside is reachable.
     pub(crate) fn call(&self) -> Option<Arc<GuestCall>> {
         let context: Arc<dyn Any + Send + Sync> = Arc::clone(self.0.context()?) as _;
         context.downcast().ok()
     }
 
-    /// For what answers from memory: on the guest's own thread, and not measured.
+    /// For host calls that are answered from memory: on the guest's own thread, and not measured.
     pub(crate) fn at_once<T, E: From<Denied>>(&self, act: impl FnOnce(&Gate) -> Result<T, E>) -> Result<T, E> {
         let call = self.call().ok_or_else(Denied::nothing_outside)?;
         act(&call.unmeasured())
@@ -50,7 +50,7 @@ impl Guest<'_> {
         self.outside(move |call| call.through(kind, act)).await
     }
 
-    /// The same for what measures itself.
+    /// As [`Self::through`], for calls that measure themselves.
     pub(crate) async fn outside<T, E, F>(&mut self, act: impl FnOnce(Arc<GuestCall>) -> F) -> HostResult<Result<T, E>>
     where
         T: Send + 'static,

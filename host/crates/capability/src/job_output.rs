@@ -1,18 +1,20 @@
-//! A running job's log lines and progress, on their way to Redis.
+//! Log lines and progress of a running job, on their way to Redis.
 //!
-//! Guests write without waiting; one task per call, started by the first write, sends what has gathered, at most every 100 ms.
-//! [`JobOutput::finish`] sends the rest before the job settles, so that nothing is written to a job that BullMQ has removed.
+//! Guests write without waiting. One task per call, started by the first write, sends what has
+//! gathered, at most every 100 ms. [`JobOutput::finish`] sends the rest before the job settles, so
+//! that nothing is written to a job that BullMQ has removed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use patchbay_queue::JobHandle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// Kept with the job, in Redis, per call. The host's own log has all lines.
+/// Most log bytes per call that are kept with the job in Redis. The host's own log has all lines.
 const MAX_LOG_BYTES: usize = 64 * 1024;
-/// Readers are people: more often helps nobody and costs Redis.
+/// People read this: more often helps nobody and costs Redis.
 const AT_MOST_EVERY: Duration = Duration::from_millis(100);
 
 pub(crate) struct JobOutput {
@@ -38,7 +40,7 @@ struct Pending {
 }
 
 impl JobOutput {
-    /// `host`: the host's threads, since guests' threads must not do I/O.
+    /// `host` is the runtime of the host's threads, since guests' threads must not do I/O.
     pub(crate) fn new(job: JobHandle, host: tokio::runtime::Handle) -> Self {
         let shared = Shared { job, host, pending: Mutex::default(), finish: Notify::new() };
         Self { shared: Arc::new(shared) }
@@ -60,7 +62,7 @@ impl JobOutput {
     }
 
     fn write(&self, put: impl FnOnce(&mut Pending)) {
-        let mut pending = self.shared.lock();
+        let mut pending = self.shared.pending.lock();
         put(&mut pending);
         if pending.writer.is_none() && !pending.finishing {
             pending.writer = Some(self.shared.host.spawn(send(Arc::clone(&self.shared))));
@@ -70,7 +72,7 @@ impl JobOutput {
     /// Sends what is left. Later writes are dropped.
     pub(crate) async fn finish(&self) {
         let writer = {
-            let mut pending = self.shared.lock();
+            let mut pending = self.shared.pending.lock();
             pending.finishing = true;
             if pending.dropped_lines > 0 {
                 let note = format!("{} more lines are in the host's log only", pending.dropped_lines);
@@ -80,22 +82,16 @@ impl JobOutput {
         };
         if let Some(writer) = writer {
             self.shared.finish.notify_one();
-            // It ends by itself, and a panic in it loses log lines only.
+            // The task ends by itself, and a panic in it loses only log lines.
             writer.await.ok();
         }
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 async fn send(shared: Arc<Shared>) {
     loop {
         let (lines, progress, finishing) = {
-            let mut pending = shared.lock();
+            let mut pending = shared.pending.lock();
             (std::mem::take(&mut pending.lines), pending.progress.take(), pending.finishing)
         };
         if !lines.is_empty() || progress.is_some() {

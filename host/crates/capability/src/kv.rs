@@ -1,4 +1,4 @@
-//! Key-value: values of the plugin's own space in Redis, or of one that plugins share.
+//! Key-value storage in Redis: the plugin's own space, or one that plugins share.
 
 use std::time::Duration;
 
@@ -11,13 +11,12 @@ use crate::HostCall;
 use crate::call::{Gate, redis_error};
 use crate::guest::{Answer, Guest, error};
 
-/// Largest value of a key.
 const MAX_VALUE_BYTES: usize = 1 << 20;
-/// Longest key.
 const MAX_KEY_BYTES: usize = 512;
 /// For values that a manifest gives no time to live.
 const DEFAULT_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Longer times are shortened to it: what must stay longer belongs into Postgres, and Redis takes no time beyond its own range.
+/// Longer times are shortened to this: what must stay longer belongs in Postgres, and Redis has an
+/// upper limit, too.
 const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
 
 pub(crate) fn is_asked_for_by(manifest: &Manifest) -> bool {
@@ -46,7 +45,7 @@ async fn increment(gate: Gate, key: String, by: i64, ttl_ms: Option<u64>) -> Res
     gate.services().kv.increment(&in_space(&gate, &key)?, by, ttl(&gate, ttl_ms)).await.map_err(redis_error)
 }
 
-/// The plugin's own space, or a shared one that the manifest names.
+/// The key in the plugin's own space, or in a shared one that the manifest names.
 fn in_space(gate: &Gate, key: &str) -> Result<String, CapabilityError> {
     gate.not_in_transaction()?;
     let manifest = &gate.call().manifest;

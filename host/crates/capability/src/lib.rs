@@ -1,8 +1,10 @@
-//! What a guest may reach, and nothing else. Deny by default: a capability works only as far as the manifest asks for it and an operator has
-//! granted it. Nothing here ever traps a guest or shows it a credential; what is refused is an ordinary error value with the reason.
+//! What a guest may reach, and nothing else. Denied by default: a capability works only as far as
+//! the manifest asks for it and an operator has granted it. Nothing here ever traps a guest or
+//! shows it a credential; a refusal is an ordinary error value with the reason.
 //!
-//! A capability is one module: its limits, what it asks of the [`Gate`](call::Gate), and its functions for each version of the contract. It is
-//! listed once, below. CONTRIBUTING.md says how to add one.
+//! A capability is one module: its limits, what it asks of the [`Gate`](call::Gate), and its
+//! functions for each version of the contract. It is listed once, below. CONTRIBUTING.md says how
+//! to add one.
 
 mod audit;
 mod breaker;
@@ -29,7 +31,7 @@ use std::sync::Arc;
 use patchbay_model::audit::AuditTrails;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::sql::PluginDatabase;
-use patchbay_queue::{Kv, Queues};
+use patchbay_queue::{Broker, Kv};
 use patchbay_runtime::State;
 use patchbay_runtime::wit::{self, Linker, Wit, v0_1, v0_2};
 
@@ -43,34 +45,28 @@ pub use secrets::{SecretSource, SecretValue};
 
 use guest::{Guest, Linked};
 
-/// What all calls share. Capabilities reach it through the [`Gate`](call::Gate) only.
+/// Services that all calls share. Capabilities reach them through the [`Gate`](call::Gate) only.
 pub struct Services {
-    /// The host's threads: guests' threads do no I/O.
+    /// The runtime of the host's threads: guests' threads do no I/O.
     pub host: tokio::runtime::Handle,
-    /// Other queues.
-    pub queues: Queues,
-    /// Key-value.
+    pub queues: Broker,
     pub kv: Kv,
-    /// Secrets.
     pub secrets: Arc<dyn SecretSource>,
-    /// Postgres, under logins of the plugins.
+    /// Postgres, under the plugins' own logins.
     pub sql: Arc<dyn PluginDatabase>,
-    /// The host's audit trails.
     pub audit: Arc<dyn AuditTrails>,
-    /// Mail.
     pub mail: MailTransport,
-    /// Outbound HTTP.
     pub egress: Egress,
-    /// Of all plugins.
     pub breakers: Arc<Breakers>,
-    /// Counted here.
     pub uses: Arc<GrantUses>,
 }
 
-/// `module: interface`, and under which name metrics and traces count its host calls, if they reach outside and therefore take time.
+/// `module: interface`, and the label in metrics and traces of host calls that reach outside, and
+/// therefore take time.
 macro_rules! capabilities {
     ($($module:ident: $interface:ident $(counts $call:ident as $label:literal)?;)*) => {
-        /// Links the interfaces of one version of the contract: a [`patchbay_runtime::HostInterfaces`].
+        /// Links the interfaces of one version of the contract: a
+        /// [`patchbay_runtime::HostInterfaces`].
         pub fn link(wit: Wit, linker: &mut Linker<State>) -> wit::Result<()> {
             match wit {
                 Wit::V0_1 => { $(v0_1::$interface::add_to_linker::<State, Linked>(linker, |state| Guest(state))?;)* }
@@ -81,14 +77,13 @@ macro_rules! capabilities {
 
         /// Host calls that reach outside.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[allow(missing_docs)]
         pub enum HostCall { $($($call,)?)* }
 
         impl HostCall {
-            /// In the order of their declaration.
+            /// In declaration order.
             const ALL: &[Self] = &[$($(Self::$call,)?)*];
 
-            /// The word in metrics and traces.
+            /// The name in metrics and traces.
             pub fn as_str(self) -> &'static str {
                 match self { $($(Self::$call => $label,)?)* }
             }

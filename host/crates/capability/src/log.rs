@@ -1,4 +1,4 @@
-//! The guest's log: into the host's own, with what must be hidden hidden, and with its job.
+//! Writes the guest's log into the host's log, redacted and with its job.
 
 use patchbay_runtime::wit::{v0_1, v0_2};
 use patchbay_runtime::{LogLevel, MAX_LOG_LINE_BYTES};

@@ -1,5 +1,5 @@
-//! Host calls of one revision, counted. Everything that becomes a label is fixed when this is made, and comes from the manifest or from a
-//! closed list: nothing that a guest, a job or a server says at run time is ever one.
+//! Counters for the host calls of one revision. Labels are fixed at creation, from the manifest or
+//! a closed list: text of a guest, a job or a server at run time never becomes one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,9 +13,9 @@ use crate::HostCall;
 
 /// Hosts of one revision that get a series of their own; further ones are `other`.
 const MAX_HOSTS: usize = 32;
-/// Requests to hosts that no rule names (and so were denied), and to those beyond [`MAX_HOSTS`].
+/// Requests to hosts that no rule names (so they were denied), and to hosts beyond [`MAX_HOSTS`].
 const OTHER_HOST: &str = "other";
-/// How a request ended: the class of its status, or why there is none.
+/// How a request ended: its status class, or why there is none.
 pub(crate) const STATUSES: [&str; 10] =
     ["1xx", "2xx", "3xx", "4xx", "5xx", "denied", "timeout", "breaker-open", "error", "abandoned"];
 /// How a mail ended: `sent`, or the phase in which it failed.
@@ -37,19 +37,17 @@ const PHASES: [&str; 14] = [
     "other",
 ];
 
-/// Host calls, requests and mails of one revision.
 #[derive(Debug)]
 pub struct OutsideMeters {
-    /// By kind; whether the manifest asks for it.
+    /// By kind, with whether the manifest asks for it.
     host_calls: Vec<(bool, Histogram)>,
     /// By host, sorted; the last is [`OTHER_HOST`].
     egress: Vec<(String, [AtomicU64; STATUSES.len()])>,
-    /// By phase. Absent: the manifest does not ask for mail.
+    /// By phase. Absent when the manifest does not ask for mail.
     mails: Option<[AtomicU64; PHASES.len()]>,
 }
 
 impl OutsideMeters {
-    /// Nothing is counted yet.
     pub fn new(manifest: &Manifest) -> Self {
         let mut hosts: Vec<String> = manifest.egress.iter().filter_map(|rule| host_of(&rule.url)).collect();
         hosts.sort();
@@ -73,14 +71,14 @@ impl OutsideMeters {
     }
 
     pub(crate) fn count_mail(&self, phase: &str) {
-        // Absent: the manifest does not ask for mail, and the attempt was denied.
+        // If absent, the manifest does not ask for mail, and the attempt was denied.
         if let Some(mails) = &self.mails {
             let place = PHASES.iter().position(|known| *known == phase).unwrap_or(PHASES.len() - 1);
             mails[place].fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Where requests to this URL are counted.
+    /// Index of the counters for requests to this URL.
     pub(crate) fn place_of(&self, url: &str) -> usize {
         let (other, named) = (self.egress.len() - 1, &self.egress[..self.egress.len() - 1]);
         host_of(url).and_then(|host| named.binary_search_by(|(name, _)| name.as_str().cmp(&host)).ok()).unwrap_or(other)
@@ -91,7 +89,7 @@ impl OutsideMeters {
         &self.egress[place].0
     }
 
-    /// Those that the manifest asks for, and those that were tried nevertheless.
+    /// Kinds that the manifest asks for, and kinds that were tried nevertheless.
     pub fn host_calls(&self) -> impl Iterator<Item = (HostCall, Reading)> {
         HostCall::ALL
             .iter()
@@ -101,7 +99,7 @@ impl OutsideMeters {
             .map(|(kind, _, reading)| (kind, reading))
     }
 
-    /// Host, status, requests; what never happened is left out, since most of it never does.
+    /// Host, status, number of requests. Zeros are left out, since most combinations never happen.
     pub fn requests(&self) -> impl Iterator<Item = (&str, &'static str, u64)> {
         self.egress.iter().flat_map(|(host, counts)| {
             STATUSES
@@ -112,19 +110,18 @@ impl OutsideMeters {
         })
     }
 
-    /// Phase, mails; none when the manifest does not ask for mail.
+    /// Phase, number of mails; none when the manifest does not ask for mail.
     pub fn mails(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.mails.iter().flatten();
         PHASES.into_iter().zip(counts).map(|(phase, count)| (phase, count.load(Ordering::Relaxed)))
     }
 }
 
-/// Lower-cased, without port, path or user.
+/// In lower case, without port, path or user.
 fn host_of(url: &str) -> Option<String> {
     Url::parse(url).ok()?.host_str().map(str::to_owned)
 }
 
-/// Index into [`STATUSES`].
 pub(crate) fn status_of(answer: Result<u16, &HttpError>) -> usize {
     let name = match answer {
         Ok(status @ 100..=599) => return usize::from(status / 100) - 1,
@@ -137,7 +134,7 @@ pub(crate) fn status_of(answer: Result<u16, &HttpError>) -> usize {
     place(name)
 }
 
-/// The guest's call ended before the answer came.
+/// The index for a guest's call that ended before the answer came.
 pub(crate) fn abandoned() -> usize {
     place("abandoned")
 }

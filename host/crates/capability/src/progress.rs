@@ -1,4 +1,4 @@
-//! The progress of the job that runs.
+//! The progress of the running job.
 
 use patchbay_runtime::wit::{v0_1, v0_2};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::guest::{Guest, HostResult};
 
 fn report(guest: &Guest<'_>, value: String) {
-    // BullMQ takes a number or an object; anything else would break its readers.
+    // BullMQ accepts a number or an object; anything else would break its readers.
     let usable = matches!(serde_json::from_str::<Value>(&value), Ok(Value::Number(_) | Value::Object(_)));
     if let Some(call) = guest.call().filter(|_| usable)
         && let Some(output) = &call.output

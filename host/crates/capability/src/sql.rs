@@ -1,6 +1,6 @@
-//! Statements and transactions in the operator's tables, each plugin under a login of its own.
+//! Statements and transactions in the operator's tables, each plugin under its own login.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use patchbay_model::capability::CapabilityError;
 use patchbay_model::grant::Ask;
@@ -19,7 +19,7 @@ pub(crate) fn is_asked_for_by(manifest: &Manifest) -> bool {
     manifest.sql.is_some()
 }
 
-/// All statements and all jobs in one transaction, or nothing.
+/// Runs all statements and adds all jobs in one transaction, or does nothing.
 async fn run(gate: Gate, statements: Vec<SqlStatement>, jobs: Vec<NewJob>) -> Result<Vec<SqlAnswer>, SqlError> {
     gate.not_in_transaction()?;
     check(&gate, &statements)?;
@@ -33,19 +33,19 @@ async fn run_one(gate: Gate, statement: SqlStatement) -> Result<SqlAnswer, SqlEr
     Ok(run(gate, vec![statement], Vec::new()).await?.pop().unwrap_or_default())
 }
 
-/// A transaction that stays open between statements. One per call; other outside calls are denied while it is open.
+/// Begins a transaction that stays open between statements. One per call; other outside calls are
+/// denied while it is open.
 async fn begin(gate: Gate) -> Result<Arc<dyn SqlTransaction>, SqlError> {
     check(&gate, &[])?;
-    let begun = || gate.guest().transaction.lock().unwrap_or_else(PoisonError::into_inner);
-    if begun().is_some() {
+    if gate.guest().transaction.lock().is_some() {
         return Err(SqlError::denied("one transaction per call"));
     }
     let transaction = gate.services().sql.begin(&gate.call().manifest.name, gate.call().deadline).await?;
-    *begun() = Some(Arc::downgrade(&transaction));
+    *gate.guest().transaction.lock() = Some(Arc::downgrade(&transaction));
     Ok(transaction)
 }
 
-/// Something must be granted; what exactly, Postgres knows. Counts the grants that a statement names.
+/// At least one table must be granted; Postgres checks the rest. Counts the grants in a statement.
 fn check(gate: &Gate, statements: &[SqlStatement]) -> Result<(), SqlError> {
     let call = gate.call();
     let Some(spec) = &call.manifest.sql else {
@@ -67,7 +67,7 @@ fn check(gate: &Gate, statements: &[SqlStatement]) -> Result<(), SqlError> {
     Ok(())
 }
 
-/// Jobs for a transaction: all that would be refused later is refused now.
+/// Checks jobs for a transaction: whatever would be refused later is refused now.
 fn jobs_of(gate: &Gate, mut jobs: Vec<NewJob>) -> Result<SqlJobs, SqlError> {
     let refused =
         |error: CapabilityError| SqlError { retryable: error.retryable, ..SqlError::new(error.code, error.message) };
@@ -81,12 +81,12 @@ fn jobs_of(gate: &Gate, mut jobs: Vec<NewJob>) -> Result<SqlJobs, SqlError> {
     Ok(SqlJobs { jobs, grants })
 }
 
-/// A guest's jobs, none of them checked yet.
+/// Converts a guest's jobs; does not check them.
 fn jobs(jobs: Vec<types::NewJob>) -> Result<Vec<NewJob>, SqlError> {
     new_jobs(jobs).map_err(|invalid| SqlError::new(invalid.code, invalid.message))
 }
 
-/// In the guest's table. Each of its statements, its jobs and its commit are host calls of their own.
+/// An entry of the guest's table. Each statement, its jobs and its commit are separate host calls.
 struct Transaction(Arc<dyn SqlTransaction>);
 
 impl Guest<'_> {
@@ -128,7 +128,7 @@ impl Guest<'_> {
             Err(invalid) => return Ok(Err(invalid)),
         };
         self.outside(|call| async move {
-            // Only what reaches the database is measured.
+            // Only the part that reaches the database is measured.
             let jobs = jobs_of(&call.unmeasured(), jobs)?;
             call.through(HostCall::Sql, |_| async move { transaction.enqueue(jobs).await }).await
         })
@@ -140,7 +140,7 @@ impl Guest<'_> {
         self.through(HostCall::Sql, |_| async move { transaction.commit().await }).await
     }
 
-    /// Undoes what was not committed, on the host's threads.
+    /// Rolls back what was not committed, on the host's threads.
     async fn end_transaction(&mut self, rep: u32) -> HostResult<()> {
         let transaction = self.0.table().delete(Resource::<Transaction>::new_own(rep))?;
         self.0.outside(async move { drop(transaction) }).await

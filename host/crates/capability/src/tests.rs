@@ -31,7 +31,7 @@ allowed = true
 trails = ["leads"]
 "#;
 
-/// What a world of all capabilities imports, but for the types.
+/// What a world with all capabilities imports, without the types.
 fn imported(contract: &str) -> BTreeSet<String> {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("plugin.wit", contract).expect("valid WIT");

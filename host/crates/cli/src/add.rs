@@ -1,4 +1,5 @@
-//! `patchbay job add` and `patchbay job flow`: what they take, and the body that they send.
+//! `patchbay job add` and `patchbay job flow`: their arguments, and the request bodies made from
+//! them.
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -17,65 +18,67 @@ use super::input::given_json;
 
 #[derive(Args)]
 pub struct AddArgs {
-    /// The queue, for example emailQueue
+    /// Name of the queue, for example emailQueue
     queue: String,
-    /// The job's name, for example send
+    /// Name of the job, for example send
     name: String,
-    /// Its data: JSON, @FILE, or - for standard input
+    /// Data of the job: JSON, @FILE, or - for standard input
     #[arg(default_value = "{}")]
     data: String,
-    /// Its id: a second job with it is not added while the first is known
+    /// Id of the job: a second job with this id is not added while the first is known
     #[arg(long)]
     id: Option<String>,
-    /// Start no earlier than so many milliseconds from now
+    /// Delay before the start, in milliseconds from now
     #[arg(long, value_name = "MS")]
     delay_ms: Option<u64>,
-    /// 1 (first) to 2097152; jobs without one come first; 0 overrides the manifest's
+    /// Priority, 1 (first) to 2097152. Jobs without a priority come first; 0 overrides the
+    /// manifest's priority
     #[arg(long)]
     priority: Option<u32>,
-    /// Before everything that waits without priority
+    /// Put it before all waiting jobs without a priority
     #[arg(long)]
     lifo: bool,
-    /// How often it may run in all
+    /// Maximum number of attempts
     #[arg(long)]
     attempts: Option<u32>,
-    /// How delays between attempts grow
+    /// How the delay between attempts grows
     #[arg(long, value_enum, requires = "backoff_ms")]
     backoff: Option<BackoffKind>,
-    /// The first delay between attempts, milliseconds; fixed unless --backoff says otherwise
+    /// First delay between attempts, in milliseconds; fixed unless --backoff says otherwise
     #[arg(long, value_name = "MS")]
     backoff_ms: Option<u64>,
-    /// No delay between attempts is longer
+    /// Longest delay between attempts, in milliseconds
     #[arg(long, value_name = "MS", requires = "backoff_ms")]
     backoff_max_ms: Option<u64>,
-    /// 0.0 to 1.0: share of the delay that is random
+    /// Random share of the delay, 0.0 to 1.0
     #[arg(long, value_name = "SHARE", requires = "backoff_ms")]
     backoff_jitter: Option<f64>,
-    /// Only one job per this id, while it is unfinished
+    /// Add only one job per this id while that job is unfinished
     #[arg(long, value_name = "ID")]
     deduplicate: Option<String>,
-    /// …or for so long
+    /// Add only one job per this id within this many milliseconds
     #[arg(long, value_name = "MS", requires = "deduplicate")]
     deduplicate_ttl_ms: Option<u64>,
-    /// Each repeat starts that time anew
+    /// Restart the time window of --deduplicate-ttl-ms at each repeat
     #[arg(long, requires = "deduplicate_ttl_ms")]
     deduplicate_extend: bool,
-    /// While the first is still delayed, this one takes its place
+    /// Replace the first job as long as it is delayed
     #[arg(long, requires = "deduplicate")]
     deduplicate_replace: bool,
-    /// A repeat that comes while the first one runs is kept, and runs after it
+    /// Keep a repeat that arrives while the first job runs, and run it afterwards
     #[arg(long, requires = "deduplicate")]
     deduplicate_keep_last: bool,
-    /// Do not run after this, Unix milliseconds
+    /// Latest start, Unix milliseconds
     #[arg(long, value_name = "UNIX_MS")]
     expires_at_ms: Option<u64>,
-    /// Once completed: true removes it, false keeps it, or a number of jobs to keep, or {"age": seconds, "count": jobs}
+    /// Retention once completed: true removes the job, false keeps it, or a number of jobs to keep,
+    /// or {"age": seconds, "count": jobs}
     #[arg(long, value_name = "JSON")]
     remove_on_complete: Option<String>,
-    /// Likewise once it has failed for good
+    /// Retention once failed for good; values as in --remove-on-complete
     #[arg(long, value_name = "JSON")]
     remove_on_fail: Option<String>,
-    /// Make the queue if nobody knows it yet
+    /// Create the queue if it is unknown
     #[arg(long)]
     new_queue: bool,
 }
@@ -144,7 +147,7 @@ pub(super) async fn add(args: AddArgs, client: &Client, output: Output) -> anyho
 
 pub(super) async fn flow(tree: String, client: &Client, output: Output) -> anyhow::Result<()> {
     let tree = given_json(tree, "the flow")?;
-    // As it was written: what is wrong with it is for the host to say.
+    // Sent exactly as it was written, so that the host reports what is wrong with it.
     let added = client.ask_as_written::<FlowsAdd>((), &tree).await?;
     let rows = added.data.jobs.iter().map(|job| vec![job.queue.clone(), job.id.clone()]).collect();
     output.table(&["QUEUE", "ID"], rows, &added.raw);

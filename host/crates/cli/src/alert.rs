@@ -17,24 +17,24 @@ use super::refusal::Refusal;
 
 #[derive(Subcommand)]
 pub enum AlertCommand {
-    /// List what fires or is about to, and messages that did not arrive
+    /// List alerts that fire or are pending, and messages that were not delivered
     List,
-    /// List the rules as they stand
+    /// List the rules with the values in force
     Rules,
-    /// Change a rule, or undo that
+    /// Change or reset a rule
     #[command(subcommand)]
     Rule(RuleCommand),
-    /// Tell nobody for a while; rules are evaluated and shown all the same
+    /// Silence alerts for a while: no messages are sent, but rules are still evaluated and shown
     Silence {
-        /// A rule, or `all`
+        /// Name of a rule, or `all`
         rule: String,
-        /// This subject only; with * at its end, those that begin so
+        /// Only this subject, or a prefix followed by *
         #[arg(long)]
         subject: Option<String>,
-        /// For how long, at most 30d: 30m, 2h, 3d
+        /// Duration, at most 30d: 30m, 2h, 3d
         #[arg(long = "for", value_parser = |text: &str| seconds(text, 1, 30), value_name = "LENGTH")]
         length: u64,
-        /// For the next operator and the audit trail
+        /// Why, for the next operator and the audit trail
         #[arg(long)]
         reason: String,
     },
@@ -42,36 +42,36 @@ pub enum AlertCommand {
     Silences,
     /// End a silence
     Unsilence {
-        /// Its number, as `alert silences` shows it
+        /// Number of the silence, as shown by `alert silences`
         id: u64,
     },
-    /// What fired and recovered, the newest first
+    /// List what fired and recovered, the newest first
     History {
-        /// Of one rule
+        /// Only this rule
         #[arg(long)]
         rule: Option<String>,
-        /// So many
+        /// Maximum number of events
         #[arg(long, default_value_t = 100)]
         limit: u32,
     },
-    /// Send a test message over every channel now, and say how each fared
+    /// Send a test message over every channel now, and show whether each was delivered
     Test,
 }
 
 #[derive(Subcommand)]
 pub enum RuleCommand {
-    /// Change a rule; what is not named stays
+    /// Change a rule; options that are not given stay as they are
     Set {
-        /// The rule
+        /// Name of the rule
         rule: String,
         #[command(flatten)]
         change: Change,
     },
-    /// Back to what is compiled in
+    /// Reset a rule to its built-in values
     Reset {
-        /// The rule
+        /// Name of the rule
         rule: String,
-        /// What was changed for this subject
+        /// Only the change for this subject
         #[arg(long)]
         subject: Option<String>,
     },
@@ -81,33 +81,34 @@ pub enum RuleCommand {
 #[command(group = ArgGroup::new("what").required(true).multiple(true)
     .args(["threshold", "hold", "at_least", "severity", "runbook", "on", "off"]))]
 pub struct Change {
-    /// For this subject only; with * at its end, for those that begin so
+    /// Only for this subject, or a prefix followed by *
     #[arg(long)]
     subject: Option<String>,
-    /// In the rule's unit
+    /// Threshold, in the unit of the rule
     #[arg(long)]
     threshold: Option<f64>,
-    /// For how long before anybody is told, at most 7d: 0s, 90s, 5m
+    /// How long the condition must be met before a message is sent, at most 7d: 0s, 90s, 5m
     #[arg(long = "for", value_parser = |text: &str| seconds(text, 0, 7), value_name = "LENGTH")]
     hold: Option<u64>,
-    /// Fewer cases say nothing
+    /// Minimum number of cases; with fewer the rule does not fire
     #[arg(long, value_parser = clap::value_parser!(i32).range(0..))]
     at_least: Option<i32>,
-    /// warning or critical
+    /// Severity: warning or critical
     #[arg(long, value_parser = ["warning", "critical"])]
     severity: Option<String>,
-    /// Link to what to do
+    /// Link to the runbook
     #[arg(long)]
     runbook: Option<String>,
-    /// Evaluate it again
+    /// Enable the rule
     #[arg(long, conflicts_with = "off")]
     on: bool,
-    /// Evaluate it no more
+    /// Disable the rule
     #[arg(long)]
     off: bool,
 }
 
-/// `90s`, `30m`, `2h`, `3d`: so many seconds at least, and so many days at most.
+/// Parses `90s`, `30m`, `2h` or `3d` to seconds; at least `least` seconds and at most `most_days`
+/// days.
 fn seconds(text: &str, least: u64, most_days: u64) -> Result<u64, String> {
     let unit = match text.chars().last() {
         Some('s') => 1,
@@ -246,7 +247,7 @@ fn severity(rule: &AlertRule) -> String {
     if rule.enabled { rule.severity.as_str() } else { "off" }.to_owned()
 }
 
-/// `≥ 900 s for 60 s`
+/// For example `≥ 900 s for 60 s`.
 fn condition(rule: &AlertRule) -> String {
     let sign = if rule.is_floor { "≤" } else { "≥" };
     let mut parts = Vec::new();
@@ -264,7 +265,7 @@ fn condition(rule: &AlertRule) -> String {
     parts.join(" ")
 }
 
-/// What was changed for some of its subjects only.
+/// Changes for some subjects only.
 fn of_some_subjects(rule: &AlertRule) -> impl Iterator<Item = &ChangedRule> {
     rule.changes.iter().filter(|change| !change.subject.is_empty())
 }
@@ -273,7 +274,7 @@ fn changed(change: &ChangedRule) -> String {
     let set = [
         ("enabled", change.enabled.map(|enabled| enabled.to_string())),
         ("severity", change.severity.clone()),
-        // As JSON has it: 60.0 is not 60.
+        // In JSON notation: 60.0 is not 60.
         ("threshold", change.threshold.map(|threshold| format!("{threshold:?}"))),
         ("holdS", change.hold_s.map(|seconds| seconds.to_string())),
         ("atLeast", change.at_least.map(|count| count.to_string())),

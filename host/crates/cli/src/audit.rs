@@ -16,39 +16,40 @@ use serde_json::{Value, json};
 use super::client::{Client, ClientArgs};
 use super::input::duration;
 use super::output::Output;
-use super::refusal::{NotThere, confirmed};
+use super::refusal::{NotFound, confirmed};
 use super::view::{short, time};
 
 #[derive(Subcommand)]
 pub enum AuditCommand {
-    /// List what plugins have written, the newest first
+    /// List entries that plugins wrote, the newest first
     List(Entries),
-    /// The trails that there are, and what their entries must look like
+    /// Show and change the trails and the schemas of their entries
     #[command(subcommand)]
     Trail(TrailCommand),
 }
 
 #[derive(Args)]
 pub struct Entries {
-    /// Of this trail
+    /// Only entries of this trail
     #[arg(long)]
     trail: Option<String>,
-    /// Written by this plugin
+    /// Only entries written by this plugin
     #[arg(long)]
     plugin: Option<String>,
-    /// Of jobs of this queue
+    /// Only entries of jobs of this queue
     #[arg(long)]
     queue: Option<String>,
-    /// Of the job with this id
+    /// Only entries of the job with this id
     #[arg(long)]
     job: Option<String>,
-    /// Written since then: a time such as 2026-11-24T00:00:00Z, or as long ago as 90s, 30m, 24h or 7d
+    /// Only entries written since then: a time such as 2026-11-24T00:00:00Z, or an age such as 90s,
+    /// 30m, 24h or 7d
     #[arg(long, value_parser = since)]
     since: Option<DateTime<Utc>>,
-    /// All of them, page by page
+    /// List all entries, page by page
     #[arg(long, conflicts_with = "limit")]
     all: bool,
-    /// At most so many, 1 to 200
+    /// Maximum number of entries, 1 to 200
     #[arg(long, default_value_t = 50)]
     limit: u16,
 }
@@ -57,21 +58,21 @@ pub struct Entries {
 pub enum TrailCommand {
     /// List the trails
     List,
-    /// Make a trail, or change it for entries to come
+    /// Create a trail, or change it for future entries
     Set {
-        /// Its name, as manifests call it
+        /// Name of the trail, as in manifests
         name: String,
-        /// A file with the JSON Schema of its entries
+        /// File with the JSON Schema of its entries
         schema: PathBuf,
-        /// One line for lists [default: as it is]
+        /// Description in one line [default: the present one]
         #[arg(long)]
         description: Option<String>,
     },
-    /// Take no more entries; those that are there stay
+    /// Remove a trail: it accepts no more entries, and existing ones stay
     Remove {
-        /// Which
+        /// Name of the trail
         name: String,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
@@ -151,7 +152,7 @@ async fn trail(command: TrailCommand, client: &Client, output: Output) -> anyhow
         TrailCommand::Remove { name, yes } => {
             let trails = client.ask::<AuditTrailsList>((), none, NoBody).await?;
             if !trails.data.iter().any(|trail| trail.name == name) {
-                return Err(NotThere(format!("there is no audit trail {name}; see: patchbay audit trail list")).into());
+                return Err(NotFound(format!("there is no audit trail {name}; see: patchbay audit trail list")).into());
             }
             confirmed(yes, &format!("plugins could not append to {name} any more"))?;
             client.ask::<AuditTrailsRemove>(TrailPath { trail: name.clone() }, none, NoBody).await?;

@@ -10,21 +10,22 @@ use super::output::Output;
 
 #[derive(Subcommand)]
 pub enum BreakerCommand {
-    /// List the outside hosts of the active plugins with their breakers, as the host that answers has them
+    /// List the outside hosts of active plugins, with their breakers in the answering host
     List,
-    /// Refuse all calls of a plugin to a host until the breaker is closed; jobs that need it wait
+    /// Open a breaker: refuse all calls of a plugin to a host until it is closed; jobs that need
+    /// the host wait
     Open(OutsideHost),
-    /// Let calls through again
+    /// Close a breaker: let calls through again
     Close(OutsideHost),
 }
 
 #[derive(Args)]
 pub struct OutsideHost {
-    /// The plugin
+    /// Name of the plugin
     plugin: String,
-    /// As `breaker list` shows it, or a part that names one host only
+    /// Outside host as shown by `breaker list`, or a part that matches one host only
     host: String,
-    /// For the next operator and the audit trail
+    /// Why, for the next operator and the audit trail
     #[arg(long)]
     reason: String,
 }

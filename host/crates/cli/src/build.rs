@@ -1,4 +1,4 @@
-//! `patchbay plugin build|pack|inspect`: from sources to a packed file, and what is in one. They ask no host.
+//! `patchbay plugin build|pack|inspect`: builds, packs and shows plugin files, without a host.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -18,34 +18,34 @@ use super::world::{World, Written};
 const CARGO: [&str; 5] =
     ["build", "--release", "--target", "wasm32-wasip2", "--message-format=json-render-diagnostics"];
 
-/// The exit code of `sh` for a program that it does not find (POSIX).
+/// Exit code of `sh` for a program that it does not find (POSIX).
 const COMMAND_NOT_FOUND: i32 = 127;
 
 #[derive(Args)]
 pub struct Build {
-    /// Folder with plugin.toml
+    /// Directory with plugin.toml
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// Where to write [default: DIR/dist/NAME-VERSION.wasm]
+    /// Output file [default: DIR/dist/NAME-VERSION.wasm]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub struct Pack {
-    /// Folder with plugin.toml
+    /// Directory with plugin.toml
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// The built component [default: what plugin.toml names, else target/wasm32-wasip2/release/NAME.wasm of the Cargo
-    /// workspace around DIR]
+    /// Built component [default: the one that plugin.toml names, else
+    /// target/wasm32-wasip2/release/NAME.wasm in the Cargo workspace of DIR]
     #[arg(long, value_name = "FILE")]
     component: Option<PathBuf>,
-    /// Where to write [default: DIR/dist/NAME-VERSION.wasm]
+    /// Output file [default: DIR/dist/NAME-VERSION.wasm]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
-/// A file that hosts take.
+/// A component file that hosts accept.
 pub struct Packed {
     pub file: PathBuf,
     pub bytes: Vec<u8>,
@@ -76,9 +76,9 @@ fn report(project: &Project, packed: &Packed, output: Output) {
 }
 
 impl Project {
-    /// Runs the build; what it prints goes to standard error. Gives the component that it made.
+    /// Runs the build and returns the path of the component. Build output goes to standard error.
     ///
-    /// Ctrl-C, and nobody waiting any more, end the build with everything that it has started.
+    /// Ctrl-C, or dropping the future, ends the build with all its child processes.
     pub async fn build(&self) -> anyhow::Result<PathBuf> {
         self.write_world()?;
         if let (Some(command), Some(component)) = (&self.build.command, &self.build.component) {
@@ -102,15 +102,16 @@ impl Project {
         }
         let ended = running.ended().await?;
         let crate_manifest = self.dir.canonicalize()?.join("Cargo.toml");
-        // Only cargo knows where its target folder is.
+        // Only cargo knows where its target directory is.
         let component = messages.lines().filter_map(|line| component_in(line, &crate_manifest)).next_back();
         self.made(ended, "cargo", component.unwrap_or_default())
     }
 
-    /// For the toolchains that bind a world. Cargo projects on the SDK need none, and get one only where there is one.
+    /// For toolchains that bind a world. Cargo projects on the SDK need no world; a generated one
+    /// that exists is kept up to date.
     fn write_world(&self) -> anyhow::Result<()> {
         let world = World::of(self);
-        if (self.build.command.is_some() || world.is_ours()) && world.write(false)? == Written::New {
+        if (self.build.command.is_some() || world.is_generated()) && world.write(false)? == Written::New {
             eprintln!("written: {}", world.file().display());
         }
         Ok(())
@@ -136,7 +137,7 @@ impl Project {
         Ok(component)
     }
 
-    /// What an earlier build has made.
+    /// The component of an earlier build.
     fn built(&self) -> anyhow::Result<PathBuf> {
         if let Some(component) = &self.build.component {
             return Ok(self.dir.join(component));
@@ -152,7 +153,7 @@ impl Project {
         })
     }
 
-    /// Puts the manifest into the component.
+    /// Writes the manifest into the component.
     pub fn pack(&self, component: &Path, out: Option<PathBuf>) -> anyhow::Result<Packed> {
         let manifest = &self.manifest;
         let bytes = std::fs::read(component).with_context(|| format!("cannot read {}", component.display()))?;
@@ -164,7 +165,7 @@ impl Project {
         if let Some(parent) = file.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        // Whole or not at all: a host may be reading the old one.
+        // Written as a whole or not at all, because a host may be reading the old file.
         let temporary = file.with_extension("tmp");
         std::fs::write(&temporary, &bytes).with_context(|| format!("cannot write {}", temporary.display()))?;
         std::fs::rename(&temporary, &file)?;
@@ -172,7 +173,7 @@ impl Project {
     }
 }
 
-/// The component that a line of cargo's says the crate has become.
+/// The component that the crate was built to, according to one line of cargo's output.
 fn component_in(line: &str, crate_manifest: &Path) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(line).ok()?;
     if message["reason"] != "compiler-artifact" || Path::new(message["manifest_path"].as_str()?) != crate_manifest {
@@ -182,7 +183,7 @@ fn component_in(line: &str, crate_manifest: &Path) -> Option<PathBuf> {
     files.map(PathBuf::from).find(|file| file.extension().is_some_and(|extension| extension == "wasm"))
 }
 
-/// A process and all that it starts: they are a group, and end together.
+/// A process in a process group of its own; dropping it before its end kills the whole group.
 struct Running {
     child: Child,
     group: Option<Pid>,
@@ -204,7 +205,7 @@ impl Running {
     }
 }
 
-/// A build's group is not the terminal's: Ctrl-C reaches it through us.
+/// The process group of a build is not that of the terminal, so it does not get Ctrl-C itself.
 async fn unless_interrupted<T>(act: impl Future<Output = T>) -> anyhow::Result<T> {
     tokio::select! {
         done = act => Ok(done),

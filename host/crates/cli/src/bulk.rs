@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::bulk::{
     Bulk, BulkBegin, BulkBegun, BulkCancel, BulkDetails, BulkItem, BulkItems, BulkList, BulkPath, BulkPreview,
-    BulkReason, BulkResume, BulkShow, BulkUndo, GoOn, ListBulkItems, ListBulks,
+    BulkReason, BulkResume, BulkShow, BulkUndo, ListBulkItems, ListBulks, ResumeBulk,
 };
 use patchbay_api::operation::NoQuery;
 use serde_json::value::{RawValue, to_raw_value};
@@ -19,129 +19,131 @@ use super::client::{Client, ClientArgs};
 use super::output::{Output, time};
 use super::refusal::{Refusal, confirmed};
 
-/// Between looks at the progress.
+/// Interval between progress requests.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// For scripts: nothing was meant, so nothing was done.
+/// Exit code for scripts: no job matched, so nothing was done.
 const NOTHING_FOUND: u8 = 3;
-/// Most jobs that a host lists at once.
+/// Maximum number of jobs per page that a host returns.
 const JOBS_OF_A_PAGE: u16 = 200;
 
 #[derive(Subcommand)]
 pub enum BulkCommand {
-    /// Put failed (or completed) jobs back into their queues
+    /// Retry failed (or completed) jobs: put them back into their queues
     Retry {
         #[command(flatten)]
-        which: Which,
+        which: JobSelection,
         #[command(flatten)]
         history: FromHistory,
     },
     /// Remove jobs; can be undone for an hour
     Remove {
         #[command(flatten)]
-        which: Which,
+        which: JobSelection,
     },
-    /// Add new jobs like these
+    /// Add copies of jobs as new jobs
     EnqueueAgain {
         #[command(flatten)]
-        which: Which,
+        which: JobSelection,
         #[command(flatten)]
         history: FromHistory,
     },
-    /// Change the data of failed jobs, then retry them; what would not fit the plugin's schema is left as it is
+    /// Change the data of failed jobs, then retry them; jobs whose new data does not match the
+    /// plugin's schema stay unchanged
     EditAndRetry {
         #[command(flatten)]
-        which: Which,
-        /// A value at a path of the data: lead.id=42, or /lead/id="text"; what is no JSON is taken as text
+        which: JobSelection,
+        /// Set a value at a path of the data: lead.id=42, or /lead/id="text"; a value that is not
+        /// JSON is taken as text
         #[arg(long = "set", value_name = "PATH=JSON")]
         set: Vec<String>,
-        /// Take a path out of the data
+        /// Remove a path from the data
         #[arg(long = "unset", value_name = "PATH")]
         unset: Vec<String>,
     },
     /// List bulk operations, the newest first
     List,
-    /// Show one: state, counts, and why jobs were left as they are
+    /// Show a bulk operation: state, counts, and why jobs were left unchanged
     Show {
-        /// Its number
+        /// Number of the operation
         id: i64,
-        /// Its jobs, too: all, or those that are pending, done, skipped, failed, restored or lost
+        /// Also list its jobs: all, or those that are pending, done, skipped, failed, restored or
+        /// lost
         #[arg(long, value_name = "STATE", num_args = 0..=1, default_missing_value = "")]
         jobs: Option<String>,
     },
-    /// Follow one until it ends or pauses
+    /// Follow a bulk operation until it ends or pauses
     Watch {
-        /// Its number
+        /// Number of the operation
         id: i64,
     },
-    /// Stop one where it is; what is done stays done
+    /// Cancel a bulk operation; jobs that were already handled stay as they are
     Cancel {
-        /// Its number
+        /// Number of the operation
         id: i64,
     },
-    /// Let one go on that has paused after its first jobs
+    /// Resume a bulk operation that has paused after its first jobs
     Resume {
-        /// Its number
+        /// Number of the operation
         id: i64,
-        /// So many more, then pause again
+        /// Handle this many more jobs, then pause again
         #[arg(long)]
         first: Option<u32>,
-        /// Follow it
+        /// Follow the progress
         #[arg(long)]
         watch: bool,
     },
-    /// Put back what a removal has removed, within an hour of its end
+    /// Undo a removal: put the removed jobs back, within an hour of its end
     Undo {
-        /// Its number
+        /// Number of the operation
         id: i64,
-        /// Follow it
+        /// Follow the progress
         #[arg(long)]
         watch: bool,
     },
 }
 
-/// Which jobs, and how.
 #[derive(Args)]
-pub struct Which {
-    /// queue=, job=, name=, from=, to=, code=, text=, data.PATH=, plugin=, revision=, correlation-id=, platform=, outcome=, verdict=, dead-letter=; all must hold
+pub struct JobSelection {
+    /// Filter; all parts must match: queue=, job=, name=, from=, to=, code=, text=, data.PATH=,
+    /// plugin=, revision=, correlation-id=, platform=, outcome=, verdict=, dead-letter=
     #[arg(value_name = "KEY=VALUE")]
     filter: Vec<String>,
-    /// Every job of every queue
+    /// Select every job of every queue
     #[arg(long)]
     everything: bool,
-    /// Jobs in this state: failed, completed; to remove also delayed, waiting or prioritized
+    /// State of the jobs: failed, completed; for removals also delayed, waiting or prioritized
     #[arg(long, default_value = "failed")]
     state: String,
     #[command(flatten)]
-    how: How,
+    how: BulkOptions,
 }
 
-/// How it is gone about.
 #[derive(Args)]
-pub struct How {
-    /// Only count, and show some
+pub struct BulkOptions {
+    /// Only count the jobs and show a sample
     #[arg(long)]
     dry_run: bool,
-    /// Show the data of those, too, without what is hidden
+    /// Show the data of the sample, with redacted values hidden
     #[arg(long)]
     with_data: bool,
-    /// With --dry-run --with-data: show what is hidden, too; that is recorded
+    /// With --dry-run --with-data: show redacted values, too; this is recorded
     #[arg(long, requires_all = ["dry_run", "with_data"])]
     reveal: bool,
-    /// Do so many, then pause; `patchbay bulk resume` does the rest
+    /// Handle this many jobs, then pause; `patchbay bulk resume` handles the rest
     #[arg(long)]
     first: Option<u32>,
-    /// For the record
+    /// Why, for the record
     #[arg(long)]
     reason: Option<String>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
-    /// Follow it
+    /// Follow the progress
     #[arg(long)]
     watch: bool,
 }
 
-impl Which {
+impl JobSelection {
     fn put_into(&self, mut request: Value) -> Result<Value, Refusal> {
         let mut pairs = Map::new();
         for pair in &self.filter {
@@ -157,16 +159,17 @@ impl Which {
     }
 }
 
-/// Jobs that Redis may have forgotten.
+/// Options for jobs that Redis may have forgotten.
 #[derive(Args)]
 pub struct FromHistory {
-    /// Jobs that the history remembers, whether Redis still has them or not
+    /// Select jobs from the history, whether Redis still has them or not
     #[arg(long)]
     from_history: bool,
-    /// Jobs that are added anew are the same as before: outside effects that they have had are not repeated
+    /// Keep the identity of jobs that are added again: outside effects that they already had are
+    /// not repeated
     #[arg(long, conflicts_with = "new_key")]
     keep_key: bool,
-    /// Jobs that are added anew are other ones, and do everything again
+    /// Give jobs that are added again a new identity: all outside effects happen again
     #[arg(long)]
     new_key: bool,
 }
@@ -202,7 +205,7 @@ pub(crate) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
             let mut values = BTreeMap::new();
             for pair in set {
                 let (path, value) = pair.split_once('=').ok_or_else(|| Refusal(format!("{pair}: write PATH=JSON")))?;
-                // As it was written; what is no JSON is a text.
+                // Kept as written; a value that is not JSON is sent as a text.
                 let json = RawValue::from_string(value.trim().to_owned());
                 values.insert(path.to_owned(), json.or_else(|_| to_raw_value(value))?);
             }
@@ -241,7 +244,7 @@ pub(crate) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
             output.value(&format!("cancelled: {}", describe_bulk(&bulk.data, &[])), &bulk.raw);
         }
         BulkCommand::Resume { id, first, watch: follow } => {
-            let bulk = client.ask::<BulkResume>(BulkPath { id }, none, Json(GoOn { first })).await?;
+            let bulk = client.ask::<BulkResume>(BulkPath { id }, none, Json(ResumeBulk { first })).await?;
             return go_on(id, follow, &format!("bulk {id} goes on"), &bulk.raw, &client, output).await;
         }
         BulkCommand::Undo { id, watch: follow } => {
@@ -252,10 +255,10 @@ pub(crate) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
     Ok(ExitCode::SUCCESS)
 }
 
-/// Shows what is meant, asks, and begins.
+/// Shows a preview, asks for confirmation, and starts the operation.
 pub(super) async fn begin(
     request: Value,
-    how: How,
+    how: BulkOptions,
     does: &str,
     client: &Client,
     output: Output,
@@ -263,7 +266,7 @@ pub(super) async fn begin(
     begin_with(request, BTreeMap::new(), how, does, client, output).await
 }
 
-/// With values of job data, which stay as the operator wrote them.
+/// Contains values of job data, which stay exactly as the operator wrote them.
 #[derive(serde::Serialize)]
 struct Body<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -275,12 +278,12 @@ struct Body<'a> {
 async fn begin_with(
     mut request: Value,
     set: BTreeMap<String, Box<RawValue>>,
-    how: How,
+    how: BulkOptions,
     does: &str,
     client: &Client,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let How { dry_run, with_data, reveal, first, reason, yes, watch: follow } = how;
+    let BulkOptions { dry_run, with_data, reveal, first, reason, yes, watch: follow } = how;
     request["first"] = json!(first);
     request["reason"] = json!(reason);
     let mut look = request.clone();
@@ -377,7 +380,7 @@ fn progress(bulk: &Bulk) -> String {
     format!("bulk {}  {}  {}  {}", bulk.id, bulk.kind, bulk.state, counts.join(", "))
 }
 
-/// Which jobs: `failed of the history, queue=emailQueue`.
+/// For example `failed of the history, queue=emailQueue`.
 fn meant(bulk: &Bulk) -> String {
     let pairs: Vec<String> = bulk.filter.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let pairs = if pairs.is_empty() { "everything".into() } else { pairs.join(" ") };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use patchbay_api::answer::{Answer, List, Media, Success};
-use patchbay_api::body::{AnyDocument, Body, Form, Json, NoBody, SecretJson};
+use patchbay_api::body::{AnyDocument, Body, ExpectedForm, Json, NoBody, SecretJson};
 use patchbay_api::operation::{self, Endpoint, NoQuery, PathParams};
 use patchbay_api::plugins::{
     Activate, Activated, Component, PluginPath, PluginsActivate, PluginsPush, SignedComponent, Staged,
@@ -22,30 +22,30 @@ use utoipa::ToSchema;
 
 use super::refusal::Refusal;
 
-/// Pushing compiles, which may take a minute on a small machine.
+/// A push includes the compilation, which may take a minute on a small machine.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Longer than the longest deadline that a host may allow is of no use to somebody at a terminal.
+/// Longer than the longest deadline that a host allows; more is useless at a terminal.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(330);
 
-/// Where the host is, and who asks.
+/// Address of the host, and credentials.
 #[derive(Debug, Args)]
 pub struct ClientArgs {
-    /// The host [default: the one that `patchbay dev` runs here, else http://127.0.0.1:8080]
+    /// URL of the host [default: the one that `patchbay dev` runs here, else http://127.0.0.1:8080]
     #[arg(long, global = true, env = "PATCHBAY_URL", help_heading = "Connection")]
     url: Option<String>,
-    /// Operator
+    /// Name of the operator
     #[arg(long, global = true, env = "PATCHBAY_USER", help_heading = "Connection")]
     user: Option<String>,
-    /// The operator's password; better in the environment than on the command line
+    /// Password of the operator; set it in the environment rather than on the command line
     #[arg(long, global = true, env = "PATCHBAY_PASSWORD", hide_env_values = true, help_heading = "Connection")]
     password: Option<String>,
-    /// Asked where `url` is not given.
+    /// Used if `url` is not given.
     #[arg(skip)]
     dev: Option<Connection>,
 }
 
-/// A host on this machine, and how to log in there.
+/// A host on this machine, with credentials.
 #[derive(Debug, Clone)]
 pub struct Connection {
     pub url: String,
@@ -54,71 +54,67 @@ pub struct Connection {
 }
 
 impl ClientArgs {
-    /// Gives the host to ask where the arguments name none. Its credentials go to it only.
+    /// Sets the host to use if the arguments name none. Its credentials are sent only to that host.
     pub fn or(mut self, dev: impl FnOnce() -> Option<Connection>) -> Self {
         self.dev = if self.url.is_none() { dev() } else { None };
         self
     }
 }
 
-/// Why a request had no success.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The host answered, and said no.
+    /// The host answered with an error.
     #[error("{message} ({code})")]
     Refused {
         /// HTTP status.
         status: u16,
         /// Stable code.
         code: String,
-        /// The host's words.
+        /// Message of the host.
         message: String,
-        /// More about it, for programs.
+        /// Machine-readable details.
         details: Option<Value>,
     },
-    /// Nobody answered.
+    /// No connection.
     #[error("no host answers at {url}: start one with `patchbay dev` or `patchbay serve`, or set PATCHBAY_URL")]
     Unreachable {
-        /// Where it was looked for.
+        /// URL that was tried.
         url: String,
-        /// Why.
         source: reqwest::Error,
     },
-    /// Something else answered.
+    /// The answer is not from a Patchbay host.
     #[error("{url} does not answer like a Patchbay host (HTTP {status})")]
     NotPatchbay {
-        /// Where.
         url: String,
         /// HTTP status.
         status: u16,
     },
 }
 
-/// What a host answered.
 #[derive(Debug)]
 pub struct Received<T> {
-    /// As this version understands it.
+    /// As far as this version knows the fields.
     pub data: T,
-    /// As it came, for scripts: a newer host may say more.
+    /// The unchanged answer, for scripts: a newer host may send more fields.
     pub raw: Value,
 }
 
-/// A part of a list.
+/// One page of a list.
 #[derive(Debug)]
 pub(super) struct ReceivedPage<T> {
     pub(super) items: Vec<T>,
-    /// Where the list goes on.
+    /// Cursor of the next page.
     pub(super) next_cursor: Option<String>,
-    /// A search ended because time ran out.
+    /// The search reached its time limit.
     pub(super) partial: bool,
-    /// The whole envelope as it came, for scripts.
+    /// The whole envelope, unchanged, for scripts.
     pub(super) raw: Value,
 }
 
-/// `data` of the answer to `E`.
+/// Type of `data` in the answer to `E`.
 pub type DataOf<E> = <<E as Endpoint>::Answer as Answer>::Data;
 
-/// Puts a body into a request.
 pub trait SendBody: Body {
     fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder;
 }
@@ -135,7 +131,7 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> SendBody for J
     }
 }
 
-impl<T: ToSchema + Form + Serialize + DeserializeOwned + Send + 'static> SendBody for SecretJson<T> {
+impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static> SendBody for SecretJson<T> {
     fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
         request.json(&self.0)
     }
@@ -170,7 +166,6 @@ fn method_of(method: operation::Method) -> Method {
     }
 }
 
-/// A connection to one host.
 pub struct Client {
     url: String,
     user: String,
@@ -181,7 +176,7 @@ pub struct Client {
 impl Client {
     pub fn new(url: String, user: String, password: Option<String>) -> anyhow::Result<Self> {
         if !url.parse::<reqwest::Url>().is_ok_and(|url| ["http", "https"].contains(&url.scheme())) {
-            // Not as it was given: there may be a password in it.
+            // The given URL is not repeated, because it may contain a password.
             let wrong = "--url (or PATCHBAY_URL) is no address of a host: write http://HOST:PORT or https://HOST";
             return Err(Refusal(wrong.into()).into());
         }
@@ -202,7 +197,7 @@ impl Client {
         Self::new(url, user, password)
     }
 
-    /// Asks for an operation of the table.
+    /// Calls an operation of the API.
     pub async fn ask<E>(
         &self,
         path: E::Path,
@@ -215,7 +210,8 @@ impl Client {
         self.ask_with::<E>(path, |request| body.put_into(request.query(&query))).await
     }
 
-    /// Likewise, with a body as somebody has written it: what is wrong with it is for the host to say.
+    /// As `ask`, but the body is sent exactly as a person wrote it, so that the host reports errors
+    /// in it.
     pub(super) async fn ask_as_written<E>(
         &self,
         path: E::Path,
@@ -227,7 +223,7 @@ impl Client {
         self.ask_with::<E>(path, |request| request.json(body)).await
     }
 
-    /// Likewise, with whatever `complete` puts into the request.
+    /// As `ask`; `complete` adds the body to the request.
     pub(super) async fn ask_with<E>(
         &self,
         path: E::Path,
@@ -241,7 +237,8 @@ impl Client {
         Ok(Received { data, raw })
     }
 
-    /// The answer as it was written: reading it into values would round its numbers.
+    /// As `ask`, but also returns the answer as unparsed JSON, because parsed values have rounded
+    /// numbers.
     pub(super) async fn ask_exact<E>(
         &self,
         path: E::Path,
@@ -265,7 +262,6 @@ impl Client {
         self.request(method_of(operation.method), &path::filled(operation.path, &path.segments()))
     }
 
-    /// One page of a list.
     pub(super) async fn ask_page<E, T>(&self, path: &E::Path, query: &E::Query) -> Result<ReceivedPage<T>, ClientError>
     where
         E: Endpoint<Body = NoBody, Answer = List<T>>,
@@ -276,8 +272,8 @@ impl Client {
         Ok(ReceivedPage { items: page.data, next_cursor: page.next_cursor, partial: page.partial, raw })
     }
 
-    /// A list page by page. `query_of` makes a page's query from the cursor that leads there and the number of items so far; without one the
-    /// list ends.
+    /// Requests a list page by page. `query_of` makes the query of a page from its cursor and the
+    /// number of items so far; `None` ends the list.
     pub(super) async fn ask_pages<E, T>(
         &self,
         path: &E::Path,
@@ -302,7 +298,6 @@ impl Client {
         Ok(Received { data, raw: raw.into() })
     }
 
-    /// Asks for a file.
     pub async fn ask_for_file<E>(&self, path: E::Path, query: E::Query) -> Result<Vec<u8>, ClientError>
     where
         E: Endpoint<Body = NoBody, Answer: Answer<Data = Vec<u8>>>,
@@ -330,7 +325,8 @@ impl Client {
         self.ask::<PluginsActivate>(PluginPath { name: plugin.to_owned() }, NoQuery {}, wanted).await
     }
 
-    /// An operation of a plugin; `input` as it stands, since parsing would round its numbers.
+    /// Calls an operation of a plugin. `input` is sent unparsed, because parsing would round its
+    /// numbers.
     pub(super) async fn answer(&self, path: &str, operation: &str, input: &RawValue) -> Result<Answered, ClientError> {
         #[derive(serde::Serialize)]
         struct Call<'a> {
@@ -366,7 +362,7 @@ impl Client {
         Ok(answered)
     }
 
-    /// What is no envelope, to be read as it comes.
+    /// For answers without an envelope; the body is not read yet.
     pub(super) async fn get_raw(&self, path: &str, limit: Duration) -> Result<reqwest::Response, ClientError> {
         let request = self.request(Method::GET, path).timeout(limit);
         let response = request.send().await.map_err(|source| self.unreachable(source))?;
@@ -381,7 +377,7 @@ impl Client {
         request.basic_auth(&self.user, self.password.as_ref())
     }
 
-    /// Without the credentials that some write into it.
+    /// The URL without credentials, which some people write into it.
     fn shown(&self) -> String {
         self.url.rsplit_once('@').map_or(self.url.as_str(), |(_, address)| address).to_owned()
     }
@@ -403,7 +399,7 @@ impl Client {
         ClientError::NotPatchbay { url: self.shown(), status }
     }
 
-    /// The whole envelope of a success.
+    /// Returns the whole envelope of a success.
     async fn read(&self, response: reqwest::Response) -> Result<Value, ClientError> {
         let status = response.status().as_u16();
         let text = response.text().await.map_err(|source| self.unreachable(source))?;
@@ -428,24 +424,23 @@ impl Client {
     }
 }
 
-/// What an operation of a plugin answered.
+/// Answer of a plugin operation.
 #[derive(Debug)]
 pub struct Answered {
     /// `json`, `bytes`, `relay` or `empty`.
     pub(super) kind: String,
-    /// Chosen by the plugin, for an HTTP route.
+    /// Status that the plugin chose for an HTTP route.
     pub(super) status: Option<u16>,
-    /// Of a relayed response.
+    /// Status of the response of the host; for `relay` that of the relayed response.
     pub(super) http_status: u16,
     pub(super) content_type: Option<String>,
-    /// For `json`, the plugin's document alone.
+    /// For `json`, only the document of the plugin, without the envelope.
     pub(super) content: Vec<u8>,
 }
 
-/// Asking to see what is hidden.
 #[derive(clap::Args, Default)]
 pub struct RevealArgs {
-    /// Show what is hidden, too: who asked, for which job and when is recorded
+    /// Also show hidden values; who asked, for which job and when is recorded
     #[arg(long)]
     pub(super) reveal: bool,
     /// Why, for the record; no personal data

@@ -18,54 +18,54 @@ use super::view::short;
 
 #[derive(Subcommand)]
 pub enum DeadLetterCommand {
-    /// List groups of jobs that failed for good: open ones first, then by when they were seen last
+    /// List groups of jobs that failed for good: open groups first, then the most recently seen
     List {
-        /// Of jobs of this queue
+        /// Only groups of jobs of this queue
         #[arg(long)]
         queue: Option<String>,
-        /// That happened in this plugin
+        /// Only failures in this plugin
         #[arg(long)]
         plugin: Option<String>,
-        /// Only those that somebody has taken note of (true), or nobody has (false)
+        /// Only acknowledged groups (true) or open ones (false)
         #[arg(long)]
         acknowledged: Option<bool>,
-        /// At most so many, 1 to 1000
+        /// Maximum number of groups, 1 to 1000
         #[arg(long, default_value_t = 50)]
         limit: u16,
     },
     /// Show a group: its newest jobs, the stack of the newest, and the same failure in other revisions
     Show {
-        /// Its number
+        /// Number of the group
         id: i64,
     },
-    /// Take note of a group; in another revision the same failure is another group
+    /// Acknowledge a group; the same failure in another revision is another group
     Ack {
-        /// Its number
+        /// Number of the group
         id: i64,
-        /// Open it again
+        /// Reopen the group
         #[arg(long)]
         undo: bool,
     },
-    /// Write down what is known of a group; nothing takes the note away
+    /// Set the note of a group; without a text, remove it
     Note {
-        /// Its number
+        /// Number of the group
         id: i64,
-        /// The note
+        /// Text of the note
         note: Option<String>,
     },
-    /// Say whose a group is; nothing makes it nobody's
+    /// Assign a group to somebody; without a name, remove the assignment
     Assign {
-        /// Its number
+        /// Number of the group
         id: i64,
-        /// A name
+        /// Name of the responsible person
         to: Option<String>,
     },
     /// Retry the jobs of a group that are still failed: patchbay bulk retry dead-letter=ID
     Retry {
-        /// Its number
+        /// Number of the group
         id: i64,
         #[command(flatten)]
-        how: bulk::How,
+        how: bulk::BulkOptions,
     },
 }
 

@@ -27,58 +27,62 @@ use super::refusal::{Refusal, confirmed};
 
 #[derive(Subcommand)]
 pub enum HistoryCommand {
-    /// What waits in Redis, what Postgres holds and since when, and whether data and results are kept
+    /// Show what waits in Redis, what Postgres holds and since when, and whether data and results
+    /// are kept
     Status,
-    /// How long attempts are kept
+    /// Show and change how long attempts are kept
     #[command(subcommand)]
     Retention(RetentionCommand),
-    /// Forget now what is older than it is to be kept; otherwise that happens once an hour
+    /// Delete attempts past their retention now; the host also does so once an hour
     Prune {
-        /// Only say what would be forgotten
+        /// Only show what would be deleted
         #[arg(long)]
         dry_run: bool,
     },
-    /// Erase a person's data, or a job: from Redis, the history, copies for undoing, events, and what operators have typed
+    /// Erase the data of a person or of a job: from Redis, the history, undo copies, events, and
+    /// texts of operators
     Erase(EraseArgs),
     /// List erasures: who asked, why, and whether they have ended
     Erasures {
-        /// At most so many, 1 to 200
+        /// Maximum number of erasures, 1 to 200
         #[arg(long, default_value_t = 50)]
         limit: u16,
     },
-    /// Data and results of a job, without what its queue's manifest redacts; who reads them is recorded
+    /// Show data and results of a job, with values that its queue's manifest redacts hidden; each
+    /// read is recorded
     Body {
-        /// Its queue
+        /// Name of the queue
         queue: String,
-        /// Its id
+        /// Id of the job
         id: String,
         #[command(flatten)]
         reveal: RevealArgs,
     },
-    /// Write attempts into a file; docs/operations/history.md says what a filter can be
+    /// Export attempts to a file; docs/operations/history.md describes the filter
     Export(ExportArgs),
 }
 
 #[derive(Subcommand)]
 pub enum RetentionCommand {
-    /// What holds
+    /// Show the retention in force
     List,
-    /// Keep a queue's attempts for so many days
+    /// Set how many days the attempts of a queue are kept
     Set {
-        /// The queue
+        /// Name of the queue
         queue: String,
-        /// Only attempts that ended so: completed, failed, trapped, deadline, memory-limit, invalid-result or host-fault
+        /// Only attempts with this outcome: completed, failed, trapped, deadline, memory-limit,
+        /// invalid-result or host-fault
         #[arg(long)]
         outcome: Option<String>,
-        /// 1 to 36500
+        /// Number of days, 1 to 36500
         #[arg(long)]
         days: u32,
     },
-    /// Keep a queue's attempts as long as the configuration says
+    /// Reset the retention of a queue to the configured default
     Reset {
-        /// The queue
+        /// Name of the queue
         queue: String,
-        /// Only what was said of this outcome
+        /// Only the setting for this outcome
         #[arg(long)]
         outcome: Option<String>,
     },
@@ -86,10 +90,11 @@ pub enum RetentionCommand {
 
 #[derive(Args)]
 pub struct EraseArgs {
-    /// Of a person: where the value stands in the data of jobs, for example customer.phone; a path that a manifest declares searchable
+    /// For a person: path of the value in the data of jobs, for example customer.phone; a manifest
+    /// must declare it searchable
     #[arg(long, required_unless_present = "job")]
     path: Option<String>,
-    /// The value; better on standard input, which no shell remembers
+    /// The value; better given on standard input, where no shell records it
     #[arg(long, requires = "path")]
     value: Option<String>,
     /// Only jobs of this queue
@@ -98,13 +103,13 @@ pub struct EraseArgs {
     /// Only the job with this id
     #[arg(long, requires = "queue")]
     job: Option<String>,
-    /// Also jobs that are still to run: they are removed and never run
+    /// Also erase unfinished jobs: they are removed and never run
     #[arg(long)]
     unfinished: bool,
-    /// For the record: a request's number, for example, and no personal data
+    /// Why, for the record: for example the number of a request, and no personal data
     #[arg(long)]
     reason: String,
-    /// Do it; otherwise only say what would be erased
+    /// Erase; without this, only show what would be erased
     #[arg(long)]
     yes: bool,
 }
@@ -117,27 +122,28 @@ enum Format {
 
 #[derive(Args)]
 pub struct ExportArgs {
-    /// One JSON document a line, or comma-separated values
+    /// One JSON document per line, or comma-separated values
     #[arg(long, value_enum, default_value = "jsonl")]
     format: Format,
-    /// Where to; it is there once all of it is [default: standard output]
+    /// Output file; it appears once the export is complete [default: standard output]
     #[arg(long)]
     out: Option<PathBuf>,
-    /// With data and results, without what manifests redact
+    /// Include data and results, with values that manifests redact hidden
     #[arg(long)]
     bodies: bool,
-    /// With what manifests redact and with secrets, too; that is recorded
+    /// Include values that manifests redact, and secrets; this is recorded
     #[arg(long, requires = "bodies")]
     reveal: bool,
-    /// Which, for example queue=emailQueue outcome=failed from=2026-01-01T00:00:00Z data.lead.id=42; none: all
+    /// Filter, for example queue=emailQueue outcome=failed from=2026-01-01T00:00:00Z
+    /// data.lead.id=42; none: all attempts
     #[arg(value_name = "NAME=VALUE", value_parser = pair)]
     filter: Vec<(String, String)>,
 }
 
-/// A large history is larger than any usual limit on a request.
+/// An export can take far longer than an ordinary request.
 const EXPORT_LIMIT: Duration = Duration::from_secs(24 * 3_600);
 
-/// Jobs in Redis that are named to people.
+/// Maximum number of jobs in Redis that are listed for people.
 const MOST_SHOWN: usize = 10;
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -270,7 +276,7 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
         (Some(_), None) => Some(from_stdin()?),
     };
     let request = |dry_run: bool| {
-        // As it was written: what is wrong with it is for the host to say.
+        // Sent exactly as it was written, so that the host reports what is wrong with it.
         let body = json!({
             "path": args.path, "value": value, "queue": args.queue, "job": args.job, "reason": args.reason, "unfinished": args.unfinished,
             "dryRun": dry_run,
@@ -293,10 +299,10 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
     Ok(())
 }
 
-/// Looking through all jobs and all texts takes its time.
+/// An erasure searches all jobs and all texts, which takes long.
 const ERASE_LIMIT: Duration = Duration::from_secs(600);
 
-/// Where something is erased beside the history, and how much.
+/// What is erased outside the history: a count and a label per place.
 fn erased_places(places: &Places) -> [(u64, &'static str); 14] {
     [
         (places.redis_ended, "jobs in Redis that have ended"),
@@ -316,7 +322,7 @@ fn erased_places(places: &Places) -> [(u64, &'static str); 14] {
     ]
 }
 
-/// What stays, how much, and what to do about it.
+/// What is kept: a count per place, with what to do about it.
 fn places_left(places: &Places) -> [(u64, &'static str); 3] {
     [
         (
@@ -439,7 +445,7 @@ async fn export(args: ExportArgs, client: &Client, output: Output) -> anyhow::Re
             out.flush().await?;
         }
         Some(path) => {
-            // Nobody is to take a part for the whole.
+            // A partial file must not be mistaken for a complete one.
             let part = part_of(&path)?;
             let (file, unfinished) = part.into_parts();
             let mut file = tokio::fs::File::from_std(file);
@@ -460,7 +466,7 @@ async fn export(args: ExportArgs, client: &Client, output: Output) -> anyhow::Re
     Ok(())
 }
 
-/// Beside the file, so that it can take its name.
+/// A temporary file in the same directory, so that it can be renamed to `path`.
 fn part_of(path: &Path) -> anyhow::Result<tempfile::NamedTempFile> {
     if path.is_dir() {
         bail!("{} is a directory: name a file", path.display());

@@ -1,16 +1,17 @@
-//! What commands are given as JSON: the text itself, `@FILE`, or `-` for standard input. No JSON begins with either.
+//! JSON arguments of commands: the text itself, `@FILE`, or `-` for standard input. No JSON begins
+//! with `@`, and none is only `-`.
 
 use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::value::RawValue;
 
-/// As it was written: reading it would round its numbers, and sort its keys.
+/// The JSON stays as written, because parsing would round its numbers and sort its keys.
 pub(super) fn given_json(text: String, what: &str) -> anyhow::Result<Box<RawValue>> {
     json(given(text)?, what)
 }
 
-/// Likewise, of the text itself.
+/// As `given_json`, but always takes the text itself.
 pub(super) fn json(text: String, what: &str) -> anyhow::Result<Box<RawValue>> {
     RawValue::from_string(text.trim().to_owned()).with_context(|| format!("{what} is not JSON"))
 }
@@ -23,7 +24,7 @@ pub(super) fn given(text: String) -> anyhow::Result<String> {
     }
 }
 
-/// `90s`, `30m`, `24h` or `7d`.
+/// Parses `90s`, `30m`, `24h` or `7d`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let unit = match text.chars().last() {
         Some('s') => 1,

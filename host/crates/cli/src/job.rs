@@ -25,33 +25,35 @@ use super::{Output, timeline};
 pub enum JobCommand {
     /// Add a job
     Add(Box<AddArgs>),
-    /// Add a tree of jobs: a parent waits for its children and sees their results
+    /// Add a tree of jobs: a parent runs after its children and can read their results
     Flow {
-        /// JSON: {"queue": …, "job": {"name": …, "data": …}, "onFailure": …, "children": [more of the same]}, @FILE, or - for standard input
+        /// JSON {"queue": …, "job": {"name": …, "data": …}, "onFailure": …, "children": [more of
+        /// the same]}, @FILE, or - for standard input
         tree: String,
     },
     /// Show a job: state, data, failure, log and attempts
     Show {
-        /// The queue
+        /// Name of the queue
         queue: String,
-        /// The job's id
+        /// Id of the job
         id: String,
         #[command(flatten)]
         reveal: RevealArgs,
     },
-    /// Show a job's life: every attempt with its outside calls, what operators did, its relatives; also after Redis has forgotten it
+    /// Show the timeline of a job: every attempt with its outside calls, actions of operators, and
+    /// related jobs; also after Redis has forgotten the job
     Timeline {
         #[command(flatten)]
         job: JobRef,
         #[command(flatten)]
         reveal: RevealArgs,
     },
-    /// Put a failed or completed job back into its queue
+    /// Retry a failed or completed job: put it back into its queue
     Retry {
         #[command(flatten)]
         job: JobRef,
     },
-    /// Forget a job that does not run; its history stays
+    /// Remove a job that is not running; its history stays
     Remove {
         #[command(flatten)]
         job: JobRef,
@@ -61,12 +63,12 @@ pub enum JobCommand {
         #[command(flatten)]
         job: JobRef,
     },
-    /// End a job that runs, in whichever host process it does; it fails for good
+    /// Kill a running job, in whichever host process it runs; it fails for good
     Kill {
         #[command(flatten)]
         job: JobRef,
     },
-    /// Replace the data of a job that does not run
+    /// Replace the data of a job that is not running
     SetData {
         #[command(flatten)]
         job: JobRef,
@@ -77,30 +79,30 @@ pub enum JobCommand {
     SetDelay {
         #[command(flatten)]
         job: JobRef,
-        /// From now, milliseconds
+        /// Delay in milliseconds, from now
         delay_ms: u64,
     },
-    /// Change the priority of a job that waits
+    /// Change the priority of a waiting job
     SetPriority {
         #[command(flatten)]
         job: JobRef,
-        /// 1 (first) to 2097152; 0 is before all of them
+        /// Priority, 1 (first) to 2097152; 0 comes before all of them
         priority: u32,
     },
     /// List the jobs of a queue in one state
     List {
-        /// The queue
+        /// Name of the queue
         queue: String,
-        /// Of jobs
+        /// State of the jobs
         #[arg(default_value = "failed", value_parser = PossibleValuesParser::new(LISTED).try_map(|text| listed(&text)))]
         state: JobState,
-        /// At most so many
+        /// Maximum number of jobs
         #[arg(long, default_value_t = 20)]
         limit: u64,
-        /// Skip so many
+        /// Skip this many jobs
         #[arg(long, default_value_t = 0)]
         offset: u64,
-        /// All of them, page by page
+        /// List all jobs, page by page
         #[arg(long, conflicts_with_all = ["limit", "offset"])]
         all: bool,
         #[command(flatten)]
@@ -108,17 +110,16 @@ pub enum JobCommand {
     },
 }
 
-/// States whose jobs a list holds.
+/// States that can be listed.
 const LISTED: [&str; 7] = ["waiting", "prioritized", "delayed", "waiting-children", "active", "completed", "failed"];
-/// Most jobs that a host lists at once.
+/// Maximum number of jobs per page that a host returns.
 const PAGE: u64 = 200;
 
-/// One job.
 #[derive(clap::Args)]
 pub struct JobRef {
-    /// Its queue
+    /// Name of the queue
     queue: String,
-    /// Its id
+    /// Id of the job
     id: String,
 }
 
@@ -233,7 +234,8 @@ fn describe(queue: &str, shown: &Job) -> String {
             short(attempt.revision.as_deref().unwrap_or("-"))
         ));
     }
-    // The remembered one names files and lines where the plugin's file does; the job's own names functions.
+    // The stack of an attempt has file names and lines if the component file has them; that of the
+    // job only has function names.
     let remembered = shown.attempts.iter().find_map(|attempt| attempt.stack.as_ref());
     if let Some(stack) = remembered.or_else(|| job.stacktrace.last()) {
         lines.push(format!("stack trace:\n{stack}"));

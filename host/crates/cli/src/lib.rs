@@ -1,6 +1,7 @@
-//! Commands that ask a host: HTTP clients of `/api/admin`, so that they work from a laptop and are audited like everything else. Of those for
-//! plugins, `build`, `pack`, `wit`, `inspect`, `keygen`, `sign`, `verify` and `publish` work on files. The other commands are
-//! the binary's own.
+//! Commands that call a host, as HTTP clients of `/api/admin`: they work from any machine and are
+//! recorded like all other requests. The plugin commands `build`, `pack`, `wit`, `inspect`,
+//! `keygen`, `sign`, `verify` and `publish` work on files only. All other commands are in the
+//! binary crate.
 
 mod add;
 mod alert;
@@ -43,46 +44,47 @@ pub use input::duration;
 use oci::RegistryError;
 pub use output::{Output, plain};
 pub use project::Project;
-use refusal::{NotThere, Refusal};
+use refusal::{NotFound, Refusal};
 pub use signing::signatures_for;
 pub use view::short;
 
-/// A command that asks a host, or works on a plugin's files.
+/// A command that calls a host, or works on files of a plugin.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Make, deploy and roll back plugins
+    /// Build, deploy and roll back plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
     /// Add, show and retry jobs
     #[command(subcommand)]
     Job(job::JobCommand),
-    /// Find finished attempts in the history, or jobs in Redis by their state; save searches
+    /// Search finished attempts in the history, or jobs in Redis by their state; save searches
     Search(Box<search::SearchArgs>),
-    /// Repair many jobs at once: retry, remove, enqueue again, edit; with a preview, progress, cancel and undo
+    /// Retry, remove, enqueue again or edit many jobs at once, with preview, progress, cancel and
+    /// undo
     #[command(subcommand)]
     Bulk(bulk::BulkCommand),
-    /// Jobs that failed for good, by what their failure looks like: read, acknowledge, assign, retry
+    /// List, acknowledge, assign and retry jobs that failed for good, grouped by their failure
     #[command(subcommand)]
     DeadLetter(dead_letters::DeadLetterCommand),
-    /// Look at queues, and act on whole ones
+    /// Show queues, and act on whole queues
     #[command(subcommand)]
     Queue(queue::QueueCommand),
-    /// Which outside hosts are left alone because they failed; open and close by hand
+    /// Show the breakers of outside hosts; open and close them by hand
     #[command(subcommand)]
     Breaker(breaker::BreakerCommand),
-    /// Jobs that come by themselves: list, make, change, pause, run now
+    /// List, create, change, pause and run schedules
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
-    /// Secrets of plugins: set, rotate, list, remove; nothing shows a value
+    /// Set, rotate, list and remove secrets of plugins; values are never shown
     #[command(subcommand)]
     Secret(secret::SecretCommand),
-    /// Audit trails: what plugins have written down, and what they may write
+    /// Show and change audit trails, and list their entries
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// Alerts: what fires, the rules, silences, and whether messages arrive
+    /// Show alerts; change rules, set silences, test the delivery of messages
     #[command(subcommand)]
     Alert(alert::AlertCommand),
-    /// What happened: state of the history, how long it keeps what, erasing, exporting
+    /// Show the state of the history and its retention; erase and export data
     #[command(subcommand)]
     History(history::HistoryCommand),
 }
@@ -105,7 +107,7 @@ pub async fn run(command: Command, client: &ClientArgs, output: Output) -> anyho
     Ok(ExitCode::SUCCESS)
 }
 
-/// Of an error that a command of this module ends with; none where it says nothing of that.
+/// The exit code for an error of a command in this crate; `None` if the error has none.
 pub fn exit_code(error: &anyhow::Error) -> Option<u8> {
     let is_input = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<Refusal>()
@@ -119,7 +121,7 @@ pub fn exit_code(error: &anyhow::Error) -> Option<u8> {
     if let Some(error) = error.downcast_ref::<RegistryError>() {
         return Some(error.exit_code());
     }
-    if error.is::<NotThere>() {
+    if error.is::<NotFound>() {
         return Some(3);
     }
     match error.downcast_ref::<ClientError>()? {

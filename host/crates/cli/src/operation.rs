@@ -1,4 +1,4 @@
-//! `patchbay plugin call`: an operation of a plugin, and its answer.
+//! `patchbay plugin call`: calls an operation of a plugin and prints its answer.
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -17,14 +17,14 @@ use super::output::plain;
 
 #[derive(Debug, Args)]
 pub struct Call {
-    /// The plugin
+    /// Name of the plugin
     plugin: String,
-    /// One of the operations that it knows
+    /// Name of the operation
     operation: String,
-    /// What the operation gets: JSON, @FILE, or - for standard input
+    /// Input of the operation: JSON, @FILE, or - for standard input
     #[arg(long, value_name = "JSON", default_value = "{}")]
     input: String,
-    /// Write the answer there, as it came, instead of printing it
+    /// Write the unchanged answer to this file instead of printing it
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -72,7 +72,7 @@ fn print(answered: &Answered, output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What came, besides its content.
+/// The answer as JSON: its kind, status and content.
 fn describe(answered: &Answered, content: Value) -> Value {
     let mut value = json!({ "kind": answered.kind, "status": answered.status });
     if let (Some(value), Value::Object(content)) = (value.as_object_mut(), content) {

@@ -1,4 +1,4 @@
-//! What commands print: text for people, JSON for scripts.
+//! Output of commands: text for people, JSON for scripts.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_model::shell;
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::client::ClientError;
 
-/// Nobody has a wider screen; longer cells do not move the others to the right.
+/// Maximum padding of a column: longer cells must not move the other rows to the right.
 const MAX_WIDTH: usize = 120;
 
 #[derive(Debug, Clone, Copy)]
@@ -15,12 +15,12 @@ pub struct Output {
 }
 
 impl Output {
-    /// One sentence, or one value.
+    /// Prints one sentence, or one value.
     pub fn value(self, text: &str, value: &impl Serialize) {
         if self.json { self.print_json(value) } else { println!("{}", plain(text)) }
     }
 
-    /// A table, or the values behind it.
+    /// Prints a table, or the values behind it.
     pub fn table(self, head: &[&str], rows: Vec<Vec<String>>, value: &impl Serialize) {
         if self.json {
             return self.print_json(value);
@@ -46,7 +46,7 @@ impl Output {
     }
 }
 
-/// As it stands in answers.
+/// In the format of the API.
 pub(super) fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
@@ -65,8 +65,8 @@ fn lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     rows.iter().map(line).collect()
 }
 
-/// Plugins and producers write into jobs, failures, logs and audit trails; none of it may steer the terminal, or show in another order
-/// than it has.
+/// Escapes characters that steer the terminal or change the order of the text. Jobs, failures, logs
+/// and audit trails contain text that plugins and producers wrote.
 pub fn plain(text: &str) -> String {
     let steers = |c: char| shell::steers(c) && !['\n', '\t'].contains(&c);
     let mut shown = String::with_capacity(text.len());

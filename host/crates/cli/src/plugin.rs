@@ -24,162 +24,168 @@ use super::{Output, build, operation, push, revisions, signing, sql, world};
 
 #[derive(Subcommand)]
 pub enum PluginCommand {
-    /// Build a plugin's sources and pack what comes out: DIR/plugin.toml → DIR/dist/NAME-VERSION.wasm
+    /// Build a plugin from its sources and pack it: DIR/plugin.toml → DIR/dist/NAME-VERSION.wasm
     ///
-    /// By `cargo build --release --target wasm32-wasip2`, or what the section [build] of plugin.toml says.
+    /// Runs `cargo build --release --target wasm32-wasip2`, or the command in the section [build]
+    /// of plugin.toml.
     Build(build::Build),
-    /// Write the plugin's own WIT world, as toolchains bind it: DIR/plugin.toml → DIR/wit
+    /// Write the plugin's own WIT world, for toolchains that bind a world: DIR/plugin.toml →
+    /// DIR/wit
     ///
-    /// `plugin build` does it by itself where plugin.toml has [build] command.
+    /// `plugin build` does this automatically if plugin.toml has a command in [build].
     Wit(world::WriteWorld),
-    /// Put the manifest into a built component: DIR/plugin.toml + component → DIR/dist/NAME-VERSION.wasm
+    /// Pack a built component with its manifest: DIR/plugin.toml + component →
+    /// DIR/dist/NAME-VERSION.wasm
     Pack(build::Pack),
-    /// Show what a packed file is and asks for
+    /// Show the contents of a packed file and what it asks for
     Inspect {
         /// A packed component
         file: PathBuf,
     },
-    /// Make a key to sign plugins with: writes the private key (mode 0600) and prints the public one
+    /// Generate a key to sign plugins: write the private key (mode 0600) and print the public key
     Keygen(signing::Keygen),
-    /// Sign a packed file: writes FILE.sig, which `push` sends along
+    /// Sign a packed file: write FILE.sig, which `push` uploads, too
     Sign(signing::Sign),
-    /// Check a packed file's signature; exit code 0 when one of the keys has signed it, 1 when not
+    /// Verify the signature of a packed file; exit code 0 if one of the keys has signed it, 1 if
+    /// not
     Verify(signing::Verify),
-    /// Upload a packed file, or one from a registry: the host checks and compiles it, and keeps it as a staged revision
+    /// Upload a packed file, or one from a registry; the host checks, compiles and stages it
     ///
-    /// Signatures go with it: those in FILE.sig, or those that were published with it. Pushing a file again adds signatures to a revision
-    /// that is there already.
+    /// Signatures are uploaded, too: those in FILE.sig, or those published in the registry. Pushing
+    /// a file again adds signatures to its staged revision.
     Push(push::Push),
-    /// Put a packed file into an OCI registry, for `push oci://…`
+    /// Publish a packed file to an OCI registry, for `push oci://…`
     Publish(push::Publish),
     /// List plugins
     List,
     /// List the revisions of a plugin, newest first
     Revisions {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
     },
     /// Show which revision is active, which one runs on this host, and why they differ
     Status {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
     },
-    /// Show what plugins do with their database connections, on the host that answers, and their sessions in Postgres
+    /// Show the database connections of plugins on the answering host, and their sessions in
+    /// Postgres
     Sql {
-        /// Only this one
+        /// Only this plugin
         plugin: Option<String>,
     },
     /// List activations, rollbacks (`reactivated`) and deactivations, newest first
     History {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
     },
     /// Show what changed between two revisions: + new, - gone, ~ changed
     Diff {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
-        /// The older revision's digest, or its first 4 digits and more
+        /// Digest of the older revision, or a prefix of at least 4 digits
         from: String,
-        /// The newer one's
+        /// Digest of the newer revision, or a prefix of at least 4 digits
         to: String,
     },
-    /// Make a revision the active one; running calls finish on the old one
+    /// Activate a revision; running calls finish on the previous one
     Activate {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
-        /// The revision's digest, or its first 4 digits and more
+        /// Digest of the revision, or a prefix of at least 4 digits
         digest: String,
-        /// Grant what it asks for and is not granted
+        /// Also grant what it asks for and is not granted yet
         #[arg(long)]
         grant: bool,
     },
-    /// List what a plugin asks for, is granted, and has used in the last 30 days
+    /// List what a plugin asks for, what it is granted, and what it used in the last 30 days
     Grants {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
     },
-    /// Grant what a revision asks for; it takes effect on the next call
+    /// Grant asks of a revision; takes effect on the next call
     Grant {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
-        /// As `plugin grants` lists them, for example "secret API_KEY"
+        /// Asks as listed by `plugin grants`, for example "secret API_KEY"
         #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ASK")]
         asks: Vec<String>,
-        /// All that the active and the newest revision ask for
+        /// Everything that the active and the newest revision ask for
         #[arg(long)]
         all: bool,
     },
-    /// Take grants back: the next call is denied, without a swap
+    /// Revoke grants: the next call is denied, without a new activation
     Revoke {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
-        /// As `plugin grants` lists them
+        /// Asks as listed by `plugin grants`
         #[arg(required = true, value_name = "ASK")]
         asks: Vec<String>,
     },
-    /// Ask a plugin for one of its operations and print the answer; nothing is tried again
+    /// Call an operation of a plugin and print the answer; nothing is retried
     Call(operation::Call),
     /// Activate the revision that was active before
     Rollback {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
     },
-    /// Let a quarantined plugin take calls again, with the revision that it has
+    /// Release a plugin from quarantine, with its present revision
     Release {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
-        /// For the next operator and the audit trail
+        /// Why, for the next operator and the audit trail
         #[arg(long, default_value = "no reason given")]
         reason: String,
     },
-    /// Stop a plugin: its queues wait until a revision is activated again
+    /// Deactivate a plugin: its queues wait until a revision is activated
     Deactivate {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
     },
-    /// Forget a revision that is not active
+    /// Delete a revision that is not active
     Delete {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
-        /// The revision's digest, or its first 4 digits and more
+        /// Digest of the revision, or a prefix of at least 4 digits
         digest: String,
-        /// Do not ask, even when it is the plugin's last revision
+        /// Do not ask for confirmation, even for the last revision of the plugin
         #[arg(long)]
         yes: bool,
     },
-    /// Delete old revisions now, as hosts do by themselves every six hours
+    /// Delete old revisions now; hosts also do so every six hours
     Prune {
         /// Only list them
         #[arg(long)]
         dry_run: bool,
     },
-    /// Read and change a plugin's settings
+    /// Show and change the settings of a plugin
     #[command(subcommand)]
     Settings(SettingsCommand),
 }
 
 #[derive(Subcommand)]
 pub enum SettingsCommand {
-    /// Show them as JSON, without the defaults
+    /// Show the settings as JSON, without defaults
     Get {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
         #[command(flatten)]
         reveal: RevealArgs,
     },
-    /// Change them: NAME=VALUE sets (VALUE is JSON, or else text), NAME= removes; they apply from the next call on
+    /// Change settings: NAME=VALUE sets (VALUE is JSON, or else text), NAME= removes; takes effect
+    /// on the next call
     Set {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
-        /// For example from=no-reply@example.com
+        /// Changes, for example from=no-reply@example.com
         #[arg(required = true, value_name = "NAME=VALUE")]
         changes: Vec<String>,
     },
-    /// Replace all of them by a JSON file (`-` reads standard input)
+    /// Replace all settings by a JSON file (`-` reads standard input)
     Replace {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
-        /// A JSON object
+        /// File with a JSON object
         file: PathBuf,
     },
 }
@@ -271,7 +277,7 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
         (None, true) => "active".into(),
         (None, false) => "inactive".into(),
     };
-    // Only where some plugin has them: most have none.
+    // These columns are only shown if a plugin has such values; most plugins have none.
     let (routes, webhooks) = (
         plugins.data.iter().any(|plugin| !plugin.routes.is_empty()),
         plugins.data.iter().any(|plugin| !plugin.webhooks.is_empty()),
@@ -338,7 +344,7 @@ async fn settings(command: SettingsCommand, client: &Client, output: Output) -> 
         SettingsCommand::Set { plugin, changes } => {
             let mut settings = get(&plugin, Reveal::default()).await?.data;
             if mark_in(&settings.to_string()).is_some() {
-                // What is hidden has to stay what it is.
+                // The present values are needed in full: hidden ones must not change.
                 let reveal = Reveal { reveal: true, reason: Some("patchbay plugin settings set".into()) };
                 settings = get(&plugin, reveal).await?.data;
             }

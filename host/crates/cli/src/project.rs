@@ -6,7 +6,7 @@ use anyhow::Context;
 use patchbay_model::build::BuildSpec;
 use patchbay_model::manifest::Manifest;
 
-/// A folder with a plugin.toml.
+/// A directory with a plugin.toml.
 pub struct Project {
     pub(super) dir: PathBuf,
     pub manifest: Manifest,

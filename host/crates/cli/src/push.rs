@@ -1,4 +1,4 @@
-//! `patchbay plugin push|publish`: packed files to a host, and to and from registries.
+//! `patchbay plugin push|publish`: transfers packed files to a host, and from and to registries.
 
 use std::path::PathBuf;
 
@@ -15,16 +15,17 @@ use super::{Output, signing};
 
 #[derive(Args)]
 pub struct Push {
-    /// A packed component, or one in a registry: oci://HOST/REPOSITORY, with :TAG or @sha256:DIGEST
+    /// Packed component, or one in a registry: oci://HOST/REPOSITORY, with :TAG or @sha256:DIGEST
     #[arg(value_name = "FILE|oci://…")]
     from: PathBuf,
-    /// Its signatures [default: FILE.sig, if there is one; of a registry: those that were published with it]
+    /// File with its signatures [default: FILE.sig, if it exists; for a registry: the signatures
+    /// published there]
     #[arg(long, value_name = "FILE")]
     signature: Option<PathBuf>,
-    /// Activate it at once
+    /// Activate the revision after the upload
     #[arg(long)]
     activate: bool,
-    /// Grant what it asks for with the activation
+    /// Grant what it asks for when it is activated
     #[arg(long, requires = "activate")]
     grant: bool,
     #[command(flatten)]
@@ -33,12 +34,12 @@ pub struct Push {
 
 #[derive(Args)]
 pub struct Publish {
-    /// A packed component
+    /// Packed component
     file: PathBuf,
-    /// oci://HOST/REPOSITORY:TAG; a tag that is there already names this component from now on
+    /// Destination oci://HOST/REPOSITORY:TAG; an existing tag is moved to this component
     #[arg(value_name = "oci://…")]
     to: PathBuf,
-    /// Its signatures, which travel with it [default: FILE.sig, if there is one]
+    /// File with its signatures, which are published, too [default: FILE.sig, if it exists]
     #[arg(long, value_name = "FILE")]
     signature: Option<PathBuf>,
     #[command(flatten)]
@@ -110,7 +111,7 @@ pub(super) async fn publish(args: Publish, output: Output) -> anyhow::Result<()>
     let name = oci::name_in(&args.to).ok_or_else(named)?;
     oci::refuse_without_tag(name)?;
     let component = std::fs::read(&args.file).with_context(|| format!("cannot read {file}"))?;
-    // Nobody should find there what no host takes.
+    // Only files that hosts accept are published.
     let inspected = patchbay_runtime::inspect(&component).with_context(|| file.to_string())?;
     let signatures = signing::signatures_for(&args.file, args.signature.as_deref())?;
     let created = std::fs::metadata(&args.file)?.modified()?.into();

@@ -22,108 +22,108 @@ use super::refusal::confirmed_for;
 
 #[derive(Subcommand)]
 pub enum QueueCommand {
-    /// List queues with the number of jobs in each state and the age of the oldest that waits
+    /// List queues with the number of jobs in each state and the age of the oldest waiting job
     List,
-    /// Show a queue: counts, limits, workers; rates and durations by name of job
+    /// Show a queue: counts, limits, workers, and rates and durations per job name
     Show {
-        /// Which
+        /// Name of the queue
         queue: String,
     },
-    /// Say why a queue does not move, and what to do next
+    /// Explain why a queue makes no progress, and what to do next
     Why {
-        /// Which
+        /// Name of the queue
         queue: String,
     },
-    /// Stop all workers everywhere from taking jobs; running ones go on
+    /// Pause a queue for all workers on all hosts; running jobs continue
     Pause {
         #[command(flatten)]
         which: Which,
     },
-    /// Let workers take jobs again
+    /// Resume a queue: workers take its jobs again
     Resume {
         #[command(flatten)]
         which: Which,
     },
-    /// Remove the jobs that wait
+    /// Remove the waiting jobs of a queue
     Drain {
-        /// Which
+        /// Name of the queue
         queue: String,
-        /// Delayed jobs, too; those of schedules stay
+        /// Also remove delayed jobs, except those of schedules
         #[arg(long)]
         delayed: bool,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
     /// Remove jobs in one state
     Clean {
-        /// Which
+        /// Name of the queue
         queue: String,
-        /// waiting, prioritized, delayed, completed or failed
+        /// State of the jobs: waiting, prioritized, delayed, completed or failed
         #[arg(value_parser = state)]
         state: JobState,
-        /// At least so old, in seconds
+        /// Minimum age, in seconds
         #[arg(long, default_value_t = 0)]
         older_than_s: u64,
-        /// At most so many
+        /// Maximum number of jobs
         #[arg(long, default_value_t = 10_000)]
         limit: u64,
     },
-    /// Put all failed (or completed) jobs back into the queue
+    /// Retry all failed (or completed) jobs: put them back into the queue
     RetryAll {
-        /// Which
+        /// Name of the queue
         queue: String,
-        /// failed or completed
+        /// State of the jobs: failed or completed
         #[arg(long, default_value = "failed", value_parser = state)]
         state: JobState,
     },
-    /// Run all delayed jobs now; those of schedules stay
+    /// Run all delayed jobs now, except those of schedules
     PromoteAll {
-        /// Which
+        /// Name of the queue
         queue: String,
     },
-    /// Remove a queue with all its jobs, finished ones included; history stays
+    /// Remove a queue with all its jobs, finished ones included; its history is kept
     Obliterate {
-        /// Which
+        /// Name of the queue
         queue: String,
-        /// The queue's name, once more
+        /// Name of the queue, repeated as confirmation
         #[arg(long, value_name = "QUEUE")]
         confirm: String,
     },
-    /// List repeatables from before BullMQ had job schedulers, and what they would become; make them schedules with --apply
+    /// List repeatables from before BullMQ had job schedulers, with the schedules that would
+    /// replace them; --apply converts them
     MigrateRepeatables {
-        /// Which
+        /// Name of the queue
         queue: String,
-        /// Do it
+        /// Convert them
         #[arg(long)]
         apply: bool,
     },
-    /// Limit how many jobs run at once over all workers everywhere
+    /// Limit how many jobs run at the same time, over all workers
     Concurrency {
-        /// Which
+        /// Name of the queue
         queue: String,
-        /// So many; absent: no limit
+        /// Maximum number of jobs; absent: no limit
         max: Option<u32>,
     },
-    /// Limit how many jobs start per time over all workers everywhere
+    /// Limit how many jobs start per period, over all workers
     RateLimit {
-        /// Which
+        /// Name of the queue
         queue: String,
-        /// So many; absent: no limit
+        /// Maximum number of jobs; absent: no limit
         max: Option<u64>,
-        /// In so many milliseconds
+        /// Length of the period, in milliseconds
         #[arg(long, default_value_t = 1_000)]
         per_ms: u64,
     },
 }
 
-/// One queue, or all of them.
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 pub struct Which {
-    /// Which
+    /// Name of the queue
     queue: Option<String>,
-    /// Every queue
+    /// All queues
     #[arg(long)]
     all: bool,
 }
@@ -252,7 +252,7 @@ fn state(text: &str) -> Result<JobState, String> {
     serde_json::from_value(text.into()).map_err(|_| format!("it is one of {}", states.join(", ")))
 }
 
-/// Of every queue, some may not have been.
+/// An operation on all queues may have failed for some of them, which is an error.
 fn all_done(done: &AllDone) -> anyhow::Result<()> {
     if done.failures.is_empty() {
         return Ok(());
@@ -313,7 +313,7 @@ fn describe(queue: &Queue) -> String {
     lines.join("\n")
 }
 
-/// Rounded to what an operator decides by.
+/// Rounded to the precision that an operator needs.
 fn age(ms: u64) -> String {
     match ms / 1_000 {
         s @ 0..120 => format!("{s} s"),

@@ -1,20 +1,22 @@
-//! What a command refuses by itself: input that cannot be used, and what cannot be undone and nobody has confirmed.
+//! Errors of commands before they call a host: unusable input, and destructive operations without
+//! confirmation.
 
 use std::io::{BufRead, IsTerminal, Write};
 
 use patchbay_api::operation::{Effect, Endpoint};
 
-/// Nothing was done; somebody must type something else.
+/// Nothing was done; the user must change the input.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refusal(pub(super) String);
 
-/// What a command was to act on is not there.
+/// The target of a command does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct NotThere(pub(super) String);
+pub(crate) struct NotFound(pub(super) String);
 
-/// Goes on when `yes` was said, or is said now on a terminal. `consequence` is a clause: `this forgets every job of q`.
+/// Returns if `yes` is set or the user confirms on a terminal; otherwise fails. `consequence` is a
+/// clause: `this forgets every job of q`.
 pub(super) fn confirmed(yes: bool, consequence: &str) -> anyhow::Result<()> {
     if yes {
         return Ok(());
@@ -32,7 +34,8 @@ pub(super) fn confirmed(yes: bool, consequence: &str) -> anyhow::Result<()> {
     Err(Refusal(format!("nothing was done: {consequence}; say --yes if that is meant")).into())
 }
 
-/// Likewise, for an operation that destroys something of `target`, as the table of operations says.
+/// As `confirmed`, for an operation that destroys something of `target`; the table of operations
+/// has the clause.
 pub(super) fn confirmed_for<E: Endpoint>(yes: bool, target: &str) -> anyhow::Result<()> {
     match E::OPERATION.effect {
         Effect::Destroys(clause) => confirmed(yes, &format!("{clause} in {target}")),

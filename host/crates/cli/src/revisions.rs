@@ -98,11 +98,11 @@ pub(super) async fn prune(dry_run: bool, client: &Client, output: Output) -> any
     Ok(())
 }
 
-/// `+` new, `-` gone, `~` changed.
+/// A line with `+` (new), `-` (gone) or `~` (changed) in front.
 fn line(change: &Change) -> String {
     let what = format!("{} {}", change.part, change.name.as_deref().unwrap_or_default());
     let what = what.trim_end();
-    // That it is there says it all for a name; anything else is worth reading.
+    // `true` only means that the name exists; any other value is shown.
     let value = |value: &Value| if value == true { String::new() } else { format!("  {value}") };
     match (change.before.as_ref().unwrap_or(&Value::Null), change.after.as_ref().unwrap_or(&Value::Null)) {
         (Value::Null, after) => format!("+ {what}{}", value(after)),

@@ -17,94 +17,94 @@ use super::output::Output;
 
 #[derive(Subcommand)]
 pub enum ScheduleCommand {
-    /// List schedules with their next tick, and job schedulers that BullMQ's clients made
+    /// List schedules with their next tick, and job schedulers of BullMQ clients
     List,
     /// Show a schedule with its next five ticks
     Show {
-        /// Its id
+        /// Id of the schedule
         id: String,
         #[command(flatten)]
         reveal: RevealArgs,
     },
-    /// Make a schedule
+    /// Create a schedule
     Add {
-        /// Its id; stable, so that the same schedule is never made twice
+        /// Id of the schedule; stable, so that the same schedule is never made twice
         id: String,
-        /// Where its jobs go
+        /// Queue of its jobs
         queue: String,
-        /// What they are called
+        /// Name of its jobs
         name: String,
         #[command(flatten)]
-        when: When,
+        when: Rhythm,
         #[command(flatten)]
-        rest: Rest,
+        rest: ScheduleFields,
     },
-    /// Change a schedule; what is not named stays. A plugin's stays changed when the plugin is updated
+    /// Change a schedule; options that are not given stay as they are. Changes to a plugin's
+    /// schedule survive updates of the plugin
     Edit {
-        /// Its id
+        /// Id of the schedule
         id: String,
         #[command(flatten)]
-        when: When,
+        when: Rhythm,
         #[command(flatten)]
-        rest: Rest,
+        rest: ScheduleFields,
     },
-    /// Stop its ticks; one that runs goes on
+    /// Pause a schedule: it stops ticking; a running job continues
     Pause {
-        /// Its id
+        /// Id of the schedule
         id: String,
     },
-    /// Let it tick again
+    /// Resume a schedule: it ticks again
     Resume {
-        /// Its id
+        /// Id of the schedule
         id: String,
     },
-    /// Run its job now, besides its ticks
+    /// Run its job now, in addition to its ticks
     Run {
-        /// Its id
+        /// Id of the schedule
         id: String,
     },
-    /// Remove an operator's schedule; a plugin's is paused instead
+    /// Remove an operator's schedule; pause a plugin's schedule instead
     Remove {
-        /// Its id
+        /// Id of the schedule
         id: String,
     },
-    /// Show the next five ticks of what might be scheduled; changes nothing
+    /// Show the next five ticks of a possible schedule; changes nothing
     Preview {
         #[command(flatten)]
-        when: When,
+        when: Rhythm,
     },
 }
 
-/// When it ticks.
 #[derive(Args)]
-pub struct When {
+pub struct Rhythm {
     /// Milliseconds between ticks
     #[arg(long, conflicts_with = "cron")]
     every_ms: Option<u64>,
     /// Cron expression: five fields, or six with seconds first
     #[arg(long)]
     cron: Option<String>,
-    /// Time zone of the cron expression, for example Asia/Kolkata or UTC+5:30 [default: schedule.default_zone]
+    /// Time zone of the cron expression, for example Asia/Kolkata or UTC+5:30
+    /// [default: schedule.default_zone]
     #[arg(long, requires = "cron")]
     tz: Option<String>,
 }
 
-/// What else there is to say.
 #[derive(Args)]
-pub struct Rest {
-    /// The jobs' data, JSON
+pub struct ScheduleFields {
+    /// Data of its jobs, as JSON
     #[arg(long)]
     data: Option<String>,
-    /// What becomes of a tick that nobody could run within a minute: skip or once
+    /// What happens to a tick that was missed by more than a minute: skip it, or run it once
     #[arg(long, value_parser = ["skip", "once"])]
     missed: Option<String>,
-    /// One line for lists
+    /// Description in one line
     #[arg(long)]
     description: Option<String>,
 }
 
-/// What is absent stays.
-fn change(when: When, rest: Rest) -> anyhow::Result<ScheduleChange> {
+/// Absent fields stay as they are.
+fn change(when: Rhythm, rest: ScheduleFields) -> anyhow::Result<ScheduleChange> {
     Ok(ScheduleChange {
         data: rest.data.map(|data| input::json(data, "the data")).transpose()?,
         every_ms: when.every_ms,
@@ -150,7 +150,7 @@ pub(crate) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Out
             client.ask::<SchedulesRemove>(SchedulePath { id: id.clone() }, none, NoBody).await?;
             output.value(&format!("{id} is removed"), &json!({ "id": id }));
         }
-        ScheduleCommand::Preview { when: When { every_ms, cron, tz } } => {
+        ScheduleCommand::Preview { when: Rhythm { every_ms, cron, tz } } => {
             let wanted = Json(Preview { id: None, every_ms, cron, tz });
             let ticks = client.ask::<SchedulesPreview>((), none, wanted).await?;
             output.value(&ticks.data.join("\n"), &ticks.raw);
@@ -159,7 +159,7 @@ pub(crate) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Out
     Ok(())
 }
 
-/// Schedules, and job schedulers that BullMQ's clients made.
+/// Lists schedules, and job schedulers of BullMQ clients.
 async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     let ours = client.ask::<SchedulesList>((), NoQuery {}, NoBody).await?;
     let others = client.ask::<SchedulesListOfClients>((), NoQuery {}, NoBody).await?;
@@ -171,7 +171,7 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A client's scheduler with the names that a schedule's fields have.
+/// A client's scheduler, with its fields renamed to those of a schedule.
 fn as_ours(other: &Value) -> Value {
     let mut one = other.clone();
     one["cron"] = one["pattern"].take();
@@ -181,7 +181,7 @@ fn as_ours(other: &Value) -> Value {
     one
 }
 
-/// A schedule, or a client's scheduler, in a list.
+/// A row of the list: a schedule or a client's scheduler.
 struct Line<'a> {
     id: &'a str,
     queue: &'a str,

@@ -28,9 +28,9 @@ use super::refusal::Refusal;
 /// Names and values of a query.
 type Pairs = Vec<(String, String)>;
 
-/// Most rows of a page.
+/// Maximum number of rows per page that a host returns.
 const LARGEST_PAGE: u16 = 200;
-/// Of a message in a table, in characters.
+/// Maximum length of a message in a table, in characters.
 const MESSAGE: usize = 60;
 
 const EXAMPLES: &str = "\
@@ -53,68 +53,67 @@ pub struct SearchArgs {
     #[command(subcommand)]
     command: Option<SearchCommand>,
     #[command(flatten)]
-    what: What,
+    what: SearchFilter,
     #[command(flatten)]
-    much: Much,
-    /// Only count, within a second
+    much: Paging,
+    /// Only count the matches, within a second
     #[arg(long, conflicts_with_all = ["state", "all", "cursor"])]
     count: bool,
 }
 
 #[derive(Subcommand)]
 enum SearchCommand {
-    /// Save a search under a name, or change the one of that name
+    /// Save a search under a name, or replace the search with that name
     Save {
-        /// Its name
+        /// Name of the search
         name: String,
         #[command(flatten)]
-        what: What,
+        what: SearchFilter,
     },
     /// List the saved searches
     Saved,
     /// Run a saved search
     Run {
-        /// Which
+        /// Name of the search
         name: String,
         #[command(flatten)]
-        much: Much,
+        much: Paging,
     },
-    /// Forget a saved search
+    /// Delete a saved search
     Forget {
-        /// Which
+        /// Name of the search
         name: String,
     },
-    /// Undo the last change of a saved search, also that it was forgotten
+    /// Undo the last change or deletion of a saved search
     Undo {
-        /// Which
+        /// Name of the search
         name: String,
     },
 }
 
-/// What is looked for.
 #[derive(Args)]
-struct What {
-    /// Parts of the filter; none means everything
+struct SearchFilter {
+    /// Filters that must all match; none: everything
     #[arg(value_name = "KEY=VALUE", value_parser = pair)]
     filter: Vec<(String, String)>,
-    /// No further back than 90s, 30m, 24h or 7d
+    /// How far to look back: 90s, 30m, 24h or 7d
     #[arg(long, value_parser = duration)]
     since: Option<Duration>,
-    /// Jobs in Redis instead: waiting, prioritized, delayed, waiting-children, active, completed or failed
+    /// Search jobs in Redis in this state instead: waiting, prioritized, delayed, waiting-children,
+    /// active, completed or failed
     #[arg(long)]
     state: Option<String>,
 }
 
-/// How much of it.
 #[derive(Args)]
-struct Much {
-    /// At most so many, 1 to 200
+struct Paging {
+    /// Maximum number of results, 1 to 200
     #[arg(long, default_value_t = 50)]
     limit: u16,
-    /// All of them, page by page
+    /// Show all results, page by page
     #[arg(long, conflicts_with = "limit")]
     all: bool,
-    /// Behind the page whose end named this
+    /// Cursor printed at the end of the page before
     #[arg(long, conflicts_with = "all")]
     cursor: Option<String>,
 }
@@ -124,8 +123,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-impl What {
-    /// The queue whose jobs are meant, where they are those of a state, and the pairs of a search.
+impl SearchFilter {
+    /// The queue if jobs in Redis are searched, and the query.
     fn query(&self) -> anyhow::Result<(Option<String>, Pairs)> {
         let mut pairs = self.filter.clone();
         if let Some(since) = self.since {
@@ -144,7 +143,8 @@ impl What {
         Ok((Some(queue), pairs))
     }
 
-    /// The body that saves it, as it was written: what is wrong with it is for the host to say.
+    /// The body that saves the search. It is sent as written, so that the host reports errors in
+    /// it.
     fn saved(&self) -> anyhow::Result<Value> {
         let mut filter = Map::new();
         for (key, value) in &self.filter {
@@ -225,7 +225,7 @@ async fn show<E, T>(
     path: E::Path,
     pairs: Pairs,
     query: impl Fn(Pairs) -> E::Query,
-    much: &Much,
+    much: &Paging,
     found: impl Fn(T) -> Found,
     output: Output,
 ) -> anyhow::Result<()>
@@ -284,13 +284,13 @@ fn row(found: &Found) -> Vec<String> {
     }
 }
 
-/// Unix milliseconds as a time.
+/// Formats Unix milliseconds as a time.
 fn at(ms: Option<u64>) -> String {
     let time = ms.and_then(|ms| i64::try_from(ms).ok()).and_then(DateTime::from_timestamp_millis);
     time.map_or("-".into(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
-/// A saved search as it would be written.
+/// A saved search in the syntax of the command line.
 fn described(filter: &BTreeMap<String, String>, state: Option<JobState>, since_ms: Option<u64>) -> String {
     let mut parts = Vec::new();
     if let Some(state) = state {

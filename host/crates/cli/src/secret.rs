@@ -1,5 +1,5 @@
-//! `patchbay secret …`. A value comes from a prompt, standard input or a file, and never from an argument, which other users of the machine
-//! could see.
+//! `patchbay secret …`. Values come from a prompt, standard input or a file, never from an
+//! argument, because other users of the machine can see arguments.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -25,25 +25,25 @@ use super::refusal::Refusal;
 
 #[derive(Subcommand)]
 pub enum SecretCommand {
-    /// List a plugin's secrets with who set them, when, and their last use; never their values
+    /// List the secrets of a plugin: who set them, when, and their last use; values are never shown
     List {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
     },
-    /// Set a secret; earlier versions end at once
+    /// Set a secret; earlier versions expire at once
     Set {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
-        /// The secret, as the manifest calls it
+        /// Name of the secret, as in the manifest
         name: String,
         #[command(flatten)]
         value: ValueSource,
     },
-    /// Give a secret a new value, beside which the present one stays valid for a while
+    /// Rotate a secret: set a new value, and keep the present one valid for a while
     Rotate {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
-        /// The secret
+        /// Name of the secret
         name: String,
         /// How long the present version stays valid, for example 24h, 30m or 7d
         #[arg(long, value_parser = duration)]
@@ -53,25 +53,25 @@ pub enum SecretCommand {
     },
     /// Remove a secret with all its versions
     Remove {
-        /// The plugin
+        /// Name of the plugin
         plugin: String,
-        /// The secret
+        /// Name of the secret
         name: String,
     },
-    /// Seal every secret with the newest master key; needed once after that key was changed, and may be repeated
+    /// Reseal every secret with the newest master key; needed once after that key has changed, and
+    /// may be repeated
     Rekey,
 }
 
-/// Where the value comes from.
 #[derive(Args)]
 pub struct ValueSource {
-    /// A file with the value [default: standard input, or a prompt on a terminal]
+    /// File with the value [default: standard input, or a prompt on a terminal]
     #[arg(long, value_name = "FILE")]
     from_file: Option<PathBuf>,
 }
 
 impl ValueSource {
-    /// Without the line break at its end, which editors and `echo` add.
+    /// Removes the line break at the end, which editors and `echo` add.
     fn read(&self, name: &str) -> anyhow::Result<Zeroizing<String>> {
         let mut value = match &self.from_file {
             Some(file) => read_file(file)?,
@@ -95,7 +95,7 @@ fn read_file(file: &Path) -> anyhow::Result<Zeroizing<String>> {
     std::fs::read_to_string(file).map(Zeroizing::new).with_context(|| format!("cannot read {}", file.display()))
 }
 
-/// Asks on the terminal, which does not show what is typed.
+/// Prompts on the terminal without echo.
 fn prompt(name: &str) -> anyhow::Result<Zeroizing<String>> {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
     eprint!("value of {name} (not shown): ");
@@ -159,7 +159,7 @@ fn unasked(secret: &Secret) -> &'static str {
     if secret.asked { "" } else { "; mind that the plugin's manifest does not ask for it" }
 }
 
-/// One per version; one for a secret that has none in the vault.
+/// One row per version; a single row for a secret without versions in the vault.
 fn rows(secret: &Secret) -> Vec<Vec<String>> {
     let (name, source) = (secret.name.clone(), secret.source.clone());
     if secret.versions.is_empty() {
@@ -189,7 +189,7 @@ fn state(secret: &Secret, version: &SecretVersion) -> String {
     }
 }
 
-/// To the second: as much as people compare.
+/// To the second; more precision is not needed here.
 fn short_time(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -1,4 +1,4 @@
-//! `patchbay plugin keygen|sign|verify`: they work on files here and ask no host.
+//! `patchbay plugin keygen|sign|verify`: works on local files, without a host.
 
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -14,34 +14,35 @@ use super::refusal::Refusal;
 
 #[derive(Args)]
 pub struct Keygen {
-    /// Where the private key goes; never over an existing file
+    /// Output file of the private key; an existing file is never overwritten
     #[arg(long, value_name = "FILE", default_value = "patchbay.key")]
     out: PathBuf,
 }
 
 #[derive(Args)]
 pub struct Sign {
-    /// A packed component
+    /// Packed component
     file: PathBuf,
-    /// The private key (PKCS#8 in PEM), made by `patchbay plugin keygen`
+    /// File with the private key (PKCS#8 in PEM), made by `patchbay plugin keygen`
     #[arg(long, value_name = "KEYFILE")]
     key: PathBuf,
-    /// Where the signature goes [default: FILE.sig]
+    /// Output file of the signature [default: FILE.sig]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Keep the signatures by other keys that are there, to change from one key to another
+    /// Keep existing signatures by other keys, to change from one key to another
     #[arg(long)]
     add: bool,
 }
 
 #[derive(Args)]
 pub struct Verify {
-    /// A packed component
+    /// Packed component
     file: PathBuf,
-    /// Its signatures [default: FILE.sig]
+    /// File with its signatures [default: FILE.sig]
     #[arg(long, value_name = "FILE")]
     signature: Option<PathBuf>,
-    /// A public key (ed25519:…), or a file of public keys; one of them must have signed. May be repeated
+    /// A public key (ed25519:…), or a file of public keys; one of them must have signed. May be
+    /// repeated
     #[arg(long, required = true, value_name = "PUBLIC|FILE")]
     key: Vec<String>,
 }
@@ -49,7 +50,7 @@ pub struct Verify {
 pub(super) fn keygen(args: &Keygen, output: Output) -> anyhow::Result<()> {
     let key = PrivateKey::generate();
     let path = args.out.display();
-    // New or not at all: an overwritten key is lost, and with it every future signature by it.
+    // Never overwrites a file: a lost key means that nothing more can be signed with it.
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -72,7 +73,7 @@ pub(super) fn keygen(args: &Keygen, output: Output) -> anyhow::Result<()> {
 
 pub(super) fn sign(args: &Sign, output: Output) -> anyhow::Result<()> {
     let component = read(&args.file)?;
-    // Nobody should vouch for a file that no host takes.
+    // Only files that hosts accept are signed.
     let inspected = patchbay_runtime::inspect(&component).with_context(|| args.file.display().to_string())?;
     let key = private_key(&args.key)?;
     let signature = key.sign(&inspected.digest);
@@ -81,7 +82,7 @@ pub(super) fn sign(args: &Sign, output: Output) -> anyhow::Result<()> {
     signatures.retain(|kept| kept.key != signature.key);
     signatures.push(signature);
     let text: String = signatures.iter().map(|signature| format!("{signature}\n")).collect();
-    // Whole or not at all: somebody may be pushing it.
+    // Written as a whole or not at all, because another process may be pushing it.
     let temporary = beside(&out, ".tmp");
     std::fs::write(&temporary, text).with_context(|| format!("cannot write {}", temporary.display()))?;
     std::fs::rename(&temporary, &out).with_context(|| format!("cannot write {}", out.display()))?;
@@ -114,7 +115,7 @@ pub(super) fn verify(args: &Verify, output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What goes with a push: the named file's signatures, or those beside the component if there are any.
+/// Signatures for an upload: those in the named file, else those beside the component, if any.
 pub fn signatures_for(component: &Path, named: Option<&Path>) -> anyhow::Result<Vec<Signature>> {
     let beside = signature_file(component);
     match named {
@@ -149,7 +150,7 @@ fn private_key(path: &Path) -> anyhow::Result<PrivateKey> {
     PrivateKey::from_pem(&text).with_context(|| path.display().to_string())
 }
 
-/// The text itself, or a file.
+/// `text` is a key or the path of a file with keys.
 fn public_keys(text: &str) -> anyhow::Result<Vec<PublicKey>> {
     if text.starts_with("ed25519:") {
         return Ok(vec![text.parse().context("--key")?]);

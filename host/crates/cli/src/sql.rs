@@ -1,13 +1,13 @@
 //! `patchbay plugin sql`
 
 use patchbay_api::body::NoBody;
-use patchbay_api::sql::{OfOnePlugin, SqlActivity};
+use patchbay_api::sql::{SqlActivity, SqlActivityQuery};
 
 use super::Output;
 use super::client::Client;
 
 pub(crate) async fn run(plugin: Option<String>, client: &Client, output: Output) -> anyhow::Result<()> {
-    let activity = client.ask::<SqlActivity>((), OfOnePlugin { plugin }, NoBody).await?;
+    let activity = client.ask::<SqlActivity>((), SqlActivityQuery { plugin }, NoBody).await?;
     if output.json {
         output.value("", &activity.raw);
         return Ok(());

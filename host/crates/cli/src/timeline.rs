@@ -1,14 +1,13 @@
-//! `patchbay job timeline …`, for people: at most 80 columns.
+//! `patchbay job timeline …` as text for people: at most 80 columns.
 
 use patchbay_api::timeline::{EventKind, Life, Timeline};
 
 use super::view::short;
 
 const WIDTH: usize = 80;
-/// Below the time.
+/// As wide as the time in front of an event.
 const INDENT: &str = "              ";
 
-/// Everything that is known of a job.
 pub(super) fn describe(timeline: &Timeline) -> String {
     let lives = &timeline.lives;
     let mut out = Vec::new();
@@ -56,7 +55,7 @@ fn describe_life(timeline: &Timeline, life: &Life, out: &mut Vec<String>) {
     }
 }
 
-/// An event in lines, the first of which stands beside its time.
+/// The lines of an event; the first one is printed beside its time.
 fn lines(event: &EventKind) -> Vec<String> {
     match event {
         EventKind::Added => vec!["added".into()],
@@ -143,7 +142,7 @@ fn lasted(ms: u64) -> String {
     }
 }
 
-/// Broken between words where it can be.
+/// Breaks a line between words if possible.
 fn wrap(first: &str, next: &str, line: &str, out: &mut Vec<String>) {
     let mut current = first.to_owned();
     let mut is_empty = true;
@@ -162,7 +161,7 @@ fn wrap(first: &str, next: &str, line: &str, out: &mut Vec<String>) {
                 break;
             }
             if is_empty {
-                // One word that is longer than a line.
+                // A single word that is longer than a line.
                 let cut = word.char_indices().nth(room.max(1)).map_or(word.len(), |(at, _)| at);
                 current.push_str(&word[..cut]);
                 word = &word[cut..];

@@ -1,19 +1,19 @@
-//! Answers of the host as text: the sentences that several commands make of it.
+//! Answers of the host as text, for several commands.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_api::plugins::{Activated, HostView, SignatureView, Standing};
 
-/// As precise as the host says it.
+/// With the precision of the answer.
 pub(super) fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
-/// As many digits as people compare.
+/// The first 12 digits.
 pub fn short(digest: &str) -> String {
     digest.chars().take(12).collect()
 }
 
-/// Key ids, with what is to be known about each.
+/// Key ids, with the result of the check unless it is `trusted`.
 pub(super) fn signers(signatures: &[SignatureView]) -> String {
     let signer = |signature: &SignatureView| {
         let standing = match signature.standing {
@@ -44,7 +44,7 @@ pub(super) fn describe(activated: &Activated) -> String {
     format!("active: {plugin} {version} {digest}\n{granted}{previous}{elsewhere}")
 }
 
-/// What other processes have not done yet; nothing to say when all follow.
+/// Processes that have not followed yet; empty if all have.
 fn elsewhere(activated: &Activated) -> String {
     let behind: Vec<&HostView> = activated.hosts.iter().filter(|host| !host.is_current).collect();
     if behind.is_empty() {
@@ -59,7 +59,7 @@ fn elsewhere(activated: &Activated) -> String {
     )
 }
 
-/// How a plugin fares in one process, in words.
+/// State of a plugin in one process, in words.
 pub(super) fn host_state(host: &HostView) -> String {
     let running = host.running.map_or_else(|| "nothing".into(), |digest| short(&digest.to_string()));
     match (host.silent_s, &host.failure) {

@@ -1,5 +1,6 @@
-//! A plugin's own WIT world, written from its plugin.toml: what it asks for is what it imports. Toolchains for JavaScript and Python keep
-//! every import of the world that they bind, so binding all of the contract would ask for everything.
+//! The WIT world of one plugin, made from its plugin.toml: it imports what the manifest asks for.
+//! Toolchains for JavaScript and Python keep every import of the world that they bind, so a world
+//! with the whole contract would ask for everything.
 
 use std::path::{Path, PathBuf};
 
@@ -14,12 +15,12 @@ use super::project::Project;
 
 const V0_1: &str = include_str!("../../../../wit/v0.1/plugin.wit");
 const V0_2: &str = include_str!("../../../../wit/v0.2/plugin.wit");
-/// How a file begins that is ours to write again.
+/// First line of generated files; only files that begin with it are overwritten.
 const MARK: &str = "// Written by `patchbay plugin build` from plugin.toml. Do not edit.\n";
 
 #[derive(Args)]
 pub struct WriteWorld {
-    /// Folder with plugin.toml
+    /// Directory with plugin.toml
     #[arg(default_value = ".")]
     dir: PathBuf,
     /// Replace a wit/world.wit that was written by hand
@@ -27,19 +28,18 @@ pub struct WriteWorld {
     force: bool,
 }
 
-/// The folder `wit` of a plugin: a package of its own, with the contract beside it.
+/// The directory `wit` of a plugin: a WIT package of its own, next to the contract.
 pub(crate) struct World {
     dir: PathBuf,
     text: String,
     contract: &'static str,
 }
 
-/// What became of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Written {
     New,
     Unchanged,
-    /// Written by hand, and left as it is.
+    /// The file was written by hand and stays unchanged.
     ByHand,
 }
 
@@ -70,14 +70,15 @@ impl World {
         self.dir.join("world.wit")
     }
 
-    /// Whether it is there, and ours.
-    pub(super) fn is_ours(&self) -> bool {
+    /// Whether the file exists and was generated.
+    pub(super) fn is_generated(&self) -> bool {
         std::fs::read_to_string(self.file()).is_ok_and(|text| text.starts_with(MARK))
     }
 
-    /// Files that are right already are not touched: their times would begin another build.
+    /// Files with the right content are not written, because a new modification time would start
+    /// another build.
     pub(super) fn write(&self, force: bool) -> anyhow::Result<Written> {
-        if self.file().exists() && !self.is_ours() && !force {
+        if self.file().exists() && !self.is_generated() && !force {
             return Ok(Written::ByHand);
         }
         let contract = format!("{MARK}{}", self.contract);
@@ -92,7 +93,7 @@ impl World {
     }
 }
 
-/// Whether it had to be written.
+/// Returns whether the file had to be written.
 fn write_changed(file: &Path, text: &str) -> anyhow::Result<bool> {
     if std::fs::read_to_string(file).is_ok_and(|there| there == text) {
         return Ok(false);
@@ -103,7 +104,7 @@ fn write_changed(file: &Path, text: &str) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// As the contract's package line has it.
+/// The version in the package line of the contract.
 fn version(contract: &str) -> &str {
     let line = contract.lines().find_map(|line| line.strip_prefix("package patchbay:plugin@"));
     line.map_or("0.1.0", |version| version.trim_end_matches(';'))
@@ -112,7 +113,7 @@ fn version(contract: &str) -> &str {
 fn text(manifest: &Manifest, build: &BuildSpec, version: &str) -> String {
     let interface = |name: &str| format!("patchbay:plugin/{name}@{version};\n");
     let mut text = format!("{MARK}package plugin:{};\n\nworld plugin {{\n", package_name(manifest.name.as_str()));
-    // `types` holds no functions; what needs it brings it.
+    // `types` has no functions; interfaces that need it import it themselves.
     for import in manifest.asked_interfaces().into_iter().filter(|&name| name != "types") {
         text += &format!("  import {}", interface(import));
     }
@@ -122,7 +123,7 @@ fn text(manifest: &Manifest, build: &BuildSpec, version: &str) -> String {
     text + "}\n"
 }
 
-/// WIT wants each word of a name to begin with a letter: `2fa` and `tier-1` are no names there.
+/// In WIT, each word of a name must begin with a letter, so `2fa` and `tier-1` are not allowed.
 fn package_name(plugin: &str) -> String {
     let word = |word: &str| match word.starts_with(|first: char| first.is_ascii_digit()) {
         true => format!("n{word}"),
@@ -150,7 +151,8 @@ mod tests {
                         import patchbay:plugin/progress@0.1.0;\n  import patchbay:plugin/settings@0.1.0;\n  \
                         export patchbay:plugin/jobs@0.1.0;\n}\n";
         assert_eq!(world.text.strip_prefix(MARK), Some(expected));
-        // Without queues an operator's calls are what is left; a list in [build] says it otherwise.
+        // Without queues the world exports `operations`, for calls by operators; a list in [build]
+        // overrides this.
         assert!(World::of(&project(dir.path(), "")).text.contains("export patchbay:plugin/operations@0.1.0"));
         let answering = "[[queues]]\nname = \"q\"\n[[routes]]\nmethod = \"GET\"\npath = \"/api/a\"\nroles = [\"user\"]\noperation = \"a\"\n\
                          [[webhooks]]\nname = \"w\"\npath = \"/api/w\"\nqueue = \"q\"\n";

@@ -1,11 +1,11 @@
-//! Alerts.
+//! Routes of alerts, rules and silences.
 
 use patchbay_api::alerts::{
     AlertEvent, AlertOverview, AlertRule, AlertRulesList, AlertRulesReset, AlertRulesSet, AlertSilencesList,
     AlertsHistory, AlertsList, AlertsSilence, AlertsTest, AlertsUnsilence, ChannelTest, EndedSilence, Silence,
 };
 use patchbay_api::body::Json;
-use patchbay_app::alert::Alerts;
+use patchbay_app::alerts::Alerts;
 use patchbay_app::{Caller, Error};
 
 use crate::routes::{Ask, Routes};

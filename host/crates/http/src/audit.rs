@@ -1,4 +1,4 @@
-//! Audit trails and their entries.
+//! Routes of audit trails and their entries.
 
 use patchbay_api::answer::Page;
 use patchbay_api::audit::{AuditEntries, AuditEntry, AuditTrail, AuditTrailsList, AuditTrailsRemove, AuditTrailsSet};

@@ -1,4 +1,4 @@
-//! Breakers of outside hosts.
+//! Routes of the breakers of outside hosts.
 
 use patchbay_api::body::Json;
 use patchbay_api::breakers::{BreakerView, BreakersClose, BreakersList, BreakersOpen};

@@ -1,4 +1,4 @@
-//! Bulk operations.
+//! Routes of bulk operations.
 
 use patchbay_api::answer::Page;
 use patchbay_api::bulk::{

@@ -1,7 +1,10 @@
-//! Requests that a page of another site makes a browser send: refused, since the browser adds the operator's credentials by itself.
+//! Refuses requests that a page of another site makes a browser send, because the browser adds the
+//! operator's credentials automatically.
 //!
-//! As Go's `http.CrossOriginProtection`: what reads only may pass; else the browser's own word (`Sec-Fetch-Site`) decides, which it gives
-//! wherever it trusts the address (https, loopback); else `Origin` against `Host`. Programs that are no browsers send neither, and pass.
+//! The rules are those of Go's `http.CrossOriginProtection`: requests that only read pass.
+//! Otherwise `Sec-Fetch-Site` decides, which browsers send to addresses that they trust (https,
+//! loopback). Without it, `Origin` must match `Host`. Programs other than browsers send neither,
+//! and pass.
 
 use std::sync::Arc;
 
@@ -15,7 +18,8 @@ use super::error::ApiError;
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Origins, such as `https://operations.example`, whose pages may change things here: those of a proxy that changes `Host`, for one.
+/// Other origins whose pages may send changes, such as `https://operations.example`. Needed for
+/// example behind a proxy that changes `Host`.
 pub(super) type AllowedOrigins = Arc<[String]>;
 
 pub(super) async fn refuse(State(allowed): State<AllowedOrigins>, request: Request, next: Next) -> Response {
@@ -38,13 +42,15 @@ fn is_cross_site(method: &Method, uri: &Uri, headers: &HeaderMap, allowed: &[Str
         return false;
     }
     if let Some(site) = headers.get(FETCH_SITE) {
-        // `same-site` is another origin, too: whatever runs on a neighbouring name or port. `none`: a person, by address bar or bookmark.
+        // `same-site` is another origin, too: anything on a neighbouring name or port. `none` is a
+        // person who used the address bar or a bookmark.
         return site != "same-origin" && site != "none";
     }
     let Some(origin) = origin else { return false };
     let host =
         headers.get(HOST).and_then(|host| host.to_str().ok()).or_else(|| uri.authority().map(|host| host.as_str()));
-    // `null`, from a sandboxed frame, is nobody's. Its scheme says nothing: a proxy may have ended TLS.
+    // `null` (from a sandboxed frame) matches no host. The scheme is ignored, because a proxy may
+    // have ended TLS.
     let theirs = origin.split_once("://").map(|(_, authority)| authority);
     theirs.is_none() || !theirs.zip(host).is_some_and(|(theirs, ours)| theirs.eq_ignore_ascii_case(ours))
 }
@@ -82,7 +88,7 @@ mod tests {
         for headers in [
             &[("sec-fetch-site", "cross-site")][..],
             &[("sec-fetch-site", "same-site"), ("origin", "https://b.a.example"), ("host", "a.example")],
-            // What the browser says of itself counts, whatever the rest.
+            // `Sec-Fetch-Site` takes precedence over the other headers.
             &[("sec-fetch-site", "cross-site"), ("origin", "http://a.example"), ("host", "a.example")],
             &[("sec-fetch-site", "nonsense")],
             &[("origin", "https://evil.example"), ("host", "a.example")],

@@ -1,4 +1,4 @@
-//! Jobs that failed for good, by what their failure looks like.
+//! Routes of dead letters.
 
 use patchbay_api::dead_letters::{
     DeadLetter, DeadLetterDetails, DeadLettersAcknowledge, DeadLettersAssign, DeadLettersList, DeadLettersNote,

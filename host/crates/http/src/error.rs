@@ -1,4 +1,4 @@
-//! One error envelope: `{"success":false,"code","message","details"?}`.
+//! The error envelope `{"success":false,"code","message","details"?}`.
 //!
 //! `message` is for the client; the cause is logged once, here, and never sent.
 
@@ -12,12 +12,12 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
 use patchbay_api::answer::ErrorBody;
 use patchbay_app::error::{Error, Kind};
-use patchbay_model::misfit;
+use patchbay_model::serde_errors;
 
 use super::MAX_BODY_BYTES;
-use super::unread::BodyTooSlow;
+use super::body_timeout::BodyTooSlow;
 
-/// What a failed request answers.
+/// The answer of a failed request.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
@@ -39,7 +39,7 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal Server Error")
     }
 
-    /// Of a body that could not be read; `most`: bytes that it may have.
+    /// Error for a body that could not be read; `most` is the size limit in bytes.
     pub(crate) fn of_body(error: &(dyn std::error::Error + 'static), most: usize) -> Self {
         let chain = std::iter::successors(Some(error), |error| error.source());
         for error in chain {
@@ -58,14 +58,14 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
     }
 
-    /// When it may work, rounded up to seconds.
+    /// Time until a retry may work; rounded up to seconds in the header.
     pub(crate) fn retry_after(mut self, wait: Option<Duration>) -> Self {
         self.retry_after = wait;
         self
     }
 }
 
-/// For clients that get `unavailable`, in seconds: connections are back a second or two after their server.
+/// Seconds, sent with `unavailable`: connections recover a second or two after their server.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
 
 impl IntoResponse for ApiError {
@@ -106,7 +106,7 @@ impl From<Error> for ApiError {
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
         if let JsonRejection::BytesRejection(unread) = &rejection {
-            // What axum has found out itself it does not tell by its sources.
+            // axum does not include errors of its own in the source chain.
             return match unread.status() {
                 StatusCode::PAYLOAD_TOO_LARGE => Self::too_large(MAX_BODY_BYTES),
                 _ => Self::of_body(unread, MAX_BODY_BYTES),
@@ -127,10 +127,10 @@ impl From<JsonRejection> for ApiError {
     }
 }
 
-/// What axum puts before serde's reason says nothing to a client.
+/// Removes the prefix of axum, which means nothing to a client, from the reason of serde.
 fn words(text: &str) -> String {
     let heads = ["Failed to deserialize the JSON body into the target type: ", "Failed to deserialize query string: "];
-    misfit::plainly(heads.iter().find_map(|head| text.strip_prefix(head)).unwrap_or(text))
+    serde_errors::plain_reason(heads.iter().find_map(|head| text.strip_prefix(head)).unwrap_or(text))
 }
 
 impl From<QueryRejection> for ApiError {

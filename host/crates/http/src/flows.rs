@@ -1,4 +1,4 @@
-//! Trees of jobs.
+//! Routes of flows.
 
 use patchbay_api::flows::{AddedFlow, FlowsAdd};
 use patchbay_app::flows::Flows;

@@ -1,4 +1,5 @@
-//! GET /api/health (the old backend's shape, made honest), /livez and /readyz.
+//! Routes `/api/health` (format of the previous backend, but with real checks), `/livez` and
+//! `/readyz`.
 
 use axum::Json;
 use axum::extract::State;

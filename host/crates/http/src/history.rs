@@ -1,4 +1,4 @@
-//! The history.
+//! Routes of the history.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -14,7 +14,7 @@ use patchbay_app::history::History;
 use patchbay_app::{Caller, Error};
 
 use crate::error::ApiError;
-use crate::routes::{Ask, ByWhom, Routes};
+use crate::routes::{Ask, CallerExtractor, Routes};
 
 pub(crate) fn routes(routes: Routes) -> Routes {
     routes
@@ -63,7 +63,7 @@ async fn bodies(history: History, who: Caller, ask: Ask<HistoryBodies>) -> Resul
 
 async fn export(
     State(history): State<History>,
-    ByWhom(who): ByWhom,
+    CallerExtractor(who): CallerExtractor,
     ask: Ask<HistoryExport>,
 ) -> Result<Response, ApiError> {
     let file = history.export(&who, ask.query).await?;

@@ -1,4 +1,5 @@
-//! A request names the host that it is for once (RFC 9112 §3.2): two readers in a row may otherwise take it for two different ones.
+//! Requires exactly one `Host` header (RFC 9112 §3.2): otherwise two readers in a row could take
+//! the request for different hosts.
 
 use axum::extract::Request;
 use axum::middleware::Next;

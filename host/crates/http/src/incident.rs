@@ -1,4 +1,4 @@
-//! The incident bundle.
+//! Route of the incident bundle.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -8,7 +8,7 @@ use patchbay_api::incident::{Bundle, IncidentBundle};
 use patchbay_app::incident::Incident;
 
 use crate::error::ApiError;
-use crate::routes::{Ask, ByWhom, Routes};
+use crate::routes::{Ask, CallerExtractor, Routes};
 
 pub(crate) fn routes(routes: Routes) -> Routes {
     routes.add_raw::<IncidentBundle, _>(bundle)
@@ -16,7 +16,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 
 async fn bundle(
     State(incident): State<Incident>,
-    ByWhom(who): ByWhom,
+    CallerExtractor(who): CallerExtractor,
     ask: Ask<IncidentBundle>,
 ) -> Result<Response, ApiError> {
     let packed = incident.bundle(&who, ask.query.since_s).await?;

@@ -1,4 +1,4 @@
-//! Jobs of a queue.
+//! Routes of jobs.
 
 use patchbay_api::answer::Page;
 use patchbay_api::jobs::{

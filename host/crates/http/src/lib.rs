@@ -1,14 +1,14 @@
-//! HTTP: the only way in for operators, probes and API clients.
+//! HTTP: the only entrance for operators, probes and API clients.
 //!
-//! Owns routing, envelopes, identity and request ids. Decides nothing: a handler asks one use case of [`patchbay_app`], and every error leaves
-//! through `error::ApiError`.
+//! This crate owns routing, envelopes, identity and request ids. It decides nothing: a handler
+//! calls one use case of [`patchbay_app`], and every error leaves through `error::ApiError`.
 
 mod alerts;
 mod audit;
-mod auth;
+mod body_timeout;
 mod breakers;
 mod bulk;
-mod client;
+mod client_address;
 mod cross_site;
 mod dead_letters;
 mod error;
@@ -18,23 +18,23 @@ mod history;
 mod host_header;
 mod incident;
 mod jobs;
-mod logins;
+mod login_limiter;
 mod measure;
 mod metrics;
 mod openapi;
+mod operator_login;
 mod plugin_calls;
 mod plugins;
 mod queues;
 mod request_id;
 mod request_span;
 mod routes;
+mod run_to_end;
 mod schedules;
 mod searches;
 mod secrets;
 mod security_headers;
 mod server;
-mod to_the_end;
-mod unread;
 
 use std::sync::Arc;
 
@@ -51,33 +51,30 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::routes::Routes;
-pub use auth::Operator;
 pub use metrics::MetricsPage;
+pub use operator_login::Operator;
 pub use server::{HttpLimits, serve};
 
-/// Largest body of an ordinary request. Job data is limited to 1 MiB; the rest is its envelope.
+/// Maximum body of an ordinary request. Job data is limited to 1 MiB; the rest is for the envelope.
 const MAX_BODY_BYTES: usize = 2 << 20;
 
-/// Everything that handlers use.
+/// The state shared by all handlers.
 #[derive(Clone)]
 pub struct AppState {
-    /// Spans.
     pub traces: Traces,
-    /// /metrics.
+    /// The content of `/metrics`.
     pub metrics: Arc<MetricsPage>,
-    /// Who may use /api/admin; nobody when absent.
+    /// Credentials for `/api/admin`; `None` refuses everybody.
     pub operator: Option<Arc<Operator>>,
-    /// Of requests that name none.
+    /// Platform of requests without `x-platform`.
     pub default_platform: Arc<str>,
-    /// Largest component file.
     pub max_component_bytes: usize,
-    /// What operators do just now, whether or not their clients still wait for it.
+    /// Running operations of operators; they continue when their client disconnects.
     pub operations: TaskTracker,
-    /// Use cases.
     pub app: App,
 }
 
-/// What handlers of a domain take: its use cases, and nothing else of the state.
+/// Lets handlers extract the use cases of one domain, and nothing else of the state.
 macro_rules! domains {
     ($($field:ident: $domain:ty),+ $(,)?) => {
         $(impl FromRef<AppState> for $domain {
@@ -91,7 +88,7 @@ macro_rules! domains {
 domains! {
     queues: patchbay_app::queues::Queues,
     schedules: patchbay_app::schedules::Schedules,
-    alerts: patchbay_app::alert::Alerts,
+    alerts: patchbay_app::alerts::Alerts,
     secrets: patchbay_app::secrets::Secrets,
     audit: patchbay_app::audit::Audit,
     breakers: patchbay_app::breakers::Breakers,
@@ -106,7 +103,6 @@ domains! {
     searches: patchbay_app::searches::Searches,
 }
 
-/// Operations of the table.
 fn routes(state: &AppState) -> Routes {
     let routes = Routes::new(state);
     let routes = queues::routes(routes);
@@ -132,7 +128,7 @@ fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::Api::openapi()).merge(routes(state).finish())
 }
 
-/// The whole service, counted in `requests`.
+/// The whole service; requests are counted in `requests`.
 pub fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) -> Router {
     let (router, document) = api_router(&state).split_for_parts();
     let default_platform = Arc::clone(&state.default_platform);
@@ -145,7 +141,7 @@ pub fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn_with_state(limits.body_timeout, unread::read_in_time))
+        .layer(middleware::from_fn_with_state(limits.body_timeout, body_timeout::read_in_time))
         .layer(middleware::from_fn_with_state(Arc::clone(&limits.allowed_origins), cross_site::refuse))
         .layer(middleware::from_fn(host_header::require_one))
         .layer(CatchPanicLayer::custom(|_| {
@@ -158,7 +154,7 @@ pub fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits
         .with_state(state)
 }
 
-/// As the old backend answered: clients match on it.
+/// In the format of the previous backend, because clients match on it.
 async fn not_found(request: Request) -> Response {
     let body = json!({ "success": false, "message": "Route not found", "path": request.uri().path() });
     (http::StatusCode::NOT_FOUND, Json(body)).into_response()

@@ -1,4 +1,4 @@
-//! Counts every request, also one whose client leaves before its answer.
+//! Counts every request, including those whose client disconnects before the answer.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! GET /metrics: what Prometheus scrapes.
+//! Route `/metrics`, which Prometheus scrapes.
 
 use std::sync::Arc;
 
@@ -12,11 +12,10 @@ use super::AppState;
 use super::error::ApiError;
 use crate::routes::Routes;
 
-/// The page, and for whom it is.
+/// The metrics page and its access rule.
 pub struct MetricsPage {
-    /// What is on it.
     pub exposition: Arc<Exposition>,
-    /// Whether it asks for the operator's credentials.
+    /// Whether the operator's credentials are required.
     pub needs_operator: bool,
 }
 

@@ -1,7 +1,8 @@
-//! The OpenAPI 3.1 document: what `/api/openapi.json` serves and the repository keeps a copy of.
+//! The OpenAPI 3.1 document of `/api/openapi.json`; the repository keeps a copy.
 //!
-//! Rows of the table of operations say what is special about them; what follows from rules that hold for all is filled in here: the answers of
-//! authentication, of a body or a query that cannot be read and of a host that cannot serve, descriptions, and who may ask.
+//! The table of operations contains what is specific to an operation. This module adds what follows
+//! from general rules: answers for failed authentication, for unreadable bodies and queries and for
+//! an unavailable host, descriptions, and access.
 
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
@@ -24,7 +25,6 @@ impl utoipa::Modify for BasicAuth {
     }
 }
 
-/// As pretty JSON.
 pub(super) fn text(document: &utoipa::openapi::OpenApi) -> String {
     let mut document = serde_json::to_value(document).unwrap_or_default();
     complete(&mut document);
@@ -42,7 +42,7 @@ fn complete(document: &mut Value) {
     drop_unused_schemas(document);
 }
 
-/// Those of answers stand in their envelopes and are named by nobody.
+/// Answers contain their schemas inline in the envelopes, so nothing refers to the named ones.
 fn drop_unused_schemas(document: &mut Value) {
     const PREFIX: &str = "#/components/schemas/";
     loop {
@@ -58,9 +58,9 @@ fn drop_unused_schemas(document: &mut Value) {
 
 fn complete_operation(path: &str, operation: &mut Map<String, Value>) {
     let is_protected = operation.contains_key("security");
-    // Said, where nobody needs to be anybody.
+    // Stated explicitly, also if no authentication is needed.
     operation.entry("security").or_insert_with(|| json!([]));
-    // An optional parameter is left out; none is ever null.
+    // Optional parameters are absent, never null.
     for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
         let Some(kind) = parameter.pointer_mut("/schema/type") else { continue };
         if let Some(one) = kind.as_array().and_then(|kinds| kinds.iter().find(|kind| *kind != "null")).cloned() {

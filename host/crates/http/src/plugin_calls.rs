@@ -1,4 +1,4 @@
-//! Operations of plugins: what a plugin answers goes to the client as it is.
+//! Route that calls operations of plugins; the plugin's answer is passed to the client unchanged.
 
 use axum::extract::{FromRequest, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -14,12 +14,12 @@ use serde_json::value::RawValue;
 
 use crate::AppState;
 use crate::error::ApiError;
-use crate::routes::{Ask, ByWhom, ReadBody, Routes};
+use crate::routes::{Ask, CallerExtractor, ReadBody, Routes};
 
 const MAX_KEY: usize = 255;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// What of a relayed response belongs to its content.
+/// Headers of a relayed response that describe its content.
 const RELAYED: [HeaderName; 5] =
     [header::CONTENT_TYPE, header::CONTENT_RANGE, header::ACCEPT_RANGES, header::ETAG, header::LAST_MODIFIED];
 
@@ -29,7 +29,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 
 async fn call(
     State(plugins): State<PluginAdministration>,
-    ByWhom(who): ByWhom,
+    CallerExtractor(who): CallerExtractor,
     ask: Ask<PluginsCall>,
 ) -> Result<Response, ApiError> {
     respond(plugins.call(&who, &ask.path.name, ask.body).await?)
@@ -55,7 +55,7 @@ fn respond(answer: Answer) -> Result<Response, ApiError> {
     let kind = answer.body.kind();
     let mut response = match answer.body {
         AnswerBody::Empty => StatusCode::NO_CONTENT.into_response(),
-        // Checked already.
+        // The JSON was validated before.
         AnswerBody::Json(text) => {
             let document = RawValue::from_string(text).map_err(|_| ApiError::internal())?;
             axum::Json(Success::from(document)).into_response()
@@ -68,7 +68,7 @@ fn respond(answer: Answer) -> Result<Response, ApiError> {
     };
     let headers = response.headers_mut();
     if kind == "bytes" || kind == "relay" {
-        // It is foreign content under the address of operators: to be stored and not to be shown.
+        // Foreign content on the operators' origin: browsers must download it and not show it.
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
     }
@@ -77,7 +77,7 @@ fn respond(answer: Answer) -> Result<Response, ApiError> {
     Ok(response)
 }
 
-/// Its status and content; nothing else of it, cookies above all, belongs to the client.
+/// Passes on only status and content; other headers, above all cookies, are not for the client.
 fn relay(relayed: HttpResponse) -> Response {
     let mut response = relayed.body.into_response();
     *response.status_mut() = StatusCode::from_u16(relayed.status).unwrap_or(StatusCode::BAD_GATEWAY);

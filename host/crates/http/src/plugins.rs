@@ -1,4 +1,4 @@
-//! Plugins.
+//! Routes of plugins.
 
 use axum::extract::Request;
 use http::HeaderMap;
@@ -20,7 +20,7 @@ use crate::AppState;
 use crate::error::ApiError;
 use crate::routes::{Ask, ReadBody, Routes};
 
-/// A registry's longest name, its tag and a digest fit.
+/// Fits the longest name in a registry with its tag and a digest.
 const MAX_SOURCE_BYTES: usize = 1_024;
 
 pub(crate) fn routes(routes: Routes) -> Routes {
@@ -145,7 +145,7 @@ impl ReadBody for SignedComponent {
     }
 }
 
-/// One per header line, or several with commas: proxies may join lines.
+/// One signature per header line, or several separated by commas, because proxies may join lines.
 fn signatures(headers: &HeaderMap) -> Result<Vec<Signature>, ApiError> {
     let mut found: Vec<Signature> = Vec::new();
     for value in headers.get_all(signature::HEADER) {
@@ -164,7 +164,7 @@ fn signatures(headers: &HeaderMap) -> Result<Vec<Signature>, ApiError> {
     Ok(found)
 }
 
-/// Where the client says that the file is from; nothing depends on it.
+/// Origin of the file as stated by the client; informative only.
 fn source(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get(headers::SOURCE) else { return Ok(None) };
     let text = value.to_str().ok().filter(|text| text.len() <= MAX_SOURCE_BYTES);

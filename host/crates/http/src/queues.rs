@@ -1,4 +1,4 @@
-//! Queues.
+//! Routes of queues.
 
 use patchbay_api::body::Json;
 use patchbay_api::queues::{

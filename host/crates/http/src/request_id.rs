@@ -1,4 +1,5 @@
-//! A request id for every request, and the correlation id that travels on to jobs, guests and outside calls.
+//! Assigns a request id to every request, and the correlation id that is passed on to jobs, guests
+//! and outside calls.
 
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 const PLATFORM: HeaderName = HeaderName::from_static("x-platform");
 
-/// Opens the request's span, answers with its id, and leaves a [`Trace`] for handlers that enqueue.
+/// Opens the span of the request, returns its id in the answer, and sets a [`Trace`] for handlers
+/// that enqueue.
 pub(super) async fn trace(State(default_platform): State<Arc<str>>, mut request: Request, next: Next) -> Response {
     let request_id = Uuid::now_v7().to_string();
     let correlation_id = acceptable(request.headers(), &CORRELATION_ID).unwrap_or_else(|| request_id.clone());
@@ -22,7 +24,7 @@ pub(super) async fn trace(State(default_platform): State<Arc<str>>, mut request:
     let span = tracing::info_span!(
         "request",
         method = %request.method(),
-        // The path only: query strings may carry tokens.
+        // Only the path, because query strings may contain tokens.
         path = %request.uri().path(),
         request_id,
         correlation_id,
@@ -48,7 +50,8 @@ pub(super) async fn trace(State(default_platform): State<Arc<str>>, mut request:
     .await
 }
 
-/// A header that clients choose ends up in logs and in Redis: short and plain, or ignored.
+/// The header's value if it is short and plain; others are ignored, because the value ends up in
+/// logs and in Redis.
 fn acceptable(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let text = headers.get(name)?.to_str().ok()?;
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);

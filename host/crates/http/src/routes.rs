@@ -1,4 +1,5 @@
-//! Routes made from the table of operations: a handler can only be put where its operation's row says, and gets and gives what the row says.
+//! Routes made from the table of operations. The compiler checks that a handler has the method,
+//! path, request and answer of its operation's row.
 
 use std::pin::Pin;
 
@@ -9,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http::request::Parts;
 use patchbay_api::answer::{Answer, AnyJson, Data, List, Nothing, Success};
-use patchbay_api::body::{AnyDocument, Body, Form, Json, NoBody, Object, SecretJson};
+use patchbay_api::body::{AnyDocument, Body, ExpectedForm, Json, NoBody, Object, SecretJson};
 use patchbay_api::operation::{Access, Effect, Endpoint, Method, Operation, PathParams, Query as _};
 use patchbay_api::path::unescaped;
 use patchbay_app::Caller;
@@ -25,18 +26,18 @@ use utoipa::openapi::{ContentBuilder, RefOr, Required, ResponseBuilder, Response
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::AppState;
-use crate::auth::{self, Actor};
 use crate::error::ApiError;
-use crate::{request_span, to_the_end};
+use crate::operator_login::{self, Actor};
+use crate::{request_span, run_to_end};
 
-/// What an operation is asked.
+/// The request of an operation.
 pub(crate) struct Ask<E: Endpoint> {
     pub(crate) path: E::Path,
     pub(crate) query: E::Query,
     pub(crate) body: E::Body,
 }
 
-/// Reads a body of this kind.
+/// How a body of this kind is read.
 pub(crate) trait ReadBody: Body {
     fn read(request: Request, state: &AppState) -> impl Future<Output = Result<Self, ApiError>> + Send;
 }
@@ -54,10 +55,10 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> ReadBody for J
     }
 }
 
-impl<T: ToSchema + Form + Serialize + DeserializeOwned + Send + 'static> ReadBody for SecretJson<T> {
+impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static> ReadBody for SecretJson<T> {
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let document = axum::Json::<Object<T>>::from_request(request, state).await;
-        // Serde's own words would quote what does not fit.
+        // The message of serde would quote the document, which contains a secret.
         document.map(|axum::Json(Object(document))| Self(document)).map_err(|rejection| {
             let is_large = rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE;
             let code = if is_large { "too-large" } else { "invalid-input" };
@@ -93,23 +94,23 @@ async fn read_path<P: PathParams>(parts: &mut Parts, state: &AppState) -> Result
     P::from_segments(&segments).ok_or_else(|| ApiError::invalid("a part of the path is not a number"))
 }
 
-impl FromRequestParts<AppState> for ByWhom {
+impl FromRequestParts<AppState> for CallerExtractor {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &AppState) -> Result<Self, ApiError> {
-        // Both are left there by the layers of every operator's route.
+        // The middlewares of every operator route set both.
         let Some(Actor(actor)) = parts.extensions.get().cloned() else { return Err(ApiError::internal()) };
         let trace = parts.extensions.get::<Trace>().cloned().unwrap_or_default();
         Ok(Self(Caller { actor, trace }))
     }
 }
 
-/// The caller, as the layers before have found out.
-pub(crate) struct ByWhom(pub(crate) Caller);
+/// The caller, as identified by the middlewares.
+pub(crate) struct CallerExtractor(pub(crate) Caller);
 
 /// How an answer of this kind is written.
 pub(crate) trait WriteAnswer: Answer {
-    /// What a handler gives.
+    /// What the handler returns.
     type Reply: Serialize + Send;
 }
 
@@ -129,8 +130,8 @@ impl WriteAnswer for AnyJson {
     type Reply = Success<Value>;
 }
 
-/// An operation's handler: from what its use cases need, who asks, and what is asked, to what the row says comes back. Implemented by
-/// functions of three arguments.
+/// The handler of an operation: takes its use cases, the caller and the request, and returns the
+/// answer of the row. Implemented by functions of three arguments.
 pub(crate) trait Translate<E: Endpoint, M>: Clone + Send + Sync + 'static {
     fn translate(self, state: AppState, who: Caller, ask: Ask<E>) -> Pin<Box<dyn Future<Output = Response> + Send>>;
 }
@@ -153,7 +154,7 @@ where
     }
 }
 
-/// Routes, and their part of the document.
+/// Routes, with their part of the OpenAPI document.
 pub(crate) struct Routes {
     router: OpenApiRouter<AppState>,
     state: AppState,
@@ -165,31 +166,31 @@ impl Routes {
         Self { router: OpenApiRouter::new(), state: state.clone(), served: Vec::new() }
     }
 
-    /// Serves an operation of operators.
+    /// Adds an operation for operators.
     pub(crate) fn add<E: Endpoint<Body: ReadBody>, M: 'static>(self, handler: impl Translate<E, M>) -> Self {
         self.add_raw::<E, _>(
-            async move |ByWhom(who): ByWhom,
+            async move |CallerExtractor(who): CallerExtractor,
                         axum::extract::State(state): axum::extract::State<AppState>,
                         ask: Ask<E>| { handler.translate(state, who, ask).await },
         )
     }
 
-    /// Serves one whose answer has no envelope.
+    /// Adds an operation whose answer has no envelope.
     pub(crate) fn add_raw<E: Endpoint, T: 'static>(mut self, handler: impl Handler<T, AppState>) -> Self {
         let operation = const { &E::OPERATION };
         let (filter, _) = method_of(operation.method);
         let mut route: MethodRouter<AppState> = on(filter, handler);
         if operation.may_change() {
-            route = route.layer(middleware::from_fn_with_state(self.state.clone(), to_the_end::run));
+            route = route.layer(middleware::from_fn_with_state(self.state.clone(), run_to_end::run));
         }
         if operation.access == Access::Operator {
-            // Operators' requests only: nobody else may make this host send spans.
+            // Only for operators: nobody else may cause this host to send spans.
             route = route
                 .layer(middleware::from_fn_with_state(self.state.clone(), request_span::open))
-                .layer(middleware::from_fn_with_state(self.state.clone(), auth::require));
+                .layer(middleware::from_fn_with_state(self.state.clone(), operator_login::require));
         }
         if operation.access == Access::OperatorByDefault && self.state.metrics.needs_operator {
-            route = route.layer(middleware::from_fn_with_state(self.state.clone(), auth::require));
+            route = route.layer(middleware::from_fn_with_state(self.state.clone(), operator_login::require));
         }
         let (schemas, paths) = document::<E>();
         self.router = self.router.routes((schemas, paths, route));
@@ -197,7 +198,7 @@ impl Routes {
         self
     }
 
-    /// The router; fails where an operation of the table is served by nobody.
+    /// Returns the router; fails if an operation of the table has no handler.
     pub(crate) fn finish(self) -> OpenApiRouter<AppState> {
         let missing: Vec<&str> =
             patchbay_api::operations().map(|operation| operation.id).filter(|id| !self.served.contains(id)).collect();
@@ -218,7 +219,7 @@ fn method_of(method: Method) -> (MethodFilter, HttpMethod) {
 
 type Documented = (Vec<(String, RefOr<utoipa::openapi::Schema>)>, Paths);
 
-/// What the document says of an operation; what holds for all is put there by `openapi`.
+/// The part of the OpenAPI document for one operation; `openapi` adds what holds for all.
 fn document<E: Endpoint>() -> Documented {
     let operation: &Operation = &E::OPERATION;
     let mut schemas = Vec::new();

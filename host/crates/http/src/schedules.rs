@@ -1,4 +1,4 @@
-//! Schedules.
+//! Routes of schedules.
 
 use patchbay_api::body::Json;
 use patchbay_api::schedules::{

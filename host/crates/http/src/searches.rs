@@ -1,4 +1,4 @@
-//! Searching the history, and saved searches.
+//! Routes to search the history, and of saved searches.
 
 use patchbay_api::answer::Page;
 use patchbay_api::searches::{

@@ -1,4 +1,4 @@
-//! Secrets of plugins.
+//! Routes of secrets of plugins.
 
 use patchbay_api::body::SecretJson;
 use patchbay_api::secrets::{Rekeyed, Secret, SecretsList, SecretsRekey, SecretsRemove, SecretsRotate, SecretsSet};

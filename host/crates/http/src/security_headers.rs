@@ -1,5 +1,5 @@
-//! Headers that keep browsers from making more of an answer than it is. Whatever sets one of them itself, a page for people above all,
-//! keeps its own.
+//! Default security headers of all answers. A handler that sets one of them itself, such as for an
+//! HTML page, keeps its own value.
 
 use axum::extract::Request;
 use axum::middleware::Next;
@@ -11,7 +11,8 @@ const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-
 const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 
 const DEFAULTS: [(HeaderName, &str); 7] = [
-    // Answers are for the one who asked: a shared cache would hand an operator's to the next client.
+    // Answers are only for their recipient: a shared cache could give an operator's answer to the
+    // next client.
     (CACHE_CONTROL, "no-store"),
     (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
     (CROSS_ORIGIN_OPENER_POLICY, "same-origin"),
@@ -21,7 +22,8 @@ const DEFAULTS: [(HeaderName, &str); 7] = [
     (X_FRAME_OPTIONS, "DENY"),
 ];
 
-/// No `Strict-Transport-Security`: whoever ends TLS knows whether every name below this one has it.
+/// `Strict-Transport-Security` is not set: only whoever ends TLS knows whether all names below this
+/// one support it.
 pub(super) async fn add(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     for (name, value) in DEFAULTS {

@@ -1,5 +1,5 @@
-//! Connections: so many at once, each with a time in which its next request's head must have come, and one in which its client must have
-//! taken some of an answer.
+//! Accepts and serves connections, with limits on their number, on the time for a request head, and
+//! on the time in which a client must read some of an answer.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,26 +20,28 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use super::client::{ClientAddress, Connection};
+use super::client_address::{ClientAddress, Connection};
 
-/// What clients may take.
 #[derive(Debug, Clone)]
 pub struct HttpLimits {
-    /// For a request's head, from the connection's start or the previous response on: idle connections are closed by it, too.
+    /// For a request head, from the start of the connection or the previous response. It also
+    /// closes idle connections.
     pub header_timeout: Duration,
     /// For a whole request body.
     pub body_timeout: Duration,
-    /// For a client to take some of its answer; whoever reads nothing for that long loses its connection.
+    /// For a client to read some of the answer; a client that reads nothing for so long is
+    /// disconnected.
     pub write_timeout: Duration,
-    /// Open at once; others wait to be accepted.
+    /// Maximum number of open connections; others wait to be accepted.
     pub max_connections: usize,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Arc<[IpNet]>,
-    /// Origins whose pages may change things here, besides this host's own.
+    /// Other origins whose pages may send changes.
     pub allowed_origins: Arc<[String]>,
 }
 
-/// Serves until `stop`, then ends what is open. Only HTTP/1: telling it from HTTP/2 reads from a client without a time limit.
+/// Serves until `stop`, then finishes open requests. Only HTTP/1: detecting HTTP/2 reads from a
+/// client without a time limit.
 pub async fn serve(mut listener: TcpListener, router: Router, limits: HttpLimits, stop: CancellationToken) {
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
@@ -51,7 +53,8 @@ pub async fn serve(mut listener: TcpListener, router: Router, limits: HttpLimits
                 warn!(open = limits.max_connections, "as many connections as http.max_connections allows: others wait");
             }
             let place = Arc::clone(&places).acquire_owned().await;
-            // axum's: after an error, such as too many open files, it waits and goes on.
+            // This is axum's `accept`: after an error, such as too many open files, it waits and
+            // continues.
             (place, Listener::accept(&mut listener).await)
         };
         let (place, (stream, peer)): (_, (_, SocketAddr)) = tokio::select! {

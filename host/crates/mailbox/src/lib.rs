@@ -1,7 +1,9 @@
-//! Mail addresses (RFC 5322 §3.4, RFC 6532), as people and programs write them: names, quotes, comments, groups, international domains.
+//! Parses mail addresses (RFC 5322 §3.4, RFC 6532) as people and programs write them: names,
+//! quotes, comments, groups, international domains.
 //!
-//! The one parser of the host (configuration, alerts, envelopes of guests) and of the email plugin, so that none of them takes what
-//! another refuses. What it gives can stand in an SMTP command and in a header: it holds no control character, and its domain is ASCII.
+//! The only parser of the host (configuration, alerts, envelopes of guests) and of the email
+//! plugin, so that none of them accepts what another refuses. Its results are safe in SMTP commands
+//! and headers: they have no control character, and their domain is ASCII.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -9,9 +11,10 @@ use std::str::FromStr;
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
-/// Longest address, in bytes (RFC 5321 §4.5.3.1.3: a path of 256, with its brackets).
+/// Longest address, in bytes (RFC 5321 §4.5.3.1.3: a path of 256, including its brackets).
 const MAX_ADDRESS_BYTES: usize = 254;
-/// Longest display name, in bytes: as a quoted string it fits a header line of 998 even if each byte is escaped.
+/// Longest display name, in bytes: as a quoted string it fits a header line of 998 even if each
+/// byte is escaped.
 const MAX_NAME_BYTES: usize = 320;
 
 /// An address without a name: `local@domain`.
@@ -19,7 +22,7 @@ const MAX_NAME_BYTES: usize = 320;
 pub struct Address {
     /// Without quotes and escapes.
     local: String,
-    /// ASCII, lower case; or a literal with its brackets.
+    /// ASCII in lower case, or a literal with its brackets.
     domain: String,
 }
 
@@ -28,13 +31,11 @@ pub struct Address {
 pub struct Mailbox {
     /// Decoded: without quotes and escapes. Never empty.
     pub name: Option<String>,
-    /// Where mail goes.
     pub address: Address,
 }
 
-/// Why a text is no address; reads on after the text or its field ("to: …").
+/// Why a text is not an address. The message continues the text or its field ("to: …").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum AddressError {
     #[error("is not a mail address")]
     NoAddress,
@@ -60,13 +61,13 @@ impl Address {
         &self.local
     }
 
-    /// ASCII, in lower case: an international domain is in its `xn--` form. Or a literal such as `[192.0.2.1]`.
+    /// ASCII in lower case (international domains: `xn--`), or a literal such as `[192.0.2.1]`.
     pub fn domain(&self) -> &str {
         &self.domain
     }
 
-    /// Every way to write it that means the same mailbox, upper and lower case apart: the domain as ASCII and as Unicode, the local part with
-    /// quotes and without. The first is what [`fmt::Display`] gives.
+    /// All spellings of the same mailbox, except for letter case: domain in ASCII and Unicode,
+    /// local part with and without quotes. The first one is what [`fmt::Display`] writes.
     pub fn spellings(&self) -> Vec<String> {
         let (unicode, _) = Uts46::new().to_unicode(self.domain.as_bytes(), AsciiDenyList::URL, Hyphens::Allow);
         let mut locals = [quoted(&self.local), self.local.clone()];
@@ -78,18 +79,19 @@ impl Address {
         domains.iter().flat_map(|domain| locals.iter().map(move |local| format!("{local}@{domain}"))).collect()
     }
 
-    /// Whether every server takes it. What is not ASCII before the `@` needs SMTPUTF8 (RFC 6531); a domain never does.
+    /// Whether every server accepts it. A local part that is not ASCII needs SMTPUTF8 (RFC 6531); a
+    /// domain never does.
     pub fn is_ascii(&self) -> bool {
         self.local.is_ascii()
     }
 
-    /// Whether both name the same mailbox. Local parts differ by case in theory only (RFC 5321 §2.4).
+    /// The same mailbox. Local parts differ by case in theory only (RFC 5321 §2.4).
     pub fn is_same(&self, other: &Self) -> bool {
         self.domain == other.domain && self.local.eq_ignore_ascii_case(&other.local)
     }
 }
 
-/// As SMTP and headers have it: the local part is quoted where it must be.
+/// As in SMTP and headers: the local part is quoted where necessary.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if is_dot_atom(&self.local) {
@@ -103,7 +105,7 @@ fn quoted(local: &str) -> String {
     format!("\"{}\"", local.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// `local@domain` and nothing else.
+/// Accepts `local@domain` and nothing else.
 impl FromStr for Address {
     type Err = AddressError;
 
@@ -113,7 +115,7 @@ impl FromStr for Address {
     }
 }
 
-/// Exactly one: `a@b`, `Name <a@b>`, `"Last, First" <a@b>`.
+/// Accepts exactly one: `a@b`, `Name <a@b>`, `"Last, First" <a@b>`.
 impl FromStr for Mailbox {
     type Err = AddressError;
 
@@ -127,7 +129,8 @@ impl FromStr for Mailbox {
     }
 }
 
-/// All mailboxes of a list, in order: `a@b, "Last, First" <c@d>, Team: e@f, g@h;`. Empty places are left out; an empty list is no error.
+/// All mailboxes of a list, in order: `a@b, "Last, First" <c@d>, Team: e@f, g@h;`. Empty entries
+/// are skipped; an empty list is not an error.
 pub fn parse_list(text: &str) -> Result<Vec<Mailbox>, AddressError> {
     refuse_controls(text)?;
     let mut scanner = Scanner { rest: text };
@@ -155,7 +158,7 @@ pub fn parse_list(text: &str) -> Result<Vec<Mailbox>, AddressError> {
     }
 }
 
-/// A domain in its ASCII form, or nothing where the text can be none. Takes a literal such as `[192.0.2.1]` too.
+/// A domain in its ASCII form, or a literal such as `[192.0.2.1]`; nothing if the text is neither.
 pub fn domain_to_ascii(text: &str) -> Option<String> {
     if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         let is_ip = match literal.split_once(':') {
@@ -169,7 +172,7 @@ pub fn domain_to_ascii(text: &str) -> Option<String> {
     ascii.split('.').all(|label| !label.is_empty() && label.bytes().all(plain)).then(|| ascii.into_owned())
 }
 
-/// Also the line breaks that only Unicode knows: some readers end a line there.
+/// Also refuses line breaks that only Unicode has: some readers end a line there.
 fn refuse_controls(text: &str) -> Result<(), AddressError> {
     let is_control = |c: char| (c.is_control() && c != '\t') || matches!(c, '\u{2028}' | '\u{2029}');
     if text.chars().any(is_control) { Err(AddressError::Control) } else { Ok(()) }
@@ -179,12 +182,12 @@ struct Scanner<'a> {
     rest: &'a str,
 }
 
-/// What stands between two separators.
+/// The text between two separators.
 #[derive(Default)]
 struct Entry {
-    /// As it is written, without comments: an address, or the name before one in brackets.
+    /// As written, without comments: an address, or the name before an address in brackets.
     bare: String,
-    /// Likewise, without quotes and escapes.
+    /// The same, without quotes and escapes.
     words: String,
     angle: Option<String>,
     comment: Option<String>,
@@ -197,7 +200,7 @@ impl Scanner<'_> {
         Some(c)
     }
 
-    /// Up to a separator, which stays.
+    /// Reads up to a separator, which is not consumed.
     fn entry(&mut self) -> Result<Entry, AddressError> {
         let mut entry = Entry::default();
         while let Some(next) = self.rest.chars().next() {
@@ -235,7 +238,7 @@ impl Scanner<'_> {
         Ok(entry)
     }
 
-    /// With its quotes, and without them.
+    /// The text with its quotes, and without them.
     fn quoted(&mut self) -> Result<(String, String), AddressError> {
         let (mut raw, mut text) = (String::from("\""), String::new());
         self.take();
@@ -254,7 +257,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Comments nest.
+    /// Comments may be nested.
     fn comment(&mut self) -> Result<String, AddressError> {
         let (mut text, mut depth) = (String::new(), 0_usize);
         loop {
@@ -270,7 +273,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Between `<` and `>`, without comments.
+    /// Reads the text between `<` and `>`, without comments.
     fn angle(&mut self) -> Result<String, AddressError> {
         let mut text = String::new();
         loop {
@@ -308,7 +311,7 @@ impl Entry {
             None => (address(self.bare.trim())?, None),
         };
         let tidy = |name: String| name.split_whitespace().collect::<Vec<_>>().join(" ");
-        // `a@b (Name)` is how names were written before RFC 822; nodemailer reads it so.
+        // `a@b (Name)` is the form before RFC 822; nodemailer reads it so.
         let name = name.map(tidy).filter(|name| !name.is_empty()).or_else(|| self.comment.map(tidy));
         let name = name.filter(|name| !name.is_empty());
         if name.as_ref().is_some_and(|name| name.len() > MAX_NAME_BYTES) {
@@ -319,7 +322,7 @@ impl Entry {
 }
 
 fn address(text: &str) -> Result<Address, AddressError> {
-    // The last `@`: one before it can only stand in quotes, which are looked at below.
+    // The last `@`: an earlier one can only be within quotes, which are checked below.
     let (local, domain) = text.rsplit_once('@').ok_or(AddressError::NoAddress)?;
     let local = if local.starts_with('"') {
         let mut scanner = Scanner { rest: local };
@@ -329,7 +332,7 @@ fn address(text: &str) -> Result<Address, AddressError> {
         }
         text
     } else {
-        // Dots too many are common at some providers; `Display` quotes them then, as RFC 5321 wants.
+        // Extra dots are common at some providers; `Display` quotes them (RFC 5321).
         if !local.chars().all(|c| c == '.' || is_atom(c)) {
             return Err(AddressError::NoAddress);
         }

@@ -2,8 +2,8 @@
 
 use url::{Host, Url};
 
-/// Whether a URL names this machine. `HTTP_PROXY` and its siblings are for what is beyond it: a proxy would look for a loopback address on
-/// its own machine.
+/// Whether a URL names this machine (loopback). Such URLs must not use `HTTP_PROXY` and its
+/// siblings: the proxy would look for the loopback address on its own machine.
 pub fn is_loopback(url: &str) -> bool {
     let url = Url::parse(url).ok();
     match url.as_ref().and_then(Url::host) {

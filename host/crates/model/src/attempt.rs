@@ -1,4 +1,4 @@
-//! The record of one attempt: what Postgres remembers after BullMQ has trimmed the job.
+//! The record of one attempt: what Postgres keeps after BullMQ has trimmed the job.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -9,58 +9,53 @@ use crate::id::{PluginName, RevisionDigest};
 use crate::job::JobKey;
 use crate::outcome::OutcomeKind;
 
-/// One finished attempt. Identity: ([`JobKey`], [`started`](Self::started)); recording it twice changes nothing.
+/// One finished attempt. Its identity is ([`JobKey`], [`started`](Self::started)); recording it
+/// twice changes nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttemptRecord {
-    /// Which job.
     pub job: JobKey,
-    /// The how-many-eth start of the job this is, from 1. Deferred and stalled runs raise it too (BullMQ's `ats`).
+    /// Number of this start of the job, from 1, as BullMQ's `ats`: deferred and stalled runs count.
     pub started: u32,
-    /// The attempt that the guest was told, from 1. Only counted runs raise it.
+    /// The attempt number that the guest was given, from 1. Only counted runs increase it.
     pub attempt: u32,
-    /// The job's name.
     pub name: String,
-    /// Who ran it; absent when no plugin was reached.
+    /// Absent when no plugin was reached.
     pub plugin: Option<PluginName>,
-    /// Which revision ran it; absent when no plugin was reached.
+    /// Absent when no plugin was reached.
     pub revision: Option<RevisionDigest>,
     /// The host process, `hostname:pid`.
     pub host: String,
-    /// When the call began.
     pub started_at: DateTime<Utc>,
-    /// When it ended.
     pub finished_at: DateTime<Utc>,
-    /// How it ended.
     pub outcome: OutcomeKind,
-    /// What was done with the job then.
     pub verdict: VerdictKind,
     /// The failure code; absent when completed.
     pub code: Option<String>,
     /// One line for an operator; absent when completed.
     pub message: Option<String>,
-    /// The guest's backtrace, function names at least.
+    /// The guest's backtrace; it has at least function names.
     pub stack: Option<String>,
-    /// Ties it to the request that caused the job.
+    /// Links the attempt to the request that caused the job.
     pub correlation_id: String,
-    /// Who says so.
+    /// Who reported the attempt.
     #[serde(default)]
     pub source: Source,
     /// The value of `x-platform` that the job was made under.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// Of a flow's child: the parent, as `queue:id`.
+    /// The parent of a flow's child, as `queue:id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// Outside calls in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<OutsideCall>,
-    /// How often the job had stalled before: of so many starts nobody tells the end.
+    /// How often the job had stalled before. How those starts ended is unknown.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub stalled: u32,
-    /// What the job is found by: path and value, of the paths that its queue's manifest declares searchable.
+    /// Path and value, for the paths that the queue's manifest declares searchable.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<(DataPath, String)>,
-    /// With the attempt that ended the job, and only while there is room for it. It travels beside the rest, as it is.
+    /// Only with the attempt that ended the job, and only while there is room for it. Not part of
+    /// the serialized record: it is sent beside it, unchanged.
     #[serde(skip)]
     pub body: Option<Body>,
 }
@@ -77,21 +72,20 @@ impl AttemptRecord {
     }
 }
 
-/// Who says that an attempt happened.
+/// Who reported that an attempt happened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// The host that ran it.
     #[default]
     Host,
-    /// Another worker ran it; seen from outside, final outcomes only.
+    /// Another worker ran it. This host saw only the final outcome.
     Mirror,
-    /// Nobody: a start was counted and its end never came.
+    /// Nobody: a start was counted, but its end never came.
     WorkerLost,
 }
 
 impl Source {
-    /// The stable word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Host => "host",
@@ -101,40 +95,39 @@ impl Source {
     }
 }
 
-/// Most outside calls that are remembered of one attempt.
+/// Most outside calls that are kept of one attempt.
 pub const MAX_CALLS: usize = 64;
 
-/// One call to the outside: that it happened and how it went, never what was said.
+/// One outside call: that it happened and how it went, never its content.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OutsideCall {
-    /// `http` or `mail`; `more` stands last for those beyond [`MAX_CALLS`], whose number is its result.
+    /// `http` or `mail`. When there were more than [`MAX_CALLS`] calls, the last entry is `more`,
+    /// and its result is the number of further calls.
     pub kind: String,
-    /// For HTTP the method.
+    /// The HTTP method; absent for mail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// The host, without path and query: those may hold personal data.
     pub host: String,
-    /// For HTTP the status; else, or without an answer, a word such as `timeout`;
-    /// `unfinished` when the attempt ended before it.
+    /// The HTTP status. For mail, or without an answer, a word such as `timeout`; `unfinished` when
+    /// the attempt ended first.
     pub result: String,
-    /// From the start of the attempt.
+    /// Milliseconds from the start of the attempt to the start of the call.
     pub after_ms: u64,
-    /// How long it took.
+    /// Duration of the call, in milliseconds.
     pub took_ms: u64,
 }
 
-/// What a job was about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
-    /// Its data: JSON as its producer wrote it.
+    /// JSON as the job's producer wrote it.
     pub data: String,
-    /// What it returned: JSON.
+    /// JSON that the plugin returned.
     pub result: Option<String>,
 }
 
 impl Body {
-    /// Data and result.
     pub fn bytes(&self) -> usize {
         self.data.len() + self.result.as_ref().map_or(0, String::len)
     }
@@ -144,18 +137,16 @@ impl Body {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VerdictKind {
-    /// The job is done.
     Complete,
-    /// It runs again; the attempt counted.
+    /// The job runs again; the attempt counted.
     Retry,
-    /// It runs again; the attempt did not count.
+    /// The job runs again; the attempt did not count.
     Defer,
-    /// It failed for good.
+    /// The job failed for good.
     Fail,
 }
 
 impl VerdictKind {
-    /// The stable word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",

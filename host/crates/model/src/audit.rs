@@ -1,5 +1,5 @@
-//! Audit trails: what plugins write down about what they did, for good. The trails belong to the host and its operators; a plugin may only
-//! append.
+//! Audit trails: permanent records that plugins write about what they did. The trails belong to the
+//! host and its operators; a plugin may only append.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -11,9 +11,11 @@ use crate::capability::CapabilityError;
 use crate::id::{PluginName, RevisionDigest, TrailName};
 use crate::job::JobKey;
 
-/// Largest entry, in bytes of its JSON. It stays for ever, and says what happened; documents belong elsewhere.
+/// Largest entry, in bytes of its JSON. Entries are kept forever and record what happened;
+/// documents belong elsewhere.
 pub const MAX_ENTRY_BYTES: usize = 64 << 10;
-/// Lists and objects of an entry within each other. Parsers stop at 128, and one entry must not make a list of others unreadable.
+/// Deepest nesting of lists and objects in an entry. JSON parsers stop at 128 levels, and one entry
+/// must not make a list of entries unreadable.
 pub const MAX_ENTRY_LEVELS: usize = 64;
 /// Longest entry key, in bytes.
 pub const MAX_ENTRY_KEY_BYTES: usize = 200;
@@ -22,32 +24,27 @@ pub const MAX_ENTRY_KEY_BYTES: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditSpec {
-    /// By name.
     pub trails: BTreeSet<TrailName>,
 }
 
-/// An entry of a plugin that may append to this trail.
+/// A new entry, from a plugin that may append to this trail.
 #[derive(Debug, Clone)]
 pub struct NewAuditEntry {
-    /// Where to.
     pub trail: TrailName,
-    /// Tells the entries of one job apart.
+    /// Distinguishes the entries of one job.
     pub entry_key: String,
-    /// One JSON document.
     pub entry: String,
-    /// Whose.
     pub plugin: PluginName,
-    /// Of which revision.
     pub revision: RevisionDigest,
-    /// The job that runs. Without one, the same entry may be written again.
+    /// The running job. Without one, the same entry may be written again.
     pub job: Option<JobKey>,
-    /// Of the request that caused it.
+    /// From the request that caused the entry.
     pub correlation_id: Option<String>,
 }
 
-/// The trails.
 #[async_trait]
 pub trait AuditTrails: Send + Sync + 'static {
-    /// Writes an entry that fits its trail. One that its job has written already under this key changes nothing, whatever it says.
+    /// Writes an entry that fits its trail's schema. If the job has already written an entry under
+    /// this key, nothing changes, whatever the new entry says.
     async fn append(&self, entry: NewAuditEntry, deadline: Instant) -> Result<(), CapabilityError>;
 }

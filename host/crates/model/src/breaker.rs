@@ -1,28 +1,29 @@
-//! How a manifest wishes the breaker of an outside host: after so many failures within so long, calls are refused for a while.
+//! Breaker limits that a manifest asks for: after so many failures within a time, calls to an
+//! outside host are refused for a while.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Least and most failures that a manifest may ask for.
+/// Allowed range of `failures`.
 pub const FAILURES: RangeInclusive<u32> = 1..=1_000;
-/// Likewise, of the time within which they count.
+/// Allowed range of `within_ms`, the time within which failures count.
 pub const WITHIN_MS: RangeInclusive<u64> = 1_000..=600_000;
-/// Likewise, of the time for which calls are refused. The most is also the longest that a host's return can go unnoticed.
+/// Allowed range of `open_ms`, the time for which calls are refused. The upper end is also the
+/// longest time for which a host's recovery can go unnoticed.
 pub const OPEN_MS: RangeInclusive<u64> = 500..=600_000;
 
 const DEFAULT: BreakerLimits =
     BreakerLimits { failures: 5, within: Duration::from_secs(30), open: Duration::from_secs(15) };
 
-/// `breaker = { failures = 5, within_ms = 30_000, open_ms = 15_000 }`; what is left out takes these values.
+/// `breaker = { failures = 5, within_ms = 30_000, open_ms = 15_000 }`, which are the defaults.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BreakerSpec {
-    /// Failures that open it.
+    /// Failures that open the breaker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<u32>,
-    /// Within this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within_ms: Option<u64>,
     /// How long calls are refused before one may try.
@@ -30,9 +31,8 @@ pub struct BreakerSpec {
     pub open_ms: Option<u64>,
 }
 
-/// The same with nothing left out.
+/// [`BreakerSpec`] with the defaults filled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct BreakerLimits {
     pub failures: u32,
     pub within: Duration,
@@ -46,7 +46,6 @@ impl Default for BreakerLimits {
 }
 
 impl BreakerSpec {
-    /// Fills what is left out.
     pub fn limits(&self) -> BreakerLimits {
         BreakerLimits {
             failures: self.failures.unwrap_or(DEFAULT.failures),
@@ -55,7 +54,7 @@ impl BreakerSpec {
         }
     }
 
-    /// The field that is out of range, and why.
+    /// The error names the field that is out of range, and why.
     pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
         fn within<T: PartialOrd + std::fmt::Display>(value: Option<T>, range: RangeInclusive<T>) -> Result<(), String> {
             match value {

@@ -1,25 +1,27 @@
-//! How a plugin is built: the section `[build]` of plugin.toml. It stays with the sources; the packed manifest does not have it.
+//! How a plugin is built: the section `[build]` of plugin.toml. The section stays with the sources
+//! and is not in the packed manifest.
 
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Without a command, a folder with a Cargo.toml is built by cargo.
+/// Without a command, cargo builds a folder that has a Cargo.toml.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BuildSpec {
-    /// Run by `sh` in the plugin's folder.
+    /// Command that `sh` runs in the plugin's folder.
     #[serde(default)]
     pub command: Option<String>,
-    /// The component that it makes, relative to the plugin's folder.
+    /// The component that the build makes, relative to the plugin's folder.
     #[serde(default)]
     pub component: Option<PathBuf>,
-    /// Files and folders whose changes `patchbay dev --watch` acts on, relative to the plugin's folder; default: that folder.
+    /// Files and folders that `patchbay dev --watch` watches, relative to the plugin's folder;
+    /// default: that folder.
     #[serde(default)]
     pub watch: Vec<PathBuf>,
-    /// Interfaces that the written world exports; default: `jobs` where the manifest names queues, `operations` where it names routes or no
-    /// queues, `webhooks` where it names webhooks.
+    /// Interfaces that the generated world exports; default: `jobs` if the manifest names queues,
+    /// `operations` if it names routes or no queues, `webhooks` if it names webhooks.
     #[serde(default)]
     pub exports: Vec<Export>,
 }
@@ -28,9 +30,8 @@ pub struct BuildSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Export {
-    /// Jobs of the queues that the manifest names.
     Jobs,
-    /// What routes of the manifest and operators, with `patchbay plugin call`, ask for.
+    /// Operations: routes of the manifest and operators, with `patchbay plugin call`, call them.
     Operations,
     /// Requests to the webhooks that the manifest names.
     Webhooks,
@@ -39,7 +40,6 @@ pub enum Export {
 }
 
 impl Export {
-    /// Its name in the contract.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Jobs => "jobs",
@@ -51,7 +51,7 @@ impl Export {
 }
 
 impl BuildSpec {
-    /// From a whole plugin.toml as a value; takes the section out. An error says which key is wrong, and why.
+    /// Takes the section out of a whole plugin.toml. The error is the wrong key, and why.
     pub(crate) fn take_from(manifest: &mut Value) -> Result<Self, (String, String)> {
         let section = manifest.as_object_mut().and_then(|manifest| manifest.remove("build"));
         let Some(section) = section else { return Ok(Self::default()) };

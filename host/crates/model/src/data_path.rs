@@ -1,4 +1,4 @@
-//! A place in the data of jobs: which values the history finds a job by, and which it never shows.
+//! Paths into the data of jobs: what the history finds jobs by, and what it never shows.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -11,19 +11,19 @@ use serde_json::value::RawValue;
 const MAX_BYTES: usize = 128;
 /// Longest path, in keys.
 const MAX_KEYS: usize = 8;
-/// Lists within each other on the way to a value. More is nobody's data, and reading it level by level would take for ever.
+/// Deepest nesting of lists. Real data has no more, and reading more would take too long.
 const MAX_LISTS: usize = 4;
-/// Longest value that a job is found by, in bytes; what is longer names nothing.
+/// Longest value that a job is found by, in bytes; longer values are left out.
 pub const MAX_VALUE_BYTES: usize = 1_024;
-/// Most values of one path in one job: a mail to a hundred people is found by each of them.
+/// Most values of one path in one job. A mail to a hundred people is found by each of them.
 pub const MAX_VALUES: usize = 128;
 
-/// Keys with dots between them, as in `customer.phone`. A list on the way stands for each of its elements.
+/// Keys joined by dots, as in `customer.phone`. A list on the way means each of its elements.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DataPath(String);
 
-/// Why a text is no path. Safe for its author.
+/// Why a text is not a path. Safe to show to its author.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no path: keys with dots between them, as in \"customer.phone\"; at most {MAX_KEYS} keys and {MAX_BYTES} bytes"
@@ -31,7 +31,6 @@ pub struct DataPath(String);
 pub struct InvalidPath(String);
 
 impl DataPath {
-    /// As written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -40,14 +39,15 @@ impl DataPath {
         self.0.split('.')
     }
 
-    /// Texts, numbers and booleans there, each as it is written in the data, without the quotes of a text; each once, and the first
-    /// [`MAX_VALUES`]. A text with mail addresses in it has each of them as a value, too, in lower case, and in the normal form of
-    /// [`patchbay_mailbox::Address`]. What is no JSON, or has nothing there, has none.
+    /// Texts, numbers and booleans at this path, as written in the data but without the quotes of a
+    /// text: each value once, and only the first [`MAX_VALUES`]. A text that contains mail
+    /// addresses also yields each address, in lower case and in the normal form of
+    /// [`patchbay_mailbox::Address`]. Data that is not JSON, or has nothing there, yields none.
     pub fn values(&self, data: &str) -> Vec<String> {
         self.collected(data, MAX_VALUES)
     }
 
-    /// Whether one of these values is there, however many others are.
+    /// Whether one of these values is at this path, no matter how many others are there.
     pub fn holds(&self, data: &str, wanted: &[String]) -> bool {
         let values: HashSet<String> = self.collected(data, usize::MAX).into_iter().collect();
         wanted.iter().any(|value| values.contains(value))
@@ -63,7 +63,7 @@ impl DataPath {
     }
 }
 
-/// By raw parts, so that a long number stays the one that was written. As deep as keys and lists allow, and no deeper.
+/// Reads raw JSON, so that a long number keeps its digits. Goes only as deep as keys and lists.
 fn collect(value: &RawValue, keys: &[&str], lists: usize, values: &mut Values) {
     if values.all.len() >= values.most {
         return;
@@ -95,7 +95,7 @@ fn collect(value: &RawValue, keys: &[&str], lists: usize, values: &mut Values) {
     }
 }
 
-/// Each once, in order.
+/// Values without duplicates, in order.
 struct Values {
     all: Vec<String>,
     known: HashSet<String>,
@@ -128,18 +128,7 @@ impl FromStr for DataPath {
     }
 }
 
-impl TryFrom<String> for DataPath {
-    type Error = InvalidPath;
-    fn try_from(text: String) -> Result<Self, InvalidPath> {
-        text.parse()
-    }
-}
-
-impl From<DataPath> for String {
-    fn from(path: DataPath) -> Self {
-        path.0
-    }
-}
+text_form!(DataPath);
 
 impl fmt::Display for DataPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,4 +1,4 @@
-//! Which attempts or jobs are meant: one filter for searching the history, for saved searches and for repairing many jobs at once.
+//! One filter for attempts and jobs: history searches, saved searches and bulk operations.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -12,8 +12,8 @@ const MAX_VALUE_BYTES: usize = 1_024;
 /// Most values of job data in one filter.
 const MAX_DATA: usize = 8;
 
-/// All that is set must hold; nothing set means everything. As JSON and as a query string the names are the same
-/// (`data.<path>` for each value of job data).
+/// All conditions that are set must hold; an empty filter matches everything. The names are the
+/// same in JSON and in a query string (`data.<path>` for each value of job data).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "std::collections::BTreeMap<String, String>", into = "std::collections::BTreeMap<String, String>")]
 pub struct Filter {
@@ -33,13 +33,14 @@ pub struct Filter {
     pub verdict: Option<VerdictKind>,
     /// `code`: of the failure.
     pub code: Option<String>,
-    /// `text`: a part of the failure's message, upper and lower case alike. No pattern: nothing in it has a special meaning.
+    /// `text`: a part of the failure's message, in any letter case. It is not a pattern: no
+    /// character has a special meaning.
     pub text: Option<String>,
     /// `data.<path>`: values in the job's data, at paths that manifests declare searchable.
     pub data: Vec<(String, String)>,
     /// `plugin`
     pub plugin: Option<PluginName>,
-    /// `revision`: its digest or the first digits of it, four at least.
+    /// `revision`: its digest, or at least the first four digits of it.
     pub revision: Option<String>,
     /// `correlation-id`
     pub correlation_id: Option<String>,
@@ -49,21 +50,20 @@ pub struct Filter {
     pub dead_letter: Option<i64>,
 }
 
-/// Why a filter is refused. Safe for its author.
+/// Why a filter is refused. Safe to show to its author.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {reason}")]
 pub struct FilterError {
-    /// Which part.
     pub key: String,
-    /// What is wrong with it, and what it may be.
+    /// What is wrong with the value, and what is allowed.
     pub reason: String,
 }
 
-/// What a filter may name, for messages.
+/// All names of a filter, for messages.
 pub const KEYS: &str = "queue, job, name, from, to, outcome, verdict, code, text, data.<path>, plugin, revision, correlation-id, platform, dead-letter";
 
 impl Filter {
-    /// From names and values as they stand in a query string. A name given twice is refused, since one of the two would be ignored.
+    /// A name given twice is refused, since one of the two values would be ignored.
     pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, FilterError> {
         let mut filter = Self::default();
         let mut seen = std::collections::BTreeSet::new();
@@ -72,7 +72,7 @@ impl Filter {
             if !seen.insert(key.clone()) {
                 return Err(refuse("given twice".into()));
             }
-            // Node may give a job an empty name.
+            // A job added by Node may have an empty name.
             if (value.is_empty() && key != "name") || value.len() > MAX_VALUE_BYTES || value.contains('\0') {
                 return Err(refuse(format!("1 to {MAX_VALUE_BYTES} bytes, without NUL")));
             }
@@ -132,7 +132,7 @@ impl Filter {
         Ok(filter)
     }
 
-    /// The names and values that it was made of.
+    /// The reverse of [`Self::from_pairs`].
     pub fn pairs(&self) -> Vec<(String, String)> {
         let text = |id: &dyn std::fmt::Display| id.to_string();
         let time = |at: &DateTime<Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
@@ -156,13 +156,12 @@ impl Filter {
         named.chain(self.data.iter().map(|(path, value)| (format!("data.{path}"), value.clone()))).collect()
     }
 
-    /// For records: the same without values of job data, which may be personal.
+    /// A copy for records, without values of job data, which may be personal.
     pub fn without_data(&self) -> Self {
         let data = self.data.iter().map(|(path, _)| (path.clone(), "…".to_owned())).collect();
         Self { data, ..self.clone() }
     }
 
-    /// Whether it means everything.
     pub fn is_everything(&self) -> bool {
         self.pairs().is_empty()
     }
@@ -185,7 +184,7 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_value(serde_json::Value::from(text)).ok()
 }
 
-/// Years that both sides can hold and that a mistyped one is not.
+/// The range of years excludes mistyped ones, and both sides can hold it.
 fn time(text: &str) -> Result<DateTime<Utc>, String> {
     let time = DateTime::parse_from_rfc3339(text).map_err(|_| "a time like 2026-01-31T08:00:00Z".to_owned())?.to_utc();
     let year = chrono::Datelike::year(&time);

@@ -1,14 +1,15 @@
-//! Which failures are alike: a message without what differs from job to job.
+//! Finds failures that are alike: a message without the parts that differ from job to job.
 
 use sha2::{Digest, Sha256};
 
-/// Longest normalised message, in bytes: what follows tells no failures apart.
+/// Longest normalised message, in bytes: what follows does not help to distinguish failures.
 const MAX_BYTES: usize = 512;
 
-/// 16 bytes that failures of one kind share.
+/// 16 bytes that are equal for failures of one kind.
 pub type Fingerprint = [u8; 16];
 
-/// The first line, where numbers, ids (words with digits in them) and quoted values have become `#` and `'…'`.
+/// The first line of a message. Numbers, ids (words with digits in them) and quoted values are
+/// replaced by `#` and `'…'`.
 ///
 /// ```
 /// # use patchbay_model::fingerprint::normalised;
@@ -40,7 +41,7 @@ pub fn normalised(message: &str) -> String {
     out
 }
 
-/// Of a failure's code and [normalised] message.
+/// Hash of a failure's code and [normalised] message.
 pub fn fingerprint(code: &str, normalised: &str) -> Fingerprint {
     let mut hash = Sha256::new();
     hash.update(code.len().to_le_bytes());

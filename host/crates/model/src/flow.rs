@@ -1,25 +1,23 @@
 //! A tree of jobs: a parent waits for its children, and reads their results when it runs.
 //!
-//! Owns the shape and its limits; the queue crate writes it. A cycle cannot be expressed; what can be wrong is size, depth, and one id
-//! used twice.
+//! Owns the shape and its limits; the queue crate writes the tree to Redis. The type cannot express
+//! a cycle; what can be wrong is size, depth, and one id used twice.
 
 use std::collections::HashSet;
 
 use crate::job::NewJob;
 
-/// Most jobs of one tree: it is added in one transaction, during which Redis does nothing else.
+/// Most jobs of one tree. They are added in one transaction, during which Redis does nothing else.
 pub const MAX_NODES: usize = 1_000;
 /// Most levels of one tree.
 pub const MAX_DEPTH: usize = 20;
 
-/// One job of a tree, with those that it waits for.
+/// One job of a tree, with the children that it waits for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Flow {
-    /// The job.
     pub job: NewJob,
-    /// What its own failure means for its parent.
+    /// What a failure of this job means for its parent.
     pub on_failure: ChildFailure,
-    /// What it waits for.
     pub children: Vec<Flow>,
 }
 
@@ -27,72 +25,60 @@ pub struct Flow {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChildFailure {
-    /// The parent goes on waiting, until the child is retried or removed. BullMQ's default.
+    /// The parent keeps waiting until the child is retried or removed. BullMQ's default.
     #[default]
     Wait,
     /// The parent fails as `failed-by-flow`.
     FailParent,
-    /// The parent runs at once, without the other children.
+    /// The parent runs at once, without waiting for the other children.
     ContinueParent,
-    /// The parent runs when the others are done, and sees the failure.
+    /// The parent runs when the other children are done, and sees the failure.
     Ignore,
-    /// The parent runs when the others are done, and sees nothing of it.
+    /// The parent runs when the other children are done, and does not see the failure.
     Remove,
 }
 
 impl ChildFailure {
-    /// By its name as HTTP, the command line and guests write it.
+    /// Parses the name that HTTP, the command line and guests use.
     pub fn parse(name: &str) -> Option<Self> {
         serde_json::from_value(name.into()).ok()
     }
 }
 
-/// What became of one child.
+/// How one child ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChildResult {
-    /// Its queue.
     pub queue: String,
-    /// Its id.
     pub id: String,
     /// Its result as JSON, or why it failed.
     pub outcome: Result<String, String>,
 }
 
-/// Why a tree is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidFlow {
-    /// Larger than [`MAX_NODES`].
     #[error("a flow has at most {MAX_NODES} jobs")]
     TooMany,
-    /// Deeper than [`MAX_DEPTH`].
     #[error("a flow is at most {MAX_DEPTH} levels deep")]
     TooDeep,
-    /// Two jobs would be one.
+    /// Two jobs of the tree have the same queue and id.
     #[error("{queue} {id} is twice in the flow")]
-    SameId {
-        /// The queue.
-        queue: String,
-        /// The id.
-        id: String,
-    },
-    /// A list that names a parent which does not stand before it.
+    SameId { queue: String, id: String },
+    /// A job of the list names a parent that does not come before it.
     #[error("job {place} of the flow: {reason}")]
     Order {
-        /// Place in the list, from 0.
+        /// Index in the list, from 0.
         place: usize,
-        /// What is wrong.
         reason: &'static str,
     },
 }
 
 impl Flow {
-    /// A job that waits for nothing.
     pub fn leaf(job: NewJob) -> Self {
         Self { job, on_failure: ChildFailure::default(), children: Vec::new() }
     }
 
-    /// From a list in which every job but the first names its parent by place, which stands before it: the form of guests, since WIT has
-    /// no recursive types.
+    /// Builds a tree from a list in which every job but the first names its parent by index. The
+    /// parent must come first. Guests use this form, since WIT has no recursive types.
     pub fn from_list(list: Vec<(NewJob, ChildFailure, Option<usize>)>) -> Result<Self, InvalidFlow> {
         if list.len() > MAX_NODES {
             return Err(InvalidFlow::TooMany);
@@ -109,7 +95,7 @@ impl Flow {
             }
             nodes.push((Self { job, on_failure, children: Vec::new() }, parent));
         }
-        // From the end: whoever is taken has all its children by then.
+        // From the end, so that each job has all its children before it moves into its parent.
         while let Some((mut node, parent)) = nodes.pop() {
             node.children.reverse();
             match parent.and_then(|parent| nodes.get_mut(parent)) {
@@ -120,7 +106,7 @@ impl Flow {
         Err(InvalidFlow::Order { place: 0, reason: "a flow has at least one job" })
     }
 
-    /// All jobs, parents before their children.
+    /// All jobs, each parent before its children.
     pub fn jobs_mut(&mut self) -> Vec<&mut NewJob> {
         let mut jobs = Vec::new();
         let mut rest = vec![self];
@@ -131,7 +117,7 @@ impl Flow {
         jobs
     }
 
-    /// Size, depth and ids.
+    /// Checks size, depth and ids.
     pub fn check(&self) -> Result<(), InvalidFlow> {
         let (mut nodes, mut ids, mut rest) = (0, HashSet::new(), vec![(self, 1)]);
         while let Some((node, depth)) = rest.pop() {

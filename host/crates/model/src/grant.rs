@@ -1,4 +1,4 @@
-//! What plugins ask for and operators grant, one thing at a time.
+//! What plugins ask for and operators grant, as single asks.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -11,33 +11,32 @@ use crate::manifest::{EgressAuth, EgressRule, Manifest};
 use crate::sql::{SqlSpec, TableAccess, TableName};
 use crate::{QueueName, TrailName};
 
-/// One thing that a plugin asks for, as operators read and write it: `secret EXOTEL_API_KEY`, `http GET https://api.example.com/**`,
-/// `enqueue emailQueue`, `kv`, `kv shared:`, `sql select crm.leads(id, phone)`, `smtp`, `audit leads`. Two that differ in anything that matters differ in their text: a rule that
-/// sends other credentials, or to other addresses, is another ask.
+/// One thing that a plugin asks for, in the text that operators read and write:
+/// `secret EXOTEL_API_KEY`, `http GET https://api.example.com/**`, `enqueue emailQueue`, `kv`,
+/// `kv shared:`, `sql select crm.leads(id, phone)`, `smtp`, `audit leads`. Asks that differ in
+/// anything that matters have different texts: a rule that sends other credentials, or sends to
+/// other addresses, is another ask.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Ask(String);
 
-/// What a plugin may do at the moment.
+/// The asks of a plugin that are granted at present.
 pub type Granted = Arc<HashSet<Ask>>;
 
 impl Ask {
-    /// From its text; nothing is wrong with any text, but only one that a manifest asks for means something.
+    /// Accepts any text, but only a text that a manifest asks for has a meaning.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// Its text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// To use a secret.
     pub fn secret(name: &str) -> Self {
         Self(format!("secret {name}"))
     }
 
-    /// To call out under this rule.
     pub fn http(rule: &EgressRule) -> Self {
         let mut methods = rule.methods.clone();
         methods.sort();
@@ -50,7 +49,7 @@ impl Ask {
                 EgressAuth::Header { name, .. } => format!("header {name}"),
                 EgressAuth::Query { name, .. } => format!("query {name}"),
                 EgressAuth::Form { name, .. } => format!("form {name}"),
-                // The client's secret goes there.
+                // The client's secret is sent there.
                 EgressAuth::OAuth2 { token_url, scope, .. } => {
                     let scope = scope.as_ref().map(|scope| format!(" for {scope:?}")).unwrap_or_default();
                     format!("oauth2 by {token_url}{scope}")
@@ -66,32 +65,28 @@ impl Ask {
         Self(text)
     }
 
-    /// To add to another's queue.
+    /// Adding jobs to a queue of another plugin.
     pub fn enqueue(queue: &QueueName) -> Self {
         Self(format!("enqueue {queue}"))
     }
 
-    /// To keep values in its own space.
     pub fn kv() -> Self {
         Self("kv".into())
     }
 
-    /// To read and write the values that plugins share under this prefix.
+    /// Reading and writing the values that plugins share under this prefix.
     pub fn shared_kv(prefix: &str) -> Self {
         Self(format!("kv {prefix}"))
     }
 
-    /// To use a table, or some of its columns, like this.
     pub fn sql(table: &TableName, access: &TableAccess) -> Self {
         Self(format!("sql {} {table}{}", access.privilege, access.column_list()))
     }
 
-    /// To append to an audit trail.
     pub fn audit(trail: &TrailName) -> Self {
         Self(format!("audit {trail}"))
     }
 
-    /// To send mail.
     pub fn smtp() -> Self {
         Self("smtp".into())
     }
@@ -104,8 +99,8 @@ impl fmt::Display for Ask {
 }
 
 impl Manifest {
-    /// Everything that an operator must grant before the plugin may do it. Its own queues, schedules, routes and webhooks are not among it: whoever
-    /// activates the plugin wants them.
+    /// Everything that an operator must grant before the plugin may do it. The plugin's own queues,
+    /// schedules, routes and webhooks need no grant: whoever activates the plugin wants them.
     pub fn asks(&self) -> BTreeSet<Ask> {
         let mut asks: BTreeSet<Ask> = self.secrets.iter().map(|secret| Ask::secret(&secret.name)).collect();
         asks.extend(self.egress.iter().map(Ask::http));
@@ -123,14 +118,14 @@ impl Manifest {
     }
 }
 
-/// What a manifest asks for, as an operator reads it.
+/// The asks of a manifest as JSON, for operators.
 pub fn asks(manifest: &Manifest) -> Value {
     let egress: Vec<Value> = manifest
         .egress
         .iter()
         .map(|rule| {
             let mut asked = json!({ "url": rule.url, "methods": rule.methods, "allowAddresses": rule.allow_addresses });
-            // Credentials go there, too.
+            // Credentials are sent there, too.
             if let Some(EgressAuth::OAuth2 { token_url, .. }) = &rule.auth {
                 asked["tokenUrl"] = json!(token_url);
             }

@@ -1,13 +1,13 @@
-//! Identifiers, parsed once at the edge so that the inside never handles a bare `String`.
+//! Identifiers, parsed once at the edge so that code inside never handles a bare `String`.
 //!
-//! Each keeps its text form on the wire (JSON, SQL, Redis); parsing is the only way in.
+//! Each keeps its text form in JSON, SQL and Redis. Parsing is the only way to make one.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a text is not the identifier that it should be. Safe to show to a client: it carries the kind and the rule, not the input.
+/// Why a text is not a valid identifier. Safe for clients: it has the rule, not the input.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not {} {kind}: {rule}", if kind.starts_with('a') { "an" } else { "a" })]
 pub struct InvalidId {
@@ -25,7 +25,6 @@ macro_rules! text_id {
         pub struct $name(std::sync::Arc<str>);
 
         impl $name {
-            /// The text form.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -43,18 +42,7 @@ macro_rules! text_id {
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = InvalidId;
-            fn try_from(text: String) -> Result<Self, InvalidId> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(id: $name) -> String {
-                id.0.as_ref().to_owned()
-            }
-        }
+        text_form!($name);
 
         impl AsRef<str> for $name {
             fn as_ref(&self) -> &str {
@@ -77,21 +65,22 @@ macro_rules! text_id {
 }
 
 text_id! {
-    /// A BullMQ queue, such as `emailQueue`: every name that a Node producer can give one, as far as Postgres can hold it. BullMQ itself
-    /// forbids `:` because the name is part of Redis keys. What we name ourselves is narrower: [`QueueName::check_new`].
+    /// A BullMQ queue, such as `emailQueue`. Accepts every name that a Node producer can use and
+    /// Postgres can hold. BullMQ itself forbids `:` because the name is part of Redis keys. Queues
+    /// that we create follow the stricter [`QueueName::check_new`].
     QueueName, "queue name", "1 to 512 bytes without ':' and NUL",
     |text| (1..=512).contains(&text.len()) && !text.contains([':', '\0'])
 }
 
 text_id! {
-    /// A job within a queue: BullMQ's counter or the producer's own id, whatever it is, as far as Postgres can hold it in an index. What we
-    /// add ourselves is narrower: [`JobId::check_new`].
+    /// A job within a queue: BullMQ's counter or the producer's own id. Accepts every id that
+    /// Postgres can hold in an index. Jobs that we add follow the stricter [`JobId::check_new`].
     JobId, "job id", "1 to 1024 bytes without NUL",
     |text| (1..=1024).contains(&text.len()) && !text.contains('\0')
 }
 
 impl QueueName {
-    /// Whether we may make a queue of this name: one that people can read, type and put into a URL.
+    /// Whether we may create this queue: people must read and type the name, and put it into URLs.
     pub fn check_new(&self) -> Result<(), InvalidId> {
         let text = self.as_str();
         let is_plain = text.len() <= 128 && text == text.trim() && !text.chars().any(char::is_control);
@@ -105,9 +94,10 @@ impl QueueName {
     }
 }
 
-/// Names that stand behind a queue's own in Redis keys of BullMQ 1 to 6 and of its paid edition, sorted. A job of such a name would be kept
-/// under that key, where BullMQ keeps something else. Prefixes of further keys (`de:…`, `metrics:…`, `repeat:…`) are among them, since a
-/// job's own keys (`…:lock`, `…:logs`) would stand there.
+/// Names that follow a queue's own name in Redis keys of BullMQ 1 to 6 and of its paid edition,
+/// sorted. A job with such an id would be stored under a key where BullMQ keeps something else.
+/// Prefixes of further keys (`de:…`, `metrics:…`, `repeat:…`) are included, since a job's own keys
+/// (`…:lock`, `…:logs`) would collide with them.
 const QUEUE_KEYS: [&str; 25] = [
     "active",
     "completed",
@@ -136,17 +126,16 @@ const QUEUE_KEYS: [&str; 25] = [
     "waiting-children",
 ];
 
-/// Why we do not add a job under an id. BullMQ's own rules are among them (`Job.validateOptions`); ours go further, since BullMQ accepts ids
-/// that destroy the queue.
+/// Why we do not add a job under an id. These are BullMQ's own rules (`Job.validateOptions`) and
+/// stricter ones, since BullMQ accepts ids that destroy the queue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidNewId {
-    /// One of [`JobId::is_queue_key`].
     #[error(
         "a job's own id cannot be {0}: BullMQ keeps a part of the queue under that name, and the job would destroy it. Put something before \
          it, for example job-{0}"
     )]
     QueueKey(JobId),
-    /// BullMQ counts ids itself, and one day gives this one to another job.
+    /// BullMQ counts ids itself, and would later give this one to another job.
     #[error(
         "a job's own id cannot be a whole number or NaN: BullMQ gives out numbers itself, and this one would meet another job. Put something \
          before it, for example job-{0}"
@@ -157,13 +146,14 @@ pub enum InvalidNewId {
         "a job's own id has no ':': BullMQ separates the parts of its keys by it. Use another separator, for example '-'"
     )]
     Colon,
-    /// Nobody could type it, or name it in a URL.
+    /// Nobody could type it, or put it into a URL.
     #[error("a job's own id has 1 to 256 bytes without control characters, and is neither '.' nor '..'")]
-    Unspeakable,
+    Unprintable,
 }
 
 impl JobId {
-    /// Whether BullMQ keeps something of the queue's own under this name, or may do so. A schedule's tick, `repeat:ID:TIME`, is a job.
+    /// Whether BullMQ keeps data of the queue itself under this name, or may do so. A schedule's
+    /// tick, `repeat:ID:TIME`, is a job and allowed.
     pub fn is_queue_key(&self) -> bool {
         let is_own = |name: &str| QUEUE_KEYS.binary_search(&name).is_ok();
         match self.as_str().split_once(':') {
@@ -173,7 +163,6 @@ impl JobId {
         }
     }
 
-    /// Whether we may add a job under it.
     pub fn check_new(&self) -> Result<(), InvalidNewId> {
         let text = self.as_str();
         let digits = text.strip_prefix('-').unwrap_or(text);
@@ -184,7 +173,7 @@ impl JobId {
         } else if text == "NaN" || (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())) {
             Err(InvalidNewId::Number(self.clone()))
         } else if text.len() > 256 || text.chars().any(char::is_control) || [".", ".."].contains(&text) {
-            Err(InvalidNewId::Unspeakable)
+            Err(InvalidNewId::Unprintable)
         } else {
             Ok(())
         }
@@ -192,13 +181,15 @@ impl JobId {
 }
 
 text_id! {
-    /// A schedule, such as `exotel-reconcile`. Part of job ids and Redis keys, whose parts `:` separates.
+    /// A schedule, such as `exotel-reconcile`. The id is part of job ids and Redis keys, whose
+    /// parts are separated by `:`.
     ScheduleId, "schedule id", "1 to 100 printable characters without ':' and spaces",
     |text| (1..=100).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic() && c != ':')
 }
 
 text_id! {
-    /// A plugin, such as `email`. Becomes part of Redis keys, role names and paths, hence the narrow alphabet.
+    /// A plugin, such as `email`. The name becomes part of Redis keys, role names and paths, hence
+    /// the narrow alphabet.
     PluginName, "plugin name", "a lower-case letter, then 1 to 38 of a-z, 0-9 and '-'",
     |text| (2..=39).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_lowercase())
@@ -206,7 +197,7 @@ text_id! {
 }
 
 text_id! {
-    /// A secret of a plugin, such as `API_KEY`. Part of the names of environment variables.
+    /// A secret of a plugin, such as `API_KEY`. Part of names of environment variables.
     SecretName, "secret name", "1 to 64 of A-Z, 0-9 and '_'",
     |text| (1..=64).contains(&text.len())
         && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
@@ -220,24 +211,22 @@ text_id! {
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.".contains(c))
 }
 
-/// A plugin revision: SHA-256 of its component file, manifest included. Written as 64 hexadecimal digits.
+/// SHA-256 of a plugin's component file with its manifest, written as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RevisionDigest([u8; 32]);
 
 impl RevisionDigest {
-    /// The digest of a component file.
     pub fn of(component: &[u8]) -> Self {
         use sha2::Digest;
         Self(sha2::Sha256::digest(component).into())
     }
 
-    /// The 32 raw bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The first 12 digits: enough for people, as in `docker images`.
+    /// The first 12 digits, for display, as in `docker images`.
     pub fn short(&self) -> String {
         hex::encode(&self.0[..6])
     }
@@ -255,18 +244,7 @@ impl FromStr for RevisionDigest {
     }
 }
 
-impl TryFrom<String> for RevisionDigest {
-    type Error = InvalidId;
-    fn try_from(text: String) -> Result<Self, InvalidId> {
-        text.parse()
-    }
-}
-
-impl From<RevisionDigest> for String {
-    fn from(digest: RevisionDigest) -> String {
-        digest.to_string()
-    }
-}
+text_form!(RevisionDigest);
 
 impl fmt::Display for RevisionDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -336,7 +314,7 @@ mod tests {
             assert!(matches!(refused(id), Some(InvalidNewId::Number(_))), "{id}");
         }
         for id in ["a\nb", ".", "..", &"a".repeat(257), "\u{9b}"] {
-            assert_eq!(refused(id), Some(InvalidNewId::Unspeakable), "{id:?}");
+            assert_eq!(refused(id), Some(InvalidNewId::Unprintable), "{id:?}");
         }
         for id in ["job-failed", "Failed", "faile", "failed ", "a/b", "-", "-x", "1e3", "1.5", "отчёт 7", "😀", "~."]
         {

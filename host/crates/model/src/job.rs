@@ -9,7 +9,7 @@ use crate::id::{JobId, QueueName};
 use crate::retry::Backoff;
 use crate::trace_parent::{TraceParent, lenient};
 
-/// Where a job is. BullMQ keeps the state as membership of a list or sorted set; these are those sets.
+/// State of a job. BullMQ keeps it as membership of a list or sorted set; these are those sets.
 ///
 /// ```text
 /// add ─▶ Waiting | Prioritized | Delayed | WaitingChildren
@@ -23,17 +23,17 @@ pub enum JobState {
     Waiting,
     /// In `prioritized`: waiting, ordered by priority.
     Prioritized,
-    /// In `delayed` until its time comes.
+    /// In `delayed` until it is due.
     Delayed,
-    /// A flow's parent whose children have not finished.
+    /// The parent of a flow whose children have not finished.
     WaitingChildren,
     /// A worker holds it and renews its lock.
     Active,
-    /// Ended well.
     Completed,
-    /// Ended badly; nothing more happens unless an operator retries it.
+    /// Failed for good; nothing more happens unless an operator retries it.
     Failed,
-    /// The hash exists but no list or set holds it: the trace of a bug or of a v5/v6 pause mix. Nobody asks for it.
+    /// The hash exists but no list or set holds it: the trace of a bug, or of mixed v5 and v6
+    /// pauses. Requests cannot ask for it.
     #[serde(skip_deserializing)]
     Unknown,
 }
@@ -53,44 +53,40 @@ impl std::fmt::Display for JobState {
     }
 }
 
-/// BullMQ's: priorities are kept in the upper bits of a score.
+/// BullMQ's limit: it keeps priorities in the upper bits of a score.
 pub const MAX_PRIORITY: u32 = 2_097_152;
 
-/// A job to be added. Absent options take the queue's values from its owner's manifest. [`NewJob::new`] has none.
+/// A job to be added. Options that are absent get the values from the manifest of the queue's
+/// owner. [`NewJob::new`] sets none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NewJob {
-    /// Where to.
     pub queue: QueueName,
-    /// The job's name: what kind of work this is.
     pub name: String,
     /// One JSON document.
     pub data: String,
-    /// De-duplicates while a job with this id is known. Not a whole number, no `:`.
+    /// A job is not added again while a job with this id is known. Not a whole number, no `:`.
     pub id: Option<JobId>,
-    /// Start no earlier than this.
+    /// The job starts no earlier than after this time.
     pub delay: Option<Duration>,
     /// 1 (first) to 2097152 (last); absent means before all prioritized jobs, as in BullMQ.
     pub priority: Option<u32>,
-    /// How often it may run in all.
     pub attempts: Option<u32>,
-    /// How long to wait between attempts.
     pub backoff: Option<Backoff>,
-    /// Keep only one job per key while it waits, or for so long.
+    /// Keeps only one job per key while it waits, or for a given time.
     pub deduplication: Option<Deduplication>,
-    /// Before everything that waits without priority, instead of behind it.
+    /// Puts the job in front of everything that waits without priority, instead of behind it.
     pub lifo: bool,
-    /// Do not run after this, Unix milliseconds: taken later, the job fails for good as `expired`.
+    /// Unix milliseconds. If the job is taken after this time, it fails for good as `expired`.
     pub expires_at_ms: Option<u64>,
-    /// How long it stays once it is completed.
+    /// How long the job stays in Redis after it has completed.
     pub keep_completed: Option<Keep>,
-    /// How long it stays once it has failed.
+    /// How long the job stays in Redis after it has failed.
     pub keep_failed: Option<Keep>,
-    /// Travels with the job through queue, guest and outside calls.
+    /// Passed on with the job through queue, guest and outside calls.
     pub trace: Trace,
 }
 
 impl NewJob {
-    /// A job without options.
     pub fn new(queue: QueueName, name: impl Into<String>, data: impl Into<String>) -> Self {
         Self {
             queue,
@@ -111,75 +107,74 @@ impl NewJob {
     }
 }
 
-/// How long finished jobs stay in Redis: whichever is reached first; nothing set keeps all.
+/// How long finished jobs stay in Redis. The first limit that is reached applies; none keeps all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keep {
-    /// No longer than this.
     pub age: Option<Duration>,
-    /// No more than this; 0 keeps none.
+    /// 0 keeps none.
     pub count: Option<u64>,
 }
 
-/// One job per key. BullMQ's modes: without `ttl` while the first is unfinished; with one, throttled; with `extend` and `replace`,
-/// debounced.
+/// One job per key, in BullMQ's modes: without `ttl`, while the first job is unfinished; with
+/// `ttl`, throttled; with `extend` and `replace`, debounced.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Deduplication {
-    /// The key, for example `kpi`.
+    /// For example `kpi`.
     pub key: String,
-    /// For how long; absent means while the first one is unfinished.
+    /// Absent means while the first job is unfinished.
     pub ttl: Option<Duration>,
-    /// Each repeat starts the time anew.
+    /// Each repeat restarts `ttl`.
     pub extend: bool,
-    /// While the first is still delayed, the newest takes its place.
+    /// While the first job is still delayed, the newest one replaces it.
     pub replace: bool,
-    /// A repeat that comes while the first one runs is kept, and runs after it.
+    /// A repeat that comes while the first job runs is kept, and runs after it.
     pub keep_last_if_active: bool,
 }
 
-/// What ties a job to the request that caused it. Kept in BullMQ's telemetry option (`opts.tm`) as a carrier of W3C's trace context, as
-/// `bullmq-otel` writes and reads it, with fields of ours beside.
+/// What links a job to the request that caused it. Kept in BullMQ's telemetry option (`opts.tm`) as
+/// a carrier of W3C trace context, as `bullmq-otel` writes and reads it, with our own fields added.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Trace {
-    /// One id from HTTP through queue to guest and outside call. Absent on jobs of other producers.
+    /// One id from the HTTP request to outside calls. Absent on jobs of other producers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
     /// The value of `x-platform` that the job was made under.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// The span that caused it.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "lenient")]
     pub traceparent: Option<TraceParent>,
 }
 
-/// How the trail of operators' actions names a job: `queue/id`. A queue's own slashes are escaped, so that no two jobs have one name.
+/// A job's name in the trail of operators' actions: `queue/id`. Slashes in the queue's name are
+/// escaped, so that no two jobs have the same name.
 pub fn trail_name(queue: &QueueName, id: &JobId) -> String {
     format!("{}/{id}", queue.as_str().replace('%', "%25").replace('/', "%2F"))
 }
 
-/// What identifies one job over time. Ids restart at 1 after a flush of Redis, so the time of creation belongs to it.
+/// Identity of one job over time. Includes its creation: ids restart at 1 after a flush of Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct JobKey {
     /// BullMQ's key prefix, usually `bull`.
     pub prefix: String,
-    /// Its queue.
     pub queue: QueueName,
-    /// Its id in that queue.
     pub id: JobId,
-    /// When it was made, Unix milliseconds (BullMQ's `timestamp`).
+    /// Time of creation, Unix milliseconds (BullMQ's `timestamp`).
     pub created_ms: u64,
 }
 
 impl JobKey {
-    /// The same for all attempts of this job, different for any other job whose time of creation is another: 64 hexadecimal digits.
+    /// 64 hexadecimal digits: the same for all attempts of this job, different for every job with
+    /// another time of creation.
     pub fn idempotency_key(&self) -> String {
         self.idempotency_key_of(None)
     }
 
-    /// Likewise, where the time of creation does not tell jobs of one id apart: `addition` is one adding's mark.
+    /// As [`Self::idempotency_key`], where the time of creation does not distinguish jobs of one
+    /// id: `addition` marks one addition of the job.
     pub fn idempotency_key_of(&self, addition: Option<&str>) -> String {
         let mut hash = Sha256::new();
-        // Lengths first, so that no two different keys concatenate to the same bytes.
+        // Lengths first, so that two different keys never concatenate to the same bytes.
         for part in [&self.prefix, self.queue.as_str(), self.id.as_str()] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);

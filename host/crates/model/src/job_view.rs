@@ -1,4 +1,4 @@
-//! Jobs as operators read them: what Redis holds, also what a parser would refuse.
+//! Jobs as operators read them: what Redis holds, including what a parser would refuse.
 
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
@@ -6,21 +6,20 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use crate::job::JobState;
 
-/// One job, its texts as they stand in Redis.
+/// One job, with its texts as Redis holds them.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct JobView {
     pub id: String,
     pub name: String,
     #[serde(deserialize_with = "any_state")]
     #[schema(schema_with = any_state_schema)]
     pub state: JobState,
-    /// Its data as text: usually JSON, but it may be anything.
+    /// Data as text: usually JSON, but it may be anything.
     pub data: String,
-    /// Its options as BullMQ keeps them, as text.
+    /// Options as BullMQ keeps them, as text.
     pub opts: String,
-    /// When it was made, Unix milliseconds.
+    /// Creation time, Unix milliseconds.
     pub timestamp: Option<u64>,
     /// When its last run began, Unix milliseconds.
     pub processed_on: Option<u64>,
@@ -41,27 +40,26 @@ pub struct JobView {
     pub stacktrace: Vec<String>,
     /// The worker that ran it last.
     pub processed_by: Option<String>,
-    /// The schedule whose tick it is.
+    /// The schedule that made this job as its tick.
     pub schedule_id: Option<String>,
-    /// The bulk operation that has removed it, while it still waits to be dropped.
+    /// The bulk operation that removed it, while the job still waits to be dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_by: Option<i64>,
-    /// What is wrong with what Redis holds of it.
+    /// What is wrong with the job's data in Redis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
 }
 
-/// A job that a search of one state has found.
+/// A job found by a search in one state.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct ScannedJob {
     pub id: String,
     pub name: String,
     #[serde(deserialize_with = "any_state")]
     #[schema(schema_with = any_state_schema)]
     pub state: JobState,
-    /// When it was made, Unix milliseconds.
+    /// Creation time, Unix milliseconds.
     pub timestamp: Option<u64>,
     /// When its last run began, Unix milliseconds.
     pub processed_on: Option<u64>,
@@ -74,7 +72,7 @@ pub struct ScannedJob {
     pub platform: Option<String>,
 }
 
-/// Nobody asks for jobs in state `unknown`, but an answer may show one.
+/// Requests cannot ask for the state `unknown`, but an answer may have it.
 pub fn any_state<'de, D: Deserializer<'de>>(deserializer: D) -> Result<JobState, D::Error> {
     let name = String::deserialize(deserializer)?;
     if name == JobState::Unknown.to_string() {

@@ -1,7 +1,26 @@
-//! The words that every other crate speaks: ids, manifest, outcomes, retry rules and the guest's view of the host.
+//! Types that all other crates use: ids, manifest, outcomes, retry rules and the guest's view of
+//! the host.
 //!
-//! Owns types and pure rules. Never does I/O, never reads the clock, and knows nothing of Redis, SQL, HTTP clients or wasm.
-//! Parsing is the only thing that can fail here, and each failure names the field.
+//! Owns types and pure rules. Never does I/O, never reads the clock, and knows nothing of Redis,
+//! SQL, HTTP clients or wasm. Only parsing can fail here, and each failure names the field.
+
+/// What serde's `try_from = "String", into = "String"` needs of a type that is read and shown as a text.
+macro_rules! text_form {
+    ($name:ty) => {
+        impl TryFrom<String> for $name {
+            type Error = <Self as std::str::FromStr>::Err;
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.to_string()
+            }
+        }
+    };
+}
 
 pub mod address;
 pub mod attempt;
@@ -11,18 +30,17 @@ pub mod build;
 pub mod capability;
 pub mod data_path;
 pub mod egress;
-pub mod fill;
 pub mod filter;
 pub mod fingerprint;
 pub mod flow;
 pub mod grant;
 pub mod id;
 pub mod job;
+pub mod job_defaults;
 pub mod job_view;
 pub mod json_schema;
 pub mod manifest;
-pub mod mirror;
-pub mod misfit;
+pub mod mirror_cursor;
 pub mod operation;
 pub mod outcome;
 pub mod quarantine;
@@ -31,6 +49,7 @@ pub mod redaction;
 pub mod retry;
 pub mod saved_search;
 pub mod schedule;
+pub mod serde_errors;
 pub mod shell;
 pub mod signature;
 pub mod sql;

@@ -1,70 +1,58 @@
-//! What an operation of a plugin is asked, and what it answers.
+//! Input and answer of a plugin's operation.
 
 use crate::capability::Fields;
 
-/// Largest content of an answer. It is held whole, by the guest and by the host; what is larger is relayed.
+/// Largest content of an answer. Guest and host both hold it whole; larger content must be relayed.
 pub const MAX_CONTENT_BYTES: usize = 16 << 20;
 /// Longest name, in characters.
 pub const MAX_NAME: usize = 64;
-/// Longest content type.
 const MAX_CONTENT_TYPE_BYTES: usize = 255;
 
-/// Whether an operation may be called so: 1 to [`MAX_NAME`] letters, digits and `- _ . :`.
+/// Whether an operation may have this name: 1 to [`MAX_NAME`] letters, digits and `- _ . :`.
 pub fn is_name(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     (1..=MAX_NAME).contains(&text.len()) && text.chars().all(plain)
 }
 
-/// On whose behalf an operation runs.
+/// The person or system for which an operation runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
     /// Absent for operators and for the host itself.
     pub user_id: Option<String>,
-    /// Likewise.
     pub email: Option<String>,
     /// `operator` for an operator.
     pub role: Option<String>,
-    /// The value of `x-platform`.
     pub platform: String,
-    /// Where the request came from.
+    /// IP address of the request's sender.
     pub ip: Option<String>,
-    /// One id from the request through to outside calls.
+    /// One id from the request to its outside calls.
     pub correlation_id: String,
-    /// Stable over retries of one request.
+    /// Stays the same over retries of one request.
     pub idempotency_key: String,
 }
 
-/// What a plugin answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// For an HTTP client; absent means the usual one.
+    /// The HTTP status; absent means the usual one.
     pub status: Option<u16>,
-    /// For an HTTP client.
     pub headers: Fields,
-    /// The content.
     pub body: Body,
 }
 
-/// The content of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
-    /// None.
     Empty,
-    /// One JSON document.
     Json(String),
-    /// To be sent as it is.
+    /// Sent unchanged.
     Bytes {
-        /// Of the content.
         content_type: String,
-        /// As the guest made it.
         content: Vec<u8>,
     },
-    /// The host fetches this URL under the plugin's egress rules and passes on what comes.
+    /// The host fetches this URL under the plugin's egress rules and passes on the response.
     Relay(String),
 }
 
 impl Body {
-    /// `empty`, `json`, `bytes` or `relay`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Empty => "empty",
@@ -76,7 +64,7 @@ impl Body {
 }
 
 impl Answer {
-    /// Why it cannot be passed on: too large, not JSON, or not to be written as HTTP.
+    /// Why the answer cannot be passed on: too large, not JSON, or not valid in HTTP.
     pub fn check(&self, max_json_bytes: usize) -> Result<(), String> {
         if let Some(status) = self.status.filter(|status| !(200..=599).contains(status)) {
             return Err(format!("status {status}; an answer has one from 200 to 599"));
@@ -95,7 +83,7 @@ impl Answer {
     }
 }
 
-/// Why this is not one JSON document of at most so many bytes.
+/// Checks that a text is one JSON document of at most `max_bytes` bytes.
 pub fn check_json(text: &str, max_bytes: usize) -> Result<(), String> {
     check_length(text.len(), max_bytes)?;
     match serde_json::from_str::<serde::de::IgnoredAny>(text) {

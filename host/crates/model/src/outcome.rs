@@ -1,4 +1,4 @@
-//! What a call into a guest can end in. The kinds are kept apart everywhere: each asks for something different of the caller.
+//! How a call into a guest ended. The kinds stay distinct: each requires another reaction.
 
 use std::time::Duration;
 
@@ -6,32 +6,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::redaction::Mask;
 
-/// Longest failure message kept, in bytes. Longer ones are cut, not within what is hidden of the job.
+/// Longest failure message kept, in bytes. Longer ones are cut, but not within a hidden value.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024;
-/// Longest failure message on the way there: what is hidden in it is looked for before it is cut, and half of it would not be found.
+/// Longest failure message before that cut. Hidden values are found before it, since half a value
+/// would not be found.
 pub const MAX_WHOLE_MESSAGE_BYTES: usize = 2 * MAX_MESSAGE_BYTES;
-/// Longest failure details kept, in bytes. Longer ones are dropped: half a JSON document helps nobody.
+/// Longest failure details kept, in bytes. Longer ones are dropped: half a document is useless.
 pub const MAX_DETAILS_BYTES: usize = 16 * 1024;
 /// Longest failure code, in bytes.
 pub const MAX_CODE_BYTES: usize = 64;
 
-/// How a call ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The guest's result: one JSON document.
     Completed(String),
-    /// The guest says what went wrong and when to try again.
+    /// The guest declared what went wrong and when to try again.
     Failed(Failure),
-    /// The guest broke, or did what no guest may: panic, exception, exit, out-of-bounds access, stack overflow, too many resources.
+    /// The guest crashed, or did what no guest may: panic, exception, exit, out-of-bounds access,
+    /// stack overflow, too many resources.
     Trapped(String),
-    /// The wall clock ran out, outside calls included.
+    /// The deadline passed, outside calls included.
     Deadline(Duration),
-    /// The guest asked for more memory than its limit, in bytes, and then gave up; or made the host hold more for it.
+    /// The guest asked for more memory than its limit (in bytes) and then gave up, or made the host
+    /// hold more for it.
     MemoryLimit(u64),
-    /// The result cannot be read, is not JSON or too large. Never retried: it would be the same again.
+    /// The result cannot be read, is not JSON or is too large. Never retried, as it would not
+    /// change.
     InvalidResult(String),
-    /// Ours, not the guest's: no slot, lost lock, shutting down. Burns no attempt. Only what the host itself has found to be its own: whatever
-    /// comes out of a running guest is the guest's, or it would run again and again for a day.
+    /// The host's fault, not the guest's: no slot, lost lock, shutting down. Costs no attempt. Only
+    /// what the host itself found to be its own fault: whatever comes out of a running guest is the
+    /// guest's fault, or the job would run again and again for a day.
     HostFault(String),
 }
 
@@ -40,24 +44,20 @@ pub enum Outcome {
 pub struct Failure {
     /// Stable, kebab-case: `invalid-input`, `bad-credentials`, `rate-limited`, …
     pub code: String,
-    /// For an operator.
     pub message: String,
-    /// When to try again.
     pub retry: Retry,
     /// Machine-readable detail as JSON, for example `{"field":"to"}`.
     pub details: Option<String>,
 }
 
-/// When the host should try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Retry {
     /// By the queue's backoff, while attempts remain.
     Backoff,
     /// After this long, while attempts remain.
     After(Duration),
-    /// Never: the job fails now.
     Never,
-    /// The outside is down, not the job: try after this long without using up an attempt.
+    /// An outside service is down: try again after this long, without using up an attempt.
     Defer(Duration),
 }
 
@@ -65,24 +65,16 @@ pub enum Retry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OutcomeKind {
-    /// See [`Outcome::Completed`].
     Completed,
-    /// See [`Outcome::Failed`].
     Failed,
-    /// See [`Outcome::Trapped`].
     Trapped,
-    /// See [`Outcome::Deadline`].
     Deadline,
-    /// See [`Outcome::MemoryLimit`].
     MemoryLimit,
-    /// See [`Outcome::InvalidResult`].
     InvalidResult,
-    /// See [`Outcome::HostFault`].
     HostFault,
 }
 
 impl OutcomeKind {
-    /// All of them.
     pub const ALL: [Self; 7] = [
         Self::Completed,
         Self::Failed,
@@ -93,7 +85,6 @@ impl OutcomeKind {
         Self::HostFault,
     ];
 
-    /// The stable word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -108,7 +99,6 @@ impl OutcomeKind {
 }
 
 impl Outcome {
-    /// Its kind.
     pub fn kind(&self) -> OutcomeKind {
         match self {
             Self::Completed(_) => OutcomeKind::Completed,
@@ -130,7 +120,7 @@ impl Outcome {
         }
     }
 
-    /// Cuts its message to [`MAX_MESSAGE_BYTES`], but not within a value that the mask finds.
+    /// Cuts the message to [`MAX_MESSAGE_BYTES`], but not within a value that the mask finds.
     pub fn cut(&mut self, mask: &Mask) {
         let message = match self {
             Self::Failed(failure) => &mut failure.message,
@@ -140,7 +130,7 @@ impl Outcome {
         mask.cut(message, MAX_MESSAGE_BYTES);
     }
 
-    /// One line for an operator: BullMQ's `failedReason`. Absent when completed.
+    /// One line for an operator, used as BullMQ's `failedReason`. Absent when completed.
     pub fn reason(&self) -> Option<String> {
         Some(match self {
             Self::Completed(_) => return None,
@@ -155,8 +145,8 @@ impl Outcome {
 }
 
 impl Failure {
-    /// Brings what a guest wrote within the contract's limits: code made kebab-case, message cut to [`MAX_WHOLE_MESSAGE_BYTES`], oversized or
-    /// broken details dropped. [`Outcome::cut`] follows.
+    /// Applies the contract's limits: makes the code kebab-case, cuts the message to
+    /// [`MAX_WHOLE_MESSAGE_BYTES`], drops oversized or broken details. [`Outcome::cut`] follows.
     pub fn sanitized(mut self) -> Self {
         self.code = kebab_case(&self.code);
         truncate(&mut self.message, MAX_WHOLE_MESSAGE_BYTES);

@@ -1,4 +1,4 @@
-//! Revisions that take no calls until somebody decides.
+//! Revisions that take no calls until an operator decides.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -8,20 +8,16 @@ use crate::{PluginName, RevisionDigest};
 /// A quarantine that has not ended.
 #[derive(Debug, Clone)]
 pub struct Quarantine {
-    /// Whose.
     pub plugin: PluginName,
     /// The revision that crashed.
     pub digest: RevisionDigest,
-    /// Of the revision.
     pub version: String,
-    /// Of the revision, as JSON.
+    /// The revision's manifest, as JSON.
     pub manifest: Value,
-    /// For operators.
     pub reason: String,
-    /// Since when.
     pub began_at: DateTime<Utc>,
-    /// Who saw it: `host NAME`.
+    /// The host that saw the crashes: `host NAME`.
     pub began_by: String,
-    /// Whether the plugin stands still by it; false when another revision has been activated since.
+    /// Whether it stops the plugin; false when another revision has been activated since.
     pub is_current: bool,
 }

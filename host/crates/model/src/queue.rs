@@ -1,4 +1,4 @@
-//! Queues as they stand in Redis, as operators see them.
+//! Queues in Redis, as operators see them.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -18,23 +18,22 @@ pub struct QueueOverview {
     pub oldest_waiting_ms: Option<u64>,
     /// When the next delayed job is due, Unix milliseconds.
     pub next_delayed_at: Option<u64>,
-    /// Jobs at once over all workers, where that is limited.
+    /// Limit of concurrent jobs over all workers; absent when there is none.
     pub concurrency: Option<u64>,
-    /// Jobs per milliseconds over all workers, where that is limited.
+    /// Rate limit over all workers, as jobs and milliseconds; absent when there is none.
     #[schema(value_type = Option<Vec<u64>>)]
     pub rate: Option<(u64, u64)>,
-    /// How long a reached rate limit still lasts, in milliseconds.
+    /// How long a reached rate limit still applies, in milliseconds.
     pub rate_limited_ms: Option<u64>,
-    /// Jobs that a BullMQ 5 producer has put aside while the queue was paused.
+    /// Jobs that a BullMQ 5 producer moved aside while the queue was paused.
     pub put_aside: u64,
-    /// What of it cannot be read, and why; that counts as nothing above.
+    /// What could not be read of the queue, and why; it is not counted above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 /// Jobs per state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[allow(missing_docs)]
 pub struct QueueCounts {
     pub waiting: u64,
     pub prioritized: u64,
@@ -49,7 +48,6 @@ pub struct QueueCounts {
 }
 
 impl QueueCounts {
-    /// Jobs in any state.
     pub fn total(&self) -> u64 {
         self.waiting
             + self.prioritized
@@ -65,7 +63,7 @@ impl QueueCounts {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LegacyRepeatable {
-    /// As it stands in the `repeat` set.
+    /// Its key in the `repeat` set.
     pub key: String,
     /// Name of its jobs.
     pub name: String,
@@ -73,23 +71,23 @@ pub struct LegacyRepeatable {
     pub id: Option<String>,
     /// Milliseconds between ticks.
     pub every_ms: Option<u64>,
-    /// Or a cron expression.
+    /// A cron expression, instead of an interval.
     pub pattern: Option<String>,
-    /// In this zone.
+    /// Time zone of the cron expression.
     pub zone: Option<String>,
     /// When it ends, Unix milliseconds.
     pub ends_at: Option<u64>,
-    /// Data of its next job, or of none.
+    /// Data of its next job, if it has one.
     pub data: Option<String>,
     /// Its delayed jobs.
     pub jobs: Vec<String>,
-    /// It ends after so many ticks.
+    /// Number of ticks after which it ends.
     pub limit: Option<u64>,
-    /// It only looks like one: it is a job scheduler that has such an id.
+    /// It is not a repeatable but a job scheduler whose id looks like one.
     pub is_scheduler: bool,
 }
 
-/// A scheduler in Redis, whoever put it there.
+/// A scheduler in Redis, made by any client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SchedulerView {
@@ -103,16 +101,16 @@ pub struct SchedulerView {
     pub data: Option<String>,
     /// Milliseconds between ticks.
     pub every_ms: Option<u64>,
-    /// Or a cron expression.
+    /// A cron expression, instead of an interval.
     pub pattern: Option<String>,
-    /// In this zone.
+    /// Time zone of the cron expression.
     pub zone: Option<String>,
-    /// Milliseconds after each full interval.
+    /// Offset of the ticks from each full interval, in milliseconds.
     pub offset_ms: Option<u64>,
-    /// Whether its next tick will come: its job is there and has not ended.
+    /// Whether its next tick will come: the job for it exists and has not ended.
     pub alive: bool,
-    /// Made by `repeat` options before BullMQ had schedulers.
+    /// Made with `repeat` options, as before BullMQ had schedulers.
     pub legacy: bool,
-    /// Why no tick comes, or none after the next, though it has not come to its end.
+    /// Why no tick comes, or none after the next one, although it has not ended.
     pub trouble: Option<String>,
 }

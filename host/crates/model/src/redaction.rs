@@ -1,8 +1,8 @@
-//! What of a job nobody is shown without asking for it.
+//! What is hidden of a job until somebody asks for it.
 //!
-//! Hidden are the values at the paths that a manifest redacts, the values of names that always mean a secret ([`is_secret`]), and both of
-//! them wherever they turn up again: in the rest of the data, in results, failures, backtraces, logs. Texts in which nothing is hidden stay as
-//! they were written.
+//! Hidden are the values at the paths that a manifest redacts, the values of names that always mean
+//! a secret ([`is_secret`]), and copies of both elsewhere: in the rest of the data, in results,
+//! failures, backtraces, logs. Texts in which nothing is hidden stay unchanged.
 
 mod mask;
 mod names;
@@ -21,10 +21,10 @@ use self::names::holds_secrets;
 pub use self::names::is_secret;
 use crate::DataPath;
 
-/// What stands in place of a value that is not shown.
+/// Replaces a hidden value.
 pub const REDACTED: &str = "[redacted]";
 
-/// Deeper than that nothing is shown: reading it level by level would take for ever.
+/// Nothing deeper is shown: reading it level by level would take too long.
 const MAX_DEPTH: usize = 64;
 
 /// What is hidden of the jobs of one queue.
@@ -33,17 +33,17 @@ pub struct Redaction {
     paths: Vec<DataPath>,
 }
 
-/// A document as it is shown.
+/// A redacted document.
 #[derive(Debug)]
 pub struct Shown<'t> {
-    /// As it was written where nothing is hidden.
+    /// Unchanged where nothing is hidden.
     pub text: Cow<'t, str>,
-    /// How many values are hidden.
+    /// Number of hidden values.
     pub hidden: usize,
 }
 
 impl Redaction {
-    /// By these paths, and by names that mean a secret.
+    /// Hides these paths, and names that mean a secret.
     pub fn new(paths: &[DataPath]) -> Self {
         Self { paths: paths.to_vec() }
     }
@@ -54,14 +54,14 @@ impl Redaction {
         path.split('.').any(is_secret) || self.paths.iter().any(|known| known.as_str() == path || is_below(known))
     }
 
-    /// A job's data, and what finds its hidden values in other texts. A manifest that hides anything has no path for data that is no JSON, or
-    /// is a text or a number itself: that is hidden as a whole.
+    /// A job's data, and the mask that finds its hidden values in other texts. If anything is
+    /// hidden, data that is not JSON, or a bare text or number, is hidden whole: no path names it.
     pub fn data<'t>(&self, data: &'t str) -> (Shown<'t>, Mask) {
-        self.data_beside(data, Vec::new())
+        self.data_with_others(data, Vec::new())
     }
 
-    /// The same, where values of other jobs are hidden, too: those of a parent's children, whose results it sees.
-    pub fn data_beside<'t>(&self, data: &'t str, others: Vec<String>) -> (Shown<'t>, Mask) {
+    /// As [`Self::data`], hiding values of other jobs, too: a parent sees its children's results.
+    pub fn data_with_others<'t>(&self, data: &'t str, others: Vec<String>) -> (Shown<'t>, Mask) {
         let mut values = self.values(data);
         values.extend(others);
         let mask = Mask::new(values);
@@ -69,7 +69,7 @@ impl Redaction {
         (self.walk(data, &mut walk), mask)
     }
 
-    /// The values of a job's data that are hidden.
+    /// The hidden values of a job's data.
     pub fn values(&self, data: &str) -> Vec<String> {
         let mut values = Vec::new();
         self.walk(
@@ -79,7 +79,7 @@ impl Redaction {
         values
     }
 
-    /// Another document of a job: its result, its progress, its options.
+    /// Redacts another document of the job: its result, its progress, its options.
     pub fn document<'t>(&self, document: &'t str, mask: &Mask) -> Shown<'t> {
         self.walk(document, &mut Walk { search: Search::Mask(mask), hides_bare: false, hidden: 0 })
     }
@@ -108,24 +108,22 @@ impl Redaction {
     }
 }
 
-/// What a way through a document is for.
 enum Search<'a> {
-    /// To collect the values that are hidden.
+    /// Collects the hidden values.
     Values(&'a mut Vec<String>),
-    /// To show it without them.
+    /// Shows the document without them.
     Mask(&'a Mask),
 }
 
-/// One way through a document.
 struct Walk<'a> {
     search: Search<'a>,
-    /// Whether texts and numbers are hidden that are in no object, and have no path.
+    /// Whether texts and numbers outside of objects are hidden. They have no path.
     hides_bare: bool,
     hidden: usize,
 }
 
 impl Walk<'_> {
-    /// The value as it is shown; nothing when it is shown as it is. `paths` are the keys that are left of each.
+    /// The value as shown; nothing when unchanged. `paths` are the remaining keys of each path.
     fn changed(&mut self, value: &RawValue, paths: &[&[&str]], depth: usize) -> Option<String> {
         let first = value.get().as_bytes().first().copied().unwrap_or_default();
         if first == b'n' {
@@ -154,8 +152,8 @@ impl Walk<'_> {
             _ if self.hides_bare && tells(value) => Some(self.hide(value)),
             b'"' => {
                 let text: String = serde_json::from_str(value.get()).ok()?;
-                let within = document_within(&text).and_then(|within| self.changed(within, paths, depth + 1));
-                // What is hidden within is counted there.
+                let within = nested_document(&text).and_then(|within| self.changed(within, paths, depth + 1));
+                // Values that are hidden inside were counted there.
                 let (shown, hidden) = match &within {
                     Some(within) => (self.text(within), 0),
                     None => (self.text(&text), 1),
@@ -180,7 +178,7 @@ impl Walk<'_> {
         for (name, member) in members {
             let deeper: Vec<&[&str]> =
                 paths.iter().filter(|keys| keys.first() == Some(&&*name)).map(|keys| &keys[1..]).collect();
-            // A template may be called `otp`: what is in it is judged by its own names.
+            // A template may be called `otp`: an object's values are judged by their own names.
             let is_group = member.get().starts_with('{') && !holds_secrets(&name);
             let shown = if is_secret(&name) && tells(member) && !is_group {
                 Some(self.hide(member))
@@ -221,20 +219,20 @@ impl Walk<'_> {
     }
 }
 
-/// An object or a list that a text is, as producers make it that encode twice.
-fn document_within(text: &str) -> Option<&RawValue> {
+/// The document in a text: some producers encode twice.
+fn nested_document(text: &str) -> Option<&RawValue> {
     if !text.trim_start().starts_with(['{', '[', '"']) {
         return None;
     }
     serde_json::from_str(text).ok()
 }
 
-/// Null, true, false and nothing at all are no secrets.
+/// Null, true, false and empty values are no secrets.
 fn tells(value: &RawValue) -> bool {
     !matches!(value.get(), "null" | "true" | "false" | "\"\"" | "[]" | "{}")
 }
 
-/// Every text and number in it, and in the documents that its texts are.
+/// Collects all texts and numbers, including those in documents within texts.
 fn collect(value: &RawValue, values: &mut Vec<String>, depth: usize) {
     if depth > MAX_DEPTH {
         values.push(value.get().to_owned());
@@ -251,7 +249,7 @@ fn collect(value: &RawValue, values: &mut Vec<String>, depth: usize) {
         }
         Some(b'"') => {
             let Ok(text) = serde_json::from_str::<String>(value.get()) else { return };
-            if let Some(within) = document_within(&text) {
+            if let Some(within) = nested_document(&text) {
                 collect(within, values, depth + 1);
             }
             values.push(text);
@@ -261,7 +259,7 @@ fn collect(value: &RawValue, values: &mut Vec<String>, depth: usize) {
     }
 }
 
-/// An object in its own order, names that come twice included.
+/// The members of an object in order, repeated names included.
 #[derive(Default)]
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
@@ -285,7 +283,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// Where a document holds [`REDACTED`], as a JSON Pointer: somebody has copied what was shown.
+/// JSON Pointer to a [`REDACTED`] in a document: somebody copied redacted data.
 pub fn mark_in(document: &str) -> Option<String> {
     if !document.contains(REDACTED) {
         return None;

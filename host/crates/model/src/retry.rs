@@ -1,4 +1,5 @@
-//! When a job runs again. The host decides every retry: BullMQ's own backoff knows neither a maximum nor our outcomes.
+//! When a job runs again. The host decides every retry: BullMQ's own backoff has no maximum and
+//! does not know our outcomes.
 
 use std::time::Duration;
 
@@ -6,24 +7,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Outcome, Retry};
 
-/// Longest wait that a guest may ask for with `after-ms`.
+/// Longest delay that a guest may ask for with `after-ms`.
 pub const MAX_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How long after its first deferral a job may still be deferred without burning attempts.
+/// How long after its first deferral a job may be deferred without using up attempts.
 pub const MAX_DEFER_AGE: Duration = Duration::from_secs(24 * 3600);
-/// Where a manifest's exponential backoff ends when it names no maximum: a day is the longest outage we plan for. A job's own backoff has
-/// none, as in BullMQ.
+/// Maximum of a manifest's exponential backoff that names none: a day is the longest outage that we
+/// plan for. A job's own backoff has no maximum, as in BullMQ.
 pub const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(24 * 3600);
-/// Longest time that anything waits: BullMQ keeps times times 4,096 as floating-point numbers, which are exact for some years to come.
+/// Longest time that anything waits. BullMQ stores times multiplied by 4,096 as floating-point
+/// numbers, which are exact for some years to come.
 pub const MAX_DELAY: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
-/// Share by which a delay is lengthened at random when nothing is said of jitter: jobs that failed together must not come back together,
-/// and none may come back sooner than its producer asked.
+/// Share by which a delay is lengthened at random if no jitter is given: jobs that failed together
+/// must not come back together, and none may come back sooner than its producer asked.
 pub const DEFAULT_JITTER: f64 = 0.2;
-/// Least wait of a job that is deferred for the first time; each further deferral in a row doubles it.
+/// Shortest wait of a job's first deferral; each further deferral in a row doubles it.
 pub const FIRST_DEFERRAL: Duration = Duration::from_secs(1);
-/// The least wait grows no further than this.
+/// Upper limit of the doubled wait.
 pub const MAX_LEAST_DEFERRAL: Duration = Duration::from_secs(300);
 
-/// How delays grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackoffKind {
@@ -33,21 +34,19 @@ pub enum BackoffKind {
     Exponential,
 }
 
-/// How long to wait between attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Backoff {
-    /// How it grows.
     pub kind: BackoffKind,
     /// The first delay.
     pub delay: Duration,
-    /// No delay is longer than this.
     pub max: Option<Duration>,
-    /// 0.0 to 1.0: share of the delay that is random, as in BullMQ; 1.0 is full jitter. Absent: [`DEFAULT_JITTER`], on top.
+    /// Random share of the delay, 0.0 to 1.0, as in BullMQ; 1.0 is full jitter. Absent means that
+    /// [`DEFAULT_JITTER`] is added.
     pub jitter: Option<f64>,
 }
 
 impl Backoff {
-    /// Without a maximum of its own: never less than its first delay with the jitter on top.
+    /// Without a maximum of its own, at least the first delay plus jitter.
     fn longest(&self) -> Duration {
         let first = self.delay.min(MAX_DELAY).mul_f64(1.0 + DEFAULT_JITTER);
         match (self.max, self.kind) {
@@ -57,13 +56,13 @@ impl Backoff {
         }
     }
 
-    /// A manifest's, once it is a job's own: the end of its doubling is said, since a job's own has none.
-    pub(crate) fn with_its_maximum(self) -> Self {
+    /// Names the maximum when a manifest's backoff becomes a job's own, which has none by default.
+    pub(crate) fn with_explicit_maximum(self) -> Self {
         let max = (self.kind == BackoffKind::Exponential).then(|| self.longest());
         Self { max: self.max.or(max), ..self }
     }
 
-    /// The delay after `attempts_made` attempts (1 after the first); `random` is uniform in 0.0..1.0.
+    /// `attempts_made` is 1 after the first attempt; `random` is uniform in 0.0..1.0.
     pub fn delay_after(&self, attempts_made: u32, random: f64) -> Duration {
         let max = self.longest().min(MAX_DELAY);
         let base = match self.kind {
@@ -75,24 +74,24 @@ impl Backoff {
             Some(jitter) => base.mul_f64(1.0 - jitter.clamp(0.0, 1.0) * random),
             None => {
                 let longer = base.mul_f64(1.0 + DEFAULT_JITTER * random);
-                // At the maximum there is room below only.
+                // At the maximum, the delay can only become shorter.
                 if longer <= max { longer } else { base.mul_f64(1.0 - DEFAULT_JITTER * random) }
             }
         }
     }
 }
 
-/// What a job may use, after the job's own options and the manifest were merged (the job's win).
+/// The job's own options win over the manifest's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
-    /// How often it may run in all, at least 1.
+    /// Attempts in all, at least 1.
     pub attempts: u32,
-    /// Between attempts; absent means at once, as in BullMQ.
+    /// Absent means no delay between attempts, as in BullMQ.
     pub backoff: Option<Backoff>,
 }
 
 impl RetryPolicy {
-    /// The job's own values where it has them, else the manifest's, else one attempt.
+    /// The job's own values, else the manifest's, else one attempt.
     ///
     /// BullMQ's producers write `attempts: 0` when the caller gave none, so 0 counts as absent.
     pub fn merge(job: (Option<u32>, Option<Backoff>), manifest: (Option<u32>, Option<Backoff>)) -> Self {
@@ -104,37 +103,36 @@ impl RetryPolicy {
 /// What to do with a job whose call has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Done.
     Complete,
     /// Run again after this long; the attempt counts.
     RetryAfter(Duration),
     /// Run again after this long; the attempt does not count.
     Defer(Duration),
-    /// Failed for good.
     Fail,
 }
 
-/// Least wait of a job that was deferred so many times in a row before; `random` is uniform in 0.0..1.0.
+/// Shortest wait after `before` deferrals in a row; `random` is uniform in 0.0..1.0.
 ///
-/// A deferral uses up no attempt, so nothing else bounds how often a job runs in the day for which it may be deferred. Lengthened at random,
-/// so that jobs that were deferred together do not come back together.
+/// A deferral uses up no attempt, so nothing else limits how often a job runs in the day for which
+/// it may be deferred. The wait is lengthened at random, so that jobs that were deferred together
+/// do not come back together.
 pub fn least_deferral(before: u32, random: f64) -> Duration {
     let doubled = FIRST_DEFERRAL.saturating_mul(2u32.saturating_pow(before)).min(MAX_LEAST_DEFERRAL);
     doubled.mul_f64(1.0 + DEFAULT_JITTER * random)
 }
 
-/// What a job has behind it.
+/// The job's history, as far as retries depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Past {
     /// Attempts that counted, the present one included.
     pub attempts_made: u32,
     /// Time since it was first deferred.
     pub since_first_deferral: Duration,
-    /// The shortest wait when it is deferred now; see [`least_deferral`].
+    /// The shortest wait if it is deferred now; see [`least_deferral`].
     pub least_deferral: Duration,
 }
 
-/// Decides. `random` is uniform in 0.0..1.0.
+/// `random` is uniform in 0.0..1.0.
 pub fn decide(outcome: &Outcome, policy: &RetryPolicy, past: &Past, random: f64) -> Verdict {
     let Past { attempts_made, since_first_deferral, least_deferral } = *past;
     let counted = |delay: Option<Duration>| {

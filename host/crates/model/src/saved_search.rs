@@ -1,4 +1,4 @@
-//! Searches that operators come back to.
+//! Searches that operators save.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -6,18 +6,18 @@ use utoipa::ToSchema;
 use crate::filter::Filter;
 use crate::job::JobState;
 
-/// What is looked for.
+/// What a saved search looks for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SavedSearch {
-    /// What must hold: names and values of a filter.
+    /// Conditions: names and values of a filter.
     #[serde(default)]
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub filter: Filter,
-    /// Jobs in Redis in this state; absent: the history.
+    /// Searches jobs in Redis in this state; absent: the history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<JobState>,
-    /// No further back than this from the time when it is run, milliseconds.
+    /// How far back it searches from the time of the run, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_ms: Option<u64>,
 }

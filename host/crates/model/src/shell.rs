@@ -1,10 +1,12 @@
-//! Names as people can read them and paste them into a shell. Producers choose the names of queues and jobs, and a name may hold anything.
+//! Names that people can read and paste into a shell. Producers choose the names of queues and
+//! jobs, and such a name may hold anything.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// One word of a POSIX shell: as it is where that is safe, else in quotes. Control characters, and those that change the direction of text,
-/// come out as the escapes of `$'…'`, which bash, zsh, ksh and POSIX 2024 read: none of them reaches a terminal.
+/// One word of a POSIX shell: unchanged where that is safe, else in quotes. Control characters, and
+/// those that change the direction of text, become escapes of `$'…'`, which bash, zsh, ksh and
+/// POSIX 2024 read: none of them reaches a terminal.
 pub fn word(text: &str) -> Cow<'_, str> {
     let is_safe = |c: char| c.is_alphanumeric() || "_-./@%+=,:".contains(c);
     if !text.is_empty() && text.chars().all(is_safe) {
@@ -18,7 +20,7 @@ pub fn word(text: &str) -> Cow<'_, str> {
         match c {
             '\'' | '\\' => quoted.extend(['\\', c]),
             '\n' => quoted.push_str(r"\n"),
-            // Byte by byte: not every shell that knows `\x` knows `\u`. Three octal digits end where they end.
+            // As bytes: not every shell that knows `\x` knows `\u`. Octal needs no terminator.
             c if steers(c) => {
                 let mut bytes = [0; 4];
                 for byte in c.encode_utf8(&mut bytes).bytes() {
@@ -33,14 +35,14 @@ pub fn word(text: &str) -> Cow<'_, str> {
     quoted.into()
 }
 
-/// Arguments of one of our commands that are no options, whatever they begin with.
+/// Arguments of one of our commands that must not be read as options, whatever they begin with.
 pub fn arguments(names: &[&str]) -> String {
     let words: Vec<Cow<'_, str>> = names.iter().map(|name| word(name)).collect();
     let separator = if names.iter().any(|name| name.starts_with('-')) { "-- " } else { "" };
     format!("{separator}{}", words.join(" "))
 }
 
-/// Whether a terminal would obey it, or show what stands beside it in another order.
+/// Whether a terminal would obey the character, or show the text beside it in another order.
 pub fn steers(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

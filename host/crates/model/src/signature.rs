@@ -1,14 +1,17 @@
-//! Signatures of plugins: the one file that knows their format.
+//! Signatures of plugins. This is the only file that knows their format.
 //!
-//! A signature is detached Ed25519 over `"patchbay-v1\0"` and the SHA-256 of the component file. The prefix keeps a key that signs other
-//! things, too, from vouching for a plugin by accident. Everything here is pure: no file, no database, no clock. Verification is strict:
-//! weak keys and second spellings of one signature are refused (<https://eprint.iacr.org/2020/1244>).
+//! A signature is detached Ed25519 over `"patchbay-v1\0"` and the SHA-256 of the component file.
+//! The prefix prevents a key that also signs other things from vouching for a plugin by accident.
+//! Everything here is pure: no file, no database, no clock. Verification is strict: weak keys and
+//! second encodings of one signature are refused (<https://eprint.iacr.org/2020/1244>).
 //!
 //! Texts, each on a line of its own:
 //! - public key: `ed25519:` and the base64 of its 32 bytes;
-//! - signature: the signer's key id, `:`, and the base64 of its 64 bytes. The key id only says which key to try; it proves nothing.
+//! - signature: the signer's key id, `:`, and the base64 of its 64 bytes. The key id only says
+//!   which key to try; it proves nothing.
 //!
-//! In files, empty lines and lines that begin with `#` are skipped. Private keys are PKCS#8 in PEM, as `openssl genpkey` makes them.
+//! Files may have empty lines and lines that begin with `#`. Private keys are PKCS#8 in PEM, as
+//! `openssl genpkey` makes them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,18 +24,18 @@ use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, 
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use sha2::{Digest, Sha256};
 
-/// Header of an upload; once per signature.
+/// Header of an upload, given once per signature.
 pub const HEADER: &str = "x-patchbay-signature";
-/// Of one revision. A rotation needs two.
+/// Most signatures of one revision. A rotation needs two.
 pub const MAX_SIGNATURES: usize = 16;
 
-/// What is signed begins with it; another layout will have another one.
+/// What is signed begins with this prefix; another layout will have another one.
 const DOMAIN: &[u8] = b"patchbay-v1\0";
 const KEY_PREFIX: &str = "ed25519:";
 const PUBLIC_PEM: &str = "-----BEGIN PUBLIC KEY-----";
 const PUBLIC_PEM_END: &str = "-----END PUBLIC KEY-----";
 
-/// A text that is no key or no signature. Says why, and never quotes it: it may be a private key.
+/// A text that is not a key or a signature. Never quotes it, since it may be a private key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct FormatError(String);
@@ -41,7 +44,8 @@ fn format_error(reason: impl Into<String>) -> FormatError {
     FormatError(reason.into())
 }
 
-/// The first 16 hexadecimal digits of the SHA-256 of a public key's 32 bytes: enough to tell keys apart, not to trust one.
+/// The first 16 hexadecimal digits of the SHA-256 of a public key's 32 bytes: enough to distinguish
+/// keys, not to trust one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; 8]);
 
@@ -60,12 +64,11 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// Verifies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey(VerifyingKey);
 
 impl PublicKey {
-    /// For people, files and the database.
+    /// Used for people, files and the database.
     pub fn id(&self) -> KeyId {
         let digest: [u8; 32] = Sha256::digest(self.0.as_bytes()).into();
         let mut id = [0; 8];
@@ -90,7 +93,7 @@ impl PublicKey {
 impl FromStr for PublicKey {
     type Err = FormatError;
 
-    /// The one-line form, or PEM.
+    /// Accepts the one-line form, or PEM.
     fn from_str(text: &str) -> Result<Self, FormatError> {
         let text = text.trim();
         if text.contains("PRIVATE KEY") {
@@ -118,7 +121,8 @@ impl fmt::Display for PublicKey {
     }
 }
 
-/// Every public key of a file: one-line forms and PEM blocks. A file without any is refused, since it cannot be what was meant.
+/// Every public key of a file: one-line forms and PEM blocks. A file without a key is refused,
+/// since nobody can have meant it.
 pub fn read_public_keys(text: &str) -> Result<Vec<PublicKey>, FormatError> {
     let mut keys = Vec::new();
     let mut lines = text.lines().map(str::trim).enumerate();
@@ -141,34 +145,31 @@ pub fn read_public_keys(text: &str) -> Result<Vec<PublicKey>, FormatError> {
     if keys.is_empty() { Err(format_error("there is no public key in it")) } else { Ok(keys) }
 }
 
-/// Signs. Never printed.
+/// Must never be printed.
 pub struct PrivateKey(SigningKey);
 
 impl PrivateKey {
-    /// A new one.
     pub fn generate() -> Self {
         Self(SigningKey::from_bytes(&rand::random()))
     }
 
-    /// From PKCS#8 in PEM.
+    /// Reads PKCS#8 in PEM.
     pub fn from_pem(text: &str) -> Result<Self, FormatError> {
         let key = SigningKey::from_pkcs8_pem(text.trim());
         Ok(Self(key.map_err(|_| format_error("no Ed25519 private key in PEM (BEGIN PRIVATE KEY)"))?))
     }
 
-    /// Without the public half, which OpenSSL 3.0 does not read.
+    /// Without the public half, which OpenSSL 3.0 cannot read.
     pub fn to_pem(&self) -> Result<String, FormatError> {
         let bytes = KeypairBytes { secret_key: self.0.to_bytes(), public_key: None };
         let pem = bytes.to_pkcs8_pem(LineEnding::LF).map_err(|error| format_error(error.to_string()))?;
         Ok(pem.as_str().to_owned())
     }
 
-    /// The half to publish.
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key())
     }
 
-    /// For this file and no other.
     pub fn sign(&self, digest: &RevisionDigest) -> Signature {
         Signature { key: self.public().id(), bytes: self.0.sign(&message(digest)).to_bytes() }
     }
@@ -184,7 +185,7 @@ fn message(digest: &RevisionDigest) -> Vec<u8> {
     [DOMAIN, digest.as_bytes()].concat()
 }
 
-/// A signature and the key that it says it is of.
+/// A signature and the key that it claims to be made with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
     /// Claimed; see [`PublicKey::verifies`].
@@ -194,7 +195,7 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// From where it is stored; absent when that holds something else.
+    /// Reads stored parts; absent when they are not a signature.
     pub fn from_parts(key: &str, bytes: &[u8]) -> Option<Self> {
         Some(Self { key: key.parse().ok()?, bytes: bytes.try_into().ok()? })
     }
@@ -233,7 +234,7 @@ pub fn read_signatures(text: &str) -> Result<Vec<Signature>, FormatError> {
     }
 }
 
-/// What one signature is worth on this host.
+/// Whether this host trusts one signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
@@ -247,9 +248,7 @@ pub enum Standing {
     Unchecked,
 }
 
-/// Why a file may not run here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum Untrusted {
     #[error("the plugin is not signed; it must be signed by a trusted key ({trusted}): see `patchbay plugin sign`")]
     Unsigned { trusted: String },
@@ -261,12 +260,12 @@ pub enum Untrusted {
     Wrong { key: KeyId },
 }
 
-/// The keys whose signatures let a plugin run. None: no signature is required.
+/// The keys whose signatures let a plugin run. If there are none, no signature is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedKeys(Vec<PublicKey>);
 
 impl TrustedKeys {
-    /// A key that is named twice counts once.
+    /// A key that is given twice counts once.
     pub fn new(keys: impl IntoIterator<Item = PublicKey>) -> Self {
         let mut kept: Vec<PublicKey> = Vec::new();
         for key in keys {
@@ -277,22 +276,21 @@ impl TrustedKeys {
         Self(kept)
     }
 
-    /// Whether plugins need a signature at all.
     pub fn are_required(&self) -> bool {
         !self.0.is_empty()
     }
 
-    /// Their ids, for people.
+    /// The ids of the keys, as a list for people.
     pub fn ids(&self) -> String {
         listed(self.0.iter().map(PublicKey::id))
     }
 
-    /// What a signature of this file is worth.
+    /// Whether this host trusts this signature of the file.
     pub fn standing(&self, digest: &RevisionDigest, signature: &Signature) -> Standing {
         if self.0.is_empty() {
             return Standing::Unchecked;
         }
-        // Two keys may share an id: whoever has made that happen must not lock the other one out.
+        // Two keys may share an id: somebody who causes that must not lock the other key out.
         let mut of_that_id = self.0.iter().filter(|key| key.id() == signature.key).peekable();
         if of_that_id.peek().is_none() {
             return Standing::UnknownKey;
@@ -300,7 +298,7 @@ impl TrustedKeys {
         if of_that_id.any(|key| key.verifies(digest, signature)) { Standing::Trusted } else { Standing::Wrong }
     }
 
-    /// For a load: one good signature is enough.
+    /// The check at a load: one trusted signature is enough.
     pub fn check(&self, digest: &RevisionDigest, signatures: &[Signature]) -> Result<(), Untrusted> {
         if self.0.is_empty() {
             return Ok(());
@@ -319,7 +317,8 @@ impl TrustedKeys {
         Err(Untrusted::UnknownKey { keys: listed(signatures.iter().map(|signature| signature.key)), trusted })
     }
 
-    /// For an upload: as [`Self::check`] with the signatures that are kept already, and none that is given may be wrong.
+    /// The check at an upload: as [`Self::check`] with the signatures that are kept already, and
+    /// none of the given ones may be wrong.
     pub fn check_upload(
         &self,
         digest: &RevisionDigest,
@@ -341,7 +340,7 @@ fn listed(ids: impl Iterator<Item = KeyId>) -> String {
 mod tests {
     use super::*;
 
-    /// Made with OpenSSL 3.0 from a seed of 32 times the byte 7, for the file `component`: the format does not change by itself.
+    /// Made with OpenSSL 3.0 from 32 times the byte 7, for the file `component`: fixes the format.
     const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH\n-----END PRIVATE KEY-----\n";
     const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=\n-----END PUBLIC KEY-----\n";
     const ONE_LINE: &str = "ed25519:6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";
@@ -463,7 +462,7 @@ mod tests {
         ));
         let other_file = key().sign(&RevisionDigest::of(b"other"));
         assert!(matches!(trusted.check(&file(), std::slice::from_ref(&other_file)), Err(Untrusted::Wrong { .. })));
-        // The id is a claim: a stranger's signature under a trusted id is a wrong one.
+        // The id is only a claim: a stranger's signature with a trusted id is wrong.
         let claimed = Signature { key: key().public().id(), ..stranger.sign(&file()) };
         assert_eq!(trusted.standing(&file(), &claimed), Standing::Wrong);
     }

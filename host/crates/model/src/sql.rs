@@ -1,6 +1,6 @@
-//! Database access of plugins: what a manifest asks for, what goes in and comes out, and who serves it.
+//! Database access of plugins: what a manifest asks for, statements, answers, and their trait.
 //!
-//! The trait lives here, between `capability`, which decides who may, and `store`, which owns Postgres.
+//! The trait is between `capability`, which decides who may, and `store`, which owns Postgres.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,21 +13,20 @@ use serde::{Deserialize, Serialize};
 use crate::PluginName;
 use crate::job::NewJob;
 
-/// Schemas that are never a plugin's business: Postgres's own and the host's.
+/// Schemas that no plugin may use: Postgres's own and the host's.
 const RESERVED_SCHEMAS: [&str; 4] = ["information_schema", "patchbay", "patchbay_outbox", "pg_catalog"];
-/// Postgres cuts longer names off, and two that are cut may become one.
+/// Postgres cuts off longer names, and two cut names may be equal.
 const MAX_NAME_BYTES: usize = 63;
 
 /// `[sql]` of a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SqlSpec {
-    /// By table.
     pub tables: BTreeMap<TableName, Vec<TableAccess>>,
 }
 
 impl SqlSpec {
-    /// Nothing asked for a table, a privilege named twice.
+    /// Refuses an empty list of tables or privileges, and a privilege that is named twice.
     pub(crate) fn check(&self) -> Result<(), (String, String)> {
         if self.tables.is_empty() {
             return Err(("sql.tables".into(), "name at least one table".into()));
@@ -45,7 +44,6 @@ impl SqlSpec {
         Ok(())
     }
 
-    /// One by one.
     pub fn accesses(&self) -> impl Iterator<Item = (&TableName, &TableAccess)> {
         self.tables.iter().flat_map(|(table, accesses)| accesses.iter().map(move |access| (table, access)))
     }
@@ -53,7 +51,6 @@ impl SqlSpec {
 
 /// What may be done with a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)]
 pub enum Privilege {
     Select,
     Insert,
@@ -64,7 +61,6 @@ pub enum Privilege {
 impl Privilege {
     const ALL: [Self; 4] = [Self::Select, Self::Insert, Self::Update, Self::Delete];
 
-    /// As SQL writes it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Select => "select",
@@ -90,15 +86,13 @@ pub struct TableName {
 }
 
 impl TableName {
-    /// Its schema.
     pub fn schema(&self) -> &str {
         &self.schema
     }
-    /// Without its schema.
     pub fn table(&self) -> &str {
         &self.table
     }
-    /// For a statement. Names hold no quotes.
+    /// For a statement. Names hold no quotes, so nothing is escaped.
     pub fn quoted(&self) -> String {
         format!("\"{}\".\"{}\"", self.schema, self.table)
     }
@@ -132,26 +126,14 @@ impl fmt::Display for TableName {
     }
 }
 
-impl TryFrom<String> for TableName {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<TableName> for String {
-    fn from(name: TableName) -> Self {
-        name.to_string()
-    }
-}
+text_form!(TableName);
 
 /// `select` or `select(id, phone)`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TableAccess {
-    /// What.
     pub privilege: Privilege,
-    /// On these columns only; empty means the whole table. Sorted.
+    /// Only these columns; empty means the whole table. Sorted.
     pub columns: BTreeSet<String>,
 }
 
@@ -195,22 +177,9 @@ impl fmt::Display for TableAccess {
     }
 }
 
-impl TryFrom<String> for TableAccess {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
+text_form!(TableAccess);
 
-impl From<TableAccess> for String {
-    fn from(access: TableAccess) -> Self {
-        access.to_string()
-    }
-}
-
-/// A value of a parameter or a column.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)]
 pub enum SqlValue {
     Null,
     Boolean(bool),
@@ -223,76 +192,69 @@ pub enum SqlValue {
     Json(String),
 }
 
-/// One statement with its parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SqlStatement {
-    /// One statement.
     pub text: String,
     /// `$1`, `$2`, …
     pub parameters: Vec<SqlValue>,
-    /// Refused as `P0002` unless exactly so many rows are affected.
+    /// Refused as `P0002` unless exactly this many rows are affected.
     pub expect_rows: Option<u64>,
-    /// Whether anybody wants to see them.
     pub wants_rows: bool,
 }
 
-/// What a statement did.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SqlAnswer {
-    /// Name and Postgres's name of the type.
+    /// Each column's name, and Postgres's name of its type.
     pub columns: Vec<(String, String)>,
-    /// As far as they were wanted.
+    /// Only rows that the caller wanted.
     pub rows: Vec<Vec<SqlValue>>,
     /// Rows affected, or returned.
     pub affected: u64,
 }
 
-/// Why it was not done.
+/// Why a statement was not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct SqlError {
     /// SQLSTATE, or `denied`, `timeout`, `too-large`, `invalid`, `unavailable`.
     pub code: String,
-    /// Safe for the guest.
+    /// Safe for the guest to see.
     pub message: String,
-    /// The constraint that was violated.
     pub constraint: Option<String>,
-    /// Whether the same may work later.
+    /// Whether the same statement may work later.
     pub retryable: bool,
 }
 
 impl SqlError {
-    /// Of our own, for good.
+    /// An error of the host's own, not retryable.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: message.into(), constraint: None, retryable: false }
     }
-    /// Not asked for, not granted, or not now.
+    /// Not in the manifest, not granted, or not possible now.
     pub fn denied(message: impl Into<String>) -> Self {
         Self::new("denied", message)
     }
-    /// Longer than allowed.
     pub fn timeout(message: impl Into<String>) -> Self {
         Self { retryable: true, ..Self::new("timeout", message) }
     }
-    /// Down for the moment.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self { retryable: true, ..Self::new("unavailable", message) }
     }
 }
 
-/// Jobs that become real with the commit of a transaction.
+/// Jobs that are added when a transaction commits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SqlJobs {
-    /// Checked: the queues are the plugin's own, or granted.
+    /// Already checked: the queues are the plugin's own, or granted.
     pub jobs: Vec<NewJob>,
-    /// The grants under which they may be added, for the record.
+    /// The grants that allow it, for the record.
     pub grants: Vec<String>,
 }
 
-/// Statements of plugins, each plugin under a login of its own.
+/// Runs statements of plugins, each plugin under its own login.
 #[async_trait]
 pub trait PluginDatabase: Send + Sync + 'static {
-    /// All statements and all jobs in one transaction, or nothing. Ends by `deadline`, also on the server.
+    /// Everything in one transaction, or nothing. Ends by `deadline`, also on the server.
     async fn run(
         &self,
         plugin: &PluginName,
@@ -301,7 +263,7 @@ pub trait PluginDatabase: Send + Sync + 'static {
         jobs: Option<SqlJobs>,
     ) -> Result<Vec<SqlAnswer>, SqlError>;
 
-    /// A transaction that ends by itself.
+    /// Begins a transaction that ends by itself at `deadline`.
     async fn begin(
         &self,
         plugin: &PluginName,
@@ -309,14 +271,11 @@ pub trait PluginDatabase: Send + Sync + 'static {
     ) -> Result<std::sync::Arc<dyn SqlTransaction>, SqlError>;
 }
 
-/// An open transaction. Dropped without a commit it is rolled back.
+/// An open transaction. Dropping it without a commit rolls it back.
 #[async_trait]
 pub trait SqlTransaction: Send + Sync + 'static {
-    /// One statement.
     async fn run(&self, statement: SqlStatement) -> Result<SqlAnswer, SqlError>;
-    /// Jobs that become real with the commit.
     async fn enqueue(&self, jobs: SqlJobs) -> Result<(), SqlError>;
-    /// Ends it.
     async fn commit(&self) -> Result<(), SqlError>;
     /// Whether it has neither been committed nor ended by itself.
     fn is_open(&self) -> bool;

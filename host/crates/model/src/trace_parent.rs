@@ -1,24 +1,24 @@
-//! The place of a piece of work in a distributed trace, as W3C's `traceparent` writes it (<https://www.w3.org/TR/trace-context/>).
+//! The position of a piece of work in a distributed trace, in the format of W3C's `traceparent`
+//! (<https://www.w3.org/TR/trace-context/>).
 //!
-//! Of later versions the fields of version 00 are read. `tracestate` is not carried on: it is whatever others put into it.
+//! Of later versions, only the fields of version 00 are read. `tracestate` is not passed on, since
+//! others may put anything into it.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The span that caused something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
-    /// Of the whole trace; never zero.
+    /// Id of the whole trace; never zero.
     pub trace_id: u128,
-    /// Of the span; never zero.
+    /// Id of the span; never zero.
     pub span_id: u64,
-    /// Whether whoever began the trace wants it kept.
+    /// Whether the system that began the trace wants it kept.
     pub sampled: bool,
 }
 
-/// Not a `traceparent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a traceparent")]
 pub struct InvalidTraceParent;
@@ -54,7 +54,7 @@ impl Serialize for TraceParent {
     }
 }
 
-/// For a field of what anybody may have written: one that is wrong is none.
+/// For a field that anybody may have written: an invalid value counts as absent.
 pub(crate) fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TraceParent>, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
     Ok(value.as_str().and_then(|text| text.parse().ok()))

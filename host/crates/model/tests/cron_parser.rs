@@ -1,4 +1,4 @@
-//! Cron expressions that BullMQ's own parser takes have the same ticks here: drawn by lot, and judged by npm's cron-parser.
+//! Random cron expressions have the same ticks here as in npm's cron-parser, which BullMQ uses.
 
 use std::io::Write;
 use std::path::Path;
@@ -15,7 +15,8 @@ use serde_json::Value;
 
 const CASES: usize = 2_500;
 const HOUR_MS: i64 = 3_600_000;
-/// Shifts of an hour, half an hour, two hours, at midnight, in both hemispheres; no shift; offsets; odd letters.
+/// Zones with shifts of an hour, half an hour, two hours, at midnight, in both hemispheres; without
+/// shifts; offsets; unusual letter case.
 const ZONES: [&str; 24] = [
     "Europe/Berlin",
     "America/New_York",
@@ -42,7 +43,7 @@ const ZONES: [&str; 24] = [
     "UTC+5",
     "utc-3:30",
 ];
-/// What a draw might miss.
+/// Patterns that a random draw might miss.
 const PATTERNS: &str = "0/3 * * * * *|30 2 * * *|*/10 2 * * *|0 0 * * *|0 1-3 * * *|*/15 * * * *|0 0 L * *|0 0 * * 5L|0 0 * * 1L,3|\
     0 12 * * 5#3|0 0 29 2 *|0 0 13 * 5|0 0 */2 * 1|0 0 ? * MON-fri|@daily|@weekly|@weekdays|@hourly|5|1 5|* 6 0|9 * * *|\
     0 0 * jan-mar sun|0 0 1 * 0-7|59 59 23 31 12 *|0 0,30 1,2,3 * * *|0 0 15,L * *|0 30 23 * * 7";
@@ -61,14 +62,14 @@ fn ticks_are_those_of_cron_parser() {
     println!("PATCHBAY_TEST_SEED={seed}");
     let mut lot = StdRng::seed_from_u64(seed);
     let mut cases: Vec<Case> = (0..CASES).map(|_| case(&mut lot)).collect();
-    // What never comes costs Node thousands of steps: once.
+    // A pattern that never matches costs Node thousands of steps, so it is here only once.
     cases.push(Case { pattern: "0 0 31 2 *".into(), tz: "UTC".into(), from: 0 });
     let answers = ask_node(&cases);
     assert_eq!(answers.len(), cases.len());
     let mut compared = 0;
     let mut differences = Vec::new();
     for (case, theirs) in cases.iter().zip(answers) {
-        // What it refuses, we may read.
+        // We may read what it refuses.
         let Value::Array(theirs) = theirs else { continue };
         let theirs: Vec<i64> = theirs.iter().filter_map(Value::as_i64).collect();
         compared += 1;
@@ -140,7 +141,7 @@ fn case(lot: &mut StdRng) -> Case {
     Case { pattern, tz, from }
 }
 
-/// The next change of the zone's offset, or the same time where there is none.
+/// The next change of the zone's offset, or the same time if there is none.
 fn near_a_shift(tz: &str, from: i64) -> i64 {
     let Ok(Zone::Iana(zone)) = tz.parse::<Zone>() else { return from };
     let offset = |zone: Tz, ms: i64| {

@@ -1,4 +1,4 @@
-//! Where Redis is and how to get in: an address, or Sentinels that know it; TLS; the login.
+//! How to reach Redis: an address or Sentinels, TLS and the login.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,32 +11,32 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
-/// For all Sentinels together: one that is away costs a second.
+/// Time limit for all Sentinels together. A Sentinel that is down costs a second.
 const SENTINEL_LIMIT: Duration = Duration::from_secs(5);
 const SENTINEL_PORT: u16 = 26_379;
 
-/// Where Redis is.
 #[derive(Debug, Clone, Default)]
 pub struct RedisConfig {
-    /// `redis://`, `rediss://` or `unix://`. With Sentinels, only its login, database and whether it says TLS.
+    /// A `redis://`, `rediss://` or `unix://` URL. With Sentinels, only its login, its database and
+    /// its TLS scheme are used.
     pub url: String,
-    /// Instead of the system's.
+    /// Files that replace the system's certificates.
     pub tls: TlsFiles,
-    /// Ask them for the master at each connection.
+    /// If set, the Sentinels are asked for the master at each connection.
     pub sentinel: Option<SentinelConfig>,
-    /// BullMQ's, usually `bull`.
+    /// Prefix of BullMQ's keys, usually `bull`.
     pub prefix: String,
-    /// Ours, for what BullMQ does not know.
+    /// Prefix of Patchbay's own keys, which BullMQ does not know.
     pub own_prefix: String,
 }
 
 impl RedisConfig {
-    /// Never written, and deleted by whoever wants a write that changes nothing.
+    /// A key that is never written. Deleting it is a write that changes nothing.
     pub(crate) fn probe_key(&self) -> String {
         format!("{}:probe", self.own_prefix)
     }
 
-    /// Where orders to end a running job are told to all hosts.
+    /// Pub/sub channel on which all hosts hear orders to end a running job.
     pub(crate) fn kill_channel(&self) -> String {
         format!("{}:kill", self.own_prefix)
     }
@@ -45,22 +45,20 @@ impl RedisConfig {
 /// PEM files for TLS, read when a host starts.
 #[derive(Debug, Clone, Default)]
 pub struct TlsFiles {
-    /// Certificates that Redis's may be signed by, instead of those that the system trusts.
+    /// CA certificates that replace the system's.
     pub ca: Option<PathBuf>,
-    /// The certificate that Redis is shown, and its key.
+    /// The client certificate for Redis, and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// Sentinels, and the name under which they know the master.
 #[derive(Clone, Default)]
 pub struct SentinelConfig {
-    /// `host` or `host:port`; an IPv6 address with a port stands in brackets.
+    /// `host` or `host:port`. An IPv6 address with a port is written in brackets.
     pub addresses: Vec<String>,
-    /// As in their `sentinel monitor`.
+    /// The master's name, as in `sentinel monitor`.
     pub master: String,
-    /// At the Sentinels, which have logins of their own.
+    /// The login at the Sentinels, which is separate from Redis's.
     pub username: Option<String>,
-    /// Likewise.
     pub password: Option<String>,
 }
 
@@ -71,7 +69,8 @@ impl std::fmt::Debug for SentinelConfig {
 }
 
 impl RedisConfig {
-    /// What is wrong with it, as far as that can be seen without connecting; nothing of a login is in the text.
+    /// Fails with what is wrong with the configuration, as far as this is visible without
+    /// connecting. The text holds no part of a login.
     pub fn check(&self) -> Result<(), String> {
         let info = parse(&self.url)?;
         let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
@@ -90,12 +89,13 @@ fn parse(url: &str) -> Result<ConnectionInfo, String> {
         Err("it is no redis://, rediss:// or unix:// URL; special characters in a password must be percent-encoded there (or set redis.host and redis.password)".into())
     };
     let Some(parsed) = redis::parse_redis_url(url) else { return wrong() };
-    // A password with such a character ends the address early, and its rest lands elsewhere, the host with it.
+    // A password with one of these characters ends the address early. The rest of the URL,
+    // including the host, then lands in the fragment, query or path.
     let elsewhere = [parsed.fragment(), parsed.query(), Some(parsed.path())];
     if parsed.has_host() && elsewhere.into_iter().flatten().any(|part| part.contains('@')) {
         return wrong();
     }
-    // The library's texts name no part of the URL.
+    // The library's error texts contain no part of the URL.
     let info = url.into_connection_info().map_err(|error| error.to_string())?;
     match info.addr() {
         ConnectionAddr::TcpTls { insecure: true, .. } => Err("#insecure is not supported: set redis.ca_file".into()),
@@ -103,7 +103,6 @@ fn parse(url: &str) -> Result<ConnectionInfo, String> {
     }
 }
 
-/// Of a Sentinel.
 fn host_and_port(address: &str) -> Result<(String, u16), String> {
     let wrong = || format!("{address:?} is no host or host:port");
     let (host, port) = match address.strip_prefix('[') {
@@ -111,7 +110,7 @@ fn host_and_port(address: &str) -> Result<(String, u16), String> {
             let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;
             (host, rest.strip_prefix(':').or((!rest.is_empty()).then_some("-")))
         }
-        // More than one colon: an IPv6 address without a port.
+        // More than one colon means an IPv6 address without a port.
         None if address.matches(':').count() > 1 => (address, None),
         None => address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port))),
     };
@@ -119,14 +118,14 @@ fn host_and_port(address: &str) -> Result<(String, u16), String> {
     if host.is_empty() || host.contains(['/', '@', ' ']) { Err(wrong()) } else { Ok((host.to_owned(), port)) }
 }
 
-/// Gives a client of the server that serves now.
 pub(crate) enum Access {
     Direct(Box<Client>),
     Sentinel(Box<Mutex<SentinelClient>>),
 }
 
 impl Access {
-    /// Whether the one server is asked over TLS; with Sentinels, others are asked first.
+    /// Whether a direct connection uses TLS. False with Sentinels, because the Sentinels are asked
+    /// first.
     pub(crate) fn is_tls(&self) -> bool {
         matches!(self, Self::Direct(client) if matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. }))
     }
@@ -176,7 +175,8 @@ impl Access {
         Ok(Self::Sentinel(Box::new(Mutex::new(builder.build()?))))
     }
 
-    /// Asks the Sentinels, if there are any, and the server whether it is the master.
+    /// Asks the Sentinels, if there are any, for the master, and asks that server whether it is
+    /// one.
     pub(crate) async fn client(&self) -> RedisResult<Client> {
         match self {
             Self::Direct(client) => Ok(Client::clone(client)),
@@ -208,12 +208,13 @@ impl TlsFiles {
     }
 }
 
-/// As PEM; those in `SSL_CERT_FILE` and `SSL_CERT_DIR` where these are set. The library would take a list that was compiled in, since
-/// bullmq-official asks it to.
+/// The system's certificates as PEM; those in `SSL_CERT_FILE` and `SSL_CERT_DIR` where these are
+/// set. Without this, the redis library would use a compiled-in list, because bullmq-official
+/// enables that feature.
 fn trusted_by_the_system() -> Vec<u8> {
     let mut pem = String::new();
     for certificate in rustls_native_certs::load_native_certs().certs {
-        // One that cannot be read must not spoil the others.
+        // One unreadable certificate must not invalidate the others.
         if rustls::RootCertStore::empty().add(certificate.clone()).is_ok() {
             let text = base64::engine::general_purpose::STANDARD.encode(certificate);
             pem += &format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");

@@ -1,20 +1,20 @@
-//! Adding jobs, by BullMQ's own scripts, so that options, trace and data arrive exactly as they were given.
+//! Adds jobs with BullMQ's own scripts, so that options, trace and data arrive exactly as given.
 
 use patchbay_model::job::NewJob;
 use patchbay_model::{JobId, QueueName};
 
 use crate::addition::{Addition, addition, script_for};
 use crate::job_rules::check;
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
-impl Queues {
-    /// Adds jobs; each queue's all or none, queues in order. What they leave out comes from the manifests ([`Queues::set_defaults`]).
-    /// Refused while Redis is nearly full.
+impl Broker {
+    /// Adds jobs, queue by queue: all jobs of one queue or none. Options that a job leaves out come
+    /// from the manifests ([`Broker::set_defaults`]). Refused while Redis is nearly full.
     pub async fn add(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>, QueueError> {
         self.memory.refuse_when_full().await?;
         let mut by_queue: Vec<(QueueName, Vec<(usize, Addition)>)> = Vec::new();
         let mut ids: Vec<Option<JobId>> = vec![None; jobs.len()];
-        // All are checked before the first one is added.
+        // All jobs are checked before the first one is added.
         for (place, mut job) in jobs.into_iter().enumerate() {
             self.fill(&mut job);
             let addition = (place, self.addition(&job)?);
@@ -32,7 +32,7 @@ impl Queues {
         ids.into_iter().map(|id| id.ok_or_else(|| QueueError::Invalid("BullMQ gave no id".into()))).collect()
     }
 
-    /// Whether [`Queues::add`] would take them, for jobs that are added later.
+    /// Whether [`Broker::add`] would accept these jobs. For jobs that are added later.
     pub fn check(&self, jobs: &[NewJob]) -> Result<(), QueueError> {
         for job in jobs {
             let mut job = job.clone();

@@ -1,4 +1,5 @@
-//! The call that adds one job: which of BullMQ's scripts, with which keys and options, and what its answer means.
+//! Builds the call that adds one job: the BullMQ script, its keys and options, and how to read its
+//! reply.
 
 use bullmq::QueueKeys;
 use patchbay_model::job::NewJob;
@@ -9,26 +10,24 @@ use serde_json::Value;
 use crate::scripts::{self, Call};
 use crate::{QueueError, opts};
 
-/// A job to be added.
 pub(crate) struct Addition {
     pub(crate) call: Call,
     pub(crate) queue: QueueName,
-    /// Its own; else BullMQ counts.
+    /// The job's own id; without one, BullMQ's counter assigns it.
     pub(crate) id: Option<JobId>,
-    /// Key of its de-duplication.
+    /// The Redis key of the job's de-duplication.
     pub(crate) deduplication: Option<String>,
 }
 
-/// A job's parent in a flow.
 pub(crate) struct Parent {
-    /// `prefix:queue`
+    /// Format: `prefix:queue`.
     pub(crate) queue_key: String,
     pub(crate) id: JobId,
-    /// BullMQ's short option names of what the child's failure means.
+    /// BullMQ's short option name for what the child's failure does to the parent.
     pub(crate) on_failure: Option<&'static str>,
 }
 
-/// With a call of one of the scripts that add a job.
+/// `script` must be one of the scripts that add a job.
 pub(crate) fn addition(
     script: &'static Script,
     script_keys: &[String],
@@ -50,7 +49,8 @@ pub(crate) fn addition(
         }
         described
     });
-    // Prefix, id, name, time, three for a parent, scheduler, de-duplication; and whether more of a flow follows.
+    // Order: prefix, id, name, time, three fields for a parent, scheduler, de-duplication, and
+    // whether more jobs of a flow follow.
     let head = (
         keys.key_prefix(),
         id.as_ref().map_or("", JobId::as_str),
@@ -104,7 +104,7 @@ pub(crate) fn script_for(job: &NewJob, keys: &QueueKeys) -> (&'static Script, Ve
     }
 }
 
-/// The id that BullMQ answers with, or why it has refused the job.
+/// The id that BullMQ returns, or why it refused the job.
 pub(crate) fn id_of_reply(reply: redis::Value) -> Result<JobId, QueueError> {
     if let redis::Value::Int(code) = reply
         && code < 0

@@ -1,5 +1,6 @@
-//! Writing jobs all or none. Redis does not roll a transaction back when a script stops in the middle of it, so the types of all keys are
-//! looked at before, and what a failed batch has written all the same is taken away again.
+//! Writes several jobs: all or none. Redis does not roll a transaction back when a script fails in
+//! the middle of it. So the types of all keys are checked first, and whatever a failed batch has
+//! written is removed again.
 
 use patchbay_model::{JobId, QueueName};
 use redis::{RedisResult, Value};
@@ -10,19 +11,19 @@ use crate::damage::{read, shape, take_away};
 use crate::removal::removal;
 use crate::scripts::{self, Call};
 use crate::transaction::transaction;
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
-/// A job that is there because of us.
+/// A job that this batch created.
 type Written = (QueueName, JobId);
 
-impl Queues {
-    /// All or none; then `releases`. Parents come before their children.
+impl Broker {
+    /// Adds all jobs or none, then runs `releases`. Parents come before their children.
     pub(crate) async fn add_all(&self, additions: &[Addition], releases: &[Call]) -> Result<Vec<JobId>, QueueError> {
         let calls: Vec<&Call> = additions.iter().map(|addition| &addition.call).chain(releases).collect();
         let mut connection = self.connection.get();
         if let [_, _, ..] = calls[..] {
             self.check_types(&self.shape_of(additions)).await?;
-            // In a transaction, a script that Redis does not know cannot be sent after all.
+            // Inside a transaction, a script that Redis does not know cannot be loaded and retried.
             let mut loaded: Vec<&Call> = Vec::new();
             for call in &calls {
                 if !loaded.iter().any(|known| known.is_same_script(call)) {
@@ -53,7 +54,8 @@ impl Queues {
         Ok(ids)
     }
 
-    /// One transaction. Beside the scripts' replies it gives the jobs that were not there before.
+    /// Runs one transaction. Besides the scripts' replies, returns the jobs that did not exist
+    /// before.
     async fn write(
         &self,
         additions: &[Addition],
@@ -86,7 +88,7 @@ impl Queues {
                 written.push((queue.clone(), id.clone()));
             }
         }
-        // Within a transaction, nobody else counts.
+        // Inside a transaction nobody else increments the counter.
         for ((queue, before), after) in queues.into_iter().zip(replies).zip(after) {
             if let (Ok(before), Ok(Some(after))) = (read::<Option<u64>>(before)?, read::<Option<u64>>(after)?) {
                 let counted = before.unwrap_or(0) + 1..=after;
@@ -96,7 +98,8 @@ impl Queues {
         Ok((answers, written))
     }
 
-    /// Takes away what a batch has written before its error, which it gives back, with the damaged key where there is one.
+    /// Removes what a batch wrote before its error. Returns that error, with the damaged key if
+    /// there is one.
     async fn undo(&self, additions: &[Addition], written: Vec<Written>, error: QueueError) -> QueueError {
         let mut left = 0;
         for (queue, id) in &written {
@@ -118,11 +121,12 @@ impl Queues {
         }
     }
 
-    /// False when a worker has it already.
+    /// Removes the job; false if a worker already has it.
     async fn take_back(&self, queue: &QueueName, id: &JobId) -> Result<bool, QueueError> {
         let keys = self.keys(queue);
         match removal(&keys, id).invoke::<i64>(&mut self.connection.get()).await.map_err(QueueError::from) {
-            // Data that stops the script, or a full Redis, which lets it remove and not tell of it.
+            // Either damaged data stops the script, or Redis is full: then the script can remove
+            // the job but not write the event about it.
             Err(QueueError::Damaged { .. } | QueueError::MemoryFull(_)) => {
                 let taken = transaction::<Value>(self.connection.get(), |pipe| {
                     pipe.ignore_errors();
@@ -135,7 +139,7 @@ impl Queues {
         }
     }
 
-    /// Every key that adding these touches, and what BullMQ keeps there.
+    /// Every key that adding these jobs touches, with the type that BullMQ stores there.
     fn shape_of(&self, additions: &[Addition]) -> Vec<(String, &'static str)> {
         let mut all: Vec<_> = queues(additions).into_iter().flat_map(|queue| shape(&self.keys(queue))).collect();
         for addition in additions {

@@ -1,21 +1,24 @@
-//! Redis's time, for all that Redis orders: delays, locks, ticks, ages. This machine's clock may be wrong, and may jump.
+//! Redis's time, used for everything that Redis orders: delays, locks, ticks, ages. This machine's
+//! clock may be wrong, and may jump.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// What two clocks may drift apart, as a share of the time between two looks: ten times what quartz does.
+use parking_lot::Mutex;
+
+/// Assumed drift between two clocks: one part in this many of the time since the last check. Ten
+/// times the drift of a quartz clock.
 const DRIFT: u32 = 2_000;
 
-/// Goes on by itself between two looks at Redis's.
+/// Runs on its own between two checks of Redis's clock.
 #[derive(Debug, Default)]
 pub(crate) struct Clock(Mutex<Option<Look>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Look {
     at: Instant,
-    /// Redis's, since 1970.
+    /// Redis's time since 1970.
     time: Duration,
-    /// Half the round trip: the answer was made at an unknown point of it.
+    /// Half the round trip, because the reply was made at an unknown moment of it.
     error: Duration,
 }
 
@@ -30,25 +33,26 @@ impl Look {
 }
 
 impl Clock {
-    /// Milliseconds since 1970; this machine's own until Redis was asked.
+    /// Unix milliseconds. Uses this machine's clock until Redis has been asked.
     pub(crate) fn now_ms(&self) -> u64 {
         let now = self.last().map_or_else(of_this_machine, |look| look.time_at(Instant::now()));
         u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// This machine's clock minus Redis's; absent until Redis was asked.
+    /// This machine's clock minus Redis's; `None` until Redis has been asked.
     pub(crate) fn skew_ms(&self) -> Option<i64> {
         self.last()?;
         let ours = i64::try_from(of_this_machine().as_millis()).ok()?;
         Some(ours.saturating_sub(i64::try_from(self.now_ms()).ok()?))
     }
 
-    /// Redis said so, in answer to a question of `asked`. A slow answer says little, and changes nothing unless it contradicts: after a
-    /// failover, or when Redis's clock was set.
+    /// Records that Redis answered `time` to a question sent at `asked`. A slow answer is imprecise
+    /// and is ignored unless it contradicts the known time, as after a failover or when Redis's
+    /// clock was set.
     pub(crate) fn note(&self, time: Duration, asked: Instant, answered: Instant) {
         let error = answered.saturating_duration_since(asked) / 2;
         let new = Look { at: answered, time: time + error, error };
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.0.lock();
         let keep = last.is_some_and(|old| {
             let apart = old.time_at(answered).abs_diff(new.time);
             old.error_at(answered) < error && apart <= old.error_at(answered) + error
@@ -59,7 +63,7 @@ impl Clock {
     }
 
     fn last(&self) -> Option<Look> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock()
     }
 }
 

@@ -1,15 +1,18 @@
-//! Our shared connection to Redis, replaced when it goes silent or its server serves no more.
+//! The shared connection to Redis. It is replaced when it goes silent or when its server no longer
+//! serves.
 //!
-//! The client library reconnects when a connection breaks, but neither when it merely stops answering, as behind a dead router, nor when
-//! its server becomes a replica, as at a failover behind one name: then every call would time out, or be refused, for as long as the
-//! system's TCP keeps the connection. So it is asked every second, by a write that changes nothing, by one task that ends with the last
-//! clone.
+//! The client library reconnects when a connection breaks. It does not when the connection merely
+//! stops answering (as behind a dead router), nor when its server becomes a replica (as in a
+//! failover behind one name). Then every call would time out or be refused for as long as the
+//! system's TCP keeps the connection. So one task checks it every second with a write that changes
+//! nothing; the task ends with the last clone.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{RedisResult, Value};
 use tokio::sync::watch;
@@ -19,54 +22,57 @@ use crate::access::{Access, RedisConfig};
 use crate::clock::Clock;
 use crate::{QueueError, Trouble, rights};
 
-/// A reply later than this is no reply: callers need an answer before their own limits.
+/// A later reply counts as none, because callers need an answer before their own time limits.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// A connection that does not answer for this long is silent. Redis answers in microseconds, and under load in milliseconds; below the
-/// time limit of health probes, so that they replace it, too.
+/// A connection that does not answer for this long is silent. Redis answers in microseconds, under
+/// load in milliseconds. The value is below the time limit of health probes, so that a probe
+/// replaces the connection too.
 const SILENCE_LIMIT: Duration = Duration::from_secs(1);
-/// Bounds how late silence, or a failover, is noticed…
+/// Interval of checks while Redis serves. Bounds how late a silent connection or a failover is
+/// noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// …and how late its end is.
+/// Interval of checks while Redis does not serve. Bounds how late the recovery is noticed.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
-/// Looks between two looks at what changes with an operator's hand only.
+/// How many checks pass between two surveys, which ask for what only an operator changes.
 const LOOKS_PER_SURVEY: u32 = 5;
 
-/// Looks at the rights of Redis's user, which is 80 commands each time, are as far apart.
+/// Interval at which the rights of Redis's user are checked, because one check sends 80 commands.
 const RIGHTS_EVERY: Duration = Duration::from_secs(10);
 
-/// More than NTP ever leaves: a host whose clock is further from Redis's takes no jobs.
+/// More than NTP ever leaves. A host takes no jobs while its clock differs more from Redis's.
 pub const MAX_CLOCK_SKEW_MS: u64 = 5_000;
 
-/// How this process stands with Redis.
+/// The state of this process's connection to Redis.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Why Redis cannot serve, or is not to be trusted with jobs.
+    /// Why Redis cannot serve, or must not be trusted with jobs.
     pub trouble: Option<Trouble>,
-    /// Our clock minus Redis's, milliseconds; absent until it was asked.
+    /// This machine's clock minus Redis's, in milliseconds; `None` until Redis has been asked.
     pub skew_ms: Option<i64>,
-    /// Of the last look; absent where there was no answer.
+    /// Duration of the last check; `None` if there was no answer.
     pub round_trip: Option<Duration>,
 }
 
 impl Standing {
-    /// Whether Redis takes what it is given.
+    /// Whether Redis accepts commands.
     pub fn serves(&self) -> bool {
         self.trouble.as_ref().is_none_or(Trouble::serves)
     }
 
-    /// Whether our clock is so wrong that this process takes no jobs.
+    /// Whether this machine's clock is so wrong that this process takes no jobs.
     pub fn is_skewed(&self) -> bool {
         self.skew_ms.is_some_and(|skew| skew.unsigned_abs() > MAX_CLOCK_SKEW_MS)
     }
 
-    /// Whether workers take jobs. When Redis is away they ask themselves, which tells them sooner that it is back.
+    /// Whether workers take jobs. They also do while Redis is away, because their own requests
+    /// notice its return sooner.
     pub(crate) fn takes_jobs(&self) -> bool {
         (self.serves() || self.trouble == Some(Trouble::Away)) && !self.is_skewed()
     }
 }
 
-/// Cheap to clone; all clones share the connection.
+/// Cheap to clone. All clones share the connection.
 #[derive(Clone)]
 pub(crate) struct Connection(Arc<Shared>);
 
@@ -74,15 +80,13 @@ struct Shared {
     access: Access,
     config: RedisConfig,
     current: ArcSwap<Live>,
-    /// How often it was replaced.
     replaced: watch::Sender<u64>,
     standing: watch::Sender<Standing>,
     clock: Clock,
-    /// Never written.
+    /// This key is never written.
     probe_key: String,
-    /// As last surveyed.
     unfit: Mutex<Option<Trouble>>,
-    /// When the rights of Redis's user were looked at last, and the essential ones among those that it lacked.
+    /// When the rights of Redis's user were last checked, and which essential ones were missing.
     rights: tokio::sync::Mutex<(Option<Instant>, Option<Trouble>)>,
     looks: AtomicU32,
     replacing: tokio::sync::Mutex<()>,
@@ -94,7 +98,8 @@ struct Live {
 }
 
 impl Connection {
-    /// Fails when there is no connection; one to a server that cannot serve is kept, and watched.
+    /// Fails when there is no connection. A connection to a server that cannot serve is kept and
+    /// watched.
     pub(crate) async fn open(config: &RedisConfig) -> Result<Self, QueueError> {
         let access = Access::new(config).map_err(|error| QueueError::Invalid(error.to_string()))?;
         let current = ArcSwap::from_pointee(connect(&access).await?);
@@ -117,22 +122,22 @@ impl Connection {
         Ok(connection)
     }
 
-    /// To send commands over.
     pub(crate) fn get(&self) -> ConnectionManager {
         self.0.current.load().manager.clone()
     }
 
-    /// For connections of one's own, to the server that serves now.
+    /// A client for separate connections to the current server.
     pub(crate) fn client(&self) -> redis::Client {
         self.0.current.load().client.clone()
     }
 
-    /// Tells when it was replaced: other connections of the same age are as silent, or lead to the same replica.
+    /// Notifies when the connection was replaced: other connections of the same age are as silent,
+    /// or lead to the same replica.
     pub(crate) fn replacements(&self) -> watch::Receiver<u64> {
         self.0.replaced.subscribe()
     }
 
-    /// Tells when workers may take jobs, or may not any more.
+    /// Notifies when workers may start or must stop taking jobs.
     pub(crate) fn standings(&self) -> watch::Receiver<Standing> {
         self.0.standing.subscribe()
     }
@@ -141,27 +146,27 @@ impl Connection {
         self.0.standing.borrow().takes_jobs()
     }
 
-    /// Milliseconds since 1970 by Redis's clock.
+    /// Unix milliseconds by Redis's clock.
     pub(crate) fn now_ms(&self) -> u64 {
         self.0.clock.now_ms()
     }
 
-    /// Only a round trip: see [`Connection::look`].
+    /// Does a round trip only, unlike [`Connection::look`].
     pub(crate) async fn ping(&self) -> Result<Duration, QueueError> {
         self.ask(&self.get()).await
     }
 
-    /// A round trip. When the server serves no more, or there is no answer, the connection is replaced: the next commands go over a
-    /// fresh one.
+    /// Does a round trip. If there is no answer or the server no longer serves, the connection is
+    /// replaced, and the next commands use the new one.
     pub(crate) async fn look(&self) -> Standing {
         let asked = self.ask_or_replace().await;
         if self.0.looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOKS_PER_SURVEY) && asked.is_ok() {
             self.survey().await;
         }
-        let unfit = self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unfit = self.0.unfit.lock().clone();
         let (round_trip, trouble) = match asked {
             Ok(round_trip) => (Some(round_trip), unfit),
-            // What kind of server it is says more than what it refuses.
+            // The kind of server explains more than the command that it refused.
             Err(error) => (
                 None,
                 unfit
@@ -189,7 +194,8 @@ impl Connection {
         }
         let fresh = connect(&self.0.access).await?;
         let asked = self.ask(&fresh.manager).await;
-        // Between two that cannot serve, the one at hand: nothing is gained by breaking what still waits on it.
+        // If neither server can serve, keep the present connection: breaking the calls that wait on
+        // it gains nothing.
         if asked.is_ok() || matches!(error, QueueError::Unavailable(_)) {
             warn!(%error, "reconnected to Redis");
             self.0.current.store(Arc::new(fresh));
@@ -199,7 +205,8 @@ impl Connection {
         asked
     }
 
-    /// Whether it takes writes: a write of nothing, which a full Redis takes, too.
+    /// Checks whether Redis accepts writes, with a write that changes nothing. A full Redis accepts
+    /// it too.
     async fn ask(&self, connection: &ConnectionManager) -> Result<Duration, QueueError> {
         let mut pipe = redis::pipe();
         pipe.ignore_errors().cmd("TIME").del(&self.0.probe_key);
@@ -215,7 +222,8 @@ impl Connection {
         Ok(answered.saturating_duration_since(asked))
     }
 
-    /// What kind of server it is, and whether it may delete what it is given. Who may not ask does not know.
+    /// Checks what kind of server it is and whether it may evict keys. If `INFO` is not permitted,
+    /// both stay unknown.
     async fn survey(&self) {
         let command = redis::cmd("INFO");
         let mut connection = self.get();
@@ -231,10 +239,10 @@ impl Connection {
             Some(unfit) if !unfit.serves() => Some(unfit),
             unfit => self.lacking_rights().await.or(unfit),
         };
-        *self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner) = unfit;
+        *self.0.unfit.lock() = unfit;
     }
 
-    /// Looked at anew from time to time, and at each survey as long as one is missing.
+    /// Checks the rights at intervals, and at each survey while one is missing.
     async fn lacking_rights(&self) -> Option<Trouble> {
         let mut known = self.0.rights.lock().await;
         let (looked_at, lacking) = &*known;
@@ -243,7 +251,7 @@ impl Connection {
         }
         let client = self.client();
         let looked = tokio::time::timeout(SILENCE_LIMIT, rights::missing(&client, &self.0.config)).await;
-        // Who got no answer knows as much as before.
+        // Without an answer, the last known result stays.
         if let Ok(Ok(missing)) = looked {
             let essential = missing.iter().filter(|right| right.is_essential()).map(ToString::to_string);
             let essential = essential.collect::<Vec<_>>().join(" ");
@@ -252,7 +260,7 @@ impl Connection {
         known.1.clone()
     }
 
-    /// Wakes workers and tells the log when something has changed that matters.
+    /// Wakes the workers and writes to the log when something relevant has changed.
     fn note(&self, now: Standing) {
         self.0.standing.send_if_modified(|known| {
             let (takes, trouble) = (known.takes_jobs() != now.takes_jobs(), known.trouble != now.trouble);
@@ -277,7 +285,8 @@ impl Connection {
     }
 }
 
-/// From `INFO`. Other fields of a cluster or a Sentinel are as those of any server.
+/// Reads the reply of `INFO`. Other fields of a cluster or a Sentinel look like those of any
+/// server.
 fn unfit(info: &str) -> Option<Trouble> {
     let field = |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
     match field("redis_mode") {
@@ -285,7 +294,7 @@ fn unfit(info: &str) -> Option<Trouble> {
         Some("sentinel") => return Some(Trouble::Sentinel),
         _ => {}
     }
-    // Without a limit nothing is ever evicted.
+    // Without a memory limit, Redis evicts nothing.
     let has_limit = field("maxmemory").is_some_and(|limit| limit != "0");
     let policy = field("maxmemory_policy").filter(|policy| has_limit && *policy != "noeviction")?;
     Some(Trouble::Evicts(policy.to_owned()))
@@ -293,7 +302,7 @@ fn unfit(info: &str) -> Option<Trouble> {
 
 async fn keep_looking(shared: Weak<Shared>) {
     while let Some(shared) = shared.upgrade() {
-        // Whoever needs the connection meets the error, too.
+        // The error is not handled here: every user of the connection meets it too.
         let serves = Connection(shared).look().await.serves();
         tokio::time::sleep(if serves { LOOK_EVERY } else { LOOK_AGAIN }).await;
     }
@@ -307,7 +316,7 @@ async fn connect(access: &Access) -> Result<Live, QueueError> {
         .set_max_delay(Duration::from_millis(500));
     let client = access.client().await?;
     let connecting = ConnectionManager::new_with_config(client.clone(), config);
-    // A server that speaks no TLS waits for the end of a first line that never comes.
+    // A server without TLS keeps waiting for the end of a line and never answers the handshake.
     let is_tls = access.is_tls();
     let unanswered = move |elapsed| if is_tls { no_tls() } else { silent(elapsed) };
     let manager = tokio::time::timeout(CONNECT_LIMIT, connecting).await.map_err(unanswered)??;

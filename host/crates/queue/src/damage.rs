@@ -1,13 +1,15 @@
-//! What somebody else has left in Redis where BullMQ keeps something else: read as far as it can be read, found and named, taken away.
+//! Damaged data: keys where another program has written something that is not BullMQ's. Reads what
+//! is readable, names the damage and removes it.
 
 use bullmq::QueueKeys;
 use patchbay_model::QueueName;
 use redis::{FromRedisValue, RedisResult, Value};
 use serde::Serialize;
 
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
-/// One reply of a pipeline that goes on after errors: its value, or what is wrong with the data. Fails when Redis cannot serve us at all.
+/// Reads one reply of a pipeline that continues after errors: its value, or what is wrong with the
+/// data. Fails when Redis cannot serve at all.
 pub(crate) fn read<T: FromRedisValue>(reply: RedisResult<Value>) -> Result<Result<T, String>, QueueError> {
     let value = reply.and_then(|value| Ok(redis::from_redis_value(value)?));
     match value.map_err(QueueError::from) {
@@ -17,12 +19,12 @@ pub(crate) fn read<T: FromRedisValue>(reply: RedisResult<Value>) -> Result<Resul
     }
 }
 
-/// Text in Redis is whatever its writer wrote; bytes that are no UTF-8 are shown as such.
+/// Text from Redis may be anything that its writer wrote. Invalid UTF-8 is replaced.
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A queue's keys, each with the type that BullMQ gives it.
+/// A queue's keys, each with the type that BullMQ stores there.
 pub(crate) fn shape(keys: &QueueKeys) -> Vec<(String, &'static str)> {
     vec![
         (keys.meta(), "hash"),
@@ -45,24 +47,24 @@ pub(crate) fn shape(keys: &QueueKeys) -> Vec<(String, &'static str)> {
     ]
 }
 
-/// One of a queue's own keys at which something else stands.
+/// One of a queue's own keys that holds a value of another program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TakenKey {
-    /// The whole key in Redis.
+    /// The full key in Redis.
     pub key: String,
-    /// What stands behind the queue's name: `failed`, for example.
+    /// The part of the key behind the queue's name, for example `failed`.
     pub name: String,
-    /// The type that BullMQ needs there.
+    /// The type that BullMQ needs.
     pub wanted: &'static str,
-    /// The type that is there.
+    /// The type that Redis has.
     pub found: String,
-    /// Whether it is a job, which was added under that id.
+    /// Whether the value is a job that was added under that id.
     pub is_job: bool,
 }
 
-impl Queues {
-    /// The queues' own keys at which something else stands, for each queue. One round trip.
+impl Broker {
+    /// For each queue, its own keys that hold another program's value. One round trip.
     pub async fn taken_keys(&self, queues: &[QueueName]) -> Result<Vec<Vec<TakenKey>>, QueueError> {
         let shapes: Vec<_> = queues.iter().map(|queue| (self.keys(queue), shape(&self.keys(queue)))).collect();
         let mut pipe = redis::pipe();
@@ -94,7 +96,7 @@ impl Queues {
         Ok(all)
     }
 
-    /// Fails with the first key that is of another type than it should be; absent ones are right. One round trip.
+    /// Fails with the first key of a wrong type; absent keys are right. One round trip.
     pub(crate) async fn check_types(&self, shape: &[(String, &'static str)]) -> Result<(), QueueError> {
         let mut pipe = redis::pipe();
         for (key, _) in shape {
@@ -111,8 +113,9 @@ impl Queues {
     }
 }
 
-/// Takes a job out of every list and set, and its keys unless its name is taken by something that is no job. For jobs at which BullMQ's
-/// own script stops; in a pipeline that goes on after errors.
+/// Removes a job from every list and set. Deletes its keys too if `with_keys` is set, which must
+/// not be when the job's name is a key of something that is no job. For jobs at which BullMQ's own
+/// script fails; use it in a pipeline that continues after errors.
 pub(crate) fn take_away(pipe: &mut redis::Pipeline, keys: &QueueKeys, id: &[u8], with_keys: bool) {
     for list in [keys.wait(), keys.paused(), keys.active()] {
         pipe.lrem(list, 0, id);

@@ -1,8 +1,8 @@
-//! Erasing jobs from Redis: the job, one that de-duplication keeps, the copies for undoing, what a flow's parent was told, events, and what
-//! plugins keep.
+//! Erases jobs from Redis: the job itself, a job that de-duplication keeps, copies for undoing,
+//! results stored at a flow's parent, events, and what plugins store.
 //!
-//! Jobs leave by upstream's script for removing. What is left of them elsewhere is found by looking at all of it: for a person's request, not
-//! for every day.
+//! Jobs are removed by BullMQ's own script. Other traces are found by a full scan, which is meant
+//! for erasing a person, not for daily use.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -15,16 +15,17 @@ use redis::streams::StreamRangeReply;
 use redis::{RedisResult, Script, Value};
 
 use crate::damage::{read, text};
-use crate::{JobView, QueueError, Queues, Start, streams};
+use crate::{Broker, JobView, QueueError, Start, streams};
 
-/// Jobs per round trip: each has up to 1 MiB of data.
+/// Jobs per round trip. Each has up to 1 MiB of data.
 const PAGE: u64 = 25;
-/// Keys, or entries of a stream, per round trip.
+/// Keys, or stream entries, per round trip.
 const KEYS: usize = 200;
-/// What stands in place of what a parent was told.
+/// Replaces the failure reasons of children that a parent stores.
 const ERASED: &str = "(erased)";
 
-/// States, those first that jobs leave: one that moves on meanwhile is met again.
+/// Jobs leave the first states for the later ones, so a job that moves on during the scan is met
+/// again.
 const STATES: [JobState; 7] = [
     JobState::Waiting,
     JobState::Prioritized,
@@ -35,8 +36,8 @@ const STATES: [JobState; 7] = [
     JobState::Failed,
 ];
 
-/// Takes results of children, or the reasons of their failures, out of what their parent was told. `KEYS`: the parent's results or failures.
-/// `ARGV`: what takes their place, and the children's keys.
+/// Replaces results of children, or the reasons of their failures, in what their parent stores.
+/// `KEYS`: the parent's results or failures. `ARGV`: the replacement, then the children's keys.
 static FORGET_TOLD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"local found = 0
@@ -50,7 +51,8 @@ static FORGET_TOLD: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Forgets a job that de-duplication keeps, unless another one has taken its place. `KEYS`: where it is kept. `ARGV`: its data.
+/// Deletes a job that de-duplication keeps, unless another job has taken its place. `KEYS`: where
+/// it is kept. `ARGV`: its data.
 static FORGET_KEPT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"if redis.call("HGET", KEYS[1], "data") ~= ARGV[1] then
@@ -60,75 +62,73 @@ static FORGET_KEPT: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// A job in Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located {
-    /// Which.
     pub key: JobKey,
-    /// Where it is.
     pub state: JobState,
-    /// The next tick of this schedule, which makes it again as often as it is removed.
+    /// The schedule, if this job is its next tick. The schedule makes the job again each time it is
+    /// removed.
     pub schedule: Option<String>,
 }
 
-/// What became of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Erasing {
-    /// It is gone, now or before.
+pub enum EraseOutcome {
+    /// It is gone, removed now or earlier.
     Gone,
     /// A worker has it.
     Runs,
-    /// It is still to run.
+    /// It has not run yet.
     Unfinished(JobState),
     /// It is the next tick of a schedule.
     OfSchedule,
 }
 
-/// A copy that a removal has left for being undone.
+/// A copy that a bulk removal keeps so that it can be undone.
 #[derive(Debug, Clone)]
 pub struct Copy {
-    /// The bulk operation.
     pub bulk: i64,
-    /// `queue:id`
+    /// Format: `queue:id`.
     pub job: String,
-    /// When it was made, Unix milliseconds.
+    /// When the job was created, Unix milliseconds.
     pub created_ms: Option<u64>,
     key: Vec<u8>,
     data: String,
 }
 
 impl Copy {
-    /// Whether its job has one of these values there.
+    /// Whether the job's data has one of these values at `path`.
     pub fn has(&self, path: &DataPath, values: &[String]) -> bool {
         path.holds(&self.data, values)
     }
 }
 
-/// A job that de-duplication keeps until the one that runs has ended (`keepLastIfActive`): BullMQ makes a job of it then.
+/// A job that de-duplication keeps until the running one has ended (`keepLastIfActive`). BullMQ
+/// adds it then.
 #[derive(Debug, Clone)]
 pub struct Deduplicated {
-    /// The id that it will have.
+    /// The id that the job will get.
     pub id: String,
     key: Vec<u8>,
     data: Vec<u8>,
 }
 
 impl Deduplicated {
-    /// Whether it has one of these values there.
+    /// Whether the job's data has one of these values at `path`.
     pub fn has(&self, path: &DataPath, values: &[String]) -> bool {
         path.holds(&text(&self.data), values)
     }
 }
 
-/// Whether a job has said one of the values, as a flow's parent does with what its children told it.
+/// Whether progress, result, failure or stack traces of the job contain one of the values. A flow's
+/// parent may contain its children's.
 fn says(job: &JobView, mask: &Mask) -> bool {
     let mut texts = job.progress.iter().chain(&job.return_value).chain(&job.failed_reason).chain(&job.stacktrace);
     !mask.is_empty() && texts.any(|text| mask.finds(text))
 }
 
-impl Queues {
-    /// Jobs of a queue with one of these values in their data, or with one that the mask finds in what they said; and whether all were looked
-    /// at by then.
+impl Broker {
+    /// Jobs of a queue that have one of these values in their data, or whose output contains one
+    /// that the mask finds. The flag is false if `until` passed before all jobs were read.
     pub async fn jobs_with(
         &self,
         queue: &QueueName,
@@ -163,7 +163,7 @@ impl Queues {
         Ok((found, true))
     }
 
-    /// One job by its name, as [`Queues::jobs_with`] gives it.
+    /// One job by its id, in the form of [`Broker::jobs_with`].
     pub async fn locate(&self, queue: &QueueName, id: &JobId) -> Result<Option<Located>, QueueError> {
         let Some(job) = self.job(queue, id).await? else { return Ok(None) };
         let created_ms = job.timestamp.unwrap_or(0);
@@ -172,33 +172,34 @@ impl Queues {
         Ok(Some(Located { key, state: job.state, schedule }))
     }
 
-    /// Takes a job out of Redis. One that is still to run only when that is meant.
-    pub async fn erase_job(&self, job: &JobKey, unfinished: bool) -> Result<Erasing, QueueError> {
+    /// Removes a job from Redis. A job that has not run yet is removed only if `unfinished` is set.
+    pub async fn erase_job(&self, job: &JobKey, unfinished: bool) -> Result<EraseOutcome, QueueError> {
         let Some(seen) = self.job(&job.queue, &job.id).await? else {
-            return Ok(Erasing::Gone);
+            return Ok(EraseOutcome::Gone);
         };
-        // Its id may be another job's by now. What has no time is no whole job, and is meant by its name.
+        // Another job may have this id by now. A hash without a timestamp is no complete job and is
+        // removed by its id alone.
         if seen.timestamp.is_some_and(|created| created != job.created_ms) {
-            return Ok(Erasing::Gone);
+            return Ok(EraseOutcome::Gone);
         }
         match seen.state {
-            JobState::Active => return Ok(Erasing::Runs),
+            JobState::Active => return Ok(EraseOutcome::Runs),
             JobState::Completed | JobState::Failed | JobState::Unknown => {}
             _ if seen.removed_by.is_some() => {}
-            _ if seen.schedule_id.is_some() => return Ok(Erasing::OfSchedule),
-            state if !unfinished => return Ok(Erasing::Unfinished(state)),
+            _ if seen.schedule_id.is_some() => return Ok(EraseOutcome::OfSchedule),
+            state if !unfinished => return Ok(EraseOutcome::Unfinished(state)),
             _ => {}
         }
         match self.remove(&job.queue, &job.id).await {
             Ok(()) | Err(QueueError::NotFound { .. }) => {}
-            Err(QueueError::Running { .. }) => return Ok(Erasing::Runs),
-            Err(QueueError::Scheduled { .. }) => return Ok(Erasing::OfSchedule),
+            Err(QueueError::Running { .. }) => return Ok(EraseOutcome::Runs),
+            Err(QueueError::Scheduled { .. }) => return Ok(EraseOutcome::OfSchedule),
             Err(error) => return Err(error),
         }
-        Ok(Erasing::Gone)
+        Ok(EraseOutcome::Gone)
     }
 
-    /// Jobs of a queue that de-duplication keeps, in none of its states.
+    /// Jobs of a queue that de-duplication keeps. They are in none of the queue's states.
     pub async fn kept(&self, queue: &QueueName) -> Result<Vec<Deduplicated>, QueueError> {
         let prefix = self.keys(queue).job_key("dn:");
         let (mut found, mut cursor) = (Vec::new(), 0);
@@ -222,14 +223,16 @@ impl Queues {
         }
     }
 
-    /// Forgets one of [`Queues::kept`]; false when it has become a job, or another one has taken its place.
+    /// Deletes one of [`Broker::kept`]. False if it has become a job, or if another one has taken
+    /// its place.
     pub async fn forget_kept(&self, kept: &Deduplicated) -> Result<bool, QueueError> {
         let call = FORGET_KEPT.key(&kept.key).arg(&kept.data).invoke_async(&mut self.connection.get()).await;
         Ok(call.map(|deleted: i64| deleted > 0)?)
     }
 
-    /// What parents of any queue were told by these jobs, or with one of the values. Takes it out unless it is only asked for its number.
-    pub async fn erase_told(&self, jobs: &[JobKey], mask: &Mask, only_count: bool) -> Result<u64, QueueError> {
+    /// Counts what parents of any queue store about these jobs, or with one of the values. Also
+    /// erases it, unless `only_count` is set.
+    pub async fn erase_child_results(&self, jobs: &[JobKey], mask: &Mask, only_count: bool) -> Result<u64, QueueError> {
         let children: HashSet<String> = jobs.iter().map(|job| self.keys(&job.queue).job_key(job.id.as_str())).collect();
         let prefix = format!("{}:", self.prefix());
         let mut count = 0;
@@ -260,7 +263,7 @@ impl Queues {
         Ok(count)
     }
 
-    /// Copies of removed jobs that are meant.
+    /// Copies of removed jobs for which `is_meant` is true.
     pub async fn copies(&self, mut is_meant: impl FnMut(&Copy) -> bool + Send) -> Result<Vec<Copy>, QueueError> {
         let prefix = format!("{}:bulk:", self.config.own_prefix);
         let mut found = Vec::new();
@@ -291,7 +294,7 @@ impl Queues {
         }
     }
 
-    /// Deletes copies: their removal cannot be undone any more.
+    /// Deletes copies. Their removal can no longer be undone.
     pub async fn delete_copies(&self, copies: &[Copy]) -> Result<(), QueueError> {
         for copy in copies {
             let logs = [&copy.key[..], b":logs"].concat();
@@ -300,10 +303,10 @@ impl Queues {
         Ok(())
     }
 
-    /// Keys of plugins' key-value spaces that were made for one of these jobs (they carry its idempotency key) or hold one of the values.
-    /// Not those of jobs that are spared: they keep such a job from doing twice what it has done. Deletes them unless it is only asked for
-    /// their number.
-    pub async fn erase_kept(
+    /// Counts keys of plugins' key-value spaces that were made for one of these jobs (they contain
+    /// its idempotency key) or hold one of the values. Also deletes them, unless `only_count` is
+    /// set. Skips keys of `spared` jobs, because they keep such a job from repeating its effects.
+    pub async fn erase_deduplication_data(
         &self,
         jobs: &HashSet<String>,
         spared: &HashSet<String>,
@@ -338,7 +341,8 @@ impl Queues {
         }
     }
 
-    /// Events of a queue about these jobs, or with one of the values. Deletes them unless it is only asked for their number.
+    /// Counts events of a queue about these jobs, or with one of the values. Also deletes them,
+    /// unless `only_count` is set.
     pub async fn erase_events(
         &self,
         queue: &QueueName,
@@ -353,14 +357,15 @@ impl Queues {
         self.erase_entries(&key, is_meant, only_count).await
     }
 
-    /// Entries that were set aside with one of the values, or of one of these jobs (as [`JobKey`] is written).
+    /// Like [`Broker::erase_events`], for set-aside entries. `jobs` are in the text form of
+    /// [`JobKey`].
     pub async fn erase_set_aside(
         &self,
         jobs: &HashSet<String>,
         mask: &Mask,
         only_count: bool,
     ) -> Result<u64, QueueError> {
-        let key = crate::attempts::aside(&self.attempts_key());
+        let key = crate::attempt_stream::aside(&self.attempts_key());
         let is_of_a_job = |record: &str| {
             let record: serde_json::Value = serde_json::from_str(record).unwrap_or_default();
             let part = |name: &str| record["job"][name].as_str().unwrap_or_default();
@@ -383,7 +388,7 @@ impl Queues {
             let mut command = redis::cmd("XRANGE");
             command.arg(key).arg(&from).arg("+").arg("COUNT").arg(KEYS);
             let reply: RedisResult<Value> = command.query_async(&mut self.connection.get()).await;
-            // What is no stream has no entries.
+            // A key that is no stream has no entries.
             let Ok(reply) = read::<Value>(reply)? else { return Ok(count) };
             let page: StreamRangeReply = streams::read(reply)?;
             let Some(last) = page.ids.last().map(|entry| entry.id.clone()) else { return Ok(count) };
@@ -406,7 +411,7 @@ impl Queues {
         }
     }
 
-    /// Schedulers of a queue whose jobs would have one of these values again.
+    /// Schedulers of a queue whose future jobs would have one of these values.
     pub async fn schedulers_with(
         &self,
         queue: &QueueName,
@@ -421,7 +426,7 @@ impl Queues {
         Ok(schedulers.into_iter().filter(|scheduler| of(&scheduler.data)).map(|scheduler| scheduler.id).collect())
     }
 
-    /// Keys of one kind that begin and end like this.
+    /// One `SCAN` step: keys of type `kind` that begin with `prefix` and end with `end`.
     async fn keys_at(
         &self,
         cursor: u64,

@@ -1,4 +1,4 @@
-//! What can go wrong with a queue, by what the caller does next.
+//! Errors of a queue, by what the caller does next.
 
 use patchbay_model::job::JobState;
 use patchbay_model::shell::word;
@@ -7,90 +7,67 @@ use redis::ErrorKind;
 use crate::transaction::is_full;
 use crate::trouble::{Trouble, said};
 
-/// Errors of this crate. The text is safe for clients: no URLs, no data.
+/// The text is safe for clients: it has no URLs and no data.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// Redis does not answer: try again.
     #[error("Redis does not answer")]
     Unavailable(#[source] redis::RedisError),
-    /// Redis answers and cannot serve, whatever is asked: try again once that is mended. Nothing was wrong with the request.
+    /// Redis answers but cannot serve any request: try again once that is repaired. The request
+    /// itself was right.
     #[error("{trouble}. {}", .trouble.next())]
     CannotServe {
-        /// Why.
         trouble: Trouble,
-        /// What Redis said.
         #[source]
         source: redis::RedisError,
     },
-    /// No such job: give up.
+    /// The job does not exist: give up.
     #[error("{} has no job {}", word(queue), word(id))]
-    NotFound {
-        /// The queue.
-        queue: String,
-        /// The job.
-        id: String,
-    },
-    /// The job is not in a state that allows this.
+    NotFound { queue: String, id: String },
+    /// The job's state does not allow this.
     #[error("the job is {state}; {rule}")]
-    WrongState {
-        /// Where it is.
-        state: JobState,
-        /// What the operation needs.
-        rule: &'static str,
-    },
-    /// It runs: wait, or kill it first.
+    WrongState { state: JobState, rule: &'static str },
+    /// The job runs: wait, or kill it first.
     #[error("job {} runs now: kill it first, or wait for its end", word(id))]
-    Running {
-        /// The job.
-        id: String,
-    },
-    /// A schedule made it, and counts on it.
+    Running { id: String },
+    /// A schedule made the job and depends on it.
     #[error("job {} is the next tick of a schedule: run the schedule now, or change or remove it instead", word(id))]
-    Scheduled {
-        /// The job.
-        id: String,
-    },
-    /// Nobody ended it in time.
+    Scheduled { id: String },
+    /// No worker ended the job in time.
     #[error("it still runs on {worker}, which is no Patchbay host or cannot be reached; end it there")]
-    NotKilled {
-        /// The worker's name.
-        worker: String,
-    },
+    NotKilled { worker: String },
     /// Jobs of the queue run: wait, or pause it first.
     #[error("{active} jobs of the queue run now: pause it and wait for their end, or kill them")]
-    Busy {
-        /// How many.
-        active: u64,
-    },
-    /// The caller's mistake.
+    Busy { active: u64 },
     #[error("{0}")]
     Invalid(String),
-    /// Redis is nearly full; running jobs still settle, new ones are refused.
+    /// Redis is nearly full. Running jobs still settle; new ones are refused.
     #[error("{0}")]
     MemoryFull(String),
-    /// What Redis holds is not as BullMQ keeps it: somebody else wrote there. Trying again does not help.
+    /// Redis holds data that is not in BullMQ's format, because another program wrote it. Trying
+    /// again does not help.
     #[error(
         "what Redis holds is damaged: {what}; it stays so until somebody repairs or removes it (patchbay queue list names damaged queues)"
     )]
     Damaged {
-        /// What is wrong, and where that is known.
+        /// What is wrong and, if known, where.
         what: String,
-        /// What Redis said; absent when we saw it ourselves.
+        /// Redis's error; absent if the host found the damage itself.
         #[source]
         source: Option<redis::RedisError>,
     },
-    /// BullMQ's script refused.
     #[error("BullMQ refused")]
     BullMq(#[source] bullmq::Error),
 }
 
 impl QueueError {
-    /// Whether it passes, or can be mended, outside of what was asked: the same may be asked again.
+    /// Whether the cause is outside of the request and passes or can be repaired. The same request
+    /// may then be sent again.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::CannotServe { .. } | Self::MemoryFull(_))
     }
 
-    /// What is the case with Redis, where that is why.
+    /// The trouble of Redis, if that is the cause.
     pub(crate) fn trouble(&self) -> Option<Trouble> {
         match self {
             Self::Unavailable(_) => Some(Trouble::Away),
@@ -110,7 +87,7 @@ impl QueueError {
 
 impl From<redis::RedisError> for QueueError {
     fn from(error: redis::RedisError) -> Self {
-        // Of a pipeline, the first one tells.
+        // Of the errors of a pipeline, the first one is the cause.
         if let Some((_, first)) = error.clone().into_server_errors().as_deref().and_then(<[_]>::first) {
             let (code, detail) = (first.code(), first.details().unwrap_or_default());
             if is_full(&error) {
@@ -119,7 +96,8 @@ impl From<redis::RedisError> for QueueError {
             if let Some(trouble) = Trouble::of_reply(code, detail) {
                 return Self::CannotServe { trouble, source: error };
             }
-            // The script is loaded and called again where it is called; here it was forgotten between the two.
+            // The caller loads an unknown script and calls it again. Here Redis forgot it between
+            // the two.
             if code == "NOSCRIPT" {
                 return Self::Unavailable(error);
             }
@@ -129,7 +107,7 @@ impl From<redis::RedisError> for QueueError {
             return Self::CannotServe { trouble, source: error };
         }
         match error.kind() {
-            // The text of such an error may quote the value.
+            // The text of such an error may quote the stored value.
             ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
                 Self::Damaged { what: "a value is not of the form that it should have".into(), source: Some(error) }
             }

@@ -1,7 +1,8 @@
-//! Adding a tree of jobs, as BullMQ's own flow producer does: one transaction, parents before their children, so that either the whole
-//! tree is there or nothing of it.
+//! Adds a tree of jobs as BullMQ's own flow producer does: in one transaction, parents before their
+//! children, so that either the whole tree exists or none of it.
 //!
-//! Every job of a tree has an id before it is written (a UUID where its producer gave none): its children name it.
+//! Every job of a tree gets an id before it is written (a UUID if its producer gave none), because
+//! its children refer to it.
 
 use patchbay_model::flow::{ChildFailure, Flow};
 use patchbay_model::{JobId, QueueName};
@@ -10,13 +11,14 @@ use uuid::Uuid;
 use crate::addition::{Addition, Parent, addition, script_for};
 use crate::job_rules;
 use crate::scripts::{self, Call};
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
-/// Bytes of all data of one tree: it is written in one transaction.
+/// Limit for all data of one tree, because it is written in one transaction.
 const MAX_FLOW_BYTES: usize = 16 << 20;
 
-impl Queues {
-    /// Adds a tree; all or nothing. Gives its jobs' places, parents before their children. Refused while Redis is nearly full.
+impl Broker {
+    /// Adds all jobs of a tree, or none. Returns queue and id of each, parents before their
+    /// children. Refused while Redis is nearly full.
     pub async fn add_flow(&self, mut flow: Flow) -> Result<Vec<(QueueName, JobId)>, QueueError> {
         self.memory.refuse_when_full().await?;
         flow.check().map_err(|error| QueueError::Invalid(error.to_string()))?;
@@ -38,15 +40,16 @@ impl Queues {
 }
 
 struct Tree<'a> {
-    queues: &'a Queues,
+    queues: &'a Broker,
     additions: Vec<Addition>,
-    /// For children that exist already and are done: no event of theirs will come.
+    /// Calls that release parents whose children exist already and are done: no event of those
+    /// children will come.
     releases: Vec<Call>,
     places: Vec<(QueueName, JobId)>,
 }
 
 impl Tree<'_> {
-    /// No deeper than the tree, which is checked.
+    /// The recursion is as deep as the tree, whose depth is checked.
     fn add(&mut self, node: &Flow, parent: Option<&Parent>) -> Result<(), QueueError> {
         let job = &node.job;
         let is_parent = !node.children.is_empty();
@@ -82,8 +85,9 @@ impl Tree<'_> {
     }
 }
 
-/// A repeat of a parent would leave its children to a job that knows nothing of them, and one that is kept for later has no parent: BullMQ
-/// refuses the second, we both.
+/// Refuses two uses of de-duplication. If a parent were a duplicate, its children would belong to a
+/// job that does not know them. A child that is kept for later loses its parent. BullMQ refuses
+/// only the second.
 fn refuse_deduplication(node: &Flow, has_parent: bool) -> Result<(), QueueError> {
     let Some(once) = &node.job.deduplication else { return Ok(()) };
     if !node.children.is_empty() {
@@ -95,7 +99,6 @@ fn refuse_deduplication(node: &Flow, has_parent: bool) -> Result<(), QueueError>
     Ok(())
 }
 
-/// BullMQ's short name.
 fn option(on_failure: ChildFailure) -> Option<&'static str> {
     match on_failure {
         ChildFailure::Wait => None,

@@ -1,6 +1,6 @@
-//! Fields of a job's hash.
+//! Names of fields in a job's hash.
 
-/// BullMQ's, 5 and 6; none of them is one of `meta`.
+/// Fields of BullMQ 5 and 6. None of them is also a field of `meta`.
 pub(crate) const BULLMQ: [&str; 20] = [
     "name",
     "data",
@@ -24,5 +24,5 @@ pub(crate) const BULLMQ: [&str; 20] = [
     "deid",
 ];
 
-/// Ours: the operation that has cancelled it.
+/// Patchbay's own field: the bulk operation that has cancelled the job.
 pub(crate) const CANCELLED: &str = "pcx";

@@ -1,4 +1,4 @@
-//! What a job may be: its data, options and times.
+//! Limits for a job's data, options and times.
 
 use std::time::Duration;
 
@@ -8,14 +8,16 @@ use serde_json::value::RawValue;
 
 use crate::QueueError;
 
-/// Largest job data, in bytes: BullMQ keeps it in Redis memory, and every reader loads it whole.
+/// Largest job data, in bytes. BullMQ keeps it in Redis's memory, and every reader loads all of it.
 pub(crate) const MAX_DATA_BYTES: usize = 1 << 20;
-/// Most finished jobs that an option may ask to keep: Lua counts exactly that far, and no Redis holds so many.
+/// Most finished jobs that an option may ask to keep: Lua counts exactly up to this, and no Redis
+/// holds so many.
 pub(crate) const MAX_KEPT: u64 = 1 << 53;
-/// Longest key of a de-duplication: it becomes part of a Redis key.
+/// Longest de-duplication key, in bytes. It becomes part of a Redis key.
 const MAX_DEDUPLICATION_BYTES: usize = 512;
 
-/// What [`crate::Queues::add`] would refuse in a job, whatever Redis holds. `now_ms`: see [`crate::Queues::now_ms`].
+/// Fails with what [`crate::Broker::add`] would refuse in a job, whatever Redis holds. `now_ms`:
+/// see [`crate::Broker::now_ms`].
 pub fn check(job: &NewJob, now_ms: u64) -> Result<(), QueueError> {
     if job.name.is_empty() || job.name.len() > 256 {
         return Err(QueueError::Invalid("a job's name has 1 to 256 bytes".into()));
@@ -26,7 +28,7 @@ pub fn check(job: &NewJob, now_ms: u64) -> Result<(), QueueError> {
     check_values(job, now_ms)
 }
 
-/// The same for a job like one that is there: its name is as it is.
+/// Like [`check`], for a job that is based on an existing one, whose name is not checked again.
 pub(crate) fn check_values(job: &NewJob, now_ms: u64) -> Result<(), QueueError> {
     let invalid = |message: String| Err(QueueError::Invalid(message));
     check_data(&job.data)?;
@@ -77,7 +79,7 @@ pub(crate) fn check_data(data: &str) -> Result<(), QueueError> {
     }
 }
 
-/// Five years at most, of whatever is waited for.
+/// Every delay or waiting time is limited to five years.
 pub(crate) fn check_delay(what: &str, time: Duration) -> Result<(), QueueError> {
     if time > MAX_DELAY {
         return Err(QueueError::Invalid(format!("{what} is at most five years")));

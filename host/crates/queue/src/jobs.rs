@@ -1,4 +1,4 @@
-//! Reading a job, a damaged one included: an operator must see what is wrong.
+//! Reads jobs, including damaged ones: an operator must see what is wrong.
 
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
@@ -7,16 +7,16 @@ use redis::{RedisResult, Value};
 use crate::damage::{read, text};
 use crate::transaction::transaction;
 use crate::view::{Hash, job_view};
-use crate::{JobView, QueueError, Queues};
+use crate::{Broker, JobView, QueueError};
 
-/// Fields that only a job's hash has, and no other hash of a queue.
+/// Fields that a job's hash has, and no other hash of a queue.
 const OF_A_JOB: [&str; 6] = ["timestamp", "processedOn", "finishedOn", "atm", "ats", "failedReason"];
 
-/// Jobs whose data is read in one round trip: each has up to 1 MiB of it.
+/// Jobs whose data is read in one round trip. Each has up to 1 MiB of data.
 const DATA_AT_ONCE: usize = 25;
 
-impl Queues {
-    /// One job; nothing when there is neither a hash nor a list or set that holds it.
+impl Broker {
+    /// Reads one job. `None` if it has no hash and is in no list or set.
     pub async fn job(&self, queue: &QueueName, id: &JobId) -> Result<Option<JobView>, QueueError> {
         let keys = self.keys(queue);
         let sets = [
@@ -28,7 +28,8 @@ impl Queues {
         ];
         let lists =
             [(keys.active(), JobState::Active), (keys.wait(), JobState::Waiting), (keys.paused(), JobState::Waiting)];
-        // In one transaction, so that state and fields belong together: every list and set is asked, since only membership tells.
+        // One transaction, so that state and fields are consistent. Every list and set is asked,
+        // because only membership tells the state.
         let asked = transaction(self.connection.get(), |pipe| {
             pipe.ignore_errors().hgetall(keys.job_key(id.as_str()));
             for (set, _) in &sets {
@@ -43,7 +44,7 @@ impl Queues {
         let hash: Hash = read(replies.next().unwrap_or(Ok(Value::Nil)))?;
         let mut state = None;
         for (reply, (_, place)) in replies.zip(sets.into_iter().chain(lists)) {
-            // What holds no jobs does not hold this one.
+            // A key of a wrong type holds no jobs.
             let there = read::<Value>(reply)?.is_ok_and(|value| value != Value::Nil);
             state = state.or(there.then_some(place));
         }
@@ -54,7 +55,7 @@ impl Queues {
         })
     }
 
-    /// The data of jobs, empty where there is none.
+    /// The data of jobs, in the same order; empty where a job has none.
     pub async fn data_of(&self, queue: &QueueName, ids: &[&str]) -> Result<Vec<String>, QueueError> {
         let keys = self.keys(queue);
         let mut data = Vec::with_capacity(ids.len());
@@ -73,7 +74,7 @@ impl Queues {
         Ok(data)
     }
 
-    /// Log lines, oldest first.
+    /// The job's log lines, oldest first.
     pub async fn job_logs(&self, queue: &QueueName, id: &JobId, most: u64) -> Result<Vec<String>, QueueError> {
         let key = format!("{}:logs", self.keys(queue).job_key(id.as_str()));
         let lines: RedisResult<Value> =

@@ -1,15 +1,17 @@
-//! Values as JavaScript takes them where it expects another type: other producers' options are read by BullMQ's worker that way.
+//! Converts values as JavaScript does where it expects another type, because BullMQ's worker reads
+//! other producers' options that way.
 
 use serde_json::Value;
 
-/// `Number(value)`; nothing for what is not a number (`NaN`).
+/// `Number(value)`; `None` for `NaN`.
 pub(crate) fn number(value: &Value) -> Option<f64> {
     match value {
         Value::Null => Some(0.0),
         Value::Bool(is) => Some(f64::from(u8::from(*is))),
         Value::Number(number) => number.as_f64(),
         Value::String(text) => number_of(text),
-        // By its text, in which the elements are joined: of one, that one's.
+        // JavaScript converts an array to text, with its elements joined. A single element
+        // therefore counts as itself.
         Value::Array(elements) => match elements.as_slice() {
             [] | [Value::Null] => Some(0.0),
             [Value::Bool(_)] => None,
@@ -36,11 +38,10 @@ fn number_of(text: &str) -> Option<f64> {
         return None;
     }
     let prefixed = radix(["0x", "0X"], 16).or_else(|| radix(["0o", "0O"], 8)).or_else(|| radix(["0b", "0B"], 2));
-    // Not what only Rust reads, such as `+inf`.
+    // Excludes forms that only Rust reads, such as `+inf`.
     prefixed.or_else(|| text.parse().ok().filter(|number: &f64| number.is_finite()))
 }
 
-/// `Boolean(value)`.
 pub(crate) fn is_true(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -51,7 +52,8 @@ pub(crate) fn is_true(value: &Value) -> bool {
     }
 }
 
-/// `parseInt(text)` of a time or a count, which is how BullMQ reads the numbers of a job's hash; nothing for `NaN` and what is below 0.
+/// `parseInt(text)` of a time or a count, as BullMQ reads the numbers in a job's hash. `None` for
+/// `NaN` and for negative numbers.
 pub(crate) fn whole(text: &str) -> Option<u64> {
     let text = text.trim_start();
     let digits = text.strip_prefix('+').unwrap_or(text);

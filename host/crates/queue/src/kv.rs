@@ -1,4 +1,5 @@
-//! A plain key-value space in Redis, for guests. Keys arrive already prefixed by plugin.
+//! A plain key-value space in Redis, for guests. The caller has already prefixed the keys with the
+//! plugin's name.
 
 use std::time::Duration;
 
@@ -8,7 +9,6 @@ use crate::QueueError;
 use crate::connection::Connection;
 use crate::memory::Memory;
 
-/// Key-value access.
 #[derive(Clone)]
 pub struct Kv {
     pub(crate) connection: Connection,
@@ -21,19 +21,18 @@ impl Kv {
         format!("{}:kv:{key}", self.prefix)
     }
 
-    /// The value, if any.
     pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, QueueError> {
         Ok(self.connection.get().get(self.key(key)).await?)
     }
 
-    /// Writes. Refused while Redis is nearly full, as are the other writes.
+    /// Refused while Redis is nearly full, like all writes here.
     pub async fn set(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), QueueError> {
         self.memory.refuse_when_full().await?;
         let ttl = ttl.as_millis() as u64;
         Ok(self.connection.get().pset_ex(self.key(key), value, ttl.max(1)).await?)
     }
 
-    /// Writes only when absent; false when there was a value.
+    /// Writes only if the key is absent; false if it had a value.
     pub async fn set_if_absent(&self, key: &str, value: &[u8], ttl: Duration) -> Result<bool, QueueError> {
         self.memory.refuse_when_full().await?;
         let mut command = redis::cmd("SET");
@@ -42,18 +41,18 @@ impl Kv {
         Ok(set.is_some())
     }
 
-    /// Whether there was one.
     pub async fn delete(&self, key: &str) -> Result<bool, QueueError> {
         let deleted: u64 = self.connection.get().del(self.key(key)).await?;
         Ok(deleted > 0)
     }
 
-    /// The new value; the ttl applies only when the key is made.
+    /// Returns the new value. The ttl applies only when this call creates the key.
     pub async fn increment(&self, key: &str, by: i64, ttl: Duration) -> Result<i64, QueueError> {
         self.memory.refuse_when_full().await?;
         let key = self.key(key);
         let mut pipe = redis::pipe();
-        // One transaction: a key without a ttl would stay for ever if the process died in between.
+        // One transaction, because a key without a ttl would stay for ever if the process died in
+        // between.
         pipe.atomic()
             .cmd("SET")
             .arg(&key)

@@ -1,14 +1,17 @@
-//! Redis's memory: when it is nearly full, nothing new is taken, so that running jobs can still settle.
+//! Watches Redis's memory. When it is nearly full, new jobs and values are refused, so that running
+//! jobs can still settle.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::QueueError;
 use crate::connection::Connection;
 
-/// Share of maxmemory above which new jobs and values are refused.
+/// Share of `maxmemory` above which new jobs and values are refused.
 const FULL: f64 = 0.85;
-/// How old the last look may be: memory fills slowly, and asking costs a round trip.
+/// How long a result is cached: memory fills slowly, and asking costs a round trip.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
@@ -31,19 +34,19 @@ impl Memory {
     }
 
     pub(crate) async fn is_full(&self) -> Result<bool, QueueError> {
-        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *self.last.lock();
         let full = match last {
             Some((at, full)) if at.elapsed() < LOOK_EVERY => full,
             _ => {
                 let full = self.share().await?.is_some_and(|share| share > FULL);
-                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), full));
+                *self.last.lock() = Some((Instant::now(), full));
                 full
             }
         };
         Ok(full)
     }
 
-    /// Of maxmemory, as it is now; nothing without such a limit.
+    /// The used share of `maxmemory` now; `None` without such a limit.
     pub(crate) async fn share(&self) -> Result<Option<f64>, QueueError> {
         let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connection.get()).await?;
         Ok(share(&info))
@@ -55,7 +58,7 @@ fn share(info: &str) -> Option<f64> {
     Some(used as f64 / limit as f64)
 }
 
-/// In bytes; a limit of 0 is none.
+/// Both in bytes. A limit of 0 means no limit.
 pub(crate) fn used_and_limit(info: &str) -> Option<(u64, u64)> {
     let field =
         |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')?.parse().ok());

@@ -1,4 +1,4 @@
-//! Orders to end jobs that run, on their way to the workers of this process.
+//! Orders to end running jobs, on their way to the workers of this process.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,14 +6,12 @@ use patchbay_model::{JobId, QueueName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-/// Made with the first worker.
+/// Created with the first worker.
 pub(crate) type Orders = OnceLock<broadcast::Sender<Arc<Kill>>>;
 
-/// An order to end a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Kill {
     pub(crate) queue: QueueName,
     pub(crate) id: JobId,
-    /// Who ordered it.
     pub(crate) by: String,
 }

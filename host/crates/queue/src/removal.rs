@@ -1,4 +1,5 @@
-//! Calls that take one job out of the state it is in: away, with a copy for undoing, or back to what waits.
+//! Calls that take one job out of its state: removed, with a copy for undoing, or moved back to
+//! waiting.
 
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use redis::{Cmd, Pipeline};
 use crate::opts::JobOpts;
 use crate::scripts::{self, Call};
 
-/// An operation is undone within an hour of its end, and lasts a while itself.
+/// A removal can be undone within an hour of the operation's end, and the operation itself takes
+/// time.
 const COPIES_STAY: Duration = Duration::from_secs(2 * 3_600);
 
-/// Puts a finished job back; nothing for one that is not.
+/// Moves a finished job back to waiting. `None` if the job is not finished.
 pub(crate) fn reprocessing(keys: &QueueKeys, id: &JobId, state: JobState, opts: &JobOpts) -> Option<Call> {
     let (set, property, previous) = match state {
         JobState::Failed => (keys.failed(), "failedReason", "failed"),
@@ -32,22 +34,23 @@ pub(crate) fn reprocessing(keys: &QueueKeys, id: &JobId, state: JobState, opts: 
         keys.pc(),
     ];
     let call = Call::new(&scripts::REPROCESS, &names).arg(id.as_str()).arg(opts.push()).arg(property).arg(previous);
-    // Attempts made are forgotten; attempts started are not: they tell apart what history remembers.
+    // Resets the attempts made, but not the attempts started: those distinguish the attempts in the
+    // history.
     Some(call.arg("1").arg("0"))
 }
 
-/// Forgets a job without its children.
+/// Removes a job without its children.
 pub(crate) fn removal(keys: &QueueKeys, id: &JobId) -> Call {
     let call = Call::new(&scripts::REMOVE_JOB, &[keys.job_key(id.as_str()), keys.repeat()]);
     call.arg(id.as_str()).arg("0").arg(keys.key_prefix())
 }
 
-/// Where the copy of a job that a bulk operation has removed stays.
+/// Key of the copy of a job that a bulk operation has removed.
 pub(crate) fn copy_key(own_prefix: &str, bulk: i64, queue: &QueueName, id: &JobId) -> String {
     format!("{own_prefix}:bulk:{bulk}:{queue}:{id}")
 }
 
-/// The job's hash and log, for undoing.
+/// Copies the job's hash and log, for undoing.
 pub(crate) fn copying(own_prefix: &str, bulk: i64, queue: &QueueName, id: &JobId, job: &str) -> Vec<Cmd> {
     let copy = copy_key(own_prefix, bulk, queue, id);
     let mut commands = Vec::new();
@@ -62,7 +65,7 @@ pub(crate) fn copying(own_prefix: &str, bulk: i64, queue: &QueueName, id: &JobId
     commands
 }
 
-/// Takes a job away that its worker has found marked: its copy stays for undoing.
+/// Removes a job that its worker has found marked as removed. A copy stays for undoing.
 pub(crate) fn taking_away(own_prefix: &str, bulk: i64, keys: &QueueKeys, queue: &QueueName, id: &JobId) -> Pipeline {
     let job = keys.job_key(id.as_str());
     let mut pipe = redis::pipe();
@@ -70,7 +73,7 @@ pub(crate) fn taking_away(own_prefix: &str, bulk: i64, keys: &QueueKeys, queue: 
     for command in copying(own_prefix, bulk, queue, id, &job) {
         pipe.add_command(command);
     }
-    // BullMQ's script leaves alone what somebody has locked: here, that is us.
+    // BullMQ's script does not touch a locked job, and here this worker holds the lock.
     pipe.del(format!("{job}:lock")).srem(keys.stalled(), id.as_str());
     pipe.add_command(removal(keys, id).command());
     pipe

@@ -1,28 +1,27 @@
-//! What the `repeat` options of a scheduler say of its next tick, as BullMQ's clients write them. Pure.
+//! Computes the next tick from a scheduler's `repeat` options, as BullMQ's clients write them.
+//! Pure.
 //!
-//! They stand in the job of each tick, and in the scheduler's hash, where all values are texts. Read as BullMQ's worker on Node reads them,
-//! but for one thing: it makes one tick of an interval after `endDate`, and we make none.
+//! The options are in the job of each tick, and in the scheduler's hash, where all values are
+//! texts. They are read as BullMQ's worker on Node reads them, except that it makes one tick of an
+//! interval after `endDate` and Patchbay makes none.
 
 use chrono::{DateTime, NaiveDate};
 use patchbay_model::schedule::{Zone, next_tick, next_tick_as_node};
 use serde_json::{Map, Value, json};
 
-/// When the next tick is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// At this time, Unix milliseconds.
+    /// Unix milliseconds.
     At(u64),
-    /// After the interval: the script finds the time.
+    /// One interval later; BullMQ's script computes the time.
     AfterInterval,
-    /// Never: the last one was the last.
+    /// Never: the last tick was the final one.
     Over,
 }
 
-/// A scheduler's definition.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Repeat {
     rhythm: Rhythm,
-    /// Ticks so far.
     count: u64,
     limit: Option<f64>,
     starts_at: Option<f64>,
@@ -35,15 +34,14 @@ enum Rhythm {
     Cron { pattern: String, zone: Option<String> },
 }
 
-/// Where and when the next tick is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
-    /// The tick before it, Unix milliseconds; 0 for none.
+    /// The previous tick, Unix milliseconds; 0 for none.
     pub(crate) last: u64,
     pub(crate) now: u64,
-    /// Of a cron expression that names none.
+    /// For a cron expression that names none.
     pub(crate) default_zone: Zone,
-    /// Made by us: croner's rules hold.
+    /// Whether Patchbay made the scheduler. Then croner's rules apply.
     pub(crate) is_ours: bool,
 }
 
@@ -64,7 +62,7 @@ impl Repeat {
         Ok(Self {
             rhythm,
             count: number(options, "count")?.map_or(0, |count| count as u64),
-            // No count is above what is no number.
+            // A limit that is no number is no limit.
             limit: number(options, "limit").ok().flatten(),
             starts_at: date(options, "startDate")?,
             ends_at: date(options, "endDate")?,
@@ -101,10 +99,11 @@ impl Repeat {
 /// Options that belong to one tick and not to the next.
 const OF_ONE_TICK: [&str; 4] = ["delay", "jobId", "timestamp", "prevMillis"];
 
-/// When the next tick is due (0: the script finds the interval's) and its job's options; nothing when the last one was the last.
+/// When the next tick is due (0: the script computes it from the interval) and the options of its
+/// job. `None` if the last tick was the final one. Fails with what is wrong.
 ///
-/// By the last job's own options, as BullMQ does it; where they make no sense, by what stands in the scheduler, which somebody may have
-/// mended. Fails with what is wrong.
+/// Uses the last job's own options, as BullMQ does. If they make no sense, uses those of the
+/// scheduler, which somebody may have repaired.
 pub(crate) fn next_opts(
     mut opts: Map<String, Value>,
     in_scheduler: &Map<String, Value>,
@@ -116,7 +115,7 @@ pub(crate) fn next_opts(
     let mut repeat = opts.get("repeat").and_then(Value::as_object).cloned().unwrap_or_default();
     let compute = |repeat: &Map<String, Value>| {
         let mut repeat = repeat.clone();
-        // The script looks for it there first.
+        // The script looks there for it first.
         repeat.extend(in_scheduler.get("offset").map(|offset| ("offset".to_owned(), offset.clone())));
         Repeat::parse(&repeat)?.next(moment)
     };
@@ -138,7 +137,7 @@ pub(crate) fn next_opts(
     Ok(Some((tick, Value::Object(opts))))
 }
 
-/// As the script that makes the tick computes it.
+/// The same formula as in the script that makes the tick.
 fn after_interval(moment: Moment, every: f64, offset: f64) -> f64 {
     let (last, now) = (moment.last as f64, moment.now as f64);
     if last + every >= now {
@@ -148,7 +147,7 @@ fn after_interval(moment: Moment, every: f64, offset: f64) -> f64 {
     if aligned <= now { aligned + every } else { aligned }
 }
 
-/// A number, or one written as text, as hashes have them.
+/// A number, or a number as text, as in hashes.
 fn number(options: &Map<String, Value>, name: &str) -> Result<Option<f64>, String> {
     let value = match options.get(name) {
         None | Some(Value::Null) => return Ok(None),
@@ -169,7 +168,7 @@ fn date(options: &Map<String, Value>, name: &str) -> Result<Option<f64>, String>
     number(options, name).map_err(|_| format!("its {name} is no date"))
 }
 
-/// A scheduler's hash as `repeat` options; its count stands there under another name.
+/// Turns a scheduler's hash into `repeat` options. The hash stores the count under another name.
 pub(crate) fn of_hash<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> Map<String, Value> {
     const NUMBERS: [&str; 6] = ["every", "limit", "startDate", "endDate", "offset", "ic"];
     let mut options = Map::new();

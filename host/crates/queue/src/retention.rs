@@ -1,4 +1,4 @@
-//! How many finished jobs stay in Redis: the job's own wish, else the worker's.
+//! How many finished jobs stay in Redis: by the job's own option, else the worker's.
 
 use patchbay_model::job::Keep;
 use serde::Serialize;
@@ -7,14 +7,15 @@ use serde_json::Value;
 use crate::job_rules::MAX_KEPT;
 use crate::js;
 
-/// As `moveToFinished` takes it. `age` is in seconds, whatever upstream's documentation says: the script multiplies by 1,000.
+/// The argument of `moveToFinished`. `age` is in seconds, whatever upstream's documentation says:
+/// the script multiplies by 1,000.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct KeepJobs {
-    /// 0 keeps none, -1 all.
+    /// 0 keeps none, -1 keeps all.
     count: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     age: Option<f64>,
-    /// At most so many are removed at once for their age.
+    /// At most this many are removed at once because of their age.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<i64>,
 }
@@ -35,8 +36,10 @@ impl From<&Keep> for KeepJobs {
 }
 
 impl KeepJobs {
-    /// From a job's `removeOnComplete` or `removeOnFail`, as BullMQ's worker takes it: `true`, `false`, a number, `{count, age, limit}`, and a
-    /// text, which is as true as JavaScript thinks it is. Where BullMQ's script would stop half-way, what cannot be read counts as absent.
+    /// Reads a job's `removeOnComplete` or `removeOnFail` as BullMQ's worker does: `true`, `false`,
+    /// a number, `{count, age, limit}`, or a text, which counts as true where JavaScript says so.
+    /// Where an unreadable value would stop BullMQ's script in the middle, it counts as absent
+    /// here.
     pub(crate) fn of_job(wish: &Value) -> Option<Self> {
         let of_count = |count: f64| Self { count: whole(count), ..Self::ALL };
         match wish {
@@ -56,14 +59,15 @@ impl KeepJobs {
         }
     }
 
-    /// What of it counts as absent because it cannot be read.
+    /// The member that counts as absent because it cannot be read.
     pub(crate) fn unreadable(wish: &Value) -> Option<&'static str> {
         let is_odd = |name: &str| wish.get(name).is_some_and(|value| !value.is_null() && js::number(value).is_none());
         ["count", "age", "limit"].into_iter().find(|name| wish.is_object() && is_odd(name))
     }
 }
 
-/// A number of jobs for Redis, which takes whole ones only: rather one more than one less, and below 0 all.
+/// Redis takes whole numbers only. Rounds up, so that rather one job more is kept; a negative
+/// number keeps all.
 fn whole(count: f64) -> i64 {
     if count < 0.0 { -1 } else { count.ceil().min(MAX_KEPT as f64) as i64 }
 }

@@ -1,4 +1,5 @@
-//! What Redis's user must be allowed to do: for the line in docs/operations/infrastructure.md, for `patchbay doctor`, and watched by each host.
+//! The rights that Redis's user needs: for the line in docs/operations/infrastructure.md, for
+//! `patchbay doctor`, and checked regularly by each host.
 
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value};
@@ -6,19 +7,17 @@ use redis::{RedisResult, Value};
 use crate::access::RedisConfig;
 use crate::{QueueError, Trouble};
 
-/// A right that the user lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Right {
-    /// To use a command, as `ACL SETUSER` names it.
+    /// A command, as `ACL SETUSER` names it.
     Command(&'static str),
-    /// To keys that begin so.
+    /// Keys that begin with this prefix.
     Keys(String),
-    /// To a channel.
     Channel(String),
 }
 
 impl std::fmt::Display for Right {
-    /// As `ACL SETUSER` takes it.
+    /// In the syntax of `ACL SETUSER`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Command(name) => write!(f, "+{name}"),
@@ -28,7 +27,8 @@ impl std::fmt::Display for Right {
     }
 }
 
-/// Every command that Patchbay or one of BullMQ's scripts uses, as a call of it that is complete; `K` stands for a key.
+/// Every command that Patchbay or one of BullMQ's scripts uses, as a complete call. `K` stands for
+/// a key.
 const CALLS: &[&str] = &[
     "bzpopmin K 1",
     "client|list",
@@ -106,22 +106,25 @@ const CALLS: &[&str] = &[
     "zscore K x",
 ];
 
-/// Of transactions themselves: really called, and without effect in this order.
+/// The commands of transactions themselves. They are really called, and have no effect in this
+/// order.
 const TRANSACTIONS: &[&str] = &["watch K", "unwatch", "exec", "multi", "discard"];
 
-/// Commands without which a host runs jobs as before, and only some answer to an operator is poorer.
+/// Commands that only operators need. Without them a host runs jobs as before, and some answers to
+/// operators are incomplete.
 const FOR_OPERATORS: &[&str] =
     &["client|list", "client|setname", "copy", "echo", "info", "memory|usage", "scan", "xrevrange", "zrevrange"];
 
 impl Right {
-    /// Whether jobs are lost, or not run, without it.
+    /// Whether jobs are lost or do not run without it.
     pub(crate) fn is_essential(&self) -> bool {
         !matches!(self, Self::Command(name) if FOR_OPERATORS.contains(name))
     }
 }
 
-/// What the user may not do and Patchbay does. Changes nothing: Redis looks at rights before it queues a command in a transaction, and the
-/// transaction is discarded. Over connections of its own, which are closed afterwards.
+/// The rights that Patchbay needs and the user lacks. Changes nothing: Redis checks rights before
+/// it queues a command in a transaction, and the transaction is discarded. Uses its own
+/// connections, which are closed afterwards.
 pub(crate) async fn missing(client: &redis::Client, config: &RedisConfig) -> Result<Vec<Right>, QueueError> {
     let mut connection = client.get_multiplexed_async_connection().await?;
     let calls = |calls: &[&'static str]| -> Vec<(Right, redis::Cmd)> {
@@ -130,7 +133,7 @@ pub(crate) async fn missing(client: &redis::Client, config: &RedisConfig) -> Res
     };
     let mut missing = refused(&mut connection, calls(TRANSACTIONS), false).await?;
     if !missing.is_empty() {
-        // Outside of a transaction the others would have their effects.
+        // Outside of a transaction the other commands would take effect.
         return Ok(missing);
     }
     let mut asked = calls(CALLS);
@@ -143,7 +146,7 @@ pub(crate) async fn missing(client: &redis::Client, config: &RedisConfig) -> Res
     asked.push((Right::Command("publish"), publish.clone()));
     asked.push((Right::Channel(channel.clone()), publish));
     missing.extend(refused(&mut connection, asked, true).await?);
-    // This one has a connection of its own, as when it is used.
+    // Subscribing needs its own connection, as in real use.
     let mut subscription = client.get_async_pubsub().await?;
     if let Err(error) = subscription.subscribe(&channel).await
         && lacks(&Right::Command("subscribe"), error)
@@ -176,7 +179,8 @@ async fn refused(
         .collect())
 }
 
-/// Whether Redis says that it is this right which is missing: one call needs a command, a key and perhaps a channel.
+/// Whether the error says that this right is missing. One call needs a command, a key and perhaps a
+/// channel.
 fn lacks(right: &Right, error: redis::RedisError) -> bool {
     let QueueError::CannotServe { trouble: Trouble::Rights(said), .. } = QueueError::from(error) else { return false };
     let (keys, channel) = (said.contains("the keys") || said.contains("a key"), said.contains("channel"));
@@ -228,7 +232,8 @@ mod tests {
         let commands = commands();
         for file in std::fs::read_dir(env!("OUT_DIR")).expect("the scripts").filter_map(Result::ok) {
             let script = std::fs::read_to_string(file.path()).unwrap_or_default();
-            // `rcall(pushCmd, …)` names a command that stands elsewhere in the script as text, or is an argument: `'L') + 'PUSH'`.
+            // `rcall(pushCmd, …)` uses a command that is elsewhere in the script as text, or is
+            // built as an argument: `'L') + 'PUSH'`.
             let calls = script.split(['"', '\'']).skip(1).step_by(2);
             let calls = calls.filter(|text| text.len() > 2 && text.bytes().all(|byte| byte.is_ascii_uppercase()));
             for call in calls.filter(|call| {

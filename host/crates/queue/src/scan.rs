@@ -1,6 +1,8 @@
-//! Searching the jobs of one state, one by one: Redis has no index of them. Bounded in jobs and in time, and it says when it ended early.
+//! Searches the jobs of one state one by one, because Redis has no index of them. The search is
+//! limited in jobs and in time, and reports when it ended early.
 //!
-//! Reads in pages, so that Redis serves others in between, and of each job only what the filter asks for.
+//! It reads in pages, so that Redis serves others in between, and reads only the fields that the
+//! filter needs.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -12,42 +14,39 @@ use patchbay_model::{DataPath, QueueName};
 use redis::{RedisResult, Value};
 
 use crate::damage::{read, text};
+use crate::job_pages::Entry;
 use crate::js;
-use crate::listing::Entry;
 use crate::opts::JobOpts;
-use crate::{Cursor, QueueError, Queues};
+use crate::{Broker, Cursor, QueueError};
 
-/// Most jobs that one request looks at.
+/// Most jobs that one request reads.
 pub const MAX_SCANNED: usize = 20_000;
-/// Per round trip.
 const PAGE: u64 = 200;
-/// The same where data is read: a job has up to 1 MiB of it.
+/// Page size if data is read: a job has up to 1 MiB of it.
 const PAGE_WITH_DATA: u64 = 25;
-/// `data` is last, and left out when nothing asks for it.
+/// `data` is last, and left out when the filter does not need it.
 const FIELDS: [&str; 8] = ["name", "opts", "timestamp", "processedOn", "finishedOn", "atm", "failedReason", "data"];
 
-/// What was found.
 #[derive(Debug)]
 pub struct Scanned {
-    /// In the order of lists.
+    /// In the order of the state's list.
     pub jobs: Vec<ScannedJob>,
-    /// Where to go on; absent at the end.
+    /// Where to continue; `None` at the end.
     pub next: Option<Cursor>,
-    /// It ended because it looked at as many jobs as it may, or for as long: there may be more, or nothing at all.
+    /// The search stopped at its limit of jobs or of time. There may or may not be more.
     pub partial: bool,
-    /// Jobs that were looked at.
+    /// Number of jobs read.
     pub looked_at: usize,
 }
 
-/// What must hold of a job.
-struct Wanted<'a> {
+struct Criteria<'a> {
     filter: &'a Filter,
     /// In lower case.
     text: Option<String>,
     data: Vec<(DataPath, &'a str)>,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> Criteria<'a> {
     fn new(filter: &'a Filter, queue: &QueueName) -> Result<Self, QueueError> {
         let invalid = |message: String| Err(QueueError::Invalid(message));
         let of_attempts = [
@@ -69,11 +68,11 @@ impl<'a> Wanted<'a> {
         Ok(Self { filter, text: filter.text.as_ref().map(|text| text.to_lowercase()), data })
     }
 
-    /// `data` is that of the job where the filter names some.
+    /// `data` is the job's data, if the filter has conditions on data.
     fn holds(&self, job: &ScannedJob, data: &str) -> bool {
         let Filter { job: id, name, code, correlation_id, platform, from, to, .. } = self.filter;
         let is = |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|wanted| wanted == value);
-        // The end of a job that has one, else its beginning.
+        // The end of a job that has ended, else its creation.
         let at = job.finished_on.or(job.timestamp).and_then(|ms| i64::try_from(ms).ok());
         let reason = job.failed_reason.as_deref().unwrap_or_default();
         id.as_ref().is_none_or(|id| id.as_str() == job.id)
@@ -88,9 +87,9 @@ impl<'a> Wanted<'a> {
     }
 }
 
-impl Queues {
-    /// Jobs in one state that the filter means, at most `limit`, looking for about `most`. Its times are those of the job's end, or of its
-    /// beginning while it has none.
+impl Broker {
+    /// Jobs in one state that match the filter: at most `limit`, searching for about `most`. The
+    /// filter's times apply to the job's end, or to its creation while it has not ended.
     pub async fn scan(
         &self,
         queue: &QueueName,
@@ -101,7 +100,7 @@ impl Queues {
         most: Duration,
     ) -> Result<Scanned, QueueError> {
         let began = Instant::now();
-        let wanted = Wanted::new(filter, queue)?;
+        let wanted = Criteria::new(filter, queue)?;
         if let Some(other) = after.as_ref().filter(|cursor| cursor.state != state) {
             let message = format!("unknown cursor: it is of the jobs in state {}, not {state}", other.state);
             return Err(QueueError::Invalid(message));
@@ -109,14 +108,15 @@ impl Queues {
         let shelf = self.shelf(queue, state).await?;
         let page = if wanted.data.is_empty() { PAGE } else { PAGE_WITH_DATA };
         let mut scanned = Scanned { jobs: Vec::new(), next: after, partial: false, looked_at: 0 };
-        // A job that moves while we look is met twice, and shown once.
+        // A job that moves during the search is met twice, and listed once.
         let mut seen = HashSet::new();
         let mut place = 0;
         loop {
             let entries = match &scanned.next {
                 None => self.entries(&shelf, 0, page).await?,
                 Some(cursor) => {
-                    // Mostly the last one stands where it stood, which is quicker to see than to look for it.
+                    // Usually the last job is still at its place, which is quicker to check than to
+                    // look up.
                     let mut entries =
                         if place > 0 { self.entries(&shelf, place - 1, page + 1).await? } else { Vec::new() };
                     if entries.first().is_some_and(|(id, _)| *id == cursor.id) {
@@ -153,7 +153,7 @@ impl Queues {
         }
     }
 
-    /// What each of them is, with its data if asked for. Damaged ones are as empty as they are.
+    /// Reads these jobs, with their data if asked for. Damaged ones have empty fields.
     async fn look_at(
         &self,
         queue: &QueueName,
@@ -183,7 +183,7 @@ impl Queues {
             let mut number = || next().and_then(|text| js::whole(&text));
             let (timestamp, processed_on, finished_on, attempts_made) = (number(), number(), number(), number());
             let job = ScannedJob {
-                // As the work path does it.
+                // The same rule as in the work path.
                 correlation_id: trace.correlation_id.unwrap_or_else(|| format!("job:{queue}:{id}")),
                 platform: trace.platform,
                 id,

@@ -1,8 +1,9 @@
-//! Job schedulers as BullMQ keeps them: who is there, putting one in its place, taking one away, running one now.
+//! Job schedulers as BullMQ keeps them: list, put, remove, and make the next tick.
 //!
-//! A scheduler is a member of the queue's `repeat` set, scored by its next tick, with a hash of its definition and one job for that tick.
-//! The job makes the next one when it starts (see `worker::schedule`); a scheduler whose job is gone has died, and only
-//! [`Queues::put_scheduler`] brings it back.
+//! A scheduler is a member of the queue's `repeat` set, scored by its next tick, with a hash of its
+//! definition and one job for that tick. The job makes the next one when it starts (see
+//! `worker::schedule`). A scheduler whose job is gone is dead, and only [`Broker::put_scheduler`]
+//! revives it.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -15,48 +16,44 @@ use patchbay_model::{JobId, QueueName};
 use redis::AsyncCommands;
 use serde_json::{Map, Value, json};
 
-use crate::legacy::is_legacy;
 use crate::repeat::{Moment, next_opts, of_hash};
+use crate::repeatables::is_legacy;
 use crate::scripts::{self, Call, unwritable};
-use crate::{JobView, QueueError, Queues, damage};
+use crate::{Broker, JobView, QueueError, damage};
 
-/// What a scheduler makes, and when.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SchedulerSpec {
-    /// Its id; the same again replaces it.
+    /// The scheduler's id. Another put with the same id replaces it.
     pub id: ScheduleId,
-    /// Name of its jobs.
     pub name: String,
-    /// Their data, one JSON document.
+    /// Data of its jobs, one JSON document.
     pub data: String,
-    /// When.
     pub rhythm: Rhythm,
-    /// Whether a tick that nobody could run in its time is left out.
+    /// Whether to skip a tick that no worker could run in time.
     pub skip_missed: bool,
 }
 
-/// A scheduler as it stands in Redis.
 #[derive(Debug, Clone)]
 pub(crate) struct Scheduler {
     /// The next tick, or the last one that was made.
     pub(crate) tick: f64,
-    /// Of its hash.
     pub(crate) fields: HashMap<String, String>,
     is_ours: bool,
 }
 
 impl Scheduler {
-    /// Name of the job of its tick.
+    /// Id of the job of its tick.
     pub(crate) fn job_id(&self, id: &str) -> String {
         format!("repeat:{id}:{}", self.tick)
     }
 
-    /// Its definition, as a job has it in its options.
+    /// Its definition in the form of a job's `repeat` options.
     pub(crate) fn repeat(&self) -> Map<String, Value> {
         of_hash(self.fields.iter().map(|(name, text)| (name.as_str(), text.as_str())))
     }
 
-    /// The options of its next job, and when; nothing when the last one was the last. Fails with what is wrong.
+    /// When the next tick is due and the options of its job; `None` if the last tick was the final
+    /// one. Fails with what is wrong.
     fn next(&self, moment: Moment) -> Result<Option<(u64, Value)>, String> {
         let mut opts: Map<String, Value> =
             self.fields.get("opts").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
@@ -67,7 +64,8 @@ impl Scheduler {
 }
 
 impl SchedulerSpec {
-    /// Whether the scheduler in Redis is this one, and alive: then putting it again would only move its next tick.
+    /// Whether the scheduler in Redis is equal to this one and alive. Putting it again would then
+    /// only move its next tick.
     pub fn stands_as(&self, there: &SchedulerView) -> bool {
         let rhythm = match &self.rhythm {
             Rhythm::Every(every) => there.every_ms == Some(every.as_millis() as u64),
@@ -81,8 +79,8 @@ impl SchedulerSpec {
     }
 }
 
-impl Queues {
-    /// Every scheduler of a queue, the next to tick first.
+impl Broker {
+    /// Every scheduler of a queue, ordered by next tick.
     pub async fn schedulers(&self, queue: &QueueName) -> Result<Vec<SchedulerView>, QueueError> {
         let all = self.all_schedulers(queue).await?;
         Ok(all.into_iter().map(|(id, scheduler, alive)| self.view(queue, id, &scheduler, alive)).collect())
@@ -117,7 +115,7 @@ impl Queues {
         }
     }
 
-    /// With ids, and whether the job of its tick is there and has not ended.
+    /// Each scheduler with its id, and whether the job of its tick exists and has not ended.
     pub(crate) async fn all_schedulers(&self, queue: &QueueName) -> Result<Vec<(String, Scheduler, bool)>, QueueError> {
         let keys = self.keys(queue);
         let mut connection = self.connection.get();
@@ -127,7 +125,7 @@ impl Queues {
         }
         let known = self.known_schedules().await?;
         let mut pipe = redis::pipe();
-        // One that somebody has damaged must not hide the others.
+        // One damaged scheduler must not hide the others.
         pipe.ignore_errors();
         for (id, tick) in &ticks {
             let job = [b"repeat:", id.as_slice(), format!(":{tick}").as_bytes()].concat();
@@ -150,7 +148,7 @@ impl Queues {
         Ok(all)
     }
 
-    /// One of them; nothing when it was removed.
+    /// One scheduler; `None` if it was removed.
     pub(crate) async fn scheduler(&self, queue: &QueueName, id: &str) -> redis::RedisResult<Option<Scheduler>> {
         let keys = self.keys(queue);
         let mut pipe = redis::pipe();
@@ -162,14 +160,14 @@ impl Queues {
         Ok(tick.map(|tick| Scheduler { tick, fields, is_ours }))
     }
 
-    /// Now, as far as the next tick of such a scheduler depends on it.
     pub(crate) fn moment(&self, scheduler: &Scheduler) -> Moment {
         let (now, tick) = (self.now_ms(), scheduler.tick.max(0.0) as u64);
         Moment { last: tick, now, default_zone: self.default_zone(), is_ours: scheduler.is_ours }
     }
 
-    /// Makes the tick after that of the job `producer`, if nobody was quicker: the script looks whether that is the scheduler's last one.
-    /// `tick` 0 means after the interval. Whether it was made.
+    /// Makes the tick after that of the job `producer`. False if another worker was quicker: the
+    /// script checks that `producer` is the scheduler's last tick. `tick` 0 means one interval
+    /// later.
     pub(crate) async fn make_tick(
         &self,
         queue: &QueueName,
@@ -195,13 +193,15 @@ impl Queues {
         Ok(made.is_some())
     }
 
-    /// Unless the scheduler has some.
+    /// Stores the data, unless the scheduler has some.
     pub(crate) async fn keep_scheduler_data(&self, queue: &QueueName, id: &str, data: &str) -> redis::RedisResult<()> {
         self.connection.get().hset_nx(format!("{}:{id}", self.keys(queue).repeat()), "data", data).await
     }
 
-    /// Makes the next tick of other clients' schedulers that have lost it: nobody could compute it and their definition was mended, or
-    /// Redis was away just then. Gives their ids. Ours are put again by the reconciler, and those that have come to their end stay ended.
+    /// Makes the next tick of other clients' schedulers that have lost it, because it could not be
+    /// computed until their definition was repaired, or because Redis was away at that moment.
+    /// Returns their ids. Patchbay's own are put again by the reconciler. Schedulers that have come
+    /// to their end stay ended.
     pub async fn revive_schedulers(&self, queue: &QueueName) -> Result<Vec<String>, QueueError> {
         let mut revived = Vec::new();
         for (id, scheduler, alive) in self.all_schedulers(queue).await? {
@@ -210,7 +210,7 @@ impl Queues {
             }
             let mut moment = self.moment(&scheduler);
             if moment.last > moment.now {
-                // A tick that was to come and is gone comes itself.
+                // The lost tick was in the future: make the same tick again.
                 moment.last = 0;
             } else if moment.now - moment.last < GRACE_MS {
                 continue;
@@ -223,7 +223,8 @@ impl Queues {
         Ok(revived)
     }
 
-    /// Puts a scheduler in its place, with the job of its next tick. One that never ticks again is refused.
+    /// Creates or replaces a scheduler, with the job of its next tick. Refused if it never ticks
+    /// again.
     pub async fn put_scheduler(&self, queue: &QueueName, spec: &SchedulerSpec) -> Result<(), QueueError> {
         let keys = self.keys(queue);
         let now = self.now_ms();
@@ -275,16 +276,15 @@ impl Queues {
         }
     }
 
-    /// The schedulers that are ours, by queue and id: the others are another client's business.
+    /// The schedulers that Patchbay has put, by queue and id. All others belong to other clients.
     pub async fn known_schedules(&self) -> Result<HashSet<(QueueName, String)>, QueueError> {
         let known: Vec<String> = self.connection.get().smembers(self.schedules_key()).await?;
-        // Neither names nor ids have a colon.
+        // Neither names nor ids contain a colon.
         let parse =
             |text: &String| text.split_once(':').and_then(|(queue, id)| Some((queue.parse().ok()?, id.to_owned())));
         Ok(known.iter().filter_map(parse).collect())
     }
 
-    /// Remembers them.
     pub async fn set_known_schedules(&self, known: &HashSet<(QueueName, String)>) -> Result<(), QueueError> {
         let mut pipe = redis::pipe();
         pipe.atomic().del(self.schedules_key()).ignore();
@@ -299,15 +299,15 @@ impl Queues {
         format!("{}:schedules", self.config.own_prefix)
     }
 
-    /// Whether it was there. Its next tick does not come, not even one that is due and waits behind other jobs or in a paused queue; one
-    /// that runs goes on.
+    /// Returns whether it existed. Its next tick is removed, even one that is due and waits behind
+    /// other jobs or in a paused queue. A running one continues.
     pub async fn remove_scheduler(&self, queue: &QueueName, id: &str) -> Result<bool, QueueError> {
         let keys = self.keys(queue);
         let mut connection = self.connection.get();
         let tick: Option<f64> = connection.zscore(keys.repeat(), id).await?;
         let call = Call::new(&scripts::REMOVE_JOB_SCHEDULER, &[keys.repeat(), keys.delayed(), keys.events()]);
         let code: i64 = call.arg(id).arg(keys.key_prefix()).invoke(&mut connection).await?;
-        // BullMQ's script takes out a tick that is delayed only.
+        // BullMQ's script removes only a delayed tick.
         if let Some(tick) = tick.and_then(|tick| format!("repeat:{id}:{tick}").parse().ok()) {
             self.remove_if_it_waits(queue, &tick).await?;
         }
@@ -327,7 +327,7 @@ impl Queues {
     }
 }
 
-/// The keys that making a tick touches, in the order in which the scripts want them first.
+/// The keys that making a tick touches. The scripts expect them first, in this order.
 pub(crate) fn places(keys: &QueueKeys) -> [String; 10] {
     [
         keys.repeat(),
@@ -343,8 +343,8 @@ pub(crate) fn places(keys: &QueueKeys) -> [String; 10] {
     ]
 }
 
-/// A tick that has just ended may be about to get its successor from another worker.
+/// Another worker may be about to make the tick that follows one that has just ended.
 const GRACE_MS: u64 = 5_000;
 
-/// Ticks that are later than this were missed: the host, the plugin or Redis was away.
+/// Ticks that are later than this count as missed: the host, the plugin or Redis was away.
 pub(crate) const MISSED_AFTER: Duration = Duration::from_secs(60);

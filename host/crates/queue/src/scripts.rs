@@ -1,4 +1,4 @@
-//! Upstream's scripts, embedded by build.rs, and calls of them.
+//! BullMQ's scripts, embedded by build.rs, and calls of them.
 
 use std::sync::LazyLock;
 
@@ -23,7 +23,7 @@ script!(CHANGE_PRIORITY, "changePriority-7");
 script!(CLEAN, "cleanJobsInSet-3");
 script!(DRAIN, "drain-5");
 script!(
-    /// All of a worker's locks in one round trip.
+    /// Renews all of a worker's locks in one round trip.
     EXTEND_LOCKS, "extendLocks-1"
 );
 script!(MOVE_JOBS_TO_WAIT, "moveJobsToWait-8");
@@ -32,7 +32,7 @@ script!(MOVE_TO_ACTIVE, "moveToActive-11");
 script!(MOVE_TO_DELAYED, "moveToDelayed-11");
 script!(MOVE_TO_FINISHED, "moveToFinished-14");
 script!(
-    /// Its name says nothing of it: hands a job back that was taken.
+    /// Hands a taken job back, which its name does not say.
     MOVE_TO_WAIT, "moveJobFromActiveToWait-9"
 );
 script!(OBLITERATE, "obliterate-2");
@@ -41,18 +41,17 @@ script!(PROMOTE, "promote-9");
 script!(REMOVE_JOB, "removeJob-2");
 script!(REMOVE_JOB_SCHEDULER, "removeJobScheduler-3");
 script!(
-    /// After a whole tree was added: whoever's children were all done already, long ago, need not wait.
+    /// For use after a whole tree was added: releases parents whose children were all done already.
     RELEASE_PARENT, "releaseParentIfNoPendingDependencies-2"
 );
 script!(REPROCESS, "reprocessJob-9");
 script!(
-    /// From active straight back to the queue: a retry without delay.
+    /// Moves a job from active directly to the queue: a retry without delay.
     RETRY, "retryJob-11"
 );
 script!(UPDATE_DATA, "updateData-1");
 script!(UPDATE_JOB_SCHEDULER, "updateJobScheduler-12");
 
-/// One call of one script.
 pub(crate) struct Call {
     script: &'static Script,
     command: redis::Cmd,
@@ -82,7 +81,6 @@ impl Call {
         self.script.get_hash() == other.script.get_hash()
     }
 
-    /// Makes the script known to Redis.
     pub(crate) async fn load(&self, connection: &mut ConnectionManager) -> RedisResult<()> {
         self.script.prepare_invoke().load_async(connection).await.map(drop)
     }
@@ -103,7 +101,7 @@ pub(crate) fn is_unknown(error: &redis::RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-/// An argument that MessagePack cannot hold.
+/// The error for an argument that MessagePack cannot encode.
 pub(crate) fn unwritable(error: rmp_serde::encode::Error) -> redis::RedisError {
     (redis::ErrorKind::Client, "arguments cannot be written", error.to_string()).into()
 }

@@ -1,13 +1,15 @@
-//! Replies about streams, whatever somebody has written into them.
+//! Reads replies about streams, whatever another program has written into them.
 
 use redis::{FromRedisValue, RedisResult, Value};
 
-/// Reads a reply in which names of fields may be no texts: the library would give up the whole reply for one such name.
+/// Reads a reply in which field names may be no UTF-8. The library would reject the whole reply
+/// because of one such name.
 pub(crate) fn read<T: FromRedisValue>(reply: Value) -> RedisResult<T> {
     Ok(T::from_redis_value(with_readable_names(reply))?)
 }
 
-/// An entry is its id and a list of names and values in turn; so is everything around it, with lists in place of names.
+/// An entry is its id and a flat list of names and values. The levels around it look alike, with
+/// lists in place of names.
 fn with_readable_names(reply: Value) -> Value {
     match reply {
         Value::Array(parts) => match <[Value; 2]>::try_from(parts) {

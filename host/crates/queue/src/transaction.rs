@@ -1,18 +1,21 @@
-//! Several commands as one, and what is left of it when Redis is full.
+//! Runs several commands as one transaction, or without one when Redis is full.
 //!
-//! Above `maxmemory` Redis refuses every command between `MULTI` and `EXEC`, also those that read or free memory (server.c,
-//! `reject_cmd_on_oom`). A script is refused only a first write that takes memory: this is how BullMQ's scripts settle jobs all the same.
+//! Above `maxmemory` Redis refuses every command between `MULTI` and `EXEC`, even those that read
+//! or free memory (server.c, `reject_cmd_on_oom`). In a script it refuses only a first write that
+//! takes memory, which is how BullMQ's scripts can still settle jobs.
 
 use std::sync::LazyLock;
 
 use redis::aio::ConnectionManager;
 use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, Script};
 
-/// Appends to a stream also when Redis is full: deleting a key that is not there is a first write which takes no memory.
+/// Appends to a stream even when Redis is full: its first write deletes a missing key, which takes
+/// no memory.
 pub(crate) static APPEND_WHEN_FULL: LazyLock<Script> =
     LazyLock::new(|| Script::new("redis.call('DEL', KEYS[2]) return redis.call('XADD', KEYS[1], unpack(ARGV))"));
 
-/// Runs what `write` asks for in a transaction; when Redis is full, without one, in the same order and one round trip.
+/// Runs the commands of `write` in a transaction. If Redis is full, runs them without one, in the
+/// same order and one round trip.
 pub(crate) async fn transaction<T: FromRedisValue>(
     mut connection: ConnectionManager,
     write: impl Fn(&mut Pipeline),
@@ -32,10 +35,10 @@ pub(crate) async fn transaction<T: FromRedisValue>(
 
 /// Whether Redis refused because its memory is full.
 pub(crate) fn is_full(error: &RedisError) -> bool {
-    // Before Redis 7, errors within scripts have no code of their own.
+    // Before Redis 7, errors inside scripts have no code of their own.
     let of_full = |code: &str, detail: &str| code == "OOM" || detail.contains("OOM command not allowed");
     match error.clone().into_server_errors() {
-        // Of a pipeline, the first one tells.
+        // Of the errors of a pipeline, the first one is the cause.
         Some(errors) => {
             errors.first().is_some_and(|(_, first)| of_full(first.code(), first.details().unwrap_or_default()))
         }

@@ -1,48 +1,49 @@
-//! Why a Redis that may well answer cannot serve us. Told from its replies, so that no such reply is taken for damaged data.
+//! Why a Redis that may well answer cannot serve. Recognised from its replies, so that such a reply
+//! is never taken for damaged data.
 
 use std::fmt;
 
 use redis::{ErrorKind, RedisError};
 
-/// What is the case with Redis as a whole, whatever was asked of it. Its text is safe for clients.
+/// The trouble of Redis as a whole, whatever the request was. Its text is safe for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
     /// No answer, or no connection.
     Away,
-    /// It has restarted and reads its data.
+    /// Redis has restarted and is reading its data.
     Loading,
-    /// A replica, or a master that was demoted by a failover.
+    /// A replica, or a master that a failover has demoted.
     Replica,
     /// A node of a cluster.
     Cluster,
-    /// The port is a Sentinel's.
+    /// The port belongs to a Sentinel.
     Sentinel,
-    /// The Sentinels answer and name no master that says of itself that it is one.
+    /// The Sentinels answer, but name no server that itself says that it is the master.
     NoMaster,
     /// Wrong user or password, or none where one is needed.
     Login,
-    /// The user may not do what Patchbay does; Redis's own words.
+    /// The user lacks a right that Patchbay needs. Holds Redis's own words.
     Rights(String),
-    /// A certificate is not trusted or missing, or one side speaks TLS and the other does not; rustls's words.
+    /// A certificate is missing or not trusted, or only one side uses TLS. Holds rustls's words.
     Tls(String),
-    /// There is no database of the configured number.
+    /// The database number does not exist.
     Database,
-    /// It could not write to its disk, and takes no writes until it can.
+    /// Redis could not write to its disk, and refuses writes until it can.
     Disk,
     /// Fewer replicas than `min-replicas-to-write` are connected.
     TooFewReplicas,
-    /// A script of somebody has run for longer than `busy-reply-threshold`.
+    /// Somebody's script has run for longer than `busy-reply-threshold`.
     Busy,
     /// `maxclients` is reached.
     TooManyClients,
-    /// It does not know what it was asked, or refuses it for another reason; its own words.
+    /// Redis does not know a command or refuses it for another reason. Holds its own words.
     Refused(String),
-    /// It deletes keys when its memory is full; the policy.
+    /// Redis evicts keys when its memory is full. Holds the policy.
     Evicts(String),
 }
 
 impl Trouble {
-    /// Stable, kebab-case.
+    /// Stable, in kebab-case.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Away => "away",
@@ -107,9 +108,10 @@ impl Trouble {
         matches!(self, Self::Evicts(_))
     }
 
-    /// From an error reply. Absent when the reply is about the data that was asked for.
+    /// From an error reply. `None` if the reply is about the requested data.
     pub(crate) fn of_reply(code: &str, detail: &str) -> Option<Self> {
-        // What a script met before Redis 7 stands, with its code, within the text of an error without one.
+        // Before Redis 7, an error inside a script is reported without a code; the inner code is in
+        // the text.
         if code == "ERR"
             && let Some((_, inner)) = detail.split_once("@user_script")
             && let Some(start) = inner.find(" -")
@@ -117,7 +119,7 @@ impl Trouble {
             let (code, detail) = inner[start + 2..].split_once(' ').unwrap_or((&inner[start + 2..], ""));
             return Self::of_reply(code, detail);
         }
-        // What keeps a whole transaction from running stands, with its code, within the text likewise.
+        // The reason why a whole transaction did not run is in the text, with its code.
         if code == "EXECABORT"
             && let Some((_, inner)) = detail.split_once("because of: ")
         {
@@ -127,7 +129,7 @@ impl Trouble {
         let said = || said("", detail).trim().to_owned();
         Some(match code {
             "LOADING" => Self::Loading,
-            // The last: to a blocked client at the moment at which a master becomes a replica.
+            // `UNBLOCKED` reaches a blocked client when a master becomes a replica.
             "READONLY" | "MASTERDOWN" | "UNBLOCKED" => Self::Replica,
             "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "CROSSSLOT" => Self::Cluster,
             "NOAUTH" | "WRONGPASS" | "DENIED" => Self::Login,
@@ -141,11 +143,13 @@ impl Trouble {
         })
     }
 
-    /// Replies without a code of their own. The texts are Redis's (server.c, script.c, networking.c; 6.0 to 8).
+    /// Replies without a code of their own. The texts are from Redis (server.c, script.c,
+    /// networking.c; 6.0 to 8).
     fn of_text(text: &str, said: impl FnOnce() -> String) -> Option<Self> {
         let is = |part: &str| text.contains(part);
         Some(if is("unauthenticated multibulk length") || is("unauthenticated bulk length") {
-            // A command of more than ten words, or a long one, on a connection that has not logged in.
+            // A command of more than ten words, or a long one, on a connection that has not logged
+            // in.
             Self::Login
         } else if is("unknown command") || is("nknown subcommand") {
             Self::Refused(said())
@@ -162,7 +166,7 @@ impl Trouble {
         })
     }
 
-    /// From an error that is no reply, or one whose text the library has wrapped.
+    /// From an error that is no reply, or whose text the library has wrapped.
     pub(crate) fn of_kind(error: &RedisError) -> Option<Self> {
         match error.kind() {
             ErrorKind::AuthenticationFailed => Some(Self::Login),
@@ -215,7 +219,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// Redis's words, without the place in the script that found it.
+/// Redis's words, without the position in the script.
 pub(crate) fn said(code: &str, detail: &str) -> String {
     let detail = detail.split(" script: ").next().unwrap_or_default();
     format!("{code} {detail}").trim_end().to_owned()

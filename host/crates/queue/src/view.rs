@@ -1,4 +1,5 @@
-//! Jobs and counts as operators read them, straight from Redis's hashes: also what a parser would refuse.
+//! Jobs and counts as operators see them, directly from Redis's hashes, including what a parser
+//! would refuse.
 
 use std::collections::HashMap;
 
@@ -13,7 +14,7 @@ use crate::opts::JobOpts;
 /// The fields of a job's hash, or why they cannot be read.
 pub(crate) type Hash = Result<HashMap<Vec<u8>, Vec<u8>>, String>;
 
-/// What caused a job; nothing where its options cannot be read.
+/// What caused a job; the default where its options cannot be read.
 pub fn trace_of(job: &JobView) -> Trace {
     JobOpts::parse(&job.opts).map(|opts| opts.trace).unwrap_or_default()
 }

@@ -1,14 +1,15 @@
-//! Batches for queues whose keys somebody else has written: all or none, whatever stops BullMQ's scripts.
+//! Batches for queues whose keys another program has written: all or none, whatever stops BullMQ's
+//! scripts.
 //!
-//! Needs a Redis: `make test` gives one in PATCHBAY_TEST_REDIS_URL.
+//! Needs a Redis: `make test` sets PATCHBAY_TEST_REDIS_URL.
 
 use patchbay_model::job::NewJob;
 use patchbay_model::{JobId, QueueName};
-use patchbay_queue::{QueueError, Queues, RedisConfig};
+use patchbay_queue::{Broker, QueueError, RedisConfig};
 use redis::AsyncCommands;
 
 struct World {
-    queues: Queues,
+    queues: Broker,
     redis: redis::aio::MultiplexedConnection,
     prefix: String,
     queue: QueueName,
@@ -22,7 +23,7 @@ impl World {
         let redis = client.get_multiplexed_async_connection().await.expect("Redis answers");
         let config =
             RedisConfig { url, own_prefix: format!("{prefix}-own"), prefix: prefix.clone(), ..RedisConfig::default() };
-        let queues = Queues::connect(config).await.expect("Redis answers");
+        let queues = Broker::connect(config).await.expect("Redis answers");
         Self { queues, redis, prefix, queue: "q".parse().expect("a name") }
     }
 
@@ -35,7 +36,7 @@ impl World {
         NewJob { id, ..NewJob::new(self.queue.clone(), "n", "{}") }
     }
 
-    /// Names of the queue's keys, but for those that say nothing of a job.
+    /// Names of the queue's keys that belong to jobs.
     async fn jobs(&mut self) -> Vec<String> {
         let all: Vec<String> = self.redis.keys(self.key("*")).await.expect("keys");
         let prefix = self.key("");
@@ -61,7 +62,8 @@ async fn a_batch_that_a_script_stops_in_is_taken_back_and_what_was_there_before_
     let before =
         (world.jobs().await, world.redis.lrange::<_, Vec<String>>(world.key("wait"), 0, -1).await.expect("ids"));
     assert_eq!(before.0, ["1", "old"]);
-    // The type is right, and the script stops where it compares: after it has written the job's hash.
+    // The type is right. The script fails where it compares the value, after it has written the
+    // job's hash.
     world.redis.hset::<_, _, _, ()>(world.key("meta"), "concurrency", "x").await.expect("set");
     for batch in [
         vec![world.job(None)],

@@ -1,25 +1,27 @@
-//! Random operations on a real queue, compared with a model of a few lines: counts after each, order and states at the end.
+//! Random operations on a real queue, compared with a model of a few lines: counts after each step,
+//! order and states at the end.
 //!
-//! Needs a Redis: `make test` gives one in PATCHBAY_TEST_REDIS_URL.
+//! Needs a Redis: `make test` sets PATCHBAY_TEST_REDIS_URL.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use patchbay_model::job::{JobState, NewJob};
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{
-    Delivery, Disposition, Gate, Handler, Keep, Pass, Queues, RedisConfig, Settlement, Start, Unlimited, WorkerConfig,
+    Broker, Delivery, Disposition, Gate, Handler, Keep, Pass, RedisConfig, Settlement, Start, Unlimited, WorkerConfig,
     WorkerHandle,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::sync::watch;
 
-/// Beyond any test: such jobs never become due by themselves.
+/// Longer than any test, so such jobs never become due.
 const HOUR: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug, Clone)]
@@ -69,9 +71,10 @@ fn op() -> impl Strategy<Value = Op> {
 /// What BullMQ promises, without Redis.
 #[derive(Debug, Default)]
 struct Model {
-    /// Next to run first. Each with its own priority, which counts again when it is put elsewhere.
+    /// The next to run comes first. Each job has its own priority, which counts again when it
+    /// moves.
     waiting: VecDeque<(u32, String)>,
-    /// Likewise, with priorities of 1 and more.
+    /// In the same order, with priorities of 1 and more.
     prioritized: Vec<(u32, String)>,
     delayed: Vec<(u32, String)>,
     completed: Vec<(u32, String)>,
@@ -80,7 +83,7 @@ struct Model {
 }
 
 impl Model {
-    /// At the end of its class.
+    /// Puts the job at the end of its class.
     fn wait(&mut self, priority: u32, id: String) {
         if priority == 0 {
             return self.waiting.push_back((0, id));
@@ -115,7 +118,7 @@ impl Model {
     }
 }
 
-/// Ends the one job that it is given as the test says, and takes no other.
+/// Ends the one job that it gets as the test says, and takes no other.
 #[derive(Default)]
 struct OneAtATime {
     worker: Mutex<Option<Arc<WorkerHandle>>>,
@@ -123,19 +126,15 @@ struct OneAtATime {
     ran: Mutex<Vec<String>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[async_trait]
 impl Handler for OneAtATime {
     async fn handle(&self, delivery: Delivery) -> Settlement {
-        if let Some(worker) = &*lock(&self.worker) {
+        if let Some(worker) = &*self.worker.lock() {
             worker.pause();
         }
-        lock(&self.ran).push(delivery.key.id.to_string());
+        self.ran.lock().push(delivery.key.id.to_string());
         let (reason, stack) = (String::from("as the test says"), String::from("nowhere"));
-        let disposition = match lock(&self.end).take() {
+        let disposition = match self.end.lock().take() {
             Some(End::Complete) => Disposition::Complete { value: "null".into() },
             Some(End::Fail) => Disposition::Fail { reason, stack },
             Some(End::Retry) => Disposition::Retry { delay: HOUR, reason, stack },
@@ -145,7 +144,8 @@ impl Handler for OneAtATime {
     }
 }
 
-/// Shut until the worker has been told to pause: a look that began before that would take the first job.
+/// Stays shut until the worker has been told to pause. A fetch that began earlier would take the
+/// first job.
 #[derive(Debug)]
 struct OpensLate(watch::Sender<bool>);
 
@@ -165,7 +165,7 @@ impl Gate for OpensLate {
 }
 
 struct World {
-    queues: Queues,
+    queues: Broker,
     queue: QueueName,
     handler: Arc<OneAtATime>,
     worker: Arc<WorkerHandle>,
@@ -181,7 +181,7 @@ impl World {
         let prefix = format!("m{}", uuid::Uuid::new_v4().simple());
         let config =
             RedisConfig { url: url.to_owned(), own_prefix: format!("{prefix}-own"), prefix, ..RedisConfig::default() };
-        let queues = Queues::connect(config).await.expect("Redis answers");
+        let queues = Broker::connect(config).await.expect("Redis answers");
         let queue: QueueName = "q".parse().expect("a name");
         let handler = Arc::new(OneAtATime::default());
         let gate = Arc::new(OpensLate(watch::Sender::new(false)));
@@ -202,7 +202,7 @@ impl World {
         let worker = Arc::new(queues.spawn_worker(config, Arc::clone(&handler) as _));
         worker.pause();
         gate.0.send_replace(true);
-        *lock(&handler.worker) = Some(Arc::clone(&worker));
+        *handler.worker.lock() = Some(Arc::clone(&worker));
         Self { queues, queue, handler, worker, model: Model::default() }
     }
 
@@ -268,7 +268,8 @@ impl World {
             Op::RetryAll => {
                 let moved = queues.move_all_to_wait(&queue, JobState::Failed).await.expect("moved");
                 assert_eq!(moved, self.model.failed.len() as u64);
-                // All at once, and without their priorities, as upstream's script does it; their order among themselves is not promised.
+                // All at once and without priorities, as BullMQ's script does it. Their order among
+                // themselves is not promised.
                 let mut jobs: Vec<(u32, String)> = self.model.failed.drain(..).collect();
                 let waiting = self.ids(JobState::Waiting).await;
                 jobs.sort_by_key(|(_, job)| waiting.iter().position(|other| other == job));
@@ -299,17 +300,17 @@ impl World {
 
     async fn run(&mut self, end: End) {
         let Some((priority, expected)) = self.model.take() else { return };
-        *lock(&self.handler.end) = Some(end);
-        let before = lock(&self.handler.ran).len();
+        *self.handler.end.lock() = Some(end);
+        let before = self.handler.ran.lock().len();
         self.worker.resume();
         let ran = async {
-            while lock(&self.handler.ran).len() == before || self.worker.active() > 0 {
+            while self.handler.ran.lock().len() == before || self.worker.active() > 0 {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(10), ran).await.expect("a job waits, so one runs");
         assert_eq!(
-            lock(&self.handler.ran)[before..],
+            self.handler.ran.lock()[before..],
             *std::slice::from_ref(&expected),
             "the next in line, and only that"
         );

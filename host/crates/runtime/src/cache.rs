@@ -1,5 +1,5 @@
-//! Compiled code on disk, bound to its component by a keyed MAC: a file that somebody else wrote, or that belongs to another component
-//! or engine, is a miss.
+//! Compiled code on disk, tied to its component by a keyed MAC. A file that somebody else wrote, or
+//! that belongs to another component or engine, is a cache miss.
 
 use std::fs;
 use std::io::Write;
@@ -47,7 +47,7 @@ impl Cache {
         mac
     }
 
-    /// The code, if the file is ours and whole.
+    /// The cached code, if this installation wrote the file and it is complete.
     pub(crate) fn get(&self, digest: &RevisionDigest) -> Option<Vec<u8>> {
         let mut file = fs::read(self.path(digest)).ok()?;
         let code = file.split_off(MAC_BYTES.min(file.len()));
@@ -58,7 +58,7 @@ impl Cache {
         genuine.then_some(code)
     }
 
-    /// Written whole or not at all. Failing costs only the next start its speed.
+    /// Writes the file completely or not at all. A failure only makes the next start slower.
     pub(crate) fn put(&self, digest: &RevisionDigest, code: &[u8]) {
         let write = || -> std::io::Result<()> {
             let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;

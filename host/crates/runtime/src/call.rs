@@ -1,6 +1,7 @@
 //! One call: slot, fresh store, deadline, outcome.
 //!
-//! Three layers end a guest: the epoch callback (it spins), the timeout around the call (it waits), and dropping the store (it is gone).
+//! Three layers end a guest: the epoch callback if it spins, the timeout around the call if it
+//! waits, and dropping the store in any case.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -25,27 +26,27 @@ use crate::sandbox::Sandbox;
 use crate::state::{PANICKED, State};
 use crate::wit::{Exports, Returned};
 
-/// Bytes that a guest may hand over in one call of the host, counted as the host holds them. Enough for the largest request where the memory
-/// limit is small; never more than the limit where that is large.
+/// Bytes that a guest may pass in one host call, counted as the host holds them. Enough for the
+/// largest request where the memory limit is small; never more than the limit where that is large.
 const HANDED_OVER: std::ops::RangeInclusive<usize> = 16 << 20..=128 << 20;
 
-/// What a call computes, in ticks of the epoch, before it counts as a long one.
+/// A call that has computed for more ticks of the epoch counts as long.
 const SHORT_TICKS: u32 = 16;
-/// A long call computes in one round of four when others want to: short calls, which are nearly all, do not wait for a guest that spins.
+/// A long call computes in one round of four while others want to run. So short calls, which are
+/// nearly all, do not wait for a guest that spins.
 const LONG_TURNS: u32 = 4;
 
-/// What is called: a linked component, and what one call of it takes.
-pub(crate) struct Callee {
+/// The linked component that is called, and what one call of it takes.
+pub(crate) struct CallTarget {
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) exports: Box<dyn Exports>,
-    /// In core instances.
     pub(crate) weight: u32,
-    /// Calls of it at once, when its manifest limits them.
+    /// The plugin's own limit on concurrent calls, if its manifest sets one.
     pub(crate) concurrency: Option<Arc<Semaphore>>,
     pub(crate) memory_bytes: usize,
 }
 
-/// Counts for as long as it lives, so that a call that is dropped is counted out, too.
+/// Counts a call while this value lives, so that a dropped call is no longer counted.
 struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {
@@ -62,7 +63,7 @@ impl Drop for Counted<'_> {
 }
 
 pub(crate) async fn run(
-    callee: Arc<Callee>,
+    callee: Arc<CallTarget>,
     entry: Entry,
     context: Option<Arc<dyn CallContext>>,
     limit: Duration,
@@ -70,7 +71,7 @@ pub(crate) async fn run(
     occupancy: &Occupancy,
 ) -> CallReport {
     let started = Instant::now();
-    // Shared, so that a call that is cancelled has its share counted.
+    // Shared, so that the CPU time of a cancelled call is still counted.
     let cpu_ns = Arc::new(AtomicU64::new(0));
     let failed = |outcome| CallReport {
         outcome,
@@ -82,7 +83,8 @@ pub(crate) async fn run(
         dropped_log_lines: 0,
     };
     let waiting = Counted::new(&occupancy.waiting);
-    // Before the pool, so that a full pool is a wait and not an error; bounded, so that the wait is not for ever.
+    // Waits before it uses the pool, so that a full pool means waiting and not an error. The wait
+    // is limited.
     let Ok(_slots) = tokio::time::timeout(limit, take_slots(&callee)).await else {
         return failed(Outcome::HostFault("no free slot for the call".into()));
     };
@@ -104,8 +106,9 @@ pub(crate) async fn run(
     }
 }
 
-/// The plugin's own limit first: who waits for that one must not hold a place in the pool. Semaphores are never closed.
-async fn take_slots(callee: &Callee) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>) {
+/// Takes the plugin's own limit first, because a call that waits for it must not occupy the pool.
+/// The semaphores are never closed.
+async fn take_slots(callee: &CallTarget) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>) {
     let own = match &callee.concurrency {
         Some(concurrency) => Arc::clone(concurrency).acquire_owned().await.ok(),
         None => None,
@@ -114,7 +117,7 @@ async fn take_slots(callee: &Callee) -> (Option<OwnedSemaphorePermit>, Option<Ow
 }
 
 async fn call(
-    callee: Arc<Callee>,
+    callee: Arc<CallTarget>,
     entry: Entry,
     context: Option<Arc<dyn CallContext>>,
     limit: Duration,
@@ -151,7 +154,7 @@ async fn call(
     let deadline_ms = u64::try_from(now_ms().saturating_add(limit.as_millis())).unwrap_or(u64::MAX);
     let guest = async {
         tokio::select! {
-            // What has ended has ended, also where its time ran out in the same moment.
+            // A call that ended counts as ended, even if its time ran out at the same moment.
             biased;
             ended = callee.exports.run(&mut store, entry, deadline_ms) => Ended::ByItself(ended),
             () = memory.exceeded() => Ended::OutOfMemory,
@@ -171,7 +174,7 @@ async fn call(
         Ok(Ended::ByItself(Err(error))) => {
             Broken { error: &error, phase, memory: &memory, limit, printed: &printed }.judge()
         }
-        // As with `State::outside`: the guest has found a way to it.
+        // As in `State::outside`: the guest has found a way to cause the panic.
         Err(_) => (Outcome::Trapped(PANICKED.into()), None),
     };
     let peak_memory_bytes = memory.peak() as u64;
@@ -186,22 +189,22 @@ async fn call(
     }
 }
 
-/// How the guest's part of a call ended.
 enum Ended {
     ByItself(wasmtime::Result<Result<Returned, Failure>>),
-    /// The host holds more for it than fits.
+    /// The host holds more for the guest than its memory limit allows.
     OutOfMemory,
     Late,
 }
 
-/// Failures are written to standard error; a guest that has only one stream writes to that.
+/// Failures are written to stderr. A guest that has only one stream writes to that.
 fn last_printed(stdout: &Output, stderr: &Output) -> String {
     let (out, err) = (stdout.finish(), stderr.finish());
     if err.is_empty() { out } else { err }
 }
 
-/// Lets the other calls of this thread go first, so many times; without others it takes no time. From the deadline on it lets the guest go
-/// on, which then ends with a backtrace. Not wasmtime's own `Yield`: that starves tokio's timers.
+/// Yields this many times to the other calls of this thread, which takes no time if there are none.
+/// After the deadline it returns at once, so that the guest continues and then ends with a
+/// backtrace. wasmtime's own `Yield` would starve tokio's timers.
 async fn let_others_run(turns: u32, deadline: Instant) {
     for _ in 0..turns {
         if Instant::now() >= deadline {
@@ -211,8 +214,9 @@ async fn let_others_run(turns: u32, deadline: Instant) {
     }
 }
 
-/// Adds up what this thread computes while it polls. A poll stays on one thread, the guest's stack included, and lasts one tick at most
-/// when the guest spins; the clock costs two system calls per poll.
+/// Adds up the CPU time of this thread while it polls. A poll stays on one thread, including the
+/// guest's stack, and lasts at most one tick if the guest spins. The clock costs two system calls
+/// per poll.
 async fn measured<F: Future>(future: F, cpu_ns: &AtomicU64) -> F::Output {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|context| {
@@ -233,7 +237,7 @@ fn now_ms() -> u128 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_millis())
 }
 
-/// The result, or the answer beside it, if it can be passed on.
+/// Checks the result, or stores the answer beside it, if it can be passed on.
 fn accepted(returned: Returned, max_bytes: usize, answer: &mut Option<Answer>) -> Outcome {
     let nothing = || "null".to_owned();
     let checked = match returned {

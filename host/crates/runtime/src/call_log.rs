@@ -1,4 +1,4 @@
-//! What a call writes into its log, and how much.
+//! A call's log lines, within its log limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -7,10 +7,10 @@ use patchbay_model::outcome::truncate;
 
 use crate::context::{CallContext, LogLevel, MAX_LOG_LINE_BYTES};
 
-/// Longest log line that is passed on. Who writes it down hides values in it, and then cuts it further.
+/// Longest log line that is passed on. The writer redacts it and then cuts it further.
 const MAX_WHOLE_LINE_BYTES: usize = 2 * MAX_LOG_LINE_BYTES;
 
-/// One budget for log lines, stdout and stderr of a call.
+/// One budget for the log lines, stdout and stderr of a call.
 pub(crate) struct CallLog {
     context: Option<Arc<dyn CallContext>>,
     left: AtomicUsize,
@@ -22,7 +22,7 @@ impl CallLog {
         Self { context, left: AtomicUsize::new(max_bytes), dropped: AtomicU64::new(0) }
     }
 
-    /// Whether a line of this length still fits; counts it if not.
+    /// Whether a line of this length still fits. Counts it as dropped if not.
     fn take(&self, bytes: usize) -> bool {
         let fits = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok();
         if !fits {
@@ -31,12 +31,11 @@ impl CallLog {
         fits
     }
 
-    /// Lines that did not fit.
+    /// Number of lines that did not fit.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// One line under the call's budget.
     pub(crate) fn line(&self, level: LogLevel, mut line: String, fields: &[(String, String)]) {
         let bytes = line.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if !self.take(bytes + 1) {

@@ -1,4 +1,5 @@
-//! Compiling in a child process of the same binary: bounded in time and memory, at low priority, and its garbage goes with it.
+//! Compiles in a child process of the same binary: limited in time and memory, at low priority. Its
+//! memory is freed when it exits.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,16 +10,15 @@ use tokio::process::Command;
 
 use crate::{LoadError, Rejection, RuntimeError, engine};
 
-/// How to run the compiler: this very binary with a hidden subcommand.
+/// How to start the compiler: this same binary with a hidden subcommand.
 #[derive(Debug, Clone)]
 pub struct CompilerCommand {
-    /// The binary.
     pub program: PathBuf,
-    /// Before input, output and memory limit.
+    /// Arguments that precede input, output and memory limit.
     pub args: Vec<String>,
 }
 
-/// Compiles in a child, or here when there is no compiler command (tests, benchmarks).
+/// Compiles in a child process. Without a `command` (tests, benchmarks), compiles in this process.
 pub(crate) async fn compile(
     component: &[u8],
     command: Option<&CompilerCommand>,
@@ -65,7 +65,7 @@ fn compile_here(component: &[u8]) -> Result<Vec<u8>, LoadError> {
     Ok(engine.precompile_component(component).map_err(|error| Rejection::Compile(format!("{error:#}")))?)
 }
 
-/// Body of the hidden subcommand: `<in> <out> <memory limit in bytes>`.
+/// The hidden subcommand. Arguments: `<in> <out> <memory limit in bytes>`.
 pub fn compile_child(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
     let [input, output, memory] = args.as_slice() else {
@@ -74,7 +74,7 @@ pub fn compile_child(args: impl Iterator<Item = OsString>) -> ExitCode {
     };
     if let Some(bytes) = memory.to_str().and_then(|text| text.parse::<u64>().ok()) {
         let limit = rustix::process::Rlimit { current: Some(bytes), maximum: Some(bytes) };
-        // Best effort, both: without them the time limit still holds.
+        // Both are best effort: without them the time limit still holds.
         let _ = rustix::process::setrlimit(rustix::process::Resource::As, limit);
     }
     let _ = rustix::process::nice(10);

@@ -1,4 +1,5 @@
-//! A core module of a toolchain that makes no components, such as clang with wasi-libc, as a component.
+//! Turns a core module into a component, for toolchains that make none, such as clang with
+//! wasi-libc.
 
 use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
@@ -8,7 +9,8 @@ use wit_component::ComponentEncoder;
 
 use crate::Rejection;
 
-/// A component as it is; a core module with the bindings of its world inside (`wit-bindgen c` writes them) as a component.
+/// Returns a component unchanged. A core module must contain the bindings of its world
+/// (`wit-bindgen c` writes them).
 pub fn encode(file: Vec<u8>) -> Result<Vec<u8>, Rejection> {
     if !Parser::is_core_wasm(&file) {
         return Ok(file);

@@ -1,4 +1,5 @@
-//! The engine: the only place where a wasmtime `Config` is built, so that compile child and host agree on every setting.
+//! The engine. Only this module builds a wasmtime `Config`, so that the compiler process and the
+//! host agree on every setting.
 
 use std::time::Duration;
 
@@ -6,14 +7,15 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 
 use crate::RuntimeError;
 
-/// Length of one epoch: how late a spinning guest is noticed.
+/// Length of one epoch, which bounds how late a spinning guest is noticed.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 /// A typical Rust guest dirties 67 KiB per call.
 const KEEP_RESIDENT: usize = 128 * 1024;
-/// The pool is counted in core instances, of which a component has several (Rust 3, C 4, JS 4, QuickJS 9, CPython 14). A call takes at
-/// least this many, so that as many calls fit as were configured…
+/// The pool is counted in core instances, and a component has several (Rust 3, C 4, JS 4, QuickJS
+/// 9, CPython 14). A call takes at least this many, so that as many calls fit as are configured.
 pub(crate) const LEAST_WEIGHT: u32 = 4;
-/// …and a component with more is refused at staging, not when its first call finds the pool too small.
+/// A component with more core instances is refused at staging, not when its first call finds the
+/// pool too small.
 pub(crate) const MOST_WEIGHT: u32 = 16;
 
 /// Weight of all calls that may run at once.
@@ -27,17 +29,18 @@ fn config() -> Config {
     // WASI 0.2 only: without the machinery of 0.3 a call costs half.
     config.concurrency_support(false);
     config.epoch_interruption(true);
-    // Reading DWARF costs milliseconds of CPU per panic and per cancelled call; names come from the name section for free.
+    // Reading DWARF costs milliseconds of CPU per panic and per cancelled call. Names come from the
+    // name section for free.
     config.wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
     config
 }
 
-/// For compiling only.
 pub(crate) fn compiler() -> Result<Engine, RuntimeError> {
     Engine::new(&config()).map_err(|error| RuntimeError::Engine(format!("{error:#}")))
 }
 
-/// For running: pooled where the address space allows, else on demand. Both run the same compiled code.
+/// An engine for running: pooled where the address space allows, else on demand. Both run the same
+/// compiled code.
 pub(crate) fn runner(calls: u32, max_memory_bytes: usize) -> Result<Engine, RuntimeError> {
     let mut pool = PoolingAllocationConfig::default();
     let capacity = capacity(calls);
@@ -51,8 +54,9 @@ pub(crate) fn runner(calls: u32, max_memory_bytes: usize) -> Result<Engine, Runt
         .max_memories_per_component(MOST_WEIGHT / 2)
         .max_tables_per_component(MOST_WEIGHT)
         .table_elements(20_000)
-        // What a small guest dirtied is cleared by writing instead of by asking the system for fresh pages: two system calls less per
-        // memory and call, for at most this much per slot that stays resident.
+        // Clears what a small guest dirtied by writing, instead of asking the system for fresh
+        // pages. This saves two system calls per memory and call; at most this much stays resident
+        // per slot.
         .linear_memory_keep_resident(KEEP_RESIDENT)
         .table_keep_resident(KEEP_RESIDENT)
         .pagemap_scan(wasmtime::Enabled::Auto)
@@ -68,7 +72,8 @@ pub(crate) fn runner(calls: u32, max_memory_bytes: usize) -> Result<Engine, Runt
     }
 }
 
-/// Advances the epoch from a thread of its own, so that no amount of work on async threads delays it. Ends with the engine.
+/// Advances the epoch from a separate thread, so that work on async threads never delays it. The
+/// thread ends with the engine.
 pub(crate) fn start_ticker(engine: &Engine) -> Result<(), RuntimeError> {
     let weak = engine.weak();
     let ticker = move || {

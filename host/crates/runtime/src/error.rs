@@ -2,9 +2,8 @@
 
 use patchbay_model::manifest::ManifestError;
 
-/// The file's fault. The text is for whoever uploaded it.
+/// The file is at fault. The text is for the person who uploaded it.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum Rejection {
     #[error("the file is larger than the {0} MiB that this host accepts")]
     TooLarge(usize),
@@ -65,9 +64,8 @@ fn not_asked(imports: &[String]) -> String {
     )
 }
 
-/// Ours: try again, or call somebody.
+/// The host is at fault: try again, or tell an operator.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum RuntimeError {
     #[error("the engine cannot be made: {0}")]
     Engine(String),
@@ -75,9 +73,7 @@ pub enum RuntimeError {
     Io { what: &'static str, source: std::io::Error },
 }
 
-/// Either.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum LoadError {
     #[error(transparent)]
     Rejected(#[from] Rejection),

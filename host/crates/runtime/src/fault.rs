@@ -1,8 +1,9 @@
-//! Whose fault it is that a call ended without a result.
+//! Decides whose fault it is that a call ended without a result.
 //!
-//! Whatever comes out of a running guest is the guest's, also where the host's side of an interface says no: the same call would end alike
-//! again, and only what costs an attempt ever ends. The host's are failures that the host itself has marked ([`Ours`]), and an instance
-//! that could not be made before the guest had run at all.
+//! Whatever a running guest ends with is the guest's fault, even if the host's side of an interface
+//! refuses: the same call would end the same way again, and only failures that cost an attempt ever
+//! end. The host's faults are failures that the host itself has marked ([`HostError`]), and an instance
+//! that could not be made before the guest ran at all.
 
 use std::time::Duration;
 
@@ -14,24 +15,22 @@ use wasmtime_wasi::I32Exit;
 use crate::last_words;
 use crate::memory::{Account, MAX_HANDLES};
 
-/// Longest guest backtrace that is kept, in frames: recursion has thousands, and the first ones tell the story.
+/// Most frames that are kept of a guest's backtrace. Recursion has thousands, and the first ones
+/// show the cause.
 const MAX_FRAMES: usize = 50;
 
-/// The host's own trouble in the middle of a call.
+/// A fault of the host during a call.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Ours(pub(crate) &'static str);
+pub(crate) struct HostError(pub(crate) &'static str);
 
-/// How far a call had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Its instance was being made; start functions of the guest run then.
+    /// The instance is being made. Start functions of the guest run in this phase.
     Starting,
-    /// The guest's function was called.
     Running,
 }
 
-/// What is known of a call that broke.
 pub(crate) struct Broken<'a> {
     pub(crate) error: &'a wasmtime::Error,
     pub(crate) phase: Phase,
@@ -42,7 +41,7 @@ pub(crate) struct Broken<'a> {
 }
 
 impl Broken<'_> {
-    /// The outcome, and the guest's stack: what it said, then the functions that it was in.
+    /// The outcome, and the guest's stack: its last output, then the functions on its stack.
     pub(crate) fn judge(&self) -> (Outcome, Option<String>) {
         let outcome = self.outcome();
         let printed = match outcome {
@@ -56,7 +55,7 @@ impl Broken<'_> {
 
     fn outcome(&self) -> Outcome {
         let Self { error, phase, memory, limit, .. } = *self;
-        if let Some(Ours(reason)) = error.downcast_ref() {
+        if let Some(HostError(reason)) = error.downcast_ref() {
             return Outcome::HostFault((*reason).to_owned());
         }
         let trap = error.downcast_ref::<Trap>();
@@ -74,14 +73,15 @@ impl Broken<'_> {
         match phase {
             _ if ran => Outcome::Trapped(self.trapped()),
             Phase::Starting => Outcome::HostFault(format!("no instance could be made: {reason}")),
-            // Where its arguments are written into its memory, the guest's own allocator says where.
+            // The guest's own allocator decides where its arguments are written into its memory, so
+            // a wrong place is its fault.
             Phase::Running if reason.starts_with("realloc return") => Outcome::Trapped(self.trapped()),
             // The guest has returned.
             Phase::Running => Outcome::InvalidResult(format!("it cannot be read: {reason}")),
         }
     }
 
-    /// The panic or exception if the guest has printed one, else what stopped it.
+    /// The panic or exception if the guest printed one, else what stopped it.
     fn trapped(&self) -> String {
         let mut message = match (self.error.downcast_ref::<I32Exit>(), last_words::failure(self.printed)) {
             (_, Some(failure)) => failure,
@@ -93,7 +93,7 @@ impl Broken<'_> {
     }
 
     fn stopped_by(&self) -> String {
-        // The other count is of handles in the guest's own tables; its error has no public type.
+        // The other limit counts handles in the guest's own tables; its error has no public type.
         let cause = self.error.root_cause().to_string();
         if matches!(self.error.downcast_ref(), Some(ResourceTableError::Full))
             || cause.contains("handle limit exceeded")

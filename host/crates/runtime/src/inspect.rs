@@ -1,4 +1,5 @@
-//! What a component file says about itself, read without compiling it; and packing, which puts the manifest in.
+//! Reads what a component file says about itself, without compiling it. Also packs the manifest
+//! into a component.
 
 use patchbay_model::RevisionDigest;
 use patchbay_model::manifest::Manifest;
@@ -8,28 +9,23 @@ use crate::wit::{Wit, interface};
 use crate::{Rejection, engine};
 
 const SECTION: &str = "patchbay:manifest";
-/// Interfaces that a host calls; a plugin has one of them.
+/// Interfaces that a host calls. A plugin exports at least one of them.
 const SERVED: [&str; 2] = ["jobs", "operations"];
 
-/// A readable component file.
 #[derive(Debug)]
 pub struct Inspected {
-    /// Of the whole file.
     pub digest: RevisionDigest,
-    /// From its section.
     pub manifest: Manifest,
     /// The version of the contract that it was built for.
     pub wit: Wit,
-    /// Names, versions included.
     pub exports: Vec<String>,
-    /// Names, versions included.
     pub imports: Vec<String>,
-    /// What one call of it takes from the pool.
+    /// What one call takes from the pool, in core instances.
     pub(crate) weight: u32,
 }
 
 impl Inspected {
-    /// Whether it exports an interface of the contract.
+    /// Whether it exports this interface of the contract.
     pub(crate) fn offers(&self, interface: &str) -> bool {
         offers(&self.exports, interface)
     }
@@ -51,7 +47,7 @@ fn read(component: &[u8]) -> Result<Sections, Rejection> {
         let kind = if Parser::is_core_wasm(component) { "this is a core module" } else { "unknown file type" };
         return Err(Rejection::NotAComponent(kind.into()));
     }
-    // Also finds truncation: every section is validated.
+    // Also finds truncation, because every section is validated.
     wasmparser::Validator::new().validate_all(component).map_err(broken)?;
     let mut sections = Sections::default();
     let mut depth = 0u32;
@@ -61,7 +57,7 @@ fn read(component: &[u8]) -> Result<Sections, Rejection> {
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::InstanceSection(reader) => {
                 for instance in reader {
-                    // The other kind only gives names to what is there.
+                    // The other kind only renames existing instances.
                     let made = matches!(instance.map_err(broken)?, wasmparser::Instance::Instantiate { .. });
                     sections.core_instances += u32::from(made);
                 }
@@ -137,7 +133,8 @@ fn offers(exports: &[String], wanted: &str) -> bool {
     exports.iter().filter_map(|name| interface(name)).any(|(name, _)| name == wanted)
 }
 
-/// Imports ⊆ asked. Every toolchain imports parts of WASI that it never uses; those are linked and lead nowhere.
+/// Checks that imports ⊆ asked. Every toolchain imports parts of WASI that it never uses; those are
+/// linked but give access to nothing.
 fn check_imports(manifest: &Manifest, imports: &[String]) -> Result<(), Rejection> {
     let asked = manifest.asked_interfaces();
     let mut missing = Vec::new();
@@ -147,7 +144,7 @@ fn check_imports(manifest: &Manifest, imports: &[String]) -> Result<(), Rejectio
                 missing.push(interface.to_owned());
             }
         } else if import.starts_with("wasi:http/") {
-            // The same gate as `patchbay:plugin/http`, so the same question.
+            // It passes the same gate as `patchbay:plugin/http`, so it needs the same ask.
             if !asked.contains("http") {
                 missing.push(import.clone());
             }
@@ -175,7 +172,7 @@ pub fn pack(component: &[u8], manifest: &Manifest) -> Result<Vec<u8>, Rejection>
     Ok(packed)
 }
 
-/// Lengths in a wasm file.
+/// The encoding of lengths in a wasm file.
 fn leb128(out: &mut Vec<u8>, mut value: usize) {
     loop {
         let low = (value & 0x7f) as u8;

@@ -1,16 +1,17 @@
-//! Why a guest broke, in its own words: what its language's runtime wrote on its way down.
+//! Why a guest crashed, from what its language's runtime printed last.
 //!
-//! WebAssembly knows one instruction for all of it, `unreachable`; the panic, the exception and the failed assertion are text that the guest
-//! has printed before. The forms here are those of Rust, CPython (componentize-py), StarlingMonkey (componentize-js), QuickJS
-//! (componentize-qjs), Go and C.
+//! WebAssembly has one instruction for every crash, `unreachable`; the panic, the exception or the
+//! failed assertion is text that the guest printed before it. This module knows the formats of
+//! Rust, CPython (componentize-py), StarlingMonkey (componentize-js), QuickJS (componentize-qjs),
+//! Go and C.
 
-/// What begins a line that is a failure by itself.
+/// A line that begins with one of these is a complete failure message.
 const FAILURES: [&str; 4] = ["panic: ", "fatal error: ", "Assertion failed", "terminate called"];
 
-/// The failure in what a guest printed last, on one line; absent where it is not one that a runtime writes.
+/// The failure in a guest's last output, on one line; `None` if no runtime writes such text.
 pub(crate) fn failure(printed: &str) -> Option<String> {
     let lines: Vec<&str> = printed.lines().collect();
-    // The interpreters first: what they are built in panics because of the exception.
+    // Interpreters first: the program that contains one panics because of the exception.
     let of_interpreters = python(&lines).or_else(|| quickjs(&lines)).or_else(|| uncaught(&lines));
     of_interpreters.or_else(|| starling_monkey(&lines)).or_else(|| rust(&lines)).or_else(|| {
         let is_failure = |line: &&&str| FAILURES.iter().any(|start| line.starts_with(start));
@@ -18,7 +19,7 @@ pub(crate) fn failure(printed: &str) -> Option<String> {
     })
 }
 
-/// `thread '<unnamed>' (1) panicked at src/lib.rs:7:5:`, then the message, then a note.
+/// Format: `thread '<unnamed>' (1) panicked at src/lib.rs:7:5:`, then the message, then a note.
 fn rust(lines: &[&str]) -> Option<String> {
     let at = lines.iter().rposition(|line| is_panic(line))?;
     let (_, place) = lines[at].split_once(" panicked at ")?;
@@ -35,8 +36,8 @@ fn is_note(line: &str) -> bool {
     line.starts_with("note: ") || line.starts_with("stack backtrace:")
 }
 
-/// `Traceback (most recent call last):`, then indented frames, then the exception. Of several that caused each other, the last is the one
-/// that nobody caught.
+/// Format: `Traceback (most recent call last):`, then indented frames, then the exception. If
+/// several exceptions caused each other, the last one is the uncaught one.
 fn python(lines: &[&str]) -> Option<String> {
     let at = lines.iter().rposition(|line| line.starts_with("Traceback (most recent call last):"))?;
     let mut after = lines[at + 1..].iter().skip_while(|line| line.starts_with(' ') || line.is_empty()).peekable();
@@ -44,7 +45,8 @@ fn python(lines: &[&str]) -> Option<String> {
     Some(one_line(after.take_while(|line| !is_panic(line))))
 }
 
-/// `Exception { message: Some("…"), stack: Some("    at run (/p.js:4:39)\n") })`, as Rust writes it for programmers.
+/// Format: `Exception { message: Some("…"), stack: Some("    at run (/p.js:4:39)\n") })`, which is
+/// Rust's debug format.
 fn quickjs(lines: &[&str]) -> Option<String> {
     let line = lines.iter().rfind(|line| line.contains("Exception { message: Some(\""))?;
     let (_, rest) = line.split_once("message: Some(\"")?;
@@ -55,12 +57,13 @@ fn quickjs(lines: &[&str]) -> Option<String> {
     Some(if place.starts_with("at ") { format!("{message} {place}") } else { message })
 }
 
-/// As a plugin in JavaScript prints it (docs/plugins/languages.md), before its glue breaks at what is no failure of the contract.
+/// A JavaScript plugin prints this line (docs/plugins/languages.md) before its glue fails on an
+/// exception that is no failure of the contract.
 fn uncaught(lines: &[&str]) -> Option<String> {
     lines.iter().rfind(|line| line.starts_with("Uncaught ")).map(|line| (*line).to_owned())
 }
 
-/// The message, `Stack:`, then frames.
+/// Format: the message, `Stack:`, then frames.
 fn starling_monkey(lines: &[&str]) -> Option<String> {
     let at = lines.iter().rposition(|line| *line == "Stack:")?;
     let message = lines[..at].last().filter(|line| !line.is_empty())?;

@@ -1,8 +1,9 @@
-//! The sandbox: component files in, calls with a deadline out.
+//! The sandbox: loads component files and runs calls with a deadline.
 //!
-//! Owns wasmtime: engine, limits, one call, the registry (atomic swap) and the bindings per WIT version. Knows no Redis, SQL or HTTP
-//! client: what a guest may do outside is linked by [`HostInterfaces`], with the bindings in [`wit`]. Nothing a guest does can block a thread of
-//! the host, outlive its deadline or grow past its memory limit; each way of failing is an outcome of its own.
+//! This crate owns wasmtime: engine, limits, one call, the registry (atomic swap) and the bindings
+//! per WIT version. It knows no Redis, SQL or HTTP client: what a guest may do outside is linked by
+//! [`HostInterfaces`], with the bindings in [`wit`]. A guest can never block a thread of the host,
+//! outlive its deadline or exceed its memory limit; each way of failing is an outcome of its own.
 
 mod cache;
 mod call;

@@ -1,4 +1,5 @@
-//! What one call holds in memory: its linear memories and tables, and what the host keeps for it. One limit for all of it.
+//! The memory of one call: its linear memories and tables, and what the host keeps for it. One
+//! limit covers all of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -6,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio_util::sync::CancellationToken;
 use wasmtime::ResourceLimiter;
 
-/// Most resources that a call may hold at once: streams, pollables, header lists, requests, transactions. Each costs the host some hundred
-/// bytes besides what it contains.
+/// Most resources that a call may hold at once: streams, pollables, header lists, requests,
+/// transactions. Each costs the host some hundred bytes in addition to its content.
 pub(crate) const MAX_HANDLES: usize = 4_096;
-/// What one element of a table takes.
+/// Size of one table element.
 const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
 
 /// The memory of one call, shared by everything that takes from it.
@@ -18,16 +19,16 @@ pub(crate) struct Account(Arc<Balance>);
 
 struct Balance {
     limit: usize,
-    /// Bytes of linear memories and tables. They never shrink.
+    /// Bytes of linear memories and tables, which never shrink.
     guest: AtomicUsize,
     /// Bytes of bodies that the host holds for the guest.
     held: AtomicUsize,
-    /// Bytes of headers and requests, when they were last weighed.
+    /// Bytes of headers and requests at the last measurement.
     weighed: AtomicUsize,
     peak: AtomicUsize,
-    /// The guest was refused memory: it may go on, but most give up.
+    /// Whether the guest was refused memory. It may continue, but most guests give up.
     refused: AtomicBool,
-    /// The host holds more than fits: the call ends now.
+    /// Cancelled when the host holds more than the limit allows: the call ends now.
     exceeded: CancellationToken,
 }
 
@@ -61,7 +62,7 @@ impl Account {
         self.0.exceeded.is_cancelled()
     }
 
-    /// Waits until the host holds more than fits.
+    /// Waits until the host holds more than the limit allows.
     pub(crate) async fn exceeded(&self) {
         self.0.exceeded.cancelled().await;
     }
@@ -71,9 +72,9 @@ impl Account {
         [guest, held, weighed].into_iter().fold(0, |sum, part| sum.saturating_add(part.load(Ordering::Relaxed)))
     }
 
-    /// Grants the guest so many bytes more, or remembers that it was refused.
+    /// Grants the guest this many bytes more, or records the refusal.
     fn grow(&self, bytes: usize) -> bool {
-        // Only the guest's own thread of execution grows it, so nothing comes between.
+        // Only the guest's own thread of execution grows it, so this check cannot race.
         let fits = self.used().saturating_add(bytes) <= self.0.limit;
         if fits {
             self.0.guest.fetch_add(bytes, Ordering::Relaxed);
@@ -84,12 +85,12 @@ impl Account {
         fits
     }
 
-    /// The host holds nothing yet; see [`Held::add`].
+    /// Starts at zero bytes; see [`Held::add`].
     pub(crate) fn hold(&self) -> Held {
         Held { account: self.clone(), bytes: 0 }
     }
 
-    /// Says what headers and requests take now, in place of what they took before.
+    /// Replaces the number of bytes that headers and requests take.
     pub(crate) fn weigh(&self, bytes: usize) {
         self.0.weighed.store(bytes, Ordering::Relaxed);
         self.check();
@@ -105,7 +106,7 @@ impl Account {
     }
 }
 
-/// What the host holds for a call, until it is dropped.
+/// What the host holds for a call, until this value is dropped.
 pub(crate) struct Held {
     account: Account,
     bytes: usize,
@@ -126,9 +127,9 @@ impl Drop for Held {
 }
 
 impl ResourceLimiter for Account {
-    /// Called for each memory of a component, so the limit is on their sum.
+    /// wasmtime calls this for each memory of a component, so the limit applies to their sum.
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        // Its own declaration refuses it, and not the limit.
+        // If the memory's own maximum is the reason, it is no refusal by the limit.
         let is_allowed = maximum.is_none_or(|maximum| desired <= maximum);
         Ok(is_allowed && self.grow(desired.saturating_sub(current)))
     }

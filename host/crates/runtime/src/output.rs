@@ -1,10 +1,12 @@
-//! What a guest prints: line by line into its log; and the last of it is kept, for a guest that breaks says there why.
+//! What a guest prints. Each line goes to the guest's log. The last lines are kept, because a
+//! crashing guest prints there why.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
@@ -12,13 +14,13 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use crate::call_log::CallLog;
 use crate::context::{LogLevel, MAX_LOG_LINE_BYTES};
 
-/// What is kept of the end of a stream.
+/// How much of the end of a stream is kept.
 const MAX_TAIL_BYTES: usize = 8 * 1024;
-/// Most that a guest writes at once.
+/// Limit for a single write by the guest.
 const MAX_WRITE_BYTES: usize = 64 * 1024;
 
-/// Stdout or stderr of one call. All handles that the guest opens on it are one stream. Written to synchronously: nothing of it is lost
-/// when the guest breaks right after.
+/// Stdout or stderr of one call. All handles that the guest opens on it are one stream. Writes are
+/// synchronous, so nothing is lost if the guest crashes right after.
 #[derive(Clone)]
 pub(crate) struct Output(Arc<Stream>);
 
@@ -30,9 +32,9 @@ struct Stream {
 
 #[derive(Default)]
 struct Written {
-    /// A line without its end.
+    /// A line that has not ended yet.
     partial: Vec<u8>,
-    /// The last lines, whether or not the log had room for them.
+    /// The last lines, even if the log had no room for them.
     tail: VecDeque<String>,
     tail_bytes: usize,
 }
@@ -43,10 +45,10 @@ impl Output {
     }
 
     fn take(&self, bytes: &[u8]) {
-        let mut written = self.0.lock();
+        let mut written = self.0.written.lock();
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
             for part in piece.strip_suffix(b"\n").unwrap_or(piece).chunks(MAX_LOG_LINE_BYTES) {
-                // A guest that never ends its line must not fill our memory.
+                // A guest that never ends its line must not fill the host's memory.
                 if written.partial.len() + part.len() > MAX_LOG_LINE_BYTES {
                     self.0.end_line(&mut written);
                 }
@@ -58,9 +60,10 @@ impl Output {
         }
     }
 
-    /// Logs what has no end of line, and gives the last lines, joined. For the end of the call.
+    /// Logs a line without an end, and returns the last lines, joined. To be called at the end of
+    /// the call.
     pub(crate) fn finish(&self) -> String {
-        let mut written = self.0.lock();
+        let mut written = self.0.written.lock();
         self.0.end_line(&mut written);
         let tail: Vec<String> = std::mem::take(&mut written.tail).into();
         tail.join("\n").trim().to_owned()
@@ -68,10 +71,6 @@ impl Output {
 }
 
 impl Stream {
-    fn lock(&self) -> MutexGuard<'_, Written> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn end_line(&self, written: &mut Written) {
         let line = String::from_utf8_lossy(&std::mem::take(&mut written.partial)).into_owned();
         written.tail_bytes += line.len() + 1;

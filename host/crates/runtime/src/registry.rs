@@ -1,4 +1,5 @@
-//! Which revision of each plugin takes new calls. Readers see one immutable snapshot; a swap replaces it whole.
+//! Which revision of each plugin takes new calls. Readers see one immutable snapshot; a swap
+//! replaces all of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,29 +9,27 @@ use patchbay_model::{PluginName, QueueName};
 
 use crate::Revision;
 
-/// The active revisions of this process.
 #[derive(Default)]
 pub struct Registry {
     active: ArcSwap<HashMap<PluginName, Arc<Revision>>>,
 }
 
 impl Registry {
-    /// The active revision of a plugin.
     pub fn get(&self, plugin: &PluginName) -> Option<Arc<Revision>> {
         self.active.load().get(plugin).cloned()
     }
 
-    /// The active revision of the plugin that handles a queue.
+    /// The active revision of the plugin that handles the queue.
     pub fn owner_of(&self, queue: &QueueName) -> Option<Arc<Revision>> {
         self.active.load().values().find(|revision| revision.manifest().queue(queue).is_some()).cloned()
     }
 
-    /// All active revisions.
     pub fn snapshot(&self) -> Vec<Arc<Revision>> {
         self.active.load().values().cloned().collect()
     }
 
-    /// New calls go to this one from now on; gives the one before. Running calls keep theirs alive.
+    /// Lets this revision take all new calls and returns the previous one. Running calls keep
+    /// theirs alive.
     pub fn publish(&self, revision: Arc<Revision>) -> Option<Arc<Revision>> {
         let previous = self.active.rcu(|active| {
             let mut next = HashMap::clone(active);
@@ -40,7 +39,6 @@ impl Registry {
         previous.get(revision.plugin()).cloned()
     }
 
-    /// The plugin takes no new calls.
     pub fn remove(&self, plugin: &PluginName) {
         self.active.rcu(|active| {
             let mut next = HashMap::clone(active);

@@ -1,4 +1,4 @@
-//! What is called in a guest, and how the call went.
+//! What is called in a guest, and the report of how the call went.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,14 +8,11 @@ use patchbay_model::operation::{Answer, Caller};
 use patchbay_model::outcome::Outcome;
 use tokio_util::sync::CancellationToken;
 
-/// A job for a guest.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct JobCall {
     pub id: String,
     pub queue: String,
     pub name: String,
-    /// One JSON document.
     pub data: String,
     pub attempt: u32,
     pub max_attempts: u32,
@@ -24,47 +21,42 @@ pub struct JobCall {
     pub correlation_id: String,
     pub platform: String,
     pub schedule_id: Option<String>,
-    /// When its first run was deferred.
+    /// When the job was first deferred, Unix milliseconds.
     pub first_deferred_at_ms: Option<u64>,
-    /// Counts the call while it waits and runs.
+    /// Counts the call while it waits and while it runs.
     pub occupancy: Arc<Occupancy>,
-    /// Ends the call as a host fault.
+    /// Cancelling it ends the call as a host fault.
     pub cancel: CancellationToken,
 }
 
-/// An operation for a guest.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct OperationCall {
     pub operation: String,
-    /// One JSON document.
     pub input: String,
     pub caller: Caller,
-    /// Counts the call while it waits and runs.
+    /// Counts the call while it waits and while it runs.
     pub occupancy: Arc<Occupancy>,
 }
 
-/// How a call went.
 #[derive(Debug)]
 pub struct CallReport {
-    /// How it ended. Of an operation that completed, the result is `null`.
+    /// The result of a completed operation is `null` here; see `answer`.
     pub outcome: Outcome,
-    /// What an operation that completed has answered.
+    /// The answer of a completed operation.
     pub answer: Option<Answer>,
     /// The guest's backtrace with function names.
     pub stack: Option<String>,
-    /// Wall clock.
     pub duration: Duration,
-    /// What its threads computed for it: instantiation, guest, and the host's side of its host calls up to handing them over. Measured
-    /// by the thread's clock around each poll; the part of a tick (1 ms) in which a call is cancelled is missing.
+    /// CPU time of the call: instantiation, guest, and the host's part of host calls up to their
+    /// hand-over. Measured by the thread's clock around each poll. If a call is cancelled, the part
+    /// of its last tick (1 ms) is missing.
     pub cpu: Duration,
-    /// Most memory that it held at once, the host's part for it included; 0 when the call had no slot or was cancelled.
+    /// Peak memory, including the host's part; 0 if the call had no slot or was cancelled.
     pub peak_memory_bytes: u64,
-    /// Lines beyond the log limit.
+    /// Number of lines beyond the log limit.
     pub dropped_log_lines: u64,
 }
 
-/// Calls of one revision by where they are now.
 #[derive(Debug, Default)]
 pub struct Occupancy {
     pub(crate) waiting: AtomicUsize,
@@ -72,23 +64,21 @@ pub struct Occupancy {
 }
 
 impl Occupancy {
-    /// Wait for a place: the plugin's own limit, or a slot of the pool.
+    /// Calls that wait for the plugin's own limit or for a slot of the pool.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Have one.
     pub fn running(&self) -> usize {
         self.running.load(Ordering::Relaxed)
     }
 }
 
-/// Which export, with what.
 pub(crate) enum Entry {
     Job(Box<JobCall>),
     Operation(Box<OperationCall>),
     SelfTest,
-    /// None: the instance is made, and that is all. With so many bytes of memory.
+    /// Makes an instance and calls nothing, with this many bytes of memory.
     Start {
         memory: usize,
     },

@@ -1,4 +1,4 @@
-//! One loaded revision: ready to be called, from any thread, any number of times at once.
+//! One loaded revision. It can be called from any thread, any number of times at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,19 +9,17 @@ use patchbay_model::{PluginName, RevisionDigest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::call::{self, Callee};
+use crate::call::{self, CallTarget};
 use crate::context::CallContext;
 use crate::report::{CallReport, Entry, JobCall, Occupancy, OperationCall};
 use crate::sandbox::Sandbox;
 use crate::wit::Exports;
 use crate::{Inspected, LoadError, Rejection, RuntimeError};
 
-/// The contract's.
 const SELF_TEST_LIMIT: Duration = Duration::from_secs(5);
 
-/// A revision of a plugin.
 pub struct Revision {
-    callee: Arc<Callee>,
+    callee: Arc<CallTarget>,
     digest: RevisionDigest,
     manifest: Arc<Manifest>,
     has_operations: bool,
@@ -32,7 +30,7 @@ impl Revision {
     pub(crate) fn new(sandbox: Arc<Sandbox>, inspected: Inspected, exports: Box<dyn Exports>) -> Self {
         let limits = &inspected.manifest.limits;
         let memory_mb = limits.memory_mb.unwrap_or(sandbox.limits.default_memory_mb).min(sandbox.limits.max_memory_mb);
-        let callee = Callee {
+        let callee = CallTarget {
             sandbox,
             exports,
             weight: inspected.weight,
@@ -53,12 +51,10 @@ impl Revision {
         self.digest
     }
 
-    /// Whose it is.
     pub fn plugin(&self) -> &PluginName {
         &self.manifest.name
     }
 
-    /// What it asks for.
     pub fn manifest(&self) -> &Arc<Manifest> {
         &self.manifest
     }
@@ -68,20 +64,22 @@ impl Revision {
         self.has_operations
     }
 
-    /// Wall clock of one call.
+    /// Wall-clock limit of one call.
     pub fn deadline(&self) -> Duration {
         let limits = &self.callee.sandbox.limits;
         self.manifest.limits.deadline_ms.map_or(limits.default_deadline, Duration::from_millis).min(limits.max_deadline)
     }
 
-    /// Runs one job in a fresh instance; without a context, nothing outside is reachable. Never fails and never takes longer than the deadline: whatever happens is an outcome.
+    /// Runs one job in a fresh instance. Without a context, nothing outside is reachable. Never
+    /// fails and never takes longer than the deadline: every failure is an outcome.
     pub async fn run_job(&self, job: JobCall, context: Option<Arc<dyn CallContext>>) -> CallReport {
         let (limit, cancel) = (self.deadline(), job.cancel.clone());
         let occupancy = Arc::clone(&job.occupancy);
         call::run(Arc::clone(&self.callee), Entry::Job(Box::new(job)), context, limit, cancel, &occupancy).await
     }
 
-    /// Runs one operation, as [`Revision::run_job`] runs a job. Whoever asks for it waits for it: it cannot be cancelled.
+    /// Runs one operation, as [`Revision::run_job`] runs a job. It cannot be cancelled, because the
+    /// caller waits for it.
     pub async fn operate(&self, operation: OperationCall, context: Option<Arc<dyn CallContext>>) -> CallReport {
         let (limit, never) = (self.deadline(), CancellationToken::new());
         let occupancy = Arc::clone(&operation.occupancy);
@@ -89,7 +87,8 @@ impl Revision {
         call::run(Arc::clone(&self.callee), entry, context, limit, never, &occupancy).await
     }
 
-    /// Makes an instance and calls nothing: what cannot even start is no plugin. Nothing outside is reachable.
+    /// Makes an instance and calls nothing. Refuses components that cannot even start. Nothing
+    /// outside is reachable.
     pub async fn try_start(&self) -> Result<(), LoadError> {
         let report = self.start_with(self.callee.memory_bytes).await;
         let reason = report.outcome.reason().unwrap_or_default();
@@ -119,7 +118,7 @@ impl Revision {
         self.is_tested
     }
 
-    /// Runs the plugin's own test, which it must have.
+    /// Runs the plugin's self-test. The plugin must have one.
     pub async fn self_test(&self, context: Option<Arc<dyn CallContext>>) -> CallReport {
         let (limit, never, uncounted) = (SELF_TEST_LIMIT, CancellationToken::new(), Occupancy::default());
         call::run(Arc::clone(&self.callee), Entry::SelfTest, context, limit, never, &uncounted).await

@@ -1,10 +1,12 @@
-//! The sandbox of one process, from component files to revisions: checking, compiling, the cache, linking, and which ones are active.
+//! The sandbox of one process: turns component files into revisions (checks, compiles, caches,
+//! links) and owns the registry of active ones.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use patchbay_model::RevisionDigest;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
@@ -15,33 +17,28 @@ use crate::sandbox::{HostLimits, Pool, Sandbox};
 use crate::state::State;
 use crate::{HostInterfaces, Inspected, LoadError, Registry, Rejection, Revision, RuntimeError, inspect, wit};
 
-/// Loaded revisions that are held though nobody uses them: a few megabytes each.
+/// How many loaded revisions stay in memory although they may be unused. Each takes a few
+/// megabytes.
 const HELD: usize = 4;
 
-/// What the sandbox is built from.
 #[derive(Debug, Clone)]
 pub struct RuntimeConfig {
-    /// For compiled code; made with mode 0700.
+    /// Holds compiled code. Created with mode 0700.
     pub cache_dir: PathBuf,
-    /// Absent: compile in this process.
+    /// `None` compiles in this process.
     pub compiler: Option<CompilerCommand>,
-    /// Longest compilation.
     pub compile_timeout: Duration,
-    /// Address space of the compiler.
+    /// Limit for the compiler's address space.
     pub compile_memory_bytes: u64,
-    /// Calls at once.
     pub max_calls: usize,
-    /// Threads that guests run on.
+    /// Number of threads for guests.
     pub worker_threads: usize,
-    /// Limits.
     pub limits: HostLimits,
-    /// Whether plugins may be built for versions of the contract that may still change.
+    /// Whether to accept plugins for draft versions of the contract, which may still change.
     pub draft_wit: bool,
-    /// Authenticates cached code.
     pub cache_key: [u8; 32],
 }
 
-/// The sandbox of one process.
 pub struct Runtime {
     config: RuntimeConfig,
     sandbox: Arc<Sandbox>,
@@ -51,18 +48,17 @@ pub struct Runtime {
     loaded: Mutex<Loaded>,
 }
 
-/// Loaded revisions, so that swapping back and forth, or activating what was staged just now, checks and links nothing again while jobs
-/// want the processor.
+/// Loaded revisions. They are kept so that swapping back and forth, or activating a file just after
+/// staging, does not check and link again while jobs need the processor.
 #[derive(Default)]
 struct Loaded {
-    /// What somebody still holds.
     all: HashMap<RevisionDigest, Weak<Revision>>,
-    /// The last ones are held here.
+    /// Keeps the most recently requested revisions in memory.
     last: VecDeque<Arc<Revision>>,
 }
 
 impl Loaded {
-    /// The revision was asked for.
+    /// Records that the revision was requested.
     fn hold(&mut self, revision: &Arc<Revision>) {
         self.last.retain(|held| held.digest() != revision.digest());
         self.last.push_front(Arc::clone(revision));
@@ -73,7 +69,8 @@ impl Loaded {
 }
 
 impl Runtime {
-    /// Builds the engine and starts its clock. To be called on the host's threads. `interfaces`: what plugins may import.
+    /// Builds the engine and starts its epoch ticker. Must be called on the host's threads.
+    /// `interfaces` are what plugins may import.
     pub fn new(config: RuntimeConfig, interfaces: HostInterfaces) -> Result<Arc<Self>, RuntimeError> {
         let sandbox = Sandbox::new(config.max_calls, config.worker_threads, config.limits.clone())?;
         let mut linker = Linker::new(&sandbox.engine);
@@ -103,8 +100,8 @@ impl Runtime {
         Ok(inspected)
     }
 
-    /// Checks, compiles (or takes from the cache) and links a component file. Nothing calls it yet. A file that is loaded already is not
-    /// loaded again.
+    /// Checks, compiles (or takes from the cache) and links a component file, without calling it. A
+    /// file that is already loaded is not loaded again.
     pub async fn load(self: &Arc<Self>, component: &[u8]) -> Result<Arc<Revision>, LoadError> {
         if let Some(loaded) = self.loaded(&RevisionDigest::of(component)) {
             return Ok(loaded);
@@ -114,7 +111,7 @@ impl Runtime {
         self.load_inspected(inspected, component).await
     }
 
-    /// The same for a file that [`Runtime::inspect`] has read.
+    /// Like [`Runtime::load`], for a file that [`Runtime::inspect`] has read.
     pub async fn load_inspected(
         self: &Arc<Self>,
         inspected: Inspected,
@@ -150,50 +147,46 @@ impl Runtime {
         let linked = self.linker.instantiate_pre(&component).map_err(link)?;
         let exports = wit::exports(inspected.wit, linked);
         let revision = Arc::new(Revision::new(Arc::clone(&self.sandbox), inspected, exports));
-        self.lock_loaded().hold(&revision);
+        self.loaded.lock().hold(&revision);
         Ok(revision)
     }
 
-    /// A revision that is loaded already: one in use, or one of the last that were asked for.
+    /// A revision that is already loaded, because it is in use or was requested recently.
     pub fn loaded(&self, digest: &RevisionDigest) -> Option<Arc<Revision>> {
-        let mut loaded = self.lock_loaded();
+        let mut loaded = self.loaded.lock();
         let revision = loaded.all.get(digest)?.upgrade()?;
         loaded.hold(&revision);
         Some(revision)
     }
 
-    /// Those that are held though perhaps nobody uses them.
+    /// Revisions that stay in memory although they may be unused.
     pub fn held(&self) -> Vec<RevisionDigest> {
-        self.lock_loaded().last.iter().map(|revision| revision.digest()).collect()
+        self.loaded.lock().last.iter().map(|revision| revision.digest()).collect()
     }
 
-    fn lock_loaded(&self) -> MutexGuard<'_, Loaded> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The active revisions.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
 
-    /// Share of the pool that is free: 1.0 when nothing runs.
+    /// The free share of the pool; 1.0 when nothing runs.
     pub fn free_share(&self) -> f64 {
         let Pool { slots, free } = self.pool();
         free as f64 / slots as f64
     }
 
-    /// How full the pool is.
     pub fn pool(&self) -> Pool {
         self.sandbox.pool()
     }
 
-    /// The guests' threads. Whoever calls a guest from there saves two hops between threads; from elsewhere, the call goes there by itself.
+    /// The runtime of the guests' threads. Calling a guest from there saves two hops between
+    /// threads; a call from elsewhere is moved there.
     pub fn guests(&self) -> tokio::runtime::Handle {
         self.sandbox.guests()
     }
 }
 
-/// Milliseconds of computing per file: not on threads that answer probes, and several files at once.
+/// Runs work that computes for milliseconds per file. It must not run on threads that answer
+/// probes, and several files run at once.
 async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
 ) -> Result<T, LoadError> {
@@ -210,10 +203,11 @@ fn compatibility(engine: &Engine) -> Vec<u8> {
 
 #[allow(unsafe_code)]
 fn deserialize(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
-    // SAFETY: the bytes come from our own compiler in this call, or from a cache file whose MAC, keyed with a secret of this
-    // installation, was verified over exactly these bytes. Uploads of compiled code are never accepted.
+    // SAFETY: the bytes come from this host's compiler in this call, or from a cache file. The MAC
+    // of a cache file, keyed with a secret of this installation, was verified over exactly these
+    // bytes. Uploads of compiled code are never accepted.
     unsafe { Component::deserialize(engine, code) }.map_err(|error| match format!("{error:#}") {
-        // A memory or table that is larger than any may be here, or several memories in one module.
+        // The component has a memory or table above the limit, or several memories in one module.
         text if text.contains("pooling allocator") => Rejection::Link(text).into(),
         text => RuntimeError::Engine(text).into(),
     })

@@ -1,4 +1,4 @@
-//! Where guests run: the engine, threads of their own, the slots, and the host's limits.
+//! Where guests run: the engine, the guests' threads, the slots, and the host's limits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +8,8 @@ use wasmtime::Engine;
 
 use crate::{RuntimeError, engine};
 
-/// Defaults for manifests that are silent, and ceilings for those that are not.
+/// Defaults for what a manifest leaves out, and ceilings for what it sets.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct HostLimits {
     pub default_memory_mb: u32,
     pub max_memory_mb: u32,
@@ -21,30 +20,30 @@ pub struct HostLimits {
     pub max_component_bytes: usize,
 }
 
-/// The pool of instances, counted in core instances, of which a call takes as many as its component has, and at least four.
+/// The pool of instances, counted in core instances. A call takes as many as its component has, and
+/// at least four.
 #[derive(Debug, Clone, Copy)]
 pub struct Pool {
-    /// All.
     pub slots: usize,
-    /// Not taken now.
     pub free: usize,
 }
 
-/// What calls run in. Every revision holds it, so that it lives as long as any of them can be called.
+/// Every revision holds it, so that it lives as long as any of them can be called.
 pub(crate) struct Sandbox {
     pub(crate) limits: HostLimits,
     /// In core instances; see [`engine::LEAST_WEIGHT`].
     pub(crate) slots: Arc<Semaphore>,
     capacity: usize,
     pub(crate) engine: Engine,
-    /// Guests have threads of their own: lock renewal, health and HTTP never wait for a spinning one. Absent only while dropping.
+    /// Guests have their own threads, so that lock renewal, health and HTTP never wait for a
+    /// spinning one. `None` only while dropping.
     guests: Option<tokio::runtime::Runtime>,
-    /// Where capabilities run: connections belong to the host's own threads.
+    /// The runtime for capabilities, because connections belong to the host's own threads.
     pub(crate) host: tokio::runtime::Handle,
 }
 
 impl Sandbox {
-    /// Builds the engine and starts its clock. To be called on the host's threads.
+    /// Builds the engine and starts its epoch ticker. Must be called on the host's threads.
     pub(crate) fn new(max_calls: usize, threads: usize, limits: HostLimits) -> Result<Self, RuntimeError> {
         let calls = u32::try_from(max_calls.max(1)).unwrap_or(u32::MAX);
         let engine = engine::runner(calls, (limits.max_memory_mb as usize) << 20)?;
@@ -78,15 +77,16 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // The ordinary drop blocks, which an async thread must not.
+        // The ordinary drop blocks, which an async thread must not do.
         if let Some(guests) = self.guests.take() {
             guests.shutdown_background();
         }
     }
 }
 
-/// When processors are short, the kernel prefers the threads that answer probes and renew locks: 5 means about three times their share.
-/// On Linux, priority is a thread's. Best effort: without it only latency under load suffers.
+/// Lowers the priority of this thread. When processors are short, the kernel then prefers the
+/// threads that answer probes and renew locks: 5 gives them about three times the share. On Linux,
+/// priority belongs to a thread. Best effort: without it only latency under load suffers.
 fn yield_to_host_threads() {
     let _ = rustix::process::nice(5);
 }

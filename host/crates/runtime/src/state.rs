@@ -10,19 +10,18 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::call_log::CallLog;
 use crate::context::{CallContext, LogLevel};
-use crate::fault::{Ours, Phase};
+use crate::fault::{HostError, Phase};
 use crate::memory::{Account, MAX_HANDLES};
 use crate::output::Output;
 use crate::wasi_http::{Hooks, weigh};
 
-/// Weighing what the host holds takes time: at most one part of so many of a call's.
+/// Measuring what the host holds takes time: at most one part in this many of a call's time.
 const WEIGHING: u32 = 4;
 pub(crate) const PANICKED: &str = "the host panicked in a call that this guest made; please report it";
 
-/// A store's data.
 pub struct State {
     context: Option<Arc<dyn CallContext>>,
-    /// Where capabilities run: connections belong to the host's own threads.
+    /// The runtime for capabilities, because connections belong to the host's own threads.
     host: tokio::runtime::Handle,
     log: Arc<CallLog>,
     wasi: WasiCtx,
@@ -31,7 +30,7 @@ pub struct State {
     table: ResourceTable,
     pub(crate) memory: Account,
     pub(crate) phase: Phase,
-    /// wasi:http was called since the host's part of the memory was weighed last.
+    /// Whether wasi:http was called since the host's part of the memory was last measured.
     is_heavier: bool,
     weigh_after: Instant,
 }
@@ -74,34 +73,36 @@ impl State {
         }
     }
 
-    /// Who serves this call; absent when nothing outside is reachable.
+    /// The context of this call; `None` if nothing outside is reachable.
     pub fn context(&self) -> Option<&Arc<dyn CallContext>> {
         self.context.as_ref()
     }
 
-    /// What the guest holds of the host's.
+    /// Resources of the host that the guest holds.
     pub fn table(&mut self) -> &mut ResourceTable {
         &mut self.table
     }
 
-    /// Writes a line into the guest's log, within its limit.
+    /// Writes a line to the guest's log, within the call's log limit.
     pub fn log(&self, level: LogLevel, message: String, fields: &[(String, String)]) {
         self.log.line(level, message, fields);
     }
 
-    /// Runs a capability on the host's threads; it ends when the guest's call does.
+    /// Runs a capability on the host's threads. It ends when the guest's call does.
     pub async fn outside<T: Send + 'static>(
         &mut self,
         act: impl Future<Output = T> + Send + 'static,
     ) -> wasmtime::Result<T> {
         AbortOnDropHandle::new(self.host.spawn(act)).await.map_err(|error| match error.is_panic() {
-            // Not marked as ours: this guest has found a way to it, and would find it again each second for a day.
+            // Not marked as the host's fault: this guest has found a way to cause the panic, and
+            // would cause it again each second for a day.
             true => wasmtime::format_err!("{PANICKED}"),
-            false => Ours("the host is shutting down").into(),
+            false => HostError("the host is shutting down").into(),
         })
     }
 
-    /// Looks how much the host holds for the guest. What comes between two looks is bounded by what a guest can copy in that time.
+    /// Measures how much the host holds for the guest. Between two measurements, it can grow only
+    /// by what a guest can copy in that time.
     pub(crate) fn weigh(&mut self) {
         let now = Instant::now();
         if self.is_heavier && now >= self.weigh_after {
@@ -112,7 +113,7 @@ impl State {
     }
 }
 
-/// Nothing but clocks and randomness: no environment, no arguments, no files, no sockets, no names.
+/// Only clocks and randomness: no environment, no arguments, no files, no sockets, no names.
 fn wasi(stdout: &Output, stderr: &Output) -> WasiCtx {
     WasiCtx::builder()
         .stdout(stdout.clone())

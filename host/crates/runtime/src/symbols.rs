@@ -1,29 +1,29 @@
 //! File and line for a guest's backtrace, from the debug information in its file.
 //!
-//! Never during a call: reading DWARF costs milliseconds of CPU per panic. A backtrace carries function names and offsets; who has time
-//! later resolves the offsets here.
+//! Never used during a call, because reading DWARF costs milliseconds of CPU per panic. A backtrace
+//! contains function names and offsets; the offsets are resolved here later.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use addr2line::Context;
 use gimli::{EndianArcSlice, LittleEndian};
+use parking_lot::Mutex;
 use wasmparser::{Parser, Payload};
 
 type Slice = EndianArcSlice<LittleEndian>;
 
-/// The debug information of one component file.
 pub struct Symbols {
     modules: Vec<Module>,
 }
 
-/// A core module within the component.
+/// A core module inside the component.
 struct Module {
-    /// Bytes of the file, which is what a frame's offset counts in.
+    /// The module's bytes in the file. A frame's offset counts from the start of the file.
     bytes: Range<usize>,
-    /// What addresses in DWARF count from.
+    /// Addresses in DWARF count from here.
     code_start: usize,
-    /// It reads lazily, and must not do so twice at once.
+    /// Reads lazily, so it must not be used by two threads at once.
     lines: Mutex<Context<Slice>>,
 }
 
@@ -35,7 +35,7 @@ struct Parts {
 }
 
 impl Symbols {
-    /// Nothing when the file carries no debug information, or none that can be read.
+    /// `None` if the file has no debug information that can be read.
     pub fn of(component: &[u8]) -> Option<Self> {
         let mut finished = Vec::new();
         let mut open: Vec<Parts> = vec![Parts::default()];
@@ -56,7 +56,7 @@ impl Symbols {
         (!modules.is_empty()).then_some(Self { modules })
     }
 
-    /// The backtrace with file and line behind each frame that is known; see `fault::frames` for its form.
+    /// Adds file and line to each frame where they are known. For the format, see `fault::frames`.
     pub fn resolve(&self, backtrace: &str) -> String {
         let lines: Vec<String> =
             backtrace.lines().map(|line| self.line(line).unwrap_or_else(|| line.to_owned())).collect();
@@ -68,7 +68,7 @@ impl Symbols {
         let offset = usize::from_str_radix(offset.strip_suffix(')')?, 16).ok()?;
         let module = self.modules.iter().find(|module| module.bytes.contains(&offset))?;
         let address = offset.checked_sub(module.code_start)? as u64;
-        let lines = module.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = module.lines.lock();
         let location = lines.find_location(address).ok()??;
         Some(format!("{name} ({}:{})", location.file?, location.line?))
     }

@@ -1,4 +1,5 @@
-//! `wasi:http/outgoing-handler`, for standard clients: through the same gate as `patchbay:plugin/http`.
+//! `wasi:http/outgoing-handler`, for standard clients. Requests pass the same gate as those of
+//! `patchbay:plugin/http`.
 
 use std::any::Any;
 use std::collections::HashSet;
@@ -17,14 +18,16 @@ use wasmtime_wasi_http::{Error, FieldMap, RequestOptions, Result, WasiBody, Wasi
 use crate::context::CallContext;
 use crate::memory::{Account, Held};
 
-/// Largest request body: it is held whole, as with the other interface, whose requests come out of the guest's memory.
+/// Largest request body. It is held whole, as with the other interface, whose requests come from
+/// the guest's memory.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
 
-/// Requests of one call that the host handles at once; further ones wait.
+/// Requests of one call that the host handles at once. Further requests wait.
 const MAX_REQUESTS: usize = 16;
-/// Most that a guest writes to a request's body at once. A body that nobody reads yet holds two of them.
+/// Most that a guest writes to a request's body at once. A body without a reader holds up to two of
+/// them.
 const BODY_CHUNK_BYTES: usize = 64 << 10;
-/// What one header takes besides its text.
+/// What one header takes in addition to its text.
 const HEADER_BYTES: usize = 128;
 
 type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
@@ -34,7 +37,7 @@ pub(crate) struct Hooks {
     context: Option<Arc<dyn CallContext>>,
     host: tokio::runtime::Handle,
     memory: Account,
-    /// A guest may have any number of requests under way; so many of them are with the host.
+    /// A guest may start any number of requests; this limits how many the host handles at once.
     places: Arc<Semaphore>,
 }
 
@@ -49,7 +52,7 @@ impl WasiHttpHooks for Hooks {
         let (context, host) = (self.context.clone(), self.host.clone());
         let (memory, places) = (self.memory.clone(), Arc::clone(&self.places));
         Box::new(async move {
-            // Never closed.
+            // The semaphore is never closed.
             let _place = places.acquire().await;
             let (parts, body) = request.into_parts();
             let mut held = memory.hold();
@@ -76,11 +79,12 @@ impl WasiHttpHooks for Hooks {
     }
 }
 
-/// Read to its end whatever the method: a guest that writes a body which nobody reads would see its connection break.
+/// Reads the body to its end, whatever the method: otherwise a guest that writes the body would see
+/// its connection break.
 async fn whole(mut body: WasiBody, held: &mut Held) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        // Trailers are not passed on.
+        // Trailers are dropped.
         let Ok(data) = frame?.into_data() else { continue };
         if bytes.len() + data.len() > MAX_REQUEST_BYTES {
             return Err(Error::HttpRequestBodySize(Some(MAX_REQUEST_BYTES as u64)));
@@ -91,7 +95,8 @@ async fn whole(mut body: WasiBody, held: &mut Held) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What the headers and requests in a guest's table take of the host's memory, in bytes. Bodies count by themselves; see [`Held`].
+/// How much of the host's memory the headers and requests in a guest's table take, in bytes. Bodies
+/// are counted separately; see [`Held`].
 pub(crate) fn weigh(table: &mut ResourceTable) -> usize {
     // Clones share one map until one of them is written to.
     let mut seen = HashSet::new();
@@ -110,7 +115,8 @@ pub(crate) fn weigh(table: &mut ResourceTable) -> usize {
                 Method::Other(method) => method.len(),
                 _ => 0,
             };
-            // Written and not read yet, as nobody reads before it is sent.
+            // Counts data that is written and not read yet: nobody reads a body before the request
+            // is sent.
             let body = if request.body.is_some() { 2 * BODY_CHUNK_BYTES } else { 0 };
             fields(&request.headers) + text(&request.authority) + text(&request.path_with_query) + method + body
         } else if let Some(response) = entry.downcast_ref::<HostOutgoingResponse>() {
@@ -124,12 +130,12 @@ pub(crate) fn weigh(table: &mut ResourceTable) -> usize {
     table.iter_mut().map(weight).sum()
 }
 
-/// Made by the guest's client or its library, and made again by the host's.
+/// Headers that the guest's client or library sets, and that the host's client sets again.
 fn is_ours(name: &http::HeaderName) -> bool {
     [http::header::HOST, http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING].contains(name)
 }
 
-/// A body that the host holds until the guest has read it and dropped it.
+/// A body that the host holds until the guest has read and dropped it.
 struct HeldBody {
     bytes: Vec<u8>,
     _held: Held,

@@ -1,7 +1,9 @@
-//! What is released stays as it is: wit/v0.1 is compared with the text that was released, as the component linker sees it.
+//! A released contract never changes: compares wit/v0.1 with the released text, as the component
+//! linker sees it.
 //!
-//! Comments may be improved. A patch (0.1.x) may add functions to interfaces that plugins import, and nothing else. Parsed and compared by
-//! the tools that the bindings are made with, so that what is allowed here is what links.
+//! Comments may be improved. A patch (0.1.x) may add functions to interfaces that plugins import,
+//! and nothing else. The tools that make the bindings parse and compare the texts, so that whatever
+//! is allowed here also links.
 
 use wit_component::WitPrinter;
 use wit_parser::{PackageId, Resolve};
@@ -16,7 +18,7 @@ const WHAT_TO_DO: &str = "\n\nWIT 0.1 is released, and plugins are built against
 /// Why a plugin that was built against `released` might not run on a host that serves `now`.
 fn broken(released: &str, now: &str) -> Result<(), String> {
     let mut resolve = Resolve::default();
-    // Two packages of one name need two versions; the comparison leaves versions out.
+    // Two packages of one name need two versions. The comparison ignores versions.
     let before = read(&mut resolve, &released.replacen("@0.1.0;", "@0.1.0-before;", 1))?;
     let after = read(&mut resolve, now)?;
     let (before_text, after_text) = (canonical(&resolve, before)?, canonical(&resolve, after)?);
@@ -24,7 +26,8 @@ fn broken(released: &str, now: &str) -> Result<(), String> {
         let Some(same) = resolve.packages[after].worlds.get(name) else {
             return Err(format!("the world {name} is gone"));
         };
-        // The linker does not mind a world with fewer exports; a host that does not call them any more, plugins do.
+        // The linker accepts a world with fewer exports, but a host that no longer calls them
+        // breaks plugins.
         if resolve.worlds[*world].exports.len() != resolve.worlds[*same].exports.len() {
             return Err(format!("the world {name} has other exports"));
         }
@@ -58,7 +61,7 @@ fn wit_0_1_is_as_it_was_released() {
     }
 }
 
-/// The released text after a change.
+/// Applies a change to the released text and checks the result.
 fn changed(from: &str, to: &str) -> Result<(), String> {
     assert!(RELEASED.contains(from), "{from}");
     broken(RELEASED, &RELEASED.replacen(from, to, 1))
@@ -80,7 +83,7 @@ fn every_change_that_the_linker_would_refuse_is_found() {
         ("world tested-plugin {\n", "world renamed {\n"),
         ("  import flows;\n", ""),
     ] {
-        // As a patch, too: another version does not make it better.
+        // Also as a patch: another version does not make the change allowed.
         let reason = changed(from, to).expect_err(from);
         println!("{from:?} → {to:?}: {reason}");
         let patch = RELEASED.replacen("@0.1.0;", "@0.1.1;", 1).replacen(from, to, 1);

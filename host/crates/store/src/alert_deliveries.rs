@@ -1,4 +1,5 @@
-//! What somebody still has to be told: tried by any process that has the channel, one at a time.
+//! Alert messages that still have to be sent. Any process that has the channel may try one; only
+//! one process tries it at a time.
 
 use std::time::Duration;
 
@@ -7,27 +8,24 @@ use serde_json::Value;
 
 use crate::{Store, StoreError};
 
-/// A process that was killed while it tried: after so long another tries. Longer than a try may take.
+/// Longer than a try may take. After it, another process tries, since the first was killed.
 const CLAIM_S: i32 = 15;
-/// Given up then, and shown as such.
+/// After this time a delivery is given up, and shown as given up.
 const GIVE_UP_AFTER_H: i32 = 24;
-/// No wait of ours is as long: a later time was written before the server's clock jumped back.
+/// No wait of the host is longer. A later time was written before the server's clock jumped back.
 const LONGEST_WAIT_S: i32 = 600;
 
-/// A delivery to try now.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct DueDelivery {
     pub id: i64,
     pub version: i32,
     pub body: Value,
-    /// This one included.
+    /// Includes this try.
     pub tries: i32,
 }
 
-/// A delivery that has not succeeded yet, or never will.
+/// A delivery that was not sent yet, or was given up.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct UndeliveredRow {
     pub rule: String,
     pub subject: String,
@@ -40,7 +38,7 @@ pub struct UndeliveredRow {
 }
 
 impl Store {
-    /// To be told now, unless something newer is.
+    /// Adds a delivery, unless the alert already has one for this channel (that one is newer).
     pub async fn enqueue_delivery(
         &self,
         rule: &str,
@@ -55,7 +53,7 @@ impl Store {
         Ok(())
     }
 
-    /// Takes what is due by a channel; nobody else tries it meanwhile.
+    /// Claims the due deliveries of a channel, so that no other process tries them meanwhile.
     pub async fn claim_deliveries(&self, channel: &str, most: i64) -> Result<Vec<DueDelivery>, StoreError> {
         let query = sqlx::query_as(
             "update alert_deliveries set claimed_until = now() + make_interval(secs => $3), tries = tries + 1 \
@@ -68,7 +66,7 @@ impl Store {
         Ok(query.fetch_all(&self.pool).await?)
     }
 
-    /// Forgets what was told, unless something newer has taken its place, which is then due.
+    /// Deletes the delivery, unless a newer one has replaced it; the newer one is then due.
     pub async fn delivered(&self, delivery: &DueDelivery) -> Result<(), StoreError> {
         let query = sqlx::query("delete from alert_deliveries where id = $1 and version = $2");
         if query.bind(delivery.id).bind(delivery.version).execute(&self.pool).await?.rows_affected() == 0 {
@@ -77,7 +75,7 @@ impl Store {
         Ok(())
     }
 
-    /// Another try after `wait`; whether it is given up instead.
+    /// Schedules another try after `wait`. Returns true if the delivery was given up instead.
     pub async fn not_delivered(&self, delivery: &DueDelivery, wait: Duration, error: &str) -> Result<bool, StoreError> {
         let query = sqlx::query_scalar(
             "update alert_deliveries set claimed_until = null, last_error = $3, next_at = now() + make_interval(secs => $4), \
@@ -102,7 +100,7 @@ impl Store {
         Ok(())
     }
 
-    /// Until the next is due by a channel; nothing when none waits.
+    /// Time until the next delivery of a channel is due; `None` when there is none.
     pub async fn next_delivery_in(&self, channel: &str) -> Result<Option<Duration>, StoreError> {
         let query = sqlx::query_scalar(
             "select extract(epoch from min(greatest(next_at, claimed_until)) - now())::float8 from alert_deliveries \
@@ -112,7 +110,7 @@ impl Store {
         Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, f64::from(LONGEST_WAIT_S)))))
     }
 
-    /// All that was not told yet, or was given up.
+    /// Every delivery that was not sent yet, or was given up.
     pub async fn undelivered(&self) -> Result<Vec<UndeliveredRow>, StoreError> {
         let query = sqlx::query_as(
             "select rule, subject, channel, body ->> 'event' as event, created_at as since, tries, last_error, given_up_at \

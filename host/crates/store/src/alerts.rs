@@ -1,4 +1,4 @@
-//! Alerts: rules as operators changed them, what is not in order, silences, and what each process sees.
+//! Alerts: changed rules, open alerts, events, silences, and each process's observations.
 
 use std::time::Duration;
 
@@ -8,19 +8,18 @@ use sqlx::{Connection, PgConnection};
 
 use crate::{Lead, Store, StoreError};
 
-/// Events are for looking back over weeks; what is older answers no question.
+/// Nobody looks back over events for longer than weeks.
 const EVENTS_DAYS: i32 = 90;
-/// Deliveries that were given up are shown for so long.
+/// How long deliveries that were given up are shown.
 const GIVEN_UP_DAYS: i32 = 7;
-/// A process that has said nothing for so long is gone for good.
+/// A process that has reported nothing for this long is gone for good.
 const SIGHTINGS_KEPT_S: i32 = 3_600;
 
-/// An operator's change to a rule; what is absent is as compiled in.
+/// An operator's change to a rule. An absent field keeps its built-in value.
 #[derive(Debug, Clone, Default, PartialEq, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct AlertRuleRow {
     pub rule: String,
-    /// All when empty; may end in `*`.
+    /// Empty: all subjects. May end in `*`.
     pub subject: String,
     pub enabled: Option<bool>,
     pub threshold: Option<f64>,
@@ -30,9 +29,8 @@ pub struct AlertRuleRow {
     pub runbook: Option<String>,
 }
 
-/// Something that is not in order.
+/// An open alert.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct AlertRow {
     pub rule: String,
     pub subject: String,
@@ -46,9 +44,7 @@ pub struct AlertRow {
     pub notice: Value,
 }
 
-/// What happened to an alert.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct AlertEventRow {
     pub at: DateTime<Utc>,
     pub rule: String,
@@ -57,18 +53,16 @@ pub struct AlertEventRow {
     pub event: String,
     pub severity: String,
     pub reason: String,
-    /// Nobody was told.
+    /// Nobody was notified, because of a silence.
     pub silenced: bool,
 }
 
-/// For how long nobody is told.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct SilenceRow {
     pub id: i64,
-    /// Or `all`.
+    /// A rule's name, or `all`.
     pub rule: String,
-    /// All when empty; may end in `*`.
+    /// Empty: all subjects. May end in `*`.
     pub subject: String,
     pub reason: String,
     pub created_at: DateTime<Utc>,
@@ -76,20 +70,18 @@ pub struct SilenceRow {
     pub ends_at: DateTime<Utc>,
 }
 
-/// A change of one alert, saved whole or not at all.
+/// A change of one alert, saved completely or not at all.
 #[derive(Debug, Clone)]
 pub struct AlertChange {
-    /// Of which rule.
     pub rule: String,
-    /// About what.
     pub subject: String,
-    /// How it stands now; absent: in order again.
+    /// The alert's new state; absent: it has recovered.
     pub now: Option<AlertRow>,
-    /// What is to be remembered.
+    /// An event to record.
     pub event: Option<AlertEventRow>,
-    /// What is to be told, by these channels.
+    /// A message to send, and the channels to send it by.
     pub tell: Option<(Value, Vec<String>)>,
-    /// It fires now and did not before: whoever says so first is the one who tells.
+    /// The alert begins to fire. Only the process that saves this first sends the message.
     pub begins: bool,
 }
 
@@ -136,7 +128,8 @@ async fn save(connection: &mut PgConnection, changes: &[AlertChange]) -> Result<
             query.bind(&event.severity).bind(&event.reason).bind(event.silenced).execute(&mut *tx).await?;
         }
         if let Some((body, channels)) = &change.tell {
-            // The newest state takes the place of one that nobody was told of; one that is just being told is followed by it.
+            // The newest message replaces one that was not sent yet, and follows one that is being
+            // sent.
             let query = sqlx::query(
                 "insert into alert_deliveries as d (rule, subject, channel, body) select $1, $2, unnest($3::text[]), $4 \
                  on conflict (rule, subject, channel) do update set body = $4, version = d.version + 1, created_at = now(), \
@@ -149,16 +142,16 @@ async fn save(connection: &mut PgConnection, changes: &[AlertChange]) -> Result<
 }
 
 impl Lead<'_> {
-    /// All or none. Whoever has lost the lead cannot.
+    /// Saves all changes or none. Fails when this process is no longer the leader.
     pub async fn save_alerts(&mut self, changes: &[AlertChange]) -> Result<(), StoreError> {
         if changes.is_empty() { Ok(()) } else { save(self.0, changes).await }
     }
 
-    /// Forgets what nobody asks for any more.
-    pub async fn forget_old_alerts(&mut self) -> Result<(), StoreError> {
+    /// Deletes old events, deliveries that were given up, and observations of lost processes.
+    pub async fn prune_alerts(&mut self) -> Result<(), StoreError> {
         for (text, age) in [
             ("delete from alert_events where at < now() - make_interval(days => $1)", EVENTS_DAYS),
-            // Also those of a channel that no host has any more.
+            // This includes deliveries of a channel that no host has any more.
             (
                 "delete from alert_deliveries where coalesce(given_up_at, created_at) < now() - make_interval(days => $1)",
                 GIVEN_UP_DAYS,
@@ -173,7 +166,7 @@ impl Lead<'_> {
 }
 
 impl Store {
-    /// The same by a process that does not lead: what it alone has seen.
+    /// As [`Lead::save_alerts`], for what only this process observes.
     pub async fn save_alerts(&self, changes: &[AlertChange]) -> Result<(), StoreError> {
         if changes.is_empty() {
             return Ok(());
@@ -182,12 +175,12 @@ impl Store {
         save(&mut connection, changes).await
     }
 
-    /// All that is not in order.
+    /// All open alerts.
     pub async fn alerts(&self) -> Result<Vec<AlertRow>, StoreError> {
         Ok(sqlx::query_as("select * from alerts order by rule, subject").fetch_all(&self.pool).await?)
     }
 
-    /// The newest events first.
+    /// Newest first.
     pub async fn alert_events(&self, rule: Option<&str>, most: i64) -> Result<Vec<AlertEventRow>, StoreError> {
         let query = sqlx::query_as(
             "select at, rule, subject, event, severity, reason, silenced from alert_events \
@@ -196,13 +189,13 @@ impl Store {
         Ok(query.bind(rule).bind(most).fetch_all(&self.pool).await?)
     }
 
-    /// What operators have changed.
+    /// Operators' changes only; rules that nobody changed have no row.
     pub async fn alert_rules(&self) -> Result<Vec<AlertRuleRow>, StoreError> {
         let text = "select rule, subject, enabled, threshold, hold_s, at_least, severity, runbook from alert_rules order by rule, subject";
         Ok(sqlx::query_as(text).fetch_all(&self.pool).await?)
     }
 
-    /// What is absent stays as it was.
+    /// Absent fields of the row keep their present values.
     pub async fn set_alert_rule(&self, row: &AlertRuleRow, actor: &str) -> Result<(), StoreError> {
         let query = sqlx::query(
             "insert into alert_rules as r (rule, subject, enabled, threshold, hold_s, at_least, severity, runbook, changed_by) \
@@ -217,7 +210,7 @@ impl Store {
         Ok(())
     }
 
-    /// Back to what is compiled in.
+    /// Restores the built-in values.
     pub async fn reset_alert_rule(&self, rule: &str, subject: &str) -> Result<(), StoreError> {
         let query = sqlx::query("delete from alert_rules where rule = $1 and subject = $2").bind(rule).bind(subject);
         if query.execute(&self.pool).await?.rows_affected() == 0 {
@@ -228,14 +221,13 @@ impl Store {
         Ok(())
     }
 
-    /// Those that have not ended.
+    /// Silences that have not ended.
     pub async fn alert_silences(&self) -> Result<Vec<SilenceRow>, StoreError> {
         Ok(sqlx::query_as("select * from alert_silences where ends_at > now() order by id")
             .fetch_all(&self.pool)
             .await?)
     }
 
-    /// Tells nobody for so long.
     pub async fn silence_alert(
         &self,
         rule: &str,
@@ -252,8 +244,7 @@ impl Store {
         Ok(query.fetch_one(&self.pool).await?)
     }
 
-    /// Ends a silence.
-    pub async fn unsilence_alert(&self, id: i64) -> Result<(), StoreError> {
+    pub async fn end_silence(&self, id: i64) -> Result<(), StoreError> {
         let query = sqlx::query("update alert_silences set ends_at = now() where id = $1 and ends_at > now()").bind(id);
         if query.execute(&self.pool).await?.rows_affected() == 0 {
             return Err(StoreError::NotFound(format!("no silence {id} is in force; see: patchbay alert silences")));
@@ -261,7 +252,7 @@ impl Store {
         Ok(())
     }
 
-    /// Says what only this process sees.
+    /// Saves the observations that only this process can make.
     pub async fn report_sightings(&self, host: &str, sightings: &Value) -> Result<(), StoreError> {
         let query = sqlx::query(
             "insert into alert_sightings (host, sightings) values ($1, $2) \
@@ -271,13 +262,13 @@ impl Store {
         Ok(())
     }
 
-    /// This process ends.
+    /// Called when this process ends.
     pub async fn forget_sightings(&self, host: &str) -> Result<(), StoreError> {
         sqlx::query("delete from alert_sightings where host = $1").bind(host).execute(&self.pool).await?;
         Ok(())
     }
 
-    /// What the processes have seen that said something within so long.
+    /// Observations of the processes that reported within this time.
     pub async fn sightings(&self, within: Duration) -> Result<Vec<(String, Value)>, StoreError> {
         let query = sqlx::query_as(
             "select host, sightings from alert_sightings where seen_at > now() - make_interval(secs => $1)",

@@ -4,16 +4,12 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
 use patchbay_model::{JobId, PluginName, QueueName, RevisionDigest};
-use serde::Serialize;
 use sqlx::Row;
 
 use crate::rows::damaged;
 use crate::{Store, StoreError};
 
-/// One remembered attempt.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct AttemptRow {
     pub started: i32,
     pub attempt: i32,
@@ -46,7 +42,7 @@ pub(crate) fn without_nul(text: &str) -> Cow<'_, str> {
 }
 
 impl Store {
-    /// The newest attempts of a job, oldest first. `prefix` is BullMQ's key prefix.
+    /// The newest attempts of a job, in the order oldest first. `prefix` is BullMQ's key prefix.
     pub async fn attempts(
         &self,
         prefix: &str,

@@ -1,4 +1,4 @@
-//! Audit trails and their entries. Entries are only ever added; a trigger refuses everything else.
+//! Audit trails and their entries. Entries are only added; a trigger refuses every other change.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::audit::NewAuditEntry;
@@ -9,77 +9,67 @@ use serde_json::Value;
 use crate::attempts::without_nul;
 use crate::{Store, StoreError};
 
-/// A trail.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct TrailRow {
-    /// What plugins ask for.
+    /// The name that a plugin's manifest asks for.
     pub name: String,
     /// One line.
     pub description: String,
-    /// JSON Schema, draft 2020-12, of its entries.
+    /// JSON Schema, draft 2020-12, of the entries.
     pub schema: Value,
-    /// When.
     pub created_at: DateTime<Utc>,
-    /// By whom.
     pub created_by: String,
-    /// Last change.
     pub changed_at: DateTime<Utc>,
-    /// By whom.
     pub changed_by: String,
 }
 
-/// An entry.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct AuditRow {
-    /// Rises with time; the cursor of a list.
+    /// Rises with time; it is the cursor of a list.
     pub id: i64,
-    /// Where it was written.
     pub trail: String,
-    /// Tells the entries of one job apart.
+    /// Distinguishes the entries of one job.
     pub entry_key: String,
-    /// Who wrote it.
     pub plugin: String,
     /// Digest of the revision.
     pub revision: String,
-    /// Of the job that wrote it; absent outside of jobs.
+    /// Queue of the job that wrote the entry; absent outside of jobs.
     pub queue: Option<String>,
-    /// Its id.
     pub job_id: Option<String>,
-    /// Of the request that caused it.
+    /// Correlation id of the request that caused the entry.
     pub correlation_id: Option<String>,
-    /// When, by Postgres's clock.
+    /// By Postgres's clock.
     pub at: DateTime<Utc>,
-    /// What the plugin wrote.
     pub entry: Value,
 }
 
-/// Which entries; what is absent does not matter.
+/// An absent field does not restrict the entries.
 #[derive(Debug, Clone, Default)]
-#[allow(missing_docs)]
 pub struct AuditFilter {
     pub trail: Option<TrailName>,
     pub plugin: Option<PluginName>,
     pub queue: Option<String>,
     pub job: Option<String>,
-    /// At or after.
+    /// Inclusive.
     pub since: Option<DateTime<Utc>>,
-    /// Ids smaller than this.
+    /// A cursor: only entries with smaller ids.
     pub before: Option<i64>,
 }
 
 impl Store {
-    /// All, by name.
+    /// Sorted by name.
     pub async fn audit_trails(&self) -> Result<Vec<TrailRow>, StoreError> {
         Ok(sqlx::query_as("select * from audit_trails order by name").fetch_all(&self.pool).await?)
     }
 
-    /// What the entries of a trail must fit; nothing when there is no such trail.
+    /// The JSON Schema of a trail's entries; `None` when there is no such trail.
     pub async fn audit_schema(&self, trail: &TrailName) -> Result<Option<Value>, StoreError> {
         let query = sqlx::query_scalar("select schema from audit_trails where name = $1");
         Ok(query.bind(trail.as_str()).fetch_optional(&self.pool).await?)
     }
 
-    /// Makes a trail, or changes it for entries to come; no description leaves the present one. Gives it.
+    /// Creates a trail, or changes it for future entries. Without a description, the present one
+    /// stays. Returns the trail as it is then.
     pub async fn set_audit_trail(
         &self,
         name: &TrailName,
@@ -95,7 +85,7 @@ impl Store {
         Ok(query.bind(name.as_str()).bind(schema).bind(description).bind(actor).fetch_one(&self.pool).await?)
     }
 
-    /// Takes no more entries into a trail; those that are there stay.
+    /// The trail takes no more entries; the present entries stay.
     pub async fn remove_audit_trail(&self, name: &TrailName) -> Result<(), StoreError> {
         let query = sqlx::query("delete from audit_trails where name = $1").bind(name.as_str());
         if query.execute(&self.pool).await?.rows_affected() == 0 {
@@ -106,7 +96,8 @@ impl Store {
         Ok(())
     }
 
-    /// Adds an entry, unless its job has written one under this key already; whether it did. `entry.entry` is JSON.
+    /// Adds an entry, unless its job has already written one under this key. Returns whether it was
+    /// added. `entry.entry` is JSON.
     pub async fn append_audit(&self, entry: &NewAuditEntry) -> Result<bool, StoreError> {
         let job = entry.job.as_ref();
         let query = sqlx::query(
@@ -121,15 +112,15 @@ impl Store {
             .bind(entry.revision.to_string())
             .bind(job.map(|job| job.queue.as_str()))
             .bind(job.map(|job| job.id.as_str()))
-            // A producer's, who may write anything.
+            // The producer chose the correlation id, so it may hold any text.
             .bind(entry.correlation_id.as_deref().map(without_nul))
             .bind(&entry.entry);
         Ok(query.execute(&self.pool).await?.rows_affected() > 0)
     }
 
-    /// The newest first.
+    /// Newest first.
     pub async fn audit_entries(&self, filter: &AuditFilter, most: i64) -> Result<Vec<AuditRow>, StoreError> {
-        // Only the conditions that there are, so that each finds its index.
+        // Only conditions that are set are part of the statement, so that each finds its index.
         let mut query = sqlx::QueryBuilder::new(
             "select id, trail, entry_key, plugin, revision, queue, job_id, correlation_id, at, entry from audit_entries where true",
         );

@@ -1,23 +1,21 @@
-//! Bulk operations: what is meant, which jobs were chosen, and what became of each.
+//! Bulk operations: their filters, the jobs that were chosen, and the result for each job.
 //!
-//! Operators make, pause and cancel them from any host; the one that leads works them off ([`Lead`]). Counts are kept in the same statement
-//! as the items that they count.
+//! Operators begin, pause and cancel them from any host; the leader works them off ([`Lead`]).
+//! Counts are updated in the same statement as the items that they count.
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::attempts::without_nul;
 use crate::{Lead, Store, StoreError};
 
-/// For how long a removal can be undone.
+/// How long a removal can be undone.
 const UNDO: &str = "interval '1 hour'";
-/// Items are for whoever asks what became of a job.
+/// How long items are kept, for questions about one job's result.
 const ITEMS_STAY: &str = "interval '30 days'";
 
-/// An operation to be.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct NewBulk<'a> {
     pub id: i64,
     pub prefix: &'a str,
@@ -32,10 +30,8 @@ pub struct NewBulk<'a> {
     pub stop_after: Option<i64>,
 }
 
-/// An operation.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 #[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct BulkRow {
     pub id: i64,
     pub kind: String,
@@ -51,50 +47,43 @@ pub struct BulkRow {
     pub state: String,
     #[serde(skip)]
     pub place: Option<Value>,
-    /// It pauses once so many are handled.
+    /// The operation pauses once it has handled this many jobs.
     pub stop_after: Option<i64>,
     pub error: Option<String>,
     pub matched: i64,
     pub done: i64,
     pub skipped: i64,
     pub failed: i64,
-    /// Put back, of a removal that was undone.
+    /// Jobs that were put back when a removal was undone.
     pub restored: i64,
     pub created_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
-    /// Of a removal.
+    /// Only for a removal.
     pub undo_until: Option<DateTime<Utc>>,
 }
 
 const COLUMNS: &str = "id, kind, source, job_state, filter, identity, edits, actor, reason, state, place, stop_after, error, matched, done, \
     skipped, failed, restored, created_at, ended_at, undo_until";
 
-/// One job of an operation.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct BulkItem {
     pub n: i64,
     pub queue: String,
     pub job_id: String,
     pub job_created_ms: i64,
     pub job_state: String,
-    #[serde(skip)]
     pub finished_on: Option<i64>,
     pub state: String,
-    /// Why it was left, or failed.
+    /// Why the job was skipped, or failed.
     pub reason: Option<String>,
-    /// Of a job that was added.
+    /// The new id of a job that was added anew.
     pub new_id: Option<String>,
-    #[serde(skip)]
     pub score: Option<f64>,
 }
 
 const ITEM_COLUMNS: &str = "n, queue, job_id, job_created_ms, job_state, finished_on, state, reason, new_id, score";
 
-/// A job that was chosen.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct NewBulkItem {
     pub queue: String,
     pub job_id: String,
@@ -103,39 +92,36 @@ pub struct NewBulkItem {
     pub finished_on: Option<i64>,
 }
 
-/// What became of one.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, Serialize)]
 pub struct BulkOutcome {
     pub n: i64,
-    /// `done`, `skipped` or `failed`; of an undoing, `restored` or `lost`.
+    /// `done`, `skipped` or `failed`; when undoing, `restored` or `lost`.
     pub state: String,
     pub reason: Option<String>,
     pub new_id: Option<String>,
     pub score: Option<f64>,
 }
 
-/// How often something was left for one reason.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+/// How many jobs have one state for one reason.
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct BulkReason {
     /// `skipped`, `failed` or `lost`.
     pub state: String,
-    /// In words.
+    /// A text for people.
     pub reason: String,
-    /// Jobs.
     pub jobs: i64,
 }
 
 impl Store {
-    /// The id of an operation to be, for the audit trail.
+    /// Reserves the id of a new operation, for the audit trail.
     pub async fn next_bulk_id(&self) -> Result<i64, StoreError> {
         Ok(sqlx::query_scalar("select nextval('bulk_ids')").fetch_one(&self.pool).await?)
     }
 
-    /// Makes an operation; whoever leads begins with it.
+    /// Creates an operation; the leader begins with it.
     pub async fn begin_bulk(&self, new: &NewBulk<'_>) -> Result<BulkRow, StoreError> {
-        // One of long ago goes for each that comes: they do not become more, and a large one that takes too long holds up nobody.
+        // Each new operation deletes one old operation. So their number does not grow, and deleting
+        // a large one that takes too long delays nobody.
         let forget =
             format!("delete from bulks where id = (select min(id) from bulks where ended_at < now() - {ITEMS_STAY})");
         sqlx::query(sqlx::AssertSqlSafe(forget)).execute(&self.pool).await.ok();
@@ -148,7 +134,7 @@ impl Store {
         Ok(query.bind(new.stop_after).fetch_one(&self.pool).await?)
     }
 
-    /// The newest first.
+    /// Newest first.
     pub async fn bulks(&self, prefix: &str, before: Option<i64>, most: i64) -> Result<Vec<BulkRow>, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from bulks where prefix = $1 and ($2::bigint is null or id < $2) order by id desc limit $3"
@@ -156,7 +142,6 @@ impl Store {
         Ok(query.bind(prefix).bind(before).bind(most).fetch_all(&self.pool).await?)
     }
 
-    /// One.
     pub async fn bulk(&self, prefix: &str, id: i64) -> Result<BulkRow, StoreError> {
         let query =
             sqlx::query_as(sqlx::AssertSqlSafe(format!("select {COLUMNS} from bulks where prefix = $1 and id = $2")));
@@ -164,7 +149,7 @@ impl Store {
         row.ok_or_else(|| StoreError::NotFound(format!("there is no bulk operation {id}; see: patchbay bulk list")))
     }
 
-    /// Why jobs of an operation were left or failed, the most frequent reason first.
+    /// Why jobs were skipped, failed or lost; the most frequent reason first.
     pub async fn bulk_reasons(&self, id: i64) -> Result<Vec<BulkReason>, StoreError> {
         let query = sqlx::query_as(
             "select state, coalesce(reason, '') as reason, count(*) as jobs from bulk_items \
@@ -173,7 +158,7 @@ impl Store {
         Ok(query.bind(id).fetch_all(&self.pool).await?)
     }
 
-    /// Its jobs, in order.
+    /// In the order in which they were chosen.
     pub async fn bulk_items(
         &self,
         id: i64,
@@ -187,28 +172,28 @@ impl Store {
         Ok(query.bind(id).bind(state).bind(behind).bind(most).fetch_all(&self.pool).await?)
     }
 
-    /// Whether the one that leads has something to do.
+    /// Whether the leader has something to do.
     pub async fn has_active_bulks(&self, prefix: &str) -> Result<bool, StoreError> {
         let query =
             "select exists (select from bulks where prefix = $1 and state in ('matching', 'running', 'undoing'))";
         Ok(sqlx::query_scalar(query).bind(prefix).fetch_one(&self.pool).await?)
     }
 
-    /// Stops one where it is; what is done stays done.
+    /// Stops an operation where it is. Changes that were made stay.
     pub async fn cancel_bulk(&self, prefix: &str, id: i64) -> Result<BulkRow, StoreError> {
         let undo = format!("case when kind = 'remove' then now() + {UNDO} end");
         let set = format!("state = 'cancelled', ended_at = now(), edits = null, undo_until = {undo}");
         self.change_bulk(prefix, id, &set, "state in ('matching', 'running', 'paused')", "it has ended already").await
     }
 
-    /// Lets a paused one go on, to its end or for so many jobs more.
+    /// Resumes a paused operation, to its end or for `more` jobs.
     pub async fn resume_bulk(&self, prefix: &str, id: i64, more: Option<i64>) -> Result<BulkRow, StoreError> {
         let stop = more.map_or("null".to_owned(), |more| format!("done + failed + {more}"));
         let set = format!("state = 'running', stop_after = {stop}");
         self.change_bulk(prefix, id, &set, "state = 'paused'", "it is not paused").await
     }
 
-    /// Puts back what a removal has removed.
+    /// Begins to put back the jobs that a removal has removed.
     pub async fn undo_bulk(&self, prefix: &str, id: i64) -> Result<BulkRow, StoreError> {
         let condition = "kind = 'remove' and state in ('done', 'cancelled', 'failed') and undo_until > now()";
         let rule = "only a removal that has ended, or was cancelled, within the last hour can be undone";
@@ -236,7 +221,7 @@ impl Store {
     }
 }
 
-/// What the leading host does; through its own connection, so that one that leads no longer cannot write.
+/// The leader's statements. They use its own connection, so a former leader cannot write.
 impl Lead<'_> {
     /// Operations that have something to do.
     pub async fn active_bulks(&mut self, prefix: &str) -> Result<Vec<BulkRow>, StoreError> {
@@ -246,7 +231,8 @@ impl Lead<'_> {
         Ok(query.bind(prefix).fetch_all(&mut *self.0).await?)
     }
 
-    /// Adds what was chosen; `next` is where choosing goes on, absent when it is done. A job that comes twice is one.
+    /// Adds chosen jobs; a job that was chosen before is added once. `next` is the cursor for
+    /// choosing more, absent when choosing is done.
     pub async fn choose_bulk_items(
         &mut self,
         id: i64,
@@ -266,12 +252,12 @@ impl Lead<'_> {
         Ok(())
     }
 
-    /// What is to be done next.
+    /// The next jobs to handle.
     pub async fn pending_bulk_items(&mut self, id: i64, most: i64) -> Result<Vec<BulkItem>, StoreError> {
         self.items_in("pending", id, most).await
     }
 
-    /// What is to be undone next.
+    /// The next jobs to undo.
     pub async fn done_bulk_items(&mut self, id: i64, most: i64) -> Result<Vec<BulkItem>, StoreError> {
         self.items_in("done", id, most).await
     }
@@ -283,8 +269,8 @@ impl Lead<'_> {
         Ok(query.bind(id).bind(most).fetch_all(&mut *self.0).await?)
     }
 
-    /// Records what became of a batch, once; the operation pauses when it has handled as many as it was to handle first. `since` is when the
-    /// batch was begun: what a job did because of it came later.
+    /// Records the results of a batch, once. The operation pauses after `stop_after` jobs. `since`
+    /// is when the batch began: a job's attempts that this operation caused are later.
     pub async fn record_bulk_items(
         &mut self,
         id: i64,
@@ -316,7 +302,8 @@ impl Lead<'_> {
         Ok(())
     }
 
-    /// Ends one that is still at it; gives it as it ended. What was done is written to the action of the operator who began it, too.
+    /// Ends an operation that is still active, and returns it as it ended. The result is also
+    /// written to the action of the operator who began it.
     pub async fn end_bulk(&mut self, id: i64, state: &str, error: Option<&str>) -> Result<Option<BulkRow>, StoreError> {
         let query = sqlx::query_as::<_, BulkRow>(sqlx::AssertSqlSafe(format!(
             "update bulks set state = $2, error = $3, ended_at = now(), edits = null, \
@@ -327,7 +314,7 @@ impl Lead<'_> {
         if let Some(row) = &ended {
             let action = if state == "undone" { "bulk.undo".to_owned() } else { format!("bulk.{}", row.kind) };
             let mut result = serde_json::to_value(row).unwrap_or_default();
-            // Its values may be personal, and the trail stays.
+            // The filter's values may be personal, and the record of the action is kept.
             result.as_object_mut().map(|result| result.remove("filter"));
             let query = sqlx::query(
                 "update operator_actions set ended_at = now(), result = $3, error = $4 where id = \

@@ -1,68 +1,58 @@
-//! Dead letters: jobs that failed for good, grouped by what their failure looks like and the revision that it happened in.
+//! Dead letters: jobs that failed for good, grouped by what their failure looks like and by the
+//! revision that ran them.
 //!
-//! The recorder counts them ([`Store::record_attempts`]); operators acknowledge, assign and note. Also the jobs of the history that an
-//! operator's filter means, for repairing them.
+//! The recorder counts them ([`Store::record_attempts`]); operators acknowledge, assign and
+//! annotate them. This module also finds jobs of the history by an operator's filter, to repair
+//! them.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
 use patchbay_model::job::JobKey;
-use serde::{Deserialize, Serialize};
 
 use crate::{Store, StoreError};
 
-/// Jobs of a group that are looked at for whether they were repaired.
+/// How many jobs of a group are checked for later completion.
 const MOST_LOOKED_AT: i64 = 10_000;
 
-/// A group.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct DeadLetterRow {
-    /// `dead-letter` of a filter.
+    /// The value of `dead-letter` in a filter.
     pub id: i64,
-    /// Where the jobs failed.
     pub queue: String,
     /// Empty when no plugin was reached.
     pub plugin: String,
     /// Digest; empty when no plugin was reached.
     pub revision: String,
-    /// Of the failure.
+    /// Code of the failure.
     pub code: String,
-    /// Numbers, ids and quoted values replaced.
+    /// The failure's message, with numbers, ids and quoted values replaced.
     pub message: String,
-    /// How often a job failed for good so.
+    /// How often a job failed for good with this failure.
     pub jobs: i64,
-    /// The first time.
     pub first_seen: DateTime<Utc>,
-    /// The last time.
     pub last_seen: DateTime<Utc>,
-    /// When somebody took note; it stays so when more jobs fail in the same revision.
+    /// It stays set when more jobs fail in the same revision.
     pub acknowledged_at: Option<DateTime<Utc>>,
-    /// Who.
     pub acknowledged_by: Option<String>,
-    /// Failures since then.
+    /// Failures since the acknowledgement.
     pub since_acknowledged: i64,
-    /// Whose it is.
     pub assignee: Option<String>,
-    /// What is known of it.
     pub note: Option<String>,
 }
 
 const COLUMNS: &str = "id, queue, plugin, revision, code, message, jobs, first_seen, last_seen, acknowledged_at, acknowledged_by, \
     greatest(jobs - coalesce(jobs_acknowledged, jobs), 0) as since_acknowledged, assignee, note";
 
-/// Which groups; what is absent does not matter.
+/// Selects groups. An absent field does not restrict them.
 #[derive(Debug, Clone, Default)]
-#[allow(missing_docs)]
 pub struct DeadLetters {
     pub queue: Option<QueueName>,
     pub plugin: Option<String>,
     pub acknowledged: Option<bool>,
 }
 
-/// A job that failed so.
-#[derive(Debug, Clone, Serialize, Deserialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+/// The last attempt of a job, with which it ended.
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Ended {
     pub queue: String,
     pub job_id: String,
@@ -81,7 +71,7 @@ const OF_A_JOB: &str =
     "queue, job_id, job_created_ms, name, started, finished_at, message, stack, correlation_id, platform, parent";
 
 impl Store {
-    /// Open groups first, then by when they were seen last.
+    /// Open groups first, then those that were seen last.
     pub async fn dead_letters(
         &self,
         prefix: &str,
@@ -97,7 +87,6 @@ impl Store {
         Ok(query.bind(which.acknowledged).bind(most).fetch_all(&self.pool).await?)
     }
 
-    /// One.
     pub async fn dead_letter(&self, prefix: &str, id: i64) -> Result<DeadLetterRow, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from dead_letters where prefix = $1 and id = $2"
@@ -105,7 +94,7 @@ impl Store {
         found(query.bind(prefix).bind(id).fetch_optional(&self.pool).await?, id)
     }
 
-    /// Groups of the same failure in other revisions, the newest first.
+    /// Groups of the same failure in other revisions, newest first.
     pub async fn dead_letter_siblings(&self, prefix: &str, id: i64) -> Result<Vec<DeadLetterRow>, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from dead_letters where prefix = $1 and id <> $2 and (queue, fingerprint) = \
@@ -114,17 +103,17 @@ impl Store {
         Ok(query.bind(prefix).bind(id).fetch_all(&self.pool).await?)
     }
 
-    /// Its newest failures.
+    /// The newest failures of the group.
     pub async fn dead_letter_jobs(&self, prefix: &str, id: i64, most: i64) -> Result<Vec<Ended>, StoreError> {
+        let columns = OF_A_JOB.split(", ").map(|column| format!("a.{column}")).collect::<Vec<_>>().join(", ");
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "select {} from attempts a join dead_letters d on {OF_A_GROUP} where d.prefix = $1 and d.id = $2 \
-             order by a.finished_at desc limit $3",
-            OF_A_JOB.split(", ").map(|column| format!("a.{column}")).collect::<Vec<_>>().join(", ")
+            "select {columns} from attempts a join dead_letters d on {OF_A_GROUP} where d.prefix = $1 and d.id = $2 \
+             order by a.finished_at desc limit $3"
         )));
         Ok(query.bind(prefix).bind(id).bind(most).fetch_all(&self.pool).await?)
     }
 
-    /// How many of its jobs have completed since, of the ten thousand that failed last.
+    /// How many jobs of the group have completed since, among the 10,000 that failed last.
     pub async fn dead_letter_repaired(&self, prefix: &str, id: i64) -> Result<i64, StoreError> {
         let query = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
             "select count(*) from (select a.queue, a.job_id, a.job_created_ms, max(a.finished_at) as at \
@@ -135,7 +124,7 @@ impl Store {
         Ok(query.bind(prefix).bind(id).bind(MOST_LOOKED_AT).fetch_one(&self.pool).await?)
     }
 
-    /// Takes note, or takes that back.
+    /// Acknowledges a group, or withdraws the acknowledgement.
     pub async fn acknowledge_dead_letter(
         &self,
         prefix: &str,
@@ -149,7 +138,7 @@ impl Store {
         found(query.bind(prefix).bind(id).bind(by).fetch_optional(&self.pool).await?, id)
     }
 
-    /// Replaces what is known of it.
+    /// Replaces the note.
     pub async fn note_dead_letter(
         &self,
         prefix: &str,
@@ -159,7 +148,6 @@ impl Store {
         self.set_of_dead_letter(prefix, id, "note", note).await
     }
 
-    /// Says whose it is.
     pub async fn assign_dead_letter(
         &self,
         prefix: &str,
@@ -182,7 +170,7 @@ impl Store {
         found(query.bind(prefix).bind(id).bind(value).fetch_optional(&self.pool).await?, id)
     }
 
-    /// Groups that nobody has acknowledged, by queue.
+    /// Number of groups that nobody has acknowledged, by queue.
     pub async fn open_dead_letters(&self, prefix: &str) -> Result<Vec<(String, i64)>, StoreError> {
         let query = sqlx::query_as(
             "select queue, count(*) filter (where acknowledged_at is null) from dead_letters where prefix = $1 group by 1 order by 1",
@@ -190,7 +178,7 @@ impl Store {
         Ok(query.bind(prefix).fetch_all(&self.pool).await?)
     }
 
-    /// The last attempts that the history remembers of these jobs, in their order.
+    /// The last attempt of each job in the history, in the order of `jobs`.
     pub async fn last_attempts(&self, jobs: &[JobKey]) -> Result<Vec<Option<Ended>>, StoreError> {
         let Some(first) = jobs.first() else { return Ok(Vec::new()) };
         let (queues, ids): (Vec<&str>, Vec<&str>) =

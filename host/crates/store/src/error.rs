@@ -1,33 +1,31 @@
-//! Errors of this crate.
-
-/// By what the caller does next.
+/// Variants are distinguished by what the caller does next.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Postgres does not answer: try again.
+    /// Postgres does not answer: retry.
     #[error("{}", unavailable(.0))]
     Unavailable(#[source] sqlx::Error),
-    /// Postgres answers and takes no change: try again, or connect to another one.
+    /// Postgres answers but refuses changes: retry, or connect to another server.
     #[error("Postgres may only be read: {0}")]
     ReadOnly(ReadOnly),
-    /// This Postgres, or the way to it, cannot be used: mend it.
+    /// This Postgres server, or the connection to it, cannot be used: an operator must repair it.
     #[error("{0}")]
     Unfit(String),
-    /// No such row: give up.
+    /// There is no such row: give up.
     #[error("{0}")]
     NotFound(String),
-    /// It clashes with the present state: decide.
+    /// The change conflicts with the present state: the caller decides.
     #[error("{0}")]
     Conflict(String),
-    /// A text that Postgres cannot hold: give it another one.
+    /// Postgres cannot hold this text: send another one.
     #[error("a text contains a character that Postgres cannot hold, such as NUL; leave it out")]
     Unstorable(#[source] sqlx::Error),
-    /// Postgres cannot hold what it was given, now or later: give it something else.
+    /// Postgres cannot hold the value, now or later: send another one.
     #[error("Postgres refuses a value")]
     Refused(#[source] sqlx::Error),
-    /// A migration failed: mend the database.
+    /// A migration failed: an operator must repair the database.
     #[error("a migration failed")]
     Migration(#[from] sqlx::migrate::MigrateError),
-    /// A bug or damaged data.
+    /// A bug, or damaged data.
     #[error("an unexpected database error")]
     Internal(#[source] sqlx::Error),
 }
@@ -35,11 +33,11 @@ pub enum StoreError {
 /// Why nothing can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadOnly {
-    /// It follows another server.
+    /// The server is a standby of another server.
     Standby,
-    /// A setting of the server, the database or the login says so.
+    /// A setting of the server, the database or the login forbids writing.
     Setting,
-    /// One of the two: a statement was refused.
+    /// A statement was refused, for one of the two reasons above.
     Unknown,
 }
 
@@ -66,7 +64,7 @@ impl std::fmt::Display for ReadOnly {
     }
 }
 
-/// What the reason means to somebody who looks after Postgres.
+/// The error's meaning for an administrator of Postgres.
 fn unavailable(error: &sqlx::Error) -> &'static str {
     match error.as_database_error().and_then(|error| error.code()).as_deref() {
         Some("53300") => {
@@ -78,12 +76,12 @@ fn unavailable(error: &sqlx::Error) -> &'static str {
 }
 
 impl StoreError {
-    /// Whether the same may work later, without anybody changing what is asked for.
+    /// Whether the same request may succeed later without a change.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::ReadOnly(_))
     }
 
-    /// Nothing came within the caller's time limit.
+    /// Postgres did not answer within the caller's time limit.
     pub fn no_answer() -> Self {
         Self::Unavailable(sqlx::Error::PoolTimedOut)
     }
@@ -95,13 +93,14 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => {
                 Self::Unavailable(error)
             }
-            // A connection that ends in the middle of an answer, above all while it is opened; the next try has another one.
+            // A connection ended in the middle of an answer, usually while it was opened. The next
+            // try uses another connection.
             sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => Self::Unavailable(error),
             sqlx::Error::Configuration(reason) => Self::Unfit(format!(
                 "DATABASE_URL cannot be read: {reason}. In a user name or password, write # as %23, / as %2F, ? as %3F and @ as %40"
             )),
             sqlx::Error::Database(ref database) => match database.code() {
-                // Wrong password, or no line of pg_hba.conf.
+                // Wrong password, or no matching line in pg_hba.conf.
                 Some(code) if ["28P01", "28000"].contains(&code.as_ref()) => Self::Unfit(format!(
                     "Postgres refuses the login: {}. Compare DATABASE_URL (or DB_USERNAME and DB_PASSWORD) with Postgres's roles and pg_hba.conf",
                     database.message()
@@ -112,7 +111,7 @@ impl From<sqlx::Error> for StoreError {
                 )),
                 Some(code) if code == "25006" => Self::ReadOnly(ReadOnly::Unknown),
                 Some(code) if is_passing(&code) => Self::Unavailable(error),
-                // Not in the repertoire, not translatable.
+                // Codes "character not in repertoire" and "untranslatable character".
                 Some(code) if ["22021", "22P05"].contains(&code.as_ref()) => Self::Unstorable(error),
                 Some(code) if is_about_the_value(&code) => Self::Refused(error),
                 _ => Self::Internal(error),
@@ -122,13 +121,13 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// What another try may not meet: connection (08), rolled back (40), resources (53: connections, disk, memory), and shutting down,
-/// starting up or too slow (57).
+/// SQLSTATE classes that another try may not meet: connection (08), rollback (40), resources (53:
+/// connections, disk, memory), and shutdown, start or timeout (57).
 fn is_passing(code: &str) -> bool {
     ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))
 }
 
-/// Data (22), constraints (23), and limits on sizes (54).
+/// SQLSTATE classes: data (22), constraints (23), and limits on sizes (54).
 fn is_about_the_value(code: &str) -> bool {
     ["22", "23", "54"].iter().any(|class| code.starts_with(class))
 }

@@ -1,4 +1,4 @@
-//! What operators grant to plugins, and what plugins use of it.
+//! What operators grant to plugins, and how often plugins use it.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use patchbay_model::PluginName;
@@ -8,15 +8,14 @@ use sqlx::{PgConnection, Row};
 use crate::notify::notify;
 use crate::{Store, StoreError};
 
-/// How long uses are counted back.
+/// Uses within this time are counted.
 pub const USES_DAYS: i32 = 30;
 
-/// A grant, or uses of one that was revoked.
+/// A grant, or the uses of a revoked one.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct GrantRow {
     pub ask: Ask,
-    /// Absent: not granted any more.
+    /// Absent: revoked.
     pub granted_by: Option<String>,
     pub granted_at: Option<DateTime<Utc>>,
     /// Within the last [`USES_DAYS`].
@@ -46,18 +45,17 @@ pub(crate) async fn grant(
 }
 
 impl Store {
-    /// What is granted to a plugin.
     pub async fn granted(&self, plugin: &PluginName) -> Result<Vec<Ask>, StoreError> {
         let query = sqlx::query_scalar("select ask from grants where plugin = $1").bind(plugin.as_str());
         let asks: Vec<String> = query.fetch_all(&self.pool).await?;
         Ok(asks.into_iter().map(Ask::new).collect())
     }
 
-    /// Grants and their uses, also of what is granted no more.
+    /// Grants with their uses; includes revoked grants that were used.
     pub async fn grants(&self, plugin: &PluginName) -> Result<Vec<GrantRow>, StoreError> {
         let rows = sqlx::query(
             "with used as (select ask, sum(uses)::bigint as uses, max(day) as last_used from grant_uses \
-               where plugin = $1 and day > current_date - $2 group by ask) \
+               where plugin = $1 and day > current_date - $2::integer group by ask) \
              select coalesce(g.ask, u.ask) as ask, granted_by, granted_at, coalesce(uses, 0) as uses, last_used \
              from (select * from grants where plugin = $1) g full join used u on u.ask = g.ask order by 1",
         )
@@ -78,7 +76,7 @@ impl Store {
             .collect()
     }
 
-    /// Grants and tells every process.
+    /// Notifies every process.
     pub async fn grant(&self, plugin: &PluginName, asks: &[Ask], actor: &str) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         grant(&mut tx, plugin, asks, actor).await?;
@@ -86,7 +84,7 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Takes grants back and tells every process; gives what was granted until now.
+    /// Revokes grants and notifies every process. Returns those that were granted.
     pub async fn revoke(&self, plugin: &PluginName, asks: &[Ask]) -> Result<Vec<Ask>, StoreError> {
         let mut tx = self.pool.begin().await?;
         let mut revoked: Vec<String> =
@@ -101,7 +99,7 @@ impl Store {
         Ok(revoked.into_iter().map(Ask::new).collect())
     }
 
-    /// Grants what a plugin from before grants existed asks for; nothing the second time.
+    /// Grants all asks of a plugin from before grants existed. Does nothing the second time.
     pub async fn adopt_grants(&self, plugin: &PluginName, asks: &[Ask]) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         let first = sqlx::query("update plugins set grants_adopted = true where name = $1 and not grants_adopted")
@@ -114,9 +112,8 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Counts uses.
     pub async fn count_uses(&self, uses: &[((PluginName, Ask), u64)]) -> Result<(), StoreError> {
-        // In one order everywhere, so that two processes that count do not wait for each other in a circle.
+        // All processes update in the same order, to avoid a deadlock between two of them.
         let mut uses: Vec<_> = uses.iter().collect();
         uses.sort();
         let plugins: Vec<&str> = uses.iter().map(|((plugin, _), _)| plugin.as_str()).collect();

@@ -1,4 +1,4 @@
-//! Which processes run, and what each says of its plugins.
+//! Which processes run, and what each reports of its plugins.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,17 +10,18 @@ use sqlx::types::Json;
 
 use crate::{Store, StoreError};
 
-/// A process that has said nothing for this long was killed, or is cut off. They report every 3 seconds.
+/// A process that is silent for longer was killed, or is cut off. They report every 3 seconds.
 const SILENT_AFTER_S: f64 = 10.0;
-/// A process that was killed leaves no word; one that is cut off runs on with what it last saw, and must be seen.
+/// A killed process does not say that it ended. One that is cut off continues with its last
+/// snapshot, and must be visible.
 const FORGOTTEN_AFTER_S: f64 = 600.0;
 
-/// How an active plugin fares in one process.
+/// The state of an active plugin in one process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
-    /// The revision that takes its calls; absent when none does.
+    /// The revision that takes the calls; absent when none does.
     pub digest: Option<RevisionDigest>,
-    /// Why the active revision does not.
+    /// Why the active revision does not take them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
 }
@@ -28,30 +29,25 @@ pub struct Running {
 /// A revision that does not run, though it should.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Which.
     pub digest: RevisionDigest,
-    /// Why.
     pub reason: String,
 }
 
-/// What a process says of its plugins.
 pub type Report = BTreeMap<PluginName, Running>;
 
-/// A process that runs, or did until it fell silent.
+/// A process that runs, or ran until it fell silent.
 #[derive(Debug, Clone)]
 pub struct HostRow {
     /// `hostname:pid`.
     pub host: String,
-    /// Of the binary.
+    /// Version of the binary.
     pub version: String,
-    /// Its plugins.
     pub plugins: Report,
-    /// Since when nothing was heard of it, if that is too long.
+    /// Time since its last report, when that is too long ago.
     pub silent_for: Option<Duration>,
 }
 
 impl Store {
-    /// Says what this process runs.
     pub async fn report(&self, host: &str, version: &str, plugins: &Report) -> Result<(), StoreError> {
         sqlx::query(
             "insert into hosts (host, version, plugins) values ($1, $2, $3) \
@@ -69,13 +65,13 @@ impl Store {
         Ok(())
     }
 
-    /// This process ends: nobody shall wait for it.
+    /// Called when this process ends, so that nobody waits for it.
     pub async fn leave(&self, host: &str) -> Result<(), StoreError> {
         sqlx::query("delete from hosts where host = $1").bind(host).execute(&self.pool).await?;
         Ok(())
     }
 
-    /// By name.
+    /// Sorted by name.
     pub async fn hosts(&self) -> Result<Vec<HostRow>, StoreError> {
         let rows = sqlx::query(
             "select host, version, plugins, extract(epoch from now() - seen_at)::float8 as silent_s from hosts \

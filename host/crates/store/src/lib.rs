@@ -1,26 +1,28 @@
-//! Postgres: what happened, and what is meant to run.
+//! Postgres: the record of what happened, and the plugins and schedules that should run.
 //!
-//! Owns sqlx and the schema `patchbay`. Never knows Redis or wasm. Failures are told apart by what the caller does next, and their text
-//! carries neither SQL nor connection strings.
+//! Owns sqlx and the schema `patchbay`. Never knows Redis or wasm. Errors are distinguished by what
+//! the caller does next, and their texts contain neither SQL nor connection strings.
 
 mod alert_deliveries;
 mod alerts;
 mod attempts;
 mod audit;
+mod blind_index;
 mod bulk;
 mod dead_letters;
 mod error;
 mod grants;
 mod history;
 mod hosts;
-mod incident;
 mod mirror;
 mod notify;
 mod plugin_sql;
-mod prune;
+mod pool;
 mod quarantine;
+mod recent_events;
 mod recording;
 mod redactions;
+mod revision_pruning;
 mod revisions;
 mod rows;
 mod saved_searches;
@@ -30,14 +32,13 @@ mod secrets;
 mod signatures;
 mod singleton;
 mod statistics;
-mod store;
-mod terms;
 mod timeline;
 
 pub use alert_deliveries::{DueDelivery, UndeliveredRow};
 pub use alerts::{AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow};
 pub use attempts::AttemptRow;
 pub use audit::{AuditFilter, AuditRow, TrailRow};
+pub use blind_index::{Term, TermKey};
 pub use bulk::{BulkItem, BulkOutcome, BulkReason, BulkRow, NewBulk, NewBulkItem};
 pub use dead_letters::{DeadLetterRow, DeadLetters, Ended};
 pub use error::{ReadOnly, StoreError};
@@ -47,21 +48,20 @@ pub use history::{
     PartitionRow, PendingErasure, Person, Prunable, Pruned, PrunedRow, Retention, RetentionRow, Texts,
 };
 pub use hosts::{Failure, HostRow, Report, Running};
-pub use incident::{FailureRow, RecentAction};
 pub use plugin_sql::{
     OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity, SqlSession, Wanted,
 };
-pub use prune::{Keep, PrunedRevision};
+pub use pool::{Changes, DatabaseFacts, MigrationReport, PoolUsage, Store, StoreConfig, StoreProbe};
+pub use recent_events::{FailureRow, RecentAction};
 pub use recording::{NewAttempt, SealedBody};
 pub use redactions::RedactionRow;
+pub use revision_pruning::{Keep, PrunedRevision};
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use saved_searches::{MAX_SAVED_SEARCHES, SavedSearch, SavedSearchRow};
 pub use schedules::{ScheduleFields, ScheduleRow};
-pub use search::{Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, Place, Selection, UnknownPlace};
+pub use search::{Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, SearchCursor, Selection, UnknownCursor};
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use singleton::{Duty, Lead, Singleton};
 pub use statistics::{ActionRow, FailureRate, JobStatistics};
-pub use store::{Changes, DatabaseFacts, MigrationReport, PoolUsage, Store, StoreConfig, StoreProbe};
-pub use terms::{Term, TermKey};
 pub use timeline::{JobAction, JobAudit, JobBulk, Relative};

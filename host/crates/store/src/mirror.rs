@@ -1,24 +1,24 @@
-//! What the mirror remembers: how far it has looked at each queue, and what it must know so that it tells of no job twice.
+//! The mirror's state: its cursor in each queue, and which ends of jobs the history already has.
 
 use std::collections::HashMap;
 
-use patchbay_model::mirror::MirrorPlace;
+use patchbay_model::mirror_cursor::MirrorCursor;
 use patchbay_model::{JobId, QueueName};
 use sqlx::Row;
 
 use crate::{Lead, Store, StoreError};
 
-/// A queue of which hosts ran a job that lately may still hold jobs of theirs, whatever has become of the plugin.
+/// A queue in which hosts ran a job this recently may hold more of them, even without the plugin.
 const RAN_LATELY: &str = "1 hour";
 
 impl Lead<'_> {
-    /// Of every queue that was looked at before.
-    pub async fn mirror_places(&mut self, prefix: &str) -> Result<HashMap<QueueName, MirrorPlace>, StoreError> {
-        let query = sqlx::query("select * from mirror_places where prefix = $1").bind(prefix);
+    /// The cursors of all queues that the mirror has read before.
+    pub async fn mirror_cursors(&mut self, prefix: &str) -> Result<HashMap<QueueName, MirrorCursor>, StoreError> {
+        let query = sqlx::query("select * from mirror_cursors where prefix = $1").bind(prefix);
         let mut places = HashMap::new();
         for row in query.fetch_all(&mut *self.0).await? {
             let ms = |column: &str| Ok::<_, sqlx::Error>(row.try_get::<i64, _>(column)?.unsigned_abs());
-            let place = MirrorPlace {
+            let place = MirrorCursor {
                 completed_from_ms: ms("completed_from_ms")?,
                 failed_from_ms: ms("failed_from_ms")?,
                 event: row.try_get("event")?,
@@ -30,15 +30,15 @@ impl Lead<'_> {
         Ok(places)
     }
 
-    /// To go on from there, whichever process does.
+    /// Stores the cursor from which any process continues.
     pub async fn remember_mirror_place(
         &mut self,
         prefix: &str,
         queue: &QueueName,
-        place: &MirrorPlace,
+        place: &MirrorCursor,
     ) -> Result<(), StoreError> {
         let query = sqlx::query(
-            "insert into mirror_places (prefix, queue, completed_from_ms, failed_from_ms, event) values ($1, $2, $3, $4, $5) \
+            "insert into mirror_cursors (prefix, queue, completed_from_ms, failed_from_ms, event) values ($1, $2, $3, $4, $5) \
              on conflict (prefix, queue) do update set completed_from_ms = $3, failed_from_ms = $4, event = $5, looked_at = now()",
         );
         let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
@@ -50,7 +50,8 @@ impl Lead<'_> {
 }
 
 impl Store {
-    /// Whether a host may have run jobs of a queue lately: a revision that is here names it, active or not, or the history has an attempt.
+    /// Whether a host may have run jobs of this queue lately (`RAN_LATELY`): a stored revision
+    /// names the queue, active or not, or the history has an attempt.
     pub async fn may_be_worked_by_hosts(&self, prefix: &str, queue: &QueueName) -> Result<bool, StoreError> {
         let query = sqlx::query_scalar(
             "select exists (select from revisions, jsonb_array_elements(coalesce(manifest->'queues', '[]')) q where q->>'name' = $2) \
@@ -60,8 +61,8 @@ impl Store {
         Ok(query.bind(prefix).bind(queue.as_str()).bind(RAN_LATELY).fetch_one(&self.pool).await?)
     }
 
-    /// Which of these ends of jobs, by their places, are in the history already with the time when the job was made. An end is told by two
-    /// clocks, the worker's and Redis's, that may differ by `within_s`.
+    /// The indexes of the ends that the history already has, in rows that know when their job was
+    /// created. The worker's clock and Redis's may differ by `within_s` about an end.
     pub async fn known_ends(
         &self,
         prefix: &str,

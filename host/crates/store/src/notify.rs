@@ -6,7 +6,6 @@ use crate::StoreError;
 
 pub(crate) const CHANNEL: &str = "patchbay_plugins";
 
-/// Tells every process to look again.
 pub(crate) async fn notify(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(connection).await?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Revisions that take no calls until somebody decides.
+//! Quarantined revisions: they take no calls until an operator decides.
 
 use patchbay_model::quarantine::Quarantine;
 use patchbay_model::{PluginName, RevisionDigest};
@@ -9,7 +9,7 @@ use crate::notify::notify;
 use crate::rows::{damaged, digest, plugin};
 use crate::{Store, StoreError};
 
-/// Ends the quarantine of a revision that is in one.
+/// Ends a revision's quarantine, if it has one.
 pub(crate) async fn end(
     connection: &mut PgConnection,
     digest: &RevisionDigest,
@@ -28,8 +28,8 @@ pub(crate) async fn end(
 }
 
 impl Store {
-    /// Quarantines a revision if it is the active one, and tells every process; false when it is not active any more. Leaves an action row
-    /// like an operator's.
+    /// Quarantines a revision if it is active, and notifies every process. Returns false when it is
+    /// not active any more. Records an action, as for an operator.
     pub async fn quarantine(
         &self,
         plugin: &PluginName,
@@ -71,7 +71,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Lets the quarantined revision of a plugin take calls again, and tells every process.
+    /// Ends the quarantine of a plugin's revision, and notifies every process.
     pub async fn release(&self, plugin: &PluginName, reason: &str, actor: &str) -> Result<RevisionDigest, StoreError> {
         let mut tx = self.pool.begin().await?;
         let active: Option<Option<String>> =
@@ -96,7 +96,7 @@ impl Store {
         Ok(released)
     }
 
-    /// Those that have not ended.
+    /// Quarantines that have not ended.
     pub async fn quarantined(&self) -> Result<Vec<Quarantine>, StoreError> {
         let query = sqlx::query(
             "select q.plugin, q.digest, q.reason, q.began_at, q.began_by, r.version, r.manifest, \

@@ -1,4 +1,4 @@
-//! Remembering attempts: many in one statement, each once.
+//! Writes attempts to the history: many in one statement, each once.
 
 use std::borrow::Cow;
 
@@ -12,33 +12,33 @@ use sqlx::types::Json;
 use crate::attempts::without_nul;
 use crate::{Store, StoreError, Term};
 
-/// Longest texts, in bytes. The host's own are shorter; an entry of the stream that somebody else has written may hold anything, and what
-/// is in an index must fit there.
+/// Limits of texts, in bytes. The host's own texts are shorter. An entry of the stream that another
+/// program has written may hold anything, and indexed texts must fit into their index.
 const MAX_NAME: usize = 512;
 const MAX_MESSAGE: usize = 8 << 10;
 const MAX_STACK: usize = 64 << 10;
 
-/// An attempt to be remembered.
 #[derive(Debug)]
 pub struct NewAttempt {
-    /// What happened. Its body and values count no more: see the other fields.
+    /// Its body and values are ignored; the fields below replace them.
     pub record: AttemptRecord,
-    /// Data and result.
+    /// The job's data and result.
     pub body: Option<SealedBody>,
-    /// What its job is found by.
+    /// The terms by which the job is found.
     pub terms: Vec<Term>,
 }
 
-/// Data and result of a job that only the hosts can open.
+/// A job's data and result, sealed: only the hosts can open them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedBody {
-    /// Which row of the history's keys has sealed it.
+    /// Id of the history key that sealed it.
     pub key: String,
-    /// With nonce and tag.
+    /// Includes nonce and tag.
     pub bytes: Vec<u8>,
 }
 
-/// As the table has it. Producers choose texts and numbers; what Postgres cannot hold becomes the nearest that it can.
+/// A row as the table stores it. Producers choose texts and numbers; a value that Postgres cannot
+/// hold is replaced by the nearest one that it can.
 struct NewRow<'a> {
     prefix: Cow<'a, str>,
     queue: &'a str,
@@ -109,7 +109,7 @@ impl<'a> From<&'a NewAttempt> for NewRow<'a> {
     }
 }
 
-/// Without NUL, and no longer than `most` bytes; a cut is marked.
+/// Without NUL, and at most `most` bytes; a cut is marked.
 fn fitting(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return without_nul(text);
@@ -119,7 +119,8 @@ fn fitting(text: &str, most: usize) -> Cow<'_, str> {
     cut.into()
 }
 
-/// Years that Postgres's texts and everybody's programs can hold. The clock that told others was wrong anyway.
+/// Limits a time to the years that Postgres's texts and other programs can hold. A clock that gave
+/// another year was wrong anyway.
 fn within_range(at: DateTime<Utc>) -> DateTime<Utc> {
     match at.year() {
         ..1970 => DateTime::UNIX_EPOCH,
@@ -128,17 +129,17 @@ fn within_range(at: DateTime<Utc>) -> DateTime<Utc> {
     }
 }
 
-/// Those that JSON in Postgres can hold.
+/// The calls that Postgres's JSON can hold.
 fn calls(calls: &[OutsideCall]) -> Option<Vec<&OutsideCall>> {
     let texts = |call: &OutsideCall| {
         [&call.kind, &call.host, &call.result].into_iter().chain(&call.method).any(|text| text.contains('\0'))
     };
-    // One more: the number of those beyond.
+    // One more than the limit: its entry counts the calls beyond the limit.
     let calls: Vec<_> = calls.iter().filter(|call| !texts(call)).take(MAX_CALLS + 1).collect();
     (!calls.is_empty()).then_some(calls)
 }
 
-/// What is of the row itself; `$1` to `$27`.
+/// The values of the row itself; `$1` to `$27`.
 const ROWS: &str = "with rows as (select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::integer[], $6::integer[], \
      $7::text[], $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::text[], $14::text[], $15::text[], \
      $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::jsonb[], $23::integer[], $24::text[], \
@@ -161,19 +162,20 @@ const DEAD_LETTERS: &str = ", dead as (insert into dead_letters as known (prefix
      where a.fingerprint is not null group by 1, 2, 3, 4, 5 order by 1, 2, 3, 4, 5 \
      on conflict (prefix, queue, fingerprint, plugin, revision) do update set jobs = known.jobs + excluded.jobs, \
      first_seen = least(known.first_seen, excluded.first_seen), last_seen = greatest(known.last_seen, excluded.last_seen))";
-/// Starts whose end nobody may have told.
+/// Starts whose end may be missing.
 const GAPS: &str = ", gaps as (insert into history_gaps (prefix, queue, job_id, job_created_ms, started, stalled, attempt, name, correlation_id, \
      platform) \
      select prefix, queue, job_id, job_created_ms, started, stalled, attempt, name, correlation_id, platform from rows \
      join added using (prefix, queue, job_id, job_created_ms, started, finished_at) where stalled > 0 and started > 1 on conflict do nothing)";
-/// What jobs are found by; `$28` and `$29`.
+/// Terms; `$28` and `$29`.
 const TERMS: &str = ", termed as (insert into attempt_terms (term, finished_at, prefix, queue, job_id, job_created_ms, started) \
      select t.term, finished_at, prefix, queue, job_id, job_created_ms, started from unnest($28::bigint[], $29::bytea[]) as t (place, term) \
      join rows on ordinality = place join added using (prefix, queue, job_id, job_created_ms, started, finished_at) on conflict do nothing)";
 
-/// One array per column: thousands of parameters cost more to bind and to plan than the rows to insert, and JSON takes twice as long to read.
-/// What hangs on an attempt (counts, dead letters, terms, gaps) is written in the same statement, from the rows that are new: a batch that
-/// comes twice counts once. What no row of a batch has is left out of its statement.
+/// One array per column: binding and planning thousands of parameters costs more than inserting the
+/// rows, and reading JSON takes twice as long. What depends on an attempt (counts, dead letters,
+/// terms, gaps) is written in the same statement, from the new rows only: a batch that comes twice
+/// counts once. Parts that no row of a batch needs are left out.
 fn statement(rows: &[NewRow<'_>], has_terms: bool) -> String {
     let has_gaps = rows.iter().any(|row| row.stalled > 0 && row.started > 1);
     let has_dead_letters = rows.iter().any(|row| row.fingerprint.is_some());
@@ -185,7 +187,7 @@ fn statement(rows: &[NewRow<'_>], has_terms: bool) -> String {
 }
 
 impl Store {
-    /// Remembers attempts, all or none; those that are known already change nothing. Gives the number of new ones.
+    /// Writes attempts, all or none; known ones change nothing. Returns the number of new ones.
     pub async fn record_attempts(&self, attempts: &[NewAttempt]) -> Result<u64, StoreError> {
         if attempts.is_empty() {
             return Ok(0);
@@ -195,8 +197,8 @@ impl Store {
                 let times: Vec<_> = attempts.iter().map(|new| new.record.finished_at).collect();
                 self.make_partitions(&times).await?;
                 self.insert(attempts).await.map_err(|error| match error {
-                    // Not for what is in it: to be tried again, not dropped.
-                    StoreError::Refused(source) if has_no_place_at_all(&source) => StoreError::Internal(source),
+                    // The row's content is not the reason, so the caller must retry, not drop it.
+                    StoreError::Refused(source) if lacks_partition(&source) => StoreError::Internal(source),
                     other => other,
                 })
             }
@@ -248,11 +250,11 @@ fn column<'r, 'a, T>(rows: &'r [NewRow<'a>], of: impl Fn(&'r NewRow<'a>) -> T) -
 }
 
 fn has_no_place(error: &StoreError) -> bool {
-    matches!(error, StoreError::Refused(source) if has_no_place_at_all(source))
+    matches!(error, StoreError::Refused(source) if lacks_partition(source))
 }
 
-/// No partition takes the row: the code of a check that failed, without a check.
-fn has_no_place_at_all(error: &sqlx::Error) -> bool {
+/// No partition takes the row. Postgres reports this as a failed check, but names no constraint.
+fn lacks_partition(error: &sqlx::Error) -> bool {
     let database = error.as_database_error();
     database.is_some_and(|error| error.code().as_deref() == Some("23514") && error.constraint().is_none())
 }

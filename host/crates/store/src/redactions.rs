@@ -1,4 +1,5 @@
-//! What activated revisions hide of the jobs of each queue. Kept apart from the revisions, which may be deleted before the jobs are.
+//! What activated revisions redact in the jobs of each queue. Stored apart from the revisions,
+//! which may be deleted before the jobs are.
 
 use patchbay_model::{DataPath, PluginName, QueueName, RevisionDigest};
 use sqlx::{PgConnection, Row};
@@ -6,20 +7,19 @@ use sqlx::{PgConnection, Row};
 use crate::rows::damaged;
 use crate::{Store, StoreError};
 
-/// What one plugin hides, or has hidden, of one queue's jobs.
+/// What one plugin redacts, or has redacted, in one queue's jobs.
 #[derive(Debug, Clone)]
 pub struct RedactionRow {
-    /// The queue.
     pub queue: QueueName,
-    /// By the revision that was activated last.
+    /// Paths of the revision that was activated last.
     pub paths: Vec<DataPath>,
-    /// By any revision that was ever activated.
+    /// Paths of all revisions that were ever activated.
     pub ever: Vec<DataPath>,
-    /// Whether that last revision is the plugin's active one, and not quarantined.
+    /// Whether that last revision is the plugin's active one and not quarantined.
     pub is_current: bool,
 }
 
-/// Notes what a revision hides that becomes active.
+/// Stores the redactions of a revision that becomes active.
 pub(crate) async fn note(
     connection: &mut PgConnection,
     plugin: &PluginName,
@@ -39,7 +39,7 @@ pub(crate) async fn note(
 }
 
 impl Store {
-    /// Of all queues.
+    /// For all queues.
     pub async fn redactions(&self) -> Result<Vec<RedactionRow>, StoreError> {
         let query = sqlx::query(
             "select k.queue, k.paths, k.ever, exists(select from plugins p join revisions r on r.digest = p.active \

@@ -18,9 +18,7 @@ const COLUMNS: &str = "select plugin, digest, version, manifest, state, created_
 /// Advisory lock of activations, held until their transaction ends.
 const ACTIVATION_LOCK: i64 = 0x7061_7463_6861_6374;
 
-/// A revision to keep.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct NewRevision {
     pub plugin: PluginName,
     pub digest: RevisionDigest,
@@ -33,7 +31,6 @@ pub struct NewRevision {
 
 /// A revision without its file.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct RevisionRow {
     pub plugin: PluginName,
     pub digest: RevisionDigest,
@@ -41,7 +38,7 @@ pub struct RevisionRow {
     pub manifest: Value,
     /// `staged`, `active`, `retired` or `quarantined`.
     pub state: String,
-    /// Whether it is the plugin's own, active or quarantined.
+    /// Whether it is the plugin's current revision, active or quarantined.
     pub is_current: bool,
     pub created_at: DateTime<Utc>,
     pub created_by: String,
@@ -49,39 +46,34 @@ pub struct RevisionRow {
     pub size_bytes: i64,
 }
 
-/// What an activation replaced.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct Activation {
     pub previous: Option<RevisionDigest>,
     pub generation: i64,
 }
 
-/// A change of which revision is active.
+/// A change of a plugin's active revision.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct ActivationRow {
     /// Absent: the plugin was stopped.
     pub digest: Option<RevisionDigest>,
-    /// Absent when the revision is not kept any more.
+    /// Absent when the revision was deleted.
     pub version: Option<String>,
     pub grants: Value,
     pub actor: String,
     pub at: DateTime<Utc>,
 }
 
-/// An active revision.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct ActiveRow {
     pub plugin: PluginName,
     pub digest: RevisionDigest,
     pub generation: i64,
     pub settings: Value,
     pub granted: Vec<Ask>,
-    /// When it was last made the active one.
+    /// When the revision was last activated.
     pub activated_at: Option<DateTime<Utc>>,
-    /// False for a plugin from before grants existed, until its own are adopted.
+    /// False for a plugin from before grants existed, until it has its own grants.
     pub grants_adopted: bool,
 }
 
@@ -101,15 +93,16 @@ fn revision(row: PgRow) -> Result<RevisionRow, StoreError> {
 }
 
 impl Store {
-    /// Keeps a revision and its signatures. False when this very file was here already: it is mended where it has been changed, gets the
-    /// signatures that it did not have, and every process is told, since one may have refused to load it.
+    /// Stores a revision and its signatures. Returns false when this file was already stored: then
+    /// the file is repaired if it was changed, missing signatures are added, and every process is
+    /// notified, since one may have refused to load the revision.
     pub async fn put_revision(&self, new: NewRevision) -> Result<bool, StoreError> {
         let mut tx = self.pool.begin().await?;
         sqlx::query("insert into plugins (name) values ($1) on conflict do nothing")
             .bind(new.plugin.as_str())
             .execute(&mut *tx)
             .await?;
-        // A row that was changed by somebody else becomes again what its digest says.
+        // A stored file that was changed is replaced by the one that matches the digest.
         let written: Option<bool> = sqlx::query_scalar(
             "insert into revisions as kept (digest, plugin, version, manifest, component, created_by) \
              values ($1, $2, $3, $4, $5, $6) on conflict (digest) do update \
@@ -134,7 +127,7 @@ impl Store {
         Ok(written == Some(true))
     }
 
-    /// Of one plugin or all, newest first.
+    /// For one plugin or for all; newest first.
     pub async fn revisions(&self, plugin: Option<&PluginName>) -> Result<Vec<RevisionRow>, StoreError> {
         let text = format!("{COLUMNS} where $1::text is null or plugin = $1 order by created_at desc");
         let rows =
@@ -142,28 +135,28 @@ impl Store {
         rows.into_iter().map(revision).collect()
     }
 
-    /// Those of a plugin whose digest begins like this.
+    /// Revisions of a plugin whose digest begins with `prefix`.
     pub async fn find_revisions(&self, plugin: &PluginName, prefix: &str) -> Result<Vec<RevisionRow>, StoreError> {
         let text = format!("{COLUMNS} where plugin = $1 and starts_with(digest, $2)");
         let query = sqlx::query(sqlx::AssertSqlSafe(text)).bind(plugin.as_str()).bind(prefix);
         query.fetch_all(&self.pool).await?.into_iter().map(revision).collect()
     }
 
-    /// Of the file that is kept under a digest: the digest that it has.
+    /// The actual digest of the file that is stored under this digest.
     pub async fn component_digest(&self, digest: &RevisionDigest) -> Result<Option<RevisionDigest>, StoreError> {
         let query = sqlx::query_scalar("select encode(sha256(component), 'hex') from revisions where digest = $1");
         let found: Option<String> = query.bind(digest.to_string()).fetch_optional(&self.pool).await?;
         found.map(|found| found.parse().map_err(damaged)).transpose()
     }
 
-    /// The file.
     pub async fn component(&self, digest: &RevisionDigest) -> Result<Option<Vec<u8>>, StoreError> {
         let query = sqlx::query_scalar("select component from revisions where digest = $1").bind(digest.to_string());
         Ok(query.fetch_optional(&self.pool).await?)
     }
 
-    /// Makes a revision the active one, grants what is given with it, and tells every process. `refuse` sees the active revisions of all
-    /// other plugins and may give a conflict with one of them: no two activations pass each other there, on whatever hosts.
+    /// Makes a revision the active one, adds the grants that are given with it, and notifies every
+    /// process. `refuse` gets the active revisions of all other plugins and may return a conflict
+    /// with one of them. A lock serialises activations of all hosts, so no two can conflict unseen.
     pub async fn activate(
         &self,
         plugin: &PluginName,
@@ -224,7 +217,7 @@ impl Store {
         Ok(Activation { previous, generation })
     }
 
-    /// The revision that was last activated before the present one, of those that are still kept and not quarantined.
+    /// The last active revision before the present one that is still stored and not quarantined.
     pub async fn rollback_target(&self, plugin: &PluginName) -> Result<Option<RevisionDigest>, StoreError> {
         let target: Option<String> = sqlx::query_scalar(
             "select a.digest from activations a join plugins p on p.name = a.plugin \
@@ -237,7 +230,7 @@ impl Store {
         target.map(|text| text.parse().map_err(damaged)).transpose()
     }
 
-    /// The plugin takes no more jobs anywhere.
+    /// Stops a plugin on all hosts: it takes no more jobs.
     pub async fn deactivate(&self, plugin: &PluginName, actor: &str) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         let stopped = sqlx::query(
@@ -262,7 +255,7 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Forgets a revision that is not the plugin's own.
+    /// Deletes a revision that is not the plugin's current one.
     pub async fn delete_revision(&self, digest: &RevisionDigest, _actor: &str) -> Result<(), StoreError> {
         let state: Option<String> = sqlx::query_scalar(
             "delete from revisions where digest = $1 and not exists (select from plugins where active = $1) returning state",
@@ -271,7 +264,7 @@ impl Store {
         .fetch_optional(&self.pool)
         .await?;
         if state.is_some() {
-            // Who pushes a plugin of this name again begins anew: nothing of it is granted.
+            // A plugin that is pushed again later under this name begins without grants.
             sqlx::query("delete from grants where not exists (select from revisions r where r.plugin = grants.plugin)")
                 .execute(&self.pool)
                 .await?;
@@ -285,7 +278,7 @@ impl Store {
         }
     }
 
-    /// Everything that ever happened to a plugin's active revision, oldest first.
+    /// All activations and stops of a plugin, oldest first.
     pub async fn activations(&self, plugin: &PluginName) -> Result<Vec<ActivationRow>, StoreError> {
         let query = sqlx::query(
             "select a.digest, a.grants, a.actor, a.at, r.version from activations a left join revisions r using (digest) \
@@ -306,7 +299,7 @@ impl Store {
             .collect()
     }
 
-    /// What should run.
+    /// The revisions that should run.
     pub async fn active_set(&self) -> Result<Vec<ActiveRow>, StoreError> {
         let query = sqlx::query(
             "select name as plugin, active as digest, generation, settings, grants_adopted, \
@@ -338,7 +331,7 @@ impl Store {
         found.ok_or_else(|| StoreError::NotFound(format!("no plugin is called {plugin}")))
     }
 
-    /// Replaces them and tells every process.
+    /// Replaces all settings and notifies every process.
     pub async fn set_settings(&self, plugin: &PluginName, settings: &Value, _actor: &str) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         sqlx::query("update plugins set settings = $2 where name = $1")
@@ -350,7 +343,7 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Records what an operator is about to do.
+    /// Records an action before it is carried out.
     pub async fn begin_action(
         &self,
         actor: &str,
@@ -364,7 +357,7 @@ impl Store {
         Ok(query.bind(actor).bind(action).bind(target).bind(details).fetch_one(&self.pool).await?)
     }
 
-    /// Records how it ended. A result with NUL characters, which jobs in Redis may have, cannot be kept.
+    /// Records how an action ended. A result with NUL (jobs in Redis may have it) cannot be stored.
     pub async fn finish_action(&self, id: i64, end: &Result<Value, String>) -> Result<(), StoreError> {
         let error = end.as_ref().err().map(|error| error.replace('\0', "\u{fffd}"));
         match self.end_action(id, end.as_ref().ok(), error.as_deref()).await {

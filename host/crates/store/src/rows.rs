@@ -1,4 +1,4 @@
-//! Columns that several tables have, read as the types that they stand for.
+//! Decodes columns that several tables have.
 
 use patchbay_model::{PluginName, RevisionDigest};
 use sqlx::Row;
@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 
 use crate::StoreError;
 
-/// A value that our own tables hold but our own types refuse: damage.
+/// A value in the host's tables that the host's types refuse: the data is damaged.
 pub(crate) fn damaged(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
     StoreError::Internal(sqlx::Error::Decode(Box::new(error)))
 }

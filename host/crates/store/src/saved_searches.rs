@@ -1,17 +1,13 @@
-//! Searches that operators come back to.
-
 use chrono::{DateTime, Utc};
 pub use patchbay_model::saved_search::SavedSearch;
 use sqlx::types::Json;
 
 use crate::{Store, StoreError};
 
-/// Most of them in one installation: a list that people read.
+/// Limit for one installation: people read this list.
 pub const MAX_SAVED_SEARCHES: i64 = 500;
 
-/// A saved search.
 #[derive(Debug, Clone, sqlx::FromRow)]
-#[allow(missing_docs)]
 pub struct SavedSearchRow {
     pub name: String,
     pub search: Json<SavedSearch>,
@@ -24,14 +20,13 @@ pub struct SavedSearchRow {
 const COLUMNS: &str = "name, search, created_at, created_by, changed_at, changed_by";
 
 impl Store {
-    /// All, by name. `prefix` is BullMQ's.
+    /// Sorted by name. `prefix` is BullMQ's key prefix.
     pub async fn saved_searches(&self, prefix: &str) -> Result<Vec<SavedSearchRow>, StoreError> {
         let query =
             format!("select {COLUMNS} from saved_searches where prefix = $1 and search is not null order by name");
         Ok(sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(prefix).fetch_all(&self.pool).await?)
     }
 
-    /// One.
     pub async fn saved_search(&self, prefix: &str, name: &str) -> Result<SavedSearchRow, StoreError> {
         let query =
             format!("select {COLUMNS} from saved_searches where prefix = $1 and name = $2 and search is not null");
@@ -39,7 +34,7 @@ impl Store {
         query.fetch_optional(&self.pool).await?.ok_or_else(|| unknown(name))
     }
 
-    /// Makes or changes one; what was there before can be had again.
+    /// Creates or changes a saved search. The previous version is kept for [`Store::undo_search`].
     pub async fn save_search(
         &self,
         prefix: &str,
@@ -61,7 +56,7 @@ impl Store {
         })
     }
 
-    /// Takes it off the list, until that is undone.
+    /// Deletes a saved search; this can be undone.
     pub async fn forget_search(&self, prefix: &str, name: &str, actor: &str) -> Result<(), StoreError> {
         let query = sqlx::query(
             "update saved_searches set previous = search, search = null, changed_at = now(), changed_by = $3 \
@@ -71,7 +66,8 @@ impl Store {
         if done.rows_affected() == 0 { Err(unknown(name)) } else { Ok(()) }
     }
 
-    /// As it was before its last change; absent when it was not there. Undone twice is as it is now.
+    /// Restores the version before the last change; `None` when there was none. A second undo
+    /// restores the present version.
     pub async fn undo_search(
         &self,
         prefix: &str,

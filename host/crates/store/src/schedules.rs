@@ -1,4 +1,4 @@
-//! Schedules as they are wanted: from manifests, and from operators.
+//! Schedules that should run: from manifests, and from operators.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::PluginName;
@@ -7,44 +7,34 @@ use sqlx::PgConnection;
 
 use crate::{Store, StoreError};
 
-/// A wanted schedule.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct ScheduleRow {
-    /// Its id.
     pub id: String,
-    /// Where its jobs go.
     pub queue: String,
-    /// What they are called.
+    /// Name of the jobs.
     pub name: String,
-    /// One JSON document.
+    /// Data of the jobs: one JSON document.
     pub data: String,
-    /// Milliseconds between ticks; this or `cron`.
+    /// Milliseconds between ticks. Either this or `cron` is set.
     pub every_ms: Option<i64>,
-    /// Cron expression.
     pub cron: Option<String>,
-    /// Its zone; none means UTC.
+    /// Time zone of the cron expression; none means UTC.
     pub tz: Option<String>,
     /// `skip` or `once`.
     pub missed: String,
     /// One line.
     pub description: String,
-    /// Whose manifest names it.
+    /// The plugin whose manifest declares it.
     pub plugin: Option<String>,
     /// An operator has changed it.
     pub overridden: bool,
-    /// Who paused it.
     pub paused_by: Option<String>,
-    /// When.
     pub paused_at: Option<DateTime<Utc>>,
-    /// Last change.
     pub updated_at: DateTime<Utc>,
-    /// By whom.
     pub updated_by: String,
 }
 
-/// What a schedule does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct ScheduleFields {
     pub id: ScheduleId,
     pub queue: String,
@@ -61,20 +51,19 @@ const COLUMNS: &str = "id, queue, name, data, every_ms, cron, tz, missed, descri
                        updated_at, updated_by";
 
 impl Store {
-    /// All, by id.
+    /// Sorted by id.
     pub async fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
         let text = format!("select {COLUMNS} from schedules order by id");
         Ok(sqlx::query_as(sqlx::AssertSqlSafe(text)).fetch_all(&self.pool).await?)
     }
 
-    /// One.
     pub async fn schedule(&self, id: &ScheduleId) -> Result<ScheduleRow, StoreError> {
         let text = format!("select {COLUMNS} from schedules where id = $1");
         let row = sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(id.as_str()).fetch_optional(&self.pool).await?;
         row.ok_or_else(|| StoreError::NotFound(format!("there is no schedule {id}")))
     }
 
-    /// An operator's new one. An id that is taken is a conflict.
+    /// Creates an operator's schedule. An id that exists is a conflict.
     pub async fn create_schedule(&self, fields: &ScheduleFields, actor: &str) -> Result<(), StoreError> {
         let mut connection = self.pool.acquire().await?;
         if insert(&mut connection, fields, None, actor).await? {
@@ -83,7 +72,6 @@ impl Store {
         Err(StoreError::Conflict(format!("there is a schedule {} already: edit it instead", fields.id)))
     }
 
-    /// An operator's change.
     pub async fn change_schedule(&self, fields: &ScheduleFields, actor: &str) -> Result<(), StoreError> {
         let query = sqlx::query(
             "update schedules set queue = $2, name = $3, data = $4, every_ms = $5, cron = $6, tz = $7, missed = $8, description = $9, \
@@ -93,7 +81,7 @@ impl Store {
         found(changed, &fields.id)
     }
 
-    /// Stops its ticks, or lets them come again.
+    /// Pauses or resumes the ticks.
     pub async fn pause_schedule(&self, id: &ScheduleId, paused: bool, actor: &str) -> Result<(), StoreError> {
         let query = sqlx::query(
             "update schedules set paused_by = case when $2 then $3 end, paused_at = case when $2 then now() end, updated_at = now(), \
@@ -102,7 +90,7 @@ impl Store {
         found(query.bind(id.as_str()).bind(paused).bind(actor).execute(&self.pool).await?.rows_affected(), id)
     }
 
-    /// Forgets an operator's own. A plugin's would come back with the next look at its manifest.
+    /// Deletes an operator's schedule. A plugin's would come back at the next sync.
     pub async fn delete_schedule(&self, id: &ScheduleId) -> Result<(), StoreError> {
         let row = self.schedule(id).await?;
         if let Some(plugin) = row.plugin {
@@ -116,8 +104,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a plugin's schedules those of its manifest, except for what operators changed. An id that is taken by somebody else is left
-    /// alone; staging has refused it.
+    /// Makes a plugin's schedules equal to its manifest, except for those that operators changed.
+    /// An id that belongs to another owner is left alone; staging has refused it.
     pub async fn sync_schedules(&self, plugin: &PluginName, wanted: &[ScheduleFields]) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
         let ids: Vec<&str> = wanted.iter().map(|fields| fields.id.as_str()).collect();
@@ -140,7 +128,6 @@ impl Store {
         Ok(transaction.commit().await?)
     }
 
-    /// Plugins that have schedules.
     pub async fn plugins_with_schedules(&self) -> Result<Vec<PluginName>, StoreError> {
         let names: Vec<String> = sqlx::query_scalar("select distinct plugin from schedules where plugin is not null")
             .fetch_all(&self.pool)
@@ -164,7 +151,7 @@ fn bind<'q>(query: Query<'q>, fields: &'q ScheduleFields) -> Query<'q> {
         .bind(&fields.description)
 }
 
-/// Whether it was new.
+/// Returns whether the schedule was new.
 async fn insert(
     connection: &mut PgConnection,
     fields: &ScheduleFields,

@@ -1,4 +1,4 @@
-//! Secrets as they are kept: sealed. This crate moves ciphertext; who seals and opens it is the host.
+//! Secrets, stored sealed. This crate only moves ciphertext; the host seals and opens it.
 
 use std::time::Duration;
 
@@ -17,17 +17,16 @@ const COLUMNS: &str = "select id, plugin, name, version, key_id, nonce, cipherte
 /// A value that only the master key opens.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedSecret {
-    /// Which master key.
+    /// Id of the master key.
     pub key_id: String,
     /// 12 bytes.
     pub nonce: Vec<u8>,
-    /// With its tag.
+    /// Includes the tag.
     pub ciphertext: Vec<u8>,
 }
 
 /// One version of one secret.
 #[derive(Clone, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub struct SecretRow {
     pub id: i64,
     pub plugin: PluginName,
@@ -41,22 +40,22 @@ pub struct SecretRow {
     pub last_used_at: Option<DateTime<Utc>>,
 }
 
-/// What becomes of the versions before a new one.
+/// What happens to the previous versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replace {
     /// They end at once.
     AtOnce,
-    /// The newest of them stays valid for so long. There must be one, and only one.
+    /// The newest of them stays valid for this long. There must be exactly one that has not ended.
     After(Duration),
 }
 
-/// What one step of resealing did.
+/// The result of one step of resealing.
 pub struct Resealed {
-    /// Where the next step begins; absent when there is nothing left.
+    /// Where the next step begins; absent at the end.
     pub next: Option<i64>,
-    /// Rows that carry another seal now.
+    /// Rows that were sealed again.
     pub done: u64,
-    /// Rows that could not be opened, and were left alone.
+    /// Rows that could not be opened; they are unchanged.
     pub failed: Vec<SecretRow>,
 }
 
@@ -79,7 +78,7 @@ fn secret(row: PgRow) -> Result<SecretRow, StoreError> {
 }
 
 impl Store {
-    /// Every version that has not ended, of one plugin or all; the newest of each secret first.
+    /// All versions that have not ended, of one plugin or of all; the newest of each secret first.
     pub async fn secrets(&self, plugin: Option<&PluginName>) -> Result<Vec<SecretRow>, StoreError> {
         let text = format!(
             "{COLUMNS} where ($1::text is null or plugin = $1) and (ends_at is null or ends_at > now()) \
@@ -89,7 +88,7 @@ impl Store {
         query.fetch_all(&self.pool).await?.into_iter().map(secret).collect()
     }
 
-    /// Keeps a new version and tells every process; gives its number. `seal` is given that number.
+    /// Stores a new version and notifies every process. `seal` gets its number, which is returned.
     pub async fn put_secret(
         &self,
         plugin: &PluginName,
@@ -106,7 +105,7 @@ impl Store {
         if !known {
             return Err(StoreError::NotFound(format!("no plugin is called {plugin}: push it first")));
         }
-        // Locks the name, so that changes of one secret come one after the other.
+        // Locks the name, so that changes of one secret run one after the other.
         let version: i32 = sqlx::query_scalar(
             "insert into secret_names as n (plugin, name, last_version) values ($1, $2, 1) \
              on conflict (plugin, name) do update set last_version = n.last_version + 1 returning last_version",
@@ -140,10 +139,10 @@ impl Store {
         Ok(version)
     }
 
-    /// Forgets every version and tells every process.
+    /// Deletes every version and notifies every process.
     pub async fn delete_secret(&self, plugin: &PluginName, name: &SecretName) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
-        // Or a rotation under way would leave its new version behind.
+        // Without this lock, a concurrent rotation would leave its new version behind.
         sqlx::query("select from secret_names where plugin = $1 and name = $2 for update")
             .bind(plugin.as_str())
             .bind(name.as_str())
@@ -156,8 +155,8 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Puts a new seal on up to `limit` rows from `from` on that another key than `key_id` has sealed, all of them or none. Where `reseal`
-    /// gives nothing, the row stays as it is.
+    /// Reseals up to `limit` rows, beginning at `from`, that a key other than `key_id` has sealed:
+    /// all of them or none. Where `reseal` returns nothing, the row stays as it is.
     pub async fn reseal_secrets(
         &self,
         key_id: &str,
@@ -193,7 +192,6 @@ impl Store {
         Ok(Resealed { next, done, failed })
     }
 
-    /// Records when versions were last used.
     pub async fn secrets_were_used(&self, uses: &[(i64, DateTime<Utc>)]) -> Result<(), StoreError> {
         let (ids, times): (Vec<i64>, Vec<DateTime<Utc>>) = uses.iter().copied().unzip();
         sqlx::query(
@@ -207,7 +205,7 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets versions that have ended; gives their number.
+    /// Deletes versions that have ended; returns their number.
     pub async fn forget_ended_secrets(&self) -> Result<u64, StoreError> {
         Ok(sqlx::query("delete from secrets where ends_at <= now()").execute(&self.pool).await?.rows_affected())
     }

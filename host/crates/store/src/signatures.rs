@@ -1,4 +1,4 @@
-//! Signatures of revisions. Kept, never judged: who is trusted is a matter of each host's configuration.
+//! Signatures of revisions: stored, never judged. Each host's configuration has its trusted keys.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::signature::Signature;
@@ -9,17 +9,13 @@ use sqlx::{PgConnection, Row};
 use crate::rows::digest;
 use crate::{Store, StoreError};
 
-/// A signature to keep.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct NewSignature {
     pub key_id: String,
     pub bytes: [u8; 64],
 }
 
-/// A kept signature.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct SignatureRow {
     pub digest: RevisionDigest,
     pub key_id: String,
@@ -29,7 +25,7 @@ pub struct SignatureRow {
 }
 
 impl SignatureRow {
-    /// Absent when somebody has changed the row into something that is no signature.
+    /// `None` when the row was changed and holds no signature any more.
     pub fn signature(&self) -> Option<Signature> {
         Signature::from_parts(&self.key_id, &self.bytes)
     }
@@ -45,8 +41,8 @@ fn signature(row: PgRow) -> Result<SignatureRow, StoreError> {
     })
 }
 
-/// Within the transaction that keeps the revision: never one without the other. The last one by a key counts: the one before may have been
-/// a stale one, which only those who trust the key can tell.
+/// In the transaction that stores the revision, so that neither exists without the other. A key's
+/// last signature replaces one that may be stale, which only a host that trusts the key can tell.
 pub(crate) async fn add(
     connection: &mut PgConnection,
     digest: &RevisionDigest,
@@ -71,7 +67,7 @@ pub(crate) async fn add(
 }
 
 impl Store {
-    /// Of one revision, in the order of their arrival.
+    /// Signatures of one revision, in the order of their arrival.
     pub async fn signatures(&self, digest: &RevisionDigest) -> Result<Vec<SignatureRow>, StoreError> {
         let query = sqlx::query(
             "select digest, key_id, signature, added_by, added_at from revision_signatures \
@@ -80,7 +76,7 @@ impl Store {
         query.bind(digest.to_string()).fetch_all(&self.pool).await?.into_iter().map(signature).collect()
     }
 
-    /// Of all revisions of a plugin.
+    /// Signatures of all revisions of a plugin.
     pub async fn signatures_of(&self, plugin: &PluginName) -> Result<Vec<SignatureRow>, StoreError> {
         let query = sqlx::query(
             "select s.digest, s.key_id, s.signature, s.added_by, s.added_at from revision_signatures s \

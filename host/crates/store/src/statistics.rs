@@ -1,28 +1,23 @@
-//! What the history says about queues: which there were, how fast they are, and who paused them.
+//! Statistics of queues, from the history: which there are, their speed and failures; last actions.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
-use serde::Serialize;
 
 use crate::{Store, StoreError};
 
 /// Attempts of one kind of job over the last day.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct JobStatistics {
-    /// The job's name.
     pub name: String,
     /// Attempts that ended in the last minute.
     pub last_minute: i64,
-    /// In the last quarter of an hour.
     pub last_15_minutes: i64,
-    /// In the last day.
     pub last_day: i64,
-    /// Of the last day's, those that did not complete.
+    /// Attempts of the last day that did not complete.
     pub not_completed: i64,
-    /// Median duration of the last day's, milliseconds.
+    /// Median duration over the last day, milliseconds.
     pub p50_ms: f64,
     /// 95th percentile.
     pub p95_ms: f64,
@@ -30,10 +25,9 @@ pub struct JobStatistics {
     pub p99_ms: f64,
 }
 
-/// How jobs of a queue that ended lately ended.
+/// How a queue's jobs ended within a recent time.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct FailureRate {
-    /// The queue.
     pub queue: String,
     /// Jobs that failed for good and have not run since.
     pub failed: i64,
@@ -41,25 +35,20 @@ pub struct FailureRate {
     pub ended: i64,
 }
 
-/// An operator's action.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct ActionRow {
-    /// Who.
     pub actor: String,
     /// For example `queue.pause`.
     pub action: String,
-    /// To what.
     pub target: String,
-    /// When it began.
     pub began_at: DateTime<Utc>,
 }
 
 impl Store {
-    /// Every queue with at least one remembered attempt. `prefix` is BullMQ's.
+    /// Every queue with at least one recorded attempt. `prefix` is BullMQ's key prefix.
     pub async fn queues_with_history(&self, prefix: &str) -> Result<Vec<QueueName>, StoreError> {
-        // From one queue's first row to the next one's, along the primary key: as many steps as there are queues, whatever the number of
-        // attempts.
+        // Steps from one queue's first row to the next queue's, along the primary key: as many
+        // steps as there are queues, independent of the number of attempts.
         let query = sqlx::query_scalar::<_, Option<String>>(
             "with recursive known as ( \
              (select min(queue) as queue from attempts where prefix = $1) union all \
@@ -70,7 +59,7 @@ impl Store {
         Ok(names.into_iter().flatten().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// Whether the queue has at least one remembered attempt.
+    /// Whether the queue has at least one recorded attempt.
     pub async fn has_history(&self, prefix: &str, queue: &QueueName) -> Result<bool, StoreError> {
         let query = sqlx::query_scalar("select exists (select from attempts where prefix = $1 and queue = $2)");
         Ok(query.bind(prefix).bind(queue.as_str()).fetch_one(&self.pool).await?)
@@ -92,9 +81,10 @@ impl Store {
         Ok(query.bind(prefix).bind(queue.as_str()).fetch_all(&self.pool).await?)
     }
 
-    /// Of each queue with a failure within so long. A job that was retried since counts once, and as it ended then.
+    /// Queues with a failure within this time. A retried job counts once, by its last end.
     pub async fn failure_rates(&self, prefix: &str, within: Duration) -> Result<Vec<FailureRate>, StoreError> {
-        // Only the last minutes are read, by the index over times; whether a job has run since, by the primary key, for failures only.
+        // Reads only the last minutes, by the index over times. Whether a job has run since is
+        // looked up by the primary key, for failures only.
         let query = sqlx::query_as(
             "with ended as (select queue, job_id, job_created_ms, started, verdict from attempts where prefix = $1 \
              and finished_at > now() - make_interval(secs => $2) and verdict in ('complete', 'fail')) \
@@ -106,7 +96,7 @@ impl Store {
         Ok(query.bind(prefix).bind(within.as_secs_f64()).fetch_all(&self.pool).await?)
     }
 
-    /// The last of these actions on any of these targets that was carried out.
+    /// The last completed action of these kinds on any of these targets.
     pub async fn last_action(&self, actions: &[&str], targets: &[&str]) -> Result<Option<ActionRow>, StoreError> {
         let query = sqlx::query_as(
             "select actor, action, target, began_at from operator_actions \

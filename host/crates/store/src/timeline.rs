@@ -1,27 +1,23 @@
-//! What Postgres knows of one job and of those that it belongs to.
+//! What Postgres knows of one job and its relatives.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::job::trail_name;
 use patchbay_model::{JobId, QueueName};
-use serde::Serialize;
 use serde_json::json;
 
 use crate::attempts::COLUMNS;
 use crate::{FoundRow, Store, StoreError};
 
-/// Newest attempts of a job: one that ran more often has a problem that these show.
+/// Newest attempts of a job. For a job that ran more often, these are enough to see its problem.
 const MAX_ATTEMPTS: i64 = 500;
-/// The end of the year 9999, which Postgres holds.
+/// The end of the year 9999, which Postgres can hold.
 const LATEST_MS: i64 = 253_402_300_799_000;
-/// Most operators' actions and audit entries.
+/// Limit for operators' actions, and for audit entries.
 const MAX_RECORDS: i64 = 200;
-/// Most jobs of the same request.
+/// Limit for jobs of the same request.
 const MAX_RELATIVES: i64 = 200;
 
-/// What an operator did.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct JobAction {
     pub actor: String,
     pub action: String,
@@ -30,44 +26,38 @@ pub struct JobAction {
     pub error: Option<String>,
 }
 
-/// What a bulk operation did to a job, or to which one it added this job.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+/// What a bulk operation did to a job, or to the job from which it added this one.
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct JobBulk {
     pub bulk: i64,
     pub kind: String,
     pub actor: String,
-    /// When it was done; for what is still to come, when the operation was begun.
+    /// When it was done; for a pending item, when the operation began.
     pub at: DateTime<Utc>,
-    /// Of the job that was chosen.
+    /// Id of the chosen job.
     pub job_id: String,
     pub job_created_ms: i64,
-    /// Of the item: `pending`, `done`, `skipped`, `failed`, `restored` or `lost`.
+    /// State of the item: `pending`, `done`, `skipped`, `failed`, `restored` or `lost`.
     pub state: String,
     pub reason: Option<String>,
-    /// Of the job that was added.
+    /// Id of the job that was added.
     pub new_id: Option<String>,
 }
 
-/// What a plugin wrote into an audit trail; the entry itself may be personal and stays there.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+/// That a plugin wrote to an audit trail. The entry itself may be personal and is not read.
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct JobAudit {
     pub at: DateTime<Utc>,
     pub trail: String,
     pub entry_key: String,
     pub plugin: String,
-    /// Of the job that wrote it.
+    /// Queue of the job that wrote it.
     pub queue: Option<String>,
     pub job_id: Option<String>,
 }
 
 /// Another job of the same request.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Relative {
     pub queue: String,
     pub job_id: String,
@@ -79,7 +69,7 @@ pub struct Relative {
 }
 
 impl Store {
-    /// The newest attempts of a job and of others that had its id before, oldest first. `prefix` is BullMQ's.
+    /// The newest attempts of jobs that had this id, oldest first. `prefix` is BullMQ's key prefix.
     pub async fn lives(&self, prefix: &str, queue: &QueueName, job: &JobId) -> Result<Vec<FoundRow>, StoreError> {
         let query = format!(
             "select queue, job_id, job_created_ms, null::bigint as dead_letter, {COLUMNS} from attempts \
@@ -91,7 +81,8 @@ impl Store {
         Ok(rows)
     }
 
-    /// What operators did to a job, and who added it, at one of these times (Unix milliseconds); oldest first.
+    /// Operators' actions on a job, and who added it. `created_ms` are the creation times (Unix
+    /// milliseconds) of the jobs with this id. Oldest first.
     pub async fn job_actions(
         &self,
         queue: &QueueName,
@@ -108,7 +99,7 @@ impl Store {
         );
         let target = trail_name(queue, job);
         let node = json!([{ "queue": queue.as_str(), "id": job.as_str() }]);
-        // Producers may write any number; nobody did anything beyond these.
+        // A producer may write any number; there are no actions outside of this range.
         let created_ms: Vec<i64> = created_ms.iter().map(|ms| (*ms).clamp(0, LATEST_MS)).collect();
         let query = query.bind(target).bind(created_ms).bind(queue.as_str()).bind(job.as_str());
         Ok(query.bind(MAX_RECORDS).bind(node).fetch_all(&self.pool).await?)
@@ -127,7 +118,8 @@ impl Store {
         Ok(items)
     }
 
-    /// What the job wrote into audit trails, and what others wrote in the course of the same requests; oldest first.
+    /// Entries that the job wrote to audit trails, and entries that others wrote for the same
+    /// requests; oldest first.
     pub async fn job_audit(
         &self,
         queue: &QueueName,
@@ -144,7 +136,7 @@ impl Store {
         Ok(entries)
     }
 
-    /// Other jobs of these requests, by their newest attempt.
+    /// Other jobs of these requests, each with its newest attempt.
     pub async fn relatives(
         &self,
         prefix: &str,
@@ -161,7 +153,7 @@ impl Store {
         Ok(query.bind(MAX_RELATIVES).fetch_all(&self.pool).await?)
     }
 
-    /// Versions of revisions that are still kept, by digest.
+    /// Versions of revisions that are still stored, by digest.
     pub async fn versions(&self, digests: &[String]) -> Result<Vec<(String, String)>, StoreError> {
         let query = sqlx::query_as("select digest, version from revisions where digest = any($1)");
         Ok(query.bind(digests).fetch_all(&self.pool).await?)

@@ -1,4 +1,4 @@
-//! The log, spans and numbers of a host, and what they share: hiding secrets in texts.
+//! The log, spans and metrics of a host, and the redaction of texts for them.
 
 mod log;
 pub mod metrics;
@@ -8,4 +8,4 @@ pub mod traces;
 
 pub use log::*;
 pub use recent_lines::RecentLines;
-pub use redact::{normalised, plain};
+pub use redact::{redact_foreign, redact_own};

@@ -1,8 +1,8 @@
-//! Log lines: JSON for machines, text for a terminal; the last ones also in memory.
+//! Log lines: JSON for machines, text for a terminal. Also keeps the last lines in memory.
 //!
-//! Nothing that works ever writes to standard output by itself: whoever reads it may stop reading, and a full pipe blocks its writer for as
-//! long. A thread of its own writes; what it cannot take any more is dropped and counted, and a line says so when it goes on. Messages of
-//! panics go the same way.
+//! No working thread writes to standard output itself: its reader may stop, and a full pipe blocks
+//! the writer as long. A separate thread writes; lines that it cannot accept are dropped and
+//! counted, and a line says so when it continues. Messages of panics go the same way.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -19,14 +19,14 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::recent_lines::RecentLines;
 
-/// Seconds of a busy host, a megabyte or two.
+/// Enough for seconds of a busy host; a megabyte or two.
 const BUFFERED_LINES: usize = 4_096;
-/// For the last lines, at the end of the process.
+/// Limit for writing the last lines, at the end of the process.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
-/// While a reader is slow again and again.
+/// Shortest time between notes about dropped lines, while a reader is slow again and again.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// Lines that nobody has taken in time.
+/// Counts lines that were dropped because nobody read them in time.
 #[derive(Clone, Default)]
 pub struct DroppedLines(Arc<OnceLock<ErrorCounter>>);
 
@@ -37,36 +37,36 @@ impl DroppedLines {
     }
 }
 
-/// What logging leaves to its starter.
+/// What the caller of [`start`] gets.
 pub struct Logging {
-    /// The last lines, which do not depend on the filter: what an incident needs must not be missing because somebody wanted less output.
+    /// The last lines. They do not depend on the filter: an incident needs them even if somebody
+    /// wanted less output.
     pub lines: RecentLines,
-    /// Lines that were not written.
     pub dropped: DroppedLines,
     guard: Option<WorkerGuard>,
 }
 
 impl Logging {
-    /// Writes what is left, if somebody reads it. To be called at the end of the process, and to be waited for only so long.
+    /// Writes the lines that are left, for at most 2 s. Call it at the end of the process.
     pub fn flush(&mut self) {
         let Some(guard) = self.guard.take() else { return };
-        // In a thread that may be left behind: the guard prints to standard output when it cannot flush.
+        // A thread that may be left behind: the guard prints to stdout when it cannot flush.
         at_most(FLUSH_WITHIN, move || drop(guard));
     }
 }
 
-/// Starts logging to standard output. `as_json` absent: text on a terminal, JSON elsewhere.
+/// Starts logging to standard output. If `as_json` is absent: text on a terminal, JSON elsewhere.
 pub fn start(as_json: Option<bool>, filter: &str) -> anyhow::Result<Logging> {
     let filter = EnvFilter::builder().parse(filter).map_err(|error| anyhow::anyhow!("log.filter: {error}"))?;
     let is_terminal = io::stdout().is_terminal();
     let as_json = as_json.unwrap_or(!is_terminal);
     let (lines, dropped) = (RecentLines::default(), DroppedLines::default());
-    // Not `Stdout`, whose lock the writing thread would hold while it waits.
+    // Not `Stdout`: the writing thread would hold its lock while it waits.
     let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let writer = Writer { output, dropped: dropped.clone(), as_json, told: 0, told_at: None };
     let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BUFFERED_LINES).thread_name("log");
     let (buffer, guard) = builder.finish(writer);
-    // Never set before.
+    // Cannot fail: it was never set before.
     let _set = dropped.0.set(buffer.error_counter());
     let layer = if as_json {
         fmt::layer().with_writer(buffer).json().flatten_event(true).with_current_span(false).with_filter(filter).boxed()
@@ -81,7 +81,7 @@ pub fn start(as_json: Option<bool>, filter: &str) -> anyhow::Result<Logging> {
     Ok(Logging { lines, dropped, guard: Some(guard) })
 }
 
-/// The last words of a process. Whoever does not read them must not keep it from ending.
+/// Prints the last words of a process, which ends even if its reader does not read.
 pub fn last_words(print: impl FnOnce() + Send + 'static) {
     at_most(FLUSH_WITHIN, print);
 }
@@ -93,12 +93,12 @@ fn at_most(limit: Duration, act: impl FnOnce() + Send + 'static) {
         done.send(()).ok();
     });
     if spawned.is_ok() {
-        // An error means that it has ended.
+        // An error means that the thread has ended.
         is_done.recv_timeout(limit).ok();
     }
 }
 
-/// Instead of the standard hook, which writes to standard error and blocks like everything that writes to a full pipe.
+/// Replaces the standard hook, which writes to standard error and blocks on a full pipe.
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or("(not a text)");
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -108,19 +108,18 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     tracing::error!(panic = message, location, thread, %backtrace, "a fault of the host: a thread panicked");
 }
 
-/// The end of the buffer. Runs on the writing thread alone.
+/// The end of the buffer. Runs on the writing thread only.
 struct Writer {
     output: File,
     dropped: DroppedLines,
     as_json: bool,
-    /// Of the dropped lines.
     told: u64,
     told_at: Option<Instant>,
 }
 
 impl Writer {
-    /// After a line could be written: says how many before it could not.
-    fn tell_of_dropped(&mut self) -> io::Result<()> {
+    /// Called after a line was written: says how many lines before it were dropped.
+    fn log_dropped(&mut self) -> io::Result<()> {
         let dropped = self.dropped.count();
         if dropped == self.told || self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
             return Ok(());
@@ -142,9 +141,9 @@ impl Writer {
 
 impl Write for Writer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // Whole: a line is one call.
+        // All of it: each call writes one line.
         self.output.write_all(line)?;
-        self.tell_of_dropped()?;
+        self.log_dropped()?;
         Ok(line.len())
     }
 

@@ -1,43 +1,46 @@
-//! The last lines of this process's log, in memory: for an incident bundle, when nobody kept standard output.
+//! The last log lines of this process, in memory: for an incident bundle, when nobody kept standard
+//! output.
 //!
-//! Events of level info and above. Not those of plugins, whose words are theirs, and not the spans around an event, which name jobs and
-//! paths; texts are kept as [`plain`] leaves them.
+//! Keeps events of level info and above. Leaves out events of plugins, whose words are theirs, and
+//! the spans around an event, which name jobs and paths. Texts are redacted by [`redact_own`] and
+//! [`redact_foreign`].
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use chrono::{SecondsFormat, Utc};
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use crate::redact::{normalised, plain};
+use crate::redact::{redact_foreign, redact_own};
 
 const MAX_LINES: usize = 10_000;
 const MAX_BYTES: usize = 5 << 20;
 
-/// Cheap to clone: all are the same.
+/// Cheap to clone: all clones share one buffer.
 #[derive(Clone, Default)]
-pub struct RecentLines(Arc<Mutex<Kept>>);
+pub struct RecentLines(Arc<Mutex<Buffer>>);
 
 #[derive(Default)]
-struct Kept {
+struct Buffer {
     lines: VecDeque<String>,
     bytes: usize,
 }
 
 impl RecentLines {
-    /// One JSON document a line, the oldest first.
+    /// One JSON document per line, the oldest first.
     pub fn text(&self) -> String {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.0.lock();
         kept.lines.iter().flat_map(|line| [line, "\n"]).collect()
     }
 
     fn keep(&self, line: String) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock();
         kept.bytes += line.len();
         kept.lines.push_back(line);
         while kept.lines.len() > MAX_LINES || kept.bytes > MAX_BYTES {
@@ -66,12 +69,12 @@ impl<S: Subscriber> Layer<S> for RecentLines {
 
 struct Fields {
     of: Map<String, Value>,
-    /// Whether errors may quote a plugin: the path of a request that was denied, for one.
+    /// Whether errors may quote a plugin, for example the path of a denied request.
     quotes_plugins: bool,
 }
 
-/// Fields that name a job or a person, or may: a panic's message quotes what it stumbled over. A job's id is its producer's, unless it is a
-/// number of BullMQ's.
+/// Fields that name a job or a person, or may: a panic's message may quote data. A producer chooses
+/// a job's id, unless it is a number from BullMQ.
 const NAMING: [&str; 4] = ["job", "name", "client", "panic"];
 
 impl Fields {
@@ -79,8 +82,8 @@ impl Fields {
         let hidden = NAMING.contains(&field.name()) && !text.bytes().all(|byte| byte.is_ascii_digit());
         let text = match field.name() {
             _ if hidden => "…".to_owned(),
-            "error" if self.quotes_plugins => normalised(text),
-            _ => plain(text),
+            "error" if self.quotes_plugins => redact_foreign(text),
+            _ => redact_own(text),
         };
         self.of.insert(field.name().into(), text.into());
     }

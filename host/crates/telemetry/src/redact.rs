@@ -1,16 +1,15 @@
-//! Texts without what may be personal or secret.
+//! Removes from texts what may be personal or secret.
 
 use std::borrow::Cow;
 
 use chrono::DateTime;
 
-/// Of one text.
 const MAX_CHARS: usize = 1_000;
 /// Digits in a row that may be a telephone number or an account.
 const LONG_NUMBER: usize = 7;
 
-/// The host's own words: without mail addresses, long numbers, what is quoted, and queries of URLs.
-pub fn plain(text: &str) -> String {
+/// For our own words: removes mail addresses, long numbers, quoted text, and queries of URLs.
+pub fn redact_own(text: &str) -> String {
     let mut out = String::new();
     let mut quoted = text.split('"');
     out.extend(quoted.next().map(unquoted));
@@ -40,7 +39,7 @@ fn unquoted(text: &str) -> String {
     text.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// Also across the separators that people put into numbers.
+/// Counts across the separators that people put into numbers.
 fn longest_number(word: &str) -> usize {
     let (mut longest, mut current) = (0, 0);
     for c in word.chars() {
@@ -54,8 +53,9 @@ fn longest_number(word: &str) -> usize {
     longest
 }
 
-/// Anybody's words: only those that could stand in a dictionary, and short abbreviations and numbers. Names, ids and addresses go.
-pub fn normalised(text: &str) -> String {
+/// For anybody's words: keeps only what could be in a dictionary, and short abbreviations and
+/// numbers. Removes names, ids and addresses.
+pub fn redact_foreign(text: &str) -> String {
     let mut words: Vec<&str> = Vec::new();
     for word in text.split_whitespace() {
         let bare = word.trim_matches(|c: char| ".,:;!?()[]".contains(c));
@@ -87,13 +87,16 @@ mod tests {
             ("GET https://api.example.com/v1?key=x failed", "GET https://api.example.com/v1?… failed"),
             ("an open \"quote", "an open \"…\""),
         ] {
-            assert_eq!(plain(text), left);
+            assert_eq!(redact_own(text), left);
         }
     }
 
     #[test]
     fn of_a_plugin_s_message_the_sentence_stays_and_not_whom_it_is_about() {
-        assert_eq!(normalised("Asha Verma is not enrolled in c-4711: HTTP 404."), "… is not enrolled in … HTTP 404.");
-        assert_eq!(normalised("панель token=abc"), "…");
+        assert_eq!(
+            redact_foreign("Asha Verma is not enrolled in c-4711: HTTP 404."),
+            "… is not enrolled in … HTTP 404."
+        );
+        assert_eq!(redact_foreign("панель token=abc"), "…");
     }
 }

@@ -1,8 +1,10 @@
-//! The work path: a delivered job → the active revision → the verdict → the record → the settlement.
+//! The work path: a delivered job → the active revision → the verdict → the record → the
+//! settlement.
 //!
-//! Owns the order of those steps and nothing else: the queue crate owns Redis, the runtime owns the sandbox, `model::retry` owns the
-//! decision. Never touches Postgres: the record of an attempt goes to a Redis stream in one transaction with the settlement (see
-//! the recorder of the history), so that a job neither waits for the database nor loses its history when a process is killed.
+//! This module owns only the order of those steps: the queue crate owns Redis, the runtime owns the
+//! sandbox, `model::retry` owns the decision. It never touches Postgres: the record of an attempt
+//! goes to a Redis stream in one transaction with the settlement (see the recorder of the history),
+//! so that a job never waits for the database, nor loses its history when a process is killed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use patchbay_model::outcome::{Failure, Outcome, OutcomeKind, Retry};
 use patchbay_model::redaction::Mask;
 use patchbay_model::retry::{Past, RetryPolicy, Verdict, decide, least_deferral};
 use patchbay_queue::{Delivery, Disposition, Handler, Refusal, Settlement};
-use patchbay_telemetry::traces::{Kind, Step, Traces};
+use patchbay_telemetry::traces::{Span, SpanKind, Traces};
 use tracing::{Instrument, warn};
 
 use crate::body_budget::BodyBudget;
@@ -25,7 +27,7 @@ use crate::quarantine::{self, Quarantine};
 
 /// The failure code of jobs that wait for an outside host.
 const BREAKER_OPEN: &str = "breaker-open";
-/// A breaker that closes any moment must not make a job spin.
+/// Shortest wait, so that a job does not spin while its breaker is about to close.
 const LEAST_WAIT: Duration = Duration::from_millis(100);
 const SPREAD: f64 = 0.2;
 
@@ -41,7 +43,7 @@ pub struct AttemptHandler {
 }
 
 impl AttemptHandler {
-    /// `host` names this process in records; `budget` tells what is recorded.
+    /// `host` names this process in records. `budget` decides what is recorded.
     pub fn new(
         executor: Arc<dyn Executor>,
         host: String,
@@ -53,7 +55,6 @@ impl AttemptHandler {
         Arc::new(Self { executor, host, quarantine, gates, budget, attempts: Arc::default(), traces })
     }
 
-    /// What has been counted.
     pub fn attempts(&self) -> Arc<AttemptMeters> {
         Arc::clone(&self.attempts)
     }
@@ -75,7 +76,7 @@ impl AttemptHandler {
             None => self.executor.execute(&delivery).await,
         };
         let mut execution = unless_refused(unless_killed(execution, &delivery), rand::random());
-        // The history has no data at hand when it shows a failure.
+        // The history does not have the data when it shows a failure, so redact the text now.
         let mask = match execution.outcome.kind() {
             OutcomeKind::Completed => Mask::default(),
             _ => self.executor.mask(&delivery).await,
@@ -95,7 +96,7 @@ impl AttemptHandler {
             }
         }
         if self.is_of_a_broken_plugin(&delivery, &execution) {
-            // Whatever is decided about the plugin: the job finds its attempts as they were.
+            // Whatever is decided about the plugin, the job keeps its attempts.
             let verdict = Verdict::Defer(Duration::ZERO);
             let record = self.record(&mut delivery, &mut execution, verdict, started_at, &mask);
             return Settlement { disposition: Disposition::HandBack, record, again_after: None };
@@ -105,7 +106,8 @@ impl AttemptHandler {
         Settlement { disposition: disposition(execution, verdict, deferrals), record, again_after }
     }
 
-    /// Notes how the call ended; whether it crashed in a revision that is quarantined, be it by this very crash.
+    /// Records how the call ended. Returns whether it crashed in a quarantined revision, even if
+    /// this very crash caused the quarantine.
     fn is_of_a_broken_plugin(&self, delivery: &Delivery, execution: &Execution) -> bool {
         let Some((plugin, revision)) = &execution.ran_by else { return false };
         let kind = execution.outcome.kind();
@@ -113,17 +115,18 @@ impl AttemptHandler {
         quarantine::is_crash(kind) && self.quarantine.has(revision)
     }
 
-    /// Its job's id and name are left out: their producer has chosen them.
-    fn step(&self, delivery: &Delivery) -> Step {
+    /// The job's id and name are left out, because its producer has chosen them.
+    fn step(&self, delivery: &Delivery) -> Span {
         let queue = &delivery.key.queue;
-        let mut step = self.traces.step(Kind::Attempt, || format!("attempt {queue}"), &delivery.trace);
+        let mut step = self.traces.span(SpanKind::Attempt, || format!("attempt {queue}"), &delivery.trace);
         step.set("messaging.system", "bullmq");
         step.set("messaging.destination.name", queue.to_string());
         step.set("patchbay.attempt", i64::from(delivery.attempts_made.saturating_add(1)));
         step
     }
 
-    /// Takes what nobody needs afterwards: the data above all.
+    /// Moves the data and other values out of the delivery and the execution, because nothing needs
+    /// them afterwards.
     fn record(
         &self,
         delivery: &mut Delivery,
@@ -166,7 +169,7 @@ impl AttemptHandler {
         })
     }
 
-    /// With the end of a job, and while there is room.
+    /// Only at the end of a job, and while the budget has room.
     fn body(&self, delivery: &mut Delivery, execution: &Execution, verdict: Verdict) -> Option<Body> {
         let is_end = matches!(verdict, Verdict::Complete | Verdict::Fail) && !delivery.data.is_empty();
         let result = match &execution.outcome {
@@ -209,7 +212,8 @@ impl Handler for AttemptHandler {
     }
 }
 
-/// Leaving out a missed tick is what its schedule asks for; everything else is a failure.
+/// Skipping a missed tick is what its schedule asks for, so it counts as completed. Everything else
+/// is a failure.
 fn refused(refusal: &Refusal) -> Outcome {
     match refusal {
         Refusal::Missed(why) => Outcome::Completed(serde_json::json!({ "skipped": why }).to_string()),
@@ -222,7 +226,7 @@ fn refused(refusal: &Refusal) -> Outcome {
     }
 }
 
-/// Whatever a call ended in when it was cut short: the operator's order is why.
+/// If an operator killed the job, that order is the reason, whatever the interrupted call ended in.
 fn unless_killed(execution: Execution, delivery: &Delivery) -> Execution {
     match (delivery.end.killed_by(), &execution.outcome) {
         (Some(operator), Outcome::HostFault(_)) => Execution {
@@ -238,8 +242,9 @@ fn unless_killed(execution: Execution, delivery: &Delivery) -> Execution {
     }
 }
 
-/// A guest that failed by an open breaker: its job waits without using up an attempt, whatever the guest made of it. `refused` stays only
-/// where it is the reason; `random` is uniform in 0.0..1.0.
+/// If the guest failed because of an open breaker, its job waits without using up an attempt,
+/// whatever the guest reported. `refused` is kept only if it is the reason. `random` is uniform in
+/// 0.0..1.0.
 fn unless_refused(execution: Execution, random: f64) -> Execution {
     let failed = matches!(execution.outcome, Outcome::Failed(_) | Outcome::Trapped(_) | Outcome::Deadline(_));
     let Some(refused) = execution.refused.as_ref().filter(|_| failed) else {
@@ -252,7 +257,7 @@ fn unless_refused(execution: Execution, random: f64) -> Execution {
             "calls to {} are refused while its breaker is open; the plugin says: {reason}",
             refused.breaker.host()
         ),
-        // Spread, so that those who were refused together do not come back together.
+        // Spread in time, so that jobs that were refused together do not return together.
         retry: Retry::Defer(refused.retry_in.max(LEAST_WAIT).mul_f64(1.0 + SPREAD * random)),
         details: None,
     };
@@ -264,7 +269,8 @@ fn since_first_deferral(delivery: &Delivery) -> Duration {
     delivery.first_deferred_at_ms.map_or(Duration::ZERO, since)
 }
 
-/// A breaker says itself how long its jobs wait; other deferrals have a least length, which grows while they come in a row.
+/// A breaker itself sets how long its jobs wait. Other deferrals have a least delay, which grows
+/// while they come in a row.
 fn past(delivery: &Delivery, execution: &Execution, random: f64) -> Past {
     let least_deferral = match execution.refused {
         Some(_) => Duration::ZERO,
@@ -297,7 +303,8 @@ fn tell_deferral(outcome: &Outcome, delay: Duration, in_a_row: u32) {
     }
 }
 
-/// After how long a job runs again that returned before its children had ended; nothing when this was its last attempt.
+/// The delay before a job runs again that returned before its children had ended; `None` if this
+/// was its last attempt.
 fn again_after(policy: &RetryPolicy, attempts_made: u32) -> Option<Duration> {
     let backoff =
         || policy.backoff.map_or(Duration::ZERO, |backoff| backoff.delay_after(attempts_made, rand::random()));
@@ -306,7 +313,8 @@ fn again_after(policy: &RetryPolicy, attempts_made: u32) -> Option<Duration> {
 
 fn disposition(execution: Execution, verdict: Verdict, deferrals: u32) -> Disposition {
     let reason = execution.outcome.reason().unwrap_or_default();
-    // The first line of a stack trace is the error itself, as JavaScript writes it and Bull Board shows it.
+    // The first line of a stack trace is the error itself, as JavaScript writes it and Bull Board
+    // shows it.
     let stack = match execution.stack {
         Some(frames) => format!("{reason}\n{frames}"),
         None => reason.clone(),

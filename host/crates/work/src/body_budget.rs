@@ -1,49 +1,49 @@
-//! Whether an attempt is recorded, and whether its job's data and result go along.
+//! Decides whether an attempt is recorded, and whether its job's data and result (the body) are
+//! recorded with it.
 //!
-//! The stream is in Redis's memory, which jobs need more: while it holds more than its share, bodies stay out and outcomes go on. What
-//! the stream holds is sampled; between two samples this process adds what it has written itself.
+//! The stream is in Redis's memory, which jobs need more. While it holds more than its share,
+//! bodies are left out and outcomes are still recorded. The size of the stream is sampled; between
+//! two samples, this process adds what it has written itself.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// The largest body: data and result together. What is larger is left out.
+/// Largest body, data and result together. Larger ones are left out.
 pub const MAX_BODY_BYTES: usize = 256 << 10;
-/// Between two samples; one asked for earlier comes no sooner than the latter.
+/// Interval of samples. A sample that is requested earlier waits at least `SAMPLE_AT_MOST_EVERY`.
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 const SAMPLE_AT_MOST_EVERY: Duration = Duration::from_millis(100);
 
-/// What is recorded.
 #[derive(Debug, Clone, Copy)]
 pub struct Recording {
-    /// Whether anything is.
     pub attempts: bool,
     /// Whether the operator wants bodies.
     pub bodies: bool,
-    /// Whether there is a key to seal them with.
+    /// Whether there is a key to seal bodies with.
     pub has_key: bool,
-    /// What the stream may hold before bodies stay out.
+    /// How much the stream may hold before bodies are left out.
     pub buffer_bytes: u64,
 }
 
-/// Why bodies stay out now.
+/// Why bodies are left out now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoBodies {
     /// Nothing is recorded at all.
     Off,
-    /// The operator does not want them.
+    /// The operator does not want bodies.
     Unwanted,
-    /// Nothing could seal them.
+    /// There is no key to seal them.
     NoKey,
     /// The stream holds too much.
     Full,
 }
 
 impl NoBodies {
-    /// For an operator: what to do about it.
+    /// What the operator can do about it.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Off => "history.enabled is false: nothing is recorded",
@@ -60,14 +60,12 @@ impl NoBodies {
 pub struct BodyBudget {
     recording: Recording,
     sampled: AtomicU64,
-    /// Since the sample.
     written: AtomicU64,
     full: AtomicBool,
     sample: Notify,
 }
 
 impl BodyBudget {
-    /// Nothing is sampled yet.
     pub fn new(recording: Recording) -> Self {
         Self {
             recording,
@@ -78,12 +76,11 @@ impl BodyBudget {
         }
     }
 
-    /// What was asked for.
     pub fn recording(&self) -> Recording {
         self.recording
     }
 
-    /// Whether bodies stay out now, whatever their size.
+    /// Why bodies of any size are left out now, if they are.
     pub fn no_bodies(&self) -> Option<NoBodies> {
         let Recording { attempts, bodies, has_key, .. } = self.recording;
         let reasons = [
@@ -95,7 +92,7 @@ impl BodyBudget {
         reasons.into_iter().find_map(|(is_so, why)| is_so.then_some(why))
     }
 
-    /// Whether there is room for a body of so many bytes; takes it.
+    /// Whether there is room for a body of this size. Reserves the room if so.
     pub fn takes(&self, bytes: usize) -> bool {
         let Recording { attempts, bodies, has_key, buffer_bytes } = self.recording;
         if !(attempts && bodies && has_key) || bytes > MAX_BODY_BYTES {
@@ -121,10 +118,10 @@ impl BodyBudget {
         self.full.store(bytes > self.recording.buffer_bytes, Ordering::Relaxed);
     }
 
-    /// Looks at the stream until cancelled.
-    pub async fn watch(self: std::sync::Arc<Self>, queues: Queues, stop: CancellationToken) {
+    /// Samples the size of the stream until cancelled.
+    pub async fn watch(self: std::sync::Arc<Self>, queues: Broker, stop: CancellationToken) {
         loop {
-            // Redis away: what was known holds, and nothing is written meanwhile.
+            // While Redis is away, the last sample stays valid, because nothing is written.
             if let Ok(bytes) = queues.attempts_bytes().await {
                 self.sampled(bytes);
             }

@@ -1,14 +1,17 @@
-//! Queues that only meet an open breaker wait, instead of running job after job into it.
+//! Holds queues whose jobs only meet an open breaker, so that they do not fail one job after
+//! another.
 //!
-//! A queue is held once so many of its jobs in a row were refused by a breaker; any other end of a job frees it, so a queue in which other
-//! jobs get on is not held up by those that cannot. While it is held, its worker takes nothing; when the breaker would let a call through,
-//! it takes one job at a time until the breaker is closed. Local: another process has breakers of its own.
+//! A queue is held once a number of its jobs in a row were refused by a breaker. Any other end of a
+//! job frees it, so a queue in which other jobs succeed is not held. While it is held, its worker
+//! takes nothing; when the breaker would let a call through, it takes one job at a time until the
+//! breaker is closed. The state is local: another process has its own breakers.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use patchbay_capability::{Breaker, Refused};
 use patchbay_model::QueueName;
 use patchbay_queue::{Gate, Pass};
@@ -16,10 +19,10 @@ use tokio::sync::watch;
 
 use crate::quarantine::Quarantine;
 
-/// One refusal may be one kind of job among several; three in a row are the queue.
+/// One refusal may concern one kind of job among several; three in a row concern the whole queue.
 const REFUSED_IN_A_ROW: u32 = 3;
 
-/// The queues of this process, as far as breakers and quarantines hold them up.
+/// The gates of this process's queues, for breakers and quarantines.
 pub(super) struct QueueGates {
     quarantine: Arc<Quarantine>,
     queues: Mutex<HashMap<QueueName, Arc<QueueGate>>>,
@@ -28,26 +31,24 @@ pub(super) struct QueueGates {
 #[derive(Debug, Default)]
 struct QueueGate {
     state: Mutex<State>,
-    /// A trial has ended, or the queue was freed.
+    /// Notified when a trial has ended, or when a job's end was recorded.
     changed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     refused_in_a_row: u32,
-    /// The last one that refused.
     breaker: Option<Arc<Breaker>>,
-    /// One job tries whether the breaker has closed.
+    /// Whether a job is trying if the breaker has closed.
     trying: bool,
 }
 
-/// Whether a job may be taken.
 enum Admission {
     Free,
     Trial,
-    /// Until this breaker would let a call through.
+    /// Wait until this breaker would let a call through.
     Wait(Arc<Breaker>),
-    /// Until the trial of another job has ended, or this breaker is closed.
+    /// Wait until another job's trial has ended, or this breaker is closed.
     WaitForTrial(Arc<Breaker>),
 }
 
@@ -57,28 +58,24 @@ impl QueueGates {
     }
 
     fn of(&self, queue: &QueueName) -> Arc<QueueGate> {
-        Arc::clone(self.queues.lock().unwrap_or_else(PoisonError::into_inner).entry(queue.clone()).or_default())
+        Arc::clone(self.queues.lock().entry(queue.clone()).or_default())
     }
 
-    /// Notes how a job of this queue ended, before its settlement takes the next one.
+    /// Records how a job of this queue ended, before its settlement takes the next one.
     pub(super) fn note(&self, queue: &QueueName, refused: Option<&Refused>) {
         self.of(queue).note(refused);
     }
 
-    /// `inner`, kept shut while the queue is held.
+    /// Wraps `inner`, and stays shut while the queue is held.
     pub(super) fn gate(&self, queue: &QueueName, inner: Arc<dyn Gate>) -> Arc<dyn Gate> {
-        let brake = Brake { queue: queue.clone(), quarantine: Arc::clone(&self.quarantine) };
+        let brake = QuarantineHold { queue: queue.clone(), quarantine: Arc::clone(&self.quarantine) };
         Arc::new(BreakerGate { gate: self.of(queue), brake, inner })
     }
 }
 
 impl QueueGate {
-    fn locked(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn note(&self, refused: Option<&Refused>) {
-        let mut state = self.locked();
+        let mut state = self.state.lock();
         match refused {
             Some(refused) => {
                 state.refused_in_a_row += 1;
@@ -94,7 +91,7 @@ impl QueueGate {
     }
 
     fn admission(&self) -> Admission {
-        let mut state = self.locked();
+        let mut state = self.state.lock();
         let held = state.refused_in_a_row >= REFUSED_IN_A_ROW;
         match &state.breaker {
             Some(breaker) if held && !breaker.is_closed() => {
@@ -112,25 +109,25 @@ impl QueueGate {
     }
 
     fn is_held(&self) -> bool {
-        let state = self.locked();
+        let state = self.state.lock();
         let closed = state.breaker.as_ref().is_none_or(|breaker| breaker.is_closed());
         state.refused_in_a_row >= REFUSED_IN_A_ROW && !closed
     }
 
     fn end_trial(&self) {
-        self.locked().trying = false;
+        self.state.lock().trying = false;
         self.changed.send_replace(());
     }
 }
 
-/// A queue of a plugin that crashes too often stops at once, before its worker is stopped.
+/// Stops the queues of a plugin that crashes too often at once, before their workers are stopped.
 #[derive(Debug, Clone)]
-struct Brake {
+struct QuarantineHold {
     queue: QueueName,
     quarantine: Arc<Quarantine>,
 }
 
-impl Brake {
+impl QuarantineHold {
     fn is_on(&self) -> bool {
         self.quarantine.holds(&self.queue)
     }
@@ -143,7 +140,7 @@ impl Brake {
 #[derive(Debug)]
 struct BreakerGate {
     gate: Arc<QueueGate>,
-    brake: Brake,
+    brake: QuarantineHold,
     inner: Arc<dyn Gate>,
 }
 
@@ -182,7 +179,7 @@ impl Gate for BreakerGate {
                 };
                 let pass = inner.enter().await;
                 if brake.is_on() || trial.is_none() && gate.is_held() {
-                    // Held meanwhile: this place is another queue's.
+                    // The queue was held meanwhile, so give this slot to another queue.
                     continue;
                 }
                 return Box::new(BreakerPass { pass, gate, brake, trial }) as Box<dyn Pass>;
@@ -204,13 +201,13 @@ impl Drop for Trial {
 struct BreakerPass {
     pass: Box<dyn Pass>,
     gate: Arc<QueueGate>,
-    brake: Brake,
+    brake: QuarantineHold,
     trial: Option<Trial>,
 }
 
 impl Pass for BreakerPass {
     fn is_wanted(&self) -> bool {
-        // One job per trial; and none is fetched by the settlement of one that was refused.
+        // One job per trial, and the settlement of a refused job fetches none.
         self.trial.is_some() || self.brake.is_on() || self.gate.is_held() || self.pass.is_wanted()
     }
 

@@ -1,4 +1,4 @@
-//! What runs the code of a job, and what it gives back.
+//! What runs the code of a job, and what it returns.
 
 use async_trait::async_trait;
 use patchbay_capability::Refused;
@@ -9,40 +9,37 @@ use patchbay_model::retry::RetryPolicy;
 use patchbay_model::{DataPath, PluginName, Redaction, RevisionDigest};
 use patchbay_queue::Delivery;
 
-/// Runs the code of one job. The host has one ([`crate::Invoker`]); the benchmark has another, native one, on the same work path.
+/// Runs the code of one job. The host uses [`crate::Invoker`]; the benchmark uses a native
+/// implementation on the same work path.
 #[async_trait]
 pub trait Executor: Send + Sync + 'static {
-    /// Runs it to its end. Never fails: whatever happens is an [`Outcome`].
+    /// Runs the job to its end. Never fails: every failure is an [`Outcome`].
     async fn execute(&self, delivery: &Delivery) -> Execution;
 
-    /// What a job of this queue may use, without running it.
+    /// The retry policy of a job of this queue, without running it.
     fn policy(&self, delivery: &Delivery) -> RetryPolicy;
 
-    /// Finds what of the job, and of children whose results it sees, is not shown.
+    /// A mask for what must be redacted of the job, and of the children whose results it sees.
     async fn mask(&self, delivery: &Delivery) -> Mask {
         Redaction::default().data(&delivery.data).1
     }
 
-    /// What the job is found by in the history.
+    /// The values by which the history can find the job.
     fn searchable(&self, _delivery: &Delivery) -> Vec<(DataPath, String)> {
         Vec::new()
     }
 }
 
-/// What running a job gave.
 #[derive(Debug)]
 pub struct Execution {
-    /// Who ran it; absent when no plugin was reached.
+    /// The plugin and revision that ran it; `None` if no plugin was reached.
     pub ran_by: Option<(PluginName, RevisionDigest)>,
-    /// What the job may still use.
+    /// The attempts and backoff that apply to the job.
     pub policy: RetryPolicy,
-    /// How it ended.
     pub outcome: Outcome,
-    /// The guest's backtrace.
     pub stack: Option<String>,
     /// The breaker that refused its last outside call.
     pub refused: Option<Refused>,
-    /// Its outside calls.
     pub calls: Vec<OutsideCall>,
 }
 

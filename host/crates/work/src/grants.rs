@@ -1,4 +1,4 @@
-//! What is granted to the active plugins, as this process knows it.
+//! The grants of the active plugins, as this process knows them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,17 +7,16 @@ use arc_swap::ArcSwap;
 use patchbay_model::PluginName;
 use patchbay_model::grant::Granted;
 
-/// Grants by plugin. A call keeps those that it began with; the next one sees a change.
+/// Grants by plugin. A call keeps the grants that it began with; the next one sees a change.
 #[derive(Default)]
 pub struct Grants(ArcSwap<HashMap<PluginName, Granted>>);
 
 impl Grants {
-    /// Of one plugin; none when it has none.
+    /// The grants of one plugin; empty if it has none.
     pub fn of(&self, plugin: &PluginName) -> Granted {
         self.0.load().get(plugin).cloned().unwrap_or_default()
     }
 
-    /// Replaces those of one plugin.
     pub fn publish(&self, plugin: &PluginName, granted: Granted) {
         if self.of(plugin) == granted {
             return;

@@ -1,7 +1,7 @@
-//! From a delivered job or a call to a plugin, and to what came of it.
+//! The path from a delivered job, or a call, to a plugin and back to its outcome.
 //!
-//! Never touches Postgres: a job waits for nothing but Redis. What is recorded of an attempt goes to a Redis stream, in one transaction with
-//! the job's settlement.
+//! This crate never touches Postgres: a job waits for nothing but Redis. The record of an attempt
+//! goes to a Redis stream, in one transaction with the job's settlement.
 
 mod attempt;
 pub mod body_budget;

@@ -1,4 +1,5 @@
-//! Plugins' settings as guests see them: one consistent snapshot per call, defaults of the schema filled in.
+//! Plugins' settings as guests see them: one consistent snapshot per call, completed with the
+//! schema's defaults.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,14 +10,13 @@ use patchbay_model::json_schema::{Schema, Values};
 use patchbay_model::manifest::Manifest;
 use serde_json::{Map, Value};
 
-/// The effective settings of one plugin.
 pub type Effective = Arc<Map<String, Value>>;
 
 /// The current settings of all active plugins.
 pub struct Settings {
-    /// The mail account's sender.
+    /// The sender of the mail account.
     mail_from: Option<String>,
-    /// Of jobs that name none.
+    /// For jobs that name no platform.
     default_platform: Arc<str>,
     by_plugin: ArcSwap<HashMap<PluginName, Effective>>,
 }
@@ -27,17 +27,17 @@ impl Settings {
         Self { mail_from, default_platform, by_plugin: ArcSwap::default() }
     }
 
-    /// What guests hear of a job or request that names no platform.
+    /// The platform that guests see for a job or request that names none.
     pub fn default_platform(&self) -> &str {
         &self.default_platform
     }
 
-    /// Of one plugin; empty when there are none.
+    /// The settings of one plugin; empty if it has none.
     pub fn of(&self, plugin: &PluginName) -> Effective {
         self.by_plugin.load().get(plugin).cloned().unwrap_or_default()
     }
 
-    /// Replaces those of one plugin; calls that run keep theirs.
+    /// Replaces the settings of one plugin. Running calls keep theirs.
     pub fn publish(&self, plugin: &PluginName, effective: Map<String, Value>) {
         if *self.of(plugin) == effective {
             return;
@@ -50,7 +50,8 @@ impl Settings {
         });
     }
 
-    /// What was stored; for what was not, the schema's top-level defaults, and the mail account's sender as `from`.
+    /// The stored settings, completed with the schema's top-level defaults and, for `from`, the
+    /// mail account's sender.
     pub fn effective(&self, manifest: &Manifest, stored: &Value) -> Map<String, Value> {
         let mut settings = stored.as_object().cloned().unwrap_or_default();
         let properties =
@@ -67,7 +68,8 @@ impl Settings {
     }
 }
 
-/// Every violation of the plugin's schema, with the path of the value; empty when the settings are fine. Takes its time with large ones.
+/// Every violation of the plugin's schema, with the path of the value; empty if there is none. Slow
+/// for large settings.
 pub fn violations(manifest: &Manifest, settings: &Value) -> Vec<String> {
     let Some(spec) = &manifest.settings else {
         let empty = settings.as_object().is_some_and(Map::is_empty);

@@ -1,45 +1,49 @@
 //! The host-wide limit on jobs at once, shared by all queues.
 //!
-//! Each queue may have places of its own (`reserved`); the rest is everybody's, given in the order of asking. A queue stands in that line
-//! once, however many jobs it has, so none starves: who holds a shared place while another queue waits gives it up after its job. Never
-//! knows of jobs. A job that must run alone closes the whole for the time. What is reserved is taken from the shared places; a reservation made while they are in use is filled as they come free.
+//! Each queue may have reserved slots; the others are shared, and given in the order of requests. A
+//! queue waits in that line only once, however many jobs it has, so none starves: a worker that
+//! holds a shared slot while another queue waits gives it up after its job. Reserved slots are
+//! taken from the shared ones; a reservation made while they are in use is filled as they become
+//! free. A job that must run alone closes all slots meanwhile. This module knows nothing of the
+//! jobs themselves.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use patchbay_model::QueueName;
 use patchbay_queue::{Gate, Pass};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
-/// All places of this process.
 #[derive(Debug)]
 pub(super) struct Slots {
     shared: Arc<Semaphore>,
-    /// Queues that stand in line.
+    /// Number of queues that wait for a shared slot.
     waiting: AtomicUsize,
     ledger: Mutex<Ledger>,
-    /// As in the ledger; read without its lock each time that a place comes free.
+    /// Length of the ledger's `owed`, so that a freed slot can check it without the lock.
     owed: AtomicUsize,
-    /// Places in use, reserved ones included.
+    /// Slots in use, including reserved ones.
     used: AtomicUsize,
-    /// One job runs alone, or waits until the others have ended.
+    /// Whether a job runs alone, or waits until the others have ended.
     closed: AtomicBool,
-    /// The last but one place came free, or the whole was opened again.
+    /// Notified when only one slot is still in use, or when the slots are open again.
     changed: Notify,
 }
 
 #[derive(Debug)]
 struct Ledger {
-    /// Places that may still be reserved; one stays shared, so that queues without a reservation go on.
+    /// Slots that may still be reserved. One always stays shared, so that queues without a
+    /// reservation continue.
     reservable: usize,
-    /// One entry per reserved place that is still shared.
+    /// One entry per reserved slot that is still shared.
     owed: Vec<Arc<Semaphore>>,
 }
 
-/// One queue's way to its own places and the shared ones.
+/// One queue's access to its own slots and the shared ones.
 #[derive(Debug)]
 struct QueueSlots {
     slots: Arc<Slots>,
@@ -48,12 +52,10 @@ struct QueueSlots {
     waiting: AtomicUsize,
 }
 
-/// What a worker holds.
 #[derive(Debug, Clone)]
 struct QueueGate(Arc<QueueSlots>);
 
 impl Slots {
-    /// For so many jobs at once.
     pub(super) fn new(max_jobs: usize) -> Arc<Self> {
         Arc::new(Self {
             shared: Arc::new(Semaphore::new(max_jobs)),
@@ -66,11 +68,11 @@ impl Slots {
         })
     }
 
-    /// The gate of one queue's worker; its reservation ends with it. Reservations beyond the limit are cut and warned of: manifests of
-    /// different plugins cannot know of each other.
+    /// The gate of one queue's worker; its reservation ends with it. Reservations beyond the limit
+    /// are cut with a warning, because manifests of different plugins cannot know of each other.
     pub(super) fn of_queue(self: &Arc<Self>, queue: &QueueName, wanted: usize) -> Arc<dyn Gate> {
         let own = Arc::new(Semaphore::new(0));
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = self.ledger.lock();
         let reserved = wanted.min(ledger.reservable);
         if reserved < wanted {
             warn!(%queue, wanted, reserved, "the host-wide limit on jobs has too few places for all reservations");
@@ -85,8 +87,9 @@ impl Slots {
         Arc::new(QueueGate(Arc::new(QueueSlots { slots, own, reserved, waiting: AtomicUsize::new(0) })))
     }
 
-    /// Counts a place as used, unless all are kept free. In this order (and sequentially consistent): who closes sees every place that
-    /// was taken before, and waits for it.
+    /// Counts a slot as used, unless the slots are closed. This order (and sequential consistency)
+    /// matters: a job that closes the slots sees every slot that was taken before, and waits for
+    /// it.
     fn use_place(&self) -> bool {
         self.used.fetch_add(1, Ordering::SeqCst);
         let open = !self.closed.load(Ordering::SeqCst);
@@ -117,7 +120,7 @@ impl Slots {
 
     fn give_back(&self, permit: OwnedSemaphorePermit) {
         if self.owed.load(Ordering::Acquire) > 0 {
-            let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut ledger = self.ledger.lock();
             if let Some(own) = ledger.owed.pop() {
                 self.owed.store(ledger.owed.len(), Ordering::Release);
                 permit.forget();
@@ -128,9 +131,9 @@ impl Slots {
 }
 
 impl Drop for QueueSlots {
-    /// Every pass holds this, so all places are back by now.
+    /// Every pass holds this value, so all slots are back by now.
     fn drop(&mut self) {
-        let mut ledger = self.slots.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = self.slots.ledger.lock();
         let before = ledger.owed.len();
         ledger.owed.retain(|own| !Arc::ptr_eq(own, &self.own));
         let never_given = before - ledger.owed.len();
@@ -145,23 +148,23 @@ impl Gate for QueueGate {
         if self.0.slots.closed.load(Ordering::Relaxed) {
             return None;
         }
-        let own = Arc::clone(&self.0.own).try_acquire_owned().ok().map(Place::Own);
-        let place = own.or_else(|| Arc::clone(&self.0.slots.shared).try_acquire_owned().ok().map(Place::shared))?;
+        let own = Arc::clone(&self.0.own).try_acquire_owned().ok().map(Permit::Own);
+        let place = own.or_else(|| Arc::clone(&self.0.slots.shared).try_acquire_owned().ok().map(Permit::shared))?;
         QueuePass::new(place, &self.0).map(|pass| Box::new(pass) as Box<dyn Pass>)
     }
 
     fn enter(&self) -> BoxFuture<'static, Box<dyn Pass>> {
-        // Counted from now on, and not only once it is polled.
+        // Joins the line now, not when the future is first polled.
         let line = InLine::join(&self.0);
         async move {
             let queue = Arc::clone(&line.0);
             loop {
                 queue.slots.until(|| !queue.slots.closed.load(Ordering::SeqCst)).await;
-                // Neither is ever closed.
+                // Neither semaphore is ever closed.
                 let place = tokio::select! {
                     biased;
-                    Ok(permit) = Arc::clone(&queue.own).acquire_owned() => Place::Own(permit),
-                    Ok(permit) = Arc::clone(&queue.slots.shared).acquire_owned() => Place::shared(permit),
+                    Ok(permit) = Arc::clone(&queue.own).acquire_owned() => Permit::Own(permit),
+                    Ok(permit) = Arc::clone(&queue.slots.shared).acquire_owned() => Permit::shared(permit),
                     else => std::future::pending().await,
                 };
                 if let Some(pass) = QueuePass::new(place, &queue) {
@@ -174,7 +177,7 @@ impl Gate for QueueGate {
     }
 }
 
-/// A queue that waits.
+/// A queue in the line for a shared slot.
 struct InLine(Arc<QueueSlots>);
 
 impl InLine {
@@ -193,14 +196,14 @@ impl Drop for InLine {
 }
 
 #[derive(Debug)]
-enum Place {
+enum Permit {
     /// Held for its `Drop`.
     Own(#[allow(dead_code)] OwnedSemaphorePermit),
-    /// Absent only while it is dropped.
+    /// `None` only while it is dropped.
     Shared(Option<OwnedSemaphorePermit>),
 }
 
-impl Place {
+impl Permit {
     fn shared(permit: OwnedSemaphorePermit) -> Self {
         Self::Shared(Some(permit))
     }
@@ -215,13 +218,13 @@ impl Place {
 }
 
 struct QueuePass {
-    place: Place,
+    place: Permit,
     queue: Arc<QueueSlots>,
 }
 
 impl QueuePass {
-    /// Nothing, and the place is free again, when no place is given.
-    fn new(mut place: Place, queue: &Arc<QueueSlots>) -> Option<Self> {
+    /// `None` while the slots are closed; the slot is then free again.
+    fn new(mut place: Permit, queue: &Arc<QueueSlots>) -> Option<Self> {
         if !queue.slots.use_place() {
             place.leave(&queue.slots);
             return None;
@@ -230,7 +233,7 @@ impl QueuePass {
     }
 }
 
-/// Opens the whole again.
+/// Opens the slots again when dropped.
 struct Alone<'a>(&'a Slots);
 
 impl Drop for Alone<'_> {
@@ -261,7 +264,7 @@ impl Pass for QueuePass {
             return true;
         }
         let all = self.queue.slots.waiting.load(Ordering::Relaxed);
-        matches!(self.place, Place::Shared(_)) && all > self.queue.waiting.load(Ordering::Relaxed)
+        matches!(self.place, Permit::Shared(_)) && all > self.queue.waiting.load(Ordering::Relaxed)
     }
 }
 

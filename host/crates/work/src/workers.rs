@@ -1,7 +1,8 @@
 //! Which queues this process works on: one worker per queue of an active plugin.
 //!
-//! A reconciler in the sense that it takes no instruction: [`Workers::reconcile`] compares the running workers with the active
-//! manifests and mends the difference, however it came about. A swap that changes nothing about a queue leaves its worker alone.
+//! This is a reconciler without input: [`Workers::reconcile`] compares the running workers with the
+//! active manifests and removes the difference, whatever caused it. A swap that changes nothing
+//! about a queue leaves its worker running.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use patchbay_model::QueueName;
 use patchbay_model::manifest::{KeepSpec, QueueSpec};
-use patchbay_queue::{Keep, Queues, WorkerConfig, WorkerHandle};
+use patchbay_queue::{Broker, Keep, WorkerConfig, WorkerHandle};
 use patchbay_runtime::Runtime;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -18,39 +19,38 @@ use tracing::{info, warn};
 use crate::AttemptHandler;
 use crate::slots::Slots;
 
-/// What a queue gets when its manifest is silent, and what no manifest may choose.
+/// Defaults for what a queue's manifest leaves out, and settings that no manifest may choose.
 #[derive(Debug, Clone)]
 pub struct WorkerDefaults {
-    /// Lock on a job; a crash recovers in about this time.
+    /// How long a lock on a job lasts. Recovery from a crash takes about this time.
     pub lock: Duration,
-    /// How often it is renewed.
+    /// Interval of lock renewals.
     pub renew: Duration,
-    /// Stalls before a job fails as `crashed-host`.
+    /// How often a job may stall before it fails as `crashed-host`.
     pub max_stalls: u32,
-    /// Jobs at once over all queues.
     pub max_jobs: usize,
-    /// Longest wait for the running jobs of a worker that ends.
+    /// Longest wait for the running jobs of a worker that stops.
     pub drain_limit: Duration,
-    /// Name of this process.
     pub host: String,
 }
 
-/// How often jobs without a lock are looked for, as a share of the lock: each 5 s when the lock lasts 30 s. A crashed host's jobs run
-/// again after at most the lock and two of these: the first look marks, the second takes.
+/// How often to search for jobs without a lock, as a share of the lock time: every 5 s for a lock
+/// of 30 s. After a crash, a host's jobs run again after at most the lock time and two of these
+/// intervals: the first search marks them, the second takes them.
 const LOOKS_PER_LOCK: u32 = 6;
 
-/// Finished jobs kept in Redis when the manifest is silent: enough for Bull Board, little enough for Redis. Postgres keeps the history.
+/// Finished jobs kept in Redis when the manifest sets nothing: enough for Bull Board, and small
+/// enough for Redis. Postgres keeps the history.
 const KEEP_COMPLETED: Keep = Keep { age: Some(Duration::from_secs(24 * 3600)), count: Some(1_000) };
 const KEEP_FAILED: Keep = Keep { age: Some(Duration::from_secs(7 * 24 * 3600)), count: Some(5_000) };
 
-/// Starts, adjusts and stops workers.
 pub struct Workers {
-    queues: Queues,
+    queues: Broker,
     handler: Arc<AttemptHandler>,
     slots: Arc<Slots>,
     runtime: Arc<Runtime>,
     defaults: WorkerDefaults,
-    /// None from the beginning of the drain on: there is no way back.
+    /// `None` from the start of the drain, which cannot be undone.
     workers: Mutex<Option<HashMap<QueueName, Running>>>,
 }
 
@@ -60,8 +60,7 @@ struct Running {
 }
 
 impl Workers {
-    /// Starts nothing yet.
-    pub fn new(queues: Queues, handler: Arc<AttemptHandler>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
+    pub fn new(queues: Broker, handler: Arc<AttemptHandler>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
         let slots = Slots::new(defaults.max_jobs);
         Self { queues, handler, slots, runtime, defaults, workers: Mutex::new(Some(HashMap::new())) }
     }
@@ -93,7 +92,8 @@ impl Workers {
                 workers.insert(name, running);
                 continue;
             }
-            // In the background: a job that takes minutes must not hold up the swap, and its worker fetches nothing more.
+            // In the background: a job that takes minutes must not delay the swap, and its worker
+            // fetches nothing more.
             info!(queue = %name, "worker stopping");
             running.handle.pause();
             tokio::spawn(async move { running.handle.drain(drain_limit).await });
@@ -103,8 +103,8 @@ impl Workers {
         }
     }
 
-    /// Stops fetching at once and waits for running jobs. Gives the number that still ran at the limit; their locks expire and
-    /// another process takes them.
+    /// Stops fetching at once and waits for running jobs. Returns how many still ran at the limit;
+    /// their locks expire and another process takes them.
     pub async fn drain(&self) -> usize {
         let limit = self.defaults.drain_limit;
         let workers: Vec<Running> =
@@ -119,7 +119,6 @@ impl Workers {
         left
     }
 
-    /// Jobs that run here now.
     pub async fn active(&self) -> usize {
         self.workers
             .lock()
@@ -131,7 +130,7 @@ impl Workers {
             .sum()
     }
 
-    /// The same by queue; nothing from the beginning of the drain on.
+    /// Number of running jobs by queue. Empty from the start of the drain.
     pub async fn active_by_queue(&self) -> Vec<(QueueName, usize)> {
         let workers = self.workers.lock().await;
         workers.iter().flatten().map(|(name, running)| (name.clone(), running.handle.active())).collect()
@@ -170,7 +169,14 @@ fn keep(spec: Option<KeepSpec>, default: Keep) -> Keep {
     spec.map_or(default, |spec| Keep { age: spec.age_s.map(Duration::from_secs), count: spec.count })
 }
 
-/// Everything else that a worker is built from; attempts, backoff and schemas are read per call.
+/// Whether a running worker can stay: only the concurrency differs, which can be changed while it
+/// runs.
 fn differs_only_in_concurrency(a: &QueueSpec, b: &QueueSpec) -> bool {
-    a.rate == b.rate && a.reserved == b.reserved && a.retention == b.retention
+    // Lists every key, without `..`: a new key does not compile until somebody has decided whether
+    // a worker is built from it.
+    let QueueSpec { rate, reserved, retention, name: _, concurrency: _, attempts, backoff, searchable, redact, jobs } =
+        a;
+    // These are read for each job or call.
+    let _ = (attempts, backoff, searchable, redact, jobs);
+    *rate == b.rate && *reserved == b.reserved && *retention == b.retention
 }

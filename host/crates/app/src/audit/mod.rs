@@ -1,4 +1,4 @@
-//! Audit trails: what operators allow to be written into them, and what plugins have written.
+//! Use cases of audit trails: operators define them, and read what plugins have written.
 
 mod trails;
 
@@ -14,14 +14,13 @@ pub use self::trails::Trails;
 use crate::actions::{Actions, Caller};
 use crate::{Error, Parts};
 
-/// Entries of a page unless it says otherwise.
+/// Default number of entries of a page.
 const DEFAULT_LIMIT: u16 = 50;
 /// An entry has up to 64 KiB.
 const MAX_LIMIT: u16 = 200;
 /// In characters.
 const MAX_DESCRIPTION: usize = 500;
 
-/// Use cases of audit trails.
 #[derive(Clone)]
 pub struct Audit {
     store: Store,
@@ -33,7 +32,7 @@ impl Audit {
         Self { store: parts.store.clone(), actions: parts.actions.clone() }
     }
 
-    /// What plugins have written, the newest first.
+    /// Lists what plugins have written, newest first.
     pub async fn entries(&self, asked: EntriesQuery) -> Result<Page<AuditEntry>, Error> {
         let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
@@ -51,7 +50,7 @@ impl Audit {
             since: asked.since,
             before: asked.cursor.map(|cursor| cursor.parse()).transpose().map_err(unknown)?,
         };
-        // One more tells whether there is another page.
+        // One more row shows whether there is another page.
         let mut rows = self.store.audit_entries(&filter, i64::from(limit) + 1).await?;
         let is_more = rows.len() > usize::from(limit);
         rows.truncate(limit.into());
@@ -81,7 +80,7 @@ impl Audit {
         self.actions.record::<AuditTrailsSet, _>(who, name.as_str(), details, act).await
     }
 
-    /// Its entries stay.
+    /// Removes the trail. Its entries stay.
     pub async fn remove_trail(&self, who: &Caller, name: &str) -> Result<(), Error> {
         let name: TrailName = name.parse()?;
         let act = async { Ok(self.store.remove_audit_trail(&name).await?) };

@@ -1,13 +1,16 @@
-//! The host's audit trails, as plugins reach them: an entry must fit its trail's schema, and is then there for good.
+//! Writes entries of plugins to audit trails. An entry must fit its trail's schema; once written,
+//! it is never changed.
 //!
-//! Asks Postgres for the schema each time, so that a change holds from the next entry on, on every host; compiles it only when it has
-//! changed. While Postgres is away nothing is written, and the plugin hears `unavailable`.
+//! The schema is read from Postgres each time, so that a change applies to the next entry on every
+//! host. It is compiled only when it has changed. While Postgres is away nothing is written, and
+//! the plugin gets the error `unavailable`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use patchbay_model::TrailName;
 use patchbay_model::audit::{AuditTrails, MAX_ENTRY_LEVELS, NewAuditEntry};
 use patchbay_model::capability::CapabilityError;
@@ -17,18 +20,16 @@ use serde_json::Value;
 use tokio::task::block_in_place;
 use tracing::{error, warn};
 
-/// Violations that a guest hears of at once.
+/// Violations that an error lists.
 const MAX_VIOLATIONS: usize = 5;
 
-/// The trails, by way of Postgres.
 pub struct Trails {
     store: Store,
-    /// Each with the schema that it was made from.
+    /// Each compiled schema, with the JSON that it was made from.
     compiled: Mutex<HashMap<TrailName, (Value, Arc<Schema>)>>,
 }
 
 impl Trails {
-    /// Asks nothing yet.
     pub fn new(store: Store) -> Self {
         Self { store, compiled: Mutex::default() }
     }
@@ -47,14 +48,14 @@ impl Trails {
             return Err(CapabilityError::invalid(format!("the entry nests more than {MAX_ENTRY_LEVELS} levels")));
         }
         block_in_place(|| fits(&*self.compiled(&entry.trail, schema)?, &value))?;
-        // What was checked is what is stored: of a name that comes twice, both readers take the last.
+        // What is stored is exactly what was checked: when a field name occurs twice, both readers
+        // take the last one.
         let written = self.store.append_audit(&NewAuditEntry { entry: value.to_string(), ..entry }).await;
         written.map(drop).map_err(refused)
     }
 
     fn compiled(&self, trail: &TrailName, schema: Value) -> Result<Arc<Schema>, CapabilityError> {
-        let known = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, compiled)) = known().get(trail).filter(|(of, _)| *of == schema) {
+        if let Some((_, compiled)) = self.compiled.lock().get(trail).filter(|(of, _)| *of == schema) {
             return Ok(Arc::clone(compiled));
         }
         let compiled = Schema::new(&schema).map_err(|reason| {
@@ -62,12 +63,12 @@ impl Trails {
             CapabilityError::unavailable("the trail's schema cannot be used; the host's log says why")
         })?;
         let compiled = Arc::new(compiled);
-        known().insert(trail.clone(), (schema, Arc::clone(&compiled)));
+        self.compiled.lock().insert(trail.clone(), (schema, Arc::clone(&compiled)));
         Ok(compiled)
     }
 }
 
-/// Names what does not fit, never the values: the text goes into jobs' failures.
+/// The error names what does not fit, never the values: the text becomes part of jobs' failures.
 fn fits(schema: &Schema, entry: &Value) -> Result<(), CapabilityError> {
     schema.fits(entry, Values::Withheld, MAX_VIOLATIONS).map_err(|mut violations| {
         violations.sort();

@@ -1,4 +1,4 @@
-//! Which outside hosts are left alone, and having it otherwise. Of the process that answers.
+//! Use cases of breakers: operators list, open and close those of the process that answers.
 
 mod outside_hosts;
 
@@ -15,7 +15,6 @@ use crate::{Error, Parts};
 /// Longest reason of an operator, in characters.
 const MAX_REASON: usize = 500;
 
-/// Use cases of breakers.
 #[derive(Clone)]
 pub struct Breakers {
     outside: Arc<OutsideHosts>,
@@ -27,12 +26,12 @@ impl Breakers {
         Self { outside: Arc::clone(&parts.outside), actions: parts.actions.clone() }
     }
 
-    /// Every outside host that an active plugin names.
+    /// Lists every outside host that an active plugin names.
     pub fn list(&self) -> Vec<BreakerView> {
         self.outside.list()
     }
 
-    /// Refuses all calls until it is closed again.
+    /// Refuses all calls until the breaker is closed.
     pub async fn open(&self, who: &Caller, order: &BreakerOrder) -> Result<BreakerView, Error> {
         let (plugin, reason) = checked(order)?;
         let act = async {
@@ -44,7 +43,7 @@ impl Breakers {
         self.actions.record::<BreakersOpen, _>(who, &target, details, act).await
     }
 
-    /// Lets calls through again, whoever opened it.
+    /// Lets calls through again, whoever opened the breaker.
     pub async fn close(&self, who: &Caller, order: &BreakerOrder) -> Result<BreakerView, Error> {
         let (plugin, reason) = checked(order)?;
         let act = async {

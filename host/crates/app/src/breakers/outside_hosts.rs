@@ -1,4 +1,5 @@
-//! The outside hosts of the active plugins with their breakers, as operators see and work them. In memory, of this process only.
+//! The outside hosts that active manifests name, with their breakers. In memory, of this process
+//! only.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +14,9 @@ use patchbay_runtime::Runtime;
 
 use crate::Error;
 
-/// In which a breaker may be.
+/// The states of a breaker.
 pub const STATES: [&str; 3] = ["closed", "open", "half-open"];
 
-/// The outside hosts that active manifests name.
 pub struct OutsideHosts {
     runtime: Arc<Runtime>,
     breakers: Arc<Breakers>,
@@ -24,12 +24,12 @@ pub struct OutsideHosts {
 }
 
 impl OutsideHosts {
-    /// `mail_server` is the operator's, as breakers name it.
+    /// `mail_server` is the configured one, in the form in which breakers name it.
     pub fn new(runtime: Arc<Runtime>, breakers: Arc<Breakers>, mail_server: Option<String>) -> Self {
         Self { runtime, breakers, mail_server }
     }
 
-    /// All of them, by plugin and host.
+    /// Ordered by plugin and host.
     pub fn list(&self) -> Vec<BreakerView> {
         let mut views: Vec<BreakerView> = self
             .runtime
@@ -42,13 +42,14 @@ impl OutsideHosts {
         views
     }
 
-    /// Of one plugin; none when it is not active here.
+    /// The outside hosts of one plugin. Empty when it is not active here.
     pub fn of(&self, plugin: &PluginName) -> Vec<BreakerView> {
         let revision = self.runtime.registry().get(plugin);
         revision.map(|revision| self.of_manifest(revision.manifest())).unwrap_or_default()
     }
 
-    /// By `scheme://host:port`, or a part of that which names one host only. The error names those that there are.
+    /// Finds a breaker by `scheme://host:port`, or by a part of it that matches one host only. The
+    /// error names the known hosts.
     pub fn find(&self, plugin: &PluginName, host: &str) -> Result<Arc<Breaker>, Error> {
         let known: Vec<String> = self.of(plugin).into_iter().map(|view| view.host).collect();
         let exact = known.iter().filter(|known| known.as_str() == host);

@@ -1,4 +1,5 @@
-//! Changing job data at some paths. Everything else stays as its producer wrote it, to the last digit.
+//! Edits job data at given paths. Everything else stays as its producer wrote it, to the last
+//! digit.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,19 +8,18 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// Deeper data is nobody's job.
+/// No real job has deeper data.
 const MAX_DEPTH: usize = 32;
 
-/// What is changed in each job's data.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Edits {
-    /// Values, and where they go. Objects on the way are made.
+    /// Paths and their new values. Missing objects on the way are made.
     pub set: Vec<(Path, Box<RawValue>)>,
-    /// What is taken out, where it is there.
+    /// Paths that are removed where they exist.
     pub unset: Vec<Path>,
 }
 
-/// Where in a document: `lead.id`, or, for names with dots in them, the JSON Pointer `/lead/id`.
+/// A place in a document: `lead.id`, or, for names that contain dots, the JSON Pointer `/lead/id`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Path(Vec<String>);
 
@@ -45,20 +45,21 @@ impl fmt::Display for Path {
 }
 
 impl Edits {
-    /// The paths, for the record; values may be personal.
+    /// The paths that are set and unset, for the record of the action. Values may be personal, so
+    /// they are left out.
     pub fn paths(&self) -> (Vec<String>, Vec<String>) {
         let set = self.set.iter().map(|(path, _)| path.to_string());
         (set.collect(), self.unset.iter().map(ToString::to_string).collect())
     }
 
-    /// The changed document, or why it cannot be changed so.
+    /// Returns the changed document. The error says why it cannot be changed.
     pub fn apply(&self, data: &str) -> Result<String, String> {
         let mut data: Box<RawValue> = serde_json::from_str(data).map_err(|_| "its data is not JSON".to_owned())?;
         for (path, value) in &self.set {
             data = changed(&data, &path.0, Some(value)).ok_or_else(|| format!("its data has no place for {path}"))?;
         }
         for path in &self.unset {
-            // What is not there is out already.
+            // A path that does not exist needs no removal.
             if let Some(without) = changed(&data, &path.0, None) {
                 data = without;
             }
@@ -67,13 +68,13 @@ impl Edits {
     }
 }
 
-/// Nothing when the path leads through something that has no parts.
+/// `None` when the path leads through a value that has no members.
 fn changed(data: &RawValue, path: &[String], value: Option<&RawValue>) -> Option<Box<RawValue>> {
     let Some((first, rest)) = path.split_first() else { return value.map(RawValue::to_owned) };
     let inner = |old: Option<&RawValue>| match (old, value) {
         _ if rest.is_empty() => value.map(RawValue::to_owned),
         (Some(old), _) => changed(old, rest, value),
-        // Missing objects on the way.
+        // Makes the missing objects on the way.
         (None, Some(value)) => changed(serde_json::from_str("{}").ok()?, rest, Some(value)),
         (None, None) => None,
     };
@@ -97,7 +98,7 @@ fn changed(data: &RawValue, path: &[String], value: Option<&RawValue>) -> Option
     serde_json::value::to_raw_value(&items).ok()
 }
 
-/// An object in its own order.
+/// The members of an object, in their order.
 struct Members(Vec<(String, Box<RawValue>)>);
 
 impl<'de> Deserialize<'de> for Members {

@@ -4,32 +4,33 @@
 //! first and written down; then they are worked off in batches, a batch of each operation in turn, with rests in between and longer ones
 //! while Redis is slow. Postgres knows which items are done, Redis what the last batch did: nothing is done twice, and nothing is left out.
 
-mod act;
-mod choose;
+mod apply;
 mod edit;
 mod operations;
 mod plan;
+mod selection;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use act::Schemas;
-use choose::{Candidate, Chooser, Place};
+use apply::Schemas;
 use chrono::Utc;
+use parking_lot::Mutex;
 use patchbay_api::bulk::{BulkKind, BulkPreview, BulkSample, BulkSource};
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::Mask;
-use patchbay_queue::{Chosen, Fate, QueueError, Queues, Removed};
+use patchbay_queue::{Broker, Chosen, JobResult, QueueError, Removed};
 use patchbay_runtime::Runtime;
 use patchbay_store::{BulkItem, BulkOutcome, BulkRow, Duty, Lead, NewBulkItem, Singleton, Store, StoreError};
 use patchbay_work::redactions::Redactions;
+use selection::{Candidate, Chooser, SelectionCursor};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::history::Bodies;
+use crate::history::SealedBodies;
 pub use operations::BulkOperations;
 pub use plan::{Plan, plan_of};
 
@@ -82,7 +83,6 @@ impl BulkError {
 
 /// What a preview shows of its jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Show {
     NoData,
     /// Without what is hidden.
@@ -92,23 +92,22 @@ pub enum Show {
 }
 
 /// The bulk operations of the fleet.
-pub struct Bulks {
+pub struct BulkJobs {
     store: Store,
-    queues: Queues,
+    queues: Broker,
     runtime: Arc<Runtime>,
-    bodies: Arc<Bodies>,
+    bodies: Arc<SealedBodies>,
     redactions: Arc<Redactions>,
     wake: Notify,
     handled: Mutex<BTreeMap<(BulkKind, &'static str), u64>>,
 }
 
-impl Bulks {
-    #[allow(missing_docs)]
+impl BulkJobs {
     pub fn new(
         store: Store,
-        queues: Queues,
+        queues: Broker,
         runtime: Arc<Runtime>,
-        bodies: Arc<Bodies>,
+        bodies: Arc<SealedBodies>,
         redactions: Arc<Redactions>,
     ) -> Arc<Self> {
         // Series that are there from the start show their first rise.
@@ -123,7 +122,7 @@ impl Bulks {
 
     /// Jobs that this process has handled, by kind of operation and how it went.
     pub fn handled(&self) -> Vec<(&'static str, &'static str, u64)> {
-        let handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
+        let handled = self.handled.lock();
         handled.iter().map(|((kind, state), jobs)| (kind.as_str(), *state, *jobs)).collect()
     }
 
@@ -168,7 +167,7 @@ impl Bulks {
         }
         if show != Show::Everything {
             Mask::new(hidden.clone()).hide(&mut failure);
-            data = data.map(|data| redaction.data_beside(&data, hidden).0.text.into_owned());
+            data = data.map(|data| redaction.data_with_others(&data, hidden).0.text.into_owned());
         }
         Ok(BulkSample {
             queue: chosen.key.queue.to_string(),
@@ -254,7 +253,7 @@ impl Bulks {
     async fn choose(&self, lead: &mut Lead<'_>, row: &BulkRow) -> Result<(), BulkError> {
         let plan = Plan::of(row).map_err(BulkError::Stuck)?;
         let chooser = Chooser { store: &self.store, queues: &self.queues, plan: &plan };
-        let place = match row.place.clone().map(serde_json::from_value::<Place>) {
+        let place = match row.place.clone().map(serde_json::from_value::<SelectionCursor>) {
             Some(Ok(place)) => place,
             // Chosen twice is chosen once.
             Some(Err(_)) | None => chooser.begin().await?,
@@ -313,7 +312,7 @@ impl Bulks {
     }
 
     fn count(&self, kind: BulkKind, outcomes: &[BulkOutcome]) {
-        let mut handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut handled = self.handled.lock();
         for outcome in outcomes {
             let result = RESULTS.into_iter().find(|result| *result == outcome.state);
             *handled.entry((kind, result.unwrap_or("failed"))).or_default() += 1;
@@ -339,18 +338,18 @@ fn readable(prefix: &str, items: Vec<BulkItem>) -> (Vec<(Chosen, Option<f64>)>, 
     for item in items {
         match read(&item) {
             Some(readable) => chosen.push(readable),
-            None => unreadable.push(outcome(item.n, Fate::Failed("its name cannot be read".into()), ["", ""])),
+            None => unreadable.push(outcome(item.n, JobResult::Failed("its name cannot be read".into()), ["", ""])),
         }
     }
     (chosen, unreadable)
 }
 
 /// `[done, skipped]`: what these are called.
-fn outcome(n: i64, fate: Fate, [done, skipped]: [&'static str; 2]) -> BulkOutcome {
+fn outcome(n: i64, fate: JobResult, [done, skipped]: [&'static str; 2]) -> BulkOutcome {
     let (state, reason, new_id, score) = match fate {
-        Fate::Done { new_id, score } => (done, None, new_id.map(|id| id.to_string()), score),
-        Fate::Skipped(reason) => (skipped, Some(reason), None, None),
-        Fate::Failed(reason) => ("failed", Some(Cow::from(reason)), None, None),
+        JobResult::Done { new_id, score } => (done, None, new_id.map(|id| id.to_string()), score),
+        JobResult::Skipped(reason) => (skipped, Some(reason), None, None),
+        JobResult::Failed(reason) => ("failed", Some(Cow::from(reason)), None, None),
     };
     BulkOutcome { n, state: state.into(), reason: reason.map(Into::into), new_id, score }
 }

@@ -1,37 +1,36 @@
-//! What operators ask of bulk operations.
+//! Use cases of bulk operations.
 
 use std::sync::Arc;
 
 use patchbay_api::answer::Page;
 use patchbay_api::bulk::{
     Bulk, BulkBegun, BulkCancel, BulkDetails, BulkIdentity, BulkItem, BulkPreview, BulkReason, BulkRequest, BulkResume,
-    BulkSource, BulkUndo, GoOn, ListBulkItems, ListBulks,
+    BulkSource, BulkUndo, ListBulkItems, ListBulks, ResumeBulk,
 };
 use patchbay_api::operation::Endpoint;
 use patchbay_model::filter::Filter;
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::{BulkRow, NewBulk, Store};
 use serde_json::{Value, json};
 
-use super::{Bulks, Plan, Show, plan_of};
+use super::{BulkJobs, Plan, Show, plan_of};
 use crate::actions::{Actions, Caller};
 use crate::error::Error;
 use crate::plugins::Plugins;
 use crate::queues::Catalog;
 use crate::{Parts, redacted};
 
-/// Operations or items of a page unless it says otherwise.
+/// Default number of operations or items of a page.
 const DEFAULT_LIMIT: u16 = 50;
 const MAX_LIMIT: u16 = 200;
 const ITEM_STATES: [&str; 6] = ["pending", "done", "skipped", "failed", "restored", "lost"];
 
-/// Use cases of bulk operations.
 #[derive(Clone)]
 pub struct BulkOperations {
     broker: Broker,
     store: Store,
     plugins: Arc<Plugins>,
-    bulks: Arc<Bulks>,
+    bulks: Arc<BulkJobs>,
     actions: Actions,
     catalog: Catalog,
 }
@@ -48,7 +47,7 @@ impl BulkOperations {
         }
     }
 
-    /// Begins an operation, or says what it would do.
+    /// Begins an operation, or previews it.
     pub async fn begin(&self, who: &Caller, request: BulkRequest) -> Result<BulkBegun, Error> {
         let plan = plan_of(&request).map_err(Error::invalid)?;
         if let Some(queue) = &plan.filter.queue {
@@ -67,7 +66,7 @@ impl BulkOperations {
             Ok::<_, Error>(BulkBegun::Bulk(Box::new(self.view(row))))
         };
         let (action, target) = (format!("bulk.{}", plan.kind.as_str()), format!("bulk/{id}"));
-        // The row has the filter, whose values may be personal.
+        // Record the number of its row only: the row has the filter, whose values may be personal.
         let numbered = |_: &BulkBegun| json!({ "bulk": id });
         self.actions.record_action(&who.actor, &action, &target, details(&plan, &request), act, numbered).await
     }
@@ -90,7 +89,7 @@ impl BulkOperations {
         self.actions.record_action(&who.actor, "bulk.reveal", "preview", details, preview, named).await
     }
 
-    /// The newest first.
+    /// Newest first.
     pub async fn list(&self, part: ListBulks) -> Result<Page<Bulk>, Error> {
         let (before, limit) = page_of(part.cursor, part.limit)?;
         let mut rows = self.store.bulks(self.broker.prefix(), before, limit as i64 + 1).await?;
@@ -107,7 +106,6 @@ impl BulkOperations {
         Ok(BulkDetails { bulk, reasons: reasons.collect() })
     }
 
-    /// The jobs of an operation.
     pub async fn items(&self, id: i64, which: ListBulkItems) -> Result<Page<BulkItem>, Error> {
         let (behind, limit) = page_of(which.cursor, which.limit)?;
         let state = which.state.as_deref();
@@ -127,7 +125,7 @@ impl BulkOperations {
         self.change::<BulkCancel>(who, id, json!({}), act).await
     }
 
-    pub async fn resume(&self, who: &Caller, id: i64, GoOn { first }: GoOn) -> Result<Bulk, Error> {
+    pub async fn resume(&self, who: &Caller, id: i64, ResumeBulk { first }: ResumeBulk) -> Result<Bulk, Error> {
         if first == Some(0) {
             return Err(Error::invalid("first: at least one"));
         }
@@ -189,7 +187,7 @@ impl BulkOperations {
         })
     }
 
-    /// Without values of job data that are hidden.
+    /// Hidden values of job data are redacted.
     fn view(&self, mut row: BulkRow) -> Bulk {
         if let Ok(filter) = serde_json::from_value::<Filter>(row.filter.clone()) {
             let redaction = self.plugins.redaction_of(filter.queue.as_ref());
@@ -219,7 +217,7 @@ impl BulkOperations {
     }
 }
 
-/// What is meant, without what may be personal.
+/// What is recorded of the request, without values that may be personal.
 fn details(plan: &Plan, request: &BulkRequest) -> Value {
     let (set, unset) = plan.edits.as_ref().map(|edits| edits.paths()).unwrap_or_default();
     json!({
@@ -228,7 +226,8 @@ fn details(plan: &Plan, request: &BulkRequest) -> Value {
     })
 }
 
-/// Where a page begins, and how many it has. One more row tells whether there is another page.
+/// The cursor and the number of rows of a page. One more row is read, which shows whether there is
+/// another page.
 fn page_of(cursor: Option<String>, limit: Option<u16>) -> Result<(Option<i64>, usize), Error> {
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {

@@ -1,4 +1,4 @@
-//! What an operator asks for, and whether it can be meant.
+//! Turns a request for a bulk operation into a plan, and refuses requests that make no sense.
 
 use patchbay_api::bulk::{BulkIdentity, BulkKind, BulkRequest, BulkSource};
 use patchbay_model::DataPath;
@@ -9,16 +9,14 @@ use patchbay_store::BulkRow;
 
 use super::edit::{Edits, Path};
 
-/// Paths that one operation changes: each costs a reading of every job's data.
+/// Most paths that one operation changes: each needs another parse of every job's data.
 const MAX_EDITS: usize = 32;
 /// Of one value that is set.
 const MAX_VALUE_BYTES: usize = 64 << 10;
-/// For the audit trail, and for whoever reads it a year later.
+/// In characters. It goes to the record of actions, and is read there a year later.
 const MAX_REASON: usize = 500;
 
-/// An operation that can be carried out.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct Plan {
     pub kind: BulkKind,
     pub filter: Filter,
@@ -28,7 +26,7 @@ pub struct Plan {
     pub edits: Option<Edits>,
 }
 
-/// Whether the operation can be meant. The error is for its author.
+/// The error text is for the author of the request.
 pub fn plan_of(request: &BulkRequest) -> Result<Plan, String> {
     match (request.filter.is_everything(), request.everything) {
         (true, false) => {
@@ -80,7 +78,8 @@ fn edits_of(request: &BulkRequest) -> Result<Option<Edits>, String> {
     }
     let mut edits = Edits::default();
     for (path, value) in &request.set {
-        // Its depth: what is too deep for a reader of JSON must not get into a job.
+        // Parsing also checks the depth: a value that is too deep for JSON readers must not get
+        // into a job.
         if value.get().len() > MAX_VALUE_BYTES || serde_json::from_str::<serde_json::Value>(value.get()).is_err() {
             return Err(format!("{path}: a value has at most {MAX_VALUE_BYTES} bytes and nests less than 128 levels"));
         }
@@ -136,7 +135,7 @@ impl Plan {
         }
     }
 
-    /// As it was stored.
+    /// Reads a plan from its row.
     pub(super) fn of(row: &BulkRow) -> Result<Self, String> {
         let unreadable = |error: serde_json::Error| format!("the operation cannot be read: {error}");
         let word = |text: &str| serde_json::Value::from(text);
@@ -156,7 +155,7 @@ impl Plan {
     }
 }
 
-/// Whether only the history can tell which jobs are meant.
+/// Whether only the history can evaluate the filter.
 pub(super) fn asks_history(filter: &Filter) -> bool {
     filter.outcome.is_some()
         || filter.verdict.is_some()

@@ -1,4 +1,5 @@
-//! The page that Prometheus reads at /metrics: asks everybody for their numbers and writes them in Prometheus's text format, 0.0.4.
+//! The page that Prometheus reads at /metrics: collects the numbers and writes them in Prometheus's
+//! text format, 0.0.4.
 
 mod standing;
 
@@ -11,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use patchbay_api::breakers::BreakerView;
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{PluginName, QueueName};
-use patchbay_queue::{Census, QueueOverview, Queues};
+use patchbay_queue::{Broker, QueueOverview, ServerStats};
 use patchbay_runtime::{Pool, Runtime};
 use patchbay_store::{PlacesTaken, PluginSql, Store};
 use patchbay_telemetry::DroppedLines;
@@ -27,71 +28,56 @@ use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
 use prometheus_client::registry::{Registry, Unit};
 
 use self::standing::Standing;
-use crate::alert::AlertWatch;
-use crate::alert::rule::RULES;
+use crate::alerts::AlertWatch;
+use crate::alerts::rule::RULES;
 use crate::breakers::{OutsideHosts, STATES as BREAKER_STATES};
-use crate::bulk::Bulks;
+use crate::bulk::BulkJobs;
 use crate::health::{Health, Probe};
 use crate::plugins::Plugins;
 
 pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 
-/// Longest wait for Redis's numbers: a scrape has some seconds, and the probes have theirs at the same time.
+/// Longest wait for Redis's numbers: a scrape has some seconds, and the probes have the same limit
+/// at the same time.
 const REDIS_LIMIT: Duration = Duration::from_millis(1_500);
-/// Likewise, on Postgres for groups of dead letters.
+/// Longest wait for Postgres's groups of dead letters.
 const STORE_LIMIT: Duration = REDIS_LIMIT;
 
-/// What a scrape looks at.
 pub struct Sources {
-    /// What fires, and what was told.
     pub alerts: Arc<AlertWatch>,
-    /// Numbers per revision.
     pub meters: Arc<Meters>,
-    /// Attempts by queue.
     pub attempts: Arc<AttemptMeters>,
-    /// HTTP.
     pub requests: Arc<RequestMeters>,
-    /// What became of spans.
     pub spans: Arc<Counts>,
-    /// The pool of connections, and dead letters.
     pub store: Store,
-    /// Active revisions, and the pool.
     pub runtime: Arc<Runtime>,
-    /// Jobs that run.
     pub workers: Arc<Workers>,
-    /// When this host last looked at Postgres.
     pub plugins: Arc<Plugins>,
-    /// Breakers.
     pub outside: Arc<OutsideHosts>,
     /// Database connections of plugins.
     pub sql: PluginSql,
-    /// Plugins that stand still.
     pub quarantine: Arc<Quarantine>,
-    /// Postgres and Redis.
     pub health: Arc<Health>,
-    /// Redis.
-    pub queues: Queues,
-    /// Operations on many jobs.
-    pub bulks: Arc<Bulks>,
-    /// At once over all queues.
+    pub queues: Broker,
+    pub bulks: Arc<BulkJobs>,
+    /// Most jobs that run at once over all queues.
     pub max_jobs: usize,
-    /// Lines of the log that nobody has read in time.
+    /// Lines of the log that were dropped because nobody read them in time.
     pub dropped_lines: DroppedLines,
 }
 
-/// The page.
 pub struct Exposition {
     sources: Sources,
     started: SystemTime,
 }
 
 impl Exposition {
-    /// The process has just started.
+    /// Takes the present time as the start of the process.
     pub fn new(sources: Sources) -> Self {
         Self { sources, started: SystemTime::now() }
     }
 
-    /// The page as it is now. Asks Postgres and Redis within the limit of a health probe each.
+    /// Writes the page. Asks Postgres and Redis, each within the limit of a health probe.
     pub async fn text(&self) -> Result<String, fmt::Error> {
         let Sources {
             alerts,
@@ -124,7 +110,7 @@ impl Exposition {
                 let active = runtime.registry().snapshot();
                 active.iter().map(|revision| revision.plugin().clone()).collect()
             },
-            standing_still: quarantine.standing_still(),
+            quarantined_plugins: quarantine.quarantined_plugins(),
             quarantines: quarantine.begun(),
             firing: alerts.firing(),
             told: alerts.deliveries(),
@@ -160,12 +146,12 @@ impl Exposition {
         Ok(text)
     }
 
-    /// How the queues of active and quarantined plugins stand in Redis.
-    async fn queues(&self) -> Option<(Vec<QueueOverview>, Census)> {
+    /// Reads from Redis the state of the queues of active and quarantined plugins.
+    async fn queues(&self) -> Option<(Vec<QueueOverview>, ServerStats)> {
         let Sources { plugins, queues, attempts, quarantine, .. } = &self.sources;
         let mut names = plugins.queues();
         for queue in &names {
-            // From now on, at zero.
+            // The queue has series from now on, with zeros.
             attempts.of(queue);
         }
         names.extend(quarantine.queues());
@@ -176,19 +162,19 @@ impl Exposition {
     }
 }
 
-/// One scrape's numbers.
+/// The numbers of one scrape.
 #[derive(Debug)]
 struct Page {
     revisions: Vec<(Arc<RevisionMeters>, bool)>,
     breakers: Vec<BreakerView>,
     sql: HashMap<PluginName, (PlacesTaken, u64)>,
-    /// Active here.
+    /// Plugins that are active in this process.
     plugins: BTreeSet<PluginName>,
-    standing_still: BTreeSet<PluginName>,
+    quarantined_plugins: BTreeSet<PluginName>,
     quarantines: HashMap<(PluginName, OutcomeKind), u64>,
     /// By rule and severity.
     firing: BTreeMap<(String, String), u64>,
-    /// By channel and result.
+    /// Delivered alert messages by channel and result.
     told: BTreeMap<(&'static str, &'static str), u64>,
     pool: Pool,
     jobs: Vec<(QueueName, usize)>,
@@ -196,7 +182,7 @@ struct Page {
     unsettled: [(&'static str, u64); 3],
     probe: Probe,
     standing: Standing,
-    /// Open groups by queue; none while Postgres is away.
+    /// Open groups by queue. Empty while Postgres is away.
     dead_letters: Vec<(String, i64)>,
     bulk_jobs: Vec<(&'static str, &'static str, u64)>,
     converged_ago: Option<Duration>,
@@ -205,7 +191,7 @@ struct Page {
     started: SystemTime,
 }
 
-/// Of a revision's series.
+/// The labels of a revision's series.
 fn labels<'a, const N: usize>(meters: &'a RevisionMeters, more: [(&'a str, &'a str); N]) -> Labels<'a> {
     [("plugin", meters.plugin.as_str()), ("revision", meters.revision.as_str())].into_iter().chain(more).collect()
 }
@@ -319,7 +305,7 @@ impl Page {
     }
 
     fn sql(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        // Of plugins without a login, too: that they have none in use is true.
+        // Plugins without a login are included: they use no connections, and 0 says so.
         let each = |value: fn(&(PlacesTaken, u64)) -> u64| {
             let of = move |plugin| self.sql.get(plugin).map_or(0, value);
             self.plugins.iter().map(move |plugin| (vec![("plugin", plugin.as_str())], of(plugin)))
@@ -352,9 +338,9 @@ impl Page {
     }
 
     fn quarantines(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let known = self.plugins.union(&self.standing_still);
-        let still =
-            known.map(|plugin| (vec![("plugin", plugin.as_str())], u32::from(self.standing_still.contains(plugin))));
+        let known = self.plugins.union(&self.quarantined_plugins);
+        let still = known
+            .map(|plugin| (vec![("plugin", plugin.as_str())], u32::from(self.quarantined_plugins.contains(plugin))));
         family(
             encoder,
             "patchbay_plugin_quarantined",
@@ -362,7 +348,7 @@ impl Page {
             None,
         )
         .gauges(still)?;
-        let begun = self.plugins.union(&self.standing_still).flat_map(|plugin| {
+        let begun = self.plugins.union(&self.quarantined_plugins).flat_map(|plugin| {
             CRASHES.map(|kind| {
                 let count = self.quarantines.get(&(plugin.clone(), kind)).copied().unwrap_or(0);
                 (vec![("plugin", plugin.as_str()), ("reason", kind.as_str())], count)
@@ -373,7 +359,8 @@ impl Page {
     }
 
     fn alerts(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        // Rules that do not fire, too: that nothing fires must be told from nobody looking.
+        // Rules that do not fire are included, so that "nothing fires" differs from "nobody
+        // evaluates".
         let quiet = RULES.iter().filter(|rule| !self.firing.keys().any(|(name, _)| name == rule.name));
         let quiet = quiet.map(|rule| (vec![("rule", rule.name), ("severity", rule.severity.as_str())], 0));
         let firing = self

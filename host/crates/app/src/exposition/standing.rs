@@ -1,4 +1,5 @@
-//! How things stand outside calls: queues in Redis, attempts by queue, HTTP, Redis's memory, the pool of Postgres.
+//! Numbers other than those of plugins' calls: queues in Redis, attempts by queue, HTTP, Redis's
+//! memory, the Postgres pool.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{QueueName, RevisionDigest};
-use patchbay_queue::{Census, QueueOverview};
+use patchbay_queue::{QueueOverview, ServerStats};
 use patchbay_store::PoolUsage;
 use patchbay_telemetry::metrics::family::{Labels, family};
 use patchbay_telemetry::metrics::requests::RouteReading;
@@ -18,16 +19,16 @@ use patchbay_work::meters::attempts::{QueueMeters, VERDICTS};
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 
-/// One scrape's.
+/// The numbers of one scrape.
 #[derive(Debug)]
 pub(super) struct Standing {
-    /// Of Redis, for all hosts; absent when it did not answer.
-    pub(super) queues: Option<(Vec<QueueOverview>, Census)>,
+    /// From Redis, for all hosts. `None` when Redis did not answer.
+    pub(super) queues: Option<(Vec<QueueOverview>, ServerStats)>,
     pub(super) attempts: Vec<(QueueName, Arc<QueueMeters>)>,
     pub(super) requests: Vec<RouteReading>,
     pub(super) spans: Arc<Counts>,
     pub(super) pool: PoolUsage,
-    /// For a connection of it; absent when Postgres did not answer.
+    /// Wait for a connection of the pool. `None` when Postgres did not answer.
     pub(super) pool_wait: Option<Duration>,
     pub(super) activated: HashMap<RevisionDigest, DateTime<Utc>>,
 }

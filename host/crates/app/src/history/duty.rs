@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::{Months, Utc};
-use patchbay_queue::Queues;
+use patchbay_queue::Broker;
 use patchbay_store::{Duty, KeepAttempts, Lead, Store};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -24,7 +24,7 @@ const GAP_AFTER: Duration = Duration::from_secs(5);
 const MONTHS_AHEAD: u32 = 1;
 
 /// Runs until cancelled.
-pub async fn run(store: Store, queues: Queues, keep: KeepAttempts, stop: CancellationToken) {
+pub async fn run(store: Store, queues: Broker, keep: KeepAttempts, stop: CancellationToken) {
     let claim = store.singleton(Duty::History);
     let duty = LookAfter { store, queues, keep, looked: None };
     rounds::run(claim, ROUND, "the history is not looked after", stop, duty).await;
@@ -32,7 +32,7 @@ pub async fn run(store: Store, queues: Queues, keep: KeepAttempts, stop: Cancell
 
 struct LookAfter {
     store: Store,
-    queues: Queues,
+    queues: Broker,
     keep: KeepAttempts,
     /// At partitions and at what is old.
     looked: Option<Instant>,
@@ -51,7 +51,7 @@ impl Rounds for LookAfter {
     }
 }
 
-async fn fill_gaps(lead: &mut Lead<'_>, queues: &Queues) -> anyhow::Result<()> {
+async fn fill_gaps(lead: &mut Lead<'_>, queues: &Broker) -> anyhow::Result<()> {
     let oldest = queues.attempts_waiting_for().await?.unwrap_or_default();
     loop {
         let (filled, more) = lead.fill_gaps(oldest + GAP_AFTER).await?;

@@ -1,11 +1,11 @@
-//! Erasing as operators ask for it.
+//! Use cases of erasing: checks and records what operators ask for.
 
 use patchbay_api::history::{Erase, Erasure, HistoryErase};
 use patchbay_model::data_path::MAX_VALUE_BYTES;
 use patchbay_model::redaction::Mask;
 use serde_json::json;
 
-use super::{Asker, Erasing, History, Wanted};
+use super::{EraseTarget, Erasing, History, Requester};
 use crate::actions::Caller;
 use crate::error::Error;
 
@@ -13,7 +13,7 @@ use crate::error::Error;
 const MAX_REASON: usize = 500;
 
 impl History {
-    /// Erases a person's data, or a job, or says what that would erase.
+    /// Erases a person's data or a job, or previews that.
     pub async fn erase(&self, who: &Caller, request: Erase) -> Result<Erasure, Error> {
         let wanted = wanted(&request)?;
         if let Some(queue) = &wanted.queue {
@@ -25,7 +25,7 @@ impl History {
         if request.dry_run {
             return Ok(Erasure { undeclared, ..erasing.preview(&wanted).await? });
         }
-        // The value is what is to be forgotten: the record names it by a keyed hash only.
+        // The value is what must be erased, so the record holds only its keyed hash.
         let term = match &wanted.person {
             Some((path, value)) => Some(hex::encode(self.store.term_key().await?.term(path, value))),
             None => None,
@@ -46,14 +46,14 @@ impl History {
             _ => "history".to_owned(),
         };
         let act = async {
-            let asker = Asker { actor: &who.actor, reason: request.reason.trim() };
+            let asker = Requester { actor: &who.actor, reason: request.reason.trim() };
             Ok(Erasure { undeclared, ..erasing.erase(&wanted, asker).await? })
         };
         self.actions.record_as::<HistoryErase, _>(who, &target, details, act, counts).await
     }
 }
 
-fn wanted(asked: &Erase) -> Result<Wanted, Error> {
+fn wanted(asked: &Erase) -> Result<EraseTarget, Error> {
     let person = match (&asked.path, &asked.value) {
         (Some(path), Some(value)) if (1..=MAX_VALUE_BYTES).contains(&value.len()) && !value.contains('\0') => {
             Some((path.clone(), value.clone()))
@@ -84,5 +84,5 @@ fn wanted(asked: &Erase) -> Result<Wanted, Error> {
     if asked.value.as_ref().is_some_and(names) {
         return Err(Error::invalid("reason: it stays in the record, so it must not hold the value that is erased"));
     }
-    Ok(Wanted { person, queue: asked.queue.clone(), job: asked.job.clone(), unfinished: asked.unfinished })
+    Ok(EraseTarget { person, queue: asked.queue.clone(), job: asked.job.clone(), unfinished: asked.unfinished })
 }

@@ -13,9 +13,9 @@ use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
 use patchbay_model::attempt::{AttemptRecord, Source, VerdictKind};
 use patchbay_model::job::JobKey;
-use patchbay_model::mirror::MirrorPlace;
+use patchbay_model::mirror_cursor::MirrorCursor;
 use patchbay_model::outcome::OutcomeKind;
-use patchbay_queue::{EndedElsewhere, Gone, QueueError, Queues, Sighted};
+use patchbay_queue::{Broker, EndedElsewhere, QueueError, RemovedAtEnd, SeenJobs};
 use patchbay_store::{Duty, Lead, NewAttempt, Store};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -38,7 +38,7 @@ const SOMEBODY: &str = "elsewhere";
 const FAILED: &str = "failed";
 
 /// Runs until cancelled.
-pub async fn run(store: Store, queues: Queues, plugins: Arc<Plugins>, every: Duration, stop: CancellationToken) {
+pub async fn run(store: Store, queues: Broker, plugins: Arc<Plugins>, every: Duration, stop: CancellationToken) {
     let claim = store.singleton(Duty::Mirror);
     let mirror = Mirror { store, queues, plugins, every, walked: None, turn: VecDeque::new(), sighted: HashMap::new() };
     let failing = "what other workers ran is not copied to the history";
@@ -47,20 +47,20 @@ pub async fn run(store: Store, queues: Queues, plugins: Arc<Plugins>, every: Dur
 
 struct Mirror {
     store: Store,
-    queues: Queues,
+    queues: Broker,
     plugins: Arc<Plugins>,
     every: Duration,
     walked: Option<Instant>,
     /// Every queue; the first is the next to be looked at.
     turn: VecDeque<QueueName>,
-    sighted: HashMap<QueueName, Sighted>,
+    sighted: HashMap<QueueName, SeenJobs>,
 }
 
 #[async_trait]
 impl Rounds for Mirror {
     async fn round(&mut self, lead: &mut Lead<'_>) -> anyhow::Result<()> {
         self.find_queues().await?;
-        let places = lead.mirror_places(self.queues.prefix()).await?;
+        let places = lead.mirror_cursors(self.queues.prefix()).await?;
         let mut read = 0;
         for _ in 0..self.turn.len() {
             if read >= MOST_PER_ROUND {
@@ -95,8 +95,8 @@ impl Mirror {
     async fn look_at(
         &self,
         queue: &QueueName,
-        place: Option<&MirrorPlace>,
-        sighted: &mut Sighted,
+        place: Option<&MirrorCursor>,
+        sighted: &mut SeenJobs,
         lead: &mut Lead<'_>,
     ) -> anyhow::Result<usize> {
         let found = match self.queues.ended_elsewhere(queue, place, sighted).await {
@@ -135,7 +135,7 @@ impl Mirror {
         let children = self.queues.children_data(queue, &ids).await?;
         let redaction = self.plugins.redaction(queue);
         for ((job, data), children) in failed.into_iter().zip(data).zip(children) {
-            let (_, mask) = redaction.data_beside(&data, self.plugins.hidden_values(&children));
+            let (_, mask) = redaction.data_with_others(&data, self.plugins.hidden_values(&children));
             mask.hide(&mut job.failure);
         }
         Ok(ended)
@@ -168,7 +168,7 @@ fn of_job(prefix: &str, queue: &QueueName, job: EndedElsewhere) -> AttemptRecord
 }
 
 /// Without the time when it was made, which tells it from others of its id: the time of its end does.
-fn of_gone(prefix: &str, queue: &QueueName, end: Gone) -> AttemptRecord {
+fn of_gone(prefix: &str, queue: &QueueName, end: RemovedAtEnd) -> AttemptRecord {
     let key = JobKey { prefix: prefix.to_owned(), queue: queue.clone(), id: end.id, created_ms: 0 };
     record(key, end.ended_ms, end.failure)
 }

@@ -1,4 +1,4 @@
-//! What operators ask of the history, except for searching it and erasing.
+//! Use cases of the history, except for searching and erasing.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use patchbay_api::reveal::Reveal;
 use patchbay_model::job::trail_name;
 use patchbay_model::shell::word;
 use patchbay_model::{JobId, QueueName};
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::Store;
 use patchbay_work::body_budget::Recording;
 use serde_json::json;
@@ -27,13 +27,12 @@ use crate::{Parts, reveal};
 
 /// A hundred years.
 const MOST_DAYS: i32 = 36_500;
-/// Of one job; it ends once, and once more for each retry after that.
+/// Of one job. It has one body, and one more for each retry after its end.
 const MOST_BODIES: i64 = 20;
 /// Erasures of a page.
 const DEFAULT_LIMIT: u16 = 50;
 const MAX_LIMIT: u16 = 200;
 
-/// Use cases of the history.
 #[derive(Clone)]
 pub struct History {
     pub(super) broker: Broker,
@@ -56,7 +55,7 @@ impl History {
         }
     }
 
-    /// What waits, what the history holds, and for how long.
+    /// Shows how many attempts wait, what the history holds, and its retention.
     pub async fn status(&self) -> Result<Status, Error> {
         let Recording { attempts: enabled, .. } = self.parts.budget.recording();
         let no_bodies = self.parts.budget.no_bodies();
@@ -79,7 +78,6 @@ impl History {
         })
     }
 
-    /// How long attempts are kept.
     pub async fn retention(&self) -> Result<Retention, Error> {
         Ok(retention_view(self.store.retention(self.parts.keep).await?))
     }
@@ -108,7 +106,7 @@ impl History {
         self.actions.record::<HistoryResetRetention, _>(who, queue.as_str(), details, act).await
     }
 
-    /// Forgets what is older than it is to be kept, or says what that would be.
+    /// Deletes what is older than the retention allows, or previews that.
     pub async fn prune(&self, who: &Caller, Prune { dry_run }: Prune) -> Result<Pruned, Error> {
         let retention = self.store.retention(self.parts.keep).await?;
         if dry_run {
@@ -119,7 +117,7 @@ impl History {
         self.actions.record::<HistoryPrune, _>(who, "history", details, act).await
     }
 
-    /// The newest first.
+    /// Newest first.
     pub async fn erasures(&self, part: ListErasures) -> Result<Page<RecordedErasure>, Error> {
         let limit = part.limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
@@ -132,7 +130,7 @@ impl History {
         Ok(Page { items: rows.into_iter().map(erasure_view).collect(), next_cursor, partial: false })
     }
 
-    /// Data and results of a job; who reads them is recorded.
+    /// Reads data and results of a job. A reveal is recorded.
     pub async fn bodies(&self, who: &Caller, job: &JobPath, reveal: Reveal) -> Result<Vec<AttemptBody>, Error> {
         reveal::check(&reveal)?;
         let (queue, id): (QueueName, JobId) = (self.catalog.known(&job.queue).await?, job.id.parse()?);

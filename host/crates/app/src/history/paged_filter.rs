@@ -1,15 +1,14 @@
-//! The query of a search: a filter, and which page.
+//! The query of a search: a filter, a cursor and a limit.
 
 use patchbay_store::MAX_FOUND;
 
 use crate::Error;
 
-/// Rows of a page unless it says otherwise.
+/// Default number of rows of a page.
 const DEFAULT_LIMIT: usize = 50;
 
-/// A query, taken apart.
 pub(crate) struct PagedFilter {
-    /// All that is said beside the page.
+    /// All pairs of the query except those of the page.
     pub(crate) filter: Vec<(String, String)>,
     pub(crate) cursor: Option<String>,
     pub(crate) limit: usize,
@@ -31,7 +30,7 @@ impl PagedFilter {
         Ok(asked)
     }
 
-    /// Takes out what is no part of a filter.
+    /// Takes a pair out of the query that is not part of a filter.
     pub(crate) fn take(&mut self, key: &str) -> Option<String> {
         let at = self.filter.iter().position(|(name, _)| name == key)?;
         Some(self.filter.remove(at).1)

@@ -1,9 +1,11 @@
 //! Copies finished attempts from the Redis stream to Postgres.
 //!
-//! On the way, data and results are sealed, and backtraces get files and lines where the plugin's file carries debug information, in Postgres
-//! and in the job's own `stacktrace`: the job has settled by then, and nobody waits. Acknowledges after the commit, so a kill at any point
-//! repeats a batch instead of losing it, and repeating changes nothing. While Postgres is away, or its disk full, the stream grows; jobs go
-//! on. What nobody can ever read or store is set aside in Redis, so that it holds up nothing and is not lost.
+//! On the way, data and results are sealed. Where the plugin's file has debug information,
+//! backtraces get files and lines, both in Postgres and in the job's own `stacktrace`; the job has
+//! settled by then, so nothing waits for that. The recorder acknowledges after the commit: a kill
+//! at any point repeats a batch instead of losing it, and repeating changes nothing. While Postgres
+//! is away or its disk is full, the stream grows and jobs go on. An entry that cannot be read or
+//! stored is set aside in Redis, so that it blocks nothing and is not lost.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,23 +20,26 @@ use patchbay_store::{NewAttempt, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::Bodies;
+use super::SealedBodies;
 
-/// Rows per insert: large enough to keep up with thousands of jobs per second, small enough to commit in milliseconds.
+/// Rows per insert: large enough to keep up with thousands of jobs per second, small enough to
+/// commit in milliseconds.
 const BATCH: usize = 500;
 /// Bytes per insert, and about what is read at once.
 const BATCH_BYTES: usize = 8 << 20;
-/// After a batch that was not full, so that the next one is worth its statement and its commit: a row in a batch of a few costs several times
-/// what it costs in one of hundreds, and the jobs pay for it. Longest delay of an attempt on its way.
+/// Pause after a batch that was not full, so that the next one is worth its statement and commit: a
+/// row in a small batch costs several times what it costs among hundreds, and the jobs pay for it.
+/// This is also the longest delay that batching adds to an attempt.
 const GATHER: Duration = Duration::from_millis(50);
-/// Wait after an error; both sides reconnect by themselves meanwhile.
+/// Pause after an error. Both clients reconnect by themselves meanwhile.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
-/// Debug information is megabytes per revision; more revisions than this rarely fail at the same time.
+/// Revisions whose debug information is held. It takes megabytes per revision, and more of them
+/// rarely fail at the same time.
 const MAX_SYMBOLS: usize = 4;
 
 /// Runs until cancelled.
-pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<Bodies>, stop: CancellationToken) {
+pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<SealedBodies>, stop: CancellationToken) {
     let mut recorder = Recorder::new(stream, &store, &bodies);
     while !stop.is_cancelled() {
         let step = async {
@@ -54,8 +59,9 @@ pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<Bodies>, stop:
     }
 }
 
-/// Copies what is there, for the end of a drain and for tests. Gives the number of entries taken from the stream.
-pub async fn flush(stream: AttemptReader, store: &Store, bodies: &Bodies) -> anyhow::Result<usize> {
+/// Copies what is in the stream, for the end of a drain and for tests. Returns the number of
+/// entries taken.
+pub async fn flush(stream: AttemptReader, store: &Store, bodies: &SealedBodies) -> anyhow::Result<usize> {
     let mut total = 0;
     let mut recorder = Recorder::new(stream, store, bodies);
     loop {
@@ -66,27 +72,26 @@ pub async fn flush(stream: AttemptReader, store: &Store, bodies: &Bodies) -> any
     }
 }
 
-/// A step of the recorder.
+/// The result of one step.
 struct Copied {
-    /// Entries taken from the stream.
     taken: usize,
-    /// As many as were asked for: there may be more.
+    /// Whether as many entries came as were asked for: there may be more.
     is_full: bool,
 }
 
 struct Recorder<'a> {
     stream: AttemptReader,
     store: &'a Store,
-    bodies: &'a Bodies,
+    bodies: &'a SealedBodies,
     backtraces: Backtraces<'a>,
-    /// Months that have their partitions.
+    /// Months whose partitions exist.
     months: HashSet<(i32, u32)>,
-    /// Entries to read at once: fewer while they are large.
+    /// Entries to read at once. Fewer while they are large.
     batch: usize,
 }
 
 impl<'a> Recorder<'a> {
-    fn new(stream: AttemptReader, store: &'a Store, bodies: &'a Bodies) -> Self {
+    fn new(stream: AttemptReader, store: &'a Store, bodies: &'a SealedBodies) -> Self {
         Self { stream, store, bodies, backtraces: Backtraces::new(store), months: HashSet::new(), batch: BATCH }
     }
 
@@ -120,7 +125,7 @@ impl<'a> Recorder<'a> {
                     records.push(record);
                     ids.push(id);
                 }
-                // Written by something else than a Patchbay: keeping it would block the stream for ever.
+                // Not written by Patchbay. Keeping the entry would block the stream for ever.
                 Err(reason) => {
                     error!(entry = id, %reason, "an entry of the attempt stream cannot be read, and is set aside");
                     self.stream.set_aside(&id, &reason).await?;
@@ -138,7 +143,7 @@ impl<'a> Recorder<'a> {
             self.stream.ack(ids).await?;
         }
         for (job, old, new) in better {
-            // Only Bull Board's view of it: the record has it already.
+            // This trace is only for Bull Board: the record has it already.
             if let Err(error) = self.stream.replace_trace(&job, &old, &new).await {
                 debug!(%error, job = %job.id, "its stack trace keeps names only");
                 break;
@@ -147,7 +152,8 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
-    /// A month that nobody has foreseen: without its own partition it would stand among those of wrong clocks.
+    /// Makes partitions of months that the duty has not made. Without its own partition, a record
+    /// would go to the one for records with wrong clocks.
     async fn make_months(&mut self, records: &[AttemptRecord]) -> Result<(), StoreError> {
         let month = |record: &AttemptRecord| (record.finished_at.year(), record.finished_at.month());
         let new = records.iter().filter(|record| !self.months.contains(&month(record)));
@@ -162,13 +168,13 @@ impl<'a> Recorder<'a> {
     }
 }
 
-/// About what a record takes in an insert.
+/// About how many bytes a record takes in an insert.
 fn size(record: &AttemptRecord) -> usize {
     let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     text(&record.message) + text(&record.stack) + record.body.as_ref().map_or(0, patchbay_model::attempt::Body::bytes)
 }
 
-/// Pieces of about [`BATCH_BYTES`].
+/// Splits into pieces of about [`BATCH_BYTES`].
 fn pieces<'a>(
     mut attempts: &'a [NewAttempt],
     mut ids: &'a [String],
@@ -189,8 +195,9 @@ fn pieces<'a>(
     })
 }
 
-/// In one statement. When Postgres refuses that for what is in it, each by itself: a record that nobody will ever be able to store must not
-/// hold up the rest. Gives the places of those, and why.
+/// Records all in one statement. When Postgres refuses it for its content, records each by itself,
+/// so that a record that can never be stored does not block the rest. Returns the positions of
+/// those records, with the reason.
 pub async fn record(store: &Store, attempts: &[NewAttempt]) -> Result<Vec<(usize, String)>, StoreError> {
     match store.record_attempts(attempts).await {
         Err(StoreError::Refused(_) | StoreError::Unstorable(_)) => {}
@@ -225,7 +232,8 @@ impl<'a> Backtraces<'a> {
         if let (Some(stack), Some(revision)) = (&record.stack, record.revision)
             && let Some(symbols) = self.symbols(revision).await
         {
-            // Computing, fifty frames each for a batch of panics: not on the threads that answer health probes.
+            // This computes, up to fifty frames per panic of a batch, so it does not run on the
+            // threads that answer health probes.
             let names = stack.clone();
             let resolved = tokio::task::spawn_blocking(move || symbols.resolve(&names)).await;
             record.stack = resolved.ok().or(record.stack);
@@ -233,7 +241,8 @@ impl<'a> Backtraces<'a> {
         record
     }
 
-    /// Without them a backtrace keeps its names: no reason to lose the record.
+    /// `None` when the symbols cannot be had: the backtrace keeps its names, and the record is not
+    /// lost.
     async fn symbols(&mut self, revision: RevisionDigest) -> Option<Arc<Symbols>> {
         if let Some(known) = self.known.get(&revision) {
             return known.clone();

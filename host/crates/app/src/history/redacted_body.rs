@@ -1,24 +1,21 @@
-//! Data and results as people may see them: opened, and without what the queue's manifest redacts.
+//! Opens data and results for readers, without what the queue's manifest redacts.
 
 use std::collections::BTreeMap;
 
 use patchbay_model::job::JobKey;
 use patchbay_model::{QueueName, Redaction};
-use patchbay_queue::{QueueError, Queues};
+use patchbay_queue::{Broker, QueueError};
 use patchbay_store::{BodyRow, StoreError};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Bodies, Unopened};
+use super::{SealedBodies, Unopened};
 use crate::plugins::Plugins;
 
-/// Data and result of an attempt as they may be shown.
 #[derive(Debug, Serialize)]
 pub(crate) struct RedactedBody {
-    /// The job's data.
     pub data: Option<Box<RawValue>>,
-    /// What it returned.
     pub result: Option<Box<RawValue>>,
     /// Why neither is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,31 +28,28 @@ impl RedactedBody {
     }
 }
 
-/// Why a body cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// Postgres.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Redis.
     #[error(transparent)]
     Queue(#[from] QueueError),
 }
 
-/// Opens for one reader; what queues redact is asked once.
+/// Opens bodies for one reader. Reads the redaction of each queue once.
 pub(crate) struct Reader<'a> {
-    bodies: &'a Bodies,
+    bodies: &'a SealedBodies,
     plugins: &'a Plugins,
-    queues: &'a Queues,
-    /// Show what is hidden, too.
+    queues: &'a Broker,
+    /// Whether redacted values are shown, too.
     reveal: bool,
-    /// Absent for a queue that no manifest names.
+    /// `None` for a queue that no manifest names.
     redactions: BTreeMap<String, Option<Redaction>>,
 }
 
 impl<'a> Reader<'a> {
-    /// Who reveals what is hidden is to be recorded.
-    pub(crate) fn new(bodies: &'a Bodies, plugins: &'a Plugins, queues: &'a Queues, reveal: bool) -> Self {
+    /// With `reveal`, the caller must record who reads.
+    pub(crate) fn new(bodies: &'a SealedBodies, plugins: &'a Plugins, queues: &'a Broker, reveal: bool) -> Self {
         Self { bodies, plugins, queues, reveal, redactions: BTreeMap::new() }
     }
 
@@ -83,9 +77,10 @@ impl<'a> Reader<'a> {
                 RedactedBody { data: json(body.data), result: body.result.and_then(json), withheld: None }
             }
             Ok(body) => {
-                // A parent sees its children's results, whose values are known while Redis has them.
+                // A parent sees its children's results. Their hidden values are known while Redis
+                // has the children.
                 let told = self.queues.children_data(&job.queue, &[job.id.as_str()]).await?.concat();
-                let (data, mask) = redaction.data_beside(&body.data, self.plugins.hidden_values(&told));
+                let (data, mask) = redaction.data_with_others(&body.data, self.plugins.hidden_values(&told));
                 let result = body.result.map(|result| redaction.document(&result, &mask).text.into_owned());
                 RedactedBody { data: json(data.text.into_owned()), result: result.and_then(json), withheld: None }
             }
@@ -95,7 +90,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// As it was written where nothing is hidden; what is no JSON as a text.
+/// Keeps valid JSON as it was written, and makes a JSON string of anything else.
 fn json(text: String) -> Option<Box<RawValue>> {
     let quoted = |text: &str| RawValue::from_string(Value::from(text).to_string()).ok();
     serde_json::from_str(&text).ok().or_else(|| quoted(&text))

@@ -1,4 +1,4 @@
-//! Rows of the history as answers show them.
+//! Views of the history's rows.
 
 use patchbay_api::attempts::Attempt;
 use patchbay_api::history::{
@@ -9,7 +9,6 @@ use patchbay_model::attempt::OutsideCall;
 use patchbay_store::{AttemptRow, ErasureRow, FoundRow, KeepAttempts, PartitionRow, PrunedRow};
 use serde_json::Value;
 
-/// An attempt.
 pub(crate) fn attempt_view(row: AttemptRow) -> Attempt {
     Attempt {
         calls: row.calls.map(calls),
@@ -34,7 +33,7 @@ pub(crate) fn attempt_view(row: AttemptRow) -> Attempt {
     }
 }
 
-/// Calls to the outside, as they are stored.
+/// Reads outside calls in their stored form.
 pub(crate) fn calls(stored: Value) -> Vec<OutsideCall> {
     serde_json::from_value(stored).unwrap_or_else(|error| {
         tracing::error!(%error, "outside calls of an attempt cannot be read");
@@ -42,7 +41,6 @@ pub(crate) fn calls(stored: Value) -> Vec<OutsideCall> {
     })
 }
 
-/// An attempt that was looked for.
 pub(crate) fn found_view(row: FoundRow) -> FoundAttempt {
     FoundAttempt {
         queue: row.queue,

@@ -9,53 +9,50 @@ use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The list of contents, as a file of the archive.
+/// File name of the list of contents.
 const CONTENTS: &str = "contents.json";
 
 /// One file of the archive, or why it is missing.
 #[derive(Debug)]
 pub struct BundleFile {
-    /// File name.
     pub name: &'static str,
-    /// What it tells.
+    /// What the file contains.
     pub about: &'static str,
-    /// Bytes, or the reason.
+    /// Bytes, or why they are missing.
     pub content: Result<Vec<u8>, String>,
 }
 
-/// A line of the list of contents.
+/// An entry of the list of contents.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Entry {
-    /// File name.
     pub name: String,
-    /// What it tells.
+    /// What the file contains.
     pub about: String,
-    /// Size; absent when it is missing.
+    /// Size. `None` when the file is missing.
     pub bytes: Option<usize>,
-    /// Why.
+    /// Why the file is missing.
     pub missing: Option<String>,
 }
 
-/// Whose archive.
 #[derive(Debug)]
 pub struct Title {
-    /// Who has collected it.
+    /// Who collected the archive.
     pub by: String,
-    /// When.
     pub at: DateTime<Utc>,
-    /// How far back.
+    /// How far back it reaches.
     pub since: String,
 }
 
 impl BundleFile {
-    /// As readable JSON.
+    /// Makes a file of readable JSON.
     pub fn json(name: &'static str, about: &'static str, content: Result<Value, String>) -> Self {
         let text = |value: Value| serde_json::to_string_pretty(&value).map_err(|error| error.to_string());
         Self { name, about, content: content.and_then(text).map(|text| (text + "\n").into_bytes()) }
     }
 }
 
-/// A `.tar.gz` with a directory of this name: a README, the list of contents, and the parts.
+/// Makes a `.tar.gz` with one directory, which contains a README, the list of contents, and the
+/// parts.
 pub fn archive(title: &Title, parts: &[BundleFile]) -> io::Result<Vec<u8>> {
     let entries: Vec<Entry> = parts
         .iter()
@@ -85,7 +82,7 @@ pub fn archive(title: &Title, parts: &[BundleFile]) -> io::Result<Vec<u8>> {
     builder.into_inner()?.finish()
 }
 
-/// The list of contents of an archive.
+/// Reads the list of contents of an archive.
 pub fn contents(archive: &[u8]) -> io::Result<Vec<Entry>> {
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(archive));
     for entry in archive.entries()? {

@@ -1,4 +1,5 @@
-//! Collects what belongs into an incident bundle. What cannot be had in time is named in it with the reason.
+//! Collects the files of an incident bundle. A file that cannot be had in time is listed with the
+//! reason.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +9,9 @@ use futures::future::{BoxFuture, join_all};
 use patchbay_api::incident::IncidentBundle;
 use patchbay_api::operation::Endpoint;
 use patchbay_model::QueueName;
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::{HostRow, RevisionRow, Store};
-use patchbay_telemetry::{RecentLines, normalised, plain};
+use patchbay_telemetry::{RecentLines, redact_foreign, redact_own};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -24,34 +25,31 @@ use crate::queues::Queues;
 use crate::schedules::Schedules;
 use crate::{Error, Parts};
 
-/// Of one file: Postgres and Redis may hang, and the rest must still come.
+/// Limit for one file: Postgres and Redis may hang, and the other files must still come.
 const FILE_LIMIT: Duration = Duration::from_secs(5);
 const DEFAULT_SINCE_S: u64 = 3_600;
 const MAX_SINCE_S: u64 = 30 * 24 * 3_600;
-/// Failures and actions, each.
+/// Most failures, and most actions.
 const MAX_ROWS: i64 = 500;
-/// Queues whose diagnosis is asked for.
+/// Most queues that are diagnosed.
 const MAX_QUEUES: usize = 200;
 
-/// What a bundle needs beside the state of the host.
+/// What a bundle needs besides the state of the host.
 pub struct Sources {
-    /// Every key that is set, with its source; secrets as `(set)`.
+    /// Every key that is set, with its source. Secrets appear as `(set)`.
     pub configuration: Value,
-    /// Asks for what `patchbay doctor` finds, as JSON.
+    /// Asks `patchbay doctor` for its findings, as JSON.
     pub findings: Box<dyn Fn() -> BoxFuture<'static, Value> + Send + Sync>,
-    /// The log.
     pub lines: RecentLines,
 }
 
-/// A packed archive.
 pub struct Packed {
-    /// For the file that is made of it.
+    /// The file name.
     pub name: String,
     /// The `.tar.gz`.
     pub content: Vec<u8>,
 }
 
-/// Use cases of incidents.
 #[derive(Clone)]
 pub struct Incident {
     store: Store,
@@ -80,7 +78,7 @@ impl Incident {
         }
     }
 
-    /// Everything that helps to understand an incident.
+    /// Collects and packs everything that helps to understand an incident.
     pub async fn bundle(&self, who: &Caller, since_s: Option<u64>) -> Result<Packed, Error> {
         let since_s = since_s.unwrap_or(DEFAULT_SINCE_S);
         if !(1..=MAX_SINCE_S).contains(&since_s) {
@@ -97,7 +95,8 @@ impl Incident {
         Ok(Packed { name, content })
     }
 
-    /// In the trail where there is one to write to; while Postgres is away a bundle is needed most.
+    /// Records the action where that is possible. A bundle must work without Postgres: then it is
+    /// needed most.
     async fn record(&self, who: &Caller, since_s: u64) -> Result<Value, String> {
         let action = const { IncidentBundle::OPERATION.audit.expect("a bundle is recorded") };
         let details = json!({ "sinceS": since_s });
@@ -196,7 +195,8 @@ impl Incident {
     }
 
     async fn queues(&self) -> Result<Value, String> {
-        // Those that Postgres and a look through Redis know, else those of the plugins that run.
+        // The queues that Postgres and a scan of Redis know, or those of running plugins when these
+        // do not answer.
         let names = within(self.queues.catalog().names()).await;
         let names: Vec<QueueName> = names.map_or_else(|_| self.plugins.queues(), |names| names.into_iter().collect());
         let overviews = within(self.broker.overview(&names)).await?;
@@ -219,8 +219,8 @@ impl Incident {
                 "state": row.state,
                 "isCurrent": row.is_current,
                 "runsHere": self.plugins.running(&row.plugin) == Some(row.digest),
-                "failureHere": self.plugins.failure(&row.plugin).map(|reason| plain(&reason)),
-                "quarantine": self.plugins.quarantined(&row.plugin).map(|quarantined| plain(&quarantined.reason)),
+                "failureHere": self.plugins.failure(&row.plugin).map(|reason| redact_own(&reason)),
+                "quarantine": self.plugins.quarantined(&row.plugin).map(|quarantined| redact_own(&quarantined.reason)),
                 "pushedAt": row.created_at,
                 "pushedBy": row.created_by,
                 "activatedAt": row.activated_at,
@@ -232,12 +232,12 @@ impl Incident {
     async fn actions(&self, since: Duration) -> Result<Value, Error> {
         let mut rows = self.store.recent_actions(since, MAX_ROWS).await?;
         for row in &mut rows {
-            // Of one job: the queue stays, its id goes.
+            // The target is one job: keep the queue, and remove the job's id.
             let names_jobs = ["job.", "history."].iter().any(|kind| row.action.starts_with(kind));
             if let Some((queue, _)) = row.target.split_once('/').filter(|_| names_jobs) {
                 row.target = queue.to_owned();
             }
-            row.error = row.error.take().map(|error| normalised(&error));
+            row.error = row.error.take().map(|error| redact_foreign(&error));
         }
         Ok(scrubbed(serde_json::to_value(rows).unwrap_or_default()))
     }
@@ -245,8 +245,8 @@ impl Incident {
     async fn failures(&self, since: Duration) -> Result<Value, Error> {
         let mut rows = self.store.recent_failures(self.broker.prefix(), since, MAX_ROWS).await?;
         for row in &mut rows {
-            row.message = row.message.take().map(|message| normalised(&message));
-            row.code = row.code.take().map(|code| normalised(&code));
+            row.message = row.message.take().map(|message| redact_foreign(&message));
+            row.code = row.code.take().map(|code| redact_foreign(&code));
         }
         Ok(serde_json::to_value(rows).unwrap_or_default())
     }
@@ -272,10 +272,10 @@ async fn json<T: Serialize, E: Into<Error>>(part: impl Future<Output = Result<T,
     serde_json::to_value(within(part).await?).map_err(|error| error.to_string())
 }
 
-/// Every text of a document as [`plain`] leaves it.
+/// Applies [`redact_own`] to every text of a document.
 fn scrubbed(value: Value) -> Value {
     match value {
-        Value::String(text) => plain(&text).into(),
+        Value::String(text) => redact_own(&text).into(),
         Value::Array(items) => items.into_iter().map(scrubbed).collect(),
         Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, scrubbed(value))).collect(),
         other => other,

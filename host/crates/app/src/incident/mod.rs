@@ -1,7 +1,9 @@
-//! One archive with what somebody needs who looks into an incident elsewhere, and nothing that must not leave.
+//! Incident bundles: one archive for somebody who examines an incident elsewhere, without anything
+//! that must not leave the host.
 //!
-//! Owns the archive (`archive`) and what a host puts into it (`collect`); the rules for words are `patchbay_telemetry`'s. What cannot be had
-//! is named in the archive with the reason: half a picture is better than none, and must not look whole.
+//! Owns the archive (`archive`) and what a host puts into it (`collect`). The rules for redacting
+//! texts are in `patchbay_telemetry`. Missing files are listed with the reason: an incomplete
+//! bundle is better than none, but must not look complete.
 
 mod archive;
 mod collect;

@@ -1,4 +1,5 @@
-//! Adding jobs as operators write them. Absent options take the values of the queue's manifest.
+//! Adds jobs as operators write them. Options that are absent take the values of the queue's
+//! manifest.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ impl Jobs {
     pub async fn add(&self, who: &Caller, queue: &str, body: AddJob) -> Result<Added, Error> {
         let queue: QueueName = queue.parse()?;
         match body.new_queue {
-            true => self.catalog.refuse_odd_new(&queue).await?,
+            true => self.catalog.check_new_name(&queue).await?,
             false => self.catalog.refuse_unknown(&queue).await?,
         }
         let details = json!({ "name": body.name });
@@ -34,7 +35,7 @@ impl Jobs {
     }
 }
 
-/// BullMQ's form.
+/// In BullMQ's form.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeepBody {
@@ -42,7 +43,7 @@ struct KeepBody {
     count: Option<u64>,
 }
 
-/// The job, for this queue. Whether its values make sense is judged where it is added.
+/// Makes the job for this queue. Its values are checked when it is added.
 pub(crate) fn new_job(body: AddJob, queue: QueueName, trace: Trace) -> Result<NewJob, Error> {
     if let Some(data) = &body.data {
         refuse_mark("data", data.get())?;
@@ -50,7 +51,7 @@ pub(crate) fn new_job(body: AddJob, queue: QueueName, trace: Trace) -> Result<Ne
     Ok(NewJob {
         queue,
         name: body.name,
-        // As it was written: a number that we could not represent must not be rounded on its way.
+        // Kept as it was written: a number that the host cannot represent must not be rounded.
         data: body.data.map_or_else(|| "{}".to_owned(), |data| data.get().to_owned()),
         id: body.id.map(|id| id.parse()).transpose()?,
         delay: body.delay_ms.map(Duration::from_millis),

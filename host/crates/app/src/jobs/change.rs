@@ -41,7 +41,7 @@ impl Jobs {
     pub async fn set_data(&self, who: &Caller, job: &JobPath, data: &RawValue) -> Result<(), Error> {
         let (queue, id) = self.named(job).await?;
         refuse_mark("the data", data.get())?;
-        // Data may be personal: the trail says that it was changed, not to what.
+        // Data may be personal: the record says that it was changed, not to what.
         let details = json!({ "bytes": data.get().len() });
         let act = self.broker.set_data(&queue, &id, data.get());
         self.change::<JobsSetData>(who, &queue, &id, details, act).await

@@ -1,6 +1,8 @@
-//! One job's life in the order in which it happened: a pure function of what Postgres and Redis know.
+//! The timeline of one job, in the order in which things happened: a pure function of what Postgres
+//! and Redis know.
 //!
-//! An id that was used again, for example after Redis was emptied, has several lives, told apart by when the job was made.
+//! An id that was used again, for example after Redis was emptied, has several lives, told apart by
+//! when the job was made.
 
 use std::collections::BTreeMap;
 
@@ -11,35 +13,32 @@ use patchbay_store::{FoundRow, JobAction, JobAudit, JobBulk, JobErasure, Relativ
 
 use crate::history::views::calls;
 
-/// What is known of a job.
 #[derive(Debug)]
-pub(super) struct Known {
-    /// Its name in full, `queue:id`.
+pub(super) struct JobFacts {
+    /// Its full name, `queue:id`.
     pub key: String,
     /// Oldest first, of all its lives.
     pub attempts: Vec<FoundRow>,
-    /// Of operators.
     pub actions: Vec<JobAction>,
-    /// That chose it or added it.
+    /// Bulk operations that chose or added the job.
     pub bulks: Vec<JobBulk>,
-    /// Of plugins.
+    /// Entries of plugins.
     pub audit: Vec<JobAudit>,
-    /// That took its data away.
+    /// Erasures that removed its data.
     pub erasures: Vec<JobErasure>,
-    /// Of the same requests.
+    /// Jobs with the same correlation id.
     pub relatives: Vec<Relative>,
     /// Versions of revisions by digest.
     pub versions: BTreeMap<String, String>,
-    /// As Redis has it now.
+    /// From Redis, as it is now.
     pub job: Option<JobView>,
-    /// The same.
+    /// From Redis, as it is now.
     pub family: Family,
-    /// The same.
+    /// From Redis, as it is now.
     pub logs: Vec<String>,
 }
 
-/// Puts it together.
-pub(super) fn timeline(queue: &str, id: &str, known: Known) -> Timeline {
+pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
     let mut lives: BTreeMap<i64, Life> = BTreeMap::new();
     for row in &known.attempts {
         let life = lives.entry(row.job_created_ms).or_insert_with(|| new_life(row.job_created_ms));
@@ -55,7 +54,7 @@ pub(super) fn timeline(queue: &str, id: &str, known: Known) -> Timeline {
         is_in_redis(life, job, known.family, known.logs);
     }
     for erasure in &known.erasures {
-        // Of a job that never ran, nothing else is left.
+        // Of an erased job that never ran, nothing else is left.
         lives.entry(erasure.job_created_ms).or_insert_with(|| new_life(erasure.job_created_ms));
     }
     for relative in &known.relatives {
@@ -69,7 +68,8 @@ pub(super) fn timeline(queue: &str, id: &str, known: Known) -> Timeline {
         }
     }
     for item in known.bulks {
-        // It chose this job, or added it. One that was added with the id that it had goes on with its life.
+        // The operation chose this job, or added it. A job that was added with the same id
+        // continues its life.
         let adds = item.job_id != id;
         let place = if adds { made_at(&lives, item.at.timestamp_millis()) } else { Some(item.job_created_ms) };
         if let Some(life) = place.and_then(|made| lives.get_mut(&made)) {
@@ -95,7 +95,7 @@ pub(super) fn timeline(queue: &str, id: &str, known: Known) -> Timeline {
         let at = event.at.timestamp_millis();
         let place = match adds(&event) {
             true => made_at(&lives, at),
-            // What came before the first, by another clock, is of the first.
+            // Events before the first life (clocks differ) belong to the first.
             false => lives.range(..=at).next_back().or(lives.iter().next()).map(|(made, _)| *made),
         };
         if let Some(life) = place.and_then(|made| lives.get_mut(&made)) {
@@ -103,24 +103,24 @@ pub(super) fn timeline(queue: &str, id: &str, known: Known) -> Timeline {
         }
     }
     for life in lives.values_mut() {
-        // When a job was made is known to the millisecond.
+        // The time when a job was made has a precision of one millisecond.
         let rank = |event: &Event| match &event.kind {
             EventKind::Operator { .. } | EventKind::Bulk { .. } if adds(event) => 0,
             EventKind::Added => 1,
             _ => 2,
         };
         life.events.sort_by_key(|event| (event.at.timestamp_millis(), rank(event), event.at));
-        tell_waits(life);
+        compute_waits(life);
     }
     Timeline { queue: queue.to_owned(), id: id.to_owned(), lives: lives.into_values().collect() }
 }
 
-/// The life that began when something was added, as good as then: that was written down by the clock of another machine.
+/// The life that began nearest to this time. The time may come from the clock of another machine.
 fn made_at(lives: &BTreeMap<i64, Life>, at: i64) -> Option<i64> {
     lives.keys().min_by_key(|made| made.abs_diff(at)).copied()
 }
 
-/// An order that made the job.
+/// Whether the event made the job.
 fn adds(event: &Event) -> bool {
     match &event.kind {
         EventKind::Operator { action, .. } => action.ends_with(".add"),
@@ -129,7 +129,7 @@ fn adds(event: &Event) -> bool {
     }
 }
 
-/// An order after which a job that had ended waits again.
+/// Whether the event makes an ended job wait again.
 fn puts_back(event: &Event) -> bool {
     match &event.kind {
         EventKind::Operator { action, error, .. } => action == "job.retry" && error.is_none(),
@@ -157,15 +157,15 @@ fn new_life(created_ms: i64) -> Life {
     }
 }
 
-/// For how long it had waited for each attempt: what happened before is known now.
-fn tell_waits(life: &mut Life) {
+/// Computes how long the job had waited for each attempt. The events before it must be complete.
+fn compute_waits(life: &mut Life) {
     let mut since = None;
     for event in &mut life.events {
         if puts_back(event) || matches!(event.kind, EventKind::Added) {
             since = Some(event.at);
         }
         if let EventKind::Attempt { waited_ms, ended_at, verdict, .. } = &mut event.kind {
-            // A clock that was set back must not make it wait for less than nothing.
+            // A clock that was set back must not make the wait negative.
             *waited_ms = since.map(|since| (event.at - since).num_milliseconds().max(0));
             let is_over = ["fail", "complete"].contains(&verdict.as_str());
             since = (!is_over).then_some(*ended_at);

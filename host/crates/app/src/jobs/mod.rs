@@ -1,4 +1,4 @@
-//! Jobs of a queue: listing, showing, searching and adding them, and what operators do to one.
+//! Use cases of jobs: listing, showing, searching, adding and changing them.
 
 mod add;
 mod change;
@@ -13,7 +13,7 @@ use patchbay_api::reveal::Reveal;
 use patchbay_model::job::trail_name;
 use patchbay_model::shell::word;
 use patchbay_model::{JobId, QueueName};
-use patchbay_queue::{JobView, MAX_LISTED, Page, Queues as Broker, Start};
+use patchbay_queue::{Broker, JobView, MAX_LISTED, Page, Start};
 use patchbay_store::Store;
 use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};
@@ -26,14 +26,13 @@ use crate::plugins::Plugins;
 use crate::queues::Catalog;
 use crate::{Parts, redacted, reveal};
 
-/// Attempts shown with a job. A job that ran more often has a problem that the newest ones show.
+/// Attempts shown with a job. If a job ran more often, its newest attempts show the problem.
 const MAX_ATTEMPTS_SHOWN: i64 = 100;
 /// Log lines shown with a job.
 const MAX_LOGS_SHOWN: u64 = 500;
-/// Jobs of a list where nothing is said.
+/// Default number of jobs of a list.
 const DEFAULT_LISTED: u64 = 20;
 
-/// Use cases of jobs.
 #[derive(Clone)]
 pub struct Jobs {
     broker: Broker,
@@ -56,7 +55,7 @@ impl Jobs {
         }
     }
 
-    /// Jobs in one state, and where the list goes on.
+    /// Lists jobs in one state, with the next cursor.
     pub async fn list(
         &self,
         who: &Caller,
@@ -91,7 +90,7 @@ impl Jobs {
         Ok(patchbay_api::answer::Page { items, next_cursor: next.map(|cursor| cursor.to_string()), partial: false })
     }
 
-    /// A job with its log and attempts.
+    /// Shows a job with its log and attempts.
     pub async fn show(&self, who: &Caller, job: &JobPath, reveal: Reveal) -> Result<Job, Error> {
         reveal::check(&reveal)?;
         let (queue, id) = self.named(job).await?;
@@ -103,12 +102,12 @@ impl Jobs {
         self.actions.record_as::<JobsShow, _>(who, &target, reveal::details(&reveal), shown, |_| Value::Null).await
     }
 
-    /// Reads the names; refuses a queue that nobody knows.
+    /// Parses the names. Refuses a queue that does not exist.
     async fn named(&self, job: &JobPath) -> Result<(QueueName, JobId), Error> {
         Ok((self.catalog.known(&job.queue).await?, job.id.parse()?))
     }
 
-    /// Hidden values of a job's children, whose results it sees.
+    /// Hidden values of a job's children, whose results the job sees.
     async fn hidden_of_children(&self, queue: &QueueName, id: &JobId) -> Result<Vec<String>, Error> {
         let children = self.broker.children_data(queue, &[id.as_str()]).await?.concat();
         Ok(self.plugins.hidden_values(&children))

@@ -1,4 +1,4 @@
-//! Searching the jobs of one state.
+//! Searches the jobs of one state.
 
 use std::time::Duration;
 
@@ -11,11 +11,10 @@ use super::Jobs;
 use crate::error::Error;
 use crate::history::PagedFilter;
 
-/// Redis serves jobs, too.
+/// Redis must also serve the jobs meanwhile.
 const SCAN_LIMIT: Duration = Duration::from_secs(1);
 
 impl Jobs {
-    /// Jobs of one state that a filter means.
     pub async fn search(&self, queue: &str, asked: SearchJobs) -> Result<Page<ScannedJob>, Error> {
         let mut asked = PagedFilter::new(asked.0)?;
         let state = job_state(&asked.take("state").unwrap_or_default())?;
@@ -40,7 +39,7 @@ impl Jobs {
         let data = self.broker.data_of(&queue, &ids).await?;
         let children = self.broker.children_data(&queue, &ids).await?;
         for ((job, data), children) in failed.into_iter().zip(data).zip(children) {
-            let (_, mask) = redaction.data_beside(&data, self.plugins.hidden_values(&children));
+            let (_, mask) = redaction.data_with_others(&data, self.plugins.hidden_values(&children));
             mask.hide(&mut job.failed_reason);
         }
         let next_cursor = scanned.next.map(|cursor| cursor.to_string());

@@ -1,4 +1,4 @@
-//! Gathering what is known of a job's life.
+//! Reads what Postgres and Redis know of a job, for its timeline.
 
 use patchbay_api::jobs::JobPath;
 use patchbay_api::reveal::Reveal;
@@ -10,7 +10,7 @@ use patchbay_model::{JobId, QueueName};
 use serde_json::Value;
 
 use super::Jobs;
-use super::life::{Known, timeline};
+use super::life::{JobFacts, timeline};
 use crate::actions::Caller;
 use crate::error::Error;
 use crate::{redacted, reveal};
@@ -19,7 +19,7 @@ use crate::{redacted, reveal};
 const MAX_LOGS: u64 = 500;
 
 impl Jobs {
-    /// One job's life, also after Redis has forgotten it.
+    /// The timeline of a job, also after Redis has removed it.
     pub async fn timeline(&self, who: &Caller, job: &JobPath, reveal: Reveal) -> Result<Timeline, Error> {
         reveal::check(&reveal)?;
         let (queue, id) = self.named(job).await?;
@@ -66,7 +66,7 @@ impl Jobs {
         }
         created.sort_unstable();
         created.dedup();
-        let known = Known {
+        let known = JobFacts {
             key: format!("{queue}:{id}"),
             actions: store.job_actions(queue, id, &created).await?,
             bulks: store.job_bulks(prefix, queue, id).await?,

@@ -1,4 +1,4 @@
-//! Operations of plugins, asked by operators.
+//! Calls of plugins' operations by operators.
 
 use patchbay_api::plugin_calls::{Call, CallRequest, PluginsCall};
 use patchbay_model::PluginName;
@@ -11,11 +11,11 @@ use crate::actions::Caller;
 use crate::error::{Error, Kind};
 use crate::plugins::{Answer, Operation};
 
-/// As job data.
+/// The same limit as for job data.
 const MAX_INPUT_BYTES: usize = 1 << 20;
 
 impl PluginAdministration {
-    /// Asks the active revision of a plugin for one of its operations.
+    /// Calls an operation of a plugin's active revision.
     pub async fn call(&self, who: &Caller, name: &str, request: CallRequest) -> Result<Answer, Error> {
         let plugin: PluginName = name.parse()?;
         let CallRequest { call: Call { operation, input }, idempotency_key, range } = request;
@@ -36,7 +36,7 @@ impl PluginAdministration {
             let message = format!("input: {} bytes; the limit is {MAX_INPUT_BYTES}", operation.input.len());
             return Err(Error::new(Kind::TooLarge, "too-large", message));
         }
-        // Neither the input nor the answer: both may be personal.
+        // Neither the input nor the answer is recorded: both may be personal.
         let details = json!({ "operation": operation.name });
         let act = async { Ok(self.plugins.call(&plugin, operation, who.trace.traceparent).await?) };
         let summary = |answer: &Answer| json!({ "answer": answer.body.kind() });

@@ -1,4 +1,5 @@
-//! Who holds database connections. Places are those of the process that answers, sessions are Postgres's.
+//! Shows who holds database connections. Places are those of the process that answers; sessions
+//! come from Postgres.
 
 use std::time::Duration;
 

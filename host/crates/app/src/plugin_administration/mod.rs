@@ -1,4 +1,4 @@
-//! What operators do to plugins: each step is checked, recorded, and done by [`Plugins`].
+//! Use cases of plugins: each step is checked, recorded, and done by [`Plugins`].
 
 mod calls;
 mod database;
@@ -26,7 +26,6 @@ use crate::{Error, Parts, reveal};
 /// Longest reason of an operator, in characters.
 const MAX_REASON: usize = 500;
 
-/// Use cases of plugins.
 #[derive(Clone)]
 pub struct PluginAdministration {
     store: Store,
@@ -45,7 +44,6 @@ impl PluginAdministration {
         }
     }
 
-    /// Stages a component file.
     pub async fn push(&self, who: &Caller, file: &SignedComponent) -> Result<Staged, Error> {
         let SignedComponent { component, signatures, source } = file;
         let digest = RevisionDigest::of(component).to_string();
@@ -89,20 +87,21 @@ impl PluginAdministration {
         self.actions.record::<PluginsRelease, _>(who, name, json!({ "reason": reason }), act).await
     }
 
-    /// Forgets a revision, and gives its whole digest.
+    /// Deletes a revision, and returns its full digest.
     pub async fn delete(&self, who: &Caller, name: &str, digest: &str) -> Result<String, Error> {
         let plugin: PluginName = name.parse()?;
         let act = async { Ok(self.plugins.delete(&plugin, digest, &who.actor).await?.to_string()) };
         self.actions.record::<PluginsDelete, _>(who, name, json!({ "digest": digest }), act).await
     }
 
-    /// Deletes old revisions, or lists them.
+    /// Deletes old revisions, or only lists them.
     pub async fn prune(&self, who: &Caller, dry_run: bool) -> Result<Vec<PrunedRevision>, Error> {
         let act = async { Ok(self.plugins.prune(dry_run).await?.into_iter().map(pruned).collect()) };
         self.actions.record::<PluginsPrune, _>(who, "old revisions", json!({ "dryRun": dry_run }), act).await
     }
 
-    /// As they are stored; without what their names tell to be secret, unless that is asked for.
+    /// The stored settings. Values whose names sound secret are redacted, unless a reveal is asked
+    /// for.
     pub async fn settings(&self, who: &Caller, name: &str, asked: &Reveal) -> Result<Value, Error> {
         reveal::check(asked)?;
         let plugin: PluginName = name.parse()?;
@@ -125,7 +124,7 @@ impl PluginAdministration {
         self.actions.record::<PluginsSetSettings, _>(who, name, json!({}), act).await
     }
 
-    /// What a plugin asks for, is granted, and has used.
+    /// Lists what a plugin asks for, what is granted, and what it has used.
     pub async fn grants(&self, name: &str) -> Result<Vec<GrantView>, Error> {
         Ok(self.plugins.grants(&name.parse()?).await?)
     }

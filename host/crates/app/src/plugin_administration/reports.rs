@@ -1,4 +1,4 @@
-//! What operators look at before and after a swap.
+//! What operators look at before and after an activation.
 
 use patchbay_api::plugins::{Activation, Difference, HostCount, PluginStatus, PluginSummary, RevisionSummary};
 use patchbay_model::{PluginName, RevisionDigest};
@@ -6,7 +6,7 @@ use patchbay_store::HostRow;
 use serde_json::Value;
 
 use super::{PluginAdministration, quarantine_view};
-use crate::{Error, difference};
+use crate::{Error, revision_diff};
 
 impl PluginAdministration {
     /// All plugins, by name.
@@ -15,7 +15,7 @@ impl PluginAdministration {
         let hosts = self.store.hosts().await?;
         let answering: Vec<_> = hosts.iter().filter(|host| host.silent_for.is_none()).collect();
         let mut plugins: Vec<PluginSummary> = Vec::new();
-        // Newest first, so the first row of a plugin is its newest revision.
+        // Rows come newest first, so the first row of a plugin is its newest revision.
         for row in rows {
             let current = row.is_current;
             let known = plugins.iter().position(|plugin| plugin.name == row.plugin.as_str());
@@ -28,7 +28,7 @@ impl PluginAdministration {
                 name: row.plugin.to_string(),
                 version: row.version,
                 digest: row.digest.to_string(),
-                // The rows may have been read before it was written down.
+                // The rows may be older than the quarantine.
                 active: row.state == "active" && quarantined.is_none(),
                 quarantined: quarantined.map(quarantine_view),
                 description: row.manifest["description"].as_str().unwrap_or_default().to_owned(),
@@ -48,7 +48,7 @@ impl PluginAdministration {
         Ok(plugins)
     }
 
-    /// Newest first; a plugin without revisions is not found.
+    /// Newest first. A plugin without revisions is not found.
     pub async fn revisions(&self, name: &str) -> Result<Vec<RevisionSummary>, Error> {
         let plugin: PluginName = name.parse()?;
         let rows = self.store.revisions(Some(&plugin)).await?;
@@ -77,7 +77,7 @@ impl PluginAdministration {
             .collect())
     }
 
-    /// Which revision is active, which one runs here, and why they differ.
+    /// Shows which revision is active, which one runs here, and why they differ.
     pub async fn status(&self, name: &str) -> Result<PluginStatus, Error> {
         let plugin: PluginName = name.parse()?;
         let revisions = self.revisions(name).await?;
@@ -97,11 +97,11 @@ impl PluginAdministration {
         })
     }
 
-    /// Every change of which revision is active, newest first.
+    /// Every change of the active revision, newest first.
     pub async fn history(&self, name: &str) -> Result<Vec<Activation>, Error> {
         let plugin: PluginName = name.parse()?;
         let rows = self.store.activations(&plugin).await?;
-        // Its history outlives its last revision.
+        // The history of a plugin outlives its last revision.
         if rows.is_empty() && self.store.revisions(Some(&plugin)).await?.is_empty() {
             return Err(Error::not_found(format!("no plugin is called {plugin}")));
         }
@@ -129,12 +129,11 @@ impl PluginAdministration {
         Ok(activations)
     }
 
-    /// What changed between two revisions.
     pub async fn diff(&self, name: &str, from: &str, to: &str) -> Result<Difference, Error> {
         let plugin: PluginName = name.parse()?;
         let (from, before) = self.plugins.describe(&plugin, from).await?;
         let (to, after) = self.plugins.describe(&plugin, to).await?;
-        let changes = difference::between(&before, &after);
+        let changes = revision_diff::between(&before, &after);
         Ok(Difference { from: from.to_string(), to: to.to_string(), changes })
     }
 }
@@ -148,7 +147,7 @@ fn webhook_lines(manifest: &Value) -> Vec<String> {
     let line = |webhook: &Value| {
         let methods: Vec<&str> =
             webhook["methods"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        // Left out where it is the default.
+        // The methods are absent where they are the default.
         let methods = if methods.is_empty() { "POST".to_owned() } else { methods.join(",") };
         Some(format!("{} {methods} {}", webhook["name"].as_str()?, webhook["path"].as_str()?))
     };

@@ -1,6 +1,7 @@
-//! An operation of a plugin for somebody who waits: the answer, or a failure with its kind.
+//! Calls an operation of a plugin for a caller that waits: the answer, or a failure with its kind.
 //!
-//! The one table from what a call ended in to what its caller is told. Whoever speaks a protocol only translates the kinds.
+//! Owns the only table from the end of a call to what its caller is told. Code that speaks a
+//! protocol only translates the kinds.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,62 +17,54 @@ use serde_json::Value;
 
 use super::Plugins;
 
-/// Somebody has to look first.
+/// An operator has to look first.
 const QUARANTINE_WAIT: Duration = Duration::from_secs(60);
 
-/// Why a call was not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The plugin, or what it reaches, is why.
+    /// The plugin, or a service that it calls, is the reason.
     #[error("{}", .0.message)]
     Refused(CallRefusal),
-    /// Postgres did not say why the plugin does not run.
+    /// Postgres did not answer why the plugin does not run.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// What the caller is told.
 #[derive(Debug)]
 pub struct CallRefusal {
-    /// What it means for the caller.
     pub kind: CallRefusalKind,
-    /// Stable, kebab-case; the plugin's own where it declared a failure.
+    /// Stable, kebab-case. The plugin's own where it declared a failure.
     pub code: Cow<'static, str>,
-    /// For people.
     pub message: String,
-    /// Machine-readable detail of a declared failure.
+    /// Machine-readable details of a declared failure.
     pub details: Option<Value>,
-    /// When it may work.
+    /// After this time, the call may succeed.
     pub retry_after: Option<Duration>,
-    /// The message is the plugin's: for whoever asked, and not to be kept, since it may be personal.
+    /// Whether the message comes from the plugin. Such a message goes only to the caller and is not
+    /// stored, since it may be personal.
     pub is_private: bool,
 }
 
-/// What a failed call means for its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallRefusalKind {
-    /// The input is wrong.
     Invalid,
-    /// The caller may not.
+    /// The caller is not allowed to do this.
     Forbidden,
-    /// There is no such thing.
     NotFound,
-    /// The state of things does not allow it.
+    /// The present state does not allow it.
     Conflict,
-    /// Too many calls.
     RateLimited,
-    /// Something behind the plugin failed.
+    /// A service behind the plugin failed.
     Upstream,
     /// It may work later.
     Unavailable,
-    /// It took too long.
     Deadline,
-    /// The plugin's fault.
+    /// A fault of the plugin.
     Internal,
 }
 
 impl Plugins {
-    /// Asks the active revision of a plugin; nothing is tried again.
+    /// Calls the active revision of a plugin. Nothing is retried.
     pub async fn call(
         &self,
         plugin: &PluginName,
@@ -149,14 +142,14 @@ fn refusal(plugin: &PluginName, failure: CallFailure) -> CallRefusal {
                 Outcome::HostFault(_) => CallRefusalKind::Unavailable,
                 _ => CallRefusalKind::Internal,
             };
-            // A panic's text is the plugin's, too.
+            // The text of a panic comes from the plugin, too.
             CallRefusal::new(kind, outcome.kind().as_str(), outcome.reason().unwrap_or_default()).private()
         }
         CallFailure::Relay(error) => relay_error(&error).private(),
     }
 }
 
-/// What a plugin declares, by the contract's table.
+/// Translates a declared failure, by the contract's table.
 fn declared(failure: Failure) -> CallRefusal {
     let kind = match failure.code.as_str() {
         "invalid-input" => CallRefusalKind::Invalid,

@@ -1,4 +1,4 @@
-//! What only one plugin can have: a queue, a schedule, the path of a route or webhook.
+//! Refuses what only one plugin can have: a queue, a schedule, the path of a route or webhook.
 
 use std::collections::HashSet;
 
@@ -7,8 +7,8 @@ use patchbay_store::RevisionRow;
 
 use super::PluginError;
 
-/// Refuses a manifest that wants what the active revision of another plugin has, or a path of the host. Rows that are not active, or of the
-/// same plugin, do not count.
+/// Refuses a manifest that wants what the active revision of another plugin has, or a path of the
+/// host. Rows that are not active, or of the same plugin, do not count.
 pub(super) fn refuse(manifest: &Manifest, rows: &[RevisionRow]) -> Result<(), PluginError> {
     if let Some(overlap) = manifest.overlap_with_host() {
         return Err(PluginError::Conflict(overlap.to_string()));
@@ -36,7 +36,7 @@ fn both_want(manifest: &Manifest, other: &Manifest, what: &str, name: &str) -> P
     PluginError::Conflict(format!("{one} and {two} both want {what} {name}: one plugin owns a {what}"))
 }
 
-/// As Postgres has it.
+/// Parses the manifest that Postgres has.
 pub(super) fn manifest_of(row: &RevisionRow) -> Result<Manifest, PluginError> {
     Manifest::from_stored(row.manifest.clone()).map_err(|error| {
         PluginError::Conflict(format!("the stored manifest of {} cannot be read: {error}", row.plugin))

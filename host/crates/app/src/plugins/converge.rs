@@ -1,7 +1,8 @@
-//! Convergence on what Postgres says is active: the one way into the registry.
+//! Convergence: makes this process run what Postgres says is active. Owns the only way into the
+//! registry.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -20,20 +21,21 @@ use tracing::{error, info, warn};
 use super::permissions::tables;
 use super::redactions::by_queue;
 use super::{PluginError, Plugins, RouteTable};
-use crate::local_copy::LocalCopy;
+use crate::snapshot::OfflineSnapshot;
 
-/// Name of the local copy of the active plugins.
+/// Name of the snapshot of the active plugins.
 const COPY: &str = "plugins.json";
-/// Name of the local copy of what is hidden of jobs.
+/// Name of the snapshot of what is redacted.
 const REDACTIONS: &str = "redactions.json";
-/// Convergence without a notification: bounds how long a lost one goes unnoticed.
+/// Interval of convergence without a notification. It bounds how long a lost notification goes
+/// unnoticed.
 const RECONCILE_EVERY: Duration = Duration::from_secs(3);
-/// Without a successful look at Postgres for this long, the process may run outdated plugins.
+/// A process that has not read Postgres for this long may run outdated plugins.
 pub const STALE_AFTER: Duration = Duration::from_secs(15);
 
-/// An active plugin, as far as a start without Postgres needs it.
+/// The part of an active plugin that a start without Postgres needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct CopiedPlugin {
+pub(super) struct SnapshotPlugin {
     plugin: PluginName,
     digest: RevisionDigest,
     /// As stored, without defaults.
@@ -44,41 +46,44 @@ pub(super) struct CopiedPlugin {
 }
 
 impl Plugins {
-    /// Why the active revision of a plugin does not run here, if so.
+    /// Why the active revision of a plugin does not run here. `None` when it does.
     pub fn failure(&self, plugin: &PluginName) -> Option<String> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = self.failures.lock();
         failures.get(plugin).map(|failure| failure.reason.clone())
     }
 
     /// Whether this process may run outdated plugins: it has not seen Postgres for [`STALE_AFTER`].
     pub fn is_stale(&self) -> bool {
-        let at = *self.converged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = *self.converged_at.lock();
         at.is_none_or(|at| at.elapsed() > STALE_AFTER)
     }
 
-    /// Since the last successful look at Postgres; absent before the first.
+    /// Time since Postgres was last read with success. `None` before the first time.
     pub fn converged_ago(&self) -> Option<Duration> {
-        self.converged_at.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+        self.converged_at.lock().map(|at| at.elapsed())
     }
 
-    /// When each active revision was made the active one, as Postgres has it; the same on every host.
+    /// When each active revision was activated, from Postgres, so the same on every host.
     pub fn activated(&self) -> HashMap<RevisionDigest, DateTime<Utc>> {
-        self.activated.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.activated.lock().clone()
     }
 
-    /// Makes registry, settings and workers match Postgres. A revision that cannot be loaded leaves the incumbent running.
+    /// Makes registry, settings and workers match Postgres. When a revision cannot be loaded, the
+    /// incumbent goes on running.
     pub async fn converge(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.converging.lock().await;
         let active = self.store.active_set().await?;
-        // First: jobs of a revision that has just been stopped keep their attempts from here on.
+        // This is first, so that jobs of a revision that was just quarantined do not use up
+        // attempts.
         self.quarantine.publish(self.store.quarantined().await?);
-        // Before a revision leaves the registry: its jobs stay, and must not be seen in between.
+        // Before a revision leaves the registry: its jobs stay, and must not be shown unredacted in
+        // between.
         let redactions = by_queue(self.store.redactions().await?);
         self.redactions.publish(redactions.clone());
         let registry = self.runtime.registry();
         let mut failures = HashMap::new();
         let mut changed = false;
-        // What was revoked must not wait until a revision is compiled.
+        // A revoked grant must not wait until a revision is compiled.
         for row in active.iter().filter(|row| row.grants_adopted) {
             self.grants.publish(&row.plugin, Arc::new(row.granted.iter().cloned().collect()));
         }
@@ -98,14 +103,14 @@ impl Plugins {
                     }
                 },
             };
-            // Grants and settings first: the new revision must not see a call without them.
+            // Grants and settings first: the new revision must not get a call without them.
             self.permit(row, revision.manifest()).await?;
             self.settings.publish(&row.plugin, self.settings.effective(revision.manifest(), &row.settings));
             if registry.get(&row.plugin).is_none_or(|running| running.digest() != row.digest) {
                 let version = revision.manifest().version.to_string();
                 let previous = registry.publish(revision);
                 changed = true;
-                // Not at a start: nothing is deployed then.
+                // Not at the start, since nothing is deployed then.
                 if self.converged_ago().is_some() {
                     let previous = previous.as_ref().map(|revision| revision.digest().short());
                     self.traces.mark_takeover(row.plugin.as_str(), &row.digest.short(), &version, previous.as_deref());
@@ -121,24 +126,24 @@ impl Plugins {
             }
         }
         let activated = active.iter().filter_map(|row| Some((row.digest, row.activated_at?))).collect();
-        *self.activated.lock().unwrap_or_else(PoisonError::into_inner) = activated;
+        *self.activated.lock() = activated;
         if changed {
             self.publish_routes();
         }
-        *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = failures;
+        *self.failures.lock() = failures;
         self.workers.reconcile().await;
         if let (true, Some(tell)) = (changed, self.on_change.get()) {
             tell();
         }
-        *self.converged_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        // What runs does not depend on either.
+        *self.converged_at.lock() = Some(Instant::now());
+        // Running plugins depend neither on the report nor on the snapshot.
         if let Err(error) = self.tell(&active, redactions).await {
             warn!(%error, "the other hosts, or the next start without Postgres, may not know what runs here");
         }
         Ok(())
     }
 
-    /// Where requests to routes and webhooks of the active plugins would go.
+    /// The targets of requests to routes and webhooks of the active plugins.
     pub fn route_table(&self) -> Arc<RouteTable> {
         self.route_table.load_full()
     }
@@ -161,22 +166,22 @@ impl Plugins {
         self.keep_copy(active).await
     }
 
-    /// Whoever changed something sees it done here; the other hosts hear of it.
+    /// Converges this process now, for the caller that made a change. The other hosts are notified.
     pub(super) async fn take_effect(&self) -> Result<(), PluginError> {
         self.converge().await.map_err(PluginError::NotInEffectYet)
     }
 
-    /// Whether [`Plugins::start_from_copy`] has anything to start.
-    pub fn has_copy(copy: &LocalCopy) -> bool {
-        copy.load::<Vec<CopiedPlugin>>(COPY).is_some()
+    /// Whether [`Plugins::start_from_snapshot`] has anything to start.
+    pub fn has_copy(copy: &OfflineSnapshot) -> bool {
+        copy.load::<Vec<SnapshotPlugin>>(COPY).is_some()
     }
 
-    /// Runs what this process last saw as active: for a start while Postgres is away. Gives the number of plugins that run.
-    pub async fn start_from_copy(&self) -> usize {
+    /// Runs the plugins of the snapshot, for a start while Postgres is away. Returns how many run.
+    pub async fn start_from_snapshot(&self) -> usize {
         let _one_at_a_time = self.converging.lock().await;
         let registry = self.runtime.registry();
         self.redactions.publish(self.copy.load(REDACTIONS).unwrap_or_default());
-        let copied: Vec<CopiedPlugin> = self.copy.load(COPY).unwrap_or_default();
+        let copied: Vec<SnapshotPlugin> = self.copy.load(COPY).unwrap_or_default();
         for plugin in &copied {
             match self.load_copied(plugin).await {
                 Ok(revision) => {
@@ -186,9 +191,9 @@ impl Plugins {
                     registry.publish(revision);
                 }
                 Err(error) => {
-                    error!(plugin = %plugin.plugin, revision = %plugin.digest, %error, "the local copy of an active revision cannot be loaded");
+                    error!(plugin = %plugin.plugin, revision = %plugin.digest, %error, "the snapshot of an active revision cannot be loaded");
                     let failure = Failure { digest: plugin.digest, reason: error.to_string() };
-                    self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(plugin.plugin.clone(), failure);
+                    self.failures.lock().insert(plugin.plugin.clone(), failure);
                 }
             }
         }
@@ -200,7 +205,7 @@ impl Plugins {
         registry.snapshot().len()
     }
 
-    async fn load_copied(&self, plugin: &CopiedPlugin) -> Result<Arc<Revision>, PluginError> {
+    async fn load_copied(&self, plugin: &SnapshotPlugin) -> Result<Arc<Revision>, PluginError> {
         let signatures: Vec<Signature> = plugin.signatures.iter().filter_map(|text| text.parse().ok()).collect();
         self.check_signatures(&plugin.digest, &signatures)?;
         let component = self.copy.component(&plugin.digest);
@@ -208,7 +213,7 @@ impl Plugins {
         of_plugin(self.runtime.load(&component).await?, &plugin.plugin)
     }
 
-    /// Keeps what is hidden for a start without Postgres.
+    /// Writes the redactions to the snapshot.
     async fn keep_redactions(&self, redactions: Paths) {
         let mut copied = self.copied_redactions.lock().await;
         if copied.as_ref() == Some(&redactions) {
@@ -219,12 +224,12 @@ impl Plugins {
         *copied = Some(redactions);
     }
 
-    /// Keeps what now runs here for a start without Postgres.
+    /// Writes what runs here to the snapshot.
     async fn keep_copy(&self, active: &[ActiveRow]) -> Result<(), StoreError> {
         let mut copied = self.copied.lock().await;
         let running = active.iter().filter(|row| self.running(&row.plugin) == Some(row.digest));
-        let mut current: Vec<CopiedPlugin> = running
-            .map(|row| CopiedPlugin {
+        let mut current: Vec<SnapshotPlugin> = running
+            .map(|row| SnapshotPlugin {
                 plugin: row.plugin.clone(),
                 digest: row.digest,
                 settings: row.settings.clone(),
@@ -245,7 +250,7 @@ impl Plugins {
                 rows.iter().filter_map(SignatureRow::signature).map(|signature| signature.to_string()).collect();
         }
         copied.clone_from(&current);
-        // What is held may be the next to run.
+        // A held revision may be the next to run.
         let (copy, mut wanted) = (self.copy.clone(), self.runtime.held());
         let write = tokio::task::spawn_blocking(move || {
             copy.save(COPY, &current);
@@ -256,7 +261,7 @@ impl Plugins {
         Ok(())
     }
 
-    /// Makes what is granted hold for the next calls, and for the plugin's database login.
+    /// Applies the grants to the next calls, and to the plugin's database login.
     async fn permit(&self, row: &ActiveRow, manifest: &Manifest) -> Result<(), StoreError> {
         let granted: Granted = if row.grants_adopted {
             Arc::new(row.granted.iter().cloned().collect())
@@ -273,12 +278,12 @@ impl Plugins {
         Ok(())
     }
 
-    /// To be called when something may have changed, so that nobody waits for the next round.
+    /// Requests a convergence at once. To be called when something may have changed.
     pub fn changed(&self) {
         self.woken.notify_one();
     }
 
-    /// Converges when told, and every few seconds without it, until cancelled.
+    /// Converges when notified, and every few seconds, until cancelled.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -292,8 +297,9 @@ impl Plugins {
         }
     }
 
-    /// The one way from Postgres into the registry, where another file may stand than the one that was staged. What is loaded already was
-    /// read from there, and checked, before.
+    /// Loads a revision from Postgres into the registry. Postgres may hold another file than the
+    /// one that was staged. A revision that is loaded already was checked when it was read from
+    /// there.
     pub(super) async fn load(
         &self,
         plugin: &PluginName,
@@ -311,7 +317,8 @@ impl Plugins {
     }
 
     async fn check_kept_signatures(&self, digest: &RevisionDigest) -> Result<(), PluginError> {
-        // Over the digest, so that a revision that nobody vouches for costs no reading of its file at each convergence.
+        // Checks the digest only, so that a revision without a trusted signature is not read from
+        // Postgres at each convergence.
         if self.trusted.are_required() {
             let kept: Vec<Signature> =
                 self.store.signatures(digest).await?.iter().filter_map(SignatureRow::signature).collect();
@@ -324,11 +331,11 @@ impl Plugins {
         if self.trusted.are_required() { Ok(self.trusted.check(digest, kept)?) } else { Ok(()) }
     }
 
-    /// The file, if it still is the one that was staged.
+    /// Reads the file. Fails if it is not the one that was staged.
     pub(super) async fn stored(&self, digest: &RevisionDigest) -> Result<Vec<u8>, PluginError> {
         let component = self.store.component(digest).await?;
         let component = component.ok_or_else(|| gone(digest))?;
-        // Megabytes: not on the threads that answer probes.
+        // Files are megabytes, so this does not run on the threads that answer health probes.
         let hash = move || (RevisionDigest::of(&component), component);
         let (found, component) = tokio::task::spawn_blocking(hash).await.map_err(|error| {
             let message = format!("reading it panicked: {error}");
@@ -337,7 +344,8 @@ impl Plugins {
         if found == *digest { Ok(component) } else { Err(changed(&found, digest)) }
     }
 
-    /// Whether the file still is the one that was staged, without reading it: this host may hold it, while the others need it from there.
+    /// Checks, without reading the file, that it is the one that was staged: this host may hold it
+    /// already, but the others need it from Postgres.
     pub(super) async fn check_stored(&self, digest: &RevisionDigest) -> Result<(), PluginError> {
         match self.store.component_digest(digest).await? {
             Some(found) if found == *digest => Ok(()),

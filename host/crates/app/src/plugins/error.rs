@@ -1,4 +1,4 @@
-//! Why an operation on plugins did not happen.
+//! Errors of operations on plugins.
 
 use patchbay_model::PluginName;
 use patchbay_model::grant::Ask;
@@ -9,42 +9,33 @@ use patchbay_store::{RoleError, StoreError};
 /// Why an operation on plugins did not happen. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
-    /// The component file is not acceptable.
     #[error("{0}")]
     Rejected(#[from] Rejection),
-    /// Nobody whom this host trusts vouches for the file.
+    /// The file has no signature that this host trusts.
     #[error("{0}")]
     Untrusted(#[from] Untrusted),
-    /// Postgres holds something else than what was staged.
+    /// Postgres holds another file than the one that was staged.
     #[error("{0}")]
     Damaged(String),
     /// No such plugin or revision, or an ambiguous digest.
     #[error("{0}")]
     NotFound(String),
-    /// It clashes with the present state.
+    /// The operation conflicts with the present state.
     #[error("{0}")]
     Conflict(String),
-    /// It asks for what no operator has granted.
     #[error("{} asks for what it is not granted: {}", .plugin, joined(.missing))]
-    NotGranted {
-        /// The plugin.
-        plugin: PluginName,
-        /// What it lacks.
-        missing: Vec<Ask>,
-    },
-    /// Settings that the plugin's schema does not allow.
+    NotGranted { plugin: PluginName, missing: Vec<Ask> },
     #[error("settings do not fit the plugin's schema")]
     Settings(Vec<String>),
     /// The sandbox itself failed.
     #[error("the sandbox failed")]
     Runtime(#[source] RuntimeError),
-    /// The rights on tables that it asks for.
+    /// The plugin cannot have the rights on tables that it asks for.
     #[error(transparent)]
     Sql(#[from] RoleError),
     /// Postgres went away between the change and its effect on this host.
     #[error("the change is stored, and takes effect as soon as Postgres answers")]
     NotInEffectYet(#[source] StoreError),
-    /// Postgres.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -1,4 +1,4 @@
-//! The other processes: what each says of its plugins, and whether all follow an activation.
+//! The other processes: what each reports of its plugins, and whether all follow an activation.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,15 @@ use patchbay_store::{HostRow, Report, Running, StoreError};
 
 use super::Plugins;
 
-/// Longest wait of an activation for the other processes. They usually follow within 50 ms; a compilation takes longer.
+/// Longest wait of an activation for the other processes. They usually follow within 50 ms; a
+/// compilation takes longer.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 impl Plugins {
-    /// Tells the others how this process fares.
+    /// Reports to the others which revisions this process runs.
     pub(super) async fn report(&self) -> Result<(), StoreError> {
-        let failures = self.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let failures = self.failures.lock().clone();
         let mut report: Report = failures
             .into_iter()
             .map(|(plugin, failure)| (plugin, Running { digest: None, failure: Some(failure) }))
@@ -27,13 +28,14 @@ impl Plugins {
         self.store.report(&self.host, env!("CARGO_PKG_VERSION"), &report).await
     }
 
-    /// This process ends: nobody shall wait for it.
+    /// Removes this process, which ends, so that nobody waits for it.
     pub async fn leave(&self) -> Result<(), StoreError> {
         self.store.leave(&self.host).await
     }
 
-    /// Processes of this machine that do not exist any more said no word at their end. One that only seems to be gone (it has another
-    /// process namespace) is back with its next report.
+    /// Removes processes of this machine that no longer exist and could not report their end. If
+    /// one only seems to be gone, because it has another process namespace, its next report adds it
+    /// again.
     pub async fn forget_killed_neighbours(&self) -> Result<(), StoreError> {
         let machine = |host: &str| host.rsplit_once(':').map(|(machine, pid)| (machine.to_owned(), pid.to_owned()));
         let Some((here, _)) = machine(&self.host) else { return Ok(()) };
@@ -47,12 +49,13 @@ impl Plugins {
         Ok(())
     }
 
-    /// How the active revision of a plugin fares in every process.
+    /// How each process runs the active revision of a plugin.
     pub async fn hosts(&self, plugin: &PluginName, active: &RevisionDigest) -> Result<Vec<HostView>, StoreError> {
         Ok(self.store.hosts().await?.into_iter().map(|row| state(row, plugin, active)).collect())
     }
 
-    /// Waits until every process that answers runs this revision or says why not; at most a second.
+    /// Waits until every process that answers runs this revision or reports why it does not; at
+    /// most a second.
     pub(super) async fn wait_for_fleet(
         &self,
         plugin: &PluginName,

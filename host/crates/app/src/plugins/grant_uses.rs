@@ -8,10 +8,11 @@ use patchbay_store::Store;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// How late a use shows in `patchbay plugin grants`, and how many are lost when a process is killed.
+/// How late a use appears in `patchbay plugin grants`, and how much is lost when a process is
+/// killed.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 
-/// Stores uses every few seconds until cancelled, and once more then.
+/// Stores uses every few seconds until cancelled, and once more at the end.
 pub async fn count_uses(uses: Arc<GrantUses>, store: Store, stop: CancellationToken) {
     loop {
         let stopped = tokio::time::timeout(COUNT_EVERY, stop.cancelled()).await.is_ok();

@@ -1,10 +1,13 @@
-//! The plugins of this host: staging, activation, rollback, and convergence on what Postgres says is active.
+//! The plugins of this host: staging, activation, rollback, and convergence on what Postgres says
+//! is active.
 //!
-//! Owns the rule that a swap either completes or leaves the incumbent untouched: a revision is loaded (checked, compiled, self-tested)
-//! before Postgres learns of it, and again from Postgres before the registry does. Operators' actions and other processes' actions
-//! take the same path, [`Plugins::converge`]; it takes no input.
+//! Owns the rule that an activation either completes or leaves the incumbent untouched: a revision
+//! is loaded (checked, compiled, self-tested) before Postgres learns of it, and is loaded again
+//! from Postgres before the registry gets it. Actions of operators and of other processes take the
+//! same path, [`Plugins::converge`], which takes no input.
 //!
-//! Nothing looks into a file before its signature is checked, where this host trusts keys; Postgres is not believed about either.
+//! Where this host trusts keys, no file is read before its signature is checked. Neither the file
+//! nor its signature is trusted because Postgres has it.
 
 mod call;
 mod conflicts;
@@ -19,11 +22,12 @@ mod redactions;
 mod route_table;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex as StdMutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use patchbay_api::plugins::{Activated, SignatureView, Staged};
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest, grant};
@@ -31,13 +35,13 @@ use patchbay_queue::ChildData;
 use patchbay_runtime::{Rejection, Runtime};
 use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
 use serde_json::Value;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Notify;
 use tokio::task::block_in_place;
 use tracing::info;
 
 pub use self::call::{Answer, AnswerBody, CallError, CallRefusal, CallRefusalKind, Operation};
-use self::converge::CopiedPlugin;
 pub use self::converge::STALE_AFTER;
+use self::converge::SnapshotPlugin;
 pub use self::error::PluginError;
 use self::permissions::tables;
 pub use self::quarantine::Begun;
@@ -50,11 +54,9 @@ use patchbay_work::redactions::{Paths, Redactions};
 use patchbay_work::settings::{self, Settings};
 use patchbay_work::{Invoker, Workers};
 
-use crate::difference::Described;
-use crate::local_copy::LocalCopy;
+use crate::revision_diff::Described;
+use crate::snapshot::OfflineSnapshot;
 
-/// What the plugins of a process are made of.
-#[allow(missing_docs)]
 pub struct Parts {
     pub store: Store,
     pub sql: PluginSql,
@@ -66,15 +68,14 @@ pub struct Parts {
     pub trusted: TrustedKeys,
     pub quarantine: Arc<Quarantine>,
     pub redactions: Arc<Redactions>,
-    pub copy: LocalCopy,
-    /// Old revisions.
+    pub copy: OfflineSnapshot,
+    /// Old revisions to keep.
     pub keep: Keep,
     pub traces: Traces,
     /// Name of this process.
     pub host: String,
 }
 
-/// The plugins of this process.
 pub struct Plugins {
     store: Store,
     sql: PluginSql,
@@ -83,86 +84,72 @@ pub struct Plugins {
     grants: Arc<Grants>,
     invoker: Arc<Invoker>,
     workers: Arc<Workers>,
-    /// Something may have changed.
+    /// Notified when something may have changed.
     woken: Notify,
     trusted: TrustedKeys,
     quarantine: Arc<Quarantine>,
     redactions: Arc<Redactions>,
-    copy: LocalCopy,
+    copy: OfflineSnapshot,
     keep: Keep,
-    /// What was last written there.
-    copied: Mutex<Vec<CopiedPlugin>>,
-    copied_redactions: Mutex<Option<Paths>>,
+    /// What was last written to the snapshot.
+    copied: tokio::sync::Mutex<Vec<SnapshotPlugin>>,
+    copied_redactions: tokio::sync::Mutex<Option<Paths>>,
     traces: Traces,
     /// Name of this process.
     host: String,
     /// One convergence at a time.
-    converging: Mutex<()>,
-    converged_at: StdMutex<Option<Instant>>,
-    /// Told when the active set of this process has changed.
+    converging: tokio::sync::Mutex<()>,
+    converged_at: Mutex<Option<Instant>>,
+    /// Called when the active set of this process has changed.
     on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    /// Why an active revision does not run here.
-    failures: StdMutex<HashMap<PluginName, Failure>>,
-    /// When the active revisions were made the active ones.
-    activated: StdMutex<HashMap<RevisionDigest, DateTime<Utc>>>,
-    /// Where requests go; swapped whole.
+    /// Why active revisions do not run here.
+    failures: Mutex<HashMap<PluginName, Failure>>,
+    /// When the active revisions were activated.
+    activated: Mutex<HashMap<RevisionDigest, DateTime<Utc>>>,
+    /// Replaced as a whole.
     route_table: ArcSwap<RouteTable>,
 }
 
 impl Plugins {
     /// Loads nothing yet; see [`Plugins::converge`].
     pub fn new(parts: Parts) -> Self {
-        let Parts {
-            store,
-            sql,
-            runtime,
-            settings,
-            grants,
-            invoker,
-            workers,
-            trusted,
-            quarantine,
-            redactions,
-            copy,
-            keep,
-            traces,
-            host,
-        } = parts;
         Self {
-            store,
-            sql,
-            runtime,
-            settings,
-            grants,
-            invoker,
-            workers,
-            trusted,
-            quarantine,
-            redactions,
-            copy,
-            keep,
-            copied: Mutex::default(),
-            copied_redactions: Mutex::default(),
-            traces,
-            host,
+            store: parts.store,
+            sql: parts.sql,
+            runtime: parts.runtime,
+            settings: parts.settings,
+            grants: parts.grants,
+            invoker: parts.invoker,
+            workers: parts.workers,
+            trusted: parts.trusted,
+            quarantine: parts.quarantine,
+            redactions: parts.redactions,
+            copy: parts.copy,
+            keep: parts.keep,
+            copied: tokio::sync::Mutex::default(),
+            copied_redactions: tokio::sync::Mutex::default(),
+            traces: parts.traces,
+            host: parts.host,
             woken: Notify::new(),
-            converging: Mutex::default(),
-            converged_at: StdMutex::default(),
+            converging: tokio::sync::Mutex::default(),
+            converged_at: Mutex::default(),
             on_change: OnceLock::new(),
-            failures: StdMutex::default(),
-            activated: StdMutex::default(),
+            failures: Mutex::default(),
+            activated: Mutex::default(),
             route_table: ArcSwap::default(),
         }
     }
 
-    /// Who is told when the active set of this process has changed; one, before the first convergence.
+    /// Sets the function that is called when the active set of this process has changed. Can be set
+    /// once, before the first convergence.
     pub fn when_changed(&self, tell: impl Fn() + Send + Sync + 'static) {
         self.on_change.set(Box::new(tell)).ok();
     }
 
-    /// Checks, compiles, starts and self-tests a component file and keeps it as a revision. Nothing runs on it yet.
+    /// Checks, compiles, starts and self-tests a component file, and keeps it as a revision. It
+    /// takes no calls yet.
     ///
-    /// A file that is here already gets the signatures that it did not have.
+    /// When the file is here already, signatures that it did not have are added.
     pub async fn stage(&self, component: &[u8], signatures: &[Signature], actor: &str) -> Result<Staged, PluginError> {
         let digest = RevisionDigest::of(component);
         let kept: Vec<Signature> =
@@ -199,7 +186,7 @@ impl Plugins {
         })
     }
 
-    /// These signatures as this host sees them.
+    /// How this host judges these signatures.
     pub fn signed(&self, rows: &[SignatureRow]) -> Vec<SignatureView> {
         let signed = |row: &SignatureRow| SignatureView {
             key_id: row.key_id.clone(),
@@ -212,8 +199,8 @@ impl Plugins {
         rows.iter().map(signed).collect()
     }
 
-    /// Makes a staged or retired revision the active one, here and (through Postgres) everywhere. One that asks for more than is granted
-    /// waits, unless the rest is granted with it.
+    /// Activates a staged or retired revision here and, through Postgres, everywhere. One that asks
+    /// for more than is granted is refused, unless the missing grants are given with it.
     pub async fn activate(
         &self,
         plugin: &PluginName,
@@ -222,8 +209,9 @@ impl Plugins {
         actor: &str,
     ) -> Result<Activated, PluginError> {
         let row = self.find(plugin, digest).await?;
-        // Loaded before anybody hears of it: a revision that this host cannot run must not become the active one. From here on its own
-        // manifest counts, which the signature covers, and not the copy in its row.
+        // It is loaded before Postgres learns of it: a revision that this host cannot run must not
+        // become active. From here on its own manifest counts, which the signature covers, and not
+        // the copy in its row.
         self.check_stored(&row.digest).await?;
         let revision = self.load(plugin, &row.digest).await?;
         let manifest = revision.manifest();
@@ -233,7 +221,8 @@ impl Plugins {
         if !missing.is_empty() && !grant {
             return Err(PluginError::NotGranted { plugin: plugin.clone(), missing });
         }
-        // Likewise: one whose rights Postgres does not give. The incumbent keeps its own until it is replaced.
+        // Likewise, a revision whose rights Postgres refuses must not become active. The incumbent
+        // keeps its rights until it is replaced.
         let mut rights = tables(manifest, |_| true);
         if let Some(incumbent) = self.runtime.registry().get(plugin) {
             let granted = self.store.granted(plugin).await?;
@@ -263,7 +252,7 @@ impl Plugins {
             version: row.version,
             digest: row.digest,
             changed: true,
-            // It is active, whether or not we hear of the others.
+            // The revision is active, whether or not the other hosts answer.
             hosts: self.wait_for_fleet(plugin, &row.digest).await.unwrap_or_default(),
             previous: activation.previous,
             granted,
@@ -271,7 +260,7 @@ impl Plugins {
         })
     }
 
-    /// Activates the revision that was active before: the same path as any activation.
+    /// Activates the revision that was active before, by the same path as any activation.
     pub async fn rollback(&self, plugin: &PluginName, actor: &str) -> Result<Activated, PluginError> {
         self.known(plugin).await?;
         let target =
@@ -281,20 +270,21 @@ impl Plugins {
         self.activate(plugin, &target.to_string(), false, actor).await
     }
 
-    /// Stops the plugin: its queues wait.
+    /// Stops the plugin. Its jobs wait in their queues.
     pub async fn deactivate(&self, plugin: &PluginName, actor: &str) -> Result<(), PluginError> {
         self.store.deactivate(plugin, actor).await?;
         self.take_effect().await
     }
 
-    /// Forgets a revision that is not active.
+    /// Deletes a revision that is not active.
     pub async fn delete(&self, plugin: &PluginName, digest: &str, actor: &str) -> Result<RevisionDigest, PluginError> {
         let row = self.find(plugin, digest).await?;
         self.store.delete_revision(&row.digest, actor).await?;
         Ok(row.digest)
     }
 
-    /// Stores settings that fit the active revision's schema (or, before any activation, the newest one's).
+    /// Stores settings that fit the schema of the active revision or, before any activation, of the
+    /// newest one.
     pub async fn set_settings(&self, plugin: &PluginName, value: &Value, actor: &str) -> Result<(), PluginError> {
         let rows = self.store.revisions(Some(plugin)).await?;
         let row = rows.iter().find(|row| row.is_current).or(rows.first());
@@ -316,7 +306,7 @@ impl Plugins {
         Ok(rows)
     }
 
-    /// The revision of `plugin` that this digest, or unambiguous beginning of one, names.
+    /// Finds a revision of `plugin` by its digest or an unambiguous beginning of it.
     pub async fn find(&self, plugin: &PluginName, digest: &str) -> Result<RevisionRow, PluginError> {
         let usable = digest.len() >= 4 && digest.chars().all(|c| c.is_ascii_hexdigit());
         if !usable {
@@ -330,7 +320,7 @@ impl Plugins {
         }
     }
 
-    /// What the stored file of a revision says about itself.
+    /// Describes a revision by its stored file.
     pub async fn describe(
         &self,
         plugin: &PluginName,
@@ -358,7 +348,8 @@ impl Plugins {
             .collect()
     }
 
-    /// Paths of job data that active plugins of this process declare searchable, of one queue or of all.
+    /// Paths of job data that active plugins of this process declare searchable, of one queue or of
+    /// all.
     pub fn searchable(&self, queue: Option<&QueueName>) -> BTreeSet<DataPath> {
         let revisions = self.runtime.registry().snapshot();
         let queues = revisions.iter().flat_map(|revision| &revision.manifest().queues);
@@ -371,27 +362,28 @@ impl Plugins {
         self.runtime.registry().owner_of(queue).map(|revision| revision.plugin().clone())
     }
 
-    /// What is hidden of a queue's jobs, by the manifest that handles it or has handled it.
+    /// What is redacted in a queue's jobs, by the manifest that handles it or has handled it.
     pub fn redaction(&self, queue: &QueueName) -> Redaction {
         self.redactions.of(queue)
     }
 
-    /// What is hidden of the data of a parent's children, which it sees.
+    /// Hidden values in the data of a parent's children. The parent sees these values.
     pub fn hidden_values(&self, children: &[ChildData]) -> Vec<String> {
         self.redactions.values(children)
     }
 
-    /// Whether a manifest says, or has said, what of a queue's jobs is hidden.
+    /// Whether any manifest, past or present, declares redactions for the queue.
     pub fn knows_redaction(&self, queue: &QueueName) -> bool {
         self.redactions.knows(queue)
     }
 
-    /// The same for a filter, which may be about every queue: then what any of them hides.
+    /// As [`Self::redaction`]. For a filter without a queue, everything that any queue redacts.
     pub fn redaction_of(&self, queue: Option<&QueueName>) -> Redaction {
         queue.map_or_else(|| self.redactions.of_any(), |queue| self.redactions.of(queue))
     }
 
-    /// Early, and again where nobody can come in between: in the transaction of the activation.
+    /// Checks early. The check is repeated in the transaction of the activation, where no other
+    /// activation can interfere.
     async fn refuse_conflicts(&self, manifest: &Manifest) -> Result<(), PluginError> {
         conflicts::refuse(manifest, &self.store.revisions(None).await?)
     }

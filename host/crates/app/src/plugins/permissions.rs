@@ -1,4 +1,4 @@
-//! What operators grant to a plugin and take back.
+//! What operators grant to a plugin and revoke.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -12,7 +12,7 @@ use super::conflicts::manifest_of;
 use super::{PluginError, Plugins};
 
 impl Plugins {
-    /// What the plugin asks for, is granted, and uses.
+    /// Lists what the plugin asks for, what is granted, and what it uses.
     pub async fn grants(&self, plugin: &PluginName) -> Result<Vec<GrantView>, PluginError> {
         let rows = self.known(plugin).await?;
         let asks = |row: Option<&RevisionRow>| {
@@ -45,7 +45,7 @@ impl Plugins {
         Ok(views.into_values().collect())
     }
 
-    /// Grants; what no revision asks for is refused, since it is a typo. Takes effect with the next call.
+    /// Refuses what no revision asks for, since it is a typo. Takes effect with the next call.
     pub async fn grant(&self, plugin: &PluginName, asks: &[Ask], actor: &str) -> Result<(), PluginError> {
         let mut asked = BTreeSet::new();
         for row in self.known(plugin).await? {
@@ -62,7 +62,7 @@ impl Plugins {
         self.sql_in_order(plugin)
     }
 
-    /// Takes grants back; calls that have begun keep theirs.
+    /// Calls that have begun keep their grants.
     pub async fn revoke(&self, plugin: &PluginName, asks: &[Ask]) -> Result<Vec<Ask>, PluginError> {
         self.known(plugin).await?;
         let granted = self.store.granted(plugin).await?;
@@ -75,14 +75,15 @@ impl Plugins {
         Ok(revoked)
     }
 
-    /// Whether its database login is what its grants say. If not, the plugin runs no statement; the grants stand.
+    /// Whether the plugin's database login agrees with its grants. If not, the plugin runs no
+    /// statement; the grants stay.
     fn sql_in_order(&self, plugin: &PluginName) -> Result<(), PluginError> {
         self.sql.problem(plugin).map_or(Ok(()), |reason| {
             Err(PluginError::Sql(RoleError::Refused(format!("{plugin} runs no SQL until this is solved: {reason}"))))
         })
     }
 
-    /// What of its asks is not granted.
+    /// The asks that are not granted.
     pub(super) async fn missing(&self, manifest: &Manifest) -> Result<Vec<Ask>, StoreError> {
         let granted: HashSet<Ask> = self.store.granted(&manifest.name).await?.into_iter().collect();
         Ok(manifest.asks().into_iter().filter(|ask| !granted.contains(ask)).collect())

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::Plugins;
 
-/// Nothing depends on the moment.
+/// The exact time does not matter.
 const PRUNE_EVERY: Duration = Duration::from_secs(6 * 3_600);
 
 impl Plugins {
@@ -19,8 +19,9 @@ impl Plugins {
         self.store.prune_revisions(self.keep, dry_run).await
     }
 
-    /// Prunes from time to time, until cancelled. Every process does; what one has deleted the others do not find.
-    pub async fn prune_sometimes(self: Arc<Self>, stop: CancellationToken) {
+    /// Prunes at intervals until cancelled. Every process does, and finds only what the others have
+    /// not deleted.
+    pub async fn run_pruning(self: Arc<Self>, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
             if let Err(error) = self.prune_and_record().await {
                 warn!(%error, "old revisions were not removed; the next round tries again");
@@ -28,7 +29,7 @@ impl Plugins {
         }
     }
 
-    /// Operators find it beside what they did themselves.
+    /// The record shows the deletion next to the actions of operators.
     async fn prune_and_record(&self) -> Result<(), StoreError> {
         let pruned = self.prune(false).await?;
         if pruned.is_empty() {

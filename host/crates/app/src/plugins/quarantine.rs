@@ -1,4 +1,4 @@
-//! Taking a crashing revision out of work, and letting it in again.
+//! Quarantines revisions that crash too often, and releases them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,12 @@ use tracing::{error, info};
 
 use super::{PluginError, Plugins};
 
-/// Between tries to write it down while Postgres is away.
+/// Pause between tries to write a quarantine while Postgres is away.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
-/// A quarantine that this process has begun, for whoever tells people of it.
+/// A quarantine that this process has begun, for the alerts.
 #[derive(Debug)]
 pub struct Begun {
-    /// Of what.
     pub crash_loop: CrashLoop,
     /// What was done about it, in words.
     pub consequence: String,
@@ -30,7 +29,8 @@ impl Plugins {
         &self.host
     }
 
-    /// Makes what this process has seen hold everywhere, one after another, until cancelled.
+    /// Writes the crash loops that this process has seen to Postgres, one after another, until
+    /// cancelled.
     pub async fn carry_out_quarantines(
         &self,
         quarantine: Arc<Quarantine>,
@@ -49,7 +49,7 @@ impl Plugins {
                     Ok(true) => {
                         quarantine.count(&crash_loop);
                         let consequence = self.follow_up(&crash_loop, policy).await;
-                        // A host that tells nobody has no receiver.
+                        // Without alerts nothing receives this.
                         begun.send(Begun { crash_loop: crash_loop.clone(), consequence }).ok();
                         break;
                     }
@@ -62,7 +62,7 @@ impl Plugins {
                     }
                 }
             }
-            // Only then: until the registry follows Postgres, its workers would go on.
+            // Forget it only then: until the registry follows Postgres, its workers would go on.
             while let Err(error) = self.converge().await {
                 error!(%error, "a plugin is quarantined, and its worker on this host is not stopped yet; trying again");
                 tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
@@ -71,7 +71,7 @@ impl Plugins {
         }
     }
 
-    /// Does what the policy says, and gives it in words.
+    /// Does what the policy says, and describes it in words.
     async fn follow_up(&self, crash_loop: &CrashLoop, policy: Policy) -> String {
         let plugin = &crash_loop.plugin;
         let waits =
@@ -85,7 +85,8 @@ impl Plugins {
         }
     }
 
-    /// Makes the quarantine of a revision hold everywhere; false when it is not the active one any more.
+    /// Writes the quarantine of a revision to Postgres. Returns false when it is not the active one
+    /// any more.
     async fn quarantine(&self, crash_loop: &CrashLoop) -> Result<bool, StoreError> {
         let actor = format!("host {}", self.host);
         self.store.quarantine(&crash_loop.plugin, &crash_loop.digest, &crash_loop.reason, &actor).await
@@ -99,12 +100,12 @@ impl Plugins {
         Ok(digest)
     }
 
-    /// The plugin that handles a queue, if it stands still.
+    /// The plugin that handles a queue, if it is quarantined.
     pub fn quarantined_handler_of(&self, queue: &patchbay_model::QueueName) -> Option<Quarantined> {
         self.quarantine.of_queue(queue)
     }
 
-    /// A plugin, if it stands still.
+    /// A plugin, if it is quarantined.
     pub fn quarantined(&self, plugin: &PluginName) -> Option<Quarantined> {
         self.quarantine.of_plugin(plugin)
     }

@@ -1,11 +1,12 @@
-//! What manifests, past and present, hide of the jobs of each queue.
+//! Collects what manifests, past and present, redact in the jobs of each queue.
 
 use patchbay_model::QueueName;
 use patchbay_store::RedactionRow;
 use patchbay_work::redactions::Paths;
 
-/// While an active revision handles a queue, its manifest says what is hidden. Otherwise all that ever was: who has sent the jobs that are
-/// left, and for which of the revisions, nobody knows.
+/// While an active revision handles a queue, its manifest decides. Otherwise everything that any
+/// revision has redacted counts: it is unknown who sent the jobs that are left, and for which
+/// revision.
 pub(super) fn by_queue(rows: Vec<RedactionRow>) -> Paths {
     let (current, past): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.is_current);
     let mut paths = Paths::new();

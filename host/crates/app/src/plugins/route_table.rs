@@ -1,5 +1,6 @@
-//! Which active plugin a request would go to. Built whole from the revisions that run here and swapped at once, so that no reader ever sees
-//! a part of a swap. Nothing serves it yet.
+//! The route table: which active plugin gets a request. It is built as a whole from the revisions
+//! that run here and replaced at once, so that no reader sees part of a change. Nothing serves it
+//! yet.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use patchbay_model::{PluginName, RevisionDigest};
 /// The routes and webhooks of all active plugins of this process.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    /// By plugin, in the order of their manifests.
+    /// Ordered by plugin.
     owners: Vec<Owner>,
 }
 
@@ -24,12 +25,11 @@ struct Owner {
 pub enum Target<'a> {
     /// An operation answers.
     Route(&'a RouteSpec),
-    /// The plugin verifies it, and it becomes jobs.
+    /// The plugin verifies the request, and it becomes jobs.
     Webhook(&'a WebhookSpec),
 }
 
 impl Target<'_> {
-    /// What it takes.
     pub fn methods(&self) -> &[HttpMethod] {
         match self {
             Self::Route(route) => std::slice::from_ref(&route.method),
@@ -39,8 +39,9 @@ impl Target<'_> {
 }
 
 impl RouteTable {
-    /// From revisions in the order of their activation, the oldest first: two that overlap cannot both become active, but where Postgres was
-    /// changed by hand, or a newer host keeps a path for itself, the later one gets no requests. Those are given with the reason.
+    /// Builds the table from revisions in the order of their activation, oldest first. Two that
+    /// overlap cannot both become active; but where Postgres was changed by hand, or a newer host
+    /// reserves a path, the later one gets no requests. Returns those plugins with the reason.
     pub(super) fn build(
         active: impl IntoIterator<Item = (RevisionDigest, Arc<Manifest>)>,
     ) -> (Self, Vec<(PluginName, Overlap)>) {
@@ -59,7 +60,7 @@ impl RouteTable {
         (Self { owners }, left_out)
     }
 
-    /// Everything in it, with whose it is and of which revision.
+    /// Every target with its plugin and revision.
     pub fn targets(&self) -> impl Iterator<Item = (&PluginName, RevisionDigest, Target<'_>)> {
         self.owners.iter().flat_map(|Owner { digest, manifest }| {
             let routes = manifest.routes.iter().map(Target::Route);

@@ -1,17 +1,17 @@
-//! Which queues there are: a typo must not look like an empty queue.
+//! Knows which queues exist, so that a typo does not look like an empty queue.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use patchbay_model::QueueName;
 use patchbay_model::shell::word;
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::Store;
 
 use crate::error::{Error, Kind};
 use crate::plugins::Plugins;
 
-/// Knows queues by Redis, by active manifests and by the history.
+/// Finds queues in Redis, in active manifests and in the history.
 #[derive(Clone)]
 pub struct Catalog {
     broker: Broker,
@@ -24,7 +24,6 @@ impl Catalog {
         Self { broker, store, plugins }
     }
 
-    /// Every one.
     pub async fn names(&self) -> Result<BTreeSet<QueueName>, Error> {
         let mut names: BTreeSet<QueueName> = self.broker.list().await?.into_iter().collect();
         names.extend(self.plugins.queues());
@@ -32,24 +31,24 @@ impl Catalog {
         Ok(names)
     }
 
-    /// Reads a name, and refuses one that nobody knows.
+    /// Parses a name, and refuses a queue that does not exist.
     pub async fn known(&self, queue: &str) -> Result<QueueName, Error> {
         let queue: QueueName = queue.parse()?;
         self.refuse_unknown(&queue).await?;
         Ok(queue)
     }
 
-    /// Fails for a queue that nobody knows and that must not be made under this name.
-    pub async fn refuse_odd_new(&self, queue: &QueueName) -> Result<(), Error> {
+    /// Fails for a queue that does not exist and must not be made under this name.
+    pub async fn check_new_name(&self, queue: &QueueName) -> Result<(), Error> {
         let Err(odd) = queue.check_new() else { return Ok(()) };
-        // Somebody else has made it.
+        // A queue with an odd name is accepted if another client has made it.
         self.refuse_unknown(queue).await.map_err(|error| match error.kind {
             Kind::NotFound => odd.into(),
             _ => error,
         })
     }
 
-    /// Fails for one that neither an active manifest names nor Redis nor the history knows.
+    /// Fails for a queue that is in no active manifest, not in Redis, and not in the history.
     pub async fn refuse_unknown(&self, queue: &QueueName) -> Result<(), Error> {
         let known = self.plugins.handler_of(queue).is_some()
             || self.plugins.quarantined_handler_of(queue).is_some()

@@ -1,6 +1,7 @@
-//! Why a queue does not move: reasons in the order in which an operator should look at them, each with what to do next.
+//! Why a queue does not move: reasons in the order in which an operator should look at them, each
+//! with what to do next.
 //!
-//! Owns the rules and nothing else: [`diagnose`] is a pure function of what was seen.
+//! Owns only the rules: [`diagnose`] is a pure function of what was observed.
 
 use std::time::Duration;
 
@@ -15,35 +16,33 @@ use patchbay_work::quarantine::Quarantined;
 
 use crate::health::NotReady;
 
-/// What was seen.
 #[derive(Debug)]
-pub struct Seen {
-    /// The queue in Redis.
+pub struct QueueObservation {
     pub queue: QueueOverview,
-    /// Its own keys in Redis at which something else stands.
+    /// The queue's keys in Redis that hold something else.
     pub taken: Vec<TakenKey>,
     /// Names of its workers.
     pub workers: Vec<String>,
-    /// The plugin that handles it, active on this host.
+    /// The plugin that handles the queue, active on this host.
     pub plugin: Option<String>,
-    /// Likewise, when it stands still.
+    /// The plugin that handles the queue, if it is quarantined.
     pub quarantined: Option<Quarantined>,
-    /// Of that plugin, on this host.
+    /// Breakers of the active plugin on this host.
     pub breakers: Vec<BreakerView>,
-    /// Likewise, its places in the database.
+    /// Database places of the active plugin on this host.
     pub sql: Option<PlacesTaken>,
-    /// Who paused it last, when that was done through us.
+    /// The last pause, if it was made through Patchbay.
     pub paused_by: Option<ActionRow>,
-    /// Why this host takes no work.
+    /// Why this host takes no jobs.
     pub not_ready: Vec<NotReady>,
     /// Whether Redis is nearly full.
     pub redis_full: bool,
 }
 
-/// A plugin's statement or transaction that takes longer holds its other calls up.
+/// A longer statement or transaction of a plugin delays its other calls.
 const LONG_IN_THE_DATABASE: Duration = Duration::from_secs(1);
 
-/// What stands at one of a queue's own keys, and how it goes away.
+/// What is at a key of the queue, and how to remove it.
 pub fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
     let TakenKey { key, name, wanted, found, is_job } = key;
     let key = word(key);
@@ -68,8 +67,8 @@ pub fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
     )
 }
 
-/// Every reason that applies; one that says so when nothing is wrong.
-pub fn diagnose(seen: &Seen) -> Vec<Reason> {
+/// Every reason that applies. If nothing is wrong, one reason that says so.
+pub fn diagnose(seen: &QueueObservation) -> Vec<Reason> {
     let queue = &seen.queue;
     let name = arguments(&[queue.name.as_str()]);
     let counts = &queue.counts;
@@ -168,7 +167,7 @@ pub fn diagnose(seen: &Seen) -> Vec<Reason> {
         );
     }
     match (&seen.plugin, seen.workers.is_empty()) {
-        // Workers of a Redis that cannot serve are connected elsewhere, or wait for it.
+        // When Redis cannot serve, its workers are connected elsewhere or wait for it.
         (_, true) if seen.not_ready.iter().any(|reason| reason.code == "redis") => {}
         (None, true) if seen.quarantined.is_some() => {}
         (None, true) => because(
@@ -223,8 +222,8 @@ mod tests {
 
     use super::*;
 
-    fn seen(counts: QueueCounts) -> Seen {
-        Seen {
+    fn seen(counts: QueueCounts) -> QueueObservation {
+        QueueObservation {
             queue: QueueOverview {
                 name: "emailQueue".parse().expect("a name"),
                 counts,
@@ -248,7 +247,7 @@ mod tests {
         }
     }
 
-    fn codes(seen: &Seen) -> Vec<String> {
+    fn codes(seen: &QueueObservation) -> Vec<String> {
         diagnose(seen).into_iter().map(|reason| reason.code).collect()
     }
 

@@ -1,4 +1,4 @@
-//! Queues: what there is, how it stands, why it does not move, and what operators do to whole ones.
+//! Use cases of queues: listing and diagnosing them, and changing whole ones.
 
 mod catalog;
 pub mod diagnosis;
@@ -14,12 +14,12 @@ use patchbay_api::queues::{
     Reason,
 };
 use patchbay_model::QueueName;
-use patchbay_queue::{QueueError, Queues as Broker};
+use patchbay_queue::{Broker, QueueError};
 use patchbay_store::{PluginSql, Store};
 use serde_json::json;
 
 pub use self::catalog::Catalog;
-use self::diagnosis::Seen;
+use self::diagnosis::QueueObservation;
 use crate::Parts;
 use crate::actions::{Actions, Caller};
 use crate::breakers::OutsideHosts;
@@ -28,10 +28,9 @@ use crate::health::Health;
 use crate::plugins::Plugins;
 use crate::scheduling::Reconciler;
 
-/// Jobs that one `clean` removes when nothing is said.
+/// Default number of jobs that one `clean` removes.
 const DEFAULT_CLEAN: u64 = 10_000;
 
-/// Use cases of queues.
 #[derive(Clone)]
 pub struct Queues {
     broker: Broker,
@@ -43,7 +42,7 @@ pub struct Queues {
     schedules: Arc<Reconciler>,
     actions: Actions,
     catalog: Catalog,
-    /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
+    /// Whether BullMQ 5 works on the same queues. With it, some operations lose jobs.
     node_may_be_bullmq_5: bool,
 }
 
@@ -63,12 +62,11 @@ impl Queues {
         }
     }
 
-    /// Which queues there are.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
     }
 
-    /// Every queue in Redis, in active manifests, and with history.
+    /// Lists every queue in Redis, in active manifests, and with history.
     pub async fn list(&self) -> Result<Vec<QueueOverview>, Error> {
         let names: Vec<QueueName> = self.catalog.names().await?.into_iter().collect();
         Ok(self.broker.overview(&names).await?)
@@ -90,16 +88,16 @@ impl Queues {
         })
     }
 
-    /// Why a queue does not move.
+    /// Diagnoses why a queue does not move.
     pub async fn why(&self, queue: &str) -> Result<Vec<Reason>, Error> {
         self.reasons(&self.catalog.known(queue).await?).await
     }
 
-    /// The same of a queue that is there.
+    /// As [`Self::why`], for a queue that is known to exist.
     pub async fn reasons(&self, queue: &QueueName) -> Result<Vec<Reason>, Error> {
         let last = self.store.last_action(&["queue.pause", "queue.resume"], &[queue.as_str(), "*"]).await?;
         let plugin = self.plugins.handler_of(queue);
-        let seen = Seen {
+        let seen = QueueObservation {
             queue: self.overview(queue).await?,
             workers: self.broker.workers(queue).await?,
             taken: self.broker.taken_keys(std::slice::from_ref(queue)).await?.into_iter().flatten().collect(),
@@ -114,7 +112,7 @@ impl Queues {
         Ok(diagnosis::diagnose(&seen))
     }
 
-    /// Pausing through us, where BullMQ 5 may resume, would lose jobs.
+    /// Refuses to pause: where BullMQ 5 may resume, a pause by Patchbay would lose jobs.
     fn refuse_in_a_mixed_fleet(&self) -> Result<(), Error> {
         if !self.node_may_be_bullmq_5 {
             return Ok(());
@@ -147,7 +145,7 @@ impl Queues {
         self.actions.record::<QueuesResume, _>(who, queue.as_str(), json!({}), act).await
     }
 
-    /// `all`: that every queue is meant was said.
+    /// `all` must be true: the caller confirms that every queue is meant.
     pub async fn pause_all(&self, who: &Caller, all: bool) -> Result<AllDone, Error> {
         require_all(all)?;
         let act = async {
@@ -218,7 +216,7 @@ impl Queues {
         self.actions.record::<QueuesRateLimit, _>(who, queue.as_str(), details, act).await
     }
 
-    /// Makes legacy repeatables schedules, or says what would become of them.
+    /// Turns legacy repeatables into schedules, or previews that.
     pub async fn migrate_repeatables(
         &self,
         who: &Caller,
@@ -227,7 +225,7 @@ impl Queues {
     ) -> Result<Vec<MigratedRepeatable>, Error> {
         let queue = self.catalog.known(queue).await?;
         let act = self.migrate(&who.actor, &queue, dry_run);
-        // Their data may be personal.
+        // Data of jobs may be personal, so it is not recorded.
         let named = |migrated: &Vec<MigratedRepeatable>| {
             let one = |one: &MigratedRepeatable| json!({ "key": one.repeatable.key, "schedule": one.schedule, "reason": one.reason });
             migrated.iter().map(one).collect()
@@ -246,7 +244,7 @@ fn require_all(all: bool) -> Result<(), Error> {
     ))
 }
 
-/// Goes on where a queue's own data is in the way; not where Redis is.
+/// Continues after an error of one queue's data. Fails on any other error.
 fn note(all: &mut AllDone, queue: &QueueName, done: Result<(), QueueError>) -> Result<(), Error> {
     match done {
         Ok(()) => all.count += 1,

@@ -1,4 +1,4 @@
-//! Legacy repeatables become schedules.
+//! Turns legacy repeatables into schedules.
 
 use std::collections::HashSet;
 
@@ -29,7 +29,8 @@ impl Queues {
                 Ok(fields) if dry_run => (Some(fields.id.to_string()), None),
                 Ok(fields) => match self.store.create_schedule(&fields, actor).await {
                     Ok(()) => {
-                        // The schedule is stored first: a crash in between leaves both, and a second try says so.
+                        // The schedule is stored first: a crash in between leaves both, and a
+                        // second try reports that.
                         self.broker.remove_legacy(queue, &repeatable).await?;
                         (Some(fields.id.to_string()), None)
                     }

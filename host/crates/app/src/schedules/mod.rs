@@ -1,4 +1,4 @@
-//! Schedules as operators see and change them. What makes them tick is `scheduling`'s.
+//! Use cases of schedules. Their ticks are made by `scheduling`.
 
 mod view;
 
@@ -13,7 +13,7 @@ use patchbay_api::schedules::{
 use patchbay_model::QueueName;
 use patchbay_model::job::NewJob;
 use patchbay_model::schedule::{Rhythm, ScheduleId};
-use patchbay_queue::{QueueError, Queues as Broker, check_job};
+use patchbay_queue::{Broker, QueueError, check_job};
 use patchbay_store::{ScheduleFields, Store};
 use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};
@@ -26,10 +26,9 @@ use crate::queues::Catalog;
 use crate::scheduling::{Reconciler, rhythm, spec, word};
 use crate::{Parts, enqueue_span, reveal};
 
-/// Ticks that are shown ahead.
+/// Next ticks that are shown.
 const PREVIEW: usize = 5;
 
-/// Use cases of schedules.
 #[derive(Clone)]
 pub struct Schedules {
     store: Store,
@@ -54,14 +53,14 @@ impl Schedules {
         }
     }
 
-    /// Every schedule, without what is hidden of the jobs of its queue.
+    /// Lists every schedule, redacted as the jobs of its queue.
     pub async fn list(&self) -> Result<Vec<ScheduleView>, Error> {
         let rows = self.store.schedules().await?;
         let mut in_redis: HashMap<String, Vec<SchedulerView>> = HashMap::new();
         for row in &rows {
             if let (false, Ok(queue)) = (in_redis.contains_key(&row.queue), row.queue.parse::<QueueName>()) {
                 let schedulers = match self.broker.schedulers(&queue).await {
-                    // None of them is in place there; the list of queues says why.
+                    // No schedule is in place in a damaged queue. The list of queues says why.
                     Err(QueueError::Damaged { .. }) => Vec::new(),
                     schedulers => schedulers?,
                 };
@@ -77,18 +76,18 @@ impl Schedules {
             .collect())
     }
 
-    /// Those of BullMQ's clients.
+    /// Lists the job schedulers of BullMQ's clients.
     pub async fn list_of_clients(&self) -> Result<Vec<ClientScheduler>, Error> {
         let ours = self.broker.known_schedules().await?;
         let mut found = Vec::new();
         for queue in self.broker.list().await? {
             let schedulers = match self.broker.schedulers(&queue).await {
-                // The list of queues says so.
+                // The list of queues reports it.
                 Err(QueueError::Damaged { .. }) => continue,
                 schedulers => schedulers?,
             };
             for mut view in schedulers.into_iter().filter(|view| !ours.contains(&(queue.clone(), view.id.clone()))) {
-                // Lists show no job's data.
+                // Lists show no job data.
                 view.data = None;
                 let default_zone = || self.broker.default_zone().to_string();
                 let zone_in_force = view.pattern.as_ref().map(|_| view.zone.clone().unwrap_or_else(default_zone));
@@ -103,7 +102,7 @@ impl Schedules {
         Ok(found)
     }
 
-    /// One, with its next ticks.
+    /// Shows a schedule with its next ticks.
     pub async fn show(&self, who: &Caller, id: &str, asked: &Reveal) -> Result<ScheduleView, Error> {
         reveal::check(asked)?;
         if !asked.reveal {
@@ -203,7 +202,7 @@ impl Schedules {
         self.actions.record_as::<SchedulesResume, _>(who, id.as_str(), json!({}), act, to_record).await
     }
 
-    /// Its job now, besides its ticks.
+    /// Adds the job of a schedule now, in addition to its ticks.
     pub async fn run(&self, who: &Caller, id: &str) -> Result<ScheduledJob, Error> {
         let id: ScheduleId = id.parse()?;
         let row = self.store.schedule(&id).await?;
@@ -218,7 +217,7 @@ impl Schedules {
         self.actions.record::<SchedulesRun, _>(who, id.as_str(), json!({}), act).await
     }
 
-    /// The next ticks of what might be scheduled.
+    /// The next ticks of a schedule that need not exist.
     pub fn preview(&self, wanted: &Preview) -> Result<Vec<String>, Error> {
         let id: ScheduleId = wanted.id.as_deref().unwrap_or("preview").parse()?;
         let (cron, tz) = (wanted.cron.as_deref(), wanted.tz.as_deref());
@@ -228,11 +227,12 @@ impl Schedules {
         Ok(ticks.into_iter().filter_map(time).collect())
     }
 
-    /// It ticks at least once more, its queue is known, and its jobs could be added.
+    /// Checks that it ticks at least once more, that its queue exists, and that its jobs could be
+    /// added.
     async fn check(&self, fields: &ScheduleFields) -> Result<(), Error> {
         reveal::refuse_mark("data", &fields.data)?;
         let queue = self.catalog.known(&fields.queue).await?;
-        // Each tick is such a job.
+        // Each tick adds such a job.
         let now_ms = self.broker.now_ms();
         check_job(&NewJob::new(queue, fields.name.as_str(), fields.data.as_str()), now_ms)?;
         let every = fields.every_ms.and_then(|ms| u64::try_from(ms).ok());
@@ -242,7 +242,7 @@ impl Schedules {
         Ok(())
     }
 
-    /// Whoever changed something sees it done; the others are done within seconds.
+    /// Puts the change into effect before the caller gets its answer.
     async fn reconcile(&self) -> Result<(), Error> {
         self.reconciler.reconcile().await.map_err(|error| {
             tracing::error!(error = format!("{error:#}"), "a changed schedule is not in place yet");
@@ -258,7 +258,7 @@ impl Schedules {
         Ok(self.redacted(to_view(row, &self.broker.schedulers(&queue).await?, &self.broker)))
     }
 
-    /// Without what is hidden of the jobs of its queue.
+    /// Redacts the data as that of the queue's jobs.
     fn redacted(&self, mut view: ScheduleView) -> ScheduleView {
         if let Ok(queue) = view.queue.parse::<QueueName>() {
             view.data = self.plugins.redaction(&queue).data(&view.data).0.text.into_owned();
@@ -267,7 +267,7 @@ impl Schedules {
     }
 }
 
-/// Which, and when it ticks. Its data may be personal.
+/// What is recorded. The data is left out, since it may be personal.
 fn to_record(view: &ScheduleView) -> Value {
     json!({ "id": view.id, "queue": view.queue, "nextAt": view.next_at })
 }

@@ -1,13 +1,13 @@
-//! A schedule as operators see it: its row, and how it stands in Redis.
+//! The view of a schedule: its row, and its state in Redis.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_api::schedules::{ScheduleView, SchedulerView};
-use patchbay_queue::Queues as Broker;
+use patchbay_queue::Broker;
 use patchbay_store::ScheduleRow;
 
 use crate::scheduling::spec;
 
-/// A tick that is due for so long, and has not started, is shown as overdue.
+/// A tick that has been due for this long without starting is shown as overdue.
 const OVERDUE_AFTER_MS: u64 = 60_000;
 
 pub(super) fn time(ms: u64) -> Option<String> {
@@ -15,7 +15,7 @@ pub(super) fn time(ms: u64) -> Option<String> {
     Some(at.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
-/// With its data as it is. Times are by Redis's clock, as the ticks are.
+/// The data is not redacted. Times are by Redis's clock, as the ticks are.
 pub(super) fn to_view(row: ScheduleRow, in_redis: &[SchedulerView], broker: &Broker) -> ScheduleView {
     let (now_ms, default_zone) = (broker.now_ms(), broker.default_zone());
     let scheduler = in_redis.iter().find(|view| view.id == row.id && view.alive);

@@ -1,7 +1,8 @@
-//! Ticks: what is wanted stands in Postgres, what ticks next in Redis.
+//! Scheduling: Postgres holds the schedules, Redis holds their next ticks.
 //!
-//! Owns the translation between the two, and the reconciler that makes Redis match. Never runs a job: a tick is an ordinary job of its queue.
-//! When Postgres is away the known schedules go on ticking, since each tick makes the next one.
+//! Owns the translation between the two, and the reconciler that makes Redis match. Never runs a
+//! job: a tick is an ordinary job of its queue. While Postgres is away the known schedules go on
+//! ticking, since each tick makes the next one.
 
 mod reconcile;
 mod rhythm;

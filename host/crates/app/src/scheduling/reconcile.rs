@@ -1,8 +1,9 @@
-//! Makes Redis tick as Postgres wants.
+//! Reconciles the job schedulers in Redis with the schedules in Postgres.
 //!
-//! Takes no input and is idempotent: it compares, and mends what differs, however it came about (a new revision, an operator, a flushed
-//! Redis, a scheduler whose tick has vanished). Several hosts may do it at once: a scheduler's id and tick name its job, so the same tick
-//! cannot be made twice. What stands as wanted is left alone, since putting it again would move its next tick.
+//! Takes no input and is idempotent: it compares, and corrects every difference, whatever its cause
+//! (a new revision, an operator, a flushed Redis, a scheduler that has lost its tick). Several
+//! hosts may do it at once: a scheduler's id and tick name its job, so the same tick cannot be made
+//! twice. What is right is not touched, since adding it again would move its next tick.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, QueueName};
-use patchbay_queue::{QueueError, Queues, SchedulerSpec, SchedulerView};
+use patchbay_queue::{Broker, QueueError, SchedulerSpec, SchedulerView};
 use patchbay_store::{Store, StoreError};
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
@@ -18,13 +19,12 @@ use tracing::{error, info, warn};
 
 use super::rhythm::{spec, wanted};
 
-/// Without being told; bounds how long a dead schedule stays dead.
+/// Interval without a notification. It bounds how long a lost schedule stays lost.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// The schedules of this installation.
 pub struct Reconciler {
     store: Store,
-    queues: Queues,
+    queues: Broker,
     changed: Notify,
     /// One reconciliation at a time in this process.
     reconciling: Mutex<()>,
@@ -32,11 +32,11 @@ pub struct Reconciler {
 
 impl Reconciler {
     /// Does nothing yet; see [`Reconciler::run`].
-    pub fn new(store: Store, queues: Queues) -> Arc<Self> {
+    pub fn new(store: Store, queues: Broker) -> Arc<Self> {
         Arc::new(Self { store, queues, changed: Notify::new(), reconciling: Mutex::default() })
     }
 
-    /// To be called after a change, so that nobody waits for the next round.
+    /// Requests a reconciliation at once. To be called after a change.
     pub fn changed(&self) {
         self.changed.notify_one();
     }
@@ -55,7 +55,7 @@ impl Reconciler {
         }
     }
 
-    /// Once.
+    /// Reconciles once.
     pub async fn reconcile(&self) -> anyhow::Result<()> {
         let _one_at_a_time = self.reconciling.lock().await;
         self.take_over_manifests().await?;
@@ -72,7 +72,8 @@ impl Reconciler {
                 }
             }
         }
-        // Also where nothing is wanted any more: what was ours must go.
+        // Also queues without any schedule now: schedulers that Patchbay once made there must be
+        // removed.
         let known = self.queues.known_schedules().await?;
         for (queue, _) in &known {
             by_queue.entry(queue.clone()).or_default();
@@ -80,7 +81,8 @@ impl Reconciler {
         for (queue, wanted) in by_queue {
             match self.mend_queue(&queue, &wanted, &known).await {
                 Ok(()) => {}
-                // The others must not suffer; what is ours there stays known, so that it goes when it can.
+                // Other queues must not suffer. The schedulers of this queue stay known, so that
+                // they can be removed later.
                 Err(error @ QueueError::Damaged { .. }) => {
                     error!(%queue, %error, "the schedules of a queue are not reconciled");
                     ours.extend(known.iter().filter(|(other, _)| other == &queue).cloned());
@@ -92,7 +94,8 @@ impl Reconciler {
         self.revive().await
     }
 
-    /// Schedulers of other clients in queues that are handled here. Nobody else would.
+    /// Gives back a lost next tick to job schedulers of other clients, in queues that are handled
+    /// here. No other program does that.
     async fn revive(&self) -> anyhow::Result<()> {
         for queue in self.queues.handled() {
             match self.queues.revive_schedulers(&queue).await {
@@ -118,7 +121,8 @@ impl Reconciler {
         self.mend(queue, wanted, &there).await?;
         let is_ours = |view: &SchedulerView| known.contains(&(queue.clone(), view.id.clone()));
         for stray in there.iter().filter(|view| is_ours(view) && !is_wanted(wanted, view)) {
-            // Ours once, and wanted no more here: removed, paused, or moved to another queue.
+            // Patchbay made it, but it is not wanted here any more: removed, paused, or moved to
+            // another queue.
             self.queues.remove_scheduler(queue, &stray.id).await?;
             info!(%queue, schedule = stray.id, "schedule taken out");
         }
@@ -142,7 +146,7 @@ impl Reconciler {
                 (false, Some(view)) if spec.stands_as(view) => {}
                 (false, _) => match self.queues.put_scheduler(queue, spec).await {
                     Ok(()) => info!(%queue, schedule = %spec.id, "schedule put in place"),
-                    // The others must not suffer.
+                    // The other schedules must not suffer.
                     Err(error) => warn!(%queue, schedule = %spec.id, %error, "schedule not put in place"),
                 },
             }
@@ -150,7 +154,8 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Active manifests' schedules become rows, those of quarantined plugins included; those of plugins that are active no more go.
+    /// Stores the schedules of active manifests as rows, including those of quarantined plugins.
+    /// Removes those of plugins that are no longer active.
     async fn take_over_manifests(&self) -> Result<(), StoreError> {
         let mut gone: HashSet<PluginName> = self.store.plugins_with_schedules().await?.into_iter().collect();
         for row in self.store.revisions(None).await? {

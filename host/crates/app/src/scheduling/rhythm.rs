@@ -1,4 +1,4 @@
-//! What a stored schedule means: its rhythm, and the job scheduler of Redis that it wants.
+//! Translates a stored schedule into its rhythm and its job scheduler in Redis.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use patchbay_model::schedule::{InvalidSchedule, Missed, Rhythm, Zone};
 use patchbay_queue::SchedulerSpec;
 use patchbay_store::{ScheduleFields, ScheduleRow};
 
-/// What a stored schedule means. Checked when it was stored; fails for rows that somebody else wrote.
+/// The row was checked when it was stored. Fails for rows that another program wrote.
 pub fn spec(row: &ScheduleRow, default_zone: Zone) -> Result<(QueueName, SchedulerSpec), String> {
     let every_ms = row.every_ms.and_then(|ms| u64::try_from(ms).ok());
     let rhythm = rhythm(every_ms, row.cron.as_deref(), row.tz.as_deref(), default_zone);
@@ -24,7 +24,8 @@ pub fn spec(row: &ScheduleRow, default_zone: Zone) -> Result<(QueueName, Schedul
     Ok((queue, spec))
 }
 
-/// Either an interval, or a cron expression. Its zone stands in Redis even if it is the default: a worker on Node has another default.
+/// Either an interval or a cron expression. The zone is stored in Redis even if it is the default,
+/// since a worker on Node has another default.
 pub fn rhythm(
     every_ms: Option<u64>,
     cron: Option<&str>,
@@ -48,7 +49,7 @@ pub fn word(missed: Missed) -> &'static str {
     }
 }
 
-/// A manifest's schedules as they are stored.
+/// The rows of a manifest's schedules.
 pub(super) fn wanted(manifest: &Manifest) -> Vec<ScheduleFields> {
     let fields = |spec: &ScheduleSpec| ScheduleFields {
         id: spec.id.clone(),

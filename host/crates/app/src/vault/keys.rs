@@ -12,13 +12,12 @@ use zeroize::Zeroizing;
 
 use super::VaultError;
 
-/// Domain of everything that is derived from a master key.
+/// The HKDF salt of everything that is derived from a master key.
 const DOMAIN: &[u8] = b"patchbay vault v1";
 
-/// What a key looks like.
+/// The form of a key, for messages.
 pub const KEY_FORM: &str = "64 hexadecimal digits, or 32 bytes in base64, as from `openssl rand -hex 32`";
 
-/// Where a master key comes from.
 pub enum KeySource {
     /// The configuration itself.
     Text {
@@ -27,11 +26,10 @@ pub enum KeySource {
         /// 64 hexadecimal digits, or base64.
         text: Zeroizing<String>,
     },
-    /// A file with the same.
+    /// A file that holds the same.
     File {
-        /// The configuration key that names it.
+        /// The configuration key that names the file.
         key: &'static str,
-        /// Its path.
         path: PathBuf,
     },
 }
@@ -44,38 +42,37 @@ pub struct KeyError(pub Vec<String>);
 /// Why a row cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CannotOpen {
-    /// Another key has sealed it.
     #[error("sealed with a key that is not configured")]
     UnknownKey,
-    /// It was changed, cut, or moved from another secret.
+    /// The row was changed, cut, or moved from another secret.
     #[error("damaged, or moved from another secret")]
     Damaged,
 }
 
-/// 32 bytes from their text form.
+/// Parses the text form of a key of 32 bytes.
 pub fn parse_key(text: &str) -> Option<Zeroizing<[u8; 32]>> {
     let text = text.trim();
     let mut key = Zeroizing::new([0; 32]);
     let decoded = if text.len() == 64 {
         hex::decode_to_slice(text, &mut *key).is_ok()
     } else {
-        // One byte more: whoever gives more than 32 has not meant this.
+        // One byte more, to detect a text of more than 32 bytes, which is a mistake.
         let mut bytes = Zeroizing::new([0; 33]);
         let length = base64::engine::general_purpose::STANDARD.decode_slice(text, &mut *bytes).unwrap_or(0);
         key.copy_from_slice(&bytes[..32]);
         length == 32
     };
-    // A repeated byte is a placeholder that somebody forgot.
+    // A repeated byte is a placeholder that somebody forgot to replace.
     (decoded && key.iter().any(|byte| byte != &key[0])).then_some(key)
 }
 
-/// Whether a key file is open to more than its owner.
+/// Whether others than the owner can access a key file.
 pub fn readable_by_others(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
 }
 
-/// One master key: seals and opens, and is named by an id that tells nothing about it.
+/// One master key. It seals and opens. Its id reveals nothing about it.
 pub(super) struct MasterKey {
     id: String,
     aead: RandomizedNonceKey,
@@ -128,7 +125,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Reads them: the one that seals, and during a rotation the one before it. A refusal names the configuration key and never its value.
+    /// Reads the key that seals and, during a rotation, the one before it. An error names the
+    /// configuration key, never its value.
     pub fn load(sources: [Option<KeySource>; 2]) -> Result<Self, KeyError> {
         let (mut keys, mut names, mut problems) = (Vec::<MasterKey>::new(), Vec::<String>::new(), Vec::new());
         for source in sources.into_iter().flatten() {
@@ -150,7 +148,6 @@ impl Keys {
         if problems.is_empty() { Ok(Self { keys, named }) } else { Err(KeyError(problems)) }
     }
 
-    /// Whether there is any.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
@@ -164,30 +161,30 @@ impl Keys {
         self.keys.first().ok_or(VaultError::NoKey)
     }
 
-    /// The value of a row.
+    /// Opens the value of a row.
     pub(super) fn open(&self, row: &SecretRow) -> Result<Zeroizing<String>, CannotOpen> {
         let key = self.keys.iter().find(|key| key.id == row.sealed.key_id).ok_or(CannotOpen::UnknownKey)?;
         let opened = key.open(&bound_to(&row.plugin, &row.name, row.version), &row.sealed);
         opened.map(Zeroizing::new).ok_or(CannotOpen::Damaged)
     }
 
-    /// Whether a row can be opened.
     pub fn check(&self, row: &SecretRow) -> Result<(), CannotOpen> {
         self.open(row).map(drop)
     }
 
-    /// Seals a key of the history's bodies with the newest master key; nothing without one.
+    /// Seals a key of the history's bodies with the newest master key. `None` without a master key.
     pub fn seal_history_key(&self, id: &str, key: &str) -> Option<SealedSecret> {
         Some(self.keys.first()?.seal_history_key(id, key))
     }
 
-    /// A key of the history's bodies.
+    /// Opens a key of the history's bodies.
     pub fn open_history_key(&self, row: &HistoryKeyRow) -> Result<Zeroizing<String>, CannotOpen> {
         let key = self.keys.iter().find(|key| key.id == row.sealed.key_id).ok_or(CannotOpen::UnknownKey)?;
         key.open(&bound_to_history(&row.id), &row.sealed).map(Zeroizing::new).ok_or(CannotOpen::Damaged)
     }
 
-    /// A key that fits nothing that is there is the wrong key, and starting with it would fail every call that needs a secret.
+    /// Refuses keys that fit none of the rows: they must be the wrong ones, and starting with them
+    /// would fail every call that needs a secret.
     pub(super) fn refuse_wrong(&self, rows: &[SecretRow]) -> Result<(), KeyError> {
         let fits = |row: &SecretRow| self.keys.iter().any(|key| key.id == row.sealed.key_id);
         let Some(other) = rows.first().filter(|_| !self.is_empty() && !rows.iter().any(fits)) else {
@@ -225,7 +222,7 @@ fn read_key(source: &KeySource) -> Result<(String, Zeroizing<[u8; 32]>), String>
     }
 }
 
-/// What a seal is bound to. Neither part can hold a NUL.
+/// What a seal is bound to. No part can hold a NUL.
 pub(super) fn bound_to(plugin: &PluginName, name: &SecretName, version: i32) -> Vec<u8> {
     format!("patchbay secret\0{plugin}\0{name}\0{version}").into_bytes()
 }

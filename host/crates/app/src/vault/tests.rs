@@ -5,7 +5,7 @@ use super::keys::*;
 use super::*;
 
 fn text_key(digit: char) -> String {
-    // Not all the same, or it would count as a placeholder.
+    // Not one repeated digit, which would count as a placeholder.
     format!("{}01", digit.to_string().repeat(62))
 }
 

@@ -1,31 +1,30 @@
-//! One breaker as a pure state machine: the clock is passed in.
+//! One breaker as a pure state machine: the caller passes the clock in.
 //!
-//! closed ─(so many failures within so long)→ open ─(time)→ half-open ─(its one probe answered)→ closed, or ─(failed)→ open again. An
-//! operator may open it (it stays so until he closes it) and close it. Results of calls that began in an earlier phase say nothing about
-//! the present one and are left out, so that a crowd of late failures neither opens a breaker that was just closed nor prolongs an open one.
+//! closed ─(so many failures within a time)→ open ─(time)→ half-open ─(its one probe answered)→
+//! closed, or ─(failed)→ open again. An operator may open it (it stays open until he closes it) and
+//! close it. Reports of calls that began in an earlier phase are ignored, so that a crowd of late
+//! failures neither opens a breaker that was just closed nor prolongs an open one.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use patchbay_model::breaker::BreakerLimits;
 
-/// What callers are told who come while the probe is under way: nobody knows how long it takes.
+/// Wait that callers are told during the probe: nobody knows how long it takes.
 const WHILE_PROBING: Duration = Duration::from_secs(1);
 
-/// How a call to the host went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// It answered.
     Answered,
-    /// It did not, or with 5xx.
+    /// No answer, or one with 5xx.
     Failed,
-    /// Nobody knows: the call was given up for another reason.
+    /// Unknown: the call was given up for another reason.
     Unknown,
 }
 
-/// Leave to call; goes back with the report.
+/// Permission for one call; handed back with the report.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ticket {
+pub(super) struct TrialPermit {
     phase: u64,
     pub(super) probe: bool,
 }
@@ -35,33 +34,23 @@ pub(super) struct Ticket {
 pub(super) enum Next {
     Now,
     At(Instant),
-    /// When something else happens: a probe ends, an operator closes it.
+    /// After another event: a probe ends, or an operator closes the breaker.
     Later,
 }
 
 #[derive(Debug)]
 pub(super) enum Phase {
     Closed,
-    Open {
-        until: Instant,
-    },
-    HalfOpen {
-        probing: bool,
-    },
-    /// By an operator.
-    Held {
-        by: String,
-        reason: String,
-    },
+    Open { until: Instant },
+    HalfOpen { probing: bool },
+    Held { by: String, reason: String },
 }
 
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) phase: Phase,
-    /// Counts phases.
     number: u64,
     pub(super) since: Instant,
-    /// While closed.
     failures: VecDeque<Instant>,
 }
 
@@ -77,18 +66,18 @@ impl Machine {
         self.failures.clear();
     }
 
-    /// Lets a call through, or tells how long not to.
-    pub(super) fn admit(&mut self, limits: &BreakerLimits, now: Instant) -> Result<Ticket, Duration> {
+    /// Lets a call through; the error is for how long calls are refused.
+    pub(super) fn admit(&mut self, limits: &BreakerLimits, now: Instant) -> Result<TrialPermit, Duration> {
         match (self.next(now), &mut self.phase) {
             (_, Phase::Closed) => {}
             (Next::Now, Phase::HalfOpen { probing }) => *probing = true,
             (Next::Now, _) => self.enter(Phase::HalfOpen { probing: true }, now),
             (Next::At(_) | Next::Later, _) => return Err(self.refuses_for(limits, now).unwrap_or_default()),
         }
-        Ok(Ticket { phase: self.number, probe: matches!(self.phase, Phase::HalfOpen { .. }) })
+        Ok(TrialPermit { phase: self.number, probe: matches!(self.phase, Phase::HalfOpen { .. }) })
     }
 
-    /// How long whoever comes now had better wait; nothing while closed.
+    /// How long a caller should wait now; nothing while closed.
     pub(super) fn refuses_for(&self, limits: &BreakerLimits, now: Instant) -> Option<Duration> {
         match self.phase {
             Phase::Closed => None,
@@ -98,15 +87,15 @@ impl Machine {
         }
     }
 
-    /// Takes a report; whether the phase has changed by it.
-    pub(super) fn report(&mut self, limits: &BreakerLimits, ticket: Ticket, report: Report, now: Instant) -> bool {
+    /// Takes a report; returns whether it changed the phase.
+    pub(super) fn report(&mut self, limits: &BreakerLimits, ticket: TrialPermit, report: Report, now: Instant) -> bool {
         if ticket.phase != self.number {
             return false;
         }
         match (ticket.probe, report) {
             (true, Report::Answered) => self.enter(Phase::Closed, now),
             (true, Report::Failed) => self.enter(Phase::Open { until: now + limits.open }, now),
-            // Whoever comes next is the probe.
+            // The next caller is the probe.
             (true, Report::Unknown) => self.phase = Phase::HalfOpen { probing: false },
             (false, Report::Failed) => {
                 self.failures.push_back(now);
@@ -120,7 +109,6 @@ impl Machine {
         true
     }
 
-    /// Failures that count now.
     pub(super) fn recent_failures(&mut self, limits: &BreakerLimits, now: Instant) -> u32 {
         while self.failures.front().is_some_and(|&at| now.saturating_duration_since(at) > limits.within) {
             self.failures.pop_front();
@@ -128,12 +116,11 @@ impl Machine {
         u32::try_from(self.failures.len()).unwrap_or(u32::MAX)
     }
 
-    /// By an operator: until he closes it.
+    /// Opens the breaker until an operator closes it.
     pub(super) fn hold(&mut self, by: &str, reason: &str, now: Instant) {
         self.enter(Phase::Held { by: by.to_owned(), reason: reason.to_owned() }, now);
     }
 
-    /// By an operator.
     pub(super) fn close(&mut self, now: Instant) {
         self.enter(Phase::Closed, now);
     }
@@ -155,7 +142,6 @@ mod tests {
     const LIMITS: BreakerLimits =
         BreakerLimits { failures: 3, within: Duration::from_secs(30), open: Duration::from_secs(15) };
 
-    /// A machine and its clock.
     struct World(Machine, Instant);
 
     impl World {
@@ -169,11 +155,11 @@ mod tests {
             self
         }
 
-        fn admit(&mut self) -> Result<Ticket, u64> {
+        fn admit(&mut self) -> Result<TrialPermit, u64> {
             self.0.admit(&LIMITS, self.1).map_err(|wait| wait.as_secs())
         }
 
-        fn report(&mut self, ticket: Ticket, report: Report) -> bool {
+        fn report(&mut self, ticket: TrialPermit, report: Report) -> bool {
             self.0.report(&LIMITS, ticket, report, self.1)
         }
 
@@ -241,7 +227,7 @@ mod tests {
     #[test]
     fn late_reports_of_an_earlier_phase_change_nothing() {
         let mut world = World::new();
-        let late: Vec<Ticket> = (0..9).map(|_| world.admit().expect("closed")).collect();
+        let late: Vec<TrialPermit> = (0..9).map(|_| world.admit().expect("closed")).collect();
         for ticket in &late[..3] {
             world.report(*ticket, Report::Failed);
         }

@@ -1,35 +1,35 @@
-//! Breakers: one per plugin and outside host, in the memory of this process. A host that fails again and again is left alone for a while,
-//! and its callers are told at once, so that neither side waits for the other.
+//! Breakers: one per plugin and outside host, in the memory of this process. A host that keeps
+//! failing is not called for a while, and its callers are told at once, so that neither side waits
+//! for the other.
 //!
-//! Keyed by plugin and not by revision: the outside does not recover because a plugin was replaced.
+//! Keyed by plugin, not by revision: replacing a plugin does not repair the outside host.
 
 mod machine;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use patchbay_model::PluginName;
 use patchbay_model::breaker::BreakerLimits;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 pub(crate) use self::machine::Report;
-use self::machine::{Machine, Next, Phase, Ticket};
+use self::machine::{Machine, Next, Phase, TrialPermit};
 
-/// All breakers of this process.
 #[derive(Debug, Default)]
 pub struct Breakers(Mutex<HashMap<(PluginName, String), Arc<Breaker>>>);
 
-/// The breaker of one plugin for one host.
 #[derive(Debug)]
 pub struct Breaker {
     plugin: PluginName,
     /// `scheme://host:port`.
     host: String,
     inner: Mutex<Inner>,
-    /// Told of each change of phase.
+    /// Notified of each change of phase.
     changed: watch::Sender<()>,
     opened: AtomicU64,
     deferred: AtomicU64,
@@ -38,23 +38,18 @@ pub struct Breaker {
 #[derive(Debug)]
 struct Inner {
     machine: Machine,
-    /// Of the last call's manifest.
+    /// From the manifest of the last call.
     limits: BreakerLimits,
     last_failure: Option<String>,
 }
 
-/// How a breaker stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BreakerView {
-    /// See [`BreakerState`].
     pub state: BreakerState,
-    /// For how long it has been so.
+    /// Time in this state.
     pub age: Duration,
-    /// Failures that count now.
     pub failures: u32,
-    /// When it opens, and for how long.
     pub limits: BreakerLimits,
-    /// What the last failure was.
     pub last_failure: Option<String>,
     /// How often it has opened so far: by failures, by a probe that failed, by an operator.
     pub opened: u64,
@@ -62,48 +57,38 @@ pub struct BreakerView {
     pub deferred: u64,
 }
 
-/// Its phase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BreakerState {
-    /// Calls go through.
     Closed,
-    /// Calls are refused for so long more.
+    /// Calls are refused for this much longer.
     Open(Duration),
-    /// One call goes through and decides.
+    /// One call goes through, and its result decides.
     HalfOpen,
     /// An operator has opened it, and must close it.
     Held {
-        /// The operator.
         by: String,
-        /// In his words.
         reason: String,
     },
 }
 
-/// A call that was refused.
 #[derive(Debug, Clone)]
 pub struct Refused {
-    /// By this breaker.
     pub breaker: Arc<Breaker>,
-    /// Until when it is pointless to come again.
+    /// Until then, another call is pointless.
     pub retry_in: Duration,
 }
 
 impl Breakers {
-    /// The breaker, made when it is first asked for.
+    /// The breaker; made at its first use.
     pub fn of(&self, plugin: &PluginName, host: &str) -> Arc<Breaker> {
         let key = (plugin.clone(), host.to_owned());
-        Arc::clone(self.locked().entry(key).or_insert_with(|| Arc::new(Breaker::new(plugin.clone(), host.to_owned()))))
+        Arc::clone(self.0.lock().entry(key).or_insert_with(|| Arc::new(Breaker::new(plugin.clone(), host.to_owned()))))
     }
 
-    /// How it stands, when it was ever asked for.
+    /// Absent if the breaker was never used.
     pub fn view(&self, plugin: &PluginName, host: &str) -> Option<BreakerView> {
-        let breaker = self.locked().get(&(plugin.clone(), host.to_owned())).cloned();
+        let breaker = self.0.lock().get(&(plugin.clone(), host.to_owned())).cloned();
         breaker.map(|breaker| breaker.view())
-    }
-
-    fn locked(&self) -> MutexGuard<'_, HashMap<(PluginName, String), Arc<Breaker>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,11 +111,11 @@ impl Breaker {
         &self.host
     }
 
-    /// Lets a call through. One that is dropped without a report counts as failed when that happens at `deadline` or later: then the host
-    /// has used up the guest's time.
+    /// Lets a call through. An admission that is dropped without a report counts as failed if that
+    /// happens at `deadline` or later: then the outside host has used up the guest's time.
     pub(crate) fn admit(self: &Arc<Self>, limits: BreakerLimits, deadline: Instant) -> Result<Admission, Refused> {
         let (admitted, changed) = {
-            let mut inner = self.locked();
+            let mut inner = self.inner.lock();
             inner.limits = limits;
             let before = std::mem::discriminant(&inner.machine.phase);
             let admitted = inner.machine.admit(&limits, Instant::now());
@@ -146,8 +131,8 @@ impl Breaker {
         }
     }
 
-    fn report(&self, ticket: Ticket, report: Report, failure: Option<String>) {
-        let mut inner = self.locked();
+    fn report(&self, ticket: TrialPermit, report: Report, failure: Option<String>) {
+        let mut inner = self.inner.lock();
         let limits = inner.limits;
         if let Some(failure) = failure {
             inner.last_failure = Some(failure);
@@ -168,30 +153,28 @@ impl Breaker {
         self.changed.send_replace(());
     }
 
-    /// Counts a job that waits because of it.
     pub fn count_deferred(&self) {
         self.deferred.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Refuses all calls until [`Breaker::close`].
     pub fn hold(&self, by: &str, reason: &str) {
-        self.locked().machine.hold(by, reason, Instant::now());
+        self.inner.lock().machine.hold(by, reason, Instant::now());
         self.opened.fetch_add(1, Ordering::Relaxed);
         warn!(plugin = %self.plugin, host = self.host, by, reason, "breaker opened by an operator");
         self.changed.send_replace(());
     }
 
-    /// Lets calls through again, whatever it was.
+    /// Lets calls through again, from any state.
     pub fn close(&self, by: &str, reason: &str) {
-        self.locked().machine.close(Instant::now());
+        self.inner.lock().machine.close(Instant::now());
         info!(plugin = %self.plugin, host = self.host, by, reason, "breaker closed by an operator");
         self.changed.send_replace(());
     }
 
-    /// How it stands.
     pub fn view(&self) -> BreakerView {
         let now = Instant::now();
-        let mut inner = self.locked();
+        let mut inner = self.inner.lock();
         let limits = inner.limits;
         let state = match &inner.machine.phase {
             Phase::Closed => BreakerState::Closed,
@@ -210,35 +193,34 @@ impl Breaker {
         }
     }
 
-    /// What a call would be told now, without making one; nothing while it is closed.
+    /// What a call would be told now, without making one; nothing while closed.
     pub fn refusal(self: &Arc<Self>) -> Option<Refused> {
         let retry_in = {
-            let inner = self.locked();
+            let inner = self.inner.lock();
             inner.machine.refuses_for(&inner.limits, Instant::now())?
         };
         Some(Refused { breaker: Arc::clone(self), retry_in })
     }
 
-    /// Whether calls go through without a doubt.
     pub fn is_closed(&self) -> bool {
-        matches!(self.locked().machine.phase, Phase::Closed)
+        matches!(self.inner.lock().machine.phase, Phase::Closed)
     }
 
     /// Whether a call would be let through now.
     pub fn admits(&self) -> bool {
-        self.locked().machine.next(Instant::now()) == Next::Now
+        self.inner.lock().machine.next(Instant::now()) == Next::Now
     }
 
-    /// Waits until it is so; asked anew at each change and when the time for a probe has come.
+    /// Waits until `reached` holds. Checks it at each change of phase, and when a probe is due.
     pub async fn until(&self, reached: impl Fn(&Self) -> bool) {
         let mut changed = self.changed.subscribe();
         loop {
             changed.borrow_and_update();
-            let next = self.locked().machine.next(Instant::now());
+            let next = self.inner.lock().machine.next(Instant::now());
             if reached(self) {
                 return;
             }
-            // The sender lives as long as we do.
+            // `self` owns the sender, so it lives long enough.
             match next {
                 Next::At(at) => tokio::select! {
                     _ = changed.changed() => {}
@@ -248,28 +230,23 @@ impl Breaker {
             }
         }
     }
-
-    fn locked(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// Leave for one call.
+/// Permission for one call.
 #[derive(Debug)]
 pub(crate) struct Admission {
     breaker: Arc<Breaker>,
     /// Absent once reported.
-    ticket: Option<Ticket>,
+    ticket: Option<TrialPermit>,
     deadline: Instant,
 }
 
 impl Admission {
-    /// Whether it is the one call that decides.
     pub(crate) fn is_probe(&self) -> bool {
         self.ticket.is_some_and(|ticket| ticket.probe)
     }
 
-    /// How the call went; `failure` is for operators.
+    /// Reports how the call went; `failure` is for operators.
     pub(crate) fn report(mut self, report: Report, failure: Option<String>) {
         if let Some(ticket) = self.ticket.take() {
             self.breaker.report(ticket, report, failure);

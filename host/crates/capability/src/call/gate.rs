@@ -1,4 +1,5 @@
-//! The only way from a guest to the services: what it asks is granted and counted, kept out of transactions, measured and traced.
+//! The only way from a guest to the services. It checks and counts grants, refuses calls within
+//! transactions, measures and traces.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,16 +10,16 @@ use patchbay_model::capability::{CapabilityError, HttpError};
 use patchbay_model::grant::Ask;
 use patchbay_model::sql::SqlError;
 use patchbay_queue::QueueError;
-use patchbay_telemetry::traces::{Kind, Step, Traces};
+use patchbay_telemetry::traces::{Span, SpanKind, Traces};
 use tracing::warn;
 
 use super::{Call, GuestCall};
 use crate::{HostCall, Services};
 
-/// Spans of one call's host calls; a guest that makes thousands fills nobody's storage with them.
+/// Most spans for the host calls of one call: a guest with thousands must not fill the storage.
 const MAX_SPANS: u32 = 128;
 
-/// Leave to use the services, for one host call.
+/// Permission to use the services, for one host call.
 pub(crate) struct Gate {
     guest: Arc<GuestCall>,
     place: Option<TraceParent>,
@@ -37,12 +38,12 @@ impl Gate {
         &self.guest.services
     }
 
-    /// Where the host call is in its trace; absent where nobody traces.
+    /// The host call's position in its trace; absent when tracing is off.
     pub(crate) fn place(&self) -> Option<TraceParent> {
         self.place
     }
 
-    /// Counts the use, when it is granted.
+    /// Checks the grant, and counts its use.
     pub(crate) fn granted(&self, ask: Ask) -> Result<(), Denied> {
         if !self.call().granted.contains(&ask) {
             return Err(Denied(format!("an operator has not granted {ask:?}", ask = ask.as_str())));
@@ -51,19 +52,19 @@ impl Gate {
         Ok(())
     }
 
-    /// While a transaction is open, nothing that it could not undo, and nothing that it would have to wait for.
+    /// Refuses the host call in an open transaction, which could not undo it and would wait for it.
     pub(crate) fn not_in_transaction(&self) -> Result<(), Denied> {
         if self.guest.is_in_transaction() { Err(Denied("not while a transaction is open".into())) } else { Ok(()) }
     }
 }
 
 impl GuestCall {
-    /// For what answers from memory.
+    /// For host calls that are answered from memory.
     pub(crate) fn unmeasured(self: &Arc<Self>) -> Gate {
         Gate { guest: Arc::clone(self), place: None }
     }
 
-    /// A host call that fails as a whole or not at all.
+    /// Runs a host call that fails as a whole or not at all.
     pub(crate) async fn through<T, E, F>(self: Arc<Self>, kind: HostCall, act: impl FnOnce(Gate) -> F) -> Result<T, E>
     where
         F: Future<Output = Result<T, E>>,
@@ -75,13 +76,13 @@ impl GuestCall {
     }
 }
 
-/// A host call with its clock and its span. Counts when it is dropped: at its end, or with the guest.
+/// A host call with its clock and span. Dropping it counts the call: at its end, or with the guest.
 pub(crate) struct Measured {
     guest: Arc<GuestCall>,
     kind: HostCall,
     started: Instant,
-    pub(crate) span: Step,
-    /// Until then, the guest's end has cut it short.
+    pub(crate) span: Span,
+    /// While false, a drop means that the guest's end has cut the call short.
     has_ended: bool,
 }
 
@@ -95,7 +96,7 @@ impl Measured {
         Gate { guest: Arc::clone(&self.guest), place: self.span.place() }
     }
 
-    /// Well, or by something of a closed list.
+    /// `failed` is a word of a closed list; absent when the call went well.
     pub(crate) fn ended(&mut self, failed: Option<&'static str>) {
         self.has_ended = true;
         if let Some(why) = failed {
@@ -113,20 +114,20 @@ impl Drop for Measured {
     }
 }
 
-fn open_span(guest: &GuestCall, kind: HostCall) -> Step {
+fn open_span(guest: &GuestCall, kind: HostCall) -> Span {
     let Call { traces, trace, .. } = &guest.call;
     if guest.spans.fetch_add(1, Ordering::Relaxed) >= MAX_SPANS {
-        return Traces::default().step(Kind::Outside, String::new, trace);
+        return Traces::default().span(SpanKind::Outside, String::new, trace);
     }
-    let what = if kind == HostCall::Enqueue { Kind::Enqueue } else { Kind::Outside };
-    traces.step(what, || kind.as_str().to_owned(), trace)
+    let what = if kind == HostCall::Enqueue { SpanKind::Enqueue } else { SpanKind::Outside };
+    traces.span(what, || kind.as_str().to_owned(), trace)
 }
 
-/// Why a guest may not do what it asks, in words for the guest.
+/// Why a guest is refused, in words for the guest.
 pub(crate) struct Denied(pub(crate) String);
 
 impl Denied {
-    /// In self-tests, for example.
+    /// For calls without services, such as self-tests.
     pub(crate) fn nothing_outside() -> Self {
         Self("no outside capability is available here".into())
     }

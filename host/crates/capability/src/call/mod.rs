@@ -1,12 +1,13 @@
-//! One call of one plugin: its manifest's rights, its settings, its limits, and what it has done so far.
+//! One call of one plugin: its rights, its settings, its limits, and what it has done so far.
 
 mod gate;
 mod outside_calls;
 
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use patchbay_model::attempt::OutsideCall;
 use patchbay_model::breaker::BreakerSpec;
 use patchbay_model::grant::Granted;
@@ -26,59 +27,51 @@ use crate::breaker::Admission;
 use crate::job_output::JobOutput;
 use crate::{Breaker, OutsideMeters, Refused, Services};
 
-/// Who calls, and within what.
 pub struct Call {
-    /// The revision's manifest.
     pub manifest: Arc<Manifest>,
-    /// The revision.
     pub revision: RevisionDigest,
     /// One snapshot for the whole call.
     pub settings: Arc<Map<String, Value>>,
-    /// Likewise.
     pub granted: Granted,
-    /// To write the log and progress of the job, when the call runs one.
+    /// Writes the log and progress of the job, when the call runs one.
     pub job: Option<JobHandle>,
-    /// What the job is about and what of that is hidden: the host's log has none of it.
+    /// The job's redaction and data: the host's log must show nothing of what is hidden.
     pub hidden: Option<(Redaction, String)>,
-    /// Ends with the job's request and its guest.
+    /// The trace of the job's request; its position is the span of the guest's call.
     pub trace: Trace,
     /// When the call ends at the latest.
     pub deadline: Instant,
-    /// Log lines and outside calls belong to it.
+    /// Parent of log lines and outside calls.
     pub span: Span,
-    /// The revision's.
     pub meters: Arc<OutsideMeters>,
-    /// Host calls are spans under `trace`.
+    /// Host calls become spans under `trace`.
     pub traces: Traces,
 }
 
-/// What one guest may do outside, and what it has done of it.
+/// What one guest may do outside, and what it has done.
 pub struct GuestCall {
-    /// See [`Gate`].
+    /// Reached through [`Gate`] only.
     services: Arc<Services>,
     pub(crate) call: Call,
     pub(crate) output: Option<JobOutput>,
-    /// Made with the first line that is logged.
+    /// Created with the first line that is logged.
     mask: OnceLock<Mask>,
     pub(crate) secret_tries: AtomicU32,
-    /// The call's one transaction, once it has been begun.
     pub(crate) transaction: Mutex<Option<Weak<dyn SqlTransaction>>>,
-    /// What a breaker said to the last outside call.
-    last: Mutex<Option<Asked>>,
+    /// What the breaker answered to the last outside call.
+    last: Mutex<Option<BreakerAnswer>>,
     pub(crate) outside: OutsideCalls,
-    /// Opened so far.
     spans: AtomicU32,
 }
 
 #[derive(Clone)]
-pub(crate) enum Asked {
+pub(crate) enum BreakerAnswer {
     Refused(Refused),
-    /// It was let through to see whether the host is back.
+    /// The call was let through to test whether the host is back.
     Probe(Arc<Breaker>),
 }
 
 impl Services {
-    /// From any thread.
     pub fn for_call(self: &Arc<Self>, call: Call) -> Arc<GuestCall> {
         let output = call.job.clone().map(|job| JobOutput::new(job, self.host.clone()));
         Arc::new(GuestCall {
@@ -96,7 +89,7 @@ impl Services {
 }
 
 impl GuestCall {
-    /// Writes out what the guest logged. To be called when the guest has ended and before its job settles.
+    /// Writes out what the guest logged. Call it between the guest's end and the settlement.
     pub async fn finish(&self) {
         if let Some(output) = &self.output {
             output.finish().await;
@@ -109,41 +102,41 @@ impl GuestCall {
         })
     }
 
-    /// Its outside calls so far, each given once.
+    /// Its outside calls so far. Each is returned once.
     pub fn outside_calls(&self) -> Vec<OutsideCall> {
         self.outside.take()
     }
 
-    /// The breaker that refused the last outside call of the guest, or whose probe that call was, in vain: if the guest failed, then by
-    /// that.
+    /// The breaker that refused the guest's last outside call, or whose probe that call was and
+    /// failed. If the guest failed, this breaker is the reason.
     pub fn refused(&self) -> Option<Refused> {
         match self.asked()? {
-            Asked::Refused(refused) => Some(refused),
-            Asked::Probe(breaker) => breaker.refusal(),
+            BreakerAnswer::Refused(refused) => Some(refused),
+            BreakerAnswer::Probe(breaker) => breaker.refusal(),
         }
     }
 
-    /// Asks the breaker of an outside host; gives how long it refuses.
+    /// Asks the breaker of an outside host; the error is for how long it refuses.
     pub(crate) fn admit(&self, host: &str, spec: Option<BreakerSpec>) -> Result<Admission, Duration> {
         let breaker = self.services.breakers.of(&self.call.manifest.name, host);
         let admitted = breaker.admit(spec.unwrap_or_default().limits(), self.call.deadline);
         self.set_asked(match &admitted {
-            Err(refused) => Some(Asked::Refused(refused.clone())),
-            Ok(admission) => admission.is_probe().then_some(Asked::Probe(breaker)),
+            Err(refused) => Some(BreakerAnswer::Refused(refused.clone())),
+            Ok(admission) => admission.is_probe().then_some(BreakerAnswer::Probe(breaker)),
         });
         admitted.map_err(|refused| refused.retry_in)
     }
 
-    pub(crate) fn asked(&self) -> Option<Asked> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn asked(&self) -> Option<BreakerAnswer> {
+        self.last.lock().clone()
     }
 
-    pub(crate) fn set_asked(&self, asked: Option<Asked>) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+    pub(crate) fn set_asked(&self, asked: Option<BreakerAnswer>) {
+        *self.last.lock() = asked;
     }
 
     fn is_in_transaction(&self) -> bool {
-        let transaction = self.transaction.lock().unwrap_or_else(PoisonError::into_inner);
+        let transaction = self.transaction.lock();
         transaction.as_ref().and_then(Weak::upgrade).is_some_and(|transaction| transaction.is_open())
     }
 }

@@ -1,17 +1,17 @@
-//! Which outside calls there were, for the history of the attempt.
+//! The outside calls of an attempt, for its history.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use patchbay_model::attempt::{MAX_CALLS, OutsideCall};
 
-/// A guest chooses hosts and methods.
+/// Limits, because a guest chooses hosts and methods.
 const MAX_HOST_BYTES: usize = 255;
 const MAX_METHOD_BYTES: usize = 16;
-/// Of a call that has not ended.
+/// Result of a call that has not ended.
 const UNFINISHED: &str = "unfinished";
 
-/// Calls in their order. One that is cut short with its guest stays as it was begun.
+/// Calls in order. A call that is cut short with its guest stays unfinished.
 pub(crate) struct OutsideCalls {
     started: Instant,
     begun: Mutex<Begun>,
@@ -23,19 +23,19 @@ struct Begun {
     beyond: usize,
 }
 
-/// One that has begun; absent beyond the limit.
-pub(crate) struct Place(Option<usize>);
+/// Index of a call that has begun; absent beyond [`MAX_CALLS`].
+pub(crate) struct CallIndex(Option<usize>);
 
 impl OutsideCalls {
     pub(crate) fn new() -> Self {
         Self { started: Instant::now(), begun: Mutex::default() }
     }
 
-    pub(crate) fn begin(&self, kind: &str, method: Option<&str>, host: &str) -> Place {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn begin(&self, kind: &str, method: Option<&str>, host: &str) -> CallIndex {
+        let mut begun = self.begun.lock();
         if begun.calls.len() >= MAX_CALLS {
             begun.beyond += 1;
-            return Place(None);
+            return CallIndex(None);
         }
         begun.calls.push(OutsideCall {
             kind: kind.to_owned(),
@@ -45,21 +45,20 @@ impl OutsideCalls {
             after_ms: ms(self.started.elapsed()),
             took_ms: 0,
         });
-        Place(Some(begun.calls.len() - 1))
+        CallIndex(Some(begun.calls.len() - 1))
     }
 
-    pub(crate) fn end(&self, place: &Place, result: String) {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn end(&self, place: &CallIndex, result: String) {
+        let mut begun = self.begun.lock();
         if let Some(call) = place.0.and_then(|place| begun.calls.get_mut(place)) {
             call.took_ms = ms(self.started.elapsed()).saturating_sub(call.after_ms);
             call.result = result;
         }
     }
 
-    /// All of them, once the guest has ended.
+    /// All calls, once the guest has ended.
     pub(crate) fn take(&self) -> Vec<OutsideCall> {
-        let Begun { mut calls, beyond } =
-            std::mem::take(&mut *self.begun.lock().unwrap_or_else(PoisonError::into_inner));
+        let Begun { mut calls, beyond } = std::mem::take(&mut *self.begun.lock());
         let now_ms = ms(self.started.elapsed());
         for call in calls.iter_mut().filter(|call| call.result == UNFINISHED) {
             call.took_ms = now_ms.saturating_sub(call.after_ms);

@@ -1,4 +1,4 @@
-//! Outbound HTTP: requests through `patchbay:plugin/http` and through `wasi:http`, by the same way.
+//! Outbound HTTP: `patchbay:plugin/http` and `wasi:http` use the same code.
 
 pub(crate) mod egress;
 
@@ -22,7 +22,7 @@ pub(crate) fn is_asked_for_by(manifest: &Manifest) -> bool {
     !manifest.egress.is_empty()
 }
 
-/// Counts the request when it is dropped: when it has ended, or with the guest.
+/// Dropping it counts the request: at its end, or with the guest.
 struct Counted<'a> {
     meters: &'a OutsideMeters,
     place: usize,
@@ -35,7 +35,8 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Under the manifest's egress rules. Measured and traced by host and class of status, where other host calls only fail or not.
+/// Sends under the manifest's egress rules. Measured and traced by host and status class; other
+/// host calls only as failed or not.
 pub(crate) async fn send(guest: Arc<GuestCall>, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
     let mut measured = Measured::start(Arc::clone(&guest), HostCall::Http);
     let meters = &guest.call.meters;
@@ -58,7 +59,7 @@ pub(crate) async fn send(guest: Arc<GuestCall>, mut request: HttpRequest) -> Res
     answer
 }
 
-/// For the history of the attempt.
+/// Records the call in the attempt's history.
 async fn recorded(gate: &Gate, request: HttpRequest) -> Result<HttpResponse, HttpError> {
     let outside = &gate.guest().outside;
     let place = outside.begin("http", Some(&request.method), &host_of(&request.url));
@@ -70,7 +71,7 @@ async fn recorded(gate: &Gate, request: HttpRequest) -> Result<HttpResponse, Htt
 async fn permitted(gate: &Gate, request: HttpRequest) -> Result<HttpResponse, HttpError> {
     gate.not_in_transaction()?;
     let call = gate.call();
-    // A rule's own secrets, granted with it or one by one.
+    // The rule's own secrets, granted with it or one by one.
     let secrets = |name: &str| secrets::current(gate, name).ok()?.into_iter().next();
     let permitted = |rule: &EgressRule| gate.granted(Ask::http(rule)).map_err(|Denied(reason)| reason);
     let admit = |host: &str| {
@@ -88,7 +89,7 @@ async fn permitted(gate: &Gate, request: HttpRequest) -> Result<HttpResponse, Ht
     gate.services().egress.send(caller, request).instrument(call.span.clone()).await
 }
 
-/// The host of a URL, with its port where that is not the usual one. What is no URL has none.
+/// The host of a URL, with its port unless that is the default. Empty for a text that is not a URL.
 fn host_of(url: &str) -> String {
     let Ok(url) = url.parse::<reqwest::Url>() else { return String::new() };
     let host = url.host_str().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The operator's mail account: how its server is reached, and logging in.
+//! The operator's mail account: connecting to its server, and logging in.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,44 +17,38 @@ use super::verdict::{Ended, Progress, SmtpFailure, SmtpReceipt, failure, refused
 use crate::credential_echo;
 use crate::secrets::SecretValue;
 
-/// What the guest is told instead of the server's words.
+/// Message for the guest instead of the server's words.
 pub(super) const ECHOED: &str = "the mail server's words repeat the account's password, and are withheld";
 
-/// How the connection is secured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MailTls {
-    /// Not at all: for a catcher on this machine.
+    /// No encryption: for a mail catcher on this machine.
     None,
-    /// Plain, then upgraded; refused when the server cannot.
+    /// Plain text first, then upgraded; refused when the server cannot.
     StartTls,
     /// From the first byte (port 465).
     Implicit,
 }
 
-/// The operator's mail account.
 #[derive(Clone)]
 pub struct MailConfig {
-    /// Name or address.
     pub host: String,
     /// Usually 465, 587 or 25.
     pub port: u16,
-    /// See [`MailTls`].
     pub tls: MailTls,
-    /// What EHLO says: a domain, or an address in brackets. Absent: this side's address.
+    /// Name in EHLO: a domain, or an address in brackets. Absent: this side's address.
     pub hello_name: Option<String>,
     /// Absent: no authentication.
     pub username: Option<String>,
     /// Absent: no authentication.
     pub password: Option<String>,
-    /// For a conversation up to the end of the message. Its answer may take longer: up to 10 minutes, as long as the guest may run.
+    /// Limit of a conversation up to the end of the message. The answer to the message may take
+    /// longer: up to 10 minutes, as long as the guest may run.
     pub timeout: Duration,
-    /// Largest message.
     pub max_message_bytes: usize,
 }
 
-/// A configuration that makes no sense.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum MailError {
     #[error("mail over TLS to {host:?} cannot be set up: {reason}")]
     Tls { host: String, reason: String },
@@ -68,7 +62,7 @@ pub(super) struct Account {
     pub(super) config: MailConfig,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     pub(super) credentials: Option<(String, SecretValue)>,
-    /// What no reply may repeat to a guest.
+    /// Values that no reply may repeat to a guest.
     guarded: Vec<SecretValue>,
 }
 
@@ -101,7 +95,7 @@ impl Account {
         Ok(Self { config, tls, credentials, guarded })
     }
 
-    /// A new connection, greeted, secured and logged in as configured.
+    /// Opens a connection; greets, secures and logs in as configured.
     pub(super) async fn connect(&self, progress: &mut Progress) -> Result<Connection, Ended> {
         let hello = self.config.hello_name.as_deref();
         let broken = |phase| move |broken: Broken| Ended::broken(phase, &broken);
@@ -127,7 +121,7 @@ impl Account {
             }
             positive("tls", connection.command("STARTTLS").await.map_err(broken("tls"))?)?;
             connection = connection.secure(tls, name.clone()).await.map_err(broken("tls"))?;
-            // What was told in the clear may have been anybody's.
+            // Anybody may have sent what came unencrypted, so EHLO is sent again.
             positive("tls", connection.hello(hello).await.map_err(broken("tls"))?)?;
         }
         if let Some((username, password)) = &self.credentials {
@@ -136,7 +130,7 @@ impl Account {
                 let secure = if self.config.tls == MailTls::None { " without TLS (mail.tls)" } else { "" };
                 let text = format!("the mail server offers no login by PLAIN or LOGIN{secure}");
                 tokio::spawn(connection.quit());
-                // RFC 5321: 504, a parameter that is not implemented.
+                // RFC 5321: 504 means that a parameter is not implemented.
                 return Err(refused_here("auth", 504, "5.5.4", &text).into());
             }
             positive("auth", connection.auth(username, password.expose()).await.map_err(broken("auth"))?)?;
@@ -144,7 +138,7 @@ impl Account {
         Ok(connection)
     }
 
-    /// A server that is angry at a login may repeat it, and what a server says ends up in front of guests, operators and logs.
+    /// A server that refuses a login may repeat it, and its words reach guests, operators and logs.
     pub(super) fn withheld(&self, mut result: Result<SmtpReceipt, SmtpFailure>) -> Result<SmtpReceipt, SmtpFailure> {
         let (text, refused) = match &mut result {
             Ok(receipt) => (&mut receipt.reply, &mut receipt.refused),
@@ -169,8 +163,8 @@ fn is_gmail(host: &str) -> bool {
     [".gmail.com", ".googlemail.com"].iter().any(|domain| host.ends_with(domain))
 }
 
-/// Google shows an app password as four groups of four letters; the spaces are not part of it, and no other password of Google's can log in
-/// here. Anything else is sent as it is given.
+/// Google shows an app password as four groups of four letters. The spaces are not part of it, and
+/// no other password of Google's can log in here. Anything else is sent unchanged.
 fn without_groups(password: String) -> String {
     let groups: Vec<&str> = password.split(' ').collect();
     let is_group = |group: &&str| group.len() == 4 && group.bytes().all(|b| b.is_ascii_lowercase());

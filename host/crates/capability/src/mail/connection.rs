@@ -1,4 +1,4 @@
-//! One connection to a mail server: a command, its reply, and never a byte that neither side asked for.
+//! One connection to a mail server: a command and its reply. Bytes nobody asked for are an error.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -16,16 +16,15 @@ use tokio_rustls::TlsConnector;
 use super::error::Broken;
 use super::reply::Reply;
 
-/// For words of a server that hangs up in the middle of a message.
+/// Limit for the last reply of a server that hangs up within a message, and for QUIT.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// What EHLO told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Extensions {
-    /// With a limit in bytes, or none.
+    /// With its limit in bytes, if it names one.
     pub(super) size: Option<Option<u64>>,
     pub(super) eight_bit_mime: bool,
     pub(super) smtp_utf8: bool,
@@ -43,15 +42,15 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) async fn open(host: &str, port: u16) -> Result<Self, Broken> {
         let stream = TcpStream::connect((host, port)).await?;
-        // A message and its end are written one after the other; without this, the system keeps the end back until the server has
-        // acknowledged the message, which it does 40 ms late.
+        // A message and its end are written separately. Without this, the system keeps the end back
+        // until the server has acknowledged the message, which it does 40 ms late.
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?;
         Ok(Self { stream: BufReader::new(Box::new(stream)), local, extensions: Extensions::default() })
     }
 
-    /// All that follows is encrypted. What came before in the clear and was not read would be taken for the server's own words (CVE-2011-0411
-    /// and its kind), so there must be nothing.
+    /// Encrypts all that follows. Unread bytes from before would be taken for the server's own
+    /// words (CVE-2011-0411 and its kind), so there must be none.
     pub(super) async fn secure(self, tls: &TlsConnector, name: ServerName<'static>) -> Result<Self, Broken> {
         if !self.stream.buffer().is_empty() {
             return Err(Broken::Unasked);
@@ -66,7 +65,7 @@ impl Connection {
 
     /// EHLO, or HELO where the server does not know it (RFC 5321 §3.2).
     pub(super) async fn hello(&mut self, name: Option<&str>) -> Result<Reply, Broken> {
-        // Without a name, the address (RFC 5321 §4.1.4).
+        // Without a name, EHLO has the address (RFC 5321 §4.1.4).
         let name = name.map_or_else(|| literal(self.local), str::to_owned);
         let reply = self.command(&format!("EHLO {name}")).await?;
         if reply.is_positive() {
@@ -84,7 +83,7 @@ impl Connection {
             if reply.code == 334 {
                 reply = self.command(&answer).await?;
             }
-            // RFC 4954 §4: 504, this mechanism is not there after all.
+            // RFC 4954 §4: 504 means that this mechanism is not available after all.
             if reply.code != 504 || !self.extensions.auth_login {
                 return Ok(reply);
             }
@@ -99,7 +98,7 @@ impl Connection {
         Ok(reply)
     }
 
-    /// Sends one line, and reads its reply. A reply may always be 421, by which the server says that it goes.
+    /// Sends one line and reads its reply. Any reply may be 421: the server closes.
     pub(super) async fn command(&mut self, line: &str) -> Result<Reply, Broken> {
         if line.contains(['\r', '\n', '\0']) {
             return Err(Broken::LineBreak);
@@ -114,8 +113,8 @@ impl Connection {
         Reply::read(&mut self.stream).await
     }
 
-    /// Sends a message up to its end, which [`Self::end`] sends; until then, no server may take it. Gives a reply that came early: a
-    /// refusal.
+    /// Sends a message up to its end, which [`Self::end`] sends; until then, no server may take it.
+    /// Returns a reply that came early, which is a refusal.
     pub(super) async fn message(&mut self, wire: &[u8]) -> Result<Option<Reply>, Broken> {
         if matches!(self.arrived().await?, Arrived::Bytes) {
             return Err(Broken::Unasked);
@@ -132,7 +131,7 @@ impl Connection {
             },
             Err(error) => error.into(),
         };
-        // It may have said why.
+        // The server may have said why.
         match tokio::time::timeout(LAST_WORDS, Reply::read(&mut self.stream)).await {
             Ok(Ok(reply)) if reply.is_negative() => Ok(Some(reply)),
             _ => Err(broken),
@@ -151,7 +150,7 @@ impl Connection {
         matches!(self.arrived().await, Ok(Arrived::Nothing))
     }
 
-    /// Says goodbye and does not wait for an answer.
+    /// Sends QUIT and does not wait for an answer.
     pub(super) async fn quit(mut self) {
         let bye = async {
             self.stream.write_all(b"QUIT\r\n").await?;
@@ -161,7 +160,6 @@ impl Connection {
         let _gone = tokio::time::timeout(LAST_WORDS, bye).await;
     }
 
-    /// Looks without waiting.
     async fn arrived(&mut self) -> Result<Arrived, Broken> {
         poll_fn(|context| {
             Poll::Ready(match Pin::new(&mut self.stream).poll_fill_buf(context) {
@@ -185,7 +183,7 @@ impl Extensions {
         let mut extensions = Self::default();
         // The first line is the server's name.
         for line in reply.lines.iter().skip(1) {
-            // `AUTH=LOGIN` is how it was written before RFC 2554; some servers say it still.
+            // `AUTH=LOGIN` is the form before RFC 2554; some servers still send it.
             let line = line.to_ascii_uppercase().replace("AUTH=", "AUTH ");
             let mut words = line.split_whitespace();
             match words.next().unwrap_or_default() {

@@ -1,6 +1,5 @@
-//! Why a conversation with a mail server ends before its time.
+//! Why a conversation with a mail server ends early.
 
-/// A conversation that cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
     #[error("{0}")]

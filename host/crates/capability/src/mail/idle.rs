@@ -1,38 +1,42 @@
-//! Connections at rest.
+//! Idle connections to the mail server.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::connection::Connection;
 
 /// Idle connections kept for each plugin.
 const MAX_IDLE: usize = 8;
-/// Servers close idle connections after minutes (RFC 5321 §4.5.3.2: at least 5); well before that, none is reused.
+/// Servers close idle connections after minutes (RFC 5321 §4.5.3.2: at least 5). No connection is
+/// reused after this shorter time.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Connections at rest, by whose they are.
+/// Idle connections by owner: a plugin, or the host.
 #[derive(Default)]
 pub(super) struct Idle(Mutex<HashMap<String, Vec<(Instant, Connection)>>>);
 
 impl Idle {
-    /// One that is fresh, and to which the server has sent nothing since.
+    /// A connection that is fresh, and to which the server has sent nothing since.
     pub(super) async fn take(&self, plugin: &str) -> Option<Connection> {
         loop {
-            let (since, mut connection) = self.locked().get_mut(plugin)?.pop()?;
+            let (since, mut connection) = self.0.lock().get_mut(plugin)?.pop()?;
             if since.elapsed() < IDLE_LIMIT && connection.is_quiet().await {
                 return Some(connection);
             }
         }
     }
 
-    /// For the next message of the plugin, unless the server has said something that nobody asked for. Closed when none comes.
+    /// Keeps it for the plugin's next message, unless the server has sent something that nobody
+    /// asked for. It is closed if no message comes.
     pub(super) async fn keep(self: &Arc<Self>, plugin: &str, mut connection: Connection) {
         if !connection.is_quiet().await {
             return;
         }
         {
-            let mut all = self.locked();
+            let mut all = self.0.lock();
             let idle = all.entry(plugin.to_owned()).or_default();
             if idle.len() >= MAX_IDLE {
                 drop(all);
@@ -52,16 +56,12 @@ impl Idle {
     }
 
     fn stale(&self, plugin: &str) -> Vec<Connection> {
-        let mut all = self.locked();
+        let mut all = self.0.lock();
         let Some(idle) = all.get_mut(plugin) else { return Vec::new() };
         let stale: Vec<_> = idle.extract_if(.., |(since, _)| since.elapsed() >= IDLE_LIMIT).collect();
         if idle.is_empty() {
             all.remove(plugin);
         }
         stale.into_iter().map(|(_, connection)| connection).collect()
-    }
-
-    fn locked(&self) -> MutexGuard<'_, HashMap<String, Vec<(Instant, Connection)>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

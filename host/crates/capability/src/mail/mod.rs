@@ -1,4 +1,4 @@
-//! Mail: finished messages to the operator's mail server.
+//! Mail: hands finished messages to the operator's mail server.
 
 mod account;
 mod connection;
@@ -25,10 +25,9 @@ use crate::{HostCall, OutsideMeters};
 pub use account::{MailConfig, MailError, MailTls};
 pub use transport::MailTransport;
 
-/// SMTP envelope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Envelope {
-    /// `MAIL FROM`; must be one that the account may send as.
+    /// `MAIL FROM`; must be an address that the account may send as.
     sender: String,
     /// One `RCPT TO` each.
     recipients: Vec<String>,
@@ -38,7 +37,7 @@ pub(crate) fn is_asked_for_by(manifest: &Manifest) -> bool {
     manifest.smtp.as_ref().is_some_and(|smtp| smtp.allowed)
 }
 
-/// Counts the mail when it is dropped: when it has ended, or with the guest.
+/// Dropping it counts the mail: at its end, or with the guest.
 struct Counted<'a> {
     meters: &'a OutsideMeters,
     phase: &'static str,
@@ -50,14 +49,14 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Measured and traced by the phase in which it ended, where other host calls only fail or not.
+/// Measured and traced by the phase in which it ended; other host calls only as failed or not.
 async fn send(guest: Arc<GuestCall>, envelope: Envelope, mime: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure> {
     let mut measured = Measured::start(Arc::clone(&guest), HostCall::Mail);
     let mut counted = Counted { meters: &guest.call.meters, phase: "abandoned" };
     let answer = recorded(&measured.gate(), envelope, &mime).await;
     counted.phase = match &answer {
         Ok(_) => "sent",
-        // Whatever its phase: somebody should look whether it arrived.
+        // In any phase: somebody should check whether it arrived.
         Err(failure) if failure.ambiguous => "ambiguous",
         Err(failure) => failure.phase,
     };
@@ -65,7 +64,7 @@ async fn send(guest: Arc<GuestCall>, envelope: Envelope, mime: Vec<u8>) -> Resul
     answer
 }
 
-/// For the history of the attempt.
+/// Records the call in the attempt's history.
 async fn recorded(gate: &Gate, envelope: Envelope, mime: &[u8]) -> Result<SmtpReceipt, SmtpFailure> {
     let outside = &gate.guest().outside;
     let server = gate.services().mail.server().unwrap_or_default();
@@ -99,8 +98,9 @@ async fn hand_over(gate: &Gate, envelope: Envelope, mime: &[u8]) -> Result<SmtpR
         })?),
     };
     let remaining = call.deadline.saturating_duration_since(Instant::now());
-    // From then on the outcome is unknown until the server has answered. A mail that may be out costs an attempt, also as the probe
-    // of a breaker: put off as one that the breaker refused, it would go out again with every probe.
+    // After `committed`, the outcome is unknown until the server has answered. A mail that may be
+    // out costs an attempt, also as a breaker's probe: if it were deferred like a refused one, it
+    // would go out again with every probe.
     let asked = guest.asked();
     let committed = || guest.set_asked(None);
     let send = mail.send(call.manifest.name.as_str(), envelope, mime, remaining, &committed);

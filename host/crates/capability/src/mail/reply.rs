@@ -4,12 +4,11 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
 use super::error::Broken;
 
-/// RFC 5321 §4.5.3.1.5 has 512; real ones are longer.
+/// RFC 5321 §4.5.3.1.5 allows 512; real lines are longer.
 const MAX_LINE_BYTES: u64 = 8 << 10;
-/// All lines of one reply.
+/// Of all lines of one reply.
 const MAX_BYTES: usize = 64 << 10;
 
-/// One reply, however many lines it had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reply {
     /// 200 to 599.
@@ -38,7 +37,7 @@ impl Reply {
                     lines.push(text);
                     return Ok(Self { code, lines });
                 }
-                // Within a reply, a line that forgot its number is text.
+                // Within a reply, a line without its number is text.
                 None if !lines.is_empty() => lines.push(readable(&line)),
                 None => return Err(Broken::NoReply),
             }
@@ -49,7 +48,6 @@ impl Reply {
         (200..300).contains(&self.code)
     }
 
-    /// 4yz or 5yz.
     pub(super) fn is_negative(&self) -> bool {
         self.code >= 400
     }
@@ -58,7 +56,7 @@ impl Reply {
         self.lines.join(" ").trim().to_owned()
     }
 
-    /// `5.7.8 Username and Password not accepted`: RFC 2034 puts it first in the text.
+    /// `5.7.8 Username and Password not accepted`: RFC 2034 puts the code first in the text.
     pub(super) fn enhanced_code(&self) -> Option<String> {
         let first = self.lines.first()?.split_whitespace().next()?;
         let parts: Vec<&str> = first.split('.').collect();
@@ -68,7 +66,8 @@ impl Reply {
     }
 }
 
-/// Code, whether more lines follow, text. RFC 5321 §4.2.1 gives the first digit a meaning from 2 to 5; the others may be any.
+/// Code, whether more lines follow, text. RFC 5321 §4.2.1 gives the first digit a meaning from 2 to
+/// 5; the other digits may be any.
 fn parse(line: &[u8]) -> Option<(u16, bool, String)> {
     let (digits, rest) = line.split_at_checked(3)?;
     if !(b'2'..=b'5').contains(&digits[0]) || !digits.iter().all(u8::is_ascii_digit) {
@@ -79,7 +78,7 @@ fn parse(line: &[u8]) -> Option<(u16, bool, String)> {
     Some((code, more, readable(rest.strip_prefix(b"-").unwrap_or(rest))))
 }
 
-/// UTF-8, else Latin-1: there every byte is a character.
+/// UTF-8, else Latin-1, in which every byte is a character.
 fn readable(bytes: &[u8]) -> String {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),

@@ -1,7 +1,8 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -10,15 +11,16 @@ use super::verdict::{SmtpFailure, SmtpReceipt};
 use super::{Envelope, MailConfig, MailError, MailTls, MailTransport};
 use crate::breaker::Report;
 
-/// What to answer: the first word that a line contains.
+/// Word and answer: the first rule whose word a line contains decides.
 type Rules<'a> = &'a [(&'static str, &'static [u8])];
 
-/// Answers each command line by the first rule whose word it contains, `250 ok` otherwise, and `354` to DATA. A reply of `-` closes the
-/// connection instead, one of `...` says nothing. The line `DOT` stands for the end of a message; `HELLO` is what it says first.
+/// Answers each command line by the first rule whose word it contains, else `250 ok`, and `354` to
+/// DATA. The reply `-` closes the connection instead, `...` sends nothing. `DOT` is the end of a
+/// message; `HELLO` is the greeting.
 struct Server {
     port: u16,
     connections: AtomicUsize,
-    /// All that it was sent.
+    /// Everything that clients have sent.
     heard: Mutex<Vec<u8>>,
 }
 
@@ -67,7 +69,7 @@ impl Server {
             if read.read_until(b'\n', &mut line).await.ok()? == 0 {
                 return None;
             }
-            self.heard.lock().expect("no panic").extend_from_slice(&line);
+            self.heard.lock().extend_from_slice(&line);
         }
     }
 
@@ -85,7 +87,7 @@ impl Server {
     }
 
     fn heard(&self) -> String {
-        String::from_utf8_lossy(&self.heard.lock().expect("no panic")).into_owned()
+        String::from_utf8_lossy(&self.heard.lock()).into_owned()
     }
 
     fn connections(&self) -> usize {
@@ -165,7 +167,7 @@ async fn refused_credentials_are_told_apart_from_refused_recipients() {
 
 #[tokio::test]
 async fn a_reply_that_repeats_the_password_is_withheld_wherever_it_stands() {
-    // Raw, and as it was sent: base64 of "\0user\0abcd efgh".
+    // The password raw, and as it was sent: base64 of "\0user\0abcd efgh".
     let echoes: [(&str, &[u8]); 5] = [
         ("AUTH", b"535 5.7.8 abcd efgh is not the password of user\r\n"),
         ("AUTH", b"535 5.7.8 AHVzZXIAYWJjZCBlZmdo is refused\r\n"),
@@ -236,14 +238,14 @@ async fn a_plugin_never_gets_another_plugins_connection() {
 
 #[tokio::test]
 async fn a_connection_with_unread_bytes_is_never_used_again() {
-    // A second reply to one message: read later, it would be the answer to somebody else's.
+    // A second reply to one message: read later, it would look like the answer to another one.
     let server = Server::start(&[("DOT", b"250 taken\r\n250 smuggled\r\n")]).await;
     let mail = transport(&server);
     for n in 1..=3 {
         assert_eq!(send(&mail, &["a@example.com"]).await.expect("taken").reply, "taken");
         assert_eq!(server.connections(), n);
     }
-    // In the middle of a conversation, it ends before anything is sent.
+    // Within a conversation, such bytes end it before anything is sent.
     for (word, reply) in [("RCPT", &b"250 ok\r\n250 ok\r\n"[..]), ("DATA", b"354 go\r\n250 taken\r\n")] {
         let server = Server::start(&[(word, reply)]).await;
         let failure = send(&transport(&server), &["a@example.com"]).await.expect_err("out of step");
@@ -363,7 +365,7 @@ async fn an_old_server_is_greeted_by_helo_and_the_name_is_the_configured_one() {
     let later = Server::start(&[("EHLO", b"450 later\r\n")]).await;
     let failure = send(&transport(&later), &["a@example.com"]).await.expect_err("later");
     assert!(failure.reply_code == Some(450) && !later.heard().contains("HELO 1"));
-    // No login is possible then, and none is left out in silence.
+    // No login is possible then, and it is not skipped silently.
     let failure = send(&transport(&server), &["a@example.com"]).await.expect_err("no login");
     assert_eq!((failure.phase, failure.reply_code), ("auth", Some(504)));
 }
@@ -381,7 +383,7 @@ async fn a_password_is_sent_as_it_is_given() {
     assert!(server.heard().contains("AUTH LOGIN\r\ndXNlcg==\r\nIHDDpHNzICB3b3JkIA==\r\n"), "{}", server.heard());
     let nul = MailConfig { password: Some("a\0b".into()), ..server.config() };
     assert!(matches!(MailTransport::new(Some(nul)), Err(MailError::Credentials)));
-    // What Google shows is not what it means.
+    // Google shows a password with spaces that are not part of it.
     for (host, given, sent) in [
         ("smtp.gmail.com", "abcd efgh ijkl mnop", "abcdefghijklmnop"),
         ("smtp.gmail.com", "abcd efgh", "abcd efgh"),

@@ -1,8 +1,9 @@
-//! Handing messages over to the operator's mail server, with one verdict per recipient.
+//! Hands messages to the operator's mail server, with one verdict per recipient.
 //!
-//! Connections are reused while they are fresh, by the plugin whose they were: what one guest's message did to a connection is never
-//! another's. What is sent after the final dot and never answered is `ambiguous`: the message may have been taken, and only its stable
-//! Message-ID keeps a repeat recognisable. Why it speaks SMTP itself: docs/decisions/025-own-smtp-client.md.
+//! Fresh connections are reused, but only by the same plugin: what one guest's message did to a
+//! connection never affects another's. If the final dot was sent and never answered, the result is
+//! `ambiguous`: the message may have been taken, and only its stable Message-ID keeps a repeat
+//! recognisable. Why it speaks SMTP itself: docs/decisions/025-own-smtp-client.md.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,43 +21,43 @@ use super::idle::Idle;
 use super::verdict::{
     Ended, Progress, SmtpFailure, SmtpReceipt, SmtpRefusal, all_refused, failure, local_refusal, refused_here,
 };
-use super::wire::Wire;
+use super::wire::EncodedMessage;
 use crate::breaker::Report;
 
-/// For the answer to a whole message (RFC 5321 §4.5.3.2.6): who gives up earlier may send it twice.
+/// Limit for the answer to a message (RFC 5321 §4.5.3.2.6): giving up earlier may send it twice.
 const END_LIMIT: Duration = Duration::from_secs(600);
-/// What is left to a guest to note that the outcome is unknown, before its own deadline ends it.
+/// Time that a guest still has, before its own deadline, to note that the outcome is unknown.
 const LAST_NOTE: Duration = Duration::from_secs(1);
-/// Whose connections the host's own messages use; no plugin's name has a colon.
+/// Owner of the connections for the host's own messages; no plugin's name has a colon.
 const HOST: &str = "host:";
 
-/// Mail for all plugins.
 pub struct MailTransport {
     account: Option<Account>,
     pub(super) idle: Arc<Idle>,
 }
 
-/// Who is to get a message.
+/// Sender and recipients of a message.
 struct Route<'a> {
     sender: Address,
-    /// As the guest wrote them, and as the server hears them.
+    /// Each as the guest wrote it, and as the server gets it.
     recipients: Vec<(&'a str, Address)>,
-    wire: &'a Wire,
+    wire: &'a EncodedMessage,
 }
 
 impl MailTransport {
-    /// `None`: no account is configured, and every send says so. Connects nowhere.
+    /// `None`: no account is configured, and every send says so. Opens no connection.
     pub fn new(config: Option<MailConfig>) -> Result<Self, MailError> {
         let account = config.map(Account::new).transpose()?;
         Ok(Self { account, idle: Arc::default() })
     }
 
-    /// Where the account is, as breakers name it: `smtp://host:port`. Nothing without an account.
+    /// The account's server as breakers name it: `smtp://host:port`. Absent without an account.
     pub fn server(&self) -> Option<String> {
         self.account.as_ref().map(|account| format!("smtp://{}:{}", account.config.host, account.config.port))
     }
 
-    /// A message of the host itself, as plain text, to all of `to`. `id`: the same for the same message, however often it is sent.
+    /// Sends a plain-text message of the host itself to all of `to`. `id` must be the same each
+    /// time that the same message is sent.
     pub async fn notify(
         &self,
         from: &Mailbox,
@@ -78,7 +79,7 @@ impl MailTransport {
         let (result, _) = self.send(HOST, envelope, &mime, patience, &|| ()).await;
         match result {
             Ok(receipt) if receipt.refused.is_empty() => Ok(()),
-            // The others have it; a repeat would reach them twice.
+            // The other recipients have it; a repeat would reach them twice.
             Ok(receipt) => {
                 warn!(refused = receipt.refused.len(), "the mail server refuses some recipients of alerts.mail_to");
                 Ok(())
@@ -87,7 +88,8 @@ impl MailTransport {
         }
     }
 
-    /// Over a connection of `plugin`, within `remaining`. Calls `committed` when the server may take the message from then on.
+    /// Sends over a connection of `plugin`, within `remaining`. Calls `committed` when the server
+    /// may take the message from then on.
     pub(crate) async fn send(
         &self,
         plugin: &str,
@@ -134,7 +136,7 @@ impl MailTransport {
         (result, report)
     }
 
-    /// The conversation under its clocks; gives the words of the server that took the message.
+    /// Keeps the time limits; returns the words of the server that took the message.
     #[allow(clippy::too_many_arguments)]
     async fn within(
         &self,
@@ -148,7 +150,7 @@ impl MailTransport {
     ) -> Result<String, Ended> {
         let started = Instant::now();
         let limit = remaining.min(account.config.timeout);
-        let wire = Wire::new(mime).map_err(|text| refused_here("data", 554, "5.6.0", text))?;
+        let wire = EncodedMessage::new(mime).map_err(|text| refused_here("data", 554, "5.6.0", text))?;
         let route = Route::new(envelope, &wire, &mut progress.refused)?;
         let late = |ambiguous, phase: &str, limit: Duration| {
             let text = format!("no answer within {} ms, in phase {phase}", limit.as_millis());
@@ -177,7 +179,7 @@ impl MailTransport {
         if reply.is_positive() { Ok(reply.text()) } else { Err(Ended::replied("data", &reply)) }
     }
 
-    /// All but the end of the message: as long as this is under way, no server may take it.
+    /// Everything before the end of the message: during this, no server may take it.
     async fn before_end(
         &self,
         account: &Account,
@@ -203,7 +205,7 @@ impl MailTransport {
                         enhanced_code: reply.enhanced_code(),
                         text: reply.text(),
                     });
-                    // The server goes: nobody gets anything.
+                    // The server closes the connection: nobody gets the message.
                     if reply.code == 421 {
                         return Err(Ended::replied("rcpt", &reply));
                     }
@@ -232,7 +234,7 @@ impl MailTransport {
         }
     }
 
-    /// A connection whose server has taken `MAIL`: one at rest, where there is one that still answers.
+    /// A connection whose server has taken `MAIL`: an idle one, if one still answers.
     async fn begun(
         &self,
         account: &Account,
@@ -242,7 +244,7 @@ impl MailTransport {
     ) -> Result<Connection, Ended> {
         if let Some(mut reused) = self.idle.take(plugin).await {
             let command = route.mail_command(&account.config, &reused)?;
-            // Whatever it says now, it may say of its age; nothing was sent yet, so a fresh one may begin again.
+            // A refusal may be due to its age. Nothing was sent yet, so a fresh one may try.
             if reused.command(&command).await.is_ok_and(|reply| reply.is_positive()) {
                 return Ok(reused);
             }
@@ -263,14 +265,15 @@ impl MailTransport {
 }
 
 impl<'a> Route<'a> {
-    fn new(envelope: &'a Envelope, wire: &'a Wire, refused: &mut Vec<SmtpRefusal>) -> Result<Self, SmtpFailure> {
+    fn new(envelope: &'a Envelope, wire: &'a EncodedMessage, refused: &mut Vec<SmtpRefusal>) -> Result<Self, SmtpFailure> {
         let sender = envelope.sender.parse::<Address>();
         let sender = sender.map_err(|error| refused_here("mail", 553, "5.1.7", &format!("the sender {error}")))?;
         let mut recipients = Vec::with_capacity(envelope.recipients.len());
         for text in &envelope.recipients {
             match text.parse::<Address>() {
                 Ok(address) => recipients.push((text.as_str(), address)),
-                // As a server would refuse it (RFC 3463: bad destination mailbox address syntax).
+                // The code that a server would give (RFC 3463: bad destination mailbox address
+                // syntax).
                 Err(error) => refused.push(local_refusal(text.clone(), "5.1.3", &error.to_string())),
             }
         }

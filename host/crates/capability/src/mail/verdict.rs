@@ -1,4 +1,4 @@
-//! What became of a message.
+//! The result of sending a message.
 
 use super::error::Broken;
 use super::reply::Reply;
@@ -7,38 +7,35 @@ use crate::breaker::Report;
 /// The server took the message for at least one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SmtpReceipt {
-    /// The server's final reply text.
     pub(crate) reply: String,
-    /// Recipients refused while others were taken.
+    /// Recipients that were refused while others were taken.
     pub(crate) refused: Vec<SmtpRefusal>,
 }
 
-/// A recipient that the server refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SmtpRefusal {
     pub(crate) recipient: String,
-    /// For example 550.
     pub(crate) reply_code: u16,
     /// For example `5.1.1`.
     pub(crate) enhanced_code: Option<String>,
-    /// The server's text.
     pub(crate) text: String,
 }
 
-/// The message was not taken, or nobody knows.
+/// The message was not taken, or the outcome is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SmtpFailure {
-    /// `denied`, `not-configured`, `breaker-open`, `connect`, `tls`, `auth`, `mail`, `rcpt`, `data`, `timeout`, `too-large`.
+    /// `denied`, `not-configured`, `breaker-open`, `connect`, `tls`, `auth`, `mail`, `rcpt`,
+    /// `data`, `timeout`, `too-large`.
     pub(crate) phase: &'static str,
     /// Absent when no reply came.
     pub(crate) reply_code: Option<u16>,
     /// For example `5.7.8`.
     pub(crate) enhanced_code: Option<String>,
-    /// The server's text, or ours.
+    /// The server's text, or the host's.
     pub(crate) text: String,
     /// The message may have been taken although no reply came.
     pub(crate) ambiguous: bool,
-    /// Verdicts on recipients so far.
+    /// Recipients refused so far.
     pub(crate) refused: Vec<SmtpRefusal>,
 }
 
@@ -53,14 +50,14 @@ pub(super) fn failure(phase: &'static str, text: impl Into<String>) -> SmtpFailu
     }
 }
 
-/// A conversation that came to nothing, and what the breaker makes of it: a server that replied is there, whatever it replied, except 421,
-/// by which it says that it goes.
+/// A conversation that failed, and what the breaker is told: a server that replied is up, whatever
+/// it replied, except 421, by which it says that it closes.
 pub(super) struct Ended {
     pub(super) failure: SmtpFailure,
     pub(super) report: Report,
 }
 
-/// Ours: the server was not asked, or did nothing wrong.
+/// A failure of the host's own: the server was not asked, or did nothing wrong.
 impl From<SmtpFailure> for Ended {
     fn from(failure: SmtpFailure) -> Self {
         Self { failure, report: Report::Unknown }
@@ -83,13 +80,13 @@ impl Ended {
     }
 }
 
-/// How far a conversation got; outlives it when its time runs out.
+/// How far a conversation got. It outlives the conversation when the time runs out.
 pub(super) struct Progress {
     pub(super) phase: &'static str,
     pub(super) refused: Vec<SmtpRefusal>,
 }
 
-/// What no server would take is not sent to one. The code is that of a server that would have been asked.
+/// A message that no server would take is not sent. The code is the one that a server would give.
 pub(super) fn refused_here(phase: &'static str, code: u16, enhanced: &str, text: &str) -> SmtpFailure {
     SmtpFailure { reply_code: Some(code), enhanced_code: Some(enhanced.to_owned()), ..failure(phase, text) }
 }

@@ -1,23 +1,23 @@
-//! A message as it goes over the wire (RFC 5321 §2.3.8, §4.5.2): lines end with CR LF and nothing else does, and a dot at the start of a
-//! line is doubled. So no message of a guest can end before its end, and bring commands of its own: servers disagree about what a bare LF
-//! or CR around a dot means ("SMTP smuggling", CVE-2023-51764 and its kind).
+//! A message as it is sent (RFC 5321 §2.3.8, §4.5.2): lines end with CR LF, no other CR or LF
+//! occurs, and a dot at the start of a line is doubled. So a guest's message cannot end before its
+//! end and add commands of its own: servers disagree about what a bare LF or CR around a dot means
+//! ("SMTP smuggling", CVE-2023-51764 and its kind).
 
-/// A message, ready to be written.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wire {
-    /// With a line end at the end, and without the final dot.
+pub(super) struct EncodedMessage {
+    /// With a line end at the end, but without the final dot.
     pub(super) bytes: Vec<u8>,
-    /// Before the dots were doubled: what SIZE means.
+    /// Before the dots were doubled, as SIZE counts.
     pub(super) size: usize,
-    /// Anywhere; needs 8BITMIME.
+    /// Non-ASCII bytes anywhere; needs 8BITMIME.
     pub(super) has_eight_bit: bool,
-    /// In its header; has a meaning with SMTPUTF8 only.
+    /// Non-ASCII bytes in the header, which have a meaning only with SMTPUTF8.
     pub(super) has_eight_bit_header: bool,
 }
 
-impl Wire {
-    /// Bare CR and LF become line ends: many languages write messages with LF alone. A NUL has no place in a message (RFC 5322 §4) and is
-    /// an error.
+impl EncodedMessage {
+    /// Bare CR and LF become line ends: many languages write messages with LF alone. A NUL is an
+    /// error: a message cannot have one (RFC 5322 §4).
     pub(super) fn new(mime: &[u8]) -> Result<Self, &'static str> {
         if mime.contains(&0) {
             return Err("the message has a NUL character in it, which mail cannot carry");
@@ -70,16 +70,16 @@ mod tests {
             (b"..a\r\n...\r\n", b"...a\r\n....\r\n"),
             (b"", b""),
         ] {
-            assert_eq!(Wire::new(mime).expect("a message").bytes, expected, "{mime:?}");
+            assert_eq!(EncodedMessage::new(mime).expect("a message").bytes, expected, "{mime:?}");
         }
-        assert!(Wire::new(b"a\0b").is_err());
+        assert!(EncodedMessage::new(b"a\0b").is_err());
     }
 
     #[test]
     fn its_size_is_that_of_the_message_and_characters_beyond_ascii_are_noticed() {
-        let wire = Wire::new("Subject: x\n\n.ü\n".as_bytes()).expect("a message");
+        let wire = EncodedMessage::new("Subject: x\n\n.ü\n".as_bytes()).expect("a message");
         assert_eq!(wire.size, "Subject: x\r\n\r\n.ü\r\n".len());
         assert!(wire.has_eight_bit && !wire.has_eight_bit_header);
-        assert!(Wire::new("Subject: ü\n\nx".as_bytes()).expect("a message").has_eight_bit_header);
+        assert!(EncodedMessage::new("Subject: ü\n\nx".as_bytes()).expect("a message").has_eight_bit_header);
     }
 }

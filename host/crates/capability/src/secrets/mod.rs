@@ -1,4 +1,5 @@
-//! Secrets of the plugin: a guest may sign with them, and learns whether something fits them. Their values never reach it.
+//! Secrets of the plugin. A guest may sign with them, and check whether a value matches one. It
+//! never gets their values.
 
 mod value;
 
@@ -14,10 +15,10 @@ use crate::guest::{Answer, Guest, HostResult, error};
 pub(crate) use value::HashKind;
 pub use value::{SecretSource, SecretValue};
 
-/// Guesses at a secret per call: enough for a rotation, too few to search.
+/// Most guesses at a secret per call: enough for a rotation, too few for a search.
 const MAX_TRIES: u32 = 8;
 
-/// Every current version, the newest first; at least one.
+/// All current versions, the newest first; at least one.
 pub(crate) fn current(gate: &Gate, name: &str) -> Result<Vec<SecretValue>, CapabilityError> {
     let manifest = &gate.call().manifest;
     if !manifest.secrets.iter().any(|secret| secret.name == name) {
@@ -37,7 +38,7 @@ pub(crate) fn current(gate: &Gate, name: &str) -> Result<Vec<SecretValue>, Capab
 
 fn verify_hmac(gate: &Gate, name: &str, hash: HashKind, data: &[u8], mac: &[u8]) -> Result<bool, CapabilityError> {
     let versions = current(gate, name)?;
-    // Each is tried, so that the time does not tell which one fits.
+    // All are tried, so that the time does not show which one matches.
     Ok(versions.iter().fold(false, |fits, version| fits | version.verify(hash, data, mac)))
 }
 

@@ -1,4 +1,4 @@
-//! Values of secrets: where they come from, and what may be learned about them.
+//! Values of secrets: their source, and what may be learned about them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,6 @@ use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// Hash functions for MACs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HashKind {
     Sha1,
@@ -19,23 +18,22 @@ pub(crate) enum HashKind {
     Sha512,
 }
 
-/// One version of a secret. Not printable, on purpose; its memory is wiped with the last clone.
+/// One version of a secret. Not printable, on purpose. Its memory is wiped with the last clone.
 #[derive(Clone)]
 pub struct SecretValue(Arc<Version>);
 
 struct Version {
     text: Zeroizing<String>,
-    /// Milliseconds since 1970; 0: never.
+    /// Milliseconds since 1970; 0 means never.
     used_ms: AtomicU64,
 }
 
 impl SecretValue {
-    /// Wraps it.
     pub fn new(value: String) -> Self {
         Self(Arc::new(Version { text: Zeroizing::new(value), used_ms: AtomicU64::new(0) }))
     }
 
-    /// When this process last used it: put it in, signed with it, or found that it fits.
+    /// When this process last used it: sent it, signed with it, or found that a value matches it.
     pub fn last_used(&self) -> Option<SystemTime> {
         let ms = self.0.used_ms.load(Ordering::Relaxed);
         (ms > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(ms))
@@ -47,7 +45,7 @@ impl SecretValue {
     }
 
     pub(crate) fn matches(&self, candidate: &[u8]) -> bool {
-        // Digests have one length: the time tells nothing, not even how long the secret is.
+        // Digests have one length, so the time shows nothing, not even the secret's length.
         let digest = |bytes: &[u8]| -> [u8; 32] { Sha256::digest(bytes).into() };
         let fits: bool = digest(self.0.text.as_bytes()).ct_eq(&digest(candidate)).into();
         if fits {
@@ -95,12 +93,12 @@ impl std::fmt::Debug for SecretValue {
     }
 }
 
-/// Where secrets are kept. Asked within calls: it answers from memory.
+/// Where secrets are kept. It is asked during calls, so it answers from memory.
 pub trait SecretSource: Send + Sync + 'static {
-    /// Every version that holds now, the newest first; empty when the operator set none.
+    /// Every valid version, the newest first; empty when the operator set none.
     fn current(&self, plugin: &PluginName, name: &str) -> Vec<SecretValue>;
 
-    /// The newest version: what goes out.
+    /// The newest version, which is the one that is sent.
     fn get(&self, plugin: &PluginName, name: &str) -> Option<SecretValue> {
         self.current(plugin, name).into_iter().next()
     }

@@ -1,4 +1,4 @@
-//! Who asks a registry, and over what.
+//! Connection options and credentials for registries.
 
 use std::path::PathBuf;
 
@@ -8,16 +8,15 @@ use oci_client::secrets::RegistryAuth;
 
 use super::RegistryError;
 
-/// How registries are spoken to.
 #[derive(Args)]
 pub(crate) struct RegistryArgs {
-    /// Speak HTTP without TLS to the registry; on this machine (localhost, 127.…) that is so without asking
+    /// Use HTTP without TLS; this is the default for registries on this machine (localhost, 127.…)
     #[arg(long, help_heading = "Registry")]
     pub(super) plain_http: bool,
-    /// The user of the registry [default: what `docker login` has stored, else nobody]
+    /// User of the registry [default: as stored by `docker login`, else anonymous]
     #[arg(long, env = "PATCHBAY_REGISTRY_USER", requires = "registry_password", help_heading = "Registry")]
     registry_user: Option<String>,
-    /// The registry's password or token; better in the environment than on the command line
+    /// Password or token of the registry; set it in the environment rather than on the command line
     #[arg(
         long,
         env = "PATCHBAY_REGISTRY_PASSWORD",
@@ -26,13 +25,13 @@ pub(crate) struct RegistryArgs {
         help_heading = "Registry"
     )]
     registry_password: Option<String>,
-    /// Folder with Docker's config.json, which says how to log in [default: ~/.docker]
+    /// Directory with Docker's config.json, which holds the logins [default: ~/.docker]
     #[arg(long, env = "DOCKER_CONFIG", value_name = "DIR", help_heading = "Registry")]
     docker_config: Option<PathBuf>,
 }
 
 impl RegistryArgs {
-    /// Given ones, else what Docker knows of this registry, else none.
+    /// The given credentials, else those that Docker has for this registry, else anonymous.
     pub(super) fn auth(&self, registry: &str) -> Result<RegistryAuth, RegistryError> {
         if let (Some(user), Some(password)) = (&self.registry_user, &self.registry_password) {
             return Ok(RegistryAuth::Basic(user.clone(), password.clone()));
@@ -47,7 +46,7 @@ impl RegistryArgs {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(RegistryAuth::Anonymous),
             Err(error) => return Err(wrong(&error)),
         };
-        // Only where it stops being JSON, and nothing of what it says.
+        // The error only shows the position in the file, never its contents.
         serde_json::from_str::<serde::de::IgnoredAny>(&file).map_err(|error| wrong(&error))?;
         match docker_credential::get_credential_from_reader(file.as_bytes(), registry) {
             Ok(DockerCredential::UsernamePassword(user, password)) => Ok(RegistryAuth::Basic(user, password)),
@@ -55,7 +54,7 @@ impl RegistryArgs {
                 "Docker has an identity token for {registry}, which is not supported; set PATCHBAY_REGISTRY_USER and PATCHBAY_REGISTRY_PASSWORD"
             ))),
             Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(RegistryAuth::Anonymous),
-            // A helper's output is not shown: it may be the credential.
+            // The output of the helper is not shown, because it may contain the credential.
             Err(CredentialRetrievalError::HelperFailure { helper, .. }) => {
                 Err(RegistryError::Credentials(format!("Docker's credential helper {helper} failed")))
             }

@@ -1,4 +1,4 @@
-//! Why a registry was of no use, by what its user does next.
+//! Errors of registries, grouped by what the user does next.
 
 use std::error::Error;
 use std::io;
@@ -6,10 +6,10 @@ use std::io;
 use oci_client::Reference;
 use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
 
-/// What registries say is shown, but not at any length.
+/// Limit for messages of registries, in characters.
 const MAX_REASON_CHARS: usize = 300;
 
-/// All texts are safe to show: none has a credential in it.
+/// All messages are safe to show: none contains a credential.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RegistryError {
     #[error("{0}")]
@@ -48,7 +48,7 @@ pub(crate) enum RegistryError {
 }
 
 impl RegistryError {
-    /// See `patchbay --help`.
+    /// The exit codes are listed in `patchbay --help`.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::NotFound(_) => 3,
@@ -117,7 +117,7 @@ impl RegistryError {
         }
     }
 
-    /// A stream of bytes fails with the cause inside.
+    /// A stream of bytes fails with the actual cause inside the I/O error.
     pub(super) fn of_download(error: &io::Error, registry: String) -> Self {
         let cause = error.get_ref().map(|cause| cause as &(dyn Error + 'static));
         match (cause.and_then(|cause| cause.downcast_ref()), cause.and_then(|cause| cause.downcast_ref())) {
@@ -128,7 +128,7 @@ impl RegistryError {
     }
 }
 
-/// The status that the specification gives these codes; 0 for the others.
+/// The HTTP status that the OCI distribution specification assigns to these codes; 0 for others.
 fn status_of(codes: &[&OciErrorCode]) -> u16 {
     let has = |sought: &[OciErrorCode]| codes.iter().any(|code| sought.contains(code));
     match () {
@@ -147,17 +147,17 @@ fn status_of(codes: &[&OciErrorCode]) -> u16 {
     }
 }
 
-/// What answered is not TLS: most likely HTTP.
+/// Whether the other side does not speak TLS, so most likely HTTP.
 fn speaks_no_tls(error: &(dyn Error + 'static)) -> bool {
     if let Some(tls) = error.downcast_ref() {
         return matches!(tls, rustls::Error::InvalidMessage(_));
     }
-    // An I/O error skips what it was made of in its sources.
+    // `source` of an I/O error skips the error inside it.
     let within = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).map(|inner| speaks_no_tls(inner));
     within.or_else(|| error.source().map(speaks_no_tls)).unwrap_or_default()
 }
 
-/// The first cause: "connection refused" rather than "error sending request".
+/// The innermost cause: "connection refused" rather than "error sending request".
 fn root_cause<'e>(mut error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
     while let Some(source) = error.source() {
         error = source;
@@ -165,7 +165,8 @@ fn root_cause<'e>(mut error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'sta
     error
 }
 
-/// Of what somebody else wrote: no control characters for the terminal, and not too much of it.
+/// Cleans a text from elsewhere: removes control characters (they could steer the terminal) and
+/// shortens it.
 pub(super) fn legible(text: &str) -> String {
     let mut shown: String = text.chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS + 1).collect();
     if shown.chars().count() > MAX_REASON_CHARS {

@@ -1,7 +1,9 @@
-//! Plugins in OCI registries, laid out as the CNCF's "Wasm OCI Artifact": an image manifest whose config says what the component is and
-//! whose one layer is the file as it is. So the digest of the layer is the digest that names the revision.
+//! Plugins in OCI registries, in the layout of the CNCF's "Wasm OCI Artifact": an image manifest
+//! whose config describes the component, and whose single layer is the unchanged file. So the
+//! digest of the layer is also the digest of the revision.
 //!
-//! Asks registries only what it is told to; takes nothing that is not what its digest says.
+//! This module contacts only the named registry, and rejects content that does not match its
+//! digest.
 
 mod access;
 mod error;
@@ -27,35 +29,34 @@ use patchbay_model::signature::{self, Signature};
 
 const CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
 const LAYER_TYPE: &str = "application/wasm";
-/// Annotation of the manifest: the signatures, with commas between them.
+/// Annotation of the image manifest with the signatures, separated by commas.
 const SIGNATURES: &str = "patchbay.signatures";
 
-/// What hosts take by default (`runtime.max_component_mb`).
+/// The default limit of hosts (`runtime.max_component_mb`).
 const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// Between two pieces of an answer.
+/// Maximum time between two chunks of a response.
 const READ_LIMIT: Duration = Duration::from_secs(30);
-/// The whole transfer: 64 MiB over a line of 1.5 Mbit/s.
+/// Limit for the whole transfer: 64 MiB over a line of 1.5 Mbit/s.
 const LIMIT: Duration = Duration::from_secs(360);
 
-/// What a registry had.
+/// A plugin from a registry.
 pub(super) struct Fetched {
     pub(super) component: Vec<u8>,
     pub(super) signatures: Vec<Signature>,
-    /// Where it came from, with the digest of the manifest.
+    /// Origin, with the digest of the image manifest.
     pub(super) source: String,
 }
 
-/// What is published.
 pub(super) struct Publication<'a> {
     pub(super) component: Vec<u8>,
     pub(super) inspected: &'a patchbay_runtime::Inspected,
     pub(super) signatures: &'a [Signature],
-    /// When the file was made, so that publishing it again gives the same digest.
+    /// Time when the file was made. It is fixed, so that publishing the file again gives the same
+    /// digest.
     pub(super) created: chrono::DateTime<chrono::Utc>,
 }
 
-/// The content of the config.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct WasmConfig<'a> {
@@ -72,7 +73,7 @@ struct ComponentConfig<'a> {
     imports: &'a [String],
 }
 
-/// One place in a registry, and how to get there.
+/// A name in a registry, with the client to reach it.
 pub(super) struct Registry {
     reference: Reference,
     client: Client,
@@ -97,13 +98,12 @@ impl Registry {
         Ok(Self { reference, client })
     }
 
-    /// Gets the plugin.
     pub(super) async fn fetch(&self) -> Result<Fetched, RegistryError> {
-        self.in_time(self.fetch_at_leisure()).await
+        self.in_time(self.fetch_unbounded()).await
     }
 
-    async fn fetch_at_leisure(&self) -> Result<Fetched, RegistryError> {
-        // What was stored with the client counts, not this.
+    async fn fetch_unbounded(&self) -> Result<Fetched, RegistryError> {
+        // The credentials stored in the client are used, not this argument.
         let pulled = self.client.pull_image_manifest(&self.reference, &RegistryAuth::Anonymous).await;
         let (manifest, digest) = pulled.map_err(|error| self.failed(error))?;
         let layer = self.layer_of(&manifest)?;
@@ -115,7 +115,7 @@ impl Registry {
         })
     }
 
-    /// The one layer of a plugin.
+    /// The single layer of a plugin.
     fn layer_of(&self, manifest: &OciImageManifest) -> Result<OciDescriptor, RegistryError> {
         let reference = self.reference.to_string();
         if manifest.config.media_type != CONFIG_TYPE {
@@ -130,7 +130,7 @@ impl Registry {
             return Err(RegistryError::NotAPlugin { reference, found });
         }
         check_size(u64::try_from(layer.size).unwrap_or(u64::MAX))?;
-        // From this registry or from nowhere: a manifest sends nobody elsewhere.
+        // URLs in the manifest are removed: the layer comes from this registry or not at all.
         Ok(OciDescriptor { urls: None, ..layer.clone() })
     }
 
@@ -138,7 +138,7 @@ impl Registry {
         let mut stream =
             self.client.pull_blob_stream(&self.reference, &layer).await.map_err(|error| self.failed(error))?;
         let mut component = Vec::new();
-        // Its end is an error unless the digest fits.
+        // The stream ends with an error unless the digest matches.
         loop {
             let piece = stream.try_next().await;
             let piece =
@@ -158,7 +158,8 @@ impl Registry {
         })
     }
 
-    /// Puts the plugin there; what the tag named before is reachable by its digest only. Gives the name with the digest.
+    /// Uploads the plugin and returns its name with the digest. What the tag named before is only
+    /// reachable by its digest from then on.
     pub(super) async fn publish(&self, publication: Publication<'_>) -> Result<String, RegistryError> {
         self.in_time(self.publish_at_leisure(publication)).await
     }
@@ -206,7 +207,7 @@ fn check_size(bytes: u64) -> Result<(), RegistryError> {
     Ok(())
 }
 
-/// What registries show of an artifact, and the signatures.
+/// Annotations that registries show for an artifact, and the signatures.
 fn annotations_of(manifest: &patchbay_model::manifest::Manifest, signatures: &[Signature]) -> BTreeMap<String, String> {
     let mut annotations = BTreeMap::from([
         ("org.opencontainers.image.title".to_owned(), manifest.name.to_string()),

@@ -1,4 +1,4 @@
-//! Names in registries: `oci://HOST/REPOSITORY`, then `:TAG`, `@sha256:DIGEST` or neither.
+//! Names in registries: `oci://HOST/REPOSITORY`, followed by `:TAG`, `@sha256:DIGEST` or neither.
 
 use std::path::Path;
 
@@ -8,12 +8,12 @@ use super::RegistryError;
 
 pub(super) const SCHEME: &str = "oci://";
 
-/// The part after `oci://`, if it is such a name.
+/// The part after `oci://`; `None` for other paths.
 pub(crate) fn name_in(path: &Path) -> Option<&str> {
     path.to_str()?.strip_prefix(SCHEME)
 }
 
-/// For a place to publish to: a digest is the outcome, not the wish.
+/// For publishing, a name needs a tag: the digest is a result, so it cannot be chosen.
 pub(crate) fn refuse_without_tag(name: &str) -> Result<(), RegistryError> {
     let has_tag = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
     if has_tag && !name.contains('@') {
@@ -30,21 +30,21 @@ pub(super) fn parse(name: &str) -> Result<Reference, RegistryError> {
     };
     let host = name.split_once('/').map_or("", |(host, _)| host);
     if host.contains('@') {
-        // The name is not repeated: it has a password in it.
+        // The name is not repeated, because it contains a password.
         let reason = "credentials do not belong into a name: log in with `docker login`, or set PATCHBAY_REGISTRY_USER and PATCHBAY_REGISTRY_PASSWORD";
         return Err(RegistryError::Reference(reason.into()));
     }
     if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_err()) {
         return Err(wrong("its port is none".into()));
     }
-    // Without this, what names no host would be looked for at Docker's registry.
+    // Without this check, a name without a host would be looked up in Docker's registry.
     if !(host == "localhost" || host.contains(['.', ':'])) {
         return Err(wrong("it names no host".into()));
     }
     name.parse::<Reference>().map_err(|error| wrong(error.to_string()))
 }
 
-/// What needs no TLS.
+/// Registries on this machine need no TLS.
 pub(super) fn is_this_machine(registry: &str) -> bool {
     let host = registry.rsplit_once(':').map_or(registry, |(host, _port)| host);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())

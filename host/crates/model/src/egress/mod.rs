@@ -1,7 +1,8 @@
 //! Which outbound requests a manifest allows: pure rules, no network.
 //!
-//! [`Target`] is a URL in the one spelling that is matched and sent; [`UrlPattern`] says what it covers; [`EgressRule`] is a manifest's
-//! entry. Among the rules that cover a request, the one with the longest literal prefix wins; ties are refused with the manifest.
+//! [`Target`] is a normalised URL, the one that is matched and sent; [`UrlPattern`] says what it
+//! covers; [`EgressRule`] is a manifest's entry. If several rules cover a request, the one with the
+//! longest literal prefix wins; a manifest whose rules tie is refused.
 
 mod pattern;
 mod rule;

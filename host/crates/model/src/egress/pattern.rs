@@ -1,4 +1,5 @@
-//! What a rule covers: scheme, host, port and a path pattern (`*` is one segment, `**` any number, only at the end).
+//! What a rule covers: scheme, host, port and a path pattern. `*` is one segment; `**` is any
+//! number of segments, and is allowed only at the end.
 
 use super::target::{Target, TargetError};
 
@@ -18,13 +19,12 @@ enum Segment {
     Any,
 }
 
-/// Why a pattern is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
-    /// No URL that could be sent.
+    /// Not a URL that could be sent.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// No wildcards in hosts, no query or fragment.
+    /// A wildcard in the host, or a user, password, query or fragment.
     #[error("a rule has a fixed host and no user, password, query or fragment")]
     Extra,
     /// `**` anywhere but at the end, or a `*` that is part of a segment.
@@ -58,7 +58,6 @@ impl UrlPattern {
         Ok(Self { scheme: url.scheme().to_owned(), host, port, segments, any_rest })
     }
 
-    /// Whether the pattern covers this request.
     pub fn matches(&self, target: &Target) -> bool {
         let url = target.url();
         if url.scheme() != self.scheme
@@ -77,8 +76,8 @@ impl UrlPattern {
             })
     }
 
-    /// How specific the pattern is: bytes of literal path before the first wildcard. Without any wildcard the whole path is literal, its
-    /// end included.
+    /// How specific the pattern is: bytes of literal path before the first wildcard. Without a
+    /// wildcard the whole path is literal, including its end.
     pub fn literal_prefix_len(&self) -> usize {
         let literal = |segment: &Segment| match segment {
             Segment::Literal(literal) => Some(literal.len() + 1),
@@ -88,13 +87,13 @@ impl UrlPattern {
         self.segments.iter().map_while(literal).sum::<usize>() + usize::from(whole)
     }
 
-    /// Whether some request is covered by both, equally specifically: neither would win.
+    /// Whether both cover some request equally specifically, so that neither would win.
     pub fn ties_with(&self, other: &Self) -> bool {
         let enough = |rest: &Self, exact: &Self| rest.any_rest && exact.segments.len() >= rest.segments.len();
         let lengths_meet = self.segments.len() == other.segments.len() || enough(self, other) || enough(other, self);
         let segments_meet = self.segments.iter().zip(&other.segments).all(|pair| match pair {
             (Segment::Literal(a), Segment::Literal(b)) => a == b,
-            // `*` is not the empty segment after a last slash.
+            // `*` does not match the empty segment after a last slash.
             (Segment::Any, Segment::Literal(literal)) | (Segment::Literal(literal), Segment::Any) => {
                 !literal.is_empty()
             }
@@ -106,7 +105,7 @@ impl UrlPattern {
             && segments_meet
     }
 
-    /// Scheme, host and port, for example `https://api.example.com:443`: what breakers and metrics group by.
+    /// Key of breakers and metrics, for example `https://api.example.com:443`.
     pub fn origin(&self) -> String {
         format!("{}://{}:{}", self.scheme, self.host, self.port)
     }

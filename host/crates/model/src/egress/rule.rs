@@ -1,4 +1,4 @@
-//! A manifest's entry for outbound requests, and what makes one unusable.
+//! A manifest's entry for outbound requests, and the checks that refuse it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,12 +11,11 @@ use super::pattern::UrlPattern;
 use super::target::Target;
 use crate::breaker::BreakerSpec;
 
-/// Methods that turn a server into a tunnel or a mirror.
+/// Methods that make a server tunnel or echo the request.
 const FORBIDDEN_METHODS: &[&str] = &["CONNECT", "TRACE", "TRACK"];
 /// Methods whose requests have no body to put a form field into.
 const WITHOUT_BODY: &[&str] = &["GET", "HEAD", "DELETE", "OPTIONS"];
 
-/// One outbound rule.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EgressRule {
@@ -27,21 +26,23 @@ pub struct EgressRule {
     /// Credentials that the host fills in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<EgressAuth>,
-    /// Default 10 s.
+    /// Default 10 s. The host call may set a shorter limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// After decompression; default 1 MiB.
+    /// Counted after decompression; default 1 MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_response_bytes: Option<u64>,
-    /// Addresses that are otherwise blocked and allowed here: IPs or CIDR networks, for a service on the same network.
+    /// Exceptions for addresses that are normally blocked: IPs or CIDR networks, for a service on
+    /// the same network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_addresses: Vec<String>,
-    /// When calls to its host are refused for a while. All rules for one host share a breaker, so it is written with one of them.
+    /// When calls to the rule's host are refused for a while. All rules for one host share a
+    /// breaker, so only one of them sets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerSpec>,
 }
 
-/// Credentials by secret name, put in by the host.
+/// Credentials that the host fills in, by the names of their secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum EgressAuth {
@@ -57,30 +58,27 @@ pub enum EgressAuth {
         /// Secret with the token.
         token: String,
     },
-    /// A header of its own.
+    /// A custom header.
     Header {
-        /// Header name.
         name: String,
         /// Secret with the value.
         value: String,
     },
-    /// A query parameter.
     Query {
-        /// Parameter name.
         name: String,
         /// Secret with the value.
         value: String,
     },
     /// A field of an `application/x-www-form-urlencoded` body.
     Form {
-        /// Field name.
         name: String,
         /// Secret with the value.
         value: String,
     },
-    /// `Authorization: Bearer` with a token that the host fetches by the client credentials grant (RFC 6749, 4.4).
+    /// `Authorization: Bearer` with a token that the host fetches by the client credentials grant
+    /// (RFC 6749, 4.4).
     OAuth2 {
-        /// Where tokens are issued. Needs no rule of its own.
+        /// Where tokens are issued. It needs no rule of its own.
         token_url: String,
         /// Secret with the client's id.
         client_id: String,
@@ -93,7 +91,7 @@ pub enum EgressAuth {
 }
 
 impl EgressAuth {
-    /// The secrets it uses.
+    /// Names of the secrets that it uses.
     pub fn secrets(&self) -> Vec<&str> {
         match self {
             Self::Basic { username, password } => vec![username, password],
@@ -104,13 +102,13 @@ impl EgressAuth {
     }
 }
 
-/// Most that a rule may let through of a response: the host holds it whole, and so must the guest.
+/// Upper limit of `max_response_bytes`: the host holds the whole response, and so must the guest.
 const MAX_RESPONSE_BYTES: u64 = 64 << 20;
 
 /// The key that is wrong, and why.
 type Problem = (String, String);
 
-/// Every host that the rules name, as `scheme://host:port`, with its breaker.
+/// The breaker of every host that the rules name, by `scheme://host:port`.
 pub fn breakers(rules: &[EgressRule]) -> BTreeMap<String, BreakerSpec> {
     let mut breakers: BTreeMap<String, BreakerSpec> = BTreeMap::new();
     for rule in rules {
@@ -121,7 +119,7 @@ pub fn breakers(rules: &[EgressRule]) -> BTreeMap<String, BreakerSpec> {
     breakers
 }
 
-/// Checks all rules of a manifest that asks for these secrets.
+/// Checks all rules of a manifest; `secrets` are the names of those that it asks for.
 pub(crate) fn check(rules: &[EgressRule], secrets: &BTreeSet<&str>) -> Result<(), Problem> {
     let mut seen: Vec<UrlPattern> = Vec::new();
     for (i, rule) in rules.iter().enumerate() {
@@ -201,7 +199,7 @@ fn check_auth(auth: &EgressAuth, rule: &EgressRule, secrets: &BTreeSet<&str>) ->
     }
 }
 
-/// The client's secret goes there: in the clear only to an address that the rule opens.
+/// The client's secret is sent to this URL: unencrypted only to an address that the rule allows.
 fn check_token_url(text: &str, rule: &EgressRule) -> Result<(), String> {
     let target = Target::parse(text).map_err(|error| format!("token_url: {error}"))?;
     let address = match target.url().host() {
@@ -218,7 +216,6 @@ fn check_token_url(text: &str, rule: &EgressRule) -> Result<(), String> {
     Err("token_url: must be https, except at an address that allow_addresses names".into())
 }
 
-/// Reads an address or a network.
 fn network(text: &str) -> Option<IpNet> {
     IpNet::from_str(text).ok().or_else(|| IpAddr::from_str(text).ok().map(IpNet::from))
 }

@@ -1,13 +1,14 @@
-//! The URL of an outbound request, in the one spelling that is matched and sent.
+//! The URL of an outbound request in normal form, which is what is matched and sent.
 //!
-//! Servers, proxies and clients disagree about encoded slashes, dots, backslashes, empty segments and path parameters. What has one
-//! harmless reading is normalised here; what has several is refused, so that no spelling reaches a place that its rule does not name.
+//! Servers, proxies and clients disagree about encoded slashes, dots, backslashes, empty segments
+//! and path parameters. A spelling with one harmless reading is normalised; one with several
+//! readings is refused, so that no spelling reaches a place that its rule does not name.
 
 use url::Url;
 
-/// Longer ones are refused: servers take about 8 KiB.
+/// Longer URLs are refused: servers take about 8 KiB.
 const MAX_URL_BYTES: usize = 16 << 10;
-/// `%25252f`: nobody encodes more often than this for a good reason.
+/// Most percent-encodings of one text (`%25252f`): nobody encodes more often for a good reason.
 const MAX_ENCODINGS: usize = 4;
 
 /// A normalised http or https URL without user info and fragment.
@@ -17,35 +18,33 @@ pub struct Target(Url);
 /// Why a URL is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    /// Not a URL at all.
     #[error("not a URL: {0}")]
     NotAUrl(url::ParseError),
-    /// Only http and https go out, written in full.
+    /// Not http or https, or not written in full.
     #[error("must begin with https:// or http:// and a host")]
     Scheme,
-    /// More than 16 KiB.
     #[error("longer than {MAX_URL_BYTES} bytes")]
     TooLong,
-    /// Parsers drop them silently, each in its own way.
+    /// Spaces and control characters: parsers drop them silently, each in its own way.
     #[error("has spaces or control characters")]
     Blank,
-    /// The host of this process fills credentials in.
+    /// User or password in the URL. The host process fills credentials in.
     #[error("credentials do not belong in a URL; the host fills them in")]
     UserInfo,
-    /// `example.com.` is the same place as `example.com` under a name that no rule has.
+    /// `example.com.` is the same host as `example.com`, under a name that no rule has.
     #[error("the host name ends with a dot")]
     TrailingDot,
     /// `\`, `;`, `%2f`, `%5c`, `%00`, `%252e%252e` and the like.
     #[error("the path segment {0:?} means different things to different servers")]
     Ambiguous(String),
-    /// `//` inside the path.
+    /// `//` within the path.
     #[error("the path has an empty segment")]
     EmptySegment,
 }
 
 impl Target {
-    /// Parses and normalises: host lower-cased and in Punycode, addresses in their usual notation, `.` and `..` resolved, needless
-    /// percent-encoding undone, the fragment dropped.
+    /// Makes the host lower-case Punycode, writes IP addresses in standard notation, resolves `.`
+    /// and `..`, undoes needless percent-encoding, and drops the fragment.
     pub fn parse(text: &str) -> Result<Self, TargetError> {
         if text.len() > MAX_URL_BYTES {
             return Err(TargetError::TooLong);
@@ -70,7 +69,8 @@ impl Target {
         if url.host_str().is_none_or(|host| host.ends_with('.')) {
             return Err(TargetError::TrailingDot);
         }
-        // The parser resolves `..` and would hide an empty segment or a parameter that a server resolves differently.
+        // Checks the original text: the parser resolves `..`, which would hide an empty segment or
+        // a parameter that a server resolves differently.
         check_as_written(before_query.strip_prefix(authority).unwrap_or_default())?;
         let path = normalised_path(url.path())?;
         url.set_path(&path);
@@ -83,7 +83,6 @@ impl Target {
         &self.0
     }
 
-    /// Gives the URL away.
     pub fn into_url(self) -> Url {
         self.0
     }
@@ -107,7 +106,7 @@ fn normalised_path(path: &str) -> Result<String, TargetError> {
     Ok(normalised)
 }
 
-/// A segment may not turn into something else when it is decoded, however often.
+/// Refuses a segment whose meaning changes when it is decoded, however often.
 fn unambiguous(segment: &str) -> Result<(), TargetError> {
     let ambiguous = || TargetError::Ambiguous(segment.chars().take(64).collect());
     let mut decoded = segment.as_bytes().to_vec();
@@ -116,7 +115,7 @@ fn unambiguous(segment: &str) -> Result<(), TargetError> {
             return Err(ambiguous());
         }
         let dots = decoded == b"." || decoded == b"..";
-        // Once encoded, the URL parser resolves dots like plain ones.
+        // The URL parser resolves dots that are encoded once like plain ones.
         if dots && round > 1 {
             return Err(ambiguous());
         }
@@ -129,7 +128,8 @@ fn unambiguous(segment: &str) -> Result<(), TargetError> {
     Err(ambiguous())
 }
 
-/// RFC 3986, 6.2.2: unreserved characters stand for themselves, hexadecimal digits are upper case.
+/// RFC 3986, 6.2.2: unreserved characters are decoded, hexadecimal digits become upper case. Libraries
+/// decode all or nothing.
 fn normalise(segment: &str, out: &mut String) {
     let mut rest = segment;
     while let Some(at) = rest.find('%') {

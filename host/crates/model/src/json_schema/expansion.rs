@@ -1,26 +1,28 @@
-//! How often one value of a document is looked at, at most.
+//! Computes how often one value of a document is checked at most.
 //!
-//! Subschemas that look at the same value (`allOf`, `$ref` and the like) add up. They may lead back to themselves, which JSON Schema forbids,
-//! or double with every step. Those that look at its members (`properties`, `items`) may lead back: that ends with the document. But where
-//! one member is looked at through two ways that lead back, the checks double with every level of it. So they are counted, level by level
-//! down to the greatest depth of JSON, for the worst document: of members with different names each is looked at by what names it, which
-//! is why recursive types of any usual shape have few. A schema of which no value is looked at more than [`MAX_CHECKS`] times takes time in
-//! proportion to the document.
+//! Subschemas that apply to the same value (`allOf`, `$ref` and the like) add up. They may lead
+//! back to themselves, which JSON Schema forbids, or double with every step. Subschemas that apply
+//! to its members (`properties`, `items`) may lead back to themselves; that ends with the document.
+//! But where one member is checked on two ways that lead back, the checks double with every level.
+//! So checks are counted level by level, down to the maximum depth of JSON, for the worst document.
+//! Members with different names are each checked only by the subschema for that name, so recursive
+//! types of the usual shapes need few checks. If no value is checked more than [`MAX_CHECKS`]
+//! times, the time is proportional to the document's size.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::places::{Label, Members, Places};
 
-/// Checks of one value. Schemas that people write have a few, or a few hundred where they offer many variants.
+/// Checks of one value. Hand-written schemas have a few, or a few hundred with many variants.
 const MAX_CHECKS: i64 = 10_000;
-/// Schemas within each other that look at the same value: the library recurses.
+/// Nesting of subschemas for the same value: the library recurses.
 const MAX_DEPTH: usize = 50;
-/// How deep JSON is read.
+/// Maximum depth of JSON that the host reads.
 const MAX_LEVELS: usize = 128;
-/// Steps and edges of all expansions: bounds the time of this module itself.
+/// Steps and edges of all expansions: limits the time of this module itself.
 const MAX_WORK: usize = 200_000;
 
-/// Most checks of one value, or which subschema leads to too many.
+/// Returns the most checks of one value, or names the subschema that leads to too many.
 pub(super) fn checks(places: &Places) -> Result<u64, String> {
     let mut seen = vec![Seen::No; places.all.len()];
     (0..places.all.len()).try_for_each(|place| no_way_back(places, place, &mut seen))?;
@@ -94,14 +96,14 @@ fn most(places: &Places, expansions: &BTreeMap<usize, Expansion>) -> Result<u64,
     Ok(most.unsigned_abs())
 }
 
-/// How often a subschema looks at a value: to check it, and to find out what it has evaluated of it.
+/// How often a subschema is applied to a value: to check it, and to see what it evaluates.
 #[derive(Clone, Copy)]
 struct Times {
     validated: i64,
     marked: i64,
 }
 
-/// Everything that looks at the same value as one subschema.
+/// All subschemas that apply to the same value as one subschema.
 #[derive(Default)]
 struct Expansion<'a> {
     steps: usize,
@@ -125,7 +127,7 @@ impl<'a> Expansion<'a> {
         }
         self.fields.add(&place.fields, all);
         self.items.add(&place.items, all);
-        // Before a branch counts as evaluated it is asked whether it fits.
+        // To decide whether a branch counts as evaluated, the library first checks it.
         let below = Times { validated: all, marked };
         place.same.iter().try_for_each(|same| self.add(places, *same, below, depth + 1))
     }
@@ -134,18 +136,18 @@ impl<'a> Expansion<'a> {
         self.fields.edges().chain(self.items.edges())
     }
 
-    /// Most checks of a value one level further down than those that are given.
+    /// Most checks of a value, from the counts one level further down.
     fn below(&self, level: &[i64]) -> i64 {
         self.fields.most(level).max(self.items.most(level))
     }
 }
 
-/// What looks at the members: which place, and how many times.
+/// The subschemas that apply to the members, and how many times each.
 #[derive(Default)]
 struct Next<'a> {
-    /// At one that nothing names.
+    /// For members that nothing names.
     any: Vec<(usize, i64)>,
-    /// At a named one, in addition; negative where it is looked at instead.
+    /// For a named member, in addition to `any`; negative where a subschema does not apply to it.
     named: HashMap<Label<'a>, Vec<(usize, i64)>>,
 }
 
@@ -164,7 +166,7 @@ impl<'a> Next<'a> {
     }
 
     fn most(&self, level: &[i64]) -> i64 {
-        // Neither is above MAX_CHECKS.
+        // Neither factor is above MAX_CHECKS.
         let sum = |edges: &[(usize, i64)]| edges.iter().map(|(place, times)| level[*place] * times).sum::<i64>();
         sum(&self.any) + self.named.values().map(|named| sum(named)).max().unwrap_or_default().max(0)
     }

@@ -1,56 +1,57 @@
-//! JSON Schemas that people write: of settings, of job data, of audit entries.
+//! JSON Schemas of settings, of job data and of audit entries.
 //!
-//! The only place where they are compiled and documents are held against them. Both are bounded, whatever a schema says: nothing is
-//! fetched, patterns take linear time, and what would take for ever is refused when the schema is checked ([`expansion`]). What is large
-//! may still take tens of milliseconds: callers on async threads use a blocking one.
+//! Only this module compiles schemas and validates documents. Both are bounded for every schema:
+//! nothing is fetched, patterns take linear time, and a schema whose checks would take too long is
+//! refused ([`expansion`]). A large document may still take tens of milliseconds: async callers use
+//! a blocking thread.
 
 mod expansion;
+mod messages;
 mod places;
-mod words;
 
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use jsonschema::{PatternOptions, ValidationError, Validator};
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use self::places::Places;
 
-/// Largest schema. Of trails it is read for each entry.
+/// Largest schema. The schema of a trail is read for each entry.
 pub const MAX_BYTES: usize = 64 << 10;
-/// How deep a schema nests: lists of schemas must remain readable for clients, whose parsers stop at 128.
+/// Maximum nesting of a schema: clients' parsers must read lists of schemas, and stop at 128.
 const MAX_LEVELS: usize = 100;
-/// Largest `document values × checks of a value`: some seconds.
+/// Limit of `values of a document × checks of a value`: some seconds.
 const MAX_CHECKS: u64 = 20_000_000;
-/// Beyond this many of them, what does not fit is not told in detail: the reasons would need more memory than the document.
-const MAX_CHECKS_TOLD: u64 = 100_000;
-/// Compiled patterns of a schema together.
+/// Above this product, the reasons are not listed: they would need more memory than the document.
+const MAX_CHECKS_REPORTED: u64 = 100_000;
+/// Compiled patterns of one schema together.
 const MAX_PATTERN_BYTES: usize = 16 << 20;
-/// The library recurses with schema and document, as deep as [`expansion`] allows.
+/// The library recurses over schema and document, as deep as [`expansion`] allows.
 const STACK_BYTES: usize = 64 << 20;
 
-/// Schemas are compiled one at a time: many large ones at once must not take all cores.
+/// Only one schema is compiled at a time: many large ones at once must not take all cores.
 static COMPILING: Mutex<()> = Mutex::new(());
 
-/// A schema that can be used.
+/// A compiled schema.
 #[derive(Debug)]
 pub struct Schema {
     validator: Validator,
-    /// How often one value of a document is looked at, at most.
+    /// Most checks of one value of a document.
     checks: u64,
 }
 
-/// Whether what does not fit is told with its values.
+/// Whether reasons contain the document's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Values {
-    /// They are of whoever reads it.
+    /// The reader wrote the values.
     Shown,
-    /// They may be personal.
+    /// The values may be personal.
     Withheld,
 }
 
 impl Schema {
-    /// Compiles it, or says why it cannot be used, and where.
+    /// Returns why the schema cannot be used, and where.
     pub fn new(schema: &Value) -> Result<Self, String> {
         let bytes = schema.to_string().len();
         if bytes > MAX_BYTES {
@@ -59,22 +60,23 @@ impl Schema {
         if depth(schema) > MAX_LEVELS {
             return Err(format!("nests more than {MAX_LEVELS} levels"));
         }
-        let _alone = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = COMPILING.lock();
         on_a_deep_stack(|| {
             let places = Places::of(schema)?;
             let checks = expansion::checks(&places)?;
             let mut nameless = schema.clone();
-            // It could take the name of something that the library knows, whose parts its references would then mean.
+            // The `$id` could be one that the library knows; references would then mean that
+            // schema.
             nameless.as_object_mut().map(|keywords| keywords.remove("$id"));
-            jsonschema::meta::validate(&nameless).map_err(|error| words::of_a_schema(&error))?;
+            jsonschema::meta::validate(&nameless).map_err(|error| messages::of_a_schema(&error))?;
             let patterns = PatternOptions::regex().size_limit(MAX_PATTERN_BYTES / places.patterns.max(1));
             let options = jsonschema::options().offline().with_pattern_options(patterns);
-            let validator = options.build(&nameless).map_err(|error| words::of_a_schema(&error))?;
+            let validator = options.build(&nameless).map_err(|error| messages::of_a_schema(&error))?;
             Ok(Self { validator, checks })
         })?
     }
 
-    /// Whether the document fits: otherwise up to `most` reasons, each with the path of its value.
+    /// Validates a document. The error has up to `most` reasons, each with the path of its value.
     pub fn fits(&self, document: &Value, values: Values, most: usize) -> Result<(), Vec<String>> {
         let checks = self.checks.saturating_mul(size(document));
         if checks > MAX_CHECKS {
@@ -88,7 +90,7 @@ impl Schema {
             if self.validator.is_valid(document) {
                 return Ok(());
             }
-            if checks > MAX_CHECKS_TOLD {
+            if checks > MAX_CHECKS_REPORTED {
                 return Err(vec!["does not fit, and is too large to say where: try it with less in it".into()]);
             }
             Err(self.validator.iter_errors(document).take(most).map(told).collect())
@@ -97,12 +99,12 @@ impl Schema {
     }
 }
 
-/// Why a document cannot be used as a JSON Schema, if so.
+/// Returns why a document cannot be used as a JSON Schema.
 pub fn check(schema: &Value) -> Result<(), String> {
     Schema::new(schema).map(drop)
 }
 
-/// Values in a document, itself included; a text, which patterns read to its end, counts as more.
+/// Number of values in a document, itself included. A text, which patterns read, counts as more.
 fn size(document: &Value) -> u64 {
     1 + match document {
         Value::String(text) => text.len() as u64 / 64,
@@ -112,7 +114,7 @@ fn size(document: &Value) -> u64 {
     }
 }
 
-/// Lists and objects within each other.
+/// Nesting of lists and objects.
 pub fn depth(document: &Value) -> usize {
     match document {
         Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or_default(),
@@ -121,7 +123,7 @@ pub fn depth(document: &Value) -> usize {
     }
 }
 
-/// An overflow of the stack would end the host.
+/// A stack overflow would end the host, so this runs on a large stack.
 fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
     thread::scope(|scope| {
         let thread =

@@ -1,55 +1,54 @@
-//! A schema as a graph: its subschemas, and which of them look at what of a document.
+//! A schema as a graph of its subschemas: which of them apply to which part of a document.
 
 use std::collections::HashMap;
 
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
-/// Drafts that are understood alike by this module and the library.
+/// Drafts that this module and the library understand in the same way.
 const DRAFTS: [&str; 4] = [
     "https://json-schema.org/draft/2020-12/schema",
     "https://json-schema.org/draft/2019-09/schema",
     "http://json-schema.org/draft-07/schema",
     "http://json-schema.org/draft-06/schema",
 ];
-/// What they refer to is known only while a document is checked.
+/// Their targets are known only while a document is validated.
 const DYNAMIC: [&str; 4] = ["$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor"];
 
-/// All subschemas of a schema, the root first.
+/// All subschemas of a schema; the root is the first.
 pub(super) struct Places<'a> {
     pub(super) all: Vec<Place<'a>>,
-    /// Regular expressions in it.
+    /// Number of regular expressions.
     pub(super) patterns: usize,
     by_path: HashMap<String, usize>,
     by_anchor: HashMap<&'a str, usize>,
     references: Vec<(usize, &'a str)>,
 }
 
-/// A subschema.
 #[derive(Default)]
 pub(super) struct Place<'a> {
-    /// Where it stands: a JSON pointer after `#`.
+    /// A JSON pointer after `#`.
     pub(super) path: String,
-    /// What its own keywords compare: a long `enum` costs more than `type`.
+    /// Cost of its own keywords: a long `enum` costs more than `type`.
     pub(super) own: i64,
-    /// Subschemas that look at the same value.
+    /// Subschemas that apply to the same value.
     pub(super) same: Vec<usize>,
-    /// Those that look at the values of an object.
+    /// Subschemas that apply to the values of an object.
     pub(super) fields: Members<'a>,
-    /// Those that look at the items of a list.
+    /// Subschemas that apply to the items of a list.
     pub(super) items: Members<'a>,
-    /// `unevaluated…`: the library looks at everything once more, to find out what has been evaluated.
+    /// `unevaluated…`: the library checks everything again, to find out what has been evaluated.
     pub(super) again: bool,
 }
 
-/// Which subschemas look at the members of a value.
+/// Which subschemas apply to the members of a value.
 #[derive(Default)]
 pub(super) struct Members<'a> {
-    /// At the one with this name or number.
+    /// To the member with this name or number.
     pub(super) named: HashMap<Label<'a>, usize>,
-    /// At those that are not named.
+    /// To members that are not named.
     pub(super) rest: Option<usize>,
-    /// At any, named or not.
+    /// To every member, named or not.
     pub(super) any: Vec<usize>,
 }
 
@@ -60,7 +59,7 @@ pub(super) enum Label<'a> {
 }
 
 impl<'a> Places<'a> {
-    /// Says what cannot be understood, and where.
+    /// Returns what cannot be understood, and where.
     pub(super) fn of(schema: &'a Value) -> Result<Self, String> {
         let draft = schema.get("$schema").map(|draft| draft.as_str().unwrap_or_default().trim_end_matches('#'));
         if draft.is_some_and(|draft| !DRAFTS.contains(&draft)) {
@@ -156,13 +155,13 @@ impl<'a> Places<'a> {
             ("prefixItems" | "items", Value::Array(schemas)) => {
                 let added = self.add_list(schemas, &path)?;
                 for (i, place) in added.into_iter().enumerate() {
-                    // Both together mean nothing in any draft; which one counts depends on it.
+                    // No draft defines both together; which one applies depends on the draft.
                     let other = self.all[at].items.named.insert(Label::Number(i), place);
                     self.all[at].items.any.extend(other);
                 }
             }
             ("items", _) => self.all[at].items.rest = Some(self.add(value, path)?),
-            // Means something beside a list of `items` only.
+            // Applies only beside a list of `items`.
             ("additionalItems", _) => {
                 let added = self.add(value, path)?;
                 if keywords.get("items").is_some_and(Value::is_array) {
@@ -179,7 +178,7 @@ impl<'a> Places<'a> {
                 self.all[at].items.any.push(added);
             }
             ("$defs" | "definitions", Value::Object(schemas)) => drop(self.add_named(schemas.iter(), &path)?),
-            // What a text contains is described by it, not checked.
+            // It describes the content of a text; it is not checked.
             ("contentSchema", _) => drop(self.add(value, path)?),
             ("pattern", _) => self.patterns += 1,
             ("$anchor", Value::String(anchor)) => {
@@ -218,7 +217,7 @@ fn count(values: usize) -> i64 {
     values.try_into().unwrap_or(i64::MAX)
 }
 
-/// As a part of a JSON pointer.
+/// Escaped for a JSON pointer.
 fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }

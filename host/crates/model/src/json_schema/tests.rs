@@ -4,13 +4,13 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 
-/// `a0` with `a0` to `a…` beside it, each made from its number.
+/// `a0`, which has `a0` to `a…` beside it, each made from its number.
 fn definitions(count: usize, definition: impl Fn(usize) -> Value) -> Value {
     let all: Map<String, Value> = (0..count).map(|i| (format!("a{i}"), definition(i))).collect();
     json!({ "$ref": "#/$defs/a0", "$defs": all })
 }
 
-/// Each refers to the next, in the same shape; the last one is a text.
+/// Each definition refers to the next, in the same shape; the last one is a text.
 fn steps(count: usize, shape: impl Fn(Value) -> Value) -> Value {
     definitions(count, |i| if i + 1 == count { json!({ "type": "string" }) } else { shape(to(i + 1)) })
 }
@@ -108,12 +108,12 @@ fn recursive_types_of_usual_shapes_are_accepted_and_checked_down_to_the_deepest_
 
 #[test]
 fn the_deepest_schema_and_the_deepest_document_fit_the_stack() {
-    // 49 schemas within each other, for each of 126 levels.
+    // 49 nested schemas, for each of 126 levels.
     let again = definitions(24, |i| if i == 23 { json!({ "items": to(0) }) } else { json!({ "allOf": [to(i + 1)] }) });
     let document = format!("{}{}", "[".repeat(126), "]".repeat(126));
     let document = serde_json::from_str(&document).expect("JSON");
     assert_eq!(Schema::new(&again).expect("a schema").fits(&document, Values::Withheld, 5), Ok(()));
-    // As many references behind each other as have room.
+    // As many references in a row as a schema has room for.
     Schema::new(&steps(1_200, |next| json!({ "properties": { "a": next } }))).expect("a schema");
 }
 

@@ -1,22 +1,20 @@
-//! Where routes and webhooks meet: within a manifest, between plugins, and with the host.
+//! Conflicts of routes and webhooks: within a manifest, between plugins, and with the host.
 
 use std::fmt;
 
 use super::{HttpMethod, Manifest, ManifestError, RoutePath, invalid};
 use crate::id::PluginName;
 
-/// A route or a webhook, as far as it takes requests.
+/// What a route or webhook says about the requests that it takes.
 #[derive(Debug, Clone, Copy)]
 pub struct Endpoint<'a> {
-    /// What it takes.
     pub methods: &'a [HttpMethod],
-    /// Where.
     pub path: &'a RoutePath,
-    /// `routes` or `webhooks`, and which one of them.
+    /// `routes` or `webhooks`, and the index in that list.
     place: (&'static str, usize),
 }
 
-/// What a plugin declares and somebody else has.
+/// An endpoint of a plugin that overlaps with one of another owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overlap {
     plugin: PluginName,
@@ -32,7 +30,7 @@ enum Owner {
 }
 
 impl Overlap {
-    /// With how the other one stands, such as `active, revision 3f2a…`.
+    /// Adds the state of the other plugin, such as `active, revision 3f2a…`.
     pub fn with_standing<'a>(&'a self, standing: &'a str) -> impl fmt::Display + 'a {
         let Self { plugin, endpoint, other, other_owner } = self;
         fmt::from_fn(move |f| match other_owner {
@@ -69,7 +67,7 @@ impl Endpoint<'_> {
         format!("{}[{}]{field}", self.place.0, self.place.1)
     }
 
-    /// Within one plugin a literal may stand beside a parameter, and a webhook beside a route with other methods.
+    /// Within one plugin, literals may overlap parameters, and webhooks routes with other methods.
     fn clashes(&self, other: &Self) -> bool {
         let shares_method = self.methods.iter().any(|method| other.methods.contains(method));
         let both_webhooks = self.place.0 == other.place.0 && self.place.0 == "webhooks";
@@ -78,7 +76,7 @@ impl Endpoint<'_> {
 }
 
 impl Manifest {
-    /// Routes, then webhooks.
+    /// Routes first, then webhooks.
     pub fn endpoints(&self) -> impl Iterator<Item = Endpoint<'_>> {
         let routes = self.routes.iter().enumerate().map(|(i, route)| Endpoint {
             methods: std::slice::from_ref(&route.method),
@@ -93,7 +91,7 @@ impl Manifest {
         routes.chain(webhooks)
     }
 
-    /// The first that would take requests of the host's own paths.
+    /// The first endpoint that would take requests for a path of the host.
     pub fn overlap_with_host(&self) -> Option<Overlap> {
         self.keyed_overlap_with_host().map(|(_, overlap)| overlap)
     }
@@ -105,8 +103,8 @@ impl Manifest {
         })
     }
 
-    /// The first that would take requests of another plugin's. Whatever the methods: a path has one owner, so that there is one answer to
-    /// a method that it does not take.
+    /// The first endpoint that would take requests of the other plugin. Methods do not matter: a
+    /// path has one owner, so that there is one answer to a method that it does not take.
     pub fn overlap_with(&self, other: &Self) -> Option<Overlap> {
         self.endpoints().find_map(|endpoint| {
             let met = other.endpoints().find(|theirs| endpoint.path.overlaps(theirs.path))?;

@@ -1,7 +1,8 @@
 //! The manifest: what a plugin is, what it asks for, and which queues it serves.
 //!
-//! Written as `plugin.toml`, carried in the component file as canonical JSON (`{"format":1,…}`, schemas inlined). Both go through
-//! [`Manifest::from_value`], so they cannot differ in what they accept. Unknown keys are refused: a typo must not silently drop a limit.
+//! Written as `plugin.toml`, carried in the component file as canonical JSON (`{"format":1,…}`,
+//! schemas inlined). [`Manifest::from_value`] reads both, so both accept the same. Unknown keys are
+//! refused: a typo must not silently drop a limit.
 
 mod endpoints;
 mod path;
@@ -23,7 +24,7 @@ use crate::build::{BuildSpec, Export};
 pub use crate::egress::{EgressAuth, EgressRule};
 use crate::id::{PluginName, QueueName};
 use crate::json_schema;
-use crate::misfit;
+use crate::serde_errors;
 use crate::sql::SqlSpec;
 
 pub use self::endpoints::{Endpoint, Overlap};
@@ -38,22 +39,22 @@ pub const FORMAT: u32 = 1;
 /// Largest packed manifest, in bytes.
 pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
 
-/// Versions of the contract with plugins. Whether a host accepts drafts is its configuration.
+/// Versions of the contract with plugins. The configuration decides whether a host accepts drafts.
 const WIT_VERSIONS: [&str; 2] = ["0.1", "0.2"];
 
 /// A checked manifest. Build one with [`Manifest::from_toml`] or [`Manifest::from_packed`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Version of this layout; [`FORMAT`].
+    /// Version of this layout: [`FORMAT`].
     pub format: u32,
     /// The plugin's name.
     pub name: PluginName,
-    /// Its version, for people; revisions are told apart by digest.
+    /// The plugin's version, for people; the digest distinguishes revisions.
     pub version: semver::Version,
-    /// Which WIT version it was built against, for example `0.1`.
+    /// The WIT version that it was built against, for example `0.1`.
     pub wit: String,
-    /// One line for lists.
+    /// One line, shown in lists.
     #[serde(default)]
     pub description: String,
     /// Limits of one call.
@@ -65,28 +66,28 @@ pub struct Manifest {
     /// Secrets that the host uses on the plugin's behalf.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<SecretSpec>,
-    /// Outbound HTTP; nothing else goes out.
+    /// Rules for outbound HTTP. Requests that no rule covers are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<EgressRule>,
-    /// Queues of others that it may add to.
+    /// Queues of other plugins that it may add jobs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enqueue: Option<EnqueueSpec>,
-    /// Key-value space.
+    /// Key-value storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv: Option<KvSpec>,
-    /// Mail.
+    /// Sending mail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smtp: Option<SmtpSpec>,
     /// Queues whose jobs it handles.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queues: Vec<QueueSpec>,
-    /// Tables it may use.
+    /// Database tables that it may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sql: Option<SqlSpec>,
     /// Audit trails that it may append to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditSpec>,
-    /// Jobs that come by themselves, in queues of its own.
+    /// Jobs that are made on a schedule, in the plugin's own queues.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<ScheduleSpec>,
     /// HTTP routes. Checked, but not served yet.
@@ -97,17 +98,17 @@ pub struct Manifest {
     pub webhooks: Vec<WebhookSpec>,
 }
 
-/// Limits of one call. Absent values take the host's defaults; the host's ceilings apply to all.
+/// Limits of one call. Absent values are the host's defaults; the host's ceilings always apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Linear memory, in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mb: Option<u32>,
-    /// Wall clock, outside calls included.
+    /// Wall-clock time, including outside calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
-    /// Calls of this plugin at once, per process.
+    /// Concurrent calls of this plugin, per process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrency: Option<u32>,
 }
@@ -116,7 +117,7 @@ pub struct Limits {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SettingsSpec {
-    /// JSON Schema, draft 2020-12. A path in plugin.toml, the document itself when packed.
+    /// JSON Schema, draft 2020-12: a path in plugin.toml, the document itself when packed.
     pub schema: Value,
 }
 
@@ -128,33 +129,33 @@ pub struct SecretSpec {
     pub name: String,
 }
 
-/// Queues of others.
+/// Queues of other plugins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnqueueSpec {
-    /// By name.
+    /// Names of the queues.
     pub queues: BTreeSet<QueueName>,
 }
 
-/// Key-value space: the plugin's own, and perhaps more.
+/// Key-value storage: the plugin's own space, and shared ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KvSpec {
-    /// Shared prefixes besides its own space. Keys that begin with one go there.
+    /// Shared prefixes. A key that begins with one is kept there, not in the plugin's own space.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<String>,
-    /// For values without their own; default 7 days.
+    /// Seconds that values without a time to live are kept; default 7 days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_ttl_s: Option<u64>,
 }
 
-/// Mail.
+/// Sending mail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SmtpSpec {
-    /// Whether it sends mail.
+    /// Whether the plugin sends mail.
     pub allowed: bool,
-    /// When the mail server is left alone for a while.
+    /// When calls to the mail server are refused for a while.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerSpec>,
 }
@@ -168,9 +169,9 @@ pub enum ManifestError {
     /// A file that it names is missing or broken.
     #[error("{key}: cannot use {path}: {reason}")]
     File {
-        /// Where the manifest names it.
+        /// The key that names the file.
         key: String,
-        /// As written.
+        /// The path as written.
         path: String,
         /// What went wrong.
         reason: String,
@@ -190,12 +191,12 @@ fn invalid(key: impl Into<String>, reason: impl Into<String>) -> ManifestError {
 }
 
 impl Manifest {
-    /// Reads `plugin.toml`. `read_file` gives the text of a file named in it, relative to the manifest's folder.
+    /// `read_file` returns the text of a file named in it, relative to the manifest's folder.
     pub fn from_toml(text: &str, read_file: impl Fn(&str) -> Result<String, String>) -> Result<Self, ManifestError> {
         Self::with_build_from_toml(text, read_file).map(|(manifest, _)| manifest)
     }
 
-    /// Likewise, with the section `[build]`, which a manifest does not keep.
+    /// As [`Self::from_toml`], with the section `[build]`, which a manifest does not keep.
     pub fn with_build_from_toml(
         text: &str,
         read_file: impl Fn(&str) -> Result<String, String>,
@@ -213,7 +214,7 @@ impl Manifest {
             *schema = serde_json::from_str(&text).map_err(|e| file_error(e.to_string()))?;
         }
         let manifest = Self::from_value(value)?;
-        // Whoever writes it hears of it before a host does.
+        // The author should hear of a conflict here, before a host refuses the plugin.
         if let Some((key, overlap)) = manifest.keyed_overlap_with_host() {
             return Err(invalid(key, overlap.to_string()));
         }
@@ -236,10 +237,10 @@ impl Manifest {
         serde_json::to_vec(&value).expect("a value is plain data")
     }
 
-    /// What a revision's row holds. Its schemas were checked at staging, and are again where a document is held against one; all other
-    /// checks are made.
+    /// Reads the manifest in a revision's row. Its schemas are not checked: staging has checked
+    /// them, and each use of a schema checks it again. All other checks are made.
     pub fn from_stored(value: Value) -> Result<Self, ManifestError> {
-        let manifest: Self = misfit::from_value(value).map_err(ManifestError::Unreadable)?;
+        let manifest: Self = serde_errors::from_value(value).map_err(ManifestError::Unreadable)?;
         manifest.check()?;
         Ok(manifest)
     }
@@ -250,8 +251,8 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Interfaces of `patchbay:plugin` that the manifest asks for. `log`, `progress`, `settings` and `flows` (which adds only to queues that
-    /// the manifest names) are everybody's.
+    /// Interfaces of `patchbay:plugin` that the manifest asks for. Every plugin has `log`,
+    /// `progress`, `settings` and `flows` (which adds jobs only to queues that the manifest names).
     pub fn asked_interfaces(&self) -> BTreeSet<&'static str> {
         let mut asked = BTreeSet::from(["types", "log", "progress", "settings", "flows"]);
         let optional = [
@@ -267,7 +268,7 @@ impl Manifest {
         asked
     }
 
-    /// What the plugin's own world exports.
+    /// Interfaces that the plugin's own world exports.
     pub fn exports(&self, build: &BuildSpec) -> Vec<Export> {
         if !build.exports.is_empty() {
             return build.exports.clone();
@@ -278,7 +279,6 @@ impl Manifest {
         called.into_iter().filter_map(|(is_called, export)| is_called.then_some(export)).collect()
     }
 
-    /// The queue's entry, if the plugin handles that queue.
     pub fn queue(&self, name: &QueueName) -> Option<&QueueSpec> {
         self.queues.iter().find(|queue| &queue.name == name)
     }

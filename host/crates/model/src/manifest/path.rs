@@ -1,4 +1,5 @@
-//! Paths of routes and webhooks. So written that whether two of them overlap can be decided, and read off.
+//! Paths of routes and webhooks. Their syntax makes it possible to decide, and to see, whether two
+//! of them overlap.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,18 +12,17 @@ const MAX_SEGMENTS: usize = 16;
 const MAX_PARAMETERS: usize = 8;
 const MAX_PARAMETER_BYTES: usize = 32;
 
-/// What the host serves under `/api/` or keeps for itself: the path and everything below it.
+/// First segments under `/api/` that the host serves or reserves, each with everything below it.
 const OF_HOST: [&str; 7] = ["admin", "auth", "cleanup", "docs", "health", "openapi.json", "redis"];
 
-/// A path such as `/api/leads/{leadId}/call`: `/api/`, then segments, each a literal or a whole parameter. A literal matches only its plain
-/// spelling, with case.
+/// A path such as `/api/leads/{leadId}/call`: `/api/`, then segments, each a literal or a whole
+/// parameter. A literal matches only its plain spelling, and is case-sensitive.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RoutePath(String);
 
-/// Why a text is no path of a route, and what to write.
+/// Why a text is not a route's path, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum PathError {
     #[error("must begin with /api/ and go on, as in /api/leads/{{leadId}}: every other path is the host's")]
     NotUnderApi,
@@ -51,23 +51,22 @@ pub enum PathError {
 }
 
 impl RoutePath {
-    /// The text form.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Names of its parameters, from the left.
+    /// Names of its parameters, from left to right.
     pub fn parameters(&self) -> impl Iterator<Item = &str> {
         self.segments().filter_map(parameter)
     }
 
-    /// Whether some request's path would match both.
+    /// Whether the path of some request would match both.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.segments().count() == other.segments().count()
             && self.segments().zip(other.segments()).all(|(a, b)| meets(a, b))
     }
 
-    /// Whether both match the same requests: they differ in names of parameters at most.
+    /// Whether both match the same requests: at most the names of parameters differ.
     pub fn is_same_as(&self, other: &Self) -> bool {
         let shape = |path: &Self| -> Vec<Option<String>> {
             path.segments().map(|segment| parameter(segment).is_none().then(|| segment.to_owned())).collect()
@@ -75,7 +74,7 @@ impl RoutePath {
         shape(self) == shape(other)
     }
 
-    /// The path of the host, or of what it keeps for itself, that some request would match, too.
+    /// The path of the host, or a reserved one, that some request of this path would match, too.
     pub fn overlap_with_host(&self) -> Option<String> {
         let first = self.segments().next()?;
         let found = OF_HOST.iter().find(|kept| parameter(first).is_some() || kept.eq_ignore_ascii_case(first));
@@ -144,18 +143,7 @@ impl FromStr for RoutePath {
     }
 }
 
-impl TryFrom<String> for RoutePath {
-    type Error = PathError;
-    fn try_from(text: String) -> Result<Self, PathError> {
-        text.parse()
-    }
-}
-
-impl From<RoutePath> for String {
-    fn from(path: RoutePath) -> Self {
-        path.0
-    }
-}
+text_form!(RoutePath);
 
 impl fmt::Display for RoutePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

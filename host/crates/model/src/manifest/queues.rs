@@ -1,4 +1,4 @@
-//! `[[queues]]`: whose jobs the plugin handles, and what fills what their producers left out.
+//! `[[queues]]`: queues whose jobs the plugin handles, and defaults for what producers left out.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,39 +12,39 @@ use crate::id::QueueName;
 use crate::job::MAX_PRIORITY;
 use crate::retry::{Backoff, BackoffKind};
 
-/// Each costs a row per attempt.
+/// Each searchable path costs a row per attempt.
 const MAX_SEARCHABLE: usize = 8;
-/// More would mean that nothing of it is to be shown.
+/// With more paths than this, nothing of the data would be shown.
 const MAX_REDACTED: usize = 64;
 
-/// A queue whose jobs the plugin handles. Values fill what a job's producer left out.
+/// A queue whose jobs the plugin handles. Its values are defaults for what producers left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueSpec {
-    /// Its name.
+    /// The queue's name.
     pub name: QueueName,
-    /// Jobs at once, per process; default 1.
+    /// Concurrent jobs, per process; default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
-    /// Of the host-wide limit on jobs at once, so many places are this queue's alone; default 0. At most `concurrency`.
+    /// Places of the host-wide job limit for this queue alone; default 0, at most `concurrency`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserved: Option<u32>,
     /// Attempts in all; default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
-    /// Between attempts.
+    /// Delays between attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<BackoffSpec>,
-    /// At most so many jobs per time, spread evenly.
+    /// Most jobs per time, spread evenly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<RateSpec>,
     /// How long BullMQ keeps finished jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionSpec>,
-    /// Paths of job data that the history finds its jobs by; of each value a keyed hash is kept.
+    /// Paths of job data by which the history finds jobs. It keeps a keyed hash of each value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub searchable: Vec<DataPath>,
-    /// Paths of job data and results that the history keeps, and never shows.
+    /// Paths of job data and results whose values the history keeps, but never shows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub redact: Vec<DataPath>,
     /// What its jobs look like, for documentation and for `job add`.
@@ -61,13 +61,14 @@ pub struct JobSpec {
     /// One line.
     #[serde(default)]
     pub description: String,
-    /// For jobs whose producer set none: 1 (first) to 2097152 (last). Without one they come before all that have one.
+    /// Priority of jobs whose producer set none: 1 (first) to 2097152 (last). Jobs without a
+    /// priority come before all that have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<u32>,
-    /// A job that has not started so long after it could have fails as `expired`.
+    /// A job fails as `expired` if it has not started this long after it could have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_after_ms: Option<u64>,
-    /// JSON Schema of its data. A path in plugin.toml, the document itself when packed.
+    /// JSON Schema of its data: a path in plugin.toml, the document itself when packed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<Value>,
 }
@@ -81,10 +82,10 @@ pub struct BackoffSpec {
     pub kind: BackoffKind,
     /// The first delay.
     pub delay_ms: u64,
-    /// No delay is longer.
+    /// Longest delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ms: Option<u64>,
-    /// 0.0 to 1.0.
+    /// Random share of the delay, 0.0 to 1.0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jitter: Option<f64>,
 }
@@ -100,13 +101,13 @@ impl From<&BackoffSpec> for Backoff {
     }
 }
 
-/// A rate.
+/// A rate limit: at most `max` jobs in `per_ms`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateSpec {
-    /// So many jobs…
+    /// Most jobs in `per_ms`.
     pub max: u64,
-    /// …in so long.
+    /// Length of the time window.
     pub per_ms: u64,
 }
 
@@ -114,22 +115,22 @@ pub struct RateSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetentionSpec {
-    /// Completed ones.
+    /// Completed jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed: Option<KeepSpec>,
-    /// Failed ones.
+    /// Failed jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<KeepSpec>,
 }
 
-/// Whichever is reached first.
+/// Limits for finished jobs. The one that is reached first applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeepSpec {
-    /// Seconds.
+    /// Longest age, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_s: Option<u64>,
-    /// Jobs.
+    /// Most jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
 }

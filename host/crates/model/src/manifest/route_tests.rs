@@ -1,4 +1,4 @@
-//! Routes and webhooks as plugin.toml has them, right and wrong.
+//! Valid and invalid routes and webhooks, as plugin.toml has them.
 
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ fn refused(text: &str) -> String {
     read(text).expect_err(text).to_string()
 }
 
-/// The route with one line replaced or, where it has no such line, added.
+/// The route with one line replaced, or added if it has no such line.
 fn route(line: &str) -> String {
     with_line(ROUTE, line)
 }
@@ -229,7 +229,8 @@ fn two_plugins_overlap_whatever_the_methods_and_the_message_names_both() {
 
 #[test]
 fn a_packed_manifest_with_a_path_of_the_host_is_read_so_that_the_host_can_say_so() {
-    // A newer host may have taken a path that an older one let a plugin have: what is stored must stay readable.
+    // A newer host may reserve a path that an older one let a plugin use: a stored manifest must
+    // stay readable.
     for path in ["/api/admin", "/api/admin/{x}", "/api/openapi.json", "/api/{any}"] {
         let overlap = with_routes("greedy", &[("GET", path)]).overlap_with_host().expect(path).to_string();
         assert!(overlap.starts_with(&format!("GET {path} of greedy overlaps /api/")), "{overlap}");

@@ -10,25 +10,26 @@ use crate::operation;
 
 const MAX_ROUTES: usize = 200;
 const MAX_UNAVAILABLE_BYTES: usize = 16 << 10;
-/// What an operation's input is made of.
+/// Parts of an operation's input.
 const INPUT: [&str; 3] = ["path", "query", "body"];
 
 /// A method and path, and the operation that answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSpec {
-    /// HEAD and OPTIONS are the host's.
+    /// The host answers HEAD and OPTIONS itself.
     pub method: HttpMethod,
     /// Under `/api/`.
     pub path: RoutePath,
-    /// Who may ask; at least one, since a forgotten guard must not open a route.
+    /// Who may call the route. At least one, since a forgotten guard must not open a route.
     pub roles: Vec<Role>,
-    /// As in `patchbay plugin call`.
+    /// Name of the operation, as in `patchbay plugin call`.
     pub operation: String,
-    /// JSON Schema of `{"path":{..},"query":{..},"body":..}`. A path in plugin.toml, the document itself when packed.
+    /// JSON Schema of `{"path":{..},"query":{..},"body":..}`: a path in plugin.toml, the document
+    /// itself when packed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Value>,
-    /// What is answered while the plugin cannot be asked; default 503 in the usual envelope.
+    /// The answer while the plugin is unavailable; default 503 in the usual envelope.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_unavailable: Option<UnavailableSpec>,
 }
@@ -36,7 +37,6 @@ pub struct RouteSpec {
 /// A method of routes and webhooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-#[allow(missing_docs)]
 pub enum HttpMethod {
     Get,
     Post,
@@ -46,7 +46,6 @@ pub enum HttpMethod {
 }
 
 impl HttpMethod {
-    /// As in a request.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Get => "GET",
@@ -61,7 +60,6 @@ impl HttpMethod {
 /// A role of the people who use the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
 pub enum Role {
     User,
     Admin,
@@ -75,13 +73,13 @@ pub enum Role {
     CommunityManager,
 }
 
-/// An answer in the plugin's place.
+/// The answer while the plugin is unavailable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnavailableSpec {
     /// 200 to 599.
     pub status: u16,
-    /// Any JSON, sent as it stands.
+    /// Any JSON, sent unchanged.
     pub body: Value,
 }
 
@@ -103,7 +101,7 @@ impl Manifest {
 }
 
 impl RouteSpec {
-    /// The field that is wrong, and what to write.
+    /// The error names the field that is wrong, and what to write.
     fn check(&self) -> Result<(), (&'static str, String)> {
         if self.roles.is_empty() {
             return Err(("roles", "name at least one role".into()));
@@ -132,7 +130,8 @@ impl RouteSpec {
         Ok(())
     }
 
-    /// Where the schema says what a part of the input has, it must speak of what there is.
+    /// The schema may describe only parts of the input and path parameters that exist. Where it
+    /// describes `path`, it must require every parameter.
     fn check_input(&self, schema: &Value) -> Result<(), String> {
         let properties = |schema: &Value| -> Vec<String> {
             schema["properties"].as_object().into_iter().flat_map(|names| names.keys().cloned()).collect()

@@ -1,4 +1,4 @@
-//! `[[schedules]]`: jobs that come by themselves, in queues of the plugin's own.
+//! `[[schedules]]`: jobs that are made on a schedule, in the plugin's own queues.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,29 +10,29 @@ use super::{Manifest, ManifestError, invalid};
 use crate::id::{QueueName, ScheduleId};
 use crate::schedule::{Missed, Rhythm};
 
-/// A job that comes by itself.
+/// A schedule and its jobs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleSpec {
-    /// Stable over revisions: the same id replaces, never stacks.
+    /// Stable over revisions: a schedule replaces an earlier one with the same id.
     pub id: ScheduleId,
     /// One of the plugin's own queues.
     pub queue: QueueName,
     /// Name of its jobs.
     pub name: String,
-    /// Their data; default `{}`.
+    /// Data of its jobs; default `{}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Value>,
-    /// Milliseconds between ticks; this or `cron`.
+    /// Milliseconds between ticks. Give either this or `cron`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every_ms: Option<u64>,
-    /// Five fields, or six with seconds first.
+    /// Cron expression: five fields, or six with seconds first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cron: Option<String>,
     /// IANA time zone of `cron`; default UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tz: Option<String>,
-    /// What becomes of a tick that nobody could run in its time.
+    /// What happens to a tick that no worker could run in its time.
     #[serde(default)]
     pub missed: Missed,
     /// One line.
@@ -41,7 +41,7 @@ pub struct ScheduleSpec {
 }
 
 impl ScheduleSpec {
-    /// When it ticks; refused are none, both, and one that never comes.
+    /// Refused are neither or both of `every_ms` and `cron`, and a date that never comes.
     pub fn rhythm(&self) -> Result<Rhythm, String> {
         let rhythm = match (self.every_ms, &self.cron) {
             (Some(ms), None) if self.tz.is_none() => Rhythm::Every(Duration::from_millis(ms)),

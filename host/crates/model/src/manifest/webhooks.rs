@@ -1,4 +1,4 @@
-//! `[[webhooks]]`: requests of vendors that the plugin verifies and that become jobs of its own.
+//! `[[webhooks]]`: requests from vendors that the plugin verifies, and that become its jobs.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ const DEFAULT_STATUS: u16 = 200;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookSpec {
-    /// What `verify` and operators know it by.
+    /// The name that `verify` gets and operators see.
     pub name: String,
     /// Under `/api/`, without parameters.
     pub path: RoutePath,
@@ -80,7 +80,7 @@ impl Manifest {
 }
 
 impl WebhookSpec {
-    /// The field that is wrong, and what to write.
+    /// The error names the field that is wrong, and what to write.
     fn check(&self) -> Result<(), (&'static str, String)> {
         let is_name = (1..=MAX_NAME).contains(&self.name.len())
             && self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));

@@ -14,18 +14,19 @@ use super::REDACTED;
 use super::names::is_secret;
 use crate::data_path::addresses;
 
-/// Shorter values are in every text, and tell nothing.
+/// Shorter values are in every text, and reveal nothing.
 const LEAST_CHARS: usize = 4;
-/// Values up to this length count only as whole words: a code of four digits is a part of many numbers.
+/// Values up to this length match only as whole words: four digits are part of many numbers.
 const WHOLE_WORD_BYTES: usize = 8;
-/// Of longer values the beginning is looked for, and hides all that follows it.
+/// Only the beginning of longer values is searched for, and everything after it is hidden.
 const MAX_NEEDLE_BYTES: usize = 128;
-/// All spellings of all values together: some ten thousand mail addresses. To look for them takes 50 MB and half a second of preparing.
+/// All spellings of all values together: some ten thousand mail addresses. A search for them takes
+/// 50 MB and half a second of preparation.
 const MAX_BYTES: usize = 2 << 20;
-/// From so many on, a searcher that is made faster and searches slower.
+/// From this number of values on, the searcher is one that is built faster and searches slower.
 const MANY: usize = 1_000;
 
-/// RFC 3986: what stays as it is.
+/// RFC 3986: all but the unreserved characters.
 const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// JavaScript's `encodeURIComponent`.
 const COMPONENT: &AsciiSet = &STRICT.remove(b'!').remove(b'\'').remove(b'(').remove(b')').remove(b'*');
@@ -43,24 +44,24 @@ const WHOLE_URI: &AsciiSet = &COMPONENT
     .remove(b'$')
     .remove(b'#');
 
-/// Finds values in texts: those of a job that are hidden, or those of a person who is to be forgotten.
+/// Finds values in texts: hidden values of a job, or values of a person who is to be erased.
 #[derive(Debug, Default)]
 pub struct Mask {
     searcher: Option<AhoCorasick>,
     needles: Vec<Needle>,
-    /// There are more values than can be looked for.
+    /// There are more values than can be searched for.
     hides_all: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Needle {
     whole_word: bool,
-    /// All that follows it is hidden.
+    /// Everything after the value is hidden.
     hides_rest: bool,
 }
 
 impl Mask {
-    /// Of these values, and of the mail addresses within them, in the spellings that texts give them; upper and lower case alike.
+    /// Searches for values, and mail addresses within them, in all spellings and letter cases.
     pub fn new(values: impl IntoIterator<Item = String>) -> Self {
         let (mut known, mut texts, mut needles, mut bytes) = (HashSet::new(), Vec::new(), Vec::new(), 0);
         for value in values.into_iter().flat_map(|value| forms(&value)) {
@@ -90,26 +91,25 @@ impl Mask {
             .match_kind(MatchKind::LeftmostLongest)
             .kind((needles.len() > MANY).then_some(AhoCorasickKind::NoncontiguousNFA))
             .build(&texts);
-        // It fails for more than this can come to; nothing is shown rather than everything.
+        // Building fails only for more data than is possible here; then everything is hidden.
         Self { hides_all: searcher.is_err(), searcher: searcher.ok(), needles }
     }
 
-    /// Whether it looks for nothing: too short a value is found in every text.
+    /// Whether it searches for nothing. Short values are left out: every text has them.
     pub fn is_empty(&self) -> bool {
         self.searcher.is_none() && !self.hides_all
     }
 
-    /// Whether there are more values than can be looked for, so that nothing about the job is shown.
+    /// Whether there are too many values to search for, so that nothing of the job is shown.
     pub(super) fn hides_all(&self) -> bool {
         self.hides_all
     }
 
-    /// Whether one of the values is in a text.
     pub fn finds(&self, text: &str) -> bool {
         self.hits(&Folded::new(text), text).next().is_some()
     }
 
-    /// Hides what is hidden in each text; in how many of them that changed something.
+    /// Hides the values in each text; returns the number of texts that changed.
     pub fn hide<'t>(&self, texts: impl IntoIterator<Item = &'t mut String>) -> usize {
         let mut hidden = 0;
         for text in texts {
@@ -122,7 +122,8 @@ impl Mask {
         hidden
     }
 
-    /// A text without the values, and without what it calls a secret itself (`password=…`, `"token": …`, `Bearer …`).
+    /// A text without the values, and without what the text itself calls a secret (`password=…`,
+    /// `"token": …`, `Bearer …`).
     pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
         match self.replaced(text, REDACTED) {
             Cow::Borrowed(text) => assignments(text),
@@ -130,7 +131,7 @@ impl Mask {
         }
     }
 
-    /// A text with something else in place of the values.
+    /// A text with the values replaced.
     pub fn replaced<'t>(&self, text: &'t str, by: &str) -> Cow<'t, str> {
         if self.hides_all && !text.is_empty() {
             return by.to_owned().into();
@@ -152,7 +153,7 @@ impl Mask {
         shown.into()
     }
 
-    /// Cuts a text that is longer, and not within a value: half of one would not be found any more.
+    /// Cuts a longer text, but not within a value: half a value would not be found any more.
     pub fn cut(&self, text: &mut String, max_bytes: usize) {
         if text.len() <= max_bytes {
             return;
@@ -185,7 +186,7 @@ impl Mask {
     }
 }
 
-/// The value, and the mail addresses within it, as they are written and in every other way that means the same mailbox.
+/// The value, and its mail addresses, as written and in all spellings of the same mailbox.
 pub fn forms(value: &str) -> Vec<String> {
     let mut forms = vec![value.to_owned()];
     if !value.contains('@') {
@@ -200,7 +201,7 @@ pub fn forms(value: &str) -> Vec<String> {
     let is_list = !of_list.is_empty();
     of_list.iter().flat_map(|mailbox| mailbox.address.spellings()).for_each(&mut add);
     for part in addresses(value) {
-        // At the end of a sentence.
+        // The address may end a sentence.
         let part = part.trim_end_matches(['.', '!', '?']);
         if let (false, Ok(address)) = (is_list, part.parse::<Address>()) {
             address.spellings().into_iter().for_each(&mut add);
@@ -210,7 +211,8 @@ pub fn forms(value: &str) -> Vec<String> {
     forms
 }
 
-/// How programs write a value: as it is, in JSON (within JSON), in URLs and forms, in HTML. The first is the value itself.
+/// How programs write a value: unchanged, in JSON (also nested), in URLs and forms, in HTML. The
+/// first is the value itself.
 pub fn spellings(value: &str) -> Vec<String> {
     let mut spellings = vec![value.to_owned()];
     let mut add = |spelling: String| {
@@ -239,13 +241,13 @@ pub fn spellings(value: &str) -> Vec<String> {
     spellings
 }
 
-/// Without the quotes around it.
+/// As in a JSON text, without the quotes around it.
 fn in_json(value: &str) -> String {
     let quoted = Value::from(value).to_string();
     quoted[1..quoted.len() - 1].to_owned()
 }
 
-/// As Python writes it: only ASCII.
+/// As Python writes JSON: only ASCII.
 fn ascii_json(value: &str) -> String {
     let mut text = String::new();
     for c in in_json(value).chars() {
@@ -259,10 +261,10 @@ fn ascii_json(value: &str) -> String {
     text
 }
 
-/// A text in which upper and lower case are one. ASCII is left to the searcher.
+/// A text with upper and lower case folded. ASCII is left to the searcher.
 struct Folded<'t> {
     text: Cow<'t, str>,
-    /// By byte: where its character begins in the text itself. Empty where both are the same.
+    /// Where each byte's character begins in the original. Empty where both texts are the same.
     origins: Vec<usize>,
 }
 
@@ -283,7 +285,7 @@ impl<'t> Folded<'t> {
         Self { text: folded.into(), origins }
     }
 
-    /// Where that is in the text itself.
+    /// The same range in the original text.
     fn place(&self, text: &str, found: Range<usize>) -> Range<usize> {
         if self.origins.is_empty() {
             return found;
@@ -293,7 +295,8 @@ impl<'t> Folded<'t> {
     }
 }
 
-/// Letters, digits and `_` continue a word, except where they belong to an escape in front of it, such as `%20` or `\n`.
+/// Letters, digits and `_` continue a word, except where they belong to an escape before it, such
+/// as `%20` or `\n`.
 fn is_whole_word(text: &str, hit: &Range<usize>) -> bool {
     let continues = |c: char| c.is_alphanumeric() || c == '_';
     let before = &text[..hit.start];
@@ -313,7 +316,7 @@ fn ends_with_escape(text: &str) -> bool {
         || hexadecimal(4, "\\u")
 }
 
-/// Without the values that a text itself calls secret: `password=…`, `"token": …`, `Bearer …`.
+/// Hides values that the text itself calls secret: `password=…`, `"token": …`, `Bearer …`.
 pub(super) fn assignments(text: &str) -> Cow<'_, str> {
     let mut shown = String::new();
     let mut end = 0;
@@ -336,7 +339,8 @@ pub(super) fn assignments(text: &str) -> Cow<'_, str> {
     shown.into()
 }
 
-/// What a secret name is given: behind `=`, or behind the colon of a quoted name. "password: is missing" is a sentence.
+/// The value of a secret name: after `=`, or after the colon of a quoted name. "password: is
+/// missing" is a sentence.
 fn assigned(text: &str, place: usize, needs_quotes: bool) -> Option<std::ops::Range<usize>> {
     let before = text[..place].trim_end_matches(' ');
     let name = before.trim_end_matches(['"', '\'']).trim_end_matches('\\');
@@ -369,7 +373,7 @@ fn end_of_quoted(text: &str, quote: &str) -> usize {
     let mut at = 0;
     while let Some(found) = text[at..].find(quote) {
         let place = at + found;
-        // A quote of the value itself has a backslash more.
+        // A quote inside the value has one more backslash.
         if !text[..place].ends_with('\\') {
             return place;
         }
@@ -378,7 +382,7 @@ fn end_of_quoted(text: &str, quote: &str) -> usize {
     text.len()
 }
 
-/// What stands behind the name of a scheme of HTTP authentication, when it looks like a credential.
+/// The text after the name of an HTTP authentication scheme, if it looks like a credential.
 fn after_scheme(text: &str, place: usize) -> Option<std::ops::Range<usize>> {
     let scheme = text[..place].rsplit(|c: char| !c.is_ascii_alphanumeric()).next()?;
     if !["bearer", "basic"].contains(&scheme.to_ascii_lowercase().as_str()) {

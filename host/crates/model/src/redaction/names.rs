@@ -2,12 +2,12 @@
 
 use unicode_normalization::UnicodeNormalization;
 
-/// Words that mean a secret wherever they stand in a name, and in the plural.
+/// Words that mean a secret anywhere in a name, also in the plural.
 const SECRET_WORDS: [&str; 10] =
     ["password", "passwd", "pwd", "passphrase", "passcode", "secret", "authorization", "credential", "otp", "cvv"];
-/// Words that do so at the end of a name, and in the plural: `accessToken` is one, `tokenCount` is none.
+/// Words that mean a secret at the end of a name or its plural: `accessToken`, not `tokenCount`.
 const SECRET_ENDS: [&str; 5] = ["token", "cookie", "pin", "cvc", "jwt"];
-/// Two words that do so together.
+/// Pairs of words that mean a secret together.
 const SECRET_PAIRS: [[&str; 2]; 16] = [
     ["api", "key"],
     ["access", "key"],
@@ -26,14 +26,15 @@ const SECRET_PAIRS: [[&str; 2]; 16] = [
     ["email", "pass"],
     ["redis", "pass"],
 ];
-/// What a word ends with that was joined with others: `userpwd`, `clientsecret`, `smsotp`. No other word of English or code ends so.
+/// Endings of joined words: `userpwd`, `clientsecret`, `smsotp`. No other word of English or code
+/// ends so.
 const JOINED_ENDS: [&str; 9] =
     ["password", "passwd", "pwd", "passphrase", "passcode", "secret", "apikey", "credential", "otp"];
-/// The same at the end of a name.
+/// The same, only at the end of a name.
 const JOINED_LAST: [&str; 1] = ["token"];
-/// What a word begins with that was joined with others: `passwordhash`.
+/// Beginnings of joined words: `passwordhash`.
 const JOINED_BEGINS: [&str; 6] = ["password", "passwd", "pwd", "passphrase", "passcode", "apikey"];
-/// Whole words, where the beginning alone would take others with it: `secretary`.
+/// Whole joined words. Their beginnings alone would match others: `secretary`.
 const JOINED: [&str; 15] = [
     "accesskey",
     "privatekey",
@@ -51,11 +52,12 @@ const JOINED: [&str; 15] = [
     "dbpass",
     "smtppass",
 ];
-/// Whose tokens are counted, and open nothing: `maxTokens`.
+/// Next to these words, tokens are counted and are no secrets: `maxTokens`.
 const COUNTED: [&str; 12] =
     ["max", "min", "total", "count", "num", "number", "used", "remaining", "prompt", "completion", "input", "output"];
 
-/// Whether a value of this name is a secret, whoever named it: `password`, `newPassword`, `SMTP_PASS_WORD`, `x-api-key`, `accessToken`.
+/// Whether a value of this name is a secret, whoever chose the name: `password`, `newPassword`,
+/// `SMTP_PASS_WORD`, `x-api-key`, `accessToken`.
 pub fn is_secret(name: &str) -> bool {
     readings(name).iter().any(|words| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -63,7 +65,7 @@ pub fn is_secret(name: &str) -> bool {
     })
 }
 
-/// Whether an object of this name is nothing but secrets.
+/// Whether an object of this name holds only secrets.
 pub(super) fn holds_secrets(name: &str) -> bool {
     let groups = ["secret", "credential", "authorization"];
     readings(name).iter().flatten().any(|word| numbers(word).iter().any(|word| groups.contains(word)))
@@ -91,15 +93,15 @@ fn has_secret_pair(words: &[&str]) -> bool {
         .any(|pair| SECRET_PAIRS.iter().any(|[first, second]| pair[0] == *first && numbers(pair[1]).contains(second)))
 }
 
-/// As it is, and as the plural that it may be.
+/// The word, and its singular if it may be a plural.
 fn numbers(word: &str) -> [&str; 2] {
     [word, word.strip_suffix('s').unwrap_or(word)]
 }
 
-/// The words of a name, in lower case and without digits. Where capitals follow each other there are two readings: `SMTPPassword` is
-/// `SMTP Password`, and `APIkey` is no `AP Ikey`.
+/// The words of a name, in lower case and without digits. Consecutive capitals have two readings:
+/// `SMTPPassword` is `SMTP Password`, but `APIkey` is not `AP Ikey`.
 fn readings(name: &str) -> [Vec<String>; 2] {
-    // Full-width letters and the like are the plain ones.
+    // Full-width letters and the like become plain ones.
     let letters: Vec<char> = name.nfkc().collect();
     [words(&letters, true), words(&letters, false)]
 }

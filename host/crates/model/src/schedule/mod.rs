@@ -1,9 +1,10 @@
 //! When a schedule is due: cron expressions with time zones.
 //!
-//! Our own schedules are computed by croner ([`next_tick`]): where daylight saving skips a tick's time, it comes at the first valid instant;
-//! where a time comes twice, once. What croner cannot read and cron-parser can is computed as BullMQ's worker on Node does. Schedulers that
-//! another client made are always computed that way ([`next_tick_as_node`]), so that it does not matter which worker makes their next tick
-//! (docs/decisions/023-schedulers-of-other-clients.md).
+//! croner computes our own schedules ([`next_tick`]): if daylight saving skips a tick's time, the
+//! tick comes at the first valid instant; if a time occurs twice, the tick comes once. Expressions
+//! that only cron-parser can read are computed as BullMQ's worker on Node does. Schedulers of other
+//! clients are always computed that way ([`next_tick_as_node`]), so that it does not matter which
+//! worker makes their next tick (docs/decisions/023-schedulers-of-other-clients.md).
 
 mod node;
 mod pattern;
@@ -20,82 +21,69 @@ use serde::{Deserialize, Serialize};
 use self::pattern::Pattern;
 pub use self::zone::Zone;
 
-/// Why there is no schedule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSchedule {
-    /// No cron expression.
     #[error("cannot read the cron expression {pattern:?}: {reason}")]
-    Pattern {
-        /// As written.
-        pattern: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// No IANA time zone.
+    Pattern { pattern: String, reason: String },
     #[error("there is no time zone {0:?}; name one like Asia/Kolkata or UTC+5:30")]
     Zone(String),
-    /// Neither or both.
     #[error("it needs either an interval, or a cron expression with an optional time zone")]
     Ambiguous,
-    /// Such as 31 February.
+    /// For example 31 February.
     #[error("it never comes")]
     Never,
-    /// Below [`LEAST_EVERY`].
     #[error("an interval has at least 1000 ms")]
     TooOften,
-    /// Above [`MOST_EVERY`].
     #[error("an interval has at most ten years (315360000000 ms)")]
     TooSeldom,
-    /// A time outside the calendar.
     #[error("{0} is no point in time")]
     Time(u64),
 }
 
 pub use crate::id::ScheduleId;
 
-/// Shortest interval between ticks: below it, a queue of ordinary jobs is meant.
+/// Shortest interval between ticks. More frequent work belongs in a queue of ordinary jobs.
 pub const LEAST_EVERY: Duration = Duration::from_secs(1);
 
-/// Longest interval between ticks: BullMQ counts times in floating-point numbers, and nobody waits longer.
+/// Longest interval between ticks: BullMQ keeps times as floats, and nobody waits longer.
 pub const MOST_EVERY: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 
-/// What becomes of a tick that nobody could run within a minute of its time.
+/// What happens to a tick that no worker could run within a minute of its time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Missed {
-    /// It is left out.
+    /// The tick is skipped.
     #[default]
     Skip,
-    /// It runs once, late.
+    /// The tick runs once, late.
     Once,
 }
 
-/// When a schedule ticks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rhythm {
-    /// At intervals.
     Every(Duration),
-    /// As a clock on the wall says.
+    /// Ticks by wall-clock time.
     Cron {
         /// Five fields, or six with seconds first.
         pattern: String,
-        /// IANA name; none means UTC.
+        /// IANA name; absent means UTC.
         zone: Option<String>,
     },
 }
 
 impl Rhythm {
-    /// Ticks of different schedules do not come together: each has a place of its own within the interval, given by its id.
+    /// Offset of the ticks within the interval. It depends on the id, so that ticks of different
+    /// schedules do not coincide.
     pub fn offset(&self, id: &ScheduleId) -> Duration {
         use sha2::{Digest, Sha256};
         let Self::Every(every) = self else { return Duration::ZERO };
         let digest = Sha256::digest(id.as_str());
         let number = digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
-        // 0 would mean that none was chosen.
+        // 0 would mean that no offset was chosen.
         Duration::from_millis(1.max(number % (every.as_millis() as u64).max(1)))
     }
 
-    /// The first tick after a time, both in Unix milliseconds; none when there will be no other.
+    /// The first tick after a time, both in Unix milliseconds; none when there is no further tick.
     pub fn next_after(&self, id: &ScheduleId, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
         match self {
             Self::Every(every) if *every < LEAST_EVERY => Err(InvalidSchedule::TooOften),
@@ -110,7 +98,8 @@ impl Rhythm {
         }
     }
 
-    /// The next ticks after a time, in Unix milliseconds, at most so many. One that never comes is refused.
+    /// The next ticks after a time, in Unix milliseconds, at most `most`. A schedule that never
+    /// ticks is refused.
     pub fn preview(&self, id: &ScheduleId, after_ms: u64, most: usize) -> Result<Vec<u64>, InvalidSchedule> {
         let mut ticks = Vec::with_capacity(most);
         let mut at = after_ms;
@@ -123,14 +112,14 @@ impl Rhythm {
     }
 }
 
-/// The first tick of a schedule of our own after a time, both in Unix milliseconds; none when there will be no other (31 February). No zone
-/// means UTC.
+/// The first tick of one of our own schedules after a time, both in Unix milliseconds; none when
+/// there is no further tick (31 February). No zone means UTC.
 pub fn next_tick(pattern: &str, zone: Option<&str>, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
     let zone = Zone::named(zone, Zone::UTC)?;
     let cron = match parse(pattern) {
         Ok(cron) => cron,
         Err(error) => {
-            // Fewer fields are a slip of whoever wrote it, though cron-parser fills them up.
+            // Fewer fields are a mistake of the author, although cron-parser fills them up.
             let is_whole = pattern.split_whitespace().count() >= 5 || pattern.trim_start().starts_with('@');
             let read = if is_whole { Pattern::parse(pattern).ok() } else { None };
             return by_walking(&read.ok_or(error)?, zone, after_ms);
@@ -140,13 +129,14 @@ pub fn next_tick(pattern: &str, zone: Option<&str>, after_ms: u64) -> Result<Opt
         Zone::Iana(zone) => by_croner(&cron, pattern, &zone, after_ms),
         Zone::Fixed(seconds) => match FixedOffset::east_opt(seconds) {
             Some(zone) => by_croner(&cron, pattern, &zone, after_ms),
-            // A day or more, which luxon takes and chrono does not.
+            // An offset of a day or more: luxon accepts it, chrono does not.
             None => next_tick_as_node(pattern, zone, after_ms),
         },
     }
 }
 
-/// The first tick after a time as BullMQ's worker on Node computes it, both in Unix milliseconds; none when there will be no other.
+/// The first tick after a time as BullMQ's worker on Node computes it, both in Unix milliseconds;
+/// none when there is no further tick.
 pub fn next_tick_as_node(pattern: &str, zone: Zone, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
     match Pattern::parse(pattern) {
         Ok(read) => by_walking(&read, zone, after_ms),
@@ -212,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_time_that_daylight_saving_skips_comes_at_the_first_valid_instant() {
-        // Berlin goes from 02:00 to 03:00 on 29 March 2026.
+        // Berlin's clocks go from 02:00 to 03:00 on 29 March 2026.
         assert_eq!(
             ticks("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00:00Z", 2),
             ["2026-03-29T03:00:00+02:00", "2026-03-30T02:30:00+02:00"]
@@ -221,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_time_that_comes_twice_is_one_tick() {
-        // Berlin goes from 03:00 back to 02:00 on 25 October 2026.
+        // Berlin's clocks go from 03:00 back to 02:00 on 25 October 2026.
         assert_eq!(
             ticks("30 2 * * *", "Europe/Berlin", "2026-10-24T12:00:00Z", 2),
             ["2026-10-25T02:30:00+02:00", "2026-10-26T02:30:00+01:00"]

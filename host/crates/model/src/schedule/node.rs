@@ -1,18 +1,20 @@
-//! The next tick as BullMQ's worker on Node computes it: cron-parser's walk over the clock, with luxon's times.
+//! The next tick as BullMQ's worker on Node computes it: cron-parser's steps over the clock, with
+//! luxon's times.
 //!
-//! Where daylight saving skips an hour, its ticks come in the hour after it with the same minutes; where an hour comes twice, its ticks come
-//! in the first one only, unless the pattern names every hour. Shifts of half an hour and midnights that do not exist come out as they do
-//! there, oddities included, since a scheduler may be ticked by either worker. tests/scenarios/cron.rs compares the two.
+//! If daylight saving skips an hour, its ticks come in the hour after it with the same minutes. If
+//! an hour occurs twice, its ticks come only in the first one, unless the pattern names every hour.
+//! Shifts of half an hour and midnights that do not exist give the same results as there, oddities
+//! included, since either worker may tick a scheduler. tests/scenarios/cron.rs compares the two.
 
 use chrono::{DateTime, Datelike, Duration, Months, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
 
 use super::pattern::{Day, Pattern};
 use super::zone::Zone;
 
-/// cron-parser gives up after so many steps: such a pattern never matches.
+/// cron-parser gives up after this many steps: such a pattern never matches.
 const MOST_STEPS: u32 = 10_000;
 
-/// The first tick after a time, both in Unix milliseconds; none when there will be no other.
+/// The first tick after a time, both in Unix milliseconds; none when there is no further tick.
 pub(super) fn next(pattern: &Pattern, zone: Zone, after_ms: i64) -> Option<i64> {
     let mut clock = Clock::at(zone, after_ms)?;
     let hours = pattern.hours.len();
@@ -62,13 +64,14 @@ enum Unit {
     Hour,
 }
 
-/// A moment and what the clock on the wall says, which a moment alone does not tell where an hour comes twice.
+/// A moment and its offset: where an hour occurs twice, the moment alone does not give the
+/// wall-clock time.
 #[derive(Debug, Clone, Copy)]
 struct Clock {
     zone: Zone,
     ms: i64,
     offset_ms: i64,
-    /// The first skipped hour and the one after the gap, once a step has crossed it.
+    /// The first skipped hour and the first hour after the gap, once a step has crossed it.
     gap: Option<(u32, u32)>,
     /// The hour that a step has entered for the second time.
     repeated: Option<u32>,
@@ -89,7 +92,8 @@ impl Clock {
         self.offset_ms = self.zone.offset_ms(self.ms);
     }
 
-    /// The moment when the wall says this. Of two, the one with the present offset; of none, as much later as the gap is long.
+    /// Goes to the moment with this wall-clock time. Of two, it takes the one with the present
+    /// offset; if there is none, it goes later by the length of the gap.
     fn go_to(&mut self, local: NaiveDateTime) {
         let local_ms = local.and_utc().timestamp_millis();
         let guess = self.zone.offset_ms(local_ms - self.offset_ms);
@@ -118,7 +122,8 @@ impl Clock {
         self.set(|time| Some(time.date().with_day(1)?.and_time(NaiveTime::MIN)))
     }
 
-    /// To the start of the next unit, noticing gaps and repeated hours; those mean nothing to a pattern of every hour.
+    /// Goes to the start of the next unit, and notes gaps and repeated hours. A pattern of every
+    /// hour ignores those.
     fn step(&mut self, unit: Unit, hours_of_pattern: u32) -> Option<()> {
         let (hour_before, offset_before) = (self.local()?.hour(), self.offset_ms);
         match unit {
@@ -145,7 +150,7 @@ impl Clock {
         Some(())
     }
 
-    /// Whether there are ticks in this hour; else goes on to where there may be some.
+    /// Whether there are ticks in this hour; otherwise goes on to where there may be some.
     fn is_in_hour(&mut self, pattern: &Pattern) -> Option<bool> {
         let (hours, hour) = (pattern.hours, self.local()?.hour());
         if let Some((mut skipped, landing)) = self.gap

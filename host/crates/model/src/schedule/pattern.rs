@@ -1,12 +1,13 @@
-//! Cron expressions as cron-parser 5 reads them, which BullMQ 6 hands them to.
+//! Cron expressions as read by cron-parser 5, which BullMQ 6 uses.
 //!
-//! Its grammar is wider than most: one to six fields (filled up from the left), `0/3` and `*/3`, names of months and weekdays in any letter
-//! case, 7 as Sunday, `L` and `5L`, `5#3`, `?`, and `H`, a value drawn by lot. Day of month and day of week are alternatives when both are
-//! given. Everything that it takes is taken here, and a little more: a value may be listed twice, as cron-parser 4 (BullMQ 5) allows.
+//! Its grammar is wider than most: one to six fields (missing ones are filled up from the left),
+//! `0/3` and `*/3`, names of months and weekdays in any letter case, 7 as Sunday, `L` and `5L`,
+//! `5#3`, `?`, and `H`, a random value. If day of month and day of week are both given, either may
+//! match. Everything that it accepts is accepted here, and a little more: a value may be listed
+//! twice, as cron-parser 4 (BullMQ 5) allows.
 
 use sha2::{Digest, Sha256};
 
-/// cron-parser's own limit.
 const MOST_CHARACTERS: usize = 1_024;
 const ALIASES: [(&str, &str); 10] = [
     ("@yearly", "0 0 0 1 1 *"),
@@ -20,7 +21,7 @@ const ALIASES: [(&str, &str); 10] = [
     ("@weekdays", "0 0 0 * * 1-5"),
     ("@weekends", "0 0 0 * * 0,6"),
 ];
-/// Both kinds of names are read in both fields.
+/// Names of months and of weekdays are read in both fields.
 const NAMES: [(&str, u32); 19] = [
     ("jan", 1),
     ("feb", 2),
@@ -70,7 +71,6 @@ impl Set {
     }
 }
 
-/// A cron expression.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pattern {
     pub(super) seconds: Set,
@@ -79,21 +79,21 @@ pub(super) struct Pattern {
     pub(super) months: Set,
     days: Days,
     weekdays: Days,
-    /// Which one of its month; 0 means each.
+    /// Which weekday of its month; 0 means each.
     nth: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Days {
     values: Set,
-    /// Of weekdays: what the last ones of a month are matched with.
+    /// For weekdays: the values that a last weekday of the month must match.
     last: Set,
     has_last: bool,
     /// `*` or `?` alone.
     is_any: bool,
 }
 
-/// A day, as far as patterns tell days apart.
+/// The properties of a day that patterns depend on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Day {
     pub(super) of_month: u32,
@@ -103,7 +103,6 @@ pub(super) struct Day {
 }
 
 impl Pattern {
-    /// Reads one.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if text.len() > MOST_CHARACTERS {
             return Err(format!("it has more than {MOST_CHARACTERS} characters"));
@@ -143,7 +142,7 @@ impl Pattern {
         })
     }
 
-    /// Whether there is a tick on such a day, of whatever month.
+    /// Whether there is a tick on such a day. The month is not checked.
     pub(super) fn has_day(&self, day: Day) -> bool {
         let is_last_week = day.of_month + 7 > day.days_in_month;
         let by_month = self.days.values.has(day.of_month) || self.days.has_last && day.of_month == day.days_in_month;
@@ -173,7 +172,7 @@ const MONTH: Field = Field { name: "months", least: 1, most: 12, characters: "" 
 const WEEKDAY: Field = Field { name: "weekdays", least: 0, most: 7, characters: "L" };
 
 impl Field {
-    /// Its values, and those that last weekdays are matched with.
+    /// Its values, and those that a last weekday must match.
     fn read(&self, text: &str, pattern: &str) -> Result<(Set, Set), String> {
         let wrong = |why: &str| format!("the {} {text:?} {why}", self.name);
         let mut value = text.to_owned();
@@ -202,7 +201,7 @@ impl Field {
             None => (part.to_owned(), None),
             Some((_, step)) if step.contains('/') => return Err("hold two steps".into()),
             Some((range, step)) if range.contains('-') => (range.to_owned(), Some(step)),
-            // From there to the end.
+            // From this value to the end of the range.
             Some((start, step)) => (format!("{start}-{}", self.most), Some(step)),
         };
         let mut put = |number: u32| {
@@ -236,7 +235,8 @@ impl Field {
         Ok(())
     }
 
-    /// `H`, `H/5`, `H(0-29)` and `H(0-29)/10`. cron-parser draws anew at each look; drawing by the text keeps an hourly job hourly.
+    /// Replaces `H`, `H/5`, `H(0-29)` and `H(0-29)/10`. cron-parser draws a new value at each look;
+    /// we derive it from the text, so that an hourly job stays hourly.
     fn drawn(&self, text: &str, pattern: &str) -> Result<String, String> {
         let mut out = String::new();
         let mut rest = text;

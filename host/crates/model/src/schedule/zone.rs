@@ -1,7 +1,7 @@
 //! Time zones as schedules name them.
 //!
-//! BullMQ's worker hands the name to luxon, which takes IANA names in any letter case, `UTC` and `GMT`, and fixed offsets such as `UTC+5:30`.
-//! Newer Node versions take `+05:30`, too.
+//! BullMQ's worker hands the name to luxon, which takes IANA names in any letter case, `UTC` and
+//! `GMT`, and fixed offsets such as `UTC+5:30`. Newer Node versions take `+05:30`, too.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,20 +11,18 @@ use chrono_tz::{TZ_VARIANTS, Tz};
 
 use super::InvalidSchedule;
 
-/// A time zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Zone {
     /// With the rules of the IANA database.
     Iana(Tz),
-    /// Always so many seconds east of Greenwich.
+    /// A fixed number of seconds east of Greenwich.
     Fixed(i32),
 }
 
 impl Zone {
-    /// Coordinated Universal Time.
     pub const UTC: Self = Self::Iana(Tz::UTC);
 
-    /// The zone of this name. No name, and luxon's words for the local zone, mean the default.
+    /// No name, and luxon's names for the local zone, mean the default.
     pub fn named(name: Option<&str>, default: Self) -> Result<Self, InvalidSchedule> {
         match name {
             None => Ok(default),
@@ -35,7 +33,7 @@ impl Zone {
         }
     }
 
-    /// Milliseconds that its clocks are ahead of UTC at a time in Unix milliseconds.
+    /// Milliseconds by which its clocks are ahead of UTC, at a time in Unix milliseconds.
     pub(super) fn offset_ms(self, at_ms: i64) -> i64 {
         let seconds = match self {
             Self::Fixed(seconds) => seconds,
@@ -48,8 +46,8 @@ impl Zone {
     }
 }
 
-/// Short names that the IANA database does not have and ICU does, and with it Node (ICU's `timezoneTypes`, the aliases of Java's
-/// three-letter ids).
+/// Short names that the IANA database does not have, but ICU and so Node has (ICU's
+/// `timezoneTypes`, the aliases of Java's three-letter ids).
 const OF_ICU: &[(&str, &str)] = &[
     ("ACT", "Australia/Darwin"),
     ("AET", "Australia/Sydney"),
@@ -93,7 +91,7 @@ impl FromStr for Zone {
     }
 }
 
-/// `+5`, `-03`, `+05:30` or `+0530`, in seconds.
+/// Parses `+5`, `-03`, `+05:30` or `+0530` into seconds.
 fn fixed(text: &str) -> Option<i32> {
     let (sign, rest) = match text.split_at_checked(1)? {
         ("+", rest) => (1, rest),
@@ -110,7 +108,7 @@ fn fixed(text: &str) -> Option<i32> {
         return None;
     }
     let (hours, minutes): (i32, i32) = (hours.parse().ok()?, minutes.parse().ok()?);
-    // As luxon: it has no largest hour.
+    // As in luxon, hours have no upper limit.
     (minutes < 60).then_some(sign * (hours * 3_600 + minutes * 60))
 }
 

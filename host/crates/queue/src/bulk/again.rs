@@ -1,70 +1,67 @@
-//! Adding many jobs anew, of what Redis or the history knows of earlier ones.
+//! Adds many jobs again, from what Redis or the history knows of earlier ones.
 
 use patchbay_model::InvalidNewId;
 use patchbay_model::job::{JobKey, JobState, NewJob};
 
-use super::{Chosen, Fate, Step};
+use super::{Chosen, JobResult, PlannedChange};
 use crate::addition::{addition, id_of_reply, script_for};
 use crate::job_rules::check_values;
 use crate::opts::JobOpts;
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
-/// A job to be added anew.
 #[derive(Debug, Clone)]
-pub struct Again {
+pub struct ReAddition {
     /// Its number within the operation.
     pub n: i64,
-    /// What it does. Its id is BullMQ's to choose.
+    /// The job to add. BullMQ chooses its id.
     pub job: NewJob,
-    /// To be the same job as before: outside effects that it had are not repeated.
-    pub kept: Option<Kept>,
+    /// If set, the new job counts as the same job as before: its outside effects are not repeated.
+    pub kept: Option<PriorIdentity>,
 }
 
-/// Who a job was.
 #[derive(Debug, Clone)]
-pub struct Kept {
-    /// Its identity.
+pub struct PriorIdentity {
     pub key: JobKey,
-    /// Starts that the history remembers, so that it tells the ones to come apart from them.
+    /// Starts that the history has recorded, so that new attempts are distinct from them.
     pub started: u32,
 }
 
-impl Queues {
-    /// Adds them; those that are to be the same job only where Redis has forgotten it.
-    pub async fn add_again(&self, bulk: i64, items: Vec<Again>) -> Result<Vec<Fate>, QueueError> {
+impl Broker {
+    /// Adds the jobs. A job with a prior identity is added only if Redis no longer has it.
+    pub async fn add_again(&self, bulk: i64, items: Vec<ReAddition>) -> Result<Vec<JobResult>, QueueError> {
         self.memory.refuse_when_full().await?;
         let notes = self.notes(bulk, items.iter().map(|item| item.n)).await?;
         let mut fates = vec![None; items.len()];
         let mut steps = Vec::new();
         for (place, mut item) in items.into_iter().enumerate() {
             if notes.contains_key(&item.n) {
-                fates[place] = Some(Fate::done());
+                fates[place] = Some(JobResult::done());
                 continue;
             }
             if let Some(kept) = &item.kept
                 && let Some(reason) = self.cannot_be_the_same(kept).await?
             {
-                fates[place] = Some(Fate::skipped(reason));
+                fates[place] = Some(JobResult::skipped(reason));
                 continue;
             }
             self.fill(&mut item.job);
             match self.addition_again(&item) {
                 Ok(step) => steps.push((place, step)),
-                Err(QueueError::Invalid(reason)) => fates[place] = Some(Fate::Skipped(reason.into())),
+                Err(QueueError::Invalid(reason)) => fates[place] = Some(JobResult::Skipped(reason.into())),
                 Err(error) => return Err(error),
             }
         }
         self.finish(bulk, fates, steps, |reply| match id_of_reply(reply) {
-            Ok(id) => Fate::Done { new_id: Some(id), score: None },
-            Err(error) => Fate::Failed(error.to_string()),
+            Ok(id) => JobResult::Done { new_id: Some(id), score: None },
+            Err(error) => JobResult::Failed(error.to_string()),
         })
         .await
     }
 
-    /// What Redis knows of these jobs, as jobs to be added; a reason where it knows too little.
+    /// Makes jobs to add from what Redis knows of these jobs, or returns why it knows too little.
     pub async fn like(&self, items: &[Chosen]) -> Result<Vec<Result<NewJob, &'static str>>, QueueError> {
         let seen = self.see(items, &["timestamp", "name", "data", "opts", "priority"]).await?;
-        let job = |(item, seen): (&Chosen, super::Seen)| {
+        let job = |(item, seen): (&Chosen, super::CurrentJob)| {
             if seen.number(0) != Some(item.key.created_ms) {
                 return Err("Redis has forgotten it");
             }
@@ -72,7 +69,7 @@ impl Queues {
             let opts = JobOpts::parse(text(3)).map_err(|_| "its options cannot be read")?;
             let (attempts, backoff) = opts.retry();
             Ok(NewJob {
-                // BullMQ's producers write 0 for none.
+                // BullMQ's producers write 0 if no number is set.
                 attempts: attempts.filter(|&attempts| attempts > 0),
                 backoff,
                 priority: seen.number(4).and_then(|priority| priority.try_into().ok()).filter(|priority| *priority > 0),
@@ -83,7 +80,7 @@ impl Queues {
         Ok(items.iter().zip(seen).map(job).collect())
     }
 
-    fn addition_again(&self, item: &Again) -> Result<Step, QueueError> {
+    fn addition_again(&self, item: &ReAddition) -> Result<PlannedChange, QueueError> {
         check_values(&item.job, self.now_ms())?;
         if let Some(kept) = item.kept.as_ref().filter(|kept| kept.key.id.is_queue_key()) {
             return Err(QueueError::Invalid(InvalidNewId::QueueKey(kept.key.id.clone()).to_string()));
@@ -100,10 +97,10 @@ impl Queues {
             command.arg(keys.job_key(kept.key.id.as_str())).arg("ats").arg(kept.started);
             command
         });
-        Ok(Step { n: item.n, before: Vec::new(), call, after: after.collect(), note: String::new() })
+        Ok(PlannedChange { n: item.n, before: Vec::new(), call, after: after.collect(), note: String::new() })
     }
 
-    async fn cannot_be_the_same(&self, kept: &Kept) -> Result<Option<&'static str>, QueueError> {
+    async fn cannot_be_the_same(&self, kept: &PriorIdentity) -> Result<Option<&'static str>, QueueError> {
         let keys = self.keys(&kept.key.queue);
         let item = Chosen { n: 0, key: kept.key.clone(), state: JobState::Unknown, finished_on: None };
         let seen = self.see(&[item], &["timestamp"]).await?;
@@ -114,7 +111,7 @@ impl Queues {
         }
         if let Ok(number) = kept.key.id.as_str().parse::<u64>() {
             let counted: Option<u64> = redis::AsyncCommands::get(&mut self.connection.get(), keys.id()).await?;
-            // BullMQ would give the id to a new job one day, over this one.
+            // Later, BullMQ would give this id to a new job, which would overwrite this one.
             if counted.unwrap_or(0) < number {
                 return Ok(Some("Redis counts ids anew since then: it can only be enqueued with a new key"));
             }

@@ -1,21 +1,23 @@
-//! Removing many jobs, and undoing it.
+//! Removes many jobs, and undoes it.
 //!
-//! Out of a sorted set a job goes at once. Out of the middle of a long list that would cost Redis milliseconds each, so a waiting job is
-//! marked, and dropped by the worker that takes it. A copy of what goes stays beside BullMQ's keys until the removal cannot be undone any
-//! more: personal data gets to no new place, and leaves by itself.
+//! A job in a sorted set is removed at once. Removing from the middle of a long list would cost
+//! Redis milliseconds per job, so a waiting job is only marked, and the worker that takes it drops
+//! it. A copy of each removed job stays beside BullMQ's keys until the removal can no longer be
+//! undone. So personal data gets to no new place, and expires by itself.
 
 use std::sync::LazyLock;
 
 use patchbay_model::job::JobState;
 use redis::{Cmd, RedisResult, Script, Value};
 
-use super::{Chosen, Fate, Step, set_of};
+use super::{Chosen, JobResult, PlannedChange, set_of};
 use crate::job_fields::CANCELLED;
 use crate::removal::{copy_key, copying, removal};
 use crate::scripts::Call;
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
-/// Marks a waiting job. `KEYS[1]` the job, `ARGV[1]` the operation, `ARGV[2]` when the job was made.
+/// Marks a waiting job. `KEYS[1]`: the job. `ARGV[1]`: the operation; `ARGV[2]`: when the job was
+/// created.
 static MARK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"local job = redis.call("HMGET", KEYS[1], "timestamp", "rjk", "parentKey", "pcx")
@@ -30,8 +32,8 @@ static MARK: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Takes a mark away, or puts a copy back. `KEYS`: job, copy, list or set, marker, events. `ARGV`: operation, id, score or nothing for a
-/// list, name of the event, when the job was made.
+/// Removes a mark, or restores a copy. `KEYS`: job, copy, list or set, marker, events. `ARGV`:
+/// operation, id, score (empty for a list), name of the event, when the job was created.
 static RESTORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"local mark = redis.call("HMGET", KEYS[1], "timestamp", "pcx")
@@ -60,18 +62,17 @@ static RESTORE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// A removed job, to be put back.
+/// A removed job that is to be restored.
 #[derive(Debug, Clone)]
 pub struct Removed {
-    /// Which.
     pub job: Chosen,
-    /// Where it stood in its sorted set.
+    /// Its score in its sorted set.
     pub score: Option<f64>,
 }
 
-impl Queues {
-    /// Waiting jobs are marked, others go at once.
-    pub async fn remove_many(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<Fate>, QueueError> {
+impl Broker {
+    /// Marks waiting jobs, and removes others at once.
+    pub async fn remove_many(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<JobResult>, QueueError> {
         self.memory.refuse_when_full().await?;
         let notes = self.notes(bulk, items.iter().map(|item| item.n)).await?;
         let seen = self.see(items, &["timestamp", "finishedOn", "parentKey"]).await?;
@@ -81,7 +82,7 @@ impl Queues {
             let keys = self.keys(&item.key.queue);
             let job = keys.job_key(item.key.id.as_str());
             if let Some(note) = notes.get(&item.n) {
-                fates[place] = Some(Fate::Done { new_id: None, score: note.parse().ok() });
+                fates[place] = Some(JobResult::Done { new_id: None, score: note.parse().ok() });
             } else if item.state == JobState::Waiting {
                 let call = Call::new(&MARK, &[&job]).arg(bulk).arg(item.key.created_ms);
                 marks.push((place, call));
@@ -100,35 +101,36 @@ impl Queues {
                         let call = removal(&keys, &item.key.id);
                         steps.push((
                             place,
-                            Step { n: item.n, before, call, after: Vec::new(), note: score.to_string() },
+                            PlannedChange { n: item.n, before, call, after: Vec::new(), note: score.to_string() },
                         ));
                     }
-                    (reason, _) => fates[place] = Some(Fate::skipped(reason.unwrap_or_default())),
+                    (reason, _) => fates[place] = Some(JobResult::skipped(reason.unwrap_or_default())),
                 }
             }
         }
         let marked = self.invoke_all(&marks.iter().map(|(_, call)| call).collect::<Vec<_>>()).await?;
         for ((place, _), code) in marks.iter().zip(marked) {
-            fates[*place] = Some(code.map_or_else(Fate::Failed, |code| match code {
-                1 => Fate::done(),
-                -1 => Fate::skipped("Redis has forgotten it"),
-                -2 => Fate::skipped("its id is another job's now"),
-                -3 => Fate::skipped(OF_A_SCHEDULE),
-                -4 => Fate::skipped(IN_A_FLOW),
-                -6 => Fate::skipped("another operation has removed it"),
-                _ => Fate::skipped("it runs, or has run, since it was chosen"),
+            fates[*place] = Some(code.map_or_else(JobResult::Failed, |code| match code {
+                1 => JobResult::done(),
+                -1 => JobResult::skipped("Redis has forgotten it"),
+                -2 => JobResult::skipped("its id is another job's now"),
+                -3 => JobResult::skipped(OF_A_SCHEDULE),
+                -4 => JobResult::skipped(IN_A_FLOW),
+                -6 => JobResult::skipped("another operation has removed it"),
+                _ => JobResult::skipped("it runs, or has run, since it was chosen"),
             }));
         }
         self.finish(bulk, fates, steps, |code| match code {
-            Value::Int(1) => Fate::done(),
-            Value::Int(-8) => Fate::skipped(OF_A_SCHEDULE),
-            _ => Fate::skipped("it runs"),
+            Value::Int(1) => JobResult::done(),
+            Value::Int(-8) => JobResult::skipped(OF_A_SCHEDULE),
+            _ => JobResult::skipped("it runs"),
         })
         .await
     }
 
-    /// Puts removed jobs back where they were; waiting ones behind all that wait. Giving them again changes nothing.
-    pub async fn restore_many(&self, bulk: i64, items: &[Removed]) -> Result<Vec<Fate>, QueueError> {
+    /// Restores removed jobs where they were; waiting ones go behind all that wait. A repeated call
+    /// changes nothing.
+    pub async fn restore_many(&self, bulk: i64, items: &[Removed]) -> Result<Vec<JobResult>, QueueError> {
         self.memory.refuse_when_full().await?;
         let mut calls = Vec::with_capacity(items.len());
         for Removed { job: Chosen { key, state, .. }, score } in items {
@@ -147,16 +149,16 @@ impl Queues {
         }
         let codes = self.invoke_all(&calls.iter().collect::<Vec<_>>()).await?;
         let fate = |code: Result<i64, String>| {
-            code.map_or_else(Fate::Failed, |code| match code {
-                1 => Fate::done(),
-                -1 => Fate::skipped("its copy is gone"),
-                _ => Fate::skipped("its id is another job's now"),
+            code.map_or_else(JobResult::Failed, |code| match code {
+                1 => JobResult::done(),
+                -1 => JobResult::skipped("its copy is gone"),
+                _ => JobResult::skipped("its id is another job's now"),
             })
         };
         Ok(codes.into_iter().map(fate).collect())
     }
 
-    /// Calls of our own scripts, which may be repeated.
+    /// Calls one of this module's own scripts for each job. The calls may be repeated.
     async fn invoke_all(&self, calls: &[&Call]) -> Result<Vec<Result<i64, String>>, QueueError> {
         let Some(first) = calls.first() else { return Ok(Vec::new()) };
         let mut connection = self.connection.get();
@@ -174,7 +176,7 @@ impl Queues {
 const IN_A_FLOW: &str = "it belongs to a flow: remove it by itself, which tells its parent";
 const OF_A_SCHEDULE: &str = "it is a tick of a schedule: change or remove the schedule instead";
 
-/// Whoever retries a job wants it to run.
+/// A retry cancels an earlier removal: the job must run.
 pub(super) fn without_mark(job: &str) -> Cmd {
     let mut command = redis::cmd("HDEL");
     command.arg(job).arg(CANCELLED);

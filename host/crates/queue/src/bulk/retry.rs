@@ -1,26 +1,27 @@
-//! Putting many finished jobs back into their queues, with other data if asked.
+//! Retries many finished jobs, with changed data if asked.
 
 use redis::Value;
 
-use super::{Chosen, Fate, Step};
+use super::{Chosen, JobResult, PlannedChange};
 use crate::job_rules::check_data;
 use crate::opts::JobOpts;
 use crate::removal::reprocessing;
-use crate::{QueueError, Queues};
+use crate::{Broker, QueueError};
 
-/// From a job's name and data to its new data, or why it stays as it is.
+/// From a job's name and data to its new data, or to why it stays unchanged.
 pub type Edit<'a> = dyn Fn(&Chosen, &str, &str) -> Result<String, String> + Send + Sync + 'a;
 
 const RUN_SINCE: &str = "it has been retried, or has run, since it was chosen";
 
-impl Queues {
-    /// Fresh attempts; id, creation and with them the idempotency key stay.
+impl Broker {
+    /// Makes all attempts available again. Id, creation time and with them the idempotency key
+    /// stay.
     pub async fn retry_many(
         &self,
         bulk: i64,
         items: &[Chosen],
         edit: Option<&Edit<'_>>,
-    ) -> Result<Vec<Fate>, QueueError> {
+    ) -> Result<Vec<JobResult>, QueueError> {
         self.memory.refuse_when_full().await?;
         let notes = self.notes(bulk, items.iter().map(|item| item.n)).await?;
         let fields = ["timestamp", "finishedOn", "opts", "name", "data"];
@@ -31,10 +32,14 @@ impl Queues {
             let keys = self.keys(&item.key.queue);
             let opts = JobOpts::parse(seen.text(2).unwrap_or_default()).unwrap_or_default();
             let fate = match seen.number(0) {
-                _ if notes.contains_key(&item.n) => Some(Fate::done()),
-                None => Some(Fate::skipped("Redis has forgotten it")),
-                Some(created) if created != item.key.created_ms => Some(Fate::skipped("its id is another job's now")),
-                Some(_) if seen.score.is_none() || seen.number(1) != item.finished_on => Some(Fate::skipped(RUN_SINCE)),
+                _ if notes.contains_key(&item.n) => Some(JobResult::done()),
+                None => Some(JobResult::skipped("Redis has forgotten it")),
+                Some(created) if created != item.key.created_ms => {
+                    Some(JobResult::skipped("its id is another job's now"))
+                }
+                Some(_) if seen.score.is_none() || seen.number(1) != item.finished_on => {
+                    Some(JobResult::skipped(RUN_SINCE))
+                }
                 Some(_) => None,
             };
             let edited = match (&fate, edit) {
@@ -48,30 +53,30 @@ impl Queues {
                 _ => Ok(None),
             };
             let fate = match &edited {
-                Err(reason) => Some(Fate::Skipped(reason.clone().into())),
+                Err(reason) => Some(JobResult::Skipped(reason.clone().into())),
                 Ok(_) => fate,
             };
             let call = reprocessing(&keys, &item.key.id, item.state, &opts);
             fates[place] = match call {
-                None => Some(Fate::skipped("only completed and failed jobs can be retried")),
+                None => Some(JobResult::skipped("only completed and failed jobs can be retried")),
                 Some(_) => fate,
             };
             if let (None, Some(call)) = (&fates[place], call) {
                 let job = keys.job_key(item.key.id.as_str());
                 let mut before = vec![super::remove::without_mark(&job)];
                 if let Ok(Some(data)) = edited {
-                    // As BullMQ's script does, which looks only whether the job is there.
+                    // The same write as BullMQ's script, which checks only that the job exists.
                     let mut update = redis::cmd("HSET");
                     update.arg(&job).arg("data").arg(data);
                     before.push(update);
                 }
-                steps.push((place, Step { n: item.n, before, call, after: Vec::new(), note: String::new() }));
+                steps.push((place, PlannedChange { n: item.n, before, call, after: Vec::new(), note: String::new() }));
             }
         }
         self.finish(bulk, fates, steps, |code| match code {
-            Value::Int(1) => Fate::done(),
-            Value::Int(-1) => Fate::skipped("Redis has forgotten it"),
-            _ => Fate::skipped(RUN_SINCE),
+            Value::Int(1) => JobResult::done(),
+            Value::Int(-1) => JobResult::skipped("Redis has forgotten it"),
+            _ => JobResult::skipped(RUN_SINCE),
         })
         .await
     }

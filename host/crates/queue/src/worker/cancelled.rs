@@ -5,20 +5,20 @@ use redis::Value;
 use tracing::{debug, warn};
 
 use super::Inner;
-use super::fetch::{Look, Next, Taken};
+use super::fetch::{Next, NextCheck, Taken};
 use crate::job_fields::CANCELLED;
 use crate::removal::{removal, taking_away};
 
-/// The operation that has removed it.
+/// The bulk operation that has removed the job.
 pub(super) fn by(taken: &Taken) -> Option<i64> {
     taken.fields.get(CANCELLED)?.parse().ok()
 }
 
 impl Inner {
-    /// What cannot be dropped now stalls, and is dropped by whoever takes it then.
+    /// A job that cannot be dropped now stalls, and the worker that takes it next drops it.
     pub(super) async fn drop_cancelled(&self, taken: &Taken, bulk: i64) -> Next {
         let queue = &self.config.queue;
-        let Ok(id) = taken.id.parse::<JobId>() else { return Next::Nothing(Look::Now) };
+        let Ok(id) = taken.id.parse::<JobId>() else { return Next::Nothing(NextCheck::Now) };
         let dropped = async {
             let mut connection = self.queues.connection.get();
             removal(&self.names.keys, &id).load(&mut connection).await?;
@@ -29,6 +29,6 @@ impl Inner {
             Ok(_) => debug!(%queue, job = %id, bulk, "dropped: a bulk operation has removed it"),
             Err(error) => warn!(%error, %queue, job = %id, bulk, "a removed job is not dropped yet"),
         }
-        Next::Nothing(Look::Now)
+        Next::Nothing(NextCheck::Now)
     }
 }

@@ -1,5 +1,6 @@
-//! Jobs whose bookkeeping somebody else has damaged. BullMQ's scripts stop half-way at them, which would leave them in no list, or active
-//! for ever. They are found before they run where that is possible, and put among the failed jobs by hand where it is not.
+//! Handles jobs whose hash another program has damaged. BullMQ's scripts stop in the middle of
+//! them, which would leave such a job in no list, or active for ever. Where possible, damage is
+//! found before the job runs; otherwise the job is moved to the failed jobs by hand.
 
 use std::collections::HashMap;
 
@@ -7,19 +8,20 @@ use redis::{RedisResult, Value};
 use serde_json::{Map, Value as Json, json};
 use tracing::error;
 
-use super::fetch::{Look, Next, Taken, hash};
+use super::fetch::{Next, NextCheck, Taken, hash};
 use super::settle::Settling;
 use super::{Disposition, Inner};
 use crate::QueueError;
 use crate::damage::{read, shape, text};
 
-/// Largest count of attempts that history can hold; nobody reaches it.
+/// Largest count of attempts that the history can store. No real job reaches it.
 const MAX_COUNT: u32 = i32::MAX as u32 - 1;
-/// What parents are told of a child's failure, in BullMQ's short names: in the options, and in `parent`.
+/// BullMQ's short names for what a child's failure does to its parent, in the options and in
+/// `parent`.
 const ON_FAILURE: [&str; 4] = ["fpof", "cpof", "idof", "rdof"];
 
-/// What is wrong with a job's hash, and the fields that make it right enough for BullMQ's scripts to end the job; without a value, the
-/// field has to go.
+/// What is wrong with a job's hash, and the fields that must be written so that BullMQ's scripts
+/// can end the job. A field without a value must be deleted.
 #[derive(Debug, PartialEq)]
 pub(super) struct Damage {
     pub(super) what: String,
@@ -28,7 +30,7 @@ pub(super) struct Damage {
 
 pub(super) fn find(prefix: &str, fields: &HashMap<String, String>) -> Option<Damage> {
     let mut damage = Damage { what: String::new(), repairs: Vec::new() };
-    // Starts are counted from 1, and this is one.
+    // Starts count from 1, and this is one.
     for (name, least) in [("atm", "0"), ("ats", "1"), ("stc", "0")] {
         let Some(count) = fields.get(name) else { continue };
         if !count.parse::<u32>().is_ok_and(|count| count <= MAX_COUNT) {
@@ -62,10 +64,11 @@ fn is_parent(text: &str) -> bool {
         .is_ok_and(|parent| (parent["id"].is_string() || parent["id"].is_u64()) && parent["queueKey"].is_string())
 }
 
-/// From the other fields that say the same, so that a flow's parent learns of the failure.
+/// Rebuilt from other fields that hold the same facts, so that a flow's parent learns of the
+/// failure.
 fn rebuilt_parent(prefix: &str, fields: &HashMap<String, String>) -> Option<String> {
     let key = fields.get("parentKey")?;
-    // A job's id may have colons, and so may a prefix: ours is known.
+    // A job's id may contain colons, and so may a prefix; Patchbay's own prefix is known.
     let own = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')?.split_once(':'));
     let (queue, id) = match own {
         Some((queue, id)) => (format!("{prefix}:{queue}"), id),
@@ -80,7 +83,8 @@ fn rebuilt_parent(prefix: &str, fields: &HashMap<String, String>) -> Option<Stri
 }
 
 impl Inner {
-    /// Gives what is wrong with the job, if anything is; in Redis it is put right as far as BullMQ's scripts need that.
+    /// Returns what is wrong with the job, if anything. Repairs it in Redis as far as BullMQ's
+    /// scripts need it.
     pub(super) async fn repair(&self, taken: &mut Taken) -> Option<String> {
         let damage = find(&self.queues.config.prefix, &taken.fields)?;
         error!(job = taken.id, queue = %self.config.queue, damage = damage.what, "a job's hash in Redis is damaged: the job fails");
@@ -99,13 +103,14 @@ impl Inner {
             }
         }
         if let Err(error) = pipe.query_async::<()>(&mut self.queues.connection.get()).await {
-            // Then the script stops at it, and the job is ended by hand.
+            // The script will then stop at the job, and the job is ended by hand.
             error!(%error, job = taken.id, queue = %self.config.queue, "a damaged job is not repaired");
         }
         Some(damage.what)
     }
 
-    /// After a script stopped half-way at a settlement: what it has left undone is done by hand. Gives the job that it may have taken next.
+    /// Finishes a settlement by hand after a script stopped in the middle of it. Returns the job
+    /// that the script may have taken next.
     pub(super) async fn settle_by_hand(
         &self,
         job: &Settling<'_>,
@@ -124,21 +129,21 @@ impl Inner {
         let reason = format!("damaged-data: {}; the job {ended}", QueueError::from(damage));
         let next = async {
             if self.is_nowhere_else(job).await? {
-                self.bury(job.taken.id.as_bytes(), &reason).await?;
+                self.move_to_failed(job.taken.id.as_bytes(), &reason).await?;
             }
             self.half_taken(job.token, Some(&job.taken.id)).await
         };
         match next.await {
             Ok(Some(next)) => Next::Job(Box::new(next)),
-            Ok(None) => Next::Nothing(Look::Now),
+            Ok(None) => Next::Nothing(NextCheck::Now),
             Err(error) => {
                 error!(%error, job = job.taken.id, queue = %self.config.queue, "a damaged job may be in no list: look for it by its id");
-                Next::Nothing(Look::Now)
+                Next::Nothing(NextCheck::Now)
             }
         }
     }
 
-    /// Whether the job is in no list, or active with nobody's lock but ours.
+    /// Whether the job is in no list, or is active and locked by nobody else.
     async fn is_nowhere_else(&self, job: &Settling<'_>) -> Result<bool, QueueError> {
         let (keys, id) = (&self.names.keys, &job.taken.id);
         let mut pipe = redis::pipe();
@@ -152,7 +157,7 @@ impl Inner {
         let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.queues.connection.get()).await?;
         let mut replies = replies.into_iter().map(read::<Option<Value>>);
         let mut next = || replies.next().unwrap_or(Ok(Ok(None)));
-        // Removed as its options say, or by somebody.
+        // It may be gone: removed as its options say, or by somebody.
         let exists = next()? == Ok(Some(Value::Int(1)));
         let lock = next()?.ok().flatten();
         let is_others = lock.is_some_and(|lock| lock != Value::BulkString(job.token.as_bytes().to_vec()));
@@ -163,7 +168,8 @@ impl Inner {
         Ok(exists && !is_others && !is_somewhere)
     }
 
-    /// The job that a script took under this token before it stopped half-way; `except` is the one before it.
+    /// The job that a script took under this token before it stopped. `except` is the job before
+    /// it.
     pub(super) async fn half_taken(&self, token: &str, except: Option<&str>) -> Result<Option<Taken>, QueueError> {
         let keys = &self.names.keys;
         let mut connection = self.queues.connection.get();
@@ -190,20 +196,21 @@ impl Inner {
                 (Err(_), _) => "its id is no text".to_owned(),
                 (_, Err(what)) => what,
             };
-            self.bury(id, &format!("damaged-data: {reason}")).await?;
+            self.move_to_failed(id, &format!("damaged-data: {reason}")).await?;
         }
         Ok(None)
     }
 
-    /// Among the failed, where operators look: BullMQ's script cannot do it.
-    async fn bury(&self, id: &[u8], reason: &str) -> Result<(), QueueError> {
+    /// Moves a job to the failed jobs, where operators look, because BullMQ's script cannot.
+    async fn move_to_failed(&self, id: &[u8], reason: &str) -> Result<(), QueueError> {
         let keys = &self.names.keys;
         let key = [self.names.prefix.as_bytes(), id].concat();
         let now = self.queues.now_ms();
         let mut pipe = redis::pipe();
         pipe.atomic().ignore_errors();
         pipe.lrem(keys.active(), 0, id).del([&key, &b":lock"[..]].concat()).srem(keys.stalled(), id);
-        // A job under the name of one of the queue's own keys has no hash: that would stand in that key's place.
+        // A job whose id is the name of one of the queue's own keys has no hash: writing one would
+        // replace that key.
         if !shape(keys).iter().any(|(own, _)| own.as_bytes() == key) {
             pipe.hset(&key, "failedReason", reason).hset(&key, "finishedOn", now).hdel(&key, "defa");
         }

@@ -1,5 +1,5 @@
-//! A taken job as its handler sees it, read from the raw fields of its hash: data that is not JSON and options that are odd must reach an
-//! operator as they are, and not as defaults.
+//! A taken job as its handler sees it, read from the raw fields of its hash. Data that is not JSON
+//! and odd options must reach an operator as they are, not as defaults.
 
 use std::time::Duration;
 
@@ -14,68 +14,61 @@ use crate::js;
 use crate::opts::JobOpts;
 use crate::schedulers::MISSED_AFTER;
 
-/// A job that was taken.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Its identity.
     pub key: JobKey,
-    /// The same for all attempts of this job, another for any other job, also for one of the same id and time.
+    /// Equal for all attempts of this job. Different for any other job, even one with the same id
+    /// and time.
     pub idempotency_key: String,
-    /// Its kind.
     pub name: String,
-    /// One JSON document; empty where it cannot be read.
+    /// One JSON document; empty if it cannot be read.
     pub data: String,
-    /// Why it must not run. Its data and options stay in Redis as they are.
+    /// Why the job must not run. Its data and options stay unchanged in Redis.
     pub refusal: Option<Refusal>,
     /// Attempts and backoff that the producer set.
     pub retry: (Option<u32>, Option<Backoff>),
-    /// What caused it.
     pub trace: Trace,
-    /// Counted attempts before this one.
+    /// Number of counted attempts before this one.
     pub attempts_made: u32,
-    /// Starts, this one included.
+    /// Number of starts, including this one.
     pub started: u32,
-    /// How often it stalled.
     pub stalled: u32,
-    /// Since when it could run, Unix milliseconds; absent after its first start.
+    /// Since when it could run, Unix milliseconds; `None` after its first start.
     pub ready_at_ms: Option<u64>,
     /// When it was first deferred, Unix milliseconds.
     pub first_deferred_at_ms: Option<u64>,
-    /// How often in a row it has been deferred.
+    /// How many times in a row it was deferred.
     pub deferrals: u32,
-    /// Now, by Redis's clock, which all other times of a job are of.
+    /// The current Unix time in milliseconds by Redis's clock, like all other times of a job.
     pub taken_at_ms: u64,
-    /// The scheduler that made it.
     pub schedule_id: Option<String>,
-    /// Of a flow's child: `queue:id` of its parent.
+    /// The parent of a flow's child, as `queue:id`.
     pub parent: Option<String>,
-    /// To write logs and progress.
     pub job: JobHandle,
-    /// Whether it must end now, and why.
+    /// Signals whether the call must end now, and why.
     pub end: End,
 }
 
-/// Why a job must not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// Its data or options cannot be read.
     Unreadable(String),
-    /// It is a tick of a schedule that nobody could run in its time, and the schedule leaves those out.
+    /// It is a tick of a schedule that skips missed ticks, and no worker could run it in time.
     Missed(String),
-    /// It stalled too often, or a flow decided so: BullMQ's own text.
+    /// It stalled too often, or a flow failed it. Holds BullMQ's own text.
     Condemned(String),
-    /// Its time had passed when it was taken.
+    /// It had expired when it was taken.
     Expired(String),
 }
 
-/// Field of a job's hash, ours: the mark of this adding of the job, where its time of creation is not enough to tell it from another.
+/// Patchbay's own field in a job's hash. It distinguishes this addition of the job from others
+/// where the creation time is not enough.
 pub(super) const ADDITION: &str = "pam";
 
-/// What BullMQ writes when a job stalled more often than it may.
+/// BullMQ's text for a job that stalled more often than allowed.
 const STALLED_TOO_OFTEN: &str = "job stalled more than allowable limit";
 
 impl Refusal {
-    /// The failure code.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unreadable(_) => "invalid-input",
@@ -86,7 +79,6 @@ impl Refusal {
         }
     }
 
-    /// For an operator.
     pub fn message(&self) -> &str {
         match self {
             Self::Unreadable(reason) | Self::Missed(reason) | Self::Condemned(reason) | Self::Expired(reason) => reason,
@@ -95,7 +87,8 @@ impl Refusal {
 }
 
 impl Inner {
-    /// Never fails: what is wrong with a job becomes its refusal. Fails only for an id that no job of ours can have.
+    /// A damaged job is no error: its damage becomes a refusal. Fails only for an id that is not
+    /// valid in Patchbay.
     pub(super) fn delivery(
         &self,
         taken: &Taken,
@@ -106,13 +99,13 @@ impl Inner {
         let field = |name: &str| taken.fields.get(name).map(String::as_str);
         let number = |name: &str| field(name).and_then(js::whole);
         let count = |name: &str| number(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
-        // As BullMQ: no data is an empty object.
+        // As in BullMQ, missing data is an empty object.
         let data = field("data").filter(|data| !data.is_empty()).unwrap_or("{}");
         let (retry, trace) = match opts {
             Ok(opts) => (opts.retry(), opts.trace.clone()),
             Err(_) => ((None, None), Trace::default()),
         };
-        // Only before its first start: a tick that ran and is retried was not missed.
+        // Only before the first start: a tick that ran and is retried was not missed.
         let tick = taken.id.rsplit_once(':').and_then(|(_, tick)| tick.parse().ok()).filter(|_| count("ats") <= 1);
         let now_ms = self.queues.now_ms();
         let refusal = refusal(data, opts, damage, field("defa"), tick, now_ms);
@@ -154,7 +147,7 @@ impl Inner {
 }
 
 impl Inner {
-    /// From `prefix:queue:id`.
+    /// Turns `prefix:queue:id` into `queue:id`.
     fn parent(&self, key: &str) -> String {
         let own = key.strip_prefix(self.queues.config.prefix.as_str()).and_then(|rest| rest.strip_prefix(':'));
         own.unwrap_or(key).to_owned()

@@ -1,6 +1,7 @@
-//! One task per worker that starts jobs while there is room, and otherwise waits for whichever comes first: a marker in Redis, a rate
-//! limit's or a delay's end, a job of ours that ended, a place under a limit shared with other workers, an order. A Redis that cannot serve,
-//! or a clock of ours that is wrong, holds it up as a pause does.
+//! One task per worker. It starts jobs while there is room, and otherwise waits for the first of
+//! these: a marker in Redis, the end of a rate limit or delay, the end of a job of this worker, a
+//! slot under a limit shared with other workers, or an order. While Redis cannot serve or this
+//! machine's clock is wrong, it behaves as if paused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +12,14 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::fetch::{IDLE, Look, Next, Taken};
+use super::fetch::{IDLE, Next, NextCheck, Taken};
 use super::{Control, Inner, Pass};
 
-/// Between tries while Redis is away: its return is noticed about as soon.
+/// Between retries while Redis is away. Bounds how late its return is noticed.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
-/// Beyond the server's own limit on a blocking command, the connection is silent.
+/// If a reply is late by more than this beyond the blocking time, the connection is dead.
 const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Runs until the worker is told to stop.
 pub(super) async fn drive(inner: Arc<Inner>) {
     let mut control = inner.control.subscribe();
     let mut replacements = inner.queues.connection.replacements();
@@ -27,10 +27,11 @@ pub(super) async fn drive(inner: Arc<Inner>) {
     let (ended, mut ends) = mpsc::unbounded_channel();
     let mut marker = Marker::new(Arc::clone(&inner));
     let mut running = 0;
-    let mut look = Look::Now;
+    let mut look = NextCheck::Now;
     let mut chains: u64 = 0;
     let mut away = false;
-    // A place beyond our own concurrency: one that we have, or our place in the line for one.
+    // A slot under the shared limit: one that this worker has (`pass`), or its place in the line
+    // for one (`entering`).
     let mut pass = None;
     let mut entering = None;
     loop {
@@ -55,7 +56,7 @@ pub(super) async fn drive(inner: Arc<Inner>) {
             match inner.fetch(&token).await {
                 Ok(Next::Job(taken)) => {
                     running += 1;
-                    let ended = Ended(ended.clone(), Look::Now);
+                    let ended = Ended(ended.clone(), NextCheck::Now);
                     let jobs = chain(Arc::clone(&inner), token, taken, ended, entered);
                     inner.running.spawn_on(jobs, &inner.config.threads);
                 }
@@ -74,7 +75,7 @@ pub(super) async fn drive(inner: Arc<Inner>) {
             }
             continue;
         }
-        // Waiting for a place, we leave markers to whoever has one.
+        // While it waits for a slot, it leaves markers to workers that have one.
         let looks = room && !wants;
         tokio::select! {
             entered = enter(&mut entering), if wants => {
@@ -85,31 +86,32 @@ pub(super) async fn drive(inner: Arc<Inner>) {
                 if changed.is_err() {
                     break;
                 }
-                look = Look::Now;
+                look = NextCheck::Now;
             }
             Some(after) = ends.recv() => {
                 running -= 1;
                 look = sooner(look, after);
             }
             popped = marker.wait(), if looks || marker.is_waiting() => match popped {
-                Ok(true) if looks => look = Look::Now,
+                Ok(true) if looks => look = NextCheck::Now,
                 Ok(true) => inner.pass_marker_on().await,
                 Ok(false) => {}
                 Err(_) => {
                     marker.reset();
                     tokio::time::sleep(RETRY_EVERY).await;
-                    look = Look::Now;
+                    look = NextCheck::Now;
                 }
             },
             Ok(()) = replacements.changed() => {
                 marker.reset();
-                look = Look::Now;
+                look = NextCheck::Now;
             }
-            Ok(()) = standings.changed() => look = Look::Now,
-            () = sleep_until(look), if looks => look = Look::Now,
+            Ok(()) = standings.changed() => look = NextCheck::Now,
+            () = sleep_until(look), if looks => look = NextCheck::Now,
         }
     }
-    // Whoever else works here must not wait for the marker that we may have taken while leaving.
+    // The wait may have consumed a marker while this worker was stopping. Another worker must not
+    // miss it.
     if marker.is_waiting() {
         drop(marker);
         inner.pass_marker_on().await;
@@ -123,24 +125,25 @@ async fn enter(entering: &mut Option<BoxFuture<'static, Box<dyn Pass>>>) -> Box<
     }
 }
 
-fn is_due(look: Look) -> bool {
-    matches!(look, Look::Now)
+fn is_due(look: NextCheck) -> bool {
+    matches!(look, NextCheck::Now)
 }
 
-fn sooner(a: Look, b: Look) -> Look {
+fn sooner(a: NextCheck, b: NextCheck) -> NextCheck {
     match (a, b) {
-        (Look::At(a), Look::At(b)) => Look::At(a.min(b)),
-        _ => Look::Now,
+        (NextCheck::At(a), NextCheck::At(b)) => NextCheck::At(a.min(b)),
+        _ => NextCheck::Now,
     }
 }
 
-async fn sleep_until(look: Look) {
-    if let Look::At(at) = look {
+async fn sleep_until(look: NextCheck) {
+    if let NextCheck::At(at) = look {
         tokio::time::sleep_until(at).await;
     }
 }
 
-/// Jobs one after another, each fetched by the settlement of the one before, until there is none.
+/// Runs jobs one after another, each fetched by the settlement of the previous one, until there is
+/// none.
 async fn chain(inner: Arc<Inner>, token: String, mut taken: Box<Taken>, mut ended: Ended, pass: Box<dyn Pass>) {
     ended.1 = loop {
         match inner.process(&token, *taken, &*pass).await {
@@ -150,8 +153,8 @@ async fn chain(inner: Arc<Inner>, token: String, mut taken: Box<Taken>, mut ende
     };
 }
 
-/// Tells the driver in any case, and in which case to look at once.
-struct Ended(mpsc::UnboundedSender<Look>, Look);
+/// Tells the driver that a chain ended, even after a panic, and when to fetch again.
+struct Ended(mpsc::UnboundedSender<NextCheck>, NextCheck);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -172,7 +175,8 @@ impl Inner {
 
 type Popped = (Option<MultiplexedConnection>, redis::RedisResult<bool>);
 
-/// The blocking wait for a marker, on a connection of its own that carries the worker's name in Redis's list of clients.
+/// The blocking wait for a marker. Uses its own connection, which has the worker's name in Redis's
+/// list of clients.
 struct Marker {
     inner: Arc<Inner>,
     connection: Option<MultiplexedConnection>,
@@ -184,7 +188,7 @@ impl Marker {
         Self { inner, connection: None, waiting: None }
     }
 
-    /// Closes the connection, and with it a wait on Redis's side.
+    /// Closes the connection, and with it the wait in Redis.
     fn reset(&mut self) {
         self.waiting = None;
         self.connection = None;
@@ -194,7 +198,8 @@ impl Marker {
         self.waiting.is_some()
     }
 
-    /// Whether there was a marker within [`IDLE`]. May be dropped and called again: the wait goes on.
+    /// Whether there was a marker within [`IDLE`]. Cancel-safe: after a drop, the next call
+    /// continues the wait.
     async fn wait(&mut self) -> redis::RedisResult<bool> {
         let waiting = self.waiting.get_or_insert_with(|| pop(Arc::clone(&self.inner), self.connection.take()).boxed());
         let (connection, popped) = waiting.await;
@@ -223,7 +228,7 @@ async fn connect(inner: &Inner) -> redis::RedisResult<MultiplexedConnection> {
         .set_response_timeout(Some(IDLE + SILENCE_LIMIT))
         .set_connection_timeout(Some(SILENCE_LIMIT));
     let mut connection = inner.queues.connection.client().get_multiplexed_async_connection_with_config(&config).await?;
-    // By this name BullMQ's `getWorkers` and Bull Board find workers.
+    // BullMQ's `getWorkers` and Bull Board find workers by this name.
     let name = inner.names.keys.client_name(&format!(":w:{}", inner.worker_name));
     redis::cmd("CLIENT").arg("SETNAME").arg(name).query_async::<()>(&mut connection).await?;
     Ok(connection)
@@ -239,7 +244,7 @@ mod tests {
     fn the_sooner_look_wins() {
         let now = Instant::now();
         let later = now + IDLE;
-        assert_eq!(sooner(Look::At(later), Look::At(now)), Look::At(now));
-        assert_eq!(sooner(Look::At(now), Look::Now), Look::Now);
+        assert_eq!(sooner(NextCheck::At(later), NextCheck::At(now)), NextCheck::At(now));
+        assert_eq!(sooner(NextCheck::At(now), NextCheck::Now), NextCheck::Now);
     }
 }

@@ -1,4 +1,4 @@
-//! Taking the next job, and what BullMQ's scripts answer when asked for one.
+//! Takes the next job, and reads what BullMQ's scripts answer.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -14,16 +14,18 @@ use crate::QueueError;
 use crate::damage::shape;
 use crate::scripts::{self, Call, unwritable};
 
-/// How long a worker without jobs waits before it looks again unasked: BullMQ's own `drainDelay`. Bounds what a lost marker costs.
+/// How long an idle worker waits before it checks the queue again: BullMQ's own `drainDelay`.
+/// Bounds the delay after a lost marker.
 pub(super) const IDLE: Duration = Duration::from_secs(5);
 
-/// The queue's keys in the orders that the scripts want, made once.
+/// The queue's keys in the order that the scripts expect, built once.
 pub(super) struct Names {
     pub(super) keys: QueueKeys,
-    /// wait, active, prioritized, events, stalled, limiter, delayed, paused, meta, pc.
+    /// In this order: wait, active, prioritized, events, stalled, limiter, delayed, paused, meta,
+    /// pc.
     pub(super) moving: [String; 10],
     pub(super) marker: String,
-    /// `prefix:queue:`
+    /// Format: `prefix:queue:`.
     pub(super) prefix: String,
 }
 
@@ -49,46 +51,45 @@ impl Names {
     }
 }
 
-/// A job as the script gave it: the fields of its hash, raw.
+/// A job as the script returned it, with the raw fields of its hash.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) id: String,
     pub(super) fields: HashMap<String, String>,
 }
 
-/// What there is to do next.
 #[derive(Debug)]
 pub(super) enum Next {
     Job(Box<Taken>),
-    Nothing(Look),
+    Nothing(NextCheck),
 }
 
-/// When to look into the queue again, unless a marker comes first.
+/// When to check the queue again, unless a marker comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum NextCheck {
     Now,
     At(Instant),
 }
 
-impl Look {
+impl NextCheck {
     pub(super) fn idle() -> Self {
         Self::At(Instant::now() + IDLE)
     }
 
-    /// When a rate limit or a delay ends; never later than an idle worker looks anyway.
+    /// When a rate limit or a delay ends, but at most [`IDLE`] from now.
     pub(super) fn in_ms(ms: u64) -> Self {
         Self::At(Instant::now() + Duration::from_millis(ms).min(IDLE))
     }
 }
 
-/// Options that the scripts take, as MessagePack.
+/// Options for the scripts, encoded as MessagePack.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct FetchOpts<'a> {
-    /// Whoever has it holds the lock.
+    /// The owner of this token holds the lock.
     pub(super) token: &'a str,
     pub(super) lock_duration: u64,
-    /// Stands in the job as `processedBy`.
+    /// Written to the job as `processedBy`.
     pub(super) name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) limiter: Option<Limiter>,
@@ -97,12 +98,13 @@ pub(super) struct FetchOpts<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct Limiter {
     max: u64,
-    /// Milliseconds.
+    /// In milliseconds.
     duration: u64,
 }
 
 impl Limiter {
-    /// Even: BullMQ's window lets almost twice the limit through at its edge, so the window holds one job, or one millisecond's.
+    /// Spreads the rate evenly. BullMQ's window lets almost twice the limit through at its edge, so
+    /// the window here holds one job, or the jobs of one millisecond.
     pub(super) fn even(max: u64, per: Duration) -> Self {
         let (max, per_ms) = (max.max(1), (per.as_millis() as u64).max(1));
         match per_ms / max {
@@ -122,15 +124,17 @@ impl Inner {
         }
     }
 
-    /// Takes a job under this token, if there is one to take now.
+    /// Takes a job under this token, if one is due.
     pub(super) async fn fetch(&self, token: &str) -> Result<Next, QueueError> {
-        // BullMQ's script takes a thousand delayed jobs out of their set before it meets a list that is none, and they would be nowhere.
+        // Check the types first: BullMQ's script removes up to a thousand delayed jobs from their
+        // set before it meets a key that is no list, and they would be lost.
         if self.suspicious.load(Ordering::Relaxed) {
             self.queues.check_types(&shape(&self.names.keys)).await?;
-            // An order that came meanwhile is obeyed: whoever pauses a worker that just starts means its first job, too.
+            // Obey an order that came meanwhile: a pause of a worker that is just starting includes
+            // its first job.
             let control = *self.control.borrow();
             if control.paused || control.stopping {
-                return Ok(Next::Nothing(Look::Now));
+                return Ok(Next::Nothing(NextCheck::Now));
             }
         }
         let mut keys = self.names.moving.to_vec();
@@ -142,7 +146,8 @@ impl Inner {
         let taken =
             reply.and_then(|reply| next(reply, self.queues.now_ms())?.map_err(|code| refused(format!("code {code}"))));
         match taken.map_err(QueueError::from) {
-            // The script took a job and stopped at it: it is ours, and its damage is its own.
+            // The script took a job and stopped in the middle. This worker owns the job, and its
+            // damage is handled with it.
             Err(error) if error.is_damage() => {
                 self.suspicious.store(true, Ordering::Relaxed);
                 match self.half_taken(token, None).await? {
@@ -158,18 +163,18 @@ impl Inner {
     }
 }
 
-/// Reads `[fields, id, ms until the rate limit ends, Unix ms of the next delayed job]`, or 0 for nothing; a negative number is the script's
-/// refusal.
+/// Reads `[fields, id, ms until the rate limit ends, Unix ms of the next delayed job]`, or 0 for no
+/// job. A negative number means that the script refused.
 pub(super) fn next(reply: Value, now_ms: u64) -> redis::RedisResult<Result<Next, i64>> {
     let parts = match reply {
         Value::Int(code) if code < 0 => return Ok(Err(code)),
         Value::Array(parts) => parts,
-        _ => return Ok(Ok(Next::Nothing(Look::idle()))),
+        _ => return Ok(Ok(Next::Nothing(NextCheck::idle()))),
     };
     let mut parts = parts.into_iter();
     let (Some(fields), Some(id), limited_ms, delayed_until) = (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return Ok(Ok(Next::Nothing(Look::idle())));
+        return Ok(Ok(Next::Nothing(NextCheck::idle())));
     };
     if let Value::Array(flat) = fields {
         let id: String = redis::from_redis_value(id)?;
@@ -177,14 +182,14 @@ pub(super) fn next(reply: Value, now_ms: u64) -> redis::RedisResult<Result<Next,
     }
     let number = |value: Option<Value>| value.and_then(|value| redis::from_redis_value::<u64>(value).ok()).unwrap_or(0);
     let look = match (number(limited_ms), number(delayed_until)) {
-        (0, 0) => Look::idle(),
-        (0, until) => Look::in_ms(until.saturating_sub(now_ms)),
-        (ms, _) => Look::in_ms(ms),
+        (0, 0) => NextCheck::idle(),
+        (0, until) => NextCheck::in_ms(until.saturating_sub(now_ms)),
+        (ms, _) => NextCheck::in_ms(ms),
     };
     Ok(Ok(Next::Nothing(look)))
 }
 
-/// Names and values in turn.
+/// From a flat list of names and values.
 pub(super) fn hash(flat: Vec<Value>) -> redis::RedisResult<HashMap<String, String>> {
     let mut fields = HashMap::with_capacity(flat.len() / 2);
     let mut flat = flat.into_iter();
@@ -194,7 +199,7 @@ pub(super) fn hash(flat: Vec<Value>) -> redis::RedisResult<HashMap<String, Strin
     Ok(fields)
 }
 
-/// Bytes that are no text are replaced: data like that is no JSON either, and is refused as such.
+/// Replaces invalid UTF-8. Such data is no JSON either, and is refused as that.
 fn text(value: Value) -> redis::RedisResult<String> {
     match value {
         Value::BulkString(bytes) => {

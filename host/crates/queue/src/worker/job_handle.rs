@@ -9,17 +9,16 @@ use tracing::warn;
 use crate::QueueError;
 use crate::connection::Connection;
 
-/// BullMQ's own bound on its stream of events.
+/// BullMQ's own limit for its stream of events.
 const MAX_EVENTS: u64 = 10_000;
 
-/// Writes to a running job.
 #[derive(Clone)]
 pub struct JobHandle {
     pub(super) connection: Connection,
     pub(super) job_key: String,
     pub(super) events_key: String,
     pub(super) key: JobKey,
-    /// Newest lines of the log that stay; absent means all.
+    /// How many of the newest log lines are kept; `None` means all.
     pub(super) keep_logs: Option<usize>,
 }
 
@@ -30,12 +29,11 @@ impl std::fmt::Debug for JobHandle {
 }
 
 impl JobHandle {
-    /// Which job.
     pub fn key(&self) -> &JobKey {
         &self.key
     }
 
-    /// What became of the job's children, ordered by key: results, and failures that its flow said to ignore.
+    /// Results of the job's children, and failures that its flow said to ignore, ordered by key.
     pub async fn children(&self) -> Result<Vec<ChildResult>, QueueError> {
         let mut pipe = redis::pipe();
         for part in ["processed", "failed"] {
@@ -47,7 +45,8 @@ impl JobHandle {
         let mut outcomes: Vec<_> = done.chain(failed.into_iter().map(|(key, reason)| (key, Err(reason)))).collect();
         outcomes.sort();
         let result = |(key, outcome): (String, Result<String, String>)| {
-            // `prefix:queue:id`; a queue's name has no colon, a prefix and a child's id may have. Of another prefix nothing is known.
+            // Format: `prefix:queue:id`. A queue's name has no colon; a prefix and a child's id may
+            // have. A key under another prefix cannot be split.
             let own = key.strip_prefix(self.key.prefix.as_str()).and_then(|rest| rest.strip_prefix(':'));
             let (queue, id) = own.and_then(|rest| rest.split_once(':')).unwrap_or_else(|| {
                 let mut parts = key.rsplitn(3, ':');
@@ -59,7 +58,8 @@ impl JobHandle {
         Ok(outcomes.into_iter().map(result).collect())
     }
 
-    /// Appends lines to the job's log and sets its progress (JSON), in one round trip. Best effort: losing them must not fail a job.
+    /// Appends log lines and sets the progress (JSON) in one round trip. Best effort: a failure
+    /// here must not fail the job.
     pub async fn write(&self, log_lines: &[String], progress: Option<&str>) {
         let mut pipe = redis::pipe();
         if !log_lines.is_empty() {

@@ -1,8 +1,9 @@
 //! Locks on the jobs that run here, and the rescue of jobs whose worker has died.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -11,7 +12,6 @@ use super::Inner;
 use crate::scripts::{self, Call, unwritable};
 use crate::transaction::is_full;
 
-/// By job id.
 #[derive(Default)]
 pub(super) struct Locks(Mutex<HashMap<String, Lock>>);
 
@@ -21,21 +21,21 @@ struct Lock {
     end: End,
 }
 
-/// Why a running call must end, once there is a reason.
+/// Signals that a running call must end, and why.
 #[derive(Debug, Clone, Default)]
 pub struct End {
-    /// Cancelled when the lock was lost, so that another worker may have the job, or when an operator killed the job.
+    /// Cancelled when the lock was lost, so that another worker may have the job, or when an
+    /// operator killed the job.
     pub now: CancellationToken,
     killed_by: Arc<OnceLock<String>>,
 }
 
 impl End {
-    /// The operator who killed the job.
     pub fn killed_by(&self) -> Option<&str> {
         self.killed_by.get().map(String::as_str)
     }
 
-    /// Then nothing is left to be settled here.
+    /// If so, this worker must not settle the job.
     pub(super) fn lock_is_lost(&self) -> bool {
         self.now.is_cancelled() && self.killed_by().is_none()
     }
@@ -47,7 +47,7 @@ impl End {
     }
 }
 
-/// Renewed until dropped.
+/// The lock is renewed until this is dropped.
 pub(super) struct Held<'a> {
     locks: &'a Locks,
     id: &'a str,
@@ -64,7 +64,7 @@ impl Locks {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<String, Lock>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.0.lock())
     }
 }
 
@@ -83,21 +83,22 @@ pub(super) async fn renew(inner: Arc<Inner>) {
             continue;
         }
         let extended = match extend(&inner, &held).await {
-            // BullMQ's script writes each lock anew, which a full Redis refuses; to let it live longer takes no memory.
+            // BullMQ's script writes each lock again, which a full Redis refuses. Extending its
+            // expiry takes no memory.
             Err(error) if is_full(&error) => extend_when_full(&inner, &held).await,
             extended => extended,
         };
         match extended {
             Ok(refused) => {
                 for (id, lock) in held.iter().filter(|(id, _)| refused.contains(id)) {
-                    // A job that settled while we asked has no lock either, and nobody to be told.
+                    // A job that settled meanwhile has no lock either, and nobody to notify.
                     if inner.locks.with(|locks| locks.contains_key(id)) {
                         warn!(job = id, queue = %inner.config.queue, "lock lost: the call is cancelled");
                         lock.end.now.cancel();
                     }
                 }
             }
-            // Redis is away: nobody else can take the jobs either.
+            // While Redis is away, no other worker can take the jobs either.
             Err(error) => warn!(%error, queue = %inner.config.queue, "locks not renewed"),
         }
     }
@@ -115,8 +116,8 @@ async fn extend(inner: &Inner, held: &[(String, Lock)]) -> redis::RedisResult<Ve
         .await
 }
 
-/// As BullMQ's script, by commands that take no memory. Between the look at a lock and its renewal it may become another worker's, whose own
-/// it then stays for as long.
+/// Does what BullMQ's script does, with commands that take no memory. Not atomic: if a lock passes
+/// to another worker between the check and the renewal, that worker's lock is extended instead.
 async fn extend_when_full(inner: &Inner, held: &[(String, Lock)]) -> redis::RedisResult<Vec<String>> {
     let mut connection = inner.queues.connection.get();
     let keys = &inner.names.keys;
@@ -136,7 +137,6 @@ async fn extend_when_full(inner: &Inner, held: &[(String, Lock)]) -> redis::Redi
     Ok(lost.into_iter().map(|((id, _), _)| id.clone()).collect())
 }
 
-/// Ends jobs of this worker as operators order.
 pub(super) async fn obey_kills(inner: Arc<Inner>) {
     let mut kills = inner.queues.kills();
     loop {
@@ -148,14 +148,16 @@ pub(super) async fn obey_kills(inner: Arc<Inner>) {
                     end.kill(&order.by);
                 }
             }
-            // Others' queues; or orders came faster than we could look at them, and whoever gave them sees that.
+            // The order is for another queue; or orders came too fast, and their senders notice
+            // that.
             Ok(_) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
         }
     }
 }
 
-/// Puts jobs back whose lock has expired. Two looks are needed: the first marks what is active, the second takes what is still marked.
+/// Moves jobs whose lock has expired back to waiting. This takes two runs: the first marks active
+/// jobs, the second moves those that are still marked.
 pub(super) async fn rescue_stalled(inner: Arc<Inner>) {
     let keys = &inner.names.keys;
     let names = [

@@ -1,9 +1,11 @@
-//! Taking jobs from one queue, running them, settling them.
+//! Takes jobs from one queue, runs them and settles them.
 //!
-//! The loop is ours, every transition is one of upstream's scripts. One round trip settles a job, records its attempt and takes the next
-//! one ([`settle`]); only a worker without jobs waits ([`driver`]). Every retry is decided by the handler, so BullMQ's own retry rules never
-//! apply. Locks are renewed off the guests' threads, and a lost lock cancels the guest ([`locks`]). When Redis is away, settlements are
-//! tried again while the lock lasts, and fetching goes on as soon as it is back.
+//! The loop is Patchbay's; every transition is one of BullMQ's scripts. One round trip settles a
+//! job, records its attempt and takes the next one ([`settle`]); only an idle worker waits
+//! ([`driver`]). The handler decides every retry, so BullMQ's own retry rules never apply. Locks
+//! are renewed outside of the guests' threads, and a lost lock cancels the guest ([`locks`]). When
+//! Redis is away, settlements are retried while the lock lasts, and fetching continues as soon as
+//! Redis is back.
 
 mod cancelled;
 mod damage;
@@ -29,97 +31,104 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::Queues;
+use crate::Broker;
 
 pub use delivery::{Delivery, Refusal};
 pub use gate::{Gate, Pass, Unlimited};
 pub use job_handle::JobHandle;
 pub use locks::End;
 
-/// How to work on a queue.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// Which.
     pub queue: QueueName,
-    /// Jobs at once.
     pub concurrency: usize,
-    /// Lock on a job.
+    /// How long a lock lasts without renewal.
     pub lock: Duration,
-    /// How often it is renewed.
+    /// Interval of lock renewals.
     pub renew: Duration,
-    /// How often stalled jobs are looked for.
+    /// Interval of the search for stalled jobs.
     pub stalled_interval: Duration,
-    /// Stalls before a job fails.
+    /// How often a job may stall before it fails.
     pub max_stalls: u32,
-    /// Completed jobs to keep.
     pub keep_completed: Keep,
-    /// Failed jobs to keep.
     pub keep_failed: Keep,
-    /// At most so many per time; spread evenly.
+    /// How many jobs may start per time, spread evenly.
     pub rate: Option<(u64, Duration)>,
     /// Name of this process in lists of workers.
     pub host: String,
-    /// Where jobs run. The worker's own duties stay where it was started, so that a job that computes holds up no lock.
+    /// The runtime for jobs. The worker's own tasks stay on the runtime that started it, so that a
+    /// job that computes delays no lock.
     pub threads: tokio::runtime::Handle,
-    /// Asked before a job is taken.
+    /// Asked for a slot before a job is taken.
     pub gate: Arc<dyn Gate>,
 }
 
-/// Runs jobs.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// Runs one to its end.
     async fn handle(&self, delivery: Delivery) -> Settlement;
 }
 
-/// What to do with a job whose call has ended, and what to remember of it. Redis takes both or neither.
+/// How to settle a job whose call has ended, and the record of its attempt. Redis stores both or
+/// neither.
 #[derive(Debug)]
 pub struct Settlement {
-    /// What to do.
     pub disposition: Disposition,
-    /// For the stream of finished attempts; absent when nothing ran.
+    /// For the stream of finished attempts; `None` if nothing ran.
     pub record: Option<AttemptRecord>,
-    /// When a job is completed whose children are not done, which BullMQ refuses: after how long it runs again. Absent: it fails for good.
+    /// BullMQ refuses to complete a job whose children are not done. The job then runs again after
+    /// this delay; with `None` it fails for good.
     pub again_after: Option<Duration>,
 }
 
-/// What to do with a job now.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub enum Disposition {
-    /// Done; the value is JSON.
-    Complete { value: String },
-    /// Failed for good.
-    Fail { reason: String, stack: String },
-    /// Again later; the attempt counts.
-    Retry { delay: Duration, reason: String, stack: String },
-    /// Again later; the attempt does not count. `deferrals`: how many in a row the next delivery is to tell.
-    Defer { delay: Duration, deferrals: u32, reason: String, stack: String },
-    /// Back to the front of the queue as if never taken.
+    /// Done. The value is JSON.
+    Complete {
+        value: String,
+    },
+    Fail {
+        reason: String,
+        stack: String,
+    },
+    /// Runs again later. The attempt counts.
+    Retry {
+        delay: Duration,
+        reason: String,
+        stack: String,
+    },
+    /// Runs again later. The attempt does not count. `deferrals` is the number in a row that the
+    /// next delivery reports.
+    Defer {
+        delay: Duration,
+        deferrals: u32,
+        reason: String,
+        stack: String,
+    },
+    /// Puts the job back to the front of the queue, as if it had never been taken.
     HandBack,
 }
 
-/// Begins the name under which a host takes jobs, and which BullMQ leaves in them: so they tell which worker had them last.
-pub(crate) const OURS: &str = "patchbay@";
+/// Prefix of the name under which a host takes jobs. BullMQ stores the name in the job, so it shows
+/// which worker had the job last.
+pub(crate) const WORKER_PREFIX: &str = "patchbay@";
 
-/// What the worker's tasks share.
 struct Inner {
-    /// Redis takes no spaces in the names of connections.
+    /// Without spaces, which Redis refuses in names of connections.
     worker_name: String,
-    queues: Queues,
+    queues: Broker,
     config: WorkerConfig,
     handler: Arc<dyn Handler>,
     names: fetch::Names,
     locks: locks::Locks,
     control: watch::Sender<Control>,
-    /// One task per job that runs, or that a settlement has fetched next.
+    /// One task per running job, including the jobs that settlements have fetched next.
     running: TaskTracker,
     id: Uuid,
-    /// Whether the types of the queue's keys are looked at before a job is taken: at first, and once a script has stopped at them.
+    /// Whether to check the types of the queue's keys before taking a job: at the start, and after
+    /// a script has stopped at them.
     suspicious: AtomicBool,
 }
 
-/// What the worker may do now.
 #[derive(Debug, Clone, Copy)]
 struct Control {
     concurrency: usize,
@@ -127,7 +136,6 @@ struct Control {
     stopping: bool,
 }
 
-/// A running worker.
 pub struct WorkerHandle {
     inner: Arc<Inner>,
     /// The driver, which may be about to start one more job.
@@ -135,7 +143,7 @@ pub struct WorkerHandle {
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Queues {
+impl Broker {
     /// Works on a queue until the handle is drained.
     pub fn spawn_worker(&self, config: WorkerConfig, handler: Arc<dyn Handler>) -> WorkerHandle {
         WorkerHandle::spawn(self.clone(), config, handler)
@@ -143,9 +151,9 @@ impl Queues {
 }
 
 impl WorkerHandle {
-    fn spawn(queues: Queues, config: WorkerConfig, handler: Arc<dyn Handler>) -> Self {
+    fn spawn(queues: Broker, config: WorkerConfig, handler: Arc<dyn Handler>) -> Self {
         let inner = Arc::new(Inner {
-            worker_name: format!("{OURS}{}", config.host.replace(char::is_whitespace, "-")),
+            worker_name: format!("{WORKER_PREFIX}{}", config.host.replace(char::is_whitespace, "-")),
             names: fetch::Names::new(&queues.keys(&config.queue)),
             locks: locks::Locks::default(),
             control: watch::Sender::new(Control {
@@ -171,32 +179,30 @@ impl WorkerHandle {
         Self { inner, driver, tasks }
     }
 
-    /// Which queue.
     pub fn queue(&self) -> &QueueName {
         &self.inner.config.queue
     }
 
-    /// Takes no more jobs; running ones go on. Local: other workers are not affected.
+    /// Stops taking jobs; running ones continue. Other workers are not affected.
     pub fn pause(&self) {
         self.inner.control.send_modify(|control| control.paused = true);
     }
 
-    /// Takes jobs again.
     pub fn resume(&self) {
         self.inner.control.send_modify(|control| control.paused = false);
     }
 
-    /// Jobs that run now.
     pub fn active(&self) -> usize {
         self.inner.running.len()
     }
 
-    /// Changes how many run at once; those that run go on.
+    /// Changes how many jobs run at once. Running ones continue.
     pub fn set_concurrency(&self, concurrency: usize) {
         self.inner.control.send_modify(|control| control.concurrency = concurrency.max(1));
     }
 
-    /// Stops taking jobs and waits for running ones. Gives how many still ran at the limit; they stop being renewed.
+    /// Stops taking jobs and waits for running ones, up to `limit`. Returns how many still ran
+    /// then; their locks are no longer renewed.
     pub async fn drain(&self, limit: Duration) -> usize {
         self.inner.control.send_modify(|control| control.stopping = true);
         self.inner.running.close();

@@ -1,19 +1,20 @@
-//! The next tick of a schedule, made at the start of this one: when it were made at the end, a process killed in between would end the
-//! schedule for ever.
+//! Makes the next tick of a schedule when the present one starts. If it were made at the end, a
+//! process killed in between would end the schedule for ever.
 
 use tracing::{error, info, warn};
 
 use super::Inner;
 use super::fetch::Taken;
-use crate::legacy::has_legacy_shape;
 use crate::repeat::next_opts;
+use crate::repeatables::has_legacy_shape;
 
 impl Inner {
-    /// Does nothing for a job that no scheduler made, or whose scheduler was removed or has made the next tick already (a second attempt).
+    /// Does nothing for a job that no scheduler made, or whose scheduler was removed or has already
+    /// made the next tick (on a second attempt).
     pub(super) async fn schedule_next_tick(&self, taken: &Taken) {
         let Some(scheduler) = taken.fields.get("rjk") else { return };
         if let Err(error) = self.try_next_tick(scheduler, taken).await {
-            // The reconciler mends it.
+            // The reconciler repairs this.
             warn!(%error, schedule = scheduler, queue = %self.config.queue, "the next tick is not scheduled yet");
         }
     }
@@ -35,7 +36,8 @@ impl Inner {
             return Ok(());
         }
         if let (false, Some(data)) = (is_scheduler, taken.fields.get("data")) {
-            // A repeatable of BullMQ 5: its data stand in its job only, and the script takes those of the scheduler.
+            // A repeatable of BullMQ 5 keeps its data only in its job, but the script reads the
+            // scheduler's data.
             queues.keep_scheduler_data(queue, scheduler, data).await?;
         }
         let opts = taken.fields.get("opts").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();

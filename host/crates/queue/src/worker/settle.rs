@@ -1,4 +1,5 @@
-//! From a taken job to its settlement: one round trip that records the attempt, moves the job and takes the next one.
+//! From a taken job to its settlement: one round trip records the attempt, moves the job and takes
+//! the next one.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
@@ -15,36 +16,38 @@ use tracing::{error, warn};
 
 use super::cancelled;
 use super::delivery::ADDITION;
-use super::fetch::{self, FetchOpts, Look, Next, Taken};
+use super::fetch::{self, FetchOpts, Next, NextCheck, Taken};
 use super::{Disposition, End, Inner, Pass, Settlement};
 use crate::opts::JobOpts;
 use crate::retention::KeepJobs;
 use crate::scripts::{self, Call, unwritable};
 use crate::transaction::is_full;
-use crate::{QueueError, attempts};
+use crate::{QueueError, attempt_stream};
 
-/// Traces kept on a job that does not say how many; BullMQ keeps all.
+/// Stack traces kept on a job that does not set a limit. BullMQ keeps all.
 const DEFAULT_TRACES: usize = 10;
-/// Two weeks: the longest that BullMQ itself names. One number per minute in which a job ended, and per minute before it.
+/// Two weeks, the longest period that BullMQ itself names. BullMQ stores one number per minute, up
+/// to the last minute in which a job ended.
 const METRICS_MINUTES: &str = "20160";
-/// A job that stalled this often is suspected of killing its host: it runs alone, so that it takes no other job with it.
+/// A job that stalled this often may be what kills its host. It runs alone, so that it takes no
+/// other job with it.
 const STALLS_BEFORE_RUNNING_ALONE: u32 = 2;
-/// Least wait after a panic of ours, which burns no attempt.
+/// Shortest delay after a panic of the host, which costs no attempt.
 const AFTER_OUR_PANIC: Duration = Duration::from_secs(5);
-/// Between tries to settle while Redis is away.
+/// Between retries of a settlement while Redis is away.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
-/// A script's answers: the job has children that are not done, or that failed and so fail it.
+/// Return codes of a script: the job has children that are not done, or a failed child that fails
+/// its parent.
 const PENDING_CHILDREN: i64 = -4;
 const FAILED_CHILDREN: i64 = -9;
 
-/// Why a script did not move a job.
 struct Unmoved {
     code: i64,
-    /// The record of the attempt, which is in its stream nevertheless.
+    /// Id of the attempt's record, which is in the stream nevertheless.
     record: Option<String>,
 }
 
-/// What `moveToFinished` takes besides what fetching takes.
+/// Options of `moveToFinished` in addition to those for fetching.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct FinishOpts<'a> {
@@ -53,21 +56,21 @@ struct FinishOpts<'a> {
     keep_jobs: KeepJobs,
     /// For the event `retries-exhausted`.
     attempts: u32,
-    /// Minutes for which finished jobs are counted, for `getMetrics` and Bull Board; BullMQ keeps none when it is empty.
+    /// For how many minutes finished jobs are counted, for `getMetrics` and Bull Board. If empty,
+    /// BullMQ keeps no counts.
     max_metrics_size: &'static str,
 }
 
-/// What settling needs to know of a job.
 pub(super) struct Settling<'a> {
     pub(super) token: &'a str,
     pub(super) taken: &'a Taken,
     opts: Option<&'a JobOpts>,
-    /// Another worker waits for this one's place, so no next job is taken.
+    /// Another worker waits for this job's slot, so no next job is taken.
     yields: bool,
 }
 
 impl Inner {
-    /// Runs a job and settles it. Gives what the settlement fetched.
+    /// Runs a job and settles it. Returns what the settlement fetched.
     pub(super) async fn process(&self, token: &str, mut taken: Taken, pass: &dyn Pass) -> Next {
         if let Some(bulk) = cancelled::by(&taken) {
             return self.drop_cancelled(&taken, bulk).await;
@@ -89,7 +92,7 @@ impl Inner {
                 self.run_alone(delivery, pass, &end).await
             }
             Ok(delivery) => self.run(delivery).await,
-            // Not even its failure could be recorded.
+            // With such an id, not even the failure could be recorded.
             Err(error) => fail(format!("invalid-input: {error}")),
         };
         let job = Settling { token, taken: &taken, opts: opts.as_ref().ok(), yields: pass.is_wanted() };
@@ -100,12 +103,13 @@ impl Inner {
 
     async fn run_alone(&self, delivery: super::Delivery, pass: &dyn Pass, end: &End) -> Settlement {
         let Some(alone) = pass.alone() else {
-            // Two suspects: if one kills us, the other must not be here. This process takes no job until the first has ended.
+            // Two suspects: if one kills the host, the other must not be in it. This process takes
+            // no job until the first has ended.
             return Settlement { disposition: Disposition::HandBack, record: None, again_after: None };
         };
         let _alone = tokio::select! {
             alone = alone => Some(alone),
-            // Killed, or its lock is lost: it does not run at all.
+            // It was killed or lost its lock, so it does not run at all.
             () = end.now.cancelled() => None,
         };
         self.run(delivery).await
@@ -136,13 +140,13 @@ impl Inner {
                 Ok(Err(Unmoved { code, .. })) => {
                     self.queues.unsettled.lost.fetch_add(1, Ordering::Relaxed);
                     warn!(job = job.taken.id, queue = %self.config.queue, code, "not settled: its lock was lost or it was removed");
-                    return Next::Nothing(Look::Now);
+                    return Next::Nothing(NextCheck::Now);
                 }
-                // Trying again would find the job in no list, or stop at the same place.
+                // A retry would find the job in no list, or stop at the same place.
                 Err(error) if QueueError::from(error.clone()).is_damage() => {
                     return self.settle_by_hand(&job, &settlement.disposition, error).await;
                 }
-                // Trying again is safe: a settlement that did arrive has released the lock.
+                // A retry is safe: a settlement that did arrive has released the lock.
                 Err(error) if Instant::now() < give_up && !end.lock_is_lost() => {
                     self.queues.unsettled.tried_again.fetch_add(1, Ordering::Relaxed);
                     warn!(%error, job = job.taken.id, queue = %self.config.queue, "not settled yet; trying again");
@@ -151,15 +155,17 @@ impl Inner {
                 Err(error) => {
                     self.queues.unsettled.given_up.fetch_add(1, Ordering::Relaxed);
                     warn!(%error, job = job.taken.id, queue = %self.config.queue, "not settled: it runs again when its lock has expired");
-                    return Next::Nothing(Look::Now);
+                    return Next::Nothing(NextCheck::Now);
                 }
             }
         }
     }
 
-    /// Jobs of one id that were made at the same time, as their producers say, are still jobs of their own: a plugin must not take the
-    /// second for a repeat of the first. Only before the first start: later, the key must stay what it was. Where it cannot be written, the job
-    /// runs under the key that its next attempt finds, too.
+    /// Marks a job whose id and creation time (both set by its producer) may be those of another
+    /// job. They are different jobs, and a plugin must not take the second for a repeat of the
+    /// first. Marks only before the first start, because the idempotency key must not change later.
+    /// If the mark cannot be written, the job runs under the key that its next attempt will have,
+    /// too.
     async fn mark_addition(&self, taken: &mut Taken, opts: &JobOpts) {
         let field = |name: &str| taken.fields.get(name).map(String::as_str);
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -179,7 +185,7 @@ impl Inner {
         }
     }
 
-    /// Best effort: who has read it already keeps what came first.
+    /// Best effort: a reader that already has the record keeps the first one.
     async fn take_record_back(&self, entry: Option<String>) {
         let Some(entry) = entry else { return };
         let mut command = redis::cmd("XDEL");
@@ -200,16 +206,18 @@ impl Inner {
         let reply = match &settlement.record {
             None => call.invoke(&mut connection).await?,
             Some(record) => {
-                // In one transaction, so that no crash comes between: what ran is remembered exactly when it is settled.
+                // One transaction, so that no crash comes in between: an attempt is recorded
+                // exactly when it is settled.
                 let key = self.queues.attempts_key();
                 let mut pipe = redis::pipe();
                 pipe.atomic().ignore_errors();
-                pipe.add_command(attempts::append(&key, record)?);
+                pipe.add_command(attempt_stream::append(&key, record)?);
                 pipe.add_command(call.command());
                 let answered = match pipe.query_async(&mut connection).await {
                     Err(error) if is_full(&error) => {
-                        // Both are scripts then, and loaded: in a full Redis the job must not stay unsettled and run twice.
-                        let append = attempts::append_when_full(&key, &self.queues.config.probe_key(), record)?;
+                        // Then both are scripts, and loaded first: in a full Redis the job must not
+                        // stay unsettled and run twice.
+                        let append = attempt_stream::append_when_full(&key, &self.queues.config.probe_key(), record)?;
                         append.load(&mut connection).await?;
                         call.load(&mut connection).await?;
                         let mut pipe = redis::pipe();
@@ -221,20 +229,21 @@ impl Inner {
                 let (recorded, moved): (redis::RedisResult<String>, redis::RedisResult<Value>) = answered?;
                 entry = Some(recorded?);
                 match moved {
-                    // The record is written; only the script is missing.
+                    // The record is written; only the script was unknown.
                     Err(error) if scripts::is_unknown(&error) => call.invoke(&mut connection).await?,
                     moved => moved?,
                 }
             }
         };
         if let Disposition::HandBack = settlement.disposition {
-            return Ok(Ok(Next::Nothing(Look::Now)));
+            return Ok(Ok(Next::Nothing(NextCheck::Now)));
         }
         Ok(match fetch::next(reply, self.queues.now_ms())? {
-            // Not asked for one, so this says nothing of the queue.
-            Ok(Next::Nothing(_)) if job.yields => Ok(Next::Nothing(Look::Now)),
-            // `moveToDelayed` does not tell when the next delayed job is due, and this one may be that.
-            Ok(Next::Nothing(_)) if !settlement.disposition.is_final() => Ok(Next::Nothing(Look::Now)),
+            // The script was not asked for a job, so its answer says nothing about the queue.
+            Ok(Next::Nothing(_)) if job.yields => Ok(Next::Nothing(NextCheck::Now)),
+            // `moveToDelayed` does not return when the next delayed job is due, which may be this
+            // one.
+            Ok(Next::Nothing(_)) if !settlement.disposition.is_final() => Ok(Next::Nothing(NextCheck::Now)),
             next => next.map_err(|code| Unmoved { code, record: entry }),
         })
     }
@@ -320,7 +329,8 @@ impl Inner {
             .arg(fields))
     }
 
-    /// Behind what waits or, as its options say, before it. The script takes no next job.
+    /// Moves the job behind the waiting ones or, if its options say so, before them. The script
+    /// takes no next job.
     fn retry(&self, job: &Settling<'_>, fields: &[&str]) -> redis::RedisResult<Call> {
         let keys = &self.names.keys;
         let names = [
@@ -372,7 +382,8 @@ impl Inner {
             .arg(rmp_serde::to_vec_named(&self.fetch_opts(job.token)).map_err(unwritable)?))
     }
 
-    /// Whether a settlement takes the next job: not when our clock is wrong, not when paused, not when fewer may run now than do, not when its place is wanted.
+    /// Whether a settlement takes the next job. It does not if this machine's clock is wrong, if
+    /// the worker is paused, if more jobs run than are now allowed, or if the job's slot is wanted.
     fn fetches_next(&self, job: &Settling<'_>) -> &'static str {
         let control = *self.control.borrow();
         if job.yields
@@ -398,8 +409,9 @@ fn fail(reason: String) -> Settlement {
     Settlement { disposition: Disposition::Fail { stack: reason.clone(), reason }, record: None, again_after: None }
 }
 
-/// What becomes of a job that returned before its children were done. As in BullMQ, that is a failed attempt like any other, unless a child
-/// has failed that fails its parent: no attempt could complete then.
+/// The settlement of a job that returned before its children were done. As in BullMQ, this is a
+/// failed attempt like any other. If a failed child fails its parent, the job fails for good,
+/// because no attempt could complete.
 fn not_completed(settlement: Settlement, code: i64) -> Settlement {
     let (word, message) = match code {
         FAILED_CHILDREN => ("failed-children", "the job returned, but a child has failed that fails its parent"),
@@ -418,19 +430,19 @@ fn not_completed(settlement: Settlement, code: i64) -> Settlement {
         verdict,
         code: Some(word.into()),
         message: Some(reason),
-        // Kept with the end of a job only, and it has no result.
+        // The body is kept only with the end of a job, and this job has no result.
         body: record.body.filter(|_| verdict == VerdictKind::Fail).map(|body| Body { result: None, ..body }),
         ..record
     });
     Settlement { disposition, record, again_after: None }
 }
 
-/// After an attempt that counts, the next deferral is the first of a new row.
+/// After an attempt that counts, the next deferral starts a new row.
 fn ends_row(job: &Settling<'_>) -> &'static [&'static str] {
     if job.taken.fields.contains_key("pdc") { &["pdc", "0"] } else { &[] }
 }
 
-/// The job's stack traces with this one added, as BullMQ stores them.
+/// The job's stack traces and this new one, as BullMQ stores them.
 fn traces(job: &Settling<'_>, stack: &str) -> String {
     let known = job.taken.fields.get("stacktrace").and_then(|text| serde_json::from_str::<Vec<String>>(text).ok());
     let mut traces = known.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Calling what a component exports.
+//! Calls what a component exports.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::state::State;
 
 type Ended<T> = wasmtime::Result<Result<T, Failure>>;
 
-/// The one place where versions part.
+/// The only place that distinguishes versions.
 pub(crate) fn exports(wit: Wit, linked: InstancePre<State>) -> Box<dyn Exports> {
     match wit {
         Wit::V0_1 => Box::new(v0_1::Component::new(linked)),
@@ -24,7 +24,8 @@ pub(crate) fn exports(wit: Wit, linked: InstancePre<State>) -> Box<dyn Exports> 
     }
 }
 
-/// A component that was built for this version. Generated types of different versions are different types for Rust, however equal they are.
+/// A component for this version. Rust treats the generated types of two versions as different, even
+/// if they are equal.
 macro_rules! component {
     ($version:ident) => {
         mod $version {
@@ -32,7 +33,7 @@ macro_rules! component {
             use crate::wit::$version::exports::{jobs, lifecycle, operations};
             use crate::wit::$version::job;
 
-            /// Its exports are found once; absent are those that it does not have.
+            /// The exports, looked up once. An export that the component does not have is `None`.
             pub(crate) struct Component {
                 linked: InstancePre<State>,
                 jobs: Option<jobs::GuestIndices>,
@@ -127,7 +128,7 @@ macro_rules! component {
 component!(v0_1);
 component!(v0_2);
 
-/// Inspection has found it by the same name, so this is a fault of ours.
+/// Inspection has found the interface by the same name, so this is the host's fault.
 fn missing(interface: &str) -> wasmtime::Error {
     wasmtime::format_err!("the component does not export {interface}")
 }

@@ -1,5 +1,5 @@
-//! The contract with guests: its versions, the bindings of what a component may import, and calling what it exports, whichever version it was
-//! built for.
+//! The contract with guests: its versions, the bindings for what a component may import, and the
+//! calls of what it exports, whichever version it was built for.
 
 mod exports;
 pub mod v0_1;
@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use patchbay_model::operation::Answer;
 use patchbay_model::outcome::Failure;
 use wasmtime::Store;
-// For those who implement the bindings: wasmtime is this crate's.
+// For the crates that implement the bindings, because this crate owns wasmtime.
 pub use wasmtime::component::{HasData, Linker, Resource};
 pub use wasmtime::{Error, Result, format_err};
 
 pub(crate) use exports::exports;
-/// The types of every version so far.
+/// These types are the same in every version so far.
 pub use v0_1::types;
 pub use version::Wit;
 pub(crate) use version::interface;
@@ -26,20 +26,18 @@ use crate::state::State;
 /// Links the interfaces of one version that components import.
 pub type HostInterfaces = fn(Wit, &mut Linker<State>) -> Result<()>;
 
-/// What a guest gave back, not checked yet.
+/// What a guest returned, not checked yet.
 pub(crate) enum Returned {
-    /// The result of a job: JSON.
+    /// The result of a job, as JSON.
     Result(String),
-    /// The answer of an operation.
     Answer(Answer),
-    /// The self-test passed.
     Passed,
 }
 
-/// One component, ready to be instantiated.
 #[async_trait]
 pub(crate) trait Exports: Send + Sync {
-    /// Instantiates and calls. `deadline`: when the call ends at the latest, Unix milliseconds.
+    /// Instantiates the component and calls it. `deadline` is the latest end of the call, Unix
+    /// milliseconds.
     async fn run(
         &self,
         store: &mut Store<State>,
@@ -48,7 +46,7 @@ pub(crate) trait Exports: Send + Sync {
     ) -> Result<std::result::Result<Returned, Failure>>;
 }
 
-/// Everything that a component may import, of every version that is accepted.
+/// Links everything that a component may import, for every accepted version.
 pub(crate) fn link(linker: &mut Linker<State>, drafts: bool, interfaces: HostInterfaces) -> Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;

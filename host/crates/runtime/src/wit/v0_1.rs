@@ -2,11 +2,11 @@
 
 use crate::report::JobCall;
 
-#[allow(missing_docs, unreachable_pub, clippy::all)]
+#[allow(unreachable_pub, clippy::all)]
 mod bindings {
     wasmtime::component::bindgen!({
         path: "../../../wit/v0.1",
-        // Its exports are looked up one by one, since a component has some of them.
+        // Exports are looked up one by one, since a component has only some of them.
         world: "integration",
         imports: { default: async | trappable },
         exports: { default: async },

@@ -2,15 +2,15 @@
 
 use crate::report::JobCall;
 
-#[allow(missing_docs, unreachable_pub, clippy::all)]
+#[allow(unreachable_pub, clippy::all)]
 mod bindings {
     wasmtime::component::bindgen!({
         path: "../../../wit/v0.2",
-        // Its exports are looked up one by one, since a component has some of them.
+        // Exports are looked up one by one, since a component has only some of them.
         world: "integration",
         imports: { default: async | trappable },
         exports: { default: async },
-        // Unchanged since 0.1, so that both versions' functions take and give the same types.
+        // Unchanged since 0.1, so that the functions of both versions use the same types.
         with: { "patchbay:plugin/types": crate::wit::v0_1::types },
     });
 }

@@ -2,23 +2,19 @@
 
 use crate::Rejection;
 
-/// What every interface of the contract begins with.
+/// Every interface of the contract begins with this.
 const PACKAGE: &str = "patchbay:plugin/";
 
-/// A minor version of the contract. Those of one minor version link with each other, those of different ones never do.
+/// A minor version of the contract. Only components and hosts of the same minor version link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wit {
-    /// Released.
     V0_1,
-    /// A draft.
     V0_2,
 }
 
 impl Wit {
-    /// Every one.
     pub const ALL: [Self; 2] = [Self::V0_1, Self::V0_2];
 
-    /// As manifests write it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::V0_1 => "0.1",
@@ -31,7 +27,8 @@ impl Wit {
         self == Self::V0_2
     }
 
-    /// The one that a component with these imports and exports was built for; absent when it has nothing of ours.
+    /// The version that a component with these imports and exports was built for; `None` if it uses
+    /// no interface of the contract.
     pub(crate) fn of<'a>(names: impl Iterator<Item = &'a String>) -> Result<Option<Self>, Rejection> {
         let mut found: Option<(Self, &str)> = None;
         for name in names {
@@ -50,13 +47,14 @@ impl Wit {
     }
 }
 
-/// Name and version of an interface of ours: `jobs` and `0.1.0` of `patchbay:plugin/jobs@0.1.0`.
+/// Splits the name of an interface of the contract: `jobs` and `0.1.0` for
+/// `patchbay:plugin/jobs@0.1.0`.
 pub(crate) fn interface(name: &str) -> Option<(&str, &str)> {
     let rest = name.strip_prefix(PACKAGE)?;
     Some(rest.split_once('@').unwrap_or((rest, "")))
 }
 
-/// `0.1` of `0.1.7`.
+/// `0.1` for `0.1.7`.
 fn minor(version: &str) -> Option<&str> {
     let (first, _) = version.match_indices('.').next()?;
     let second = version[first + 1..].find('.')?;

@@ -1,4 +1,4 @@
-//! Data and results as they are kept: sealed.
+//! Jobs' data and results, which are stored sealed.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::{JobId, QueueName};
@@ -6,9 +6,7 @@ use sqlx::FromRow;
 
 use crate::{FoundRow, SealedBody, Store, StoreError};
 
-/// Of one attempt.
 #[derive(Debug, Clone, FromRow)]
-#[allow(missing_docs)]
 pub struct BodyRow {
     pub queue: String,
     pub job_id: String,
@@ -20,7 +18,6 @@ pub struct BodyRow {
 }
 
 impl BodyRow {
-    /// What is sealed.
     pub fn sealed(self) -> SealedBody {
         SealedBody { key: self.body_key, bytes: self.body }
     }
@@ -29,7 +26,7 @@ impl BodyRow {
 const COLUMNS: &str = "queue, job_id, job_created_ms, started, finished_at, body, body_key";
 
 impl Store {
-    /// Of a job, the newest first; a job whose id was used again, or that was retried after its end, has several.
+    /// The bodies of a job, newest first: several if its id was used again or it was retried later.
     pub async fn bodies(
         &self,
         prefix: &str,
@@ -44,7 +41,7 @@ impl Store {
         Ok(query.bind(prefix).bind(queue.as_str()).bind(job.as_str()).bind(most).fetch_all(&self.pool).await?)
     }
 
-    /// Of these attempts, those that have one.
+    /// The bodies of these attempts; an attempt without one is left out.
     pub async fn bodies_of(&self, prefix: &str, attempts: &[FoundRow]) -> Result<Vec<BodyRow>, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from attempts join unnest($2::text[], $3::text[], $4::bigint[], $5::integer[], $6::timestamptz[]) \

@@ -1,7 +1,8 @@
-//! Starts of jobs that nobody has told the end of: rows with the source `worker-lost`.
+//! Gaps: starts of jobs without a recorded end. They become rows with the source `worker-lost`.
 //!
-//! A job that stalled lost a worker, or a worker was too slow to keep its lock and tells of its attempt later. So a gap is looked at only
-//! once everything that came before is here, and a row that was inferred gives way to one that was told.
+//! A stalled job has lost its worker, or the worker was too slow to renew the lock and records its
+//! attempt later. So a gap is filled only after all earlier records have arrived, and an inferred
+//! row is deleted when the real record arrives.
 
 use std::time::Duration;
 
@@ -12,20 +13,22 @@ use crate::singleton::Lead;
 
 /// Gaps per statement.
 const BATCH: i64 = 200;
-/// Starts before the one that tells of a stall that are looked at.
+/// How many starts before the one that reports a stall are checked.
 const MAX_STARTS: i32 = 100;
-/// For so long a told attempt takes the place of one that was inferred.
+/// For this long a recorded attempt replaces an inferred one.
 const GIVES_WAY_DAYS: i32 = 2;
 
 impl Lead<'_> {
-    /// Fills gaps that were noted longer than `after` ago; gives the number of rows, and whether there may be more gaps.
+    /// Fills gaps that were noted longer than `after` ago. Returns the number of rows, and whether
+    /// there may be more gaps.
     pub async fn fill_gaps(&mut self, after: Duration) -> Result<(u64, bool), StoreError> {
-        // Nearly always there is none.
+        // Nearly always there are none.
         let noted = sqlx::query_scalar("select exists (select from history_gaps)").fetch_one(&mut *self.0);
         if !noted.await? {
             return Ok((0, false));
         }
-        // A job's latest stall tells of all before it. Of its missing starts the latest are taken, as many as it stalled: others were handed back.
+        // The last stall of a job counts all earlier ones. Of the missing starts, the latest are
+        // taken, as many as the job stalled: the others were handed back.
         let fill = sqlx::query(
             "with due as (delete from history_gaps where ctid = any(array(select ctid from history_gaps \
              where noted_at < now() - make_interval(secs => $1) limit $2)) returning *), \
@@ -51,7 +54,7 @@ impl Lead<'_> {
         Ok((filled.unsigned_abs(), due == BATCH))
     }
 
-    /// Takes out what was inferred where somebody has told it since.
+    /// Deletes inferred rows whose attempt has been recorded since.
     pub async fn give_way(&mut self) -> Result<u64, StoreError> {
         let query = sqlx::query(
             "delete from attempts lost where source = 'worker-lost' and finished_at > now() - make_interval(days => $1) \

@@ -1,13 +1,11 @@
-//! Keys of the history's bodies as they are kept: sealed. Who seals and opens them is the host.
+//! Keys that seal the history's bodies; they are stored sealed. Only the host opens them.
 
 use chrono::{DateTime, Utc};
 use sqlx::Row;
 
 use crate::{SealedSecret, Store, StoreError};
 
-/// One of them.
 #[derive(Clone)]
-#[allow(missing_docs)]
 pub struct HistoryKeyRow {
     pub id: String,
     pub sealed: SealedSecret,
@@ -15,7 +13,7 @@ pub struct HistoryKeyRow {
 }
 
 impl Store {
-    /// All of them, the newest first.
+    /// Newest first.
     pub async fn history_keys(&self) -> Result<Vec<HistoryKeyRow>, StoreError> {
         let query = sqlx::query(
             "select id, key_id, nonce, ciphertext, created_at from history_keys order by created_at desc, id",
@@ -33,7 +31,6 @@ impl Store {
             .collect()
     }
 
-    /// Keeps a new one.
     pub async fn add_history_key(&self, id: &str, sealed: &SealedSecret) -> Result<(), StoreError> {
         let query = sqlx::query("insert into history_keys (id, key_id, nonce, ciphertext) values ($1, $2, $3, $4)");
         let query = query.bind(id).bind(&sealed.key_id).bind(&sealed.nonce).bind(&sealed.ciphertext);
@@ -41,7 +38,7 @@ impl Store {
         Ok(())
     }
 
-    /// Puts a new seal on one.
+    /// Seals a key again, with another master key.
     pub async fn reseal_history_key(&self, id: &str, sealed: &SealedSecret) -> Result<(), StoreError> {
         let query = sqlx::query("update history_keys set key_id = $2, nonce = $3, ciphertext = $4 where id = $1");
         let query = query.bind(id).bind(&sealed.key_id).bind(&sealed.nonce).bind(&sealed.ciphertext);

@@ -1,26 +1,22 @@
-//! How long attempts are kept: from the configuration, and per queue and outcome where an operator says otherwise.
+//! How long attempts are kept: the configuration, and overrides per queue and outcome.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
 use patchbay_model::outcome::OutcomeKind;
-use serde::Serialize;
 
 use crate::{Store, StoreError};
 
-/// Where nothing else is said.
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// The default, where no operator has set a retention.
+#[derive(Debug, Clone, Copy)]
 pub struct KeepAttempts {
-    /// Attempts that completed.
+    /// Days for attempts that completed.
     pub completed_days: i32,
-    /// All others.
+    /// Days for all other attempts.
     pub other_days: i32,
 }
 
-/// An operator's word.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+/// An operator's override.
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct RetentionRow {
     pub queue: String,
     /// Absent: every outcome that has no row of its own.
@@ -30,18 +26,16 @@ pub struct RetentionRow {
     pub changed_by: String,
 }
 
-/// All of it.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone)]
 pub struct Retention {
     /// From the configuration.
     pub default: KeepAttempts,
-    /// By queue and outcome.
+    /// Overrides.
     pub queues: Vec<RetentionRow>,
 }
 
 impl Retention {
-    /// The most exact word counts: queue and outcome, queue, default.
+    /// The most specific value wins: queue and outcome, queue, default.
     pub(super) fn days(&self, queue: &str, outcome: OutcomeKind) -> i32 {
         let of_queue = |wanted: Option<&str>| {
             self.queues.iter().find(|row| row.queue == queue && row.outcome.as_deref() == wanted).map(|row| row.days)
@@ -58,19 +52,19 @@ impl Retention {
         self.queues.iter().map(|row| row.days).chain(default)
     }
 
-    /// After so many days nothing is left of any queue.
+    /// After this many days nothing is left of any queue.
     pub(super) fn longest(&self) -> i32 {
         self.all().max().unwrap_or(i32::MAX)
     }
 
-    /// Before so many days nothing goes.
+    /// Before this many days nothing is deleted.
     pub(super) fn shortest(&self) -> i32 {
         self.all().min().unwrap_or(i32::MAX)
     }
 }
 
 impl Store {
-    /// What holds, with these defaults.
+    /// The overrides, with this default.
     pub async fn retention(&self, default: KeepAttempts) -> Result<Retention, StoreError> {
         let query = sqlx::query_as(
             "select queue, nullif(outcome, '') as outcome, days, changed_at, changed_by from history_retention order by queue, outcome",
@@ -78,7 +72,7 @@ impl Store {
         Ok(Retention { default, queues: query.fetch_all(&self.pool).await? })
     }
 
-    /// Keeps attempts of a queue, all or those of one outcome, for so many days.
+    /// Sets how many days a queue's attempts are kept, for all outcomes or for one.
     pub async fn set_retention(
         &self,
         queue: &QueueName,
@@ -95,7 +89,7 @@ impl Store {
         Ok(())
     }
 
-    /// Back to the configuration's: one outcome, or all that was said of the queue.
+    /// Restores the configuration's value for one outcome, or for the whole queue.
     pub async fn reset_retention(&self, queue: &QueueName, outcome: Option<OutcomeKind>) -> Result<(), StoreError> {
         let query =
             sqlx::query("delete from history_retention where queue = $1 and ($2::text is null or outcome = $2)");

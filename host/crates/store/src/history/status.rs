@@ -1,26 +1,20 @@
-//! What the history takes up, from what Postgres knows anyway.
+//! The size and age of the history, from Postgres's own statistics.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 
 use crate::{Store, StoreError};
 
-/// One month.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct PartitionRow {
     pub name: String,
     /// An estimate.
     pub rows: i64,
-    /// With its indexes and terms.
+    /// Includes indexes and terms.
     pub bytes: i64,
 }
 
-/// The last time that old attempts were forgotten.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+/// The last pruning.
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct PrunedRow {
     pub started_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
@@ -29,10 +23,7 @@ pub struct PrunedRow {
     pub error: Option<String>,
 }
 
-/// The tables.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
+#[derive(Debug, Clone)]
 pub struct HistoryTables {
     pub partitions: Vec<PartitionRow>,
     pub oldest: Option<DateTime<Utc>>,
@@ -40,7 +31,6 @@ pub struct HistoryTables {
 }
 
 impl Store {
-    /// How large, how old.
     pub async fn history_tables(&self) -> Result<HistoryTables, StoreError> {
         let partitions = sqlx::query_as(
             "select c.relname as name, greatest(c.reltuples, s.n_live_tup, 0)::bigint as rows, pg_total_relation_size(c.oid) \
@@ -48,7 +38,7 @@ impl Store {
              from pg_inherits i join pg_class c on c.oid = i.inhrelid left join pg_stat_user_tables s on s.relid = c.oid \
              where i.inhparent = 'attempts'::regclass order by c.relname",
         );
-        // There is no index over all attempts by time: by queue, one look each.
+        // There is no index over all attempts by time, so this looks once per queue.
         let oldest = sqlx::query_scalar(
             "with recursive known as (select min(queue) as queue from attempts union all \
              select (select min(queue) from attempts a where a.queue > known.queue) from known where queue is not null) \

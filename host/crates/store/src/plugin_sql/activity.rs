@@ -1,11 +1,12 @@
-//! What plugins do with their connections: for whoever looks for the one that holds the others up.
+//! What plugins do with their database connections, to find the connection that blocks others.
 //!
-//! Places and waits are this process's; sessions are what Postgres shows of all processes.
+//! Places and waits are those of this process; sessions are what Postgres shows of all processes.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use patchbay_model::PluginName;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -14,66 +15,62 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use super::PluginSql;
 use crate::StoreError;
 
-/// Per plugin and process: enough that one slow statement does not stop it, too few to crowd out others.
+/// Per plugin and process: one slow statement does not stop it, and it does not crowd out others.
 pub(super) const PER_PLUGIN: usize = 2;
 
 /// Connections of the plugins of this process.
 #[derive(Debug)]
 pub struct SqlActivity {
-    /// Most of them, all plugins together.
+    /// Limit for all plugins together.
     pub max_connections: usize,
-    /// Open now, those that nobody uses included.
+    /// Open connections, idle ones included.
     pub connections: usize,
-    /// Of each plugin that has a login here, by name.
+    /// Each plugin that has a login here, sorted by name.
     pub plugins: Vec<PluginActivity>,
 }
 
-/// Of one plugin.
 #[derive(Debug)]
 pub struct PluginActivity {
-    /// Its name.
     pub plugin: PluginName,
-    /// Its role in Postgres.
+    /// The plugin's role in Postgres.
     pub login: String,
-    /// Most connections in this process.
+    /// Limit in this process.
     pub max_connections: usize,
-    /// How its places are taken in this process.
     pub places: PlacesTaken,
-    /// Backends that this process has ended since its start, since a call did not give them back in order.
+    /// Backends that this process has ended since its start, as calls did not give them back.
     pub ended: u64,
     /// In Postgres, of all processes; the longest transaction first.
     pub sessions: Vec<SqlSession>,
 }
 
-/// Of one plugin in this process.
+/// A plugin's places in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlacesTaken {
-    /// By calls that run statements or hold a transaction, and by backends that are being ended.
+    /// Places of calls with statements or a transaction, and of backends that are being ended.
     pub in_use: usize,
-    /// The longest of them.
+    /// How long the longest of them is held.
     pub longest: Duration,
-    /// Calls that wait for one, or with one for a place among those of all plugins.
+    /// Calls that wait for a place, or that have a place and wait for the budget of all plugins.
     pub waiting: usize,
 }
 
-/// A session as `pg_stat_activity` shows it. Absent is what our own login may not see.
+/// A session as `pg_stat_activity` shows it. What the host's login may not see is absent.
 #[derive(Debug)]
 pub struct SqlSession {
-    /// Of its backend.
+    /// Process id of the backend.
     pub pid: i32,
     /// `active`, `idle in transaction`, …
     pub state: Option<String>,
-    /// How long its transaction is open.
+    /// Age of the open transaction.
     pub transaction: Option<Duration>,
     /// `Lock: tuple`, `Timeout: PgSleep`, …
     pub waits_for: Option<String>,
-    /// Sessions of anybody that wait for a lock of this one.
+    /// Sessions, of any login, that wait for a lock of this one.
     pub blocks: i64,
-    /// Its last statement, cut off, unless it is idle. Parameters are not part of it.
+    /// The last statement, truncated, without its parameters; absent when the session is idle.
     pub statement: Option<String>,
 }
 
-/// A plugin's places.
 pub(super) struct Places {
     places: Arc<Semaphore>,
     taken: Mutex<Vec<Instant>>,
@@ -81,14 +78,13 @@ pub(super) struct Places {
     ended: AtomicU64,
 }
 
-/// One of them, until it is dropped.
+/// Held until it is dropped.
 pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
     since: Instant,
     of: Arc<Places>,
 }
 
-/// A call that waits.
 pub(super) struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -116,7 +112,7 @@ impl Default for Places {
 }
 
 impl Places {
-    /// For a call that is about to wait, here or for its place in the budget of all.
+    /// For a call that is about to wait, for a place or for the budget of all plugins.
     pub(super) fn wait(&self) -> Waiting<'_> {
         Waiting::new(&self.waiting)
     }
@@ -124,12 +120,12 @@ impl Places {
     pub(super) async fn take(self: &Arc<Self>) -> Result<Place, AcquireError> {
         let permit = Arc::clone(&self.places).acquire_owned().await?;
         let since = Instant::now();
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(since);
+        self.taken.lock().push(since);
         Ok(Place { _permit: permit, since, of: Arc::clone(self) })
     }
 
     fn now(&self) -> PlacesTaken {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = self.taken.lock();
         PlacesTaken {
             in_use: taken.len(),
             longest: taken.iter().map(Instant::elapsed).max().unwrap_or_default(),
@@ -139,7 +135,7 @@ impl Places {
 }
 
 impl Place {
-    /// Its backend was ended instead of being given back.
+    /// The backend was ended instead of being given back.
     pub(super) fn count_ended(self) {
         self.of.ended.fetch_add(1, Ordering::Relaxed);
     }
@@ -147,7 +143,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.of.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.of.taken.lock();
         if let Some(place) = taken.iter().position(|since| *since == self.since) {
             taken.swap_remove(place);
         }
@@ -155,12 +151,12 @@ impl Drop for Place {
 }
 
 impl PluginSql {
-    /// How a plugin's places are taken in this process.
     pub fn places_of(&self, plugin: &PluginName) -> PlacesTaken {
         self.0.pools.places(plugin).now()
     }
 
-    /// Of each plugin that has a login here, by name: its places, and how many backends this process has ended. Asks nobody.
+    /// For each plugin that has a login here, sorted by name: its places, and how many backends
+    /// this process has ended. Does not ask Postgres.
     pub fn usage(&self) -> Vec<(PluginName, PlacesTaken, u64)> {
         let of = |plugin: PluginName| {
             let places = self.0.pools.places(&plugin);
@@ -169,7 +165,7 @@ impl PluginSql {
         self.plugins().into_iter().map(of).collect()
     }
 
-    /// Of all plugins, or of one.
+    /// For all plugins, or for one.
     pub async fn activity(&self, only: Option<&PluginName>) -> Result<SqlActivity, StoreError> {
         let installation = self.installation().await?;
         let rows = sqlx::query(
@@ -182,7 +178,7 @@ impl PluginSql {
              from pg_stat_activity a where a.datname = current_database() and a.usename like $1 \
              order by a.xact_start nulls last, a.pid",
         )
-        // An underscore would stand for any character.
+        // In a `like` pattern an underscore would match any character.
         .bind(installation.role_prefix().replace('_', "\\_") + "%")
         .fetch_all(&self.0.pool)
         .await?;

@@ -1,9 +1,9 @@
-//! What a guest hears of a failure: code, message and constraint. Never Postgres's detail, which quotes rows.
+//! A failure as a guest sees it: code, message and constraint. Never the detail, which quotes rows.
 
 use patchbay_model::PluginName;
 use patchbay_model::sql::SqlError;
 
-/// Of a statement.
+/// For a failed statement.
 pub(super) fn guest(error: &sqlx::Error) -> SqlError {
     let Some(database) = error.as_database_error() else {
         if let sqlx::Error::Decode(reason) | sqlx::Error::Encode(reason) = error {
@@ -26,7 +26,7 @@ pub(super) fn guest(error: &sqlx::Error) -> SqlError {
     }
 }
 
-/// Of the connection: the reasons are the operator's business.
+/// For a failed connection. The reason is only for operators.
 pub(super) fn connecting(plugin: &PluginName, error: &sqlx::Error) -> SqlError {
     tracing::warn!(%plugin, %error, "cannot connect with the plugin's database login");
     SqlError::unavailable("the plugin's database login cannot connect")

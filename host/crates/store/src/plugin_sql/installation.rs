@@ -1,6 +1,7 @@
-//! Who this installation is, and what is derived from its key: passwords of logins, and MACs of the outbox.
+//! The identity of this installation, and what its key gives: logins' passwords, the outbox's MACs.
 //!
-//! Nothing derived is stored: every process computes the same, and Postgres learns of a password only what SCRAM needs to check it.
+//! Nothing derived is stored: every process computes the same values, and Postgres gets only the
+//! verifier that SCRAM needs.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +12,7 @@ use sqlx::{PgPool, Row};
 
 use crate::StoreError;
 
-/// Postgres's own default. The passwords have 256 random bits, which no number of iterations adds to.
+/// Postgres's default. The passwords have 256 random bits; more iterations would add nothing.
 const SCRAM_ITERATIONS: u32 = 4_096;
 
 /// The row of the table `installation`.
@@ -23,14 +24,14 @@ pub(super) struct Installation {
 fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     for part in parts {
-        // Lengths first, so that no two lists of parts are the same bytes.
+        // Lengths come first, so that two different lists of parts never give the same bytes.
         mac.update(&(part.len() as u64).to_be_bytes());
         mac.update(part);
     }
     mac.finalize().into_bytes().into()
 }
 
-/// Without lengths: as the standards want it.
+/// Without lengths, as the standards define it.
 fn plain_hmac(key: &[u8], data: &[u8]) -> [u8; 32] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.update(data);
@@ -44,21 +45,22 @@ impl Installation {
         Ok(Self { prefix: id.chars().take(8).collect(), key: row.try_get("key")? })
     }
 
-    /// `pb_<8 hex digits>_<plugin>`: at most 51 bytes, and never in need of escaping within double quotes.
+    /// `pb_<8 hex digits>_<plugin>`: at most 51 bytes, never needs escaping within double quotes.
     pub(super) fn role(&self, plugin: &PluginName) -> String {
         format!("{}{plugin}", self.role_prefix())
     }
 
-    /// What the names of all plugins' logins begin with.
+    /// The prefix of the names of all plugins' logins.
     pub(super) fn role_prefix(&self) -> String {
         format!("pb_{}_", self.prefix)
     }
 
     pub(super) fn password(&self, role: &str) -> String {
-        base16(&hmac(&self.key, &[b"password of a plugin's login", role.as_bytes()]))
+        hex::encode(hmac(&self.key, &[b"password of a plugin's login", role.as_bytes()]))
     }
 
-    /// What `CREATE ROLE … PASSWORD` takes instead of the password, so that it never stands in a log of the server (RFC 5803).
+    /// The verifier that `CREATE ROLE … PASSWORD` accepts instead of the password, so that the
+    /// password never appears in a log of the server (RFC 5803).
     pub(super) fn verifier(&self, role: &str) -> String {
         let salt = &hmac(&self.key, &[b"salt of a plugin's login", role.as_bytes()])[..16];
         verifier(self.password(role).as_bytes(), salt, SCRAM_ITERATIONS)
@@ -84,10 +86,6 @@ impl Installation {
     }
 }
 
-fn base16(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn verifier(password: &[u8], salt: &[u8], iterations: u32) -> String {
     // PBKDF2 with one block.
     let mut block = plain_hmac(password, &[salt, &1u32.to_be_bytes()].concat());
@@ -108,7 +106,8 @@ mod tests {
 
     #[test]
     fn the_verifier_is_that_of_the_standards_example() {
-        // RFC 7677, section 3: user "user", password "pencil"; its server signature follows from this server key.
+        // RFC 7677, section 3: user "user", password "pencil"; its server signature follows from
+        // this server key.
         let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").expect("base64");
         let text = verifier(b"pencil", &salt, 4_096);
         let (_, keys) = text.rsplit_once('$').expect("two parts");
@@ -120,7 +119,8 @@ mod tests {
             STANDARD.encode(plain_hmac(&server, message.as_bytes())),
             "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
         );
-        // The proof of the example is the client key under the signature; its hash is what is stored.
+        // The proof in the example is client key XOR signature; the hash of the client key is
+        // stored.
         let stored = STANDARD.decode(stored).expect("base64");
         let proof = STANDARD.decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=").expect("base64");
         let signature = plain_hmac(&stored, message.as_bytes());

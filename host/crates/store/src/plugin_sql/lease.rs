@@ -1,13 +1,16 @@
-//! Connections under plugins' logins: at most two per plugin, inside one budget for all, and each clean when it is handed on.
+//! Connections under plugins' logins: at most two per plugin, within one budget for all plugins.
+//! Each connection is cleaned before another call gets it.
 //!
-//! A connection counts until Postgres has ended its backend. One that is not given back in order (a deadline, a guest that was killed, a
-//! result that is too large) is never used again: its backend is ended first, and only then its place is free.
+//! A connection counts until Postgres has ended its backend. One that is not given back in order (a
+//! deadline, a killed guest, a result that is too large) is never used again: its backend is ended
+//! first, and only then its place becomes free.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use patchbay_model::PluginName;
 use patchbay_model::sql::SqlError;
 use sqlx::postgres::PgConnectOptions;
@@ -19,13 +22,14 @@ use super::error;
 
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(60);
-/// For what the host does to a connection between two users.
+/// Time limit for what the host does to a connection between two calls.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 
-/// Of every session of a plugin. Names have schemas; what anybody may create elsewhere is not found by accident. Not in the startup packet:
-/// poolers refuse `options` there, or ignore it.
+/// For every session of a plugin. Names must be written with their schema, so that nothing that
+/// others create elsewhere is found by accident. Not in the startup packet: poolers refuse
+/// `options` there, or ignore it.
 const SESSION: &str = "set search_path = pg_catalog; set client_min_messages = error";
-/// Undoes what a statement may leave behind in its session. Not `DISCARD ALL`: that breaks the cache of prepared statements.
+/// Undoes changes of a session. Not `DISCARD ALL`: that breaks the cache of prepared statements.
 const CLEAN: &str = "close all; unlisten *; reset all; discard temp; discard sequences; select pg_catalog.pg_advisory_unlock_all(); \
      set search_path = pg_catalog; set client_min_messages = error";
 
@@ -36,7 +40,7 @@ pub(super) struct Pools {
     max_connections: usize,
     per_plugin: Mutex<HashMap<PluginName, Arc<Places>>>,
     idle: Mutex<Vec<Idle>>,
-    /// Calls that wait for a place in the budget: while there are any, nothing is kept idle.
+    /// Calls that wait for a place in the budget. While there are any, no connection is kept idle.
     waiting: AtomicUsize,
 }
 
@@ -75,16 +79,16 @@ impl Pools {
     }
 
     pub(super) fn places(&self, plugin: &PluginName) -> Arc<Places> {
-        let mut all = self.per_plugin.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.per_plugin.lock();
         Arc::clone(all.entry(plugin.clone()).or_default())
     }
 
-    /// Most connections, and how many there are.
+    /// The limit of connections, and the present number.
     pub(super) fn budget(&self) -> (usize, usize) {
         (self.max_connections, self.max_connections.saturating_sub(self.budget.available_permits()))
     }
 
-    /// Waits for a place of the plugin's own, then for one in the budget. Dropping the future gives both back.
+    /// Waits for a place of the plugin, then for the budget. Dropping the future returns both.
     pub(super) async fn lease(
         self: &Arc<Self>,
         plugin: &PluginName,
@@ -100,7 +104,7 @@ impl Pools {
         }
         let place = {
             let _waiting = Waiting::new(&self.waiting);
-            // Another plugin's unused connection makes way; its place is free when it is dropped.
+            // An idle connection of another plugin is closed; dropping it frees its place.
             if self.budget.available_permits() == 0
                 && let Some(other) = self.take_idle(|_| true)
             {
@@ -124,12 +128,12 @@ impl Pools {
     }
 
     fn take_idle(&self, wanted: impl Fn(&Idle) -> bool) -> Option<Session> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock();
         let place = idle.iter().position(wanted)?;
         Some(idle.remove(place).session)
     }
 
-    /// Closes what nobody has used for a while.
+    /// Closes connections that were idle for longer than [`IDLE`].
     pub(super) async fn sweep(&self) {
         while let Some(session) = self.take_idle(|idle| idle.since.elapsed() > IDLE) {
             close(session).await;
@@ -139,7 +143,8 @@ impl Pools {
     /// Ends a backend and waits for its end.
     async fn end(&self, mut session: Session) {
         for _ in 0..3 {
-            // With the role, so that a number that Postgres has used again ends nobody else's. False: still there after 5 s.
+            // The condition includes the role, so that it ends no other session whose process id
+            // Postgres has reused. False: the backend still exists after 5 s.
             let ended = sqlx::query_scalar::<_, bool>(
                 "select coalesce(bool_and(pg_terminate_backend(pid, 5000)), true) from pg_stat_activity where pid = $1 and usename = $2",
             )
@@ -155,7 +160,7 @@ impl Pools {
                 }
             }
         }
-        // Its statement_timeout is the last resort; the socket closes with the session.
+        // The session's statement_timeout is the last resort; the socket closes with the session.
         tokio::time::timeout(HOUSEKEEPING, session.connection.ping()).await.ok();
     }
 }
@@ -165,7 +170,7 @@ async fn close(session: Session) {
 }
 
 impl Lease {
-    /// To run statements on. Absent only after [`Lease::give_back`].
+    /// Fails only after [`Lease::give_back`].
     pub(super) fn connection(&mut self) -> Result<&mut PgConnection, SqlError> {
         self.session
             .as_mut()
@@ -173,7 +178,7 @@ impl Lease {
             .ok_or_else(|| SqlError::denied("the transaction has ended"))
     }
 
-    /// Begins a transaction that Postgres itself ends at the latest after `limit`.
+    /// Begins a transaction that Postgres itself ends after `limit` at the latest.
     pub(super) async fn begin(&mut self, limit: Duration) -> Result<(), SqlError> {
         let ms = limit.as_millis().clamp(1, 3_600_000);
         let text =
@@ -181,7 +186,7 @@ impl Lease {
         self.host_statement(text).await
     }
 
-    /// One of the host's own, without parameters.
+    /// Runs a statement of the host's own, without parameters.
     pub(super) async fn host_statement(&mut self, text: impl Into<String>) -> Result<(), SqlError> {
         let text = text.into();
         let connection = self.connection()?;
@@ -189,7 +194,8 @@ impl Lease {
         Ok(())
     }
 
-    /// After the end of the transaction: cleans the session and keeps it for the next call. When anything goes wrong its backend is ended.
+    /// After the end of the transaction: cleans the session and keeps it for the next call. If that
+    /// fails, its backend is ended.
     pub(super) async fn give_back(mut self) {
         let Ok(connection) = self.connection() else { return };
         let cleaned = tokio::time::timeout(HOUSEKEEPING, connection.execute(CLEAN)).await;
@@ -197,7 +203,7 @@ impl Lease {
             return;
         }
         let Some(session) = self.session.take() else { return };
-        let mut idle = self.pools.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.pools.idle.lock();
         if self.pools.waiting.load(Ordering::SeqCst) == 0 {
             idle.push(Idle { plugin: self.plugin.clone(), session, since: Instant::now() });
             return;
@@ -208,7 +214,7 @@ impl Lease {
 }
 
 impl Drop for Lease {
-    /// Not given back in order: the backend may still be at work, and dropping the connection would not stop it.
+    /// Not given back: the backend may still be working, and dropping the connection stops nothing.
     fn drop(&mut self) {
         let Some(session) = self.session.take() else { return };
         let (own, pools, plugin) = (self.own.take(), Arc::clone(&self.pools), self.plugin.clone());

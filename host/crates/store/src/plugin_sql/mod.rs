@@ -1,7 +1,9 @@
-//! SQL of plugins: each under a database login of its own, so that Postgres itself enforces what a plugin may read or write.
+//! SQL of plugins. Each plugin has its own database login, so that Postgres itself enforces what
+//! the plugin may read or write.
 //!
-//! Owns the logins, their connections and the outbox. Never decides who may ask (that is `capability`'s business), and never lets a
-//! statement of a guest near the host's own login. Everything fails closed: a plugin whose login could not be brought in line runs no SQL.
+//! Owns the logins, their connections and the outbox. Never decides who may use SQL (`capability`
+//! does), and never runs a guest's statement on the host's own login. Everything fails closed: a
+//! plugin whose login could not be reconciled runs no SQL.
 
 mod activity;
 mod error;
@@ -16,10 +18,11 @@ mod statement;
 mod transaction;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use patchbay_model::PluginName;
 use patchbay_model::sql::{PluginDatabase, SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction};
 use sqlx::postgres::PgConnectOptions;
@@ -38,11 +41,11 @@ pub use roles::{RoleError, Wanted};
 /// Statements per batch.
 const MAX_STATEMENTS: usize = 1_000;
 
-/// Whether a plugin's login is as it should be.
+/// Whether a plugin's login has the rights that it should have.
 #[derive(Debug, Clone)]
 enum Access {
     Ready(Wanted),
-    /// Why not.
+    /// The reason.
     Blocked(String),
 }
 
@@ -53,7 +56,7 @@ pub struct PluginSql(Arc<Inner>);
 struct Inner {
     pool: PgPool,
     base: PgConnectOptions,
-    /// Read with the first need of it, so that a host starts while Postgres is away.
+    /// Read when it is first needed, so that a host starts while Postgres is away.
     installation: OnceCell<Installation>,
     pools: Arc<Pools>,
     access: Mutex<HashMap<PluginName, Access>>,
@@ -61,7 +64,7 @@ struct Inner {
 }
 
 impl PluginSql {
-    /// `max_connections` over all plugins of this process. Opens none yet.
+    /// `max_connections` is the limit for all plugins of this process. Opens no connection yet.
     pub fn new(store: &Store, max_connections: usize) -> Self {
         Self(Arc::new(Inner {
             pool: store.pool.clone(),
@@ -81,12 +84,13 @@ impl PluginSql {
         self.installation().await.map_err(|_| SqlError::unavailable("Postgres does not answer"))
     }
 
-    /// Whether a plugin may be given these rights without getting more by it.
+    /// Checks that a plugin can get these rights without getting more through them.
     pub async fn check(&self, wanted: &Wanted) -> Result<(), RoleError> {
         roles::check_tables(&self.0.pool, wanted).await
     }
 
-    /// Gives the plugin's login what it lacks and takes from it what is too much. Without success it runs no statement any more.
+    /// Grants the plugin's login the missing rights and revokes the others. After a failure the
+    /// plugin runs no more statements.
     pub async fn reconcile(&self, plugin: &PluginName, wanted: &Wanted) -> Result<(), RoleError> {
         if matches!(self.access(plugin), Some(Access::Ready(present)) if &present == wanted) {
             return Ok(());
@@ -102,7 +106,7 @@ impl PluginSql {
         done
     }
 
-    /// Why a plugin runs no statement, if its login is not in order.
+    /// Why the plugin runs no statements; `None` when its login is in order.
     pub fn problem(&self, plugin: &PluginName) -> Option<String> {
         match self.access(plugin) {
             Some(Access::Blocked(reason)) => Some(reason),
@@ -110,8 +114,9 @@ impl PluginSql {
         }
     }
 
-    /// Before an activation: the login gets these rights, or the activation is refused. What is too much for the revision that stays active
-    /// after all, the next [`PluginSql::reconcile`] takes back.
+    /// Before an activation: gives the login these rights, or the activation is refused. If the
+    /// previous revision stays active after all, the next [`PluginSql::reconcile`] revokes what is
+    /// too much.
     pub async fn prepare(&self, plugin: &PluginName, wanted: &Wanted) -> Result<(), RoleError> {
         roles::check_tables(&self.0.pool, wanted).await?;
         roles::reconcile(&self.0.pool, self.installation().await?, plugin, wanted).await?;
@@ -121,32 +126,33 @@ impl PluginSql {
         Ok(())
     }
 
-    /// Returns soon after a commit with jobs in this process, or after `at_most`. Closes connections that nobody uses.
+    /// Returns soon after a commit with jobs in this process, or after `at_most`. Closes idle
+    /// connections.
     pub async fn wait_for_jobs(&self, at_most: Duration) {
         tokio::time::timeout(at_most, self.0.committed.notified()).await.ok();
         self.0.pools.sweep().await;
     }
 
     fn access(&self, plugin: &PluginName) -> Option<Access> {
-        self.0.access.lock().unwrap_or_else(PoisonError::into_inner).get(plugin).cloned()
+        self.0.access.lock().get(plugin).cloned()
     }
 
-    /// Those that have a login here, in order.
+    /// Plugins that have a login here, sorted.
     fn plugins(&self) -> BTreeSet<PluginName> {
-        let access = self.0.access.lock().unwrap_or_else(PoisonError::into_inner);
+        let access = self.0.access.lock();
         let has_login = |access: &Access| !matches!(access, Access::Ready(wanted) if wanted.is_empty());
         access.iter().filter(|(_, access)| has_login(access)).map(|(plugin, _)| plugin.clone()).collect()
     }
 
     fn set_access(&self, plugin: &PluginName, access: Access) {
-        self.0.access.lock().unwrap_or_else(PoisonError::into_inner).insert(plugin.clone(), access);
+        self.0.access.lock().insert(plugin.clone(), access);
     }
 
     async fn lease(&self, plugin: &PluginName) -> Result<Lease, SqlError> {
         match self.access(plugin) {
             Some(Access::Ready(wanted)) if !wanted.is_empty() => {}
             Some(Access::Ready(_)) => return Err(SqlError::denied("no table is granted")),
-            // A start while Postgres is away.
+            // The host started while Postgres was away.
             None => return Err(SqlError::unavailable("the plugin's database login has not been looked at yet")),
             Some(Access::Blocked(_)) => {
                 return Err(SqlError::unavailable(
@@ -163,7 +169,7 @@ impl PluginSql {
             .username(&role)
             .password(&installation.password(&role))
             .application_name(&format!("patchbay plugin {plugin}"))
-            // Statements and their values are the plugin's business.
+            // Statements and their values must not be logged.
             .disable_statement_logging();
         self.0.pools.lease(plugin, &options, &role).await
     }
@@ -189,10 +195,10 @@ async fn run_all(
     Ok(answers)
 }
 
-/// Ends a transaction that failed, and gives its connection back when it is still in order.
+/// Ends a failed transaction, and gives its connection back if that is still in order.
 async fn abandon(mut lease: Lease, failed: Failed) -> SqlError {
     match failed {
-        // Dropped: the backend is ended.
+        // Dropping the lease ends the backend.
         Failed::Connection(error) => error,
         Failed::Statement(error) => {
             if lease.host_statement("rollback").await.is_ok() {
@@ -215,7 +221,7 @@ impl PluginDatabase for PluginSql {
         if statements.len() > MAX_STATEMENTS {
             return Err(SqlError::new("too-large", format!("at most {MAX_STATEMENTS} statements at once")));
         }
-        // Before a connection is taken for nothing.
+        // Checked before a connection is taken, so that a refused statement takes none.
         statements.iter().try_for_each(|statement| statement::check(&statement.text))?;
         let work = async {
             let mut lease = self.lease(plugin).await?;
@@ -232,7 +238,7 @@ impl PluginDatabase for PluginSql {
                 Ok(answers) => answers,
                 Err(failed) => return Err(abandon(lease, failed).await),
             };
-            // A deferred constraint may still say no; then Postgres has rolled back by itself.
+            // A deferred constraint may still fail here; Postgres has then rolled back.
             let committed = lease.host_statement("commit").await;
             if committed.is_ok() && jobs.is_some() {
                 self.0.committed.notify_one();

@@ -1,4 +1,4 @@
-//! Numbers of Postgres's built-in types (src/include/catalog/pg_type.dat): they never change.
+//! OIDs of Postgres's built-in types (src/include/catalog/pg_type.dat). They never change.
 
 pub(super) const BOOL: u32 = 16;
 pub(super) const BYTEA: u32 = 17;

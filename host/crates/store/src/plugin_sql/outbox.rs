@@ -1,8 +1,9 @@
-//! Jobs that become real with the commit of a plugin's transaction.
+//! The outbox: jobs that exist only after the commit of a plugin's transaction.
 //!
-//! The plugin's login inserts the row itself, within its transaction, so SQL of the guest could as well; but only the host can make the MAC,
-//! over everything in the row, and no nonce counts twice. A row is deleted in the same transaction that remembers its nonce, after its jobs
-//! are in their queue; a crash in between adds them again, under the same ids.
+//! The plugin's login inserts the row within its transaction, so the guest's SQL could insert rows
+//! too. But only the host can compute the MAC, which covers the whole row, and each nonce is
+//! accepted once. After a row's jobs are in their queue, one transaction deletes the row and stores
+//! its nonce. A crash before that adds the jobs again, under the same ids.
 
 use std::collections::HashSet;
 
@@ -20,24 +21,22 @@ use crate::StoreError;
 
 /// Rows per transaction of the relay.
 const BATCH: i64 = 100;
-/// How long nonces are remembered, and how old a row may become: older ones could not be told from replayed ones.
+/// How long nonces are remembered, and the maximum age of a row: an older row could not be
+/// distinguished from a replayed one.
 const REMEMBERED_DAYS: i32 = 30;
 
-/// Jobs of one row whose MAC is right, with ids that are the same each time.
+/// Jobs of one row with a valid MAC. Their ids are the same each time.
 #[derive(Debug)]
 pub struct OutboxEntry {
-    /// Whose.
     pub plugin: PluginName,
-    /// To be added.
     pub jobs: Vec<NewJob>,
     row: i64,
     nonce: Uuid,
 }
 
-/// Rows that nobody else relays meanwhile. Dropped, they are there again.
+/// Rows that this process has locked. When the batch is dropped, they are free again.
 pub struct OutboxBatch {
     tx: Transaction<'static, Postgres>,
-    /// To be added to their queues.
     pub entries: Vec<OutboxEntry>,
     forged: Vec<i64>,
 }
@@ -74,7 +73,7 @@ pub(super) async fn write(
 }
 
 impl PluginSql {
-    /// The oldest rows that nobody else relays; none when there are none.
+    /// The oldest rows that no other process has locked; `None` when there are none.
     pub async fn take_outbox(&self) -> Result<Option<OutboxBatch>, StoreError> {
         let mut tx = self.0.pool.begin().await?;
         let rows = sqlx::query(
@@ -98,7 +97,7 @@ impl PluginSql {
             match entry(installation, id, &plugin, &row, &mut seen)? {
                 Ok(entry) => batch.entries.push(entry),
                 Err(reason) => {
-                    // Claimed, and by nobody to be believed.
+                    // The row claims this plugin, but its MAC is wrong, so the name may be false.
                     tracing::error!(
                         row = id,
                         claimed_plugin = plugin,
@@ -145,7 +144,8 @@ fn entry(
 }
 
 impl OutboxBatch {
-    /// After their jobs are in their queues: they, and what was forged, are gone for good. Those that are left out are there again.
+    /// Called after the jobs are in their queues: deletes the added rows and the forged rows. Rows
+    /// that are left out become free again.
     pub async fn done(mut self, added: &[OutboxEntry]) -> Result<(), StoreError> {
         let nonces: Vec<Uuid> = added.iter().map(|entry| entry.nonce).collect();
         let rows: Vec<i64> = added.iter().map(|entry| entry.row).chain(self.forged).collect();

@@ -1,7 +1,8 @@
-//! Parameters: what a guest gives becomes what the statement wants.
+//! Converts a guest's parameters to the types that the statement needs.
 //!
-//! The few types that every plugin uses are encoded here. Text for any other type is handed to Postgres, in the same transaction, which reads
-//! it as that type and answers in its binary form; so whatever Postgres can read works, in exactly Postgres's words.
+//! The types that most plugins use are encoded here. Text for any other type is sent to Postgres,
+//! in the same transaction, which reads it as that type and returns its binary form; so everything
+//! that Postgres can read works, with Postgres's own error messages.
 
 use patchbay_model::sql::{SqlError, SqlValue};
 use sqlx::encode::IsNull;
@@ -13,7 +14,7 @@ use sqlx::{Arguments, AssertSqlSafe, Encode, PgConnection, Postgres, Row, Type, 
 use super::error;
 use super::oid;
 
-/// Bytes that are already in the wire form of their type.
+/// Bytes in the wire form of their type.
 struct Raw {
     bytes: Option<Vec<u8>>,
     info: PgTypeInfo,
@@ -43,11 +44,11 @@ impl Encode<'_, Postgres> for Raw {
 enum Encoded {
     Null,
     Binary(Vec<u8>),
-    /// To be read by Postgres.
+    /// Text that Postgres has to read.
     Text(String),
 }
 
-/// For the types that the statement was prepared with.
+/// `types` are those that the statement was prepared with.
 pub(super) async fn convert(
     connection: &mut PgConnection,
     values: Vec<SqlValue>,
@@ -91,7 +92,7 @@ fn encode(value: SqlValue, info: &PgTypeInfo) -> Result<Encoded, String> {
             _ => Encoded::Text(value.to_string()),
         },
         SqlValue::Float(value) if oid == oid::FLOAT8 => Encoded::Binary(value.to_be_bytes().into()),
-        // Postgres's spelling of infinity is Rust's, apart from letters' case.
+        // Postgres spells infinity as Rust does, except for upper and lower case.
         SqlValue::Float(value) => Encoded::Text(value.to_string()),
         SqlValue::Text(text) | SqlValue::Json(text) if is_text || oid == oid::JSON => {
             Encoded::Binary(text.into_bytes())
@@ -103,7 +104,7 @@ fn encode(value: SqlValue, info: &PgTypeInfo) -> Result<Encoded, String> {
     })
 }
 
-/// A JSON array as Postgres writes arrays.
+/// A JSON array in Postgres's array syntax.
 fn array_literal(json: &str) -> Result<String, String> {
     fn element(value: &serde_json::Value, out: &mut String) {
         let mut quote = |text: &str| {
@@ -151,7 +152,7 @@ async fn read_by_postgres(
     }
     let failed = |failed: sqlx::Error| error::guest(&failed);
     let oids: Vec<i64> = places.iter().map(|&place| types[place].oid().map_or(0, |oid| oid.0.into())).collect();
-    // By catalogue, since the names that types go by in messages are not always those that a cast understands.
+    // From the catalogue, because a cast does not accept all the type names that messages use.
     let names: Vec<String> = sqlx::query_scalar(
         "select pg_catalog.format('%I.%I', n.nspname, t.typname) from pg_catalog.unnest($1::pg_catalog.int8[]) with ordinality as wanted (oid, place) \
          join pg_catalog.pg_type t on t.oid operator(pg_catalog.=) wanted.oid::pg_catalog.oid \

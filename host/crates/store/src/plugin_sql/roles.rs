@@ -1,7 +1,8 @@
 //! One login per plugin, with exactly the rights that are granted.
 //!
-//! Compares what Postgres says with what is wanted and changes the difference, in one transaction; every process may do it at any time.
-//! Where our own login may not make such changes, nothing is changed and the statements are handed to whoever may.
+//! Compares the rights in Postgres with the wanted ones and changes the difference, in one
+//! transaction; every process may do it at any time. If the host's login may not make such changes,
+//! nothing is changed and the error names the statements that an administrator has to run.
 
 use std::collections::BTreeSet;
 
@@ -12,21 +13,20 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Row};
 use super::installation::Installation;
 use crate::StoreError;
 
-/// Why a login does not have the rights that it should.
+/// Why a login does not have the rights that it should have.
 #[derive(Debug, thiserror::Error)]
 pub enum RoleError {
-    /// What is asked for cannot be granted: change the manifest or the database.
+    /// The rights cannot be granted: change the manifest or the database.
     #[error("{0}")]
     Refused(String),
-    /// Our own login may not do it: somebody who may must run these.
+    /// The host's login may not grant them: an administrator must run these statements.
     #[error("the database administrator must run this first ({reason}):\n{}", statements.join(";\n") + ";")]
     NeedsAdministrator {
-        /// Postgres's words.
+        /// Postgres's message.
         reason: String,
-        /// In order.
+        /// To be run in this order.
         statements: Vec<String>,
     },
-    /// Postgres.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -37,13 +37,13 @@ impl From<sqlx::Error> for RoleError {
     }
 }
 
-/// A table and what may be done with it.
+/// Tables, and what the plugin may do with each.
 pub type Wanted = Vec<(TableName, TableAccess)>;
 
-/// Columns that the login of a plugin fills in; the others are Postgres's.
+/// Columns that the plugin's login may fill in; Postgres fills in the others.
 const OUTBOX_COLUMNS: [&str; 6] = ["plugin", "nonce", "issued_ms", "grants", "payload", "mac"];
 
-/// One right, as Postgres keeps it. No relation: on the schema itself. No column: on the whole relation.
+/// One right, as Postgres stores it. No relation: on the schema. No column: on all of the relation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Right {
     schema: String,
@@ -72,7 +72,7 @@ impl Right {
         }
     }
 
-    /// `select (a) on table s.t`.
+    /// For example `select (a) on table s.t`.
     fn text(&self) -> String {
         let column = self.column.as_deref().map(|column| format!(" ({})", quoted(column))).unwrap_or_default();
         let object = match &self.relation {
@@ -86,7 +86,7 @@ impl Right {
     }
 }
 
-/// Whether plugins could break out of the rights that a manifest asks for, or get none.
+/// Refuses tables that would give a plugin more rights than its manifest asks for, or none.
 pub(super) async fn check_tables(pool: &PgPool, wanted: &Wanted) -> Result<(), RoleError> {
     let schemas: BTreeSet<&str> = wanted.iter().map(|(table, _)| table.schema()).collect();
     for (table, access) in wanted {
@@ -137,7 +137,7 @@ pub(super) async fn check_tables(pool: &PgPool, wanted: &Wanted) -> Result<(), R
     Ok(())
 }
 
-/// By catalogue: `to_regclass` fails where our own login may not look into the schema.
+/// Looked up in the catalogue: `to_regclass` fails where the host's login may not use the schema.
 async fn oid_of(connection: &mut PgConnection, table: &TableName) -> Result<Option<i64>, RoleError> {
     let oid = sqlx::query_scalar(
         "select c.oid::int8 from pg_class c join pg_namespace n on n.oid = c.relnamespace \
@@ -146,7 +146,7 @@ async fn oid_of(connection: &mut PgConnection, table: &TableName) -> Result<Opti
     Ok(oid.bind(table.schema()).bind(table.table()).fetch_optional(connection).await?)
 }
 
-/// Makes the login and its rights what is wanted.
+/// Gives the login exactly the wanted rights.
 pub(super) async fn reconcile(
     pool: &PgPool,
     installation: &Installation,
@@ -155,7 +155,7 @@ pub(super) async fn reconcile(
 ) -> Result<(), RoleError> {
     let role = installation.role(plugin);
     let mut tx = pool.begin().await?;
-    // One process at a time, by a lock that no plugin can hold.
+    // One process at a time. No plugin can hold this lock.
     sqlx::query("select from installation for update").execute(&mut *tx).await?;
     let Some(statements) = plan(&mut tx, installation, &role, wanted).await? else { return Ok(()) };
     for statement in &statements {
@@ -164,13 +164,13 @@ pub(super) async fn reconcile(
             let message = database.message().to_owned();
             return Err(match database.code().as_deref() {
                 Some("42501") => RoleError::NeedsAdministrator { reason: message, statements },
-                // No such schema, table or column.
+                // There is no such schema, table or column.
                 Some("3F000" | "42P01" | "42703") => RoleError::Refused(message),
                 _ => error.into(),
             });
         }
     }
-    // Where our login may not grant, Postgres only warns.
+    // Postgres only warns where the host's login may not grant a right, so this checks again.
     if let Some(left) = plan(&mut tx, installation, &role, wanted).await? {
         let reason = "our login lacks the grant option, or somebody else granted".to_owned();
         return Err(RoleError::NeedsAdministrator {
@@ -183,7 +183,7 @@ pub(super) async fn reconcile(
     Ok(())
 }
 
-/// What is to be done; nothing when all is as wanted.
+/// The statements that are needed; `None` when all rights are as wanted.
 async fn plan(
     connection: &mut PgConnection,
     installation: &Installation,
@@ -229,14 +229,14 @@ async fn plan(
             for group in row.try_get::<Vec<String>, _>("memberships")? {
                 statements.push(format!("revoke {} from {quoted_role}", quoted(&group)));
             }
-            // To end its backends.
+            // The host needs this to end the login's backends.
             if !row.try_get::<bool, _>("may_signal")? {
                 statements.push(format!("grant {quoted_role} to {}", row.try_get::<String, _>("us")?));
             }
         }
     }
     let wanted = rights(&mut *connection, wanted).await?;
-    // Not with 0 for a login that is not there yet: that means everybody.
+    // Not with OID 0 for a login that does not exist yet: 0 means everybody.
     let actual = match oid {
         Some(oid) => actual(&mut *connection, oid).await?,
         None => BTreeSet::new(),
@@ -260,7 +260,7 @@ async fn rights(connection: &mut PgConnection, wanted: &Wanted) -> Result<BTreeS
             continue;
         }
         let Some(oid) = oid_of(&mut *connection, table).await? else { continue };
-        // Of columns that number themselves (serial).
+        // Sequences of serial columns.
         let sequences = sqlx::query(
             "select n.nspname::text as schema, s.relname::text as name from pg_depend d \
                join pg_class s on s.oid = d.objid and s.relkind = 'S' join pg_namespace n on n.oid = s.relnamespace \

@@ -1,4 +1,5 @@
-//! Columns: Postgres's binary forms become the contract's values. The forms are those of `*send` in src/backend/utils/adt.
+//! Columns: converts Postgres's binary forms to values of the contract. The forms are those of
+//! `*send` in src/backend/utils/adt.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -11,10 +12,10 @@ use sqlx::postgres::{PgTypeInfo, PgTypeKind, PgValueRef};
 
 use super::oid;
 
-/// Arrays within arrays within columns: Postgres itself knows 6 dimensions.
+/// Limit for arrays within arrays. Postgres itself has at most 6 dimensions.
 const MAX_DIMENSIONS: usize = 6;
 
-/// The value and its size in bytes.
+/// Returns the value and its size in bytes.
 pub(super) fn value(raw: &PgValueRef<'_>) -> Result<(SqlValue, usize), String> {
     if raw.is_null() {
         return Ok((SqlValue::Null, 1));
@@ -137,7 +138,7 @@ fn numeric(bytes: &[u8]) -> Result<String, String> {
         _ => {}
     }
     let digits = (0..digits).map(|_| reader.short()).collect::<Result<Vec<i16>, _>>()?;
-    // Groups of four decimal digits; `weight` is the place of the first one.
+    // Groups of four decimal digits; `weight` is the position of the first group.
     let group = |place: i32| {
         let index = usize::try_from(weight - place).ok();
         index.and_then(|index| digits.get(index).copied()).unwrap_or(0)
@@ -176,7 +177,7 @@ fn date(days: i32) -> Result<String, String> {
 }
 
 fn time(micros: i64) -> Result<String, String> {
-    // Postgres knows 24:00:00.
+    // Postgres allows 24:00:00.
     if micros == 24 * 3_600 * 1_000_000 {
         return Ok("24:00:00".into());
     }
@@ -200,7 +201,7 @@ fn timestamp(micros: i64, has_zone: bool) -> Result<String, String> {
     })
 }
 
-/// As with `intervalstyle = iso_8601`.
+/// As Postgres writes it with `intervalstyle = iso_8601`.
 fn interval(bytes: &[u8]) -> Result<String, String> {
     let mut reader = Reader(bytes);
     let micros = i64::from_be_bytes(fixed(reader.take(8)?)?);

@@ -1,7 +1,7 @@
-//! One statement of a guest, on a connection whose transaction is open.
+//! Runs one statement of a guest, on a connection with an open transaction.
 //!
-//! Only the extended protocol: Postgres itself refuses a second statement in one text. The first keyword keeps out what would end the
-//! transaction or change the session.
+//! In the extended protocol Postgres itself refuses a second statement in one text. The check of
+//! the first keyword refuses what would end the transaction or change the session.
 
 use std::pin::pin;
 
@@ -12,11 +12,11 @@ use sqlx::{AssertSqlSafe, Column, Either, Executor, PgConnection, Row, SqlSafeSt
 use super::{error, parameters, rows};
 
 const KEYWORDS: [&str; 7] = ["select", "insert", "update", "delete", "merge", "with", "values"];
-/// Longest text: a statement, not data, which goes into parameters.
+/// Limit for a statement's text. Data belongs in parameters.
 const MAX_TEXT_BYTES: usize = 256 << 10;
-/// Rows of all statements of one transaction: what a call with 64 MiB of memory can hold.
+/// Limit for the rows of one transaction: what a call with 64 MiB of memory can hold.
 const MAX_ROWS: usize = 10_000;
-/// Bytes of their values.
+/// Limit for the bytes of their values.
 const MAX_BYTES: usize = 4 << 20;
 
 /// What the statements of one transaction may still return.
@@ -31,11 +31,10 @@ impl Default for Budget {
     }
 }
 
-/// How a statement failed.
 pub(super) enum Failed {
     /// The connection is in order; the transaction has failed.
     Statement(SqlError),
-    /// Postgres is still sending, or gone.
+    /// Postgres is still sending, or is gone.
     Connection(SqlError),
 }
 
@@ -49,12 +48,12 @@ impl Failed {
     fn of(error: &sqlx::Error) -> Self {
         let stale_plan = error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "0A000");
         let told = error::guest(error);
-        // A table was altered under a prepared statement: another connection prepares it anew.
+        // A table was altered after the statement was prepared: another connection prepares again.
         if error.as_database_error().is_none() || stale_plan { Self::Connection(told) } else { Self::Statement(told) }
     }
 }
 
-/// Refuses what is not one of the few statements that leave transaction and session alone.
+/// Allows only the few statements that change neither the transaction's state nor the session.
 pub(super) fn check(text: &str) -> Result<(), SqlError> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(SqlError::new(
@@ -74,7 +73,7 @@ pub(super) fn check(text: &str) -> Result<(), SqlError> {
     Err(SqlError::denied(format!("a statement begins with one of {}", KEYWORDS.join(", ").to_ascii_uppercase())))
 }
 
-/// Skips white space, comments (which nest, as in Postgres) and opening parentheses.
+/// Skips white space, comments (they nest, as in Postgres) and opening parentheses.
 fn after_comments(mut text: &str) -> Option<&str> {
     loop {
         text = text.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '(');

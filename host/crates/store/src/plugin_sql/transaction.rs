@@ -1,4 +1,5 @@
-//! A transaction that a guest holds open between statements. It ends by itself, so that a guest that dawdles holds no locks for long.
+//! A transaction that a guest keeps open between statements. It has a time limit, so that a slow
+//! guest does not hold locks for long.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use super::lease::Lease;
 use super::statement::{self, Budget, Failed};
 use super::{PluginSql, abandon, late, left, outbox};
 
-/// The contract's.
+/// The limit is part of the contract.
 const LIFE: Duration = Duration::from_secs(5);
 
 struct Open {
@@ -21,10 +22,10 @@ struct Open {
     plugin: PluginName,
     ends_at: Instant,
     is_open: Arc<AtomicBool>,
-    /// Absent once it has ended.
+    /// `None` once the transaction has ended.
     lease: Arc<Mutex<Option<(Lease, Budget)>>>,
     has_jobs: AtomicBool,
-    /// Ends it when its time is over.
+    /// Ends the transaction at its time limit.
     timer: tokio::task::JoinHandle<()>,
 }
 
@@ -43,7 +44,7 @@ pub(super) async fn open(
         async move {
             tokio::time::sleep_until(ends_at.into()).await;
             is_open.store(false, Ordering::SeqCst);
-            // A statement that runs ends by the same time.
+            // A running statement ends at the same time.
             let ended = lease.lock().await.take();
             if let Some((lease, _)) = ended {
                 abandon(lease, Failed::Statement(late(()))).await;
@@ -60,13 +61,13 @@ fn ended() -> SqlError {
 }
 
 impl Open {
-    /// Runs one step. One that does not come to its end takes the transaction with it.
+    /// Runs one step. If the step does not finish, the transaction ends.
     async fn step<T>(
         &self,
         act: impl AsyncFnOnce(&mut Lease, &mut Budget) -> Result<T, Failed>,
     ) -> Result<T, SqlError> {
         let mut slot = self.lease.lock().await;
-        // Taken out: when the guest's call ends here, the lease is dropped, and its backend ended.
+        // Taken out: if the guest's call ends here, dropping the lease ends its backend.
         let (mut lease, mut budget) = slot.take().ok_or_else(ended)?;
         let result = tokio::time::timeout_at(self.ends_at.into(), act(&mut lease, &mut budget)).await;
         match result {
@@ -74,7 +75,7 @@ impl Open {
                 *slot = Some((lease, budget));
                 Ok(done)
             }
-            // Postgres refuses everything but a rollback from here on; the guest may hear that from it.
+            // From here on Postgres refuses everything except a rollback, and tells the guest so.
             Ok(Err(Failed::Statement(error))) => {
                 *slot = Some((lease, budget));
                 Err(error)
@@ -94,7 +95,7 @@ impl Open {
 #[async_trait]
 impl SqlTransaction for Open {
     async fn run(&self, statement: SqlStatement) -> Result<SqlAnswer, SqlError> {
-        // Refused before Postgres sees it, and without harm to the transaction.
+        // A text that is refused before Postgres gets it does not fail the transaction.
         statement::check(&statement.text)?;
         self.step(async |lease, budget| statement::run(lease.connection()?, statement, budget).await).await
     }
@@ -111,7 +112,7 @@ impl SqlTransaction for Open {
         let (mut lease, _) = slot.take().ok_or_else(ended)?;
         self.is_open.store(false, Ordering::SeqCst);
         let commit = async {
-            // COMMIT of a failed transaction is a ROLLBACK that reports success: this finds out.
+            // COMMIT of a failed transaction is a ROLLBACK that reports success; this detects it.
             lease.host_statement("select").await.map_err(Failed::Statement)?;
             lease.host_statement("commit").await.map_err(Failed::Statement)
         };
@@ -134,16 +135,16 @@ impl SqlTransaction for Open {
 }
 
 impl Drop for Open {
-    /// Without a commit: rolled back, at once.
+    /// Dropped without a commit: rolls back at once.
     fn drop(&mut self) {
         self.timer.abort();
         self.is_open.store(false, Ordering::SeqCst);
         let lease = Arc::clone(&self.lease);
-        // Nobody else holds the slot: a step in progress would hold the transaction itself.
+        // No other task holds the slot: a step in progress would hold the transaction itself.
         if let Ok(mut slot) = lease.try_lock()
             && let Some((lease, _)) = slot.take()
         {
-            // Dropped on a guest's thread, when its call ended in the middle.
+            // This may run on a guest's thread, when its call ended in the middle.
             self.sql.0.pools.runtime.spawn(abandon(lease, Failed::Statement(late(()))));
         }
     }

@@ -1,24 +1,24 @@
-//! A filter as a condition in SQL. Every value is bound.
+//! Translates a filter to an SQL condition. Every value is bound.
 
 use chrono::{DateTime, Utc};
 use patchbay_model::attempt::VerdictKind;
 use patchbay_model::fingerprint::Fingerprint;
 use sqlx::{Postgres, QueryBuilder, Row};
 
-use super::{Place, Selection};
+use super::{SearchCursor, Selection};
 use crate::{Store, StoreError};
 
-/// A selection, and what is looked up once for all its windows.
+/// A selection, with the values that are looked up once for all its windows.
 pub(super) struct Resolved<'a> {
     pub(super) selection: Selection<'a>,
-    /// Where the index has the queue in front of the job's id.
+    /// Set where the index has the queue before the job's id.
     queues: Option<Vec<String>>,
     /// Digests that begin as the filter says.
     revisions: Option<Vec<String>>,
     group: Option<Group>,
 }
 
-/// A group of dead letters.
+/// A dead-letter group.
 struct Group {
     queue: String,
     fingerprint: Fingerprint,
@@ -26,18 +26,19 @@ struct Group {
     revision: String,
 }
 
-/// A part of time: from the first included to the second excluded, or, behind a row, included.
+/// A range of time: the first is included, the second excluded. With a row, only what comes after
+/// that row, and the second is included.
 pub(super) struct Window<'a> {
     pub(super) from: DateTime<Utc>,
     pub(super) to: DateTime<Utc>,
-    pub(super) behind: Option<&'a Place>,
+    pub(super) behind: Option<&'a SearchCursor>,
 }
 
 impl Store {
     pub(super) async fn resolve<'a>(&self, selection: Selection<'a>) -> Result<Resolved<'a>, StoreError> {
         let filter = selection.filter;
         if filter.data.len() != selection.terms.len() {
-            // Left out, they would select more than was asked for.
+            // Without a value's term, the condition would select more than was asked for.
             return Err(StoreError::Conflict("a filter by job data needs a term for each of its values".into()));
         }
         let queues = match (&filter.queue, &filter.job) {
@@ -77,17 +78,17 @@ impl Store {
 }
 
 impl Resolved<'_> {
-    /// Nothing can be found.
+    /// Whether the filter can match nothing.
     pub(super) fn is_nothing(&self) -> bool {
         self.queues.as_ref().is_some_and(Vec::is_empty) || self.revisions.as_ref().is_some_and(Vec::is_empty)
     }
 
-    /// An index leads to few rows, wherever in time they are.
+    /// Whether an index leads to few rows, independent of their time.
     pub(super) fn is_pointed(&self) -> bool {
         self.selection.filter.job.is_some() || self.selection.filter.correlation_id.is_some()
     }
 
-    /// Tables and condition of a `from`; `a` is what the attempts are called.
+    /// Tables and condition of a `from`; `a` is the alias of the attempts.
     pub(super) fn push(&self, query: &mut QueryBuilder<Postgres>, a: &str, window: &Window<'_>) {
         let Selection { prefix, filter, terms } = self.selection;
         query.push(format!("attempts {a}"));
@@ -98,7 +99,7 @@ impl Resolved<'_> {
             ));
         }
         query.push(format!(" where {a}.prefix = ")).push_bind(prefix.to_owned());
-        // Of the terms too: the planner does not conclude it.
+        // The condition is repeated for the terms, because the planner does not infer it.
         let tables = std::iter::once(a.to_owned()).chain((0..terms.len()).map(|n| format!("{a}{n}")));
         for table in tables {
             query.push(format!(" and {table}.finished_at >= ")).push_bind(window.from);
@@ -142,13 +143,15 @@ impl Resolved<'_> {
             query.push(format!(" and {a}.queue = any(")).push_bind(queues.clone()).push(")");
         }
         if let Some(revisions) = &self.revisions {
-            // Beginnings are what the index has.
+            // The index has only the beginnings of digests.
             let beginning = |revision: &String| revision.chars().take(8).collect::<String>();
-            // A case, of which the planner thinks nothing: it would take the whole digest and its beginning for two rare things, expect a
-            // handful of rows, and read all failures for them.
+            // Within `case`, the planner ignores the condition. Otherwise it would treat the whole
+            // digest and its beginning as two independent rare conditions, expect a few rows, and
+            // read all failures for them.
             query.push(format!(" and case when {a}.revision = any(")).push_bind(revisions.clone());
             query.push(") then true else false end");
-            // Of one the index gives the rows in the order of their time, of several (PostgreSQL 15) it does not.
+            // For one revision the index gives rows ordered by time, for several not (PostgreSQL
+            // 15).
             if let [revision] = &revisions[..] {
                 query.push(format!(" and left({a}.revision, 8) = ")).push_bind(beginning(revision));
             } else {
@@ -160,12 +163,12 @@ impl Resolved<'_> {
             query.push(format!(" and strpos(lower({a}.message), lower(")).push_bind(text.clone()).push(")) > 0");
         }
         if self.is_of_failures() {
-            // Says nothing new, except to the planner: the indexes of failures will do.
+            // Redundant, but it lets the planner use the indexes of failures.
             query.push(format!(" and {a}.outcome <> 'completed'"));
         }
     }
 
-    /// Where an outcome does not say it already: twice, the planner would expect a thirtieth of the rows.
+    /// False where an outcome says it: with both, the planner would expect a thirtieth of the rows.
     fn is_of_failures(&self) -> bool {
         let filter = self.selection.filter;
         if filter.outcome.is_some() {

@@ -1,31 +1,26 @@
-//! How many a filter means, before something is done with them.
+//! Counts what a filter matches, before an operation on it.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use sqlx::{Postgres, QueryBuilder};
 
 use super::condition::{Resolved, Window};
 use super::{Selection, is_timeout, milliseconds};
 use crate::{Store, StoreError};
 
-/// How many jobs and attempts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Each once.
+    /// Each job once.
     pub jobs: u64,
-    /// All that the filter means.
     pub attempts: u64,
-    /// Counted to the end; else there are at least so many.
+    /// False: the count ran out of time, and there are at least this many.
     pub exact: bool,
-    /// What Postgres takes the number of attempts for, where they were not counted to the end.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Postgres's estimate of the number of attempts, when they were not all counted.
     pub estimate: Option<u64>,
 }
 
-/// The first portion; each is twice as large as the one before, as long as their time does not matter.
+/// The first portion. Each next one is twice as large, unless the time of its rows matters.
 const PORTION: usize = 128;
 const LARGEST: usize = 8_192;
 
@@ -52,7 +47,8 @@ impl Store {
             return Ok(Count { exact: true, ..Count::default() });
         };
         let window = Window { from, to, behind: None };
-        // In portions, and not by Postgres alone, which would have nothing to show when its time is over. A job is as good as its hash here.
+        // In portions, because a single `count` of Postgres would return nothing when its time is
+        // over. A hash is enough to count distinct jobs.
         let mut query = QueryBuilder::new(
             "declare matching no scroll cursor for \
              select hashtextextended(a.queue || '/' || a.job_id || '/' || a.job_created_ms, 0) from ",

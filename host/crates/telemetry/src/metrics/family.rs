@@ -1,4 +1,4 @@
-//! Writing one family of the page: its name, its help, its series.
+//! Writes one metric family of the page: its name, help and series.
 
 use std::fmt;
 
@@ -8,7 +8,6 @@ use prometheus_client::registry::Unit;
 
 use super::histogram::Reading;
 
-/// Of one series.
 pub type Labels<'a> = Vec<(&'a str, &'a str)>;
 
 /// Names and help of one family. A family without series is left out.
@@ -30,7 +29,6 @@ impl Family<'_, '_> {
         self.write(MetricType::Gauge, series, |mut encoder, value| encoder.encode_gauge(&value))
     }
 
-    /// One without labels.
     pub fn gauge<V: EncodeGaugeValue>(self, value: Option<V>) -> fmt::Result {
         self.gauges(value.map(|value| (Labels::new(), value)))
     }

@@ -1,16 +1,17 @@
-//! A histogram of atomics: the library's own takes a lock per observation, which guests' threads must not share with a scrape.
+//! A histogram of atomics. The library's own takes a lock per observation, which guests' threads
+//! must not share with a scrape.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// From a call that hardly does anything to the longest that a client of an API usually waits.
+/// From a call that does almost nothing to the longest time that clients of an API usually wait.
 const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// From a queue that keeps up to one that stood still for a day.
+/// From a queue without delays to one that stood still for a day.
 const WAITS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0];
 
 const MIB: f64 = 1_048_576.0;
-/// From a small guest in Rust (about 1 MiB) to the default ceiling of the host (512 MiB), and the step beyond.
+/// From a small guest in Rust (about 1 MiB) to the host's default ceiling (512 MiB), and one more.
 const MEMORY: &[f64] = &[
     MIB,
     2.0 * MIB,
@@ -25,18 +26,18 @@ const MEMORY: &[f64] = &[
     1024.0 * MIB,
 ];
 
-/// Counts by bucket, and their sum in whole units (nanoseconds, bytes), so that adding is one instruction.
+/// Counts per bucket, and the sum in whole units (nanoseconds, bytes): one instruction to add.
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [f64],
-    /// Of the base unit (seconds, bytes) in one whole unit.
+    /// Base units (seconds, bytes) in one whole unit.
     scale: f64,
-    /// One more than bounds.
+    /// One more than `bounds`.
     counts: Box<[AtomicU64]>,
     sum: AtomicU64,
 }
 
-/// What a scrape reads. Its count is that of its buckets, so that the two never disagree.
+/// What a scrape reads. The count is the sum of the buckets, so that the two never disagree.
 #[derive(Debug, Clone)]
 pub struct Reading {
     pub sum: f64,
@@ -67,7 +68,6 @@ impl Histogram {
         self.observe(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// In whole units.
     pub fn observe(&self, units: u64) {
         let value = units as f64 * self.scale;
         let bucket = self.bounds.partition_point(|bound| *bound < value);

@@ -1,4 +1,5 @@
-//! What numbers are made of: histograms, families of Prometheus's text format, and those that every process and every HTTP server has.
+//! Building blocks of metrics: histograms, families of Prometheus's text format, and the metrics of
+//! every process and every HTTP server.
 
 pub mod family;
 pub mod histogram;

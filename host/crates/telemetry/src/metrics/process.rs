@@ -1,8 +1,8 @@
-//! This process as Linux sees it, under the names that every Prometheus client library uses. What cannot be read is left out.
+//! Metrics of this process on Linux, under the names that all Prometheus client libraries use.
+//! Values that cannot be read are left out.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Memory, processor time and files of this process.
 #[derive(Debug, Default)]
 pub struct Process {
     pub cpu_seconds: Option<f64>,
@@ -14,16 +14,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Blocking, but of procfs only: some tens of microseconds.
+    /// Blocks, but reads only procfs: some tens of microseconds.
     pub fn read() -> Self {
         let mut process = std::fs::read_to_string("/proc/self/stat").map(|stat| Self::parse(&stat)).unwrap_or_default();
-        // The handle on the directory itself is one of them.
+        // One of them is the handle of the directory itself.
         process.open_files = std::fs::read_dir("/proc/self/fd").map(|files| files.count().saturating_sub(1)).ok();
         process.max_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         process
     }
 
-    /// proc_pid_stat(5); the name in parentheses may contain anything, so fields are counted from its end: the first is number 3.
+    /// proc_pid_stat(5); the name in parentheses may contain anything, so fields are counted from
+    /// its end: the first is number 3.
     fn parse(stat: &str) -> Self {
         let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
@@ -39,7 +40,6 @@ impl Process {
     }
 }
 
-/// Seconds since 1970.
 pub fn unix_seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

@@ -1,35 +1,34 @@
-//! HTTP requests by route, method and status. A route is its template (`/api/admin/queues/{queue}`), never a path: what clients put into
-//! one must not become a label.
+//! HTTP requests by route, method and status. A route is its template
+//! (`/api/admin/queues/{queue}`), never a path: a client's text must not become a label.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use parking_lot::{Mutex, RwLock};
 
 use super::histogram::{Histogram, Reading};
 
-/// Of requests for paths that no route serves.
+/// Route label of requests for paths that no route serves.
 pub const UNMATCHED: &str = "unmatched";
-/// Of requests whose client left before the answer.
+/// Status label of requests whose client left before the answer.
 const ABANDONED: &str = "abandoned";
 
 type Place = (&'static str, String);
 
-/// The requests of this process, since its start.
 #[derive(Debug, Default)]
 pub struct RequestMeters {
     routes: RwLock<HashMap<Place, Arc<Route>>>,
 }
 
-/// By route and method. A lock per request is little beside the request.
+/// By route and method. A lock per request costs little compared to the request.
 #[derive(Debug)]
 struct Route {
     duration: Histogram,
     statuses: Mutex<BTreeMap<Option<u16>, u64>>,
 }
 
-/// What a scrape reads.
 #[derive(Debug)]
 pub struct RouteReading {
     pub method: &'static str,
@@ -39,30 +38,30 @@ pub struct RouteReading {
 }
 
 impl RequestMeters {
-    /// Counts a request; no status: its client left.
+    /// Counts a request. No status means that the client left.
     pub fn count(&self, method: &Method, route: &str, status: Option<StatusCode>, took: Duration) {
         let route = self.of((known_method(method), route.to_owned()));
         route.duration.observe_time(took);
-        let mut statuses = route.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut statuses = route.statuses.lock();
         *statuses.entry(status.map(|status| status.as_u16())).or_default() += 1;
     }
 
     fn of(&self, place: Place) -> Arc<Route> {
-        if let Some(known) = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(&place) {
+        if let Some(known) = self.routes.read().get(&place) {
             return Arc::clone(known);
         }
-        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        let mut routes = self.routes.write();
         let new = || Arc::new(Route { duration: Histogram::of_seconds(), statuses: Mutex::default() });
         Arc::clone(routes.entry(place).or_insert_with(new))
     }
 
     /// In a stable order.
     pub fn read(&self) -> Vec<RouteReading> {
-        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let routes = self.routes.read();
         let mut all: Vec<_> = routes
             .iter()
             .map(|((method, route), meters)| {
-                let statuses = meters.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+                let statuses = meters.statuses.lock();
                 let text = |status: &Option<u16>| status.map_or_else(|| ABANDONED.to_owned(), |code| code.to_string());
                 RouteReading {
                     method,
@@ -77,7 +76,7 @@ impl RequestMeters {
     }
 }
 
-/// Clients and guests may invent methods.
+/// Clients and guests may invent methods, which are all `other`.
 pub fn known_method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

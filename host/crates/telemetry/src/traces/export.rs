@@ -1,6 +1,7 @@
-//! From ended spans to the collector: OTLP over HTTP, as protobuf, one batch at a time.
+//! Sends ended spans to the collector: OTLP over HTTP, as protobuf, one batch at a time.
 //!
-//! Not the SDK's batch processor: it has a thread of its own for a blocking client, and does not tell what it dropped.
+//! Does not use the SDK's batch processor: that has its own thread for a blocking client, and does
+//! not report what it dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,23 +25,22 @@ use tracing::{debug, info, warn};
 
 use super::TraceConfig;
 
-/// Ended spans that wait: some megabytes. Beyond it they are dropped.
+/// Most ended spans that wait: some megabytes. Further ones are dropped.
 const MAX_WAITING: usize = 4_096;
-/// Of one request.
 const MAX_BATCH: usize = 512;
-/// From the first span of a batch until it is sent.
+/// From the first span of a batch until the batch is sent.
 const DELAY: Duration = Duration::from_secs(1);
-/// For one request, its answer included.
+/// Limit of one request, including its answer.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
-/// For what is left at the end of the process.
+/// Limit for what is left at the end of the process.
 const LAST_LIMIT: Duration = Duration::from_secs(2);
 
-/// What became of ended spans since the start.
+/// Counts of ended spans since the start.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// The collector has taken them.
+    /// The collector accepted them.
     pub sent: AtomicU64,
-    /// It did not answer in time, or refused.
+    /// The collector did not answer in time, or refused them.
     pub failed: AtomicU64,
     /// They came faster than they could be sent.
     pub dropped: AtomicU64,
@@ -53,19 +53,18 @@ pub(super) struct Outbox {
     counts: Arc<Counts>,
 }
 
-/// The task that sends.
 pub struct Exporter {
     counts: Arc<Counts>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
-/// From now on, what comes out of the processor is sent.
+/// Starts sending what comes out of the processor.
 pub(super) fn new(config: &TraceConfig, resource: &Resource) -> anyhow::Result<(Outbox, Exporter)> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
     for (name, value) in &config.headers {
-        // Without the value: it is a credential.
+        // The message leaves out the value: it is a credential.
         let invalid = || format!("telemetry.otlp_headers: {name:?} cannot be a header, or its value not one's value");
         let mut value = HeaderValue::from_str(value).with_context(invalid)?;
         value.set_sensitive(true);
@@ -105,7 +104,6 @@ impl SpanProcessor for Outbox {
 }
 
 impl Exporter {
-    /// What became of spans.
     pub fn counts(&self) -> Arc<Counts> {
         Arc::clone(&self.counts)
     }
@@ -125,7 +123,7 @@ struct Sender {
     url: url::Url,
     resource: ResourceAttributesWithSchema,
     counts: Arc<Counts>,
-    /// So that its absence is logged once.
+    /// Whether the collector is unreachable, so that this is logged once.
     is_away: bool,
 }
 
@@ -175,10 +173,10 @@ impl Sender {
     }
 }
 
-/// Waits for a span, then a while for others.
+/// Waits for a span, then some time for more.
 async fn collect(spans: &mut mpsc::Receiver<SpanData>, batch: &mut Vec<SpanData>) {
     if spans.recv_many(batch, MAX_BATCH).await == 0 {
-        // Nobody can end a span any more.
+        // All senders are gone: no span can come.
         return std::future::pending().await;
     }
     let more = async { while batch.len() < MAX_BATCH && spans.recv_many(batch, MAX_BATCH - batch.len()).await > 0 {} };

@@ -1,9 +1,11 @@
-//! Traces: one span per hand-off (request, enqueue, attempt, guest call, capability call), for a collector of the operator's.
+//! Traces: one span per hand-off (request, enqueue, attempt, guest call, capability call), for the
+//! operator's collector.
 //!
-//! Owns what a span may say, by making it the only way to open one: names and attributes are given here and nowhere else, none of them
-//! comes from a log line, and none may be a path, a query, a header, a body, a job's name or data, or a guest's words. Context travels in
-//! [`Trace`], so that it crosses queues as it crosses calls. Without `telemetry.otlp_endpoint` nothing is made and nothing costs.
-//! Never blocks: what the exporter cannot take is dropped and counted.
+//! Owns what a span may contain, because spans are opened and named only here. No name or attribute
+//! comes from a log line, and none may be a path, a query, a header, a body, a job's name or data,
+//! or a guest's words. Context travels in [`Trace`], so that it crosses queues as it crosses calls.
+//! Without `telemetry.otlp_endpoint` no span is made and nothing costs time. Never blocks: what the
+//! exporter cannot accept is dropped and counted.
 
 mod export;
 
@@ -11,34 +13,32 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use opentelemetry::trace::{
-    Link, Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
-    Tracer as _, TracerProvider as _,
+    Link, Span as _, SpanContext, SpanId, SpanKind as OtelKind, Status, TraceContextExt, TraceFlags, TraceId,
+    TraceState, Tracer as _, TracerProvider as _,
 };
 use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample, Span};
+use opentelemetry_sdk::trace::{Sampler, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample, Span as OtelSpan};
 use patchbay_model::TraceParent;
 use patchbay_model::job::Trace;
 
 pub use export::{Counts, Exporter};
 
-/// Of the span that marks a deployment: never left out by sampling.
+/// Name of the span that marks a deployment. Sampling never leaves it out.
 const TAKEOVER: &str = "revision takes over";
 
-/// Where traces go.
 #[derive(Debug, Clone)]
 pub struct TraceConfig {
-    /// The collector's base address, as `OTEL_EXPORTER_OTLP_ENDPOINT` has it.
+    /// The collector's base address, as in `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub endpoint: url::Url,
     /// Sent with each batch; usually a credential.
     pub headers: Vec<(String, String)>,
-    /// Of traces that begin here, from 0.0 to 1.0; others are kept as their beginner wants.
+    /// Share of traces begun here that are kept, 0.0 to 1.0. For others, their origin decides.
     pub sample_ratio: f64,
-    /// Outside hosts that get `traceparent`.
+    /// Outside hosts that receive `traceparent`.
     pub propagate_to: Vec<String>,
-    /// `NODE_ENV` of old.
+    /// Formerly `NODE_ENV`.
     pub environment: String,
-    /// Name of this process.
     pub host: String,
 }
 
@@ -53,35 +53,29 @@ struct Active {
     propagate_to: Vec<String>,
 }
 
-/// A hand-off that takes place now; it ends when this is dropped. Perhaps nobody looks.
+/// A hand-off in progress, which ends when this is dropped. Empty when tracing is off.
 #[derive(Debug)]
 #[must_use = "its end is the end of the hand-off"]
-pub struct Step(Option<Span>);
+pub struct Span(Option<OtelSpan>);
 
-/// What a hand-off is.
 #[derive(Debug, Clone, Copy)]
-pub enum Kind {
-    /// A request that is answered here.
+pub enum SpanKind {
     Request,
-    /// Jobs that are added.
     Enqueue,
-    /// A job that runs.
     Attempt,
-    /// Code of a plugin that runs.
     Guest,
-    /// A call to something outside.
     Outside,
 }
 
 impl Traces {
-    /// Opens spans from now on, for the exporter to send.
+    /// From now on, spans are opened and the exporter sends them.
     pub fn start(config: TraceConfig) -> anyhow::Result<(Self, Exporter)> {
         let resource = Resource::builder_empty()
             .with_attributes([
                 KeyValue::new("service.name", "patchbay"),
                 KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
                 KeyValue::new("service.instance.id", config.host.clone()),
-                // The older name, which many dashboards still ask for, and the present one.
+                // The older name, which many dashboards still use, and the present one.
                 KeyValue::new("deployment.environment", config.environment.clone()),
                 KeyValue::new("deployment.environment.name", config.environment.clone()),
             ])
@@ -97,28 +91,28 @@ impl Traces {
         Ok((Self(Some(Arc::new(active))), exporter))
     }
 
-    /// Opens a span under what caused it. The name consists of words of ours and of manifests.
-    pub fn step(&self, kind: Kind, name: impl FnOnce() -> String, cause: &Trace) -> Step {
-        let Some(active) = &self.0 else { return Step(None) };
+    /// Opens a span under its cause. The name may have only our own words and words of manifests.
+    pub fn span(&self, kind: SpanKind, name: impl FnOnce() -> String, cause: &Trace) -> Span {
+        let Some(active) = &self.0 else { return Span(None) };
         let parent = cause.traceparent.map_or_else(Context::new, |parent| {
             let flags = if parent.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
             let (trace_id, span_id) = (TraceId::from(parent.trace_id), SpanId::from(parent.span_id));
             Context::new().with_remote_span_context(SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE))
         });
         let kind = match kind {
-            Kind::Request => SpanKind::Server,
-            Kind::Enqueue => SpanKind::Producer,
-            Kind::Attempt => SpanKind::Consumer,
-            Kind::Guest => SpanKind::Internal,
-            Kind::Outside => SpanKind::Client,
+            SpanKind::Request => OtelKind::Server,
+            SpanKind::Enqueue => OtelKind::Producer,
+            SpanKind::Attempt => OtelKind::Consumer,
+            SpanKind::Guest => OtelKind::Internal,
+            SpanKind::Outside => OtelKind::Client,
         };
         let builder = active.tracer.span_builder(name()).with_kind(kind);
-        Step(Some(active.tracer.build_with_context(builder, &parent)))
+        Span(Some(active.tracer.build_with_context(builder, &parent)))
     }
 
-    /// Marks that a revision has taken over on this host: a span of its own, which dashboards can show as a line.
+    /// Marks that a revision has taken over on this host, as a span of its own for dashboards.
     pub fn mark_takeover(&self, plugin: &str, revision: &str, version: &str, previous: Option<&str>) {
-        let mut step = self.step(Kind::Guest, || TAKEOVER.into(), &Trace::default());
+        let mut step = self.span(SpanKind::Guest, || TAKEOVER.into(), &Trace::default());
         step.set("patchbay.plugin", plugin.to_owned());
         step.set("patchbay.revision", revision.to_owned());
         step.set("patchbay.version", version.to_owned());
@@ -127,21 +121,21 @@ impl Traces {
         }
     }
 
-    /// Whether an outside host is to learn of the trace: only those that an operator names.
+    /// Whether an outside host gets the trace context: only hosts that an operator names.
     pub fn propagates_to(&self, host: &str) -> bool {
         self.0.as_ref().is_some_and(|active| active.propagate_to.iter().any(|named| named.eq_ignore_ascii_case(host)))
     }
 }
 
-impl Step {
-    /// Says something about it: words of ours, of manifests and of closed lists, and numbers.
+impl Span {
+    /// Sets an attribute: our own words, words of manifests and of closed lists, and numbers.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new(name, value));
         }
     }
 
-    /// It did not end well; why, as a word of a closed list.
+    /// Marks the span as failed; `why` is a word of a closed list.
     pub fn failed(&mut self, why: &'static str) {
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new("error.type", why));
@@ -149,7 +143,7 @@ impl Step {
         }
     }
 
-    /// Where this is in its trace; absent where nobody traces.
+    /// The position of this span in its trace; absent when tracing is off.
     pub fn place(&self) -> Option<TraceParent> {
         let context = self.0.as_ref()?.span_context();
         Some(TraceParent {
@@ -159,7 +153,7 @@ impl Step {
         })
     }
 
-    /// What is caused by this, as far as it is caused by `trace` otherwise.
+    /// The trace of what this span causes. All but the position comes from `trace`.
     pub fn causes(&self, trace: Trace) -> Trace {
         Trace { traceparent: self.place().or(trace.traceparent), ..trace }
     }
@@ -172,7 +166,7 @@ impl Step {
     }
 }
 
-/// Deployments always; everything else as its parent or the ratio says.
+/// Deployments are always kept; for everything else, the parent or the ratio decides.
 #[derive(Debug, Clone)]
 struct Sampling(Sampler);
 
@@ -182,7 +176,7 @@ impl ShouldSample for Sampling {
         parent: Option<&Context>,
         trace_id: TraceId,
         name: &str,
-        kind: &SpanKind,
+        kind: &OtelKind,
         attributes: &[KeyValue],
         links: &[Link],
     ) -> SamplingResult {
@@ -199,7 +193,7 @@ mod tests {
     fn without_a_collector_context_passes_on_as_it_came() {
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok();
         let trace = Trace { traceparent: parent, ..Trace::default() };
-        let step = Traces::default().step(Kind::Attempt, || unreachable!("nobody needs a name"), &trace);
+        let step = Traces::default().span(SpanKind::Attempt, || unreachable!("nobody needs a name"), &trace);
         assert_eq!((step.place(), step.causes(trace.clone())), (None, trace));
     }
 }

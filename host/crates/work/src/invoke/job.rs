@@ -1,4 +1,4 @@
-//! A job: the active revision of its queue's owner runs it.
+//! Runs a job in the active revision of the plugin that handles its queue.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::executor::{Execution, Executor, correlation_id};
 #[async_trait]
 impl Executor for Invoker {
     async fn execute(&self, delivery: &Delivery) -> Execution {
-        // Looked up per call, not per worker: this is what makes a swap take effect on the next job.
+        // Looked up per call, not per worker, so that a swap takes effect on the next job.
         let Some(revision) = self.runtime.registry().owner_of(&delivery.key.queue) else {
             return Execution {
                 ran_by: None,
@@ -72,7 +72,7 @@ impl Executor for Invoker {
         let (queue, id) = (&delivery.key.queue, delivery.key.id.as_str());
         // Without Redis the attempt cannot be settled either, and runs again.
         let children = self.services.queues.children_data(queue, &[id]).await.unwrap_or_default().concat();
-        self.redactions.of(queue).data_beside(&delivery.data, self.redactions.values(&children)).1
+        self.redactions.of(queue).data_with_others(&delivery.data, self.redactions.values(&children)).1
     }
 
     fn searchable(&self, delivery: &Delivery) -> Vec<(DataPath, String)> {

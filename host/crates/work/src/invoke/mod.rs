@@ -1,8 +1,9 @@
-//! The one way into a plugin: grants, limits, metering and tracing of every call are put together in [`Invoker::invoke`], and its failures
-//! become an answer in [`Invoked::answer`].
+//! The only way into a plugin. [`Invoker::invoke`] combines grants, limits, metering and tracing of
+//! every call, and [`Invoked::answer`] turns its end into an answer.
 //!
-//! Each kind of call only says what is called and for whom: [`job`] for the jobs of a queue, [`operation`] for
-//! whoever waits for an answer. Routes and webhooks of plugins come as two further entries.
+//! Each kind of call only says what is called and for whom: [`job`] for the jobs of a queue,
+//! [`operation`] for callers that wait for an answer. Routes and webhooks of plugins will be two
+//! more entries.
 
 mod job;
 mod operation;
@@ -18,7 +19,7 @@ use patchbay_model::job::Trace;
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_queue::JobHandle;
 use patchbay_runtime::{CallContext, CallReport, JobCall, OperationCall, Revision, Runtime};
-use patchbay_telemetry::traces::{Kind, Step, Traces};
+use patchbay_telemetry::traces::{Span, SpanKind, Traces};
 use serde_json::{Map, Value};
 
 pub use self::operation::{Answer, AnswerBody, CallFailure, Operation};
@@ -27,7 +28,6 @@ use crate::meters::{Entered, Meters};
 use crate::redactions::Redactions;
 use crate::settings::Settings;
 
-/// Calls plugins.
 pub struct Invoker {
     runtime: Arc<Runtime>,
     services: Arc<Services>,
@@ -38,58 +38,52 @@ pub struct Invoker {
     traces: Traces,
 }
 
-/// What is called in a plugin, and with what. The occupancy in a call is that of the revision's meters, whatever is given.
+/// What is called in a plugin, and with what. Any occupancy given here is replaced by that of the
+/// revision's meters.
 pub enum Entry {
-    /// `jobs.run`
+    /// Calls `jobs.run`.
     Job(Box<JobCall>),
-    /// `operations.call`
+    /// Calls `operations.call`.
     Operation(Box<OperationCall>),
-    /// `lifecycle.self-test`, before the revision is staged: nothing is granted, nothing outside is reachable, and it is neither traced nor
-    /// counted.
+    /// Calls `lifecycle.self-test` before the revision is staged. It has no grants, reaches nothing
+    /// outside, and is neither traced nor counted.
     SelfTest,
 }
 
-/// One call.
 pub struct Invocation {
-    /// What is called.
     pub entry: Entry,
-    /// What it is part of.
     pub trace: Trace,
-    /// The job that it runs, if it runs one.
     pub job: Option<RunningJob>,
 }
 
-/// A job while a guest runs it.
 pub struct RunningJob {
-    /// Where its log and progress go.
+    /// Receives the guest's log and progress.
     pub handle: JobHandle,
-    /// What of its data is hidden in the host's log.
+    /// Redaction rules and the job's data, for the host's log.
     pub hidden: (Redaction, String),
 }
 
-/// A call that has ended, however it did. Its span ends with it.
+/// A call that has ended, with whatever outcome. Its span ends when this is dropped.
 pub struct Invoked {
-    /// How it went.
     pub report: CallReport,
     /// The breaker that refused its last outside call.
     pub refused: Option<Refused>,
-    /// Its outside calls.
     pub outside_calls: Vec<OutsideCall>,
-    /// What it was called as, for what follows the guest's end.
+    /// Needed after the guest's end.
     rest: Rest,
 }
 
-/// What of a call outlives its guest.
+/// The parts of a call that outlive its guest.
 struct Rest {
     revision: Arc<Revision>,
     call: Arc<GuestCall>,
-    /// Both held for their `Drop`: the span ends and the revision's numbers may go when all is done, what is relayed included.
-    _span: Step,
+    /// Both are held for their `Drop`: the span ends and the revision's numbers may go when
+    /// everything is done, including a relayed request.
+    _span: Span,
     _meters: Entered,
 }
 
 impl Invoker {
-    /// Runs nothing yet.
     pub fn new(
         runtime: Arc<Runtime>,
         services: Arc<Services>,
@@ -102,8 +96,8 @@ impl Invoker {
         Self { runtime, services, settings, grants, redactions, meters, traces }
     }
 
-    /// Calls this revision and waits until its guest has ended. Never fails and never takes longer than its deadline. The order of the
-    /// steps is the same for every kind of call.
+    /// Calls this revision and waits until its guest has ended. Never fails and never takes longer
+    /// than its deadline. The order of the steps is the same for every kind of call.
     pub async fn invoke(&self, revision: &Arc<Revision>, invocation: Invocation) -> Invoked {
         let Invocation { entry, trace, job } = invocation;
         let is_self_test = matches!(entry, Entry::SelfTest);
@@ -120,14 +114,14 @@ impl Invoker {
             job,
             hidden,
             trace,
-            // From now on.
+            // The deadline counts from now.
             deadline: Instant::now() + revision.deadline(),
             revision: revision.digest(),
             span: tracing::Span::current(),
             meters: Arc::clone(&meters.outside),
             traces,
         });
-        // Nothing outside is reachable for a test.
+        // A self-test reaches nothing outside.
         let context = (!is_self_test).then(|| Arc::clone(&guest_call) as _);
         let report = run(revision, entry, &meters, context).await;
         note_outcome(&mut span, &report);
@@ -141,7 +135,7 @@ impl Invoker {
         }
     }
 
-    /// Runs the test of a revision that has one; an error says why it failed.
+    /// Runs the revision's self-test, if it has one. An error says why it failed.
     pub async fn self_test(&self, revision: &Arc<Revision>) -> Result<(), String> {
         if !revision.has_self_test() {
             return Ok(());
@@ -151,22 +145,21 @@ impl Invoker {
         invoked.report.outcome.reason().map_or(Ok(()), Err)
     }
 
-    /// One for the whole call: what an operator changes meanwhile holds for the next.
+    /// Taken once per call: a change by an operator applies from the next call.
     fn snapshot(&self, revision: &Revision) -> (Arc<Map<String, Value>>, Granted) {
         (self.settings.of(revision.plugin()), self.grants.of(revision.plugin()))
     }
 }
 
-fn open_span(traces: &Traces, revision: &Revision, trace: &Trace) -> Step {
+fn open_span(traces: &Traces, revision: &Revision, trace: &Trace) -> Span {
     let plugin = revision.plugin();
-    let mut span = traces.step(Kind::Guest, || format!("call {plugin}"), trace);
+    let mut span = traces.span(SpanKind::Guest, || format!("call {plugin}"), trace);
     span.set("patchbay.plugin", plugin.to_string());
     span.set("patchbay.revision", revision.digest().short());
     span.set("patchbay.version", revision.manifest().version.to_string());
     span
 }
 
-/// Under the revision's limits.
 async fn run(revision: &Revision, entry: Entry, meters: &Entered, context: Option<Arc<dyn CallContext>>) -> CallReport {
     match entry {
         Entry::Job(mut call) => {
@@ -181,7 +174,7 @@ async fn run(revision: &Revision, entry: Entry, meters: &Entered, context: Optio
     }
 }
 
-fn note_outcome(span: &mut Step, report: &CallReport) {
+fn note_outcome(span: &mut Span, report: &CallReport) {
     let outcome = report.outcome.kind();
     span.set("patchbay.outcome", outcome.as_str());
     span.set("patchbay.cpu_ms", report.cpu.as_secs_f64() * 1e3);

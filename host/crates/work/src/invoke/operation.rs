@@ -1,7 +1,8 @@
-//! An operation of a plugin's active revision: whoever asked waits for the answer.
+//! Calls an operation of a plugin's active revision, while the caller waits for the answer.
 //!
-//! The same sandbox, limits, slots and metrics as a job's call, and no queue: nothing is tried again, nothing is recorded as an attempt,
-//! and the rule of quarantine, which counts different jobs, does not see it.
+//! Sandbox, limits, slots and metrics are those of a job's call, but there is no queue: nothing is
+//! retried, nothing is recorded as an attempt, and the quarantine rule, which counts different
+//! jobs, ignores it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,40 +19,31 @@ use tracing::{Instrument, warn};
 
 use super::{Entry, Invocation, Invoked, Invoker};
 
-/// What is asked of a plugin.
 #[derive(Debug)]
 pub struct Operation {
-    /// Its name.
     pub name: String,
-    /// One JSON document.
     pub input: String,
-    /// On whose behalf.
     pub caller: Caller,
-    /// Passed on with what is relayed.
+    /// The `Range` header for a relayed request.
     pub range: Option<Vec<u8>>,
 }
 
-/// What a plugin answers, ready for a client.
 #[derive(Debug)]
 pub struct Answer {
     /// Chosen by the plugin.
     pub status: Option<u16>,
-    /// The content.
     pub body: AnswerBody,
 }
 
-/// The content of an answer.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub enum AnswerBody {
     Empty,
-    /// One JSON document.
     Json(String),
     Bytes {
         content_type: String,
         content: Vec<u8>,
     },
-    /// What another server answered, whatever its status.
+    /// The response of another server, whatever its status.
     Relayed(HttpResponse),
 }
 
@@ -67,23 +59,22 @@ impl AnswerBody {
     }
 }
 
-/// Why a call has no answer.
 #[derive(Debug)]
 pub enum CallFailure {
-    /// No revision takes calls here.
+    /// No revision of the plugin takes calls here.
     NotRunning,
-    /// The active revision exports no operations.
     NoOperations,
-    /// The call ended otherwise.
+    /// The call ended without an answer for any other reason.
     Ended(Outcome),
-    /// It failed by a breaker.
+    /// The call failed because of an open breaker.
     BreakerOpen(Refused),
-    /// What it relays could not be fetched.
+    /// The response that it relays could not be fetched.
     Relay(HttpError),
 }
 
 impl Invoker {
-    /// Runs an operation to its end; the deadline of the plugin's calls bounds everything, what is relayed included.
+    /// Runs an operation to its end. The deadline of the plugin's calls covers everything,
+    /// including a relayed request.
     pub async fn operate(
         &self,
         plugin: &PluginName,
@@ -111,13 +102,13 @@ impl Invoker {
 }
 
 impl Invoked {
-    /// What whoever waits for the call gets. Fetches what the plugin relays, through the gate that the guest's own calls passed and in the
-    /// time that it left; `range` is asked of it.
+    /// The answer for the caller. Fetches what the plugin relays, through the same gate as the
+    /// guest's own calls and in the time that the guest left. `range` is sent with that request.
     pub async fn answer(self, range: Option<Vec<u8>>) -> Result<Answer, CallFailure> {
         let Self { report, refused, rest, .. } = self;
         log_crash(&report);
         let Some(operation::Answer { status, body, .. }) = report.answer else {
-            // No job, so that nothing says what of it is hidden.
+            // There is no job, so no manifest entry says what to redact.
             let mut outcome = report.outcome;
             outcome.cut(&Mask::default());
             return Err(failure(outcome, refused));
@@ -136,7 +127,8 @@ impl Invoked {
     }
 }
 
-/// No attempt remembers the stack. What the guest printed may be personal, and is in its log.
+/// No attempt records the stack. Logs only its frames: what the guest printed may be personal data,
+/// and is in the guest's log.
 fn log_crash(report: &CallReport) {
     if let Some(stack) = &report.stack {
         let frames: Vec<&str> = stack.lines().filter(|line| line.starts_with("    at ")).collect();
@@ -145,7 +137,8 @@ fn log_crash(report: &CallReport) {
     }
 }
 
-/// Held whole up to the rule's limit: what repeats a credential never leaves.
+/// The response is held whole, up to the rule's limit, so that one that repeats a credential is
+/// never passed on.
 async fn fetch(
     call: Arc<GuestCall>,
     url: String,
@@ -158,7 +151,7 @@ async fn fetch(
     fetched.unwrap_or(Err(HttpError::Timeout(TimeoutPhase::AwaitingResponse)))
 }
 
-/// As with jobs: whatever a guest makes of an open breaker, that is why it failed.
+/// As with jobs: if a breaker refused, that is the reason, whatever the guest reported.
 fn failure(outcome: Outcome, refused: Option<Refused>) -> CallFailure {
     match (&outcome, refused) {
         (Outcome::Failed(_) | Outcome::Trapped(_) | Outcome::Deadline(_), Some(refused)) => {

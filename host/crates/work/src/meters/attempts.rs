@@ -1,12 +1,15 @@
-//! Attempts by queue: how they ended, what became of their jobs, how long they took, and how long jobs had waited before.
+//! Attempts by queue: their outcomes and verdicts, their durations, and how long jobs had waited
+//! before.
 //!
-//! By queue and not by revision: what a queue's users feel outlives a deployment. Names of queues come from manifests.
+//! Counted by queue, not by revision, because what a queue's users notice outlives a deployment.
+//! Names of queues come from manifests.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use patchbay_model::QueueName;
 use patchbay_model::attempt::{AttemptRecord, VerdictKind};
 use patchbay_model::outcome::OutcomeKind;
@@ -15,13 +18,12 @@ use patchbay_telemetry::metrics::histogram::Histogram;
 pub const VERDICTS: [VerdictKind; 4] =
     [VerdictKind::Complete, VerdictKind::Retry, VerdictKind::Defer, VerdictKind::Fail];
 
-/// The attempts of every queue of this process, since its start.
+/// The attempts of every queue of this process since its start.
 #[derive(Debug, Default)]
 pub struct AttemptMeters {
     queues: RwLock<HashMap<QueueName, Arc<QueueMeters>>>,
 }
 
-/// One queue's.
 #[derive(Debug)]
 pub struct QueueMeters {
     pub outcomes: [AtomicU64; OutcomeKind::ALL.len()],
@@ -31,7 +33,8 @@ pub struct QueueMeters {
 }
 
 impl AttemptMeters {
-    /// Counts an attempt that has ended. `waited`: since its job could run, when it was the first.
+    /// Counts an attempt that has ended. `waited` is the time since its job could run, for a first
+    /// attempt.
     pub fn count(&self, record: &AttemptRecord, waited: Option<Duration>) {
         let meters = self.of(&record.job.queue);
         meters.outcomes[record.outcome as usize].fetch_add(1, Ordering::Relaxed);
@@ -42,18 +45,17 @@ impl AttemptMeters {
         }
     }
 
-    /// Begins at zero.
     pub fn of(&self, queue: &QueueName) -> Arc<QueueMeters> {
-        if let Some(known) = self.queues.read().unwrap_or_else(PoisonError::into_inner).get(queue) {
+        if let Some(known) = self.queues.read().get(queue) {
             return Arc::clone(known);
         }
-        let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self.queues.write();
         Arc::clone(queues.entry(queue.clone()).or_insert_with(|| Arc::new(QueueMeters::new())))
     }
 
     /// Every queue that has had an attempt, in order.
     pub fn read(&self) -> Vec<(QueueName, Arc<QueueMeters>)> {
-        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
+        let queues = self.queues.read();
         let mut all: Vec<_> = queues.iter().map(|(name, meters)| (name.clone(), Arc::clone(meters))).collect();
         all.sort_by(|(a, _), (b, _)| a.cmp(b));
         all

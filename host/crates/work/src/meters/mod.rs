@@ -1,61 +1,66 @@
 //! The numbers that Prometheus reads.
 //!
-//! Owns those per revision ([`Meters`]); the page is the exposition's. A job costs atomic additions: its revision's meters are made
-//! once, and every label with them. Series come and go with revisions: a retired one that is idle is shown for a while, so that its last
-//! numbers are scraped, and then dropped, so that their number stays bounded however often plugins change. There is no global state: two
-//! hosts in one process count apart. A dependency that is away makes its own series disappear and never the page fail.
+//! This module owns the numbers per revision ([`Meters`]); the exposition owns the page. A job
+//! costs only atomic additions, because its revision's meters and all their labels are made once.
+//! Series come and go with revisions: those of a retired, idle revision are shown for a while, so
+//! that the last numbers are scraped, and then dropped, so that their number stays bounded however
+//! often plugins change. There is no global state: two hosts in one process count separately. If a
+//! dependency is away, its own series disappear, but the page never fails.
 
 pub mod attempts;
 pub mod revision;
 
 use std::collections::HashMap;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use patchbay_model::RevisionDigest;
 use patchbay_runtime::{Revision, Runtime};
 
 pub use attempts::AttemptMeters;
 pub use revision::RevisionMeters;
 
-/// Retired revisions whose series are kept at most, whatever the time: somebody may deploy in a loop.
+/// Most retired revisions whose series are kept, whatever their age, because somebody may deploy in
+/// a loop.
 const MAX_RETIRED: usize = 50;
 
-/// The numbers of every revision that is active here, or was lately.
+/// The numbers of every revision that is active here, or was recently.
 pub struct Meters {
     runtime: Arc<Runtime>,
     keep_retired: Duration,
     /// Read for every call, so never locked.
     revisions: ArcSwap<HashMap<RevisionDigest, Arc<RevisionMeters>>>,
-    /// Since when a revision is known to be retired. Held while the map changes.
+    /// When a revision was first seen as retired. Locked while the map changes.
     retired: Mutex<HashMap<RevisionDigest, Instant>>,
 }
 
-/// A revision's numbers while a call is on its way: they are not dropped before it is counted.
+/// Keeps a revision's numbers during a call, so that they are not dropped before the call is
+/// counted.
 pub struct Entered(Arc<RevisionMeters>);
 
 impl Meters {
-    /// Nothing is counted yet. Series of a retired, idle revision are shown for `keep_retired`.
+    /// Series of a retired, idle revision are shown for `keep_retired`.
     pub fn new(runtime: Arc<Runtime>, keep_retired: Duration) -> Self {
         Self { runtime, keep_retired, revisions: ArcSwap::default(), retired: Mutex::default() }
     }
 
-    /// For one call of this revision.
+    /// The meters for one call of this revision.
     pub fn enter(&self, revision: &Revision) -> Entered {
         let known = self.revisions.load().get(&revision.digest()).cloned();
         Entered::new(known.unwrap_or_else(|| self.add(revision)))
     }
 
-    /// For a call whose numbers nobody reads.
+    /// Meters for a call that must not be counted.
     pub fn unread(revision: &Revision) -> Entered {
         Entered::new(Arc::new(RevisionMeters::new(revision)))
     }
 
     fn add(&self, revision: &Revision) -> Arc<RevisionMeters> {
-        let _alone = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.retired.lock();
         let mut next = HashMap::clone(&self.revisions.load());
         let meters = next.entry(revision.digest()).or_insert_with(|| Arc::new(RevisionMeters::new(revision)));
         let meters = Arc::clone(meters);
@@ -63,11 +68,12 @@ impl Meters {
         meters
     }
 
-    /// Makes the series match the active revisions: begins those of new ones, at zero, and ends those of retired ones that are idle and
-    /// have been shown long enough. To be called when the active set has changed, and by every scrape.
+    /// Makes the series match the active revisions: starts those of new revisions at zero, and ends
+    /// those of retired, idle ones that have been shown long enough. Must be called when the active
+    /// set has changed, and by every scrape.
     pub fn reconcile(&self) {
         let active = self.runtime.registry().snapshot();
-        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut retired = self.retired.lock();
         let mut next = HashMap::clone(&self.revisions.load());
         for revision in &active {
             retired.remove(&revision.digest());
@@ -90,9 +96,9 @@ impl Meters {
         self.revisions.store(Arc::new(next));
     }
 
-    /// Each with whether it is active, in a stable order.
+    /// Each with whether its revision is active, in a stable order.
     pub fn read(&self) -> Vec<(Arc<RevisionMeters>, bool)> {
-        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let retired = self.retired.lock();
         let revisions = self.revisions.load();
         let mut all: Vec<_> =
             revisions.iter().map(|(digest, meters)| (Arc::clone(meters), !retired.contains_key(digest))).collect();

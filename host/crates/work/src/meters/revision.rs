@@ -1,4 +1,4 @@
-//! What is counted of one revision.
+//! The counters of one revision.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,12 +9,11 @@ use patchbay_model::outcome::OutcomeKind;
 use patchbay_runtime::{CallReport, Occupancy, Revision};
 use patchbay_telemetry::metrics::histogram::Histogram;
 
-/// One revision's numbers.
 #[derive(Debug)]
 pub struct RevisionMeters {
     pub plugin: String,
     pub digest: RevisionDigest,
-    /// The beginning of it.
+    /// The beginning of its digest.
     pub revision: String,
     pub version: String,
     pub outcomes: [AtomicU64; OutcomeKind::ALL.len()],
@@ -23,7 +22,7 @@ pub struct RevisionMeters {
     pub peak_memory: Histogram,
     pub occupancy: Arc<Occupancy>,
     pub outside: Arc<OutsideMeters>,
-    /// Calls that will still be counted here.
+    /// Number of calls that will still be counted here.
     open: AtomicUsize,
 }
 
@@ -45,18 +44,16 @@ impl RevisionMeters {
         }
     }
 
-    /// Counts a call that has ended.
     pub fn count(&self, report: &CallReport) {
         self.outcomes[report.outcome.kind() as usize].fetch_add(1, Ordering::Relaxed);
         self.duration.observe_time(report.duration);
         self.cpu_ns.fetch_add(u64::try_from(report.cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        // No instance, no memory.
+        // A call without an instance has used no memory.
         if report.peak_memory_bytes > 0 {
             self.peak_memory.observe(report.peak_memory_bytes);
         }
     }
 
-    /// For the call that is about to run.
     pub fn occupancy(&self) -> Arc<Occupancy> {
         Arc::clone(&self.occupancy)
     }

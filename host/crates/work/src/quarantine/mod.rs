@@ -1,17 +1,18 @@
-//! Plugins that crash again and again are taken out of work: their queues wait, and their jobs keep their attempts.
+//! Stops plugins that crash again and again: their queues wait, and their jobs keep their attempts.
 //!
-//! The calls are counted in this process; the first process to see too many crashes stops at once, and then writes it to Postgres
-//! (`plugins::quarantine`), from where all others hear of it as they hear of an activation. While Postgres is away, the plugin stands still
-//! here all the same.
+//! Calls are counted in this process. The first process to see too many crashes stops at once and
+//! then writes the quarantine to Postgres (`plugins::quarantine`), from where all others hear of it
+//! as they hear of an activation. While Postgres is away, the plugin is stopped here all the same.
 
 mod rule;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use patchbay_model::job::JobKey;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::outcome::OutcomeKind;
@@ -24,64 +25,58 @@ pub use self::rule::Rule;
 pub use self::rule::{CRASHES, is_crash};
 use self::rule::{Calls, Verdict};
 
-/// What becomes of a plugin that crashes too often.
+/// What happens to a plugin that crashes too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
     /// It waits for an operator.
     Wait,
-    /// The revision before it takes over; where there is none that is healthy, it waits.
+    /// The previous revision takes over. If there is no healthy one, the plugin waits.
     Previous,
 }
 
-/// A revision that has crashed too often.
 #[derive(Debug, Clone)]
 pub struct CrashLoop {
-    /// Whose.
     pub plugin: PluginName,
-    /// Which.
     pub digest: RevisionDigest,
-    /// For operators.
     pub reason: String,
-    /// What most of its crashes were.
+    /// The outcome of most of its crashes.
     mostly: OutcomeKind,
     queues: Vec<QueueName>,
 }
 
-/// A plugin that stands still, for operators.
+/// A plugin in quarantine, for operators.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Quarantined {
-    /// The plugin.
     #[schema(value_type = String)]
     pub plugin: PluginName,
-    /// Since when.
+    /// When the quarantine began (RFC 3339, in seconds).
     pub since: String,
-    /// Who saw it: `host NAME`.
+    /// Who began it: `host NAME`.
     pub by: String,
-    /// What was seen.
     pub reason: String,
 }
 
-/// The revision of a plugin that takes new calls here.
+/// Returns the revision of a plugin that takes new calls here.
 type Active = dyn Fn(&PluginName) -> Option<(RevisionDigest, Arc<Manifest>)> + Send + Sync;
 
 /// What this process knows of crashes and quarantines.
 pub struct Quarantine {
-    /// Absent: nothing is ever quarantined here.
+    /// `None` means that nothing is ever quarantined here.
     rule: Option<Rule>,
     active: Box<Active>,
     calls: Mutex<HashMap<PluginName, (RevisionDigest, Calls)>>,
-    /// Seen here, and not yet carried out.
+    /// Crash loops seen by this process whose quarantine is not carried out yet.
     crash_loops: watch::Sender<Vec<CrashLoop>>,
     to_carry_out: mpsc::UnboundedSender<CrashLoop>,
-    /// As Postgres has them.
+    /// The quarantines in Postgres.
     known: ArcSwap<Vec<patchbay_model::quarantine::Quarantine>>,
-    /// Begun by this process, by what most crashes were.
+    /// Quarantines that this process has begun, by the outcome of most crashes.
     begun: Mutex<HashMap<(PluginName, OutcomeKind), u64>>,
 }
 
 impl Quarantine {
-    /// What is seen comes out of the receiver, for whoever carries it out.
+    /// The receiver gets each new crash loop, and its owner carries out the quarantine.
     pub fn new(rule: Option<Rule>, runtime: Arc<Runtime>) -> (Arc<Self>, mpsc::UnboundedReceiver<CrashLoop>) {
         Self::over(rule, move |plugin| {
             runtime.registry().get(plugin).map(|revision| (revision.digest(), Arc::clone(revision.manifest())))
@@ -105,15 +100,16 @@ impl Quarantine {
         (Arc::new(quarantine), seen)
     }
 
-    /// Notes how a call ended. When it was one crash too many, the plugin's queues are held from now on.
+    /// Records how a call ended. If it was one crash too many, the plugin's queues are held from
+    /// now on.
     pub fn note(&self, plugin: &PluginName, digest: RevisionDigest, job: &JobKey, kind: OutcomeKind) {
         let Some(rule) = &self.rule else { return };
         let Some((_, manifest)) = (self.active)(plugin).filter(|(active, _)| *active == digest) else {
-            // An old revision's last calls.
+            // One of the last calls of an old revision.
             return;
         };
         let verdict = {
-            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut calls = self.calls.lock();
             let (of, calls) = calls.entry(plugin.clone()).or_insert_with(|| (digest, Calls::default()));
             if *of != digest {
                 (*of, *calls) = (digest, Calls::default());
@@ -133,37 +129,37 @@ impl Quarantine {
             || self.known.load().iter().any(|row| row.digest == *digest)
     }
 
-    /// Whether no job of a queue may be taken here. Only until the worker has been stopped.
+    /// Whether no job of the queue may be taken here. True only until the worker has been stopped.
     pub fn holds(&self, queue: &QueueName) -> bool {
         self.crash_loops.borrow().iter().any(|crash_loop| crash_loop.queues.contains(queue))
     }
 
-    /// Waits until they may.
+    /// Waits until jobs of the queue may be taken.
     pub async fn until_free(&self, queue: &QueueName) {
         let free = |all: &Vec<CrashLoop>| !all.iter().any(|crash_loop| crash_loop.queues.contains(queue));
-        // The sender is ours.
+        // This value owns the sender, so waiting cannot fail.
         self.crash_loops.subscribe().wait_for(free).await.ok();
     }
 
-    /// Takes what Postgres says.
+    /// Stores the quarantines that Postgres has.
     pub fn publish(&self, rows: Vec<patchbay_model::quarantine::Quarantine>) {
         self.known.store(Arc::new(rows));
     }
 
-    /// A revision that was carried out: from here on, what Postgres says holds. Its calls are counted anew should it come back.
+    /// The quarantine was carried out; from now on Postgres's state counts. If the revision
+    /// returns, its calls are counted from zero.
     pub fn forget(&self, crash_loop: &CrashLoop) {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&crash_loop.plugin);
+        self.calls.lock().remove(&crash_loop.plugin);
         self.crash_loops.send_modify(|all| all.retain(|other| other.digest != crash_loop.digest));
     }
 
-    /// Plugins that stand still, or are about to.
-    pub fn standing_still(&self) -> BTreeSet<PluginName> {
+    /// Plugins that are quarantined, or about to be.
+    pub fn quarantined_plugins(&self) -> BTreeSet<PluginName> {
         let known = self.known.load();
         let current = known.iter().filter(|row| row.is_current).map(|row| row.plugin.clone());
         current.chain(self.crash_loops.borrow().iter().map(|crash_loop| crash_loop.plugin.clone())).collect()
     }
 
-    /// Queues of plugins that stand still.
     pub fn queues(&self) -> Vec<QueueName> {
         let known = self.known.load();
         let names =
@@ -171,24 +167,25 @@ impl Quarantine {
         names.filter_map(|entry| entry["name"].as_str()?.parse().ok()).collect()
     }
 
-    /// How many quarantines of each plugin this process has begun since its start, by what most crashes were.
+    /// How many quarantines of each plugin this process has begun since its start, by the outcome
+    /// of most crashes.
     pub fn begun(&self) -> HashMap<(PluginName, OutcomeKind), u64> {
-        self.begun.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.begun.lock().clone()
     }
 
-    /// That this process has begun it.
+    /// Counts that this process has begun the quarantine.
     pub fn count(&self, crash_loop: &CrashLoop) {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = self.begun.lock();
         *begun.entry((crash_loop.plugin.clone(), crash_loop.mostly)).or_default() += 1;
     }
 
-    /// The plugin, if it stands still.
+    /// The quarantine of the plugin, if there is one.
     pub fn of_plugin(&self, plugin: &PluginName) -> Option<Quarantined> {
         let known = self.known.load();
         known.iter().find(|row| row.is_current && row.plugin == *plugin).map(story)
     }
 
-    /// The plugin that handles a queue, if it stands still.
+    /// The quarantine of the plugin that handles the queue, if there is one.
     pub fn of_queue(&self, queue: &QueueName) -> Option<Quarantined> {
         let known = self.known.load();
         known.iter().find(|row| row.is_current && handles(&row.manifest, queue)).map(story)

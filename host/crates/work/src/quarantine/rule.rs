@@ -1,4 +1,5 @@
-//! When a revision crashes too often: a pure rule over its last calls; the clock is passed in.
+//! Decides when a revision crashes too often: a pure rule over its last calls. The clock is passed
+//! in.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
@@ -7,9 +8,9 @@ use std::time::{Duration, Instant};
 use patchbay_model::job::JobKey;
 use patchbay_model::outcome::OutcomeKind;
 
-/// Of the last `calls` calls within `within`, none of which succeeded, `crashes` or more crashed, over `jobs` or more different jobs.
+/// A revision crashes too often if, of its last `calls` calls within `within`, none succeeded and
+/// at least `crashes` crashed, over at least `jobs` different jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Rule {
     pub calls: usize,
     pub crashes: usize,
@@ -17,21 +18,18 @@ pub struct Rule {
     pub within: Duration,
 }
 
-/// Whether a call says that the plugin is broken, and not that a job or the outside is.
+/// Whether the outcome means that the plugin is broken, and not a job or something outside.
 pub fn is_crash(kind: OutcomeKind) -> bool {
     CRASHES.contains(&kind)
 }
 
-/// Kinds of crashes.
 pub const CRASHES: [OutcomeKind; 4] =
     [OutcomeKind::Trapped, OutcomeKind::Deadline, OutcomeKind::MemoryLimit, OutcomeKind::InvalidResult];
 
-/// Too many crashes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
-    /// What most of them were.
+    /// The outcome of most crashes.
     pub(super) mostly: OutcomeKind,
-    /// For operators.
     pub(super) reason: String,
 }
 
@@ -47,11 +45,11 @@ struct Call {
 }
 
 impl Calls {
-    /// Notes a call that has ended; gives a verdict when this was one crash too many.
+    /// Records a call that has ended. Returns a verdict if it was one crash too many.
     pub(super) fn note(&mut self, rule: &Rule, kind: OutcomeKind, job: &JobKey, now: Instant) -> Option<Verdict> {
         match kind {
             OutcomeKind::Completed => self.0.clear(),
-            // Ours: says nothing of the plugin.
+            // The host's fault says nothing about the plugin.
             OutcomeKind::HostFault => {}
             _ => self.0.push_back(Call { at: now, kind, job: job.clone() }),
         }

@@ -1,9 +1,13 @@
-//! Comma-separated values (RFC 4180) that a spreadsheet takes for text: what begins like a formula is quoted by an apostrophe,
-//! and a control character that a terminal would obey is a replacement character.
+//! Writes comma-separated values (RFC 4180) that are safe to open: an apostrophe precedes a text
+//! that a spreadsheet would take for a formula, and control characters, which a terminal would
+//! obey, become replacement characters.
+//!
+//! The crate `csv` is not used: its writer has one quoting rule per file. Here texts are quoted,
+//! but numbers and absent values are not.
 
 use serde_json::Value;
 
-/// As JSON names them; those of bodies last.
+/// Column names as in JSON. Those of bodies come last.
 const COLUMNS: [&str; 21] = [
     "finishedAt",
     "startedAt",

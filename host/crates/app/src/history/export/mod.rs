@@ -1,7 +1,8 @@
-//! The history as a file, streamed.
+//! Streams the history as a file.
 //!
-//! Page by page, newest first, each made when the one before has gone out; a client that leaves ends it. What happens after the beginning is
-//! left out, so that nothing stands there twice.
+//! Pages come newest first. Each is made when the one before has been sent, and when the client
+//! leaves, the export ends. Attempts that end after the beginning are left out, so that no attempt
+//! appears twice.
 
 mod csv;
 
@@ -15,7 +16,7 @@ use futures::stream::BoxStream;
 use patchbay_api::searches::{ExportHistory, FoundAttempt};
 use patchbay_model::DataPath;
 use patchbay_model::filter::Filter;
-use patchbay_store::{MAX_FOUND, Place, Selection, Term};
+use patchbay_store::{MAX_FOUND, SearchCursor, Selection, Term};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -26,16 +27,15 @@ use crate::actions::Caller;
 use crate::error::Error;
 use crate::redacted;
 
-/// For one page; one that ends early is gone on with.
+/// Limit of one page. A page that ends early is continued.
 const PAGE_LIMIT: Duration = Duration::from_secs(5);
 /// Pages that wait for a slow client.
 const PAGES_AHEAD: usize = 2;
 
-/// A file that is being written.
 pub struct Export {
     pub name: String,
     pub content_type: &'static str,
-    /// Fails where something is missing.
+    /// Yields an error where something is missing.
     pub lines: BoxStream<'static, io::Result<String>>,
 }
 
@@ -45,7 +45,6 @@ enum Format {
     Csv,
 }
 
-/// What to write, and of which attempts.
 struct Request {
     format: Format,
     bodies: bool,
@@ -54,7 +53,6 @@ struct Request {
     terms: Vec<Term>,
 }
 
-/// One line.
 #[derive(Serialize)]
 struct Line {
     #[serde(flatten)]
@@ -64,7 +62,7 @@ struct Line {
 }
 
 impl History {
-    /// Begins to write the history into a file; who exports is recorded, and how that ended.
+    /// Begins to stream the history. Records who exports, and how it ended.
     pub async fn export(&self, who: &Caller, asked: ExportHistory) -> Result<Export, Error> {
         let request = self.export_request(asked.0).await?;
         let (format, bodies) = (request.format, request.bodies);
@@ -80,7 +78,7 @@ impl History {
                 Ok(true) => Ok(json!({ "attempts": rows })),
                 Ok(false) => Err(format!("the client left after {rows} attempts")),
                 Err(error) => {
-                    // Breaks the transfer off, so that the client knows that something is missing.
+                    // This aborts the transfer, so that the client knows that something is missing.
                     pages.send(Err(io::Error::other(error.message.clone()))).await.ok();
                     Err(error.message)
                 }
@@ -129,7 +127,7 @@ impl History {
         Ok(Request { format, bodies, reveal, filter, terms })
     }
 
-    /// Whether it went to the end; not when the client left.
+    /// Returns whether everything was written. `false` when the client left.
     async fn write(
         &self,
         request: &Request,
@@ -139,7 +137,7 @@ impl History {
         let prefix = self.broker.prefix();
         let selection = Selection { prefix, filter: &request.filter, terms: &request.terms };
         let mut reader = Reader::new(&self.parts.bodies, &self.plugins, &self.broker, request.reveal);
-        let mut after: Option<Place> = None;
+        let mut after: Option<SearchCursor> = None;
         let mut text = match request.format {
             Format::Jsonl => String::new(),
             Format::Csv => csv::head(request.bodies),

@@ -1,10 +1,11 @@
-//! Which addresses guests may not reach: everything that is not the public internet.
+//! Which addresses guests may not reach: all except the public internet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// Blocked IPv4 networks: IANA's special-purpose registry (RFC 6890 and successors), multicast and reserved space.
+/// Blocked IPv4 networks: IANA's special-purpose registry (RFC 6890 and successors), multicast and
+/// reserved space.
 const BLOCKED_V4: &[(Ipv4Addr, u8)] = &[
     (Ipv4Addr::new(0, 0, 0, 0), 8),        // this network
     (Ipv4Addr::new(10, 0, 0, 0), 8),       // private
@@ -39,14 +40,14 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Global unicast is 2000::/3; of it, documentation, ORCHID and tunnels are not for anybody.
+/// Global unicast is 2000::/3; within it, documentation, ORCHID and tunnels are not public.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let segments = address.segments();
     let global = segments[0] & 0xe000 == 0x2000;
     let documentation = segments[0] == 0x2001 && segments[1] == 0x0db8 || segments[0] == 0x3fff;
     // 2001::/23: Teredo (2001::/32), benchmarking, ORCHID and other protocol assignments.
     let special = segments[0] == 0x2001 && segments[1] < 0x0200;
-    // 6to4 is obsolete (RFC 7526), and whichever relay is near would decide where a packet goes.
+    // 6to4 is obsolete (RFC 7526), and the nearest relay would decide where a packet goes.
     let six_to_four = segments[0] == 0x2002;
     global && !documentation && !special && !six_to_four
 }
@@ -56,7 +57,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !BLOCKED_V4.iter().any(|(network, length)| (bits ^ network.to_bits()) >> (32 - u32::from(*length)) == 0)
 }
 
-/// The IPv4 address that a translator would really connect to. Translators with a prefix of their own (64:ff9b:1::/48) are not public.
+/// The IPv4 address that a translator would connect to. Translators with a prefix of their own
+/// (64:ff9b:1::/48) are not public.
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = address.segments();
     match s {

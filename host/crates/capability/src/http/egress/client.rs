@@ -1,4 +1,4 @@
-//! What requests of one rule of one revision go through: its connections, and the token that belongs to them.
+//! The HTTP client of one rule of one revision: its connections, and its access token.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use super::address;
 use super::certificate::Certificates;
 use crate::secrets::SecretValue;
 
-/// Of one rule of one revision.
 pub(super) struct EgressClient {
     pub(super) http: Client,
     pub(super) token: Mutex<TokenState>,
@@ -22,7 +21,7 @@ pub(super) struct EgressClient {
 }
 
 impl EgressClient {
-    /// Addresses that are written in the URL never reach the resolver, so they are checked here.
+    /// Addresses in the URL never reach the resolver, so they are checked here.
     pub(super) fn permits(&self, url: &Url) -> Result<(), HttpError> {
         let address = match url.host() {
             Some(url::Host::Ipv4(address)) => IpAddr::from(address),
@@ -36,7 +35,7 @@ impl EgressClient {
     }
 }
 
-/// An access token and the credentials that it was given for.
+/// An access token, and the credentials that it was given for.
 pub(super) struct Token {
     pub(super) value: SecretValue,
     pub(super) fresh_until: Instant,
@@ -44,7 +43,7 @@ pub(super) struct Token {
     pub(super) client_secret: SecretValue,
 }
 
-/// The token, if there is one, and why there is none.
+/// The token, if there is one, and the last failure to get one.
 #[derive(Default)]
 pub(super) struct TokenState {
     pub(super) token: Option<Arc<Token>>,

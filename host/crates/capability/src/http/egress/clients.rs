@@ -1,11 +1,12 @@
-//! Connections, and the token that belongs to them, per rule of a revision: no revision rides on a connection or a token that another
-//! one was allowed to have.
+//! Connections and access tokens, per rule of a revision: no revision uses a connection or token
+//! that only another one was allowed to have.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use patchbay_model::RevisionDigest;
 use patchbay_model::capability::HttpError;
 use patchbay_model::manifest::{EgressRule, Manifest};
@@ -17,19 +18,18 @@ use super::exchange::chain;
 use super::network;
 use super::resolver::{Lookup, Pinned};
 
-/// Idle connections go soon: a revision may be retired at any time.
+/// Short, because a revision may be retired at any time.
 const POOL_IDLE: Duration = Duration::from_secs(30);
-/// Clients kept, each with a copy of the trust roots; beyond it the one that was used least recently goes.
+/// Most clients kept, each with a copy of the trust roots. The least recently used one is dropped.
 const MAX_CLIENTS: usize = 256;
 
 struct CachedClient {
     client: Arc<EgressClient>,
-    /// Whoever may still call holds the manifest.
+    /// Every caller holds the manifest: without it, the client is unused.
     owner: Weak<Manifest>,
     used: Instant,
 }
 
-/// All clients.
 pub(super) struct Clients {
     allowed: Vec<IpNet>,
     roots: Vec<Certificate>,
@@ -43,7 +43,7 @@ impl Clients {
         Self { allowed, roots, lookup, certificates: Arc::default(), cached: Mutex::default() }
     }
 
-    /// The client of the rule at this place in the manifest.
+    /// The client of the rule at this index of the manifest.
     pub(super) fn client(
         &self,
         revision: RevisionDigest,
@@ -51,16 +51,16 @@ impl Clients {
         place: usize,
     ) -> Result<Arc<EgressClient>, HttpError> {
         let key = (revision, place);
-        if let Some(cached) = self.locked().get_mut(&key) {
+        if let Some(cached) = self.cached.lock().get_mut(&key) {
             if !std::ptr::eq(cached.owner.as_ptr(), Arc::as_ptr(manifest)) {
                 cached.owner = Arc::downgrade(manifest);
             }
             cached.used = Instant::now();
             return Ok(Arc::clone(&cached.client));
         }
-        // Outside the lock: it reads the system's trust roots.
+        // Outside the lock, because it reads the system's trust roots.
         let client = Arc::new(self.open(&manifest.egress[place])?);
-        let mut cached = self.locked();
+        let mut cached = self.cached.lock();
         cached.retain(|_, cached| cached.owner.strong_count() > 0);
         if cached.len() >= MAX_CLIENTS
             && let Some(oldest) = cached.iter().min_by_key(|(_, cached)| cached.used).map(|(key, _)| *key)
@@ -69,10 +69,6 @@ impl Clients {
         }
         let new = CachedClient { client, owner: Arc::downgrade(manifest), used: Instant::now() };
         Ok(Arc::clone(&cached.entry(key).or_insert(new).client))
-    }
-
-    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<(RevisionDigest, usize), CachedClient>> {
-        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, rule: &EgressRule) -> Result<EgressClient, HttpError> {
@@ -99,6 +95,6 @@ impl Clients {
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.locked().len()
+        self.cached.lock().len()
     }
 }

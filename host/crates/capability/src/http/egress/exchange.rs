@@ -12,7 +12,8 @@ use super::client::EgressClient;
 use super::request::Outgoing;
 use super::resolver::ResolutionError;
 
-/// Sends the request as it is. The deadline covers everything up to the last byte of the body; `max_bytes` counts after decompression.
+/// Sends the request unchanged. The deadline covers everything up to the last byte of the body;
+/// `max_bytes` counts after decompression.
 pub(super) async fn exchange(
     client: &EgressClient,
     request: Outgoing,
@@ -23,14 +24,14 @@ pub(super) async fn exchange(
     if let Some(body) = request.body {
         outgoing = outgoing.body(body);
     }
-    // Whether it was still connecting cannot be known from here: the cautious answer is that it may have been sent.
+    // Unknown whether it was still connecting. The cautious answer: it may have been sent.
     let sent = timeout_at(deadline, outgoing.send()).await;
     let mut response =
         sent.map_err(|_| HttpError::Timeout(TimeoutPhase::AwaitingResponse))?.map_err(|e| classify(&e))?;
     client
         .certificates
         .note(response.url(), || Some(response.extensions().get::<TlsInfo>()?.peer_certificate()?.to_vec()));
-    // The client takes the header away from what it decompressed.
+    // The client removes this header when it decompresses.
     let still_encoded = response.headers().get_all(CONTENT_ENCODING).iter().any(|coding| coding != "identity");
     let status = response.status().as_u16();
     let headers = response.headers().iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
@@ -51,7 +52,7 @@ pub(super) async fn exchange(
     Ok(HttpResponse { status, headers, body })
 }
 
-/// By the cause, which reqwest hides in the chain. URLs are left out: they may carry credentials.
+/// Classifies by the cause in reqwest's chain. Leaves out URLs: they may contain credentials.
 fn classify(error: &reqwest::Error) -> HttpError {
     let mut source = StdError::source(error);
     while let Some(cause) = source {
@@ -75,7 +76,7 @@ fn classify(error: &reqwest::Error) -> HttpError {
     }
 }
 
-/// An I/O error does not name what it wraps as its source, and wraps others of its kind.
+/// An I/O error does not return the error that it wraps as source, and may wrap an I/O error.
 fn tls_error<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     if let Some(tls) = cause.downcast_ref() {
         return Some(tls);
@@ -84,7 +85,6 @@ fn tls_error<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Erro
     tls_error(wrapped)
 }
 
-/// The innermost cause.
 pub(super) fn chain(error: &dyn StdError) -> String {
     let mut source = error.source();
     let mut text = String::new();

@@ -1,6 +1,7 @@
 //! Credentials that the host puts into a request on the guest's behalf.
 //!
-//! Whatever a rule's `auth` fills in, the guest may not: a second value would leave it to the server which one counts.
+//! A guest may not set what a rule's `auth` fills in: with two values, the server would decide
+//! which one counts.
 
 use std::str::FromStr;
 
@@ -16,16 +17,16 @@ use crate::secrets::SecretValue;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// Looks secrets up by name.
 pub(super) type Secrets<'a> = &'a (dyn Fn(&str) -> Option<SecretValue> + Sync);
 
-/// The secret's value, or an error that names it.
+/// The secret's value; the error names the secret.
 pub(super) fn secret(secrets: Secrets<'_>, name: &str) -> Result<SecretValue, HttpError> {
     secrets(name)
         .ok_or_else(|| HttpError::Denied(format!("the secret {name} has no value; ask the operator to set it")))
 }
 
-/// Puts credentials in; gives back what must not come back with the response. OAuth2 tokens are [`super::oauth2`]'s.
+/// Adds credentials; returns the values that must not come back with the response.
+/// [`super::oauth2`] handles OAuth2 tokens.
 pub(super) fn put_in(
     auth: &EgressAuth,
     secrets: Secrets<'_>,
@@ -71,18 +72,16 @@ pub(super) fn put_in(
     }
 }
 
-/// `Authorization: Bearer`.
 pub(super) fn bearer(request: &mut Outgoing, token: &SecretValue) -> Result<(), HttpError> {
     request.headers.insert(AUTHORIZATION, sensitive(format!("Bearer {}", token.expose()))?);
     Ok(())
 }
 
-/// What follows `Basic `.
 pub(super) fn basic(username: &str, password: &str) -> String {
     STANDARD.encode(format!("{username}:{password}"))
 }
 
-/// A header value that nobody's debug output shows.
+/// A header value that debug output does not show.
 pub(super) fn sensitive(text: String) -> Result<HeaderValue, HttpError> {
     let mut value = HeaderValue::from_str(&text).map_err(|_| unusable())?;
     value.set_sensitive(true);
@@ -115,7 +114,7 @@ fn add_field(request: &mut Outgoing, name: &str, value: &SecretValue) -> Result<
     }
     let field = form_urlencoded::Serializer::new(String::new()).append_pair(name, value.expose()).finish();
     body.extend_from_slice(field.as_bytes());
-    // The content length follows from the body, which is whole.
+    // The client computes the content length, since the whole body is here.
     request.body = Some(body);
     Ok(())
 }
@@ -127,7 +126,7 @@ fn is_form(content_type: &HeaderValue) -> bool {
     essence.trim().eq_ignore_ascii_case(FORM) && matches!(parameters.as_str(), "" | "charset=utf-8")
 }
 
-/// Whether a server could find the field there. Old ones split at `;`, too.
+/// Whether a server could find the field there. Old servers split at `;`, too.
 fn names_field(encoded: &[u8], name: &str) -> bool {
     encoded
         .split(|byte| b"&;".contains(byte))

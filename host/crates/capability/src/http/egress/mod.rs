@@ -1,9 +1,10 @@
 //! Outbound HTTP under the manifest's rules.
 //!
-//! In this order: the URL in its one spelling → rule (scheme, host, port, method, path; longest literal prefix) → breaker → addresses
-//! written in the URL → headers → credentials → addresses resolved once, blocked ones dropped, connected to exactly the rest → no proxy, no redirect
-//! followed → body capped after decompression → a response that repeats a credential is withheld. Connection pools and tokens belong to
-//! one rule of one revision.
+//! The order is: normalised URL → rule (scheme, host, port, method, path; longest literal prefix) →
+//! breaker → addresses written in the URL → headers → credentials → addresses resolved once,
+//! blocked ones dropped, connected only to the rest → no proxy, no redirect followed → body capped
+//! after decompression → a response that repeats a credential is withheld. Connection pools and
+//! tokens belong to one rule of one revision.
 //!
 //! | Module | Owns |
 //! |---|---|
@@ -54,65 +55,50 @@ use crate::breaker::{Admission, Report};
 use crate::credential_echo;
 use crate::secrets::SecretValue;
 
-/// For rules that name none.
+/// For rules that set none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For rules that name none.
+/// For rules that set none.
 const DEFAULT_MAX_RESPONSE_BYTES: u64 = 1 << 20;
-/// What the guest is told; the operator's log says which rule it was.
+/// Message for the guest; the operator's log names the rule.
 const ECHOED: &str = "the response repeats a credential that the host put in, and is withheld";
 
-/// What the operator allows besides the manifests.
+/// What the operator allows in addition to the manifests.
 #[derive(Debug, Clone, Default)]
 pub struct EgressConfig {
     /// Addresses or networks that are otherwise blocked.
     pub allow_addresses: Vec<String>,
-    /// Certificates in PEM that are trusted besides the system's.
+    /// PEM file with certificates that are trusted in addition to the system's.
     pub ca_file: Option<PathBuf>,
 }
 
-/// A configuration that makes no sense. Each message begins with the key.
+/// An invalid configuration. Each message begins with the key.
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
-    /// Neither an address nor a network.
     #[error("egress.allow_addresses: {0:?} is neither an IP address nor a network such as 10.0.0.0/8")]
     Network(String),
-    /// Missing, or not to be read.
     #[error("egress.ca_file: cannot read {path}")]
-    CaUnreadable {
-        /// As configured.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// Not certificates in PEM.
+    CaUnreadable { path: PathBuf, source: std::io::Error },
     #[error("egress.ca_file: {path} {reason}")]
-    CaMalformed {
-        /// As configured.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    CaMalformed { path: PathBuf, reason: String },
 }
 
-/// Who calls, and what stands for it.
+/// The guest that calls, and the checks that apply to it.
 pub(crate) struct Caller<'a> {
     pub(crate) revision: RevisionDigest,
     pub(crate) manifest: &'a Arc<Manifest>,
-    /// Whether a rule is granted.
     pub(crate) permitted: &'a (dyn Fn(&EgressRule) -> Result<(), String> + Sync),
-    /// The breaker of a host, `scheme://host:port`.
+    /// Asks the breaker of a host, `scheme://host:port`.
     pub(crate) admit: &'a (dyn Fn(&str) -> Result<Admission, HttpError> + Sync),
     pub(crate) secrets: Secrets<'a>,
     pub(crate) correlation_id: Option<&'a str>,
 }
 
-/// Outbound HTTP for all plugins.
 pub struct Egress {
     clients: Clients,
 }
 
 impl Egress {
-    /// Checks the configuration; connects nowhere.
+    /// Checks the configuration; opens no connection.
     pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
         Self::with_lookup(config, Arc::new(System))
     }
@@ -142,7 +128,7 @@ impl Egress {
         let client = self.clients.client(revision, manifest, place)?;
         client.permits(target.url())?;
         let limit = rule.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
-        // The deadline of the guest's call needs no timer here: it drops this future, and with it the connection.
+        // No timer for the guest's deadline: it drops this future, and with it the connection.
         let limit = request.timeout.map_or(limit, |asked| asked.min(limit));
         let host = target.url().host_str().unwrap_or_default().to_owned();
         let mut outgoing = request::outgoing(request, method.clone(), target, rule.auth.as_ref())?;
@@ -167,8 +153,8 @@ impl Egress {
     }
 }
 
-/// What the breaker makes of it. 4xx is an answer like any other, 429 included: a host that says "slow down" is there, and its
-/// `retry-after` is the plugin's to obey.
+/// What the breaker is told. A 4xx status is an ordinary answer, 429 included: a host that says
+/// "slow down" is up, and the plugin must obey its `retry-after`.
 fn report(answer: &Result<(HttpResponse, Vec<SecretValue>), HttpError>) -> (Report, Option<String>) {
     match answer {
         Ok((response, _)) if response.status >= 500 => {
@@ -186,7 +172,7 @@ fn report(answer: &Result<(HttpResponse, Vec<SecretValue>), HttpError>) -> (Repo
     }
 }
 
-/// Puts credentials in and sends. Gives, too, what the response must not repeat.
+/// Adds credentials and sends. Also returns the values that the response must not repeat.
 async fn deliver(
     client: &EgressClient,
     rule: &EgressRule,
@@ -206,7 +192,7 @@ async fn deliver(
             let mut guarded = grant.guarded(&token);
             let mut response = exchange(client, outgoing.clone(), deadline, max_bytes).await?;
             if response.status == 401 {
-                // Once: a service that refuses a new token, too, means it.
+                // Only once: a service that refuses a new token, too, will refuse the next one.
                 token = client.token(&grant, Some(&token), deadline).await?;
                 guarded.extend(grant.guarded(&token));
                 inject::bearer(&mut outgoing, &token.value)?;
@@ -217,7 +203,7 @@ async fn deliver(
     })
 }
 
-/// The rule that decides: the most specific one. Ties were refused with the manifest.
+/// The most specific rule that matches. Manifests with ties were refused.
 fn matching<'a>(
     rules: &'a [EgressRule],
     target: &Target,
@@ -232,13 +218,12 @@ fn matching<'a>(
         .max_by_key(|(_, _, pattern)| pattern.literal_prefix_len())
 }
 
-/// Reads an address or a network.
 fn network(text: &str) -> Result<IpNet, EgressError> {
     let network = IpNet::from_str(text).or_else(|_| IpAddr::from_str(text).map(IpNet::from));
     network.map_err(|_| EgressError::Network(text.to_owned()))
 }
 
-/// Reads trust roots: all of the file or nothing.
+/// Reads trust roots. If one is invalid, all are refused.
 fn roots(path: &Path) -> Result<Vec<Certificate>, EgressError> {
     let malformed = |reason: String| EgressError::CaMalformed { path: path.to_owned(), reason };
     let pem = std::fs::read(path).map_err(|source| EgressError::CaUnreadable { path: path.to_owned(), source })?;

@@ -1,7 +1,9 @@
-//! Tokens by the client credentials grant (RFC 6749, 4.4), fetched and kept by the host: the guest never sees one.
+//! Access tokens by the client credentials grant (RFC 6749, 4.4). The host fetches and keeps them;
+//! the guest never sees one.
 //!
-//! One slot per rule of a revision. Only one fetch runs at a time; whoever waited for one that failed gets its error instead of trying
-//! again at once. Every error here means that the guest's own request was not sent.
+//! One token per rule of a revision. Only one fetch runs at a time; callers that waited for a
+//! failed fetch get its error instead of trying again at once. Every error here means that the
+//! guest's own request was not sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,15 +25,16 @@ use crate::secrets::SecretValue;
 
 /// A token response has a few hundred bytes, a JWT a few thousand.
 const MAX_RESPONSE_BYTES: u64 = 64 << 10;
-/// Must fit into a header.
+/// The token must fit into a header.
 const MAX_TOKEN_BYTES: usize = 16 << 10;
-/// For responses without `expires_in`; a 401 fetches anew in any case.
+/// For responses without `expires_in`. A 401 leads to a new fetch in any case.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
-/// A secret that was revoked is noticed within a day.
+/// With this limit, a revoked secret is noticed within a day.
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// Clocks differ and requests take time: a token goes this much before it expires, or a tenth of its life where that is less.
+/// A token is replaced this long before it expires (or a tenth of its life, where that is less):
+/// clocks differ and requests take time.
 const MARGIN: Duration = Duration::from_secs(60);
-/// RFC 6749, 5.2. Other codes are not repeated: they could be any text.
+/// Codes of RFC 6749, 5.2. Other codes are not repeated: they could be any text.
 const KNOWN_CODES: &[&str] = &[
     "invalid_request",
     "invalid_client",
@@ -41,7 +44,6 @@ const KNOWN_CODES: &[&str] = &[
     "invalid_scope",
 ];
 
-/// What a token is asked for with.
 pub(super) struct Grant {
     token_url: Url,
     client_id: SecretValue,
@@ -50,7 +52,7 @@ pub(super) struct Grant {
 }
 
 impl Grant {
-    /// Of a rule whose auth is OAuth2; `None` for the others.
+    /// `None` for a rule whose auth is not OAuth2.
     pub(super) fn of(auth: Option<&EgressAuth>, secrets: Secrets<'_>) -> Result<Option<Self>, HttpError> {
         let Some(EgressAuth::OAuth2 { token_url, client_id, client_secret, scope }) = auth else { return Ok(None) };
         let target = Target::parse(token_url);
@@ -87,7 +89,7 @@ impl Grant {
 }
 
 impl Token {
-    /// A rotated secret makes the tokens of the old one useless.
+    /// Tokens for the old secret are useless after a rotation.
     fn is_for(&self, grant: &Grant) -> bool {
         self.client_id.matches(grant.client_id.expose().as_bytes())
             && self.client_secret.matches(grant.client_secret.expose().as_bytes())
@@ -95,7 +97,7 @@ impl Token {
 }
 
 impl EgressClient {
-    /// A token that has not ended. `refused` is one that the service did not take: it is not used again.
+    /// A token that has not expired. `refused` is one that the service rejected, not to be reused.
     pub(super) async fn token(
         &self,
         grant: &Grant,
@@ -126,7 +128,7 @@ impl EgressClient {
                 Ok(token)
             }
             Err(error) => {
-                // Others may have more time than this call had.
+                // Other callers may have more time than this one had.
                 if !matches!(error, HttpError::Timeout(_)) {
                     state.failure = Some((Instant::now(), error.clone()));
                 }
@@ -158,7 +160,7 @@ fn unreadable(reason: &str) -> HttpError {
     HttpError::Other(format!("the token endpoint's answer cannot be used: {reason}"))
 }
 
-/// The token and how long to use it. Nothing that the endpoint wrote gets into an error.
+/// The token and how long to use it. No text from the endpoint gets into an error.
 fn read(response: &HttpResponse) -> Result<(SecretValue, Duration), HttpError> {
     let json: Value = serde_json::from_slice(&response.body).unwrap_or_default();
     match response.status {
@@ -169,7 +171,7 @@ fn read(response: &HttpResponse) -> Result<(SecretValue, Duration), HttpError> {
             let code = code.unwrap_or(&status);
             return Err(HttpError::Denied(format!("the token endpoint refuses the client credentials ({code})")));
         }
-        // Down, as far as the rule's host can be used: for the breaker it is the same.
+        // Without a token the rule's host cannot be used, so the breaker counts it as down.
         500.. => {
             return Err(HttpError::Connect(format!("the token endpoint answered with status {}", response.status)));
         }
@@ -182,7 +184,7 @@ fn read(response: &HttpResponse) -> Result<(SecretValue, Duration), HttpError> {
     if !json["token_type"].as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")) {
         return Err(unreadable("its token_type is not bearer"));
     }
-    // Some write the number as text.
+    // Some endpoints write the number as text.
     let seconds = match &json["expires_in"] {
         Value::String(text) => text.parse().ok(),
         other => other.as_f64(),

@@ -1,4 +1,4 @@
-//! What a guest may put into a request, before any credential is.
+//! What a guest may put into a request, before credentials are added.
 
 use std::str::FromStr;
 
@@ -8,12 +8,13 @@ use patchbay_model::manifest::EgressAuth;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 
-/// Servers take about 100.
+/// Servers accept about 100.
 const MAX_HEADERS: usize = 128;
-/// Over all names and values; servers take 8 to 32 KiB.
+/// Of all names and values; servers accept 8 to 32 KiB.
 const MAX_HEADER_BYTES: usize = 64 << 10;
 
-/// Headers that the connection owns: a guest that sets them could smuggle a second request or reach another virtual host.
+/// Headers that belong to the connection: a guest that sets them could smuggle a second request or
+/// reach another virtual host.
 const OWNED_BY_THE_HOST: &[&str] = &[
     "host",
     "connection",
@@ -29,8 +30,8 @@ const OWNED_BY_THE_HOST: &[&str] = &[
     "upgrade",
 ];
 
-/// By these, servers and the gateways before them take a request for another one than it is: another method, another path, another sender.
-/// A rule grants a method and a path, and who calls is the host.
+/// Headers that make servers and gateways read a request as another one: another method, path or
+/// sender. A rule grants a method and a path, and the host is the sender.
 const READ_AS_ANOTHER_REQUEST: &[&str] = &[
     "forwarded",
     "x-http-method",
@@ -46,10 +47,9 @@ const READ_AS_ANOTHER_REQUEST: &[&str] = &[
     "cf-connecting-ip",
     "via",
 ];
-/// Of whatever comes behind it: for, host, port, prefix, proto, scheme, server, …
+/// Followed by for, host, port, prefix, proto, scheme, server, …
 const FORWARDED: &str = "x-forwarded-";
 
-/// A request on its way out.
 #[derive(Clone)]
 pub(super) struct Outgoing {
     pub(super) method: Method,
@@ -58,7 +58,7 @@ pub(super) struct Outgoing {
     pub(super) body: Option<Vec<u8>>,
 }
 
-/// Method and URL, in the spelling that is matched and sent.
+/// Method and URL, normalised as they are matched and sent.
 pub(super) fn parse(request: &HttpRequest) -> Result<(Method, Target), HttpError> {
     let method = Method::from_bytes(request.method.as_bytes());
     let method = method.map_err(|_| HttpError::Invalid("not a method".into()))?;
@@ -66,7 +66,7 @@ pub(super) fn parse(request: &HttpRequest) -> Result<(Method, Target), HttpError
     Ok((method, target))
 }
 
-/// The request without credentials.
+/// Builds the request without credentials.
 pub(super) fn outgoing(
     request: HttpRequest,
     method: Method,
@@ -101,7 +101,7 @@ fn headers(request: &HttpRequest, auth: Option<&EgressAuth>) -> Result<HeaderMap
         if READ_AS_ANOTHER_REQUEST.contains(&read.as_str()) || read.starts_with(FORWARDED) {
             return Err(refused("servers would take the request for another one than was granted"));
         }
-        // The host decompresses and must be able to read what it checks: only its own codings are offered.
+        // The host must decompress what it checks, so it offers only codings that it knows.
         if parsed == reqwest::header::ACCEPT_ENCODING {
             continue;
         }
@@ -110,7 +110,7 @@ fn headers(request: &HttpRequest, auth: Option<&EgressAuth>) -> Result<HeaderMap
     Ok(headers)
 }
 
-/// Case does not matter, and behind gateways `_` and `-` are the same.
+/// Case does not matter, and gateways treat `_` and `-` alike.
 fn as_servers_read(name: &str) -> String {
     name.to_ascii_lowercase().replace('_', "-")
 }

@@ -1,4 +1,4 @@
-//! Names to addresses, once per connection, and only those that may be connected to.
+//! Resolves names once per connection. Returns only addresses that are permitted.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,13 +10,12 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::address;
 
-/// Where addresses come from: the system, or a test.
+/// The source of addresses: the system, or a test.
 #[async_trait]
 pub(super) trait Lookup: Send + Sync + 'static {
     async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// The system's resolver.
 pub(super) struct System;
 
 #[async_trait]
@@ -34,8 +33,8 @@ pub(super) enum ResolutionError {
     NotFound(String),
 }
 
-/// Hands on only what may be connected to. The client connects to exactly these: there is no second look-up that could answer
-/// differently.
+/// Returns only permitted addresses. The client connects to exactly these: there is no second
+/// look-up that could answer differently.
 pub(super) struct Pinned {
     pub(super) allowed: Arc<[IpNet]>,
     pub(super) lookup: Arc<dyn Lookup>,
@@ -50,7 +49,7 @@ impl Resolve for Pinned {
             if found.is_empty() {
                 return Err(ResolutionError::NotFound(host).into());
             }
-            // Port 0: the URL's.
+            // Port 0 means the URL's port.
             let permitted: Vec<SocketAddr> = found
                 .into_iter()
                 .filter(|&address| address::permitted(address, &allowed))

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::*;
 
-/// Like one that opens at the first failure.
+/// A plugin whose breaker opens at the first failure.
 struct Breaking {
     plugin: Plugin,
     breakers: Breakers,

@@ -1,4 +1,4 @@
-//! Egress against real servers on this machine.
+//! Egress tests against real servers on this machine.
 
 mod addresses;
 mod breaker;
@@ -11,13 +11,13 @@ mod tls;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Mutex;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
 use patchbay_model::breaker::BreakerLimits;
 use patchbay_model::capability::TimeoutPhase;
 use patchbay_model::manifest::EgressAuth;
@@ -28,7 +28,6 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::Breakers;
 
-/// What a server got.
 #[derive(Debug, Clone)]
 struct Seen {
     peer: SocketAddr,
@@ -48,14 +47,13 @@ impl Seen {
     }
 }
 
-/// A server that remembers what it got.
+/// Remembers the requests that it got.
 struct Server {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl Server {
-    /// Answers with nothing.
     async fn silent() -> Self {
         Self::new(|_| StatusCode::NO_CONTENT.into_response()).await
     }
@@ -77,7 +75,7 @@ impl Server {
                   body: Bytes| async move {
                 let request = Seen { peer, method: method.to_string(), uri, headers, body };
                 let response = answer(&request);
-                seen.lock().expect("no panic").push(request);
+                seen.lock().push(request);
                 response
             }
         };
@@ -90,9 +88,8 @@ impl Server {
         format!("http://{}{path}", self.address)
     }
 
-    /// Everything so far.
     fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().expect("no panic").clone()
+        self.seen.lock().clone()
     }
 
     fn last(&self) -> Seen {
@@ -100,7 +97,7 @@ impl Server {
     }
 }
 
-/// Answers the first bytes of each connection with these, and keeps it open.
+/// Answers each connection with these bytes, and keeps it open.
 async fn raw_server(bytes: Vec<u8>) -> SocketAddr {
     install_tls();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -141,7 +138,7 @@ fn post(url: impl Into<String>, content_type: &str, body: &str) -> HttpRequest {
     HttpRequest { method: "POST".into(), headers, body: Some(body.into()), ..get(url) }
 }
 
-/// Through the same check as a plugin's.
+/// Parsed and checked as a plugin's manifest.
 fn manifest(rules: &[EgressRule]) -> Arc<Manifest> {
     let secrets: Vec<_> = ["TOKEN", "USER", "PASSWORD", "ID", "SECRET"].map(|name| json!({ "name": name })).into();
     let manifest = json!({
@@ -150,21 +147,20 @@ fn manifest(rules: &[EgressRule]) -> Arc<Manifest> {
     Arc::new(Manifest::from_packed(manifest.to_string().as_bytes()).expect("a manifest"))
 }
 
-/// What the secret of this name is: with characters that encodings change.
+/// The value of the secret with this name. It has characters that encodings change.
 fn value(name: &str) -> String {
     format!("v4lue+of/{name}?")
 }
 
-/// What an operator says to every rule.
 const GRANTED: fn(&EgressRule) -> Result<(), String> = |_| Ok(());
 
-/// A breaker that has seen nothing yet.
+/// A breaker without failures.
 const ADMITTED: fn(&str) -> Result<Admission, HttpError> = |host| {
     let breaker = Breakers::default().of(&"test".parse().expect("a name"), host);
     Ok(breaker.admit(BreakerLimits::default(), std::time::Instant::now()).expect("closed"))
 };
 
-/// One that may do everything, has every secret, and meets no breaker.
+/// A caller that may do everything, has every secret, and whose breakers are closed.
 fn caller(revision: RevisionDigest, manifest: &Arc<Manifest>) -> Caller<'_> {
     Caller { revision, manifest, permitted: &GRANTED, admit: &ADMITTED, secrets: &known, correlation_id: None }
 }
@@ -173,7 +169,6 @@ fn known(name: &str) -> Option<SecretValue> {
     Some(SecretValue::new(value(name)))
 }
 
-/// One plugin's way out.
 struct Plugin {
     egress: Egress,
     manifest: Arc<Manifest>,
@@ -204,7 +199,7 @@ async fn send(rule: EgressRule, request: HttpRequest) -> Result<HttpResponse, Ht
     Plugin::new(&[rule]).send(request).await
 }
 
-/// A resolver that follows a script: one entry per question, the last one for ever.
+/// A resolver that follows a script: one entry per query; the last entry is repeated.
 #[derive(Default)]
 struct Scripted {
     answers: Mutex<VecDeque<Vec<IpAddr>>>,
@@ -218,15 +213,15 @@ impl Scripted {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.asked.lock().expect("no panic").clone()
+        self.asked.lock().clone()
     }
 }
 
 #[async_trait::async_trait]
 impl Lookup for Scripted {
     async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        self.asked.lock().expect("no panic").push(host.to_owned());
-        let mut answers = self.answers.lock().expect("no panic");
+        self.asked.lock().push(host.to_owned());
+        let mut answers = self.answers.lock();
         let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
         answer.ok_or_else(|| io::Error::other("no such name"))
     }

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
-/// Issues `token-1`, `token-2`, … at /token; the rest takes the tokens that are good.
+/// Issues `token-1`, `token-2`, … at /token; all other paths accept the tokens in `good`.
 async fn service(expires_in: i64, good: &'static [&'static str]) -> Server {
     let issued = Arc::new(AtomicUsize::new(0));
     Server::new(move |request| {

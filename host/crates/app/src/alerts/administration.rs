@@ -1,0 +1,285 @@
+//! Use cases of alerts: operators list, change and test rules, and set silences.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use patchbay_api::alerts::{
+    Alert, AlertEvent, AlertHistoryQuery, AlertOverview, AlertRule, AlertRulesReset, AlertRulesSet, AlertsSilence,
+    AlertsTest, AlertsUnsilence, ChangedRule, ChannelTest, EndedSilence, NewSilence, RuleChange, Severity, Silence,
+    UndeliveredMessage,
+};
+use patchbay_store::{AlertEventRow, AlertRow, AlertRuleRow, SilenceRow, Store, UndeliveredRow};
+use serde_json::{Value, json};
+
+use super::AlertWatch;
+use super::rule::{ALL, RULES, Rule, in_force, is_link, silenced};
+use crate::actions::{Actions, Caller};
+use crate::{Error, Parts};
+
+/// Longest text of an operator, in characters.
+const MAX_TEXT: usize = 500;
+/// Longest silence. Whoever wants a longer one should change the rule.
+const MAX_SILENCE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Longest time for which a rule may require that its condition holds.
+const MAX_HOLD_S: i32 = 7 * 24 * 3600;
+const MAX_EVENTS: i64 = 1_000;
+
+#[derive(Clone)]
+pub struct Alerts {
+    store: Store,
+    watch: Arc<AlertWatch>,
+    actions: Actions,
+}
+
+impl Alerts {
+    pub(crate) fn new(parts: &Parts) -> Self {
+        Self { store: parts.store.clone(), watch: Arc::clone(&parts.alerts), actions: parts.actions.clone() }
+    }
+
+    /// Lists firing and pending alerts, and messages that were not delivered.
+    pub async fn list(&self) -> Result<AlertOverview, Error> {
+        let silences = self.store.alert_silences().await?;
+        let alerts = self.store.alerts().await?;
+        let undelivered = self.store.undelivered().await?;
+        Ok(AlertOverview {
+            alerts: alerts.into_iter().map(|row| alert(row, &silences)).collect(),
+            undelivered: undelivered.into_iter().map(undelivered_message).collect(),
+        })
+    }
+
+    pub async fn rules(&self) -> Result<Vec<AlertRule>, Error> {
+        let changes = self.store.alert_rules().await?;
+        Ok(RULES.iter().map(|rule| self.rule(rule, &changes)).collect())
+    }
+
+    fn rule(&self, rule: &'static Rule, changes: &[AlertRuleRow]) -> AlertRule {
+        let now = in_force(rule, "", changes);
+        let changes = changes.iter().filter(|change| change.rule == rule.name);
+        AlertRule {
+            rule: rule.name.to_owned(),
+            subjects: rule.subject.to_owned(),
+            about: rule.about.to_owned(),
+            enabled: now.enabled,
+            severity: now.severity,
+            threshold: now.threshold,
+            unit: rule.threshold.map(|(_, unit)| unit.to_owned()),
+            is_floor: rule.is_floor,
+            hold_s: now.hold.as_secs(),
+            at_least: now.at_least,
+            runbook: now.runbook.unwrap_or_else(|| self.watch.runbook(rule.name)),
+            changes: changes.cloned().map(changed_rule).collect(),
+        }
+    }
+
+    pub async fn set_rule(&self, who: &Caller, name: &str, change: RuleChange) -> Result<AlertRule, Error> {
+        let rule = named(name)?;
+        check(&change, rule)?;
+        let details = serde_json::to_value(&change).unwrap_or(Value::Null);
+        let act = async {
+            let row = AlertRuleRow {
+                rule: rule.name.to_owned(),
+                subject: change.subject,
+                enabled: change.enabled,
+                threshold: change.threshold,
+                hold_s: change.hold_s,
+                at_least: change.at_least,
+                severity: change.severity,
+                runbook: change.runbook,
+            };
+            self.store.set_alert_rule(&row, &who.actor).await?;
+            Ok(self.rule(rule, &self.store.alert_rules().await?))
+        };
+        self.actions.record::<AlertRulesSet, _>(who, rule.name, details, act).await
+    }
+
+    /// Resets the rule for one subject. An empty `subject` means all subjects.
+    pub async fn reset_rule(&self, who: &Caller, name: &str, subject: &str) -> Result<AlertRule, Error> {
+        let rule = named(name)?;
+        let act = async {
+            self.store.reset_alert_rule(rule.name, subject).await?;
+            Ok(self.rule(rule, &self.store.alert_rules().await?))
+        };
+        self.actions.record::<AlertRulesReset, _>(who, rule.name, json!({ "subject": subject }), act).await
+    }
+
+    /// Lists the silences that have not ended.
+    pub async fn silences(&self) -> Result<Vec<Silence>, Error> {
+        Ok(self.store.alert_silences().await?.into_iter().map(silence).collect())
+    }
+
+    pub async fn silence(&self, who: &Caller, new: NewSilence) -> Result<Silence, Error> {
+        if new.rule != ALL {
+            named(&new.rule)?;
+        }
+        if !new.subject.is_empty() {
+            check_text("subject", &new.subject)?;
+        }
+        check_text("reason", &new.reason)?;
+        let length = Duration::from_secs(new.for_s);
+        if length.is_zero() || length > MAX_SILENCE {
+            return Err(Error::invalid(format!("forS: 1 to {} (30 days)", MAX_SILENCE.as_secs())));
+        }
+        let details = serde_json::to_value(&new).unwrap_or(Value::Null);
+        let act = async {
+            let made = self.store.silence_alert(&new.rule, &new.subject, length, &new.reason, &who.actor).await?;
+            Ok(silence(made))
+        };
+        self.actions.record::<AlertsSilence, _>(who, &new.rule, details, act).await
+    }
+
+    pub async fn unsilence(&self, who: &Caller, id: &str) -> Result<EndedSilence, Error> {
+        let id: i64 = id.parse().map_err(|_| Error::invalid("silence: a number; see: patchbay alert silences"))?;
+        let act = async {
+            self.store.end_silence(id).await?;
+            Ok(EndedSilence { id })
+        };
+        self.actions.record::<AlertsUnsilence, _>(who, &id.to_string(), json!({}), act).await
+    }
+
+    /// Lists what fired and recovered, newest first.
+    pub async fn history(&self, asked: &AlertHistoryQuery) -> Result<Vec<AlertEvent>, Error> {
+        let rule = asked.rule.as_deref().map(named).transpose()?;
+        let limit = asked.limit.unwrap_or(100);
+        if !(1..=MAX_EVENTS).contains(&limit) {
+            return Err(Error::invalid(format!("limit: 1 to {MAX_EVENTS}")));
+        }
+        let events = self.store.alert_events(rule.map(|rule| rule.name), limit).await?;
+        Ok(events.into_iter().map(event).collect())
+    }
+
+    /// Sends a test message over every channel of this host.
+    pub async fn test(&self, who: &Caller) -> Result<Vec<ChannelTest>, Error> {
+        let act = async { Ok(self.watch.test(&who.actor).await) };
+        self.actions.record::<AlertsTest, _>(who, "all", json!({}), act).await
+    }
+}
+
+fn named(rule: &str) -> Result<&'static Rule, Error> {
+    Rule::named(rule).ok_or_else(|| {
+        let names: Vec<&str> = RULES.iter().map(|rule| rule.name).collect();
+        Error::not_found(format!("there is no rule {rule}; there are {}", names.join(", ")))
+    })
+}
+
+fn check_text(name: &str, text: &str) -> Result<(), Error> {
+    if text.trim().is_empty() || text.chars().count() > MAX_TEXT {
+        return Err(Error::invalid(format!("{name}: 1 to {MAX_TEXT} characters")));
+    }
+    Ok(())
+}
+
+/// Refuses a change that makes no sense for this rule.
+fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
+    let invalid = |message: &str| Err(Error::invalid(message));
+    let RuleChange { subject, enabled, threshold, hold_s, at_least, severity, runbook } = change;
+    if !subject.is_empty() {
+        check_text("subject", subject)?;
+    }
+    if let Some(runbook) = runbook {
+        check_text("runbook", runbook)?;
+        if !is_link(runbook) {
+            return invalid("runbook: a link with http:// or https://, or a path");
+        }
+    }
+    match *threshold {
+        Some(_) if rule.threshold.is_none() => return invalid("threshold: this rule has none"),
+        Some(threshold) if !threshold.is_finite() || threshold < 0.0 => {
+            return invalid("threshold: a number of at least 0");
+        }
+        Some(threshold) if threshold > 100.0 && rule.threshold.is_some_and(|(_, unit)| unit == "%") => {
+            return invalid("threshold: a percentage is at most 100");
+        }
+        _ => {}
+    }
+    if at_least.is_some() && rule.at_least.is_none() {
+        return invalid("atLeast: this rule counts no cases");
+    }
+    if at_least.is_some_and(|count| count < 1) {
+        return invalid("atLeast: at least 1");
+    }
+    if hold_s.is_some_and(|hold| !(0..=MAX_HOLD_S).contains(&hold)) {
+        return Err(Error::invalid(format!("holdS: 0 to {MAX_HOLD_S}")));
+    }
+    if severity.as_deref().is_some_and(|severity| Severity::parse(severity).is_none()) {
+        return invalid("severity: warning or critical");
+    }
+    if enabled.is_none()
+        && threshold.is_none()
+        && hold_s.is_none()
+        && at_least.is_none()
+        && severity.is_none()
+        && runbook.is_none()
+    {
+        return invalid("nothing to change: give enabled, threshold, holdS, atLeast, severity or runbook");
+    }
+    Ok(())
+}
+
+fn alert(row: AlertRow, silences: &[SilenceRow]) -> Alert {
+    let text = |name: &str| row.notice[name].as_str().map(str::to_owned);
+    Alert {
+        state: if row.firing { "firing" } else { "pending" }.to_owned(),
+        since: row.began_at,
+        fired_at: row.fired_at,
+        reason: text("reason"),
+        next: text("next"),
+        runbook: text("runbook"),
+        value: row.notice["value"].as_f64(),
+        threshold: row.notice["threshold"].as_f64(),
+        unit: text("unit"),
+        silenced_until: silenced(&row.rule, &row.subject, silences).map(|silence| silence.ends_at),
+        rule: row.rule,
+        subject: row.subject,
+        severity: row.severity,
+    }
+}
+
+fn undelivered_message(row: UndeliveredRow) -> UndeliveredMessage {
+    UndeliveredMessage {
+        rule: row.rule,
+        subject: row.subject,
+        channel: row.channel,
+        event: row.event,
+        since: row.since,
+        tries: row.tries,
+        last_error: row.last_error,
+        given_up_at: row.given_up_at,
+    }
+}
+
+fn changed_rule(row: AlertRuleRow) -> ChangedRule {
+    ChangedRule {
+        rule: row.rule,
+        subject: row.subject,
+        enabled: row.enabled,
+        threshold: row.threshold,
+        hold_s: row.hold_s,
+        at_least: row.at_least,
+        severity: row.severity,
+        runbook: row.runbook,
+    }
+}
+
+fn silence(row: SilenceRow) -> Silence {
+    Silence {
+        id: row.id,
+        rule: row.rule,
+        subject: row.subject,
+        reason: row.reason,
+        created_at: row.created_at,
+        created_by: row.created_by,
+        ends_at: row.ends_at,
+    }
+}
+
+fn event(row: AlertEventRow) -> AlertEvent {
+    AlertEvent {
+        at: row.at,
+        rule: row.rule,
+        subject: row.subject,
+        event: row.event,
+        severity: row.severity,
+        reason: row.reason,
+        silenced: row.silenced,
+    }
+}

@@ -1,0 +1,263 @@
+//! Alerts: sends one message when something is wrong, and one when it is right again.
+//!
+//! One process of the fleet, the leader, evaluates the rules (`lead`). Any process delivers.
+//! Alerts, silences and undelivered messages are rows of Postgres, so killing or replacing the
+//! leader neither repeats nor loses anything. While Postgres is away, the last leader goes on with
+//! its state in memory and sends messages directly.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | `rule` | the rules with the changes of operators; silences |
+//! | `state` | the life of one alert |
+//! | `observe` | observing processes, Redis and Postgres |
+//! | `evaluate` | turning observations into changes of alerts |
+//! | `lead` | the rounds of the leader, and the ping |
+//! | `channel`, `deliver` | sending messages, with retries |
+//! | `administration` | use cases of alerts |
+
+mod administration;
+mod channel;
+mod deliver;
+mod evaluate;
+mod lead;
+mod observe;
+pub mod rule;
+mod state;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use chrono::Utc;
+use parking_lot::Mutex;
+use patchbay_api::alerts::ChannelTest;
+use patchbay_store::{AlertChange, StoreError};
+use reqwest::Url;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+pub use self::administration::Alerts;
+pub use self::channel::ChannelConfig;
+use self::deliver::Deliveries;
+use self::evaluate::{AlertState, Round, evaluate, time};
+pub use self::observe::Sources;
+use self::observe::{Coverage, HostReport, Observation, RuleObservations};
+use crate::plugins::Begun;
+
+/// Limit of one query of Postgres.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+pub struct AlertConfig {
+    pub channels: ChannelConfig,
+    /// The URL that is requested every minute while rules are evaluated.
+    pub ping: Option<Url>,
+    /// Time between two rounds.
+    pub every: Duration,
+    /// Time until a firing alert is announced again.
+    pub repeat: Duration,
+    /// The base URL of runbooks. The rule's name follows as fragment.
+    pub runbooks: String,
+    /// The name of the installation in messages.
+    pub environment: String,
+}
+
+/// Evaluates the rules and delivers the messages.
+pub struct AlertWatch {
+    sources: Sources,
+    deliveries: Arc<Deliveries>,
+    /// The ping URL, with its client.
+    ping: Option<(reqwest::Client, Url)>,
+    every: Duration,
+    repeat: Duration,
+    runbooks: String,
+    environment: String,
+    /// Firing alerts by rule and severity, as of this process's last round.
+    firing: Mutex<BTreeMap<(String, String), u64>>,
+}
+
+impl AlertWatch {
+    /// Starts nothing; see [`AlertWatch::run`].
+    pub fn new(config: AlertConfig, sources: Sources) -> anyhow::Result<Arc<Self>> {
+        let channels = channel::channels(config.channels).context("alerts")?;
+        let ping = config.ping.map(|url| anyhow::Ok((channel::http_client(&url)?, url)));
+        let ping = ping.transpose().context("alerts")?;
+        Ok(Arc::new(Self {
+            deliveries: Arc::new(Deliveries::new(sources.store.clone(), channels)),
+            sources,
+            ping,
+            every: config.every,
+            repeat: config.repeat,
+            runbooks: config.runbooks,
+            environment: config.environment,
+            firing: Mutex::default(),
+        }))
+    }
+
+    /// Evaluates while this process is the leader, and delivers, until cancelled.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let deliver = Arc::clone(&self.deliveries).run(self.every, stop.clone());
+        tokio::join!(deliver, lead::run(self, stop));
+    }
+
+    /// Announces quarantines at once, without waiting for the next round. Runs until no sender is
+    /// left.
+    pub async fn tell_of_quarantines(self: Arc<Self>, mut begun: mpsc::UnboundedReceiver<Begun>) {
+        while let Some(begun) = begun.recv().await {
+            let alerts = Arc::clone(&self);
+            // They do not wait for each other.
+            tokio::spawn(async move { alerts.quarantined(&begun).await });
+        }
+    }
+
+    async fn quarantined(&self, Begun { crash_loop, consequence }: &Begun) {
+        let plugin = &crash_loop.plugin;
+        let next = format!(
+            "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
+        );
+        let mut observation = Observation::new(plugin.as_str(), None, crash_loop.reason.clone(), next);
+        observation.details = observe::details([
+            ("plugin", json!(plugin)),
+            ("revision", json!(crash_loop.digest)),
+            ("host", json!(self.host())),
+            ("consequence", json!(consequence)),
+        ]);
+        self.raise("plugin-quarantined", observation).await;
+    }
+
+    async fn raise(&self, rule: &'static str, observation: Observation) {
+        let seen = [RuleObservations { rule, observations: vec![observation], covers: Coverage::Nothing }];
+        let stored = async {
+            let (known, _) = answered(self.known()).await?;
+            let changes = evaluate(&known, &seen, &self.round(Duration::ZERO));
+            answered(self.sources.store.save_alerts(&changes)).await?;
+            Ok::<_, StoreError>(changes)
+        };
+        match stored.await {
+            Ok(changes) => self.log(&changes),
+            Err(error) => {
+                warn!(%error, rule, "an alert is not stored; it is told all the same");
+                let known =
+                    AlertState { channels: self.channel_names().into_iter().collect(), ..AlertState::default() };
+                let changes = evaluate(&known, &seen, &self.round(Duration::ZERO));
+                self.log(&changes);
+                self.tell_directly(&changes);
+            }
+        }
+        self.deliveries.wake();
+    }
+
+    /// Sends a test message over every channel now, and waits for the answers.
+    pub async fn test(&self, actor: &str) -> Vec<ChannelTest> {
+        let now = time(Utc::now());
+        let body = json!({
+            "alert": "test", "event": "test", "severity": "warning", "subject": self.host(), "host": self.host(),
+            "environment": self.environment, "reason": format!("{actor} tries whether alerts arrive"),
+            "next": "nothing: this is a test", "since": now, "at": now,
+        });
+        let timed = async |channel: &str, sent: &mut (dyn Future<Output = Result<(), String>> + Send + Unpin)| {
+            let started = Instant::now();
+            let error = sent.await.err();
+            let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            ChannelTest { channel: channel.to_owned(), delivered: error.is_none(), error, ms }
+        };
+        let channels = self.deliveries.channels.iter().map(|channel| {
+            let body = &body;
+            async move { timed(channel.name, &mut Box::pin(channel.send(body))).await }
+        });
+        let ping = async {
+            let (http, url) = self.ping.clone()?;
+            Some(timed("ping", &mut Box::pin(channel::ask(http.get(url)))).await)
+        };
+        let (mut tested, ping) = tokio::join!(futures::future::join_all(channels), ping);
+        tested.extend(ping);
+        tested
+    }
+
+    /// Counts firing alerts by rule and severity, as of this process's last round.
+    pub fn firing(&self) -> BTreeMap<(String, String), u64> {
+        self.firing.lock().clone()
+    }
+
+    /// Counts what this process has delivered since its start, by channel and result.
+    pub fn deliveries(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+        self.deliveries.counts()
+    }
+
+    /// The default runbook of a rule, used unless an operator has set another.
+    pub fn runbook(&self, rule: &str) -> String {
+        format!("{}#{rule}", self.runbooks)
+    }
+
+    fn host(&self) -> &str {
+        self.sources.plugins.host()
+    }
+
+    fn round(&self, passed: Duration) -> Round<'_> {
+        Round {
+            host: self.host(),
+            environment: &self.environment,
+            runbooks: &self.runbooks,
+            now: Utc::now(),
+            passed,
+            repeat: self.repeat,
+        }
+    }
+
+    fn channel_names(&self) -> Vec<String> {
+        self.deliveries.channels.iter().map(|channel| channel.name.to_owned()).collect()
+    }
+
+    /// Reads the state from Postgres, with the report of each process.
+    async fn known(&self) -> Result<(AlertState, Vec<(String, HostReport)>), StoreError> {
+        let store = &self.sources.store;
+        let (rules, silences) = (store.alert_rules().await?, store.alert_silences().await?);
+        let alerts = store.alerts().await?.into_iter();
+        let alerts = alerts.map(|row| ((row.rule.clone(), row.subject.clone()), row)).collect();
+        let lately = (self.every * 3).max(Duration::from_secs(30));
+        let sightings = store.sightings(lately).await?.into_iter();
+        let sightings: Vec<(String, HostReport)> =
+            sightings.map(|(host, seen)| (host, serde_json::from_value(seen).unwrap_or_default())).collect();
+        let channels = sightings.iter().flat_map(|(_, seen)| seen.channels.clone()).chain(self.channel_names());
+        let channels = channels.collect();
+        Ok((AlertState { rules, silences, alerts, channels }, sightings))
+    }
+
+    fn note_firing(&self, known: &AlertState) {
+        let mut firing = BTreeMap::new();
+        for row in known.alerts.values().filter(|row| row.firing) {
+            *firing.entry((row.rule.clone(), row.severity.clone())).or_default() += 1;
+        }
+        *self.firing.lock() = firing;
+    }
+
+    /// Writes one log line for each event, with stable fields.
+    fn log(&self, changes: &[AlertChange]) {
+        for event in changes.iter().filter_map(|change| change.event.as_ref()) {
+            let (alert, subject, reason) = (&event.rule, &event.subject, &event.reason);
+            if event.event == "recovered" {
+                info!(alert, subject, reason, silenced = event.silenced, "alert recovered");
+            } else {
+                let (event, severity) = (&event.event, &event.severity);
+                error!(alert, event, severity, subject, reason, "alert");
+            }
+        }
+    }
+
+    /// Delivers without Postgres.
+    fn tell_directly(&self, changes: &[AlertChange]) {
+        for change in changes {
+            if let Some((body, _)) = &change.tell {
+                self.deliveries.remember(&change.rule, &change.subject, body);
+            }
+        }
+    }
+}
+
+/// Limits a query to [`ANSWER_WITHIN`]: a connection that died without notice would block for
+/// minutes.
+async fn answered<T>(question: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout(ANSWER_WITHIN, question).await.unwrap_or_else(|_| Err(StoreError::no_answer()))
+}

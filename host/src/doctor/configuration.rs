@@ -1,0 +1,65 @@
+//! Checks of the configuration and of this process's limits, without any connection.
+
+use super::{Findings, INFRASTRUCTURE, Level};
+use crate::config::Config;
+use crate::limits::{self, TooSmall};
+
+pub(super) fn check_config(config: &Config, findings: &mut Findings) {
+    match config.admin.operator() {
+        Some(_) => findings.ok("operator", "configured"),
+        None => findings.bad(
+            "operator",
+            Level::Warning,
+            "nobody may use /api/admin",
+            "set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD",
+        ),
+    }
+    match config.mail.account() {
+        Some(mail) if config.mail.sender().is_none() => findings.bad(
+            "mail",
+            Level::Warning,
+            format!("{}:{}, and no sender: plugins that set none fail as not-configured", mail.host, mail.port),
+            "set EMAIL_FROM",
+        ),
+        Some(mail) => findings.ok("mail", format!("{}:{}", mail.host, mail.port)),
+        None => findings.bad(
+            "mail",
+            Level::Warning,
+            "no account: plugins that send mail fail as not-configured",
+            "set EMAIL_USER and EMAIL_PASS, or mail.host",
+        ),
+    }
+    let alerts = &config.alerts;
+    if alerts.webhook_url.is_none() && alerts.slack_url.is_none() && alerts.mail_to.is_empty() {
+        let mend = "set alerts.webhook_url, alerts.slack_url or alerts.mail_to, then: patchbay alert test";
+        findings.bad("alerts", Level::Warning, "no channel: nobody is told of an alert", mend);
+    } else {
+        findings.ok("alerts", "somebody is told");
+    }
+    let cache = &*config.runtime.cache_dir;
+    let writable = std::fs::create_dir_all(cache).and_then(|()| tempfile::tempfile_in(cache));
+    match writable {
+        Ok(_) => findings.ok("cache", cache.display().to_string()),
+        Err(error) => findings.bad(
+            "cache",
+            Level::Error,
+            format!("{}: {error}", cache.display()),
+            "set runtime.cache_dir to a directory that only this user can write",
+        ),
+    }
+}
+
+pub(super) fn check_limits(config: &Config, findings: &mut Findings) {
+    const CHECK: &str = "limits";
+    let problems = limits::problems(config);
+    if problems.is_empty() {
+        return findings.ok(CHECK, "open files and address space, of this shell");
+    }
+    for problem in problems {
+        let level = match problem {
+            TooSmall::AddressSpace { is_hopeless: true, .. } => Level::Error,
+            _ => Level::Warning,
+        };
+        findings.bad(CHECK, level, problem.to_string(), INFRASTRUCTURE);
+    }
+}
