@@ -55,6 +55,7 @@ mod runbook;
 mod runbook_f;
 mod sandbox;
 mod schedules;
+mod schemathesis;
 mod search;
 mod secrets;
 mod signatures;

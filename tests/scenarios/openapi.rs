@@ -10,17 +10,28 @@ use crate::harness::{PASSWORD, USER, World, hostile_plugin, repository};
 
 const QUEUE: &str = "hostileQueue";
 
-fn interop() -> anyhow::Result<PathBuf> {
+pub fn interop() -> anyhow::Result<PathBuf> {
     Ok(repository().join("tests/interop").canonicalize()?)
 }
 
 /// The output of a program of the interop folder, when it succeeds.
 async fn printed(program: &str, arguments: &[&str], dir: &Path) -> anyhow::Result<String> {
+    printed_with(program, arguments, dir, &[]).await
+}
+
+/// The same, with more in its environment.
+pub async fn printed_with(
+    program: &str,
+    arguments: &[&str],
+    dir: &Path,
+    env: &[(&str, &str)],
+) -> anyhow::Result<String> {
     let interop = interop()?;
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new(interop.join(program));
     // The Python generator calls a formatter from this directory.
     command.args(arguments).current_dir(dir).env("PATH", format!("{}:{path}", interop.join(".venv/bin").display()));
+    command.envs(env.iter().copied());
     let output = command.output().await.with_context(|| format!("{program}: run `make test`, which installs it"))?;
     let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
     ensure!(output.status.success(), "{program} {arguments:?}: {out}{err}");
@@ -28,7 +39,7 @@ async fn printed(program: &str, arguments: &[&str], dir: &Path) -> anyhow::Resul
 }
 
 /// The document as a host serves it, in a file.
-async fn served(url: &str, dir: &Path) -> anyhow::Result<String> {
+pub async fn served(url: &str, dir: &Path) -> anyhow::Result<String> {
     let file = dir.join("document.json");
     std::fs::write(&file, reqwest::get(format!("{url}/api/openapi.json")).await?.text().await?)?;
     Ok(file.to_str().context("a path")?.to_owned())

@@ -77,6 +77,17 @@ async fn data_is_exported_only_when_asked_for_opened_and_redacted_and_that_is_re
 }
 
 #[tokio::test]
+async fn an_export_of_a_dead_letter_that_is_not_there_is_refused_before_it_begins() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let (status, answer) = host.get("/api/admin/history/export?dead-letter=7").await?;
+    assert_eq!((status, &answer["code"]), (404, &json!("not-found")), "{answer}");
+    let count = "select count(*) from patchbay.operator_actions";
+    assert_eq!(sqlx::query_scalar::<_, i64>(count).fetch_one(&mut world.database().await?).await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_export_ends_with_its_client() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;

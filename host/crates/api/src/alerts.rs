@@ -260,6 +260,7 @@ pub struct NewSilence {
     #[serde(default)]
     pub subject: String,
     /// Duration in seconds, at most 2592000 (30 days).
+    #[schema(minimum = 1, maximum = 2592000)]
     pub for_s: u64,
     /// Why, for the next operator and the audit trail.
     pub reason: String,
@@ -279,6 +280,7 @@ pub struct AlertHistoryQuery {
     /// Only events of this rule; all rules if absent.
     pub rule: Option<String>,
     /// Number of events, 1 to 1000; 100 if absent.
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<i64>,
 }
 

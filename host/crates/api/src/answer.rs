@@ -76,6 +76,10 @@ pub trait Answer: 'static {
     fn failure(_status: u16, schemas: &mut Schemas) -> Option<RefOr<Schema>> {
         Some(reference::<ErrorBody>(schemas))
     }
+    /// The response of every status that is not named; absent where each is.
+    fn otherwise() -> Option<Response> {
+        None
+    }
 }
 
 /// `T` in the envelope.
@@ -108,6 +112,8 @@ pub trait Media: 'static {
     const TYPE: &'static str;
     /// What the file contains, for the OpenAPI document.
     const ABOUT: &'static str;
+    /// Further types that it may have on request.
+    const OTHERS: &'static [&'static str] = &[];
 }
 
 /// A reference to the schema of `T`, which is added to `schemas`; for a text, the schema itself.
@@ -176,7 +182,12 @@ impl<M: Media> Answer for File<M> {
     fn response(_schemas: &mut Schemas) -> Response {
         let content =
             ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String).build())).build();
-        ResponseBuilder::new().description(M::ABOUT).content(M::TYPE, content).build()
+        let types = [M::TYPE].into_iter().chain(M::OTHERS.iter().copied());
+        types
+            .fold(ResponseBuilder::new().description(M::ABOUT), |response, kind| {
+                response.content(kind, content.clone())
+            })
+            .build()
     }
 }
 

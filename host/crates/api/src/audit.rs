@@ -50,6 +50,7 @@ pub struct EntriesQuery {
     /// `nextCursor` of the page before.
     pub cursor: Option<String>,
     /// Entries per page, 1 to 200; default 50.
+    #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u16>,
 }
 

@@ -122,7 +122,7 @@ pub struct BulkRequest {
     pub key: Option<BulkIdentity>,
     /// For `edit-and-retry`: new values by their path in the job's data (`lead.id` or `/lead/id`).
     #[serde(default)]
-    #[schema(value_type = BTreeMap<String, Object>)]
+    #[schema(value_type = BTreeMap<String, Value>)]
     pub set: BTreeMap<String, Box<RawValue>>,
     /// For `edit-and-retry`: paths to remove from the job's data.
     #[serde(default)]
@@ -291,6 +291,7 @@ pub struct ListBulks {
     /// `nextCursor` of the page before.
     pub cursor: Option<String>,
     /// Operations per page, 1 to 200; default 50.
+    #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u16>,
 }
 
@@ -304,6 +305,7 @@ pub struct ListBulkItems {
     /// `nextCursor` of the page before.
     pub cursor: Option<String>,
     /// Jobs per page, 1 to 200; default 50.
+    #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u16>,
 }
 

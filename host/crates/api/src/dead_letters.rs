@@ -55,6 +55,7 @@ pub struct ListDeadLetters {
     /// Only groups that are acknowledged (true) or open (false).
     pub acknowledged: Option<bool>,
     /// Number of groups, 1 to 1000; default 50.
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u16>,
 }
 

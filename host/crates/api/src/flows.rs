@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::answer::Data;
-use crate::body::Json;
+use crate::body::{Json, object, objects};
 use crate::jobs::{AddJob, Added};
 use crate::operation::NoQuery;
 use crate::operations;
@@ -23,6 +23,7 @@ pub struct FlowNode {
     /// Queue of the job.
     pub queue: String,
     /// The job.
+    #[serde(deserialize_with = "object")]
     pub job: AddJob,
     /// What happens to the parent if this job fails for good: `wait` (default), `fail-parent`,
     /// `continue-parent`, `ignore` or `remove`.
@@ -30,7 +31,7 @@ pub struct FlowNode {
     #[schema(value_type = Option<String>)]
     pub on_failure: ChildFailure,
     /// The job runs when its children are done, and can read their results.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     #[schema(no_recursion)]
     pub children: Vec<FlowNode>,
 }

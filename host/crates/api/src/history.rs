@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use patchbay_model::DataPath;
 use patchbay_model::job::JobState;
-use patchbay_model::job_view::any_state;
+use patchbay_model::job_view::{any_state, any_state_schema};
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{JobId, QueueName};
 use serde::{Deserialize, Serialize};
@@ -166,6 +166,7 @@ pub struct Keep {
     #[schema(value_type = Option<String>)]
     pub outcome: Option<OutcomeKind>,
     /// Days, 1 to 36500.
+    #[schema(minimum = 1, maximum = 36500)]
     pub days: i32,
 }
 
@@ -306,6 +307,7 @@ pub struct LiveJob {
     pub id: String,
     /// State of the job.
     #[serde(deserialize_with = "any_state")]
+    #[schema(schema_with = any_state_schema)]
     pub state: JobState,
     /// Why it remains: `running` (erased once it has ended), `unfinished` or `of-schedule`.
     pub why: String,
@@ -331,6 +333,7 @@ pub struct ListErasures {
     /// `nextCursor` of the page before.
     pub cursor: Option<i64>,
     /// Erasures per page, 1 to 200; default 50.
+    #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u16>,
 }
 

@@ -19,6 +19,7 @@ operations! {
 #[serde(deny_unknown_fields)]
 pub struct IncidentQuery {
     /// Include failures and actions of this many seconds; default 3600.
+    #[param(minimum = 1, maximum = 2592000)]
     pub since_s: Option<u64>,
 }
 

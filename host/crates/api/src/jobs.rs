@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::answer::{Data, List, Nothing};
 use crate::attempts::Attempt;
-use crate::body::{AnyDocument, Json, NoBody};
+use crate::body::{AnyDocument, Json, NoBody, object_or_null};
 use crate::operation::NoQuery;
 use crate::queues::QueuePath;
 use crate::reveal::Reveal;
@@ -73,7 +73,7 @@ operations! {
 #[serde(deny_unknown_fields)]
 pub struct ListJobs {
     /// `waiting`, `prioritized`, `delayed`, `waiting-children`, `active`, `completed` or `failed`.
-    #[param(value_type = String)]
+    #[param(inline)]
     pub state: JobState,
     /// Skip this many jobs, at most 2147483648; default 0.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,7 +110,8 @@ impl IntoParams for SearchJobs {
 #[into_params(parameter_in = Query)]
 struct SearchJobsParameters {
     /// `waiting`, `prioritized`, `delayed`, `waiting-children`, `active`, `completed` or `failed`
-    state: String,
+    #[param(inline)]
+    state: JobState,
     /// id of the job
     job: Option<String>,
     name: Option<String>,
@@ -131,6 +132,7 @@ struct SearchJobsParameters {
     /// `nextCursor` of the page before
     cursor: Option<String>,
     /// jobs per page, 1 to 200; default 50
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u16>,
 }
 
@@ -170,10 +172,12 @@ pub struct AddJob {
     /// `failed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Delay before the start, in milliseconds from now.
+    /// Delay before the start, in milliseconds from now; at most five years.
+    #[schema(maximum = 157_680_000_000_u64)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
     /// 1 (first) to 2097152. 0 comes before all of them and overrides the priority in the manifest.
+    #[schema(maximum = 2097152)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<u32>,
     /// Put it before all waiting jobs without a priority.
@@ -183,10 +187,10 @@ pub struct AddJob {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
     /// Delay between attempts.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object_or_null", skip_serializing_if = "Option::is_none")]
     pub backoff: Option<BackoffBody>,
     /// Add only one job per id.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object_or_null", skip_serializing_if = "Option::is_none")]
     pub deduplication: Option<DeduplicationBody>,
     /// Latest start, Unix milliseconds. Taken later, the job fails for good as `expired`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -260,6 +264,7 @@ pub struct Added {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Delay {
     /// Delay from now, in milliseconds.
+    #[schema(maximum = 157_680_000_000_u64)]
     pub delay_ms: u64,
 }
 
@@ -268,5 +273,6 @@ pub struct Delay {
 #[serde(deny_unknown_fields)]
 pub struct Priority {
     /// 1 (first) to 2097152; 0 comes before all of them.
+    #[schema(maximum = 2097152)]
     pub priority: u32,
 }

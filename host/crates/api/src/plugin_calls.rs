@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
-use utoipa::openapi::{ContentBuilder, RefOr, Required, Response, ResponseBuilder};
+use utoipa::openapi::{Content, ContentBuilder, RefOr, Required, Response, ResponseBuilder};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::answer::{Answer, ErrorBody, Schemas, reference};
@@ -65,11 +65,15 @@ impl Body for CallRequest {
     }
 
     fn headers() -> Vec<Parameter> {
-        let text = ObjectBuilder::new().schema_type(Type::String).build();
+        let text = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255)).build();
         let key =
             ParameterBuilder::new().name("idempotency-key").parameter_in(ParameterIn::Header).required(Required::False);
         vec![key.description(Some("given to the plugin; otherwise a new one is made")).schema(Some(text)).build()]
     }
+}
+
+fn any() -> Content {
+    ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String).build())).build()
 }
 
 /// The answer of a plugin, with any content.
@@ -80,9 +84,14 @@ impl Answer for PluginAnswer {
     type Data = Value;
 
     fn response(_schemas: &mut Schemas) -> Response {
-        let content = ContentBuilder::new().schema(Some(Value::schema())).build();
+        let json = ContentBuilder::new().schema(Some(Value::schema())).build();
         let about = "The answer; `x-patchbay-status` is the status that the plugin chose, if it did";
-        ResponseBuilder::new().description(about).content("application/json", content).build()
+        ResponseBuilder::new().description(about).content("application/json", json).content("*/*", any()).build()
+    }
+
+    fn otherwise() -> Option<Response> {
+        let about = "With `x-patchbay-answer: relay`, the status and content that the other server answered with";
+        Some(ResponseBuilder::new().description(about).content("*/*", any()).build())
     }
 
     fn failure(status: u16, schemas: &mut Schemas) -> Option<RefOr<Schema>> {

@@ -465,6 +465,6 @@ pub struct GrantView {
 #[serde(deny_unknown_fields)]
 pub struct Asks {
     /// Asks, as written in the list of grants.
-    #[schema(value_type = Vec<String>, min_items = 1)]
+    #[schema(value_type = Vec<String>)]
     pub asks: Vec<Ask>,
 }

@@ -137,9 +137,10 @@ pub struct ScheduleChange {
     pub name: Option<String>,
     /// Data of its jobs.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Value>)]
     pub data: Option<Box<RawValue>>,
     /// Milliseconds between ticks, 1000 to 315360000000 (ten years); either this or `cron`.
+    #[schema(minimum = 1000, maximum = 315_360_000_000_u64)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every_ms: Option<u64>,
     /// Cron expression: five fields, or six with seconds first.

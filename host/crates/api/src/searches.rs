@@ -38,7 +38,7 @@ operations! {
     /// values that manifests redact hidden; all other parameters are those of a search. Each export
     /// is recorded.
     HistoryExport = "history.export": GET "/api/admin/history/export" ((), ExportHistory, NoBody) -> File<JsonLines>,
-        Operator, Reads, audit "history.export", errors [];
+        Operator, Reads, audit "history.export", errors [404 "There is no such dead letter"];
     /// List every saved search, by name.
     SearchesList = "searches.list": GET "/api/admin/history/searches" ((), NoQuery, NoBody) -> List<NamedSearch>,
         Operator, Reads, errors [];
@@ -66,7 +66,9 @@ pub struct SearchHistory(pub Vec<(String, String)>);
 
 impl IntoParams for SearchHistory {
     fn into_params(parameter_in_provider: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        SearchHistoryParameters::into_params(parameter_in_provider)
+        let mut parameters = FilterParameters::into_params(&parameter_in_provider);
+        parameters.extend(PageParameters::into_params(parameter_in_provider));
+        parameters
     }
 }
 
@@ -74,7 +76,7 @@ impl IntoParams for SearchHistory {
 #[allow(dead_code, reason = "for the document only")]
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-struct SearchHistoryParameters {
+struct FilterParameters {
     queue: Option<String>,
     /// id of the job
     job: Option<String>,
@@ -84,6 +86,7 @@ struct SearchHistoryParameters {
     from: Option<String>,
     /// finished before this time
     to: Option<String>,
+    /// completed, failed, trapped, deadline, memory-limit, invalid-result or host-fault
     outcome: Option<String>,
     /// `complete`, `retry`, `defer` or `fail`
     verdict: Option<String>,
@@ -103,9 +106,17 @@ struct SearchHistoryParameters {
     /// number of a group of dead letters
     #[param(rename = "dead-letter")]
     dead_letter: Option<i64>,
+}
+
+/// A page.
+#[allow(dead_code, reason = "for the document only")]
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+struct PageParameters {
     /// `nextCursor` of the page before
     cursor: Option<String>,
-    /// attempts per page, 1 to 200; default 50
+    /// results per page, 1 to 200; default 50
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u16>,
 }
 
@@ -116,17 +127,8 @@ pub struct CountHistory(pub Vec<(String, String)>);
 
 impl IntoParams for CountHistory {
     fn into_params(parameter_in_provider: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        CountHistoryParameters::into_params(parameter_in_provider)
+        FilterParameters::into_params(parameter_in_provider)
     }
-}
-
-/// The parameters of [`CountHistory`].
-#[allow(dead_code, reason = "for the document only")]
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-struct CountHistoryParameters {
-    /// like every other filter of the search, which are accepted, too
-    queue: Option<String>,
 }
 
 /// Filter and format of an export, as names and values.
@@ -136,7 +138,9 @@ pub struct ExportHistory(pub Vec<(String, String)>);
 
 impl IntoParams for ExportHistory {
     fn into_params(parameter_in_provider: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        ExportHistoryParameters::into_params(parameter_in_provider)
+        let mut parameters = ExportParameters::into_params(&parameter_in_provider);
+        parameters.extend(FilterParameters::into_params(parameter_in_provider));
+        parameters
     }
 }
 
@@ -144,16 +148,13 @@ impl IntoParams for ExportHistory {
 #[allow(dead_code, reason = "for the document only")]
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-struct ExportHistoryParameters {
+struct ExportParameters {
     /// `jsonl` (default) or `csv`
     format: Option<String>,
     /// Include data and results
     bodies: Option<bool>,
     /// Include values that manifests redact, and secrets; recorded
     reveal: Option<bool>,
-    /// Any of `queue`, `job`, `name`, `from`, `to`, `outcome`, `verdict`, `code`, `text`,
-    /// `data.<path>`, `plugin`, `revision`, `correlation-id`, `platform`, `dead-letter`
-    filter: Option<String>,
 }
 
 /// Page of a saved search to run.
@@ -163,18 +164,8 @@ pub struct RunSearch(pub Vec<(String, String)>);
 
 impl IntoParams for RunSearch {
     fn into_params(parameter_in_provider: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        RunSearchParameters::into_params(parameter_in_provider)
+        PageParameters::into_params(parameter_in_provider)
     }
-}
-
-/// The parameters of [`RunSearch`].
-#[allow(dead_code, reason = "for the document only")]
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-struct RunSearchParameters {
-    cursor: Option<String>,
-    /// results per page, 1 to 200; default 50
-    limit: Option<u16>,
 }
 
 /// An attempt found by a search.
@@ -226,6 +217,7 @@ pub enum JsonLines {}
 impl Media for JsonLines {
     const TYPE: &'static str = "application/x-ndjson";
     const ABOUT: &'static str = "Done";
+    const OTHERS: &'static [&'static str] = &["text/csv"];
 }
 
 /// A saved search.

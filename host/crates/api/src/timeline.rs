@@ -71,7 +71,7 @@ pub struct Event {
 
 /// The kinds of events.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+#[serde(tag = "kind", rename_all = "kebab-case")]
 // A timeline has hundreds of events at most, and most are attempts.
 #[allow(missing_docs, clippy::large_enum_variant)]
 pub enum EventKind {
@@ -81,11 +81,13 @@ pub enum EventKind {
     Attempt {
         started: i32,
         attempt: i32,
+        #[serde(rename = "endedAt")]
         ended_at: DateTime<Utc>,
         /// Waiting time since the job was added, the previous attempt ended or an operator put it
         /// back; absent if it is unknown who put it back.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(rename = "waitedMs", default, skip_serializing_if = "Option::is_none")]
         waited_ms: Option<i64>,
+        #[serde(rename = "tookMs")]
         took_ms: i64,
         host: String,
         plugin: Option<String>,
@@ -129,6 +131,7 @@ pub enum EventKind {
     /// A plugin wrote an entry to an audit trail.
     Audit {
         trail: String,
+        #[serde(rename = "entryKey")]
         entry_key: String,
         plugin: String,
         /// The job that wrote it, if it is another job of the same request.

@@ -82,6 +82,9 @@ fn complete_operation(path: &str, operation: &mut Map<String, Value>) {
     if has_body {
         statuses.extend(["408", "413", "415", "422"]);
     }
+    if adds_to_redis(operation) {
+        statuses.push("507");
+    }
     let responses = operation.entry("responses").or_insert_with(|| json!({})).as_object_mut();
     let Some(responses) = responses else { return };
     for status in statuses {
@@ -93,6 +96,14 @@ fn complete_operation(path: &str, operation: &mut Map<String, Value>) {
             response.insert("description".into(), description(status).into());
         }
     }
+}
+
+/// Such a request is refused once Redis is full.
+fn adds_to_redis(operation: &Map<String, Value>) -> bool {
+    const DOMAINS: [&str; 5] = ["bulk", "flows", "jobs", "queues", "schedules"];
+    let may_change = operation["x-patchbay-effect"] != "reads";
+    let tags = operation["tags"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    may_change && tags.into_iter().any(|tag| DOMAINS.contains(&tag))
 }
 
 fn error() -> Value {
@@ -117,6 +128,7 @@ fn description(status: &str) -> &'static str {
         "502" => "The outside service did not answer as it should",
         "503" => "Postgres or Redis cannot serve now; nothing was done. See `Retry-After`",
         "504" => "No answer within the deadline",
+        "507" => "Redis is full; nothing was done",
         _ => "See `message`",
     }
 }

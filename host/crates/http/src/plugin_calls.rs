@@ -4,6 +4,7 @@ use axum::extract::{FromRequest, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use patchbay_api::answer::Success;
+use patchbay_api::body::Object;
 use patchbay_api::headers::{ANSWER, STATUS};
 use patchbay_api::plugin_calls::{Call, CallRequest, PluginsCall};
 use patchbay_app::plugin_administration::PluginAdministration;
@@ -38,7 +39,7 @@ impl ReadBody for CallRequest {
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let idempotency_key = idempotency_key(request.headers())?;
         let range = request.headers().get(header::RANGE).map(|range| range.as_bytes().to_vec());
-        let axum::Json(call) = axum::Json::<Call>::from_request(request, state).await?;
+        let axum::Json(Object(call)) = axum::Json::<Object<Call>>::from_request(request, state).await?;
         Ok(Self { call, idempotency_key, range })
     }
 }

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http::request::Parts;
 use patchbay_api::answer::{Answer, AnyJson, Data, List, Nothing, Success};
-use patchbay_api::body::{AnyDocument, Body, ExpectedForm, Json, NoBody, SecretJson};
+use patchbay_api::body::{AnyDocument, Body, ExpectedForm, Json, NoBody, Object, SecretJson};
 use patchbay_api::operation::{Access, Effect, Endpoint, Method, Operation, PathParams, Query as _};
 use patchbay_api::path::unescaped;
 use patchbay_app::Caller;
@@ -50,16 +50,16 @@ impl ReadBody for NoBody {
 
 impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> ReadBody for Json<T> {
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let axum::Json(document) = axum::Json::<T>::from_request(request, state).await?;
+        let axum::Json(Object(document)) = axum::Json::<Object<T>>::from_request(request, state).await?;
         Ok(Self(document))
     }
 }
 
 impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static> ReadBody for SecretJson<T> {
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let document = axum::Json::<T>::from_request(request, state).await;
+        let document = axum::Json::<Object<T>>::from_request(request, state).await;
         // The message of serde would quote the document, which contains a secret.
-        document.map(|axum::Json(document)| Self(document)).map_err(|rejection| {
+        document.map(|axum::Json(Object(document))| Self(document)).map_err(|rejection| {
             let is_large = rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE;
             let code = if is_large { "too-large" } else { "invalid-input" };
             ApiError::new(rejection.status(), code, format!("the body is not {}", T::FORM))
@@ -244,6 +244,9 @@ fn document<E: Endpoint>() -> Documented {
             response = response.content("application/json", ContentBuilder::new().schema(Some(schema)).build());
         }
         responses = responses.response(status.to_string(), response.build());
+    }
+    if let Some(response) = E::Answer::otherwise() {
+        responses = responses.response("default", response);
     }
     builder = builder.responses(responses.build());
     if operation.access != Access::Anyone {

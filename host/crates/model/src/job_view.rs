@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use crate::job::JobState;
 
@@ -12,6 +13,7 @@ pub struct JobView {
     pub id: String,
     pub name: String,
     #[serde(deserialize_with = "any_state")]
+    #[schema(schema_with = any_state_schema)]
     pub state: JobState,
     /// Data as text: usually JSON, but it may be anything.
     pub data: String,
@@ -55,6 +57,7 @@ pub struct ScannedJob {
     pub id: String,
     pub name: String,
     #[serde(deserialize_with = "any_state")]
+    #[schema(schema_with = any_state_schema)]
     pub state: JobState,
     /// Creation time, Unix milliseconds.
     pub timestamp: Option<u64>,
@@ -76,6 +79,18 @@ pub fn any_state<'de, D: Deserializer<'de>>(deserializer: D) -> Result<JobState,
         return Ok(JobState::Unknown);
     }
     serde_json::from_value(name.into()).map_err(serde::de::Error::custom)
+}
+
+/// What [`any_state`] reads, for the document.
+pub fn any_state_schema() -> ObjectBuilder {
+    use JobState::{Active, Completed, Delayed, Failed, Prioritized, Unknown, Waiting, WaitingChildren};
+    let states = [Waiting, Prioritized, Delayed, WaitingChildren, Active, Completed, Failed, Unknown];
+    let about =
+        "Where it is. `unknown`: nothing holds it, which a fault or a mix of BullMQ's versions can leave behind";
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(states.map(|state| state.to_string())))
+        .description(Some(about))
 }
 
 #[cfg(test)]

@@ -119,6 +119,11 @@ impl History {
         if reveal && !bodies {
             return Err(Error::invalid("reveal: it is for bodies=true"));
         }
+        if filter.dead_letter.is_some() {
+            // A group that is not there is told as an answer; once the file has begun, it could only break off.
+            let selection = Selection { prefix: self.broker.prefix(), filter: &filter, terms: &terms };
+            self.store.search(selection, None, 1, PAGE_LIMIT).await?;
+        }
         Ok(Request { format, bodies, reveal, filter, terms })
     }
 
